@@ -9,15 +9,17 @@ Shapes are those of one item: (H, W, C) for images, (C,) for vectors; the batch 
 from __future__ import annotations
 
 import math
-from typing import Union
+from typing import Annotated
 
 import msgspec
 
 from gpumpc.errors import PlanError
 
-Shape = tuple[int, ...]
-Pair = tuple[int, int]
-Padding = tuple[int, int, int, int]  # top, bottom, left, right
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Shape = tuple[Positive, ...]
+Pair = tuple[Positive, Positive]
+Padding = tuple[Count, Count, Count, Count]  # top, bottom, left, right
 
 
 class Layer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -39,16 +41,16 @@ class Conv2d(Layer, frozen=True):
     """Weight (kh, kw, Cin / groups, Cout), bias (Cout,)."""
 
     kernel: Pair
-    out_channels: int
+    out_channels: Positive
     stride: Pair = (1, 1)
     padding: Padding = (0, 0, 0, 0)
-    groups: int = 1
+    groups: Positive = 1
 
 
 class Linear(Layer, frozen=True):
     """Weight (in, out), bias (out,)."""
 
-    out_features: int
+    out_features: Positive
 
 
 class ReLU(Layer, frozen=True):
@@ -92,13 +94,13 @@ class Argmax(Layer, frozen=True):
     """Index of the largest entry of a vector, the lowest index on ties: shape ()."""
 
 
-AnyLayer = Union[Input, Conv2d, Linear, ReLU, Clamp, MaxPool, AvgPool, Add, Concat, Flatten, Argmax]
+AnyLayer = Input | Conv2d | Linear | ReLU | Clamp | MaxPool | AvgPool | Add | Concat | Flatten | Argmax
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Records in evaluation order; the last one is the output."""
 
-    layers: tuple[AnyLayer, ...]
+    layers: Annotated[tuple[AnyLayer, ...], msgspec.Meta(min_length=1)]
 
     @property
     def input(self) -> Input:
@@ -121,9 +123,26 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise PlanError(f"two layers are called '{layer.name}'", "", "give each a name of its own")
             missing = [name for name in layer.inputs if name not in shapes]
             if missing:
-                raise PlanError(f"layer '{layer.name}' uses '{missing[0]}' before it is made")
+                raise PlanError(
+                    f"layer '{layer.name}' uses '{missing[0]}' before it is made",
+                    "the records are not in evaluation order",
+                    "compile the model again",
+                )
             shapes[layer.name] = output_shape(layer, [shapes[name] for name in layer.inputs])
         return shapes
+
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Shape of every weight array the records name, by its name. Raises PlanError like `shapes`."""
+        shapes, weights = self.shapes(), dict[str, Shape]()
+        for layer in self.layers:
+            if isinstance(layer, Conv2d):
+                depth = shapes[layer.inputs[0]][2] // layer.groups
+                weights[f"{layer.name}.weight"] = (*layer.kernel, depth, layer.out_channels)
+                weights[f"{layer.name}.bias"] = (layer.out_channels,)
+            elif isinstance(layer, Linear):
+                weights[f"{layer.name}.weight"] = (shapes[layer.inputs[0]][0], layer.out_features)
+                weights[f"{layer.name}.bias"] = (layer.out_features,)
+        return weights
 
 
 def window_count(size: int, window: int, stride: int, before: int, after: int) -> int:
@@ -140,7 +159,8 @@ def _window_shape(shape: Shape, window: Pair, stride: Pair, padding: Padding) ->
 
 
 def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
-    """Shape of one item of a layer's value, given its inputs' shapes."""
+    """Shape of one item of a layer's value, given its inputs' shapes. Raises PlanError where they do not fit."""
+    _check_inputs(layer, inputs)
     shape = _output_shape(layer, inputs)
     if any(size < 1 for size in shape):
         raise PlanError(
@@ -149,6 +169,23 @@ def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
             "compile the model for a larger image",
         )
     return shape
+
+
+def _check_inputs(layer: AnyLayer, inputs: list[Shape]) -> None:
+    """Number and rank of a record's inputs, and channels that divide into groups."""
+    count = {"Input": 0, "Add": 2, "Concat": max(1, len(inputs))}.get(type(layer).__name__, 1)
+    rank = {"Conv2d": 3, "MaxPool": 3, "AvgPool": 3, "Flatten": 3, "Linear": 1, "Argmax": 1}.get(type(layer).__name__)
+    fits = len(inputs) == count and all(rank in (None, len(shape)) for shape in inputs)
+    if isinstance(layer, Conv2d) and fits:
+        fits = inputs[0][2] % layer.groups == 0 and layer.out_channels % layer.groups == 0
+    if isinstance(layer, Concat) and fits:
+        fits = len({shape[:-1] for shape in inputs}) == 1
+    if not fits:
+        raise PlanError(
+            f"layer '{layer.name}' ({type(layer).__name__}) cannot take inputs of shapes {inputs}",
+            "their number, rank or channel count is not what this kind of layer needs",
+            "compile the model again, from a model that runs on the example",
+        )
 
 
 def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
@@ -171,7 +208,11 @@ def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
             return ()
         case Add():
             if inputs[0] != inputs[1]:
-                raise PlanError(f"layer '{layer.name}' adds {inputs[0]} to {inputs[1]}", "shapes differ")
+                raise PlanError(
+                    f"layer '{layer.name}' adds {inputs[0]} to {inputs[1]}",
+                    "the shapes differ, and nothing is broadcast",
+                    "give both operands one shape",
+                )
             return inputs[0]
         case _:
             return inputs[0]

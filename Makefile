@@ -1,0 +1,85 @@
+# Two commands: `make demo` and `make test`. Both can be run again after an interruption; `make help` names the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
+# Where pip looks for more wheels; the public index serves torch with its CUDA libraries (about 3 GB) on x86-64.
+# A machine without a GPU can ask for the small build: make demo EXTRA_INDEX=https://download.pytorch.org/whl/cpu
+EXTRA_INDEX ?=
+DEMO_EXTRAS := torch,images,cpu
+TEST_EXTRAS := $(DEMO_EXTRAS),bench,dev
+
+export MPLBACKEND := Agg
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint figures evidence bench clean tools compiler
+
+help:
+	@echo "make demo      install into .venv, then run the main job on real images"
+	@echo "make test      lint, unit, protocol and process tests; the time of each group"
+	@echo "make lint      ruff, mypy and the import contracts alone"
+	@echo "make figures   every figure of bench/figures.toml, asked beside measured (ID=\"relu lite0\" for some)"
+	@echo "make evidence  the tests and the figures, written to out/evidence"
+	@echo "make bench     micro-benchmarks with pytest-benchmark"
+	@echo "make clean     remove .venv, out/ and all caches"
+
+tools:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing. Install it: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), and Python 3.11 or later is needed." >&2; \
+	  echo "Install the package python3.11 and python3.11-venv (or later), then: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: Python's venv is missing. Install it: apt-get install python3-venv" >&2; exit 1; }
+
+compiler:
+	@command -v g++ >/dev/null || { echo "error: g++ is missing; the tests compile the kernels for this machine. Install it: apt-get install g++" >&2; exit 1; }
+
+# Each stamp is written last, so that an interrupted installation is taken up again and a finished one is skipped.
+$(VENV)/.created: | tools
+	@echo "Creating $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+define install
+@echo "Installing gpumpc[$(1)] into $(VENV), versions from constraints.txt. What is not cached is fetched:"
+@echo "  torch              190 MB for the CPU build; a CUDA build and its libraries, about 3 GB"
+@echo "  numba, llvmlite     60 MB"
+@echo "  numpy, cryptography, pyzmq, pillow, nibabel and the rest of the core  40 MB"
+@$(if $(findstring dev,$(1)),echo "  test tools          85 MB (mypy, ruff, scipy, scikit-learn, matplotlib, pytest)";) \
+ echo "  On disk afterwards: about 1.7 GB with the CPU build."
+@$(PIP) -q setuptools wheel
+@$(PIP) -q $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) --no-build-isolation -e '.[$(1)]'
+@touch $@
+endef
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt $(VENV)/.created
+	$(call install,$(DEMO_EXTRAS))
+
+$(VENV)/.test-installed: pyproject.toml constraints.txt $(VENV)/.created
+	$(call install,$(TEST_EXTRAS))
+	@touch $(VENV)/.demo-installed
+
+demo: tools $(VENV)/.demo-installed
+	$(BIN)/gpumpc demo
+
+test: tools compiler $(VENV)/.test-installed
+	$(BIN)/python tests/run_groups.py $(GROUP)
+
+lint: tools $(VENV)/.test-installed
+	$(BIN)/python tests/run_groups.py lint
+
+figures: tools $(VENV)/.test-installed
+	$(BIN)/python -m bench.figures $(ID)
+
+evidence: tools compiler $(VENV)/.test-installed
+	@mkdir -p out/evidence
+	set -o pipefail; $(BIN)/python tests/run_groups.py | tee out/evidence/tests.txt
+	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
+
+bench: tools $(VENV)/.test-installed
+	$(BIN)/python -m pytest bench --benchmark-only -o python_files='bench_*.py'
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

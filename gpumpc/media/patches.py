@@ -1,0 +1,165 @@
+"""The demo's input: 64 x 64 RGB patches of real medical images, cut from fetched packages, the same on every run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import BadShape, ConfigError, MissingExtra, MissingFile
+from gpumpc.media.fetch import CACHE, SOURCES, Source, paths
+from gpumpc.nn.plan import Preprocessing
+
+FloatArray = npt.NDArray[np.float64]
+
+SIZE = 64
+LITE0_INPUT = Preprocessing(size=(SIZE, SIZE), mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+# A tile whose grey levels vary less than this shows background only.
+MIN_SPREAD = 0.02
+
+
+class Patches(NamedTuple):
+    """Attributes: images (N, 64, 64, 3) in [0, 1]; one label (the modality) and one source name an image."""
+
+    images: FloatArray
+    labels: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+class Modality(NamedTuple):
+    """A kind of image: its label, the fetched file it is cut from, and the function that cuts tiles."""
+
+    label: str
+    source: str
+    file: str
+    tiles: Callable[[Path], FloatArray]
+
+
+def build_patches(count: int = 96, cache: Path = CACHE, sources: dict[str, Source] = SOURCES) -> Patches:
+    """Patches of every modality whose file is in the cache, in equal parts.
+
+    Args:
+        count: how many images; the first modalities get one more where it does not divide.
+        cache: where `fetch` put the files.
+        sources: `fetch`'s table.
+
+    Raises:
+        MissingFile: files of fewer than two packages are there.
+        MissingExtra: Pillow or nibabel is not installed.
+        ConfigError: the images yield fewer patches than asked for.
+    """
+    present = [(m, path) for m in MODALITIES if (path := _file_of(m, cache, sources)) is not None]
+    if len({m.source for m, _ in present}) < 2:
+        raise MissingFile(
+            f"{cache} holds images of fewer than two packages",
+            "the patches must come from at least two",
+            f"run `gpumpc data fetch {' '.join(sorted({m.source for m in MODALITIES}))}` first",
+        )
+    images: list[FloatArray] = []
+    labels: list[str] = []
+    names: list[str] = []
+    for index, (modality, path) in enumerate(present):
+        share = (count + len(present) - 1 - index) // len(present)
+        images.append(_pick(modality.tiles(path), share, modality.label))
+        labels += [modality.label] * share
+        names += [f"{sources[modality.source].package} {modality.file}"] * share
+    return Patches(np.concatenate(images), tuple(labels), tuple(names))
+
+
+def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> FloatArray:
+    """Pixels in [0, 1], (B, H, W, C), to the model's input of the same shape: `(255 x - mean) / std`.
+
+    Raises:
+        BadShape: the images are not of the recipe's size, or have another number of channels.
+    """
+    pixels = np.asarray(images, dtype=np.float64)
+    if pixels.shape[1:] != (*recipe.size, len(recipe.mean)):
+        raise BadShape(
+            f"images of shape {pixels.shape}",
+            f"the plan's preprocessing takes (batch, {recipe.size[0]}, {recipe.size[1]}, {len(recipe.mean)})",
+            "cut or resize the images to that size, channels last",
+        )
+    return np.asarray((pixels * 255.0 - recipe.mean) / recipe.std)
+
+
+def mr_tiles(path: Path) -> FloatArray:
+    """Tiles of every eighth axial slice of a T1 volume, grey as three channels, brightest percentile at 1."""
+    nibabel = _extra("nibabel")
+    volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float64)
+    scaled = np.clip(volume / np.percentile(volume[volume > 0], 99.5), 0.0, 1.0)
+    slices = [scaled[:, :, z] for z in range(scaled.shape[2] // 4, scaled.shape[2] * 4 // 5, 8)]
+    return np.concatenate([_grid(np.repeat(image[..., None], 3, axis=-1)) for image in slices])
+
+
+def fundus_tiles(path: Path) -> FloatArray:
+    """Tiles of a fundus photograph, at half its resolution."""
+    return _grid(_picture(path, shrink=2))
+
+
+def histology_tiles(path: Path) -> FloatArray:
+    """Tiles of a stained section at full resolution."""
+    return _grid(_picture(path, shrink=1))
+
+
+def fluorescence_tiles(path: Path) -> FloatArray:
+    """Tiles of a fluorescence micrograph, at half its resolution."""
+    return _grid(_picture(path, shrink=2))
+
+
+MODALITIES = (
+    Modality("MR brain", "icbm152", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", mr_tiles),
+    Modality("fundus", "skimage", "retina.jpg", fundus_tiles),
+    Modality("histology", "skimage", "ihc.png", histology_tiles),
+    Modality("fluorescence", "nuclear", "nuclear.png", fluorescence_tiles),
+)
+
+
+def _file_of(modality: Modality, cache: Path, sources: dict[str, Source]) -> Path | None:
+    try:
+        found = paths(modality.source, cache, sources)
+    except MissingFile:
+        return None
+    return next((path for path in found if path.name == modality.file), None)
+
+
+def _picture(path: Path, shrink: int) -> FloatArray:
+    """An RGB picture (H, W, 3) in [0, 1]; each pixel the mean of `shrink` x `shrink`."""
+    with _extra("PIL.Image").open(path) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float64) / 255.0
+    rows, cols = pixels.shape[0] // shrink, pixels.shape[1] // shrink
+    blocks = pixels[: rows * shrink, : cols * shrink].reshape(rows, shrink, cols, shrink, 3)
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def _grid(image: FloatArray) -> FloatArray:
+    """The tiles (N, 64, 64, 3) of an image's central grid that show more than background."""
+    rows, cols = image.shape[0] // SIZE, image.shape[1] // SIZE
+    top, left = (image.shape[0] - rows * SIZE) // 2, (image.shape[1] - cols * SIZE) // 2
+    centre = image[top : top + rows * SIZE, left : left + cols * SIZE]
+    tiles = centre.reshape(rows, SIZE, cols, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
+    return np.asarray(tiles[tiles.std(axis=(1, 2, 3)) > MIN_SPREAD])
+
+
+def _pick(tiles: FloatArray, count: int, label: str) -> FloatArray:
+    """`count` tiles, evenly spaced."""
+    if len(tiles) < count:
+        raise ConfigError(
+            f"the {label} image yields {len(tiles)} patches, {count} were asked for", "", "ask for fewer patches"
+        )
+    return tiles[np.arange(count) * len(tiles) // max(count, 1)]
+
+
+def _extra(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra(
+            f"the package that provides '{module}' is not installed",
+            "reading medical pictures needs the extra [images]",
+            "pip install 'gpumpc[images]'",
+        ) from error

@@ -1,0 +1,189 @@
+"""A network in plaintext, float64: what every private result is compared with. Channels last, batch first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import BadShape, BadValue, OutOfRange
+from gpumpc.nn.graph import (
+    Add,
+    AnyLayer,
+    Argmax,
+    AvgPool,
+    Clamp,
+    Concat,
+    Conv2d,
+    Flatten,
+    Graph,
+    Input,
+    Linear,
+    MaxPool,
+    Padding,
+    Pair,
+    ReLU,
+    window_count,
+)
+
+FloatArray = npt.NDArray[np.float64]
+Arrays = Mapping[str, npt.NDArray[np.floating]]
+
+
+def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
+    """A batch the plan admits, as float64 (B, *record.shape).
+
+    Raises:
+        BadShape: not a batch of items of the record's shape.
+        BadValue: NaN, infinity or not a number.
+        OutOfRange: a value outside [record.low, record.high].
+    """
+    try:
+        values = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadValue("the input is not an array of numbers", str(error), "pass a float array") from error
+    if values.shape[1:] != record.shape or values.ndim == 0:
+        raise BadShape(
+            f"the input has shape {values.shape}",
+            f"the plan takes (batch, {', '.join(map(str, record.shape))}), channels last",
+            "bring each item to that shape, or compile the model for this one",
+        )
+    if not np.isfinite(values).all():
+        raise BadValue("the input contains NaN or infinity", "", "clean the data before sharing it")
+    if values.size and not record.low <= values.min() <= values.max() <= record.high:
+        raise OutOfRange(
+            f"the input spans [{values.min():.6g}, {values.max():.6g}]",
+            f"the plan declares values in [{record.low:.6g}, {record.high:.6g}]",
+            "apply the plan's preprocessing first, or compile the model for a wider range",
+        )
+    return values
+
+
+@overload
+def evaluate_float(graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: Literal[False] = False) -> FloatArray: ...
+
+
+@overload
+def evaluate_float(graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: Literal[True]) -> dict[str, FloatArray]: ...
+
+
+def evaluate_float(
+    graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: bool = False
+) -> FloatArray | dict[str, FloatArray]:
+    """The network's output in float64.
+
+    Args:
+        graph: what to compute.
+        weights: the arrays its layers name; computed with in float64.
+        x: a batch (B, *graph.input.shape), inside the input's declared range.
+        trace: return every layer's value by name, the input's included; it keeps them all in memory.
+
+    Returns:
+        (B, *output shape); an argmax comes as a float index.
+
+    Raises:
+        BadShape, BadValue, OutOfRange: from `check_input`.
+    """
+    values = {graph.input.name: check_input(graph.input, x)}
+    last_use = {name: layer.name for layer in graph.layers for name in layer.inputs}
+    for layer in graph.layers[1:]:
+        values[layer.name] = _evaluate(layer, [values[name] for name in layer.inputs], weights)
+        if not trace:
+            for name in set(layer.inputs):
+                if last_use[name] == layer.name:
+                    del values[name]
+    return values if trace else values[graph.output.name]
+
+
+def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> FloatArray:
+    """One record's value; `inputs` are its operands' values."""
+    x = inputs[0]
+    match layer:
+        case Conv2d() | Linear():
+            return _linear(layer, x, *(weights[f"{layer.name}.{part}"].astype(float) for part in ("weight", "bias")))
+        case ReLU():
+            return np.maximum(x, 0.0)
+        case Clamp():
+            return np.clip(x, 0.0, layer.high)
+        case MaxPool():
+            return _total(_windows(_padded(x, layer.padding, -np.inf), layer.window, layer.stride), np.maximum)
+        case AvgPool():
+            return _total(_windows(x, layer.window, layer.stride), np.add) / math.prod(layer.window)
+        case Add():
+            return np.add(*inputs)
+        case Concat():
+            return np.concatenate(inputs, axis=-1)
+        case Flatten():
+            return x.reshape(len(x), -1)
+        case Argmax():
+            return np.asarray(x.argmax(axis=-1), dtype=np.float64)
+        case Input():
+            return x
+
+
+def _linear(layer: Conv2d | Linear, x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
+    if isinstance(layer, Linear):
+        return np.add(x @ weight, bias)
+    return np.add(_conv(layer, _padded(x, layer.padding, 0.0), weight), bias)
+
+
+def _total(parts: Iterable[FloatArray], combine: np.ufunc) -> FloatArray:
+    """All arrays combined, left to right, in one buffer."""
+    rest = iter(parts)
+    total = next(rest).copy()
+    for part in rest:
+        combine(total, part, out=total)
+    return total
+
+
+def _padded(x: FloatArray, padding: Padding, value: float) -> FloatArray:
+    """(B, H, W, C) with a border of `value`."""
+    if padding == (0, 0, 0, 0):
+        return x
+    top, bottom, left, right = padding
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+
+
+def _windows(x: FloatArray, window: Pair, stride: Pair) -> list[FloatArray]:
+    """For each tap of the window, row by row, the view (B, Ho, Wo, C) of what it reads."""
+    rows = window_count(x.shape[1], window[0], stride[0], 0, 0)
+    cols = window_count(x.shape[2], window[1], stride[1], 0, 0)
+    return [
+        x[:, i : i + (rows - 1) * stride[0] + 1 : stride[0], j : j + (cols - 1) * stride[1] + 1 : stride[1]]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+def _conv(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
+    """Padded input (B, H, W, Cin) and weight (kh, kw, Cin/groups, Cout) to (B, Ho, Wo, Cout), without the bias."""
+    if layer.groups == 1:
+        return _dense(layer, x, weight)
+    if weight.shape[2] == 1:
+        return _depthwise(layer, x, weight)
+    depth, width = weight.shape[2], layer.out_channels // layer.groups
+    parts = [
+        _dense(layer, x[..., g * depth : (g + 1) * depth], weight[..., g * width : (g + 1) * width])
+        for g in range(layer.groups)
+    ]
+    return np.concatenate(parts, axis=-1)
+
+
+def _dense(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
+    """One matrix product a tap: nothing is unrolled, and BLAS does the work."""
+    views = _windows(x, layer.kernel, layer.stride)
+    taps = weight.reshape(-1, *weight.shape[2:])
+    products = (view.reshape(-1, view.shape[-1]) @ tap for view, tap in zip(views, taps, strict=True))
+    return _total(products, np.add).reshape(*views[0].shape[:3], -1)
+
+
+def _depthwise(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
+    """Each output channel reads one input channel: shifted products, added up."""
+    multiplier = layer.out_channels // layer.groups
+    wide = np.repeat(x, multiplier, axis=-1) if multiplier > 1 else x
+    views = _windows(wide, layer.kernel, layer.stride)
+    taps = weight.reshape(-1, layer.out_channels)
+    return _total((view * tap for view, tap in zip(views, taps, strict=True)), np.add)

@@ -1,0 +1,60 @@
+"""A torch module, through `torch.export`, as a graph of plan records. The only file of `nn/` that imports torch.
+
+Torch counts channels first, plans count them last: convolution weights become (kh, kw, Cin / groups, Cout), linear
+weights (in, out), and a linear layer behind a flattened image gets its rows in (H, W, C) order.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import torch
+
+from gpumpc.errors import OutOfRange, PlanError
+from gpumpc.nn.from_torch.importer import Importer
+from gpumpc.nn.from_torch.operators import HANDLERS
+from gpumpc.nn.graph import Graph
+from gpumpc.nn.passes import Weights
+
+__all__ = ["graph_from_torch"]
+
+
+def graph_from_torch(module: torch.nn.Module, example: torch.Tensor, low: float, high: float) -> tuple[Graph, Weights]:
+    """Import a model in evaluation mode; the module itself is not changed.
+
+    Args:
+        module: takes one tensor, returns one tensor.
+        example: (B, C, H, W) or (B, C) for any B >= 1; only its shape matters.
+        low, high: every real input value lies in [low, high].
+
+    Returns:
+        the graph, and its float64 arrays `NAME.weight`, `NAME.bias`. Image values and a flattened image that is itself
+        the output are channels last.
+
+    Raises:
+        UnsupportedOperator: an operator without a private counterpart, with its name and module path.
+        BadValue: a parameter contains NaN or infinity.
+        OutOfRange: [low, high] is not an interval of finite numbers.
+        PlanError: torch.export cannot trace the module.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise OutOfRange(f"[{low}, {high}] is not a range of input values", "", "pass finite low < high")
+    return Importer(_export(module, example), HANDLERS).run(low, high)
+
+
+def _export(module: torch.nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+    frozen = copy.deepcopy(module).eval()
+    reference = next(frozen.parameters(), example)
+    try:
+        # torch warns about its own internals here, and callers may run with warnings as errors.
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(frozen, (example.detach().to(reference.dtype),))
+    except Exception as error:  # torch.export raises errors of many unrelated types
+        raise PlanError(
+            f"torch.export cannot trace {type(module).__name__} on an input of shape {tuple(example.shape)}",
+            (str(error).strip() or type(error).__name__).splitlines()[0],
+            "check that the module runs on this example, and remove control flow that depends on values",
+        ) from error

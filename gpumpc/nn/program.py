@@ -1,0 +1,311 @@
+"""graph + params -> the list of steps that the dealer and both servers walk, with its total cost.
+
+Where bits change hands: a product is one modulo 2^k; truncation leaves K = k - shift bits; ReLU and clamp bring their
+result to whatever the next product needs in their own last round; what has no activation is lifted where it is needed,
+once. Nothing here depends on weights or data: the same program at every party.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any, Iterator, Sequence
+
+from gpumpc.cost import Cost
+from gpumpc.errors import BadShape, PlanError
+from gpumpc.nn import graph as g
+from gpumpc.params import Params
+from gpumpc.protocols import linear, pooling, relu
+from gpumpc.protocols.argmax import Argmax
+from gpumpc.protocols.linear import Convolution, MatMul, Operator
+from gpumpc.protocols.step import Clear, Shape, Step
+from gpumpc.protocols.truncation import Lift, Truncate
+from gpumpc.ring.backend import Words
+from gpumpc.session import Session
+from gpumpc.shares import Additive
+
+# Part of the program id: raise it whenever two versions would not understand each other's bytes.
+PROTOCOL_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """What is known of a value before any run: shape with the batch, bits, scale 2^frac * divisor."""
+
+    shape: Shape
+    bits: int
+    frac: int
+    divisor: int = 1
+
+    @property
+    def scale(self) -> float:
+        """Ring units per real unit."""
+        return float(2**self.frac * self.divisor)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSpec:
+    """A layer's weights as ring elements: weight * weight_scale and bias * bias_scale, rounded, modulo 2^bits."""
+
+    shape: Shape
+    bias_shape: Shape
+    bits: int
+    weight_scale: float
+    bias_scale: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Steps in order, with what goes in, what comes out and which weights they need."""
+
+    steps: tuple[Step, ...]
+    inputs: dict[str, Value]
+    output: str
+    result: Value
+    weights: dict[str, WeightSpec]
+    params: Params
+
+    @property
+    def cost(self) -> Cost:
+        """Declared cost of one run."""
+        return sum((step.cost for step in self.steps), Cost())
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that differ whenever two programs do: every field of every step is in it."""
+        text = repr((PROTOCOL_VERSION, self.steps, self.inputs, self.output, self.result, self.weights, self.params))
+        return hashlib.sha256(text.encode()).digest()
+
+    @property
+    def input(self) -> Value:
+        """The only input, for programs that have one."""
+        [value] = self.inputs.values()
+        return value
+
+    def mask_shapes(self) -> dict[str, tuple[Shape, int]]:
+        """(shape, bits) of every static weight mask; none where weights are public."""
+        if self.params.weights == "public":
+            return {}
+        return {layer: (spec.shape, spec.bits) for layer, spec in self.weights.items()}
+
+    def run(self, session: Session, *shares: Additive) -> Additive:
+        """One server's evaluation. Raises BadShape where a share does not fit the program's input."""
+        for share, (name, value) in zip(shares, self.inputs.items(), strict=True):
+            if tuple(share.words.shape) != value.shape:
+                raise BadShape(f"input '{name}' has shape {tuple(share.words.shape)}, the program wants {value.shape}")
+        values = dict(zip(self.inputs, shares))
+        for step in self._walk(values):
+            session.at(step.name)
+            values[step.output] = step.run(session, *(values[name] for name in step.inputs))
+        session.finish(self.cost)
+        return values[self.output]
+
+    def plain(self, clear: Clear, *inputs: Words, trace: dict[str, Words] | None = None) -> Words:
+        """The same in the clear, on signed words; `trace` receives every value by name."""
+        values = dict(zip(self.inputs, inputs, strict=True))
+        for step in self._walk(values):
+            values[step.output] = step.plain(clear, *(values[name] for name in step.inputs))
+            if trace is not None:
+                trace[step.output] = values[step.output]
+        return values[self.output]
+
+    def _walk(self, values: dict[str, Any]) -> Iterator[Step]:
+        """The steps in order; a value is dropped after the last step that reads it."""
+        last_use = {name: i for i, step in enumerate(self.steps) for name in step.inputs}
+        for i, step in enumerate(self.steps):
+            yield step
+            for name in set(step.inputs):
+                if last_use[name] == i and name != self.output:
+                    del values[name]
+
+
+def compile_program(graph: g.Graph, params: Params, batch: int, output_bits: int | None = None) -> Program:
+    """The program of a graph for a fixed batch size.
+
+    Args:
+        output_bits: how many bits the revealed value needs, sign included; None for as many as the ring has.
+
+    Raises PlanError where scales do not fit (for example two summands averaged over different windows).
+    """
+    return _Compiler(graph, params, batch, output_bits).program()
+
+
+class _Compiler:
+    """Walks the graph once backwards (which bits are needed) and once forwards (which steps give them)."""
+
+    def __init__(self, graph: g.Graph, params: Params, batch: int, output_bits: int | None) -> None:
+        self.graph, self.params, self.batch = graph, params, batch
+        self.shapes = {name: (batch, *shape) for name, shape in graph.shapes().items()}
+        self.consumers: dict[str, list[g.AnyLayer]] = {layer.name: [] for layer in graph.layers}
+        for layer in graph.layers:
+            for name in layer.inputs:
+                self.consumers[name].append(layer)
+        self.needed = self._needed_bits(output_bits)
+        self.steps: list[Step] = []
+        self.values: dict[str, Value] = {}
+        self.lifted: dict[str, str] = {}
+        self.opened: dict[str, str] = {}
+        self.weights: dict[str, WeightSpec] = {}
+
+    def program(self) -> Program:
+        for layer in self.graph.layers:
+            self._layer(layer)
+        source, name = self.graph.input, self.graph.output.name
+        bits = min(self.needed[name], self.values[name].bits)
+        result = dataclasses.replace(self.values[name], bits=bits)
+        return Program(
+            tuple(self.steps), {source.name: self.values[source.name]}, name, result, self.weights, self.params
+        )
+
+    # backwards
+
+    def _needed_bits(self, output_bits: int | None) -> dict[str, int]:
+        """Bits that whoever reads a value wants of it."""
+        needed = {layer.name: 1 for layer in self.graph.layers}
+        needed[self.graph.output.name] = output_bits or self.params.k
+        for layer in reversed(self.graph.layers):
+            for name in layer.inputs:
+                needed[name] = max(needed[name], self._needed_by(layer, needed))
+        return needed
+
+    def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
+        if isinstance(layer, (g.Conv2d, g.Linear)):
+            return self.params.k
+        if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax)):
+            return 1  # these compare in whatever bits they are given
+        return needed[layer.name]
+
+    # forwards
+
+    def _layer(self, layer: g.AnyLayer) -> None:
+        match layer:
+            case g.Input():
+                self.values[layer.name] = Value(self.shapes[layer.name], self.params.k, self.params.f)
+            case g.Conv2d() | g.Linear():
+                self._product(layer)
+            case g.ReLU() | g.Clamp():
+                self._activation(layer)
+            case g.MaxPool():
+                self._max_pool(layer)
+            case g.AvgPool():
+                self._avg_pool(layer)
+            case g.Argmax():
+                self._argmax(layer)
+            case _:
+                self._join(layer)
+
+    def _step(self, kind: type[Step], layer: g.AnyLayer, value: Value, **fields: Any) -> None:
+        """Append a step that reads the layer's inputs and makes its value."""
+        shape = self.values[layer.inputs[0]].shape
+        self.steps.append(kind(layer.name, layer.inputs, layer.name, shape, **fields))
+        self.values[layer.name] = value
+
+    def _at_bits(self, name: str, bits: int) -> str:
+        """Name of the value with at least `bits` bits: itself, or its lift."""
+        value = self.values[name]
+        if value.bits >= bits:
+            return name
+        if name not in self.lifted:
+            target = self.lifted[name] = f"{name}/lift"
+            self.steps.append(Lift(target, (name,), target, value.shape, value.bits, bits))
+            self.values[target] = dataclasses.replace(value, bits=bits)
+        return self.lifted[name]
+
+    def _operand(self, name: str, k: int) -> str:
+        """Name of the value as an operand of a private product: lifted, then opened under a mask, once."""
+        source = self._at_bits(name, k)
+        if self.params.weights == "public":
+            return source
+        if source not in self.opened:
+            target = self.opened[source] = f"{name}/open"
+            self.steps.append(linear.Open(target, (source,), target, self.values[source].shape, k))
+        return self.opened[source]
+
+    def _product(self, layer: g.Conv2d | g.Linear) -> None:
+        k, f = self.params.k, self.params.f
+        [name] = layer.inputs
+        source = self.values[name]
+        shape, operator = _operator(layer, source.shape)
+        self.weights[layer.name] = WeightSpec(
+            shape, shape[-1:], k, float(2**f) / source.divisor, float(2 ** (source.frac + f))
+        )
+        product = Value(self.shapes[layer.name], k, source.frac + f)
+        kept = all(isinstance(reader, g.Argmax) for reader in self.consumers[layer.name])
+        target = layer.name if kept else f"{layer.name}/product"
+        operand = self._operand(name, k)
+        kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
+        self.steps.append(
+            kind(target, (operand,), target, source.shape, layer.name, operator, product.shape, k, product.frac)
+        )
+        self.values[target] = product
+        if not kept:
+            # The product loses what the operand brought in, so that every layer works at scale 2^f.
+            shift = source.frac
+            self.steps.append(Truncate(layer.name, (target,), layer.name, product.shape, k, shift))
+            self.values[layer.name] = dataclasses.replace(product, bits=k - shift, frac=f)
+
+    def _compared_bits(self, name: str) -> int:
+        """Bits in which a value is compared: never more than a truncated product has."""
+        return min(self.values[name].bits, self.params.k - self.params.f)
+
+    def _activation(self, layer: g.ReLU | g.Clamp) -> None:
+        [name] = layer.inputs
+        source, bits, high = self.values[name], self._compared_bits(name), self.needed[layer.name]
+        if isinstance(layer, g.ReLU):
+            self._step(relu.ReLU, layer, dataclasses.replace(source, bits=max(bits, high)), bits=bits, high=high)
+            return
+        top = round(layer.high * source.scale)
+        if not 0 < top < 1 << (bits - 2):
+            raise PlanError(
+                f"layer '{layer.name}' clamps at {layer.high}, outside its ring of {bits} bits at scale {source.scale:g}",
+                "the constant must be positive and leave room above it",
+                "choose a larger k or a smaller f",
+            )
+        self._step(relu.Clamp, layer, source, bits=bits, high=high, top=top)
+        step = self.steps[-1]
+        self.values[layer.name] = dataclasses.replace(source, bits=step.out_bits)  # type: ignore[attr-defined]
+
+    def _max_pool(self, layer: g.MaxPool) -> None:
+        [name] = layer.inputs
+        bits = self._compared_bits(name)
+        top, bottom, left, right = layer.padding
+        windows = (
+            pooling.Window(2, layer.window[1], layer.stride[1], left, right),
+            pooling.Window(1, layer.window[0], layer.stride[0], top, bottom),
+        )
+        value = dataclasses.replace(self.values[name], shape=self.shapes[layer.name], bits=bits)
+        self._step(pooling.MaxPool, layer, value, bits=bits, windows=windows)
+
+    def _avg_pool(self, layer: g.AvgPool) -> None:
+        source = self.values[layer.inputs[0]]
+        frac, divisor = pooling.averaged(source.frac, source.divisor, layer.window)
+        value = Value(self.shapes[layer.name], source.bits, frac, divisor)
+        self._step(pooling.SumPool, layer, value, window=layer.window, stride=layer.stride)
+
+    def _argmax(self, layer: g.Argmax) -> None:
+        source = self.values[layer.inputs[0]]
+        self._step(Argmax, layer, Value(self.shapes[layer.name], 1, 0), bits=source.bits)
+        step = self.steps[-1]
+        self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)  # type: ignore[attr-defined]
+
+    def _join(self, layer: g.AnyLayer) -> None:
+        kinds: dict[type, type[Step]] = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}
+        sources = [self.values[name] for name in layer.inputs]
+        scales = {(source.frac, source.divisor) for source in sources}
+        if len(scales) > 1:
+            raise PlanError(
+                f"layer '{layer.name}' joins values of different scales",
+                "they were averaged over windows of different sizes",
+                "average them alike, or put a convolution between",
+            )
+        bits = min(source.bits for source in sources)
+        value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
+        self._step(kinds[type(layer)], layer, value)
+
+
+def _operator(layer: g.Conv2d | g.Linear, shape: Sequence[int]) -> tuple[Shape, Operator]:
+    """Weight shape and operator of a layer whose input has this shape."""
+    if isinstance(layer, g.Linear):
+        return (shape[-1], layer.out_features), MatMul()
+    weight = (*layer.kernel, shape[-1] // layer.groups, layer.out_channels)
+    return weight, Convolution(layer.stride, layer.padding, layer.groups)

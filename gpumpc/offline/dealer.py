@@ -1,0 +1,120 @@
+"""The dealer's side of a batch: walk the program, deal each step, hand out its correction bytes.
+
+The dealer knows both roots and no input. What is uniform comes from the seeds; what is a function of other masks is
+share 0 from server 0's seed and a correction to server 1, packed at the number of bits that matter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Mapping, Protocol, Sequence
+
+from gpumpc.errors import CostMismatch
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.params import Cipher
+from gpumpc.ring.backend import Backend, Lanes, Words
+
+
+class Dealable(Protocol):
+    """What the dealer needs of a step."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def output(self) -> str: ...
+
+    @property
+    def dealer_bytes(self) -> int: ...
+
+    def deal(self, dealing: Dealing, *masks: Any) -> Any: ...
+
+
+class Dealing:
+    """Both parties' masks of one batch, and the corrections that grow as steps deal.
+
+    Args:
+        backend, cipher: must be those of the servers' program.
+        seeds: the two parties' trees for this (session, batch).
+        weight_masks: static masks by layer, already added up.
+    """
+
+    def __init__(
+        self, backend: Backend, cipher: Cipher, seeds: tuple[SeedTree, SeedTree], weight_masks: Mapping[str, Words]
+    ) -> None:
+        self.backend = backend
+        self.weight_masks = weight_masks
+        self._cipher: Cipher = cipher
+        self._seeds = seeds
+        self._step = ""
+        self._corrections: list[memoryview] = []
+
+    def at(self, step: str) -> None:
+        """Names that follow belong to this step."""
+        self._step = step
+
+    def words(self, party: int, name: str, shape: Sequence[int], bits: int) -> Words:
+        """What party `party` draws under this name."""
+        return self.backend.expand_words(self._cipher, self._seeds[party].key(self._step, name), shape, bits)
+
+    def lanes(self, party: int, name: str, planes: int, n: int) -> Lanes:
+        """The same for lanes."""
+        return self.backend.expand_lanes(self._cipher, self._seeds[party].key(self._step, name), planes, n)
+
+    def sum_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
+        """A mask both parties hold additive shares of: the sum of their draws."""
+        return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
+
+    def xor_lanes(self, name: str, planes: int, n: int) -> Lanes:
+        """A mask both parties hold XOR shares of."""
+        return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
+
+    def deal_words(self, name: str, value: Words, bits: int) -> None:
+        """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
+        share_0 = self.words(0, name, value.shape, bits)
+        self._corrections.append(self.backend.pack(value - share_0, bits))
+
+    def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
+        """Share lanes (planes, n_lanes) by XOR."""
+        share_0 = self.lanes(0, name, len(value), n)
+        self._corrections.append(self.backend.pack_lanes(value ^ share_0))
+
+    def collect(self) -> bytes:
+        """The corrections since the last call, in dealing order."""
+        collected, self._corrections = b"".join(self._corrections), []
+        return collected
+
+
+def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> Iterator[bytes]:
+    """The correction bytes of each step, in program order.
+
+    A step's `deal` receives what the steps behind its inputs returned (the mask of an opening, usually None), so that a
+    product finds the mask of its operand without asking for it by name. Raises CostMismatch if a step deals another
+    number of bytes than it declares.
+    """
+    masks: dict[str, Any] = {}
+    for step in steps:
+        dealing.at(step.name)
+        masks[step.output] = step.deal(dealing, *(masks.get(name) for name in step.inputs))
+        corrections = dealing.collect()
+        if len(corrections) != step.dealer_bytes:
+            raise CostMismatch(
+                f"step '{step.name}' dealt {len(corrections)} bytes and declares {step.dealer_bytes}",
+                "its `deal` and its `cost` disagree",
+                "this is a bug in the protocol: please report it",
+            )
+        yield corrections
+
+
+def weight_masks(
+    backend: Backend, cipher: Cipher, seeds: tuple[SeedTree, SeedTree], shapes: Mapping[str, tuple[Sequence[int], int]]
+) -> dict[str, Words]:
+    """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by layer."""
+    dealing = Dealing(backend, cipher, seeds, {})
+    masks = {}
+    for layer, (shape, bits) in shapes.items():
+        dealing.at(layer)
+        masks[layer] = dealing.sum_words("Bm", shape, bits)
+    return masks

@@ -1,0 +1,133 @@
+"""Index of the largest entry, the lowest index on ties, on untruncated logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Iterator
+
+from gpumpc.cost import Cost
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_comparison
+from gpumpc.protocols.relu import split_top
+from gpumpc.protocols.step import Clear, Step
+from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
+from gpumpc.session import Session, Sum, Xor
+from gpumpc.shares import Additive
+
+
+@dataclasses.dataclass(frozen=True)
+class Duel:
+    """From n pairs ((a, i), (b, j)) the larger value and its index; the left one where a >= b.
+
+    **Computes** b + d (a - b) modulo 2^bits and j + d (i - j) modulo 2^index_bits with d = [a - b >= 0], |a - b| < 2^(bits-1).
+    **Hides** as `Positive`: a - b under r, i - j under its own r', d under t. The words t serve both selections.
+    **Cost** 2 + tree rounds. **Error** none. **Source** this project; docs/protocols.md section 8.
+    """
+
+    n: int
+    bits: int
+    index_bits: int
+
+    @property
+    def comparison(self) -> Comparison:
+        return plan_comparison(self.bits - 1)
+
+    @property
+    def cost(self) -> Cost:
+        sent = packed_bytes(self.n, self.bits) + packed_bytes(self.n, self.index_bits)
+        sent += lane_bytes(self.n, self.comparison.opened_bits + 1)
+        dealt = lane_bytes(self.n, self.comparison.dealt_bits)
+        dealt += 2 * packed_bytes(self.n, self.bits) + packed_bytes(self.n, self.index_bits)
+        return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
+
+    def deal(self, dealing: Dealing) -> None:
+        backend, n = dealing.backend, self.n
+        r = dealing.sum_words("r", (n,), self.bits)
+        r_index = dealing.sum_words("r index", (n,), self.index_bits)
+        low, top = split_top(backend.to_planes(r, self.bits))
+        self.comparison.deal(dealing, low, n)
+        t = backend.from_bit(top ^ dealing.xor_lanes("t'", 1, n)[0], (n,))
+        dealing.deal_words("t", t, self.bits)
+        dealing.deal_words("t r", t * r, self.bits)
+        dealing.deal_words("t r index", t * r_index, self.index_bits)
+
+    def run(self, session: Session, v: Words, index: Words) -> tuple[Words, Words]:
+        """d v and d index from shares of the differences, flat."""
+        backend, n = session.backend, self.n
+        y, y_index = session.open_many(
+            Sum(v + session.words("r", (n,), self.bits), self.bits),
+            Sum(index + session.words("r index", (n,), self.index_bits), self.index_bits),
+        )
+        y_low, y_top = split_top(backend.to_planes(y, self.bits))
+        [less] = self.comparison.run(session, [y_low], n)
+        t = session.dealt_words("t", (n,), self.bits)
+        zero = y * t - session.dealt_words("t r", (n,), self.bits)
+        zero_index = y_index * t - session.dealt_words("t r index", (n,), self.index_bits)
+        choice = less ^ session.lanes("t'", 1, n)[0] ^ ones_at_party_0(session, n)
+        if session.party == 0:
+            choice = choice ^ y_top
+        [c] = session.open_many(Xor(choice[None], n))
+        return backend.select(c[0], v - zero, zero), backend.select(c[0], index - zero_index, zero_index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Argmax(Step):
+    """Argmax over the last axis of x (B, N) as a knock-out of `Duel`s; an odd entry waits, in order.
+
+    **Computes** the lowest index of a maximum, modulo 2^ceil(log2 N), for |x| < 2^(bits-2).
+    **Hides** values, order and index. **Cost** ceil(log2 N) duels. **Error** none.
+    **Source** this project; docs/protocols.md section 8.
+    """
+
+    bits: int
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of the result."""
+        return max(1, (self.shape[1] - 1).bit_length())
+
+    def _levels(self) -> Iterator[Duel]:
+        remaining = self.shape[1]
+        while remaining > 1:
+            yield Duel(self.shape[0] * (remaining // 2), self.bits, self.index_bits)
+            remaining -= remaining // 2
+
+    @property
+    def cost(self) -> Cost:
+        return sum((duel.cost for duel in self._levels()), Cost())
+
+    def deal(self, dealing: Dealing, *masks: object) -> None:
+        for level, duel in enumerate(self._levels()):
+            dealing.at(f"{self.name}/{level}")
+            duel.deal(dealing)
+
+    def run(self, session: Session, x: Additive) -> Additive:
+        backend = session.backend
+        value = x.at_bits(backend, self.bits).words
+        index = backend.zeros(value.shape)
+        if session.party == 0:
+            index = index + backend.counting(self.shape[1])
+        for level, duel in enumerate(self._levels()):
+            session.at(f"{self.name}/{level}")
+            value, index = self._level(session, duel, value, index)
+        words = backend.reduce(index[:, 0], self.index_bits)
+        return dataclasses.replace(x, words=words, bits=self.index_bits, frac=0, divisor=1)
+
+    @staticmethod
+    def _level(session: Session, duel: Duel, value: Words, index: Words) -> tuple[Words, Words]:
+        paired = 2 * (value.shape[1] // 2)
+        left, right = slice(0, paired, 2), slice(1, paired, 2)
+        shape = value[:, left].shape
+        won, won_index = duel.run(
+            session,
+            (value[:, left] - value[:, right]).reshape(-1),
+            (index[:, left] - index[:, right]).reshape(-1),
+        )
+        concat = session.backend.concat
+        return (
+            concat([value[:, right] + won.reshape(shape), value[:, paired:]], 1),
+            concat([index[:, right] + won_index.reshape(shape), index[:, paired:]], 1),
+        )
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return clear.backend.argmax_signed(x)

@@ -1,0 +1,398 @@
+"""Comparing public values with one the dealer knows: [y < r], and the sign of a shared value through it.
+
+Both numbers are cut into digits. The dealer shares by XOR, for each digit of r, the thermometer code T[v] = [v < r_j];
+each server then has its share of lt_j = [y_j < r_j] and eq_j = [y_j = r_j] *locally*, by looking up its own share of the
+table at the public y_j. Digits are combined from the top by
+
+    (lt, eq)_hi . (lt, eq)_lo = (lt_hi ^ eq_hi lt_lo, eq_hi eq_lo),
+
+up to four at a time: each lt and eq that is multiplied is opened under a fresh mask, and the dealer has shared every
+product of masks that occurs.
+
+Several y may be compared with one r (a clamp needs two); where they agree in the low `shared_low` bits, those bits form
+one chain for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from typing import Iterator, Sequence
+
+from gpumpc.offline.dealer import Dealing
+from gpumpc.ring.backend import Lanes
+from gpumpc.session import Session, Xor
+
+MAX_FAN_IN = 4
+MAX_DIGIT_BITS = 4
+# What the planner minimises, in bits an element: an opened bit crosses both ways; a round is worth some latency.
+_OPENED_WEIGHT = 2
+_ROUND_WEIGHT = 24
+
+Factors = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A node of a tree: `fan_in` digits in, one (lt, eq) out; the lowest chain needs no eq.
+
+    Factors are numbered eq_{m-1} .. eq_0 (eq_0 only where eq is kept), then lt_{m-2} .. lt_0; lt_{m-1} is never multiplied.
+    """
+
+    fan_in: int
+    keep_eq: bool
+
+    @property
+    def n_eq(self) -> int:
+        """Eq factors."""
+        return self.fan_in if self.keep_eq else self.fan_in - 1
+
+    @property
+    def n_masks(self) -> int:
+        """Opened bits: one a factor."""
+        return self.n_eq + self.fan_in - 1
+
+    @functools.cached_property
+    def terms(self) -> tuple[Factors, ...]:
+        """Factor lists of the products: eq_{m-1} .. eq_{j+1} lt_j for j = m-2 .. 0, then the product of all eq."""
+        terms = [tuple(range(j)) + (self.n_eq + j - 1,) for j in range(1, self.fan_in)]
+        if self.keep_eq:
+            terms.append(tuple(range(self.fan_in)))
+        return tuple(terms)
+
+    @functools.cached_property
+    def products(self) -> tuple[Factors, ...]:
+        """Every product of two or more masks that expanding the terms needs, in dealing order."""
+        subsets = {
+            subset
+            for term in self.terms
+            for size in range(2, len(term) + 1)
+            for subset in itertools.combinations(term, size)
+        }
+        return tuple(sorted(subsets, key=lambda subset: (len(subset), subset)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """How a run of bits is cut (digit widths, top first) and combined (group sizes a level, top first)."""
+
+    widths: tuple[int, ...]
+    levels: tuple[tuple[int, ...], ...]
+    keep_eq: bool
+
+    def nodes(self, level: int) -> list[Node]:
+        """The nodes of one level, top first; a group of one passes through."""
+        sizes = self.levels[level] if level < len(self.levels) else ()
+        return [Node(size, self.keep_eq or i + 1 < len(sizes)) for i, size in enumerate(sizes)]
+
+    @property
+    def table_bits(self) -> int:
+        """Thermometer bits an element."""
+        return sum((1 << width) - 1 for width in self.widths)
+
+    @property
+    def opened_bits(self) -> int:
+        """Opened bits an element, all levels."""
+        return sum(node.n_masks for level in range(len(self.levels)) for node in self.nodes(level) if node.fan_in > 1)
+
+    @property
+    def product_bits(self) -> int:
+        """Corrected products an element, all levels."""
+        return sum(
+            len(node.products) for level in range(len(self.levels)) for node in self.nodes(level) if node.fan_in > 1
+        )
+
+
+def _spread(total: int, parts: int) -> tuple[int, ...]:
+    """`total` cut into `parts` sizes that differ by one at most, larger first."""
+    small, larger = divmod(total, parts)
+    return (small + 1,) * larger + (small,) * (parts - larger)
+
+
+def _groupings(n_digits: int, max_levels: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    if n_digits == 1:
+        yield ()
+    elif max_levels:
+        for fan_in in range(2, MAX_FAN_IN + 1):
+            sizes = _spread(n_digits, -(-n_digits // fan_in))
+            for rest in _groupings(len(sizes), max_levels - 1):
+                yield (sizes, *rest)
+
+
+@functools.lru_cache(maxsize=None)
+def plan_chain(bits: int, max_levels: int, keep_eq: bool, copies: int) -> Chain | None:
+    """The cheapest chain for `bits` bits in at most `max_levels` levels, its tables serving `copies` trees."""
+
+    def price(chain: Chain) -> int:
+        return chain.table_bits + copies * (_OPENED_WEIGHT * chain.opened_bits + chain.product_bits)
+
+    chains = [
+        Chain(_spread(bits, n_digits), levels, keep_eq)
+        for n_digits in range(-(-bits // MAX_DIGIT_BITS), bits + 1)
+        for levels in _groupings(n_digits, max_levels)
+    ]
+    return min(chains, key=price, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """`copies` public values against one r of `high bits + shared_low` bits.
+
+    **Computes** XOR shares of l_c = [y_c < r] for each copy c; all y_c agree in the low `shared_low` bits.
+    **Hides** r and l_c from both servers: every opened bit carries a fresh uniform mask of both parties.
+    **Cost** `rounds`; `opened_bits` and `dealt_bits` an element, as lanes.
+    **Error** none.
+    **Source** this project; docs/protocols.md section 6. Thermometer leaves after Boyle et al.'s lookup sharing idea.
+    """
+
+    high: Chain
+    low: Chain | None
+    copies: int = 1
+
+    @property
+    def bits(self) -> int:
+        """Bits compared."""
+        return sum(self.high.widths) + self.shared_low
+
+    @property
+    def shared_low(self) -> int:
+        """Low bits in which all copies agree (0: no separate low chain)."""
+        return sum(self.low.widths) if self.low else 0
+
+    @property
+    def n_levels(self) -> int:
+        """Levels before the two chains meet."""
+        return max(len(self.high.levels), len(self.low.levels) if self.low else 0)
+
+    @property
+    def rounds(self) -> int:
+        """One a level, and one to merge a shared low chain."""
+        return self.n_levels + (1 if self.low else 0)
+
+    @property
+    def opened_bits(self) -> int:
+        """Bits an element opened by each server."""
+        merge = self.copies + 1 if self.low else 0
+        return self.copies * self.high.opened_bits + (self.low.opened_bits if self.low else 0) + merge
+
+    @property
+    def dealt_bits(self) -> int:
+        """Bits an element corrected: tables once, products for every tree."""
+        high = self.high.table_bits + self.copies * self.high.product_bits
+        return high + (self.low.table_bits + self.low.product_bits + self.copies if self.low else 0)
+
+    # leaves
+
+    def _tables(self) -> list[tuple[str, Chain, int]]:
+        """(name, chain, lowest bit) of each chain."""
+        chains = [("high", self.high, self.shared_low)]
+        return chains + [("low", self.low, 0)] if self.low else chains
+
+    def deal(self, dealing: Dealing, r_planes: Lanes, n: int) -> None:
+        """Tables of r (planes of its low `bits` bits), then the masks' products of every level."""
+        for name, chain, lowest in self._tables():
+            for label, _, digits in _digits(chain, r_planes, lowest):
+                table = dealing.backend.thermometer(digits)
+                dealing.deal_lanes(f"table.{name}.{label}", table.reshape(-1, table.shape[-1]), n)
+        for level in range(self.n_levels):
+            for node, places in self._level(level):
+                _deal_products(dealing, f"level{level}.{_label(node)}", node, len(places), n)
+        if self.low:
+            _deal_merge(dealing, self.copies, n)
+
+    def run(self, session: Session, y_planes: Sequence[Lanes], n: int) -> list[Lanes]:
+        """Shares of l_c, one lane (n_lanes,) a copy; `y_planes[c]` are the planes of y_c's low `bits` bits."""
+        chains = self._leaves(session, y_planes, n)
+        for level in range(self.n_levels):
+            self._combine_level(session, chains, level, n)
+        if self.low is None:
+            return [chain[0][0] for chain in chains]
+        return _merge(session, [chain[0] for chain in chains[:-1]], chains[-1][0][0], n)
+
+    def _leaves(self, session: Session, y_planes: Sequence[Lanes], n: int) -> list[list[tuple[Lanes, Lanes]]]:
+        """(lt, eq) of every digit: a list a chain, the high chain once a copy, the low chain last."""
+        per_table = []
+        below = ones_at_party_0(session, n)
+        for name, chain, lowest in self._tables():
+            users = y_planes if name == "high" else y_planes[:1]
+            found: list[list[tuple[Lanes, Lanes]]] = [[] for _ in users]
+            for runs in zip(*(_digits(chain, planes, lowest) for planes in users)):
+                label, width, digits = runs[0]
+                size = (1 << width) - 1
+                table = session.dealt_lanes(f"table.{name}.{label}", len(digits) * size, n)
+                table = table.reshape(len(digits), size, -1)
+                for leaves, (_, _, digits) in zip(found, runs):
+                    lt, eq = session.backend.lookup(table, digits, below)
+                    leaves.extend(zip(lt, eq))
+            per_table.extend(found)
+        return per_table
+
+    # levels
+
+    def _level(self, level: int) -> list[tuple[Node, list[tuple[int, int]]]]:
+        """The kinds of node of one level, each with its places (chain, group): all run side by side."""
+        chains = [self.high] * self.copies + ([self.low] if self.low else [])
+        kinds: dict[Node, list[tuple[int, int]]] = {}
+        for c, chain in enumerate(chains):
+            for g, node in enumerate(chain.nodes(level)):
+                if node.fan_in > 1:
+                    kinds.setdefault(node, []).append((c, g))
+        return sorted(kinds.items(), key=lambda item: (item[0].fan_in, item[0].keep_eq))
+
+    def _combine_level(
+        self, session: Session, chains: list[list[tuple[Lanes, Lanes]]], level: int, n: int
+    ) -> None:
+        structure = [self.high] * self.copies + ([self.low] if self.low else [])
+        groups = [_grouped(nodes, chain, level) for nodes, chain in zip(chains, structure)]
+        work = [
+            _NodeRun(session, f"level{level}.{_label(node)}", node, [groups[c][g] for c, g in places], n)
+            for node, places in self._level(level)
+        ]
+        if not work:
+            return
+        opened = session.open_many(*(Xor(run.masked, n) for run in work))
+        for run, values, (_, places) in zip(work, opened, self._level(level)):
+            for (c, g), result in zip(places, run.finish(values)):
+                groups[c][g] = [result]
+        chains[:] = [[group[0] for group in chain_groups] for chain_groups in groups]
+
+
+def ones_at_party_0(session: Session, n: int) -> Lanes:
+    """An XOR share of the lane of ones: (n_lanes,), zero past the last element."""
+    backend = session.backend
+    return backend.bit(backend.add_constant(backend.zeros((n,)), 1 - session.party, 64), 0)
+
+
+def _label(node: Node) -> str:
+    return f"{node.fan_in}{'e' if node.keep_eq else ''}"
+
+
+def _grouped(
+    nodes: list[tuple[Lanes, Lanes]], chain: Chain, level: int
+) -> list[list[tuple[Lanes, Lanes]]]:
+    sizes = chain.levels[level] if level < len(chain.levels) else (1,) * len(nodes)
+    taken = iter(nodes)
+    return [list(itertools.islice(taken, size)) for size in sizes]
+
+
+def _digits(chain: Chain, planes: Lanes, lowest: int) -> Iterator[tuple[str, int, Lanes]]:
+    """Runs of digits of equal width, top first: (label, width, planes (digits, width, n_lanes))."""
+    top = lowest + sum(chain.widths)
+    for i, (width, run) in enumerate(itertools.groupby(chain.widths)):
+        count = len(list(run))
+        bottom = top - width * count
+        block = planes[bottom:top].reshape(count, width, -1)
+        yield f"{i}w{width}", width, block[::-1]
+        top = bottom
+
+
+def _deal_products(dealing: Dealing, name: str, node: Node, count: int, n: int) -> None:
+    masks = dealing.xor_lanes(f"{name}.masks", count * node.n_masks, n).reshape(count, node.n_masks, -1)
+    columns = [functools.reduce(lambda a, b: a & b, (masks[:, i] for i in subset)) for subset in node.products]
+    stacked = dealing.backend.concat([column[:, None] for column in columns], 1)
+    dealing.deal_lanes(f"{name}.products", stacked.reshape(count * len(columns), -1), n)
+
+
+class _NodeRun:
+    """All nodes of one kind at one level, between masking and unmasking."""
+
+    def __init__(
+        self, session: Session, name: str, node: Node, groups: list[list[tuple[Lanes, Lanes]]], n: int
+    ) -> None:
+        self.session, self.node, self.count = session, node, len(groups)
+        self.top_lt = [group[0][0] for group in groups]
+        rows = [
+            [eq for _, eq in group[: node.n_eq]] + [lt for lt, _ in group[1:]]  # factors, in the node's numbering
+            for group in groups
+        ]
+        factors = session.backend.concat([row[None] for group in rows for row in group], 0)
+        self.masks = session.lanes(f"{name}.masks", self.count * node.n_masks, n)
+        self.dealt = session.dealt_lanes(f"{name}.products", self.count * len(node.products), n)
+        self.masked = factors ^ self.masks
+
+    def finish(self, opened: Lanes) -> list[tuple[Lanes, Lanes]]:
+        """(lt, eq) of each node from the opened factors; eq is lt again where the node keeps none."""
+        node = self.node
+        opened = opened.reshape(self.count, node.n_masks, -1)
+        masks = self.masks.reshape(self.count, node.n_masks, -1)
+        dealt = self.dealt.reshape(self.count, len(node.products), -1)
+        shares = {(i,): masks[:, i] for i in range(node.n_masks)}
+        shares |= {subset: dealt[:, j] for j, subset in enumerate(node.products)}
+        values = [self._product(opened, shares, term) for term in node.terms]
+        products = values[: node.fan_in - 1]
+        results = []
+        for i, lt in enumerate(self.top_lt):
+            for value in products:
+                lt = lt ^ value[i]
+            results.append((lt, values[-1][i] if node.keep_eq else lt))
+        return results
+
+    def _product(self, opened: Lanes, shares: dict[Factors, Lanes], term: Factors) -> Lanes:
+        """Share of prod_i (o_i ^ m_i), folding one factor at a time.
+
+        After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j. The empty product
+        is the public one, held by party 0 as "all ones": None stands for it, or for zero at party 1.
+        """
+        ones = self.session.party == 0
+        table: dict[Factors, Lanes | None] = {(): None}
+        for size in range(1, len(term) + 1):
+            table |= {subset: shares[subset] for subset in itertools.combinations(term, size)}
+        for done, i in enumerate(term):
+            rest = term[done + 1 :]
+            folded: dict[Factors, Lanes | None] = {}
+            for size in range(len(rest) + 1):
+                for subset in itertools.combinations(rest, size):
+                    folded[subset] = _fold(table[(i, *subset)], opened[:, i], table[subset], ones and done == 0)
+            table = folded
+        return table[()]
+
+
+def _fold(with_mask: Lanes | None, factor: Lanes, without: Lanes | None, ones: bool) -> Lanes:
+    """share[S + i] ^ o_i & share[S]; an absent share[S] is the empty product."""
+    if without is None:
+        return with_mask ^ factor if ones else with_mask
+    return with_mask ^ (factor & without)
+
+
+def _deal_merge(dealing: Dealing, copies: int, n: int) -> None:
+    # masks a_c on eq_hi of each copy, then b on the shared lt_lo; products a_c b
+    masks = dealing.xor_lanes("merge.masks", copies + 1, n)
+    dealing.deal_lanes("merge.products", masks[:copies] & masks[copies:], n)
+
+
+def _merge(session: Session, high: list[tuple[Lanes, Lanes]], lt_low: Lanes, n: int) -> list[Lanes]:
+    """lt_hi ^ eq_hi lt_lo for every copy, lt_lo masked once: its mask hides one value, used in several products."""
+    copies = len(high)
+    masks = session.lanes("merge.masks", copies + 1, n)
+    products = session.dealt_lanes("merge.products", copies, n)
+    factors = session.backend.concat([eq[None] for _, eq in high] + [lt_low[None]], 0)
+    [opened] = session.open_many(Xor(factors ^ masks, n))
+    low = opened[copies]
+    results = []
+    for c, (lt, _) in enumerate(high):
+        # (e ^ a)(g ^ b) = e g ^ e b ^ g a ^ a b
+        product = (opened[c] & masks[copies]) ^ (low & masks[c]) ^ products[c]
+        if session.party == 0:
+            product = product ^ (opened[c] & low)
+        results.append(lt ^ product)
+    return results
+
+
+@functools.lru_cache(maxsize=None)
+def plan_comparison(bits: int, shared_low: int = 0, copies: int = 1) -> Comparison:
+    """The cheapest comparison by weight of opened bits, dealt bits and rounds."""
+    shared_low = shared_low if copies > 1 else 0
+
+    def price(comparison: Comparison) -> int:
+        return (
+            _OPENED_WEIGHT * comparison.opened_bits + comparison.dealt_bits + _ROUND_WEIGHT * comparison.rounds
+        )
+
+    options = []
+    for depth in range(8):
+        high = plan_chain(bits - shared_low, depth, shared_low > 0, copies)
+        low = plan_chain(shared_low, depth, False, 1) if shared_low else None
+        if high is not None and (low is not None or not shared_low):
+            options.append(Comparison(high, low, copies))
+    return min(options, key=price)

@@ -1,0 +1,188 @@
+"""Products: with static weights under a static mask, with public weights, and of two fresh operands (Beaver).
+
+`o` is one of the `Operator`s below: bilinear, so the same formulas serve matrix products, convolutions and element-wise
+multiplication. Zero padding pads an opened value and its mask alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Union
+
+from gpumpc.cost import Cost
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.step import Clear, Shape, Step
+from gpumpc.ring.backend import Backend, Opened, Pair, Padding, Words, packed_bytes
+from gpumpc.session import Session, Sum
+from gpumpc.shares import Additive, Masked
+
+
+@dataclasses.dataclass(frozen=True)
+class MatMul:
+    """(M, K) o (K, N) -> (M, N)."""
+
+    def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
+        return backend.matmul(x, w, bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """(B, H, W, Cin) o (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout)."""
+
+    stride: Pair
+    padding: Padding
+    groups: int
+
+    def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
+        return backend.conv2d(x, w, self.stride, self.padding, self.groups, bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Elementwise:
+    """Two operands of one shape."""
+
+    def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
+        return backend.multiply(x, w, bits)
+
+
+Operator = Union[MatMul, Convolution, Elementwise]
+
+
+@dataclasses.dataclass(frozen=True)
+class Open(Step):
+    """Mask and open an operand: E = X - A modulo 2^bits.
+
+    **Computes** the public E beside each server's mask share A_p; every product that reads the value uses the same E.
+    **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server knows only its own part.
+    **Cost** 1 round; bits an element each way; no corrections.
+    **Error** none.
+    **Source** Beaver 1991; here A is drawn from seeds.
+    """
+
+    bits: int
+
+    @property
+    def cost(self) -> Cost:
+        return Cost.both_ways(1, packed_bytes(self.n, self.bits))
+
+    def deal(self, dealing: Dealing, *masks: object) -> Words:
+        return dealing.sum_words("A", self.shape, self.bits)
+
+    def run(self, session: Session, x: Additive) -> Masked:
+        x = x.at_bits(session.backend, self.bits)
+        mask = session.words("A", self.shape, self.bits)
+        [opened] = session.open_many(Sum(x.words - mask, self.bits))
+        backend = session.backend
+        return Masked(
+            backend.opened(opened, self.bits), backend.opened(mask, self.bits), self.bits, x.frac, x.divisor
+        )
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivateProduct(Step):
+    """X o W + b with W under a static mask: F = W - Bm was opened once, when the weights were shared.
+
+    **Computes** Z_p = E o W_p + A_p o F + C_p + b_p modulo 2^k, shares of X o W + b, with shares C of A o Bm from the dealer.
+    **Hides** nothing is sent here; E and F hide X and W under uniform masks.
+    **Cost** no round; k correction bits an output element.
+    **Error** none: sum_p = E o (F + Bm) + A o F + A o Bm = (E + A) o (F + Bm) = X o W.
+    **Source** Beaver 1991 with one operand's mask fixed; docs/protocols.md section 3.
+    """
+
+    layer: str
+    operator: Operator
+    out_shape: Shape
+    k: int
+    frac: int
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.k))
+
+    def deal(self, dealing: Dealing, *masks: Words) -> None:
+        [a] = masks
+        backend = dealing.backend
+        bm = dealing.weight_masks[self.layer]
+        c = self.operator.apply(backend, backend.opened(a, self.k), backend.opened(bm, self.k), self.k)
+        dealing.deal_words("C", c, self.k)
+
+    def run(self, session: Session, x: Masked) -> Additive:
+        backend, static = session.backend, session.weights[self.layer]
+        from_seeds = self.operator.apply(backend, x.mask, static.opened, self.k)
+        online = self.operator.apply(backend, x.opened, static.weight, self.k)
+        words = online + from_seeds + session.dealt_words("C", self.out_shape, self.k) + static.bias
+        return Additive(backend.reduce(words, self.k), self.k, self.frac)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return plain_product(self, clear, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublicProduct(Step):
+    """X o W + b with public W.
+
+    **Computes** Z_p = X_p o W, plus b at server 0, modulo 2^k. **Hides** everything: nothing is sent. **Cost** none.
+    **Error** none. **Source** linearity.
+    """
+
+    layer: str
+    operator: Operator
+    out_shape: Shape
+    k: int
+    frac: int
+
+    def run(self, session: Session, x: Additive) -> Additive:
+        backend, static = session.backend, session.weights[self.layer]
+        operand = backend.opened(x.at_bits(backend, self.k).words, self.k)
+        words = self.operator.apply(backend, operand, static.weight, self.k) + static.bias
+        return Additive(backend.reduce(words, self.k), self.k, self.frac, owner=x.owner)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return plain_product(self, clear, x)
+
+
+def plain_product(step: Union[PrivateProduct, PublicProduct], clear: Clear, x: Words) -> Words:
+    """X o W + b of signed words, in the clear."""
+    weight, bias = clear.weights[step.layer]
+    backend = clear.backend
+    operands = backend.opened(x, step.k), backend.opened(weight, step.k)
+    return backend.sign_extend(step.operator.apply(backend, *operands, step.k) + bias, step.k)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeaverProduct(Step):
+    """X o Y of two fresh shared operands, both opened by `Open` steps.
+
+    **Computes** Z_p = (1-p) E o F + E o B_p + A_p o F + C_p modulo 2^k, with E = X - A, F = Y - B, C = A o B.
+    **Hides** nothing is sent here; E and F hide X and Y. **Cost** no round; k correction bits an output element.
+    **Error** none. **Source** Beaver 1991.
+    """
+
+    operator: Operator
+    out_shape: Shape
+    k: int
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.k))
+
+    def deal(self, dealing: Dealing, *masks: Words) -> None:
+        a, b = (dealing.backend.opened(mask, self.k) for mask in masks)
+        dealing.deal_words("C", self.operator.apply(dealing.backend, a, b, self.k), self.k)
+
+    def run(self, session: Session, x: Masked, y: Masked) -> Additive:
+        backend, apply = session.backend, self.operator.apply
+        words = apply(backend, x.opened, y.mask, self.k) + apply(backend, x.mask, y.opened, self.k)
+        words = words + session.dealt_words("C", self.out_shape, self.k)
+        if session.party == 0:
+            words = words + apply(backend, x.opened, y.opened, self.k)
+        return Additive(backend.reduce(words, self.k), self.k, x.frac + y.frac, x.divisor * y.divisor)
+
+    def plain(self, clear: Clear, x: Words, y: Words) -> Words:
+        backend = clear.backend
+        operands = backend.opened(x, self.k), backend.opened(y, self.k)
+        return backend.sign_extend(self.operator.apply(backend, *operands, self.k), self.k)

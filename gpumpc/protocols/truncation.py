@@ -1,0 +1,154 @@
+"""Between rings: truncate and reduce (local), and the lift back up (one bit)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gpumpc.cost import Cost
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.step import Clear, Step
+from gpumpc.ring.backend import Lanes, Words, lane_bytes, packed_bytes
+from gpumpc.session import Session, Tell
+from gpumpc.shares import Additive
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncate(Step):
+    """Divide by 2^shift, on each server alone.
+
+    **Computes** floor(x / 2^shift) or that plus one, modulo 2^(k - shift), elementwise; multiples of 2^shift exactly.
+    **Hides** everything: nothing is sent.
+    **Cost** none.
+    **Error** below one ulp, unbiased; exact law for -2^(k-1) <= x <= 2^(k-1) - 2^shift: given the shares the result is
+    ((x_0 + 2^shift - 1) mod 2^k >> shift) + ((x_1 mod 2^k) >> shift). There are no large errors.
+    **Source** this project; docs/protocols.md section 4, proved exhaustively for small k in tests/protocols.
+    """
+
+    k: int
+    shift: int
+
+    def run(self, session: Session, x: Additive) -> Additive:
+        x = x.at_bits(session.backend, self.k)
+        words = session.backend.truncate(x.words, self.k, self.shift, session.party)
+        return dataclasses.replace(x, words=words, bits=self.k - self.shift, frac=x.frac - self.shift)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        # Rounded to nearest, ties up: always one of the two values `run` may give.
+        half = clear.backend.add_constant(x, 1 << (self.shift - 1), 64)
+        return clear.backend.shift_signed(half, self.shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class LiftBits:
+    """The one bit that takes shares of 0 <= v < 2^(low-1) from modulo 2^low to modulo 2^high, for several candidates.
+
+    v = s_0 + s_1 - 2^low (m_0 OR m_1), m_p the top bit of s_p, known to S_p alone. S_p tells g_p = m_p ^ a_p; the dealer
+    has shared P = a_0 a_1 modulo 2^(high-low). Each candidate has its own masks; one may be kept afterwards.
+    """
+
+    n: int
+    low: int
+    high: int
+    candidates: int = 1
+
+    @property
+    def told_bytes(self) -> int:
+        """Bytes of g_p."""
+        return lane_bytes(self.n, self.candidates)
+
+    @property
+    def dealer_bytes(self) -> int:
+        """Bytes of P's corrections."""
+        return packed_bytes(self.candidates * self.n, self.high - self.low)
+
+    def deal(self, dealing: Dealing) -> None:
+        both = dealing.lanes(0, "lift.a", self.candidates, self.n) & dealing.lanes(1, "lift.a", self.candidates, self.n)
+        words = [dealing.backend.from_bit(lane, (1, self.n)) for lane in both]
+        dealing.deal_words("lift.P", dealing.backend.concat(words, 0), self.high - self.low)
+
+    def tell(self, session: Session, shares: list[Words]) -> LiftInFlight:
+        """Mask the top bits of the candidates' shares (flat words modulo 2^low)."""
+        backend = session.backend
+        masks = session.lanes("lift.a", self.candidates, self.n)
+        products = session.dealt_words("lift.P", (self.candidates, self.n), self.high - self.low)
+        tops = backend.concat([backend.bit(share, self.low - 1)[None] for share in shares], 0)
+        return LiftInFlight(self, tops, masks, products, tops ^ masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class LiftInFlight:
+    """Between telling g_p and hearing the peer's."""
+
+    lift: LiftBits
+    tops: Lanes
+    masks: Lanes
+    products: Words
+    told: Lanes
+
+    @property
+    def message(self) -> Tell:
+        """What leaves this server."""
+        return Tell(self.told, self.lift.n)
+
+    def keep(self, session: Session, theirs: Lanes, kept: Lanes | None, share: Words) -> Words:
+        """Lift `share`, the candidate that the public lane `kept` names (candidate 0 where there is one only)."""
+        backend, lift = session.backend, self.lift
+
+        def pick(lanes: Lanes) -> Words:
+            lane = lanes[0] if kept is None else lanes[0] ^ (kept & (lanes[0] ^ lanes[1]))
+            return backend.from_bit(lane, (lift.n,))
+
+        products = self.products[0] if kept is None else backend.select(kept, self.products[1], self.products[0])
+        m, told, heard = pick(self.tops), pick(self.told), pick(theirs)
+        if session.party == 0:
+            # w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0
+            carry = m - m * heard - _flip(backend, heard, _flip(backend, told, products))
+        else:
+            # w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
+            carry = m - _flip(backend, told, heard * pick(self.masks) + _flip(backend, heard, products))
+        # v = s_p - 2^low w_p
+        return backend.reduce(share - backend.scale(carry, 1 << lift.low, 64), lift.high)
+
+
+def _flip(backend: object, bit: Words, x: Words) -> Words:
+    """(1 - 2 bit) x modulo 2^64."""
+    return x - bit * (x + x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lift(Step):
+    """Take a signed value from modulo 2^low to modulo 2^high.
+
+    **Computes** the same value modulo 2^high, for |v| < 2^(low-2), elementwise.
+    **Hides** the top bit of each share: told under a uniform bit that is used once.
+    **Cost** 1 round; one bit an element each way; high - low correction bits.
+    **Error** none.
+    **Source** this project; docs/protocols.md section 5.
+    """
+
+    low: int
+    high: int
+
+    @property
+    def _bits(self) -> LiftBits:
+        return LiftBits(self.n, self.low, self.high)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost.both_ways(1, self._bits.told_bytes, self._bits.dealer_bytes)
+
+    def deal(self, dealing: Dealing, *masks: object) -> None:
+        self._bits.deal(dealing)
+
+    def run(self, session: Session, x: Additive) -> Additive:
+        # Signed: v + 2^(low-2) lies in [0, 2^(low-1)).
+        half = 1 << (self.low - 2)
+        shifted = session.public(x.at_bits(session.backend, self.low), half)
+        flat = shifted.words.reshape(-1)
+        flight = self._bits.tell(session, [flat])
+        [theirs] = session.open_many(flight.message)
+        words = flight.keep(session, theirs, None, flat).reshape(self.shape)
+        return session.public(dataclasses.replace(x, words=words, bits=self.high), -half)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return x

@@ -1,0 +1,145 @@
+"""The contract every backend keeps: arrays of words, arrays of lanes, and a dozen primitive operations.
+
+*Words* are unsigned 64-bit ring elements of any shape; `+ - * & ^ << >>` on them wrap and are the array's own.
+*Lanes* are bits, 64 elements to a word: shape (planes, n_lanes(n)); bit i of lane word j belongs to element 64 j + i of
+the flattened tensor; bits past the last element are always zero. `& ^` act on 64 elements at a time.
+*Packed* values are what the wire carries: for each of the `bits // 8` low bytes a plane of n bytes, then for each of the
+`bits % 8` bits left a lane. 40 bits cost five bytes an element, 27 bits three bytes and three bits.
+*Opened* is the backend's own form of an opened value or a static operand of a product: plain words on a CPU, limb
+planes on a GPU. Nothing looks inside it but `product` operations.
+
+NumPy's implementation is the definition; the others must equal it bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Sequence
+
+from gpumpc.params import Cipher
+
+Words = Any  # an array of the backend: uint64
+Lanes = Any  # an array of the backend: uint64, shape (planes, n_lanes)
+Opened = Any  # opaque
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]
+
+
+def n_lanes(n: int) -> int:
+    """Lane words behind n elements."""
+    return -(-n // 64)
+
+
+def packed_bytes(n: int, bits: int) -> int:
+    """Bytes of n packed values of `bits` bits."""
+    return n * (bits // 8) + 8 * n_lanes(n) * (bits % 8)
+
+
+def lane_bytes(n: int, planes: int = 1) -> int:
+    """Bytes of `planes` lanes of n elements."""
+    return 8 * n_lanes(n) * planes
+
+
+class Backend(Protocol):
+    """Primitive operations of one machine. Methods with `out` write there if it is given, and return the result."""
+
+    name: str
+
+    # host and device
+    def upload(self, host: Any) -> Words:
+        """A host array of uint64 as the backend's words."""
+
+    def download(self, words: Words) -> Any:
+        """The backend's array as a host uint64 array."""
+
+    def zeros(self, shape: Sequence[int]) -> Words:
+        """Words that are zero."""
+
+    # uniform values
+    def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
+        """Uniform words modulo 2^bits from the key's stream, `prg.word_bytes(bits)` little-endian bytes each."""
+
+    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
+        """Uniform lanes from the key's stream, eight bytes a lane word."""
+
+    # wire
+    def pack(self, words: Words, bits: int) -> memoryview:
+        """Packed bytes of words reduced modulo 2^bits."""
+
+    def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
+        """The inverse of `pack`."""
+
+    def pack_lanes(self, lanes: Lanes) -> memoryview:
+        """Lanes as bytes, little endian."""
+
+    def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
+        """The inverse of `pack_lanes`."""
+
+    def opened(self, words: Words, bits: int) -> Opened:
+        """Words as an operand of products."""
+
+    # bits
+    def to_planes(self, words: Words, bits: int) -> Lanes:
+        """(bits, n_lanes): plane b holds bit b of every element."""
+
+    def bit(self, words: Words, position: int) -> Lanes:
+        """(n_lanes,): one bit of every element."""
+
+    def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
+        """Words 0 or 1 from a single lane (n_lanes,)."""
+
+    def thermometer(self, planes: Lanes) -> Lanes:
+        """Planes (D, b, n_lanes) of digits r, low bit first -> (D, 2^b - 1, n_lanes): entry v is [v < r]."""
+
+    def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
+        """Leaves of a comparison: tables (D, 2^b - 1, n_lanes) of shares, planes (D, b, n_lanes) of public digits y.
+
+        Returns lt = T[y] and eq = T[y - 1] ^ T[y], both (D, n_lanes), where T[2^b - 1] = 0 and T[-1] is the lane
+        `below`: ones at party 0, zeros at party 1.
+        """
+
+    def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
+        """Element-wise choice by a public lane (n_lanes,)."""
+
+    # products modulo 2^bits
+    def matmul(self, x: Opened, w: Opened, bits: int) -> Words:
+        """x (M, K) @ w (K, N)."""
+
+    def multiply(self, x: Opened, w: Opened, bits: int) -> Words:
+        """Element-wise product."""
+
+    def conv2d(self, x: Opened, w: Opened, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+        """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding top/bottom/left/right."""
+
+    # local steps
+    def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
+        """Share modulo 2^k -> share modulo 2^(k - shift): party 0 adds 2^shift - 1; both shift right."""
+
+    def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
+        """Words modulo 2^bits."""
+
+    def add_constant(self, words: Words, value: int, bits: int) -> Words:
+        """Words plus a public integer (of either sign), modulo 2^bits."""
+
+    def scale(self, words: Words, factor: int, bits: int) -> Words:
+        """Words times a public integer (of either sign), modulo 2^bits."""
+
+    def sign_extend(self, words: Words, bits: int) -> Words:
+        """The signed value modulo 2^bits as a signed 64-bit word."""
+
+    def shift_signed(self, words: Words, shift: int) -> Words:
+        """floor(x / 2^shift) of signed 64-bit words."""
+
+    def argmax_signed(self, words: Words) -> Words:
+        """Index of the largest signed entry along the last axis, the lowest on ties."""
+
+    def counting(self, n: int) -> Words:
+        """0, 1, .. n - 1."""
+
+    def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
+        """Sums over windows of (B, H, W, C), no padding, modulo 2^64."""
+
+    def take(self, words: Words, index: Sequence[int], axis: int) -> Words:
+        """Entries along an axis by a public index."""
+
+    def concat(self, parts: Sequence[Words], axis: int) -> Words:
+        """Arrays joined along an axis."""

@@ -1,0 +1,242 @@
+"""The definition of every primitive operation, in NumPy. See `backend` for shapes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Sequence
+
+import numpy as np
+
+from gpumpc.errors import BadFrame
+from gpumpc.params import Cipher
+from gpumpc.ring import limbs, prg
+from gpumpc.ring.backend import Pair, Padding, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.fixed_point import signed
+
+Words = np.ndarray
+Lanes = np.ndarray
+
+_SWAPS = tuple(
+    (np.uint64(j), np.uint64(m))
+    for j, m in (
+        (32, 0x00000000FFFFFFFF),
+        (16, 0x0000FFFF0000FFFF),
+        (8, 0x00FF00FF00FF00FF),
+        (4, 0x0F0F0F0F0F0F0F0F),
+        (2, 0x3333333333333333),
+        (1, 0x5555555555555555),
+    )
+)
+
+
+def transpose_64x64(rows: np.ndarray) -> np.ndarray:
+    """Bit-transpose in place: rows (64, L), bit b of row r <-> bit r of row b, for each of L columns."""
+    for j, m in _SWAPS:
+        pairs = rows.reshape(64 // (2 * int(j)), 2, int(j), -1)
+        low, high = pairs[:, 0], pairs[:, 1]
+        swap = ((low >> j) ^ high) & m
+        high ^= swap
+        swap <<= j
+        low ^= swap
+    return rows
+
+
+def _lane_of_bits(bits: np.ndarray) -> np.ndarray:
+    """uint8 zeros and ones (n,) -> lane words (n_lanes,)."""
+    lane = np.zeros(8 * n_lanes(bits.size), dtype=np.uint8)
+    packed = np.packbits(bits, bitorder="little")
+    lane[: packed.size] = packed
+    return lane.view(np.uint64)
+
+
+def _expect(packed: memoryview, n_bytes: int) -> np.ndarray:
+    buffer = np.frombuffer(packed, dtype=np.uint8)
+    if buffer.size != n_bytes:
+        raise BadFrame(f"{buffer.size} packed bytes arrived where {n_bytes} were expected")
+    return buffer
+
+
+class NumpyBackend:
+    """Words are uint64 arrays; opened values are plain words."""
+
+    name = "numpy"
+
+    def upload(self, host: Any) -> Words:
+        return np.ascontiguousarray(host, dtype=np.uint64)
+
+    def download(self, words: Words) -> np.ndarray:
+        return words
+
+    def zeros(self, shape: Sequence[int]) -> Words:
+        return np.zeros(shape, dtype=np.uint64)
+
+    # uniform values
+
+    def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
+        n, size = math.prod(shape), prg.word_bytes(bits)
+        raw = prg.expand(cipher, key, n * size).view(f"<u{size}").reshape(shape)
+        return self.reduce(raw.astype(np.uint64, copy=False), bits)
+
+    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
+        lanes = prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
+        if n % 64:
+            lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
+        return lanes
+
+    # wire
+
+    def pack(self, words: Words, bits: int) -> memoryview:
+        flat = np.ascontiguousarray(words).reshape(-1)
+        n, whole = flat.size, bits // 8
+        as_bytes = flat.view(np.uint8).reshape(n, 8)
+        packed = np.zeros(packed_bytes(n, bits), dtype=np.uint8)
+        for j in range(whole):
+            packed[j * n : (j + 1) * n] = as_bytes[:, j]
+        lanes = packed[whole * n :].reshape(bits % 8, lane_bytes(n))
+        for i in range(bits % 8):
+            bit_plane = np.packbits((as_bytes[:, whole] >> i) & 1, bitorder="little")
+            lanes[i, : bit_plane.size] = bit_plane
+        return memoryview(packed)
+
+    def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
+        n, whole = math.prod(shape), bits // 8
+        buffer = _expect(packed, packed_bytes(n, bits))
+        as_bytes = np.zeros((n, 8), dtype=np.uint8)
+        for j in range(whole):
+            as_bytes[:, j] = buffer[j * n : (j + 1) * n]
+        lanes = buffer[whole * n :].reshape(bits % 8, lane_bytes(n))
+        for i in range(bits % 8):
+            as_bytes[:, whole] |= np.unpackbits(lanes[i], count=n, bitorder="little") << i
+        return as_bytes.view("<u8").reshape(shape)
+
+    def pack_lanes(self, lanes: Lanes) -> memoryview:
+        return memoryview(np.ascontiguousarray(lanes).reshape(-1).view(np.uint8))
+
+    def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
+        return _expect(packed, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
+
+    def opened(self, words: Words, bits: int) -> Words:
+        return words
+
+    # bits
+
+    def to_planes(self, words: Words, bits: int) -> Lanes:
+        flat = words.reshape(-1)
+        padded = np.zeros(64 * n_lanes(flat.size), dtype=np.uint64)
+        padded[: flat.size] = flat
+        return transpose_64x64(np.ascontiguousarray(padded.reshape(-1, 64).T))[:bits]
+
+    def bit(self, words: Words, position: int) -> Lanes:
+        return _lane_of_bits((words.reshape(-1) >> np.uint64(position)).astype(np.uint8) & np.uint8(1))
+
+    def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
+        bits = np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
+        return bits.astype(np.uint64).reshape(shape)
+
+    def thermometer(self, planes: Lanes) -> Lanes:
+        n_digits, width, lanes = planes.shape
+        table = planes[:, :1]
+        for b in range(1, width):
+            top = planes[:, b : b + 1]
+            # [v < r] with a new top bit: v without it -> top or old; v with it -> top and old.
+            table = np.concatenate((top | table, top, top & table), axis=1)
+        return table.reshape(n_digits, (1 << width) - 1, lanes)
+
+    def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
+        n_digits, _, lanes = tables.shape
+        edge = np.zeros((n_digits, 1, lanes), dtype=np.uint64)
+        before = edge | below
+        at = self._mux(np.concatenate((tables, edge), axis=1), planes)
+        less_one = self._mux(np.concatenate((before, tables), axis=1), planes)
+        return at, at ^ less_one
+
+    @staticmethod
+    def _mux(entries: Lanes, planes: Lanes) -> Lanes:
+        for b in range(planes.shape[1]):
+            even, odd = entries[:, 0::2], entries[:, 1::2]
+            entries = even ^ (planes[:, b : b + 1] & (even ^ odd))
+        return entries[:, 0]
+
+    def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
+        shape = if_one.shape
+        choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(shape)
+        return np.where(choice.view(bool), if_one, if_zero)
+
+    # products
+
+    def matmul(self, x: Words, w: Words, bits: int) -> Words:
+        return limbs.matmul(x, w, bits)
+
+    def multiply(self, x: Words, w: Words, bits: int) -> Words:
+        return self.reduce(x * w, bits)
+
+    def conv2d(self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+        top, bottom, left, right = padding
+        kh, kw, per_group, c_out = w.shape
+        if any(padding):
+            x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+        if (kh, kw, stride, groups) == (1, 1, (1, 1), 1):
+            return limbs.matmul(x.reshape(-1, per_group), w[0, 0], bits).reshape(*x.shape[:3], c_out)
+        if groups == 1:
+            return limbs.conv2d(x, w, stride, bits)
+        if per_group == 1 and c_out == groups:
+            return self._depthwise(x, w[:, :, 0], stride, bits)
+        parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3))
+        return np.concatenate([limbs.conv2d(a, b, stride, bits) for a, b in parts], axis=3)
+
+    def _depthwise(self, x: Words, w: Words, stride: Pair, bits: int) -> Words:
+        kh, kw, _ = w.shape
+        sy, sx = stride
+        n_y, n_x = (x.shape[1] - kh) // sy + 1, (x.shape[2] - kw) // sx + 1
+        out = np.zeros((len(x), n_y, n_x, x.shape[3]), dtype=np.uint64)
+        product = np.empty(out.shape[1:], dtype=np.uint64)
+        for image, total in zip(x, out):  # one image at a time stays in the cache
+            for i in range(kh):
+                for j in range(kw):
+                    window = image[i : i + sy * n_y : sy, j : j + sx * n_x : sx]
+                    total += np.multiply(window, w[i, j], out=product)
+        return self.reduce(out, bits, out=out)
+
+    # local steps
+
+    def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
+        result = np.add(words, np.uint64((1 << shift) - 1 if party == 0 else 0), out=out)
+        result &= np.uint64((1 << k) - 1)
+        result >>= np.uint64(shift)
+        return result
+
+    def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
+        return np.bitwise_and(words, np.uint64((1 << bits) - 1), out=out)
+
+    def add_constant(self, words: Words, value: int, bits: int) -> Words:
+        return self.reduce(words + np.uint64(value % (1 << 64)), bits)
+
+    def scale(self, words: Words, factor: int, bits: int) -> Words:
+        return self.reduce(words * np.uint64(factor % (1 << 64)), bits)
+
+    def sign_extend(self, words: Words, bits: int) -> Words:
+        return signed(words, bits).view(np.uint64)
+
+    def shift_signed(self, words: Words, shift: int) -> Words:
+        return (words.view(np.int64) >> np.int64(shift)).view(np.uint64)
+
+    def argmax_signed(self, words: Words) -> Words:
+        return np.argmax(words.view(np.int64), axis=-1).astype(np.uint64)
+
+    def counting(self, n: int) -> Words:
+        return np.arange(n, dtype=np.uint64)
+
+    def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
+        (kh, kw), (sy, sx) = window, stride
+        n_y, n_x = (words.shape[1] - kh) // sy + 1, (words.shape[2] - kw) // sx + 1
+        total = np.zeros((len(words), n_y, n_x, words.shape[3]), dtype=np.uint64)
+        for i in range(kh):
+            for j in range(kw):
+                total += words[:, i : i + sy * n_y : sy, j : j + sx * n_x : sx]
+        return total
+
+    def take(self, words: Words, index: Sequence[int], axis: int) -> Words:
+        return np.take(words, np.asarray(index), axis=axis)
+
+    def concat(self, parts: Sequence[Words], axis: int) -> Words:
+        return np.concatenate(parts, axis=axis)

@@ -1,0 +1,181 @@
+"""What a protocol holds while it runs: party, backend, channel, and the correlations of one batch.
+
+Passed as the first argument everywhere; there is no global state. All masked values of a step leave in one message:
+`open_many` packs them, exchanges once and unpacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Mapping, Protocol, Sequence, Union
+
+from gpumpc.errors import BadFrame, CostMismatch
+from gpumpc.cost import Cost
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.params import Cipher
+from gpumpc.ring.backend import Backend, Lanes, Opened, Words, lane_bytes, packed_bytes
+from gpumpc.shares import Additive
+from gpumpc.wire.channel import Channel
+
+
+class Corrections(Protocol):
+    """Server 1's stream of correction bytes for one batch."""
+
+    def read(self, n_bytes: int) -> memoryview:
+        """The next bytes. Raises CorrelationsMissing past the end."""
+
+    def finish(self) -> None:
+        """Give the batch back. Raises LeftoverCorrelations if bytes are unread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """An additive share to be opened: both learn the sum modulo 2^bits."""
+
+    words: Words
+    bits: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Xor:
+    """XOR shares of lanes (planes, n_lanes) of n elements to be opened."""
+
+    lanes: Lanes
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tell:
+    """Masked lanes of this party's own bits; the result is the peer's, not a combination."""
+
+    lanes: Lanes
+    n: int
+
+
+Item = Union[Sum, Xor, Tell]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class StaticWeight:
+    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), and its share of the bias."""
+
+    weight: Opened
+    opened: Opened | None
+    bias: Words
+
+    def __repr__(self) -> str:
+        return "StaticWeight(<secret>)"
+
+
+class Session:
+    """One server's evaluation of one batch.
+
+    Args:
+        party: 0 or 1.
+        seeds: this party's tree for the reserved (session, batch).
+        corrections: server 1's stream; None at server 0, which downloads nothing.
+        weights: this server's part of every layer.
+    """
+
+    def __init__(
+        self,
+        party: int,
+        backend: Backend,
+        channel: Channel,
+        cipher: Cipher,
+        seeds: SeedTree,
+        corrections: Corrections | None,
+        weights: Mapping[str, StaticWeight],
+    ) -> None:
+        self.party, self.backend, self.channel, self.weights = party, backend, channel, weights
+        self._cipher: Cipher = cipher
+        self._seeds = seeds
+        self._corrections = corrections
+        self._step = ""
+        self._dealer_bytes = 0
+
+    def at(self, step: str) -> None:
+        """Names that follow belong to this step."""
+        self._step = step
+
+    # correlations
+
+    def words(self, name: str, shape: Sequence[int], bits: int) -> Words:
+        """This party's uniform words under a name."""
+        return self.backend.expand_words(self._cipher, self._seeds.key(self._step, name), shape, bits)
+
+    def lanes(self, name: str, planes: int, n: int) -> Lanes:
+        """This party's uniform lanes under a name."""
+        return self.backend.expand_lanes(self._cipher, self._seeds.key(self._step, name), planes, n)
+
+    def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
+        """This party's additive share of a value the dealer computed: drawn at server 0, received at server 1."""
+        if self._corrections is None:
+            return self.words(name, shape, bits)
+        n_bytes = packed_bytes(math.prod(shape), bits)
+        return self.backend.unpack(self._read(self._corrections, n_bytes), shape, bits)
+
+    def dealt_lanes(self, name: str, planes: int, n: int) -> Lanes:
+        """This party's XOR share of lanes the dealer computed."""
+        if self._corrections is None:
+            return self.lanes(name, planes, n)
+        return self.backend.unpack_lanes(self._read(self._corrections, lane_bytes(n, planes)), planes, n)
+
+    def _read(self, corrections: Corrections, n_bytes: int) -> memoryview:
+        self._dealer_bytes += n_bytes
+        return corrections.read(n_bytes)
+
+    # openings
+
+    def open_many(self, *items: Item) -> list[Any]:
+        """One round: every item of a step leaves in one message. Returns the combined values in order."""
+        backend = self.backend
+        own = [backend.pack(i.words, i.bits) if isinstance(i, Sum) else backend.pack_lanes(i.lanes) for i in items]
+        received = self.channel.exchange(own)
+        sizes = [len(part) for part in own]
+        if len(received) != sum(sizes):
+            raise BadFrame(
+                f"step '{self._step}' received {len(received)} bytes where {sum(sizes)} were expected",
+                "the servers do not run the same program",
+                "compare their plans",
+            )
+        opened, start = [], 0
+        for item, size in zip(items, sizes):
+            opened.append(self._combine(item, received[start : start + size]))
+            start += size
+        return opened
+
+    def _combine(self, item: Item, theirs: memoryview) -> Any:
+        if isinstance(item, Sum):
+            other = self.backend.unpack(theirs, item.words.shape, item.bits)
+            return self.backend.reduce(item.words + other, item.bits)
+        other = self.backend.unpack_lanes(theirs, len(item.lanes), item.n)
+        return other if isinstance(item, Tell) else item.lanes ^ other
+
+    # end of a run
+
+    def measured(self) -> Cost:
+        """What was really sent and read since the channel's `begin`."""
+        return self.channel.measured() + Cost(dealer_bytes=self._dealer_bytes)
+
+    def finish(self, declared: Cost) -> None:
+        """Raises CostMismatch unless the measured cost is the declared one, LeftoverCorrelations if any is unread."""
+        if self._corrections is not None:
+            self._corrections.finish()
+        else:
+            declared = dataclasses.replace(declared, dealer_bytes=0)
+        if self.measured() != declared:
+            raise CostMismatch(
+                f"the run cost {self.measured()} and the program declares {declared}",
+                "a protocol sent or read another amount than its `cost` says",
+                "this is a bug: please report it; the result was not released",
+            )
+
+    # small helpers every protocol needs
+
+    def public(self, share: Additive, value: int) -> Additive:
+        """The share plus a public constant, added by server 0."""
+        if self.party == 1:
+            return share
+        return share.with_words(self.backend.add_constant(share.words, value, share.bits))

@@ -1,0 +1,100 @@
+"""Shares: what they are worth travels with them, what they hold does not print."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gpumpc.errors import BitsMismatch, ForeignShare, FracMismatch, RevealError
+from gpumpc.ring.backend import Backend, Opened, Words
+from gpumpc.params import Cipher
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Additive:
+    """One party's share x_p of x = x_0 + x_1 modulo 2^bits, whatever word holds it.
+
+    Attributes:
+        words: the share; bits above `bits` carry no meaning.
+        bits: the share is one modulo 2^bits.
+        frac: fraction bits of x.
+        divisor: the real value is x / (2^frac * divisor); above 1 after an average over a window that is no power of two.
+        owner: which session the share belongs to; shares of two owners do not mix.
+    """
+
+    words: Words
+    bits: int
+    frac: int = 0
+    divisor: int = 1
+    owner: str = ""
+
+    def __repr__(self) -> str:
+        return f"Additive(shape={tuple(self.words.shape)}, bits={self.bits}, frac={self.frac}, <secret>)"
+
+    def at_bits(self, backend: Backend, bits: int) -> Additive:
+        """The same value modulo a smaller power of two: free and exact. Raises BitsMismatch for a larger one."""
+        if bits > self.bits:
+            raise BitsMismatch(
+                f"a share modulo 2^{self.bits} was used where one modulo 2^{bits} is needed",
+                "its upper bits are not shares of anything",
+                "lift it first",
+            )
+        return dataclasses.replace(self, words=backend.reduce(self.words, bits), bits=bits)
+
+    def with_words(self, words: Words) -> Additive:
+        """Another share of the same kind."""
+        return dataclasses.replace(self, words=words)
+
+    def _check_like(self, other: Additive) -> None:
+        if (self.frac, self.divisor) != (other.frac, other.divisor):
+            raise FracMismatch(
+                f"shares at scale 2^{self.frac} * {self.divisor} and 2^{other.frac} * {other.divisor} were combined",
+                "the sum would mean nothing",
+                "truncate or rescale one of them first",
+            )
+        if self.owner != other.owner:
+            raise ForeignShare("shares of two sessions were combined", "their masks are unrelated", "use one session")
+
+    def plus(self, backend: Backend, other: Additive) -> Additive:
+        """x + y modulo the smaller power of two."""
+        self._check_like(other)
+        bits = min(self.bits, other.bits)
+        return dataclasses.replace(self, words=backend.reduce(self.words + other.words, bits), bits=bits)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Masked:
+    """An opened masked value, the same at both servers, beside the server's share of its mask.
+
+    Attributes:
+        opened: E = X - A modulo 2^bits, public to both servers.
+        mask: this server's share A_p, as an operand of products.
+    """
+
+    opened: Opened
+    mask: Opened
+    bits: int
+    frac: int
+    divisor: int = 1
+
+    def __repr__(self) -> str:
+        return f"Masked(bits={self.bits}, frac={self.frac}, <secret>)"
+
+
+def split(backend: Backend, cipher: Cipher, key: bytes, words: Words, bits: int) -> tuple[Words, Words]:
+    """x -> (x_0, x_1) with x_0 drawn from `key` modulo 2^bits: the first share travels as 32 bytes."""
+    share_0 = backend.expand_words(cipher, key, words.shape, bits)
+    return share_0, backend.reduce(words - share_0, bits)
+
+
+def reconstruct(backend: Backend, share_0: Additive, share_1: Additive) -> Words:
+    """x_0 + x_1 modulo 2^bits. Raises RevealError where the two do not belong together."""
+    kind_0, kind_1 = (
+        (share.words.shape, share.bits, share.frac, share.divisor, share.owner) for share in (share_0, share_1)
+    )
+    if kind_0 != kind_1:
+        raise RevealError(
+            "the two result shares do not belong together",
+            f"one is {share_0}, the other {share_1}",
+            "ask both servers for the result of the same request",
+        )
+    return backend.reduce(share_0.words + share_1.words, share_0.bits)

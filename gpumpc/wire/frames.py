@@ -1,0 +1,151 @@
+"""The one frame of this project: a fixed header and raw payload bytes, decoded strictly.
+
+A frame travels as two parts, header and payload, so that a large payload is never copied to be joined to its header:
+
+    magic 4s "GMPC" | version u8 | kind u8 | flags u16 | session 16s | batch u64 | sequence u32 | payload bytes u64
+
+all little-endian, 44 bytes. Small structured records inside a payload are msgspec Structs in MessagePack. Nothing that
+can carry code (pickle and its like) is ever read from a wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from gpumpc.errors import BadFrame, GpumpcError, RemoteError
+
+Buffer = bytes | bytearray | memoryview
+
+MAGIC = b"GMPC"
+VERSION = 1
+HEADER = struct.Struct("<4sBBH16sQIQ")
+NO_SESSION = bytes(16)
+MAX_PAYLOAD_BYTES = 1 << 30
+MAX_RECORD_BYTES = 1 << 20
+_MAX_TEXT = 600
+
+T = TypeVar("T")
+
+
+class Kind(enum.IntEnum):
+    """What a frame's payload is."""
+
+    HELLO = 1
+    CONTROL = 2
+    OPENING = 3
+    CORRECTION = 4
+    REQUEST = 5
+    REPLY = 6
+    ERROR = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One decoded frame.
+
+    Attributes:
+        kind: what the payload is.
+        payload: the raw bytes, never shown in a repr.
+        session: 16 bytes, all zero where no session is meant.
+        batch, sequence: the frame's place in its session.
+    """
+
+    kind: Kind
+    payload: memoryview = dataclasses.field(repr=False)
+    session: bytes = NO_SESSION
+    batch: int = 0
+    sequence: int = 0
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An error as it is told to the other process: its class name and its three texts, no secrets."""
+
+    name: str
+    what: str
+    why: str = ""
+    cure: str = ""
+
+    @classmethod
+    def of(cls, error: GpumpcError) -> ErrorRecord:
+        """The record that tells of `error`."""
+        return cls(type(error).__name__, *(text[:_MAX_TEXT] for text in (error.what, error.why, error.cure)))
+
+    def as_error(self, peer: str) -> RemoteError:
+        """The exception to raise at the end that was told."""
+        # The texts come from another process: only printable characters reach our terminal and log.
+        name, what, why, cure = (_printable(text) for text in (self.name, self.what, self.why, self.cure))
+        return RemoteError(f"{peer} reports {name}: {what}", why, cure)
+
+
+def encode_header(kind: Kind, n_bytes: int, *, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0) -> bytes:
+    """The 44 header bytes that announce a payload of `n_bytes` bytes. Raises BadFrame if a field does not fit."""
+    if len(session) != len(NO_SESSION):
+        raise BadFrame(f"a session id of {len(session)} bytes cannot be sent", "it has 16 bytes", "pass the whole id")
+    if n_bytes > MAX_PAYLOAD_BYTES:
+        raise _too_large(n_bytes, MAX_PAYLOAD_BYTES)
+    try:
+        return HEADER.pack(MAGIC, VERSION, kind, 0, session, batch, sequence, n_bytes)
+    except struct.error as error:
+        raise BadFrame("a frame header cannot be made", str(error), "start a new session") from error
+
+
+def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
+    """Header and payload, checked field by field. Raises BadFrame naming the first thing that is wrong."""
+    if len(parts) != 2:
+        raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
+    header, payload = memoryview(parts[0]).cast("B"), memoryview(parts[1]).cast("B")
+    if len(header) != HEADER.size:
+        raise _bad(f"its header has {len(header)} bytes and must have {HEADER.size}")
+    magic, version, kind, flags, session, batch, sequence, n_bytes = HEADER.unpack(header)
+    _check_start(magic, version, kind, flags)
+    if n_bytes > max_payload_bytes:
+        raise _too_large(n_bytes, max_payload_bytes)
+    if len(payload) != n_bytes:
+        raise _bad(f"its header announces {n_bytes} payload bytes and {len(payload)} came")
+    return Frame(Kind(kind), payload, session, batch, sequence)
+
+
+def encode_record(record: object) -> bytes:
+    """A small structured record (a msgspec Struct or plain dict of texts and numbers) as MessagePack."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode_record(data: Buffer, kind: type[T]) -> T:
+    """A record of the type `kind`, strictly: no unknown field, no conversion. Raises BadFrame."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise _too_large(len(data), MAX_RECORD_BYTES)
+    try:
+        return msgspec.msgpack.decode(data, type=kind, strict=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad(f"it is no {kind.__name__} record: {error}") from error
+
+
+def _check_start(magic: bytes, version: int, kind: int, flags: int) -> None:
+    if magic != MAGIC:
+        raise _bad("it does not begin with the mark of gpumpc, so another program sent it")
+    if version != VERSION:
+        raise _bad(f"its format version is {version} and this program reads {VERSION}")
+    if kind not in Kind.__members__.values():
+        raise _bad(f"its kind is {kind}, which is not in use")
+    if flags:
+        raise _bad(f"its flags are {flags:#06x}, and none is in use in version {VERSION}")
+
+
+def _bad(why: str) -> BadFrame:
+    return BadFrame("a frame was refused", why, "run the same version of gpumpc at both ends, and start both again")
+
+
+def _too_large(n_bytes: int, limit: int) -> BadFrame:
+    return BadFrame(
+        "a frame was refused", f"it has {n_bytes} payload bytes, the limit is {limit}", "use a smaller batch"
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text[:_MAX_TEXT] if c.isprintable())

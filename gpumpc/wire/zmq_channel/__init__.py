@@ -1,0 +1,16 @@
+"""Frames over ZeroMQ with CURVE: the only package that imports zmq.
+
+Who may talk: a listening socket has an allow-list of public keys, kept by its own ZAP handler in its own zmq context;
+ZAP_ENFORCE_DOMAIN makes it refuse everybody should that handler be gone. A connecting socket pins the public key of
+the server. Who has gone: a socket monitor reports connections, handshakes and refusals, and heartbeats, answered by
+ZeroMQ's own thread, tell a peer that computes from one that is dead.
+
+The two servers use DEALER at both ends (PAIR does not survive TCP); dealer and users reach a server by `Requester`
+(DEALER) and `Listener` (ROUTER).
+"""
+
+from gpumpc.wire.zmq_channel.channel import ZmqChannel
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, curve_keypair, curve_public
+from gpumpc.wire.zmq_channel.requests import Arrival, Listener, Requester
+
+__all__ = ["Arrival", "CurveKeys", "Listener", "Requester", "ZmqChannel", "curve_keypair", "curve_public"]

@@ -1,0 +1,174 @@
+"""A DEALER socket with one peer, and what its monitor says about that peer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from gpumpc.errors import AccessDenied, ConfigError, PeerLost, PeerTimeout
+from gpumpc.wire.frames import Frame, decode
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint
+
+CONNECT_S = 5.0
+_UP = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED
+_DOWN = zmq.EVENT_DISCONNECTED
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_READY = zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
+class Link:
+    """A DEALER socket with one peer; for one thread at a time. After PeerLost it stays unusable.
+
+    Args:
+        peer: the other end's name, for messages and for the allow-list.
+    """
+
+    def __init__(self, peer: str, keys: CurveKeys, max_payload_bytes: int) -> None:
+        self.peer, self._max_payload_bytes = peer, max_payload_bytes
+        self._end = Endpoint(zmq.DEALER, keys, max_payload_bytes)
+        self._socket = self._end.socket
+        self._monitor = self._socket.get_monitor_socket(_UP | _DOWN | _REFUSED | _READY)
+        self._listens, self.endpoint = False, ""
+        self._open: set[int] = set()
+        self._peers_own: set[int] | None = None  # the connections one of which is the peer's, once it has come
+        self._gone, self._refused, self._reached = "", 0, False
+
+    def bind(self, endpoint: str, peer_key: bytes) -> None:
+        """Listen for the owner of `peer_key` (z85) alone. Raises ConfigError."""
+        self._listens = True
+        try:
+            self.endpoint = self._end.bind(endpoint, {peer_key: self.peer})
+        except ConfigError:
+            self.close()
+            raise
+
+    def connect(self, endpoint: str, server_key: bytes) -> None:
+        """Begin to connect to the server with the public key `server_key` (z85). Raises ConfigError."""
+        self.endpoint = endpoint
+        try:
+            self._end.connect(endpoint, server_key)
+        except ConfigError:
+            self.close()
+            raise
+
+    def wait_peer(self, timeout_s: float) -> None:
+        """Wait until the peer has proved its key. Raises AccessDenied, PeerTimeout, PeerLost."""
+        deadline = time.monotonic() + timeout_s
+        while self._peers_own is None:
+            self._check_usable()
+            if not self._poll(self._monitor, deadline):
+                raise self.absent(timeout_s)
+            self._read_monitor()
+        self._check_usable()
+
+    def put(self, parts: Sequence[bytes]) -> None:
+        """Hand over one message, waiting while the peer is slow. Raises AccessDenied, PeerTimeout, PeerLost."""
+        self.wait_peer(CONNECT_S)
+        while True:
+            self._read_monitor()
+            self._check_usable()
+            try:
+                self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+                return
+            except zmq.Again:  # the peer is slow to take; it is alive, or the monitor will say so
+                self._poll(self._monitor, time.monotonic() + 0.1)
+
+    def get(self, timeout_s: float) -> tuple[Frame, str | None] | None:
+        """The next frame and the name ZAP gave its sender; None after `timeout_s` without one.
+
+        Raises AccessDenied, PeerLost, BadFrame.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._read_monitor()
+            parts = self._receive()
+            if parts is not None:
+                frame = decode([part.buffer for part in parts], self._max_payload_bytes)
+                return frame, sender_of(parts[0])
+            # Only now: what the peer sent before it went away is still delivered.
+            self._check_usable()
+            if not self._poll(None, deadline):
+                return None
+
+    def absent(self, timeout_s: float) -> PeerTimeout:
+        """The error for a peer that has not come within `timeout_s` seconds: names every likely cause."""
+        what = f"no {self.peer} at {self.endpoint} within {timeout_s:g} s"
+        if self._listens:
+            refused = f"; {self._refused} connections with a key that is not its own were refused" * bool(self._refused)
+            why = f"{self.peer} does not run, or it pins another key than this party's{refused}"
+            return PeerTimeout(what, why, f"start {self.peer}; compare the cards that both ends are configured with")
+        hint = "something listens there" if self._reached else "nothing answers there"
+        why = f"{self.peer} does not run there, or its key is not the one in its card here ({hint})"
+        return PeerTimeout(what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here anew")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the peer has proved its key."""
+        return self._peers_own is not None
+
+    def close(self) -> None:
+        """Flush for a moment and close; safe to call twice."""
+        self._gone = self._gone or "this end was closed"
+        self._monitor.close(linger=0)
+        self._end.close()
+
+    def _receive(self) -> list[zmq.Frame] | None:
+        if self._socket.closed:
+            return None
+        try:
+            return self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+
+    def _poll(self, only: zmq.Socket[Any] | None, deadline: float) -> bool:
+        poller = zmq.Poller()
+        for socket in [only] if only is not None else [self._socket, self._monitor]:
+            poller.register(socket, zmq.POLLIN)
+        return bool(poller.poll(int(max(0.0, deadline - time.monotonic()) * 1000)))
+
+    def _read_monitor(self) -> None:
+        while not self._monitor.closed and self._monitor.poll(0):
+            message = recv_monitor_message(self._monitor)
+            self._note(int(message["event"]), int(message["value"]))
+
+    def _note(self, event: int, value: int) -> None:
+        if event & _UP:
+            self._reached = True
+            self._open.add(value)
+        elif event == _DOWN:
+            self._open.discard(value)
+            if self._peers_own is not None:
+                self._peers_own.discard(value)
+                if not self._peers_own:
+                    self._gone = self._gone or "its process ended, or the network between is down"
+        elif event == _REFUSED:
+            self._refused += 1
+        elif event == _READY:
+            if self._peers_own is not None:
+                self._gone = "it connected a second time, so it was started again, or two processes use its key"
+            # The event does not say which connection it is about. A stranger's that is open too soon ends by itself:
+            # it cannot pass the handshake, and HANDSHAKE_IVL limits that.
+            self._peers_own = set(self._open)
+
+    def _check_usable(self) -> None:
+        if self._gone:
+            why, cure = self._gone, f"see the log of {self.peer}, start it again and retry"
+            raise PeerLost(f"the connection to {self.peer} is gone", why, cure)
+        if self._refused and not self._listens and self._peers_own is None:
+            raise AccessDenied(
+                f"{self.peer} at {self.endpoint} refused this party's key",
+                "the public key of this party's identity is not on its allow-list",
+                f"add this party's card.toml to the configuration of {self.peer}, and start it again",
+            )
+
+
+def sender_of(part: zmq.Frame) -> str | None:
+    """The name the allow-list gave to the sender of a received part; None at a connecting end, which pins a key."""
+    try:
+        return str(part.get("User-Id"))
+    except zmq.ZMQError:
+        return None

@@ -1,0 +1,90 @@
+"""Run the test groups one after another, print the time of each, and fail if any failed.
+
+    python tests/run_groups.py [lint] [unit] [protocols] [processes]
+
+All groups run even when an early one fails. The run ends with the time of each group and pytest's own closing lines.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+# Tests of protocols and networks, and those that start processes; `unit` is everything else, so no file is forgotten.
+PROTOCOLS = ("tests/protocols", "tests/nn", "tests/oracle")
+PROCESSES = ("tests/roles", "tests/cli", "tests/processes")
+
+
+def present(paths: tuple[str, ...]) -> list[str]:
+    """Those of the paths that hold tests."""
+    return [path for path in paths if any((ROOT / path).rglob("test_*.py"))]
+
+
+def pytest(*arguments: str) -> list[str]:
+    """A pytest command whose failures name the test and the cause in one screen."""
+    return [sys.executable, "-m", "pytest", "--durations=5", "--benchmark-disable", *arguments]
+
+
+def commands() -> dict[str, list[list[str]]]:
+    """The commands of each group, by its name."""
+    elsewhere = [f"--ignore={path}" for path in present(PROTOCOLS + PROCESSES)]
+    return {
+        "lint": [
+            [str(BIN / "ruff"), "check", "."],
+            [str(BIN / "lint-imports")],
+            [str(BIN / "mypy")],
+        ],
+        "unit": [pytest("-n", "2", *elsewhere, "tests")],
+        "protocols": [pytest("-n", "2", *found)] if (found := present(PROTOCOLS)) else [],
+        # These start several processes each: one test at a time.
+        "processes": [pytest(*found)] if (found := present(PROCESSES)) else [],
+    }
+
+
+def run(command: list[str]) -> tuple[bool, str]:
+    """Run one command from the repository's root: whether it succeeded, and pytest's closing line if it had one."""
+    print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
+    closing = ""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            if re.match(r"=+ .*\b\d+ (passed|failed|errors?|skipped)\b.* in [\d.]+s", line):
+                closing = line.rstrip()
+    return process.returncode == 0, closing
+
+
+def main(names: list[str]) -> int:
+    """Run the named groups, or all of them."""
+    groups = commands()
+    if unknown := [name for name in names if name not in groups]:
+        print(f"error: no group {', '.join(unknown)}; there are {', '.join(groups)}", file=sys.stderr)
+        return 2
+    if shutil.which("g++") is None and names != ["lint"]:
+        print("error: g++ is missing; the tests compile the kernels. Install it: apt-get install g++", file=sys.stderr)
+        return 1
+    verdicts: list[str] = []
+    closings: list[str] = []
+    failed = False
+    for name in names or list(groups):
+        print(f"== {name} ==", flush=True)
+        start = time.monotonic()
+        outcomes = [run(command) for command in groups[name]]
+        passed = all(ok for ok, _ in outcomes)
+        failed |= not passed
+        closings += [line for _, line in outcomes if line]
+        word = "failed" if not passed else "passed" if outcomes else "has no tests yet"
+        verdicts.append(f"{name}: {word} in {time.monotonic() - start:.1f} s")
+        print(f"== {verdicts[-1]} ==", flush=True)
+    print("\n".join(verdicts + closings), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

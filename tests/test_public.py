@@ -1,0 +1,99 @@
+"""What the outside sees: the public names, an import without extras, and a wheel with every file in it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import gpumpc
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BLOCKED = """
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "numba", "cupy", "onnx", "nibabel", "PIL", "pydicom"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def import_without_extras(*names: str) -> subprocess.CompletedProcess[str]:
+    """Import modules in a fresh interpreter that has no optional package."""
+    return subprocess.run([sys.executable, "-c", BLOCKED, *names], capture_output=True, text=True, check=False)
+
+
+def test_blocker_blocks() -> None:
+    assert "torch is blocked" in import_without_extras("torch").stderr
+
+
+@pytest.mark.parametrize("name", ["gpumpc", "gpumpc.cli.main", "gpumpc.kernels"])
+def test_core_imports_without_extras(name: str) -> None:
+    done = import_without_extras(name)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    assert gpumpc.__all__
+    for name in gpumpc.__all__:
+        value = getattr(gpumpc, name)
+        assert name.startswith("__") or getattr(value, "__doc__", None), f"{name} has no docstring"
+
+
+def test_nothing_else_is_public() -> None:
+    submodules = {module.name for module in pkgutil.iter_modules(gpumpc.__path__)}
+    names = {name for name in vars(gpumpc) if not name.startswith("_")} - {"annotations"}
+    assert names <= submodules | set(gpumpc.__all__)
+
+
+def test_every_folder_is_a_package() -> None:
+    """Without its `__init__.py` a folder is left out of the wheel, and nobody notices in an editable install."""
+    folders = {path.parent for folder in ("gpumpc", "kernels", "models") for path in (ROOT / folder).rglob("*.py")}
+    bare = sorted(str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists())
+    assert not bare
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The names of all files in a wheel built from a copy of the sources, without the network."""
+    importlib.import_module("setuptools")
+    work = tmp_path_factory.mktemp("wheel")
+    for name in ("gpumpc", "kernels", "models"):
+        skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, work / "source" / name, symlinks=True, ignore=skipped)
+    for name in ("pyproject.toml", "setup.cfg", "LICENSE"):
+        shutil.copy(ROOT / name, work / "source" / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*build, "-w", str(work), str(work / "source")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (built,) = work.glob("*.whl")
+    return set(zipfile.ZipFile(built).namelist())
+
+
+def shipped(folder: str, prefix: str) -> set[str]:
+    """The files of one folder that belong in the wheel, by the name they have there."""
+    kept = {".py", ".cu", ".cuh", ".typed"}
+    paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in kept and path.is_file()]
+    return {prefix + path.relative_to(ROOT / folder).as_posix() for path in paths}
+
+
+def test_wheel_holds_every_file(wheel: set[str]) -> None:
+    wanted = shipped("gpumpc", "gpumpc/") | shipped("kernels", "gpumpc/kernels/") | shipped("models", "gpumpc/models/")
+    assert "gpumpc/kernels/__init__.py" in wanted
+    assert not wanted - wheel
+
+
+def test_wheel_holds_nothing_beside_the_package(wheel: set[str]) -> None:
+    assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"gpumpc"}

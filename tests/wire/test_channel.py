@@ -1,0 +1,189 @@
+"""The in-memory pair: a real channel, with the same checks as the one over sockets."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gpumpc.cost import Cost
+from gpumpc.errors import BadFrame, BatchAlreadyUsed, PeerLost, PeerTimeout, RemoteError
+from gpumpc.wire.channel import Channel, MemoryChannel, memory_pair
+from gpumpc.wire.frames import Kind, encode_header
+
+SESSION = bytes(range(16))
+Pair = tuple[MemoryChannel, MemoryChannel]
+
+
+@pytest.fixture
+def pair() -> Pair:
+    ends = memory_pair(patience_s=5)
+    for end in ends:
+        end.begin(SESSION, 4)
+    return ends
+
+
+def test_both_ends_are_channels(pair: Pair) -> None:
+    ends: tuple[Channel, Channel] = pair
+    assert [end.party for end in ends] == [0, 1]
+
+
+def test_exchange_send_and_receive_are_counted_alike_at_both_ends(pair: Pair) -> None:
+    s0, s1 = pair
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(s1.exchange, [b"abc"])
+        assert s0.exchange([b"12", b"", memoryview(b"345")]) == b"abc"
+        assert other.result() == b"12345"
+    s0.send([b"only S0"])
+    assert s1.receive() == b"only S0"
+    s0.send_control(b"not counted")
+    assert s1.receive_control(1) == b"not counted"
+    assert s0.measured() == s1.measured() == Cost(rounds=2, s0_bytes=12, s1_bytes=3)
+
+
+def test_begin_counts_anew(pair: Pair) -> None:
+    s0, s1 = pair
+    s0.send([b"x"])
+    s1.receive()
+    for end in pair:
+        end.begin(SESSION, 5)
+    assert s0.measured() == s1.measured() == Cost()
+    s0.send([b"y"])
+    assert s1.receive() == b"y"
+
+
+def test_no_memory_is_shared(pair: Pair) -> None:
+    s0, s1 = pair
+    buffer = bytearray(b"before")
+    s0.send([buffer])
+    buffer[:] = b"after!"
+    received = s1.receive()
+    assert received == b"before"
+    assert received.readonly
+
+
+@pytest.mark.parametrize(
+    ("session", "batch", "sequence", "kind", "cause"),
+    [
+        (bytes(16), 4, 0, Kind.OPENING, "another session"),
+        (SESSION, 3, 0, Kind.OPENING, "batch 4 is running and the frame is of batch 3"),
+        (SESSION, 4, 1, Kind.OPENING, "frames before it are missing"),
+        (SESSION, 4, 0, Kind.CORRECTION, "a CORRECTION frame came"),
+        (bytes(16), 0, 0, Kind.CONTROL, "a CONTROL frame came"),
+    ],
+)
+def test_a_frame_that_is_not_due_is_refused(
+    pair: Pair, session: bytes, batch: int, sequence: int, kind: Kind, cause: str
+) -> None:
+    s0, s1 = pair
+    s0._put(encode_header(kind, 1, session=session, batch=batch, sequence=sequence), b"x")
+    with pytest.raises(BadFrame, match=cause):
+        s1.receive()
+    assert s1.measured() == Cost()
+
+
+def test_a_duplicate_is_refused(pair: Pair) -> None:
+    s0, s1 = pair
+    for _ in range(2):
+        s0._put(encode_header(Kind.OPENING, 1, session=SESSION, batch=4), b"x")
+    assert s1.receive() == b"x"
+    with pytest.raises(BadFrame, match="twice or late"):
+        s1.receive()
+
+
+def test_a_late_frame_of_the_batch_before_is_refused(pair: Pair) -> None:
+    s0, s1 = pair
+    s0.send([b"x"])
+    s1.begin(SESSION, 5)
+    with pytest.raises(BadFrame, match="batch 5 is running"):
+        s1.receive()
+
+
+def test_a_replayed_control_record_is_refused(pair: Pair) -> None:
+    s0, s1 = pair
+    s0.send_control(b"job")
+    s1.receive_control(1)
+    s0._put(encode_header(Kind.CONTROL, 3), b"job")
+    with pytest.raises(BadFrame, match="twice or late"):
+        s1.receive_control(1)
+
+
+@pytest.mark.parametrize("parts", [(b"GMPC", b""), (encode_header(Kind.OPENING, 5), b"1234")])
+def test_a_truncated_frame_is_refused(pair: Pair, parts: tuple[bytes, bytes]) -> None:
+    pair[0]._put(*parts)
+    with pytest.raises(BadFrame):
+        pair[1].receive()
+
+
+def test_closing_one_end_ends_the_wait_of_the_other(pair: Pair) -> None:
+    s0, s1 = pair
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(s1.exchange, [b"x"])
+        s0.close()
+        with pytest.raises(PeerLost, match="server 0"):
+            waiting.result(timeout=5)
+    with pytest.raises(PeerLost):
+        s1.send([b"x"])
+    with pytest.raises(PeerLost, match="this end was closed"):
+        s0.exchange([b"x"])
+    s0.close()
+    s1.close()
+
+
+def test_what_was_sent_before_closing_still_arrives(pair: Pair) -> None:
+    s0, s1 = pair
+    s0.send([b"last"])
+    s0.close()
+    assert s1.receive() == b"last"
+    for _ in range(2):
+        with pytest.raises(PeerLost):
+            s1.receive()
+
+
+def test_closing_wakes_a_thread_that_waits_at_the_same_end(pair: Pair) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(pair[0].receive)
+        pair[0].close()
+        with pytest.raises(PeerLost, match="this end"):
+            waiting.result(timeout=5)
+
+
+def test_a_timeout_leaves_the_channel_usable(pair: Pair) -> None:
+    s0, s1 = pair
+    with pytest.raises(PeerTimeout, match="server 0 sent nothing for 0.01 s"):
+        s1.receive_control(0.01)
+    s0.send_control(b"late")
+    assert s1.receive_control(1) == b"late"
+
+
+def test_exchange_loses_patience_at_last() -> None:
+    s0, _ = memory_pair(patience_s=0.01)
+    with pytest.raises(PeerTimeout):
+        s0.exchange([b"x"])
+
+
+def test_an_error_reaches_the_peer_even_if_the_end_is_gone(pair: Pair) -> None:
+    s0, s1 = pair
+    s0.send_error(BatchAlreadyUsed("batch 3 is spent", "it was used", "start again"))
+    s0.close()
+    with pytest.raises(RemoteError, match="BatchAlreadyUsed: batch 3 is spent"):
+        s1.exchange([b"x"])
+
+
+def test_an_error_is_raised_wherever_a_frame_is_awaited(pair: Pair) -> None:
+    s0, s1 = pair
+    s0.send_error(BatchAlreadyUsed("batch 3 is spent"))
+    with pytest.raises(RemoteError):
+        s1.receive_control(1)
+
+
+def test_a_thousand_rounds_in_two_threads(pair: Pair) -> None:
+    def play(end: MemoryChannel) -> None:
+        for i in range(1000):
+            assert end.exchange([i.to_bytes(4, "little")]) == i.to_bytes(4, "little")
+
+    threads = [threading.Thread(target=play, args=(end,)) for end in pair]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert pair[0].measured() == pair[1].measured() == Cost(1000, 4000, 4000)
