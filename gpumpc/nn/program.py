@@ -71,6 +71,11 @@ class Program:
         return sum((step.cost for step in self.steps), Cost())
 
     @property
+    def result_is_index(self) -> bool:
+        """Whether the result counts classes: an unsigned integer, not a fixed-point number."""
+        return any(isinstance(step, Argmax) and step.output == self.output for step in self.steps)
+
+    @property
     def digest(self) -> bytes:
         """32 bytes that differ whenever two programs do: every field of every step is in it."""
         text = repr((PROTOCOL_VERSION, self.steps, self.inputs, self.output, self.result, self.weights, self.params))

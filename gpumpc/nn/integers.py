@@ -1,0 +1,53 @@
+"""A network's weights as ring elements, and the mode `fixed`: the program in the clear, on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.nn.program import Program
+from gpumpc.protocols.step import Clear
+from gpumpc.ring.backend import Backend
+from gpumpc.ring.fixed_point import decode, encode, signed
+
+Integers = dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]
+
+
+def integer_weights(program: Program, weights: Mapping[str, npt.NDArray[np.floating]]) -> Integers:
+    """(weight, bias) of every layer, rounded to the program's scales, modulo 2^k.
+
+    Raises BadValue for NaN, OutOfRange for a weight that does not fit the ring.
+    """
+    return {
+        layer: (
+            encode(weights[f"{layer}.weight"], spec.weight_scale, spec.bits, f"the weight of layer '{layer}'"),
+            encode(weights[f"{layer}.bias"], spec.bias_scale, spec.bits, f"the bias of layer '{layer}'"),
+        )
+        for layer, spec in program.weights.items()
+    }
+
+
+def evaluate_fixed(
+    program: Program, weights: Integers, x: npt.NDArray[np.float64], backend: Backend
+) -> npt.NDArray[np.float64]:
+    """The program in the clear: real input (B, ..) in, real result out. Truncations round to nearest."""
+    words = encode_input(program, x)
+    clear = Clear(backend, {name: (backend.upload(w), backend.upload(b)) for name, (w, b) in weights.items()})
+    lifted = signed(words, program.input.bits).view(np.uint64)
+    result = backend.download(program.plain(clear, backend.upload(lifted)))
+    return decode_result(program, result)
+
+
+def encode_input(program: Program, x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    """Real input as ring words modulo 2^bits of the program's input."""
+    return encode(x, program.input.scale, program.input.bits, "the input")
+
+
+def decode_result(program: Program, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Ring words of the result as reals; an index (no fraction bits, never negative) is read unsigned."""
+    result = program.result
+    if program.result_is_index:
+        return np.asarray(words & np.uint64((1 << result.bits) - 1), dtype=np.float64)
+    return decode(words, result.scale, result.bits)

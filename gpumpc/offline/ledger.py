@@ -1,0 +1,193 @@
+"""What is reserved, spent and burnt: the durable memory that keeps a mask from hiding two values.
+
+A batch number is `reserved` before its first masked byte leaves, `spent` when its run has ended well, and `burnt` when
+it was reserved and the process ended, or when it was skipped. Numbers only go up: below the high-water mark nothing is
+ever handed out again. Every method that changes something returns after the change has reached the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from gpumpc.errors import BadValue, BatchAlreadyUsed, ConfigError
+from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
+
+NONCE_BYTES = 16
+_FORMAT = 1
+_MAX_BATCH = 1 << 62
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS nonces (program BLOB PRIMARY KEY, nonce BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS once (name TEXT PRIMARY KEY) WITHOUT ROWID;
+-- One row for the batches first .. first + n - 1 of a session: skipping a million numbers costs one row.
+CREATE TABLE IF NOT EXISTS batches (
+    session BLOB NOT NULL, first INTEGER NOT NULL, n INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('reserved', 'spent', 'burnt')),
+    PRIMARY KEY (session, first)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS reserved ON batches (state) WHERE state = 'reserved';
+"""
+
+
+class Ledger:
+    """One party's ledger file; open in one process at a time, usable from several of its threads.
+
+    Opening it burns whatever the process before left reserved.
+
+    Args:
+        path: the SQLite file; it and its folder are made (0600, 0700) where missing.
+
+    Raises ConfigError if another process has it open, or if it cannot be read or written; ExposedSecret if others may
+    write in its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        private_folder(self.path.parent)
+        self._lock = threading.Lock()
+        self._held = lock_file(self.path.with_name(self.path.name + ".lock"), f"the ledger {path}")
+        try:
+            self._db = self._open()
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def nonce(self, program_id: bytes) -> bytes:
+        """This party's 16 random bytes for a program, drawn at the first call and the same ever after."""
+        with self._change() as db:
+            fresh = secrets.token_bytes(NONCE_BYTES)
+            db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", (program_id, fresh))
+            row = db.execute("SELECT nonce FROM nonces WHERE program = ?", (program_id,)).fetchone()
+            return bytes(row[0])
+
+    def high_water(self, session_id: bytes) -> int:
+        """The first batch number of a session that was never reserved nor skipped; 0 for a new session."""
+        with self._change() as db:
+            return _high_water(db, session_id)
+
+    def reserve(self, session_id: bytes, batch: int) -> None:
+        """Take a batch number, durably, before anything is sent under it; numbers skipped on the way are burnt.
+
+        Raises BatchAlreadyUsed below the high-water mark, BadValue for a number no session reaches, ConfigError.
+        """
+        if not 0 <= batch < _MAX_BATCH:
+            raise BadValue(f"{batch} is no batch number", "they count from 0 up", "use the session's high-water mark")
+        with self._change() as db:
+            mark = _high_water(db, session_id)
+            if batch < mark:
+                raise BatchAlreadyUsed(
+                    f"batch {batch} of session {session_id.hex()} was used before",
+                    f"the next free number is {mark}; one mask must never hide two values",
+                    "ask for a new batch; if a state folder was restored from a copy, start a new session",
+                )
+            if batch > mark:
+                db.execute("INSERT INTO batches VALUES (?, ?, ?, 'burnt')", (session_id, mark, batch - mark))
+            db.execute("INSERT INTO batches VALUES (?, ?, 1, 'reserved')", (session_id, batch))
+
+    def spend(self, session_id: bytes, batch: int) -> None:
+        """Note that a reserved batch has ended well. Raises BatchAlreadyUsed if it is not reserved, ConfigError."""
+        with self._change() as db:
+            changed = db.execute(
+                "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND state = 'reserved'",
+                (session_id, batch),
+            )
+            if changed.rowcount != 1:
+                raise BatchAlreadyUsed(
+                    f"batch {batch} of session {session_id.hex()} cannot be spent",
+                    "it is not reserved: it was never taken, or is spent or burnt",
+                    "reserve a batch before the run and spend it once after it",
+                )
+
+    def reserve_once(self, name: str) -> None:
+        """Take a name that can be taken only once, such as the opening of one weight mask.
+
+        Raises BatchAlreadyUsed at the second call, also after a restart; ConfigError.
+        """
+        with self._change() as db:
+            if db.execute("INSERT OR IGNORE INTO once VALUES (?)", (name,)).rowcount != 1:
+                raise BatchAlreadyUsed(
+                    f"'{name}' was done before",
+                    "it opens a value under a mask that may be used once",
+                    "use what was stored the first time; if it is lost, make a new version under a new name",
+                )
+
+    def counts(self, session_id: bytes) -> dict[str, int]:
+        """How many batches of a session are in each state; states without one are left out."""
+        with self._change() as db:
+            rows = db.execute("SELECT state, sum(n) FROM batches WHERE session = ? GROUP BY state", (session_id,))
+            return {str(state): int(n) for state, n in rows}
+
+    def close(self) -> None:
+        """Close the file and let other processes have it; safe to call twice. What is reserved stays so until then."""
+        with self._lock:
+            if hasattr(self, "_db"):
+                self._db.close()
+            if self._held >= 0:
+                os.close(self._held)
+            self._held = -1
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right first.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.chmod(self.path, 0o600)
+        except OSError as error:
+            raise file_error(f"the ledger {self.path} cannot be opened", error) from error
+        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+
+    def _prepare(self) -> None:
+        with self._explained():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            found = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, _FORMAT):
+                why = f"its format is {found} and this program writes {_FORMAT}"
+                raise ConfigError(f"the ledger {self.path} cannot be used", why, "run the newer gpumpc that made it")
+            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+            self._db.execute("UPDATE batches SET state = 'burnt' WHERE state = 'reserved'")
+            sync_folder(self.path.parent)
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk afterwards, or nothing."""
+        with self._lock, self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"the ledger {self.path} cannot be used",
+                str(error),
+                "free some space on its disk and check its permissions, then start again; nothing was half written",
+            ) from error
+        except OSError as error:
+            raise file_error(f"the ledger {self.path} cannot be used", error) from error
+
+
+def _high_water(db: sqlite3.Connection, session_id: bytes) -> int:
+    # The last run ends highest: runs never overlap and are added in order.
+    row = db.execute("SELECT first + n FROM batches WHERE session = ? ORDER BY first DESC LIMIT 1", (session_id,)).fetchone()
+    return int(row[0]) if row else 0

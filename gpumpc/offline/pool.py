@@ -1,0 +1,243 @@
+"""S1's store of the dealer's corrections: bounded, on disk, each batch read once.
+
+A batch arrives in pieces into `<session>.<batch>.part`; `commit` makes it durable under `<session>.<batch>.corr` in one
+step, so a file of that name is always whole. The bound is kept by asking: the server asks the dealer for the batch
+numbers that `wanted` gives, and the dealer sends no others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
+from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
+
+# A longer list would say nothing more to the dealer: it asks again when it has sent these.
+_MAX_WANTED = 64
+_NAME = re.compile(r"([0-9a-f]{32})\.(\d{1,20})\.corr")
+
+_Key = tuple[bytes, int]
+
+
+class Pool:
+    """The corrections of all sessions of one server; usable from several threads of one process.
+
+    Opening it sweeps away what the process before had not committed.
+
+    Args:
+        folder: where the files are; made (0700) where missing.
+        capacity_bytes: how much may lie there, except that one batch of a session is always admitted.
+
+    Raises ConfigError if another process uses the folder or it cannot be used, ExposedSecret if others may write there.
+    """
+
+    def __init__(self, folder: Path, capacity_bytes: int) -> None:
+        self.folder, self.capacity_bytes = private_folder(Path(folder)), capacity_bytes
+        self._changed = threading.Condition()
+        self._committed: dict[_Key, int] = {}
+        self._arriving: dict[_Key, int] = {}
+        self._taken: set[_Key] = set()
+        self._held = lock_file(self.folder / "lock", f"the pool {folder}")
+        try:
+            self._scan()
+        except OSError as error:
+            self.close()
+            raise self.error(error) from error
+
+    def writer(self, session_id: bytes, batch: int, n_bytes: int) -> Writer:
+        """Begin to store one batch of `n_bytes` bytes. Raises BadFrame if it is here already, ConfigError."""
+        key = (bytes(session_id), batch)
+        with self._changed:
+            if key in self._committed or key in self._arriving:
+                raise BadFrame(f"corrections of batch {batch} came twice", "they are here already", "see the dealer's log")
+            writer = Writer(self, key, n_bytes)
+            self._arriving[key] = n_bytes
+            return writer
+
+    def wanted(self, session_id: bytes, first_batch: int, n_bytes_per_batch: int) -> list[int]:
+        """The next batch numbers to ask the dealer for, from `first_batch` up, in order; empty while there is no room.
+
+        Committed, arriving and wanted batches stay within the capacity together. A session without any batch at or
+        above `first_batch` is given one whatever the capacity, so that none waits for ever. The answer marks nothing:
+        ask again only when the dealer has begun on the last one.
+        """
+        with self._changed:
+            here = {*self._committed, *self._arriving}
+            used = sum(self._committed.values()) + sum(self._arriving.values())
+            ahead = {batch for session, batch in here if session == session_id and batch >= first_batch}
+        room = max(0, self.capacity_bytes - used) // max(1, n_bytes_per_batch)
+        n_wanted = min(max(room, 0 if ahead else 1), _MAX_WANTED)
+        free = (batch for batch in range(first_batch, first_batch + n_wanted + len(ahead)) if batch not in ahead)
+        return [batch for batch, _ in zip(free, range(n_wanted), strict=False)]
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+        """The corrections of a batch, waiting up to `timeout_s` seconds for them.
+
+        Raises CorrelationsMissing if they do not come, MaskReused if they were handed out already, ConfigError.
+        """
+        key = (bytes(session_id), batch)
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._committed, timeout_s)
+            if key not in self._committed:
+                raise CorrelationsMissing(
+                    f"no corrections for batch {batch} within {timeout_s:g} s",
+                    "the dealer does not run, has stopped, or is slower than this server",
+                    "start gpumpc dealer or see its log; a larger --ahead lets it work further ahead",
+                )
+            if key in self._taken:
+                raise MaskReused(f"batch {batch} was taken twice", "its corrections are in use", "take another batch")
+            corrections = Corrections(self, key, self._committed[key])
+            self._taken.add(key)
+            return corrections
+
+    def sessions(self) -> set[bytes]:
+        """The sessions that have committed batches here: discard those that no plan of this server uses."""
+        with self._changed:
+            return {session for session, _ in self._committed}
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Delete the committed batches of a session below `batch` that nobody reads: they can never be used."""
+        with self._changed:
+            for key in [k for k in self._committed if k[0] == session_id and k[1] < batch and k not in self._taken]:
+                self.drop(key)
+
+    def close(self) -> None:
+        """Let other processes have the folder; safe to call twice. Committed batches stay."""
+        if self._held >= 0:
+            os.close(self._held)
+        self._held = -1
+
+    def path(self, key: _Key, ending: str) -> Path:
+        """Where the file of a batch is, while it arrives (`part`) or when it is whole (`corr`)."""
+        return self.folder / f"{key[0].hex()}.{key[1]}.{ending}"
+
+    def settle(self, key: _Key, committed_bytes: int | None) -> None:
+        """A writer has ended: with a whole file, or with none."""
+        with self._changed:
+            self._arriving.pop(key, None)
+            if committed_bytes is not None:
+                self._committed[key] = committed_bytes
+            self._changed.notify_all()
+
+    def drop(self, key: _Key) -> None:
+        """Delete a committed batch. Raises ConfigError."""
+        with self._changed:
+            self._committed.pop(key, None)
+            self._taken.discard(key)
+            try:
+                self.path(key, "corr").unlink(missing_ok=True)
+            except OSError as error:
+                raise self.error(error) from error
+
+    def error(self, error: OSError) -> Exception:
+        """The error for a file operation in this pool that the system refused."""
+        return file_error(f"the dealer's corrections cannot be kept in {self.folder}", error)
+
+    def _scan(self) -> None:
+        for path in self.folder.iterdir():
+            if path.suffix == ".part":
+                path.unlink()
+            elif match := _NAME.fullmatch(path.name):
+                self._committed[bytes.fromhex(match[1]), int(match[2])] = path.stat().st_size
+
+
+class Writer:
+    """One batch on its way in; made by `Pool.writer`. After any error nothing of it is left."""
+
+    def __init__(self, pool: Pool, key: _Key, n_bytes: int) -> None:
+        self._pool, self._key, self._n_bytes, self._written = pool, key, n_bytes, 0
+        self._path = pool.path(key, "part")
+        try:
+            self._file: BinaryIO = open(self._path, "xb", opener=_private)  # noqa: SIM115  closed by commit or abort
+        except OSError as error:
+            raise pool.error(error) from error
+
+    def append(self, piece: bytes | bytearray | memoryview) -> None:
+        """Add the next bytes. Raises BadFrame if that is more than announced, ConfigError if the disk is full."""
+        if self._written + len(piece) > self._n_bytes:
+            self._refuse(self._written + len(piece))
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            self.abort()
+            raise self._pool.error(error) from error
+        self._written += len(piece)
+
+    def commit(self) -> None:
+        """Make the batch durable and hand it out. Raises BadFrame unless all bytes are there, ConfigError."""
+        if self._written != self._n_bytes:
+            self._refuse(self._written)
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.rename(self._path, self._pool.path(self._key, "corr"))
+            sync_folder(self._pool.folder)
+        except OSError as error:
+            self.abort()
+            raise self._pool.error(error) from error
+        self._pool.settle(self._key, self._n_bytes)
+
+    def abort(self) -> None:
+        """Leave nothing of the batch behind; safe to call twice."""
+        with contextlib.suppress(OSError):  # a full disk refuses the last buffered bytes, which are not wanted
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+        self._pool.settle(self._key, None)
+
+    def _refuse(self, n_bytes: int) -> None:
+        self.abort()
+        why = f"{self._n_bytes} bytes were announced and {n_bytes} came"
+        cure = "run the same plan and version of gpumpc at the dealer and at this server"
+        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, cure)
+
+
+class Corrections:
+    """The corrections of one batch, read from front to back; made by `Pool.take`."""
+
+    def __init__(self, pool: Pool, key: _Key, n_bytes: int) -> None:
+        self._pool, self._key, self._at = pool, key, 0
+        self._left = memoryview(b"")
+        try:
+            with open(pool.path(key, "corr"), "rb") as file:
+                if n_bytes:  # an empty file cannot be mapped
+                    self._left = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise pool.error(error) from error
+
+    def read(self, n_bytes: int) -> memoryview:
+        """The next `n_bytes` bytes, read-only, valid as long as they are referred to. Raises CorrelationsMissing."""
+        if n_bytes > len(self._left):
+            raise CorrelationsMissing(
+                f"batch {self._key[1]} has too few corrections",
+                f"a step asks for {n_bytes} bytes and {len(self._left)} are left",
+                "run the same plan and version of gpumpc at the dealer and at this server",
+            )
+        piece, self._left = self._left[:n_bytes], self._left[n_bytes:]
+        return piece
+
+    def finish(self) -> None:
+        """End the batch and delete its file. Raises LeftoverCorrelations if bytes are unread, ConfigError."""
+        n_unread = len(self._left)
+        self.discard()
+        if n_unread:
+            raise LeftoverCorrelations(
+                f"{n_unread} bytes of the corrections of batch {self._key[1]} were not read",
+                "the dealer and this server walked different programs",
+                "run the same plan and version of gpumpc at the dealer and at this server",
+            )
+
+    def discard(self) -> None:
+        """Delete the file of a batch whose run has failed; safe to call twice. Raises ConfigError."""
+        self._left = memoryview(b"")
+        self._pool.drop(self._key)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,131 @@
+"""Secrets in memory and on disk: what does not show itself, and what others cannot read."""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from gpumpc.errors import ConfigError, ExposedSecret, MissingFile
+
+_OTHERS_MAY_ANYTHING = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Secret:
+    """Bytes that no repr, str, format or pickle shows; `reveal` is the only way to them."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = bytes(value)
+
+    def reveal(self) -> bytes:
+        """The bytes themselves."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    __hash__ = None  # type: ignore[assignment]  # a hash of a secret could be compared with guesses
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not serialised: write it with write_private")
+
+
+def private_folder(folder: Path) -> Path:
+    """The folder, made for this user alone (0700) where it is missing, with its parents.
+
+    Raises ExposedSecret if others may write in it (they could put back an old ledger), ConfigError if it cannot be made.
+    """
+    try:
+        for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise file_error(f"the folder {folder} cannot be made", error) from error
+    if not stat.S_ISDIR(mode):
+        raise ConfigError(f"{folder} is not a folder", "a file has its name", "move the file away")
+    if mode & _OTHERS_MAY_WRITE:
+        raise ExposedSecret(
+            f"the folder {folder} can be changed by other users",
+            f"its mode is {stat.S_IMODE(mode):04o}",
+            f"use a folder of this party's own, or run: chmod 700 {folder}",
+        )
+    return folder
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file that only this user can read (0600), durably. Raises ConfigError if it is there already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        why, cure = "a file is never overwritten", "give another folder, or move the old one away"
+        raise ConfigError(f"{path} is there already", why, cure) from None
+    except OSError as error:
+        raise file_error(f"{path} cannot be written", error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise file_error(f"{path} cannot be written", error) from error
+
+
+def read_private(path: Path) -> bytes:
+    """A secret file's bytes. Raises ExposedSecret if others may read or write it, MissingFile, ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & _OTHERS_MAY_ANYTHING:
+                raise ExposedSecret(
+                    f"the secret file {path} is open to other users",
+                    f"its mode is {stat.S_IMODE(mode):04o}, so its keys may be known to others",
+                    f"run: chmod 600 {path}; if others could log in here, make new keys instead",
+                )
+            return file.read()
+    except FileNotFoundError:
+        cure = "make the keys with gpumpc keygen, or correct the path in the configuration"
+        raise MissingFile(f"{path} is missing", "no such file", cure) from None
+    except OSError as error:
+        raise file_error(f"{path} cannot be read", error) from error
+
+
+def lock_file(path: Path, what: str) -> int:
+    """Take the file lock at `path` for this process; returns the descriptor to close when done.
+
+    The kernel gives it back when the process ends, however it ends. Raises ConfigError if another holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise file_error(f"{what} cannot be locked", error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        cure = "stop the other process, or give each party a state folder of its own"
+        raise ConfigError(f"{what} is in use", f"another process holds {path} ({error.strerror})", cure) from error
+    return descriptor
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new, renamed and deleted names in `folder` durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_error(what: str, error: OSError) -> ConfigError:
+    """The error for a file operation that the system refused."""
+    cure = "free some space on that disk, check the permissions of the folder, then start again"
+    return ConfigError(what, error.strerror or str(error), cure)
