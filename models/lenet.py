@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import nn
 
 from gpumpc.models import seeded
@@ -13,14 +15,15 @@ def lenet(seed: int = 0) -> nn.Module:
 
 
 def _layers() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32 * 4 * 4, 128),
-        nn.ReLU(),
-    )
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(1, 16, 5),
+        "relu1": nn.ReLU(),
+        "pool1": nn.MaxPool2d(2),
+        "conv2": nn.Conv2d(16, 32, 5),
+        "relu2": nn.ReLU(),
+        "pool2": nn.MaxPool2d(2),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(32 * 4 * 4, 128),
+        "relu3": nn.ReLU(),
+    }
+    return nn.Sequential(OrderedDict(layers))

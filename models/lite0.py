@@ -141,10 +141,17 @@ def lite0_untrained(seed: int = 0, features: bool = True) -> nn.Module:
 
 
 def _with_statistics(model: nn.Module) -> nn.Module:
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, 0.0, 0.1)  # type: ignore[arg-type]  # buffers exist: statistics are on
-            nn.init.uniform_(part.running_var, 0.1, 0.3)  # type: ignore[arg-type]
-            nn.init.uniform_(part.weight, 0.8, 1.2)
-            nn.init.normal_(part.bias, 0.0, 0.2)
+    """Spread-out statistics, so that a wrong fold of a batch norm shows."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if "_bn" in name and value.is_floating_point():
+            low, high = _STATISTICS[name.rpartition(".")[2]]
+            nn.init.uniform_(value, low, high)
     return model
+
+
+_STATISTICS = {
+    "running_mean": (-0.2, 0.2),
+    "running_var": (0.1, 0.3),
+    "weight": (0.8, 1.2),
+    "bias": (-0.4, 0.4),
+}

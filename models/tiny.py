@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -14,8 +16,14 @@ def tiny(seed: int = 0) -> nn.Module:
 
 
 def _tiny_layers() -> nn.Module:
-    layers = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
-    return nn.Sequential(*layers)
+    layers: dict[str, nn.Module] = {
+        "conv": nn.Conv2d(1, 4, 3, padding=1),
+        "relu": nn.ReLU(),
+        "pool": nn.MaxPool2d(2),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(4 * 4 * 4, 3),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 class Residual(nn.Module):

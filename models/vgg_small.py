@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import nn
 
 from gpumpc.models import seeded
@@ -18,11 +20,13 @@ def vgg_small(seed: int = 0) -> nn.Module:
 
 
 def _layers() -> nn.Module:
-    layers: list[nn.Module] = []
+    layers: dict[str, nn.Module] = {}
     before = 3
-    for width in CHANNELS:
-        for source in (before, width):
-            layers += [nn.Conv2d(source, width, 3, padding=1), nn.ReLU()]
-        layers.append(nn.MaxPool2d(2))
+    for stage, width in enumerate(CHANNELS, start=1):
+        for index, source in enumerate((before, width), start=1):
+            layers[f"conv{stage}_{index}"] = nn.Conv2d(source, width, 3, padding=1)
+            layers[f"relu{stage}_{index}"] = nn.ReLU()
+        layers[f"pool{stage}"] = nn.MaxPool2d(2)
         before = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict(layers))

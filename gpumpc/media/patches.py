@@ -19,8 +19,10 @@ FloatArray = npt.NDArray[np.float64]
 
 SIZE = 64
 LITE0_INPUT = Preprocessing(size=(SIZE, SIZE), mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
-# A tile whose grey levels vary less than this shows background only.
+# A tile is kept where its grey levels vary by more than this (standard deviation) ...
 MIN_SPREAD = 0.02
+# ... and at least this share of them is not black.
+MIN_COVER, BLACK = 0.6, 0.05
 
 
 class Patches(NamedTuple):
@@ -88,11 +90,10 @@ def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> Fl
 
 
 def mr_tiles(path: Path) -> FloatArray:
-    """Tiles of every eighth axial slice of a T1 volume, grey as three channels, brightest percentile at 1."""
+    """Tiles of every fourth axial slice of a T1 volume, grey as three channels, brightest percentile at 1."""
     nibabel = _extra("nibabel")
-    volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float64)
-    scaled = np.clip(volume / np.percentile(volume[volume > 0], 99.5), 0.0, 1.0)
-    slices = [scaled[:, :, z] for z in range(scaled.shape[2] // 4, scaled.shape[2] * 4 // 5, 8)]
+    scaled = _brightened(np.asarray(nibabel.load(path).dataobj, dtype=np.float64))
+    slices = [scaled[:, :, z] for z in range(scaled.shape[2] // 4, scaled.shape[2] * 4 // 5, 4)]
     return np.concatenate([_grid(np.repeat(image[..., None], 3, axis=-1)) for image in slices])
 
 
@@ -107,8 +108,8 @@ def histology_tiles(path: Path) -> FloatArray:
 
 
 def fluorescence_tiles(path: Path) -> FloatArray:
-    """Tiles of a fluorescence micrograph, at half its resolution."""
-    return _grid(_picture(path, shrink=2))
+    """Tiles of a fluorescence micrograph, at half its resolution, brightest percentile at 1."""
+    return _grid(_brightened(_picture(path, shrink=2)))
 
 
 MODALITIES = (
@@ -136,13 +137,19 @@ def _picture(path: Path, shrink: int) -> FloatArray:
     return np.asarray(blocks.mean(axis=(1, 3)))
 
 
+def _brightened(values: FloatArray) -> FloatArray:
+    """Divided by the 99.5th percentile of what is not zero, and cut off at 1."""
+    return np.clip(values / np.percentile(values[values > 0], 99.5), 0.0, 1.0)
+
+
 def _grid(image: FloatArray) -> FloatArray:
     """The tiles (N, 64, 64, 3) of an image's central grid that show more than background."""
     rows, cols = image.shape[0] // SIZE, image.shape[1] // SIZE
     top, left = (image.shape[0] - rows * SIZE) // 2, (image.shape[1] - cols * SIZE) // 2
     centre = image[top : top + rows * SIZE, left : left + cols * SIZE]
     tiles = centre.reshape(rows, SIZE, cols, SIZE, 3).swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
-    return np.asarray(tiles[tiles.std(axis=(1, 2, 3)) > MIN_SPREAD])
+    spread, cover = tiles.std(axis=(1, 2, 3)), (tiles.max(axis=-1) > BLACK).mean(axis=(1, 2))
+    return np.asarray(tiles[(spread > MIN_SPREAD) & (cover >= MIN_COVER)])
 
 
 def _pick(tiles: FloatArray, count: int, label: str) -> FloatArray:

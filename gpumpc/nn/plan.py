@@ -12,7 +12,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ SALT_BYTES = 32
 _SALT_KEY = "salt"
 
 WeightArray = npt.NDArray[np.floating]
+Bounds = Literal["certified", "calibrated"]
 HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -57,6 +58,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         params: ring and cipher.
         weight_digest: SHA-256 over salt and weights, hex.
         preprocessing: what the client does to an image; None: nothing.
+        output_bits: bits of the revealed value, sign included; None: as many as the ring has.
+        bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample images did.
+        guard_bits: bits above what the samples reached (calibrated only).
     """
 
     format: int
@@ -65,6 +69,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     params: Params
     weight_digest: HexDigest
     preprocessing: Preprocessing | None = None
+    output_bits: Annotated[int, msgspec.Meta(ge=1, le=62)] | None = None
+    bounds: Bounds = "certified"
+    guard_bits: int = 0
 
 
 class Weights(dict[str, WeightArray]):

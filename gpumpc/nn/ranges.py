@@ -61,9 +61,7 @@ def check_ranges(
     return bounds[program.output]
 
 
-def _bounds(
-    step: Step, inputs: list[Interval], weights: Integers, measured: Mapping[str, float] | None
-) -> Interval:
+def _bounds(step: Step, inputs: list[Interval], weights: Integers, measured: Mapping[str, float] | None) -> Interval:
     x = inputs[0]
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
@@ -120,7 +118,7 @@ def _product(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, we
     low, high = x.low.reshape(groups, -1, 1), x.high.reshape(groups, -1, 1)
     top = (positive * high + negative * low).sum(axis=1).reshape(-1)
     bottom = (positive * low + negative * high).sum(axis=1).reshape(-1)
-    return Interval(bottom * _SLACK**np.sign(-bottom) + bias, top * _SLACK ** np.sign(top) + bias)
+    return Interval(bottom * _SLACK ** np.sign(-bottom) + bias, top * _SLACK ** np.sign(top) + bias)
 
 
 def _fits(step: Step, interval: Interval, bits: int) -> Interval:

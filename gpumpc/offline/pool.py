@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
+from gpumpc.errors import BadFrame, ConfigError, CorrelationsMissing, LeftoverCorrelations, MaskReused
 from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
 
 # A longer list would say nothing more to the dealer: it asks again when it has sent these.
@@ -135,7 +135,7 @@ class Pool:
             except OSError as error:
                 raise self.error(error) from error
 
-    def error(self, error: OSError) -> Exception:
+    def error(self, error: OSError) -> ConfigError:
         """The error for a file operation in this pool that the system refused."""
         return file_error(f"the dealer's corrections cannot be kept in {self.folder}", error)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 
@@ -156,7 +157,7 @@ def test_a_wrong_server_key_and_an_absent_server_are_one_timeout_naming_both(sta
     for end, hint in ((wrong, "something listens there"), (absent, "nothing answers there")):
         stack.callback(end.close)
         both = f"does not run there, or its key is not the one in its card here .{hint}"
-        assert seconds_until(PeerTimeout, both, lambda end=end: end.wait_peer(1.0)) < DEADLINE_S
+        assert seconds_until(PeerTimeout, both, partial(end.wait_peer, 1.0)) < DEADLINE_S
 
 
 def test_a_killed_peer_is_noticed_in_the_middle_of_an_exchange(stack: ExitStack) -> None:
@@ -203,9 +204,7 @@ def test_what_a_peer_sent_before_it_closed_still_arrives(pair: tuple[ZmqChannel,
     assert seconds_until(PeerLost, f"server{last} is gone", stays.receive) < DEADLINE_S
 
 
-def test_a_second_process_with_the_same_key_ends_the_session(
-    pair: tuple[ZmqChannel, ZmqChannel], stack: ExitStack
-) -> None:
+def test_a_second_process_with_the_same_key_ends_the_session(pair: tuple[ZmqChannel, ZmqChannel], stack: ExitStack) -> None:
     again = ZmqChannel.connect(pair[0].endpoint, S1, S0.public)
     stack.callback(again.close)
     again.wait_peer()

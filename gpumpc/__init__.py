@@ -1,0 +1,10 @@
+"""Secure two-party evaluation of neural networks on images that no server ever sees."""
+
+from gpumpc.cost import Cost
+from gpumpc.errors import GpumpcError
+from gpumpc.params import Params
+from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.roles.local import LocalSession, SharedTensor
+from gpumpc.version import VERSION as __version__
+
+__all__ = ["CompiledPlan", "Cost", "GpumpcError", "LocalSession", "Params", "SharedTensor", "__version__", "compile"]

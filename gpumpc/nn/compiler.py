@@ -1,0 +1,76 @@
+"""From a network to a plan: quantise, check that every value fits its ring, commit to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import PlanError
+from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.nn.graph import Conv2d, Graph, Linear
+from gpumpc.nn.integers import integer_weights
+from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights, make_plan
+from gpumpc.nn.program import Program, compile_program
+from gpumpc.nn.ranges import check_ranges
+from gpumpc.params import Params
+
+GUARD_BITS = 3
+
+
+def compile_graph(
+    name: str,
+    graph: Graph,
+    weights: Mapping[str, npt.NDArray[np.floating]],
+    params: Params,
+    *,
+    bounds: Bounds = "certified",
+    samples: npt.NDArray[np.floating] | None = None,
+    guard_bits: int = GUARD_BITS,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[Plan, Weights]:
+    """Make a plan whose every value provably fits its ring, or, calibrated, fitted it on the samples.
+
+    Args:
+        samples: inputs (B, *shape) that stand for the world; needed for `calibrated` bounds.
+        guard_bits: how many bits above what the samples reached a value may grow (calibrated only).
+
+    Raises:
+        RangeTooWide: a layer's values do not fit.
+        PlanError: `calibrated` without samples.
+        BadShape, BadValue, OutOfRange: weights or samples that cannot be used.
+    """
+    arrays = dict(weights)
+    program = compile_program(graph, params, batch=1)
+    measured = None
+    if bounds == "calibrated":
+        measured = _measure(graph, arrays, samples, guard_bits)
+    source = graph.input
+    result = check_ranges(program, integer_weights(program, arrays), source.low, source.high, measured)
+    # |v| < 2^(bits - 1); an index is not signed and brings its own width.
+    output_bits = min(program.result.bits, int(result.magnitude).bit_length() + 1)
+    plan, salted = make_plan(name, graph, arrays, params, preprocessing)
+    fields = {"output_bits": output_bits, "bounds": bounds, "guard_bits": guard_bits if measured is not None else 0}
+    return msgspec.structs.replace(plan, **fields), salted
+
+
+def program_of(plan: Plan, batch: int) -> Program:
+    """The program every party walks for this plan and batch size."""
+    return compile_program(plan.graph, plan.params, batch, plan.output_bits)
+
+
+def _measure(
+    graph: Graph, weights: dict[str, npt.NDArray[np.floating]], samples: npt.NDArray[np.floating] | None, guard_bits: int
+) -> dict[str, float]:
+    """Largest |product| by layer in real units over the samples, times 2^guard_bits."""
+    if samples is None:
+        raise PlanError(
+            "calibrated bounds were asked for without samples",
+            "they are measured on sample images",
+            "pass samples, or leave bounds at 'certified'",
+        )
+    trace = evaluate_float(graph, weights, samples, trace=True)
+    products = [layer.name for layer in graph.layers if isinstance(layer, (Conv2d, Linear))]
+    return {name: float(np.abs(trace[name]).max()) * 2.0**guard_bits for name in products}

@@ -1,0 +1,1 @@
+"""Correlated randomness: derived, dealt, kept, spent once."""

@@ -1,0 +1,1 @@
+"""Index over feature shares, search, metrics."""

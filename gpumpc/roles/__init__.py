@@ -1,0 +1,1 @@
+"""Programs: owner, server, dealer, user."""

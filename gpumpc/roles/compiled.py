@@ -1,0 +1,118 @@
+"""One object, three modes: a compiled network evaluated in float64, in fixed point in the clear, or on shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import MissingExtra
+from gpumpc.nn import plan as plan_files
+from gpumpc.nn.compiler import GUARD_BITS, compile_graph, program_of
+from gpumpc.nn.evaluate import check_input, evaluate_float
+from gpumpc.nn.graph import Graph
+from gpumpc.nn.integers import evaluate_fixed, integer_weights
+from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights
+from gpumpc.params import Params
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles.local import LocalSession
+
+Mode = Literal["float", "fixed", "secure"]
+Array = npt.NDArray[np.float64]
+BATCH = 8
+
+
+class CompiledPlan:
+    """A plan with its weights: what the model's owner has in hand.
+
+    Call it as `compiled(x, mode="float" | "fixed" | "secure")` with x (B, H, W, C) in the input's declared range.
+    """
+
+    def __init__(self, plan: Plan, weights: Weights) -> None:
+        self.plan, self.weights = plan, weights
+
+    def __repr__(self) -> str:
+        return f"CompiledPlan({self.plan.name!r}, {self.plan.params})"
+
+    def __call__(self, x: npt.ArrayLike, mode: Mode = "secure", batch: int = BATCH) -> Array:
+        """Real result (B, ..). Raises BadShape, BadValue, OutOfRange for an input the plan does not admit."""
+        values = check_input(self.plan.graph.input, x)
+        if mode == "float":
+            return evaluate_float(self.plan.graph, self.weights, values)
+        if mode == "fixed":
+            program = program_of(self.plan, len(values))
+            return evaluate_fixed(program, integer_weights(program, self.weights), values, choose_backend())
+        with self.session(batch) as session:
+            return session.run(session.share(values)).reveal()
+
+    def session(self, batch: int = BATCH, backend: str | None = None) -> LocalSession:
+        """Dealer and both servers in this process, ready to share, run and reveal."""
+        return LocalSession(self.plan, self.weights, batch, choose_backend(backend))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `plan.json` for every party and `weights.safetensors` for the owner alone."""
+        plan_files.save(self.plan, self.weights, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> CompiledPlan:
+        """Read both files. Raises MissingFile, CorruptPlan, ExposedSecret."""
+        plan = plan_files.load(Path(folder))
+        return cls(plan, plan_files.load_weights(Path(folder), plan))
+
+
+def compile(  # the verb the user knows, as in re.compile
+    model: Any,
+    example: Any = None,
+    *,
+    name: str = "model",
+    low: float = -1.0,
+    high: float = 1.0,
+    params: Params | None = None,
+    bounds: Bounds = "certified",
+    samples: npt.NDArray[np.floating] | None = None,
+    guard_bits: int = GUARD_BITS,
+    preprocessing: Preprocessing | None = None,
+) -> CompiledPlan:
+    """Compile a network for private evaluation.
+
+    Args:
+        model: a torch module, or (Graph, weights) of records and arrays.
+        example: a tensor (1, C, H, W) for a torch module.
+        low, high: the range every input value is promised to lie in.
+        params: ring, fraction bits, cipher, private or public weights.
+        bounds: `certified` by interval arithmetic, or `calibrated` on `samples` (B, H, W, C) with `guard_bits` to spare.
+
+    Raises:
+        UnsupportedOperator: names the operator, its module and what to do.
+        RangeTooWide: a layer's values do not fit its ring.
+        BadValue: NaN or infinity in a weight.
+    """
+    graph, weights = model if _is_graph(model) else _import_torch(model, example, low, high)
+    plan, salted = compile_graph(
+        name,
+        graph,
+        weights,
+        params or Params(),
+        bounds=bounds,
+        samples=samples,
+        guard_bits=guard_bits,
+        preprocessing=preprocessing,
+    )
+    return CompiledPlan(plan, salted)
+
+
+def _is_graph(model: Any) -> bool:
+    return isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Graph)
+
+
+def _import_torch(model: Any, example: Any, low: float, high: float) -> tuple[Graph, dict[str, Array]]:
+    try:
+        # Only here: the servers, the dealer and the clients run without torch.
+        from gpumpc.nn.from_torch import graph_from_torch
+    except ImportError as error:
+        raise MissingExtra(
+            "a torch module cannot be compiled", f"torch is not installed ({error})", "pip install 'gpumpc[torch]'"
+        ) from error
+    return graph_from_torch(model, example, low, high)

@@ -1,0 +1,291 @@
+"""One TOML file a party, read strictly: an unknown key, a missing one or a wrong type is refused by its name.
+
+Relative paths in a file are relative to the folder of that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from gpumpc.errors import ConfigError, MissingFile
+from gpumpc.offline.secret import file_error, private_folder
+from gpumpc.roles.keys import Card, Role, keygen, load_card
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
+
+Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
+BatchSize = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+    """What `gpumpc server` reads.
+
+    Attributes:
+        identity: the folder that `gpumpc keygen` made.
+        state: the folder of ledger, pool and shares.
+        listen: endpoint for dealer, owners and users.
+        peer_listen: endpoint for server 1; at party 0 only, else None.
+        peer_connect: endpoint of server 0; at party 1 only, else None.
+        plans: the plan folders served.
+        batch: images in one batch.
+        ahead_bytes: how far the dealer may work ahead.
+        timeout_s: seconds a living peer may be silent in a run.
+    """
+
+    party: int
+    identity: Path
+    state: Path
+    listen: str
+    peer_listen: str | None
+    peer_connect: str | None
+    peer: Card
+    dealer: Card
+    owners: tuple[Card, ...]
+    users: tuple[Card, ...]
+    plans: tuple[Path, ...]
+    batch: int
+    ahead_bytes: int
+    backend: str
+    timeout_s: float
+
+    @property
+    def allowed(self) -> dict[bytes, str]:
+        """The allow-list of `listen`: CURVE public key -> name of dealer, owners and users."""
+        return {card.curve_key: card.name for card in (self.dealer, *self.owners, *self.users)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DealerConfig:
+    """What `gpumpc dealer` reads; endpoints and cards of server 0 and server 1, in that order."""
+
+    identity: Path
+    server_endpoints: tuple[str, str]
+    server_cards: tuple[Card, Card]
+    plans: tuple[Path, ...]
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientConfig:
+    """What an owner or user reads; endpoints and cards of server 0 and server 1, in that order."""
+
+    identity: Path
+    server_endpoints: tuple[str, str]
+    server_cards: tuple[Card, Card]
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSetup:
+    """The TOML files of a complete set-up on this machine; all in `folder`."""
+
+    folder: Path
+    server0: Path
+    server1: Path
+    dealer: Path
+    client: Path
+
+
+class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    party: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    identity: str
+    state: str
+    listen: Endpoint
+    peer_card: str
+    dealer_card: str
+    user_cards: list[str]
+    plans: list[str]
+    batch: BatchSize
+    owner_cards: list[str] = []
+    peer_listen: Endpoint | None = None
+    peer_connect: Endpoint | None = None
+    ahead: str = "2GiB"
+    backend: str = "numpy"
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+
+
+class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    identity: str
+    server_endpoints: tuple[Endpoint, Endpoint]
+    server_cards: tuple[str, str]
+    plans: list[str]
+    batch: BatchSize
+
+
+class _ClientFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    identity: str
+    server_endpoints: tuple[Endpoint, Endpoint]
+    server_cards: tuple[str, str]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size like `2GiB`, `512 MiB` or `4096`. Raises ConfigError."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([A-Za-z]*)", text.strip())
+    if match is None or match[2] not in _UNITS:
+        why = f"a size is a number and one of {', '.join(unit for unit in _UNITS if unit)}"
+        raise ConfigError(f"'{text}' is no size", why, "write for example 2GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def load_server(path: Path) -> ServerConfig:
+    """A server's configuration with the cards it names. Raises ConfigError or MissingFile naming file and key."""
+    file, raw = _File(Path(path)), _read(Path(path), _ServerFile)
+    wanted, other = ("peer_listen", "peer_connect") if raw.party == 0 else ("peer_connect", "peer_listen")
+    if getattr(raw, wanted) is None or getattr(raw, other) is not None:
+        raise file.bad(f"party {raw.party} must have the key `{wanted}` and must not have `{other}`")
+    if raw.timeout_s == float("inf"):
+        raise file.bad("`timeout_s` must be a finite number of seconds")
+    with file.at("ahead"):
+        ahead_bytes = parse_size(raw.ahead)
+    owners = tuple(file.card("owner_cards", card, "owner", "user") for card in raw.owner_cards)
+    users = tuple(file.card("user_cards", card, "owner", "user") for card in raw.user_cards)
+    dealer = file.card("dealer_card", raw.dealer_card, "dealer")
+    file.check_names(dealer, *owners, *users)
+    peer_role: Role = "server1" if raw.party == 0 else "server0"
+    return ServerConfig(
+        party=raw.party,
+        identity=file.path(raw.identity),
+        state=file.path(raw.state),
+        listen=raw.listen,
+        peer_listen=raw.peer_listen,
+        peer_connect=raw.peer_connect,
+        peer=file.card("peer_card", raw.peer_card, peer_role),
+        dealer=dealer,
+        owners=owners,
+        users=users,
+        plans=tuple(file.path(plan) for plan in raw.plans),
+        batch=raw.batch,
+        ahead_bytes=ahead_bytes,
+        backend=raw.backend,
+        timeout_s=raw.timeout_s,
+    )
+
+
+def load_dealer(path: Path) -> DealerConfig:
+    """The dealer's configuration with the servers' cards. Raises ConfigError or MissingFile naming file and key."""
+    file, raw = _File(Path(path)), _read(Path(path), _DealerFile)
+    plans = tuple(file.path(plan) for plan in raw.plans)
+    cards = file.server_cards(raw.server_cards)
+    return DealerConfig(file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch)
+
+
+def load_client(path: Path) -> ClientConfig:
+    """A client's configuration with the servers' cards. Raises ConfigError or MissingFile naming file and key."""
+    file, raw = _File(Path(path)), _read(Path(path), _ClientFile)
+    return ClientConfig(file.path(raw.identity), raw.server_endpoints, file.server_cards(raw.server_cards))
+
+
+def write_local(
+    folder: Path,
+    plans: Sequence[Path],
+    batch: int,
+    *,
+    ahead: str = "2GiB",
+    backend: str = "numpy",
+    timeout_s: float = 600.0,
+) -> LocalSetup:
+    """A complete set-up on 127.0.0.1 in a new `folder`: keys of dealer, both servers and one user who is also owner.
+
+    The ports are free at this moment. Raises ConfigError if keys or files are there already.
+    """
+    folder = private_folder(Path(folder).absolute())
+    roles: tuple[Role, ...] = ("dealer", "server0", "server1", "user")
+    for role in roles:
+        keygen(folder / role, role, role)
+    listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
+    work: dict[str, object] = {"plans": [str(Path(plan).absolute()) for plan in plans], "batch": batch}
+    server: dict[str, object] = {"dealer_card": "dealer/card.toml", "user_cards": ["user/card.toml"]}
+    server |= {"owner_cards": ["user/card.toml"], "ahead": ahead, "backend": backend, "timeout_s": timeout_s, **work}
+    clients: dict[str, object] = {"server_endpoints": [listen_0, listen_1]}
+    clients |= {"server_cards": ["server0/card.toml", "server1/card.toml"]}
+    own_0: dict[str, object] = {"listen": listen_0, "peer_listen": between, "peer_card": "server1/card.toml"}
+    own_1: dict[str, object] = {"listen": listen_1, "peer_connect": between, "peer_card": "server0/card.toml"}
+    return LocalSetup(
+        folder,
+        _write(folder / "server0.toml", {"party": 0, "identity": "server0", "state": "state0", **own_0, **server}),
+        _write(folder / "server1.toml", {"party": 1, "identity": "server1", "state": "state1", **own_1, **server}),
+        _write(folder / "dealer.toml", {"identity": "dealer", **clients, **work}),
+        _write(folder / "client.toml", {"identity": "user", **clients}),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A configuration file, for resolving and for naming it in errors."""
+
+    file: Path
+
+    def path(self, text: str) -> Path:
+        return self.file.absolute().parent / text
+
+    def bad(self, why: str) -> ConfigError:
+        return ConfigError(f"the configuration {self.file} cannot be used", why, "correct that key, then start again")
+
+    @contextlib.contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ConfigError as error:
+            raise type(error)(f"{self.file}, key `{key}`: {error.what}", error.why, error.cure) from error
+
+    def card(self, key: str, text: str, *roles: Role) -> Card:
+        with self.at(key):
+            card = load_card(self.path(text))
+        if card.role not in roles:
+            raise self.bad(f"`{key}` names a card with the role {card.role}, and {' or '.join(roles)} is expected")
+        return card
+
+    def check_names(self, *cards: Card) -> None:
+        # Receivers know a sender by its card's name, so two keys must not share one.
+        keys: dict[str, str] = {}
+        for card in cards:
+            if keys.setdefault(card.name, card.curve_public) != card.curve_public:
+                raise self.bad(f"two different cards have the name '{card.name}'")
+
+    def server_cards(self, paths: tuple[str, str]) -> tuple[Card, Card]:
+        return self.card("server_cards", paths[0], "server0"), self.card("server_cards", paths[1], "server1")
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
+    except FileNotFoundError:
+        cure = "give the path of a party's TOML file, or make a set-up with gpumpc up --local"
+        raise MissingFile(f"the configuration {path} is missing", "no such file", cure) from None
+    except OSError as error:
+        raise file_error(f"the configuration {path} cannot be read", error) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _File(path).bad(f"it is no TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        why = str(error).replace("$.", "").replace("Object missing", "it lacks the")
+        raise _File(path).bad(why.replace("Object contains", "it has the")) from error
+
+
+def _write(path: Path, fields: dict[str, object]) -> Path:
+    # A number, string or list in JSON is TOML as well, unless ensure_ascii writes surrogate escapes.
+    text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise file_error(f"the configuration {path} cannot be written", error) from error
+    return path
+
+
+def _free_ports(n: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        # All are held at once, so that they differ.
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
+        return [int(listening.getsockname()[1]) for listening in held]

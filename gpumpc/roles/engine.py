@@ -1,0 +1,182 @@
+"""One server's side of everything the two servers do in lock step: agree, take in weights, run batches.
+
+The same engine serves a server process over ZeroMQ and a thread over an in-memory channel. Whatever the servers must
+agree on is compared before the first masked byte; every batch number is reserved durably before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import gpumpc.nn.weight_shares as ws
+from gpumpc.errors import ConfigError, ShareError
+from gpumpc.nn.plan import Plan, plan_hash
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.program import PROTOCOL_VERSION, Program
+from gpumpc.offline import seeds
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.secret import Secret, write_private
+from gpumpc.ring.backend import Backend, Words
+from gpumpc.session import Corrections, Session, StaticWeight
+from gpumpc.shares import Additive
+from gpumpc.version import VERSION
+from gpumpc.wire.channel import Channel
+from gpumpc.wire.handshake import exchange_hello
+
+PACKING = "byte planes, then bit lanes"
+
+
+class CorrectionSource(Protocol):
+    """Where server 1 finds the dealer's corrections."""
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections: ...
+
+    def discard_before(self, session_id: bytes, batch: int) -> None: ...
+
+
+def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
+    """What all parties must have equal, in the order in which it is compared."""
+    params = plan.params
+    return {
+        "gpumpc version": VERSION,
+        "protocol version": str(PROTOCOL_VERSION),
+        "plan": plan_hash(plan).hex(),
+        "k and f": f"k={params.k} f={params.f}",
+        "cipher": params.cipher,
+        "word packing": PACKING,
+        "batch size": str(program.input.shape[0]),
+        "weights": params.weights,
+        "weight version": plan.weight_digest,
+        "program": program.digest.hex(),
+    }
+
+
+class Engine:
+    """One server, one plan, one batch size.
+
+    Args:
+        party: 0 or 1.
+        root: the secret agreed with the dealer.
+        folder: where the server keeps its weight shares.
+        corrections: server 1's pool; None at server 0.
+        wait_s: how long a batch waits for the dealer.
+    """
+
+    def __init__(
+        self,
+        party: int,
+        plan: Plan,
+        batch_size: int,
+        root: Secret,
+        ledger: Ledger,
+        backend: Backend,
+        folder: Path,
+        corrections: CorrectionSource | None,
+        wait_s: float = 60.0,
+    ) -> None:
+        self.party, self.plan, self.backend = party, plan, backend
+        self.program = program_of(plan, batch_size)
+        self.pair_id = ""
+        self.session_id = b""
+        self.next_batch = 0
+        self._root, self._ledger, self._folder, self._corrections = root, ledger, folder, corrections
+        self._wait_s = wait_s
+        self._weights: dict[str, StaticWeight] = {}
+
+    # agreement
+
+    def agree(self, channel: Channel) -> None:
+        """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
+        own = self._stored_pair()
+        theirs = exchange_hello(channel, equal=agreed_fields(self.plan, self.program), told={"share pair": own})
+        self.pair_id, self.session_id = "", b""
+        if own and own == theirs["share pair"]:
+            self._weights = ws.load_static(self._weights_path, self.backend, self.program)
+            self._open_session(channel, own)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether weights are shared and a session is open."""
+        return bool(self.session_id)
+
+    def _open_session(self, channel: Channel, pair_id: str) -> None:
+        """Agree on the session id and on the first batch number neither ledger has seen."""
+        program_id = hashlib.sha256(self.program.digest + plan_hash(self.plan) + pair_id.encode()).digest()
+        nonce = self._ledger.nonce(program_id)
+        theirs = exchange_hello(channel, equal={"share pair": pair_id}, told={"nonce": nonce.hex()})
+        nonces = (nonce, bytes.fromhex(theirs["nonce"]))
+        session_id = seeds.session_id(program_id, *(nonces if self.party == 0 else nonces[::-1]))
+        mark = self._ledger.high_water(session_id)
+        theirs = exchange_hello(channel, equal={"session": session_id.hex()}, told={"high-water mark": str(mark)})
+        self.next_batch = max(mark, int(theirs["high-water mark"]))
+        self.pair_id, self.session_id = pair_id, session_id
+        if self._corrections is not None:
+            self._corrections.discard_before(session_id, self.next_batch)
+
+    # weights
+
+    @property
+    def _weights_path(self) -> Path:
+        return self._folder / f"{self.plan.weight_digest}.{self.program.digest.hex()[:16]}.safetensors"
+
+    def _stored_pair(self) -> str:
+        path = self._weights_path.with_suffix(".pair")
+        return path.read_text().strip() if path.exists() and self._weights_path.exists() else ""
+
+    def install_weights(self, channel: Channel, pair_id: str, sent: memoryview) -> None:
+        """Take in weight shares under a fresh share-pair id: open F once, keep it, open a session.
+
+        Raises BatchAlreadyUsed if this pair id was used before, also by a process that died in between.
+        """
+        exchange_hello(channel, equal={"share pair": pair_id}, told={})
+        raw = ws.receive_weights(self.program, self.party, sent, self.backend)
+        session_id = seeds.weight_session(self.plan.weight_digest, pair_id)
+        self._ledger.reserve_once(f"weights {self.plan.weight_digest} {pair_id}")
+        channel.begin(session_id, 0)
+        session = self._session(channel, seeds.SeedTree(self._root.reveal(), session_id, 0), None, {})
+        self._weights = ws.open_static(session, self.program, raw)
+        pair_path = self._weights_path.with_suffix(".pair")
+        pair_path.unlink(missing_ok=True)
+        ws.save_static(self._weights_path, self.backend, self._weights)
+        write_private(pair_path, pair_id.encode())
+        self._open_session(channel, pair_id)
+
+    # batches
+
+    def reserve(self, batch: int) -> None:
+        """Reserve a batch number, durably. Raises BatchAlreadyUsed."""
+        self._ledger.reserve(self.session_id, batch)
+        self.next_batch = batch + 1
+
+    def run(self, channel: Channel, batch: int, share: Words) -> Additive:
+        """One reserved batch on this server's input share; the result share.
+
+        Raises ShareError before a session is open, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
+        """
+        if not self.is_ready:
+            raise ShareError("no weights are shared", "the servers hold none for this plan", "run `gpumpc share-weights`")
+        corrections = None
+        if self._corrections is not None:
+            corrections = self._corrections.take(self.session_id, batch, self._wait_s)
+        channel.begin(self.session_id, batch)
+        tree = seeds.SeedTree(self._root.reveal(), self.session_id, batch)
+        session = self._session(channel, tree, corrections, self._weights)
+        value = self.program.input
+        result = self.program.run(session, Additive(self.backend.reduce(share, value.bits), value.bits, value.frac))
+        self._ledger.spend(self.session_id, batch)
+        spec = self.program.result
+        return result.at_bits(self.backend, spec.bits)
+
+    def _session(
+        self,
+        channel: Channel,
+        tree: seeds.SeedTree,
+        corrections: Corrections | None,
+        weights: Mapping[str, StaticWeight],
+    ) -> Session:
+        if channel.party != self.party:
+            raise ConfigError(f"server {self.party} was given the channel of server {channel.party}")
+        return Session(self.party, self.backend, channel, self.plan.params.cipher, tree, corrections, weights)

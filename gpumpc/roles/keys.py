@@ -1,0 +1,206 @@
+"""A party's keys: made by itself in its own folder, its public card given to the others.
+
+A folder holds `secret.toml` (0600, never leaves it) and `card.toml` (public). A party has two key pairs: CURVE, by
+which ZeroMQ knows it, and X25519, by which dealer and server agree on a root and results are sealed to a user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gpumpc.errors import ConfigError, MissingFile, RevealError
+from gpumpc.offline.secret import Secret, file_error, private_folder, read_private, write_private
+from gpumpc.wire.zmq_channel import CurveKeys, curve_keypair, curve_public
+
+Role = Literal["dealer", "server0", "server1", "owner", "user"]
+
+_KEY_BYTES = 32
+_TAG_BYTES = 16
+_NAME = "^[a-z0-9][a-z0-9_-]{0,39}\\Z"
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What everybody may know of a party.
+
+    Attributes:
+        curve_public: z85, 40 characters.
+        x25519_public: hex, 64 characters.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=_NAME)]
+    role: Role
+    curve_public: Annotated[str, msgspec.Meta(pattern="^[!-~]{40}\\Z")]
+    x25519_public: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+
+    @property
+    def curve_key(self) -> bytes:
+        """The CURVE public key as zmq takes it."""
+        return self.curve_public.encode()
+
+    @property
+    def x25519_key(self) -> X25519PublicKey:
+        """The X25519 public key."""
+        return X25519PublicKey.from_public_bytes(bytes.fromhex(self.x25519_public))
+
+
+class _SecretFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    curve_secret: str
+    x25519_secret: str
+
+    def __repr__(self) -> str:
+        return "_SecretFile(...)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """A party's own card and its secret keys, which do not show themselves."""
+
+    card: Card
+    curve_secret: Secret
+    x25519_secret: Secret
+
+    @property
+    def curve(self) -> CurveKeys:
+        """The key pair for a socket."""
+        return CurveKeys(self.card.curve_key, self.curve_secret.reveal())
+
+
+def keygen(folder: Path, name: str, role: Role) -> Card:
+    """Make a party's keys in `folder` (0700): `secret.toml` and `card.toml`.
+
+    Raises ConfigError if keys are there already or the name cannot be used, ExposedSecret if others may write there.
+    """
+    if not re.search(_NAME, name):
+        why = "it has 1 to 40 of the characters a-z 0-9 _ -, the first a letter or digit"
+        raise ConfigError(f"'{name}' cannot name a party", why, "choose another name")
+    folder = private_folder(Path(folder))
+    for file in ("secret.toml", "card.toml"):
+        if (folder / file).exists():
+            why, cure = "keys are never overwritten", "give another folder, or move the old one away"
+            raise ConfigError(f"{folder / file} is there already", why, cure)
+    curve, own = curve_keypair(), X25519PrivateKey.generate()
+    card = Card(name, role, curve.public.decode(), own.public_key().public_bytes_raw().hex())
+    secret = {"curve_secret": curve.secret.decode(), "x25519_secret": own.private_bytes_raw().hex()}
+    write_private(folder / "secret.toml", _toml(secret))
+    write_private(folder / "card.toml", _toml(msgspec.to_builtins(card)))
+    (folder / "card.toml").chmod(0o644)
+    return card
+
+
+def load_card(path: Path) -> Card:
+    """A party's public card. Raises MissingFile, ConfigError."""
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        why, cure = "no such file", "ask that party for the card.toml that gpumpc keygen made it"
+        raise MissingFile(f"the card {path} is missing", why, cure) from None
+    except OSError as error:
+        raise file_error(f"the card {path} cannot be read", error) from error
+    card: Card = _parse(path, text, Card)
+    return card
+
+
+def load_identity(folder: Path) -> Identity:
+    """A party's own keys. Raises ExposedSecret if others can read them, MissingFile, ConfigError."""
+    path = Path(folder) / "secret.toml"
+    secret: _SecretFile = _parse(path, read_private(path), _SecretFile)
+    card = load_card(Path(folder) / "card.toml")
+    try:
+        x25519_secret = bytes.fromhex(secret.x25519_secret)
+        x25519_public = X25519PrivateKey.from_private_bytes(x25519_secret).public_key().public_bytes_raw()
+    except ValueError:
+        raise _bad_card(f"{path}", "its X25519 key is no key") from None
+    if curve_public(secret.curve_secret.encode()) != card.curve_key or x25519_public.hex() != card.x25519_public:
+        raise _bad_card(f"{path}", "its keys do not belong to the card.toml beside it")
+    return Identity(card, Secret(secret.curve_secret.encode()), Secret(x25519_secret))
+
+
+def agree_root(identity: Identity, peer_card: Card, party: int) -> Secret:
+    """The 32-byte root that the dealer and server `party` alone can derive; the same at both. Raises ConfigError.
+
+    X25519 of the two static keys, then HKDF-SHA256 with the party's number and both public keys in the info.
+    """
+    cards = {card.role: card for card in (identity.card, peer_card)}
+    server: Role = "server0" if party == 0 else "server1"
+    if set(cards) != {"dealer", server}:
+        why = f"one card must be the dealer's and one {server}'s, and they are of {' and '.join(sorted(cards))}"
+        raise _bad_card(f"no root can be agreed with {peer_card.name}", why)
+    both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("dealer", server))
+    return Secret(_derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc root 1 %d " % party + both))
+
+
+def seal(card: Card, payload: bytes, aad: bytes) -> bytes:
+    """`payload` for the owner of `card` alone, bound to `aad` (which is not sent). Raises ConfigError.
+
+    An ephemeral X25519 key (32 bytes), then ChaCha20-Poly1305: 48 bytes longer than the payload.
+    """
+    ephemeral = X25519PrivateKey.generate()
+    key = _sealing_key(_agree(ephemeral, card.x25519_key), ephemeral.public_key(), card)
+    # One key seals one message, so a constant nonce is never used twice under a key.
+    return ephemeral.public_key().public_bytes_raw() + ChaCha20Poly1305(key).encrypt(bytes(12), payload, aad)
+
+
+def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
+    """What was sealed to this party with the same `aad`. Raises RevealError if anything of it was changed."""
+    if len(blob) < _KEY_BYTES + _TAG_BYTES:
+        raise _unopened(f"it has {len(blob)} bytes, fewer than an empty message")
+    ephemeral = X25519PublicKey.from_public_bytes(blob[:_KEY_BYTES])
+    try:
+        key = _sealing_key(_agree(_private(identity), ephemeral), ephemeral, identity.card)
+        return ChaCha20Poly1305(key).decrypt(bytes(12), blob[_KEY_BYTES:], aad)
+    except (InvalidTag, ConfigError):
+        raise _unopened("it was changed on the way, or sealed to another key or for another request") from None
+
+
+def _private(identity: Identity) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(identity.x25519_secret.reveal())
+
+
+def _agree(own: X25519PrivateKey, public: X25519PublicKey) -> bytes:
+    try:
+        return own.exchange(public)
+    except ValueError as error:
+        raise _bad_card("no key can be agreed", "the other X25519 key is one that gives the same to all") from error
+
+
+def _sealing_key(shared: bytes, ephemeral: X25519PublicKey, card: Card) -> bytes:
+    return _derive(shared, b"gpumpc seal 1 " + ephemeral.public_bytes_raw() + bytes.fromhex(card.x25519_public))
+
+
+def _derive(shared: bytes, info: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), _KEY_BYTES, salt=None, info=info).derive(shared)
+
+
+def _toml(fields: dict[str, str]) -> bytes:
+    # Names, z85 and hex have no quote and no backslash, so nothing needs escaping.
+    return "".join(f'{key} = "{value}"\n' for key, value in fields.items()).encode()
+
+
+def _parse(path: Path, text: bytes, kind: type[Any]) -> Any:
+    # The cause is not chained: a parser's message may quote the line with the secret.
+    try:
+        return msgspec.convert(tomllib.loads(text.decode()), kind)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+        raise _bad_card(f"{path}", "it is no TOML file") from None
+    except msgspec.ValidationError as error:
+        raise _bad_card(f"{path}", str(error)) from None
+
+
+def _bad_card(what: str, why: str) -> ConfigError:
+    return ConfigError(f"{what} cannot be used", why, "copy the file anew from the party that made it, or make new keys")
+
+
+def _unopened(why: str) -> RevealError:
+    cure = "ask for the result again; if that fails too, give both servers this user's card anew"
+    return RevealError("a sealed message cannot be opened", why, cure)

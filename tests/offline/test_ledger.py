@@ -1,0 +1,221 @@
+"""The ledger: a batch number is used once, also across crashes, restarts, threads and full disks."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gpumpc.errors import BadValue, BatchAlreadyUsed, ConfigError, ExposedSecret
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.secret import Secret, private_folder, read_private, write_private
+
+A, B = bytes(range(16)), bytes(16)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.db"
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    head = "import os, sys, signal, resource\nfrom pathlib import Path\nfrom gpumpc.offline.ledger import Ledger\n"
+    command = [sys.executable, "-c", head + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_numbers_go_up_and_are_spent_once(path: Path) -> None:
+    with Ledger(path) as ledger:
+        assert ledger.high_water(A) == 0
+        ledger.reserve(A, 0)
+        ledger.spend(A, 0)
+        ledger.reserve(A, 1)
+        assert (ledger.high_water(A), ledger.high_water(B)) == (2, 0)
+        assert ledger.counts(A) == {"spent": 1, "reserved": 1}
+        with pytest.raises(BatchAlreadyUsed, match="cannot be spent"):
+            ledger.spend(A, 0)
+        for batch in (0, 1):
+            with pytest.raises(BatchAlreadyUsed, match="the next free number is 2"):
+                ledger.reserve(A, batch)
+        ledger.reserve(B, 0)
+
+
+def test_skipped_numbers_are_burnt_whatever_their_number(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.reserve(A, 10**12)
+        assert ledger.counts(A) == {"burnt": 10**12, "reserved": 1}
+        for batch in (0, 7, 10**12 - 1):
+            with pytest.raises(BatchAlreadyUsed):
+                ledger.reserve(A, batch)
+            with pytest.raises(BatchAlreadyUsed):
+                ledger.spend(A, batch)
+        ledger.reserve(A, 10**12 + 1)
+
+
+@pytest.mark.parametrize("batch", [-1, 1 << 62, 1 << 64])
+def test_no_batch_number(path: Path, batch: int) -> None:
+    with Ledger(path) as ledger, pytest.raises(BadValue):
+        ledger.reserve(A, batch)
+
+
+def test_after_reopening_nothing_can_be_used_again(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for batch in (0, 1):
+            ledger.reserve(A, batch)
+        ledger.spend(A, 0)
+        ledger.reserve_once("lite0/conv1")
+    with Ledger(path) as ledger:
+        assert ledger.counts(A) == {"spent": 1, "burnt": 1}
+        assert ledger.high_water(A) == 2
+        for batch in (0, 1):
+            with pytest.raises(BatchAlreadyUsed):
+                ledger.reserve(A, batch)
+            with pytest.raises(BatchAlreadyUsed):
+                ledger.spend(A, batch)
+        with pytest.raises(BatchAlreadyUsed, match="lite0/conv1"):
+            ledger.reserve_once("lite0/conv1")
+        ledger.reserve_once("lite0/conv2")
+        ledger.reserve(A, 2)
+
+
+def test_kill_9_between_reserve_and_spend_burns(path: Path) -> None:
+    killed = run(
+        "ledger = Ledger(Path(sys.argv[1])); ledger.reserve(bytes(16), 0); ledger.spend(bytes(16), 0)\n"
+        "ledger.reserve(bytes(16), 1); ledger.nonce(b'p'); os.kill(os.getpid(), signal.SIGKILL)",
+        path,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with Ledger(path) as ledger:
+        assert ledger.counts(B) == {"spent": 1, "burnt": 1}
+        with pytest.raises(BatchAlreadyUsed):
+            ledger.reserve(B, 1)
+
+
+def test_a_nonce_is_drawn_once(path: Path) -> None:
+    with Ledger(path) as ledger:
+        one, two = ledger.nonce(b"one"), ledger.nonce(b"two")
+        assert ledger.nonce(b"one") == one != two
+        assert len(one) == 16
+    with Ledger(path) as ledger:
+        assert ledger.nonce(b"one") == one
+
+
+def test_two_processes_cannot_have_one_ledger(path: Path) -> None:
+    with Ledger(path):
+        second = run("Ledger(Path(sys.argv[1]))", path)
+        assert "ConfigError: The ledger" in second.stderr or "is in use" in second.stderr
+        assert second.returncode == 1
+        with pytest.raises(ConfigError, match="in use"):
+            Ledger(path)
+    with Ledger(path) as ledger:
+        ledger.close()
+        ledger.close()
+
+
+def test_files_are_for_this_user_alone(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Ledger(path) as ledger:
+            ledger.reserve(A, 0)
+            modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert len(modes) >= 3 and set(modes.values()) == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_others_can_change_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    with pytest.raises(ExposedSecret, match="chmod 700"):
+        Ledger(path)
+
+
+def test_one_number_is_given_to_one_of_many_threads(path: Path) -> None:
+    def reserve(ledger: Ledger, batch: int) -> int:
+        try:
+            ledger.reserve(A, batch)
+        except BatchAlreadyUsed:
+            return 0
+        return 1
+
+    with Ledger(path) as ledger, ThreadPoolExecutor(4) as pool:
+        for batch in range(5):
+            assert sum(pool.map(lambda _, b=batch: reserve(ledger, b), range(8))) == 1
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing_half_written(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.reserve(A, 0)
+    full = run(
+        """
+from gpumpc.errors import ConfigError
+ledger = Ledger(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    for i in range(10**6):
+        ledger.reserve_once(f"{i} " + "x" * 5000)
+except ConfigError as error:
+    print(i, error)
+""",
+        path,
+    )
+    assert "free some space on its disk" in full.stdout, full.stderr
+    n_written = int(full.stdout.split()[0])
+    with Ledger(path) as ledger:
+        assert ledger.counts(A) == {"burnt": 1}
+        with pytest.raises(BatchAlreadyUsed):
+            ledger.reserve_once(f"{n_written - 1} " + "x" * 5000)
+        ledger.reserve_once(f"{n_written} " + "x" * 5000)
+
+
+def test_a_damaged_file_and_a_newer_format_are_refused(path: Path) -> None:
+    private_folder(path.parent)
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(ConfigError, match="not a database"):
+        Ledger(path)
+    path.unlink()
+    Ledger(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 9")
+    db.close()
+    with pytest.raises(ConfigError, match="format is 9"):
+        Ledger(path)
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "ledger.db", tmp_path / "file" / "deeper" / "ledger.db"):
+        with pytest.raises(ConfigError):
+            Ledger(path)
+
+
+def test_a_secret_does_not_show() -> None:
+    secret = Secret(b"hunter2")
+    assert "hunter2" not in f"{secret} {secret!r} {secret.__reduce__.__doc__}"
+    assert secret == Secret(b"hunter2") != Secret(b"other")
+    assert secret != b"hunter2"
+    assert secret.reveal() == b"hunter2"
+    with pytest.raises(TypeError):
+        hash(secret)
+    with pytest.raises(TypeError, match="not serialised"):
+        secret.__reduce__()
+
+
+def test_private_files(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_private(path, b"abc")
+    assert read_private(path) == b"abc"
+    with pytest.raises(ConfigError, match="there already"):
+        write_private(path, b"def")
+    for mode in (0o640, 0o604, 0o620):
+        path.chmod(mode)
+        with pytest.raises(ExposedSecret, match=f"chmod 600 {path}"):
+            read_private(path)
+    with pytest.raises(ConfigError, match="missing"):
+        read_private(tmp_path / "none")

@@ -1,0 +1,206 @@
+"""The pool: bounded, whole or absent, each batch read once."""
+
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gpumpc.errors import (
+    BadFrame,
+    ConfigError,
+    CorrelationsMissing,
+    ExposedSecret,
+    LeftoverCorrelations,
+    MaskReused,
+)
+from gpumpc.offline.pool import Pool
+
+A, B = bytes(range(16)), bytes(16)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    return Pool(tmp_path / "pool", capacity_bytes=1000)
+
+
+def put(pool: Pool, session: bytes, batch: int, data: bytes) -> None:
+    writer = pool.writer(session, batch, len(data))
+    writer.append(data[:3])
+    writer.append(memoryview(data)[3:])
+    writer.commit()
+
+
+def names(pool: Pool) -> set[str]:
+    return {path.name for path in pool.folder.iterdir()} - {"lock"}
+
+
+def test_what_was_committed_is_read_in_order_and_then_deleted(pool: Pool) -> None:
+    put(pool, A, 5, b"abcdefgh")
+    corrections = pool.take(A, 5, 0)
+    first = corrections.read(3)
+    assert (first, corrections.read(0), corrections.read(5)) == (b"abc", b"", b"defgh")
+    assert names(pool) == {f"{A.hex()}.5.corr"}
+    corrections.finish()
+    assert names(pool) == set()
+    assert first == b"abc" and first.readonly  # a step may keep its view
+    corrections.discard()
+
+
+def test_an_empty_batch_is_a_batch(pool: Pool) -> None:
+    pool.writer(A, 0, 0).commit()
+    corrections = pool.take(A, 0, 0)
+    assert corrections.read(0) == b""
+    corrections.finish()
+
+
+def test_leftover_and_missing_bytes_are_errors(pool: Pool) -> None:
+    put(pool, A, 0, b"abcdef")
+    corrections = pool.take(A, 0, 0)
+    corrections.read(4)
+    with pytest.raises(CorrelationsMissing, match="asks for 3 bytes and 2 are left"):
+        corrections.read(3)
+    with pytest.raises(LeftoverCorrelations, match="2 bytes"):
+        corrections.finish()
+    assert names(pool) == set()
+
+
+def test_a_batch_is_handed_out_once(pool: Pool) -> None:
+    put(pool, A, 0, b"abcdef")
+    corrections = pool.take(A, 0, 0)
+    with pytest.raises(MaskReused):
+        pool.take(A, 0, 0)
+    corrections.discard()
+    with pytest.raises(CorrelationsMissing):
+        pool.take(A, 0, 0)
+
+
+def test_a_stopped_dealer_is_named(pool: Pool) -> None:
+    with pytest.raises(CorrelationsMissing, match="start gpumpc dealer"):
+        pool.take(A, 0, 0.01)
+
+
+def test_take_waits_for_a_commit(pool: Pool) -> None:
+    writer = pool.writer(A, 0, 3)
+    writer.append(b"abc")
+    threading.Timer(0.1, writer.commit).start()
+    start = time.monotonic()
+    assert pool.take(A, 0, 10).read(3) == b"abc"
+    assert time.monotonic() - start < 5
+
+
+def test_a_batch_of_another_size_than_announced_is_refused(pool: Pool) -> None:
+    short = pool.writer(A, 0, 4)
+    short.append(b"abc")
+    with pytest.raises(BadFrame, match="4 bytes were announced and 3 came"):
+        short.commit()
+    long = pool.writer(A, 1, 4)
+    with pytest.raises(BadFrame, match="5 came"):
+        long.append(b"abcde")
+    assert names(pool) == set()
+    put(pool, A, 0, b"abcd")
+
+
+def test_a_batch_cannot_come_twice(pool: Pool) -> None:
+    put(pool, A, 0, b"abcd")
+    writer = pool.writer(A, 1, 4)
+    for batch in (0, 1):
+        with pytest.raises(BadFrame, match="came twice"):
+            pool.writer(A, batch, 4)
+    writer.abort()
+    writer.abort()
+    put(pool, A, 1, b"abcd")
+
+
+def test_wanted_fills_the_capacity_and_no_more(pool: Pool) -> None:
+    assert pool.wanted(A, 7, 300) == [7, 8, 9]
+    put(pool, A, 8, bytes(300))
+    writer = pool.writer(A, 7, 300)
+    assert pool.wanted(A, 7, 300) == [9]
+    put(pool, A, 9, bytes(300))
+    assert pool.wanted(A, 7, 300) == []
+    writer.abort()
+    assert pool.wanted(A, 7, 300) == [7]
+    pool.take(A, 8, 0).discard()
+    assert pool.wanted(A, 9, 300) == [10, 11]
+
+
+def test_one_batch_is_always_wanted(pool: Pool) -> None:
+    assert pool.wanted(A, 0, 5000) == [0]
+    put(pool, A, 0, bytes(5000))
+    assert pool.wanted(A, 0, 5000) == []
+    assert pool.wanted(B, 3, 5000) == [3]
+    assert pool.wanted(A, 1, 5000) == [1]
+
+
+def test_wanted_is_a_short_list(pool: Pool) -> None:
+    assert len(pool.wanted(A, 0, 0)) == 64
+
+
+def test_reopening_keeps_whole_batches_and_sweeps_the_rest(pool: Pool) -> None:
+    put(pool, A, 3, b"whole")
+    half = pool.writer(A, 4, 10)
+    half.append(b"half")
+    (pool.folder / "notes.txt").write_text("not ours")
+    pool.close()
+    again = Pool(pool.folder, 1000)
+    assert names(again) == {f"{A.hex()}.3.corr", "notes.txt"}
+    assert again.sessions() == {A}
+    assert again.take(A, 3, 0).read(5) == b"whole"
+    half.abort()
+
+
+def test_old_batches_are_discarded_unless_they_are_being_read(pool: Pool) -> None:
+    for batch in range(4):
+        put(pool, A, batch, b"abcd")
+    put(pool, B, 0, b"abcd")
+    reading = pool.take(A, 1, 0)
+    pool.discard_before(A, 3)
+    assert names(pool) == {f"{A.hex()}.1.corr", f"{A.hex()}.3.corr", f"{B.hex()}.0.corr"}
+    assert reading.read(4) == b"abcd"
+    reading.finish()
+
+
+def test_files_are_for_this_user_alone(pool: Pool) -> None:
+    put(pool, A, 0, b"abcd")
+    assert stat.S_IMODE(pool.folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in pool.folder.iterdir()} == {0o600}
+    pool.close()
+    pool.folder.chmod(0o770)
+    with pytest.raises(ExposedSecret):
+        Pool(pool.folder, 1000)
+
+
+def test_two_processes_cannot_share_a_pool(pool: Pool) -> None:
+    with pytest.raises(ConfigError, match="in use"):
+        Pool(pool.folder, 1000)
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing_half_written(pool: Pool) -> None:
+    put(pool, A, 0, b"abcd")
+    pool.close()
+    code = """
+import resource, sys
+from pathlib import Path
+from gpumpc.errors import ConfigError
+from gpumpc.offline.pool import Pool
+pool = Pool(Path(sys.argv[1]), 10**9)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+for n in (100_000, 50_100):
+    writer = pool.writer(bytes(16), n, n)
+    try:
+        for i in range(0, n, 100):
+            writer.append(bytes(100))
+        writer.commit()
+    except ConfigError as error:
+        print(error)
+print(sorted(p.name for p in pool.folder.iterdir()), pool.wanted(bytes(16), 0, 10**9 - 4))
+"""
+    full = subprocess.run(
+        [sys.executable, "-c", code, str(pool.folder)], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert full.stdout.count("free some space") == 2 and str(pool.folder) in full.stdout
+    assert full.stdout.splitlines()[-1] == f"['{A.hex()}.0.corr', 'lock'] [0]"
