@@ -303,9 +303,22 @@ class _Compiler:
                 "they were averaged over windows of different sizes",
                 "average them alike, or put a convolution between",
             )
-        bits = min(source.bits for source in sources)
+        names = self._summands(layer) if isinstance(layer, g.Add) else layer.inputs
+        bits = min(self.values[name].bits for name in names)
         value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
-        self._step(kinds[type(layer)], layer, value)
+        self.steps.append(kinds[type(layer)](layer.name, names, layer.name, sources[0].shape))
+        self.values[layer.name] = value
+
+    def _summands(self, layer: g.Add) -> tuple[str, ...]:
+        """Operands of a sum: where one is there in the bits the sum needs, the others are lifted instead of the sum.
+
+        It costs the same, and a summand spans less than the sum: a lift holds half of what the ring holds.
+        """
+        needed = self.needed[layer.name]
+        widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)
+        if widest < needed:
+            return layer.inputs
+        return tuple(self._at_bits(name, needed) for name in layer.inputs)
 
 
 def _operator(layer: g.Conv2d | g.Linear, shape: Sequence[int]) -> tuple[Shape, Operator]:
@@ -313,4 +326,4 @@ def _operator(layer: g.Conv2d | g.Linear, shape: Sequence[int]) -> tuple[Shape, 
     if isinstance(layer, g.Linear):
         return (shape[-1], layer.out_features), MatMul()
     weight = (*layer.kernel, shape[-1] // layer.groups, layer.out_channels)
-    return weight, Convolution(layer.stride, layer.padding, layer.groups)
+    return weight, Convolution(layer.kernel, layer.stride, layer.padding, layer.groups)

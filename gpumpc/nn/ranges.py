@@ -8,6 +8,7 @@ the calibrated world may wrap unnoticed. A value that does not fit is refused he
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,8 +24,9 @@ from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 
 Floats = npt.NDArray[np.float64]
-# Sums of products are taken in float64, each rounding up to 2^-53 of its size: this much is added for safety.
-_SLACK = 1 + 2.0**-40
+# float64 sums of n products err by at most n 2^-53 of the sum of magnitudes: for values below 2^62 / 2^10 and rows below
+# 2^16 that is less than this fraction of a result, or where terms cancel less than one unit.
+_SLACK = 2.0**-36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,70 @@ class Interval:
         """Widened to contain zero, as padding does."""
         return Interval(np.minimum(self.low, 0), np.maximum(self.high, 0))
 
+    def plus(self, other: Interval) -> Interval:
+        """Bounds of a sum."""
+        return Interval(self.low + other.low, self.high + other.high)
+
+    def times(self, matrix: Floats) -> Interval:
+        """Bounds of v @ matrix, v a row of channels."""
+        positive, negative = np.maximum(matrix, 0), np.minimum(matrix, 0)
+        return Interval(
+            _outward(self.low @ positive + self.high @ negative, -1), _outward(self.high @ positive + self.low @ negative, 1)
+        )
+
+
+def _outward(values: Floats, direction: int) -> Floats:
+    """Values moved outward by more than the rounding of their float64 sums."""
+    return values + direction * (np.abs(values) * _SLACK + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """v = sum_j sources[j] @ matrices[j] + rest, pixel by pixel.
+
+    Where layers without an activation follow one another (project, add, expand), their matrices are multiplied before
+    signs are dropped: much tighter than one interval after the other.
+    """
+
+    sources: tuple[Interval, ...]
+    matrices: tuple[Floats, ...]
+    rest: Interval
+
+    @classmethod
+    def of(cls, interval: Interval) -> Affine:
+        """A value of which only bounds are known: a source of its own."""
+        zeros = np.zeros_like(interval.low)
+        return cls((interval,), (np.eye(len(interval.low)),), Interval(zeros, zeros))
+
+    @property
+    def interval(self) -> Interval:
+        """Bounds by channel."""
+        total = self.rest
+        for source, matrix in zip(self.sources, self.matrices, strict=True):
+            total = total.plus(source.times(matrix))
+        return total
+
+    def times(self, matrix: Floats, bias: Floats) -> Affine:
+        """v @ matrix + bias."""
+        return Affine(
+            self.sources, tuple(m @ matrix for m in self.matrices), self.rest.times(matrix).plus(Interval(bias, bias))
+        )
+
+    def plus(self, other: Affine) -> Affine:
+        """The sum; a source that both have is counted once."""
+        terms = {id(source): (source, matrix) for source, matrix in zip(self.sources, self.matrices, strict=True)}
+        for source, matrix in zip(other.sources, other.matrices, strict=True):
+            known = terms.get(id(source))
+            terms[id(source)] = (source, matrix if known is None else known[1] + matrix)
+        sources, matrices = zip(*terms.values(), strict=True)
+        return Affine(sources, matrices, self.rest.plus(other.rest))
+
+    def truncated(self, shift: int) -> Affine:
+        """floor(v / 2^shift), or that plus one."""
+        scale = 2.0**-shift
+        rest = Interval(self.rest.low * scale - 1, self.rest.high * scale + 1)
+        return Affine(self.sources, tuple(m * scale for m in self.matrices), rest)
+
 
 def check_ranges(
     program: Program, weights: Integers, low: float, high: float, measured: Mapping[str, float] | None = None
@@ -55,27 +121,39 @@ def check_ranges(
     """
     [(name, value)] = program.inputs.items()
     ones = np.ones(value.shape[-1] if len(value.shape) > 1 else 1)
-    bounds = {name: Interval(np.floor(ones * low * value.scale), np.ceil(ones * high * value.scale))}
+    source = Interval(np.floor(ones * low * value.scale), np.ceil(ones * high * value.scale))
+    bounds = {name: Affine.of(source)}
     for step in program.steps:
         bounds[step.output] = _bounds(step, [bounds[name] for name in step.inputs], weights, measured)
-    return bounds[program.output]
+    return bounds[program.output].interval
 
 
-def _bounds(step: Step, inputs: list[Interval], weights: Integers, measured: Mapping[str, float] | None) -> Interval:
-    x = inputs[0]
+def _bounds(step: Step, inputs: list[Affine], weights: Integers, measured: Mapping[str, float] | None) -> Affine:
+    """Bounds of a step's value, after checking that its inputs are in the range it is exact for."""
+    affine = inputs[0]
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
-            result = _product(step, x, weights)
-            if measured is not None:
-                limit = np.full_like(result.low, np.ceil(measured[step.layer] * 2.0**step.frac))
-                result = Interval(np.maximum(result.low, -limit), np.minimum(result.high, limit))
-            return _fits(step, result, step.k - 1)
+            return _product(step, affine, weights, measured)
         case Truncate():
             # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift
+            x = affine.interval
             _fits(step, Interval(x.low, x.high + 2.0**step.shift), step.k - 1)
-            return Interval(np.floor(x.low / 2.0**step.shift), np.floor(x.high / 2.0**step.shift) + 1)
+            return affine.truncated(step.shift)
         case Lift():
-            return _fits(step, x, step.low - 2)
+            _fits(step, affine.interval, step.low - 2)
+            return affine
+        case linear.Open():
+            return affine
+        case pooling.Add():
+            return affine.plus(inputs[1])
+        case _:
+            return Affine.of(_interval(step, [a.interval for a in inputs]))
+
+
+def _interval(step: Step, inputs: list[Interval]) -> Interval:
+    """Bounds of a step that is not affine, or moves values between places."""
+    x = inputs[0]
+    match step:
         case relu.ReLU():
             _fits(step, x, step.bits - 1)
             return Interval(np.maximum(x.low, 0), np.maximum(x.high, 0))
@@ -90,35 +168,57 @@ def _bounds(step: Step, inputs: list[Interval], weights: Integers, measured: Map
         case pooling.SumPool():
             area = step.window[0] * step.window[1]
             return Interval(x.low * area, x.high * area)
-        case pooling.Add():
-            return Interval(x.low + inputs[1].low, x.high + inputs[1].high)
         case pooling.Concat():
             return Interval(np.concatenate([i.low for i in inputs]), np.concatenate([i.high for i in inputs]))
         case pooling.Flatten():
-            times = int(np.prod(step.shape[1:])) // len(x.low)
+            times = math.prod(step.shape[1:]) // len(x.low)
             return Interval(np.tile(x.low, times), np.tile(x.high, times))
-        case linear.Open():
-            return _fits(step, x, step.bits - 1)
         case _:
             raise PlanError(f"no range rule for step '{step.name}'", "", "this is a bug: please report it")
 
 
-def _product(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weights: Integers) -> Interval:
-    spec_weight, spec_bias = weights[step.layer]
-    weight = signed(spec_weight, step.k).astype(np.float64)
-    bias = signed(spec_bias, step.k).astype(np.float64)
+def _product(
+    step: linear.PrivateProduct | linear.PublicProduct,
+    x: Affine,
+    weights: Integers,
+    measured: Mapping[str, float] | None,
+) -> Affine:
+    weight, bias = (signed(array, step.k).astype(np.float64) for array in weights[step.layer])
+    if measured is None and _is_pointwise(step):
+        result = x.times(weight.reshape(weight.shape[-2:]), bias)
+    else:
+        bounds = _windowed(step, x.interval, weight, bias)
+        if measured is not None:
+            limit = np.full_like(bounds.low, np.ceil(measured[step.layer] * 2.0**step.frac))
+            bounds = Interval(np.maximum(bounds.low, -limit), np.minimum(bounds.high, limit))
+        result = Affine.of(bounds)
+    _fits(step, result.interval, step.k - 1)
+    return result
+
+
+def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
+    """Whether an output pixel depends on one input pixel, by a matrix over channels."""
+    operator = step.operator
+    if isinstance(operator, linear.Convolution):
+        return operator.groups == 1 and operator.kernel == (1, 1) and not any(operator.padding)
+    return True
+
+
+def _windowed(
+    step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weight: Floats, bias: Floats
+) -> Interval:
+    """Bounds of a product over a window, each tap at its worst."""
     groups = 1
     if isinstance(step.operator, linear.Convolution):
         groups = step.operator.groups
         x = x.with_zero() if any(step.operator.padding) else x
-    # (.., Cin / groups, Cout) -> (taps, groups, Cin / groups, Cout / groups)
-    per_group = weight.shape[-1] // groups
-    split = weight.reshape(-1, weight.shape[-2], groups, per_group).transpose(0, 2, 1, 3)
-    positive, negative = np.maximum(split, 0).sum(axis=0), np.minimum(split, 0).sum(axis=0)
-    low, high = x.low.reshape(groups, -1, 1), x.high.reshape(groups, -1, 1)
-    top = (positive * high + negative * low).sum(axis=1).reshape(-1)
-    bottom = (positive * low + negative * high).sum(axis=1).reshape(-1)
-    return Interval(bottom * _SLACK ** np.sign(-bottom) + bias, top * _SLACK ** np.sign(top) + bias)
+    # (.., Cin / groups, Cout) -> (taps, Cin / groups, groups, Cout / groups)
+    taps = weight.reshape(-1, weight.shape[-2], groups, weight.shape[-1] // groups)
+    positive, negative = np.maximum(taps, 0).sum(axis=0), np.minimum(taps, 0).sum(axis=0)
+    low, high = (side.reshape(groups, -1).T[:, :, None] for side in (x.low, x.high))
+    top = (positive * high + negative * low).sum(axis=0).reshape(-1)
+    bottom = (positive * low + negative * high).sum(axis=0).reshape(-1)
+    return Interval(_outward(bottom, -1) + bias, _outward(top, 1) + bias)
 
 
 def _fits(step: Step, interval: Interval, bits: int) -> Interval:

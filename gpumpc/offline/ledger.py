@@ -189,5 +189,6 @@ class Ledger:
 
 def _high_water(db: sqlite3.Connection, session_id: bytes) -> int:
     # The last run ends highest: runs never overlap and are added in order.
-    row = db.execute("SELECT first + n FROM batches WHERE session = ? ORDER BY first DESC LIMIT 1", (session_id,)).fetchone()
+    query = "SELECT first + n FROM batches WHERE session = ? ORDER BY first DESC LIMIT 1"
+    row = db.execute(query, (session_id,)).fetchone()
     return int(row[0]) if row else 0

@@ -55,7 +55,7 @@ class Pool:
         key = (bytes(session_id), batch)
         with self._changed:
             if key in self._committed or key in self._arriving:
-                raise BadFrame(f"corrections of batch {batch} came twice", "they are here already", "see the dealer's log")
+                raise BadFrame(f"corrections of batch {batch} came twice", "they are here", "see the dealer's log")
             writer = Writer(self, key, n_bytes)
             self._arriving[key] = n_bytes
             return writer
@@ -95,6 +95,11 @@ class Pool:
             corrections = Corrections(self, key, self._committed[key])
             self._taken.add(key)
             return corrections
+
+    def ahead(self, session_id: bytes, first_batch: int) -> int:
+        """How many batches of a session from `first_batch` up are here, whole."""
+        with self._changed:
+            return sum(session == session_id and batch >= first_batch for session, batch in self._committed)
 
     def sessions(self) -> set[bytes]:
         """The sessions that have committed batches here: discard those that no plan of this server uses."""

@@ -41,7 +41,7 @@ class Secret:
 def private_folder(folder: Path) -> Path:
     """The folder, made for this user alone (0700) where it is missing, with its parents.
 
-    Raises ExposedSecret if others may write in it (they could put back an old ledger), ConfigError if it cannot be made.
+    Raises ExposedSecret if others may write in it (they could put an old ledger back), else ConfigError.
     """
     try:
         for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):

@@ -30,6 +30,7 @@ class MatMul:
 class Convolution:
     """(B, H, W, Cin) o (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout)."""
 
+    kernel: Pair
     stride: Pair
     padding: Padding
     groups: int

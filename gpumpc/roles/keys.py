@@ -198,7 +198,7 @@ def _parse(path: Path, text: bytes, kind: type[Any]) -> Any:
 
 
 def _bad_card(what: str, why: str) -> ConfigError:
-    return ConfigError(f"{what} cannot be used", why, "copy the file anew from the party that made it, or make new keys")
+    return ConfigError(f"{what} cannot be used", why, "copy the file anew from its party, or make new keys")
 
 
 def _unopened(why: str) -> RevealError:

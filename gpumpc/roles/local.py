@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, ForeignShare, PeerLost
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
@@ -112,7 +111,7 @@ class LocalSession:
         self._dealer = DealerEngine(self.program, self._roots, backend)
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()
-        self.measured = Cost()
+        self._dealt: set[int] = set()
         self._start(weights)
 
     def _start(self, weights: Weights) -> None:
@@ -193,16 +192,28 @@ class LocalSession:
             shares.append(parts[0][party].with_words(words))
         return self._keep(shares)
 
-    def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
-        size = self.program.input.shape[0]
-        batch = max(engine.next_batch for engine in self._engines)
-        session_id, pair_id = self._engines[0].session_id, self._engines[0].pair_id
+    def deal_ahead(self, n_batches: int) -> None:
+        """Deal the next batches now; a run deals what is missing while it computes."""
+        first = self._next_batch
+        for batch in range(first, first + n_batches):
+            self._deal(batch)
 
-        def deal() -> None:
-            writer = self._pool.writer(session_id, batch, self.program.cost.dealer_bytes)
-            for piece in self._dealer.deal(session_id, batch, self.plan.weight_digest, pair_id):
-                writer.append(piece)
-            writer.commit()
+    @property
+    def _next_batch(self) -> int:
+        return max(engine.next_batch for engine in self._engines)
+
+    def _deal(self, batch: int) -> None:
+        if batch in self._dealt:
+            return
+        self._dealt.add(batch)
+        session_id, pair_id = self._engines[0].session_id, self._engines[0].pair_id
+        writer = self._pool.writer(session_id, batch, self.program.cost.dealer_bytes)
+        for piece in self._dealer.deal(session_id, batch, self.plan.weight_digest, pair_id):
+            writer.append(piece)
+        writer.commit()
+
+    def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
+        size, batch = self.program.input.shape[0], self._next_batch
 
         def run(party: int) -> Additive:
             words = self._stores[party][x._key].words[start : start + size]
@@ -212,9 +223,7 @@ class LocalSession:
             self._engines[party].reserve(batch)
             return self._engines[party].run(self._channels[party], batch, words)
 
-        shares = self._both(run, deal)
-        self.measured = self.measured + self.program.cost
-        return shares
+        return self._both(run, lambda: self._deal(batch))
 
     def reveal(self, x: SharedTensor) -> npt.NDArray[np.float64]:
         """Both shares of a value, added, as reals."""

@@ -142,9 +142,8 @@ def _bad(why: str) -> BadFrame:
 
 
 def _too_large(n_bytes: int, limit: int) -> BadFrame:
-    return BadFrame(
-        "a frame was refused", f"it has {n_bytes} payload bytes, the limit is {limit}", "use a smaller batch"
-    )
+    why = f"it has {n_bytes} payload bytes, the limit is {limit}"
+    return BadFrame("a frame was refused", why, "use a smaller batch")
 
 
 def _printable(text: str) -> str:

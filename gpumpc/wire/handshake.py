@@ -50,7 +50,11 @@ def compare(ours: Mapping[str, str], theirs: Mapping[str, str], peer: str) -> No
 
 
 def exchange_hello(
-    channel: Channel, *, equal: Mapping[str, str], told: Mapping[str, str], timeout_s: float = 5.0
+    channel: Channel,
+    *,
+    equal: Mapping[str, str],
+    told: Mapping[str, str],
+    timeout_s: float = 5.0,
 ) -> Hello:
     """Tell the peer our fields, compare its `equal` fields with ours, and return what it told.
 

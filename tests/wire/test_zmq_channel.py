@@ -204,7 +204,7 @@ def test_what_a_peer_sent_before_it_closed_still_arrives(pair: tuple[ZmqChannel,
     assert seconds_until(PeerLost, f"server{last} is gone", stays.receive) < DEADLINE_S
 
 
-def test_a_second_process_with_the_same_key_ends_the_session(pair: tuple[ZmqChannel, ZmqChannel], stack: ExitStack) -> None:
+def test_a_second_process_with_one_key_ends_the_session(pair: tuple[ZmqChannel, ZmqChannel], stack: ExitStack) -> None:
     again = ZmqChannel.connect(pair[0].endpoint, S1, S0.public)
     stack.callback(again.close)
     again.wait_peer()

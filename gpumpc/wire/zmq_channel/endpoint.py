@@ -69,6 +69,9 @@ class Gatekeeper(threading.Thread):
             while True:
                 self._socket.send_multipart(self._answer(self._socket.recv_multipart()))
         except zmq.ContextTerminated:
+            pass
+        finally:
+            # Also if this thread dies of an error: everybody is refused then, and closing must not wait for the socket.
             self._socket.close()
 
     def _answer(self, request: list[bytes]) -> list[bytes]:

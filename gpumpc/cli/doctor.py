@@ -1,0 +1,51 @@
+"""`gpumpc doctor`: what is here, what is missing, how the servers are."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import ssl
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gpumpc.errors import GpumpcError
+from gpumpc.ring.choose import choose_backend
+from gpumpc.version import VERSION
+
+EXTRAS = {"torch": "compile torch modules", "PIL": "read PNG and JPEG", "nibabel": "read NIfTI", "numba": "compiled CPU loops"}
+
+
+def report(config: Path | None) -> bool:
+    """Print a table; True if something needed does not work."""
+    table = Table("what", "how it is", title=f"gpumpc {VERSION}")
+    table.add_row("python", f"{platform.python_version()}, {os.cpu_count()} cores, {ssl.OPENSSL_VERSION}")
+    table.add_row("backend", choose_backend().name)
+    for module, use in EXTRAS.items():
+        table.add_row(f"extra {module}", "installed" if importlib.util.find_spec(module) else f"absent ({use})")
+    failed = False
+    if config is not None:
+        for name, text, is_good in _servers(config):
+            table.add_row(name, text)
+            failed |= not is_good
+    Console().print(table)
+    return failed
+
+
+def _servers(config: Path) -> list[tuple[str, str, bool]]:
+    from gpumpc.roles.config import load_client
+    from gpumpc.roles.client import ask_status
+
+    rows = []
+    for party, answer in enumerate(ask_status(load_client(config))):
+        if isinstance(answer, GpumpcError):
+            rows.append((f"server {party}", f"{type(answer).__name__}: {answer}", False))
+            continue
+        peer = "connected to its peer" if answer.peer_connected else "not connected to its peer"
+        rows.append((f"server {party}", peer, answer.peer_connected))
+        for plan in answer.plans:
+            state = f"ready, next batch {plan.next_batch}, {plan.batches_ahead} ahead" if plan.session else "no weights yet"
+            rows.append((f"server {party}, plan {plan.fields['plan'][:12]}", state, True))
+    return rows

@@ -1,0 +1,234 @@
+"""The console command: each verb reads its files, calls one role, and shows what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from gpumpc.cli import bench, demo
+from gpumpc.errors import ConfigError, GpumpcError, MissingFile
+from gpumpc.version import VERSION
+
+app = typer.Typer(
+    name="gpumpc",
+    help="Evaluate neural networks on images that no server ever sees.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(stderr=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="This party's TOML file.")]
+PlanOption = Annotated[Path, typer.Option("--plan", help="Folder with plan.json.")]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A known error is three sentences for a person, not a traceback."""
+    try:
+        yield
+    except GpumpcError as error:
+        console.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _log(name: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s", force=True
+    )
+
+
+def _until_signal(run: Callable[[], None], stop: Callable[[], None]) -> None:
+    """Run a role; SIGTERM and Ctrl-C ask it to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+    run()
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Evaluate neural networks on images that no server ever sees."""
+    if version:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.command()
+def keygen(
+    folder: Annotated[Path, typer.Argument(help="New folder for this party's keys.")],
+    role: Annotated[str, typer.Option(help="dealer, server0, server1, owner or user.")],
+    name: Annotated[str, typer.Option(help="Name on the card; the role unless given.")] = "",
+) -> None:
+    """Make a party's keys: secret.toml stays here, card.toml is given to the others."""
+    from gpumpc.roles import keys
+
+    with told():
+        if role not in ("dealer", "server0", "server1", "owner", "user"):
+            raise ConfigError(f"'{role}' is no role", "", "use dealer, server0, server1, owner or user")
+        keys.keygen(folder, name or role, role)  # type: ignore[arg-type]  # checked in the line above
+        typer.echo(f"keys are in {folder}; give {folder / 'card.toml'} to the other parties")
+
+
+@app.command()
+def dealer(config: ConfigOption) -> None:
+    """Deal correlated randomness ahead of time."""
+    from gpumpc.roles.config import load_dealer
+    from gpumpc.roles.dealer import Dealer
+
+    _log("dealer")
+    with told():
+        role = Dealer(load_dealer(config))
+        _until_signal(role.run, role.stop)
+
+
+@app.command()
+def server(config: ConfigOption, party: Annotated[int, typer.Option(min=0, max=1, help="Which of the two.")]) -> None:
+    """Hold one share of everything and compute on it."""
+    from gpumpc.roles.config import load_server
+    from gpumpc.roles.server import Server
+
+    _log(f"server{party}")
+    with told():
+        settings = load_server(config)
+        if settings.party != party:
+            raise ConfigError(f"{config} is of party {settings.party}", f"--party says {party}", "correct one of them")
+        role = Server(settings)
+        _until_signal(role.run, role.stop)
+
+
+@app.command()
+def up(
+    plan: PlanOption,
+    local: Annotated[bool, typer.Option("--local", help="Dealer and both servers on this machine.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where keys, state and logs go.")] = Path("out/local"),
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
+    ahead: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
+) -> None:
+    """Start dealer and both servers here, and stop them together (Ctrl-C)."""
+    from gpumpc.roles.config import LocalSetup, write_local
+    from gpumpc.roles.supervise import LocalCluster
+
+    with told():
+        if not local:
+            raise ConfigError("only --local is supervised", "each party starts its own process", "use `gpumpc server`")
+        files = [folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")]
+        known = all(file.exists() for file in files)
+        setup = LocalSetup(folder, *files) if known else write_local(folder, [plan], batch, ahead=ahead)
+        with LocalCluster(setup) as cluster:
+            console.print(f"dealer, server 0 and server 1 run; logs and client.toml are in {folder}; Ctrl-C stops them")
+            stopping: list[int] = []
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda got, _: stopping.append(got))
+            while not stopping:
+                cluster.check()
+                time.sleep(0.3)
+
+
+@app.command(name="compile")
+def compile_(
+    model: Annotated[str, typer.Argument(help="lite0, lenet, vgg_small, or a .pt2 file made by torch.export.save.")],
+    out: Annotated[Path, typer.Option(help="Folder for plan.json and weights.safetensors.")],
+    size: Annotated[int, typer.Option(help="Height and width of the input.")] = 64,
+    k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
+    f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
+    weights: Annotated[str, typer.Option(help="private or public.")] = "private",
+    bounds: Annotated[str, typer.Option(help="certified or calibrated (on random inputs of the declared range).")] = "certified",
+) -> None:
+    """Turn a network into a plan: graph, ring parameters, and weights beside it."""
+    from gpumpc.cli import models
+
+    with told():
+        compiled = models.compile_named(model, size=size, k=k, f=f, weights=weights, bounds=bounds)
+        compiled.save(out)
+        typer.echo(f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's")
+
+
+@contextmanager
+def _client(config: Path, plan: Path) -> Iterator[Any]:
+    from gpumpc.nn import plan as plan_files
+    from gpumpc.roles.client import connect
+    from gpumpc.roles.config import load_client
+
+    with connect(load_client(config), plan_files.load(plan)) as client:
+        yield client
+
+
+@app.command("share-weights")
+def share_weights(config: ConfigOption, plan: PlanOption) -> None:
+    """The model's owner splits the weights between the servers."""
+    from gpumpc.nn import plan as plan_files
+
+    with told(), _client(config, plan) as client:
+        client.share_weights(plan_files.load_weights(plan, client.plan))
+        typer.echo("weights are shared")
+
+
+@app.command()
+def share(
+    inputs: Annotated[Path, typer.Argument(help="A .npy file with inputs (B, H, W, C), preprocessed.")],
+    config: ConfigOption,
+    plan: PlanOption,
+) -> None:
+    """Split inputs between the servers; prints the upload's id for `extract`."""
+    with told(), _client(config, plan) as client:
+        shared = client.share(_load_array(inputs))
+        typer.echo(f"{shared.upload} {' '.join(map(str, shared.shape))}")
+
+
+@app.command()
+def extract(
+    upload: Annotated[str, typer.Argument(help="What `gpumpc share` printed first.")],
+    config: ConfigOption,
+    plan: PlanOption,
+    out: Annotated[Path, typer.Option(help="A .npy file for the revealed result.")],
+    items: Annotated[int, typer.Option(help="How many items the upload has.")] = 1,
+) -> None:
+    """Run the plan on shared inputs and reveal the result to this user."""
+    from gpumpc.cli.progress import counted
+    from gpumpc.roles.client import SharedInput
+
+    with told(), _client(config, plan) as client:
+        client.wait_ready(10.0)
+        with counted("batches") as progress:
+            result = client.run(SharedInput(upload, (items,)), progress).reveal()
+        np.save(out, result, allow_pickle=False)
+        typer.echo(f"{result.shape} saved to {out}")
+
+
+@app.command()
+def doctor(config: Annotated[Path | None, typer.Option(help="A client's TOML file.")] = None) -> None:
+    """Say what is installed, which backend is used, and how the servers are."""
+    from gpumpc.cli import doctor as checks
+
+    with told():
+        failed = checks.report(config)
+    raise typer.Exit(1 if failed else 0)
+
+
+app.command(name="demo")(demo.demo)
+app.command(name="bench")(bench.bench)
+
+
+def _load_array(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise MissingFile(f"there is no file {path}", "", "give a .npy file") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is no array of numbers", str(error), "save it with numpy.save") from error
+
+
+def print_json(row: dict[str, Any]) -> None:
+    """One JSON object on a line of its own."""
+    sys.stdout.write(json.dumps(row) + "\n")

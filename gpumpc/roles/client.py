@@ -1,0 +1,281 @@
+"""Owner and user: split inputs between the two servers, ask for a run, put the sealed results together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout, RevealError, ShareError
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.evaluate import check_input
+from gpumpc.nn.integers import decode_result, encode_input, integer_weights
+from gpumpc.nn.plan import Plan, Weights, plan_hash
+from gpumpc.nn.weight_shares import split_weights
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles import messages as m
+from gpumpc.roles.config import ClientConfig
+from gpumpc.roles.engine import agreed_fields
+from gpumpc.roles.keys import load_identity, open_sealed
+from gpumpc.roles.server import result_aad
+from gpumpc.shares import split
+from gpumpc.wire.frames import Frame, Kind
+from gpumpc.wire.handshake import compare
+from gpumpc.wire.zmq_channel import Requester
+
+Progress = Callable[[int, int], None]
+Array = npt.NDArray[np.float64]
+
+ANSWER_S = 5.0
+_TURN_S = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedInput:
+    """A handle to inputs that the two servers hold as shares."""
+
+    upload: str
+    shape: tuple[int, ...]
+
+
+class SealedResult:
+    """Both servers' result shares, sealed to this user. `reveal` is the only door."""
+
+    def __init__(self, open_both: Callable[[], Array], n_items: int) -> None:
+        self._open_both, self.n_items = open_both, n_items
+
+    def reveal(self) -> Array:
+        """Open both shares and add them. Raises RevealError if anything was changed."""
+        return self._open_both()
+
+
+class Client:
+    """A connection to both servers for one plan.
+
+    Args:
+        config: endpoints, cards and this party's keys.
+        plan: must be one that the servers serve.
+        patience_s: how long a server may be silent while it computes.
+
+    Raises AccessDenied, PeerTimeout, HandshakeMismatch naming the differing field.
+    """
+
+    def __init__(self, config: ClientConfig, plan: Plan, patience_s: float = 600.0) -> None:
+        self.plan, self._patience_s = plan, patience_s
+        self._identity = load_identity(config.identity)
+        self._backend = choose_backend()
+        self._plan = plan_hash(plan).hex()
+        self._sequence = 0
+        self._servers: list[Requester] = []
+        try:
+            for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True)):
+                server = Requester(endpoint, self._identity.curve, card.curve_key, peer=f"server {party}")
+                self._servers.append(server)
+                server.wait_peer()
+            self.batch = self._check_plan()
+        except BaseException:
+            self.close()
+            raise
+        self.program = program_of(plan, self.batch)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End both connections; safe to call twice."""
+        for server in self._servers:
+            server.close()
+
+    # requests
+
+    def _ask(self, requests: tuple[m.Request, m.Request], bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
+        """Send one request to each server; its number, which answers carry."""
+        self._sequence += 1
+        for server, request, bulk in zip(self._servers, requests, bulks, strict=True):
+            server.send(Kind.REQUEST, m.pack(request, bulk), sequence=self._sequence)
+        return self._sequence
+
+    def _answer(self, party: int, sequence: int, timeout_s: float) -> tuple[m.Reply, memoryview]:
+        """A server's next answer to this request; late answers to earlier ones are dropped."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            frame: Frame = self._servers[party].receive(max(0.0, deadline - time.monotonic()))
+            if frame.sequence == sequence:
+                return m.unpack(frame.payload, m.Reply)
+
+    def _both_done(self, sequence: int, timeout_s: float) -> None:
+        """Wait until both servers say Done, and hear the first that says no."""
+        open_parties = {0, 1}
+        deadline = time.monotonic() + timeout_s
+        while open_parties:
+            for party in sorted(open_parties):
+                with contextlib.suppress(PeerTimeout):
+                    self._answer(party, sequence, _TURN_S)
+                    open_parties.discard(party)
+            if open_parties and time.monotonic() > deadline:
+                raise PeerTimeout(f"server {min(open_parties)} did not answer for {timeout_s:g} s", "", "see its log")
+
+    def status(self) -> tuple[m.Status, m.Status]:
+        """What each server says of itself. Raises PeerTimeout, PeerLost."""
+        sequence = self._ask((m.AskStatus(), m.AskStatus()))
+        first, second = (self._answer(party, sequence, ANSWER_S)[0] for party in (0, 1))
+        if not isinstance(first, m.Status) or not isinstance(second, m.Status):
+            raise BadFrame("a server answered something else than its status", "", "use the same version everywhere")
+        return first, second
+
+    def plan_status(self) -> tuple[m.PlanStatus, m.PlanStatus]:
+        """This plan's status at each server. Raises HandshakeMismatch if one does not serve it."""
+        found = []
+        for party, status in enumerate(self.status()):
+            served = [plan for plan in status.plans if plan.fields["plan"] == self._plan]
+            if not served:
+                there = ", ".join(plan.fields["plan"][:16] for plan in status.plans) or "none"
+                raise HandshakeMismatch("plan", self._plan[:16], there, f"server {party}")
+            found.append(served[0])
+        return found[0], found[1]
+
+    def _check_plan(self) -> int:
+        batch = 0
+        for party, status in enumerate(self.plan_status()):
+            batch = int(status.fields["batch size"])
+            compare(agreed_fields(self.plan, program_of(self.plan, batch)), status.fields, f"server {party}")
+        return batch
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether both servers have the same weight shares and session."""
+        first, second = self.plan_status()
+        return bool(first.session) and first.session == second.session
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until the servers are connected to each other and have weights. Raises ShareError."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_ready:
+            if time.monotonic() > deadline:
+                raise ShareError(
+                    f"plan '{self.plan.name}' is not ready at the servers",
+                    "its weights are not shared yet, or the servers are not connected to each other",
+                    "the model's owner runs `gpumpc share-weights`; see both servers' logs",
+                )
+            time.sleep(0.1)
+
+    # the model's owner
+
+    def share_weights(self, weights: Weights) -> None:
+        """Split the weights between the servers under a fresh share-pair id, and wait until they have opened F."""
+        sent = split_weights(self.program, integer_weights(self.program, weights), self._backend)
+        request = m.PutWeights(self._plan, secrets.token_hex(16))
+        self._both_done(self._ask((request, request), sent), self._patience_s)
+
+    # owner and user of images
+
+    def share(self, values: npt.ArrayLike) -> SharedInput:
+        """Split real inputs (B, *shape): a 32-byte seed to server 0, words to server 1.
+
+        Raises BadShape, BadValue, OutOfRange before anything is sent.
+        """
+        x = check_input(self.plan.graph.input, values)
+        bits = self.program.input.bits
+        seed, upload = secrets.token_bytes(32), secrets.token_hex(16)
+        words = self._backend.upload(encode_input(self.program, x))
+        _, share_1 = split(self._backend, self.plan.params.cipher, seed, words, bits)
+        request = m.PutShares(self._plan, upload, len(x))
+        self._both_done(self._ask((request, request), (seed, bytes(self._backend.pack(share_1, bits)))), self._patience_s)
+        return SharedInput(upload, x.shape)
+
+    def drop(self, shared: SharedInput) -> None:
+        """Delete an upload at both servers."""
+        self._both_done(self._ask((m.Drop(shared.upload),) * 2), ANSWER_S)
+
+    def run(self, shared: SharedInput, progress: Progress | None = None) -> SealedResult:
+        """Evaluate an upload; the result stays sealed until `reveal`. `progress(done, of)` counts batches.
+
+        Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the upload stays where it is.
+        """
+        job = secrets.token_hex(16)
+        sequence = self._ask((m.Run(self._plan, job, shared.upload),) * 2)
+        parts = self._collect(job, sequence, progress)
+        return SealedResult(lambda: self._reveal(job, parts), shared.shape[0])
+
+    def _collect(
+        self, job: str, sequence: int, progress: Progress | None
+    ) -> tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]:
+        parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]] = ({}, {})
+        of, done, heard = 1, 0, time.monotonic()
+        while min(len(parts[0]), len(parts[1])) < of:
+            for party in (0, 1):
+                with contextlib.suppress(PeerTimeout):
+                    reply, bulk = self._answer(party, sequence, _TURN_S)
+                    if not isinstance(reply, m.Part) or reply.job != job:
+                        raise BadFrame(f"server {party} sent no part of this job", "", "use the same version everywhere")
+                    parts[party][reply.part] = (reply, bytes(bulk))
+                    of, heard = reply.of, time.monotonic()
+            if progress and min(map(len, parts)) > done:
+                done = min(map(len, parts))
+                progress(done, of)
+            if time.monotonic() - heard > self._patience_s:
+                raise PeerTimeout(f"no result for {self._patience_s:g} s", "a server hangs", "see both servers' logs")
+        return parts
+
+    def _reveal(
+        self, job: str, parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]
+    ) -> Array:
+        results = []
+        for part in range(len(parts[0])):
+            shares = [self._open_part(job, party, *parts[party][part]) for party in (0, 1)]
+            if shares[0].shape != shares[1].shape:
+                raise RevealError("the servers sent results of different sizes", "", "ask for the result again")
+            words = self._backend.reduce(shares[0] + shares[1], self.program.result.bits)
+            results.append(decode_result(self.program, self._backend.download(words)))
+        return np.concatenate(results)
+
+    def _open_part(self, job: str, party: int, part: m.Part, sealed: bytes) -> npt.NDArray[np.uint64]:
+        packed = open_sealed(self._identity, sealed, result_aad(self._plan, job, part.part, party))
+        value = self.program.result
+        words: npt.NDArray[np.uint64] = self._backend.unpack(
+            memoryview(packed), (part.n_items, *value.shape[1:]), value.bits
+        )
+        return words
+
+
+def connect(config: ClientConfig, plan: Plan, timeout_s: float = 20.0) -> Client:
+    """A client, waiting for servers that are still starting. Raises the last error after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return Client(config, plan)
+        except PeerTimeout:
+            if time.monotonic() > deadline:
+                raise
+        except HandshakeMismatch:
+            raise
+        except GpumpcError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def ask_status(config: ClientConfig, timeout_s: float = ANSWER_S) -> list[m.Status | GpumpcError]:
+    """What each server says of itself, or why it does not; needs no plan."""
+    identity = load_identity(config.identity)
+    answers: list[m.Status | GpumpcError] = []
+    for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True)):
+        server = Requester(endpoint, identity.curve, card.curve_key, peer=f"server {party}")
+        try:
+            server.send(Kind.REQUEST, m.pack(m.AskStatus()))
+            reply, _ = m.unpack(server.receive(timeout_s).payload, m.Reply)
+            answers.append(reply if isinstance(reply, m.Status) else BadFrame("no status came", "", "update gpumpc"))
+        except GpumpcError as error:
+            answers.append(error)
+        finally:
+            server.close()
+    return answers

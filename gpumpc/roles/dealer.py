@@ -1,0 +1,113 @@
+"""The dealer process: agrees with both servers, then deals whatever batch server 1 asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+
+from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
+from gpumpc.nn import plan as plan_files
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.plan import Plan, plan_hash
+from gpumpc.nn.program import Program
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles import messages as m
+from gpumpc.roles.config import DealerConfig
+from gpumpc.roles.dealing import DealerEngine
+from gpumpc.roles.engine import agreed_fields
+from gpumpc.roles.keys import agree_root, load_identity
+from gpumpc.roles.server import root_check
+from gpumpc.wire.frames import Kind
+from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
+from gpumpc.wire.zmq_channel import Requester
+
+# Pieces of a batch travel in frames of about this size.
+_FRAME_BYTES = 4 << 20
+_ALIVE_S = 1.0
+_HELLO_S = 5.0
+_RECONNECT_S = 0.5
+
+log = logging.getLogger("gpumpc")
+
+
+class Dealer:
+    """`run` returns after `stop`. Raises on construction: ConfigError, ExposedSecret, CorruptPlan."""
+
+    def __init__(self, config: DealerConfig) -> None:
+        self.config = config
+        self._identity = load_identity(config.identity)
+        first, second = (agree_root(self._identity, card, party) for party, card in enumerate(config.server_cards))
+        self._roots = first, second
+        self._plans: list[tuple[Plan, Program]] = []
+        self._engines: dict[str, DealerEngine] = {}
+        for folder in config.plans:
+            plan = plan_files.load(folder)
+            program = program_of(plan, config.batch)
+            self._plans.append((plan, program))
+            self._engines[plan_hash(plan).hex()] = DealerEngine(program, self._roots, choose_backend())
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to return; from any thread or a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Deal until `stop`. Raises HandshakeMismatch or AccessDenied: nothing can be dealt then."""
+        while not self._stopping.is_set():
+            servers: list[Requester] = []
+            try:
+                for party in (0, 1):
+                    servers.append(self._connect(party))
+                    self._agree(servers[party], party)
+                log.info("the dealer is connected to both servers and agrees")
+                self._serve(servers)
+            except (HandshakeMismatch, AccessDenied):
+                raise
+            except GpumpcError as error:
+                log.warning("%s", error)
+                self._stopping.wait(_RECONNECT_S)
+            finally:
+                for server in servers:
+                    server.close()
+
+    def _connect(self, party: int) -> Requester:
+        card = self.config.server_cards[party]
+        return Requester(
+            self.config.server_endpoints[party], self._identity.curve, card.curve_key, peer=f"server{party}"
+        )
+
+    def _agree(self, server: Requester, party: int) -> None:
+        for index, (plan, program) in enumerate(self._plans):
+            ours = {"root": root_check(self._roots[party]), **agreed_fields(plan, program)}
+            server.send(Kind.HELLO, pack_hello(ours, {}), sequence=index)
+            frame = server.receive(_HELLO_S)
+            if frame.kind is not Kind.HELLO:
+                raise BadFrame(f"server {party} answered a hello with {frame.kind.name}", "", "use the same version")
+            compare(ours, unpack_hello(frame.payload).equal, f"server {party}")
+
+    def _serve(self, servers: list[Requester]) -> None:
+        while not self._stopping.is_set():
+            for server in servers:
+                server.send(Kind.CONTROL, m.pack(m.Alive()))
+            with contextlib.suppress(PeerTimeout):
+                frame = servers[1].receive(_ALIVE_S)
+                want, _ = m.unpack(frame.payload, m.DealerTalk)
+                if isinstance(want, m.Want):
+                    self._deal(servers[1], want)
+
+    def _deal(self, server: Requester, want: m.Want) -> None:
+        engine = self._engines.get(want.plan)
+        if engine is None:
+            raise HandshakeMismatch("plan", "another", want.plan[:16], "server 1")
+        session_id = bytes.fromhex(want.session)
+        pending: list[bytes] = []
+        sequence = 0
+        for piece in engine.deal(session_id, want.batch, want.version, want.pair_id):
+            pending.append(piece)
+            if sum(map(len, pending)) >= _FRAME_BYTES:
+                server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch, sequence=sequence)
+                pending, sequence = [], sequence + 1
+        server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch, sequence=sequence)
+
+

@@ -1,0 +1,164 @@
+"""What clients, servers and the dealer say to each other: small records, each with raw bytes behind it.
+
+A payload is the record's length (4 bytes, little endian), the record in MessagePack, and the bulk bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar, Union
+
+import msgspec
+
+from gpumpc.errors import BadFrame
+from gpumpc.wire.frames import Buffer, decode_record, encode_record
+
+_LENGTH_BYTES = 4
+
+Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+
+
+class _Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    pass
+
+
+# client -> server
+
+
+class AskStatus(_Record, frozen=True):
+    """Which plans are served, and are they ready?"""
+
+
+class PutWeights(_Record, frozen=True):
+    """Weight shares for a plan under a fresh share-pair id; bulk: what `split_weights` made for this server."""
+
+    plan: PlanHash
+    pair_id: Identifier
+
+
+class PutShares(_Record, frozen=True):
+    """Input shares; bulk: a 32-byte seed for server 0, packed words for server 1."""
+
+    plan: PlanHash
+    upload: Identifier
+    n_items: Count
+
+
+class Run(_Record, frozen=True):
+    """Evaluate an upload; results come back sealed, batch by batch."""
+
+    plan: PlanHash
+    job: Identifier
+    upload: Identifier
+
+
+class Drop(_Record, frozen=True):
+    """Forget an upload."""
+
+    upload: Identifier
+
+
+Request = Union[AskStatus, PutWeights, PutShares, Run, Drop]
+
+# server -> client
+
+
+class PlanStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One served plan. `pair_id` is empty until weights are shared."""
+
+    fields: dict[str, str]
+    pair_id: str
+    session: str
+    next_batch: int
+    batches_ahead: int
+
+
+class Status(_Record, frozen=True):
+    """Answer to AskStatus."""
+
+    party: int
+    plans: list[PlanStatus]
+    peer_connected: bool
+    dealer_connected: bool
+
+
+class Done(_Record, frozen=True):
+    """A request is carried out."""
+
+
+class Part(_Record, frozen=True):
+    """Result share of one batch; bulk: sealed packed words."""
+
+    job: Identifier
+    part: int
+    of: int
+    n_items: int
+
+
+Reply = Union[Status, Done, Part]
+
+# server 0 <-> server 1 (control records)
+
+
+class Order(_Record, frozen=True):
+    """Server 0 says what both do next."""
+
+    plan: PlanHash
+    job: Identifier
+    first_batch: int
+
+
+class Accept(_Record, frozen=True):
+    """Server 1 has the same request."""
+
+    job: Identifier
+    what: str
+
+
+class Refuse(_Record, frozen=True):
+    """Server 1 has not."""
+
+    name: str
+    what: str
+    why: str
+    cure: str
+
+
+Control = Union[Order, Accept, Refuse]
+
+# server 1 <-> dealer
+
+
+class Want(_Record, frozen=True):
+    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session and batch."""
+
+    plan: PlanHash
+    session: Identifier
+    batch: int
+    version: str
+    pair_id: Identifier
+
+
+class Alive(_Record, frozen=True):
+    """The dealer is there."""
+
+
+DealerTalk = Union[Want, Alive]
+
+T = TypeVar("T")
+
+
+def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:
+    """Record and bulk as one payload."""
+    head = encode_record(record)
+    return b"".join((len(head).to_bytes(_LENGTH_BYTES, "little"), head, bulk))
+
+
+def unpack(payload: memoryview, kind: type[T]) -> tuple[T, memoryview]:
+    """Record of one of the types in `kind`, and bulk. Raises BadFrame."""
+    size = int.from_bytes(payload[:_LENGTH_BYTES], "little")
+    if len(payload) < _LENGTH_BYTES + size:
+        raise BadFrame("a message is shorter than its record", "it was cut", "send it again")
+    record = decode_record(payload[_LENGTH_BYTES : _LENGTH_BYTES + size], kind)
+    return record, payload[_LENGTH_BYTES + size :]

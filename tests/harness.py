@@ -1,0 +1,406 @@
+"""Both servers and the dealer in one process: any steps, run over a real in-memory channel, with everything written down.
+
+`run_steps` deals a program's corrections with the real dealer, runs both servers in two threads with the real session,
+and returns both result shares, the measured cost, every message by round, every opened value, and what each party drew.
+Given roots (the default ones are fixed) nothing is left to chance. `script` replaces draws by name, so that a test can
+put every mask of a small ring in one tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.cost import Cost
+from gpumpc.errors import CorrelationsMissing, LeftoverCorrelations, PeerLost
+from gpumpc.nn.program import Program, Value, WeightSpec
+from gpumpc.offline import dealer
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.params import Cipher, Params
+from gpumpc.protocols.linear import PrivateProduct, PublicProduct
+from gpumpc.protocols.step import Clear, Step
+from gpumpc.ring.fixed_point import mask, signed
+from gpumpc.ring.numpy_backend import NumpyBackend
+from gpumpc.session import Session, StaticWeight, Sum, Tell
+from gpumpc.shares import Additive
+from gpumpc.wire.channel import MemoryChannel, memory_pair
+
+Words = npt.NDArray[np.uint64]
+Integers = dict[str, tuple[Words, Words]]
+Pair = tuple[Additive, Additive]
+Name = tuple[int, str, str]  # party, step, name
+BACKEND = NumpyBackend()
+SESSION_ID = b"a test's session"
+WEIGHT_SESSION = b"a test's weights"
+
+
+def roots(seed: int) -> tuple[bytes, bytes]:
+    """Two 32-byte roots from a number."""
+    first, second = (hashlib.sha256(f"root {party} of {seed}".encode()).digest() for party in (0, 1))
+    return first, second
+
+
+class BytesCorrections:
+    """Server 1's stream of corrections, out of a bytes object."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = memoryview(data)
+
+    def read(self, n_bytes: int) -> memoryview:
+        if n_bytes > len(self._left):
+            raise CorrelationsMissing(f"{n_bytes} bytes asked, {len(self._left)} left")
+        piece, self._left = self._left[:n_bytes], self._left[n_bytes:]
+        return piece
+
+    def finish(self) -> None:
+        if len(self._left):
+            raise LeftoverCorrelations(f"{len(self._left)} bytes were not read")
+
+
+class RecordingChannel:
+    """A channel that keeps a copy of what its end sends."""
+
+    def __init__(self, inner: MemoryChannel) -> None:
+        self._inner = inner
+        self.party = inner.party
+        self.sent: list[bytes] = []
+
+    def exchange(self, payload: Sequence[Any]) -> memoryview:
+        self.sent.append(b"".join(payload))
+        return self._inner.exchange([self.sent[-1]])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class NamedTree(SeedTree):
+    """A seed tree that says which name each key belongs to."""
+
+    def __init__(self, root: bytes, batch: int, party: int, session_id: bytes = SESSION_ID) -> None:
+        super().__init__(root, session_id, batch)
+        self._party = party
+        self.names: dict[bytes, Name] = {}
+
+    def key(self, step: str, name: str) -> bytes:
+        key = super().key(step, name)
+        self.names[key] = (self._party, step, name)
+        return key
+
+
+class ScriptedBackend(NumpyBackend):
+    """NumPy's backend with some draws replaced and all of them written down, with their bits (0: lanes)."""
+
+    def __init__(self, names: Mapping[bytes, Name], script: Mapping[Name, Words]) -> None:
+        self._names, self._script = names, script
+        self.drawn: dict[Name, tuple[int, Words]] = {}
+
+    def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
+        name = self._names[key]
+        if name in self._script:
+            words = self.reduce(self._script[name].reshape(shape), bits)
+        else:
+            words = super().expand_words(cipher, key, shape, bits)
+        self.drawn[name] = (bits, words)
+        return words
+
+    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Words:
+        name = self._names[key]
+        if name in self._script:
+            lanes = self._script[name].reshape(planes, -1)
+        else:
+            lanes = super().expand_lanes(cipher, key, planes, n)
+        self.drawn[name] = (0, lanes)
+        return lanes
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `told` by this party, for a `Tell`."""
+
+    step: str
+    round: int
+    bits: int
+    n: int
+    values: Words
+
+
+class RecordingSession(Session):
+    """A session that writes down what it learns from each opening."""
+
+    openings: list[Opening]
+
+    def open_many(self, *items: Any) -> list[Any]:
+        if not hasattr(self, "openings"):
+            self.openings = []
+        values = super().open_many(*items)
+        rounds = self.channel.measured().rounds
+        for item, value in zip(items, values, strict=True):
+            bits, n = (item.bits, value.size) if isinstance(item, Sum) else (0, item.n)
+            label = f"{self._step} told" if isinstance(item, Tell) else self._step
+            self.openings.append(Opening(label, rounds, bits, n, np.array(value)))
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run left behind.
+
+    Attributes:
+        shares: both servers' results, as the last step gave them.
+        cost: measured by server 1, the dealer's bytes included; server 0 measured the same without them.
+        sent: by round, what server 0 and what server 1 sent.
+        openings: by party, what it learned.
+        drawn: by party, its own draws by (party, step, name).
+        corrections: what the dealer sent to server 1.
+    """
+
+    shares: tuple[Any, Any]
+    cost: Cost
+    sent: list[tuple[bytes, bytes]]
+    openings: tuple[list[Opening], list[Opening]]
+    drawn: tuple[dict[Name, tuple[int, Words]], dict[Name, tuple[int, Words]]]
+    corrections: bytes
+
+    @property
+    def words(self) -> Words:
+        """The result modulo 2^bits."""
+        first, second = self.shares
+        assert (first.bits, first.frac, first.divisor) == (second.bits, second.frac, second.divisor)
+        return BACKEND.reduce(first.words + second.words, first.bits)
+
+    @property
+    def values(self) -> npt.NDArray[np.int64]:
+        """The result as signed integers."""
+        return signed(np.ascontiguousarray(self.words), self.shares[0].bits)
+
+
+# inputs
+
+
+def share(values: npt.ArrayLike, bits: int, frac: int = 0, seed: int = 0, first: Words | None = None) -> Pair:
+    """Additive shares of integers modulo 2^bits: the first one random from `seed`, or the given one."""
+    words = np.asarray(values).astype(np.int64).view(np.uint64)
+    if first is None:
+        first = np.random.default_rng(seed).integers(0, 1 << bits, words.shape, dtype=np.uint64)
+    first = BACKEND.reduce(first, bits)
+    return Additive(first, bits, frac), Additive(BACKEND.reduce(words - first, bits), bits, frac)
+
+
+def plain(step: Step, *values: npt.ArrayLike, weights: Integers | None = None) -> npt.NDArray[np.int64]:
+    """The step's own definition in the clear, on integers."""
+    words = [np.asarray(value).astype(np.int64).view(np.uint64) for value in values]
+    return np.asarray(step.plain(Clear(BACKEND, weights or {}), *words)).view(np.int64)
+
+
+# runs
+
+
+def as_program(steps: Sequence[Step], inputs: Mapping[str, Pair], params: Params, weights: Integers) -> Program:
+    """Steps as a program, its input described by the shares."""
+    values = {name: Value(tuple(s.words.shape), s.bits, s.frac, s.divisor) for name, (s, _) in inputs.items()}
+    products = [step for step in steps if isinstance(step, PrivateProduct | PublicProduct)]
+    specs = {p.layer: WeightSpec(weights[p.layer][0].shape, weights[p.layer][1].shape, p.k, 1.0, 1.0) for p in products}
+    result = Value((), 1, 0)  # nothing reads it while a program runs
+    return Program(tuple(steps), values, steps[-1].output, result, specs, params)
+
+
+def static_weights(
+    program: Program, weights: Integers, masks: Mapping[str, Words], trees: tuple[SeedTree, SeedTree]
+) -> tuple[dict[str, StaticWeight], dict[str, StaticWeight]]:
+    """Both servers' part of every layer, F = W - Bm already opened."""
+    first, second = dict[str, StaticWeight](), dict[str, StaticWeight]()
+    cipher = program.params.cipher
+    for layer, spec in program.weights.items():
+        w, bias = weights[layer]
+        if layer not in masks:
+            first[layer], second[layer] = StaticWeight(w, None, bias), StaticWeight(w, None, bias * np.uint64(0))
+            continue
+        bm_0, bm_1 = (BACKEND.expand_words(cipher, tree.key(layer, "Bm"), spec.shape, spec.bits) for tree in trees)
+        opened = BACKEND.reduce(w - masks[layer], spec.bits)
+        bias_0 = BACKEND.expand_words(cipher, trees[0].key(layer, "bias"), spec.bias_shape, spec.bits)
+        first[layer] = StaticWeight(BACKEND.reduce(opened + bm_0, spec.bits), opened, bias_0)
+        second[layer] = StaticWeight(bm_1, opened, BACKEND.reduce(bias - bias_0, spec.bits))
+    return first, second
+
+
+def run_program(
+    program: Program,
+    inputs: Sequence[Pair],
+    weights: Integers | None = None,
+    *,
+    seed: int = 0,
+    batch: int = 1,
+    script: Mapping[Name, Words] | None = None,
+    extra_corrections: bytes = b"",
+) -> Outcome:
+    """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
+
+    Args:
+        inputs: both shares of each input, in the program's order.
+        seed, batch: which masks.
+        script: draws to replace, by (party, step, name).
+        extra_corrections: appended to what the dealer sends.
+    """
+    both, cipher = roots(seed), program.params.cipher
+    ends = [_Server(party, both[party], batch, script or {}) for party in (0, 1)]
+    dealt = [NamedTree(both[party], batch, party) for party in (0, 1)]
+    backend = ScriptedBackend(_Union(dealt[0].names, dealt[1].names), script or {})
+
+    def weight_trees() -> tuple[SeedTree, SeedTree]:
+        return SeedTree(both[0], WEIGHT_SESSION, 0), SeedTree(both[1], WEIGHT_SESSION, 0)
+
+    masks = dealer.weight_masks(BACKEND, cipher, weight_trees(), program.mask_shapes())
+    dealing = dealer.Dealing(backend, cipher, (dealt[0], dealt[1]), masks)
+    corrections = b"".join(dealer.deal_batch(program.steps, dealing)) + extra_corrections
+    static = static_weights(program, weights or {}, masks, weight_trees())
+    for end, channel in zip(ends, memory_pair(patience_s=20), strict=True):
+        stream = BytesCorrections(corrections) if end.party else None
+        end.prepare(channel, cipher, stream, static[end.party], batch)
+    threads = [threading.Thread(target=end.work, args=(program, [pair[end.party] for pair in inputs])) for end in ends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _raise_cause([end.error for end in ends if end.error])
+    sent = list(zip(*(end.channel.sent for end in ends), strict=True))
+    openings = (ends[0].session.openings, ends[1].session.openings) if sent else ([], [])
+    drawn = (ends[0].backend.drawn, ends[1].backend.drawn)
+    cost = ends[1].session.measured()
+    assert ends[0].session.measured() == dataclasses.replace(cost, dealer_bytes=0)
+    return Outcome((ends[0].result, ends[1].result), cost, sent, openings, drawn, corrections)
+
+
+def run_steps(
+    steps: Sequence[Step],
+    inputs: Mapping[str, Pair],
+    weights: Integers | None = None,
+    params: Params | None = None,
+    **options: Any,
+) -> Outcome:
+    """Any list of steps on named inputs; the result is the last step's. Options are those of `run_program`."""
+    program = as_program(steps, inputs, params or Params(), weights or {})
+    return run_program(program, list(inputs.values()), weights, **options)
+
+
+def run_step(step: Step, *inputs: Pair, weights: Integers | None = None, **options: Any) -> Outcome:
+    """One step on given input shares."""
+    return run_steps([step], dict(zip(step.inputs, inputs, strict=True)), weights, **options)
+
+
+class _Union(dict[bytes, Name]):
+    """Names of either tree."""
+
+    def __init__(self, *parts: Mapping[bytes, Name]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def __missing__(self, key: bytes) -> Name:
+        return next(part[key] for part in self._parts if key in part)
+
+
+class _Server:
+    """One server's thread."""
+
+    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Words]) -> None:
+        self.party = party
+        self.tree = NamedTree(root, batch, party)
+        self.backend = ScriptedBackend(self.tree.names, script)
+        self.error: BaseException | None = None
+        self.result: Any = None
+
+    def prepare(
+        self,
+        channel: MemoryChannel,
+        cipher: Cipher,
+        corrections: BytesCorrections | None,
+        weights: Mapping[str, StaticWeight],
+        batch: int,
+    ) -> None:
+        channel.begin(SESSION_ID, batch)
+        self.channel = RecordingChannel(channel)
+        self.session = RecordingSession(
+            self.party, self.backend, self.channel, cipher, self.tree, corrections, weights
+        )
+
+    def work(self, program: Program, inputs: Sequence[Additive]) -> None:
+        try:
+            self.result = program.run(self.session, *inputs)
+        except BaseException as error:  # raised again by the thread that waits
+            self.error = error
+            self.channel.close()
+
+
+def _raise_cause(errors: Sequence[BaseException]) -> None:
+    for error in sorted(errors, key=lambda error: isinstance(error, PeerLost)):
+        raise error
+
+
+# what a party sees, as rows of bits
+
+
+def bit_rows(bits: int, values: Words) -> npt.NDArray[np.uint8]:
+    """(rows, n) of zeros and ones: every bit of words of `bits` bits, or every lane where `bits` is 0."""
+    lanes = BACKEND.to_planes(np.ascontiguousarray(values), bits) if bits else values.reshape(len(values), -1)
+    return np.unpackbits(np.ascontiguousarray(lanes).view(np.uint8), axis=1, bitorder="little")
+
+
+def rows_of(cells: Sequence[tuple[str, int, int, Words]]) -> tuple[list[str], npt.NDArray[np.uint8]]:
+    """Labels and bit rows of (label, bits, n, values), all of the same n."""
+    labels, rows = [], []
+    for label, bits, n, values in cells:
+        block = bit_rows(bits, values)[:, :n]
+        labels += [f"{label}[{i}]" for i in range(len(block))]
+        rows.append(block)
+    return labels, np.concatenate(rows)
+
+
+def opened_cells(outcome: Outcome, party: int = 0) -> list[tuple[str, int, int, Words]]:
+    """What a party learned from openings, as cells for `rows_of`."""
+    return [(f"{o.step} round {o.round}", o.bits, o.n, o.values) for o in outcome.openings[party]]
+
+
+def drawn_cells(outcome: Outcome, party: int, n: int) -> list[tuple[str, int, int, Words]]:
+    """What a party drew itself (n elements a lane), without what only the dealer draws in its name."""
+    cells = []
+    for (_, step, name), (bits, values) in outcome.drawn[party].items():
+        rows = values.reshape(-1, n) if bits else values
+        for i in range(len(rows) if bits else 1):
+            cells.append((f"{step}.{name}", bits, n, rows[i] if bits else rows))
+    return cells
+
+
+def padding_is_zero(sent: bytes, parts: Sequence[tuple[int, int]]) -> bool:
+    """Whether all padding bits of one message are zero; `parts` gives (bits, n) of words, or (-planes, n) of lanes."""
+    start = 0
+    for bits, n in parts:
+        n_lanes = -(-n // 64)
+        planes = bits % 8 if bits > 0 else -bits
+        start += n * (bits // 8) if bits > 0 else 0
+        lanes = np.frombuffer(sent, "<u8", planes * n_lanes, start).reshape(planes, n_lanes)
+        if n % 64 and (lanes[:, -1] & ~mask(n % 64)).any():
+            return False
+        start += lanes.nbytes
+    assert start == len(sent)
+    return True
+
+
+def every(*axes: Sequence[int] | npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
+    """All combinations of the axes' entries, flat: one array an axis."""
+    return [grid.reshape(-1) for grid in np.meshgrid(*(np.asarray(axis, dtype=np.int64) for axis in axes), indexing="ij")]
+
+
+def unsigned(values: npt.ArrayLike) -> Words:
+    """Signed integers as words."""
+    return np.asarray(values).astype(np.int64).view(np.uint64)
+
+
+def elements(shape: Sequence[int]) -> int:
+    """Elements of a shape."""
+    return math.prod(shape)

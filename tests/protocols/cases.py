@@ -1,0 +1,155 @@
+"""Steps as the protocol tests use them, with the law each declares, written out in plain integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.cost import Cost
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.argmax import Argmax
+from gpumpc.protocols.comparison import Chain, Comparison
+from gpumpc.protocols.pooling import MaxPool, Window
+from gpumpc.protocols.relu import Clamp, ReLU
+from gpumpc.protocols.step import Clear, Step
+from gpumpc.protocols.truncation import Lift, Truncate
+from gpumpc.ring.backend import Words, lane_bytes
+from gpumpc.session import Session
+
+Ints = npt.NDArray[np.int64]
+# (k, f): the two settings of PROTOCOLS.md section 7, and the widest ring that a plan may ask for.
+RINGS = [(40, 13), (44, 16), (62, 20)]
+SIZES = [1, 19, 989]
+
+
+def truncate(n: int, k: int, f: int) -> Truncate:
+    return Truncate("truncate", ("x",), "y", (n,), k, f)
+
+
+def lift(n: int, low: int, high: int) -> Lift:
+    return Lift("lift", ("x",), "y", (n,), low, high)
+
+
+def relu(n: int, bits: int, high: int) -> ReLU:
+    return ReLU("relu", ("x",), "y", (n,), bits, high)
+
+
+def clamp(n: int, bits: int, high: int, top: int) -> Clamp:
+    return Clamp("clamp", ("x",), "y", (n,), bits, high, top)
+
+
+def pair_max(n: int, bits: int) -> MaxPool:
+    """The larger of two: x is (n, 1, 2, 1)."""
+    return MaxPool("max", ("x",), "y", (n, 1, 2, 1), bits, (Window(2, 2, 2, 0, 0),))
+
+
+def max_pool(
+    shape: tuple[int, ...], bits: int, window: tuple[int, int], stride: tuple[int, int], padding: Sequence[int]
+) -> MaxPool:
+    top, bottom, left, right = padding
+    windows = (Window(2, window[1], stride[1], left, right), Window(1, window[0], stride[0], top, bottom))
+    return MaxPool("pool", ("x",), "y", shape, bits, windows)
+
+
+def argmax(shape: tuple[int, int], bits: int) -> Argmax:
+    return Argmax("argmax", ("x",), "y", shape, bits)
+
+
+# laws
+
+
+def outside_truncation(x: Ints, got: Ints, f: int) -> npt.NDArray[np.bool_]:
+    """Where a result is neither floor(x / 2^f) nor that plus one; multiples of 2^f must be exact."""
+    floor = x >> f
+    return (got != floor) & ((got != floor + 1) | (floor << f == x))
+
+
+def outside_relu(x: Ints, got: Ints) -> npt.NDArray[np.bool_]:
+    return got != np.maximum(x, 0)
+
+
+def outside_clamp(x: Ints, got: Ints, top: int) -> npt.NDArray[np.bool_]:
+    return got != np.clip(x, 0, top)
+
+
+def pool_by_loop(x: Ints, window: tuple[int, int], stride: tuple[int, int], padding: Sequence[int]) -> Ints:
+    """Largest real entry of each window, one entry at a time."""
+    top, bottom, left, right = padding
+    b, h, w, c = x.shape
+    rows, columns = (h + top + bottom - window[0]) // stride[0] + 1, (w + left + right - window[1]) // stride[1] + 1
+    out = np.empty((b, rows, columns, c), dtype=np.int64)
+    for item, i, j, channel in np.ndindex(*out.shape):
+        y, z = stride[0] * i - top, stride[1] * j - left
+        part = x[item, max(y, 0) : y + window[0], max(z, 0) : z + window[1], channel]
+        out[item, i, j, channel] = max(part.reshape(-1).tolist())
+    return out
+
+
+# comparisons, alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Lt:
+    """A share of lanes, with what a harness reads of any share."""
+
+    lanes: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare(Step):
+    """[y_c < r] for public y_c; r is the sum of both parties' draws called "r"."""
+
+    comparison: Comparison
+
+    @property
+    def cost(self) -> Cost:
+        c = self.comparison
+        return Cost.both_ways(c.rounds, lane_bytes(self.n, c.opened_bits), lane_bytes(self.n, c.dealt_bits))
+
+    def deal(self, dealing: Dealing, *masks: object) -> None:
+        bits = self.comparison.bits
+        r = dealing.sum_words("r", (self.n,), bits)
+        self.comparison.deal(dealing, dealing.backend.to_planes(r, bits), self.n)
+
+    def run(self, session: Session, *ys: Any) -> Lt:
+        planes = [session.backend.to_planes(y.words, self.comparison.bits) for y in ys]
+        return Lt(tuple(self.comparison.run(session, planes, self.n)))
+
+    def plain(self, clear: Clear, *values: Words) -> Words:
+        raise AssertionError("a comparison has no value in the clear")
+
+
+def compare(n: int, comparison: Comparison) -> Compare:
+    ys = tuple(f"y{c}" for c in range(comparison.copies))
+    return Compare("compare", ys, "l", (n,), comparison)
+
+
+def compositions(bits: int, widest: int = 4) -> Iterator[tuple[int, ...]]:
+    """Every way to cut `bits` bits into digits, order told apart."""
+    if bits == 0:
+        yield ()
+    for first in range(1, min(bits, widest) + 1):
+        for rest in compositions(bits - first, widest):
+            yield (first, *rest)
+
+
+def groupings(n_digits: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Every way to combine digits, up to four at a time, level after level, until one is left."""
+    if n_digits == 1:
+        yield ()
+        return
+    for sizes in compositions(n_digits):
+        if len(sizes) < n_digits:
+            for rest in groupings(len(sizes)):
+                yield (sizes, *rest)
+
+
+def chains(bits: int, keep_eq: bool) -> Iterator[Chain]:
+    """Every chain there is for so many bits."""
+    for widths in compositions(bits):
+        for levels in groupings(len(widths)):
+            yield Chain(widths, levels, keep_eq)

@@ -1,0 +1,134 @@
+"""Products under masks: static weights, public weights, and two fresh operands, each against the same product in the
+clear modulo 2^k, which is exact."""
+
+import numpy as np
+import pytest
+
+from gpumpc.params import Params
+from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
+from gpumpc.ring.fixed_point import mask, signed
+from tests.harness import BACKEND, run_steps, share
+from tests.protocols.cases import RINGS
+
+
+def words(seed, shape, bits):
+    return np.random.default_rng(seed).integers(0, 1 << bits, shape, dtype=np.uint64)
+
+
+def conv(shape, kernel, c_out, stride=(1, 1), padding=(0, 0, 0, 0), groups=1):
+    b, h, w, c = shape
+    top, bottom, left, right = padding
+    rows = (h + top + bottom - kernel[0]) // stride[0] + 1
+    columns = (w + left + right - kernel[1]) // stride[1] + 1
+    weight = (*kernel, c // groups, c_out)
+    return Convolution(kernel, stride, padding, groups), shape, weight, (b, rows, columns, c_out)
+
+
+OPERATORS = {
+    "matmul": (MatMul(), (3, 19), (19, 5), (3, 5)),
+    "matmul-1": (MatMul(), (1, 1), (1, 1), (1, 1)),
+    "matmul-989": (MatMul(), (2, 989), (989, 3), (2, 3)),
+    "conv": conv((2, 6, 5, 3), (3, 3), 4, padding=(1, 1, 1, 1)),
+    "conv-asymmetric": conv((1, 7, 6, 3), (3, 2), 4, stride=(2, 1), padding=(0, 1, 1, 0)),
+    "conv-1x1": conv((2, 5, 5, 4), (1, 1), 7),
+    "depthwise": conv((2, 7, 7, 6), (3, 3), 6, stride=(2, 2), padding=(0, 1, 0, 1), groups=6),
+    "grouped": conv((1, 5, 5, 4), (3, 3), 6, padding=(1, 1, 1, 1), groups=2),
+    "elementwise": (Elementwise(), (989,), (989,), (989,)),
+}
+
+
+def in_the_clear(operator, x, w, bias, k):
+    """Every operator once, on Python-sized integers."""
+    if isinstance(operator, Convolution):
+        result = BACKEND.conv2d(x, w, operator.stride, operator.padding, operator.groups, k)  # tested in tests/ring
+    elif isinstance(operator, MatMul):
+        result = x @ w
+    else:
+        result = x * w
+    return (result + bias) & mask(k)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("k", "f"), RINGS)
+@pytest.mark.parametrize("weights", ["private", "public"])
+def test_static_weights(name, k, f, weights):
+    operator, shape, weight_shape, out_shape = OPERATORS[name]
+    x, w, bias = words(1, shape, k), words(2, weight_shape, k), words(3, out_shape[-1:], k)
+    private = weights == "private"
+    kind = PrivateProduct if private else PublicProduct
+    product = kind("p", ("e" if private else "x",), "y", shape, "layer", operator, out_shape, k, 2 * f)
+    steps = [Open("open", ("x",), "e", shape, k), product] if private else [product]
+    shares = share(x.view(np.int64), k, frac=f)
+    got = run_steps(steps, {"x": shares}, {"layer": (w, bias)}, Params(k=k, f=f, weights=weights))
+    assert np.array_equal(got.words, in_the_clear(operator, x, w, bias, k))
+    assert (got.shares[0].bits, got.shares[0].frac) == (k, 2 * f)
+    assert got.cost.rounds == (1 if private else 0) and len(got.sent) == got.cost.rounds
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("k", "f"), RINGS)
+def test_two_fresh_operands(name, k, f):
+    operator, shape, weight_shape, out_shape = OPERATORS[name]
+    x, y = words(4, shape, k), words(5, weight_shape, k)
+    steps = [
+        Open("open x", ("x",), "e", shape, k),
+        Open("open y", ("y",), "f", weight_shape, k),
+        BeaverProduct("p", ("e", "f"), "z", shape, operator, out_shape, k),
+    ]
+    inputs = {"x": share(x.view(np.int64), k, frac=f), "y": share(y.view(np.int64), k, frac=3, seed=1)}
+    got = run_steps(steps, inputs)
+    assert np.array_equal(got.words, in_the_clear(operator, x, y, np.uint64(0), k))
+    assert got.shares[0].frac == f + 3
+
+
+def test_a_square_opens_its_operand_once():
+    x = np.arange(-500, 489)
+    steps = [
+        Open("open", ("x",), "e", (989,), 40),
+        BeaverProduct("p", ("e", "e"), "z", (989,), Elementwise(), (989,), 40),
+    ]
+    got = run_steps(steps, {"x": share(x, 40)})
+    assert np.array_equal(got.values, x * x)
+
+
+def test_two_layers_share_one_opening():
+    """Both products read the same E; the second opens nothing."""
+    k, shape = 40, (3, 19)
+    x = np.random.default_rng(6).integers(-(2**20), 2**20, shape)
+    w = {name: (words(seed, (19, 5), k), words(seed + 1, (5,), k)) for name, seed in (("a", 7), ("b", 9))}
+    from gpumpc.protocols.pooling import Add
+
+    steps = [
+        Open("open", ("x",), "e", shape, k),
+        PrivateProduct("pa", ("e",), "ya", shape, "a", MatMul(), (3, 5), k, 26),
+        PrivateProduct("pb", ("e",), "yb", shape, "b", MatMul(), (3, 5), k, 26),
+        Add("sum", ("ya", "yb"), "y", (3, 5)),
+    ]
+    got = run_steps(steps, {"x": share(x, k)}, w)
+    words_x = x.view(np.uint64)
+    both = sum(in_the_clear(MatMul(), words_x, *w[name], k) for name in w)
+    assert np.array_equal(got.words, both & mask(k))
+    assert got.cost.rounds == 1
+
+
+def test_an_operand_in_a_wider_ring_goes_down_exactly():
+    x = np.random.default_rng(8).integers(-(2**38), 2**38, (3, 19))
+    w, bias = words(9, (19, 5), 40), words(10, (5,), 40)
+    steps = [
+        Open("open", ("x",), "e", (3, 19), 40),
+        PrivateProduct("p", ("e",), "y", (3, 19), "layer", MatMul(), (3, 5), 40, 26),
+    ]
+    got = run_steps(steps, {"x": share(x, 62)}, {"layer": (w, bias)})
+    assert np.array_equal(got.words, in_the_clear(MatMul(), x.view(np.uint64), w, bias, 40))
+
+
+def test_values_stay_signed():
+    """The product modulo 2^k of signed operands is the signed product while it fits."""
+    x, w = np.array([[-3, 5]]), np.array([[7], [-11]])
+    steps = [
+        Open("open", ("x",), "e", (1, 2), 40),
+        PrivateProduct("p", ("e",), "y", (1, 2), "layer", MatMul(), (1, 1), 40, 0),
+    ]
+    weights = {"layer": (w.view(np.uint64) & mask(40), np.array([2**40 - 5], dtype=np.uint64))}
+    got = run_steps(steps, {"x": share(x, 40)}, weights)
+    assert signed(got.words, 40).tolist() == [[-3 * 7 - 5 * 11 - 5]]

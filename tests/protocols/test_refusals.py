@@ -1,0 +1,238 @@
+"""What must not be combined, reused or planned, and the error that says so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gpumpc.errors import BadShape, BitsMismatch, ForeignShare, FracMismatch, MaskReused, PlanError, RangeTooWide, RevealError
+from gpumpc.nn import graph as g
+from gpumpc.nn.program import compile_program
+from gpumpc.nn.ranges import check_ranges
+from gpumpc.offline.seeds import SeedTree, session_id, weight_session
+from gpumpc.params import Params
+from gpumpc.protocols.linear import Elementwise, Open
+from gpumpc.protocols.pooling import Add
+from gpumpc.session import StaticWeight
+from gpumpc.shares import Additive, Masked, reconstruct, split
+from tests.harness import BACKEND, SESSION_ID, roots, run_program, run_step, run_steps, share
+from tests.protocols.cases import clamp, lift, relu, truncate
+
+X = np.arange(19)
+
+
+# bits and scales
+
+
+@pytest.mark.parametrize("step", [lift(19, 28, 40), relu(19, 28, 40), clamp(19, 28, 40, 96), truncate(19, 40, 13)])
+def test_no_step_takes_a_share_up_by_itself(step):
+    with pytest.raises(BitsMismatch, match="lift it first"):
+        run_step(step, share(X, 27))
+
+
+def test_an_opening_does_not_take_a_share_up():
+    with pytest.raises(BitsMismatch):
+        run_step(Open("o", ("x",), "e", (19,), 40), share(X, 27))
+
+
+def test_a_40_bit_share_where_64_bits_are_needed_is_refused():
+    with pytest.raises(BitsMismatch, match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"):
+        share(X, 40)[0].at_bits(BACKEND, 64)
+
+
+def test_a_40_bit_share_plus_a_64_bit_one_is_a_40_bit_share():
+    """The sum is exact in the smaller ring, and claims no more."""
+    negative = -1 - X
+    wide = [Additive(words, 64) for words in split(BACKEND, "aes128ctr", bytes(32), negative.view(np.uint64), 62)]
+    for first, second in zip(share(X, 40), wide, strict=True):
+        total = first.plus(BACKEND, second)
+        assert total.bits == 40 and (total.words >> np.uint64(40) == 0).all()
+        with pytest.raises(BitsMismatch):
+            total.at_bits(BACKEND, 64)
+
+
+def test_two_scales_are_not_added():
+    with pytest.raises(FracMismatch, match="truncate or rescale"):
+        run_step(Add("a", ("x", "y"), "z", (19,)), share(X, 40, frac=13), share(X, 40, frac=26))
+
+
+def test_two_divisors_are_not_added():
+    x, y = share(X, 40, frac=13), share(X, 40, frac=13)
+    averaged = (dataclasses.replace(y[0], divisor=49), dataclasses.replace(y[1], divisor=49))
+    with pytest.raises(FracMismatch):
+        run_step(Add("a", ("x", "y"), "z", (19,)), x, averaged)
+
+
+def test_shares_of_two_owners_are_not_added():
+    mine, yours = (dataclasses.replace(share(X, 40)[0], owner=owner) for owner in ("alice", "bob"))
+    with pytest.raises(ForeignShare, match="use one session"):
+        mine.plus(BACKEND, yours)
+
+
+@pytest.mark.parametrize("field", [{"bits": 27}, {"frac": 1}, {"divisor": 9}, {"owner": "bob"}])
+def test_a_result_of_unlike_shares_is_not_put_together(field):
+    first, second = share(X, 40)
+    with pytest.raises(RevealError, match="do not belong together"):
+        reconstruct(BACKEND, first, dataclasses.replace(second, **field))
+
+
+def test_split_and_reconstruct():
+    words = np.arange(989, dtype=np.uint64)
+    for bits in (1, 40, 64):
+        first, second = split(BACKEND, "chacha20", bytes(32), words, bits)
+        both = reconstruct(BACKEND, Additive(first, bits), Additive(second, bits))
+        assert np.array_equal(both, BACKEND.reduce(words, bits))
+        assert not np.array_equal(first, words) and not np.array_equal(second, words)
+
+
+def test_an_input_of_another_shape_is_refused():
+    program = compile_program(g.Graph((g.Input("x", (), (19,), -1, 1), g.ReLU("y", ("x",)))), Params(), 1)
+    with pytest.raises(BadShape, match="the program wants"):
+        run_program(program, [share(X, 40, frac=13)])
+
+
+# masks
+
+
+def test_a_mask_is_not_given_twice():
+    tree = SeedTree(roots(0)[0], SESSION_ID, 1)
+    tree.key("step", "r")
+    with pytest.raises(MaskReused, match="hides one value, ever"):
+        tree.key("step", "r")
+
+
+def test_two_steps_of_one_name_are_refused_by_the_dealer():
+    steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
+    with pytest.raises(MaskReused):
+        run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
+
+
+def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
+    """Also if the dealer did not look."""
+    from gpumpc.offline import dealer
+
+    monkeypatch.setattr(dealer.Dealing, "sum_words", lambda self, name, shape, bits: BACKEND.zeros(shape))
+    steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
+    with pytest.raises(MaskReused):
+        run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
+
+
+def test_every_field_changes_every_key():
+    trees = [
+        SeedTree(root, session, batch)
+        for root in roots(0)
+        for session in (SESSION_ID, bytes(16))
+        for batch in (0, 1, 256)
+    ]
+    names = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "b\x01"), ("b", "a"), ("a/b", ""), ("a", "/b")]
+    keys = [tree.key(*name) for tree in trees for name in names]
+    assert len(set(keys)) == len(keys) and {len(key) for key in keys} == {32}
+
+
+def test_sessions_are_bound_to_program_and_ledgers_and_weights():
+    parts = [(b"p" * 32, b"0" * 16, b"1" * 16), (b"q" * 32, b"0" * 16, b"1" * 16), (b"p" * 32, b"1" * 16, b"0" * 16)]
+    ids = [session_id(*part) for part in parts]
+    ids += [weight_session("v1", "pair"), weight_session("v2", "pair"), weight_session("v1", "pair2")]
+    ids += [weight_session("v", "1pair")]
+    assert len(set(ids)) == len(ids) and {len(value) for value in ids} == {16}
+
+
+# secrets do not print
+
+
+def test_nothing_secret_is_shown():
+    secret = np.array([123456789], dtype=np.uint64)
+    shown = [
+        repr(Additive(secret, 40)),
+        repr(Masked(secret, secret, 40, 13)),
+        repr(StaticWeight(secret, secret, secret)),
+        repr(SeedTree(bytes(range(32)), SESSION_ID, 1)),
+    ]
+    assert all("123456789" not in text and "<secret>" in text for text in shown)
+
+
+# ranges
+
+
+def planned(layers, low, high, params=None):
+    params = params or Params()
+    program = compile_program(g.Graph((g.Input("x", (), (4, 4, 1), low, high), *layers)), params, 1)
+    return check_ranges(program, {}, low, high)
+
+
+POOL = g.MaxPool("y", ("x",), (2, 2), (2, 2))
+K = 27  # bits after truncation, with 13 of them fraction
+
+
+def test_a_pool_at_the_edge_of_its_range_is_refused_and_just_inside_it_is_not():
+    edge = 2.0 ** (K - 2 - 13)
+    with pytest.raises(RangeTooWide, match="layer 'y' may reach 2\\^25"):
+        planned([POOL], -edge, edge)
+    planned([POOL], -edge, edge - 2.0**-13)
+
+
+@pytest.mark.parametrize(
+    ("layer", "bits"),
+    [(g.ReLU("y", ("x",)), K - 1), (POOL, K - 2)],
+)
+def test_one_unit_beyond_is_refused(layer, bits):
+    edge, unit = 2.0 ** (bits - 13), 2.0**-13
+    planned([layer], -edge, edge - unit)
+    for low, high in ((-edge, edge), (-edge - unit, 0.0)):
+        with pytest.raises(RangeTooWide, match="choose a larger k or a smaller f"):
+            planned([layer], low, high)
+
+
+def test_a_clamp_needs_room_for_its_constant_below():
+    edge, unit = 2.0 ** (K - 1 - 13), 2.0**-13
+    planned([g.Clamp("y", ("x",), 6.0)], -edge + 6, edge - unit)
+    with pytest.raises(RangeTooWide):
+        planned([g.Clamp("y", ("x",), 6.0)], -edge + 6 - unit, edge - unit)
+
+
+def test_an_argmax_has_the_range_of_a_difference():
+    layers = [g.Flatten("v", ("x",)), g.Argmax("y", ("v",))]
+    edge, unit = 2.0 ** (40 - 2 - 13), 2.0**-13
+    planned(layers, -edge, edge - unit)
+    with pytest.raises(RangeTooWide):
+        planned(layers, -edge, edge)
+
+
+def test_a_product_that_may_outgrow_k_is_refused():
+    program = compile_program(
+        g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))), Params(k=40, f=13), 1
+    )
+    for units, fits in ((2**26 - 1, True), (2**26, False)):
+        weights = {"fc": (np.full((4, 2), units // 4, dtype=np.uint64), np.zeros(2, dtype=np.uint64))}
+        weights["fc"][0][0] += np.uint64(units % 4)
+        if fits:
+            assert check_ranges(program, weights, -1.0, 1.0).magnitude < 2.0**39
+        else:
+            with pytest.raises(RangeTooWide, match="layer 'fc'"):
+                check_ranges(program, weights, -1.0, 1.0)
+
+
+def test_values_of_two_scales_are_not_joined_by_a_plan():
+    layers = [
+        g.AvgPool("a", ("x",), (3, 3), (1, 1)),
+        g.AvgPool("b", ("x",), (2, 2), (2, 2)),
+        g.Add("y", ("a", "b")),
+    ]
+    with pytest.raises(PlanError, match="different scales"):
+        planned(layers, -1.0, 1.0)
+
+
+def test_a_clamp_outside_its_ring_is_refused():
+    for high in (0.0, -1.0, 2.0 ** (K - 2 - 13)):
+        with pytest.raises(PlanError, match="leave room above it"):
+            planned([g.Clamp("y", ("x",), high)], -1.0, 1.0)
+
+
+@pytest.mark.parametrize(("k", "f"), [(40, 20), (63, 13), (40, 0), (8, 4)])
+def test_parameters_that_make_no_ring(k, f):
+    with pytest.raises(PlanError, match="do not make a fixed-point ring"):
+        Params(k=k, f=f)
+
+
+def test_elementwise_needs_no_shape_of_its_own():
+    assert Elementwise().apply(BACKEND, X.astype(np.uint64), X.astype(np.uint64), 40).tolist() == (X * X).tolist()
