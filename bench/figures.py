@@ -132,9 +132,7 @@ def run_command(command: str) -> tuple[dict[str, Any] | None, str]:
     programs = {"{python}": sys.executable, "{gpumpc}": str(Path(sys.executable).with_name("gpumpc"))}
     words = [programs.get(word, word) for word in shlex.split(command)]
     try:
-        done = subprocess.run(
-            words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=TIMEOUT_SECONDS
-        )
+        done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=TIMEOUT_SECONDS)
     except OSError as error:
         return None, f"cannot start: {error.strerror}: {words[0]}"
     except subprocess.TimeoutExpired:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Mapping, Protocol, Sequence, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from gpumpc.errors import BadFrame, CostMismatch
 from gpumpc.cost import Cost
+from gpumpc.errors import BadFrame, CostMismatch
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
 from gpumpc.ring.backend import Backend, Lanes, Opened, Words, lane_bytes, packed_bytes
@@ -53,7 +54,7 @@ class Tell:
     n: int
 
 
-Item = Union[Sum, Xor, Tell]
+Item = Sum | Xor | Tell
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -141,7 +142,7 @@ class Session:
                 "compare their plans",
             )
         opened, start = [], 0
-        for item, size in zip(items, sizes):
+        for item, size in zip(items, sizes, strict=True):
             opened.append(self._combine(item, received[start : start + size]))
             start += size
         return opened

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from gpumpc.errors import BitsMismatch, ForeignShare, FracMismatch, RevealError
-from gpumpc.ring.backend import Backend, Opened, Words
 from gpumpc.params import Cipher
+from gpumpc.ring.backend import Backend, Opened, Words
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

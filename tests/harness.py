@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -132,13 +131,24 @@ class Opening:
 
 
 class RecordingSession(Session):
-    """A session that writes down what it learns from each opening."""
+    """A session that writes down what it learns from each opening, and from the dealer."""
 
-    openings: list[Opening]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.openings: list[Opening] = []
+        self.dealt: dict[Name, tuple[int, Words]] = {}
+
+    def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
+        words = super().dealt_words(name, shape, bits)
+        self.dealt[self.party, self._step, name] = (bits, words)
+        return words
+
+    def dealt_lanes(self, name: str, planes: int, n: int) -> Words:
+        lanes = super().dealt_lanes(name, planes, n)
+        self.dealt[self.party, self._step, name] = (0, lanes)
+        return lanes
 
     def open_many(self, *items: Any) -> list[Any]:
-        if not hasattr(self, "openings"):
-            self.openings = []
         values = super().open_many(*items)
         rounds = self.channel.measured().rounds
         for item, value in zip(items, values, strict=True):
@@ -157,7 +167,7 @@ class Outcome:
         cost: measured by server 1, the dealer's bytes included; server 0 measured the same without them.
         sent: by round, what server 0 and what server 1 sent.
         openings: by party, what it learned.
-        drawn: by party, its own draws by (party, step, name).
+        drawn: by party, its own draws and what it was dealt, by (party, step, name).
         corrections: what the dealer sent to server 1.
     """
 
@@ -270,8 +280,8 @@ def run_program(
         thread.join()
     _raise_cause([end.error for end in ends if end.error])
     sent = list(zip(*(end.channel.sent for end in ends), strict=True))
-    openings = (ends[0].session.openings, ends[1].session.openings) if sent else ([], [])
-    drawn = (ends[0].backend.drawn, ends[1].backend.drawn)
+    openings = (ends[0].session.openings, ends[1].session.openings)
+    drawn = ({**ends[0].backend.drawn}, {**ends[1].backend.drawn, **ends[1].session.dealt})
     cost = ends[1].session.measured()
     assert ends[0].session.measured() == dataclasses.replace(cost, dealer_bytes=0)
     return Outcome((ends[0].result, ends[1].result), cost, sent, openings, drawn, corrections)
@@ -342,37 +352,45 @@ def _raise_cause(errors: Sequence[BaseException]) -> None:
         raise error
 
 
-# what a party sees, as rows of bits
+# what a party sees
 
 
-def bit_rows(bits: int, values: Words) -> npt.NDArray[np.uint8]:
-    """(rows, n) of zeros and ones: every bit of words of `bits` bits, or every lane where `bits` is 0."""
-    lanes = BACKEND.to_planes(np.ascontiguousarray(values), bits) if bits else values.reshape(len(values), -1)
-    return np.unpackbits(np.ascontiguousarray(lanes).view(np.uint8), axis=1, bitorder="little")
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Words of `bits` bits (n,), or lanes (planes, n_lanes(n)) where `bits` is 0, with where they come from."""
+
+    label: str
+    bits: int
+    n: int
+    values: Words
+
+    @property
+    def rows(self) -> npt.NDArray[np.uint8]:
+        """(bits or planes, n) zeros and ones."""
+        lanes = BACKEND.to_planes(np.ascontiguousarray(self.values), self.bits) if self.bits else self.values
+        flat = np.ascontiguousarray(lanes).reshape(len(lanes), -1)
+        return np.unpackbits(flat.view(np.uint8), axis=1, count=self.n, bitorder="little")
+
+    @property
+    def byte_lanes(self) -> list[npt.NDArray[np.uint8]]:
+        """The byte planes and bit lanes of the wire, without padding bytes."""
+        packed = BACKEND.pack(self.values, self.bits) if self.bits else BACKEND.pack_lanes(self.values)
+        raw, whole = np.frombuffer(packed, np.uint8), self.bits // 8
+        lanes = raw[whole * self.n :].reshape(-1, 8 * -(-self.n // 64))[:, : self.n // 8]
+        return [*raw[: whole * self.n].reshape(whole, self.n), *lanes]
 
 
-def rows_of(cells: Sequence[tuple[str, int, int, Words]]) -> tuple[list[str], npt.NDArray[np.uint8]]:
-    """Labels and bit rows of (label, bits, n, values), all of the same n."""
-    labels, rows = [], []
-    for label, bits, n, values in cells:
-        block = bit_rows(bits, values)[:, :n]
-        labels += [f"{label}[{i}]" for i in range(len(block))]
-        rows.append(block)
-    return labels, np.concatenate(rows)
+def opened_cells(outcome: Outcome, party: int = 0) -> list[Cell]:
+    """What a party learned from openings."""
+    return [Cell(f"{o.step} round {o.round}", o.bits, o.n, o.values) for o in outcome.openings[party]]
 
 
-def opened_cells(outcome: Outcome, party: int = 0) -> list[tuple[str, int, int, Words]]:
-    """What a party learned from openings, as cells for `rows_of`."""
-    return [(f"{o.step} round {o.round}", o.bits, o.n, o.values) for o in outcome.openings[party]]
-
-
-def drawn_cells(outcome: Outcome, party: int, n: int) -> list[tuple[str, int, int, Words]]:
-    """What a party drew itself (n elements a lane), without what only the dealer draws in its name."""
-    cells = []
+def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
+    """All a party sees in a run whose every value has n elements: openings, its own draws, what it was dealt."""
+    cells = opened_cells(outcome, party)
     for (_, step, name), (bits, values) in outcome.drawn[party].items():
-        rows = values.reshape(-1, n) if bits else values
-        for i in range(len(rows) if bits else 1):
-            cells.append((f"{step}.{name}", bits, n, rows[i] if bits else rows))
+        blocks = values.reshape(-1, n) if bits else values[None]
+        cells += [Cell(f"{step}.{name}", bits, n, block) for block in blocks]
     return cells
 
 
@@ -399,8 +417,3 @@ def every(*axes: Sequence[int] | npt.NDArray[Any]) -> list[npt.NDArray[np.int64]
 def unsigned(values: npt.ArrayLike) -> Words:
     """Signed integers as words."""
     return np.asarray(values).astype(np.int64).view(np.uint64)
-
-
-def elements(shape: Sequence[int]) -> int:
-    """Elements of a shape."""
-    return math.prod(shape)

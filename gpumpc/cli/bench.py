@@ -48,7 +48,7 @@ def bench(
 
 def measure(workload: str, n: int, batch: int, k: int, f: int) -> dict[str, Any]:
     """One row of figures. Raises ConfigError for an unknown workload."""
-    compiled = _compiled(models._one_of(workload, *WORKLOADS), n, k, f)
+    compiled = _compiled(models.one_of(workload, *WORKLOADS), n, k, f)
     batch = batch or BATCH[workload]
     source = compiled.plan.graph.input
     x = models.sample_inputs((batch, *source.shape), source.low, source.high)

@@ -15,7 +15,12 @@ from gpumpc.errors import GpumpcError
 from gpumpc.ring.choose import choose_backend
 from gpumpc.version import VERSION
 
-EXTRAS = {"torch": "compile torch modules", "PIL": "read PNG and JPEG", "nibabel": "read NIfTI", "numba": "compiled CPU loops"}
+EXTRAS = {
+    "torch": "compile torch modules",
+    "PIL": "read PNG and JPEG",
+    "nibabel": "read NIfTI",
+    "numba": "compiled CPU loops",
+}
 
 
 def report(config: Path | None) -> bool:
@@ -35,8 +40,8 @@ def report(config: Path | None) -> bool:
 
 
 def _servers(config: Path) -> list[tuple[str, str, bool]]:
-    from gpumpc.roles.config import load_client
     from gpumpc.roles.client import ask_status
+    from gpumpc.roles.config import load_client
 
     rows = []
     for party, answer in enumerate(ask_status(load_client(config))):

@@ -143,15 +143,17 @@ def compile_(
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     weights: Annotated[str, typer.Option(help="private or public.")] = "private",
-    bounds: Annotated[str, typer.Option(help="certified or calibrated (on random inputs of the declared range).")] = "certified",
+    bounds: Annotated[str, typer.Option(help="certified, or calibrated on sample inputs.")] = "",
 ) -> None:
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
     from gpumpc.cli import models
 
     with told():
-        compiled = models.compile_named(model, size=size, k=k, f=f, weights=weights, bounds=bounds)
+        compiled = models.compile_named(model, size=size, k=k, f=f, weights=weights, bounds=bounds or None)
         compiled.save(out)
-        typer.echo(f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's")
+        typer.echo(
+            f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.media.fetch import fetch
 from gpumpc.media.patches import LITE0_INPUT
 from gpumpc.nn.graph import Graph
-from gpumpc.nn.plan import Bounds, Preprocessing
+from gpumpc.nn.plan import Bounds
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
 from gpumpc.roles.compiled import CompiledPlan, compile
@@ -29,48 +29,35 @@ def compile_named(
 
     Without `bounds`, Lite0 (which ReLU6 bounds) is certified and the rest calibrated on inputs of the declared range.
     """
-    params = Params(k=k, f=f, weights=cast(Literal["private", "public"], _one_of(weights, "private", "public")))
-    module, example, preprocessing, usual = _module(name, size)
-    chosen = cast(Bounds, _one_of(bounds or usual, "certified", "calibrated"))
-    samples = sample_inputs((N_SAMPLES, *np.moveaxis(np.empty(example.shape[1:]), 0, -1).shape))
+    params = Params(k=k, f=f, weights=cast(Literal["private", "public"], one_of(weights, "private", "public")))
+    chosen = cast(Bounds, one_of(bounds or ("certified" if name == "lite0" else "calibrated"), "certified", "calibrated"))
+    module, example = _named(name, size)
+    _, channels, height, width = example.shape
     return compile(
         module,
         example,
         name=Path(name).stem,
         params=params,
         bounds=chosen,
-        samples=samples if chosen == "calibrated" else None,
-        preprocessing=preprocessing,
+        samples=sample_inputs((N_SAMPLES, height, width, channels)) if chosen == "calibrated" else None,
+        preprocessing=LITE0_INPUT if name == "lite0" else None,
     )
 
 
-def _one_of(value: str, *allowed: str) -> str:
+def _named(name: str, size: int) -> tuple[Any, Any]:
+    try:
+        # Only here: everything but compiling runs without torch.
+        from gpumpc.models.named import named
+    except ImportError as error:
+        raise MissingExtra(f"'{name}' cannot be compiled", str(error), "pip install 'gpumpc[torch]'") from error
+    return named(name, size, lite0_checkpoint)
+
+
+def one_of(value: str, *allowed: str) -> str:
+    """`value`, if it is one of the allowed. Raises ConfigError."""
     if value not in allowed:
         raise ConfigError(f"'{value}' is not known", "", f"use {' or '.join(allowed)}")
     return value
-
-
-def _module(name: str, size: int) -> tuple[Any, Any, Preprocessing | None, str]:
-    """(module, example, preprocessing, usual bounds)."""
-    try:
-        import torch
-
-        from gpumpc.models.lenet import lenet
-        from gpumpc.models.lite0 import lite0
-        from gpumpc.models.vgg_small import vgg_small
-    except ImportError as error:
-        raise MissingExtra(f"'{name}' cannot be compiled", str(error), "pip install 'gpumpc[torch]'") from error
-    match name:
-        case "lite0":
-            return lite0(lite0_checkpoint()), torch.zeros(1, 3, size, size), LITE0_INPUT, "certified"
-        case "lenet":
-            return lenet(), torch.zeros(1, 1, 28, 28), None, "calibrated"
-        case "vgg" | "vgg_small":
-            return vgg_small(), torch.zeros(1, 3, size, size), None, "calibrated"
-    if not Path(name).exists():
-        raise MissingFile(f"there is no network '{name}'", "", "use lite0, lenet, vgg_small, or the path of a .pt2 file")
-    program = torch.export.load(name)
-    return program.module(), program.example_inputs[0][0], None, "certified"
 
 
 def lite0_checkpoint() -> Path:

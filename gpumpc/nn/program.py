@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, PlanError
@@ -98,7 +99,7 @@ class Program:
         for share, (name, value) in zip(shares, self.inputs.items(), strict=True):
             if tuple(share.words.shape) != value.shape:
                 raise BadShape(f"input '{name}' has shape {tuple(share.words.shape)}, the program wants {value.shape}")
-        values = dict(zip(self.inputs, shares))
+        values = dict(zip(self.inputs, shares, strict=True))
         for step in self._walk(values):
             session.at(step.name)
             values[step.output] = step.run(session, *(values[name] for name in step.inputs))
@@ -158,9 +159,7 @@ class _Compiler:
         source, name = self.graph.input, self.graph.output.name
         bits = min(self.needed[name], self.values[name].bits)
         result = dataclasses.replace(self.values[name], bits=bits)
-        return Program(
-            tuple(self.steps), {source.name: self.values[source.name]}, name, result, self.weights, self.params
-        )
+        return Program(tuple(self.steps), {source.name: self.values[source.name]}, name, result, self.weights, self.params)
 
     # backwards
 

@@ -204,9 +204,7 @@ def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
     return True
 
 
-def _windowed(
-    step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weight: Floats, bias: Floats
-) -> Interval:
+def _windowed(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weight: Floats, bias: Floats) -> Interval:
     """Bounds of a product over a window, each tap at its worst."""
     groups = 1
     if isinstance(step.operator, linear.Convolution):

@@ -6,7 +6,8 @@ share 0 from server 0's seed and a correction to server 1, packed at the number 
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, Protocol, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from gpumpc.errors import CostMismatch
 from gpumpc.offline.seeds import SeedTree
@@ -18,18 +19,23 @@ class Dealable(Protocol):
     """What the dealer needs of a step."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in the program."""
 
     @property
-    def inputs(self) -> tuple[str, ...]: ...
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values it reads."""
 
     @property
-    def output(self) -> str: ...
+    def output(self) -> str:
+        """Name of the value it makes."""
 
     @property
-    def dealer_bytes(self) -> int: ...
+    def dealer_bytes(self) -> int:
+        """Correction bytes it declares."""
 
-    def deal(self, dealing: Dealing, *masks: Any) -> Any: ...
+    def deal(self, dealing: Dealing, *masks: Any) -> Any:
+        """Deal; what is returned reaches the steps that read `output`."""
 
 
 class Dealing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator
+from collections.abc import Iterator
 
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing
@@ -19,7 +19,8 @@ from gpumpc.shares import Additive
 class Duel:
     """From n pairs ((a, i), (b, j)) the larger value and its index; the left one where a >= b.
 
-    **Computes** b + d (a - b) modulo 2^bits and j + d (i - j) modulo 2^index_bits with d = [a - b >= 0], |a - b| < 2^(bits-1).
+    **Computes** b + d (a - b) modulo 2^bits and j + d (i - j) modulo 2^index_bits with d = [a - b >= 0],
+    for |a - b| < 2^(bits-1).
     **Hides** as `Positive`: a - b under r, i - j under its own r', d under t. The words t serve both selections.
     **Cost** 2 + tree rounds. **Error** none. **Source** this project; docs/protocols.md section 8.
     """

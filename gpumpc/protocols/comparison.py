@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from gpumpc.offline.dealer import Dealing
 from gpumpc.ring.backend import Lanes
@@ -99,9 +99,7 @@ class Chain:
     @property
     def product_bits(self) -> int:
         """Corrected products an element, all levels."""
-        return sum(
-            len(node.products) for level in range(len(self.levels)) for node in self.nodes(level) if node.fan_in > 1
-        )
+        return sum(len(node.products) for level in range(len(self.levels)) for node in self.nodes(level) if node.fan_in > 1)
 
 
 def _spread(total: int, parts: int) -> tuple[int, ...]:
@@ -120,7 +118,7 @@ def _groupings(n_digits: int, max_levels: int) -> Iterator[tuple[tuple[int, ...]
                 yield (sizes, *rest)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def plan_chain(bits: int, max_levels: int, keep_eq: bool, copies: int) -> Chain | None:
     """The cheapest chain for `bits` bits in at most `max_levels` levels, its tables serving `copies` trees."""
 
@@ -217,14 +215,14 @@ class Comparison:
         for name, chain, lowest in self._tables():
             users = y_planes if name == "high" else y_planes[:1]
             found: list[list[tuple[Lanes, Lanes]]] = [[] for _ in users]
-            for runs in zip(*(_digits(chain, planes, lowest) for planes in users)):
+            for runs in zip(*(_digits(chain, planes, lowest) for planes in users), strict=True):
                 label, width, digits = runs[0]
                 size = (1 << width) - 1
                 table = session.dealt_lanes(f"table.{name}.{label}", len(digits) * size, n)
                 table = table.reshape(len(digits), size, -1)
-                for leaves, (_, _, digits) in zip(found, runs):
+                for leaves, (_, _, digits) in zip(found, runs, strict=True):
                     lt, eq = session.backend.lookup(table, digits, below)
-                    leaves.extend(zip(lt, eq))
+                    leaves.extend(zip(lt, eq, strict=True))
             per_table.extend(found)
         return per_table
 
@@ -240,11 +238,9 @@ class Comparison:
                     kinds.setdefault(node, []).append((c, g))
         return sorted(kinds.items(), key=lambda item: (item[0].fan_in, item[0].keep_eq))
 
-    def _combine_level(
-        self, session: Session, chains: list[list[tuple[Lanes, Lanes]]], level: int, n: int
-    ) -> None:
+    def _combine_level(self, session: Session, chains: list[list[tuple[Lanes, Lanes]]], level: int, n: int) -> None:
         structure = [self.high] * self.copies + ([self.low] if self.low else [])
-        groups = [_grouped(nodes, chain, level) for nodes, chain in zip(chains, structure)]
+        groups = [_grouped(nodes, chain, level) for nodes, chain in zip(chains, structure, strict=True)]
         work = [
             _NodeRun(session, f"level{level}.{_label(node)}", node, [groups[c][g] for c, g in places], n)
             for node, places in self._level(level)
@@ -252,8 +248,8 @@ class Comparison:
         if not work:
             return
         opened = session.open_many(*(Xor(run.masked, n) for run in work))
-        for run, values, (_, places) in zip(work, opened, self._level(level)):
-            for (c, g), result in zip(places, run.finish(values)):
+        for run, values, (_, places) in zip(work, opened, self._level(level), strict=True):
+            for (c, g), result in zip(places, run.finish(values), strict=True):
                 groups[c][g] = [result]
         chains[:] = [[group[0] for group in chain_groups] for chain_groups in groups]
 
@@ -268,9 +264,7 @@ def _label(node: Node) -> str:
     return f"{node.fan_in}{'e' if node.keep_eq else ''}"
 
 
-def _grouped(
-    nodes: list[tuple[Lanes, Lanes]], chain: Chain, level: int
-) -> list[list[tuple[Lanes, Lanes]]]:
+def _grouped(nodes: list[tuple[Lanes, Lanes]], chain: Chain, level: int) -> list[list[tuple[Lanes, Lanes]]]:
     sizes = chain.levels[level] if level < len(chain.levels) else (1,) * len(nodes)
     taken = iter(nodes)
     return [list(itertools.islice(taken, size)) for size in sizes]
@@ -297,9 +291,7 @@ def _deal_products(dealing: Dealing, name: str, node: Node, count: int, n: int) 
 class _NodeRun:
     """All nodes of one kind at one level, between masking and unmasking."""
 
-    def __init__(
-        self, session: Session, name: str, node: Node, groups: list[list[tuple[Lanes, Lanes]]], n: int
-    ) -> None:
+    def __init__(self, session: Session, name: str, node: Node, groups: list[list[tuple[Lanes, Lanes]]], n: int) -> None:
         self.session, self.node, self.count = session, node, len(groups)
         self.top_lt = [group[0][0] for group in groups]
         rows = [
@@ -317,7 +309,7 @@ class _NodeRun:
         opened = opened.reshape(self.count, node.n_masks, -1)
         masks = self.masks.reshape(self.count, node.n_masks, -1)
         dealt = self.dealt.reshape(self.count, len(node.products), -1)
-        shares = {(i,): masks[:, i] for i in range(node.n_masks)}
+        shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(node.n_masks)}
         shares |= {subset: dealt[:, j] for j, subset in enumerate(node.products)}
         values = [self._product(opened, shares, term) for term in node.terms]
         products = values[: node.fan_in - 1]
@@ -379,15 +371,13 @@ def _merge(session: Session, high: list[tuple[Lanes, Lanes]], lt_low: Lanes, n: 
     return results
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def plan_comparison(bits: int, shared_low: int = 0, copies: int = 1) -> Comparison:
     """The cheapest comparison by weight of opened bits, dealt bits and rounds."""
     shared_low = shared_low if copies > 1 else 0
 
     def price(comparison: Comparison) -> int:
-        return (
-            _OPENED_WEIGHT * comparison.opened_bits + comparison.dealt_bits + _ROUND_WEIGHT * comparison.rounds
-        )
+        return _OPENED_WEIGHT * comparison.opened_bits + comparison.dealt_bits + _ROUND_WEIGHT * comparison.rounds
 
     options = []
     for depth in range(8):

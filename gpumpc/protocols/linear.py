@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Union
 
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing
 from gpumpc.protocols.step import Clear, Shape, Step
-from gpumpc.ring.backend import Backend, Opened, Pair, Padding, Words, packed_bytes
+from gpumpc.ring.backend import Backend, Opened, Padding, Pair, Words, packed_bytes
 from gpumpc.session import Session, Sum
 from gpumpc.shares import Additive, Masked
 
@@ -47,7 +46,7 @@ class Elementwise:
         return backend.multiply(x, w, bits)
 
 
-Operator = Union[MatMul, Convolution, Elementwise]
+Operator = MatMul | Convolution | Elementwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +74,7 @@ class Open(Step):
         mask = session.words("A", self.shape, self.bits)
         [opened] = session.open_many(Sum(x.words - mask, self.bits))
         backend = session.backend
-        return Masked(
-            backend.opened(opened, self.bits), backend.opened(mask, self.bits), self.bits, x.frac, x.divisor
-        )
+        return Masked(backend.opened(opened, self.bits), backend.opened(mask, self.bits), self.bits, x.frac, x.divisor)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return x
@@ -87,7 +84,7 @@ class Open(Step):
 class PrivateProduct(Step):
     """X o W + b with W under a static mask: F = W - Bm was opened once, when the weights were shared.
 
-    **Computes** Z_p = E o W_p + A_p o F + C_p + b_p modulo 2^k, shares of X o W + b, with shares C of A o Bm from the dealer.
+    **Computes** Z_p = E o W_p + A_p o F + C_p + b_p modulo 2^k, shares of X o W + b, with C of A o Bm dealt.
     **Hides** nothing is sent here; E and F hide X and W under uniform masks.
     **Cost** no round; k correction bits an output element.
     **Error** none: sum_p = E o (F + Bm) + A o F + A o Bm = (E + A) o (F + Bm) = X o W.
@@ -146,7 +143,7 @@ class PublicProduct(Step):
         return plain_product(self, clear, x)
 
 
-def plain_product(step: Union[PrivateProduct, PublicProduct], clear: Clear, x: Words) -> Words:
+def plain_product(step: PrivateProduct | PublicProduct, clear: Clear, x: Words) -> Words:
     """X o W + b of signed words, in the clear."""
     weight, bias = clear.weights[step.layer]
     backend = clear.backend

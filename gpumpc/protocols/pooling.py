@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Iterator
+from collections.abc import Iterator
 
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing

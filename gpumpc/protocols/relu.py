@@ -131,7 +131,8 @@ class Clamp(Step):
     **Computes** dm v + top d1 with d1 = [v >= top], dm = [v >= 0] ^ d1, for -2^(bits-1) + top <= v < 2^(bits-1);
     modulo 2^high. The words that carry dm v are only as wide as the clamp (`narrow`), not as v.
     **Hides** v and both signs: y under r, tree bits under masks of their own, dm under tm, d1 under t1.
-    **Cost** 2 + tree rounds; both comparisons share the tables, and one subtree for the low bits in which y and y - top agree.
+    **Cost** 2 + tree rounds; both comparisons share the tables, and one subtree for the low bits in which
+    y and y - top agree.
     **Error** none; the constant is exact at the value's scale.
     **Source** this project; docs/protocols.md section 7.
     """
@@ -198,9 +199,7 @@ class Clamp(Step):
         v = x.at_bits(backend, self.bits).words.reshape(-1)
         [y] = session.open_many(Sum(v + session.words("r", (n,), self.bits), self.bits))
         below = backend.add_constant(y, -self.top, self.bits)
-        (y_low, y_top), (below_low, below_top) = (
-            split_top(backend.to_planes(value, self.bits)) for value in (y, below)
-        )
+        (y_low, y_top), (below_low, below_top) = (split_top(backend.to_planes(value, self.bits)) for value in (y, below))
         less, less_below = self.comparison.run(session, [y_low, below_low], n)
         # dm ^ tm = msb(y) ^ msb(y - top) ^ l ^ l1 ^ tm;   d1 ^ t1 = 1 ^ msb(y - top) ^ l1 ^ t1'
         middle = less ^ less_below ^ session.lanes("tm", 1, n)[0]
@@ -238,4 +237,3 @@ class Clamp(Step):
         backend = clear.backend
         short = backend.add_constant(backend.scale(positive_part(backend, x), -1, 64), self.top, 64)
         return backend.add_constant(backend.scale(positive_part(backend, short), -1, 64), self.top, 64)
-

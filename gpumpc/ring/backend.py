@@ -13,7 +13,8 @@ NumPy's implementation is the definition; the others must equal it bit for bit.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from gpumpc.params import Cipher
 

@@ -66,7 +66,8 @@ def matmul(x: np.ndarray, w: np.ndarray, bits: int) -> np.ndarray:
     rows, n_terms = x.shape
     keep = np.uint64((1 << bits) - 1)
     if rows * n_terms * w.shape[1] < DIRECT_BELOW:
-        return (x @ w) & keep
+        product: np.ndarray = x @ w
+        return product & keep
     stacked = _stacked(w, bits)
     out = np.empty((rows, w.shape[1]), dtype=np.uint64)
     block = max(64, _BLOCK_BYTES // (8 * len(stacked) * max(1, n_terms)))
@@ -90,7 +91,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: Pair, bits: int) -> np.ndarray:
     out_shape = ((x.shape[1] - kh) // stride[0] + 1, (x.shape[2] - kw) // stride[1] + 1)
     out = np.empty((len(x), *out_shape, c_out), dtype=np.uint64)
     block = max(1, _BLOCK_BYTES // (8 * n_cols * out_shape[1]))
-    for image, result in zip(x, out):
+    for image, result in zip(x, out, strict=True):
         digits = np.empty((len(stacked), *image.shape))
         cut(np.ascontiguousarray(image), bits, digits)
         # (D, Ho, Wo, Cin, kh, kw) -> rows (Ho, Wo), columns (D, kh, kw, Cin)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import Pair, Padding, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.fixed_point import signed
 
 Words = np.ndarray
@@ -96,7 +97,7 @@ class NumpyBackend:
         for i in range(bits % 8):
             bit_plane = np.packbits((as_bytes[:, whole] >> i) & 1, bitorder="little")
             lanes[i, : bit_plane.size] = bit_plane
-        return memoryview(packed)
+        return packed.data
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n, whole = math.prod(shape), bits // 8
@@ -110,7 +111,7 @@ class NumpyBackend:
         return as_bytes.view("<u8").reshape(shape)
 
     def pack_lanes(self, lanes: Lanes) -> memoryview:
-        return memoryview(np.ascontiguousarray(lanes).reshape(-1).view(np.uint8))
+        return np.ascontiguousarray(lanes).reshape(-1).view(np.uint8).data
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
         return _expect(packed, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
@@ -181,7 +182,7 @@ class NumpyBackend:
             return limbs.conv2d(x, w, stride, bits)
         if per_group == 1 and c_out == groups:
             return self._depthwise(x, w[:, :, 0], stride, bits)
-        parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3))
+        parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3), strict=True)
         return np.concatenate([limbs.conv2d(a, b, stride, bits) for a, b in parts], axis=3)
 
     def _depthwise(self, x: Words, w: Words, stride: Pair, bits: int) -> Words:
@@ -190,7 +191,7 @@ class NumpyBackend:
         n_y, n_x = (x.shape[1] - kh) // sy + 1, (x.shape[2] - kw) // sx + 1
         out = np.zeros((len(x), n_y, n_x, x.shape[3]), dtype=np.uint64)
         product = np.empty(out.shape[1:], dtype=np.uint64)
-        for image, total in zip(x, out):  # one image at a time stays in the cache
+        for image, total in zip(x, out, strict=True):  # one image at a time stays in the cache
             for i in range(kh):
                 for j in range(kw):
                     window = image[i : i + sy * n_y : sy, j : j + sx * n_x : sx]
@@ -200,13 +201,14 @@ class NumpyBackend:
     # local steps
 
     def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
-        result = np.add(words, np.uint64((1 << shift) - 1 if party == 0 else 0), out=out)
+        result: Words = np.add(words, np.uint64((1 << shift) - 1 if party == 0 else 0), out=out)
         result &= np.uint64((1 << k) - 1)
         result >>= np.uint64(shift)
         return result
 
     def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
-        return np.bitwise_and(words, np.uint64((1 << bits) - 1), out=out)
+        result: Words = np.bitwise_and(words, np.uint64((1 << bits) - 1), out=out)
+        return result
 
     def add_constant(self, words: Words, value: int, bits: int) -> Words:
         return self.reduce(words + np.uint64(value % (1 << 64)), bits)
@@ -221,7 +223,8 @@ class NumpyBackend:
         return (words.view(np.int64) >> np.int64(shift)).view(np.uint64)
 
     def argmax_signed(self, words: Words) -> Words:
-        return np.argmax(words.view(np.int64), axis=-1).astype(np.uint64)
+        index: Words = np.argmax(words.view(np.int64), axis=-1).astype(np.uint64)
+        return index
 
     def counting(self, n: int) -> Words:
         return np.arange(n, dtype=np.uint64)

@@ -34,7 +34,7 @@ def expand(cipher: Cipher, key: bytes, n_bytes: int) -> np.ndarray:
     encryptor = _encryptor(cipher, key)
     # update_into wants room for a block more than it writes.
     room = np.empty(n_bytes + 16, dtype=np.uint8)
-    view = memoryview(room)
+    view = room.data
     for start in range(0, n_bytes, _PIECE_BYTES):
         size = min(_PIECE_BYTES, n_bytes - start)
         encryptor.update_into(memoryview(_ZEROS)[:size], view[start : start + size + 16])

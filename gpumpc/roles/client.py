@@ -226,9 +226,7 @@ class Client:
                 raise PeerTimeout(f"no result for {self._patience_s:g} s", "a server hangs", "see both servers' logs")
         return parts
 
-    def _reveal(
-        self, job: str, parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]
-    ) -> Array:
+    def _reveal(self, job: str, parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]) -> Array:
         results = []
         for part in range(len(parts[0])):
             shares = [self._open_part(job, party, *parts[party][part]) for party in (0, 1)]

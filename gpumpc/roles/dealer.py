@@ -73,9 +73,7 @@ class Dealer:
 
     def _connect(self, party: int) -> Requester:
         card = self.config.server_cards[party]
-        return Requester(
-            self.config.server_endpoints[party], self._identity.curve, card.curve_key, peer=f"server{party}"
-        )
+        return Requester(self.config.server_endpoints[party], self._identity.curve, card.curve_key, peer=f"server{party}")
 
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):
@@ -109,5 +107,3 @@ class Dealer:
                 server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch, sequence=sequence)
                 pending, sequence = [], sequence + 1
         server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch, sequence=sequence)
-
-

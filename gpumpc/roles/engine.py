@@ -13,8 +13,8 @@ from typing import Protocol
 
 import gpumpc.nn.weight_shares as ws
 from gpumpc.errors import ConfigError, ShareError
-from gpumpc.nn.plan import Plan, plan_hash
 from gpumpc.nn.compiler import program_of
+from gpumpc.nn.plan import Plan, plan_hash
 from gpumpc.nn.program import PROTOCOL_VERSION, Program
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
@@ -32,9 +32,11 @@ PACKING = "byte planes, then bit lanes"
 class CorrectionSource(Protocol):
     """Where server 1 finds the dealer's corrections."""
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections: ...
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+        """A batch's corrections, waited for. Raises CorrelationsMissing."""
 
-    def discard_before(self, session_id: bytes, batch: int) -> None: ...
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Forget batches that can never be used."""
 
 
 def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:

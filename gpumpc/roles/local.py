@@ -175,16 +175,16 @@ class LocalSession:
         for store, share in zip(self._stores, shares, strict=True):
             store[key] = dataclasses.replace(share, owner=self.owner)
         first = shares[0]
-        return SharedTensor(
-            tuple(first.words.shape), first.bits, first.frac, first.divisor, self.owner, key, self
-        )
+        return SharedTensor(tuple(first.words.shape), first.bits, first.frac, first.divisor, self.owner, key, self)
 
     def run(self, x: SharedTensor) -> SharedTensor:
         """The network on a shared input; the result stays shared."""
         self._check_owner(x)
         want = self.program.input.shape
         if x.shape[1:] != want[1:]:
-            raise BadShape(f"the shared input has shape {x.shape}", f"the plan takes (batch, {want[1:]})", "share such a one")
+            raise BadShape(
+                f"the shared input has shape {x.shape}", f"the plan takes (batch, {want[1:]})", "share such a one"
+            )
         parts = [self._run_batch(x, start) for start in range(0, x.shape[0], want[0])]
         shares = []
         for party in (0, 1):
@@ -281,4 +281,3 @@ class LocalSession:
                 "this session's servers hold no shares of it",
                 "share the value in this session",
             )
-

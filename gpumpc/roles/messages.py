@@ -5,7 +5,7 @@ A payload is the record's length (4 bytes, little endian), the record in Message
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar, Union
+from typing import Annotated, Any
 
 import msgspec
 
@@ -59,7 +59,7 @@ class Drop(_Record, frozen=True):
     upload: Identifier
 
 
-Request = Union[AskStatus, PutWeights, PutShares, Run, Drop]
+Request = AskStatus | PutWeights | PutShares | Run | Drop
 
 # server -> client
 
@@ -96,7 +96,7 @@ class Part(_Record, frozen=True):
     n_items: int
 
 
-Reply = Union[Status, Done, Part]
+Reply = Status | Done | Part
 
 # server 0 <-> server 1 (control records)
 
@@ -125,7 +125,7 @@ class Refuse(_Record, frozen=True):
     cure: str
 
 
-Control = Union[Order, Accept, Refuse]
+Control = Order | Accept | Refuse
 
 # server 1 <-> dealer
 
@@ -144,9 +144,7 @@ class Alive(_Record, frozen=True):
     """The dealer is there."""
 
 
-DealerTalk = Union[Want, Alive]
-
-T = TypeVar("T")
+DealerTalk = Want | Alive
 
 
 def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:
@@ -155,8 +153,9 @@ def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:
     return b"".join((len(head).to_bytes(_LENGTH_BYTES, "little"), head, bulk))
 
 
-def unpack(payload: memoryview, kind: type[T]) -> tuple[T, memoryview]:
-    """Record of one of the types in `kind`, and bulk. Raises BadFrame."""
+def unpack(payload: Buffer, kind: Any) -> tuple[Any, memoryview]:
+    """Record of one of the types in `kind` (a Struct or a union of them), and bulk. Raises BadFrame."""
+    payload = memoryview(payload)
     size = int.from_bytes(payload[:_LENGTH_BYTES], "little")
     if len(payload) < _LENGTH_BYTES + size:
         raise BadFrame("a message is shorter than its record", "it was cut", "send it again")

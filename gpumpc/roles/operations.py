@@ -16,16 +16,20 @@ class Operand(Protocol):
     """What is known of a shared tensor."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
 
     @property
-    def bits(self) -> int: ...
+    def bits(self) -> int:
+        """It is shared modulo 2^bits."""
 
     @property
-    def frac(self) -> int: ...
+    def frac(self) -> int:
+        """Its fraction bits."""
 
     @property
-    def divisor(self) -> int: ...
+    def divisor(self) -> int:
+        """1 unless it is an average."""
 
 
 def is_local(operator: str) -> bool:
@@ -71,5 +75,3 @@ def _operator(operator: str, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[Op
         "'*' wants equal shapes, '@' wants (M, K) and (K, N)",
         "bring the operands to such shapes before sharing them",
     )
-
-

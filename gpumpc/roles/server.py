@@ -42,7 +42,7 @@ from gpumpc.roles.keys import Card, agree_root, load_identity, seal
 from gpumpc.session import Corrections
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import FramedChannel
-from gpumpc.wire.frames import Kind, decode_record, encode_record
+from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, exchange_hello, pack_hello, unpack_hello
 from gpumpc.wire.zmq_channel import Arrival, Listener, ZmqChannel
 
@@ -122,7 +122,9 @@ class DealerDesk:
         key = (session_id, batch)
         if key not in self._asked:
             raise BadFrame(f"corrections of batch {batch} came unasked", "the dealer is of another session", "restart it")
-        writer, left = self._writers.pop(key, None) or (self.pool.writer(session_id, batch, n_bytes), n_bytes)
+        if key not in self._writers:
+            self._writers[key] = (self.pool.writer(session_id, batch, n_bytes), n_bytes)
+        writer, left = self._writers.pop(key)
         writer.append(piece)
         left -= len(piece)
         if left:
@@ -230,6 +232,7 @@ class Server:
             self._listener.reply_error(arrival.routing_id, error, sequence=arrival.frame.sequence)
 
     def _answer_client(self, arrival: Arrival) -> None:
+        request: m.Request
         request, bulk = m.unpack(arrival.frame.payload, m.Request)
         match request:
             case m.AskStatus():
@@ -246,9 +249,7 @@ class Server:
                 self._run(arrival, request)
 
     def _reply(self, arrival: Arrival, reply: m.Reply, bulk: bytes = b"") -> None:
-        self._listener.reply(
-            arrival.routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=arrival.frame.sequence
-        )
+        self._listener.reply(arrival.routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=arrival.frame.sequence)
 
     def _engine_of(self, plan: str) -> Engine:
         if plan not in self._engines:
@@ -333,9 +334,7 @@ class Server:
             return  # server 0 only wants to know that they agree
         elif frame.kind is Kind.CORRECTION:
             self._desk.heard()
-            n_bytes = next(
-                (e.program.cost.dealer_bytes for e in self._engines.values() if e.session_id == frame.session), 0
-            )
+            n_bytes = next((e.program.cost.dealer_bytes for e in self._engines.values() if e.session_id == frame.session), 0)
             self._desk.store(frame.session, frame.batch, n_bytes, frame.payload)
         else:
             self._desk.heard()
@@ -421,8 +420,8 @@ class Server:
             return
         first_batch = self._engines[task.plan].next_batch
         try:
-            channel.send_control(encode_record(m.Order(task.plan, task.job, first_batch)))
-            answer = decode_record(channel.receive_control(SAME_REQUEST_S + 2.0), m.Control)
+            channel.send_control(m.pack(m.Order(task.plan, task.job, first_batch)))
+            answer, _ = m.unpack(channel.receive_control(SAME_REQUEST_S + 2.0), m.Control)
         except GpumpcError as error:
             task.fail(error)
             raise
@@ -436,7 +435,7 @@ class Server:
 
     def _follow(self, channel: FramedChannel) -> None:
         try:
-            order = decode_record(channel.receive_control(_IDLE_S), m.Control)
+            order, _ = m.unpack(channel.receive_control(_IDLE_S), m.Control)
         except PeerTimeout:
             return
         if not isinstance(order, m.Order):
@@ -446,9 +445,9 @@ class Server:
             task = self._waiting.pop(order.job, None)
         if task is None or task.plan != order.plan:
             text = "the request reached server 0 only", "the client sent it to one server", "send it to both servers"
-            channel.send_control(encode_record(m.Refuse("InputError", *text)))
+            channel.send_control(m.pack(m.Refuse("InputError", *text)))
             return
-        channel.send_control(encode_record(m.Accept(task.job, task.what)))
+        channel.send_control(m.pack(m.Accept(task.job, task.what)))
         self._carry_out(channel, task, order.first_batch)
 
     def _carry_out(self, channel: FramedChannel, task: Task, first_batch: int) -> None:

@@ -15,7 +15,7 @@ from gpumpc.roles.config import LocalSetup
 
 _STOP_S = 8.0
 # Each process has one compute thread: three share the machine.
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class LocalCluster:

@@ -8,12 +8,12 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch, LeftoverCorrelations
+from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
 from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.protocols.relu import ReLU
 from gpumpc.protocols.truncation import Lift, LiftBits
-from gpumpc.params import Params
 from tests.harness import as_program, run_program, run_step, run_steps, share
 from tests.protocols.cases import argmax, clamp, compare, lift, max_pool, pair_max, relu, truncate
 

@@ -3,6 +3,7 @@ rings all masks too. The range each step states is sharp: one value beyond its e
 
 import numpy as np
 import pytest
+
 from gpumpc.protocols.comparison import Chain, Comparison, plan_comparison
 from gpumpc.ring.fixed_point import signed
 from tests.harness import every, run_step, share, unsigned

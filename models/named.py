@@ -1,0 +1,33 @@
+"""Networks by name, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gpumpc.errors import MissingFile
+from gpumpc.models.lenet import lenet
+from gpumpc.models.lite0 import lite0
+from gpumpc.models.vgg_small import vgg_small
+
+NAMES = ("lite0", "lenet", "vgg")
+
+
+def named(name: str, size: int, lite0_checkpoint: Callable[[], Path]) -> tuple[torch.nn.Module, torch.Tensor]:
+    """(module, example input (1, C, H, W)) of a known name, or of a .pt2 file that torch.export.save made.
+
+    Raises MissingFile for a name that is neither.
+    """
+    match name:
+        case "lite0":
+            return lite0(lite0_checkpoint()), torch.zeros(1, 3, size, size)
+        case "lenet":
+            return lenet(), torch.zeros(1, 1, 28, 28)
+        case "vgg":
+            return vgg_small(), torch.zeros(1, 3, size, size)
+    if not Path(name).exists():
+        raise MissingFile(f"there is no network '{name}'", "", f"use {', '.join(NAMES)}, or the path of a .pt2 file")
+    program = torch.export.load(name)
+    return program.module(), program.example_inputs[0][0]

@@ -1,0 +1,111 @@
+"""What the servers see says nothing: every opened byte lane uniform for constant secrets, every bit of a party's whole
+view independent of every other and of the secret, and the same law for two different inputs. Seeds are fixed; for the
+rate of false alarms see `checkers`."""
+
+import numpy as np
+import pytest
+
+from gpumpc.protocols.linear import Convolution, Open, PrivateProduct
+from tests.harness import Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned
+from tests.protocols.cases import Ints, argmax, clamp, lift, max_pool, pair_max, relu
+from tests.protocols.checkers import check_independent, check_opened, check_same_law, check_uniform, check_view
+
+N = 1 << 15
+BITS, K = 27, 40
+TOP = 6 << 13
+
+STEPS = {
+    "relu": (relu(N, BITS, K), BITS - 1),
+    "relu-unlifted": (relu(N, BITS, BITS), BITS - 1),
+    "clamp": (clamp(N, BITS, K, TOP), BITS - 1),
+    "max": (pair_max(N, BITS), BITS - 2),
+    "lift": (lift(N, BITS, K), BITS - 2),
+    "argmax": (argmax((N, 2), BITS), BITS - 2),
+    "pool": (max_pool((2, 17, 17, 64), BITS, (3, 3), (2, 2), (0, 0, 0, 0)), BITS - 2),
+}
+
+
+def constant(kind: str, shape: tuple[int, ...], bits: int) -> Ints:
+    """Secrets that show any leak: all zero, all extreme."""
+    top = TOP if bits == BITS - 1 else 0  # the clamp's lower edge
+    value = {"zero": 0, "highest": (1 << bits) - 1, "lowest": -(1 << bits) + top, "minus one": -1}[kind]
+    return np.full(shape, value, dtype=np.int64)
+
+
+def run_on(name: str, kind: str, seed: int) -> Outcome:
+    step, bits = STEPS[name]
+    return run_step(step, share(constant(kind, step.shape, bits), step.low if name == "lift" else BITS, seed=seed), seed=seed)
+
+
+@pytest.mark.parametrize("kind", ["zero", "highest", "lowest", "minus one"])
+@pytest.mark.parametrize("name", STEPS)
+def test_every_opened_byte_lane_is_uniform(name, kind):
+    check_opened(run_on(name, kind, seed=11))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_two_inputs_give_transcripts_of_one_law(name):
+    first, second = run_on(name, "lowest", seed=12), run_on(name, "highest", seed=13)
+    for party in (0, 1):
+        check_same_law(opened_cells(first, party), opened_cells(second, party))
+
+
+@pytest.mark.parametrize("name", ["relu", "relu-unlifted", "clamp", "lift", "max", "argmax"])
+@pytest.mark.parametrize("party", [0, 1])
+def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
+    """Openings, own masks, the dealer's shares and the own input share, against each other and against the value."""
+    step, bits = STEPS[name]
+    rng = np.random.default_rng(14)
+    ring = step.low if name == "lift" else BITS
+    x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)
+    pair = share(x, ring, seed=15)
+    got = run_step(step, pair, seed=16)
+    inputs = [Cell("input share", ring, N, column) for column in np.moveaxis(pair[party].words.reshape(N, -1), 1, 0)]
+    secret = [Cell("x", ring, N, unsigned(column)) for column in np.moveaxis(x.reshape(N, -1), 1, 0)]
+    if name in ("max", "argmax"):
+        difference = x.reshape(N, 2)[:, 0] - x.reshape(N, 2)[:, 1]
+        secret.append(Cell("a - b", ring, N, unsigned(difference)))
+    check_view(got, party, N, secret)
+    check_independent(inputs + opened_cells(got, party), secret)
+
+
+def conv_steps(shape: tuple[int, ...]) -> list:
+    operator = Convolution((3, 3), (1, 1), (1, 1, 1, 1), 1)
+    return [
+        Open("open", ("x",), "e", shape, K),
+        PrivateProduct("conv", ("e",), "y", shape, "layer", operator, (*shape[:3], 2), K, 26),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["zero", "highest"])
+def test_a_convolution_opens_uniform_bytes(kind):
+    shape = (2, 32, 64, 8)
+    w = np.random.default_rng(1).integers(0, 1 << K, (3, 3, 8, 2), dtype=np.uint64)
+    weights = {"layer": (w, np.zeros(2, dtype=np.uint64))}
+    got = run_steps(conv_steps(shape), {"x": share(constant(kind, shape, K - 1), K)}, weights, seed=17)
+    check_opened(got)
+
+
+def test_shares_are_uniform():
+    for kind in ("zero", "highest"):
+        for party, part in enumerate(share(constant(kind, (N,), 39), K, seed=18)):
+            check_uniform([Cell(f"share {party}", K, N, part.words)])
+
+
+def test_result_shares_are_uniform_alone():
+    """What a server keeps afterwards, too: the lifted result of a ReLU of zeros."""
+    got = run_on("relu", "zero", seed=19)
+    for party in (0, 1):
+        check_uniform([Cell("result", K, N, np.ascontiguousarray(got.shares[party].words))])
+
+
+def test_a_biased_lane_is_noticed():
+    """The power of the tests: one bit in a hundred set too often."""
+    rng = np.random.default_rng(20)
+    words = rng.integers(0, 1 << K, N, dtype=np.uint64)
+    check_uniform([Cell("fair", K, N, words)])
+    words |= np.where(rng.random(N) < 0.1, np.uint64(1 << 39), np.uint64(0))
+    with pytest.raises(AssertionError, match="not uniform"):
+        check_uniform([Cell("biased", K, N, words)])
+    with pytest.raises(AssertionError, match="dependent"):
+        check_independent([Cell("biased", K, N, words)])
