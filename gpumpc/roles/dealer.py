@@ -100,10 +100,10 @@ class Dealer:
             raise HandshakeMismatch("plan", "another", want.plan[:16], "server 1")
         session_id = bytes.fromhex(want.session)
         pending: list[bytes] = []
-        sequence = 0
         for piece in engine.deal(session_id, want.batch, want.version, want.pair_id):
             pending.append(piece)
             if sum(map(len, pending)) >= _FRAME_BYTES:
-                server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch, sequence=sequence)
-                pending, sequence = [], sequence + 1
-        server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch, sequence=sequence)
+                server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
+                pending.clear()
+        if any(pending):
+            server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)

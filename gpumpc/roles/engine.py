@@ -161,7 +161,7 @@ class Engine:
         if not self.is_ready:
             raise ShareError("no weights are shared", "the servers hold none for this plan", "run `gpumpc share-weights`")
         corrections = None
-        if self._corrections is not None:
+        if self._corrections is not None and self.program.cost.dealer_bytes:
             corrections = self._corrections.take(self.session_id, batch, self._wait_s)
         channel.begin(self.session_id, batch)
         tree = seeds.SeedTree(self._root.reveal(), self.session_id, batch)

@@ -107,7 +107,7 @@ class DealerDesk:
 
     def ask(self, engine: Engine) -> m.Want | None:
         """What to ask for next, if there is room: one batch at a time in flight, one more asked ahead."""
-        if not engine.is_ready or len(self._asked) > 1:
+        if not engine.is_ready or not engine.program.cost.dealer_bytes or len(self._asked) > 1:
             return None
         session_id = engine.session_id
         for batch in self.pool.wanted(session_id, engine.next_batch, engine.program.cost.dealer_bytes):

@@ -169,7 +169,7 @@ def bind(node: fx.Node) -> Arguments:
     """A node's arguments by the names of the operator's schema, defaults filled in."""
     schema: Any = getattr(node.target, "_schema", None)
     arguments = {a.name: a.default_value for a in schema.arguments} if schema else {}
-    arguments.update(zip(arguments, node.args, strict=True))
+    arguments.update(zip(arguments, node.args, strict=False))
     arguments.update(node.kwargs)
     return arguments
 
