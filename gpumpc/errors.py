@@ -29,6 +29,7 @@ GpumpcError
 │   ├── MaskReused             one mask asked for twice
 │   ├── CorrelationsMissing    the dealer has not delivered
 │   └── LeftoverCorrelations   a run ended with corrections unread
+├── SelectionFailed            a search drew an unlucky sample; repeated under a new shuffle
 ├── CostMismatch               measured bytes or rounds differ from the declared ones
 └── RevealError                a result that cannot be put together
 
@@ -183,6 +184,10 @@ class CorrelationsMissing(CorrelationError):
 
 class LeftoverCorrelations(CorrelationError):
     """A run ended with corrections unread."""
+
+
+class SelectionFailed(GpumpcError):
+    """A search drew an unlucky sample: it is repeated under a new shuffle, and nothing was released."""
 
 
 class CostMismatch(GpumpcError):

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from gpumpc.cost import Cost
-from gpumpc.errors import BadFrame, CostMismatch
+from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
+from gpumpc.ring import selection
 from gpumpc.ring.backend import Backend, Lanes, Opened, Words, lane_bytes, packed_bytes
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel
@@ -30,7 +31,7 @@ class Corrections(Protocol):
         """Give the batch back. Raises LeftoverCorrelations if bytes are unread."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Sum:
     """An additive share to be opened: both learn the sum modulo 2^bits."""
 
@@ -38,7 +39,7 @@ class Sum:
     bits: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Xor:
     """XOR shares of lanes (planes, n_lanes) of n elements to be opened."""
 
@@ -46,7 +47,7 @@ class Xor:
     n: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Tell:
     """Masked lanes of this party's own bits; the result is the peer's, not a combination."""
 
@@ -126,6 +127,26 @@ class Session:
     def _read(self, corrections: Corrections, n_bytes: int) -> memoryview:
         self._dealer_bytes += n_bytes
         return corrections.read(n_bytes)
+
+    def permutations(self, name: str, rows: int, n: int) -> selection.Index:
+        """This party's secret permutations under a name."""
+        return selection.permutations(self._cipher, self._seeds.key(self._step, name), rows, n)
+
+    def correction(self, shape: Sequence[int], bits: int) -> Words:
+        """A correction outright (`Dealing.send_words`), for server 1."""
+        if self._corrections is None:
+            raise CorrelationsMissing(f"step '{self._step}' reads a correction at server 0", "it receives none", "")
+        return self.backend.unpack(self._read(self._corrections, packed_bytes(math.prod(shape), bits)), shape, bits)
+
+    # one way
+
+    def send_words(self, words: Words, bits: int) -> None:
+        """Send masked words to the peer: half an exchange, a round of its own."""
+        self.channel.send([self.backend.pack(words, bits)])
+
+    def receive_words(self, shape: Sequence[int], bits: int) -> Words:
+        """Receive what the peer sent with `send_words`."""
+        return self.backend.unpack(self.channel.receive(), shape, bits)
 
     # openings
 

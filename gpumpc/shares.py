@@ -44,7 +44,8 @@ class Additive:
         """Another share of the same kind."""
         return dataclasses.replace(self, words=words)
 
-    def _check_like(self, other: Additive) -> None:
+    def check_like(self, other: Additive) -> None:
+        """Raises FracMismatch for another scale, ForeignShare for another owner."""
         if (self.frac, self.divisor) != (other.frac, other.divisor):
             raise FracMismatch(
                 f"shares at scale 2^{self.frac} * {self.divisor} and 2^{other.frac} * {other.divisor} were combined",
@@ -56,7 +57,7 @@ class Additive:
 
     def plus(self, backend: Backend, other: Additive) -> Additive:
         """x + y modulo the smaller power of two."""
-        self._check_like(other)
+        self.check_like(other)
         bits = min(self.bits, other.bits)
         return dataclasses.replace(self, words=backend.reduce(self.words + other.words, bits), bits=bits)
 
@@ -75,6 +76,21 @@ class Masked:
     bits: int
     frac: int
     divisor: int = 1
+    owner: str = ""
+
+    def check_bits(self, bits: int) -> None:
+        """Raises BitsMismatch where a product needs more bits than were opened."""
+        if bits > self.bits:
+            raise BitsMismatch(
+                f"an operand opened modulo 2^{self.bits} was used where one modulo 2^{bits} is needed",
+                "its upper bits were never opened",
+                "open it modulo the power of two of the product",
+            )
+
+    def check_like(self, other: Masked) -> None:
+        """Raises ForeignShare for another owner."""
+        if self.owner != other.owner:
+            raise ForeignShare("operands of two sessions were combined", "their masks are unrelated", "use one session")
 
     def __repr__(self) -> str:
         return f"Masked(bits={self.bits}, frac={self.frac}, <secret>)"

@@ -25,7 +25,7 @@ from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher, Params
 from gpumpc.protocols.linear import PrivateProduct, PublicProduct
 from gpumpc.protocols.step import Clear, Step
-from gpumpc.ring.fixed_point import mask, signed
+from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session, StaticWeight, Sum, Tell
 from gpumpc.shares import Additive
@@ -139,12 +139,12 @@ class RecordingSession(Session):
         self.dealt: dict[Name, tuple[int, Words]] = {}
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
-        words = super().dealt_words(name, shape, bits)
+        words: Words = super().dealt_words(name, shape, bits)
         self.dealt[self.party, self._step, name] = (bits, words)
         return words
 
     def dealt_lanes(self, name: str, planes: int, n: int) -> Words:
-        lanes = super().dealt_lanes(name, planes, n)
+        lanes: Words = super().dealt_lanes(name, planes, n)
         self.dealt[self.party, self._step, name] = (0, lanes)
         return lanes
 
@@ -335,9 +335,7 @@ class _Server:
     ) -> None:
         channel.begin(SESSION_ID, batch)
         self.channel = RecordingChannel(channel)
-        self.session = RecordingSession(
-            self.party, self.backend, self.channel, cipher, self.tree, corrections, weights
-        )
+        self.session = RecordingSession(self.party, self.backend, self.channel, cipher, self.tree, corrections, weights)
 
     def work(self, program: Program, inputs: Sequence[Additive]) -> None:
         try:
@@ -392,21 +390,6 @@ def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
         blocks = values.reshape(-1, n) if bits else values[None]
         cells += [Cell(f"{step}.{name}", bits, n, block) for block in blocks]
     return cells
-
-
-def padding_is_zero(sent: bytes, parts: Sequence[tuple[int, int]]) -> bool:
-    """Whether all padding bits of one message are zero; `parts` gives (bits, n) of words, or (-planes, n) of lanes."""
-    start = 0
-    for bits, n in parts:
-        n_lanes = -(-n // 64)
-        planes = bits % 8 if bits > 0 else -bits
-        start += n * (bits // 8) if bits > 0 else 0
-        lanes = np.frombuffer(sent, "<u8", planes * n_lanes, start).reshape(planes, n_lanes)
-        if n % 64 and (lanes[:, -1] & ~mask(n % 64)).any():
-            return False
-        start += lanes.nbytes
-    assert start == len(sent)
-    return True
 
 
 def every(*axes: Sequence[int] | npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:

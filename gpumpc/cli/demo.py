@@ -21,6 +21,7 @@ from gpumpc.errors import GpumpcError
 from gpumpc.roles.compiled import CompiledPlan
 
 SOURCES = ("lite0", "icbm152", "skimage", "nuclear")
+START_S = 30.0  # for three processes on a busy machine
 Array = npt.NDArray[np.float64]
 
 console = Console(stderr=True)
@@ -73,10 +74,10 @@ def _extract(compiled: CompiledPlan, plan: Path, x: Array, batch: int, folder: P
     shutil.rmtree(folder / "cluster", ignore_errors=True)
     setup = write_local(folder / "cluster", [plan], batch)
     console.print("starting dealer, server 0 and server 1 as processes; logs are beside their keys in", folder / "cluster")
-    with LocalCluster(setup) as cluster, connect(load_client(setup.client), compiled.plan) as owner:
+    with LocalCluster(setup) as cluster, connect(load_client(setup.client), compiled.plan, START_S) as owner:
         cluster.check()
         begin = time.perf_counter()
-        _wait_connected(owner)
+        owner.wait_connected(START_S)
         owner.share_weights(compiled.weights)
         owner.wait_ready(30.0)
         weights_shared = time.perf_counter()
@@ -92,12 +93,6 @@ def _extract(compiled: CompiledPlan, plan: Path, x: Array, batch: int, folder: P
         "seconds_sharing_images": images_shared - weights_shared,
         "seconds_online": computed - images_shared,
     }
-
-
-def _wait_connected(owner: Any, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not all(status.peer_connected for status in owner.status()) and time.monotonic() < deadline:
-        time.sleep(0.1)
 
 
 def _row(

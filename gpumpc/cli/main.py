@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -18,7 +18,11 @@ from rich.console import Console
 
 from gpumpc.cli import bench, demo
 from gpumpc.errors import ConfigError, GpumpcError, MissingFile
+from gpumpc.offline.secret import file_error
 from gpumpc.version import VERSION
+
+if TYPE_CHECKING:
+    from gpumpc.roles.config import LocalSetup
 
 app = typer.Typer(
     name="gpumpc",
@@ -116,23 +120,36 @@ def up(
     ahead: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
 ) -> None:
     """Start dealer and both servers here, and stop them together (Ctrl-C)."""
-    from gpumpc.roles.config import LocalSetup, write_local
     from gpumpc.roles.supervise import LocalCluster
 
     with told():
         if not local:
             raise ConfigError("only --local is supervised", "each party starts its own process", "use `gpumpc server`")
-        files = [folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")]
-        known = all(file.exists() for file in files)
-        setup = LocalSetup(folder, *files) if known else write_local(folder, [plan], batch, ahead=ahead)
-        with LocalCluster(setup) as cluster:
+        stopping: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):  # before anything is started: nothing is left behind
+            signal.signal(number, lambda got, _: stopping.append(got))
+        with LocalCluster(_local_setup(folder, plan, batch, ahead)) as cluster:
             console.print(f"dealer, server 0 and server 1 run; logs and client.toml are in {folder}; Ctrl-C stops them")
-            stopping: list[int] = []
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda got, _: stopping.append(got))
             while not stopping:
                 cluster.check()
                 time.sleep(0.3)
+
+
+def _local_setup(folder: Path, plan: Path, batch: int, ahead: str) -> LocalSetup:
+    """The set-up in `folder`, made now if there is none. Raises ConfigError if one is there for something else."""
+    from gpumpc.roles.config import LocalSetup, load_server, write_local
+
+    setup = LocalSetup(folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")))
+    if not setup.client.exists():
+        return write_local(folder, [plan], batch, ahead=ahead)
+    known = load_server(setup.server0)
+    if (known.plans, known.batch) != ((plan.absolute(),), batch):
+        raise ConfigError(
+            f"the set-up in {folder} is for plan {', '.join(map(str, known.plans))} and batches of {known.batch}",
+            f"{plan.absolute()} and batches of {batch} were asked for",
+            "give another --folder, or the same --plan and --batch as before",
+        )
+    return setup
 
 
 @app.command(name="compile")
@@ -172,6 +189,7 @@ def share_weights(config: ConfigOption, plan: PlanOption) -> None:
     from gpumpc.nn import plan as plan_files
 
     with told(), _client(config, plan) as client:
+        client.wait_connected(4.0)
         client.share_weights(plan_files.load_weights(plan, client.plan))
         typer.echo("weights are shared")
 
@@ -201,10 +219,10 @@ def extract(
     from gpumpc.roles.client import SharedInput
 
     with told(), _client(config, plan) as client:
-        client.wait_ready(10.0)
+        client.wait_ready(4.0)
         with counted("batches") as progress:
             result = client.run(SharedInput(upload, (items,)), progress).reveal()
-        np.save(out, result, allow_pickle=False)
+        _save_array(out, result)
         typer.echo(f"{result.shape} saved to {out}")
 
 
@@ -227,8 +245,16 @@ def _load_array(path: Path) -> Any:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise MissingFile(f"there is no file {path}", "", "give a .npy file") from None
-    except ValueError as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{path} is no array of numbers", str(error), "save it with numpy.save") from error
+
+
+def _save_array(path: Path, array: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array, allow_pickle=False)
+    except OSError as error:
+        raise file_error(f"the result cannot be saved in {path}", error) from error
 
 
 def print_json(row: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gpumpc.cost import Cost
-from gpumpc.errors import BadShape, PlanError
+from gpumpc.errors import BadShape, FracMismatch, PlanError
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.protocols import linear, pooling, relu
@@ -95,10 +95,16 @@ class Program:
         return {layer: (spec.shape, spec.bits) for layer, spec in self.weights.items()}
 
     def run(self, session: Session, *shares: Additive) -> Additive:
-        """One server's evaluation. Raises BadShape where a share does not fit the program's input."""
+        """One server's evaluation. Raises BadShape, FracMismatch where a share does not fit the program's input."""
         for share, (name, value) in zip(shares, self.inputs.items(), strict=True):
             if tuple(share.words.shape) != value.shape:
                 raise BadShape(f"input '{name}' has shape {tuple(share.words.shape)}, the program wants {value.shape}")
+            if (share.frac, share.divisor) != (value.frac, value.divisor):
+                raise FracMismatch(
+                    f"input '{name}' has scale 2^{share.frac} * {share.divisor}",
+                    f"the program wants 2^{value.frac} * {value.divisor}",
+                    "encode the input for this plan",
+                )
         values = dict(zip(self.inputs, shares, strict=True))
         for step in self._walk(values):
             session.at(step.name)
@@ -176,7 +182,9 @@ class _Compiler:
         if isinstance(layer, (g.Conv2d, g.Linear)):
             return self.params.k
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax)):
-            return 1  # these compare in whatever bits they are given
+            # These compare in whatever bits they are given, but a clamp gives just what its own constant needs: no room
+            # for a difference, nor for a sum on the way here.
+            return self.params.k - self.params.f
         return needed[layer.name]
 
     # forwards

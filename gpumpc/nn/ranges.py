@@ -125,7 +125,11 @@ def check_ranges(
     bounds = {name: Affine.of(source)}
     for step in program.steps:
         bounds[step.output] = _bounds(step, [bounds[name] for name in step.inputs], weights, measured)
-    return bounds[program.output].interval
+    result = bounds[program.output].interval
+    if program.steps and not program.result_is_index:
+        # A sum at the very end has no later step that would notice.
+        _fits(program.steps[-1], result, program.result.bits - 1)
+    return result
 
 
 def _bounds(step: Step, inputs: list[Affine], weights: Integers, measured: Mapping[str, float] | None) -> Affine:
@@ -200,7 +204,9 @@ def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
     """Whether an output pixel depends on one input pixel, by a matrix over channels."""
     operator = step.operator
     if isinstance(operator, linear.Convolution):
-        return operator.groups == 1 and operator.kernel == (1, 1) and not any(operator.padding)
+        # A stride reads other pixels than another layer may: their sum must not cancel.
+        one_pixel = operator.kernel == operator.stride == (1, 1) and not any(operator.padding)
+        return operator.groups == 1 and one_pixel
     return True
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gpumpc.errors import CostMismatch
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
+from gpumpc.ring import selection
 from gpumpc.ring.backend import Backend, Lanes, Words
 
 
@@ -69,6 +70,10 @@ class Dealing:
         """The same for lanes."""
         return self.backend.expand_lanes(self._cipher, self._seeds[party].key(self._step, name), planes, n)
 
+    def permutations(self, party: int, name: str, rows: int, n: int) -> selection.Index:
+        """The permutations party `party` draws under this name."""
+        return selection.permutations(self._cipher, self._seeds[party].key(self._step, name), rows, n)
+
     def sum_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """A mask both parties hold additive shares of: the sum of their draws."""
         return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
@@ -86,6 +91,10 @@ class Dealing:
         """Share lanes (planes, n_lanes) by XOR."""
         share_0 = self.lanes(0, name, len(value), n)
         self._corrections.append(self.backend.pack_lanes(value ^ share_0))
+
+    def send_words(self, value: Words, bits: int) -> None:
+        """A correction outright: party 1 gets `value`, which the caller has masked with draws of party 0."""
+        self._corrections.append(self.backend.pack(value, bits))
 
     def collect(self) -> bytes:
         """The corrections since the last call, in dealing order."""

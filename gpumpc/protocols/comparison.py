@@ -73,6 +73,10 @@ class Node:
         return tuple(sorted(subsets, key=lambda subset: (len(subset), subset)))
 
 
+# There are six kinds of node; each works out its products once, however many plans are compared.
+_node = functools.cache(Node)
+
+
 @dataclasses.dataclass(frozen=True)
 class Chain:
     """How a run of bits is cut (digit widths, top first) and combined (group sizes a level, top first)."""
@@ -84,7 +88,7 @@ class Chain:
     def nodes(self, level: int) -> list[Node]:
         """The nodes of one level, top first; a group of one passes through."""
         sizes = self.levels[level] if level < len(self.levels) else ()
-        return [Node(size, self.keep_eq or i + 1 < len(sizes)) for i, size in enumerate(sizes)]
+        return [_node(size, self.keep_eq or i + 1 < len(sizes)) for i, size in enumerate(sizes)]
 
     @property
     def table_bits(self) -> int:

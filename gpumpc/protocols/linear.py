@@ -74,7 +74,8 @@ class Open(Step):
         mask = session.words("A", self.shape, self.bits)
         [opened] = session.open_many(Sum(x.words - mask, self.bits))
         backend = session.backend
-        return Masked(backend.opened(opened, self.bits), backend.opened(mask, self.bits), self.bits, x.frac, x.divisor)
+        operands = backend.opened(opened, self.bits), backend.opened(mask, self.bits)
+        return Masked(*operands, self.bits, x.frac, x.divisor, x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return x
@@ -109,11 +110,12 @@ class PrivateProduct(Step):
         dealing.deal_words("C", c, self.k)
 
     def run(self, session: Session, x: Masked) -> Additive:
+        x.check_bits(self.k)
         backend, static = session.backend, session.weights[self.layer]
         from_seeds = self.operator.apply(backend, x.mask, static.opened, self.k)
         online = self.operator.apply(backend, x.opened, static.weight, self.k)
         words = online + from_seeds + session.dealt_words("C", self.out_shape, self.k) + static.bias
-        return Additive(backend.reduce(words, self.k), self.k, self.frac)
+        return Additive(backend.reduce(words, self.k), self.k, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return plain_product(self, clear, x)
@@ -173,12 +175,15 @@ class BeaverProduct(Step):
         dealing.deal_words("C", self.operator.apply(dealing.backend, a, b, self.k), self.k)
 
     def run(self, session: Session, x: Masked, y: Masked) -> Additive:
+        x.check_like(y)
+        x.check_bits(self.k)
+        y.check_bits(self.k)
         backend, apply = session.backend, self.operator.apply
         words = apply(backend, x.opened, y.mask, self.k) + apply(backend, x.mask, y.opened, self.k)
         words = words + session.dealt_words("C", self.out_shape, self.k)
         if session.party == 0:
             words = words + apply(backend, x.opened, y.opened, self.k)
-        return Additive(backend.reduce(words, self.k), self.k, x.frac + y.frac, x.divisor * y.divisor)
+        return Additive(backend.reduce(words, self.k), self.k, x.frac + y.frac, x.divisor * y.divisor, x.owner)
 
     def plain(self, clear: Clear, x: Words, y: Words) -> Words:
         backend = clear.backend

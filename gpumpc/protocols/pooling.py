@@ -150,6 +150,8 @@ class Concat(Step):
     """Joined along the last axis, modulo the smallest power of two. **Hides** everything: nothing is sent."""
 
     def run(self, session: Session, *parts: Additive) -> Additive:
+        for part in parts[1:]:
+            parts[0].check_like(part)
         bits = min(part.bits for part in parts)
         words = [part.at_bits(session.backend, bits).words for part in parts]
         return dataclasses.replace(parts[0], words=session.backend.concat(words, -1), bits=bits)

@@ -19,7 +19,7 @@ from gpumpc.session import Session
 Shape = tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Clear:
     """What `plain` may use: a backend, and the integer weights by layer."""
 

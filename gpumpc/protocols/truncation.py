@@ -75,7 +75,7 @@ class LiftBits:
         return LiftInFlight(self, tops, masks, products, tops ^ masks)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LiftInFlight:
     """Between telling g_p and hearing the peer's."""
 

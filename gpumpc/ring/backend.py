@@ -136,6 +136,15 @@ class Backend(Protocol):
     def counting(self, n: int) -> Words:
         """0, 1, .. n - 1."""
 
+    def gather(self, words: Words, index: Any) -> Words:
+        """(Q, N) words at a host index (Q, M), row by row -> (Q, M)."""
+
+    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> Any:
+        """A public lane as host booleans of this shape."""
+
+    def smallest_signed(self, words: Words, k: int) -> Words:
+        """The k smallest signed entries along the last axis, ascending."""
+
     def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
         """Sums over windows of (B, H, W, C), no padding, modulo 2^64."""
 

@@ -229,6 +229,15 @@ class NumpyBackend:
     def counting(self, n: int) -> Words:
         return np.arange(n, dtype=np.uint64)
 
+    def gather(self, words: Words, index: Any) -> Words:
+        return np.take_along_axis(words, index, axis=1)
+
+    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> np.ndarray:
+        return np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little").view(bool).reshape(shape)
+
+    def smallest_signed(self, words: Words, k: int) -> Words:
+        return np.sort(words.view(np.int64), axis=-1)[..., :k].view(np.uint64)
+
     def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
         (kh, kw), (sy, sx) = window, stride
         n_y, n_x = (words.shape[1] - kh) // sy + 1, (words.shape[2] - kw) // sx + 1

@@ -12,7 +12,16 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout, RevealError, ShareError
+from gpumpc.errors import (
+    AccessDenied,
+    BadFrame,
+    ConfigError,
+    GpumpcError,
+    HandshakeMismatch,
+    PeerTimeout,
+    RevealError,
+    ShareError,
+)
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
@@ -23,7 +32,6 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.config import ClientConfig
 from gpumpc.roles.engine import agreed_fields
 from gpumpc.roles.keys import load_identity, open_sealed
-from gpumpc.roles.server import result_aad
 from gpumpc.shares import split
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.handshake import compare
@@ -33,6 +41,7 @@ Progress = Callable[[int, int], None]
 Array = npt.NDArray[np.float64]
 
 ANSWER_S = 5.0
+CONNECT_S = 4.0
 _TURN_S = 0.05
 
 
@@ -77,7 +86,7 @@ class Client:
             for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True)):
                 server = Requester(endpoint, self._identity.curve, card.curve_key, peer=f"server {party}")
                 self._servers.append(server)
-                server.wait_peer()
+                server.wait_peer(CONNECT_S)
             self.batch = self._check_plan()
         except BaseException:
             self.close()
@@ -102,6 +111,16 @@ class Client:
         self._sequence += 1
         for server, request, bulk in zip(self._servers, requests, bulks, strict=True):
             server.send(Kind.REQUEST, m.pack(request, bulk), sequence=self._sequence)
+        return self._sequence
+
+    def _ask_together(self, request: m.Request, bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
+        """A request that both carry out in lock step: server 0 hears of it when server 1 has all of it."""
+        self._sequence += 1
+        self._servers[1].send(Kind.REQUEST, m.pack(request, bulks[1]), sequence=self._sequence)
+        reply, _ = self._answer(1, self._sequence, self._patience_s)
+        if not isinstance(reply, m.Queued):
+            raise BadFrame("server 1 did not take the request", "", "use the same version everywhere")
+        self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
         return self._sequence
 
     def _answer(self, party: int, sequence: int, timeout_s: float) -> tuple[m.Reply, memoryview]:
@@ -135,13 +154,23 @@ class Client:
     def plan_status(self) -> tuple[m.PlanStatus, m.PlanStatus]:
         """This plan's status at each server. Raises HandshakeMismatch if one does not serve it."""
         found = []
-        for party, status in enumerate(self.status()):
+        for status in self.status():
             served = [plan for plan in status.plans if plan.fields["plan"] == self._plan]
             if not served:
-                there = ", ".join(plan.fields["plan"][:16] for plan in status.plans) or "none"
-                raise HandshakeMismatch("plan", self._plan[:16], there, f"server {party}")
+                raise self._not_served(status)
             found.append(served[0])
         return found[0], found[1]
+
+    def _not_served(self, status: m.Status) -> HandshakeMismatch:
+        """The first field in which this plan differs from the one most like it at a server."""
+        peer = f"server {status.party}"
+        alike = [plan.fields for plan in status.plans if plan.fields.get("model") == self.plan.name]
+        fields = next(iter([*alike, *(plan.fields for plan in status.plans)]), {"model": "none"})
+        try:
+            compare(agreed_fields(self.plan, program_of(self.plan, int(fields.get("batch size", "1")))), fields, peer)
+        except HandshakeMismatch as error:
+            return error
+        return HandshakeMismatch("plan", self._plan[:16], "another", peer)
 
     def _check_plan(self) -> int:
         batch = 0
@@ -152,9 +181,26 @@ class Client:
 
     @property
     def is_ready(self) -> bool:
-        """Whether both servers have the same weight shares and session."""
+        """Whether the servers are connected to each other and have the same weight shares and session."""
         first, second = self.plan_status()
-        return bool(first.session) and first.session == second.session
+        return bool(first.session) and first.session == second.session and self.is_connected
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether both servers say that they are connected to each other."""
+        return all(status.peer_connected for status in self.status())
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Wait until the servers are connected to each other. Raises PeerTimeout."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_connected:
+            if time.monotonic() > deadline:
+                raise PeerTimeout(
+                    f"the two servers are not connected to each other after {timeout_s:g} s",
+                    "one of them does not run, or their configurations differ",
+                    "see both servers' logs",
+                )
+            time.sleep(0.1)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until the servers are connected to each other and have weights. Raises ShareError."""
@@ -174,7 +220,7 @@ class Client:
         """Split the weights between the servers under a fresh share-pair id, and wait until they have opened F."""
         sent = split_weights(self.program, integer_weights(self.program, weights), self._backend)
         request = m.PutWeights(self._plan, secrets.token_hex(16))
-        self._both_done(self._ask((request, request), sent), self._patience_s)
+        self._both_done(self._ask_together(request, sent), self._patience_s)
 
     # owner and user of images
 
@@ -202,7 +248,7 @@ class Client:
         Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the upload stays where it is.
         """
         job = secrets.token_hex(16)
-        sequence = self._ask((m.Run(self._plan, job, shared.upload),) * 2)
+        sequence = self._ask_together(m.Run(self._plan, job, shared.upload))
         parts = self._collect(job, sequence, progress)
         return SealedResult(lambda: self._reveal(job, parts), shared.shape[0])
 
@@ -237,7 +283,7 @@ class Client:
         return np.concatenate(results)
 
     def _open_part(self, job: str, party: int, part: m.Part, sealed: bytes) -> npt.NDArray[np.uint64]:
-        packed = open_sealed(self._identity, sealed, result_aad(self._plan, job, part.part, party))
+        packed = open_sealed(self._identity, sealed, m.result_aad(self._plan, job, part.part, party))
         value = self.program.result
         words: npt.NDArray[np.uint64] = self._backend.unpack(
             memoryview(packed), (part.n_items, *value.shape[1:]), value.bits
@@ -245,17 +291,14 @@ class Client:
         return words
 
 
-def connect(config: ClientConfig, plan: Plan, timeout_s: float = 20.0) -> Client:
+def connect(config: ClientConfig, plan: Plan, timeout_s: float = CONNECT_S) -> Client:
     """A client, waiting for servers that are still starting. Raises the last error after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             return Client(config, plan)
-        except PeerTimeout:
-            if time.monotonic() > deadline:
-                raise
-        except HandshakeMismatch:
-            raise
+        except (AccessDenied, ConfigError, HandshakeMismatch):
+            raise  # waiting would not change it
         except GpumpcError:
             if time.monotonic() > deadline:
                 raise

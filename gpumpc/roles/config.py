@@ -42,6 +42,7 @@ class ServerConfig:
         plans: the plan folders served.
         batch: images in one batch.
         ahead_bytes: how far the dealer may work ahead.
+        uploads_bytes: how much the uploads of one owner or user may take.
         timeout_s: seconds a living peer may be silent in a run.
     """
 
@@ -58,6 +59,7 @@ class ServerConfig:
     plans: tuple[Path, ...]
     batch: int
     ahead_bytes: int
+    uploads_bytes: int
     backend: str
     timeout_s: float
 
@@ -112,6 +114,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_listen: Endpoint | None = None
     peer_connect: Endpoint | None = None
     ahead: str = "2GiB"
+    uploads: str = "64GiB"
     backend: str = "numpy"
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
 
@@ -149,6 +152,8 @@ def load_server(path: Path) -> ServerConfig:
         raise file.bad("`timeout_s` must be a finite number of seconds")
     with file.at("ahead"):
         ahead_bytes = parse_size(raw.ahead)
+    with file.at("uploads"):
+        uploads_bytes = parse_size(raw.uploads)
     owners = tuple(file.card("owner_cards", card, "owner", "user") for card in raw.owner_cards)
     users = tuple(file.card("user_cards", card, "owner", "user") for card in raw.user_cards)
     dealer = file.card("dealer_card", raw.dealer_card, "dealer")
@@ -168,6 +173,7 @@ def load_server(path: Path) -> ServerConfig:
         plans=tuple(file.path(plan) for plan in raw.plans),
         batch=raw.batch,
         ahead_bytes=ahead_bytes,
+        uploads_bytes=uploads_bytes,
         backend=raw.backend,
         timeout_s=raw.timeout_s,
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
 from gpumpc.nn import plan as plan_files
@@ -16,8 +19,7 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.config import DealerConfig
 from gpumpc.roles.dealing import DealerEngine
 from gpumpc.roles.engine import agreed_fields
-from gpumpc.roles.keys import agree_root, load_identity
-from gpumpc.roles.server import root_check
+from gpumpc.roles.keys import agree_root, load_identity, root_check
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
 from gpumpc.wire.zmq_channel import Requester
@@ -47,6 +49,9 @@ class Dealer:
             self._plans.append((plan, program))
             self._engines[plan_hash(plan).hex()] = DealerEngine(program, self._roots, choose_backend())
         self._stopping = threading.Event()
+        # Steps are dealt here, so that a long one does not silence this process.
+        self._showed_life_at = 0.0
+        self._hand = ThreadPoolExecutor(1, thread_name_prefix="dealing")
 
     def stop(self) -> None:
         """Ask `run` to return; from any thread or a signal handler."""
@@ -70,6 +75,7 @@ class Dealer:
             finally:
                 for server in servers:
                     server.close()
+        self._hand.shutdown()
 
     def _connect(self, party: int) -> Requester:
         card = self.config.server_cards[party]
@@ -86,24 +92,45 @@ class Dealer:
 
     def _serve(self, servers: list[Requester]) -> None:
         while not self._stopping.is_set():
-            for server in servers:
-                server.send(Kind.CONTROL, m.pack(m.Alive()))
+            self._show_life(servers)
             with contextlib.suppress(PeerTimeout):
                 frame = servers[1].receive(_ALIVE_S)
                 want, _ = m.unpack(frame.payload, m.DealerTalk)
                 if isinstance(want, m.Want):
-                    self._deal(servers[1], want)
+                    self._deal(servers, want)
 
-    def _deal(self, server: Requester, want: m.Want) -> None:
+    def _show_life(self, servers: list[Requester]) -> None:
+        if time.monotonic() - self._showed_life_at > _ALIVE_S / 2:
+            self._showed_life_at = time.monotonic()
+            for server in servers:
+                server.send(Kind.CONTROL, m.pack(m.Alive()))
+
+    def _deal(self, servers: list[Requester], want: m.Want) -> None:
         engine = self._engines.get(want.plan)
         if engine is None:
             raise HandshakeMismatch("plan", "another", want.plan[:16], "server 1")
         session_id = bytes.fromhex(want.session)
         pending: list[bytes] = []
-        for piece in engine.deal(session_id, want.batch, want.version, want.pair_id):
+
+        def dealing() -> Iterator[bytes]:
+            yield from engine.deal(session_id, want.batch, want.version, want.pair_id)
+
+        for piece in self._pieces(servers, dealing()):
             pending.append(piece)
             if sum(map(len, pending)) >= _FRAME_BYTES:
-                server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
+                servers[1].send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
                 pending.clear()
-        if any(pending):
-            server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
+        if any(pending) and not self._stopping.is_set():
+            servers[1].send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
+
+    def _pieces(self, servers: list[Requester], dealing: Iterator[bytes]) -> Iterator[bytes]:
+        """What each step deals, with a sign of life every second."""
+        while not self._stopping.is_set():
+            step = self._hand.submit(next, dealing, None)
+            while not wait([step], timeout=_ALIVE_S).done and not self._stopping.is_set():
+                self._show_life(servers)
+            self._show_life(servers)
+            piece = step.result()
+            if piece is None:
+                return
+            yield piece

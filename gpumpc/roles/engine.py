@@ -7,6 +7,7 @@ agree on is compared before the first masked byte; every batch number is reserve
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -28,11 +29,20 @@ from gpumpc.wire.handshake import exchange_hello
 
 PACKING = "byte planes, then bit lanes"
 
+log = logging.getLogger("gpumpc")
+
+
+class TakenCorrections(Corrections, Protocol):
+    """Corrections that a failed run gives up."""
+
+    def discard(self) -> None:
+        """Delete what is left of the batch; safe to call twice."""
+
 
 class CorrectionSource(Protocol):
     """Where server 1 finds the dealer's corrections."""
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
         """A batch's corrections, waited for. Raises CorrelationsMissing."""
 
     def discard_before(self, session_id: bytes, batch: int) -> None:
@@ -40,12 +50,12 @@ class CorrectionSource(Protocol):
 
 
 def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
-    """What all parties must have equal, in the order in which it is compared."""
+    """What all parties must have equal, in the order in which it is compared: what tells most of a difference first."""
     params = plan.params
     return {
         "gpumpc version": VERSION,
         "protocol version": str(PROTOCOL_VERSION),
-        "plan": plan_hash(plan).hex(),
+        "model": plan.name,
         "k and f": f"k={params.k} f={params.f}",
         "cipher": params.cipher,
         "word packing": PACKING,
@@ -53,6 +63,7 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
         "weights": params.weights,
         "weight version": plan.weight_digest,
         "program": program.digest.hex(),
+        "plan": plan_hash(plan).hex(),
     }
 
 
@@ -81,9 +92,12 @@ class Engine:
     ) -> None:
         self.party, self.plan, self.backend = party, plan, backend
         self.program = program_of(plan, batch_size)
-        self.pair_id = ""
-        self.session_id = b""
+        # The share pair and the session that belongs to it: one tuple, since another thread reads them together.
+        self.opened: tuple[str, bytes] = ("", b"")
         self.next_batch = 0
+        # The first batch whose corrections are still to be taken: a reserved batch waits for its own.
+        self.first_needed = 0
+        self._why_not_ready = "the servers hold none for this plan"
         self._root, self._ledger, self._folder, self._corrections = root, ledger, folder, corrections
         self._wait_s = wait_s
         self._weights: dict[str, StaticWeight] = {}
@@ -94,15 +108,41 @@ class Engine:
         """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
         own = self._stored_pair()
         theirs = exchange_hello(channel, equal=agreed_fields(self.plan, self.program), told={"share pair": own})
-        self.pair_id, self.session_id = "", b""
-        if own and own == theirs["share pair"]:
+        other = theirs.get("share pair", "")
+        self.opened = ("", b"")
+        if own and own == other:
             self._weights = ws.load_static(self._weights_path, self.backend, self.program)
             self._open_session(channel, own)
+        elif own or other:
+            self._why_not_ready = (
+                f"the servers' stores do not belong together: here share pair {own[:8] or 'none'}, "
+                f"there {other[:8] or 'none'}; a state folder was lost, restored or exchanged"
+            )
+            log.warning("the weights of plan %s must be shared again: %s", self.plan.name, self._why_not_ready)
+
+    @property
+    def pair_id(self) -> str:
+        """The share pair in use; empty before weights are shared."""
+        return self.opened[0]
+
+    @property
+    def session_id(self) -> bytes:
+        """The session in use; empty before weights are shared."""
+        return self.opened[1]
 
     @property
     def is_ready(self) -> bool:
         """Whether weights are shared and a session is open."""
         return bool(self.session_id)
+
+    def check_ready(self) -> None:
+        """Raises ShareError before weights are shared."""
+        if not self.is_ready:
+            raise ShareError(
+                f"no weights are shared for plan '{self.plan.name}'",
+                self._why_not_ready,
+                "the model's owner runs `gpumpc share-weights`",
+            )
 
     def _open_session(self, channel: Channel, pair_id: str) -> None:
         """Agree on the session id and on the first batch number neither ledger has seen."""
@@ -113,8 +153,8 @@ class Engine:
         session_id = seeds.session_id(program_id, *(nonces if self.party == 0 else nonces[::-1]))
         mark = self._ledger.high_water(session_id)
         theirs = exchange_hello(channel, equal={"session": session_id.hex()}, told={"high-water mark": str(mark)})
-        self.next_batch = max(mark, int(theirs["high-water mark"]))
-        self.pair_id, self.session_id = pair_id, session_id
+        self.next_batch = self.first_needed = max(mark, int(theirs["high-water mark"]))
+        self.opened = (pair_id, session_id)
         if self._corrections is not None:
             self._corrections.discard_before(session_id, self.next_batch)
 
@@ -128,20 +168,27 @@ class Engine:
         path = self._weights_path.with_suffix(".pair")
         return path.read_text().strip() if path.exists() and self._weights_path.exists() else ""
 
-    def install_weights(self, channel: Channel, pair_id: str, sent: memoryview) -> None:
+    def receive_weights(self, sent: memoryview) -> ws.RawShares:
+        """What an owner sent to this server, as shares. Raises BadFrame if it does not fit the plan."""
+        return ws.receive_weights(self.program, self.party, sent, self.backend)
+
+    def install_weights(self, channel: Channel, pair_id: str, raw: ws.RawShares) -> None:
         """Take in weight shares under a fresh share-pair id: open F once, keep it, open a session.
 
         Raises BatchAlreadyUsed if this pair id was used before, also by a process that died in between.
         """
         exchange_hello(channel, equal={"share pair": pair_id}, told={})
-        raw = ws.receive_weights(self.program, self.party, sent, self.backend)
         session_id = seeds.weight_session(self.plan.weight_digest, pair_id)
         self._ledger.reserve_once(f"weights {self.plan.weight_digest} {pair_id}")
         channel.begin(session_id, 0)
         session = self._session(channel, seeds.SeedTree(self._root.reveal(), session_id, 0), None, {})
-        self._weights = ws.open_static(session, self.program, raw)
+        weights = ws.open_static(session, self.program, raw)
+        # What was installed before goes first, its name before its shares: a half-written pair is none.
+        self.opened = ("", b"")
         pair_path = self._weights_path.with_suffix(".pair")
-        pair_path.unlink(missing_ok=True)
+        for path in (pair_path, self._weights_path):
+            path.unlink(missing_ok=True)
+        self._weights = weights
         ws.save_static(self._weights_path, self.backend, self._weights)
         write_private(pair_path, pair_id.encode())
         self._open_session(channel, pair_id)
@@ -149,7 +196,8 @@ class Engine:
     # batches
 
     def reserve(self, batch: int) -> None:
-        """Reserve a batch number, durably. Raises BatchAlreadyUsed."""
+        """Reserve a batch number, durably. Raises ShareError before a session is open, BatchAlreadyUsed."""
+        self.check_ready()
         self._ledger.reserve(self.session_id, batch)
         self.next_batch = batch + 1
 
@@ -158,19 +206,28 @@ class Engine:
 
         Raises ShareError before a session is open, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
         """
-        if not self.is_ready:
-            raise ShareError("no weights are shared", "the servers hold none for this plan", "run `gpumpc share-weights`")
-        corrections = None
-        if self._corrections is not None and self.program.cost.dealer_bytes:
-            corrections = self._corrections.take(self.session_id, batch, self._wait_s)
-        channel.begin(self.session_id, batch)
-        tree = seeds.SeedTree(self._root.reveal(), self.session_id, batch)
-        session = self._session(channel, tree, corrections, self._weights)
-        value = self.program.input
-        result = self.program.run(session, Additive(self.backend.reduce(share, value.bits), value.bits, value.frac))
+        self.check_ready()
+        corrections = self._take(batch)
+        self.first_needed = batch + 1
+        try:
+            channel.begin(self.session_id, batch)
+            tree = seeds.SeedTree(self._root.reveal(), self.session_id, batch)
+            session = self._session(channel, tree, corrections, self._weights)
+            value = self.program.input
+            result = self.program.run(session, Additive(self.backend.reduce(share, value.bits), value.bits, value.frac))
+        except BaseException:
+            if corrections is not None:
+                corrections.discard()
+            raise
         self._ledger.spend(self.session_id, batch)
-        spec = self.program.result
-        return result.at_bits(self.backend, spec.bits)
+        return result.at_bits(self.backend, self.program.result.bits)
+
+    def _take(self, batch: int) -> TakenCorrections | None:
+        if self._corrections is None or not self.program.cost.dealer_bytes:
+            return None
+        # Numbers that were skipped or burnt since: their corrections would lie there for ever.
+        self._corrections.discard_before(self.session_id, batch)
+        return self._corrections.take(self.session_id, batch, self._wait_s)
 
     def _session(
         self,

@@ -10,8 +10,11 @@ import dataclasses
 import itertools
 import secrets
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadShape, ForeignShare, PeerLost
+from gpumpc.errors import BadShape, CorrelationsMissing, ForeignShare, PeerLost
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
 from gpumpc.nn.plan import Plan, Weights
@@ -27,7 +30,7 @@ from gpumpc.nn.program import Program
 from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline import dealer, seeds
 from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.pool import Pool
+from gpumpc.offline.pool import Corrections, Pool
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
@@ -39,6 +42,7 @@ from gpumpc.shares import Additive, reconstruct, split
 from gpumpc.wire.channel import memory_pair
 
 _POOL_BYTES = 2 << 30
+_DEAL_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +60,8 @@ class SharedTensor:
     frac: int
     divisor: int
     owner: str
-    _key: int
+    _key: int = dataclasses.field(repr=False)
+    _is_index: bool = dataclasses.field(repr=False)
     _session: LocalSession = dataclasses.field(repr=False)
 
     def reveal(self) -> npt.NDArray[np.float64]:
@@ -84,6 +89,37 @@ class SharedTensor:
     __array_ufunc__ = None
 
 
+class _NotDealt(CorrelationsMissing):
+    """The dealer's thread has failed: its own error says why."""
+
+
+class _Source:
+    """Server 1's corrections, waited for as long as the dealer's thread may still deal them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.dealer_failed = threading.Event()
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._pool.take(session_id, batch, 0.1)
+            except CorrelationsMissing as error:
+                if self.dealer_failed.is_set():
+                    raise _NotDealt(error.what, error.why, error.cure) from error
+                if time.monotonic() > deadline:
+                    raise
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        self._pool.discard_before(session_id, batch)
+
+
+def _forget(stores: tuple[dict[int, Additive], dict[int, Additive]], key: int) -> None:
+    for store in stores:
+        store.pop(key, None)
+
+
 class LocalSession:
     """Shares, runs and reveals within this process.
 
@@ -101,10 +137,11 @@ class LocalSession:
         self._roots = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
         self._ledgers = [Ledger(folder / f"s{p}" / "ledger.sqlite") for p in (0, 1)]
         self._pool = Pool(folder / "pool", _POOL_BYTES)
+        self._source = _Source(self._pool)
         self._channels = memory_pair()
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="gpumpc")
         self._engines = [
-            Engine(p, plan, batch, self._roots[p], self._ledgers[p], backend, folder / f"s{p}", self._pool if p else None)
+            Engine(p, plan, batch, self._roots[p], self._ledgers[p], backend, folder / f"s{p}", self._source if p else None)
             for p in (0, 1)
         ]
         self.program: Program = self._engines[0].program
@@ -121,9 +158,13 @@ class LocalSession:
         def start(party: int) -> None:
             engine, channel = self._engines[party], self._channels[party]
             engine.agree(channel)
-            engine.install_weights(channel, pair_id, memoryview(sent[party]))
+            engine.install_weights(channel, pair_id, engine.receive_weights(memoryview(sent[party])))
 
-        self._both(start)
+        try:
+            self._both(start)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> LocalSession:
         return self
@@ -141,16 +182,36 @@ class LocalSession:
         self._pool.close()
         self._folder.cleanup()
 
-    def _both(self, work: Callable[[int], Any], also: Callable[[], None] | None = None) -> list[Any]:
-        """Run `work(party)` for both servers, and the dealer's `also`, each in its thread."""
-        futures: list[Future[Any]] = [self._threads.submit(work, party) for party in (0, 1)]
-        if also is not None:
-            futures.append(self._threads.submit(also))
+    def _both(self, work: Callable[[int], Any], deal: Callable[[], None] = lambda: None) -> list[Any]:
+        """Run `work(party)` for both servers and the dealer's `deal`, each in its thread; the first cause is raised.
+
+        After an error both servers get a new channel: what was on its way in the old one belongs to a burnt batch.
+        """
+        futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
+        futures.append(self._threads.submit(self._as_dealer, deal))
         errors = [error for future in futures if (error := future.exception())]
         if errors:
-            # A server whose peer stopped only knows that: the other one's error tells more.
-            raise min(errors, key=lambda error: isinstance(error, PeerLost))
+            for channel in self._channels:
+                channel.close()
+            self._channels = memory_pair()
+            self._source.dealer_failed.clear()
+            # A server whose peer or dealer stopped only knows that: the other one's error tells more.
+            raise min(errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, _NotDealt))
         return [future.result() for future in futures[:2]]
+
+    def _as_server(self, work: Callable[[int], Any], party: int) -> Any:
+        try:
+            return work(party)
+        except BaseException:
+            self._channels[party].close()  # the other server must not wait for this one
+            raise
+
+    def _as_dealer(self, deal: Callable[[], None]) -> None:
+        try:
+            deal()
+        except BaseException:
+            self._source.dealer_failed.set()
+            raise
 
     # the three verbs
 
@@ -170,12 +231,15 @@ class LocalSession:
         shares = split(self.backend, self.plan.params.cipher, key, self.backend.upload(words), bits)
         return self._keep([Additive(share, bits, frac, owner=self.owner) for share in shares])
 
-    def _keep(self, shares: list[Additive]) -> SharedTensor:
+    def _keep(self, shares: list[Additive], is_index: bool = False) -> SharedTensor:
         key = next(self._keys)
         for store, share in zip(self._stores, shares, strict=True):
             store[key] = dataclasses.replace(share, owner=self.owner)
         first = shares[0]
-        return SharedTensor(tuple(first.words.shape), first.bits, first.frac, first.divisor, self.owner, key, self)
+        shape = tuple(first.words.shape)
+        handle = SharedTensor(shape, first.bits, first.frac, first.divisor, self.owner, key, is_index, self)
+        weakref.finalize(handle, _forget, self._stores, key)  # shares live as long as somebody can ask for them
+        return handle
 
     def run(self, x: SharedTensor) -> SharedTensor:
         """The network on a shared input; the result stays shared."""
@@ -190,7 +254,7 @@ class LocalSession:
         for party in (0, 1):
             words = self.backend.concat([part[party].words for part in parts], 0)[: x.shape[0]]
             shares.append(parts[0][party].with_words(words))
-        return self._keep(shares)
+        return self._keep(shares, self.program.result_is_index)
 
     def deal_ahead(self, n_batches: int) -> None:
         """Deal the next batches now; a run deals what is missing while it computes."""
@@ -207,10 +271,22 @@ class LocalSession:
             return
         self._dealt.add(batch)
         session_id, pair_id = self._engines[0].session_id, self._engines[0].pair_id
-        writer = self._pool.writer(session_id, batch, self.program.cost.dealer_bytes)
-        for piece in self._dealer.deal(session_id, batch, self.plan.weight_digest, pair_id):
-            writer.append(piece)
-        writer.commit()
+        try:
+            pieces = self._dealer.deal(session_id, batch, self.plan.weight_digest, pair_id)
+            self._store(session_id, batch, self.program, pieces)
+        except BaseException:
+            self._dealt.discard(batch)
+            raise
+
+    def _store(self, session_id: bytes, batch: int, program: Program, pieces: Iterable[bytes]) -> None:
+        writer = self._pool.writer(session_id, batch, program.cost.dealer_bytes)
+        try:
+            for piece in pieces:
+                writer.append(piece)
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
 
     def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
         size, batch = self.program.input.shape[0], self._next_batch
@@ -229,7 +305,7 @@ class LocalSession:
         """Both shares of a value, added, as reals."""
         self._check_owner(x)
         words = self.backend.download(reconstruct(self.backend, *(store[x._key] for store in self._stores)))
-        if (x.bits, x.frac) == (self.program.result.bits, 0) and self.program.result_is_index:
+        if x._is_index:
             return decode_result(self.program, words)
         return decode(words, 2.0**x.frac * x.divisor, x.bits)
 
@@ -257,22 +333,23 @@ class LocalSession:
         session_id = secrets.token_bytes(seeds.SESSION_BYTES)
         cipher = self.plan.params.cipher
         trees = [seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots]
-        writer = self._pool.writer(session_id, 0, program.cost.dealer_bytes)
 
         def deal() -> None:
-            both = [seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots]
-            for piece in dealer.deal_batch(program.steps, dealer.Dealing(self.backend, cipher, (both[0], both[1]), {})):
-                writer.append(piece)
-            writer.commit()
+            first, second = (seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots)
+            dealing = dealer.Dealing(self.backend, cipher, (first, second), {})
+            self._store(session_id, 0, program, dealer.deal_batch(program.steps, dealing))
 
         def run(party: int) -> Additive:
-            corrections = self._pool.take(session_id, 0, 60.0) if party else None
+            corrections = self._source.take(session_id, 0, _DEAL_S) if party else None
             self._channels[party].begin(session_id, 0)
             session = Session(party, self.backend, self._channels[party], cipher, trees[party], corrections, {})
             operands = [dataclasses.replace(self._stores[party][t._key], owner="") for t in (x, y)]
             return program.run(session, *operands)
 
-        return self._both(run, deal)
+        try:
+            return self._both(run, deal)
+        finally:
+            self._pool.drop((session_id, 0))  # after a failed run; a good one has used it up
 
     def _check_owner(self, x: SharedTensor) -> None:
         if x.owner != self.owner:

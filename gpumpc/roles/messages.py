@@ -14,8 +14,8 @@ from gpumpc.wire.frames import Buffer, decode_record, encode_record
 
 _LENGTH_BYTES = 4
 
-Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
+PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
@@ -87,6 +87,10 @@ class Done(_Record, frozen=True):
     """A request is carried out."""
 
 
+class Queued(_Record, frozen=True):
+    """Server 1 has a request that both carry out: only now the client asks server 0, which orders it."""
+
+
 class Part(_Record, frozen=True):
     """Result share of one batch; bulk: sealed packed words."""
 
@@ -96,7 +100,7 @@ class Part(_Record, frozen=True):
     n_items: int
 
 
-Reply = Status | Done | Part
+Reply = Status | Done | Queued | Part
 
 # server 0 <-> server 1 (control records)
 
@@ -106,14 +110,18 @@ class Order(_Record, frozen=True):
 
     plan: PlanHash
     job: Identifier
-    first_batch: int
+    what: str
+    first_batch: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Idle(_Record, frozen=True):
+    """Server 0 has nothing to do: what server 1 has waited with for long came to it alone."""
 
 
 class Accept(_Record, frozen=True):
-    """Server 1 has the same request."""
+    """Server 1 has the same request, and all it needs to carry it out."""
 
     job: Identifier
-    what: str
 
 
 class Refuse(_Record, frozen=True):
@@ -125,7 +133,7 @@ class Refuse(_Record, frozen=True):
     cure: str
 
 
-Control = Order | Accept | Refuse
+Control = Order | Idle | Accept | Refuse
 
 # server 1 <-> dealer
 
@@ -145,6 +153,11 @@ class Alive(_Record, frozen=True):
 
 
 DealerTalk = Want | Alive
+
+
+def result_aad(plan: str, job: str, part: int, party: int) -> bytes:
+    """What a sealed result share is bound to."""
+    return f"gpumpc result {plan} {job} {part} {party}".encode()
 
 
 def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:

@@ -65,15 +65,16 @@ def argmax(shape: tuple[int, int], bits: int) -> Argmax:
 def outside_truncation(x: Ints, got: Ints, f: int) -> npt.NDArray[np.bool_]:
     """Where a result is neither floor(x / 2^f) nor that plus one; multiples of 2^f must be exact."""
     floor = x >> f
-    return (got != floor) & ((got != floor + 1) | (floor << f == x))
+    wrong: npt.NDArray[np.bool_] = (got != floor) & ((got != floor + 1) | (floor << f == x))
+    return wrong
 
 
 def outside_relu(x: Ints, got: Ints) -> npt.NDArray[np.bool_]:
-    return got != np.maximum(x, 0)
+    return np.not_equal(got, np.maximum(x, 0))
 
 
 def outside_clamp(x: Ints, got: Ints, top: int) -> npt.NDArray[np.bool_]:
-    return got != np.clip(x, 0, top)
+    return np.not_equal(got, np.clip(x, 0, top))
 
 
 def pool_by_loop(x: Ints, window: tuple[int, int], stride: tuple[int, int], padding: Sequence[int]) -> Ints:

@@ -17,9 +17,8 @@ from tests.harness import Cell, Outcome, opened_cells, view_cells
 
 # 255 degrees of freedom; fewer than 5000 lanes are tested: below 5e-7 in all.
 CHI_SQUARE_AT_MOST = float(chi2.isf(1e-10, 255))
-# A sum of n signs, in standard deviations: 2.6e-12 two-sided (an upper bound for binomials at these n); fewer than 10^5
-# pairs of rows are tested: below 5e-7 in all.
-DEVIATIONS_AT_MOST = 7.0
+# A sum of n signs, in standard deviations: 6.4e-14 two-sided; fewer than 5 * 10^6 sums are tested: below 5e-7 in all.
+DEVIATIONS_AT_MOST = 7.5
 
 
 def check_uniform(cells: Sequence[Cell]) -> None:
@@ -69,9 +68,43 @@ def check_independent(seen: Sequence[Cell], secret: Sequence[Cell] = ()) -> None
     assert not bad, f"dependent: {', '.join(bad[:8])}"
 
 
+def gray(cell: Cell) -> Cell:
+    """Neighbouring bits of a value, added: what the sum of two top bits tells of it."""
+    return Cell(f"gray code of {cell.label}", cell.bits, cell.n, cell.values ^ (cell.values >> np.uint64(1)))
+
+
 def check_view(outcome: Outcome, party: int, n: int, secret: Sequence[Cell] = ()) -> None:
-    """The whole view of one party: openings, draws, what it was dealt."""
+    """The whole view of one party: openings, draws, what it was dealt; and what it can unmask with its own draws.
+
+    Pairs of seen bits, and pairs with secret bits, must be independent. So must sums of two: an opened lane and an own
+    mask lane, or an opened lane and its neighbour, against openings and secrets.
+    """
     check_independent(view_cells(outcome, party, n), secret)
+    opened = opened_cells(outcome, party)
+    lanes = np.concatenate([cell.values for cell in opened if not cell.bits])
+    masks = [
+        values
+        for (_, _, name), (bits, values) in outcome.drawn[party].items()
+        if not bits and not name.startswith("table.") and not name.endswith("products")
+    ]
+    own = np.concatenate(masks)
+    unmasked = (lanes[:, None] ^ own[None]).reshape(-1, lanes.shape[1])
+    known = [*secret, *map(gray, (cell for cell in secret if cell.bits))]
+    targets = [*known, *opened, *map(gray, (cell for cell in opened if cell.bits))]
+    _check_rows_against(Cell("opened ^ own mask", 0, n, unmasked), targets)
+    _check_rows_against(Cell("neighbours opened", 0, n, lanes[1:] ^ lanes[:-1]), known)
+
+
+def _check_rows_against(cell: Cell, targets: Sequence[Cell]) -> None:
+    """Every row of the cell is unbiased and independent of every row of the targets."""
+    if not len(cell.values) or not targets:
+        return
+    limit = DEVIATIONS_AT_MOST * np.sqrt(cell.n)
+    labels, rows = _signs([cell])
+    target_labels, target_rows = _signs(targets)
+    bad = [labels[i] for i in np.flatnonzero(np.abs(rows.sum(axis=1)) > limit)]
+    bad += [f"{labels[i]} with {target_labels[j]}" for i, j in np.argwhere(np.abs(rows @ target_rows.T) > limit)]
+    assert not bad, f"dependent: {', '.join(bad[:8])}"
 
 
 def check_opened(outcome: Outcome) -> None:

@@ -10,9 +10,19 @@ from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch, LeftoverCorrelations
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
-from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
+from gpumpc.protocols.linear import (
+    BeaverProduct,
+    Convolution,
+    Elementwise,
+    MatMul,
+    Open,
+    Operator,
+    PrivateProduct,
+    PublicProduct,
+)
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.protocols.relu import ReLU
+from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, LiftBits
 from tests.harness import as_program, run_program, run_step, run_steps, share
 from tests.protocols.cases import argmax, clamp, compare, lift, max_pool, pair_max, relu, truncate
@@ -64,7 +74,7 @@ def test_declared_is_measured_for_products(n, weights):
         "fc": (np.ones((n, 3), dtype=np.uint64), np.ones(3, dtype=np.uint64)),
         "conv": (np.ones((1, 1, n, 2), dtype=np.uint64), np.ones(2, dtype=np.uint64)),
     }
-    cases = [
+    cases: list[tuple[str, Operator, tuple[int, ...], tuple[int, ...]]] = [
         ("fc", MatMul(), (2, n), (2, 3)),
         ("conv", Convolution((1, 1), (1, 1), (0, 0, 0, 0), 1), (1, 3, 3, n), (1, 3, 3, 2)),
     ]
@@ -115,13 +125,14 @@ TABLE = [
 def test_figures_of_the_protocol_book(kind, k, f, online, dealt, rounds):
     n, bits = 6400, k - f
     pool = dataclasses.replace(max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0)), output="p")
-    steps = {
+    kinds: dict[str, list[Step]] = {
         "relu": [relu(n, bits, k)],
         "clamp": [clamp(n, bits, k, 6 << f)],
         "pool then relu": [pool, ReLU("relu", ("p",), "y", (1, 1, 1, n), bits, k)],
         "lift": [lift(n, bits, k)],
         "truncate": [truncate(n, k, f)],
-    }[kind]
+    }
+    steps = kinds[kind]
     got = run_steps(steps, {"x": zeros(steps[0].shape, k)}).cost
     assert (got.s0_bytes / n, got.s1_bytes / n) == (online, online)
     assert (got.dealer_bytes / n, got.rounds) == (dealt, rounds)
@@ -139,7 +150,7 @@ def test_figures_of_the_comparison_table():
 
 @pytest.mark.parametrize("change", [{"rounds": 1}, {"s0_bytes": 8}, {"s1_bytes": -8}])
 def test_a_tampered_cost_is_refused(monkeypatch, change):
-    honest = Lift.cost.fget(lift(19, 27, 40))
+    honest = lift(19, 27, 40).cost
     tampered = dataclasses.replace(honest, **{name: getattr(honest, name) + by for name, by in change.items()})
     monkeypatch.setattr(Lift, "cost", property(lambda self: tampered))
     with pytest.raises(CostMismatch, match="was not released"):

@@ -1,5 +1,7 @@
 """Windows of every kind against a plain loop, and what is local: sums, residual adds, joining."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -95,8 +97,8 @@ def test_average_pool_is_a_sum_and_a_scale(window, stride):
 
 def test_averages_of_averages_multiply_their_areas():
     step = SumPool("s", ("x",), "y", (1, 3, 3, 1), (3, 3), (1, 1))
-    x = share(np.arange(9).reshape(1, 3, 3, 1), 40, frac=13)
-    got = run_step(step, *[tuple(s.__class__(s.words, 40, 13, 7) for s in x)])
+    first, second = share(np.arange(9).reshape(1, 3, 3, 1), 40, frac=13)
+    got = run_step(step, (dataclasses.replace(first, divisor=7), dataclasses.replace(second, divisor=7)))
     assert (got.shares[0].frac, got.shares[0].divisor) == (13, 63)
     assert got.values.reshape(-1).tolist() == [36]
 

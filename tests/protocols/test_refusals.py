@@ -20,9 +20,11 @@ from gpumpc.nn.program import compile_program
 from gpumpc.nn.ranges import check_ranges
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
-from gpumpc.protocols.linear import Elementwise, Open
-from gpumpc.protocols.pooling import Add
-from gpumpc.session import StaticWeight
+from gpumpc.protocols.linear import BeaverProduct, Elementwise, Open, PrivateProduct
+from gpumpc.protocols.pooling import Add, Concat
+from gpumpc.protocols.step import Clear
+from gpumpc.protocols.truncation import LiftBits, LiftInFlight
+from gpumpc.session import StaticWeight, Sum, Tell, Xor
 from gpumpc.shares import Additive, Masked, reconstruct, split
 from tests.harness import BACKEND, SESSION_ID, roots, run_program, run_step, run_steps, share
 from tests.protocols.cases import clamp, lift, relu, truncate
@@ -100,6 +102,46 @@ def test_an_input_of_another_shape_is_refused():
         run_program(program, [share(X, 40, frac=13)])
 
 
+def test_an_input_at_another_scale_is_refused():
+    """The clamp's constant is one at the plan's scale, and nothing later would notice."""
+    program = compile_program(g.Graph((g.Input("x", (), (19,), -1, 1), g.Clamp("y", ("x",), 6.0))), Params(), 1)
+    with pytest.raises(FracMismatch, match="encode the input for this plan"):
+        run_program(program, [share(X[None], 40, frac=5)])
+
+
+def test_parts_of_two_scales_are_not_joined():
+    with pytest.raises(FracMismatch):
+        run_step(Concat("c", ("x", "y"), "z", (19, 1)), share(X[:, None], 40, frac=3), share(X[:, None], 40, frac=9))
+
+
+def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
+    steps = [
+        Open("o", ("x",), "e", (19,), 30),
+        Open("p", ("y",), "f", (19,), 40),
+        BeaverProduct("b", ("e", "f"), "z", (19,), Elementwise(), (19,), 40),
+    ]
+    with pytest.raises(BitsMismatch, match="opened modulo 2\\^30"):
+        run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
+
+
+def test_an_owner_goes_through_a_product():
+    """A residual add of a product to its own operand is no sum of two sessions; a sum with another's is."""
+    operator, w = Elementwise(), {"w": (np.ones(19, dtype=np.uint64), np.zeros(19, dtype=np.uint64))}
+    steps = [
+        Open("o", ("x",), "e", (19,), 40),
+        PrivateProduct("p", ("e",), "z", (19,), "w", operator, (19,), 40, 0),
+        Add("a", ("z", "y"), "s", (19,)),
+    ]
+    first, second = share(X, 40)
+    mine = (dataclasses.replace(first, owner="alice"), dataclasses.replace(second, owner="alice"))
+    assert np.array_equal(run_steps(steps, {"x": mine, "y": mine}, w).values, 2 * X)
+    with pytest.raises(ForeignShare):
+        run_steps(steps, {"x": mine, "y": share(X, 40)}, w)
+    beaver = [steps[0], Open("p", ("y",), "f", (19,), 40), BeaverProduct("b", ("e", "f"), "z", (19,), operator, (19,), 40)]
+    with pytest.raises(ForeignShare):
+        run_steps(beaver, {"x": mine, "y": share(X, 40)})
+
+
 # masks
 
 
@@ -128,10 +170,7 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
 
 def test_every_field_changes_every_key():
     trees = [
-        SeedTree(root, session, batch)
-        for root in roots(0)
-        for session in (SESSION_ID, bytes(16))
-        for batch in (0, 1, 256)
+        SeedTree(root, session, batch) for root in roots(0) for session in (SESSION_ID, bytes(16)) for batch in (0, 1, 256)
     ]
     names = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "b\x01"), ("b", "a"), ("a/b", ""), ("a", "/b")]
     keys = [tree.key(*name) for tree in trees for name in names]
@@ -158,6 +197,9 @@ def test_nothing_secret_is_shown():
         repr(SeedTree(bytes(range(32)), SESSION_ID, 1)),
     ]
     assert all("123456789" not in text and "<secret>" in text for text in shown)
+    flight = LiftInFlight(LiftBits(1, 27, 40), secret, secret, secret, secret)
+    items = [Sum(secret, 40), Xor(secret, 1), Tell(secret, 1), flight, Clear(BACKEND, {"w": (secret, secret)})]
+    assert all("123456789" not in repr(item) for item in items)
 
 
 # ranges
@@ -210,9 +252,7 @@ def test_an_argmax_has_the_range_of_a_difference():
 
 
 def test_a_product_that_may_outgrow_k_is_refused():
-    program = compile_program(
-        g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))), Params(k=40, f=13), 1
-    )
+    program = compile_program(g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))), Params(k=40, f=13), 1)
     for units, fits in ((2**26 - 16, True), (2**26, False)):
         weights = {"fc": (np.full((4, 2), units // 4, dtype=np.uint64), np.zeros(2, dtype=np.uint64))}
         weights["fc"][0][0] += np.uint64(units % 4)
@@ -221,6 +261,28 @@ def test_a_product_that_may_outgrow_k_is_refused():
         else:
             with pytest.raises(RangeTooWide, match="layer 'fc'"):
                 check_ranges(program, weights, -1.0, 1.0)
+
+
+@pytest.mark.parametrize("layer", [g.Add("y", ("x", "x")), g.AvgPool("y", ("x",), (4, 4), (1, 1))])
+def test_a_sum_at_the_very_end_must_fit_too(layer):
+    edge = 2.0 ** (39 - 13)
+    with pytest.raises(RangeTooWide, match="layer 'y'"):
+        planned([layer], -edge / 2, edge / 2)
+    planned([layer], -edge / 16 + SLACK, edge / 16 - SLACK)
+
+
+def test_values_of_different_pixels_do_not_cancel():
+    """Two 1x1 convolutions of opposite sign, but of different strides: the sum of their values is not zero."""
+    layers: list[g.AnyLayer] = [
+        g.Conv2d("a", ("x",), (1, 1), 1, (2, 2)),
+        g.Conv2d("b", ("x",), (1, 1), 1, (3, 3)),
+        g.Add("s", ("a", "b")),
+        g.ReLU("y", ("s",)),
+    ]
+    program = compile_program(g.Graph((g.Input("x", (), (4, 4, 1), -1.0, 1.0), *layers)), Params(), 1)
+    one, minus_one = (np.array([[[[v]]]]).astype(np.uint64) for v in (1 << 13, (1 << 40) - (1 << 13)))
+    zero = np.zeros(1, dtype=np.uint64)
+    assert check_ranges(program, {"a": (one, zero), "b": (minus_one, zero)}, -1.0, 1.0).high[0] >= 2 << 13
 
 
 def test_values_of_two_scales_are_not_joined_by_a_plan():

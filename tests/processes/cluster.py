@@ -1,0 +1,172 @@
+"""A tiny network and three real processes for tests, with faults injected from outside the product."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import GpumpcError
+from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
+from gpumpc.params import Params
+from gpumpc.roles.client import Client, connect
+from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.roles.config import LocalSetup, load_client, write_local
+from gpumpc.roles.supervise import LocalCluster
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 2
+PARAMS = Params(k=32, f=8)
+LIMIT_S = 5.0  # every error is known by then ...
+SLACK_S = 1.5  # ... and this much later on a busy machine
+ULP = 2.0**-PARAMS.f
+
+GRAPH = Graph(
+    (
+        Input("x", (), (4, 4, 1), -1.0, 1.0),
+        Conv2d("conv", ("x",), (3, 3), 2, padding=(1, 1, 1, 1)),
+        ReLU("relu", ("conv",)),
+        Flatten("flat", ("relu",)),
+        Linear("fc", ("flat",), 3),
+    )
+)
+
+# An environment without torch: its import fails, as it does where it is not installed.
+NO_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named {name!r} (this test's environment has none)")
+sys.meta_path.insert(0, NoTorch())
+"""
+
+# Appends every (session, batch) under which a process sends masked bytes.
+_RECORD = """
+from gpumpc.wire.channel import FramedChannel
+begin = FramedChannel.begin
+def recorded(channel, session_id, batch):
+    if any(session_id):
+        with open({file!r}, "a") as file:
+            file.write(f"{{channel.party}} {{session_id.hex()}} {{batch}}\\n")
+    begin(channel, session_id, batch)
+FramedChannel.begin = recorded
+"""
+
+
+def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str = "tiny") -> CompiledPlan:
+    rng = np.random.default_rng(seed)
+    weights = {key: 0.3 * rng.normal(size=shape) for key, shape in graph.weight_shapes().items()}
+    return compile((graph, weights), name=name, params=params)
+
+
+def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
+    return np.random.default_rng(seed).uniform(-1, 1, (n, 4, 4, 1))
+
+
+def law(compiled: CompiledPlan) -> npt.NDArray[np.float64]:
+    """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times |weight|, plus 1."""
+    return (1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)) * ULP
+
+
+def close(compiled: CompiledPlan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]) -> bool:
+    expected = compiled(x, "fixed")
+    return expected.shape == result.shape and bool((np.abs(result - expected) <= law(compiled) + 1e-12).all())
+
+
+class Cluster(LocalCluster):
+    """Three processes in an environment without torch; `faults` gives some of them code that runs first."""
+
+    def __init__(self, setup: LocalSetup, compiled: CompiledPlan) -> None:
+        super().__init__(setup)
+        self.compiled = compiled
+        self.faults: dict[str, str] = {}
+        self.names = ("server0", "server1", "dealer")
+
+    @classmethod
+    def make(cls, folder: Path, compiled: CompiledPlan | None = None, batch: int = BATCH, ahead: str = "64KiB") -> Cluster:
+        compiled = compiled or tiny()
+        compiled.save(folder / "plan")
+        return cls(write_local(folder / "local", [folder / "plan"], batch, ahead=ahead, timeout_s=30.0), compiled)
+
+    @property
+    def folder(self) -> Path:
+        return self.setup.folder
+
+    def _commands(self) -> dict[str, list[str]]:
+        return {name: command for name, command in super()._commands().items() if name in self.names}
+
+    def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        code = NO_TORCH + self.faults.get(name, "") + _RECORD.format(file=str(self.folder / "begun"))
+        (self.folder / f"inject-{name}").mkdir(exist_ok=True)
+        (self.folder / f"inject-{name}" / "sitecustomize.py").write_text(code)
+        with self.log_path(name).open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "gpumpc", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": f"{self.folder / f'inject-{name}'}:{ROOT}", "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].wait(5)
+
+    def log(self, name: str) -> str:
+        return self.log_path(name).read_text() if self.log_path(name).exists() else ""
+
+    def wait_log(self, name: str, pattern: str, timeout_s: float = LIMIT_S + SLACK_S, start: int = 0) -> str:
+        deadline = time.monotonic() + timeout_s
+        while not re.search(pattern, self.log(name)[start:]):
+            assert time.monotonic() < deadline, f"{pattern!r} did not come in the log of {name}:\n{self.log(name)[start:]}"
+            time.sleep(0.05)
+        return self.log(name)[start:]
+
+    def client(self, compiled: CompiledPlan | None = None, config: Path | None = None) -> Client:
+        return connect(load_client(config or self.setup.client), (compiled or self.compiled).plan, 10.0)
+
+    @contextmanager
+    def ready(self) -> Iterator[Client]:
+        """A client of servers that are connected and have weights."""
+        with self.client() as client:
+            client.wait_connected(10.0)
+            if not client.is_ready:
+                client.share_weights(self.compiled.weights)
+            client.wait_ready(10.0)
+            yield client
+
+    def serves(self) -> bool:
+        """Whether everything still works."""
+        x = images(1, seed=9)
+        with self.ready() as client:
+            shared = client.share(x)
+            result = client.run(shared).reveal()
+            client.drop(shared)
+        return close(self.compiled, x, result)
+
+    def begun(self) -> list[str]:
+        return (self.folder / "begun").read_text().splitlines()
+
+    def ledger(self, party: int) -> list[tuple[str, int, int, str]]:
+        """(session, first, n, state) of every row; only while the server does not run."""
+        with sqlite3.connect(self.folder / f"state{party}" / "ledger.sqlite") as db:
+            rows = db.execute("SELECT hex(session), first, n, state FROM batches ORDER BY session, first").fetchall()
+        db.close()
+        return rows
+
+
+def one_line(error: GpumpcError) -> str:
+    """Its message; every error names a cause and a cure."""
+    assert error.what and error.why and error.cure, str(error)
+    return str(error)

@@ -1,0 +1,117 @@
+"""`kill -9` of each process at the worst moments: asked again, the answer is right, and no number is used twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gpumpc.errors import GpumpcError
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line
+
+# Batch 1 exists in runs alone: weights are opened under batch 0 of their own session.
+_IN_A_RUN = """
+import os, signal
+from gpumpc.wire.channel import FramedChannel
+receive = FramedChannel._receive_opening
+def receive_or_die(channel):
+    if channel._batch == 1 and channel._out == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return receive(channel)
+FramedChannel._receive_opening = receive_or_die
+"""
+_AFTER_RESERVE = """
+import os, signal
+from gpumpc.offline.ledger import Ledger
+reserve = Ledger.reserve
+def reserve_and_die(ledger, session_id, batch):
+    reserve(ledger, session_id, batch)
+    if batch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+Ledger.reserve = reserve_and_die
+"""
+_WHILE_DEALING = """
+import os, signal
+from gpumpc.roles.dealing import DealerEngine
+deal = DealerEngine.deal
+def deal_and_die(engine, session_id, batch, version, pair_id):
+    for piece in deal(engine, session_id, batch, version, pair_id):
+        if batch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield piece
+DealerEngine.deal = deal_and_die
+"""
+CASES = {
+    "server 0 in a run": ("server0", _IN_A_RUN),
+    "server 1 in a run": ("server1", _IN_A_RUN),
+    "server 0 between reserve and the first byte": ("server0", _AFTER_RESERVE),
+    "server 1 between reserve and the first byte": ("server1", _AFTER_RESERVE),
+    "the dealer while it deals": ("dealer", _WHILE_DEALING),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kill_9(tmp_path: Path, case: str) -> None:
+    name, fault = CASES[case]
+    cluster = Cluster.make(tmp_path, ahead="1KiB")
+    cluster.faults[name] = fault
+    x = images(5)  # three batches; the fault strikes in the second
+    with cluster:
+        with cluster.ready() as client:
+            shared = client.share(x)
+            start = time.monotonic()
+            with pytest.raises(GpumpcError) as caught:
+                client.run(shared)
+            assert time.monotonic() - start < LIMIT_S + SLACK_S
+            assert one_line(caught.value)
+        assert cluster.processes[name].wait(5) == -9
+        cluster.faults.clear()
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)  # no weights need to be shared again
+            client.wait_connected(LIMIT_S)
+            _wait_dealer(client)
+            assert close(cluster.compiled, x, client.run(shared).reveal())  # nor images
+            client.drop(shared)
+    _check_ledgers(cluster, burnt=1)
+
+
+def test_kill_9_of_all_three(tmp_path: Path) -> None:
+    cluster = Cluster.make(tmp_path)
+    x = images(2)
+    with cluster:
+        with cluster.ready() as client:
+            shared = client.share(x)
+            client.run(shared)
+        for name in cluster.processes:
+            cluster.kill(name)
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(10.0)
+            _wait_dealer(client)
+            assert close(cluster.compiled, x, client.run(shared).reveal())
+    _check_ledgers(cluster, burnt=0)
+
+
+def _wait_dealer(client: object) -> None:
+    deadline = time.monotonic() + 10
+    while not client.status()[1].dealer_connected:  # type: ignore[attr-defined]  # a Client
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _check_ledgers(cluster: Cluster, burnt: int) -> None:
+    """Every number was begun once at each server, and is spent, or burnt where the crash was, in both ledgers."""
+    begun = Counter(cluster.begun())
+    assert not [line for line, times in begun.items() if times > 1]
+    tables = [cluster.ledger(party) for party in (0, 1)]
+    for rows in tables:
+        numbers = [(session, first + i) for session, first, n, _ in rows for i in range(n)]
+        assert len(numbers) == len({*numbers}) and "spent" in {row[3] for row in rows}
+    by_number = [{(s, first): state for s, first, n, state in rows for _ in range(n)} for rows in tables]
+    lost = {key for states in by_number for key, state in states.items() if state != "spent"}
+    assert len(lost) == burnt, (tables, begun)
+    for key in lost:  # never spent at either: at most begun
+        assert "spent" not in {states.get(key, "burnt") for states in by_number}

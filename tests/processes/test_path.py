@@ -1,0 +1,108 @@
+"""The whole path through three processes, none of which can import torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumpc.roles.config import load_client
+from tests.processes.cluster import NO_TORCH, ROOT, Cluster, close, images, law
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster.make(tmp_path_factory.mktemp("path")) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_result_is_that_of_fixed_mode_and_of_one_process(cluster: Cluster, n: int) -> None:
+    x = images(n)
+    with cluster.ready() as client:
+        shared = client.share(x)
+        seen: list[tuple[int, int]] = []
+        result = client.run(shared, lambda done, of: seen.append((done, of))).reveal()
+        again = client.run(shared).reveal()
+    assert result.shape == (n, 3) and close(cluster.compiled, x, result) and close(cluster.compiled, x, again)
+    assert (np.abs(result - cluster.compiled(x, "secure", batch=2)) <= 2 * law(cluster.compiled)).all()
+    assert seen[-1] == (-(-n // 2), -(-n // 2))
+
+
+def test_weights_can_be_shared_again(cluster: Cluster) -> None:
+    with cluster.ready() as client:
+        before = client.plan_status()[0]
+        client.share_weights(cluster.compiled.weights)
+        after = client.plan_status()[0]
+    assert before.pair_id != after.pair_id and before.session != after.session
+    assert cluster.serves()
+
+
+def test_the_environment_has_no_torch(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
+    code = "import gpumpc, gpumpc.cli.main, gpumpc.roles.client, gpumpc.roles.compiled, sys; print('torch' in sys.modules)"
+    for text, rc in (("import torch", 1), (code, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True
+        )
+        assert done.returncode == rc, done.stderr
+    assert done.stdout == "False\n"
+    for name in ("server0", "server1", "dealer"):
+        maps = Path(f"/proc/{cluster.processes[name].pid}/maps").read_text()
+        assert "torch" not in maps and "numpy" in maps
+
+
+def test_the_client_runs_without_torch(cluster: Cluster, tmp_path: Path) -> None:
+    assert cluster.serves()
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
+    np.save(tmp_path / "x.npy", images(3))
+    options = ["--config", str(cluster.setup.client), "--plan", str(cluster.folder.parent / "plan")]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpumpc", *arguments, *options],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    upload, *shape = run("share", str(tmp_path / "x.npy")).split()
+    assert shape == ["3", "4", "4", "1"]
+    run("extract", upload, "--items", "3", "--out", str(tmp_path / "new" / "y.npy"))
+    assert close(cluster.compiled, images(3), np.load(tmp_path / "new" / "y.npy"))
+
+
+def test_no_secret_and_no_value_is_logged(cluster: Cluster) -> None:
+    assert cluster.serves()
+    folder = cluster.folder
+    secrets = [
+        line.split('"')[1]
+        for party in ("server0", "server1", "dealer", "user")
+        for line in (folder / party / "secret.toml").read_text().splitlines()
+    ]
+    for name in ("server0", "server1", "dealer"):
+        log = cluster.log(name)
+        assert "agrees" in log and "ERROR" not in log and "Traceback" not in log
+        assert not [secret for secret in secrets if secret in log]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_every_process_with_0(tmp_path: Path, number: signal.Signals) -> None:
+    cluster = Cluster.make(tmp_path)
+    with cluster:
+        assert cluster.serves()
+        start = time.monotonic()
+        for process in cluster.processes.values():
+            process.send_signal(number)
+        assert [process.wait(8) for process in cluster.processes.values()] == [0, 0, 0]
+        assert time.monotonic() - start < 5
+    assert load_client(cluster.setup.client)
+    states = {row[3] for party in (0, 1) for row in cluster.ledger(party)}
+    assert states == {"spent"}
