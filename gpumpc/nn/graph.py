@@ -121,6 +121,12 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for layer in self.layers:
             if layer.name in shapes:
                 raise PlanError(f"two layers are called '{layer.name}'", "", "give each a name of its own")
+            if "/" in layer.name:
+                raise PlanError(
+                    f"a layer is called '{layer.name}'",
+                    "names with a slash belong to the program's own values",
+                    "rename the layer",
+                )
             missing = [name for name in layer.inputs if name not in shapes]
             if missing:
                 raise PlanError(
@@ -195,6 +201,13 @@ def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
         case Conv2d():
             return (*_window_shape(inputs[0], layer.kernel, layer.stride, layer.padding), layer.out_channels)
         case MaxPool():
+            top, bottom, left, right = layer.padding
+            if max(top, bottom) >= layer.window[0] or max(left, right) >= layer.window[1]:
+                raise PlanError(
+                    f"max-pool '{layer.name}' pads {layer.padding} around windows of {layer.window}",
+                    "a window would lie in the padding alone and have no maximum",
+                    "pad by less than the window",
+                )
             return (*_window_shape(inputs[0], layer.window, layer.stride, layer.padding), inputs[0][2])
         case AvgPool():
             return (*_window_shape(inputs[0], layer.window, layer.stride, (0, 0, 0, 0)), inputs[0][2])

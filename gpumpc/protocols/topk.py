@@ -25,7 +25,8 @@ from gpumpc.shares import Additive
 
 # A pass fails, and the whole selection is repeated under a new shuffle, with at most this probability.
 FAILURE = 1e-4
-_SAMPLES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
+_SAMPLES = (16, 24, 32, 48, 64, 96)
+_MAX_RANK = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,28 +80,25 @@ class Pass:
     cap: int
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=256)
 def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
-    """The passes before all remaining keys are compared with all, for the fewest comparisons."""
-    return _cheapest(n, k)[1]
+    """The passes before all remaining keys are compared with all: each the cheapest by an estimate of what follows it."""
+    options = [
+        Pass(n, sample, rank, cap)
+        for sample in _SAMPLES
+        if 2 * sample <= n
+        for rank in range(1, min(sample // 2, _MAX_RANK))
+        if (cap := selection.smallest_cap(n, sample, rank, k, FAILURE)) is not None and 2 * cap <= n
+    ]
+    best = min(options, key=_price, default=None)
+    if best is None or _price(best) >= n * (n - 1) / 2:
+        return ()
+    return (best, *plan_passes(best.cap, k))
 
 
-@functools.lru_cache(maxsize=None)
-def _cheapest(n: int, k: int) -> tuple[float, tuple[Pass, ...]]:
-    """(comparisons, passes) for n keys."""
-    best: tuple[float, tuple[Pass, ...]] = (n * (n - 1) / 2, ())
-    for sample in (size for size in _SAMPLES if 2 * size <= n):
-        for rank in range(1, sample // 2):
-            cap = selection.smallest_cap(n, sample, rank, k, FAILURE)
-            if cap is None:
-                continue
-            if 2 * cap > n:
-                break  # a higher rank keeps still more
-            price, rest = _cheapest(cap, k)
-            price += n + sample * (sample - 1) / 2
-            if price < best[0]:
-                best = price, (Pass(n, sample, rank, cap), *rest)
-    return best
+def _price(p: Pass) -> float:
+    """Comparisons of a pass and, estimated, of all that follows."""
+    return p.sample * (p.sample - 1) / 2 + p.n + min(p.cap * (p.cap - 1) / 2, 1.5 * p.cap + 2500)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,9 +83,15 @@ class DealerDesk:
             writer.abort()
 
     def check(self, session_id: bytes, batch: int) -> None:
-        """Raises CorrelationsMissing at once if a batch is not here and nobody deals it: no number is burnt for it."""
-        if not self.is_connected and not self.pool.ahead(session_id, batch):
-            raise self._missing(batch)
+        """Raises CorrelationsMissing if a batch is not here and no dealer comes: no number is burnt for it.
+
+        It waits a moment for a dealer that is starting.
+        """
+        deadline = time.monotonic() + DEALER_SILENCE_S
+        while not self.is_connected and not self.pool.ahead(session_id, batch):
+            if time.monotonic() > deadline:
+                raise self._missing(batch)
+            time.sleep(0.05)
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
         """The corrections of a batch, as long as a dealer is there to deal them. Raises CorrelationsMissing."""

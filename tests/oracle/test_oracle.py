@@ -175,6 +175,30 @@ def test_random_graphs_have_every_layer():
     assert any(any(layer.padding) for layers in made for layer in layers if isinstance(layer, g.MaxPool))
 
 
+# A clamp leaves its value in a ring that just holds it; whoever compares next needs more room, a sum on the way too.
+AFTER_CLAMPS = {
+    "max-pool": (g.MaxPool("o", ("a",), window=(2, 2), stride=(2, 2)),),
+    "average": (g.AvgPool("m", ("a",), window=(3, 3), stride=(2, 2)), g.Clamp("o", ("m",), high=2.0)),
+    "sum": (g.Add("m", ("a", "b")), g.ReLU("o", ("m",))),
+    "concat": (g.Concat("m", ("a", "b")), g.MaxPool("o", ("m",), window=(2, 2), stride=(1, 1))),
+    "argmax": (g.Flatten("m", ("b",)), g.Argmax("o", ("m",))),
+}
+
+
+@pytest.mark.parametrize("tail", AFTER_CLAMPS)
+def test_room_after_a_clamp(tail):
+    random = np.random.default_rng(4)
+    layers = (
+        g.Input("x", (), (4, 4, 2), -1.0, 1.0),
+        g.Conv2d("c", ("x",), kernel=(1, 1), out_channels=3),
+        g.Clamp("a", ("c",), high=6.0),
+        g.Clamp("b", ("c",), high=0.5),
+        *AFTER_CLAMPS[tail],
+    )
+    weights = {"c.weight": random.uniform(-9, 9, (1, 1, 2, 3)), "c.bias": random.uniform(-1, 1, 3)}
+    check(gpumpc.compile((g.Graph(layers), weights)), batch=2, sizes=(2,))
+
+
 # the oracle notices
 
 

@@ -71,8 +71,6 @@ def test_kill_9(tmp_path: Path, case: str) -> None:
         cluster.start()
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)  # no weights need to be shared again
-            client.wait_connected(LIMIT_S)
-            _wait_dealer(client)
             assert close(cluster.compiled, x, client.run(shared).reveal())  # nor images
             client.drop(shared)
     _check_ledgers(cluster, burnt=1)
@@ -90,16 +88,8 @@ def test_kill_9_of_all_three(tmp_path: Path) -> None:
         cluster.start()
         with cluster.client() as client:
             client.wait_ready(10.0)
-            _wait_dealer(client)
             assert close(cluster.compiled, x, client.run(shared).reveal())
     _check_ledgers(cluster, burnt=0)
-
-
-def _wait_dealer(client: object) -> None:
-    deadline = time.monotonic() + 10
-    while not client.status()[1].dealer_connected:  # type: ignore[attr-defined]  # a Client
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _check_ledgers(cluster: Cluster, burnt: int) -> None:
