@@ -24,9 +24,9 @@ from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 
 Floats = npt.NDArray[np.float64]
-# float64 sums of n products err by at most n 2^-53 of the sum of magnitudes: for values below 2^62 / 2^10 and rows below
-# 2^16 that is less than this fraction of a result, or where terms cancel less than one unit.
-_SLACK = 2.0**-36
+# A float64 sum of n products errs by at most n 2^-53 of the sum of their magnitudes (Higham 2002, section 3.1). Rows here
+# are shorter than 2^12, so every bound is widened by this fraction of that sum: rounding can never make it too tight.
+_SLACK = 2.0**-40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +52,18 @@ class Interval:
     def times(self, matrix: Floats) -> Interval:
         """Bounds of v @ matrix, v a row of channels."""
         positive, negative = np.maximum(matrix, 0), np.minimum(matrix, 0)
+        slack = self.rounding(np.abs(matrix))
         return Interval(
-            _outward(self.low @ positive + self.high @ negative, -1), _outward(self.high @ positive + self.low @ negative, 1)
+            self.low @ positive + self.high @ negative - slack, self.high @ positive + self.low @ negative + slack
         )
 
+    def rounding(self, magnitudes: Floats) -> Floats:
+        """More than the rounding of v @ M for any |M| <= magnitudes."""
+        return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)) @ magnitudes * _SLACK)
 
-def _outward(values: Floats, direction: int) -> Floats:
-    """Values moved outward by more than the rounding of their float64 sums."""
-    return values + direction * (np.abs(values) * _SLACK + 1)
+    def widened(self, by: Floats) -> Interval:
+        """Both ends moved outward."""
+        return Interval(self.low - by, self.high + by)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +94,11 @@ class Affine:
 
     def times(self, matrix: Floats, bias: Floats) -> Affine:
         """v @ matrix + bias."""
-        return Affine(
-            self.sources, tuple(m @ matrix for m in self.matrices), self.rest.times(matrix).plus(Interval(bias, bias))
-        )
+        rest = self.rest.times(matrix).plus(Interval(bias, bias))
+        for source, m in zip(self.sources, self.matrices, strict=True):
+            # m @ matrix is rounded too, and its terms may cancel.
+            rest = rest.widened(source.rounding(np.abs(m) @ np.abs(matrix)))
+        return Affine(self.sources, tuple(m @ matrix for m in self.matrices), rest)
 
     def plus(self, other: Affine) -> Affine:
         """The sum; a source that both have is counted once."""
@@ -222,7 +228,8 @@ def _windowed(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, w
     low, high = (side.reshape(groups, -1).T[:, :, None] for side in (x.low, x.high))
     top = (positive * high + negative * low).sum(axis=0).reshape(-1)
     bottom = (positive * low + negative * high).sum(axis=0).reshape(-1)
-    return Interval(_outward(bottom, -1) + bias, _outward(top, 1) + bias)
+    sizes = (np.maximum(np.abs(low), np.abs(high)) * (positive - negative)).sum(axis=0).reshape(-1)
+    return Interval(bottom, top).widened(sizes * _SLACK).plus(Interval(bias, bias))
 
 
 def _fits(step: Step, interval: Interval, bits: int) -> Interval:

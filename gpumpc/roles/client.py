@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gpumpc.errors import (
     AccessDenied,
     BadFrame,
+    BadValue,
     ConfigError,
     GpumpcError,
     HandshakeMismatch,
@@ -25,7 +26,7 @@ from gpumpc.errors import (
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
-from gpumpc.nn.plan import Plan, Weights, plan_hash
+from gpumpc.nn.plan import Plan, Weights, plan_hash, weight_digest
 from gpumpc.nn.weight_shares import split_weights
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
@@ -127,7 +128,7 @@ class Client:
         """A server's next answer to this request; late answers to earlier ones are dropped."""
         deadline = time.monotonic() + timeout_s
         while True:
-            frame: Frame = self._servers[party].receive(max(0.0, deadline - time.monotonic()))
+            frame: Frame = self._servers[party].receive(max(0.0, deadline - time.monotonic()), errors_of=sequence)
             if frame.sequence == sequence:
                 return m.unpack(frame.payload, m.Reply)
 
@@ -217,8 +218,17 @@ class Client:
     # the model's owner
 
     def share_weights(self, weights: Weights) -> None:
-        """Split the weights between the servers under a fresh share-pair id, and wait until they have opened F."""
+        """Split the weights between the servers under a fresh share-pair id, and wait until they have opened F.
+
+        Raises BadValue for NaN or for weights that are not those of the plan, before anything is sent.
+        """
         sent = split_weights(self.program, integer_weights(self.program, weights), self._backend)
+        if weight_digest(weights) != self.plan.weight_digest:
+            raise BadValue(
+                f"the weights are not those of plan '{self.plan.name}'",
+                "their digest differs from the plan's weight_digest",
+                "take the weights.safetensors that was compiled together with this plan.json",
+            )
         request = m.PutWeights(self._plan, secrets.token_hex(16))
         self._both_done(self._ask_together(request, sent), self._patience_s)
 

@@ -123,7 +123,8 @@ def decode_record(data: Buffer, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(data, type=kind, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad(f"it is no {kind.__name__} record: {error}") from error
+        name = getattr(kind, "__name__", "known")  # a union of records has no name
+        raise _bad(f"it is no {name} record: {error}") from error
 
 
 def _check_start(magic: bytes, version: int, kind: int, flags: int) -> None:

@@ -112,7 +112,7 @@ def test_nan_in_weights(client: Client, cluster: Cluster) -> None:
 def test_weights_of_another_plan(client: Client, cluster: Cluster) -> None:
     """Other weights of the same shapes do not belong to this plan: the result would silently be another model's."""
     other = tiny(seed=5)
-    refused(HandshakeMismatch, "weight version", lambda: client.share_weights(other.weights))
+    refused(BadValue, "not those of plan 'tiny'", lambda: client.share_weights(other.weights))
 
 
 def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
@@ -371,7 +371,7 @@ def test_a_frozen_peer(cluster: Cluster, client: Client) -> None:
     shared = client.share(images(1))
     cluster.processes["server0"].send_signal(signal.SIGSTOP)
     try:
-        refused(PeerLost, "server 0 is gone|server 0 went", lambda: client.run(shared))
+        refused(GpumpcError, "connection to server ?0 is gone", lambda: client.run(shared))
     finally:
         cluster.processes["server0"].send_signal(signal.SIGCONT)
 

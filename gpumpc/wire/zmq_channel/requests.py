@@ -205,19 +205,26 @@ class Requester:
         header = encode_header(kind, len(payload), session=session, batch=batch, sequence=sequence)
         self._link.put((header, bytes(payload)))
 
-    def receive(self, timeout_s: float) -> Frame:
+    def receive(self, timeout_s: float, *, errors_of: int | None = None) -> Frame:
         """The next frame from the server, within `timeout_s` seconds.
+
+        Args:
+            errors_of: raise only errors that answer the request of this sequence number, or none in particular (0);
+                late ones to earlier requests are dropped. Without it every error is raised.
 
         Raises RemoteError for an ERROR frame, AccessDenied, PeerTimeout (call again to go on waiting), PeerLost,
         BadFrame.
         """
-        got = self._link.get(timeout_s)
-        if got is None:
-            raise self._late(timeout_s) if self._link.is_ready else self._link.absent(timeout_s)
-        frame, _ = got
-        if frame.kind is Kind.ERROR:
-            raise decode_record(frame.payload, ErrorRecord).as_error(self.peer)
-        return frame
+        deadline = time.monotonic() + timeout_s
+        while True:
+            got = self._link.get(max(0.0, deadline - time.monotonic()))
+            if got is None:
+                raise self._late(timeout_s) if self._link.is_ready else self._link.absent(timeout_s)
+            frame, _ = got
+            if frame.kind is not Kind.ERROR:
+                return frame
+            if errors_of is None or frame.sequence in (0, errors_of):
+                raise decode_record(frame.payload, ErrorRecord).as_error(self.peer)
 
     def close(self) -> None:
         """Flush what was sent (at most two seconds) and close; safe to call twice."""

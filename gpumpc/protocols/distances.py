@@ -1,0 +1,75 @@
+"""Squared norms and scores of shared vectors: what a search computes before it selects."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from gpumpc.cost import Cost
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.step import Clear, Step
+from gpumpc.ring.backend import Words, packed_bytes
+from gpumpc.session import Session
+from gpumpc.shares import Additive, Masked
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredNorm(Step):
+    """|x|^2 of each row of an opened operand.
+
+    **Computes** sum_j x_ij^2 of x (N, d), as (N,), modulo 2^k: with x = E + A, shares of E.E + 2 E.A_p + [A.A].
+    **Hides** nothing is sent; E hides x. The dealer shares A.A, one word a row.
+    **Cost** no round; k correction bits a row. **Error** none. **Source** Beaver 1991, both operands the same.
+    """
+
+    k: int
+    frac: int
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(dealer_bytes=packed_bytes(self.shape[0], self.k))
+
+    def deal(self, dealing: Dealing, *masks: Words) -> None:
+        [a] = masks
+        dealing.deal_words("A.A", dealing.backend.row_dot(a, a, self.k), self.k)
+
+    def run(self, session: Session, x: Masked) -> Additive:
+        backend = session.backend
+        e, mask = x.at_bits(self.k).opened, x.mask
+        cross = backend.row_dot(e, mask, self.k)
+        words = cross + cross + session.dealt_words("A.A", (self.shape[0],), self.k)
+        if session.party == 0:
+            words = words + backend.row_dot(e, e, self.k)
+        return Additive(backend.reduce(words, self.k), self.k, self.frac, owner=x.owner)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return clear.backend.sign_extend(clear.backend.row_dot(x, x, self.k), self.k)
+
+
+@dataclasses.dataclass(frozen=True)
+class AddColumn(Step):
+    """x (Q, N) plus one value a row, y (Q,), modulo the smaller power of two. Nothing is sent."""
+
+    def run(self, session: Session, x: Additive, y: Additive) -> Additive:
+        return x.plus(session.backend, y.with_words(y.words[:, None]))
+
+    def plain(self, clear: Clear, x: Words, y: Words) -> Words:
+        return x + y[:, None]
+
+
+class Rows(NamedTuple):
+    """What an index keeps of new rows: E with this server's mask share, and shares of the squared norms."""
+
+    masked: Masked
+    norms: Additive
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepRows(Step):
+    """The opened rows beside their norms. Nothing is sent."""
+
+    def run(self, session: Session, masked: Masked, norms: Additive) -> Rows:
+        return Rows(masked, norms)
+
+    def plain(self, clear: Clear, x: Words, norms: Words) -> Words:
+        return x
