@@ -35,7 +35,8 @@ class SquaredNorm(Step):
 
     def run(self, session: Session, x: Masked) -> Additive:
         backend = session.backend
-        e, mask = x.at_bits(self.k).opened, x.mask
+        x.check_bits(self.k)
+        e, mask = x.opened, x.mask
         cross = backend.row_dot(e, mask, self.k)
         words = cross + cross + session.dealt_words("A.A", (self.shape[0],), self.k)
         if session.party == 0:

@@ -108,6 +108,9 @@ class Backend(Protocol):
     def multiply(self, x: Opened, w: Opened, bits: int) -> Words:
         """Element-wise product."""
 
+    def row_dot(self, x: Opened, y: Opened, bits: int) -> Words:
+        """sum_j x_ij y_ij of two (N, d), as (N,)."""
+
     def conv2d(self, x: Opened, w: Opened, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
         """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding top/bottom/left/right."""
 

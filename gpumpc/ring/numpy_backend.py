@@ -171,6 +171,9 @@ class NumpyBackend:
     def multiply(self, x: Words, w: Words, bits: int) -> Words:
         return self.reduce(x * w, bits)
 
+    def row_dot(self, x: Words, y: Words, bits: int) -> Words:
+        return self.reduce(np.einsum("ij,ij->i", x, y), bits)
+
     def conv2d(self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
         top, bottom, left, right = padding
         kh, kw, per_group, c_out = w.shape

@@ -85,9 +85,10 @@ def smallest_cap(n: int, sample: int, rank: int, least: int, failure: float) -> 
 
 def _log_binomial(n: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
     table = _log_factorials(1 << int(n.max()).bit_length())
-    return table[n] - table[k] - table[n - k]
+    logs: npt.NDArray[np.float64] = table[n] - table[k] - table[n - k]
+    return logs
 
 
 @functools.lru_cache(maxsize=4)
 def _log_factorials(size: int) -> npt.NDArray[np.float64]:
-    return np.concatenate((np.zeros(1), np.cumsum(np.log(np.arange(1, size + 1)))))
+    return np.cumsum(np.concatenate((np.zeros(1), np.log(np.arange(1.0, size + 1)))))

@@ -1,0 +1,131 @@
+"""The two programs of an index: take in rows, and answer queries. No data, no files: what all parties walk.
+
+Feature shares come at the bits and scale of the plan that made them. Both programs first cut them down to `VALUE_BITS`
+(truncate, then lift): rows and queries are quantised alike, and a distance fits its ring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from gpumpc.errors import PlanError
+from gpumpc.nn.program import Program, Value, WeightSpec
+from gpumpc.params import Params
+from gpumpc.protocols import distances, linear
+from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.protocols.step import Step
+from gpumpc.protocols.topk import TopK
+from gpumpc.protocols.truncation import Lift, Truncate
+
+Metric = Literal["l2", "ip"]
+
+# Bits of a quantised feature, sign included.
+VALUE_BITS = 11
+ROWS = "rows"
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What an index is made for.
+
+    Attributes:
+        dim: length of a vector.
+        metric: squared Euclidean distance (smallest first) or inner product (largest first).
+        bits, frac, divisor: of the feature shares that come in.
+    """
+
+    dim: int
+    metric: Metric
+    bits: int
+    frac: int
+    divisor: int = 1
+
+    @property
+    def shift(self) -> int:
+        """Fraction bits a feature loses: |v| < 2^(bits-2) becomes |v| <= 2^(VALUE_BITS-2)."""
+        return max(0, self.bits - VALUE_BITS)
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of a quantised feature's share."""
+        return self.bits - self.shift
+
+    @property
+    def value_frac(self) -> int:
+        """Fraction bits of a quantised feature."""
+        return self.frac - self.shift
+
+    @property
+    def score_bits(self) -> int:
+        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more for differences."""
+        return 2 * (self.value_bits - 1) + self.dim.bit_length() + 2
+
+    @property
+    def score_scale(self) -> float:
+        """Ring units of a score per real unit."""
+        return float((2**self.value_frac * self.divisor) ** 2)
+
+    def id_bits(self, n_rows: int) -> int:
+        """Bits of a row's position in a key."""
+        return max(1, (n_rows - 1).bit_length())
+
+
+def _quantised(geometry: Geometry, name: str, shape: tuple[int, ...]) -> list[Step]:
+    """Steps from `name` to `name/opened`, modulo 2^score_bits."""
+    steps: list[Step] = []
+    current, low = name, geometry.bits
+    if geometry.shift:
+        low = geometry.value_bits
+        steps.append(Truncate(f"{name}/short", (name,), f"{name}/short", shape, geometry.bits, geometry.shift))
+        current = f"{name}/short"
+    steps.append(Lift(f"{name}/wide", (current,), f"{name}/wide", shape, low, geometry.score_bits))
+    steps.append(linear.Open(f"{name}/opened", (f"{name}/wide",), f"{name}/opened", shape, geometry.score_bits))
+    return steps
+
+
+def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
+    """Feature shares (n_rows, dim) -> `distances.Rows`: opened rows under masks of this batch, and their norms."""
+    shape, k = (n_rows, geometry.dim), geometry.score_bits
+    steps = _quantised(geometry, "v", shape)
+    steps.append(distances.SquaredNorm("norms", ("v/opened",), "norms", shape, k, 2 * geometry.value_frac))
+    steps.append(distances.KeepRows("kept", ("v/opened", "norms"), "kept", shape))
+    result = Value((n_rows,), k, 2 * geometry.value_frac, geometry.divisor**2)
+    return Program(tuple(steps), {"v": _input(geometry, shape)}, "kept", result, {}, params)
+
+
+def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, params: Params) -> Program:
+    """Feature shares (n_queries, dim) -> the k best keys of each, score * 2^id_bits + position, ascending by score.
+
+    Scores are |q - v|^2 for l2 and -q.v for ip, so that the best is the smallest. Raises PlanError if k rows cannot be had
+    or a key does not fit 62 bits.
+    """
+    bits, id_bits = geometry.score_bits, geometry.id_bits(n_rows)
+    if not 1 <= k <= n_rows:
+        raise PlanError(f"{k} neighbours were asked of {n_rows} rows", "there are not so many", f"ask for 1 to {n_rows}")
+    if bits + id_bits > 62:
+        raise PlanError(
+            f"keys of {bits} score bits and {id_bits} position bits do not fit 62 bits",
+            "the vectors are too long or the index too large",
+            "split the index",
+        )
+    shape, product = (n_queries, geometry.dim), (n_queries, n_rows)
+    frac = 2 * geometry.value_frac
+    steps = _quantised(geometry, "q", shape)
+    name = "products"
+    steps.append(
+        linear.PrivateProduct(name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac)
+    )
+    if geometry.metric == "l2":
+        steps.append(distances.SquaredNorm("q/norm", ("q/opened",), "q/norm", shape, bits, frac))
+        steps.append(distances.AddColumn("scores", (name, "q/norm"), "scores", product))
+        name = "scores"
+    steps.append(Shuffle("shuffled", (name,), "shuffled", product, bits, id_bits))
+    steps.append(TopK("best", ("shuffled",), "best", product, bits + id_bits, k))
+    spec = WeightSpec((geometry.dim, n_rows), (n_rows,), bits, 1.0, 1.0)
+    result = Value((n_queries, k), bits + id_bits, 0)
+    return Program(tuple(steps), {"q": _input(geometry, shape)}, "best", result, {ROWS: spec}, params)
+
+
+def _input(geometry: Geometry, shape: tuple[int, ...]) -> Value:
+    return Value(shape, geometry.bits, geometry.frac, geometry.divisor)

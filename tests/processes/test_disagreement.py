@@ -1,0 +1,265 @@
+"""Parties that do not agree find out before the first masked byte, and say in what; numbers and frames are used once."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpumpc.errors import HandshakeMismatch, RemoteError
+from gpumpc.offline.ledger import Ledger
+from gpumpc.params import Params
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles import messages as m
+from gpumpc.roles.client import Client
+from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.roles.config import load_server
+from gpumpc.roles.engine import Engine
+from gpumpc.roles.keys import agree_root, keygen, load_identity
+from gpumpc.wire.frames import Kind, encode_header
+from gpumpc.wire.zmq_channel import ZmqChannel
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, tiny
+
+SAME = tiny()
+
+
+def changed(**fields: object) -> CompiledPlan:
+    """The same plan but for some parameters."""
+    params = msgspec.structs.replace(SAME.plan.params, **fields)
+    return CompiledPlan(msgspec.structs.replace(SAME.plan, params=params), SAME.weights)
+
+
+# What server 1 has instead of SAME, and the field that both must name.
+OTHERS: dict[str, tuple[CompiledPlan, int]] = {
+    "k and f": (changed(k=34), 2),
+    "'k and f'": (changed(f=9), 2),
+    "cipher": (changed(cipher="chacha20"), 2),
+    "batch size": (SAME, 3),
+    "weights": (changed(weights="public"), 2),
+    "weight version": (tiny(seed=8), 2),
+    "model": (tiny(name="other"), 2),
+}
+
+
+def rewrite(file: Path, **fields: object) -> None:
+    """Change keys of a configuration."""
+    known = {**tomllib.loads(file.read_text()), **fields}
+    file.write_text("".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluster]]:
+    """Two servers for each disagreement, all started at once."""
+    found = {}
+    for field, (other, batch) in OTHERS.items():
+        folder = tmp_path_factory.mktemp("pair")
+        cluster = found[field] = Cluster.make(folder, SAME)
+        other.save(folder / "other")
+        rewrite(cluster.setup.server1, plans=[str(folder / "other")], batch=batch)
+        cluster.names = ("server0", "server1")
+        cluster.start()
+    yield found
+    for cluster in found.values():
+        cluster.stop()
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_servers_that_disagree_stop_and_name_the_field(pairs: dict[str, Cluster], field: str) -> None:
+    cluster = pairs[field]
+    for name, process in cluster.processes.items():
+        assert process.wait(10) == 1
+        log = cluster.log(name)
+        assert re.search(f"HandshakeMismatch: handshake with server [01] failed: the field '?{field}'? differs", log), log
+        assert "What to do: give both parties the same plan" in log and "Traceback" not in log
+    assert not (cluster.folder / "begun").exists()  # no masked byte has left
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster.make(tmp_path_factory.mktemp("agree"), SAME) as cluster:
+        assert cluster.serves()
+        yield cluster
+
+
+def second(cluster: Cluster, name: str, change: Callable[[Path], None]) -> tuple[int, str]:
+    """Start one more process with a changed configuration: its exit status and what it said."""
+    file: Path = getattr(cluster.setup, name)
+    saved, start = file.read_text(), len(cluster.log(name))
+    change(file)
+    began = time.monotonic()
+    process = cluster._spawn(name, cluster._commands()[name])
+    try:
+        code = process.wait(LIMIT_S + SLACK_S)
+    finally:
+        process.kill()
+        process.wait()
+        file.write_text(saved)
+    assert time.monotonic() - began < LIMIT_S + SLACK_S
+    return code, cluster.log(name)[start:]
+
+
+def test_a_dealer_with_another_plan(cluster: Cluster) -> None:
+    changed(k=34).save(cluster.folder / "other")
+    code, log = second(cluster, "dealer", lambda file: rewrite(file, plans=[str(cluster.folder / "other")]))
+    assert code == 1 and "the field 'k and f' differs" in log
+    assert cluster.serves()  # with the dealer that was there before
+
+
+def test_a_dealer_with_another_root(cluster: Cluster) -> None:
+    """Its CURVE key is the known one, its X25519 key is not the one on the servers' card: the wrong card was handed out."""
+    folder = cluster.folder / "odd"
+    keygen(folder, "dealer", "dealer")
+    for file in ("secret.toml", "card.toml"):
+        own, old = (tomllib.loads((where / file).read_text()) for where in (folder, cluster.folder / "dealer"))
+        curve = {key: value for key, value in old.items() if key.startswith("curve")}
+        (folder / file).write_text("".join(f'{key} = "{value}"\n' for key, value in {**own, **curve}.items()))
+    code, log = second(cluster, "dealer", lambda file: rewrite(file, identity="odd"))
+    assert code == 1 and "the field 'root' differs" in log
+    assert cluster.serves()
+
+
+def test_a_secret_that_others_can_read(cluster: Cluster) -> None:
+    secret = cluster.folder / "dealer" / "secret.toml"
+    secret.chmod(0o640)
+    try:
+        code, log = second(cluster, "dealer", lambda file: None)
+    finally:
+        secret.chmod(0o600)
+    assert code == 1 and f"ExposedSecret: the secret file {secret} is open" in log and f"chmod 600 {secret}" in log
+
+
+def test_the_state_folder_of_the_other_server(cluster: Cluster) -> None:
+    code, log = second(cluster, "server1", lambda file: rewrite(file, state="state0", listen="tcp://127.0.0.1:0"))
+    assert code == 1 and "belongs to another party than server1" in log and "its own state folder" in log
+    code, log = second(cluster, "server1", lambda file: rewrite(file, listen="tcp://127.0.0.1:0"))
+    assert code == 1 and "is in use" in log  # two processes with one ledger
+
+
+def test_a_restored_state_folder(cluster: Cluster) -> None:
+    """Its weight shares are of an earlier pair: nothing is computed with them until weights are shared anew."""
+    _stop(cluster, "server1")
+    state, copy = cluster.folder / "state1", cluster.folder / "copy"
+    shutil.copytree(state, copy)
+    cluster.start()
+    with cluster.ready() as client:
+        shared = client.share(images(1))
+        client.share_weights(SAME.weights)
+        client.run(shared)
+    _stop(cluster, "server1")
+    shutil.rmtree(state)
+    shutil.copytree(copy, state)
+    cluster.start()
+    with cluster.client() as client:
+        client.wait_connected(10.0)
+        again = client.share(images(1))
+        with pytest.raises(RemoteError, match="stores do not belong together.*share-weights"):
+            client.run(again)
+        with pytest.raises(RemoteError, match="is not here|do not belong together"):
+            client.run(shared)  # came after the copy was made
+        client.share_weights(SAME.weights)
+        assert close(SAME, images(1), client.run(again).reveal())
+    begun = cluster.begun()
+    assert len(begun) == len({*begun})
+
+
+def _stop(cluster: Cluster, name: str) -> None:
+    cluster.processes[name].terminate()
+    assert cluster.processes[name].wait(8) == 0
+
+
+def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
+    """Server 1 expects another key of server 0: nothing is agreed, and the log says whose card to copy."""
+    keygen(tmp_path / "odd", "server0", "server0")
+    _stop(cluster, "server1")
+    start = len(cluster.log("server1"))
+    saved = cluster.setup.server1.read_text()
+    rewrite(cluster.setup.server1, peer_card=str(tmp_path / "odd" / "card.toml"))
+    cluster.start()
+    try:
+        log = cluster.wait_log("server1", "no server0 at", start=start)
+        assert "its key is not the one in its card here" in log and "copy its card.toml here anew" in log
+    finally:
+        cluster.setup.server1.write_text(saved)
+        _stop(cluster, "server1")
+        cluster.start()
+    assert cluster.serves()
+
+
+class _Server0:
+    """A server 0 that this test plays: the real keys and state, but it can do what a real one never would."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        config = load_server(cluster.setup.server0)
+        identity = load_identity(config.identity)
+        self.ledger = Ledger(config.state / "ledger.sqlite")
+        root = agree_root(identity, config.dealer, 0)
+        self.engine = Engine(0, SAME.plan, config.batch, root, self.ledger, choose_backend(), config.state, None)
+        assert config.peer_listen
+        self.channel = ZmqChannel.bind(config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S)
+
+    def meet(self) -> None:
+        from gpumpc.wire.handshake import exchange_hello
+
+        self.channel.wait_peer(5.0)
+        exchange_hello(self.channel, equal={"number of plans": "1"}, told={})
+        self.engine.agree(self.channel)
+
+    def order(self, client: Client, upload: str, batch: int) -> tuple[str, int]:
+        """Have server 1 begin a run as batch number `batch`."""
+        job = secrets.token_hex(16)
+        client._sequence += 1
+        client._servers[1].send(Kind.REQUEST, m.pack(m.Run(client._plan, job, upload)), sequence=client._sequence)
+        assert isinstance(client._answer(1, client._sequence, LIMIT_S)[0], m.Queued)
+        self.channel.send_control(m.pack(m.Order(client._plan, job, f"user: run {upload} 1", batch)))
+        answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
+        assert isinstance(answer, m.Accept)
+        return job, client._sequence
+
+    def close(self) -> None:
+        self.channel.close()
+        self.ledger.close()
+
+
+@pytest.mark.parametrize("attack", ["second use", "replay"])
+def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, attack: str) -> None:
+    with cluster.ready() as client:
+        shared = client.share(images(1))
+        client.run(shared)
+        _stop(cluster, "server0")
+        server_0 = _Server0(cluster)
+        try:
+            server_0.meet()
+            fresh = server_0.engine.next_batch
+            batch = fresh - 1 if attack == "second use" else fresh
+            _, sequence = server_0.order(client, shared.upload, batch)
+            channel = server_0.channel
+            channel.begin(server_0.engine.session_id, batch)
+            if attack == "second use":
+                pattern = f"BatchAlreadyUsed: batch {batch} of session .* was used before"
+                with pytest.raises(RemoteError, match=pattern):
+                    channel.receive()
+            else:
+                server_0.engine.reserve(batch)
+                size = next(step.cost.s0_bytes for step in server_0.engine.program.steps if step.cost.s0_bytes)
+                for _ in range(2):
+                    header = encode_header(Kind.OPENING, size, session=server_0.engine.session_id, batch=batch)
+                    channel._put(header, bytes(size))
+                pattern = "BadFrame: a frame of server0 was refused. Cause: number 1 was due and number 0 came: it came twice"
+            with pytest.raises(RemoteError, match=pattern):
+                client._answer(1, sequence, LIMIT_S)
+        finally:
+            server_0.close()
+            cluster.start()
+    assert cluster.serves()
+
+
+def test_same_name_and_new_weights_are_another_plan(cluster: Cluster) -> None:
+    with pytest.raises(HandshakeMismatch, match="'weight version'"):
+        cluster.client(tiny(seed=8, params=Params(k=32, f=8)))
