@@ -12,6 +12,7 @@ GpumpcError
 ├── ConfigError                a party's files are not in order
 │   ├── MissingFile
 │   ├── ExposedSecret          a secret file that others can read
+│   ├── CorruptStore           shares at rest are damaged, or of another pair of servers
 │   └── MissingExtra           an optional package is needed and absent
 ├── ShareError                 shares that must not be combined
 │   ├── BitsMismatch
@@ -103,6 +104,10 @@ class MissingFile(ConfigError):
 
 class ExposedSecret(ConfigError):
     """A secret file that others can read."""
+
+
+class CorruptStore(ConfigError):
+    """Shares at rest are damaged, or belong to another pair of servers."""
 
 
 class MissingExtra(ConfigError):

@@ -34,9 +34,9 @@ class Shuffled:
 class Shuffle(Step):
     """Shuffle each row of value * 2^id_bits + position, and open it under a mask.
 
-    **Computes** keys x = v 2^b + i (i the position in the row, b = id_bits) of v (Q, N) modulo 2^value_bits; x'' = sigma(pi(x)),
-    shares of x'' and y = x'' + r, modulo 2^(value_bits + b). pi is known to S0, sigma to S1, so the order to nobody.
-    **Hides** x, pi and sigma: S0 sees x_1 - a and y, S1 sees x'_0 - a' and y is its own message plus g; a, a', g are uniform.
+    **Computes** keys x = v 2^b + i (i the position in the row, b = id_bits) of v (Q, N) modulo 2^value_bits; then shares of
+    x'' = sigma(pi(x)) and the public y = x'' + r, modulo 2^(value_bits + b). S0 knows pi and S1 sigma, so nobody the order.
+    **Hides** x, pi and sigma: S0 sees x_1 - a and y, S1 sees x'_0 - a', and y is its own; a, a', g are uniform.
     Without g, S1's last message would tell S0 sigma(x') - sigma(a'), and with it sigma.
     **Cost** 3 rounds; S1 sends value_bits and all bits of a key an element, S0 all bits; both corrections again as many.
     **Error** none.

@@ -67,7 +67,8 @@ class OpenedSign:
         if session.party == 0:
             share = share ^ top
         [opened] = session.open_many(Xor(share[None], self.n))
-        return backend.download_bits(opened[0], z.shape)
+        bits: selection.Bits = backend.download_bits(opened[0], z.shape)
+        return bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +106,11 @@ def _price(p: Pass) -> float:
 class TopK(Step):
     """The k smallest of each row's shuffled keys, ascending.
 
-    **Computes** shares of the k smallest of x'' (Q, N) modulo 2^bits, in order, for distinct keys that differ by less than 2^(bits-1).
+    **Computes** shares of the k smallest of x'' (Q, N) modulo 2^bits, in order, for distinct keys that differ by less than
+    2^(bits-1).
     **Hides** keys, ids and which rows they came from; the opened bits are those of a uniformly random order.
     **Cost** the sum over passes and the last all-pairs comparison; fixed in advance, whatever the data.
-    **Error** none; with probability below `FAILURE` a pass (counted over all rows) it raises SelectionFailed and nothing is released.
+    **Error** none; with probability below `FAILURE` a pass and row it raises SelectionFailed, and nothing is released.
     **Source** this project; docs/protocols.md section 9.
     """
 

@@ -113,9 +113,7 @@ def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, param
     frac = 2 * geometry.value_frac
     steps = _quantised(geometry, "q", shape)
     name = "products"
-    steps.append(
-        linear.PrivateProduct(name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac)
-    )
+    steps.append(linear.PrivateProduct(name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac))
     if geometry.metric == "l2":
         steps.append(distances.SquaredNorm("q/norm", ("q/opened",), "q/norm", shape, bits, frac))
         steps.append(distances.AddColumn("scores", (name, "q/norm"), "scores", product))

@@ -206,9 +206,7 @@ class Server:
 
         self._submit(arrival, request.plan, request.job, f"run {request.upload} {upload.n_items}", prepare)
 
-    def _run_batches(
-        self, channel: FramedChannel, first_batch: int, arrival: Arrival, request: m.Run, words: Words
-    ) -> None:
+    def _run_batches(self, channel: FramedChannel, first_batch: int, arrival: Arrival, request: m.Run, words: Words) -> None:
         engine, n_items = self._engines[request.plan], len(words)
         size = engine.program.input.shape[0]
         starts = range(0, n_items, size)

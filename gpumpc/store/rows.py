@@ -1,0 +1,331 @@
+"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest that says which may be used.
+
+A row belongs to an item and a kind ("input/PLAN", "result/PLAN"); its version names the random values behind the share
+(an upload, or a session and batch). Only when both servers hold the same version is the row *ready*: half an upload is
+never used, and `sweep` removes it. A segment is written and synced before the manifest mentions it; a segment the
+manifest does not mention is deleted at the next opening.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import BadFrame, ConfigError, CorruptStore, InputError, MissingFile
+from gpumpc.offline.secret import file_error, lock_file, private_folder, write_private
+
+FORMAT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS segments (
+    id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, row_bytes INTEGER NOT NULL, n_rows INTEGER NOT NULL,
+    sha256 TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS rows (
+    kind TEXT NOT NULL, item TEXT NOT NULL, version TEXT NOT NULL, owner TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'ready')),
+    segment INTEGER NOT NULL REFERENCES segments (id), slot INTEGER NOT NULL, since REAL NOT NULL,
+    PRIMARY KEY (kind, item)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_segment ON rows (segment);
+"""
+
+Matrix = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class RowKey:
+    """Which value, and under which random values it is shared: the same at both servers."""
+
+    item: str
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the manifest says of a row."""
+
+    key: RowKey
+    owner: str
+    state: str
+
+
+class Store:
+    """One server's store; open in one process at a time, usable from several of its threads.
+
+    Args:
+        folder: made (0700) where missing.
+        party: 0 or 1.
+
+    Raises ConfigError if another process has it open or it is of the other party, CorruptStore if it cannot be read.
+    """
+
+    def __init__(self, folder: Path, party: int) -> None:
+        self.folder = private_folder(Path(folder))
+        self._lock = threading.RLock()
+        self._held = lock_file(self.folder / "lock", f"the store {folder}")
+        try:
+            with self._explained():
+                self._db = self._open()
+                self._check_party(party)
+                self._sweep_files()
+        except BaseException:
+            self.close()
+            raise
+
+    # the manifest
+
+    def _open(self) -> sqlite3.Connection:
+        path = self.folder / "manifest.sqlite"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.executescript(_SCHEMA)
+        return db
+
+    def _check_party(self, party: int) -> None:
+        for key, value in (("format", str(FORMAT)), ("party", str(party))):
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+            [[found]] = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,))
+            if found != value:
+                raise ConfigError(
+                    f"the store {self.folder} has {key} {found}, not {value}",
+                    "it belongs to the other server, or to another version",
+                    "give this server its own state folder",
+                )
+
+    def _sweep_files(self) -> None:
+        known = {row[0] for row in self._db.execute("SELECT file FROM segments")}
+        for path in self.folder.glob("*.seg"):
+            if path.name not in known:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, all or nothing."""
+        with self._lock, self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise CorruptStore(
+                f"the store {self.folder} cannot be used", str(error), "free disk space, or restore both servers' stores"
+            ) from error
+        except OSError as error:
+            raise file_error(f"the store {self.folder} cannot be written", error) from error
+
+    # pairing
+
+    @property
+    def pair_id(self) -> str:
+        """Drawn by the two servers together at their first meeting; empty before."""
+        with self._lock, self._explained():
+            found = self._db.execute("SELECT value FROM meta WHERE key = 'pair'").fetchone()
+            return str(found[0]) if found else ""
+
+    def pair(self, pair_id: str) -> None:
+        """Bind this store to its partner, once. Raises CorruptStore if it is bound to another."""
+        with self._change() as db:
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (pair_id,))
+        if self.pair_id != pair_id:
+            raise CorruptStore(
+                f"the store {self.folder} belongs to pair {self.pair_id[:8]}, not {pair_id[:8]}",
+                "the two servers' stores do not belong together",
+                "start each server with the state folder it always had",
+            )
+
+    # rows
+
+    def put(self, kind: str, keys: Sequence[RowKey], owner: str, rows: Matrix) -> int:
+        """Add rows (n, row_bytes) as pending; how many were new. An item that is ready already keeps its old row.
+
+        Raises BadFrame where keys and rows do not fit, InputError for an item of another owner, ConfigError for a full
+        disk; then nothing is kept.
+        """
+        if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
+            raise BadFrame(f"{len(keys)} names came for {len(rows)} rows, or one name twice", "", "send them again")
+        with self._lock:
+            fresh = [i for i, key in enumerate(keys) if not self._is_settled(kind, key.item, owner)]
+            if fresh:
+                self._append(kind, [keys[i] for i in fresh], owner, rows[fresh])
+            return len(fresh)
+
+    def _is_settled(self, kind: str, item: str, owner: str) -> bool:
+        query = "SELECT owner, state FROM rows WHERE kind = ? AND item = ?"
+        found = self._db.execute(query, (kind, item)).fetchone()
+        if found and found[0] != owner:
+            raise InputError(f"item {item[:8]} belongs to someone else", "item ids are random", "draw a new id")
+        return bool(found) and found[1] == "ready"
+
+    def _append(self, kind: str, keys: list[RowKey], owner: str, rows: Matrix) -> None:
+        data = np.ascontiguousarray(rows).tobytes()
+        name = f"{secrets.token_hex(16)}.seg"
+        write_private(self.folder / name, data)
+        with self._change() as db:
+            cursor = db.execute(
+                "INSERT INTO segments (file, row_bytes, n_rows, sha256) VALUES (?, ?, ?, ?)",
+                (name, rows.shape[1], len(rows), hashlib.sha256(data).hexdigest()),
+            )
+            segment, now = cursor.lastrowid, time.time()
+            db.executemany(
+                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
+                [(kind, key.item, key.version, owner, segment, slot, now) for slot, key in enumerate(keys)],
+            )
+
+    def confirm(self, kind: str, keys: Iterable[RowKey]) -> None:
+        """Both servers hold these: they may be used from now on."""
+        with self._change() as db:
+            db.executemany(
+                "UPDATE rows SET state = 'ready' WHERE kind = ? AND item = ? AND version = ?",
+                [(kind, key.item, key.version) for key in keys],
+            )
+
+    def rows(self, kind: str, state: str | None = None, owner: str | None = None) -> list[Row]:
+        """Rows of a kind by item, optionally of one state or owner."""
+        query, values = "SELECT item, version, owner, state FROM rows WHERE kind = ?", [kind]
+        for column, value in (("state", state), ("owner", owner)):
+            if value is not None:
+                query, values = f"{query} AND {column} = ?", [*values, value]
+        with self._lock, self._explained():
+            found = self._db.execute(query + " ORDER BY item", values).fetchall()
+        return [Row(RowKey(item, version), holder, status) for item, version, holder, status in found]
+
+    def kinds(self) -> list[str]:
+        """Kinds that have rows."""
+        with self._lock, self._explained():
+            return [row[0] for row in self._db.execute("SELECT DISTINCT kind FROM rows ORDER BY kind")]
+
+    def read(self, kind: str, items: Sequence[str], owner: str | None = None) -> tuple[list[RowKey], Matrix]:
+        """Keys and bytes (n, row_bytes) of ready rows, in the order asked. Raises MissingFile, CorruptStore."""
+        keys, places = [], []
+        with self._lock, self._explained():
+            for item in items:
+                found = self._db.execute(
+                    "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON segment = id "
+                    "WHERE kind = ? AND item = ? AND state = 'ready'",
+                    (kind, item),
+                ).fetchone()
+                if found is None or (owner is not None and found[1] != owner):
+                    raise MissingFile(
+                        f"item {item[:8]} is not in the store",
+                        "it was never shared here, is not extracted yet, was deleted, or belongs to someone else",
+                        "see `gpumpc store info`, and share it again",
+                    )
+                keys.append(RowKey(item, found[0]))
+                places.append(found[2:])
+        return keys, self._gather(places)
+
+    def _gather(self, places: list[tuple[str, int, int]]) -> Matrix:
+        if not places:
+            return np.zeros((0, 0), dtype=np.uint8)
+        out = np.empty((len(places), places[0][2]), dtype=np.uint8)
+        maps: dict[str, Matrix] = {}
+        for i, (file, slot, row_bytes) in enumerate(places):
+            if file not in maps:
+                maps[file] = self._map(file, row_bytes)
+            out[i] = maps[file][slot]
+        return out
+
+    def _map(self, file: str, row_bytes: int) -> Matrix:
+        try:
+            flat = np.memmap(self.folder / file, dtype=np.uint8, mode="r")
+            return flat.reshape(-1, row_bytes)
+        except (OSError, ValueError) as error:
+            raise CorruptStore(
+                f"the segment {self.folder / file} cannot be read", str(error), "restore it, or share the items again"
+            ) from error
+
+    def delete(self, items: Iterable[str], owner: str | None = None) -> int:
+        """Delete every row of these items; how many there were. Segments that nothing uses any more go too."""
+        with self._change() as db:
+            query = "DELETE FROM rows WHERE item = ?" + (" AND owner = ?" if owner else "")
+            gone = sum(db.execute(query, (item, owner) if owner else (item,)).rowcount for item in items)
+        self._drop_unused()
+        return gone
+
+    def forget(self, kind: str, keys: Iterable[RowKey]) -> None:
+        """Delete rows by kind and version: those the other server does not have."""
+        with self._change() as db:
+            db.executemany(
+                "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ?",
+                [(kind, key.item, key.version) for key in keys],
+            )
+        self._drop_unused()
+
+    def sweep(self, older_than_s: float) -> int:
+        """Delete rows that have been pending for long: half uploads. How many there were."""
+        with self._change() as db:
+            cursor = db.execute("DELETE FROM rows WHERE state = 'pending' AND since < ?", (time.time() - older_than_s,))
+        self._drop_unused()
+        return cursor.rowcount
+
+    def _drop_unused(self) -> None:
+        with self._change() as db:
+            query = "SELECT id, file FROM segments WHERE id NOT IN (SELECT segment FROM rows)"
+            unused = db.execute(query).fetchall()
+            db.executemany("DELETE FROM segments WHERE id = ?", [(row[0],) for row in unused])
+        for _, file in unused:
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / file).unlink()
+
+    # for people
+
+    def info(self) -> dict[str, int]:
+        """Counts: rows by kind and state, bytes on disk."""
+        with self._lock, self._explained():
+            counted = self._db.execute("SELECT kind, state, count(*) FROM rows GROUP BY kind, state").fetchall()
+            n_bytes = self._db.execute("SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments").fetchone()[0]
+        return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes)}
+
+    def verify(self) -> int:
+        """Read every segment and compare its SHA-256; how many there were. Raises CorruptStore naming the first bad one."""
+        with self._lock, self._explained():
+            segments = self._db.execute("SELECT file, sha256 FROM segments").fetchall()
+        for file, digest in segments:
+            path = self.folder / file
+            if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise CorruptStore(
+                    f"the segment {path} is missing or was changed",
+                    "its SHA-256 is not the one in the manifest",
+                    "restore it from a backup of this server, or delete its items and share them again",
+                )
+        return len(segments)
+
+    def close(self) -> None:
+        """Let other processes have the store; safe to call twice."""
+        with self._lock:
+            if hasattr(self, "_db"):
+                self._db.close()
+            if self._held >= 0:
+                os.close(self._held)
+            self._held = -1
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
