@@ -4,7 +4,8 @@ GpumpcError
 ├── InputError                 what a caller handed in cannot be used
 │   ├── BadShape               a tensor's shape is not the one asked for
 │   ├── BadValue               NaN, infinity, or not a number
-│   └── OutOfRange             a value outside the range the plan declares
+│   ├── OutOfRange             a value outside the range the plan declares
+│   └── UnreadableImage        a file that yields no image
 ├── PlanError                  a network cannot be compiled, or a plan file cannot be read
 │   ├── UnsupportedOperator    an operator of the model has no private counterpart here
 │   ├── RangeTooWide           a layer's values do not fit its ring
@@ -76,6 +77,10 @@ class BadValue(InputError):
 
 class OutOfRange(InputError):
     """A value outside the range the plan declares."""
+
+
+class UnreadableImage(InputError):
+    """A file that yields no image: damaged, of an unknown kind, or beyond the limits."""
 
 
 class PlanError(GpumpcError):

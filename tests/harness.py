@@ -3,7 +3,7 @@
 `run_steps` deals a program's corrections with the real dealer, runs both servers in two threads with the real session,
 and returns both result shares, the measured cost, every message by round, every opened value, and what each party drew.
 Given roots (the default ones are fixed) nothing is left to chance. `script` replaces draws by name, so that a test can
-put every mask of a small ring in one tensor.
+put every mask of a small ring in one tensor, or every permutation of a short row.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher, Params
 from gpumpc.protocols.linear import PrivateProduct, PublicProduct
 from gpumpc.protocols.step import Clear, Step
+from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session, StaticWeight, Sum, Tell
@@ -35,6 +36,8 @@ Words = npt.NDArray[np.uint64]
 Integers = dict[str, tuple[Words, Words]]
 Pair = tuple[Additive, Additive]
 Name = tuple[int, str, str]  # party, step, name
+Parts = dict[str, StaticWeight]
+Static = tuple[tuple[Parts, Parts], dict[str, Words]]
 BACKEND = NumpyBackend()
 SESSION_ID = b"a test's session"
 WEIGHT_SESSION = b"a test's weights"
@@ -64,7 +67,7 @@ class BytesCorrections:
 
 
 class RecordingChannel:
-    """A channel that keeps a copy of what its end sends."""
+    """A channel that keeps a copy of what its end sends, a round an entry: empty where it only receives."""
 
     def __init__(self, inner: MemoryChannel) -> None:
         self._inner = inner
@@ -74,6 +77,14 @@ class RecordingChannel:
     def exchange(self, payload: Sequence[Any]) -> memoryview:
         self.sent.append(b"".join(payload))
         return self._inner.exchange([self.sent[-1]])
+
+    def send(self, payload: Sequence[Any]) -> None:
+        self.sent.append(b"".join(payload))
+        self._inner.send([self.sent[-1]])
+
+    def receive(self) -> memoryview:
+        self.sent.append(b"")
+        return self._inner.receive()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -119,9 +130,19 @@ class ScriptedBackend(NumpyBackend):
         return lanes
 
 
+class ScriptedDealing(dealer.Dealing):
+    """The dealer, with some permutations replaced."""
+
+    script: Mapping[Name, Any]
+
+    def permutations(self, party: int, name: str, rows: int, n: int) -> selection.Index:
+        honest = super().permutations(party, name, rows, n)
+        return self.script.get((party, self._step, name), honest)
+
+
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `told` by this party, for a `Tell`."""
+    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `told` to this party, or `sent` to it one way."""
 
     step: str
     round: int
@@ -133,8 +154,9 @@ class Opening:
 class RecordingSession(Session):
     """A session that writes down what it learns from each opening, and from the dealer."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, script: Mapping[Name, Any], *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._script = script
         self.openings: list[Opening] = []
         self.dealt: dict[Name, tuple[int, Words]] = {}
 
@@ -147,6 +169,22 @@ class RecordingSession(Session):
         lanes: Words = super().dealt_lanes(name, planes, n)
         self.dealt[self.party, self._step, name] = (0, lanes)
         return lanes
+
+    def permutations(self, name: str, rows: int, n: int) -> selection.Index:
+        honest = super().permutations(name, rows, n)
+        return self._script.get((self.party, self._step, name), honest)
+
+    def correction(self, shape: Sequence[int], bits: int) -> Words:
+        words: Words = super().correction(shape, bits)
+        number = sum(name.startswith("correction") for _, step, name in self.dealt if step == self._step)
+        self.dealt[self.party, self._step, f"correction{number}"] = (bits, words)
+        return words
+
+    def receive_words(self, shape: Sequence[int], bits: int) -> Words:
+        words: Words = super().receive_words(shape, bits)
+        rounds = self.channel.measured().rounds
+        self.openings.append(Opening(f"{self._step} sent", rounds, bits, words.size, np.array(words)))
+        return words
 
     def open_many(self, *items: Any) -> list[Any]:
         values = super().open_many(*items)
@@ -165,7 +203,7 @@ class Outcome:
     Attributes:
         shares: both servers' results, as the last step gave them.
         cost: measured by server 1, the dealer's bytes included; server 0 measured the same without them.
-        sent: by round, what server 0 and what server 1 sent.
+        sent: by round, what server 0 and what server 1 sent; empty for who only received.
         openings: by party, what it learned.
         drawn: by party, its own draws and what it was dealt, by (party, step, name).
         corrections: what the dealer sent to server 1.
@@ -247,16 +285,18 @@ def run_program(
     *,
     seed: int = 0,
     batch: int = 1,
-    script: Mapping[Name, Words] | None = None,
+    script: Mapping[Name, Any] | None = None,
     extra_corrections: bytes = b"",
+    static: Static | None = None,
 ) -> Outcome:
     """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
 
     Args:
         inputs: both shares of each input, in the program's order.
         seed, batch: which masks.
-        script: draws to replace, by (party, step, name).
+        script: draws to replace, permutations among them, by (party, step, name).
         extra_corrections: appended to what the dealer sends.
+        static: weights opened before: both servers' parts, and the dealer's masks; instead of `weights`.
     """
     both, cipher = roots(seed), program.params.cipher
     ends = [_Server(party, both[party], batch, script or {}) for party in (0, 1)]
@@ -267,12 +307,13 @@ def run_program(
         return SeedTree(both[0], WEIGHT_SESSION, 0), SeedTree(both[1], WEIGHT_SESSION, 0)
 
     masks = dealer.weight_masks(BACKEND, cipher, weight_trees(), program.mask_shapes())
-    dealing = dealer.Dealing(backend, cipher, (dealt[0], dealt[1]), masks)
+    parts, masks = static or (static_weights(program, weights or {}, masks, weight_trees()), masks)
+    dealing = ScriptedDealing(backend, cipher, (dealt[0], dealt[1]), masks)
+    dealing.script = script or {}
     corrections = b"".join(dealer.deal_batch(program.steps, dealing)) + extra_corrections
-    static = static_weights(program, weights or {}, masks, weight_trees())
     for end, channel in zip(ends, memory_pair(patience_s=20), strict=True):
         stream = BytesCorrections(corrections) if end.party else None
-        end.prepare(channel, cipher, stream, static[end.party], batch)
+        end.prepare(channel, cipher, stream, parts[end.party], batch)
     threads = [threading.Thread(target=end.work, args=(program, [pair[end.party] for pair in inputs])) for end in ends]
     for thread in threads:
         thread.start()
@@ -318,9 +359,10 @@ class _Union(dict[bytes, Name]):
 class _Server:
     """One server's thread."""
 
-    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Words]) -> None:
+    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Any]) -> None:
         self.party = party
         self.tree = NamedTree(root, batch, party)
+        self.script = script
         self.backend = ScriptedBackend(self.tree.names, script)
         self.error: BaseException | None = None
         self.result: Any = None
@@ -335,7 +377,8 @@ class _Server:
     ) -> None:
         channel.begin(SESSION_ID, batch)
         self.channel = RecordingChannel(channel)
-        self.session = RecordingSession(self.party, self.backend, self.channel, cipher, self.tree, corrections, weights)
+        arguments = (self.party, self.backend, self.channel, cipher, self.tree, corrections, weights)
+        self.session = RecordingSession(self.script, *arguments)
 
     def work(self, program: Program, inputs: Sequence[Additive]) -> None:
         try:

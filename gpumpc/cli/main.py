@@ -202,8 +202,8 @@ def share(
 ) -> None:
     """Split inputs between the servers; prints the upload's id for `extract`."""
     with told(), _client(config, plan) as client:
-        shared = client.share(_load_array(inputs))
-        typer.echo(f"{shared.upload} {' '.join(map(str, shared.shape))}")
+        upload = client.share(_load_array(inputs))
+        typer.echo(f"{upload.upload} {' '.join(map(str, upload.shape))}")
 
 
 @app.command()

@@ -41,11 +41,14 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         size: height and width in pixels.
         mean, std: one grey level (0 to 255) a channel.
+        window: centre and width, in the file's own units (Hounsfield in CT), that become [0, 1] in files of more
+            than 8 bits; None: the file's own window, else its full range.
     """
 
     size: Pair
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    window: tuple[float, float] | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

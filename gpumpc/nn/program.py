@@ -273,9 +273,9 @@ class _Compiler:
                 "the constant must be positive and leave room above it",
                 "choose a larger k or a smaller f",
             )
-        self._step(relu.Clamp, layer, source, bits=bits, high=high, top=top)
-        step = self.steps[-1]
-        self.values[layer.name] = dataclasses.replace(source, bits=step.out_bits)  # type: ignore[attr-defined]
+        step = relu.Clamp(layer.name, layer.inputs, layer.name, source.shape, bits, high, top)
+        self.steps.append(step)
+        self.values[layer.name] = dataclasses.replace(source, bits=step.out_bits)
 
     def _max_pool(self, layer: g.MaxPool) -> None:
         [name] = layer.inputs
@@ -296,9 +296,9 @@ class _Compiler:
 
     def _argmax(self, layer: g.Argmax) -> None:
         source = self.values[layer.inputs[0]]
-        self._step(Argmax, layer, Value(self.shapes[layer.name], 1, 0), bits=source.bits)
-        step = self.steps[-1]
-        self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)  # type: ignore[attr-defined]
+        step = Argmax(layer.name, layer.inputs, layer.name, source.shape, source.bits)
+        self.steps.append(step)
+        self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)
 
     def _join(self, layer: g.AnyLayer) -> None:
         kinds: dict[type, type[Step]] = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}

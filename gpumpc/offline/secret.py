@@ -32,7 +32,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
 
-    __hash__ = None  # type: ignore[assignment]  # a hash of a secret could be compared with guesses
+    # A hash of a secret could be compared with guesses.
+    __hash__ = None  # type: ignore[assignment]  # how Python says "not hashable"
 
     def __reduce__(self) -> str:
         raise TypeError("a Secret is not serialised: write it with write_private")

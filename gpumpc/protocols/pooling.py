@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing
@@ -90,7 +90,7 @@ class MaxPool(Step):
         return x
 
     @staticmethod
-    def _knock_out(backend: Backend, words: Words, window: Window, positive) -> Words:  # type: ignore[no-untyped-def]
+    def _knock_out(backend: Backend, words: Words, window: Window, positive: Callable[[Words], Words]) -> Words:
         indices = window.indices(words.shape[window.axis])
         entries = [backend.take(words, index, window.axis) for index in indices]
         while len(entries) > 1:

@@ -35,7 +35,8 @@ class OpenedSign:
 
     **Computes** msb(x) = msb(z) ^ msb(rho) ^ [z_low < rho_low] for |x| < 2^(bits-1).
     **Hides** x but for its sign; the caller answers for what the signs tell.
-    **Cost** 1 + tree rounds; tree + 1 bits an element each way. **Error** none. **Source** docs/protocols.md section 9.
+    **Cost** 1 + tree rounds; tree + 1 bits an element each way; nothing where n is 0 (the pairs of a single key).
+    **Error** none. **Source** docs/protocols.md section 9.
     """
 
     n: int
@@ -48,11 +49,15 @@ class OpenedSign:
     @property
     def cost(self) -> Cost:
         tree = self.comparison
+        if not self.n:
+            return Cost()
         return Cost.both_ways(
             1 + tree.rounds, lane_bytes(self.n, tree.opened_bits + 1), lane_bytes(self.n, tree.dealt_bits + 1)
         )
 
     def deal(self, dealing: Dealing, rho: Words) -> None:
+        if not self.n:
+            return
         low, top = split_top(dealing.backend.to_planes(rho.reshape(-1), self.bits))
         self.comparison.deal(dealing, low, self.n)
         dealing.deal_lanes("top", top[None], self.n)
@@ -60,6 +65,9 @@ class OpenedSign:
     def run(self, session: Session, z: Words) -> selection.Bits:
         """Host bits of the shape of z."""
         backend = session.backend
+        if not self.n:
+            nothing: selection.Bits = backend.download_bits(backend.zeros((0,)), z.shape)
+            return nothing
         z = backend.reduce(z, self.bits)
         low, top = split_top(backend.to_planes(z.reshape(-1), self.bits))
         [less] = self.comparison.run(session, [low], self.n)

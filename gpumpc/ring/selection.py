@@ -76,7 +76,7 @@ def smallest_cap(n: int, sample: int, rank: int, least: int, failure: float) -> 
     r = np.arange(rank, top + 1)
     log_p = _log_binomial(r - 1, rank - 1) + _log_binomial(n - r, sample - rank) - _log_binomial(np.array([n]), sample)
     reached = np.cumsum(np.exp(log_p))
-    below_least = reached[least - 1 - rank] if least > rank else 0.0
+    below_least = reached[min(least - 1, top) - rank] if least > rank else 0.0
     if below_least > failure / 2:
         return None
     cap = int(np.searchsorted(reached, 1.0 - failure + below_least))

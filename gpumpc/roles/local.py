@@ -85,6 +85,9 @@ class SharedTensor:
 
     # Nothing reveals by accident, and nothing branches on a secret.
     __array__ = __float__ = __int__ = __bool__ = __iter__ = __len__ = __getitem__ = _refuse
+    # Two handles are not compared: whether their values are equal is as secret as they are.
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __hash__ = object.__hash__
     # NumPy must not take over a binary operation and treat the handle as a scalar.
     __array_ufunc__ = None
 
@@ -149,7 +152,11 @@ class LocalSession:
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()
         self._dealt: set[int] = set()
-        self._start(weights)
+        try:
+            self._start(weights)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, weights: Weights) -> None:
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
@@ -160,11 +167,7 @@ class LocalSession:
             engine.agree(channel)
             engine.install_weights(channel, pair_id, engine.receive_weights(memoryview(sent[party])))
 
-        try:
-            self._both(start)
-        except BaseException:
-            self.close()
-            raise
+        self._both(start)
 
     def __enter__(self) -> LocalSession:
         return self

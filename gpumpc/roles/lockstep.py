@@ -29,14 +29,16 @@ from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.zmq_channel import ZmqChannel
 
-# How long one server waits for a client's request that the other has received already.
+# How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for one that it is
+# ordered and does not have it waits for a moment only.
 SAME_REQUEST_S = 3.0
+_ALREADY_S = 0.5
 _ANSWER_S = 30.0  # what server 1 may take to prepare a request of the largest size
 _IDLE_S = 0.2
 _TELL_IDLE_S = 1.0
 _RECONNECT_S = 0.5
 _LOOK_S = 1.0
-_TELL_ABSENT_S = 2.5
+_TELL_ABSENT_S = 10.0
 
 log = logging.getLogger("gpumpc")
 
@@ -108,7 +110,7 @@ class LockStep:
 
     def _wait_peer(self, channel: ZmqChannel) -> bool:
         """Wait for the other server, saying now and then why it may not come; false if this server stops first."""
-        told_at = time.monotonic()
+        told_at = 0.0
         while not self.stopping.is_set():
             try:
                 channel.wait_peer(_LOOK_S)
@@ -132,7 +134,7 @@ class LockStep:
         first_batch = self._engines[task.plan].next_batch
         try:
             channel.send_control(m.pack(m.Order(task.plan, task.job, task.what, first_batch)))
-            answer, _ = m.unpack(channel.receive_control(SAME_REQUEST_S + _ANSWER_S), m.Control)
+            answer, _ = m.unpack(channel.receive_control(_ANSWER_S), m.Control)
         except GpumpcError as error:
             task.fail(error)
             raise
@@ -164,7 +166,7 @@ class LockStep:
             return
         if not isinstance(order, m.Order):
             raise BadFrame("server 0 sent no order where one was due", "", "restart both servers")
-        task = self._tasks.pop(order.job, SAME_REQUEST_S)
+        task = self._tasks.pop(order.job, _ALREADY_S)
         try:
             if task is None:
                 raise _one_sided(0)

@@ -24,10 +24,10 @@ def _reroute(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text().replace(old, new))
 
 
-@pytest.fixture
-def relayed(tmp_path: Path) -> Iterator[tuple[Cluster, Relay, Relay]]:
+@pytest.fixture(scope="module")
+def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Relay, Relay]]:
     """A cluster whose servers talk through the first relay, and whose dealer reaches server 1 through the second."""
-    cluster = Cluster.make(tmp_path, ahead="1KiB")
+    cluster = Cluster.make(tmp_path_factory.mktemp("bytes"), ahead="1KiB")
     between = load_server(cluster.setup.server1).peer_connect
     to_server1 = load_dealer(cluster.setup.dealer).server_endpoints[1]
     assert between
@@ -75,6 +75,7 @@ def test_all_other_bytes_are_framing(relayed: tuple[Cluster, Relay, Relay]) -> N
     cluster, between, _ = relayed
     with cluster.ready() as client:
         client.run(client.share(images(BATCH)))
+        time.sleep(0.3)
     for stream in map(bytes, between.streams):
         whole = frames(stream)
         payload = payloads(stream)

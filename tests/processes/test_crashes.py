@@ -76,22 +76,6 @@ def test_kill_9(tmp_path: Path, case: str) -> None:
     _check_ledgers(cluster, burnt=1)
 
 
-def test_kill_9_of_all_three(tmp_path: Path) -> None:
-    cluster = Cluster.make(tmp_path)
-    x = images(2)
-    with cluster:
-        with cluster.ready() as client:
-            shared = client.share(x)
-            client.run(shared)
-        for name in cluster.processes:
-            cluster.kill(name)
-        cluster.start()
-        with cluster.client() as client:
-            client.wait_ready(10.0)
-            assert close(cluster.compiled, x, client.run(shared).reveal())
-    _check_ledgers(cluster, burnt=0)
-
-
 def _check_ledgers(cluster: Cluster, burnt: int) -> None:
     """Every number was begun once at each server, and is spent, or burnt where the crash was, in both ledgers."""
     begun = Counter(cluster.begun())

@@ -90,7 +90,7 @@ def test_a_receiver_can_set_a_smaller_limit() -> None:
 )
 def test_a_header_that_does_not_fit_is_not_made(n_bytes: int, fields: dict[str, int]) -> None:
     with pytest.raises(BadFrame):
-        encode_header(Kind.OPENING, n_bytes, **fields)  # type: ignore[arg-type]
+        encode_header(Kind.OPENING, n_bytes, **fields)  # type: ignore[arg-type]  # wrong on purpose
 
 
 class Record(msgspec.Struct, forbid_unknown_fields=True):
@@ -138,4 +138,4 @@ def test_a_hostile_error_text_cannot_steer_a_terminal() -> None:
 def test_frames_are_frozen() -> None:
     frame = decode([header(), PAYLOAD])
     with pytest.raises(dataclasses.FrozenInstanceError):
-        frame.batch = 8  # type: ignore[misc]
+        frame.batch = 8  # type: ignore[misc]  # wrong on purpose

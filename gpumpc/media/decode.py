@@ -1,0 +1,188 @@
+"""A file's images as float32 in [0, 1]. Runs in the reader process: files are hostile until they are decoded.
+
+The kind of a file is told from its first bytes, never from its name.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import UnreadableImage
+from gpumpc.media.dicom import dicom_frames
+from gpumpc.media.extras import extra
+from gpumpc.media.messages import MAX_FILE_PIXELS, MAX_FRAMES, MAX_PIXELS, Options, Pixels
+
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 352
+# The magic of a NIfTI-1 and a NIfTI-2 file lies at these offsets; "n+1" means header and data in one file.
+_NIFTI1, _NIFTI2 = slice(344, 348), slice(4, 8)
+# A volume without a window: these percentiles of its values become 0 and 1.
+DARKEST, BRIGHTEST = 0.5, 99.5
+LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)  # ITU-R BT.601
+
+
+def images(path: Path, options: Options) -> Iterator[Pixels]:
+    """Every image of a file, (H, W, C) in [0, 1], in the size and with the channels asked for.
+
+    Raises:
+        UnreadableImage: not an image, damaged, or beyond the limits.
+        MissingExtra: the package for this kind is not installed.
+    """
+    for image in _native(path, options):
+        yield fit(image, options)
+
+
+def fit(image: Pixels, options: Options) -> Pixels:
+    """An image (H, W) or (H, W, 3) in the wanted size (antialiased triangle filter) and channels."""
+    planes = image[..., None] if image.ndim == 2 else image
+    if options.channels == 1 and planes.shape[2] == 3:
+        planes = planes @ LUMA[:, None]
+    if options.size is not None:
+        planes = resize(planes, options.size)
+    if options.channels == 3 and planes.shape[2] == 1:
+        planes = planes.repeat(3, axis=2)
+    return np.clip(planes, 0.0, 1.0)
+
+
+def resize(planes: Pixels, size: tuple[int, int]) -> Pixels:
+    """(H, W, C) -> (*size, C); each plane alone, so that no precision is lost to 8 bits."""
+    image = extra("PIL.Image")
+    height, width = size
+    filtered = [
+        image.fromarray(np.ascontiguousarray(planes[..., c], dtype=np.float32)).resize(
+            (width, height), image.Resampling.BILINEAR
+        )
+        for c in range(planes.shape[2])
+    ]
+    return np.stack([np.asarray(plane, dtype=np.float32) for plane in filtered], axis=-1)
+
+
+def window(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
+    """`low` to 0, `high` to 1, linear between, cut off outside; an empty range gives 0."""
+    span = high - low
+    scaled = (np.asarray(values, dtype=np.float64) - low) / (span if span > 0 else 1.0)
+    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+
+
+def _native(path: Path, options: Options) -> Iterator[Pixels]:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise UnreadableImage("the file is empty", "it has zero bytes", "copy it again from where it came from")
+    if head.startswith(PICTURES):
+        return pictures(path, options)
+    if head.startswith(GZIP):
+        with gzip.open(path) as stream:
+            head = stream.read(_HEAD_BYTES)
+        if not _nifti_class(head):
+            why = "it is compressed with gzip, and there is no NIfTI volume inside"
+            raise UnreadableImage("the file is no image", why, "unpack it, and share the images")
+    if _nifti_class(head):
+        return slices(path, head, options)
+    return dicom_frames(path, options.window)
+
+
+def pictures(path: Path, options: Options) -> Iterator[Pixels]:
+    """The pages of a PNG, JPEG or TIFF: 8-bit grey or RGB (alpha is dropped), 16-bit grey, 32-bit grey.
+
+    8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run from their minimum to
+    their maximum.
+    """
+    image, ops = extra("PIL.Image"), extra("PIL.ImageOps")
+    image.MAX_IMAGE_PIXELS = None  # checked here, before any pixel is decoded
+    with image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+        check_size(file.width, file.height, 1)
+        n_pages = getattr(file, "n_frames", 1)
+        check_size(file.width, file.height, n_pages)
+        for page in range(n_pages):
+            file.seek(page)
+            check_size(file.width, file.height, 1)
+            yield _grey_levels(ops.exif_transpose(file), options)
+
+
+def _grey_levels(page: Any, options: Options) -> Pixels:
+    if page.mode.startswith(("I", "F")):
+        values = np.asarray(page)
+        if options.window is not None:
+            centre, width = options.window
+            return window(values, centre - width / 2, centre + width / 2)
+        if page.mode.startswith("I;16"):
+            return window(values, 0.0, 65535.0)
+        return window(_finite(values), float(values.min()), float(values.max()))
+    plain = page.convert("L" if page.mode in ("1", "L", "LA") else "RGB")
+    return np.asarray(plain, dtype=np.float32) / np.float32(255.0)
+
+
+def slices(path: Path, head: bytes, options: Options) -> Iterator[Pixels]:
+    """The slices of a NIfTI volume along an axis, as a radiologist sees them: patient's left on the right, head up."""
+    nibabel = extra("nibabel")
+    opener = gzip.open if path.read_bytes()[:2] == GZIP else open
+    with opener(path, "rb") as stream:
+        volume = getattr(nibabel, _nifti_class(head)).from_stream(stream)
+        shape = volume.shape
+        if not 2 <= len(shape) <= 4 or volume.get_data_dtype().fields:
+            raise UnreadableImage(
+                f"the NIfTI file holds an array of shape {shape} and type {volume.get_data_dtype()}",
+                "grey volumes of 2 to 4 axes are read",
+                "save one volume, one value a voxel",
+            )
+        check_size(shape[0], shape[1], max(int(np.prod(shape[2:])), 1))
+        values = _finite(np.asarray(volume.dataobj.get_scaled(np.float32), dtype=np.float32))
+        codes = nibabel.orientations.io_orientation(volume.affine)
+    values = values.reshape(shape + (1,) * (4 - len(shape)))
+    if np.isnan(codes).any():
+        codes = np.array([[0, 1], [1, 1], [2, 1]])
+    upright = nibabel.orientations.apply_orientation(values, codes)[::-1, ::-1, ::-1]  # to left, back, down
+    low, high = _range(values, options)
+    for moment in range(upright.shape[3]):
+        for cut in _along(upright[..., moment], options.axis):
+            yield window(cut, low, high)
+
+
+def _along(volume: Pixels, axis: int) -> Iterator[Pixels]:
+    """Slices from the patient's right, front or feet on; rows run down or back, columns left or back."""
+    moved = np.moveaxis(volume, axis, 0)
+    if axis == 2:
+        moved = moved[::-1]
+    for cut in moved:
+        yield cut.T
+
+
+def _range(values: Pixels, options: Options) -> tuple[float, float]:
+    if options.window is not None:
+        centre, width = options.window
+        return centre - width / 2, centre + width / 2
+    low, high = np.percentile(values, (DARKEST, BRIGHTEST))
+    return float(low), float(high)
+
+
+def check_size(width: int, height: int, n_frames: int) -> None:
+    """Refuse what would fill the memory, from the header alone. Raises UnreadableImage."""
+    per_frame = width * height
+    if per_frame < 1 or n_frames < 1:
+        raise UnreadableImage("the image is empty", f"its header says {width} x {height}", "export it again")
+    if per_frame > MAX_PIXELS or n_frames > MAX_FRAMES or per_frame * n_frames > MAX_FILE_PIXELS:
+        raise UnreadableImage(
+            f"the image is too large: {width} x {height} pixels, {n_frames} frames",
+            f"the limits are {MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames, {MAX_FILE_PIXELS} pixels a file",
+            "cut or scale it down, or split the file",
+        )
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not np.isfinite(values).all():
+        raise UnreadableImage("the image holds NaN or infinity", "its values are not all numbers", "export it again")
+    return values
+
+
+def _nifti_class(head: bytes) -> str:
+    if head[_NIFTI1] == b"n+1\0":
+        return "Nifti1Image"
+    return "Nifti2Image" if head[_NIFTI2] == b"n+2\0" else ""

@@ -1,0 +1,20 @@
+"""Optional packages, imported when they are needed and named when they are absent."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from gpumpc.errors import MissingExtra
+
+
+def extra(module: str, name: str = "images") -> ModuleType:
+    """Import a module of the extra [name]. Raises MissingExtra if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra(
+            f"the package that provides '{module}' is not installed",
+            f"reading such pictures needs the extra [{name}]",
+            f"pip install 'gpumpc[{name}]'",
+        ) from error

@@ -1,0 +1,210 @@
+"""The queue of requests, server 1's desk for the dealer, and uploads at rest, without processes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from gpumpc.errors import BadFrame, ConfigError, CorrelationsMissing, ExposedSecret, GpumpcError, InputError, MissingFile
+from gpumpc.nn.graph import Graph, Input, ReLU
+from gpumpc.nn.program import compile_program
+from gpumpc.offline.pool import Pool
+from gpumpc.params import Params
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles import desk as desk_module
+from gpumpc.roles import messages as m
+from gpumpc.roles.desk import DealerDesk
+from gpumpc.roles.inbox import Inbox, words_of
+from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT, Task, TaskQueue
+
+PROGRAM = compile_program(Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
+PLAN, NAME = "a" * 64, "b" * 32
+SESSION = bytes(range(16))
+
+
+def task(job: str, client: str = "user") -> Task:
+    return Task(client, PLAN, job, "run", lambda: lambda channel, batch: None, lambda error: None)
+
+
+def test_tasks_leave_in_their_order() -> None:
+    tasks = TaskQueue()
+    for job in "abc":
+        tasks.put(task(job))
+    popped = tasks.pop("b", 0.0)
+    assert popped is not None and popped.job == "b" and tasks.pop("b", 0.0) is None
+    assert [getattr(tasks.first(0.0), "job", None) for _ in range(3)] == ["a", "c", None]
+
+
+def test_a_task_is_waited_for() -> None:
+    tasks = TaskQueue()
+    threading.Timer(0.05, tasks.put, [task("a")]).start()
+    assert tasks.pop("a", 2.0) is not None
+
+
+def test_a_client_has_its_share_of_the_queue() -> None:
+    tasks = TaskQueue()
+    for i in range(MAX_TASKS_PER_CLIENT):
+        tasks.put(task(str(i)))
+    with pytest.raises(InputError, match="user has 32 requests waiting"):
+        tasks.put(task("more"))
+    tasks.put(task("other", "second"))
+    with pytest.raises(InputError, match="waits here already"):
+        tasks.put(task("other", "third"))
+
+
+def test_old_tasks_are_given_up() -> None:
+    tasks = TaskQueue()
+    tasks.put(task("a"))
+    time.sleep(0.05)
+    tasks.put(task("b"))
+    assert [old.job for old in tasks.pop_older(0.04)] == ["a"] and [old.job for old in tasks.pop_older(0.0)] == ["b"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(desk_module, "DEALER_SILENCE_S", 0.2)
+    pool = Pool(tmp_path / "pool", 100)
+    yield DealerDesk(pool)
+    pool.close()
+
+
+def engine(first: int = 0, pair_id: str = NAME, session_id: bytes = SESSION) -> Any:
+    program = SimpleNamespace(cost=SimpleNamespace(dealer_bytes=10))
+    plan = msgspec.structs.replace(_plan(), weight_digest="c" * 64)
+    return SimpleNamespace(opened=(pair_id, session_id), first_needed=first, program=program, plan=plan)
+
+
+def _plan() -> Any:
+    from tests.roles.test_local import compiled_plan
+
+    return compiled_plan().plan
+
+
+def test_the_desk_asks_for_two_batches_and_takes_no_others(desk: DealerDesk) -> None:
+    served = engine()
+    wants = [desk.ask(served) for _ in range(3)]
+    assert [want and want.batch for want in wants] == [0, 1, None]
+    with pytest.raises(BadFrame, match="unasked"):
+        desk.store(SESSION, 2, 10, memoryview(bytes(10)))
+    desk.store(SESSION, 0, 10, memoryview(bytes(4)))
+    desk.store(SESSION, 0, 10, memoryview(bytes(6)))
+    with pytest.raises(BadFrame, match="unasked"):
+        desk.store(SESSION, 0, 10, memoryview(bytes(10)))
+    with pytest.raises(BadFrame, match="10 bytes were announced and 11 came"):
+        desk.store(SESSION, 1, 10, memoryview(bytes(11)))
+    assert desk.ask(engine(pair_id="", session_id=b"")) is None
+
+
+def test_a_batch_that_a_run_waits_for_is_asked_again(desk: DealerDesk) -> None:
+    """The dealer was started again while a reserved batch waited for its corrections."""
+    served = engine(first=4)
+    assert getattr(desk.ask(served), "batch", None) == 4
+    desk.store(SESSION, 4, 10, memoryview(bytes(4)))
+    desk.restart()
+    assert getattr(desk.ask(served), "batch", None) == 4
+    desk.store(SESSION, 4, 10, memoryview(bytes(10)))
+    assert desk.take(SESSION, 4, 1.0).read(10) == bytes(10)
+
+
+def test_sessions_that_ended_leave_the_pool(desk: DealerDesk) -> None:
+    desk.ask(engine())
+    desk.ask(engine())
+    desk.store(SESSION, 0, 10, memoryview(bytes(10)))
+    desk.store(SESSION, 1, 10, memoryview(bytes(3)))
+    desk.keep_only([b"x" * 16])
+    desk.forget(SESSION, 1)
+    assert desk.pool.sessions() == set() and not [*desk.pool.folder.glob("*.*")]
+    assert getattr(desk.ask(engine()), "batch", None) == 0  # nothing is in flight any more
+
+
+def test_without_a_dealer(desk: DealerDesk) -> None:
+    for attempt in (lambda: desk.check(SESSION, 0), lambda: desk.take(SESSION, 0, 5.0)):
+        with pytest.raises(CorrelationsMissing, match="no dealer is connected.*start `gpumpc dealer`"):
+            attempt()
+    desk.heard()
+    desk.check(SESSION, 0)
+    with pytest.raises(CorrelationsMissing):
+        desk.take(SESSION, 0, 0.0)
+
+
+def put(inbox: Inbox, name: str = NAME, owner: str = "user", n_items: int = 2, n_bytes: int = 30) -> None:
+    inbox.put(m.PutShares(PLAN, name, n_items), owner, memoryview(bytes(range(n_bytes))), PROGRAM, 1)
+
+
+def n_packed(n_items: int) -> int:
+    return len(choose_backend().pack(np.zeros((n_items, 3), np.uint64), PROGRAM.input.bits))
+
+
+def test_an_upload_is_kept_for_its_owner_and_plan(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "inbox", 1000)
+    put(inbox, n_bytes=n_packed(2))
+    assert inbox.find(NAME, "user", PLAN).n_items == 2 and inbox.read(NAME) == bytes(range(n_packed(2)))
+    for name, owner, plan in (("c" * 32, "user", PLAN), (NAME, "second", PLAN), (NAME, "user", "d" * 64)):
+        with pytest.raises(MissingFile, match="share the images again"):
+            inbox.find(name, owner, plan)
+    with pytest.raises(BadFrame, match="is here already"):
+        put(inbox, n_bytes=n_packed(2))
+    inbox.drop(NAME, "second")
+    assert inbox.find(NAME, "user", PLAN)
+    inbox.drop(NAME, "user")
+    inbox.drop(NAME, "user")
+    with pytest.raises(MissingFile):
+        inbox.read(NAME)
+
+
+def test_uploads_survive_and_halves_do_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "inbox"
+    put(Inbox(folder, 1000), n_bytes=n_packed(2))
+    (folder / f"{'c' * 32}.part").write_bytes(b"half")
+    (folder / f"{'d' * 32}.share").write_bytes(b"damaged")
+    (folder / f"{'d' * 32}.share").chmod(0o600)
+    (folder / f"{'e' * 32}.share").write_bytes(b"open to others")
+    with caplog.at_level(logging.WARNING):
+        inbox = Inbox(folder, 1000)
+    assert inbox.find(NAME, "user", PLAN) and not [*folder.glob("*.part")]
+    assert "it was cut" in caplog.text and "chmod 600" in caplog.text
+    (folder / f"{NAME}.share").chmod(0o644)
+    with pytest.raises(ExposedSecret):
+        inbox.read(NAME)
+
+
+def test_an_owner_has_a_bounded_place(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "inbox", n_packed(2))
+    put(inbox, n_bytes=n_packed(2))
+    with pytest.raises(ConfigError, match="no room.*drop uploads"):
+        put(inbox, "c" * 32, n_bytes=n_packed(2))
+    put(inbox, "c" * 32, "second", n_bytes=n_packed(2))
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_uploads_of_a_wrong_size_are_refused(tmp_path: Path, party: int) -> None:
+    inbox = Inbox(tmp_path / "inbox", 1 << 40)
+    for n_items, n_bytes in ((2, 31), (2, n_packed(2) + 1), (1 << 24, 32), (2, 0)):
+        with pytest.raises(BadFrame, match="is larger than"):
+            request = m.PutShares(PLAN, NAME, n_items if n_items > 2 else 2)
+            wide = compile_program(Graph((Input("x", (), (99,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
+            inbox.put(request, "user", memoryview(bytes(n_bytes)), wide, party)
+
+
+def test_the_two_shares_of_an_upload(tmp_path: Path) -> None:
+    backend = choose_backend()
+    for party, bulk in ((0, bytes(32)), (1, bytes(n_packed(2)))):
+        inbox = Inbox(tmp_path / str(party), 1000)
+        inbox.put(m.PutShares(PLAN, NAME, 2), "user", memoryview(bulk), PROGRAM, party)
+        words = words_of(inbox.find(NAME, "user", PLAN), inbox.read(NAME), PROGRAM, party, backend)
+        assert words.shape == (2, 3) and bool(words.any()) is (party == 0)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x05", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive())])
+def test_a_record_that_is_none_of_a_union(payload: bytes) -> None:
+    with pytest.raises(GpumpcError, match="BadFrame|message|record|frame") as caught:
+        m.unpack(payload, m.Request)
+    assert isinstance(caught.value, BadFrame)
