@@ -137,7 +137,8 @@ class ScriptedDealing(dealer.Dealing):
 
     def permutations(self, party: int, name: str, rows: int, n: int) -> selection.Index:
         honest = super().permutations(party, name, rows, n)
-        return self.script.get((party, self._step, name), honest)
+        scripted: selection.Index = self.script.get((party, self._step, name), honest)
+        return scripted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +173,8 @@ class RecordingSession(Session):
 
     def permutations(self, name: str, rows: int, n: int) -> selection.Index:
         honest = super().permutations(name, rows, n)
-        return self._script.get((self.party, self._step, name), honest)
+        scripted: selection.Index = self._script.get((self.party, self._step, name), honest)
+        return scripted
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
         words: Words = super().correction(shape, bits)
@@ -288,6 +290,7 @@ def run_program(
     script: Mapping[Name, Any] | None = None,
     extra_corrections: bytes = b"",
     static: Static | None = None,
+    session_id: bytes = SESSION_ID,
 ) -> Outcome:
     """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
 
@@ -297,10 +300,11 @@ def run_program(
         script: draws to replace, permutations among them, by (party, step, name).
         extra_corrections: appended to what the dealer sends.
         static: weights opened before: both servers' parts, and the dealer's masks; instead of `weights`.
+        session_id: the other half of what masks depend on, beside `batch`.
     """
     both, cipher = roots(seed), program.params.cipher
-    ends = [_Server(party, both[party], batch, script or {}) for party in (0, 1)]
-    dealt = [NamedTree(both[party], batch, party) for party in (0, 1)]
+    ends = [_Server(party, both[party], batch, script or {}, session_id) for party in (0, 1)]
+    dealt = [NamedTree(both[party], batch, party, session_id) for party in (0, 1)]
     backend = ScriptedBackend(_Union(dealt[0].names, dealt[1].names), script or {})
 
     def weight_trees() -> tuple[SeedTree, SeedTree]:
@@ -359,9 +363,9 @@ class _Union(dict[bytes, Name]):
 class _Server:
     """One server's thread."""
 
-    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Any]) -> None:
-        self.party = party
-        self.tree = NamedTree(root, batch, party)
+    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Any], session_id: bytes) -> None:
+        self.party, self.session_id = party, session_id
+        self.tree = NamedTree(root, batch, party, session_id)
         self.script = script
         self.backend = ScriptedBackend(self.tree.names, script)
         self.error: BaseException | None = None
@@ -375,7 +379,7 @@ class _Server:
         weights: Mapping[str, StaticWeight],
         batch: int,
     ) -> None:
-        channel.begin(SESSION_ID, batch)
+        channel.begin(self.session_id, batch)
         self.channel = RecordingChannel(channel)
         arguments = (self.party, self.backend, self.channel, cipher, self.tree, corrections, weights)
         self.session = RecordingSession(self.script, *arguments)

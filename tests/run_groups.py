@@ -55,7 +55,9 @@ def run(command: list[str]) -> tuple[bool, str]:
     closing = ""
     # One compute thread a process, as the roles have: two test processes already fill the machine.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             if re.match(r"=+ .*\b\d+ (passed|failed|errors?|skipped)\b.* in [\d.]+s", line):

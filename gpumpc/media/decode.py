@@ -6,19 +6,20 @@ The kind of a file is told from its first bytes, never from its name.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpumpc.errors import UnreadableImage
 from gpumpc.media.dicom import dicom_frames
 from gpumpc.media.extras import extra
-from gpumpc.media.messages import MAX_FILE_PIXELS, MAX_FRAMES, MAX_PIXELS, Options, Pixels
+from gpumpc.media.levels import check_size, finite, window
+from gpumpc.media.messages import Options, Pixels
 
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+DICM = slice(128, 132)
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 352
 # The magic of a NIfTI-1 and a NIfTI-2 file lies at these offsets; "n+1" means header and data in one file.
@@ -64,28 +65,23 @@ def resize(planes: Pixels, size: tuple[int, int]) -> Pixels:
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in filtered], axis=-1)
 
 
-def window(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
-    """`low` to 0, `high` to 1, linear between, cut off outside; an empty range gives 0."""
-    span = high - low
-    scaled = (np.asarray(values, dtype=np.float64) - low) / (span if span > 0 else 1.0)
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
-
-
 def _native(path: Path, options: Options) -> Iterator[Pixels]:
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
         raise UnreadableImage("the file is empty", "it has zero bytes", "copy it again from where it came from")
-    if head.startswith(PICTURES):
+    # A DICOM file may begin like a TIFF, for readers of both.
+    if head[DICM] != b"DICM" and head.startswith(PICTURES):
         return pictures(path, options)
-    if head.startswith(GZIP):
+    zipped = head.startswith(GZIP)
+    if zipped:
         with gzip.open(path) as stream:
             head = stream.read(_HEAD_BYTES)
         if not _nifti_class(head):
             why = "it is compressed with gzip, and there is no NIfTI volume inside"
             raise UnreadableImage("the file is no image", why, "unpack it, and share the images")
     if _nifti_class(head):
-        return slices(path, head, options)
+        return slices(path, _nifti_class(head), gzip.open if zipped else open, options)
     return dicom_frames(path, options.window)
 
 
@@ -95,7 +91,8 @@ def pictures(path: Path, options: Options) -> Iterator[Pixels]:
     8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run from their minimum to
     their maximum.
     """
-    image, ops = extra("PIL.Image"), extra("PIL.ImageOps")
+    image: Any = extra("PIL.Image")
+    ops = extra("PIL.ImageOps")
     image.MAX_IMAGE_PIXELS = None  # checked here, before any pixel is decoded
     with image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
         check_size(file.width, file.height, 1)
@@ -115,17 +112,16 @@ def _grey_levels(page: Any, options: Options) -> Pixels:
             return window(values, centre - width / 2, centre + width / 2)
         if page.mode.startswith("I;16"):
             return window(values, 0.0, 65535.0)
-        return window(_finite(values), float(values.min()), float(values.max()))
+        return window(finite(values), float(values.min()), float(values.max()))
     plain = page.convert("L" if page.mode in ("1", "L", "LA") else "RGB")
     return np.asarray(plain, dtype=np.float32) / np.float32(255.0)
 
 
-def slices(path: Path, head: bytes, options: Options) -> Iterator[Pixels]:
+def slices(path: Path, kind: str, opener: Callable[..., Any], options: Options) -> Iterator[Pixels]:
     """The slices of a NIfTI volume along an axis, as a radiologist sees them: patient's left on the right, head up."""
     nibabel = extra("nibabel")
-    opener = gzip.open if path.read_bytes()[:2] == GZIP else open
     with opener(path, "rb") as stream:
-        volume = getattr(nibabel, _nifti_class(head)).from_stream(stream)
+        volume = getattr(nibabel, kind).from_stream(stream)
         shape = volume.shape
         if not 2 <= len(shape) <= 4 or volume.get_data_dtype().fields:
             raise UnreadableImage(
@@ -134,7 +130,7 @@ def slices(path: Path, head: bytes, options: Options) -> Iterator[Pixels]:
                 "save one volume, one value a voxel",
             )
         check_size(shape[0], shape[1], max(int(np.prod(shape[2:])), 1))
-        values = _finite(np.asarray(volume.dataobj.get_scaled(np.float32), dtype=np.float32))
+        values = finite(volume.get_fdata(dtype=np.float32, caching="unchanged"))
         codes = nibabel.orientations.io_orientation(volume.affine)
     values = values.reshape(shape + (1,) * (4 - len(shape)))
     if np.isnan(codes).any():
@@ -161,25 +157,6 @@ def _range(values: Pixels, options: Options) -> tuple[float, float]:
         return centre - width / 2, centre + width / 2
     low, high = np.percentile(values, (DARKEST, BRIGHTEST))
     return float(low), float(high)
-
-
-def check_size(width: int, height: int, n_frames: int) -> None:
-    """Refuse what would fill the memory, from the header alone. Raises UnreadableImage."""
-    per_frame = width * height
-    if per_frame < 1 or n_frames < 1:
-        raise UnreadableImage("the image is empty", f"its header says {width} x {height}", "export it again")
-    if per_frame > MAX_PIXELS or n_frames > MAX_FRAMES or per_frame * n_frames > MAX_FILE_PIXELS:
-        raise UnreadableImage(
-            f"the image is too large: {width} x {height} pixels, {n_frames} frames",
-            f"the limits are {MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames, {MAX_FILE_PIXELS} pixels a file",
-            "cut or scale it down, or split the file",
-        )
-
-
-def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if not np.isfinite(values).all():
-        raise UnreadableImage("the image holds NaN or infinity", "its values are not all numbers", "export it again")
-    return values
 
 
 def _nifti_class(head: bytes) -> str:

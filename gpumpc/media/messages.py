@@ -69,7 +69,7 @@ class Header(NamedTuple):
         return self.height if self.kind == REFUSED else 4 * self.height * self.width * self.channels
 
 
-def parse_header(data: bytes, options: Options) -> Header:
+def parse_header(data: bytes | bytearray, options: Options) -> Header:
     """Check a header against what was asked for. Raises ValueError: the reader sends what it never should."""
     magic, *fields = _HEADER.unpack(data)
     header = Header(*fields)

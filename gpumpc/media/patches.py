@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadShape, ConfigError, MissingExtra, MissingFile
+from gpumpc.errors import BadShape, ConfigError, MissingFile
+from gpumpc.media.extras import extra
 from gpumpc.media.fetch import CACHE, SOURCES, Source, paths
 from gpumpc.nn.plan import Preprocessing
 
@@ -91,7 +90,7 @@ def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> Fl
 
 def mr_tiles(path: Path) -> FloatArray:
     """Tiles of every fourth axial slice of a T1 volume, grey as three channels, brightest percentile at 1."""
-    nibabel = _extra("nibabel")
+    nibabel = extra("nibabel")
     scaled = _brightened(np.asarray(nibabel.load(path).dataobj, dtype=np.float64))
     slices = [scaled[:, :, z] for z in range(scaled.shape[2] // 4, scaled.shape[2] * 4 // 5, 4)]
     return np.concatenate([_grid(np.repeat(image[..., None], 3, axis=-1)) for image in slices])
@@ -130,7 +129,7 @@ def _file_of(modality: Modality, cache: Path, sources: dict[str, Source]) -> Pat
 
 def _picture(path: Path, shrink: int) -> FloatArray:
     """An RGB picture (H, W, 3) in [0, 1]; each pixel the mean of `shrink` x `shrink`."""
-    with _extra("PIL.Image").open(path) as image:
+    with extra("PIL.Image").open(path) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float64) / 255.0
     rows, cols = pixels.shape[0] // shrink, pixels.shape[1] // shrink
     blocks = pixels[: rows * shrink, : cols * shrink].reshape(rows, shrink, cols, shrink, 3)
@@ -159,14 +158,3 @@ def _pick(tiles: FloatArray, count: int, label: str) -> FloatArray:
             f"the {label} image yields {len(tiles)} patches, {count} were asked for", "", "ask for fewer patches"
         )
     return tiles[np.arange(count) * len(tiles) // max(count, 1)]
-
-
-def _extra(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(
-            f"the package that provides '{module}' is not installed",
-            "reading medical pictures needs the extra [images]",
-            "pip install 'gpumpc[images]'",
-        ) from error

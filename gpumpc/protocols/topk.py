@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 from gpumpc.cost import Cost
@@ -181,7 +182,9 @@ class TopK(Step):
         pivot = backend.gather(share, pivots) + session.words("R*", (rows, 1), self.bits)
         [w] = session.open_many(Sum(pivot, self.bits))
         below = OpenedSign(rows * p.n, self.bits).run(session, opened - w)
-        kept = selection.survivors(below, pivots, self.k, p.cap)
+        # w is uniform, open to both and independent of the order: a public coin for the next sample.
+        coin = hashlib.sha256(backend.download(w).tobytes()).digest()
+        kept = selection.survivors(below, pivots, self.k, p.cap, coin)
         if kept is None:
             raise SelectionFailed(
                 "a search met an unlucky sample", f"it happens less than once in {1 / FAILURE:g} searches", "ask again"

@@ -43,7 +43,10 @@ class Geometry:
 
     @property
     def shift(self) -> int:
-        """Fraction bits a feature loses: |v| < 2^(bits-2) becomes |v| <= 2^(VALUE_BITS-2)."""
+        """Fraction bits a feature loses.
+
+        For -2^(bits-2) <= v <= 2^(bits-2) - 2^shift: what would round up to 2^(VALUE_BITS-2) is outside the lift's range.
+        """
         return max(0, self.bits - VALUE_BITS)
 
     @property
@@ -60,6 +63,11 @@ class Geometry:
     def score_bits(self) -> int:
         """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more for differences."""
         return 2 * (self.value_bits - 1) + self.dim.bit_length() + 2
+
+    @property
+    def weight_factor(self) -> int:
+        """What a row is multiplied by in a score: |v|^2 - 2 q.v + |q|^2, or -q.v."""
+        return -2 if self.metric == "l2" else -1
 
     @property
     def score_scale(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 
 import numpy as np
@@ -11,8 +10,6 @@ import numpy.typing as npt
 
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-
-_PUBLIC_KEY = hashlib.sha256(b"gpumpc public mixing").digest()
 
 Index = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.bool_]
@@ -49,20 +46,21 @@ def order_of_pairs(less: Bits, m: int) -> Index:
     return np.argsort(ranks, axis=1, kind="stable")
 
 
-def survivors(below: Bits, pivots: Index, least: int, cap: int) -> Index | None:
+def survivors(below: Bits, pivots: Index, least: int, cap: int, mix: bytes) -> Index | None:
     """Positions (rows, cap): those below the row's pivot and the pivot, filled up with others.
 
-    None where a row has fewer than `least` or more than `cap` of them: the selection must be repeated under a new shuffle.
+    `mix` is a key both servers know, drawn independently of the order. None where a row has fewer than `least` or more than
+    `cap` of them: the selection must be repeated under a new shuffle.
     """
     kept = below.copy()
     np.put_along_axis(kept, pivots, True, axis=1)
     counts = kept.sum(axis=1)
     if counts.min() < least or counts.max() > cap:
         return None
-    # Stable: survivors first, then others, each in order of position; mixed by a public constant permutation, so that the
-    # next sample is one of all kept keys.
-    chosen = np.argsort(~kept, axis=1, kind="stable")[:, :cap]
-    return chosen[:, permutations("chacha20", _PUBLIC_KEY, 1, cap)[0]].astype(np.int64)
+    # Stable: survivors first (the old sample's, with the largest, the pivot, before all), then others; mixed by public fresh
+    # permutations, so that the next sample is a uniform one of what is kept: `smallest_cap` counts on that.
+    chosen = np.argsort(~kept, axis=1, kind="stable")[:, :cap].astype(np.int64)
+    return compose(chosen, permutations("chacha20", mix, len(chosen), cap))
 
 
 def smallest_cap(n: int, sample: int, rank: int, least: int, failure: float) -> int | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from gpumpc.errors import PeerLost
 from gpumpc.roles.config import LocalSetup
@@ -28,7 +29,7 @@ class LocalCluster:
         self.setup = setup
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> LocalCluster:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, InputError, MissingFile
-from gpumpc.offline.secret import file_error, lock_file, private_folder, write_private
+from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder, write_private
 
 FORMAT = 1
 _SCHEMA = """
@@ -79,6 +79,7 @@ class Store:
         try:
             with self._explained():
                 self._db = self._open()
+                self._prepare()
                 self._check_party(party)
                 self._sweep_files()
         except BaseException:
@@ -90,12 +91,13 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         path = self.folder / "manifest.sqlite"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        db.executescript(_SCHEMA)
-        return db
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.executescript(_SCHEMA)
 
     def _check_party(self, party: int) -> None:
         for key, value in (("format", str(FORMAT)), ("party", str(party))):
@@ -168,7 +170,9 @@ class Store:
         """
         if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
             raise BadFrame(f"{len(keys)} names came for {len(rows)} rows, or one name twice", "", "send them again")
-        with self._lock:
+        if rows.ndim != 2 or rows.dtype != np.uint8 or (len(rows) and not rows.shape[1]):
+            raise BadFrame(f"rows of shape {rows.shape} and type {rows.dtype} came", "a row is bytes", "send them again")
+        with self._lock, self._explained():
             fresh = [i for i, key in enumerate(keys) if not self._is_settled(kind, key.item, owner)]
             if fresh:
                 self._append(kind, [keys[i] for i in fresh], owner, rows[fresh])
@@ -185,10 +189,18 @@ class Store:
         data = np.ascontiguousarray(rows).tobytes()
         name = f"{secrets.token_hex(16)}.seg"
         write_private(self.folder / name, data)
+        try:
+            sync_folder(self.folder)
+            self._enter(kind, keys, owner, name, data, rows.shape[1])
+        except (ConfigError, OSError):  # refused by the disk: rolled back, so nothing mentions the segment
+            (self.folder / name).unlink(missing_ok=True)
+            raise
+
+    def _enter(self, kind: str, keys: list[RowKey], owner: str, name: str, data: bytes, row_bytes: int) -> None:
         with self._change() as db:
             cursor = db.execute(
                 "INSERT INTO segments (file, row_bytes, n_rows, sha256) VALUES (?, ?, ?, ?)",
-                (name, rows.shape[1], len(rows), hashlib.sha256(data).hexdigest()),
+                (name, row_bytes, len(keys), hashlib.sha256(data).hexdigest()),
             )
             segment, now = cursor.lastrowid, time.time()
             db.executemany(
@@ -237,7 +249,7 @@ class Store:
                     )
                 keys.append(RowKey(item, found[0]))
                 places.append(found[2:])
-        return keys, self._gather(places)
+            return keys, self._gather(places)
 
     def _gather(self, places: list[tuple[str, int, int]]) -> Matrix:
         if not places:
@@ -247,6 +259,8 @@ class Store:
         for i, (file, slot, row_bytes) in enumerate(places):
             if file not in maps:
                 maps[file] = self._map(file, row_bytes)
+            if slot >= len(maps[file]) or row_bytes != out.shape[1]:
+                raise self._unreadable(file, f"row {slot} of {row_bytes} bytes is not in it as the manifest says")
             out[i] = maps[file][slot]
         return out
 
@@ -255,15 +269,17 @@ class Store:
             flat = np.memmap(self.folder / file, dtype=np.uint8, mode="r")
             return flat.reshape(-1, row_bytes)
         except (OSError, ValueError) as error:
-            raise CorruptStore(
-                f"the segment {self.folder / file} cannot be read", str(error), "restore it, or share the items again"
-            ) from error
+            raise self._unreadable(file, str(error)) from error
+
+    def _unreadable(self, file: str, why: str) -> CorruptStore:
+        cure = "restore it, or delete its items and share them again"
+        return CorruptStore(f"the segment {self.folder / file} cannot be read", why, cure)
 
     def delete(self, items: Iterable[str], owner: str | None = None) -> int:
         """Delete every row of these items; how many there were. Segments that nothing uses any more go too."""
         with self._change() as db:
-            query = "DELETE FROM rows WHERE item = ?" + (" AND owner = ?" if owner else "")
-            gone = sum(db.execute(query, (item, owner) if owner else (item,)).rowcount for item in items)
+            query = "DELETE FROM rows WHERE item = ?" + ("" if owner is None else " AND owner = ?")
+            gone = sum(db.execute(query, (item,) if owner is None else (item, owner)).rowcount for item in items)
         self._drop_unused()
         return gone
 

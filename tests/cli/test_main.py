@@ -33,7 +33,8 @@ def gpumpc(*arguments: object, rc: int = 0) -> str:
 
 
 def up(folder: Path, plan: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gpumpc", "up", "--local", "--plan", str(plan), "--folder", str(folder), "--batch", "2", *more]
+    options = ["--local", "--plan", str(plan), "--folder", str(folder), "--batch", "2", *more]
+    command = [sys.executable, "-m", "gpumpc", "up", *options]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

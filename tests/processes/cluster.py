@@ -75,7 +75,8 @@ def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
 
 def law(compiled: CompiledPlan) -> npt.NDArray[np.float64]:
     """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times |weight|, plus 1."""
-    return (1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)) * ULP
+    weights = np.abs(compiled.weights["fc.weight"]).astype(np.float64)
+    return np.asarray((1 + weights.sum(axis=0)) * ULP, dtype=np.float64)
 
 
 def close(compiled: CompiledPlan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]) -> bool:
@@ -90,7 +91,7 @@ class Cluster(LocalCluster):
         super().__init__(setup)
         self.compiled = compiled
         self.faults: dict[str, str] = {}
-        self.names = ("server0", "server1", "dealer")
+        self.names = ["server0", "server1", "dealer"]
 
     @classmethod
     def make(cls, folder: Path, compiled: CompiledPlan | None = None, batch: int = BATCH, ahead: str = "64KiB") -> Cluster:

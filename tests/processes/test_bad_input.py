@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster.make(tmp_path_factory.mktemp("bad"))
     keygen(cluster.folder / "second", "second", "user")
     for file in (cluster.setup.server0, cluster.setup.server1):
-        text = file.read_text().replace('user_cards = ["user/card.toml"]', 'user_cards = ["user/card.toml", "second/card.toml"]')
+        listed = 'user_cards = ["user/card.toml", "second/card.toml"]'
+        text = file.read_text().replace('user_cards = ["user/card.toml"]', listed)
         file.write_text(text + 'uploads = "8KiB"\n')
     with cluster:
         assert cluster.serves()
@@ -121,7 +123,7 @@ def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
         (tiny(seed=7), "'weight version'"),
         (tiny(name="other"), "'model'"),
     ):
-        refused(HandshakeMismatch, field, lambda compiled=compiled: cluster.client(compiled))
+        refused(HandshakeMismatch, field, partial(cluster.client, compiled))
 
 
 def test_an_upload_that_is_not_there(client: Client) -> None:
@@ -164,14 +166,16 @@ def test_a_wrong_server_key(cluster: Cluster, tmp_path: Path, monkeypatch: pytes
     config = load_client(cluster.setup.client)
     wrong = keygen(tmp_path / "wrong", "server1", "server1")
     config = replace(config, server_cards=(config.server_cards[0], wrong))
-    text = refused(PeerTimeout, "no server 1 at .*key is not the one in its card", lambda: connect(config, cluster.compiled.plan, 0.1))
+    pattern = "no server 1 at .*key is not the one in its card"
+    text = refused(PeerTimeout, pattern, lambda: connect(config, cluster.compiled.plan, 0.1))
     assert "copy its card.toml" in text
 
 
 def test_only_owners_share_weights(cluster: Cluster) -> None:
     with as_user(cluster, "second") as user:
         before = user.plan_status()
-        text = refused(RemoteError, "AccessDenied: second may not share weights", lambda: user.share_weights(cluster.compiled.weights))
+        pattern = "AccessDenied: second may not share weights"
+        text = refused(RemoteError, pattern, lambda: user.share_weights(cluster.compiled.weights))
         assert "owner_cards" in text and [p.pair_id for p in user.plan_status()] == [p.pair_id for p in before]
 
 
@@ -224,7 +228,7 @@ def test_uploads_of_a_wrong_size(client: Client) -> None:
     for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (1 << 24, 32, 64)):
         request = m.PutShares(client._plan, secrets.token_hex(16), n_items)
         sequence = client._ask((request, request), (bytes(seed), bytes(words)))
-        refused(RemoteError, "BadFrame.*cut, made for another plan", lambda sequence=sequence: client._both_done(sequence, LIMIT_S))
+        refused(RemoteError, "BadFrame.*cut, made for another plan", partial(client._both_done, sequence, LIMIT_S))
 
 
 def test_a_seed_that_announces_more_than_memory_holds(client: Client) -> None:
@@ -263,9 +267,9 @@ def _weight_bytes(client: Client) -> int:
 def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
     for party in (0, 1):
         client._servers[party].send(Kind.REQUEST, payload, sequence=77)
-        refused(RemoteError, "BadFrame", lambda party=party: client._servers[party].receive(LIMIT_S))
+        refused(RemoteError, "BadFrame", partial(client._servers[party].receive, LIMIT_S))
         client._servers[party].send(Kind.OPENING, payload, sequence=78)
-        refused(RemoteError, "no request", lambda party=party: client._servers[party].receive(LIMIT_S))
+        refused(RemoteError, "no request", partial(client._servers[party].receive, LIMIT_S))
 
 
 @pytest.mark.parametrize("name", ["0" * 32 + "\n", "../" + "0" * 29, "0" * 31])

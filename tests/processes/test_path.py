@@ -50,8 +50,9 @@ def test_the_environment_has_no_torch(cluster: Cluster, tmp_path: Path) -> None:
     code = "import gpumpc, gpumpc.cli.main, gpumpc.roles.client, gpumpc.roles.compiled, sys; print('torch' in sys.modules)"
     for text, rc in (("import torch", 1), (code, 0)):
         done = subprocess.run(
-            [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True
-        )
+            [sys.executable, "-c", text],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True,
+        )  # fmt: skip
         assert done.returncode == rc, done.stderr
     assert done.stdout == "False\n"
     for name in ("server0", "server1", "dealer"):

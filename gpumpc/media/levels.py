@@ -1,0 +1,38 @@
+"""From stored values to grey levels, and the limits that hold before a pixel is decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import UnreadableImage
+from gpumpc.media.messages import MAX_FILE_PIXELS, MAX_FRAMES, MAX_PIXELS, Pixels
+
+
+def window(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
+    """`low` to 0, `high` to 1, linear between, cut off outside; an empty range gives 0."""
+    span = high - low
+    scaled = (np.asarray(values, dtype=np.float64) - low) / (span if span > 0 else 1.0)
+    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+
+
+def check_size(width: int, height: int, n_frames: int) -> None:
+    """Refuse what would fill the memory, from the header alone. Raises UnreadableImage."""
+    per_frame = width * height
+    if per_frame < 1 or n_frames < 1:
+        raise UnreadableImage("the image is empty", f"its header says {width} x {height}", "export it again")
+    if per_frame > MAX_PIXELS or n_frames > MAX_FRAMES or per_frame * n_frames > MAX_FILE_PIXELS:
+        raise UnreadableImage(
+            f"the image is too large: {width} x {height} pixels, {n_frames} frames",
+            f"the limits are {MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames, {MAX_FILE_PIXELS} pixels a file",
+            "cut or scale it down, or split the file",
+        )
+
+
+def finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values themselves. Raises UnreadableImage if one is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise UnreadableImage("the image holds NaN or infinity", "its values are not all numbers", "export it again")
+    return values

@@ -1,0 +1,273 @@
+"""Files to images, on the client: each file is parsed in a child process, so that a bad one harms nothing.
+
+    for found in read_images([Path("scans")], LITE0_INPUT):
+        if isinstance(found, Refused): print(found)
+        else: use(found.pixels)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+import gpumpc
+from gpumpc.errors import BadValue, MissingFile, UnreadableImage
+from gpumpc.media.messages import (
+    DONE,
+    HEADER_BYTES,
+    MAX_FILE_PIXELS,
+    MAX_FRAMES,
+    REFUSED,
+    Options,
+    Request,
+    parse_header,
+    parse_pixels,
+    parse_refusal,
+)
+from gpumpc.nn.plan import Preprocessing
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Item(NamedTuple):
+    """One 2-D image.
+
+    Attributes:
+        path: its file.
+        frame: its number in the file, from 0: page, frame or slice.
+        pixels: (H, W, C) in [0, 1].
+    """
+
+    path: Path
+    frame: int
+    pixels: FloatArray
+
+
+class Refused(NamedTuple):
+    """A file that gave no image: all of it is refused, or nothing."""
+
+    path: Path
+    cause: str
+    cure: str
+
+    def __str__(self) -> str:
+        return str(self.error())
+
+    def error(self) -> UnreadableImage:
+        """The same as an exception."""
+        return UnreadableImage(f"{self.path} is refused", self.cause, self.cure)
+
+
+class Limits(NamedTuple):
+    """What one file may take.
+
+    Attributes:
+        memory_bytes: of the reader process, in all.
+        silence_s: seconds between two images of a file.
+        file_s: seconds, and seconds of processor time, for all images of a file.
+    """
+
+    memory_bytes: int = 2 << 30
+    silence_s: float = 4.5
+    file_s: float = 60.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def read_images(
+    paths: Path | Iterable[Path],
+    recipe: Preprocessing | None = None,
+    *,
+    axis: int = 2,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[Item | Refused]:
+    """Every image of files and folders, in order of their names; a bad file is reported and the rest goes on.
+
+    PNG, JPEG, TIFF, NIfTI and DICOM, told apart by their content. Images of one file come together, once the file was
+    read to its end.
+
+    Args:
+        paths: files, and folders that are searched with all below them; names that begin with a dot are left out.
+        recipe: size, number of channels and window; None: images as they are.
+        axis: axis of volumes that slices are cut along: 0 sagittal, 1 coronal, 2 axial.
+        limits: what a file may take.
+
+    Raises:
+        MissingFile: a path that is not there.
+        BadValue: an axis or a recipe that cannot be used.
+    """
+    options = _options(recipe, axis)
+    files = list(_files([paths] if isinstance(paths, Path) else paths))
+    return _read_all(files, options, limits)
+
+
+def _read_all(files: list[Path], options: Options, limits: Limits) -> Iterator[Item | Refused]:
+    with contextlib.closing(_Reader(limits)) as reader:
+        for path in files:
+            yield from reader.read(path, options)
+
+
+def read_image(path: Path, recipe: Preprocessing | None = None, *, axis: int = 2) -> list[Item]:
+    """The images of one file, see `read_images`. Raises UnreadableImage too."""
+    found = list(read_images(path, recipe, axis=axis))
+    for item in found:
+        if isinstance(item, Refused):
+            raise item.error()
+    return [item for item in found if isinstance(item, Item)]
+
+
+def _options(recipe: Preprocessing | None, axis: int) -> Options:
+    if axis not in (0, 1, 2):
+        raise BadValue(f"a volume has no axis {axis}", "", "use 0 (sagittal), 1 (coronal) or 2 (axial)")
+    if recipe is None:
+        return Options(axis=axis)
+    if len(recipe.mean) not in (1, 3):
+        raise BadValue(f"a recipe of {len(recipe.mean)} channels", "images have 1 or 3", "compile the model again")
+    if recipe.window is not None and not (np.isfinite(recipe.window).all() and recipe.window[1] > 0):
+        raise BadValue(f"a window of {recipe.window}", "its width must be above 0", "give (centre, width)")
+    return Options((recipe.size[0], recipe.size[1]), len(recipe.mean), recipe.window, axis)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from (
+                found
+                for found in sorted(path.rglob("*"))
+                if not found.is_dir() and not any(part.startswith(".") for part in found.relative_to(path).parts)
+            )
+        elif path.exists():
+            yield path
+        else:
+            raise MissingFile(f"there is no file {path}", "", "correct the path")
+
+
+class _Reader:
+    """One child process at a time; a new one after each that died or had to be ended."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._child: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket
+
+    def read(self, path: Path, options: Options) -> list[Item] | list[Refused]:
+        """All images of a file, or its refusal."""
+        if not path.is_file():
+            return [Refused(path, "it is no plain file", "copy its content into one")]
+        try:
+            return self._converse(path, options)
+        except _Refusal as refusal:
+            return [Refused(path, *refusal.args)]
+        except TimeoutError:
+            self.close()
+            why = f"it took more than {self._limits.silence_s:g} s an image or {self._limits.file_s:g} s in all"
+            return [Refused(path, why, "it is damaged or made to waste time: export it again, smaller")]
+        except (EOFError, ConnectionError):
+            return [Refused(path, self._epitaph(), "it is damaged or hostile: export it again, smaller")]
+        except ValueError:
+            self.close()
+            cure = "the file may be hostile: do not open it elsewhere"
+            return [Refused(path, "the reader process answered nonsense", cure)]
+
+    def close(self) -> None:
+        """End the child process, if there is one."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._line.close()
+            self._child = None
+
+    def _converse(self, path: Path, options: Options) -> list[Item]:
+        self._start()
+        request = Request(str(path.resolve()), options, max(int(self._limits.file_s), 1))
+        self._line.settimeout(self._limits.silence_s)
+        self._line.sendall(msgspec.json.encode(request) + b"\n")
+        last = time.monotonic() + self._limits.file_s
+        items: list[Item] = []
+        n_pixels = 0
+        while True:
+            header = parse_header(self._receive(HEADER_BYTES, last), options)
+            if header.kind == DONE:
+                return _all(items)
+            payload = self._receive(header.payload_bytes, last)
+            if header.kind == REFUSED:
+                raise _Refusal(*parse_refusal(payload))
+            n_pixels += header.height * header.width
+            _check_flood(len(items), n_pixels)
+            items.append(Item(path, len(items), parse_pixels(header, payload)))
+
+    def _start(self) -> None:
+        if self._child is not None:
+            return
+        self._line, theirs = socket.socketpair()
+        # Nothing of our environment but what Python needs to start; one thread, since each reserves memory.
+        environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": _package_root(), "OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "gpumpc.media.child", str(self._limits.memory_bytes)],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+
+    def _receive(self, n_bytes: int, last: float) -> bytearray:
+        """Exactly so many bytes. Raises TimeoutError, EOFError."""
+        until = min(time.monotonic() + self._limits.silence_s, last)
+        data = bytearray(n_bytes)
+        view, filled = memoryview(data), 0
+        while filled < n_bytes:
+            # A timeout of 0 would mean "do not wait at all" and raise another error.
+            self._line.settimeout(max(until - time.monotonic(), 1e-3))
+            got = self._line.recv_into(view[filled:])
+            if not got:
+                raise EOFError
+            filled += got
+        return data
+
+    def _epitaph(self) -> str:
+        """Why the child died; the next file gets a new one."""
+        child = self._child
+        if child is None:
+            return "the reader process did not start"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(1.0)
+        code = child.poll()
+        self.close()
+        if code == -signal.SIGXCPU:
+            return f"reading it took more than {self._limits.file_s:g} s of processor time"
+        if code is not None and code < 0:
+            return f"the reader process was ended by {signal.Signals(-code).name} on it"
+        return f"the reader process ended on it with code {code}"
+
+
+class _Refusal(Exception):
+    """What the child says about a file: cause and cure."""
+
+
+def _all(items: list[Item]) -> list[Item]:
+    if not items:
+        raise _Refusal("there is no image in it", "share the file that holds the images")
+    return items
+
+
+def _check_flood(n_items: int, n_pixels: int) -> None:
+    if n_items >= MAX_FRAMES or n_pixels > MAX_FILE_PIXELS:
+        raise ValueError("more images than a file may have")
+
+
+def _package_root() -> str:
+    return str(Path(gpumpc.__file__).resolve().parent.parent)

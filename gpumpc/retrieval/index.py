@@ -1,0 +1,149 @@
+"""An index at one server: rows in the store, and the static operand that a query multiplies with.
+
+A row is kept as the public F = V - Bm, packed, and this server's share of |v|^2. Its version says where its mask comes from:
+the session and batch in which it was added, and its slot there. So the masks of all rows can be drawn again, by each server
+from its own seeds and by the dealer from both, and F is opened once a version, never again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import CorruptStore
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.params import Cipher
+from gpumpc.protocols.distances import Rows
+from gpumpc.retrieval.programs import Geometry, Metric
+from gpumpc.ring.backend import Backend, Words, packed_bytes
+from gpumpc.session import StaticWeight
+from gpumpc.store import RowKey, Store
+
+NORM_BYTES = 8
+# Rows taken in by one run; a last run is padded with zero rows, which are not kept.
+ROWS_PER_BATCH = 32
+_VERSION = re.compile(r"([0-9a-f]{32})\.(\d{1,18})\.(\d{1,4})")
+
+
+class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What both servers know of an index: the same at both.
+
+    Attributes:
+        plan: hash of the plan whose results are indexed.
+        dim, metric: see `Geometry`.
+        owner: whose it is.
+    """
+
+    name: str
+    plan: str
+    dim: int
+    metric: Metric
+    owner: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of its rows in the store."""
+        return f"index/{self.owner}/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class RowVersion:
+    """Where a row's mask comes from."""
+
+    session_id: bytes
+    batch: int
+    slot: int
+
+    def __str__(self) -> str:
+        return f"{self.session_id.hex()}.{self.batch}.{self.slot}"
+
+    @classmethod
+    def parse(cls, text: str) -> RowVersion:
+        """The inverse of str(). Raises CorruptStore."""
+        found = _VERSION.fullmatch(text)
+        if found is None:
+            raise CorruptStore(f"'{text}' is no row version", "the store was changed", "make the index anew")
+        return cls(bytes.fromhex(found[1]), int(found[2]), int(found[3]))
+
+
+def row_bytes(geometry: Geometry) -> int:
+    """Bytes of one row at rest."""
+    return packed_bytes(geometry.dim, geometry.score_bits) + NORM_BYTES
+
+
+def pack_rows(backend: Backend, geometry: Geometry, rows: Rows, n_used: int) -> npt.NDArray[np.uint8]:
+    """The first `n_used` rows of a batch as bytes (n_used, row_bytes)."""
+    opened, norms = backend.download(rows.masked.opened), backend.download(rows.norms.words)
+    out = np.empty((n_used, row_bytes(geometry)), dtype=np.uint8)
+    for i in range(n_used):
+        out[i, :-NORM_BYTES] = np.frombuffer(backend.pack(opened[i], geometry.score_bits), dtype=np.uint8)
+    out[:, -NORM_BYTES:] = np.ascontiguousarray(norms[:n_used, None]).view(np.uint8)
+    return out
+
+
+def draw_masks(
+    backend: Backend,
+    cipher: Cipher,
+    geometry: Geometry,
+    versions: Sequence[RowVersion],
+    tree: Callable[[bytes, int], SeedTree],
+) -> Words:
+    """One party's mask shares of these rows, (N, dim): drawn again under the names they were first drawn under."""
+    batches: dict[tuple[bytes, int], Words] = {}
+    parts = []
+    for version in versions:
+        place = (version.session_id, version.batch)
+        if place not in batches:
+            key = tree(*place).key("v/opened", "A")
+            batches[place] = backend.expand_words(cipher, key, (ROWS_PER_BATCH, geometry.dim), geometry.score_bits)
+        parts.append(batches[place][version.slot : version.slot + 1])
+    return backend.concat(parts, 0)
+
+
+def weight_mask(backend: Backend, geometry: Geometry, masks: Words) -> Words:
+    """The static mask of the query's operand, (dim, N): that of -2 V^T for l2, of -V^T for ip."""
+    return backend.scale(masks.T, geometry.weight_factor, geometry.score_bits)
+
+
+class LoadedIndex:
+    """All rows of an index as the static operand of `query_program`.
+
+    Attributes:
+        keys: the rows by position: what position i of a result means.
+        operand: W_p, F and the norms' shares.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        record: IndexRecord,
+        geometry: Geometry,
+        party: int,
+        backend: Backend,
+        cipher: Cipher,
+        tree: Callable[[bytes, int], SeedTree],
+    ) -> None:
+        self.keys = [row.key for row in store.rows(record.kind, "ready")]
+        keys, data = store.read(record.kind, [key.item for key in self.keys])
+        self.versions = [RowVersion.parse(key.version) for key in keys]
+        bits, shape = geometry.score_bits, (1, geometry.dim)
+        opened = backend.concat([backend.unpack(memoryview(row[:-NORM_BYTES]), shape, bits) for row in data], 0)
+        masks = draw_masks(backend, cipher, geometry, self.versions, tree)
+        own = backend.reduce(masks + opened, bits) if party == 0 else masks
+        norms = backend.upload(np.ascontiguousarray(data[:, -NORM_BYTES:]).view(np.uint64)[:, 0])
+        bias = norms if geometry.metric == "l2" else backend.zeros((len(keys),))
+        self.operand = StaticWeight(
+            backend.opened(weight_mask(backend, geometry, own), bits),
+            backend.opened(weight_mask(backend, geometry, opened), bits),
+            bias,
+        )
+
+
+def row_keys(items: Sequence[str], session_id: bytes, batch: int) -> list[RowKey]:
+    """Names of the rows that one batch adds."""
+    return [RowKey(item, str(RowVersion(session_id, batch, slot))) for slot, item in enumerate(items)]
