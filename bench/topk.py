@@ -147,6 +147,8 @@ def p_value(first: Ints, second: Ints) -> float:
         if together[-1].sum() >= 40:
             together.append(np.zeros(2, dtype=np.int64))
         together[-1] = together[-1] + column
+    if len(together) > 1 and together[-1].sum() < 40:
+        together[-2:] = [together[-2] + together[-1]]
     table = np.array(together).T.astype(float)
     expected = table.sum(axis=0) * (table.sum(axis=1) / table.sum())[:, None]
     filled = expected > 0

@@ -1,8 +1,8 @@
 """Files to images, on the client: each file is parsed in a child process, so that a bad one harms nothing.
 
-    for found in read_images([Path("scans")], LITE0_INPUT):
-        if isinstance(found, Refused): print(found)
-        else: use(found.pixels)
+for found in read_images([Path("scans")], LITE0_INPUT):
+    if isinstance(found, Refused): print(found)
+    else: use(found.pixels)
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Dealer:
             plan = plan_files.load(folder)
             program = program_of(plan, config.batch)
             self._plans.append((plan, program))
-            self._engines[plan_hash(plan).hex()] = DealerEngine(program, self._roots, choose_backend())
+            self._engines[plan_hash(plan).hex()] = DealerEngine(plan, program, self._roots, choose_backend())
         self._stopping = threading.Event()
         # Steps are dealt here, so that a long one does not silence this process.
         self._showed_life_at = 0.0
@@ -125,11 +125,13 @@ class Dealer:
         engine = self._engines.get(want.plan)
         if engine is None:
             raise HandshakeMismatch("plan", "another", want.plan[:16], "server 1")
+        nonces = bytes.fromhex(want.nonce_0), bytes.fromhex(want.nonce_1)
+        # Only where the frames go: the masks depend on what the dealer computes itself.
         session_id = bytes.fromhex(want.session)
         pending: list[bytes] = []
 
         def dealing() -> Iterator[bytes]:
-            yield from engine.deal(session_id, want.batch, want.version, want.pair_id)
+            yield from engine.deal(want.pair_id, nonces, want.batch)
 
         for piece in self._pieces(servers, dealing()):
             pending.append(piece)

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
 from gpumpc.offline import dealer, seeds
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend, Words
+from gpumpc.roles.opened import Opened
 
 
 class DealerEngine:
-    """Deals for one program.
+    """Deals for one plan and batch size.
 
     Args:
         roots: the secrets agreed with server 0 and with server 1.
     """
 
-    def __init__(self, program: Program, roots: tuple[Secret, Secret], backend: Backend) -> None:
-        self.program, self.backend = program, backend
+    def __init__(self, plan: Plan, program: Program, roots: tuple[Secret, Secret], backend: Backend) -> None:
+        self.plan, self.program, self.backend = plan, program, backend
         self._roots = roots
         self._masks: dict[tuple[str, str], dict[str, Words]] = {}
 
-    def deal(self, session_id: bytes, batch: int, version: str, pair_id: str) -> Iterator[bytes]:
-        """The correction bytes of one batch, step by step, in program order.
+    def deal(self, pair_id: str, nonces: tuple[bytes, bytes], batch: int) -> Iterator[bytes]:
+        """The correction bytes of one batch of the session with these nonces, step by step, in program order.
 
-        Dealing is a function of the roots and these names: asked again, it gives the same bytes.
+        Dealing is a function of the roots and these names: asked again, it gives the same bytes. The session id is computed
+        here, from this plan and program: two programs or share pairs are never dealt under one.
         """
+        session_id = Opened.of(self.plan, self.program, pair_id, nonces).session_id
         dealing = dealer.Dealing(
             self.backend,
             self.program.params.cipher,
             self._trees(session_id, batch),
-            self._weight_masks(version, pair_id),
+            self._weight_masks(self.plan.weight_digest, pair_id),
         )
         return dealer.deal_batch(self.program.steps, dealing)
 

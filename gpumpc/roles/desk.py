@@ -46,7 +46,8 @@ class DealerDesk:
 
     def ask(self, engine: Engine) -> m.Want | None:
         """What to ask for next, if there is room: one batch at a time in flight, one more asked ahead."""
-        pair_id, session_id = engine.opened
+        opened = engine.opened
+        session_id = opened.session_id
         if not session_id or not engine.program.cost.dealer_bytes or len(self._asked) > 1:
             return None
         first = engine.first_needed
@@ -56,7 +57,8 @@ class DealerDesk:
             if (session_id, batch) not in self._asked:
                 self._asked.add((session_id, batch))
                 plan = plan_hash(engine.plan).hex()
-                return m.Want(plan, session_id.hex(), batch, engine.plan.weight_digest, pair_id)
+                nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
+                return m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch)
         return None
 
     def store(self, session_id: bytes, batch: int, n_bytes: int, piece: memoryview) -> None:

@@ -6,14 +6,13 @@ agree on is compared before the first masked byte; every batch number is reserve
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import gpumpc.nn.weight_shares as ws
-from gpumpc.errors import ConfigError, ShareError
+from gpumpc.errors import ConfigError, HandshakeMismatch, ShareError
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.plan import Plan, plan_hash
 from gpumpc.nn.program import PROTOCOL_VERSION, Program
@@ -21,6 +20,8 @@ from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private
 from gpumpc.ring.backend import Backend, Words
+from gpumpc.roles.keys import root_check
+from gpumpc.roles.opened import CLOSED, Opened, program_id
 from gpumpc.session import Corrections, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.version import VERSION
@@ -28,6 +29,8 @@ from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 
 PACKING = "byte planes, then bit lanes"
+
+T = TypeVar("T")
 
 log = logging.getLogger("gpumpc")
 
@@ -67,12 +70,21 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
     }
 
 
+def _told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
+    """A field the other server told. Raises HandshakeMismatch where it is missing or makes no sense."""
+    try:
+        return read(fields[name])
+    except (KeyError, ValueError):
+        raise HandshakeMismatch(name, "well formed", "missing or malformed", "the other server") from None
+
+
 class Engine:
     """One server, one plan, one batch size.
 
     Args:
         party: 0 or 1.
         root: the secret agreed with the dealer.
+        pair_secret: the secret agreed with the other server, which the dealer does not know.
         folder: where the server keeps its weight shares.
         corrections: server 1's pool; None at server 0.
         wait_s: how long a batch waits for the dealer.
@@ -84,6 +96,7 @@ class Engine:
         plan: Plan,
         batch_size: int,
         root: Secret,
+        pair_secret: Secret,
         ledger: Ledger,
         backend: Backend,
         folder: Path,
@@ -92,13 +105,14 @@ class Engine:
     ) -> None:
         self.party, self.plan, self.backend = party, plan, backend
         self.program = program_of(plan, batch_size)
-        # The share pair and the session that belongs to it: one tuple, since another thread reads them together.
-        self.opened: tuple[str, bytes] = ("", b"")
+        # One object: another thread reads its parts together.
+        self.opened = CLOSED
         self.next_batch = 0
         # The first batch whose corrections are still to be taken: a reserved batch waits for its own.
         self.first_needed = 0
         self._why_not_ready = "the servers hold none for this plan"
-        self._root, self._ledger, self._folder, self._corrections = root, ledger, folder, corrections
+        self._root, self._pair_secret = root, pair_secret
+        self._ledger, self._folder, self._corrections = ledger, folder, corrections
         self._wait_s = wait_s
         self._weights: dict[str, StaticWeight] = {}
 
@@ -107,9 +121,10 @@ class Engine:
     def agree(self, channel: Channel) -> None:
         """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
         own = self._stored_pair()
-        theirs = exchange_hello(channel, equal=agreed_fields(self.plan, self.program), told={"share pair": own})
+        equal = {**agreed_fields(self.plan, self.program), "secret of the servers": root_check(self._pair_secret)}
+        theirs = exchange_hello(channel, equal=equal, told={"share pair": own})
         other = theirs.get("share pair", "")
-        self.opened = ("", b"")
+        self.opened = CLOSED
         if own and own == other:
             self._weights = ws.load_static(self._weights_path, self.backend, self.program)
             self._open_session(channel, own)
@@ -123,12 +138,12 @@ class Engine:
     @property
     def pair_id(self) -> str:
         """The share pair in use; empty before weights are shared."""
-        return self.opened[0]
+        return self.opened.pair_id
 
     @property
     def session_id(self) -> bytes:
         """The session in use; empty before weights are shared."""
-        return self.opened[1]
+        return self.opened.session_id
 
     @property
     def is_ready(self) -> bool:
@@ -146,15 +161,15 @@ class Engine:
 
     def _open_session(self, channel: Channel, pair_id: str) -> None:
         """Agree on the session id and on the first batch number neither ledger has seen."""
-        program_id = hashlib.sha256(self.program.digest + plan_hash(self.plan) + pair_id.encode()).digest()
-        nonce = self._ledger.nonce(program_id)
+        nonce = self._ledger.nonce(program_id(self.plan, self.program, pair_id))
         theirs = exchange_hello(channel, equal={"share pair": pair_id}, told={"nonce": nonce.hex()})
-        nonces = (nonce, bytes.fromhex(theirs["nonce"]))
-        session_id = seeds.session_id(program_id, *(nonces if self.party == 0 else nonces[::-1]))
+        other = _told(theirs, "nonce", bytes.fromhex)
+        opened = Opened.of(self.plan, self.program, pair_id, (nonce, other) if self.party == 0 else (other, nonce))
+        session_id = opened.session_id
         mark = self._ledger.high_water(session_id)
         theirs = exchange_hello(channel, equal={"session": session_id.hex()}, told={"high-water mark": str(mark)})
-        self.next_batch = self.first_needed = max(mark, int(theirs["high-water mark"]))
-        self.opened = (pair_id, session_id)
+        self.next_batch = self.first_needed = max(mark, _told(theirs, "high-water mark", int))
+        self.opened = opened
         if self._corrections is not None:
             self._corrections.discard_before(session_id, self.next_batch)
 
@@ -184,7 +199,7 @@ class Engine:
         session = self._session(channel, seeds.SeedTree(self._root.reveal(), session_id, 0), None, {})
         weights = ws.open_static(session, self.program, raw)
         # What was installed before goes first, its name before its shares: a half-written pair is none.
-        self.opened = ("", b"")
+        self.opened = CLOSED
         pair_path = self._weights_path.with_suffix(".pair")
         for path in (pair_path, self._weights_path):
             path.unlink(missing_ok=True)
@@ -195,18 +210,15 @@ class Engine:
 
     # batches
 
-    def reserve(self, batch: int) -> None:
-        """Reserve a batch number, durably. Raises ShareError before a session is open, BatchAlreadyUsed."""
+    def run(self, channel: Channel, batch: int, share: Words) -> Additive:
+        """One batch on this server's input share, its number reserved durably first; the result share, re-randomised.
+
+        Raises ShareError before a session is open, BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch,
+        LeftoverCorrelations.
+        """
         self.check_ready()
         self._ledger.reserve(self.session_id, batch)
         self.next_batch = batch + 1
-
-    def run(self, channel: Channel, batch: int, share: Words) -> Additive:
-        """One reserved batch on this server's input share; the result share.
-
-        Raises ShareError before a session is open, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
-        """
-        self.check_ready()
         corrections = self._take(batch)
         self.first_needed = batch + 1
         try:
@@ -220,7 +232,18 @@ class Engine:
                 corrections.discard()
             raise
         self._ledger.spend(self.session_id, batch)
-        return result.at_bits(self.backend, self.program.result.bits)
+        return self._rerandomised(result.at_bits(self.backend, self.program.result.bits), batch)
+
+    def _rerandomised(self, result: Additive, batch: int) -> Additive:
+        """The same value under shares that only the two servers can tell from uniform ones.
+
+        The dealer knows the masks inside a step's output. Who held such a share beside the dealer's knowledge, as the user
+        does who is given both result shares, would learn values from inside the network.
+        """
+        key = seeds.SeedTree(self._pair_secret.reveal(), self.session_id, batch).key("result", "re-randomise")
+        words = self.backend.expand_words(self.plan.params.cipher, key, result.words.shape, result.bits)
+        changed = result.words + words if self.party == 0 else result.words - words
+        return result.with_words(self.backend.reduce(changed, result.bits))
 
     def _take(self, batch: int) -> TakenCorrections | None:
         if self._corrections is None or not self.program.cost.dealer_bytes:

@@ -141,6 +141,19 @@ def agree_root(identity: Identity, peer_card: Card, party: int) -> Secret:
     return Secret(_derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc root 1 %d " % party + both))
 
 
+def agree_pair(identity: Identity, peer_card: Card) -> Secret:
+    """The 32 bytes that the two servers alone can derive; the same at both. Raises ConfigError.
+
+    With it they re-randomise result shares, so that the dealer's knowledge of masks is worth nothing outside the servers.
+    """
+    cards = {card.role: card for card in (identity.card, peer_card)}
+    if set(cards) != {"server0", "server1"}:
+        why = f"one card must be server0's and one server1's, and they are of {' and '.join(sorted(cards))}"
+        raise _bad_card(f"no secret can be agreed with {peer_card.name}", why)
+    both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("server0", "server1"))
+    return Secret(_derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc servers 1 " + both))
+
+
 def root_check(root: Secret) -> str:
     """A value that shows two parties have the same root, and nothing of it."""
     return hmac.digest(root.reveal(), b"gpumpc root check", "sha256").hex()[:32]

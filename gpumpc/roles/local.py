@@ -138,17 +138,28 @@ class LocalSession:
         self._folder = tempfile.TemporaryDirectory(prefix="gpumpc-")
         folder = Path(self._folder.name)
         self._roots = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
+        pair_secret = Secret(secrets.token_bytes(32))
         self._ledgers = [Ledger(folder / f"s{p}" / "ledger.sqlite") for p in (0, 1)]
         self._pool = Pool(folder / "pool", _POOL_BYTES)
         self._source = _Source(self._pool)
         self._channels = memory_pair()
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="gpumpc")
         self._engines = [
-            Engine(p, plan, batch, self._roots[p], self._ledgers[p], backend, folder / f"s{p}", self._source if p else None)
+            Engine(
+                p,
+                plan,
+                batch,
+                self._roots[p],
+                pair_secret,
+                self._ledgers[p],
+                backend,
+                folder / f"s{p}",
+                self._source if p else None,
+            )
             for p in (0, 1)
         ]
         self.program: Program = self._engines[0].program
-        self._dealer = DealerEngine(self.program, self._roots, backend)
+        self._dealer = DealerEngine(plan, self.program, self._roots, backend)
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()
         self._dealt: set[int] = set()
@@ -273,10 +284,10 @@ class LocalSession:
         if batch in self._dealt:
             return
         self._dealt.add(batch)
-        session_id, pair_id = self._engines[0].session_id, self._engines[0].pair_id
+        opened = self._engines[0].opened
         try:
-            pieces = self._dealer.deal(session_id, batch, self.plan.weight_digest, pair_id)
-            self._store(session_id, batch, self.program, pieces)
+            pieces = self._dealer.deal(opened.pair_id, opened.nonces, batch)
+            self._store(opened.session_id, batch, self.program, pieces)
         except BaseException:
             self._dealt.discard(batch)
             raise
@@ -299,7 +310,6 @@ class LocalSession:
             missing = size - len(words)
             if missing:
                 words = self.backend.concat([words, self.backend.zeros((missing, *words.shape[1:]))], 0)
-            self._engines[party].reserve(batch)
             return self._engines[party].run(self._channels[party], batch, words)
 
         return self._both(run, lambda: self._deal(batch))

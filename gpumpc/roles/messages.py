@@ -142,10 +142,11 @@ class Want(_Record, frozen=True):
     """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session and batch."""
 
     plan: PlanHash
-    session: Identifier
-    batch: int
-    version: str
     pair_id: Identifier
+    nonce_0: Identifier
+    nonce_1: Identifier
+    session: Identifier
+    batch: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Alive(_Record, frozen=True):

@@ -32,7 +32,7 @@ from gpumpc.roles.config import ServerConfig
 from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.engine import Engine, agreed_fields
 from gpumpc.roles.inbox import Inbox, words_of
-from gpumpc.roles.keys import Card, agree_root, load_identity, root_check, seal
+from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check, seal
 from gpumpc.roles.lockstep import LockStep, unexpected
 from gpumpc.roles.tasks import Task, TaskQueue, Work
 from gpumpc.shares import Additive
@@ -57,6 +57,7 @@ class Server:
         self.config, self.party = config, config.party
         self._identity = load_identity(config.identity)
         self._root = agree_root(self._identity, config.dealer, self.party)
+        self._pair_secret = agree_pair(self._identity, config.peer)
         _claim(config.state, self._identity.card)
         self._ledger = Ledger(config.state / "ledger.sqlite")
         self._inbox = Inbox(config.state / "inbox", config.uploads_bytes)
@@ -82,6 +83,7 @@ class Server:
             plan_files.load(folder),
             self.config.batch,
             self._root,
+            self._pair_secret,
             self._ledger,
             self._backend,
             self.config.state,
@@ -211,7 +213,6 @@ class Server:
         size = engine.program.input.shape[0]
         starts = range(0, n_items, size)
         for part, start in enumerate(starts):
-            engine.reserve(first_batch + part)
             share = words[start : start + size]
             n_used = len(share)
             if n_used < size:

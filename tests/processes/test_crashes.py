@@ -36,8 +36,8 @@ _WHILE_DEALING = """
 import os, signal
 from gpumpc.roles.dealing import DealerEngine
 deal = DealerEngine.deal
-def deal_and_die(engine, session_id, batch, version, pair_id):
-    for piece in deal(engine, session_id, batch, version, pair_id):
+def deal_and_die(engine, pair_id, nonces, batch):
+    for piece in deal(engine, pair_id, nonces, batch):
         if batch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         yield piece

@@ -22,7 +22,7 @@ from gpumpc.roles.client import Client
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.roles.config import load_server
 from gpumpc.roles.engine import Engine
-from gpumpc.roles.keys import agree_root, keygen, load_identity
+from gpumpc.roles.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import ZmqChannel
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, tiny
@@ -200,7 +200,9 @@ class _Server0:
         identity = load_identity(config.identity)
         self.ledger = Ledger(config.state / "ledger.sqlite")
         root = agree_root(identity, config.dealer, 0)
-        self.engine = Engine(0, SAME.plan, config.batch, root, self.ledger, choose_backend(), config.state, None)
+        pair_secret = agree_pair(identity, config.peer)
+        backend = choose_backend()
+        self.engine = Engine(0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None)
         assert config.peer_listen
         self.channel = ZmqChannel.bind(config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S)
 
@@ -246,7 +248,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                 with pytest.raises(RemoteError, match=pattern):
                     channel.receive()
             else:
-                server_0.engine.reserve(batch)
+                server_0.ledger.reserve(server_0.engine.session_id, batch)
                 size = next(step.cost.s0_bytes for step in server_0.engine.program.steps if step.cost.s0_bytes)
                 for _ in range(2):
                     header = encode_header(Kind.OPENING, size, session=server_0.engine.session_id, batch=batch)

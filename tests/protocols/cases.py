@@ -21,7 +21,7 @@ from gpumpc.ring.backend import Words, lane_bytes
 from gpumpc.session import Session
 
 Ints = npt.NDArray[np.int64]
-# (k, f): the two settings of PROTOCOLS.md section 7, and the widest ring that a plan may ask for.
+# (k, f): the two settings of docs/protocols.md section 7, and the widest ring that a plan may ask for.
 RINGS = [(40, 13), (44, 16), (62, 20)]
 SIZES = [1, 19, 989]
 

@@ -1,5 +1,5 @@
 """Declared cost == measured cost, for every step, where elements fill lanes and where they do not; and the table of
-PROTOCOLS.md section 7."""
+docs/protocols.md section 7."""
 
 import dataclasses
 

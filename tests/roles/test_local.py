@@ -356,3 +356,25 @@ def test_dealing_ahead(compiled: CompiledPlan) -> None:
         shared = session.share(numbers(3, 4, 4, 1))
         assert session.run(shared).shape == (3, 3)
         assert not [*session._pool.folder.glob("*.corr")]
+
+
+def test_released_shares_are_rerandomised(session: LocalSession, compiled: CompiledPlan) -> None:
+    """The dealer knows the masks in a step's output share; what leaves a server differs from it by what it cannot know."""
+    inside: dict[int, Additive] = {}
+    run = type(session.program).run
+
+    def recording(program: Any, running: Any, *shares: Additive) -> Additive:
+        inside[running.party] = run(program, running, *shares)
+        return inside[running.party]
+
+    with mock.patch.object(type(session.program), "run", recording):
+        result = session.run(session.share(numbers(*session.program.input.shape, seed=9)))
+    bits = session.program.result.bits
+    keep = np.uint64((1 << bits) - 1)
+    released = [store[result._key].words for store in session._stores]
+    added = [(after - inside[party].words) & keep for party, after in enumerate(released)]
+    assert not ((added[0] + added[1]) & keep).any()  # the value is the same
+    assert len(np.unique(added[0])) == added[0].size  # and no share is what it was
+    other = session.run(session.share(numbers(*session.program.input.shape, seed=9)))
+    again = session._stores[0][other._key].words
+    assert (again != released[0]).all()

@@ -23,6 +23,7 @@ from gpumpc.roles import desk as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.inbox import Inbox, words_of
+from gpumpc.roles.opened import Opened
 from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT, Task, TaskQueue
 
 PROGRAM = compile_program(Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
@@ -79,7 +80,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def engine(first: int = 0, pair_id: str = NAME, session_id: bytes = SESSION) -> Any:
     program = SimpleNamespace(cost=SimpleNamespace(dealer_bytes=10))
     plan = msgspec.structs.replace(_plan(), weight_digest="c" * 64)
-    return SimpleNamespace(opened=(pair_id, session_id), first_needed=first, program=program, plan=plan)
+    opened = Opened(pair_id, (bytes(16), bytes(16)), session_id)
+    return SimpleNamespace(opened=opened, first_needed=first, program=program, plan=plan)
 
 
 def _plan() -> Any:

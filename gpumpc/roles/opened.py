@@ -1,0 +1,41 @@
+"""A session of one program: what it is bound to, and its id, the same at both servers and at the dealer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from gpumpc.nn.plan import Plan, plan_hash
+from gpumpc.nn.program import Program
+from gpumpc.offline import seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """An open session.
+
+    The id is a hash of the program, the plan, the share pair and both ledgers' nonces. The dealer computes it itself from
+    these: whatever it is told, it never deals two programs or two share pairs under one session.
+
+    Attributes:
+        pair_id: which sharing of the weights is in use; empty where no session is open.
+        nonces: of server 0's and of server 1's ledger.
+        session_id: 16 bytes.
+    """
+
+    pair_id: str
+    nonces: tuple[bytes, bytes]
+    session_id: bytes
+
+    @classmethod
+    def of(cls, plan: Plan, program: Program, pair_id: str, nonces: tuple[bytes, bytes]) -> Opened:
+        """The session of these."""
+        return cls(pair_id, nonces, seeds.session_id(program_id(plan, program, pair_id), *nonces))
+
+
+CLOSED = Opened("", (b"", b""), b"")
+
+
+def program_id(plan: Plan, program: Program, pair_id: str) -> bytes:
+    """32 bytes: what a ledger's nonce is drawn for."""
+    return hashlib.sha256(program.digest + plan_hash(plan) + pair_id.encode()).digest()

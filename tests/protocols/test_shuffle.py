@@ -1,0 +1,307 @@
+"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, and as dear as declared. Planted bugs too.
+
+For the rate of false alarms see `checkers`; seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.errors import BitsMismatch, CorrelationsMissing, MaskReused
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.ring import selection
+from gpumpc.ring.fixed_point import mask, signed
+from gpumpc.session import Session
+from tests.harness import BACKEND, Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned, view_cells
+from tests.protocols.checkers import check_independent, check_same_law, check_uniform
+
+Ints = npt.NDArray[np.int64]
+Patch = pytest.MonkeyPatch
+BITS = 20
+ROWS, N = 64, 512
+ID_BITS = 9
+
+
+def step(shape: tuple[int, int], bits: int = BITS, id_bits: int | None = None) -> Shuffle:
+    places = max(1, (shape[1] - 1).bit_length()) if id_bits is None else id_bits
+    return Shuffle("shuffled", ("x",), "shuffled", shape, bits, places)
+
+
+def run(values: Ints, bits: int = BITS, seed: int = 1, script: Any = None) -> Outcome:
+    return run_step(step(values.shape, bits), share(values, bits, seed=seed), seed=seed, script=script)  # type: ignore[arg-type]  # a matrix
+
+
+def shuffled_keys(outcome: Outcome) -> Ints:
+    first, second = outcome.shares
+    return signed(BACKEND.reduce(first.share + second.share, first.bits), first.bits)
+
+
+def keys_of(values: Ints) -> Ints:
+    n = values.shape[1]
+    return (values << max(1, (n - 1).bit_length())) + np.arange(n)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 2), (1, 5), (3, 64), (2, 989)])
+@pytest.mark.parametrize("bits", [3, BITS, 52])
+def test_every_row_holds_its_own_keys_once(shape, bits):
+    values = np.random.default_rng(2).integers(-(1 << (bits - 1)), 1 << (bits - 1), shape)
+    got = run(values, bits)
+    assert np.array_equal(np.sort(shuffled_keys(got), axis=1), np.sort(keys_of(values), axis=1))
+
+
+def test_both_servers_hold_the_same_opened_words():
+    first, second = run(np.zeros((3, 64), dtype=np.int64)).shares
+    assert first.bits == second.bits == BITS + 6
+    assert np.array_equal(first.opened, second.opened)
+
+
+def test_opened_less_its_share_is_the_mask_that_the_dealer_returns(monkeypatch):
+    dealt = []
+    honest = Shuffle.deal
+    monkeypatch.setattr(Shuffle, "deal", lambda self, dealing, *m: dealt.append(honest(self, dealing, *m)) or dealt[-1])
+    got = run(np.random.default_rng(3).integers(-5, 5, (3, 64)))
+    bits = got.shares[0].bits
+    assert np.array_equal(BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits), got.shares[0].opened)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_every_pair_of_permutations_gives_their_composition(n):
+    both = np.array(list(itertools.permutations(range(n))))
+    pi, sigma = np.repeat(both, len(both), axis=0), np.tile(both, (len(both), 1))
+    values = np.random.default_rng(4).integers(-100, 100, pi.shape)
+    script = {(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
+    order = selection.compose(pi, sigma)
+    assert np.array_equal(shuffled_keys(run(values, script=script)), np.take_along_axis(keys_of(values), order, axis=1))
+
+
+def test_a_wider_share_is_cut_down_and_a_narrower_one_refused():
+    values = np.random.default_rng(5).integers(-5, 5, (2, 8))
+    got = run_step(step((2, 8)), share(values, BITS + 7, seed=1))
+    assert np.array_equal(np.sort(shuffled_keys(got), axis=1), np.sort(keys_of(values), axis=1))
+    with pytest.raises(BitsMismatch):
+        run_step(step((2, 8)), share(values, BITS - 1, seed=1))
+
+
+def test_a_shuffle_serves_one_batch_of_queries():
+    """The same step twice in one batch would draw the same permutations."""
+    twice = [step((2, 8)), Shuffle("shuffled", ("y",), "z", (2, 8), BITS, 3)]
+    pair = share(np.zeros((2, 8), dtype=np.int64), BITS)
+    with pytest.raises(MaskReused):
+        run_steps(twice, {"x": pair, "y": pair})
+
+
+def test_nothing_secret_prints():
+    [first, _] = run(np.zeros((1, 4), dtype=np.int64)).shares
+    assert repr(first) == f"Shuffled(bits={BITS + 2}, <secret>)"
+
+
+def test_server_0_is_dealt_no_correction(monkeypatch):
+    honest = Shuffle._run_0
+
+    def run_0(self: Shuffle, session: Session, v: Any) -> Any:
+        session.correction((1,), 8)
+        return honest(self, session, v)
+
+    monkeypatch.setattr(Shuffle, "_run_0", run_0)
+    with pytest.raises(CorrelationsMissing, match="server 0"):
+        run(np.zeros((1, 4), dtype=np.int64))
+
+
+# cost
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 21), (1, 64), (5, 13), (7, 989)])
+@pytest.mark.parametrize("bits", [3, 16, BITS])
+def test_declared_is_measured_in_both_directions(shape, bits):
+    got, declared = run(np.zeros(shape, dtype=np.int64), bits), step(shape, bits).cost
+    assert got.cost == declared
+    assert declared.dealer_bytes == len(got.corrections)
+    assert [(bool(first), bool(second)) for first, second in got.sent] == [(False, True), (True, False), (False, True)]
+    assert declared.s0_bytes == sum(len(first) for first, _ in got.sent)
+    assert declared.s1_bytes == sum(len(second) for _, second in got.sent)
+
+
+# what the servers see
+
+
+def secret_cells(outcome: Outcome, values: Ints) -> list[Cell]:
+    bits = outcome.shares[0].bits
+    return [Cell("x", bits, ROWS * N, unsigned(keys_of(values))), Cell("x''", bits, ROWS * N, unsigned(shuffled_keys(outcome)))]
+
+
+KINDS = {
+    "zero": np.zeros((ROWS, N), dtype=np.int64),
+    "minus one": np.full((ROWS, N), -1),
+    "edges": np.resize([(1 << (BITS - 1)) - 1, -(1 << (BITS - 1))], (ROWS, N)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("party", [0, 1])
+def test_every_byte_lane_a_server_receives_is_uniform(kind, party):
+    got = run(KINDS[kind], seed=6)
+    cells = opened_cells(got, party)
+    assert [cell.bits for cell in cells] == ([BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS])
+    dealt = [Cell(name, bits, ROWS * N, words) for (_, _, name), (bits, words) in got.drawn[party].items()]
+    assert party == 0 or sum(cell.label.startswith("correction") for cell in dealt) == 2
+    check_uniform([*cells, *dealt])
+
+
+def test_two_inputs_give_messages_of_one_law():
+    first, second = run(KINDS["zero"], seed=7), run(KINDS["edges"], seed=8)
+    for party in (0, 1):
+        check_same_law(opened_cells(first, party), opened_cells(second, party))
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_the_whole_view_of_a_server_is_independent_of_keys_and_order(party):
+    values = np.random.default_rng(9).integers(-(1 << (BITS - 1)), 1 << (BITS - 1), (ROWS, N))
+    got = run(values, seed=10)
+    own = Cell("input share", BITS, ROWS * N, share(values, BITS, seed=10)[party].words)
+    # Ids sit in the low bits of the keys in order of position, so x itself is no noise; only its values are.
+    noise = Cell("values", BITS, ROWS * N, unsigned(values))
+    check_independent([*view_cells(got, party, ROWS * N), own], [noise, secret_cells(got, values)[1]])
+
+
+def low_bits(packed: bytes, shape: tuple[int, int], bits: int, id_bits: int) -> Ints:
+    """The ids of what a message carries, sorted in each row."""
+    return np.sort(signed(BACKEND.unpack(memoryview(packed), shape, bits) & mask(id_bits), 63), axis=1)
+
+
+# checkers, and mistakes that they must catch
+
+
+def server_0_cannot_follow() -> None:
+    """S0 knows the low bits of what it sent, before sigma; S1 adds only multiples of 2^b to them, and its g."""
+    got = run(KINDS["zero"], seed=11)
+    sent, heard = (low_bits(message, (ROWS, N), BITS + ID_BITS, ID_BITS) for message in (got.sent[1][0], got.sent[2][1]))
+    assert not (sent == heard).all(axis=1).any(), "S0 recognises its keys after sigma"
+
+
+def messages_are_uniform() -> None:
+    for party in (0, 1):
+        got = run(KINDS["zero"], seed=12)
+        dealt = [
+            Cell(name, bits, ROWS * N, words)
+            for (_, _, name), (bits, words) in got.drawn[party].items()
+            if name.startswith("correction")
+        ]
+        check_uniform([*opened_cells(got, party), *dealt])
+
+
+def keys_are_kept() -> None:
+    values = np.random.default_rng(13).integers(-9, 9, (4, 64))
+    assert np.array_equal(np.sort(shuffled_keys(run(values)), axis=1), np.sort(keys_of(values), axis=1))
+
+
+def rows_have_their_own_order() -> None:
+    """Rows of equal values: their ids in shuffled order, compared place by place with the row before."""
+    ids = shuffled_keys(run(np.zeros((ROWS, 64), dtype=np.int64))) & 63
+    # One place in 64 agrees: 63 on average of 4032, and 40 standard deviations below 400.
+    assert (ids[1:] == ids[:-1]).sum() < 400, "two queries were shuffled alike"
+
+
+CHECKERS = [server_0_cannot_follow, messages_are_uniform, keys_are_kept, rows_have_their_own_order]
+
+
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
+def test_the_shuffle_passes(checker):
+    checker()
+
+
+def zero_draw(patch: Patch, wanted: str) -> None:
+    """A draw is zero, at the server and at the dealer alike."""
+
+    def changed(honest: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def draw(*arguments: Any) -> Any:
+            drawn = honest(*arguments)
+            return drawn * np.uint64(0) if arguments[place] == wanted else drawn
+
+        return draw
+
+    patch.setattr(Session, "words", changed(Session.words, 1))
+    patch.setattr(Dealing, "words", changed(Dealing.words, 2))
+
+
+def shuffle_without_g(patch: Patch) -> None:
+    zero_draw(patch, "g")
+
+
+def first_message_without_a(patch: Patch) -> None:
+    """S0 then holds both shares of every distance."""
+    honest = run.__globals__["share"]
+    zero_draw(patch, "a")
+    # An input share of S1 that is the value itself: what `a` alone hides.
+    patch.setitem(run.__globals__, "share", lambda v, bits, seed: honest(v, bits, first=np.zeros(v.shape, dtype=np.uint64)))
+
+
+def second_message_without_a_prime(patch: Patch) -> None:
+    zero_draw(patch, "a'")
+
+
+def beta_sent_in_the_clear(patch: Patch) -> None:
+    """Without Delta, beta is pi(a): S1 finds pi in it. Nothing is wrong with its law, only with what S1 knows of it."""
+    zero_draw(patch, "Delta")
+
+
+def moved_sent_in_the_clear(patch: Patch) -> None:
+    zero_draw(patch, "b'")
+
+
+def beta_not_corrected(patch: Patch) -> None:
+    honest = Session.correction
+    patch.setattr(Session, "correction", lambda self, shape, bits: honest(self, shape, bits) * np.uint64(bits != BITS))
+
+
+def delta_only_at_the_dealer(patch: Patch) -> None:
+    honest = Session.words
+    patch.setattr(Session, "words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta"))
+
+
+def one_shuffle_for_two_queries(patch: Patch) -> None:
+    honest = selection.permutations
+    patch.setattr(selection, "permutations", lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0))
+
+
+def ids_added_after_pi(patch: Patch) -> None:
+    """Low bits say where a key lies once shuffled, not where it came from: no id comes back to its value."""
+    honest = selection.permutations
+
+    def run_0(self: Shuffle, session: Session, v: Any) -> Any:
+        shape, backend = self.shape, session.backend
+        masked = session.receive_words(shape, self.value_bits)
+        moved = backend.gather(v + masked, session.permutations("pi", *shape))
+        delta = session.words("Delta", shape, self.value_bits)
+        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits) + backend.counting(shape[1])
+        session.send_words(first - session.words("a'", shape, self.bits), self.bits)
+        opened = session.receive_words(shape, self.bits)
+        return type_of_result(opened, session.words("b'", shape, self.bits), self.bits)
+
+    from gpumpc.protocols.shuffle import Shuffled as type_of_result
+
+    assert honest is selection.permutations
+    patch.setattr(Shuffle, "_run_0", run_0)
+
+
+MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
+    (shuffle_without_g, server_0_cannot_follow),
+    (first_message_without_a, messages_are_uniform),
+    (beta_not_corrected, keys_are_kept),
+    (delta_only_at_the_dealer, keys_are_kept),
+    (ids_added_after_pi, keys_are_kept),
+    (one_shuffle_for_two_queries, rows_have_their_own_order),
+]
+
+
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
+def test_a_planted_bug_is_caught(monkeypatch, mistake, checker):
+    mistake(monkeypatch)
+    with pytest.raises(AssertionError):
+        checker()
