@@ -12,7 +12,8 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +49,13 @@ def steps(shape: tuple[int, int], k: int, bits: int = BITS) -> list[Shuffle | To
     ]
 
 
-def search(distances: Ints, k: int, seed: int, batch: int = 1, bits: int = BITS) -> Outcome:
+def search(
+    distances: Ints, k: int, seed: int, batch: int = 1, bits: int = BITS, script: Mapping[Any, Any] | None = None
+) -> Outcome:
     """One run on shares of the distances (Q, N). Raises SelectionFailed."""
-    return run_steps(steps(distances.shape, k, bits), {"x": share(distances, bits, seed=seed)}, seed=seed, batch=batch)
+    rows, n = distances.shape
+    inputs = {"x": share(distances, bits, seed=seed)}
+    return run_steps(steps((rows, n), k, bits), inputs, seed=seed, batch=batch, script=script)
 
 
 def exact(distances: Ints, k: int) -> Ints:

@@ -49,8 +49,9 @@ def compile_graph(
         measured = _measure(graph, arrays, samples, guard_bits)
     source = graph.input
     result = check_ranges(program, integer_weights(program, arrays), source.low, source.high, measured)
-    # |v| < 2^(bits - 1); an index is not signed and brings its own width.
-    output_bits = min(program.result.bits, int(result.magnitude).bit_length() + 1)
+    # |v| (1 + 1/32) < 2^(bits - 2): one bit more than the value needs, and room for rounding, so that a share at rest can be
+    # truncated and lifted. An index is not signed and brings its own width.
+    output_bits = min(program.result.bits, int(result.magnitude * 33 / 32).bit_length() + 2)
     plan, salted = make_plan(name, graph, arrays, params, preprocessing)
     fields = {"output_bits": output_bits, "bounds": bounds, "guard_bits": guard_bits if measured is not None else 0}
     return msgspec.structs.replace(plan, **fields), salted

@@ -51,6 +51,19 @@ class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"index/{self.owner}/{self.name}"
 
 
+def encode_index(record: IndexRecord) -> str:
+    """As a text for the store."""
+    return msgspec.json.encode(record).decode()
+
+
+def decode_index(text: str) -> IndexRecord:
+    """The inverse of `encode_index`. Raises CorruptStore."""
+    try:
+        return msgspec.json.decode(text, type=IndexRecord)
+    except msgspec.DecodeError as error:
+        raise CorruptStore("an index's record cannot be read", str(error), "make the index anew") from error
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class RowVersion:
     """Where a row's mask comes from."""

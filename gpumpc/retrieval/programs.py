@@ -21,7 +21,7 @@ from gpumpc.protocols.truncation import Lift, Truncate
 Metric = Literal["l2", "ip"]
 
 # Bits of a quantised feature, sign included.
-VALUE_BITS = 11
+VALUE_BITS = 13
 ROWS = "rows"
 
 

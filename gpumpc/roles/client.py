@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -28,11 +28,14 @@ from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
 from gpumpc.nn.plan import Plan, Weights, plan_hash, weight_digest
 from gpumpc.nn.weight_shares import split_weights
+from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.choose import choose_backend
+from gpumpc.ring.fixed_point import signed
 from gpumpc.roles import messages as m
 from gpumpc.roles.config import ClientConfig
 from gpumpc.roles.engine import agreed_fields
 from gpumpc.roles.keys import load_identity, open_sealed
+from gpumpc.roles.side import geometry_of
 from gpumpc.shares import split
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.handshake import compare
@@ -262,6 +265,54 @@ class Client:
         parts = self._collect(job, sequence, progress)
         return SealedResult(lambda: self._reveal(job, parts), shared.shape[0])
 
+    # results that stay at the servers
+
+    def keep(self, shared: SharedInput, items: Sequence[str] | None = None, progress: Progress | None = None) -> list[str]:
+        """Evaluate an upload and keep the results there as shares, under these item ids or new random ones.
+
+        An item that is kept already stays as it is. Raises like `run`, and BadShape for another number of ids.
+        """
+        names = list(items) if items is not None else [secrets.token_hex(16) for _ in range(shared.shape[0])]
+        job = secrets.token_hex(16)
+        self._until_stored(self._ask_together(m.Keep(self._plan, job, shared.upload, names)), progress, last=m.Stored)
+        return names
+
+    def _until_stored(self, sequence: int, progress: Progress | None, last: type[m.Stored] | type[m.Done]) -> None:
+        """Hear both servers' progress until each has said the last word."""
+        open_parties, heard = {0, 1}, time.monotonic()
+        while open_parties:
+            for party in sorted(open_parties):
+                with contextlib.suppress(PeerTimeout):
+                    reply, _ = self._answer(party, sequence, _TURN_S)
+                    heard = time.monotonic()
+                    if isinstance(reply, m.Stored) and progress and party == 0:
+                        progress(reply.part + (last is m.Stored), reply.of)
+                    whole = not isinstance(reply, m.Stored) or reply.part + 1 == reply.of
+                    if isinstance(reply, last) and whole:
+                        open_parties.discard(party)
+            if time.monotonic() - heard > self._patience_s:
+                raise PeerTimeout(f"no progress for {self._patience_s:g} s", "a server hangs", "see both servers' logs")
+
+    def kept(self) -> list[str]:
+        """Items of this user with results at both servers."""
+        return sorted(set(self._listed(m.ListKept(self._plan))[0]).intersection(self._listed(m.ListKept(self._plan))[1]))
+
+    def _listed(self, request: m.ListKept | m.AskIndex) -> tuple[list[str], list[str]]:
+        sequence = self._ask((request, request))
+        first, second = (self._answer(party, sequence, ANSWER_S)[0] for party in (0, 1))
+        if not isinstance(first, m.Kept) or not isinstance(second, m.Kept):
+            raise BadFrame("a server sent no list of items", "", "use the same version everywhere")
+        return first.items, second.items
+
+    def forget(self, items: Sequence[str]) -> None:
+        """Delete items at both servers: their results, and their rows in every index."""
+        self._both_done(self._ask((m.Forget(self._plan, list(items)),) * 2), ANSWER_S)
+
+    def index(self, name: str, metric: Metric = "l2") -> RemoteIndex:
+        """An index over this plan's results, made if there is none of this name. Raises RemoteError for another metric."""
+        self._both_done(self._ask((m.MakeIndex(self._plan, name, metric),) * 2), ANSWER_S)
+        return RemoteIndex(self, name, metric)
+
     def _collect(
         self, job: str, sequence: int, progress: Progress | None
     ) -> tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]:
@@ -292,6 +343,23 @@ class Client:
             results.append(decode_result(self.program, self._backend.download(words)))
         return np.concatenate(results)
 
+    def _open_keys(
+        self,
+        job: str,
+        parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]],
+        part: int,
+        shape: tuple[int, ...],
+        bits: int,
+    ) -> npt.NDArray[np.int64]:
+        """Both shares of one part, opened and added, as signed integers (n_items, *shape)."""
+        total = None
+        for party in (0, 1):
+            record, sealed = parts[party][part]
+            packed = open_sealed(self._identity, sealed, m.result_aad(self._plan, job, part, party))
+            share = self._backend.unpack(memoryview(packed), (record.n_items, *shape), bits)
+            total = share if total is None else self._backend.reduce(total + share, bits)
+        return signed(np.ascontiguousarray(total), bits)
+
     def _open_part(self, job: str, party: int, part: m.Part, sealed: bytes) -> npt.NDArray[np.uint64]:
         packed = open_sealed(self._identity, sealed, m.result_aad(self._plan, job, part.part, party))
         value = self.program.result
@@ -299,6 +367,60 @@ class Client:
             memoryview(packed), (part.n_items, *value.shape[1:]), value.bits
         )
         return words
+
+
+class RemoteIndex:
+    """An index at the two servers, in the words of faiss; ids are item ids. Made by `Client.index`."""
+
+    def __init__(self, client: Client, name: str, metric: Metric) -> None:
+        self._client, self.name, self.metric = client, name, metric
+        self._geometry = geometry_of(client.program, metric)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._geometry.dim
+
+    @property
+    def ids(self) -> list[str]:
+        """Item ids by position. Raises RevealError if the servers hold different rows."""
+        first, second = self._client._listed(m.AskIndex(self._client._plan, self.name))
+        if first != second:
+            raise RevealError("the servers hold different rows of this index", "one of them is behind", "search again")
+        return first
+
+    @property
+    def ntotal(self) -> int:
+        """How many rows there are."""
+        return len(self.ids)
+
+    def add(self, items: Sequence[str], progress: Progress | None = None) -> None:
+        """Take kept results in; what is there already stays. Raises RemoteError naming an item without a result."""
+        client = self._client
+        request = m.AddRows(client._plan, secrets.token_hex(16), self.name, list(items))
+        client._until_stored(client._ask_together(request), progress, last=m.Done)
+
+    def remove_ids(self, items: Sequence[str]) -> None:
+        """Take items out."""
+        client = self._client
+        client._both_done(client._ask((m.RemoveRows(client._plan, self.name, list(items)),) * 2), ANSWER_S)
+
+    def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
+        """The k best rows for each kept item: scores (n, k) and item ids, best first.
+
+        Scores are squared distances, ascending, or inner products, descending, of the quantised features; equal scores come
+        in order of position. The servers learn neither, nor which rows were found.
+        """
+        client, positions = self._client, self.ids
+        job = secrets.token_hex(16)
+        sequence = client._ask_together(m.Search(client._plan, job, self.name, list(items), k))
+        parts = client._collect(job, sequence, None)
+        id_bits = self._geometry.id_bits(len(positions))
+        bits = self._geometry.score_bits + id_bits
+        keys = np.concatenate([client._open_keys(job, parts, part, (k,), bits) for part in range(len(parts[0]))])
+        ids = keys & ((1 << id_bits) - 1)
+        scores = ((keys - ids) >> id_bits) / self._geometry.score_scale
+        return scores if self.metric == "l2" else -scores, [[positions[i] for i in row] for row in ids]
 
 
 def connect(config: ClientConfig, plan: Plan, timeout_s: float = CONNECT_S) -> Client:

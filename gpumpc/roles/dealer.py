@@ -131,7 +131,7 @@ class Dealer:
         pending: list[bytes] = []
 
         def dealing() -> Iterator[bytes]:
-            yield from engine.deal(want.pair_id, nonces, want.batch)
+            yield from engine.deal(want.pair_id, nonces, want.batch, want.task)
 
         for piece in self._pieces(servers, dealing()):
             pending.append(piece)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
 from gpumpc.offline import dealer, seeds
 from gpumpc.offline.secret import Secret
+from gpumpc.retrieval.index import draw_masks, weight_mask
+from gpumpc.retrieval.programs import ROWS
 from gpumpc.ring.backend import Backend, Words
+from gpumpc.roles import messages as m
+from gpumpc.roles import side
 from gpumpc.roles.opened import Opened
 
 
@@ -24,20 +28,35 @@ class DealerEngine:
         self._roots = roots
         self._masks: dict[tuple[str, str], dict[str, Words]] = {}
 
-    def deal(self, pair_id: str, nonces: tuple[bytes, bytes], batch: int) -> Iterator[bytes]:
+    def deal(self, pair_id: str, nonces: tuple[bytes, bytes], batch: int, task: m.SideTask | None = None) -> Iterator[bytes]:
         """The correction bytes of one batch of the session with these nonces, step by step, in program order.
 
         Dealing is a function of the roots and these names: asked again, it gives the same bytes. The session id is computed
         here, from this plan and program: two programs or share pairs are never dealt under one.
         """
-        session_id = Opened.of(self.plan, self.program, pair_id, nonces).session_id
-        dealing = dealer.Dealing(
-            self.backend,
-            self.program.params.cipher,
-            self._trees(session_id, batch),
-            self._weight_masks(self.plan.weight_digest, pair_id),
-        )
-        return dealer.deal_batch(self.program.steps, dealing)
+        program = self.program
+        if task is not None:
+            program, pair_id = side.program_of_task(self.plan, self.program, task), side.binding(task)
+        session_id = Opened.of(self.plan, program, pair_id, nonces).session_id
+        masks = self._row_masks(task) if task is not None else self._weight_masks(self.plan.weight_digest, pair_id)
+        dealing = dealer.Dealing(self.backend, program.params.cipher, self._trees(session_id, batch), masks)
+        return dealer.deal_batch(program.steps, dealing)
+
+    def _row_masks(self, task: m.SideTask) -> dict[str, Words]:
+        """The static mask of an index's rows: both servers' draws, named by where each row was added."""
+        if isinstance(task, m.RowsTask):
+            return {}
+        geometry = side.geometry_of(self.program, task.metric)
+        versions = side.versions_of(task)
+        parts = [
+            draw_masks(self.backend, self.program.params.cipher, geometry, versions, self._tree_of(root))
+            for root in self._roots
+        ]
+        return {ROWS: weight_mask(self.backend, geometry, parts[0] + parts[1])}
+
+    @staticmethod
+    def _tree_of(root: Secret) -> Callable[[bytes, int], seeds.SeedTree]:
+        return lambda session_id, batch: seeds.SeedTree(root.reveal(), session_id, batch)
 
     def _trees(self, session_id: bytes, batch: int) -> tuple[seeds.SeedTree, seeds.SeedTree]:
         first, second = (seeds.SeedTree(root.reveal(), session_id, batch) for root in self._roots)

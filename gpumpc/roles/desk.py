@@ -25,7 +25,9 @@ class DealerDesk:
         self.pool = pool
         self._last_heard = 0.0
         self._writers: dict[tuple[bytes, int], tuple[Writer, int]] = {}
-        self._asked: set[tuple[bytes, int]] = set()
+        # What was asked for, and how many bytes each is.
+        self._asked: dict[tuple[bytes, int], int] = {}
+        self._side_wants: dict[tuple[bytes, int], tuple[m.Want, int]] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -55,11 +57,32 @@ class DealerDesk:
             return None
         for batch in self.pool.wanted(session_id, first, engine.program.cost.dealer_bytes):
             if (session_id, batch) not in self._asked:
-                self._asked.add((session_id, batch))
+                self._asked[session_id, batch] = engine.program.cost.dealer_bytes
                 plan = plan_hash(engine.plan).hex()
                 nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
                 return m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch)
         return None
+
+    def ask_aside(self) -> m.Want | None:
+        """What the lock-step thread waits for beside the plans' batches, asked once, and again from a new dealer."""
+        for key, (want, n_bytes) in [*self._side_wants.items()]:
+            if key not in self._asked and not self.pool.ahead(*key):
+                self._asked[key] = n_bytes
+                return want
+        return None
+
+    def expected_bytes(self, session_id: bytes, batch: int) -> int | None:
+        """Size of a batch that was asked for; None for any other."""
+        return self._asked.get((session_id, batch))
+
+    def take_aside(self, want: m.Want, n_bytes: int, timeout_s: float) -> Corrections:
+        """The corrections of one batch of a side program, asked for now. Raises CorrelationsMissing."""
+        key = (bytes.fromhex(want.session), want.batch)
+        self._side_wants[key] = (want, n_bytes)
+        try:
+            return self.take(*key, timeout_s)
+        finally:
+            del self._side_wants[key]
 
     def store(self, session_id: bytes, batch: int, n_bytes: int, piece: memoryview) -> None:
         """One piece of a batch that was asked for. Raises BadFrame, ConfigError."""
@@ -75,11 +98,11 @@ class DealerDesk:
             self._writers[key] = (writer, left)
         else:
             writer.commit()
-            self._asked.discard(key)
+            self._asked.pop(key, None)
 
     def forget(self, session_id: bytes, batch: int) -> None:
         """What comes is of a session that has ended meanwhile."""
-        self._asked.discard((session_id, batch))
+        self._asked.pop((session_id, batch), None)
         writer, _ = self._writers.pop((session_id, batch), (None, 0))
         if writer is not None:
             writer.abort()

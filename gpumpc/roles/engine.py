@@ -7,12 +7,10 @@ agree on is compared before the first masked byte; every batch number is reserve
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import gpumpc.nn.weight_shares as ws
-from gpumpc.errors import ConfigError, HandshakeMismatch, ShareError
+from gpumpc.errors import ShareError
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.plan import Plan, plan_hash
 from gpumpc.nn.program import PROTOCOL_VERSION, Program
@@ -20,9 +18,10 @@ from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private
 from gpumpc.ring.backend import Backend, Words
+from gpumpc.roles.evaluation import CorrectionSource, Evaluation
 from gpumpc.roles.keys import root_check
-from gpumpc.roles.opened import CLOSED, Opened, program_id
-from gpumpc.session import Corrections, Session, StaticWeight
+from gpumpc.roles.opened import CLOSED
+from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.version import VERSION
 from gpumpc.wire.channel import Channel
@@ -30,26 +29,7 @@ from gpumpc.wire.handshake import exchange_hello
 
 PACKING = "byte planes, then bit lanes"
 
-T = TypeVar("T")
-
 log = logging.getLogger("gpumpc")
-
-
-class TakenCorrections(Corrections, Protocol):
-    """Corrections that a failed run gives up."""
-
-    def discard(self) -> None:
-        """Delete what is left of the batch; safe to call twice."""
-
-
-class CorrectionSource(Protocol):
-    """Where server 1 finds the dealer's corrections."""
-
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
-        """A batch's corrections, waited for. Raises CorrelationsMissing."""
-
-    def discard_before(self, session_id: bytes, batch: int) -> None:
-        """Forget batches that can never be used."""
 
 
 def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
@@ -70,15 +50,7 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
     }
 
 
-def _told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
-    """A field the other server told. Raises HandshakeMismatch where it is missing or makes no sense."""
-    try:
-        return read(fields[name])
-    except (KeyError, ValueError):
-        raise HandshakeMismatch(name, "well formed", "missing or malformed", "the other server") from None
-
-
-class Engine:
+class Engine(Evaluation):
     """One server, one plan, one batch size.
 
     Args:
@@ -103,17 +75,10 @@ class Engine:
         corrections: CorrectionSource | None,
         wait_s: float = 60.0,
     ) -> None:
-        self.party, self.plan, self.backend = party, plan, backend
-        self.program = program_of(plan, batch_size)
-        # One object: another thread reads its parts together.
-        self.opened = CLOSED
-        self.next_batch = 0
-        # The first batch whose corrections are still to be taken: a reserved batch waits for its own.
-        self.first_needed = 0
+        program = program_of(plan, batch_size)
+        super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s)
         self._why_not_ready = "the servers hold none for this plan"
-        self._root, self._pair_secret = root, pair_secret
-        self._ledger, self._folder, self._corrections = ledger, folder, corrections
-        self._wait_s = wait_s
+        self._folder = folder
         self._weights: dict[str, StaticWeight] = {}
 
     # agreement
@@ -121,13 +86,13 @@ class Engine:
     def agree(self, channel: Channel) -> None:
         """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
         own = self._stored_pair()
-        equal = {**agreed_fields(self.plan, self.program), "secret of the servers": root_check(self._pair_secret)}
+        equal = {**agreed_fields(self.plan, self.program), "secret of the servers": root_check(self.pair_secret)}
         theirs = exchange_hello(channel, equal=equal, told={"share pair": own})
         other = theirs.get("share pair", "")
         self.opened = CLOSED
         if own and own == other:
             self._weights = ws.load_static(self._weights_path, self.backend, self.program)
-            self._open_session(channel, own)
+            self.open_session(channel, own)
         elif own or other:
             self._why_not_ready = (
                 f"the servers' stores do not belong together: here share pair {own[:8] or 'none'}, "
@@ -139,11 +104,6 @@ class Engine:
     def pair_id(self) -> str:
         """The share pair in use; empty before weights are shared."""
         return self.opened.pair_id
-
-    @property
-    def session_id(self) -> bytes:
-        """The session in use; empty before weights are shared."""
-        return self.opened.session_id
 
     @property
     def is_ready(self) -> bool:
@@ -158,20 +118,6 @@ class Engine:
                 self._why_not_ready,
                 "the model's owner runs `gpumpc share-weights`",
             )
-
-    def _open_session(self, channel: Channel, pair_id: str) -> None:
-        """Agree on the session id and on the first batch number neither ledger has seen."""
-        nonce = self._ledger.nonce(program_id(self.plan, self.program, pair_id))
-        theirs = exchange_hello(channel, equal={"share pair": pair_id}, told={"nonce": nonce.hex()})
-        other = _told(theirs, "nonce", bytes.fromhex)
-        opened = Opened.of(self.plan, self.program, pair_id, (nonce, other) if self.party == 0 else (other, nonce))
-        session_id = opened.session_id
-        mark = self._ledger.high_water(session_id)
-        theirs = exchange_hello(channel, equal={"session": session_id.hex()}, told={"high-water mark": str(mark)})
-        self.next_batch = self.first_needed = max(mark, _told(theirs, "high-water mark", int))
-        self.opened = opened
-        if self._corrections is not None:
-            self._corrections.discard_before(session_id, self.next_batch)
 
     # weights
 
@@ -194,9 +140,9 @@ class Engine:
         """
         exchange_hello(channel, equal={"share pair": pair_id}, told={})
         session_id = seeds.weight_session(self.plan.weight_digest, pair_id)
-        self._ledger.reserve_once(f"weights {self.plan.weight_digest} {pair_id}")
+        self.ledger.reserve_once(f"weights {self.plan.weight_digest} {pair_id}")
         channel.begin(session_id, 0)
-        session = self._session(channel, seeds.SeedTree(self._root.reveal(), session_id, 0), None, {})
+        session = self.new_session(channel, seeds.SeedTree(self.root.reveal(), session_id, 0), None, {})
         weights = ws.open_static(session, self.program, raw)
         # What was installed before goes first, its name before its shares: a half-written pair is none.
         self.opened = CLOSED
@@ -206,7 +152,7 @@ class Engine:
         self._weights = weights
         ws.save_static(self._weights_path, self.backend, self._weights)
         write_private(pair_path, pair_id.encode())
-        self._open_session(channel, pair_id)
+        self.open_session(channel, pair_id)
 
     # batches
 
@@ -217,48 +163,7 @@ class Engine:
         LeftoverCorrelations.
         """
         self.check_ready()
-        self._ledger.reserve(self.session_id, batch)
-        self.next_batch = batch + 1
-        corrections = self._take(batch)
-        self.first_needed = batch + 1
-        try:
-            channel.begin(self.session_id, batch)
-            tree = seeds.SeedTree(self._root.reveal(), self.session_id, batch)
-            session = self._session(channel, tree, corrections, self._weights)
-            value = self.program.input
-            result = self.program.run(session, Additive(self.backend.reduce(share, value.bits), value.bits, value.frac))
-        except BaseException:
-            if corrections is not None:
-                corrections.discard()
-            raise
-        self._ledger.spend(self.session_id, batch)
-        return self._rerandomised(result.at_bits(self.backend, self.program.result.bits), batch)
-
-    def _rerandomised(self, result: Additive, batch: int) -> Additive:
-        """The same value under shares that only the two servers can tell from uniform ones.
-
-        The dealer knows the masks inside a step's output. Who held such a share beside the dealer's knowledge, as the user
-        does who is given both result shares, would learn values from inside the network.
-        """
-        key = seeds.SeedTree(self._pair_secret.reveal(), self.session_id, batch).key("result", "re-randomise")
-        words = self.backend.expand_words(self.plan.params.cipher, key, result.words.shape, result.bits)
-        changed = result.words + words if self.party == 0 else result.words - words
-        return result.with_words(self.backend.reduce(changed, result.bits))
-
-    def _take(self, batch: int) -> TakenCorrections | None:
-        if self._corrections is None or not self.program.cost.dealer_bytes:
-            return None
-        # Numbers that were skipped or burnt since: their corrections would lie there for ever.
-        self._corrections.discard_before(self.session_id, batch)
-        return self._corrections.take(self.session_id, batch, self._wait_s)
-
-    def _session(
-        self,
-        channel: Channel,
-        tree: seeds.SeedTree,
-        corrections: Corrections | None,
-        weights: Mapping[str, StaticWeight],
-    ) -> Session:
-        if channel.party != self.party:
-            raise ConfigError(f"server {self.party} was given the channel of server {channel.party}")
-        return Session(self.party, self.backend, channel, self.plan.params.cipher, tree, corrections, weights)
+        value = self.program.input
+        operand = Additive(self.backend.reduce(share, value.bits), value.bits, value.frac)
+        result: Additive = self.evaluate(channel, batch, self._weights, operand)
+        return self.rerandomised(result.at_bits(self.backend, self.program.result.bits), batch)

@@ -48,7 +48,7 @@ class LockStep:
 
     Args:
         connect: makes a new channel to the other server.
-        agreed: called when both servers have agreed, before any task.
+        agreed: called with the channel when both servers have agreed, before any task.
         stopping: ends `run`; set by it where nothing more can be done, with the reason in `fatal`.
 
     Attributes:
@@ -61,7 +61,7 @@ class LockStep:
         engines: Mapping[str, Engine],
         tasks: TaskQueue,
         connect: Callable[[], ZmqChannel],
-        agreed: Callable[[], None],
+        agreed: Callable[[FramedChannel], None],
         stopping: threading.Event,
     ) -> None:
         self._party, self._engines, self._tasks = party, engines, tasks
@@ -101,7 +101,7 @@ class LockStep:
             exchange_hello(channel, equal={"number of plans": str(len(self._engines))}, told={})
             for engine in self._engines.values():
                 engine.agree(channel)
-            self._agreed()
+            self._agreed(channel)
             self.is_connected = True
             log.info("server %d is connected to server %d and agrees", self._party, 1 - self._party)
             step = self._lead if self._party == 0 else self._follow
@@ -194,6 +194,10 @@ class LockStep:
     def _carry_out(self, channel: FramedChannel, task: Task, work: Work, first_batch: int) -> None:
         try:
             work(channel, first_batch)
+        except HandshakeMismatch as error:
+            # The servers agree on their plans; what differs here concerns this request alone.
+            task.fail(error)
+            raise BadFrame("the two servers differ in a request", error.what, "ask again") from error
         except GpumpcError as error:
             task.fail(error)
             if not isinstance(error, WireError):

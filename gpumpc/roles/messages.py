@@ -5,7 +5,7 @@ A payload is the record's length (4 bytes, little endian), the record in Message
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from gpumpc.wire.frames import Buffer, decode_record, encode_record
 _LENGTH_BYTES = 4
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
+IndexName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
 PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
@@ -53,13 +54,78 @@ class Run(_Record, frozen=True):
     upload: Identifier
 
 
+class Keep(_Record, frozen=True):
+    """Evaluate an upload and keep the results as shares, one row an item; nothing comes back but progress."""
+
+    plan: PlanHash
+    job: Identifier
+    upload: Identifier
+    items: list[Identifier]
+
+
+class ListKept(_Record, frozen=True):
+    """Which items have results here, usable at both servers?"""
+
+    plan: PlanHash
+
+
+class Forget(_Record, frozen=True):
+    """Delete items: their results, and their rows in every index of this owner."""
+
+    plan: PlanHash
+    items: list[Identifier]
+
+
+class MakeIndex(_Record, frozen=True):
+    """A new, empty index over this plan's results."""
+
+    plan: PlanHash
+    name: IndexName
+    metric: Literal["l2", "ip"]
+
+
+class AddRows(_Record, frozen=True):
+    """Take kept results into an index; items that are there already stay as they are."""
+
+    plan: PlanHash
+    job: Identifier
+    name: IndexName
+    items: list[Identifier]
+
+
+class RemoveRows(_Record, frozen=True):
+    """Take items out of an index."""
+
+    plan: PlanHash
+    name: IndexName
+    items: list[Identifier]
+
+
+class AskIndex(_Record, frozen=True):
+    """What is in an index?"""
+
+    plan: PlanHash
+    name: IndexName
+
+
+class Search(_Record, frozen=True):
+    """The k best rows for each of some kept results; keys come back sealed, batch by batch."""
+
+    plan: PlanHash
+    job: Identifier
+    name: IndexName
+    items: list[Identifier]
+    k: Count
+
+
 class Drop(_Record, frozen=True):
     """Forget an upload."""
 
     upload: Identifier
 
 
-Request = AskStatus | PutWeights | PutShares | Run | Drop
+ArchiveRequest = Keep | ListKept | Forget | MakeIndex | AddRows | RemoveRows | AskIndex | Search
+Request = AskStatus | PutWeights | PutShares | Run | Drop | ArchiveRequest
 
 # server -> client
 
@@ -87,6 +153,21 @@ class Done(_Record, frozen=True):
     """A request is carried out."""
 
 
+class Kept(_Record, frozen=True):
+    """Answer to ListKept and AskIndex: items in order of position, and the index's metric."""
+
+    items: list[Identifier]
+    metric: str = ""
+
+
+class Stored(_Record, frozen=True):
+    """Progress of Keep and AddRows: batches done."""
+
+    job: Identifier
+    part: int
+    of: int
+
+
 class Queued(_Record, frozen=True):
     """Server 1 has a request that both carry out: only now the client asks server 0, which orders it."""
 
@@ -100,7 +181,7 @@ class Part(_Record, frozen=True):
     n_items: int
 
 
-Reply = Status | Done | Queued | Part
+Reply = Status | Done | Queued | Part | Kept | Stored
 
 # server 0 <-> server 1 (control records)
 
@@ -138,8 +219,37 @@ Control = Order | Idle | Accept | Refuse
 # server 1 <-> dealer
 
 
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows that one batch of the rows program added, by their slots there."""
+
+    session: Identifier
+    batch: Annotated[int, msgspec.Meta(ge=0)]
+    slots: list[int]
+
+
+class RowsTask(_Record, frozen=True):
+    """The program that takes rows into an index."""
+
+    metric: Literal["l2", "ip"]
+
+
+class QueryTask(_Record, frozen=True):
+    """The program that answers queries to an index of these rows."""
+
+    metric: Literal["l2", "ip"]
+    n_queries: Count
+    k: Count
+    segments: list[Segment]
+
+
+SideTask = RowsTask | QueryTask
+
+
 class Want(_Record, frozen=True):
-    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session and batch."""
+    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session and batch.
+
+    `task` is None for the plan's own program; `pair_id` is then its share pair, else the task's binding.
+    """
 
     plan: PlanHash
     pair_id: Identifier
@@ -147,6 +257,7 @@ class Want(_Record, frozen=True):
     nonce_1: Identifier
     session: Identifier
     batch: Annotated[int, msgspec.Meta(ge=0)]
+    task: SideTask | None = None
 
 
 class Alive(_Record, frozen=True):

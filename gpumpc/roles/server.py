@@ -9,33 +9,31 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from gpumpc.errors import (
-    AccessDenied,
     BadFrame,
     ConfigError,
     GpumpcError,
     HandshakeMismatch,
-    PeerLost,
 )
 from gpumpc.nn import plan as plan_files
 from gpumpc.nn.plan import plan_hash
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Pool
 from gpumpc.offline.secret import private_folder, read_private, write_private
-from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
+from gpumpc.roles.archive import Archive
+from gpumpc.roles.clients import ClientDesk
 from gpumpc.roles.config import ServerConfig
 from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.engine import Engine, agreed_fields
-from gpumpc.roles.inbox import Inbox, words_of
-from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check, seal
+from gpumpc.roles.inbox import Inbox
+from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check
 from gpumpc.roles.lockstep import LockStep, unexpected
-from gpumpc.roles.tasks import Task, TaskQueue, Work
-from gpumpc.shares import Additive
+from gpumpc.roles.tasks import TaskQueue
+from gpumpc.store import Store
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
@@ -66,15 +64,24 @@ class Server:
             self._desk = DealerDesk(Pool(config.state / "pool", config.ahead_bytes))
         self._backend = choose_backend(config.backend)
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)}
-        self._cards: dict[str, Card] = {card.name: card for card in (*config.owners, *config.users)}
-        self._owners = {card.name for card in config.owners}
+        self._archive = Archive(Store(config.state / "store", self.party), self._desk)
         self._listener = Listener(config.listen, self._identity.curve, config.allowed)
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
         self._tasks = TaskQueue()
         self._stopping = threading.Event()
-        self._lock_step = LockStep(
-            self.party, self._engines, self._tasks, self._connect, self._forget_old_sessions, self._stopping
+        self._lock_step = LockStep(self.party, self._engines, self._tasks, self._connect, self._met, self._stopping)
+        self._clients = ClientDesk(
+            config,
+            self._engines,
+            self._inbox,
+            self._archive,
+            self._desk,
+            self._backend,
+            self._listener,
+            self._tasks,
+            self._lock_step,
+            self._forget_old_sessions,
         )
 
     def _engine(self, folder: Path) -> Engine:
@@ -118,6 +125,7 @@ class Server:
             log.warning("stopped in the middle of a batch: its number is burnt, and it must be asked for again")
         self._listener.close()
         self._ledger.close()
+        self._archive.store.close()
         if self._desk:
             self._desk.pool.close()
 
@@ -128,120 +136,15 @@ class Server:
             if arrival.peer == self.config.dealer.name:
                 self._hear_dealer(arrival)
             elif arrival.frame.kind is Kind.REQUEST:
-                self._answer_client(arrival)
+                self._clients.answer(arrival)
             else:
                 raise BadFrame(f"a {arrival.frame.kind.name} frame is no request", "", "use gpumpc's own client")
         except GpumpcError as error:
             log.warning("%s: %s", arrival.peer, error)
-            self._fail(arrival, error)
+            self._clients.fail(arrival, error)
         except Exception as error:  # no request may end the server: the others are still served
             log.exception("a request of %s failed", arrival.peer)
-            self._fail(arrival, unexpected(error))
-
-    def _answer_client(self, arrival: Arrival) -> None:
-        request: m.Request
-        request, bulk = m.unpack(arrival.frame.payload, m.Request)
-        match request:
-            case m.AskStatus():
-                self._reply(arrival, self._status())
-            case m.PutShares():
-                self._inbox.put(request, arrival.peer, bulk, self._engine_of(request.plan).program, self.party)
-                self._reply(arrival, m.Done())
-            case m.Drop():
-                self._inbox.drop(request.upload, arrival.peer)
-                self._reply(arrival, m.Done())
-            case m.PutWeights():
-                self._put_weights(arrival, request, bulk)
-            case m.Run():
-                self._run(arrival, request)
-
-    def _reply(self, arrival: Arrival, reply: m.Reply, bulk: bytes = b"") -> None:
-        self._listener.reply(arrival.routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=arrival.frame.sequence)
-
-    def _engine_of(self, plan: str) -> Engine:
-        if plan not in self._engines:
-            raise HandshakeMismatch("plan", ", ".join(key[:16] for key in self._engines), plan[:16], "the client")
-        return self._engines[plan]
-
-    def _status(self) -> m.Status:
-        plans = [
-            m.PlanStatus(
-                agreed_fields(engine.plan, engine.program),
-                engine.pair_id,
-                engine.session_id.hex(),
-                engine.next_batch,
-                self._desk.pool.ahead(engine.session_id, engine.next_batch) if self._desk else 0,
-            )
-            for engine in self._engines.values()
-        ]
-        return m.Status(self.party, plans, self._lock_step.is_connected, bool(self._desk and self._desk.is_connected))
-
-    def _put_weights(self, arrival: Arrival, request: m.PutWeights, bulk: memoryview) -> None:
-        if arrival.peer not in self._owners:
-            raise AccessDenied(f"{arrival.peer} may not share weights", "only owners may", "add its card to owner_cards")
-        engine, sent = self._engine_of(request.plan), bytes(bulk)
-
-        def prepare() -> Work:
-            raw = engine.receive_weights(memoryview(sent))
-
-            def work(channel: FramedChannel, first_batch: int) -> None:
-                engine.install_weights(channel, request.pair_id, raw)
-                self._forget_old_sessions()
-                log.info("weights of plan %s are shared", engine.plan.name)
-                self._reply(arrival, m.Done())
-
-            return work
-
-        self._submit(arrival, request.plan, request.pair_id, "weights", prepare)
-
-    def _run(self, arrival: Arrival, request: m.Run) -> None:
-        engine = self._engine_of(request.plan)
-        engine.check_ready()
-        upload = self._inbox.find(request.upload, arrival.peer, request.plan)
-
-        def prepare() -> Work:
-            engine.check_ready()
-            if self._desk and engine.program.cost.dealer_bytes:
-                self._desk.check(engine.session_id, engine.next_batch)
-            words = words_of(upload, self._inbox.read(request.upload), engine.program, self.party, self._backend)
-            return lambda channel, first_batch: self._run_batches(channel, first_batch, arrival, request, words)
-
-        self._submit(arrival, request.plan, request.job, f"run {request.upload} {upload.n_items}", prepare)
-
-    def _run_batches(self, channel: FramedChannel, first_batch: int, arrival: Arrival, request: m.Run, words: Words) -> None:
-        engine, n_items = self._engines[request.plan], len(words)
-        size = engine.program.input.shape[0]
-        starts = range(0, n_items, size)
-        for part, start in enumerate(starts):
-            share = words[start : start + size]
-            n_used = len(share)
-            if n_used < size:
-                share = self._backend.concat([share, self._backend.zeros((size - n_used, *share.shape[1:]))], 0)
-            result = engine.run(channel, first_batch + part, share)
-            sealed = self._seal(arrival.peer, request, part, result.with_words(result.words[:n_used]))
-            self._reply(arrival, m.Part(request.job, part, len(starts), n_used), sealed)
-
-    def _seal(self, user: str, request: m.Run, part: int, result: Additive) -> bytes:
-        packed = bytes(self._backend.pack(result.words, result.bits))
-        return seal(self._cards[user], packed, m.result_aad(request.plan, request.job, part, self.party))
-
-    def _fail(self, arrival: Arrival, error: GpumpcError) -> None:
-        self._listener.reply_error(arrival.routing_id, error, sequence=arrival.frame.sequence)
-
-    def _submit(self, arrival: Arrival, plan: str, job: str, what: str, prepare: Callable[[], Work]) -> None:
-        lost = PeerLost(
-            f"server {self.party} is not connected to server {1 - self.party}",
-            "the other server does not run, is starting, or their configurations differ",
-            "start it, see both logs, then ask again: nothing was lost",
-        )
-        task = Task(arrival.peer, plan, job, f"{arrival.peer}: {what}", prepare, lambda error: self._fail(arrival, error))
-        self._tasks.put(task)
-        # Looked at after it is put: whenever the connection ends, this or the lock-step thread gives the task up.
-        if not self._lock_step.is_connected:
-            self._tasks.pop(job, 0.0)
-            raise lost
-        if self.party == 1:
-            self._reply(arrival, m.Queued())
+            self._clients.fail(arrival, unexpected(error))
 
     # dealer
 
@@ -257,12 +160,13 @@ class Server:
         else:
             self._desk.heard()
 
-    def _store(self, desk: DealerDesk, frame: Frame) -> None:
-        for engine in self._engines.values():
-            if engine.session_id == frame.session:
-                desk.store(frame.session, frame.batch, engine.program.cost.dealer_bytes, frame.payload)
-                return
-        desk.forget(frame.session, frame.batch)
+    @staticmethod
+    def _store(desk: DealerDesk, frame: Frame) -> None:
+        n_bytes = desk.expected_bytes(frame.session, frame.batch)
+        if n_bytes is None:
+            desk.forget(frame.session, frame.batch)  # of a session that has ended, or of a search that was given up
+        else:
+            desk.store(frame.session, frame.batch, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
         """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a difference."""
@@ -281,12 +185,16 @@ class Server:
     def _ask_dealer(self) -> None:
         if self._desk is None or self._dealer_route is None or not self._desk.is_connected:
             return
-        for engine in self._engines.values():
-            want = self._desk.ask(engine)
+        for want in (self._desk.ask_aside(), *map(self._desk.ask, self._engines.values())):
             if want is not None:
                 self._listener.reply(self._dealer_route, Kind.CONTROL, m.pack(want))
 
     # lock-step thread
+
+    def _met(self, channel: FramedChannel) -> None:
+        """Both servers agree on their plans: bring their stores together, and forget what can never be used."""
+        self._archive.meet(channel)
+        self._forget_old_sessions()
 
     def _forget_old_sessions(self) -> None:
         if self._desk:

@@ -160,6 +160,20 @@ class Store:
                 "start each server with the state folder it always had",
             )
 
+    # notes
+
+    def note(self, name: str, text: str) -> str:
+        """Keep a small text under a name, unless there is one; what is there now."""
+        with self._change() as db:
+            db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (f"note {name}", text))
+        return self.noted(name) or ""
+
+    def noted(self, name: str) -> str | None:
+        """The text under a name, if there is one."""
+        with self._lock, self._explained():
+            found = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"note {name}",)).fetchone()
+            return str(found[0]) if found else None
+
     # rows
 
     def put(self, kind: str, keys: Sequence[RowKey], owner: str, rows: Matrix) -> int:

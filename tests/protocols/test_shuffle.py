@@ -1,4 +1,4 @@
-"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, and as dear as declared. Planted bugs too.
+"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, at the declared cost. Planted bugs too.
 
 For the rate of false alarms see `checkers`; seeds are fixed.
 """
@@ -15,11 +15,23 @@ import pytest
 
 from gpumpc.errors import BitsMismatch, CorrelationsMissing, MaskReused
 from gpumpc.offline.dealer import Dealing
-from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.protocols.shuffle import Shuffle, Shuffled
 from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.session import Session
-from tests.harness import BACKEND, Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned, view_cells
+from tests.harness import (
+    BACKEND,
+    Cell,
+    NamedTree,
+    Outcome,
+    opened_cells,
+    roots,
+    run_step,
+    run_steps,
+    share,
+    unsigned,
+    view_cells,
+)
 from tests.protocols.checkers import check_independent, check_same_law, check_uniform
 
 Ints = npt.NDArray[np.int64]
@@ -34,13 +46,15 @@ def step(shape: tuple[int, int], bits: int = BITS, id_bits: int | None = None) -
     return Shuffle("shuffled", ("x",), "shuffled", shape, bits, places)
 
 
-def run(values: Ints, bits: int = BITS, seed: int = 1, script: Any = None) -> Outcome:
-    return run_step(step(values.shape, bits), share(values, bits, seed=seed), seed=seed, script=script)  # type: ignore[arg-type]  # a matrix
+def run(values: Ints, bits: int = BITS, seed: int = 1, script: Any = None, first: Any = None) -> Outcome:
+    rows, n = values.shape
+    return run_step(step((rows, n), bits), share(values, bits, seed=seed, first=first), seed=seed, script=script)
 
 
 def shuffled_keys(outcome: Outcome) -> Ints:
     first, second = outcome.shares
-    return signed(BACKEND.reduce(first.share + second.share, first.bits), first.bits)
+    keys: Ints = signed(BACKEND.reduce(first.share + second.share, first.bits), first.bits)
+    return keys
 
 
 def keys_of(values: Ints) -> Ints:
@@ -65,7 +79,12 @@ def test_both_servers_hold_the_same_opened_words():
 def test_opened_less_its_share_is_the_mask_that_the_dealer_returns(monkeypatch):
     dealt = []
     honest = Shuffle.deal
-    monkeypatch.setattr(Shuffle, "deal", lambda self, dealing, *m: dealt.append(honest(self, dealing, *m)) or dealt[-1])
+
+    def deal(self: Shuffle, dealing: Dealing, *masks: object) -> Any:
+        dealt.append(honest(self, dealing, *masks))
+        return dealt[-1]
+
+    monkeypatch.setattr(Shuffle, "deal", deal)
     got = run(np.random.default_rng(3).integers(-5, 5, (3, 64)))
     bits = got.shares[0].bits
     assert np.array_equal(BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits), got.shares[0].opened)
@@ -131,11 +150,6 @@ def test_declared_is_measured_in_both_directions(shape, bits):
 # what the servers see
 
 
-def secret_cells(outcome: Outcome, values: Ints) -> list[Cell]:
-    bits = outcome.shares[0].bits
-    return [Cell("x", bits, ROWS * N, unsigned(keys_of(values))), Cell("x''", bits, ROWS * N, unsigned(shuffled_keys(outcome)))]
-
-
 KINDS = {
     "zero": np.zeros((ROWS, N), dtype=np.int64),
     "minus one": np.full((ROWS, N), -1),
@@ -165,35 +179,52 @@ def test_the_whole_view_of_a_server_is_independent_of_keys_and_order(party):
     values = np.random.default_rng(9).integers(-(1 << (BITS - 1)), 1 << (BITS - 1), (ROWS, N))
     got = run(values, seed=10)
     own = Cell("input share", BITS, ROWS * N, share(values, BITS, seed=10)[party].words)
-    # Ids sit in the low bits of the keys in order of position, so x itself is no noise; only its values are.
+    # The keys in order of position have their ids in order: they are no noise, but the values are.
     noise = Cell("values", BITS, ROWS * N, unsigned(values))
-    check_independent([*view_cells(got, party, ROWS * N), own], [noise, secret_cells(got, values)[1]])
-
-
-def low_bits(packed: bytes, shape: tuple[int, int], bits: int, id_bits: int) -> Ints:
-    """The ids of what a message carries, sorted in each row."""
-    return np.sort(signed(BACKEND.unpack(memoryview(packed), shape, bits) & mask(id_bits), 63), axis=1)
+    moved = Cell("x''", BITS + ID_BITS, ROWS * N, unsigned(shuffled_keys(got)))
+    check_independent([*view_cells(got, party, ROWS * N), own], [noise, moved])
 
 
 # checkers, and mistakes that they must catch
 
 
+def alike(first: Any, second: Any) -> Any:
+    """Rows whose entries are the same but for their order."""
+    return (np.sort(first, axis=1) == np.sort(second, axis=1)).all(axis=1)
+
+
+def ids(words: Any) -> Any:
+    return words & mask(ID_BITS)
+
+
 def server_0_cannot_follow() -> None:
     """S0 knows the low bits of what it sent, before sigma; S1 adds only multiples of 2^b to them, and its g."""
     got = run(KINDS["zero"], seed=11)
-    sent, heard = (low_bits(message, (ROWS, N), BITS + ID_BITS, ID_BITS) for message in (got.sent[1][0], got.sent[2][1]))
-    assert not (sent == heard).all(axis=1).any(), "S0 recognises its keys after sigma"
+    messages = map(memoryview, (got.sent[1][0], got.sent[2][1]))
+    sent, heard = (BACKEND.unpack(message, (ROWS, N), BITS + ID_BITS) for message in messages)
+    assert not alike(ids(sent), ids(heard)).any(), "S0 recognises its keys after sigma"
+
+
+def server_1_cannot_follow() -> None:
+    """S1 knows a, sigma and the ids: it must find neither pi(a), nor pi(ids), nor these once it has undone sigma."""
+    got = run(KINDS["zero"], seed=11)
+    own = {name: words for (_, _, name), (_, words) in got.drawn[1].items()}
+    [heard] = [opening.values for opening in got.openings[1]]
+    # The permutations are those of the same key in another run: draw them again.
+    sigma = selection.permutations("aes128ctr", NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma"), ROWS, N)
+    moved = np.empty_like(heard)
+    np.put_along_axis(moved, sigma, own["correction1"], axis=1)
+    assert not alike(own["correction0"], own["a"]).any(), "S1 recognises a in beta"
+    counting = np.broadcast_to(np.arange(N, dtype=np.uint64), (ROWS, N))
+    assert not alike(ids(heard), counting).any(), "S1 reads pi from the ids"
+    assert not alike(ids(heard + moved), counting).any(), "S1 reads pi from the ids, once unmasked"
 
 
 def messages_are_uniform() -> None:
+    """Of zeros, shared as zero and zero: only masks can make noise of them."""
+    got = run(KINDS["zero"], seed=12, first=KINDS["zero"].astype(np.uint64))
     for party in (0, 1):
-        got = run(KINDS["zero"], seed=12)
-        dealt = [
-            Cell(name, bits, ROWS * N, words)
-            for (_, _, name), (bits, words) in got.drawn[party].items()
-            if name.startswith("correction")
-        ]
-        check_uniform([*opened_cells(got, party), *dealt])
+        check_uniform(opened_cells(got, party))
 
 
 def keys_are_kept() -> None:
@@ -203,12 +234,12 @@ def keys_are_kept() -> None:
 
 def rows_have_their_own_order() -> None:
     """Rows of equal values: their ids in shuffled order, compared place by place with the row before."""
-    ids = shuffled_keys(run(np.zeros((ROWS, 64), dtype=np.int64))) & 63
-    # One place in 64 agrees: 63 on average of 4032, and 40 standard deviations below 400.
-    assert (ids[1:] == ids[:-1]).sum() < 400, "two queries were shuffled alike"
+    places = shuffled_keys(run(np.zeros((ROWS, 64), dtype=np.int64))) & 63
+    # One place in 64 agrees: 63 of 4032 on average; 400 are 40 standard deviations more.
+    assert (places[1:] == places[:-1]).sum() < 400, "two queries were shuffled alike"
 
 
-CHECKERS = [server_0_cannot_follow, messages_are_uniform, keys_are_kept, rows_have_their_own_order]
+CHECKERS = [server_0_cannot_follow, server_1_cannot_follow, messages_are_uniform, keys_are_kept, rows_have_their_own_order]
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
@@ -236,10 +267,7 @@ def shuffle_without_g(patch: Patch) -> None:
 
 def first_message_without_a(patch: Patch) -> None:
     """S0 then holds both shares of every distance."""
-    honest = run.__globals__["share"]
     zero_draw(patch, "a")
-    # An input share of S1 that is the value itself: what `a` alone hides.
-    patch.setitem(run.__globals__, "share", lambda v, bits, seed: honest(v, bits, first=np.zeros(v.shape, dtype=np.uint64)))
 
 
 def second_message_without_a_prime(patch: Patch) -> None:
@@ -247,7 +275,7 @@ def second_message_without_a_prime(patch: Patch) -> None:
 
 
 def beta_sent_in_the_clear(patch: Patch) -> None:
-    """Without Delta, beta is pi(a): S1 finds pi in it. Nothing is wrong with its law, only with what S1 knows of it."""
+    """Without Delta, beta is pi(a): of the right law, but S1 knows a."""
     zero_draw(patch, "Delta")
 
 
@@ -271,8 +299,7 @@ def one_shuffle_for_two_queries(patch: Patch) -> None:
 
 
 def ids_added_after_pi(patch: Patch) -> None:
-    """Low bits say where a key lies once shuffled, not where it came from: no id comes back to its value."""
-    honest = selection.permutations
+    """Low bits say where a key lies after pi, not where it came from."""
 
     def run_0(self: Shuffle, session: Session, v: Any) -> Any:
         shape, backend = self.shape, session.backend
@@ -282,17 +309,17 @@ def ids_added_after_pi(patch: Patch) -> None:
         first = backend.scale(moved + delta, 1 << self.id_bits, self.bits) + backend.counting(shape[1])
         session.send_words(first - session.words("a'", shape, self.bits), self.bits)
         opened = session.receive_words(shape, self.bits)
-        return type_of_result(opened, session.words("b'", shape, self.bits), self.bits)
+        return Shuffled(opened, session.words("b'", shape, self.bits), self.bits)
 
-    from gpumpc.protocols.shuffle import Shuffled as type_of_result
-
-    assert honest is selection.permutations
     patch.setattr(Shuffle, "_run_0", run_0)
 
 
 MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
     (shuffle_without_g, server_0_cannot_follow),
     (first_message_without_a, messages_are_uniform),
+    (second_message_without_a_prime, server_1_cannot_follow),
+    (beta_sent_in_the_clear, server_1_cannot_follow),
+    (moved_sent_in_the_clear, server_1_cannot_follow),
     (beta_not_corrected, keys_are_kept),
     (delta_only_at_the_dealer, keys_are_kept),
     (ids_added_after_pi, keys_are_kept),

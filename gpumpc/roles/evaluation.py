@@ -1,0 +1,148 @@
+"""One server's side of one program: a session agreed with the other server, batches run in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from gpumpc.errors import ConfigError, HandshakeMismatch
+from gpumpc.nn.plan import Plan
+from gpumpc.nn.program import Program
+from gpumpc.offline import seeds
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.secret import Secret
+from gpumpc.ring.backend import Backend
+from gpumpc.roles.opened import CLOSED, Opened, program_id
+from gpumpc.session import Corrections, Session, StaticWeight
+from gpumpc.shares import Additive
+from gpumpc.wire.channel import Channel
+from gpumpc.wire.handshake import exchange_hello
+
+T = TypeVar("T")
+
+
+class TakenCorrections(Corrections, Protocol):
+    """Corrections that a failed run gives up."""
+
+    def discard(self) -> None:
+        """Delete what is left of the batch; safe to call twice."""
+
+
+class CorrectionSource(Protocol):
+    """Where server 1 finds the dealer's corrections."""
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
+        """A batch's corrections, waited for. Raises CorrelationsMissing."""
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Forget batches that can never be used."""
+
+
+def told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
+    """A field the other server told. Raises HandshakeMismatch where it is missing or makes no sense."""
+    try:
+        return read(fields[name])
+    except (KeyError, ValueError):
+        raise HandshakeMismatch(name, "well formed", "missing or malformed", "the other server") from None
+
+
+class Evaluation:
+    """Runs one program's batches.
+
+    Args:
+        party: 0 or 1.
+        root: the secret agreed with the dealer.
+        pair_secret: the secret agreed with the other server, which the dealer does not know.
+        corrections: server 1's source; None at server 0.
+        wait_s: how long a batch waits for the dealer.
+    """
+
+    def __init__(
+        self,
+        party: int,
+        plan: Plan,
+        program: Program,
+        root: Secret,
+        pair_secret: Secret,
+        ledger: Ledger,
+        backend: Backend,
+        corrections: CorrectionSource | None,
+        wait_s: float,
+    ) -> None:
+        self.party, self.plan, self.program, self.backend = party, plan, program, backend
+        # One object: another thread reads its parts together.
+        self.opened = CLOSED
+        self.next_batch = 0
+        # The first batch whose corrections are still to be taken: a reserved batch waits for its own.
+        self.first_needed = 0
+        self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
+        self.corrections, self.wait_s = corrections, wait_s
+
+    @property
+    def session_id(self) -> bytes:
+        """The session in use; empty before one is open."""
+        return self.opened.session_id
+
+    def open_session(self, channel: Channel, binding: str) -> None:
+        """Agree on the session id and on the first batch number neither ledger has seen."""
+        nonce = self.ledger.nonce(program_id(self.plan, self.program, binding))
+        theirs = exchange_hello(channel, equal={"share pair": binding}, told={"nonce": nonce.hex()})
+        other = told(theirs, "nonce", bytes.fromhex)
+        nonces = (nonce, other) if self.party == 0 else (other, nonce)
+        opened = Opened.of(self.plan, self.program, binding, nonces)
+        mark = self.ledger.high_water(opened.session_id)
+        theirs = exchange_hello(channel, equal={"session": opened.session_id.hex()}, told={"high-water mark": str(mark)})
+        self.next_batch = self.first_needed = max(mark, told(theirs, "high-water mark", int))
+        self.opened = opened
+        if self.corrections is not None:
+            self.corrections.discard_before(opened.session_id, self.next_batch)
+
+    def evaluate(self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive) -> Any:
+        """One batch, its number reserved durably first; what the program's output step returns.
+
+        Raises BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
+        """
+        self.ledger.reserve(self.session_id, batch)
+        self.next_batch = batch + 1
+        corrections = self._take(batch)
+        self.first_needed = batch + 1
+        try:
+            channel.begin(self.session_id, batch)
+            tree = seeds.SeedTree(self.root.reveal(), self.session_id, batch)
+            result = self.program.run(self.new_session(channel, tree, corrections, weights), *inputs)
+        except BaseException:
+            if corrections is not None:
+                corrections.discard()
+            raise
+        self.ledger.spend(self.session_id, batch)
+        return result
+
+    def rerandomised(self, result: Additive, batch: int) -> Additive:
+        """The same value under shares that only the two servers can tell from uniform ones.
+
+        The dealer knows the masks inside a step's output. Who held such a share beside the dealer's knowledge, as the user
+        does who is given both result shares, would learn values from inside the network.
+        """
+        key = seeds.SeedTree(self.pair_secret.reveal(), self.session_id, batch).key("result", "re-randomise")
+        words = self.backend.expand_words(self.plan.params.cipher, key, result.words.shape, result.bits)
+        changed = result.words + words if self.party == 0 else result.words - words
+        return result.with_words(self.backend.reduce(changed, result.bits))
+
+    def _take(self, batch: int) -> TakenCorrections | None:
+        if self.corrections is None or not self.program.cost.dealer_bytes:
+            return None
+        # Numbers that were skipped or burnt since: their corrections would lie there for ever.
+        self.corrections.discard_before(self.session_id, batch)
+        return self.corrections.take(self.session_id, batch, self.wait_s)
+
+    def new_session(
+        self,
+        channel: Channel,
+        tree: seeds.SeedTree,
+        corrections: Corrections | None,
+        weights: Mapping[str, StaticWeight],
+    ) -> Session:
+        """What the program's steps run in. Raises ConfigError for the other party's channel."""
+        if channel.party != self.party:
+            raise ConfigError(f"server {self.party} was given the channel of server {channel.party}")
+        return Session(self.party, self.backend, channel, self.plan.params.cipher, tree, corrections, weights)

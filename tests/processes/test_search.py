@@ -1,0 +1,165 @@
+"""Results that stay at the servers, and private search over them, in three real processes."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumpc.errors import GpumpcError, RemoteError
+from gpumpc.roles.client import Client, RemoteIndex
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, images
+
+N, K = 40, 5
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster.make(tmp_path_factory.mktemp("search"), batch=8, ahead="1MiB")
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Cluster) -> Iterator[Client]:
+    with cluster.ready() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def gallery(client: Client) -> list[str]:
+    x = images(N, seed=7)
+    x[31] = x[3]  # a duplicate
+    upload = client.share(x)
+    items = sorted(secrets.token_hex(16) for _ in range(N))  # position i of an index is image i
+    assert client.keep(upload, items) == items
+    client.drop(upload)
+    return items
+
+
+def asked(client: Client) -> list[str]:
+    return client.keep(client.share(images(N, seed=7)[:6]))
+
+
+@pytest.fixture(scope="module", params=["l2", "ip"])
+def index(request: pytest.FixtureRequest, client: Client, gallery: list[str]) -> RemoteIndex:
+    index = client.index(f"gallery-{request.param}", request.param)
+    index.add(gallery)
+    return index
+
+
+def test_search_finds_what_plain_search_finds(
+    client: Client, index: RemoteIndex, gallery: list[str], cluster: Cluster
+) -> None:
+    scores, found = index.search(asked(client), K)
+    x = images(N, seed=7)
+    x[31] = x[3]
+    features = cluster.compiled(x, "fixed")
+    step = 2.0**-index._geometry.value_frac + 2.0**-7  # quantisation and truncations of either operand
+    for i, (row, names) in enumerate(zip(scores, found, strict=True)):
+        difference = features[i] - features
+        exact = (difference**2).sum(axis=1) if index.metric == "l2" else features @ features[i]
+        at = [gallery.index(name) for name in names]
+        slack = 4 * step * np.abs(features).max() * features.shape[1]
+        assert np.abs(row - exact[at]).max() < slack
+        best = np.sort(exact)[:K] if index.metric == "l2" else np.sort(exact)[::-1][:K]
+        assert np.abs(row - best).max() < slack and (np.diff(row if index.metric == "l2" else -row) >= 0).all()
+        if index.metric == "l2":
+            assert at[0] == i  # the image itself
+    if index.metric == "l2":
+        assert [gallery.index(name) for name in found[3]][:2] == [3, 31]  # a tie within a rounding step
+
+
+def test_the_index_in_faisss_words(client: Client, gallery: list[str]) -> None:
+    index = client.index("small")
+    index.add(gallery[:10])
+    assert index.ntotal == 10 and index.dim == 3
+    index.add(gallery[:12])  # what is there already stays as it is
+    assert index.ids == gallery[:12]
+    index.remove_ids(gallery[2:4])
+    scores, found = index.search(gallery[2:3], 10)  # a removed row is not found
+    assert index.ntotal == 10 and gallery[2] not in found[0] and scores.shape == (1, 10)
+
+
+def test_forgotten_items_are_gone(client: Client) -> None:
+    items = client.keep(client.share(images(3, seed=9)))
+    index = client.index("forgetful")
+    index.add(items)
+    client.forget(items[:1])
+    assert index.ids == sorted(items[1:]) and items[0] not in client.kept()
+    with pytest.raises(RemoteError, match=rf"item {items[0][:8]} is not in the store"):
+        index.search(items[:1], 1)
+
+
+def test_an_item_is_kept_once(client: Client) -> None:
+    before = len(client.kept())
+    items = client.keep(client.share(images(2, seed=10)))
+    client.keep(client.share(images(2, seed=11)), items)
+    assert len(client.kept()) == before + 2
+
+
+@pytest.mark.parametrize(
+    "what, text",
+    [
+        (lambda c, i, g: i.search(g[:1], N + 1), f"neighbours each to index 'gallery-.*' of {N} rows.*ask for 1 to {N}"),
+        (lambda c, i, g: i.search(["0" * 32], 1), "item 00000000 is not in the store.*share it again"),
+        (lambda c, i, g: i.add(["1" * 32]), "item 11111111 is not in the store"),
+        (lambda c, i, g: RemoteIndex(c, "nowhere", "l2").search(g[:1], 1), "there is no index 'nowhere'.*index create"),
+        (
+            lambda c, i, g: c.index(i.name, "ip" if i.metric == "l2" else "l2"),
+            "there is an index .* already.*another metric",
+        ),
+        (lambda c, i, g: RemoteIndex(c, "empty", "l2").search(g[:1], 1), "there is no index 'empty'"),
+        (lambda c, i, g: c.keep(c.share(images(2)), g[:1]), "1 names came for 2 items"),
+        (lambda c, i, g: c.keep(c.share(images(2)), g[:1] * 2), "an item is named twice"),
+    ],
+)
+def test_bad_questions(client: Client, index: RemoteIndex, gallery: list[str], what: object, text: str) -> None:
+    with pytest.raises(GpumpcError, match=text):
+        what(client, index, gallery)  # type: ignore[operator]  # a lambda of the table
+    assert index.ntotal == N  # and the servers go on
+
+
+def test_kill_9_while_results_are_kept(tmp_path: Path) -> None:
+    """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and the rest follows."""
+    cluster = Cluster.make(tmp_path, batch=2, ahead="64KiB")
+    cluster.faults["server1"] = _DIE_BETWEEN_PUT_AND_CONFIRM
+    items = [secrets.token_hex(16) for _ in range(8)]
+    with cluster:
+        with cluster.ready() as client:
+            shared = client.share(images(8))
+            with pytest.raises(GpumpcError):
+                client.keep(shared, items)
+        assert cluster.processes["server1"].wait(5) == -9
+        cluster.faults.clear()
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)
+            done = client.kept()
+            assert done == sorted(items[:4])
+            client.keep(shared, items)
+            assert client.kept() == sorted(items)
+            index = client.index("after")
+            index.add(items)
+            _, found = index.search(items[:1], 1)
+            assert found == [[items[0]]]
+    begun = Counter(cluster.begun())
+    assert not [line for line, times in begun.items() if times > 1]
+
+
+_DIE_BETWEEN_PUT_AND_CONFIRM = """
+import os, signal
+from gpumpc.store import Store
+put, times = Store.put, []
+def put_and_die(store, kind, keys, owner, rows):
+    result = put(store, kind, keys, owner, rows)
+    times.append(1)
+    if len(times) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+Store.put = put_and_die
+"""
