@@ -1,13 +1,15 @@
 """Is the opened search right, and silent? `python -m bench.topk --queries 1000 --n 2000 --json`.
 
 Both servers and the dealer run in this process. `wrong` counts queries whose k keys are not those of an exact integer
-top-k, ties by lowest id; databases of all kinds take turns. With `--law`, two databases are searched instead, a random one
-and one of nothing but duplicates of the query, and `outside_law` counts statistics of what was opened that tell them apart.
+top-k, ties by lowest id; databases of all kinds take turns. With `--law`, two databases are searched instead, a random
+one and one of nothing but duplicates of the query; `outside_law` counts statistics of what was opened that tell them
+apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -117,16 +119,15 @@ def _host_bits(lanes: npt.NDArray[np.uint64], n: int) -> Bools:
 
 
 def transcripts(distances: Ints, n_queries: int, k: int, seed: int) -> dict[str, Bools]:
-    """The comparison bits of many searches over the same distances."""
+    """The comparison bits of many searches over the same distances. Raises AssertionError where most of them fail."""
     parts: list[dict[str, Bools]] = []
-    batch = 0
-    while sum(len(next(iter(part.values()))) for part in parts) < n_queries:
-        batch += 1
-        try:
+    wanted = -(-n_queries // len(distances))
+    for batch in range(1, 2 * wanted + 20):
+        with contextlib.suppress(SelectionFailed):
             parts.append(opened_signs(search(distances, k, seed, batch), len(distances)))
-        except SelectionFailed:
-            continue
-    return {name: np.concatenate([part[name] for part in parts])[:n_queries] for name in parts[0]}
+        if len(parts) == wanted:
+            return {name: np.concatenate([part[name] for part in parts])[:n_queries] for name in parts[0]}
+    raise AssertionError(f"{len(parts)} of {2 * wanted + 20} batches succeeded")
 
 
 def statistics(signs: dict[str, Bools]) -> Iterator[tuple[str, Ints]]:

@@ -40,7 +40,7 @@ def report(config: Path | None) -> bool:
 
 
 def _servers(config: Path) -> list[tuple[str, str, bool]]:
-    from gpumpc.roles.client import ask_status
+    from gpumpc.roles.ask_status import ask_status
     from gpumpc.roles.config import load_client
 
     rows = []

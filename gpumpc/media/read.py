@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-import gpumpc
+from gpumpc import version
 from gpumpc.errors import BadValue, MissingFile, UnreadableImage
 from gpumpc.media.messages import (
     DONE,
@@ -270,4 +270,4 @@ def _check_flood(n_items: int, n_pixels: int) -> None:
 
 
 def _package_root() -> str:
-    return str(Path(gpumpc.__file__).resolve().parent.parent)
+    return str(Path(version.__file__).resolve().parent.parent)

@@ -6,12 +6,14 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gpumpc.errors import GpumpcError, RemoteError
-from gpumpc.roles.client import Client, RemoteIndex
+from gpumpc.roles.client import Client
+from gpumpc.roles.remote_index import RemoteIndex
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, images
 
 N, K = 40, 5
@@ -118,9 +120,9 @@ def test_an_item_is_kept_once(client: Client) -> None:
         (lambda c, i, g: c.keep(c.share(images(2)), g[:1] * 2), "an item is named twice"),
     ],
 )
-def test_bad_questions(client: Client, index: RemoteIndex, gallery: list[str], what: object, text: str) -> None:
+def test_bad_questions(client: Client, index: RemoteIndex, gallery: list[str], what: Any, text: str) -> None:
     with pytest.raises(GpumpcError, match=text):
-        what(client, index, gallery)  # type: ignore[operator]  # a lambda of the table
+        what(client, index, gallery)
     assert index.ntotal == N  # and the servers go on
 
 

@@ -59,7 +59,8 @@ def shuffled_keys(outcome: Outcome) -> Ints:
 
 def keys_of(values: Ints) -> Ints:
     n = values.shape[1]
-    return (values << max(1, (n - 1).bit_length())) + np.arange(n)
+    keys: Ints = (values << max(1, (n - 1).bit_length())) + np.arange(n)
+    return keys
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 2), (1, 5), (3, 64), (2, 989)])
@@ -200,7 +201,7 @@ def ids(words: Any) -> Any:
 def server_0_cannot_follow() -> None:
     """S0 knows the low bits of what it sent, before sigma; S1 adds only multiples of 2^b to them, and its g."""
     got = run(KINDS["zero"], seed=11)
-    messages = map(memoryview, (got.sent[1][0], got.sent[2][1]))
+    messages = [memoryview(message) for message in (got.sent[1][0], got.sent[2][1])]
     sent, heard = (BACKEND.unpack(message, (ROWS, N), BITS + ID_BITS) for message in messages)
     assert not alike(ids(sent), ids(heard)).any(), "S0 recognises its keys after sigma"
 

@@ -7,7 +7,7 @@ search with probability below 10^-6 over the choice of masks: `check_law` shares
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationError, SelectionFailed
 from gpumpc.offline.dealer import Dealing
 from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols import topk
 from gpumpc.protocols.topk import FAILURE, OpenedSign, Pass, TopK, plan_passes
 from gpumpc.ring import selection
+from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
-from gpumpc.session import Session
+from gpumpc.session import Session, Sum
 from tests.harness import BACKEND, Cell, Outcome, plain, run_steps, share
 from tests.protocols.checkers import check_independent, check_uniform
 
@@ -90,37 +90,30 @@ def test_opened_signs_are_signs(n):
     x = np.random.default_rng(5).integers(-(1 << 19) + 1, 1 << 19, n)
     x[:4] = np.array([0, -1, (1 << 19) - 1, -(1 << 19) + 1])[:n]
     sign = OpenedSign(n, 20)
-    assert np.array_equal(_opened_sign(sign, x)[0], x < 0)
+    assert np.array_equal(_opened_sign(sign, x), x < 0)
 
 
-def _opened_sign(sign: OpenedSign, x: Ints) -> tuple[Any, Outcome]:
+def _opened_sign(sign: OpenedSign, x: Ints) -> Any:
+    """What both servers see of x, opened under a mask first."""
     seen: list[Any] = []
 
     class Signs(TopK):
         @property
         def cost(self) -> Cost:
-            return Cost.both_ways(1, 0) + sign.cost if not sign.n else _opening(sign.n) + sign.cost
+            return Cost.both_ways(1, packed_bytes(sign.n, sign.bits)) + sign.cost
 
         def deal(self, dealing: Dealing, *masks: Any) -> None:
             sign.deal(dealing, dealing.sum_words("rho", (sign.n,), sign.bits))
 
         def run(self, session: Session, x: Any) -> Any:
             mask = session.words("rho", (sign.n,), sign.bits)
-            from gpumpc.session import Sum
-
             [z] = session.open_many(Sum(x.words + mask, sign.bits))
             seen.append(sign.run(session, z))
             return x
 
-    outcome = run_steps([Signs("s", ("x",), "y", (sign.n,), sign.bits, 1)], {"x": share(x, sign.bits)})
+    run_steps([Signs("s", ("x",), "y", (sign.n,), sign.bits, 1)], {"x": share(x, sign.bits)})
     assert np.array_equal(*seen)
-    return seen[0], outcome
-
-
-def _opening(n: int, bits: int = 20) -> Cost:
-    from gpumpc.ring.backend import packed_bytes
-
-    return Cost.both_ways(1, packed_bytes(n, bits))
+    return seen[0]
 
 
 # cost
@@ -223,9 +216,9 @@ def test_every_order_at_five_is_opened_equally_often_with_passes(monkeypatch, pl
 
 
 def test_an_unlucky_order_is_unlucky_for_every_database(monkeypatch):
-    """Whether a selection fails is a function of the composed permutation too, with the same law: a row at a time."""
+    """Whether a selection fails is a function of the order too, of the same law: here every order, a row at a time."""
     monkeypatch.setattr(TopK, "passes", (Pass(5, 2, 1, 2),))
-    pi, sigma = all_orders(5)
+    pi, _ = all_orders(5)
     failed = []
     for database in ("random", "all equal"):
         count = 0
@@ -267,11 +260,20 @@ def test_two_databases_have_one_law_through_several_passes():
 def test_the_law_check_knows_a_difference():
     """What it would say of a coin that falls right 6 times in 10."""
     rng = np.random.default_rng(13)
-    fair, loaded = (bench.p_value((rng.random(10_000) < p).astype(int), (rng.random(10_000) < 0.5).astype(int)) for p in (0.5, 0.6))
+    coins = [(rng.random(10_000) < p).astype(int) for p in (0.5, 0.6)]
+    fair, loaded = (bench.p_value(coin, (rng.random(10_000) < 0.5).astype(int)) for coin in coins)
     assert fair > 1e-6 > bench.FALSE_ALARMS / 5000 > loaded
 
 
-def opened_noise(outcome: Outcome, rows: int) -> list[Cell]:
+def lucky_search(distances: Ints, k: int, seed: int) -> Outcome:
+    """The first batch number that does not fail, of twenty."""
+    for batch in range(1, 20):
+        with contextlib.suppress(SelectionFailed):
+            return search(distances, k, seed, batch)
+    return search(distances, k, seed, 20)
+
+
+def opened_noise(outcome: Outcome) -> list[Cell]:
     """Openings but for comparison bits: pivots and survivors under masks, and the factors of the trees."""
     last = {o.step: i for i, o in enumerate(outcome.openings[0]) if not o.bits}
     kept = [o for i, o in enumerate(outcome.openings[0]) if i not in last.values()]
@@ -284,14 +286,8 @@ def test_all_else_that_is_opened_is_noise(kind):
     distances = np.zeros((rows, n), dtype=np.int64)
     if kind == "random":
         distances += np.random.default_rng(14).integers(0, 1 << (BITS - 2), n)
-    for batch in itertools.count(1):
-        try:
-            outcome = search(distances, 5, seed=14, batch=batch)
-            break
-        except SelectionFailed:
-            continue
-    cells = opened_noise(outcome, rows)
-    assert {cell.bits for cell in cells} == {0, BITS + 6}
+    cells = opened_noise(lucky_search(distances, 5, seed=14))
+    assert {cell.bits for cell in cells} == {0, BITS, BITS + 6}
     check_uniform(cells)
     for size in {cell.n for cell in cells}:
         check_independent([cell for cell in cells if cell.n == size])
@@ -339,20 +335,10 @@ def queries_are_unrelated() -> None:
             assert alike < 0.6, f"{name}: two queries were compared in the same order"
 
 
-def wide_search() -> Outcome:
-    """All-equal distances: what is opened of pivots is then constant but for its masks."""
-    for batch in itertools.count(1):
-        try:
-            return search(np.zeros((2048, 128), dtype=np.int64), 1, seed=19, batch=batch)
-        except SelectionFailed:
-            continue
-    raise AssertionError
-
-
 def pivots_and_survivors_are_noise() -> None:
-    """Themselves, neighbours subtracted, and one pass's from the next's."""
-    outcome = wide_search()
-    bits = BITS + 7
+    """Themselves, neighbours subtracted, and one pass's from the next's; of equal distances, so that masks alone vary."""
+    outcome = lucky_search(np.zeros((2048, 200), dtype=np.int64), 1, seed=19)
+    bits = BITS + 8
     sums = [o.values for o in outcome.openings[0] if o.bits and o.step.startswith("best/")]
     pivots = [words for words in sums if words.shape[1] == 1]
     assert len(pivots) >= 2
@@ -459,15 +445,7 @@ def beta_not_corrected(patch: Patch) -> None:
 def tables_on_r_alone(patch: Patch) -> None:
     """The dealer forgets R* where the servers subtract w."""
     honest = Dealing.sum_words
-    patch.setattr(
-        Dealing, "sum_words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "R*")
-    )
-
-
-def pivot_of_the_next_rank(patch: Patch) -> None:
-    """Harmless to the result, but a pass then keeps other counts than its plan says."""
-    honest = TopK._order
-    patch.setattr(TopK, "_order", lambda self, session, opened, m: np.roll(honest(self, session, opened, m), -3, axis=1))
+    patch.setattr(Dealing, "sum_words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "R*"))
 
 
 def too_many_survivors_cut_off(patch: Patch) -> None:
@@ -522,7 +500,7 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None], type[BaseExcep
     (ties_broken_by_shuffled_position, an_all_equal_transcript_varies, AssertionError),
     (ties_broken_by_shuffled_position, two_databases_have_one_law, AssertionError),
     (ties_broken_by_shuffled_position, search_is_exact, AssertionError),
-    (beta_not_corrected, search_is_exact, AssertionError),
+    (beta_not_corrected, search_is_exact_or_refused, AssertionError),
     (tables_on_r_alone, search_is_exact_or_refused, AssertionError),
     (too_many_survivors_cut_off, search_is_exact_or_refused, AssertionError),
     (too_few_survivors_filled_up, search_is_exact_or_refused, AssertionError),
@@ -551,5 +529,4 @@ def test_a_plan_in_the_step_is_all_that_the_parties_need():
     first = plan_passes(2000, 5)
     plan_passes.cache_clear()
     assert plan_passes(2000, 5) == first
-    assert dataclasses.fields(Pass) and topk.FAILURE == 1e-4
     assert id_bits(1) == 1 and id_bits(2) == 1 and id_bits(3) == 2

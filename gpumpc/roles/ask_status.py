@@ -1,0 +1,35 @@
+"""What the two servers say of themselves, to whoever is on their lists."""
+
+from __future__ import annotations
+
+import time
+
+from gpumpc.errors import BadFrame, GpumpcError
+from gpumpc.roles import messages as m
+from gpumpc.roles.client import CONNECT_S
+from gpumpc.roles.config import ClientConfig
+from gpumpc.roles.keys import load_identity
+from gpumpc.wire.frames import Kind
+from gpumpc.wire.zmq_channel import Requester
+
+
+def ask_status(config: ClientConfig, timeout_s: float = CONNECT_S) -> list[m.Status | GpumpcError]:
+    """What each server says of itself, or why it does not; needs no plan."""
+    identity = load_identity(config.identity)
+    answers: list[m.Status | GpumpcError] = []
+    servers = [
+        Requester(endpoint, identity.curve, card.curve_key, peer=f"server {party}")
+        for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True))
+    ]
+    deadline = time.monotonic() + timeout_s  # for both: they connect side by side
+    for server in servers:
+        try:
+            server.wait_peer(max(0.1, deadline - time.monotonic()))
+            server.send(Kind.REQUEST, m.pack(m.AskStatus()))
+            reply, _ = m.unpack(server.receive(max(0.5, deadline - time.monotonic())).payload, m.Reply)
+            answers.append(reply if isinstance(reply, m.Status) else BadFrame("no status came", "", "update gpumpc"))
+        except GpumpcError as error:
+            answers.append(error)
+        finally:
+            server.close()
+    return answers
