@@ -307,7 +307,7 @@ def search_is_exact_or_refused() -> None:
     """Under a plan that fails often: one query a run, and those that do not fail must be right."""
     distances = np.random.default_rng(16).integers(0, 99, (1, 24))
     passes, refused = TopK.passes, 0
-    TopK.passes = (Pass(24, 6, 2, 6),)  # type: ignore[assignment]  # a plan in place of the planner
+    TopK.passes = (Pass(24, 6, 2, 6),)  # type: ignore[assignment]  # stands in for the planner
     try:
         for batch in range(60):
             try:
