@@ -36,8 +36,8 @@ _WHILE_DEALING = """
 import os, signal
 from gpumpc.roles.dealing import DealerEngine
 deal = DealerEngine.deal
-def deal_and_die(engine, pair_id, nonces, batch):
-    for piece in deal(engine, pair_id, nonces, batch):
+def deal_and_die(engine, pair_id, nonces, batch, task=None):
+    for piece in deal(engine, pair_id, nonces, batch, task):
         if batch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         yield piece

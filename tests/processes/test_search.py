@@ -71,9 +71,10 @@ def test_search_finds_what_plain_search_finds(
         best = np.sort(exact)[:K] if index.metric == "l2" else np.sort(exact)[::-1][:K]
         assert np.abs(row - best).max() < slack and (np.diff(row if index.metric == "l2" else -row) >= 0).all()
         if index.metric == "l2":
-            assert at[0] == i  # the image itself
+            # The image itself; it and its duplicate are one image but for the rounding of each.
+            assert at[0] == i or {i, at[0]} == {3, 31}
     if index.metric == "l2":
-        assert [gallery.index(name) for name in found[3]][:2] == [3, 31]  # a tie within a rounding step
+        assert {gallery.index(name) for name in found[3][:2]} == {3, 31}
 
 
 def test_the_index_in_faisss_words(client: Client, gallery: list[str]) -> None:
