@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import secrets
 import socket
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from gpumpc.offline.secret import file_error, private_folder
 from gpumpc.roles.keys import Card, Role, keygen, load_card
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_LISTENING_PORTS = range(20_000, 32_000)  # below what Linux gives to outgoing connections (from 32768 up)
 _ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
 
 Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
@@ -291,7 +293,14 @@ def _write(path: Path, fields: dict[str, object]) -> Path:
 
 
 def _free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        # All are held at once, so that they differ.
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
-        return [int(listening.getsockname()[1]) for listening in held]
+    """Ports that are free now and that the system gives to nobody who does not ask for them by number.
+
+    A port from the range for outgoing connections may be taken by one of them while a server restarts: even by its own
+    peer, whose attempts to connect to a closed local port can meet themselves.
+    """
+    found: set[int] = set()
+    while len(found) < n:
+        port = _LISTENING_PORTS.start + secrets.randbelow(len(_LISTENING_PORTS))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.add(port)
+    return [*found]

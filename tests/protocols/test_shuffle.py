@@ -1,4 +1,4 @@
-"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, at the declared cost. Planted bugs too.
+"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, at the declared cost; planted bugs.
 
 For the rate of false alarms see `checkers`; seeds are fixed.
 """
@@ -240,7 +240,13 @@ def rows_have_their_own_order() -> None:
     assert (places[1:] == places[:-1]).sum() < 400, "two queries were shuffled alike"
 
 
-CHECKERS = [server_0_cannot_follow, server_1_cannot_follow, messages_are_uniform, keys_are_kept, rows_have_their_own_order]
+CHECKERS = [
+    server_0_cannot_follow,
+    server_1_cannot_follow,
+    messages_are_uniform,
+    keys_are_kept,
+    rows_have_their_own_order,
+]
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)

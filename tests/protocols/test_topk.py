@@ -52,7 +52,7 @@ def test_a_thousand_queries_of_all_kinds_at_two_thousand_rows():
     for k, n_queries in ((1, 300), (5, 400), (10, 300)):
         tally = count_wrong(n_queries, 2000, k, seed=k)
         assert (tally.queries, tally.wrong) == (n_queries, 0)
-        # 20 batches of 50 rows and 4 passes fail 0.4 times; five times has a probability below 1e-4, and seeds are fixed.
+        # 8 batches of 50 rows and 4 passes fail 0.16 times; five times with a probability below 1e-5.
         assert tally.retries < 5
 
 
@@ -337,7 +337,7 @@ def queries_are_unrelated() -> None:
 
 
 def pivots_and_survivors_are_noise() -> None:
-    """Themselves, neighbours subtracted, and one pass's from the next's; of equal distances, so that masks alone vary."""
+    """Themselves, neighbours subtracted, and one pass's from the next's; of equal distances: masks alone vary."""
     outcome = lucky_search(np.zeros((2056, 200), dtype=np.int64), 1, seed=19)
     bits = 8 * ((BITS + 8) // 8)  # whole bytes: a lane of single bits would be too short for the test
     sums = [o.values for o in outcome.openings[0] if o.bits and o.step.startswith("best/")]

@@ -1,0 +1,342 @@
+"""The two programs of an index, on two servers: ids and scores equal the plain quantised computation, for both metrics.
+
+The oracle quantises as the servers do, given the shares (truncation's rounding is a function of them), and is otherwise
+integer arithmetic that shares nothing with the programs. Index rows come in by batches of several sessions, through
+real stores, and the dealer draws their masks again from seeds: the way a server uses these programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.errors import PlanError, SelectionFailed
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.params import Params
+from gpumpc.protocols.distances import Rows
+from gpumpc.retrieval import index
+from gpumpc.retrieval.programs import ROWS, VALUE_BITS, Geometry, Metric, query_program, rows_program
+from gpumpc.ring.fixed_point import mask, signed
+from gpumpc.shares import Additive
+from gpumpc.store import Store
+from tests.harness import BACKEND, Outcome, Pair, Static, plain, roots, run_program, share, unsigned
+
+Ints = npt.NDArray[np.int64]
+PARAMS = Params()
+SEED = 5
+BATCH = index.ROWS_PER_BATCH
+
+
+def feature_shares(x: Ints, geometry: Geometry, seed: int, first: Any = None) -> Pair:
+    pair = share(x, geometry.bits, geometry.frac, seed=seed, first=first)
+    one, other = (dataclasses.replace(part, divisor=geometry.divisor) for part in pair)
+    return one, other
+
+
+def quantised(pair: Pair, geometry: Geometry) -> Ints:
+    """What the servers' truncation gives these shares, as integers."""
+    if not geometry.shift:
+        return signed(BACKEND.reduce(pair[0].words + pair[1].words, geometry.bits), geometry.bits)
+    modulus, shift = mask(geometry.bits), np.uint64(geometry.shift)
+    first = (pair[0].words + np.uint64((1 << geometry.shift) - 1)) & modulus
+    short = (first >> shift) + ((pair[1].words & modulus) >> shift)
+    return signed(BACKEND.reduce(short, geometry.value_bits), geometry.value_bits)
+
+
+def scores_of(queries: Ints, rows: Ints, metric: Metric) -> Any:
+    """Python's integers: no ring at all."""
+    q, v = queries.astype(object), rows.astype(object)
+    if metric == "ip":
+        return -(q @ v.T)
+    return ((q[:, None] - v[None]) ** 2).sum(axis=2)
+
+
+def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
+    """(score, position) of the k best of each query, the lowest position first where scores are equal."""
+    return [sorted((int(s), i) for i, s in enumerate(row))[:k] for row in scores]
+
+
+# an index, as two servers and the dealer keep it
+
+
+class Index:
+    """Rows of features, taken in batch by batch, each batch in a session of its own."""
+
+    def __init__(self, folder: Path, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.record = index.IndexRecord("gallery", "a plan", geometry.dim, geometry.metric, "owner")
+        self.stores = [Store(folder / str(party), party) for party in (0, 1)]
+        self.rows: dict[str, Ints] = {}
+
+    def add(self, features: Ints, session_id: bytes, batch: int = 1, first: Any = None) -> Outcome:
+        """Names follow the order of adding; a batch is filled up with zero rows, which are not kept."""
+        padded = np.zeros((BATCH, self.geometry.dim), dtype=np.int64)
+        padded[: len(features)] = features
+        pair = feature_shares(padded, self.geometry, seed=batch, first=first)
+        program = rows_program(self.geometry, BATCH, PARAMS)
+        got = run_program(program, [pair], seed=SEED, batch=batch, session_id=session_id)
+        assert got.cost == program.cost
+        names = [f"row{len(self.rows) + i:04}" for i in range(len(features))]
+        keys = index.row_keys(names, session_id, batch)
+        for store, rows in zip(self.stores, got.shares, strict=True):
+            assert isinstance(rows, Rows)
+            store.put(self.record.kind, keys, "owner", index.pack_rows(BACKEND, self.geometry, rows, len(names)))
+            store.confirm(self.record.kind, keys)
+        self.rows |= dict(zip(names, quantised(pair, self.geometry), strict=False))
+        return got
+
+    def remove(self, names: list[str]) -> None:
+        for store in self.stores:
+            store.forget(self.record.kind, [row.key for row in store.rows(self.record.kind) if row.key.item in names])
+        self.rows = {name: row for name, row in self.rows.items() if name not in names}
+
+    @property
+    def matrix(self) -> Ints:
+        """Quantised rows in order of position."""
+        return np.stack([self.rows[name] for name in sorted(self.rows)])
+
+    def tree(self, party: int) -> Any:
+        return lambda session_id, batch: SeedTree(roots(SEED)[party], session_id, batch)
+
+    def static(self) -> Static:
+        """Both servers' operands from their stores; the dealer's mask from both seeds and the row versions alone."""
+        cipher, geometry = PARAMS.cipher, self.geometry
+        loaded = [
+            index.LoadedIndex(store, self.record, geometry, party, BACKEND, cipher, self.tree(party))
+            for party, store in enumerate(self.stores)
+        ]
+        assert loaded[0].keys == loaded[1].keys
+        versions = loaded[0].versions
+        drawn = [index.draw_masks(BACKEND, cipher, geometry, versions, self.tree(party)) for party in (0, 1)]
+        dealt = {ROWS: index.weight_mask(BACKEND, geometry, drawn[0] + drawn[1])}
+        return ({ROWS: loaded[0].operand}, {ROWS: loaded[1].operand}), dealt
+
+    def search(self, queries: Ints, k: int, batch: int = 100) -> tuple[list[list[tuple[int, int]]], Any]:
+        """(score, position) found, and the scores that the oracle finds of all rows."""
+        program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS)
+        pair = feature_shares(queries, self.geometry, seed=batch)
+        static = self.static()
+        while True:
+            try:
+                got = run_program(program, [pair], seed=SEED, batch=batch, static=static)
+                break
+            except SelectionFailed:
+                batch += 1
+        assert got.cost == program.cost
+        assert got.cost.s0_bytes == sum(len(first) for first, _ in got.sent)
+        assert got.cost.s1_bytes == sum(len(second) for _, second in got.sent)
+        places = self.geometry.id_bits(len(self.rows))
+        found = [[(int(key >> places), int(key & ((1 << places) - 1))) for key in row] for row in got.values]
+        return found, scores_of(quantised(pair, self.geometry), self.matrix, self.geometry.metric)
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+
+@pytest.fixture
+def make(tmp_path):
+    made: list[Index] = []
+
+    def factory(geometry: Geometry) -> Index:
+        made.append(Index(tmp_path / str(len(made)), geometry))
+        return made[-1]
+
+    yield factory
+    for one in made:
+        one.close()
+
+
+GEOMETRIES = {
+    "as a plan gives": Geometry(24, "l2", 21, 13),
+    "averaged": Geometry(7, "l2", 24, 13, divisor=49),
+    "narrow, not cut": Geometry(5, "l2", 9, 4),
+    "just as wide": Geometry(5, "l2", VALUE_BITS, 6),
+    "one number": Geometry(1, "l2", 27, 13),
+}
+
+
+def random_features(n: int, geometry: Geometry, seed: int) -> Ints:
+    top = 1 << (geometry.bits - 2)
+    return np.random.default_rng(seed).integers(-top, top - (1 << geometry.shift) + 1, (n, geometry.dim))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_rows_of_two_sessions_are_searched_as_one_matrix(make, name, metric):
+    geometry = dataclasses.replace(GEOMETRIES[name], metric=metric)
+    one = make(geometry)
+    one.add(random_features(BATCH, geometry, 1), b"the first sessio")
+    one.add(random_features(20, geometry, 2), b"the second sessi", batch=1)
+    one.add(random_features(3, geometry, 3), b"the second sessi", batch=7)
+    found, scores = one.search(random_features(4, geometry, 4), 5)
+    assert found == best(scores, 5)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_the_lowest_position_wins_among_duplicates(make, metric):
+    """The query itself thirty times over two batches, whose rounding is the same as multiples of 2^shift are exact."""
+    geometry = Geometry(6, metric, 21, 13)
+    same = np.tile(np.random.default_rng(5).integers(-7, 8, (1, 6)) << geometry.shift, (15, 1))
+    far = np.full((5, 6), 100 << geometry.shift) * (1 if metric == "l2" else 0)
+    one = make(geometry)
+    one.add(np.concatenate((far, same)), b"the first sessio")
+    one.add(same, b"the second sessi")
+    found, scores = one.search(same[:2], 7)
+    assert found == best(scores, 7)
+    if metric == "l2":
+        assert [position for _, position in found[0]] == list(range(5, 12)) and found[0][0][0] == 0
+
+
+def test_all_equal_rows_come_in_order(make):
+    geometry = Geometry(3, "l2", 21, 13)
+    one = make(geometry)
+    one.add(np.zeros((BATCH, 3), dtype=np.int64), b"the first sessio")
+    one.add(np.zeros((BATCH, 3), dtype=np.int64), b"the second sessi")
+    found, _ = one.search(np.zeros((2, 3), dtype=np.int64), 5)
+    assert found == [[(0, i) for i in range(5)]] * 2
+
+
+def test_a_single_row_and_every_row(make):
+    geometry = Geometry(4, "l2", 21, 13)
+    one = make(geometry)
+    one.add(random_features(1, geometry, 6), b"the first sessio")
+    found, scores = one.search(random_features(3, geometry, 7), 1)
+    assert found == best(scores, 1)
+    one.add(random_features(4, geometry, 8), b"the second sessi")
+    found, scores = one.search(random_features(3, geometry, 9), 5)
+    assert found == best(scores, 5)
+
+
+def test_rows_taken_out_leave_the_others_as_they_were(make):
+    geometry = Geometry(4, "ip", 21, 13)
+    one = make(geometry)
+    one.add(random_features(10, geometry, 10), b"the first sessio")
+    one.add(random_features(10, geometry, 11), b"the second sessi")
+    one.remove(["row0003", "row0012"])
+    found, scores = one.search(random_features(2, geometry, 12), 4)
+    assert scores.shape == (2, 18) and found == best(scores, 4)
+
+
+def test_two_searches_of_one_index_open_nothing_alike(make):
+    """The rows' mask is fixed; the query's, and every other, is the batch's own."""
+    geometry = Geometry(8, "l2", 21, 13)
+    one = make(geometry)
+    one.add(random_features(BATCH, geometry, 13), b"the first sessio")
+    program = query_program(geometry, 2, BATCH, 3, PARAMS)
+    pair = feature_shares(random_features(2, geometry, 14), geometry, seed=1)
+    runs = [run_program(program, [pair], seed=SEED, batch=batch, static=one.static()) for batch in (1, 2)]
+    wide = [(a, b) for a, b in zip(runs[0].openings[0], runs[1].openings[0], strict=True) if a.bits and a.n >= 4]
+    assert len(wide) >= 2 and not any(np.array_equal(a.values, b.values) for a, b in wide)
+
+
+def test_a_row_opened_twice_is_opened_under_two_masks(make):
+    geometry = Geometry(8, "l2", 21, 13)
+    one, features = make(geometry), random_features(4, geometry, 15)
+    first, second = (
+        one.add(features, session).shares[0].masked.opened[:4] for session in (b"the first sessio", b"other session id")
+    )
+    assert not (first == second).any()
+
+
+def test_the_plain_program_agrees_where_nothing_is_rounded():
+    """`Program.plain` on multiples of 2^shift, for both metrics."""
+    for metric in ("l2", "ip"):
+        geometry = Geometry(6, metric, 21, 13)
+        rng = np.random.default_rng(16)
+        rows, queries = rng.integers(-99, 99, (50, 6)), rng.integers(-99, 99, (3, 6))
+        w, norms = geometry.weight_factor * rows.T, (rows**2).sum(axis=1) * (metric == "l2")
+        program = query_program(geometry, 3, 50, 4, PARAMS)
+        values: dict[str, Any] = {"q": queries << geometry.shift}
+        for step in program.steps:
+            weights = {ROWS: (unsigned(w), unsigned(norms))}
+            values[step.output] = plain(step, *(values[name] for name in step.inputs), weights=weights)
+        keys = values[program.output]
+        assert [[(int(k >> 6), int(k & 63)) for k in row] for row in keys] == best(scores_of(queries, rows, metric), 4)
+
+
+# ranges
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("bits", [5, VALUE_BITS, 21, 40])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 63, 64, 1280, 4095, 4096])
+def test_every_score_keeps_its_promise(metric, bits, dim):
+    """|score| < 2^(score_bits-2), at the extremes of what features may be once cut down."""
+    geometry = Geometry(dim, metric, bits, 3)
+    top = 1 << (geometry.value_bits - 2)
+    ends = [np.full((1, dim), v) for v in (-top, top)]
+    worst = max(abs(int(scores_of(q, v, metric)[0, 0])) for q in ends for v in ends)
+    assert worst < 1 << (geometry.score_bits - 2)
+    # And not wasteful: two bits less would not do for l2.
+    assert metric == "ip" or worst >= 1 << (geometry.score_bits - 4)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize(("dim", "bits"), [(1, 21), (3, 21), (64, 21), (64, VALUE_BITS), (2, 40)])
+def test_extreme_vectors_are_searched_exactly(make, metric, dim, bits):
+    geometry = Geometry(dim, metric, bits, 3)
+    low, high = -(1 << (bits - 2)), (1 << (bits - 2)) - (1 << geometry.shift)
+    kinds = np.array([low, low + 1, 0, -1, high - 1, high])
+    rows = np.concatenate((np.repeat(kinds[:, None], dim, axis=1), np.random.default_rng(17).choice(kinds, (20, dim))))
+    one = make(geometry)
+    one.add(rows, b"the first sessio")
+    found, scores = one.search(rows[:6], 9)
+    assert found == best(scores, 9)
+
+
+def test_one_beyond_the_range_breaks_a_row():
+    """2^(bits-2) - 1 may round up to what the lift cannot hold: with the shares that make it so, the row is wrong."""
+    geometry = Geometry(1, "l2", 21, 13)
+    beyond, program = (1 << 19) - 1, rows_program(geometry, 2, PARAMS)
+    half = 1 << (geometry.value_bits - 2)
+    # S0's share such that, truncated and shifted by half, it is 2^(value_bits-1) or 0 exactly.
+    first = np.array([[(half << geometry.shift) - (1 << geometry.shift) + 1], [0]], dtype=np.uint64)
+    for x, right in ((beyond, False), (beyond + 1 - (1 << geometry.shift), True)):
+        pair = feature_shares(np.full((2, 1), x), geometry, seed=1, first=first)
+        expected = quantised(pair, geometry)
+        kept = run_program(program, [pair], seed=SEED).shares
+        whole = kept[0].masked.opened + kept[0].masked.mask + kept[1].masked.mask
+        got = signed(BACKEND.reduce(whole, geometry.score_bits), geometry.score_bits)
+        assert bool((got == expected).all()) is right
+
+
+# refusals
+
+
+@pytest.mark.parametrize(("k", "n_rows"), [(0, 5), (6, 5), (-1, 5), (1, 0)])
+def test_more_neighbours_than_rows_are_refused(k, n_rows):
+    with pytest.raises(PlanError, match=f"ask for 1 to {n_rows}"):
+        query_program(Geometry(4, "l2", 21, 13), 1, n_rows, k, PARAMS)
+
+
+def test_keys_that_do_not_fit_are_refused():
+    wide = Geometry(1 << 20, "l2", 21, 13)
+    assert wide.score_bits == 2 * (VALUE_BITS - 1) + 21 + 2
+    rows = 1 << (62 - wide.score_bits)
+    query_program(wide, 1, rows, 1, PARAMS)
+    with pytest.raises(PlanError, match="do not fit 62 bits"):
+        query_program(wide, 1, rows + 1, 1, PARAMS)
+
+
+def test_another_number_of_rows_is_another_program():
+    digests = {query_program(Geometry(4, "l2", 21, 13), 1, n, 1, PARAMS).digest for n in (5, 6, 300)}
+    digests |= {query_program(Geometry(4, "ip", 21, 13), 1, 5, 1, PARAMS).digest}
+    digests |= {query_program(Geometry(4, "l2", 21, 13), 1, 5, 2, PARAMS).digest}
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize(("n_rows", "bits"), [(1, 1), (2, 1), (3, 2), (64, 6), (65, 7)])
+def test_a_position_has_bits_enough(n_rows, bits):
+    assert Geometry(4, "l2", 21, 13).id_bits(n_rows) == bits
+
+
+def test_a_score_is_worth_what_its_scale_says():
+    geometry = Geometry(4, "l2", 21, 13, divisor=3)
+    assert geometry.score_scale == (2.0 ** (13 - geometry.shift) * 3) ** 2
+    assert isinstance(share(np.zeros(1), 8)[0], Additive)
