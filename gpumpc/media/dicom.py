@@ -106,7 +106,7 @@ def _check_decoder(syntax: Any, pydicom: Any) -> None:
         lacking = decoder.missing_dependencies
         if decoder.is_available:
             return
-    except (ValueError, KeyError):
+    except RuntimeError:  # there is no decoder of this syntax at all
         lacking = []
     known = syntax.name if syntax in pydicom.uid.UID_dictionary else "an unknown one"
     raise UnreadableImage(

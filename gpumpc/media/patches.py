@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpumpc.errors import BadShape, ConfigError, MissingFile
 from gpumpc.media.extras import extra
-from gpumpc.media.fetch import CACHE, SOURCES, Source, paths
+from gpumpc.media.fetch import CACHE, SOURCES, Source, path_of
 from gpumpc.nn.plan import Preprocessing
 
 FloatArray = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ def build_patches(count: int = 96, cache: Path = CACHE, sources: dict[str, Sourc
         MissingExtra: Pillow or nibabel is not installed.
         ConfigError: the images yield fewer patches than asked for.
     """
-    present = [(m, path) for m in MODALITIES if (path := _file_of(m, cache, sources)) is not None]
+    present = [(m, path) for m in MODALITIES if (path := _file_of(m, cache)) is not None]
     if len({m.source for m, _ in present}) < 2:
         raise MissingFile(
             f"{cache} holds images of fewer than two packages",
@@ -73,12 +73,14 @@ def build_patches(count: int = 96, cache: Path = CACHE, sources: dict[str, Sourc
 
 
 def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> FloatArray:
-    """Pixels in [0, 1], (B, H, W, C), to the model's input of the same shape: `(255 x - mean) / std`.
+    """Pixels in [0, 1], (B, H, W, C), to the model's input: `(255 x - mean) / std`; grey gives every channel.
 
     Raises:
         BadShape: the images are not of the recipe's size, or have another number of channels.
     """
     pixels = np.asarray(images, dtype=np.float64)
+    if pixels.ndim == 4 and pixels.shape[-1] == 1:
+        pixels = pixels.repeat(len(recipe.mean), axis=-1)
     if pixels.shape[1:] != (*recipe.size, len(recipe.mean)):
         raise BadShape(
             f"images of shape {pixels.shape}",
@@ -119,12 +121,11 @@ MODALITIES = (
 )
 
 
-def _file_of(modality: Modality, cache: Path, sources: dict[str, Source]) -> Path | None:
+def _file_of(modality: Modality, cache: Path) -> Path | None:
     try:
-        found = paths(modality.source, cache, sources)
+        return path_of(modality.source, modality.file, cache)
     except MissingFile:
         return None
-    return next((path for path in found if path.name == modality.file), None)
 
 
 def _picture(path: Path, shrink: int) -> FloatArray:

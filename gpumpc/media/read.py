@@ -217,7 +217,8 @@ class _Reader:
         environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": _package_root(), "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "gpumpc.media.child", str(self._limits.memory_bytes)],
+                # -P: no module is taken from the current folder, which may be full of foreign files.
+                [sys.executable, "-P", "-m", "gpumpc.media.child", str(self._limits.memory_bytes)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,

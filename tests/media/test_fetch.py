@@ -1,14 +1,19 @@
-"""Fetching, without a network: tiny wheels made here, from a stub and from pip's own --find-links."""
+"""Fetching, without a network: tiny archives made here, from a stub and from pip's own --find-links."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
 import zipfile
 
 import pytest
 
 from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.media.fetch import SOURCES, DataFile, Source, fetch, paths, pip_download
+from gpumpc.media import archives
+from gpumpc.media.fetch import SOURCES, DataFile, Source, fetch, paths
 
 CONTENT = {"toy/data/a.png": b"picture a", "toy/data/b.nii.gz": b"volume b" * 100}
 
@@ -116,10 +121,84 @@ def test_pip_itself_downloads_from_a_folder(tmp_path, monkeypatch):
     got = fetch(["toy"], tmp_path / "cache", sources={"toy": source()}, say=lambda line: None)
     assert got.files["toy"][1].read_bytes() == CONTENT["toy/data/b.nii.gz"]
     with pytest.raises(ConfigError, match="absent==1.0"):
-        pip_download(source("absent"), tmp_path)
+        archives.download(source("absent"), tmp_path)
 
 
 def test_the_real_table_is_pinned():
     for entry in SOURCES.values():
         assert entry.version[0].isdigit() and entry.download_bytes > 0
         assert all(len(file.sha256) == 64 and file.n_bytes > 0 for file in entry.files)
+        assert entry.kind == "wheel" or len(entry.sha256) == 64
+        names = [file.inside.rsplit("/", 1)[-1] for file in entry.files]
+        assert len(set(names)) == len(names)
+
+
+def write_sdist(folder):
+    """A source archive whose own set-up must never run."""
+    path = folder / "toy-images-1.0.tar.gz"
+    parts = {
+        **CONTENT,
+        "PKG-INFO": b"Metadata-Version: 2.1\nName: toy-images\nVersion: 1.0\n",
+        "setup.py": b"open('/' + 'nowhere/at/all')",
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for inside, data in parts.items():
+            entry = tarfile.TarInfo(f"toy-images-1.0/{inside}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def inner(prefix, **changed):
+    return tuple(file._replace(inside=f"{prefix}/{file.inside}") for file in source(**changed).files)
+
+
+def test_a_source_archive_is_downloaded_without_running_it(tmp_path, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    digest = write_sdist(links)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    entry = Source("toy-images", "1.0", 9, inner("toy-images-1.0"), "sdist", digest)
+    got = fetch(["toy"], tmp_path / "cache", sources={"toy": entry}, say=lambda line: None)
+    assert [path.read_bytes() for path in got.files["toy"]] == list(CONTENT.values()), got.missing
+    assert sorted(path.name for path in (tmp_path / "cache" / "toy").iterdir()) == ["a.png", "b.nii.gz"]
+    foreign = entry._replace(sha256="0" * 64)
+    refused = fetch(["toy"], tmp_path / "other", sources={"toy": foreign}, say=lambda line: None)
+    assert "source archive could not be had" in refused.missing["toy"]
+
+
+def test_an_archive_with_another_digest_is_not_opened(tmp_path):
+    def bring(wanted, folder):
+        write_sdist(folder)
+
+    entry = Source("toy-images", "1.0", 9, inner("toy-images-1.0"), "sdist", "0" * 64)
+    got = fetch(["toy"], tmp_path, sources={"toy": entry}, download=bring, say=lambda line: None)
+    assert "not the expected archive" in got.missing["toy"] and not list((tmp_path / "toy").iterdir())
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
+def test_a_debian_package_is_unpacked_without_root(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "DEBIAN").mkdir(parents=True, mode=0o755)
+    (tree / "DEBIAN").chmod(0o755)
+    (tree / "DEBIAN" / "control").write_text(
+        "Package: toy-images\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <no@localhost>\nDescription: toy\n"
+    )
+    for inside, data in CONTENT.items():
+        path = tree / "usr" / "share" / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "cache" / "toy").mkdir(parents=True)
+    package = tmp_path / "cache" / "toy" / "toy-images_1.0_all.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, package], check=True, capture_output=True)
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    entry = Source("toy-images", "1.0", 9, inner("./usr/share"), "deb", digest)
+    got = fetch(["toy"], tmp_path / "cache", sources={"toy": entry}, say=lambda line: None)
+    assert [path.read_bytes() for path in got.files["toy"]] == list(CONTENT.values()), got.missing
+
+
+def test_a_missing_program_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="apt-get is missing"):
+        archives.download(source()._replace(kind="deb"), tmp_path)

@@ -345,3 +345,18 @@ def test_keys_do_not_show_and_belong_together() -> None:
     assert isinstance(keys, CurveKeys)
     with pytest.raises(ConfigError):
         curve_public(b"short")
+
+
+def test_both_ends_can_close_at_once() -> None:
+    """A peer that goes while its monitor closes must not stop ZeroMQ's thread: closing would wait for ever."""
+    for _ in range(60):
+        s0 = ZmqChannel.bind(ANY_PORT, S0, S1.public)
+        s1 = ZmqChannel.connect(s0.endpoint, S1, S0.public)
+        s0.wait_peer()
+        s1.wait_peer()
+        threads = [threading.Thread(target=end.close, daemon=True) for end in (s1, s0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+        assert not any(thread.is_alive() for thread in threads)

@@ -123,11 +123,10 @@ class Endpoint:
     def close(self) -> None:
         """Flush for a moment, then give everything back; safe to call twice.
 
-        A monitor of the socket must be closed before: the context waits for it.
+        A monitor of the socket must be disabled and closed before: the context waits for it.
         """
         if self.context.closed:
             return
-        self.socket.disable_monitor()
         self.socket.close()
         self.context.term()  # also ends the gatekeeper
         if self._gatekeeper is not None:

@@ -113,7 +113,10 @@ class Link:
     def close(self) -> None:
         """Flush for a moment and close; safe to call twice."""
         self._gone = self._gone or "this end was closed"
-        self._monitor.close(linger=0)
+        if not self._socket.closed:
+            # In this order: an event that finds the monitor's other end closed would stop ZeroMQ's own thread for ever.
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
         self._end.close()
 
     def _receive(self) -> list[zmq.Frame] | None:

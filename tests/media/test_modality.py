@@ -1,0 +1,139 @@
+"""The benchmarks from SYNTHETIC phantoms under the real names, and the small fixture of real patches."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+from gpumpc.errors import ConfigError, MissingFile, UnreadableImage
+from gpumpc.media.brain import GROUPS, TEMPLATE, brain_region8
+from gpumpc.media.modality import modality6, spaced, tile
+from gpumpc.media.nrrd import read_nrrd
+from gpumpc.media.patches import LITE0_INPUT, preprocess
+from gpumpc.media.sources import SOURCES
+from tests.fixtures.load import CLASSES, modality_fixture
+
+nibabel = pytest.importorskip("nibabel", reason="the extra [images] is not installed")
+Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
+
+
+def touch_all(cache, name):
+    """Every file of a source, empty: its content is not asked for."""
+    for file in SOURCES[name].files:
+        path = cache / name / file.inside.rsplit("/", 1)[-1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def phantom_picture(path, seed, size=(192, 160)):
+    values = np.random.default_rng(seed).integers(60, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+
+
+def phantom_nrrd(path, seed, shape=(180, 170, 16)):
+    values = np.random.default_rng(seed).integers(-900, 300, shape).astype("<i2")
+    packer = zlib.compressobj(wbits=31)
+    body = packer.compress(values.tobytes(order="F")) + packer.flush()
+    head = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {shape[0]} {shape[1]} {shape[2]}\n"
+    head += "space directions: (0.5,0,0) (0,-0.75,0) (0,0,5)\nendian: little\nencoding: gzip\n\n"
+    path.write_bytes(head.encode() + body)
+    return values
+
+
+@pytest.fixture
+def cache(tmp_path):
+    for name in ("skimage", "stardist", "nuclear", "pyradiomics"):
+        touch_all(tmp_path, name)
+    for seed, name in enumerate(("skimage/ihc.png", "stardist/histo.jpg", "nuclear/nuclear.png", "skimage/retina.jpg")):
+        phantom_picture(tmp_path / name, seed)
+    phantom_picture(tmp_path / "skimage/microaneurysms.png", 9, (102, 102))
+    grey = np.random.default_rng(8).integers(0, 4000, (200, 200)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "stardist/img2d.tif")
+    for seed, name in enumerate(("brain1", "brain2", "lung1", "lung2")):
+        phantom_nrrd(tmp_path / f"pyradiomics/{name}_image.nrrd", seed)
+    return tmp_path
+
+
+def test_sources_are_held_out_and_everything_repeats(cache):
+    first, second = modality6(cache, n_train=6, n_test=3), modality6(cache, n_train=6, n_test=3)
+    np.testing.assert_array_equal(first.images, second.images)
+    assert first.images.shape[1:] == (64, 64, 1) and 0 <= first.images.min() <= first.images.max() <= 1
+    assert first.classes == ("CT thorax", "MR brain", "fluorescence", "fundus", "histology")  # no ultrasound package
+    gallery, queries = first.part(train=True), first.part(train=False)
+    assert not set(gallery.sources) & set(queries.sources)
+    for count in first.counts().values():
+        assert (count.n_train, count.n_train_sources, count.n_test_sources) == (6, 1, 1) and count.n_test > 0
+    assert preprocess(first.images, LITE0_INPUT).shape == (len(first.images), 64, 64, 3)
+
+
+def test_too_few_packages(cache, tmp_path):
+    with pytest.raises(MissingFile, match="data fetch deid icbm152"):
+        modality6(tmp_path / "nothing")
+    Image.new("L", (300, 300)).save(cache / "skimage" / "ihc.png")
+    with pytest.raises(ConfigError, match="yields no patch"):
+        modality6(cache)
+
+
+def test_tiles_show_something():
+    image = np.zeros((128, 160), dtype=np.float32)
+    image[:, 64:] = np.random.default_rng(2).random((128, 96))
+    assert tile(image).shape == (3 * 3, 64, 64)
+    assert tile(image[:, :63]).shape == (0, 64, 64)
+    assert spaced(3, 9).tolist() == [0, 3, 6] and spaced(5, 2).tolist() == [0, 1] and spaced(3, 0).size == 0
+
+
+def test_nrrd(tmp_path):
+    values = phantom_nrrd(tmp_path / "a.nrrd", 1, (5, 4, 3))
+    got = read_nrrd(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(got.values, values)
+    assert got.spacing_mm == (0.5, 0.75, 5.0)
+    data = (tmp_path / "a.nrrd").read_bytes()
+    swapped = [data.replace(a, b) for a, b in ((b"gzip", b"raw"), (b"sizes", b"size"), (b"5 4", b"9 9"))]
+    for broken in (data[:-30], b"", *swapped):
+        (tmp_path / "b.nrrd").write_bytes(broken)
+        with pytest.raises(UnreadableImage, match="b.nrrd"):
+            read_nrrd(tmp_path / "b.nrrd")
+
+
+def phantom_brains(cache):
+    for name in ("mricron", "icbm152"):
+        touch_all(cache, name)
+    generator = np.random.default_rng(4)
+    labels = np.repeat(np.arange(1, 9, dtype=np.uint8), 12)[:, None, None] * np.ones((96, 96, 24), dtype=np.uint8)
+    colin = nibabel.Nifti1Image(generator.integers(1, 255, labels.shape).astype(np.uint8), np.eye(4))
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), cache / "mricron" / "aal.nii.gz")
+    nibabel.save(colin, cache / "mricron" / "ch2bet.nii.gz")
+    # The other volume lies 2 voxels further in its own grid, at the same place in space.
+    moved = np.eye(4)
+    moved[0, 3] = -2
+    other = np.pad(np.asarray(colin.dataobj), ((2, 0), (0, 0), (0, 0)))
+    nibabel.save(nibabel.Nifti1Image(other, moved), cache / "icbm152" / TEMPLATE)
+    lines = [f"{value} Region_{value} {code}001" for value, code in enumerate(GROUPS, start=1)]
+    (cache / "mricron" / "aal.nii.txt").write_text("\n".join(lines))
+
+
+def test_brain_regions_by_place(tmp_path):
+    phantom_brains(tmp_path)
+    found = brain_region8(tmp_path, n_gallery=3, n_query=2)
+    assert found.images.shape[1:] == (64, 64, 3)
+    inside = set(GROUPS.values()) - {"frontal", "insula", "temporal", "cerebellum"}
+    assert inside <= set(found.classes)
+    for name in inside:
+        assert found.counts()[name] == (3, 2, 1, 1)
+    for name in ("occipital", "parietal"):  # all of them lie inside both volumes
+        mine = found.labels == name
+        np.testing.assert_allclose(found.images[mine & found.train][0], found.images[mine & ~found.train][0], atol=1e-6)
+
+
+def test_brain_regions_without_the_debian_package(tmp_path):
+    with pytest.raises(MissingFile, match="mricron"):
+        brain_region8(tmp_path)
+
+
+def test_the_fixture():
+    found = modality_fixture()
+    assert found.images.shape == (36, 64, 64, 1) and found.classes == tuple(sorted(CLASSES))
+    assert all(count == (4, 2, 1, 1) for count in found.counts().values())
+    assert len(np.unique(found.images.reshape(36, -1), axis=0)) == 36
