@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -255,8 +254,3 @@ def _save_array(path: Path, array: Any) -> None:
         np.save(path, array, allow_pickle=False)
     except OSError as error:
         raise file_error(f"the result cannot be saved in {path}", error) from error
-
-
-def print_json(row: dict[str, Any]) -> None:
-    """One JSON object on a line of its own."""
-    sys.stdout.write(json.dumps(row) + "\n")

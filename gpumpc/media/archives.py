@@ -23,7 +23,7 @@ WANTED = "wanted.txt"
 
 # pip asks a source archive's build system for its name and version before it hands the archive over, which runs code of
 # the package. This stands in for that build system and reads both from the archive's own PKG-INFO instead.
-_STAND_IN = '''
+_STAND_IN = """
 import email, os, shutil
 
 class Reader:
@@ -39,7 +39,7 @@ class Reader:
         return folder
 
 __legacy__ = Reader()
-'''
+"""
 
 
 def download(source: Source, folder: Path) -> None:

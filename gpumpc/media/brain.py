@@ -86,9 +86,7 @@ def _labelled_points(atlas: Any, groups: dict[int, int]) -> tuple[Floats, npt.ND
     return where @ atlas.affine[:3, :3].T + atlas.affine[:3, 3], inner[tuple(where.T)]
 
 
-def _patches(
-    volume: Any, points: Floats, groups: npt.NDArray[np.int64], count: int
-) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _patches(volume: Any, points: Floats, groups: npt.NDArray[np.int64], count: int) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Per group, at most `count` evenly spaced patches that lie inside the volume, with their groups."""
     values = np.asarray(volume.dataobj, dtype=np.float64)
     grey = window(values, 0.0, float(np.percentile(values[values > 0], 99.5)))

@@ -5,23 +5,20 @@ An id belongs to pixels, not to a file: the same image twice has one id, and eve
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpumpc.errors import ConfigError
 from gpumpc.media.read import FloatArray, Item
-from gpumpc.offline.secret import file_error, private_folder, sync_folder
+from gpumpc.offline.secret import private_folder
+from gpumpc.offline.sqlite_file import SqliteFile
 
 ID_BYTES = 16
 _FORMAT = 1
@@ -56,19 +53,19 @@ class Entry(NamedTuple):
     added: float
 
 
-class Catalog:
+class Catalog(SqliteFile):
     """The SQLite file of the map (0600, its folder 0700 where it is made here).
 
     Raises ConfigError where it cannot be opened, read or written; ExposedSecret if others may write in its folder.
     """
 
+    noun = "catalog"
+
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        private_folder(self.path.parent)
-        self._lock = threading.Lock()
-        self._db = self._open()
+        path = Path(path)
+        private_folder(path.parent)
         try:
-            self._prepare()
+            super().__init__(path, _SCHEMA, _FORMAT)
         except BaseException:
             self.close()
             raise
@@ -100,67 +97,10 @@ class Catalog:
         with self._change() as db:
             return db.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount == 1
 
-    def close(self) -> None:
-        """Close the file; safe to call twice."""
-        with self._lock:
-            self._db.close()
-
-    def __enter__(self) -> Catalog:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
     def _entries(self, query: str, *arguments: Any) -> list[Entry]:
-        with self._lock, self._explained():
-            rows = self._db.execute(query, arguments).fetchall()
+        with self._read() as db:
+            rows = db.execute(query, arguments).fetchall()
         return [Entry(item_id, Path(file), frame, digest, added) for item_id, file, frame, digest, added in rows]
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right first.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            os.chmod(self.path, 0o600)
-        except OSError as error:
-            raise file_error(f"the catalog {self.path} cannot be opened", error) from error
-        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-
-    def _prepare(self) -> None:
-        with self._explained():
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _FORMAT):
-                why = f"its format is {found} and this program writes {_FORMAT}"
-                raise ConfigError(f"the catalog {self.path} cannot be used", why, "run the newer gpumpc that made it")
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
-            sync_folder(self.path.parent)
-
-    @contextlib.contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is on disk afterwards, or nothing."""
-        with self._lock, self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise ConfigError(
-                f"the catalog {self.path} cannot be used",
-                str(error),
-                "free some space on its disk and check its permissions, then start again; nothing was half written",
-            ) from error
-        except OSError as error:
-            raise file_error(f"the catalog {self.path} cannot be used", error) from error
 
 
 def _added(db: sqlite3.Connection, digest: str, file: str, frame: int) -> str:

@@ -7,17 +7,14 @@ ever handed out again. Every method that changes something returns after the cha
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import sqlite3
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
-from gpumpc.errors import BadValue, BatchAlreadyUsed, ConfigError
-from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
+from gpumpc.errors import BadValue, BatchAlreadyUsed
+from gpumpc.offline.secret import lock_file, private_folder
+from gpumpc.offline.sqlite_file import SqliteFile
 
 NONCE_BYTES = 16
 _FORMAT = 1
@@ -35,7 +32,7 @@ CREATE INDEX IF NOT EXISTS reserved ON batches (state) WHERE state = 'reserved';
 """
 
 
-class Ledger:
+class Ledger(SqliteFile):
     """One party's ledger file; open in one process at a time, usable from several of its threads.
 
     Opening it burns whatever the process before left reserved.
@@ -47,14 +44,16 @@ class Ledger:
     write in its folder.
     """
 
+    noun = "ledger"
+
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        private_folder(self.path.parent)
-        self._lock = threading.Lock()
-        self._held = lock_file(self.path.with_name(self.path.name + ".lock"), f"the ledger {path}")
+        path = Path(path)
+        private_folder(path.parent)
+        self._held = lock_file(path.with_name(path.name + ".lock"), f"the ledger {path}")
         try:
-            self._db = self._open()
-            self._prepare()
+            super().__init__(path, _SCHEMA, _FORMAT)
+            with self._change() as db:
+                db.execute("UPDATE batches SET state = 'burnt' WHERE state = 'reserved'")
         except BaseException:
             self.close()
             raise
@@ -127,64 +126,10 @@ class Ledger:
     def close(self) -> None:
         """Close the file and let other processes have it; safe to call twice. What is reserved stays so until then."""
         with self._lock:
-            if hasattr(self, "_db"):
-                self._db.close()
+            super().close()
             if self._held >= 0:
                 os.close(self._held)
             self._held = -1
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right first.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            os.chmod(self.path, 0o600)
-        except OSError as error:
-            raise file_error(f"the ledger {self.path} cannot be opened", error) from error
-        return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-
-    def _prepare(self) -> None:
-        with self._explained():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _FORMAT):
-                why = f"its format is {found} and this program writes {_FORMAT}"
-                raise ConfigError(f"the ledger {self.path} cannot be used", why, "run the newer gpumpc that made it")
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
-            self._db.execute("UPDATE batches SET state = 'burnt' WHERE state = 'reserved'")
-            sync_folder(self.path.parent)
-
-    @contextlib.contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is on disk afterwards, or nothing."""
-        with self._lock, self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise ConfigError(
-                f"the ledger {self.path} cannot be used",
-                str(error),
-                "free some space on its disk and check its permissions, then start again; nothing was half written",
-            ) from error
-        except OSError as error:
-            raise file_error(f"the ledger {self.path} cannot be used", error) from error
 
 
 def _high_water(db: sqlite3.Connection, session_id: bytes) -> int:

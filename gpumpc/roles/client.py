@@ -295,7 +295,8 @@ class Client:
 
     def kept(self) -> list[str]:
         """Items of this user with results at both servers."""
-        return sorted(set(self._listed(m.ListKept(self._plan))[0]).intersection(self._listed(m.ListKept(self._plan))[1]))
+        first, second = self._listed(m.ListKept(self._plan))
+        return sorted({*first} & {*second})
 
     def _listed(self, request: m.ListKept | m.AskIndex) -> tuple[list[str], list[str]]:
         sequence = self._ask((request, request))

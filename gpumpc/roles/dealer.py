@@ -20,6 +20,7 @@ from gpumpc.roles.config import DealerConfig
 from gpumpc.roles.dealing import DealerEngine
 from gpumpc.roles.engine import agreed_fields
 from gpumpc.roles.keys import agree_root, load_identity, root_check
+from gpumpc.roles.reach import reach
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
 from gpumpc.wire.zmq_channel import Requester
@@ -29,7 +30,6 @@ _FRAME_BYTES = 4 << 20
 _ALIVE_S = 1.0
 _HELLO_S = 5.0
 _RECONNECT_S = 0.5
-_TELL_ABSENT_S = 10.0
 
 log = logging.getLogger("gpumpc")
 
@@ -65,7 +65,7 @@ class Dealer:
             try:
                 for party in (0, 1):
                     servers.append(self._connect(party))
-                    if self._reach(servers[party]):
+                    if reach(servers[party].wait_peer, self._stopping):
                         self._agree(servers[party], party)
                 if not self._stopping.is_set():
                     log.info("the dealer is connected to both servers and agrees")
@@ -83,19 +83,6 @@ class Dealer:
     def _connect(self, party: int) -> Requester:
         card = self.config.server_cards[party]
         return Requester(self.config.server_endpoints[party], self._identity.curve, card.curve_key, peer=f"server{party}")
-
-    def _reach(self, server: Requester) -> bool:
-        """Wait for a server, saying now and then why it may not come; false if the dealer is to stop first."""
-        told_at = 0.0
-        while not self._stopping.is_set():
-            try:
-                server.wait_peer(_ALIVE_S)
-                return True
-            except PeerTimeout as error:
-                if time.monotonic() - told_at > _TELL_ABSENT_S:
-                    told_at = time.monotonic()
-                    log.warning("%s", error)
-        return False
 
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):

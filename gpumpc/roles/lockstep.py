@@ -24,6 +24,7 @@ from gpumpc.errors import (
 )
 from gpumpc.roles import messages as m
 from gpumpc.roles.engine import Engine
+from gpumpc.roles.reach import reach
 from gpumpc.roles.tasks import Task, TaskQueue, Work
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.handshake import exchange_hello
@@ -37,8 +38,6 @@ _ANSWER_S = 30.0  # what server 1 may take to prepare a request of the largest s
 _IDLE_S = 0.2
 _TELL_IDLE_S = 1.0
 _RECONNECT_S = 0.5
-_LOOK_S = 1.0
-_TELL_ABSENT_S = 10.0
 
 log = logging.getLogger("gpumpc")
 
@@ -96,7 +95,7 @@ class LockStep:
 
     def _with_peer(self) -> None:
         with contextlib.closing(self._connect()) as channel:
-            if not self._wait_peer(channel):
+            if not reach(channel.wait_peer, self.stopping):
                 return
             exchange_hello(channel, equal={"number of plans": str(len(self._engines))}, told={})
             for engine in self._engines.values():
@@ -107,19 +106,6 @@ class LockStep:
             step = self._lead if self._party == 0 else self._follow
             while not self.stopping.is_set():
                 step(channel)
-
-    def _wait_peer(self, channel: ZmqChannel) -> bool:
-        """Wait for the other server, saying now and then why it may not come; false if this server stops first."""
-        told_at = 0.0
-        while not self.stopping.is_set():
-            try:
-                channel.wait_peer(_LOOK_S)
-                return True
-            except PeerTimeout as error:
-                if time.monotonic() - told_at > _TELL_ABSENT_S:
-                    told_at = time.monotonic()
-                    log.warning("%s", error)
-        return False
 
     def _lead(self, channel: FramedChannel) -> None:
         task = self._tasks.first(_IDLE_S)

@@ -13,18 +13,16 @@ import dataclasses
 import hashlib
 import os
 import secrets
-import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, InputError, MissingFile
-from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder, write_private
+from gpumpc.offline.secret import lock_file, private_folder, sync_folder, write_private
+from gpumpc.offline.sqlite_file import SqliteFile
 
 FORMAT = 1
 _SCHEMA = """
@@ -62,7 +60,7 @@ class Row:
     state: str
 
 
-class Store:
+class Store(SqliteFile):
     """One server's store; open in one process at a time, usable from several of its threads.
 
     Args:
@@ -72,14 +70,16 @@ class Store:
     Raises ConfigError if another process has it open or it is of the other party, CorruptStore if it cannot be read.
     """
 
+    noun = "store"
+    refusal = CorruptStore
+    cure = "free disk space, or restore both servers' stores"
+
     def __init__(self, folder: Path, party: int) -> None:
         self.folder = private_folder(Path(folder))
-        self._lock = threading.RLock()
         self._held = lock_file(self.folder / "lock", f"the store {folder}")
         try:
+            super().__init__(self.folder / "manifest.sqlite", _SCHEMA, FORMAT)
             with self._explained():
-                self._db = self._open()
-                self._prepare()
                 self._check_party(party)
                 self._sweep_files()
         except BaseException:
@@ -87,17 +87,6 @@ class Store:
             raise
 
     # the manifest
-
-    def _open(self) -> sqlite3.Connection:
-        path = self.folder / "manifest.sqlite"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.executescript(_SCHEMA)
 
     def _check_party(self, party: int) -> None:
         for key, value in (("format", str(FORMAT)), ("party", str(party))):
@@ -116,36 +105,12 @@ class Store:
             if path.name not in known:
                 path.unlink()
 
-    @contextlib.contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, all or nothing."""
-        with self._lock, self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise CorruptStore(
-                f"the store {self.folder} cannot be used", str(error), "free disk space, or restore both servers' stores"
-            ) from error
-        except OSError as error:
-            raise file_error(f"the store {self.folder} cannot be written", error) from error
-
     # pairing
 
     @property
     def pair_id(self) -> str:
         """Drawn by the two servers together at their first meeting; empty before."""
-        with self._lock, self._explained():
+        with self._read():
             found = self._db.execute("SELECT value FROM meta WHERE key = 'pair'").fetchone()
             return str(found[0]) if found else ""
 
@@ -170,7 +135,7 @@ class Store:
 
     def noted(self, name: str) -> str | None:
         """The text under a name, if there is one."""
-        with self._lock, self._explained():
+        with self._read():
             found = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"note {name}",)).fetchone()
             return str(found[0]) if found else None
 
@@ -186,7 +151,7 @@ class Store:
             raise BadFrame(f"{len(keys)} names came for {len(rows)} rows, or one name twice", "", "send them again")
         if rows.ndim != 2 or rows.dtype != np.uint8 or (len(rows) and not rows.shape[1]):
             raise BadFrame(f"rows of shape {rows.shape} and type {rows.dtype} came", "a row is bytes", "send them again")
-        with self._lock, self._explained():
+        with self._read():
             fresh = [i for i, key in enumerate(keys) if not self._is_settled(kind, key.item, owner)]
             if fresh:
                 self._append(kind, [keys[i] for i in fresh], owner, rows[fresh])
@@ -236,19 +201,19 @@ class Store:
         for column, value in (("state", state), ("owner", owner)):
             if value is not None:
                 query, values = f"{query} AND {column} = ?", [*values, value]
-        with self._lock, self._explained():
+        with self._read():
             found = self._db.execute(query + " ORDER BY item", values).fetchall()
         return [Row(RowKey(item, version), holder, status) for item, version, holder, status in found]
 
     def kinds(self) -> list[str]:
         """Kinds that have rows."""
-        with self._lock, self._explained():
+        with self._read():
             return [row[0] for row in self._db.execute("SELECT DISTINCT kind FROM rows ORDER BY kind")]
 
     def read(self, kind: str, items: Sequence[str], owner: str | None = None) -> tuple[list[RowKey], Matrix]:
         """Keys and bytes (n, row_bytes) of ready rows, in the order asked. Raises MissingFile, CorruptStore."""
         keys, places = [], []
-        with self._lock, self._explained():
+        with self._read():
             for item in items:
                 found = self._db.execute(
                     "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON segment = id "
@@ -326,14 +291,14 @@ class Store:
 
     def info(self) -> dict[str, int]:
         """Counts: rows by kind and state, bytes on disk."""
-        with self._lock, self._explained():
+        with self._read():
             counted = self._db.execute("SELECT kind, state, count(*) FROM rows GROUP BY kind, state").fetchall()
             n_bytes = self._db.execute("SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments").fetchone()[0]
         return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes)}
 
     def verify(self) -> int:
         """Read every segment and compare its SHA-256; how many there were. Raises CorruptStore naming the first bad one."""
-        with self._lock, self._explained():
+        with self._read():
             segments = self._db.execute("SELECT file, sha256 FROM segments").fetchall()
         for file, digest in segments:
             path = self.folder / file
@@ -348,14 +313,7 @@ class Store:
     def close(self) -> None:
         """Let other processes have the store; safe to call twice."""
         with self._lock:
-            if hasattr(self, "_db"):
-                self._db.close()
+            super().close()
             if self._held >= 0:
                 os.close(self._held)
             self._held = -1
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

@@ -1,0 +1,96 @@
+"""A private SQLite file: right modes from the first byte, every change on disk or not made, every refusal explained."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+from gpumpc.errors import ConfigError
+from gpumpc.offline.secret import file_error, sync_folder
+
+
+class SqliteFile:
+    """What ledger, store and catalog share: subclasses add their tables and what they mean.
+
+    Usable from several threads: one lock is held around each transaction.
+
+    Args:
+        path: the file; made (0600) where missing. Its folder must be there.
+        schema: `CREATE .. IF NOT EXISTS` statements.
+        version: of the schema; a file of another one is refused.
+
+    Raises ConfigError (the subclass's `refusal`) where it cannot be opened, read or written.
+    """
+
+    noun: ClassVar[str] = "file"
+    refusal: ClassVar[type[ConfigError]] = ConfigError
+    cure: ClassVar[str] = "free some space on its disk and check its permissions, then start again; nothing was half written"
+
+    def __init__(self, path: Path, schema: str, version: int) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right first.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.chmod(path, 0o600)
+        except OSError as error:
+            raise file_error(f"the {self.noun} {path} cannot be opened", error) from error
+        with self._explained():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._prepare(schema, version)
+
+    def _prepare(self, schema: str, version: int) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, version):
+            why = f"its format is {found} and this program writes {version}"
+            raise ConfigError(f"the {self.noun} {self.path} cannot be used", why, "run the newer gpumpc that made it")
+        self._db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
+        sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        """Close the file; safe to call twice, also after an opening that failed."""
+        with self._lock:
+            if hasattr(self, "_db"):
+                self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk afterwards, or nothing."""
+        with self._lock, self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        """Reading, while nobody changes anything."""
+        with self._lock, self._explained():
+            yield self._db
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self.refusal(f"the {self.noun} {self.path} cannot be used", str(error), self.cure) from error
+        except OSError as error:
+            raise file_error(f"the {self.noun} {self.path} cannot be used", error) from error

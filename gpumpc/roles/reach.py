@@ -1,0 +1,32 @@
+"""Waiting for another process that may not run yet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from gpumpc.errors import PeerTimeout
+
+_LOOK_S = 1.0
+_TELL_ABSENT_S = 10.0
+
+log = logging.getLogger("gpumpc")
+
+
+def reach(wait_peer: Callable[[float], None], stopping: threading.Event) -> bool:
+    """Call `wait_peer` until it finds the peer, saying now and then why it may not come; false if `stopping` is set first.
+
+    Raises what `wait_peer` raises but PeerTimeout.
+    """
+    told_at = 0.0
+    while not stopping.is_set():
+        try:
+            wait_peer(_LOOK_S)
+            return True
+        except PeerTimeout as error:
+            if time.monotonic() - told_at > _TELL_ABSENT_S:
+                told_at = time.monotonic()
+                log.warning("%s", error)
+    return False
