@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpumpc.cli import models
-from gpumpc.errors import GpumpcError
+from gpumpc.cli.told import told
 from gpumpc.nn.graph import Clamp, ReLU
 from gpumpc.nn.plan import make_plan
 from gpumpc.params import Params
@@ -34,12 +34,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a workload with fresh randomness: dealer and both servers, three threads of this process."""
-    console = Console(stderr=True)
-    try:
+    with told():
         row = measure(workload, n, batch, k, f)
-    except GpumpcError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from None
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:

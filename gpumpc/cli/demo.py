@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gpumpc.cli import models
 from gpumpc.cli.progress import counted
-from gpumpc.errors import GpumpcError
+from gpumpc.cli.told import told
 from gpumpc.roles.compiled import CompiledPlan
 
 SOURCES = ("lite0", "icbm152", "skimage", "nuclear")
@@ -34,11 +34,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Share real medical patches, extract features privately, reveal them to the user, compare."""
-    try:
+    with told():
         row = run(images, batch, folder)
-    except GpumpcError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from None
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:

@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 
 from gpumpc.cli import bench, demo
-from gpumpc.errors import ConfigError, GpumpcError, MissingFile
+from gpumpc.cli.told import told
+from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.offline.secret import file_error
 from gpumpc.version import VERSION
 
@@ -34,16 +35,6 @@ console = Console(stderr=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="This party's TOML file.")]
 PlanOption = Annotated[Path, typer.Option("--plan", help="Folder with plan.json.")]
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """A known error is three sentences for a person, not a traceback."""
-    try:
-        yield
-    except GpumpcError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from None
 
 
 def _log(name: str) -> None:

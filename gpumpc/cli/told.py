@@ -1,0 +1,23 @@
+"""How a known error reaches a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from gpumpc.errors import GpumpcError
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A known error is three sentences for a person, not a traceback."""
+    try:
+        yield
+    except GpumpcError as error:
+        console.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
