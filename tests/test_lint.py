@@ -163,9 +163,7 @@ def asserts(source: Source) -> Findings:
 SECRET = re.compile(r"seed|share|secret", re.IGNORECASE)
 HARMLESS = re.compile(r"(^n_)|(_(path|file|folder|dir|id|ids|name|count|bytes|shape)$)")
 DESCRIPTION = {"shape", "dtype", "nbytes", "bits", "frac", "owner", "size"}
-PRINTERS = re.compile(
-    r"^(print|typer\.(echo|secho)|rich\.print)$|\.(print|echo|debug|info|warning|error|critical|log)$"
-)
+PRINTERS = re.compile(r"^(print|typer\.(echo|secho)|rich\.print)$|\.(print|echo|debug|info|warning|error|critical|log)$")
 
 
 def spoken_names(node: ast.AST) -> Iterator[str]:

@@ -84,7 +84,7 @@ def _extract(compiled: CompiledPlan, plan: Path, x: Array, batch: int, folder: P
             result = owner.run(shared, progress)
         computed = time.perf_counter()
         features = result.reveal()
-        owner.drop(shared)
+        owner.forget(shared)
     return features, {
         "seconds_sharing_weights": weights_shared - begin,
         "seconds_sharing_images": images_shared - weights_shared,

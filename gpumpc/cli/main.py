@@ -6,19 +6,17 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, demo
+from gpumpc.cli import bench, demo, items, shelves
+from gpumpc.cli.connected import ConfigOption, PlanOption, connected
 from gpumpc.cli.told import told
-from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.offline.secret import file_error
+from gpumpc.errors import ConfigError
 from gpumpc.version import VERSION
 
 if TYPE_CHECKING:
@@ -32,9 +30,6 @@ app = typer.Typer(
     add_completion=False,
 )
 console = Console(stderr=True)
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="This party's TOML file.")]
-PlanOption = Annotated[Path, typer.Option("--plan", help="Folder with plan.json.")]
 
 
 def _log(name: str) -> None:
@@ -163,57 +158,15 @@ def compile_(
         )
 
 
-@contextmanager
-def _client(config: Path, plan: Path) -> Iterator[Any]:
-    from gpumpc.nn import plan as plan_files
-    from gpumpc.roles.client import connect
-    from gpumpc.roles.config import load_client
-
-    with connect(load_client(config), plan_files.load(plan)) as client:
-        yield client
-
-
 @app.command("share-weights")
 def share_weights(config: ConfigOption, plan: PlanOption) -> None:
     """The model's owner splits the weights between the servers."""
     from gpumpc.nn import plan as plan_files
 
-    with told(), _client(config, plan) as client:
+    with told(), connected(config, plan) as client:
         client.wait_connected(4.0)
         client.share_weights(plan_files.load_weights(plan, client.plan))
         typer.echo("weights are shared")
-
-
-@app.command()
-def share(
-    inputs: Annotated[Path, typer.Argument(help="A .npy file with inputs (B, H, W, C), preprocessed.")],
-    config: ConfigOption,
-    plan: PlanOption,
-) -> None:
-    """Split inputs between the servers; prints the upload's id for `extract`."""
-    with told(), _client(config, plan) as client:
-        upload = client.share(_load_array(inputs))
-        typer.echo(f"{upload.upload} {' '.join(map(str, upload.shape))}")
-
-
-@app.command()
-def extract(
-    upload: Annotated[str, typer.Argument(help="What `gpumpc share` printed first.")],
-    config: ConfigOption,
-    plan: PlanOption,
-    out: Annotated[Path, typer.Option(help="A .npy file for the revealed result.")],
-    items: Annotated[int, typer.Option(help="How many items the upload has.")] = 1,
-) -> None:
-    """Run the plan on shared inputs and reveal the result to this user."""
-    from gpumpc.cli.progress import counted
-    from gpumpc.roles.client import SharedInput
-
-    with told(), _client(config, plan) as client:
-        client.wait_ready(4.0)
-        with counted("batches") as progress:
-            result = client.run(SharedInput(upload, (items,)), progress).reveal()
-        _save_array(out, result)
-        typer.echo(f"{result.shape} saved to {out}")
 
 
 @app.command()
@@ -226,22 +179,11 @@ def doctor(config: Annotated[Path | None, typer.Option(help="A client's TOML fil
     raise typer.Exit(1 if failed else 0)
 
 
+app.command()(items.share)
+app.command()(items.extract)
+app.command()(items.classify)
+app.command()(items.search)
+app.add_typer(shelves.store)
+app.add_typer(shelves.index)
 app.command(name="demo")(demo.demo)
 app.command(name="bench")(bench.bench)
-
-
-def _load_array(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise MissingFile(f"there is no file {path}", "", "give a .npy file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path} is no array of numbers", str(error), "save it with numpy.save") from error
-
-
-def _save_array(path: Path, array: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array, allow_pickle=False)
-    except OSError as error:
-        raise file_error(f"the result cannot be saved in {path}", error) from error

@@ -26,6 +26,7 @@ from gpumpc.nn.graph import (
     Padding,
     Pair,
     ReLU,
+    TopK,
     window_count,
 )
 
@@ -120,6 +121,8 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
             return x.reshape(len(x), -1)
         case Argmax():
             return np.asarray(x.argmax(axis=-1), dtype=np.float64)
+        case TopK():
+            return np.asarray((-x).argsort(axis=-1, kind="stable")[:, : layer.k], dtype=np.float64)
         case Input():
             return x
 

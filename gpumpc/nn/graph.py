@@ -30,11 +30,18 @@ class Layer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Input(Layer, frozen=True):
-    """What the owner shares. Every real value must lie in [low, high]."""
+    """What the owner shares. Every real value must lie in [low, high].
+
+    Shares come at the plan's own k and f, unless these fields say otherwise: modulo 2^bits at scale 2^frac * divisor, as
+    another plan's results are kept.
+    """
 
     shape: Shape
     low: float
     high: float
+    bits: Annotated[int, msgspec.Meta(ge=2, le=62)] | None = None
+    frac: Annotated[int, msgspec.Meta(ge=0, le=61)] | None = None
+    divisor: Positive = 1
 
 
 class Conv2d(Layer, frozen=True):
@@ -94,7 +101,13 @@ class Argmax(Layer, frozen=True):
     """Index of the largest entry of a vector, the lowest index on ties: shape ()."""
 
 
-AnyLayer = Input | Conv2d | Linear | ReLU | Clamp | MaxPool | AvgPool | Add | Concat | Flatten | Argmax
+class TopK(Layer, frozen=True):
+    """Indices of the k largest entries of a vector, largest first, the lowest index on ties: shape (k,)."""
+
+    k: Positive
+
+
+AnyLayer = Input | Conv2d | Linear | ReLU | Clamp | MaxPool | AvgPool | Add | Concat | Flatten | Argmax | TopK
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,10 +193,14 @@ def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
 def _check_inputs(layer: AnyLayer, inputs: list[Shape]) -> None:
     """Number and rank of a record's inputs, and channels that divide into groups."""
     count = {"Input": 0, "Add": 2, "Concat": max(1, len(inputs))}.get(type(layer).__name__, 1)
-    rank = {"Conv2d": 3, "MaxPool": 3, "AvgPool": 3, "Flatten": 3, "Linear": 1, "Argmax": 1}.get(type(layer).__name__)
+    rank = {"Conv2d": 3, "MaxPool": 3, "AvgPool": 3, "Flatten": 3, "Linear": 1, "Argmax": 1, "TopK": 1}.get(
+        type(layer).__name__
+    )
     fits = len(inputs) == count and all(rank in (None, len(shape)) for shape in inputs)
     if isinstance(layer, Conv2d) and fits:
         fits = inputs[0][2] % layer.groups == 0 and layer.out_channels % layer.groups == 0
+    if isinstance(layer, TopK) and fits:
+        fits = layer.k <= inputs[0][0]
     if isinstance(layer, Concat) and fits:
         fits = len({shape[:-1] for shape in inputs}) == 1
     if not fits:
@@ -219,6 +236,8 @@ def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
             return (*inputs[0][:-1], sum(shape[-1] for shape in inputs))
         case Argmax():
             return ()
+        case TopK():
+            return (layer.k,)
         case Add():
             if inputs[0] != inputs[1]:
                 raise PlanError(

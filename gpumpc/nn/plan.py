@@ -64,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
         bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample images did.
         guard_bits: bits above what the samples reached (calibrated only).
+        classes: what an index in the result means; empty where it means nothing. Every party reads them.
     """
 
     format: int
@@ -75,6 +76,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_bits: Annotated[int, msgspec.Meta(ge=1, le=62)] | None = None
     bounds: Bounds = "certified"
     guard_bits: int = 0
+    classes: tuple[str, ...] = ()
 
 
 class Weights(dict[str, WeightArray]):

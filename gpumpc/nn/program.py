@@ -19,7 +19,10 @@ from gpumpc.params import Params
 from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.argmax import Argmax
 from gpumpc.protocols.linear import Convolution, MatMul, Operator
+from gpumpc.protocols.ranking import Negate, Positions
+from gpumpc.protocols.shuffle import Shuffle
 from gpumpc.protocols.step import Clear, Shape, Step
+from gpumpc.protocols.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import Words
 from gpumpc.session import Session
@@ -74,7 +77,7 @@ class Program:
     @property
     def result_is_index(self) -> bool:
         """Whether the result counts classes: an unsigned integer, not a fixed-point number."""
-        return any(isinstance(step, Argmax) and step.output == self.output for step in self.steps)
+        return any(isinstance(step, (Argmax, Positions)) and step.output == self.output for step in self.steps)
 
     @property
     def digest(self) -> bytes:
@@ -181,7 +184,7 @@ class _Compiler:
     def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
         if isinstance(layer, (g.Conv2d, g.Linear)):
             return self.params.k
-        if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax)):
+        if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
             # These compare in whatever bits they are given, but a clamp gives just what its own constant needs: no room
             # for a difference, nor for a sum on the way here.
             return self.params.k - self.params.f
@@ -192,7 +195,7 @@ class _Compiler:
     def _layer(self, layer: g.AnyLayer) -> None:
         match layer:
             case g.Input():
-                self.values[layer.name] = Value(self.shapes[layer.name], self.params.k, self.params.f)
+                self._input(layer)
             case g.Conv2d() | g.Linear():
                 self._product(layer)
             case g.ReLU() | g.Clamp():
@@ -203,8 +206,17 @@ class _Compiler:
                 self._avg_pool(layer)
             case g.Argmax():
                 self._argmax(layer)
+            case g.TopK():
+                self._top_k(layer)
             case _:
                 self._join(layer)
+
+    def _input(self, layer: g.Input) -> None:
+        bits = self.params.k if layer.bits is None else layer.bits
+        if bits > self.params.k:
+            raise PlanError(f"shares of {bits} bits do not fit a ring of {self.params.k}", "", "choose a larger k")
+        frac = self.params.f if layer.frac is None else layer.frac
+        self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
     def _step(self, kind: type[Step], layer: g.AnyLayer, value: Value, **fields: Any) -> None:
         """Append a step that reads the layer's inputs and makes its value."""
@@ -242,7 +254,7 @@ class _Compiler:
             shape, shape[-1:], k, float(2**f) / source.divisor, float(2 ** (source.frac + f))
         )
         product = Value(self.shapes[layer.name], k, source.frac + f)
-        kept = all(isinstance(reader, g.Argmax) for reader in self.consumers[layer.name])
+        kept = all(isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name])
         target = layer.name if kept else f"{layer.name}/product"
         operand = self._operand(name, k)
         kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
@@ -299,6 +311,25 @@ class _Compiler:
         step = Argmax(layer.name, layer.inputs, layer.name, source.shape, source.bits)
         self.steps.append(step)
         self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)
+
+    def _top_k(self, layer: g.TopK) -> None:
+        """Keys -value * 2^id_bits + index, shuffled, the k smallest selected, and of them the indices alone."""
+        source, name = self.values[layer.inputs[0]], layer.name
+        bits, id_bits = source.bits, max(1, (source.shape[1] - 1).bit_length())
+        if bits + id_bits > 62:
+            raise PlanError(
+                f"layer '{name}' needs keys of {bits} + {id_bits} bits",
+                "they must fit 62 bits",
+                f"choose a k of at most {62 - id_bits}",
+            )
+        selected = (source.shape[0], layer.k)
+        self.steps += [
+            Negate(f"{name}/negated", layer.inputs, f"{name}/negated", source.shape, bits),
+            Shuffle(f"{name}/shuffled", (f"{name}/negated",), f"{name}/shuffled", source.shape, bits, id_bits),
+            TopK(f"{name}/best", (f"{name}/shuffled",), f"{name}/best", source.shape, bits + id_bits, layer.k),
+            Positions(name, (f"{name}/best",), name, selected, id_bits),
+        ]
+        self.values[name] = Value(selected, id_bits, 0)
 
     def _join(self, layer: g.AnyLayer) -> None:
         kinds: dict[type, type[Step]] = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}

@@ -19,7 +19,10 @@ from gpumpc.nn.integers import Integers
 from gpumpc.nn.program import Program
 from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.argmax import Argmax
+from gpumpc.protocols.ranking import Negate, Positions
+from gpumpc.protocols.shuffle import Shuffle
 from gpumpc.protocols.step import Step
+from gpumpc.protocols.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 
@@ -175,6 +178,15 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
         case Argmax():
             _fits(step, x, step.bits - 2)
             return Interval(np.zeros(1), np.full(1, step.shape[1] - 1.0))
+        case Negate():
+            _fits(step, x, step.bits - 2)  # keys must differ by less than half of their ring
+            return Interval(-x.high, -x.low)
+        case Shuffle():
+            return x  # the values inside the keys
+        case TopK():
+            return x
+        case Positions():
+            return Interval(np.zeros(1), np.full(1, 2.0**step.id_bits - 1))
         case pooling.SumPool():
             area = step.window[0] * step.window[1]
             return Interval(x.low * area, x.high * area)

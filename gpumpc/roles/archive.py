@@ -1,7 +1,7 @@
-"""What a server keeps and finds again: results at rest, indexes over them, searches. Lock-step parts run at both servers.
+"""What a server holds of its clients': inputs and results at rest, as shares. Lock-step parts run at both servers.
 
-Every row is put down as pending, named by the session and batch it came from; the servers then compare what they hold and
-confirm what both have. So a crash between the two leaves nothing that only one server could use.
+Every row is put down as pending, under a version that names the random values behind it; the servers then compare what they
+hold and confirm what both have. So half an upload, or what a crash leaves behind, is nothing that anybody could use.
 """
 
 from __future__ import annotations
@@ -9,71 +9,59 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import CorruptStore, InputError, MissingFile, SelectionFailed
+from gpumpc.errors import BadFrame, ConfigError, CorruptStore, MissingFile, PlanError
 from gpumpc.nn.plan import plan_hash
-from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols.distances import Rows
-from gpumpc.retrieval import index as ix
-from gpumpc.retrieval.programs import ROWS, Geometry, Metric
-from gpumpc.ring.backend import Words, packed_bytes
+from gpumpc.nn.program import Value
+from gpumpc.retrieval.index import row_keys
+from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.roles import messages as m
-from gpumpc.roles import side
-from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.engine import Engine
-from gpumpc.roles.evaluation import Evaluation, TakenCorrections
-from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.frames import MAX_PAYLOAD_BYTES
 from gpumpc.wire.handshake import exchange_hello
 
-QUERIES_PER_BATCH = 8
-_TRIES = 8
+SEED_BYTES = 32
+INPUTS = "input/"
+# What one server alone has held for so long is the half of an upload that was given up.
+SWEEP_S = 3600.0
 
 log = logging.getLogger("gpumpc")
 
-Found = Callable[[int, int, Additive], None]  # part, of, key shares
-Progress = Callable[[int, int], None]
 
+class Shelf(NamedTuple):
+    """Rows of one kind that a program can take as its input.
 
-class _OnDemand:
-    """Server 1's corrections of a side program: asked of the dealer when a batch needs them."""
+    Attributes:
+        kind: of the rows in the store.
+        value: bits and scale of the shares; its shape is that of a batch.
+        from_seed: whether a row is a seed, and the share is drawn from it.
+    """
 
-    def __init__(self, desk: DealerDesk, engine: Engine, task: m.SideTask, evaluation: Evaluation | None = None) -> None:
-        self.desk, self.engine, self.task, self.evaluation = desk, engine, task, evaluation
-
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
-        """See `DealerDesk.take_aside`."""
-        if self.evaluation is None:
-            raise InputError("a side program was run before it was bound", "", "this is a bug: please report it")
-        opened = self.evaluation.opened
-        nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
-        plan = plan_hash(self.engine.plan).hex()
-        want = m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch, self.task)
-        return self.desk.take_aside(want, self.evaluation.program.cost.dealer_bytes, timeout_s)
-
-    def discard_before(self, session_id: bytes, batch: int) -> None:
-        """Forget batches that can never be used."""
-        self.desk.discard_before(session_id, batch)
+    kind: str
+    value: Value
+    from_seed: bool
 
 
 class Archive:
-    """One server's results and indexes.
+    """One server's rows at rest.
 
     Args:
         store: where the rows are.
-        desk: server 1's way to the dealer; None at server 0.
+        party: 0 or 1.
+        capacity_bytes: how much one owner's rows may take.
     """
 
-    def __init__(self, store: Store, desk: DealerDesk | None) -> None:
-        self.store, self._desk = store, desk
+    def __init__(self, store: Store, party: int, backend: Backend, capacity_bytes: int) -> None:
+        self.store, self.party, self.backend, self._capacity_bytes = store, party, backend, capacity_bytes
         self.trouble = "the servers have not met"
-        self._loaded: tuple[tuple[object, ...], ix.LoadedIndex] | None = None
 
     # pairing
 
@@ -90,6 +78,7 @@ class Archive:
         if own != other:
             self.trouble = f"here store pair {own[:8] or 'none'}, there {other[:8] or 'none'}"
             log.warning("the two servers' stores do not belong together: %s", self.trouble)
+        self.store.sweep(SWEEP_S)
 
     def check_paired(self) -> None:
         """Raises CorruptStore where the two stores do not belong together."""
@@ -100,199 +89,146 @@ class Archive:
                 "start both servers with the state folders they had, or remove the folder `store` of both and share again",
             )
 
+    # inputs
+
+    def inputs(self, engine: Engine) -> Shelf:
+        """Where a plan's inputs lie: server 0 has seeds, server 1 packed words."""
+        return Shelf(f"{INPUTS}{plan_hash(engine.plan).hex()}", engine.program.input, from_seed=self.party == 0)
+
+    def take_in(self, engine: Engine, request: m.PutShares, owner: str, bulk: memoryview) -> None:
+        """Put down inputs as pending; what is there already stays.
+
+        Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room, InputError for an item of
+        another owner.
+        """
+        shelf = self.inputs(engine)
+        n, n_packed = len(request.items), _row_bytes(shelf.value)
+        row_bytes = SEED_BYTES if shelf.from_seed else n_packed
+        # A seed says nothing of the size: what server 1 could not be sent is not taken in here either.
+        if not n or len(bulk) != n * row_bytes or n * n_packed > MAX_PAYLOAD_BYTES:
+            raise BadFrame(
+                f"{n} inputs came with {len(bulk)} bytes, and {n * row_bytes} are their size",
+                f"they were cut, made for another plan, or take more than {MAX_PAYLOAD_BYTES} bytes",
+                "share them again with the plan that the servers run, in smaller portions",
+            )
+        used = self.store.held_bytes(owner)
+        if used + len(bulk) > self._capacity_bytes:
+            raise ConfigError(
+                f"there is no room for inputs of {len(bulk)} bytes",
+                f"what {owner} has here takes {used} of {self._capacity_bytes} bytes",
+                "delete what is done with (`gpumpc store delete`), or raise `uploads` in the servers' configurations",
+            )
+        keys = [RowKey(item, request.version) for item in request.items]
+        self.store.put(shelf.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes))
+
+    def settle(self, channel: FramedChannel, kind: str, items: Sequence[str], owner: str) -> list[str]:
+        """What both servers hold of these items may be used from now on, the rest is deleted; which items that is."""
+        own = {item: row.key for item, row in self.store.find(kind, items, owner).items()}
+        common = self._held_by_both(channel, sorted(own.values()))
+        self.store.forget(kind, [key for key in own.values() if key not in common])
+        self.store.confirm(kind, sorted(common))
+        self.store.sweep(SWEEP_S)
+        return [item for item in items if own.get(item) not in common]
+
     # results
 
     @staticmethod
-    def results(engine: Engine) -> str:
-        """The kind of a plan's results."""
-        return f"result/{plan_hash(engine.plan).hex()}"
+    def results(engine: Engine) -> Shelf:
+        """Where a plan's results lie."""
+        return Shelf(f"result/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False)
 
     def keep(
         self, channel: FramedChannel, engine: Engine, batch: int, owner: str, items: Sequence[str], result: Additive
     ) -> None:
         """Keep a batch's result shares under its items, at both servers or at none."""
-        keys = ix.row_keys(items, engine.session_id, batch)
-        rows = _packed(engine, result, len(items))
-        self.store.put(self.results(engine), keys, owner, rows)
-        self._confirm(channel, self.results(engine), keys)
+        keys, kind = row_keys(items, engine.session_id, batch), self.results(engine).kind
+        self.store.put(kind, keys, owner, _packed(self.backend, result))
+        self.confirm(channel, kind, keys)
 
-    def _confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
+    def source_of(self, engine: Engine, source: Engine | None) -> Shelf:
+        """Where a program's input is found: inputs, or another plan's results. Raises PlanError if those do not fit it."""
+        if source is None:
+            return self.inputs(engine)
+        wanted, found = engine.program.input, source.program.result
+        same = (wanted.bits, wanted.frac, wanted.divisor, wanted.shape[1:])
+        if same != (found.bits, found.frac, found.divisor, found.shape[1:]) or source.program.result_is_index:
+            raise PlanError(
+                f"plan '{engine.plan.name}' does not take the results of plan '{source.plan.name}'",
+                f"it wants {wanted.shape[1:]} of {wanted.bits} bits, those are {found.shape[1:]} of {found.bits} bits",
+                "compile it on top of that plan",
+            )
+        return self.results(source)
+
+    # reading
+
+    def ready(self, kind: str, owner: str) -> list[str]:
+        """Items of an owner that may be used."""
+        return [row.key.item for row in self.store.rows(kind, "ready", owner)]
+
+    def keys(self, kind: str, items: Sequence[str], owner: str) -> list[RowKey]:
+        """Names of rows that may be used. Raises MissingFile naming the first that is not here."""
+        found = self.store.find(kind, items, owner)
+        for item in items:
+            if item not in found or found[item].state != "ready":
+                raise MissingFile(
+                    f"item {item[:8]} is not in the store",
+                    "it was never shared here, is not extracted yet, was deleted, or belongs to someone else",
+                    "see `gpumpc store info`, and share it again",
+                )
+        return [found[item].key for item in items]
+
+    def words(self, shelf: Shelf, engine: Engine, items: Sequence[str], owner: str) -> Words:
+        """This server's shares of items, (n, ..)."""
+        _, data = self.store.read(shelf.kind, items, owner)
+        value, cipher = shelf.value, engine.plan.params.cipher
+        shape = (1, *value.shape[1:])
+        if shelf.from_seed:
+            parts = [self.backend.expand_words(cipher, row.tobytes(), shape, value.bits) for row in data]
+        else:
+            parts = [self.backend.unpack(memoryview(row), shape, value.bits) for row in data]
+        return self.backend.concat(parts, 0)
+
+    # what both servers do to rows
+
+    @staticmethod
+    def compare(channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
+        """Raises HandshakeMismatch unless both servers mean the same rows."""
+        exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, told={})
+
+    def confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
         """Both servers have put these down: from now on they may be used. Raises HandshakeMismatch if they differ."""
-        digest = hashlib.sha256("\n".join(f"{key.item} {key.version}" for key in keys).encode()).hexdigest()
-        exchange_hello(channel, equal={"rows": f"{kind} {digest}"}, told={})
+        self.compare(channel, kind, keys)
         self.store.confirm(kind, keys)
 
     def reconcile(self, channel: FramedChannel, kind: str) -> None:
         """After a crash: what one server alone holds is deleted, what both hold is ready at both."""
         own = sorted(row.key for row in self.store.rows(kind))
-        digest = hashlib.sha256("\n".join(f"{key.item} {key.version}" for key in own).encode()).hexdigest()
-        theirs = exchange_hello(channel, equal={}, told={"digest": digest})
-        common = set(own)
-        if theirs.get("digest") != digest:
-            common &= {RowKey(*line.split(" ", 1)) for line in _exchange_lines(channel, own)}
-            self.store.forget(kind, [key for key in own if key not in common])
+        common = self._held_by_both(channel, own)
+        self.store.forget(kind, [key for key in own if key not in common])
         self.store.confirm(kind, [row.key for row in self.store.rows(kind, "pending") if row.key in common])
 
-    def kept(self, engine: Engine, owner: str) -> list[str]:
-        """Items of an owner that have results."""
-        return [row.key.item for row in self.store.rows(self.results(engine), "ready", owner)]
-
-    def _features(self, engine: Engine, items: Sequence[str], owner: str, size: int) -> Iterator[tuple[Words, list[str]]]:
-        """Result shares of items, `size` at a time, the last batch filled with zero rows."""
-        value, backend = engine.program.result, engine.backend
-        _, data = self.store.read(self.results(engine), items, owner)
-        for start in range(0, len(items), size):
-            chunk = data[start : start + size]
-            words = [backend.unpack(memoryview(row), (1, *value.shape[1:]), value.bits) for row in chunk]
-            missing = size - len(chunk)
-            if missing:
-                words.append(backend.zeros((missing, *value.shape[1:])))
-            yield backend.concat(words, 0), list(items[start : start + size])
-
-    # indexes
-
-    def make(self, engine: Engine, name: str, metric: Metric, owner: str) -> None:
-        """A new index. Raises InputError if its name is taken by a different one, PlanError if results are no vectors."""
-        geometry = side.geometry_of(engine.program, metric)
-        record = ix.IndexRecord(name, plan_hash(engine.plan).hex(), geometry.dim, metric, owner)
-        if self.store.note(record.kind, ix.encode_index(record)) != ix.encode_index(record):
-            raise InputError(f"there is an index '{name}' already", "it has another metric or plan", "choose another name")
-
-    def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:
-        """An owner's index over this plan's results. Raises MissingFile."""
-        plan = plan_hash(engine.plan).hex()
-        found = self.store.noted(f"index/{owner}/{name}")
-        record = ix.decode_index(found) if found else None
-        if record is None or record.plan != plan:
-            raise MissingFile(f"there is no index '{name}' over this plan", "", "make it with `gpumpc index create`")
-        return record
-
-    def remove(self, record: ix.IndexRecord, items: Sequence[str]) -> None:
-        """Take items out of an index."""
-        wanted = set(items)
-        self.store.forget(record.kind, [row.key for row in self.store.rows(record.kind) if row.key.item in wanted])
-
-    def check_kept(self, engine: Engine, items: Sequence[str], owner: str) -> None:
-        """Raises MissingFile naming the first item without a result."""
-        self.store.read(self.results(engine), items, owner)
-
-    def check_search(self, record: ix.IndexRecord, items: Sequence[str], k: int) -> None:
-        """Raises InputError for an empty index or question, or more neighbours than there are rows."""
-        n_rows = len(self.rows_of(record))
-        if not items or not 1 <= k <= n_rows:
-            raise InputError(
-                f"{len(items)} questions for {k} neighbours each to index '{record.name}' of {n_rows} rows",
-                "there must be a question, and no more neighbours than rows",
-                f"ask for 1 to {n_rows}, or add rows with `gpumpc index add`",
-            )
-
-    def rows_of(self, record: ix.IndexRecord) -> list[str]:
-        """Items of an index, in order of position."""
-        return [row.key.item for row in self.store.rows(record.kind, "ready")]
-
-    def add(
-        self, channel: FramedChannel, engine: Engine, record: ix.IndexRecord, items: Sequence[str], progress: Progress
-    ) -> None:
-        """Take kept results into an index, a batch of rows at a time."""
-        self.reconcile(channel, record.kind)
-        present = set(self.rows_of(record))
-        fresh = [item for item in items if item not in present]
-        geometry = side.geometry_of(engine.program, record.metric)
-        runner = self._side(channel, engine, m.RowsTask(record.metric))
-        batches = list(self._features(engine, fresh, record.owner, ix.ROWS_PER_BATCH)) if fresh else []
-        for part, (words, names) in enumerate(batches):
-            batch = runner.next_batch
-            rows: Rows = runner.evaluate(channel, batch, {}, _operand(geometry, words))
-            keys = ix.row_keys(names, runner.session_id, batch)
-            self.store.put(record.kind, keys, record.owner, ix.pack_rows(engine.backend, geometry, rows, len(names)))
-            self._confirm(channel, record.kind, keys)
-            progress(part + 1, len(batches))
-
-    def search(
-        self,
-        channel: FramedChannel,
-        engine: Engine,
-        record: ix.IndexRecord,
-        items: Sequence[str],
-        k: int,
-        found: Found,
-    ) -> None:
-        """The k best rows of each item, as key shares by batch; positions are those of `rows_of`."""
-        self.reconcile(channel, record.kind)
-        geometry = side.geometry_of(engine.program, record.metric)
-        loaded = self._load(engine, record, geometry)
-        size = min(QUERIES_PER_BATCH, len(items))
-        task = m.QueryTask(record.metric, size, k, side.segments_of(loaded.versions))
-        runner = self._side(channel, engine, task)
-        of = -(-len(items) // size)
-        for part, (words, names) in enumerate(self._features(engine, items, record.owner, size)):
-            keys, batch = self._answer(channel, runner, {ROWS: loaded.operand}, _operand(geometry, words))
-            keys = runner.rerandomised(keys, batch)
-            found(part, of, keys.with_words(keys.words[: len(names)]))
-
     @staticmethod
-    def _answer(
-        channel: FramedChannel, runner: Evaluation, weights: dict[str, StaticWeight], query: Additive
-    ) -> tuple[Additive, int]:
-        """One batch of queries and its number; an unlucky sample, which both servers see at once, is drawn again."""
-        attempt = 0
-        while True:
-            attempt += 1
-            batch = runner.next_batch
-            try:
-                return runner.evaluate(channel, batch, weights, query), batch
-            except SelectionFailed:
-                if attempt == _TRIES:
-                    raise
-                log.info("a search is repeated under a new shuffle")
-
-    def _load(self, engine: Engine, record: ix.IndexRecord, geometry: Geometry) -> ix.LoadedIndex:
-        version = (record, tuple(row.key for row in self.store.rows(record.kind, "ready")))
-        if self._loaded is None or self._loaded[0] != version:
-            if not version[1]:
-                raise InputError(f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`")
-
-            def tree(session_id: bytes, batch: int) -> SeedTree:
-                return SeedTree(engine.root.reveal(), session_id, batch)
-
-            cipher = engine.plan.params.cipher
-            loaded = ix.LoadedIndex(self.store, record, geometry, engine.party, engine.backend, cipher, tree)
-            self._loaded = (version, loaded)
-        return self._loaded[1]
-
-    def _side(self, channel: FramedChannel, engine: Engine, task: m.SideTask) -> Evaluation:
-        """A program beside the plan's, its session open."""
-        program = side.program_of_task(engine.plan, engine.program, task)
-        source = _OnDemand(self._desk, engine, task) if self._desk else None
-        runner = Evaluation(
-            engine.party,
-            engine.plan,
-            program,
-            engine.root,
-            engine.pair_secret,
-            engine.ledger,
-            engine.backend,
-            source,
-            engine.wait_s,
-        )
-        if source:
-            source.evaluation = runner
-        runner.open_session(channel, side.binding(task))
-        return runner
+    def _held_by_both(channel: FramedChannel, own: Sequence[RowKey]) -> set[RowKey]:
+        """Those of our rows that the other server has too."""
+        theirs = exchange_hello(channel, equal={}, told={"digest": digest(own)})
+        if theirs.get("digest") == digest(own):
+            return {*own}
+        return {*own} & {RowKey(*line.split(" ", 1)) for line in _exchange_lines(channel, own) if " " in line}
 
 
-def _operand(geometry: Geometry, words: Words) -> Additive:
-    return Additive(words, geometry.bits, geometry.frac, geometry.divisor)
+def digest(keys: Sequence[RowKey]) -> str:
+    """Hex SHA-256 over names and versions, in this order."""
+    return hashlib.sha256("\n".join(f"{key.item} {key.version}" for key in keys).encode()).hexdigest()
 
 
-def _packed(engine: Engine, result: Additive, n_items: int) -> npt.NDArray[np.uint8]:
+def _row_bytes(value: Value) -> int:
+    return packed_bytes(int(np.prod(value.shape[1:], dtype=object)), value.bits)
+
+
+def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
     """Result shares as rows (n_items, row_bytes)."""
-    backend, bits = engine.backend, result.bits
-    n = int(np.prod(result.words.shape[1:]))
-    rows = np.empty((n_items, packed_bytes(n, bits)), dtype=np.uint8)
-    for i in range(n_items):
-        rows[i] = np.frombuffer(backend.pack(result.words[i], bits), dtype=np.uint8)
-    return rows
+    rows = [np.frombuffer(backend.pack(words, result.bits), dtype=np.uint8) for words in result.words]
+    return np.stack(rows)
 
 
 def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
@@ -308,6 +244,5 @@ def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
     theirs: list[str] = []
     for i in range(max(len(mine), n_theirs)):
         part = "\n".join(mine[i]) if i < len(mine) else ""
-        got = exchange_hello(channel, equal={}, told={"rows": part}).get("rows", "")
-        theirs += got.splitlines()
+        theirs += exchange_hello(channel, equal={}, told={"rows": part}).get("rows", "").splitlines()
     return theirs

@@ -1,13 +1,11 @@
-"""Owner and user: split inputs between the two servers, ask for a run, put the sealed results together."""
+"""Owner and user: share inputs between the two servers, have them evaluated, put the sealed results together."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +13,12 @@ import numpy.typing as npt
 from gpumpc.errors import (
     AccessDenied,
     BadFrame,
+    BadShape,
     BadValue,
     ConfigError,
     GpumpcError,
     HandshakeMismatch,
     PeerTimeout,
-    RevealError,
     ShareError,
 )
 from gpumpc.nn.compiler import program_of
@@ -29,31 +27,30 @@ from gpumpc.nn.integers import decode_result, encode_input, integer_weights
 from gpumpc.nn.plan import Plan, Weights, plan_hash, weight_digest
 from gpumpc.nn.weight_shares import split_weights
 from gpumpc.retrieval.programs import Metric
-from gpumpc.ring.choose import choose_backend
-from gpumpc.ring.fixed_point import signed
+from gpumpc.ring.backend import packed_bytes
 from gpumpc.roles import messages as m
+from gpumpc.roles.archive import SEED_BYTES
 from gpumpc.roles.config import ClientConfig
+from gpumpc.roles.connection import ANSWER_S, CONNECT_S, Connection, Parts, Progress
 from gpumpc.roles.engine import agreed_fields
-from gpumpc.roles.keys import load_identity, open_sealed
 from gpumpc.roles.remote_index import RemoteIndex
 from gpumpc.shares import split
-from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.handshake import compare
-from gpumpc.wire.zmq_channel import Requester
 
-Progress = Callable[[int, int], None]
 Array = npt.NDArray[np.float64]
 
-ANSWER_S = 5.0
-CONNECT_S = 4.0
-_TURN_S = 0.05
+# Items a request names at most, and bytes that a server is sent in one: the queue goes on between two of them.
+ITEMS_PER_REQUEST = 4096
+BYTES_PER_REQUEST = 64 << 20
+# Batches that are evaluated and kept by one request, before others get their turn.
+BATCHES_PER_REQUEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedInput:
-    """A handle to inputs that the two servers hold as shares."""
+    """A handle to inputs that the two servers hold as shares: the items' ids, and the shape of the array."""
 
-    upload: str
+    items: tuple[str, ...]
     shape: tuple[int, ...]
 
 
@@ -68,7 +65,7 @@ class SealedResult:
         return self._open_both()
 
 
-class Client:
+class Client(Connection):
     """A connection to both servers for one plan.
 
     Args:
@@ -80,86 +77,25 @@ class Client:
     """
 
     def __init__(self, config: ClientConfig, plan: Plan, patience_s: float = 600.0) -> None:
-        self.plan, self._patience_s = plan, patience_s
-        self._identity = load_identity(config.identity)
-        self._backend = choose_backend()
-        self._plan = plan_hash(plan).hex()
-        self._sequence = 0
-        self._servers: list[Requester] = []
+        super().__init__(config, patience_s)
+        self.plan, self.plan_id = plan, plan_hash(plan).hex()
         try:
-            for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True)):
-                server = Requester(endpoint, self._identity.curve, card.curve_key, peer=f"server {party}")
-                self._servers.append(server)
-                server.wait_peer(CONNECT_S)
             self.batch = self._check_plan()
         except BaseException:
             self.close()
             raise
         self.program = program_of(plan, self.batch)
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End both connections; safe to call twice."""
-        for server in self._servers:
-            server.close()
-
-    # requests
-
-    def _ask(self, requests: tuple[m.Request, m.Request], bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
-        """Send one request to each server; its number, which answers carry."""
-        self._sequence += 1
-        for server, request, bulk in zip(self._servers, requests, bulks, strict=True):
-            server.send(Kind.REQUEST, m.pack(request, bulk), sequence=self._sequence)
-        return self._sequence
-
-    def _ask_together(self, request: m.Request, bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
-        """A request that both carry out in lock step: server 0 hears of it when server 1 has all of it."""
-        self._sequence += 1
-        self._servers[1].send(Kind.REQUEST, m.pack(request, bulks[1]), sequence=self._sequence)
-        reply, _ = self._answer(1, self._sequence, self._patience_s)
-        if not isinstance(reply, m.Queued):
-            raise BadFrame("server 1 did not take the request", "", "use the same version everywhere")
-        self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
-        return self._sequence
-
-    def _answer(self, party: int, sequence: int, timeout_s: float) -> tuple[m.Reply, memoryview]:
-        """A server's next answer to this request; late answers to earlier ones are dropped."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            frame: Frame = self._servers[party].receive(max(0.0, deadline - time.monotonic()), errors_of=sequence)
-            if frame.sequence == sequence:
-                return m.unpack(frame.payload, m.Reply)
-
-    def _both_done(self, sequence: int, timeout_s: float) -> None:
-        """Wait until both servers say Done, and hear the first that says no."""
-        open_parties = {0, 1}
-        deadline = time.monotonic() + timeout_s
-        while open_parties:
-            for party in sorted(open_parties):
-                with contextlib.suppress(PeerTimeout):
-                    self._answer(party, sequence, _TURN_S)
-                    open_parties.discard(party)
-            if open_parties and time.monotonic() > deadline:
-                raise PeerTimeout(f"server {min(open_parties)} did not answer for {timeout_s:g} s", "", "see its log")
-
     def status(self) -> tuple[m.Status, m.Status]:
         """What each server says of itself. Raises PeerTimeout, PeerLost."""
-        sequence = self._ask((m.AskStatus(), m.AskStatus()))
-        first, second = (self._answer(party, sequence, ANSWER_S)[0] for party in (0, 1))
-        if not isinstance(first, m.Status) or not isinstance(second, m.Status):
-            raise BadFrame("a server answered something else than its status", "", "use the same version everywhere")
+        (first, _), (second, _) = self.both(m.AskStatus(), m.Status)
         return first, second
 
     def plan_status(self) -> tuple[m.PlanStatus, m.PlanStatus]:
         """This plan's status at each server. Raises HandshakeMismatch if one does not serve it."""
         found = []
         for status in self.status():
-            served = [plan for plan in status.plans if plan.fields["plan"] == self._plan]
+            served = [plan for plan in status.plans if plan.fields["plan"] == self.plan_id]
             if not served:
                 raise self._not_served(status)
             found.append(served[0])
@@ -174,7 +110,7 @@ class Client:
             compare(agreed_fields(self.plan, program_of(self.plan, int(fields.get("batch size", "1")))), fields, peer)
         except HandshakeMismatch as error:
             return error
-        return HandshakeMismatch("plan", self._plan[:16], "another", peer)
+        return HandshakeMismatch("plan", self.plan_id[:16], "another", peer)
 
     def _check_plan(self) -> int:
         batch = 0
@@ -225,149 +161,198 @@ class Client:
 
         Raises BadValue for NaN or for weights that are not those of the plan, before anything is sent.
         """
-        sent = split_weights(self.program, integer_weights(self.program, weights), self._backend)
+        sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
         if weight_digest(weights) != self.plan.weight_digest:
             raise BadValue(
                 f"the weights are not those of plan '{self.plan.name}'",
                 "their digest differs from the plan's weight_digest",
                 "take the weights.safetensors that was compiled together with this plan.json",
             )
-        request = m.PutWeights(self._plan, secrets.token_hex(16))
-        self._both_done(self._ask_together(request, sent), self._patience_s)
+        request = m.PutWeights(self.plan_id, secrets.token_hex(16))
+        self.both_done(self.ask_together(request, sent), self.patience_s)
 
-    # owner and user of images
+    # inputs at rest
 
-    def share(self, values: npt.ArrayLike) -> SharedInput:
-        """Split real inputs (B, *shape): a 32-byte seed to server 0, words to server 1.
+    def share(
+        self, values: npt.ArrayLike, items: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> SharedInput:
+        """Split real inputs (B, *shape) between the servers, where they stay until `forget`: for each a 32-byte seed to
+        server 0, words to server 1. `progress(done, of)` counts items.
 
-        Raises BadShape, BadValue, OutOfRange before anything is sent.
+        Args:
+            items: an id each, 32 hex digits; new random ones where none are given. What is shared already stays.
+
+        Raises BadShape, BadValue, OutOfRange before anything is sent; ShareError if an item did not reach both.
         """
         x = check_input(self.plan.graph.input, values)
-        bits = self.program.input.bits
-        seed, upload = secrets.token_bytes(32), secrets.token_hex(16)
-        words = self._backend.upload(encode_input(self.program, x))
-        _, share_1 = split(self._backend, self.plan.params.cipher, seed, words, bits)
-        request = m.PutShares(self._plan, upload, len(x))
-        self._both_done(self._ask((request, request), (seed, bytes(self._backend.pack(share_1, bits)))), self._patience_s)
-        return SharedInput(upload, x.shape)
+        names = list(items) if items is not None else [secrets.token_hex(16) for _ in range(len(x))]
+        if not names or len(names) != len(x) or len(set(names)) != len(names):
+            raise BadShape(f"{len(set(names))} ids came for {len(x)} inputs", "", "give each input an id of its own")
+        n_bytes = packed_bytes(int(np.prod(x.shape[1:])), self.program.input.bits)
+        size = max(1, min(ITEMS_PER_REQUEST, BYTES_PER_REQUEST // n_bytes))
+        for start in range(0, len(names), size):
+            self._share(x[start : start + size], names[start : start + size])
+            if progress:
+                progress(min(start + size, len(names)), len(names))
+        return SharedInput(tuple(names), x.shape)
 
-    def drop(self, shared: SharedInput) -> None:
-        """Delete an upload at both servers."""
-        self._both_done(self._ask((m.Drop(shared.upload),) * 2), ANSWER_S)
+    def _share(self, x: Array, names: list[str]) -> None:
+        """One portion. What a crash left at one server alone is deleted by `Settle` and goes out a second time."""
+        missing, row = names, {name: i for i, name in enumerate(names)}
+        for _ in range(2):
+            self._put(x[[row[name] for name in missing]], missing)
+            missing = self._settled(names)
+            if not missing:
+                return
+        raise ShareError(
+            f"{len(missing)} of {len(names)} inputs did not reach both servers",
+            f"item {missing[0][:8]} is at one of them alone, or belongs to someone else there",
+            "share them again",
+        )
 
-    def run(self, shared: SharedInput, progress: Progress | None = None) -> SealedResult:
-        """Evaluate an upload; the result stays sealed until `reveal`. `progress(done, of)` counts batches.
+    def _put(self, x: Array, names: list[str]) -> None:
+        bits, cipher = self.program.input.bits, self.plan.params.cipher
+        seeds, rows = [], []
+        for words in encode_input(self.program, x):
+            seeds.append(secrets.token_bytes(SEED_BYTES))
+            _, share_1 = split(self.backend, cipher, seeds[-1], self.backend.upload(words[None]), bits)
+            rows.append(bytes(self.backend.pack(share_1, bits)))
+        request = m.PutShares(self.plan_id, secrets.token_hex(16), names)
+        self.both_done(self.ask((request, request), (b"".join(seeds), b"".join(rows))), self.patience_s)
 
-        Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the upload stays where it is.
+    def _settled(self, names: list[str]) -> list[str]:
+        """Have both servers compare what they hold; what is missing at one of them."""
+        sequence = self.ask_together(m.Settle(self.plan_id, secrets.token_hex(16), names))
+        missing: set[str] = set()
+        for party in (0, 1):
+            reply, _ = self.answer(party, sequence, self.patience_s)
+            if not isinstance(reply, m.Settled):
+                raise BadFrame(f"server {party} did not settle", "", "use the same version everywhere")
+            missing |= {*reply.missing}
+        return [name for name in names if name in missing]
+
+    def stored(self) -> list[str]:
+        """Items of this user with inputs at both servers."""
+        first, second = self.listed(m.AskItems(self.plan_id, "inputs"))
+        return sorted({*first} & {*second})
+
+    def store_status(self) -> tuple[m.StoreStatus, m.StoreStatus]:
+        """How much each server holds of this user's. Raises PeerTimeout."""
+        (first, _), (second, _) = self.both(m.AskStore(), m.StoreStatus)
+        return first, second
+
+    def forget(self, shared: SharedInput | Sequence[str], inputs_only: bool = False) -> None:
+        """Delete items at both servers: inputs, results and their rows in every index; or their inputs alone."""
+        items = _items(shared)
+        for start in range(0, len(items), ITEMS_PER_REQUEST):
+            request = m.Forget(items[start : start + ITEMS_PER_REQUEST], "inputs" if inputs_only else "all")
+            self.both_done(self.ask((request, request)), ANSWER_S)
+
+    # evaluation
+
+    def run(
+        self,
+        shared: SharedInput | Sequence[str],
+        progress: Progress | None = None,
+        source: Plan | None = None,
+    ) -> SealedResult:
+        """Evaluate items; the result stays sealed until `reveal`. `progress(done, of)` counts batches.
+
+        Args:
+            source: None: the items' inputs; else the plan whose kept results are this plan's input.
+
+        Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the items stay where they are.
         """
-        job = secrets.token_hex(16)
-        sequence = self._ask_together(m.Run(self._plan, job, shared.upload))
-        parts = self._collect(job, sequence, progress)
-        return SealedResult(lambda: self._reveal(job, parts), shared.shape[0])
+        items, source_id = _items(shared), plan_hash(source).hex() if source else None
+        return self._sealed(
+            items, progress, lambda job, names: self.ask_together(m.Run(self.plan_id, job, names, source_id))
+        )
 
-    # results that stay at the servers
+    def keep(
+        self,
+        shared: SharedInput | Sequence[str],
+        progress: Progress | None = None,
+        source: Plan | None = None,
+    ) -> list[str]:
+        """Evaluate items and keep the results at the servers as shares, under the same ids; returns these.
 
-    def keep(self, shared: SharedInput, items: Sequence[str] | None = None, progress: Progress | None = None) -> list[str]:
-        """Evaluate an upload and keep the results there as shares, under these item ids or new random ones.
-
-        An item that is kept already stays as it is. Raises like `run`, and BadShape for another number of ids.
+        What is kept already stays as it is, so after any crash the same call goes on where it was. Raises like `run`.
         """
-        names = list(items) if items is not None else [secrets.token_hex(16) for _ in range(shared.shape[0])]
-        job = secrets.token_hex(16)
-        self._until_stored(self._ask_together(m.Keep(self._plan, job, shared.upload, names)), progress, last=m.Stored)
-        return names
-
-    def _until_stored(self, sequence: int, progress: Progress | None, last: type[m.Stored] | type[m.Done]) -> None:
-        """Hear both servers' progress until each has said the last word."""
-        open_parties, heard = {0, 1}, time.monotonic()
-        while open_parties:
-            for party in sorted(open_parties):
-                with contextlib.suppress(PeerTimeout):
-                    reply, _ = self._answer(party, sequence, _TURN_S)
-                    heard = time.monotonic()
-                    if isinstance(reply, m.Stored) and progress and party == 0:
-                        progress(reply.part + (last is m.Stored), reply.of)
-                    whole = not isinstance(reply, m.Stored) or reply.part + 1 == reply.of
-                    if isinstance(reply, last) and whole:
-                        open_parties.discard(party)
-            if time.monotonic() - heard > self._patience_s:
-                raise PeerTimeout(f"no progress for {self._patience_s:g} s", "a server hangs", "see both servers' logs")
+        items, source_id = _items(shared), plan_hash(source).hex() if source else None
+        size = BATCHES_PER_REQUEST * self.batch
+        of = -(-len(items) // self.batch)
+        for start in range(0, len(items), size):
+            before = start // self.batch
+            request = m.Keep(self.plan_id, secrets.token_hex(16), items[start : start + size], source_id)
+            self.until_done(self.ask_together(request), _shifted(progress, before, of))
+        return items
 
     def kept(self) -> list[str]:
         """Items of this user with results at both servers."""
-        first, second = self._listed(m.ListKept(self._plan))
+        first, second = self.listed(m.AskItems(self.plan_id, "results"))
         return sorted({*first} & {*second})
 
-    def _listed(self, request: m.ListKept | m.AskIndex) -> tuple[list[str], list[str]]:
-        sequence = self._ask((request, request))
-        first, second = (self._answer(party, sequence, ANSWER_S)[0] for party in (0, 1))
-        if not isinstance(first, m.Kept) or not isinstance(second, m.Kept):
-            raise BadFrame("a server sent no list of items", "", "use the same version everywhere")
-        return first.items, second.items
-
-    def forget(self, items: Sequence[str]) -> None:
-        """Delete items at both servers: their results, and their rows in every index."""
-        self._both_done(self._ask((m.Forget(self._plan, list(items)),) * 2), ANSWER_S)
-
-    def index(self, name: str, metric: Metric = "l2") -> RemoteIndex:
-        """An index over this plan's results, made if there is none of this name. Raises RemoteError for another metric."""
-        self._both_done(self._ask((m.MakeIndex(self._plan, name, metric),) * 2), ANSWER_S)
-        return RemoteIndex(self, name, metric)
-
-    def _collect(
-        self, job: str, sequence: int, progress: Progress | None
-    ) -> tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]:
-        parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]] = ({}, {})
-        of, done, heard = 1, 0, time.monotonic()
-        while min(len(parts[0]), len(parts[1])) < of:
-            for party in (0, 1):
-                with contextlib.suppress(PeerTimeout):
-                    reply, bulk = self._answer(party, sequence, _TURN_S)
-                    if not isinstance(reply, m.Part) or reply.job != job:
-                        raise BadFrame(f"server {party} sent no part of this job", "", "use the same version everywhere")
-                    parts[party][reply.part] = (reply, bytes(bulk))
-                    of, heard = reply.of, time.monotonic()
-            if progress and min(map(len, parts)) > done:
-                done = min(map(len, parts))
-                progress(done, of)
-            if time.monotonic() - heard > self._patience_s:
-                raise PeerTimeout(f"no result for {self._patience_s:g} s", "a server hangs", "see both servers' logs")
-        return parts
-
-    def _reveal(self, job: str, parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]) -> Array:
-        results = []
-        for part in range(len(parts[0])):
-            shares = [self._open_part(job, party, *parts[party][part]) for party in (0, 1)]
-            if shares[0].shape != shares[1].shape:
-                raise RevealError("the servers sent results of different sizes", "", "ask for the result again")
-            words = self._backend.reduce(shares[0] + shares[1], self.program.result.bits)
-            results.append(decode_result(self.program, self._backend.download(words)))
-        return np.concatenate(results)
-
-    def _open_keys(
-        self,
-        job: str,
-        parts: tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]],
-        part: int,
-        shape: tuple[int, ...],
-        bits: int,
-    ) -> npt.NDArray[np.int64]:
-        """Both shares of one part, opened and added, as signed integers (n_items, *shape)."""
-        total = None
-        for party in (0, 1):
-            record, sealed = parts[party][part]
-            packed = open_sealed(self._identity, sealed, m.result_aad(self._plan, job, part, party))
-            share = self._backend.unpack(memoryview(packed), (record.n_items, *shape), bits)
-            total = share if total is None else self._backend.reduce(total + share, bits)
-        return signed(np.ascontiguousarray(total), bits)
-
-    def _open_part(self, job: str, party: int, part: m.Part, sealed: bytes) -> npt.NDArray[np.uint64]:
-        packed = open_sealed(self._identity, sealed, m.result_aad(self._plan, job, part.part, party))
-        value = self.program.result
-        words: npt.NDArray[np.uint64] = self._backend.unpack(
-            memoryview(packed), (part.n_items, *value.shape[1:]), value.bits
+    def fetch(self, shared: SharedInput | Sequence[str], progress: Progress | None = None) -> SealedResult:
+        """Kept results, sealed to this user. Raises RemoteError naming an item without one."""
+        return self._sealed(
+            _items(shared),
+            progress,
+            lambda job, names: self.ask((m.Fetch(self.plan_id, job, names),) * 2),
         )
-        return words
+
+    def _sealed(self, items: list[str], progress: Progress | None, ask: Callable[[str, list[str]], int]) -> SealedResult:
+        """Every portion's parts from both servers."""
+        if not items:
+            raise BadShape("no item is named", "there is nothing to compute", "name at least one")
+        jobs: list[tuple[str, Parts]] = []
+        size = max(self.batch, ITEMS_PER_REQUEST // self.batch * self.batch)
+        for start in range(0, len(items), size):
+            job, names = secrets.token_hex(16), items[start : start + size]
+            shifted = (
+                _shifted(progress, start // self.batch, -(-len(items) // self.batch)) if len(items) > size else progress
+            )
+            jobs.append((job, self.collect(job, ask(job, names), shifted)))
+        value = self.program.result
+
+        def reveal() -> Array:
+            opened = [self.opened(self.plan_id, job, parts, value.shape[1:], value.bits) for job, parts in jobs]
+            return decode_result(self.program, np.concatenate(opened))
+
+        return SealedResult(reveal, len(items))
+
+    # search
+
+    def index(self, name: str, metric: Metric = "l2", dim: int | None = None) -> RemoteIndex:
+        """An index over this plan's results, made if there is none of this name.
+
+        Raises BadShape for another dimension than the results have, RemoteError for another metric.
+        """
+        index = RemoteIndex(self, name, metric)
+        if dim not in (None, index.dim):
+            raise BadShape(
+                f"an index of dimension {dim} was asked for",
+                f"the results of plan '{self.plan.name}' have {index.dim} entries",
+                "leave `dim` out, or use the plan whose results have it",
+            )
+        request = m.MakeIndex(self.plan_id, name, metric)
+        self.both_done(self.ask((request, request)), ANSWER_S)
+        return index
+
+    def open_index(self, name: str) -> RemoteIndex:
+        """An index that is there. Raises RemoteError if it is not."""
+        (first, _), (second, _) = self.both(m.AskIndex(self.plan_id, name), m.Kept)
+        if first.metric != second.metric:
+            raise BadFrame("the servers describe an index differently", "", "restart both servers, and make it anew")
+        return RemoteIndex(self, name, first.metric)  # type: ignore[arg-type]  # what the servers accepted at its making
+
+
+def _items(shared: SharedInput | Sequence[str]) -> list[str]:
+    return list(shared.items if isinstance(shared, SharedInput) else shared)
+
+
+def _shifted(progress: Progress | None, before: int, of: int) -> Progress | None:
+    """Progress of a part as progress of the whole."""
+    return (lambda done, _: progress(before + done, of)) if progress else None
 
 
 def connect(config: ClientConfig, plan: Plan, timeout_s: float = CONNECT_S) -> Client:

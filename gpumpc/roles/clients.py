@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gpumpc.errors import AccessDenied, BadShape, GpumpcError, HandshakeMismatch, PeerLost
-from gpumpc.ring.backend import Backend, Words
+from gpumpc.retrieval.index import IndexRecord
+from gpumpc.ring.backend import Backend
 from gpumpc.roles import messages as m
-from gpumpc.roles.archive import Archive
+from gpumpc.roles.archive import INPUTS, Archive, Shelf, digest
 from gpumpc.roles.config import ServerConfig
 from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.engine import Engine, agreed_fields
-from gpumpc.roles.inbox import Inbox, words_of
+from gpumpc.roles.indexes import Indexes, filled
 from gpumpc.roles.keys import Card, seal
 from gpumpc.roles.lockstep import LockStep
 from gpumpc.roles.tasks import Task, TaskQueue, Work
@@ -20,6 +22,9 @@ from gpumpc.shares import Additive
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.zmq_channel import Arrival, Listener
+
+# Results in one sealed answer.
+FETCHED_PER_PART = 1024
 
 log = logging.getLogger("gpumpc")
 
@@ -31,8 +36,8 @@ class ClientDesk:
         self,
         config: ServerConfig,
         engines: Mapping[str, Engine],
-        inbox: Inbox,
         archive: Archive,
+        indexes: Indexes,
         desk: DealerDesk | None,
         backend: Backend,
         listener: Listener,
@@ -40,7 +45,7 @@ class ClientDesk:
         lock_step: LockStep,
         weights_changed: Callable[[], None],
     ) -> None:
-        self.party, self._engines, self._inbox, self._archive = config.party, engines, inbox, archive
+        self.party, self._engines, self._archive, self._indexes = config.party, engines, archive, indexes
         self._desk, self._backend, self._listener = desk, backend, listener
         self._tasks, self._lock_step, self._weights_changed = tasks, lock_step, weights_changed
         self._cards: dict[str, Card] = {card.name: card for card in (*config.owners, *config.users)}
@@ -53,43 +58,59 @@ class ClientDesk:
         match request:
             case m.AskStatus():
                 self._reply(arrival, self._status())
-            case m.PutShares():
-                self._inbox.put(request, arrival.peer, bulk, self._engine_of(request.plan).program, self.party)
-                self._reply(arrival, m.Done())
-            case m.Drop():
-                self._inbox.drop(request.upload, arrival.peer)
-                self._reply(arrival, m.Done())
             case m.PutWeights():
                 self._put_weights(arrival, request, bulk)
+            case m.AskStore():
+                store = self._archive.store
+                rows, n_bytes = store.info(arrival.peer), store.held_bytes(arrival.peer)
+                self._reply(arrival, m.StoreStatus(self.party, store.pair_id, rows, n_bytes))
+            case m.PutShares():
+                self._archive.take_in(self._engine_of(request.plan), request, arrival.peer, bulk)
+                self._reply(arrival, m.Done())
+            case m.Forget():
+                self._archive.store.delete(request.items, arrival.peer, INPUTS if request.what == "inputs" else "")
+                self._reply(arrival, m.Done())
+            case m.AskItems():
+                engine = self._engine_of(request.plan)
+                shelf = self._archive.inputs(engine) if request.what == "inputs" else self._archive.results(engine)
+                self._reply(arrival, m.Kept(), m.pack_items(self._archive.ready(shelf.kind, arrival.peer)))
+            case m.Settle() | m.Run() | m.Keep() | m.Fetch():
+                self._archive.check_paired()
+                self._answer_items(arrival, request)
+            case _:
+                self._archive.check_paired()
+                self._answer_index(arrival, request)
+
+    def _answer_items(self, arrival: Arrival, request: m.Settle | m.Run | m.Keep | m.Fetch) -> None:
+        if not request.items or len(set(request.items)) != len(request.items):
+            raise BadShape("no item is named, or one is named twice", "a row has a name of its own", "name each once")
+        match request:
+            case m.Settle():
+                self._settle(arrival, request)
             case m.Run():
                 self._run(arrival, request)
             case m.Keep():
                 self._keep(arrival, request)
-            case _:
-                self._archive.check_paired()
-                self._answer_archive(arrival, request)
+            case m.Fetch():
+                self._fetch(arrival, request)
 
-    def _answer_archive(self, arrival: Arrival, request: m.ArchiveRequest) -> None:
+    def _answer_index(self, arrival: Arrival, request: m.IndexRequest) -> None:
         engine, owner = self._engine_of(request.plan), arrival.peer
+        if isinstance(request, m.MakeIndex):
+            self._indexes.make(engine, request.name, request.metric, owner)
+            self._reply(arrival, m.Done())
+            return
+        record = self._indexes.find(engine, request.name, owner)
         match request:
-            case m.ListKept():
-                self._reply(arrival, m.Kept(self._archive.kept(engine, owner)))
-            case m.Forget():
-                self._archive.store.delete(request.items, owner)
-                self._reply(arrival, m.Done())
-            case m.MakeIndex():
-                self._archive.make(engine, request.name, request.metric, owner)
-                self._reply(arrival, m.Done())
             case m.AskIndex():
-                record = self._archive.find(engine, request.name, owner)
-                self._reply(arrival, m.Kept(self._archive.rows_of(record), record.metric))
+                self._reply(arrival, m.Kept(record.metric), m.pack_items(self._indexes.rows_of(record)))
             case m.RemoveRows():
-                self._archive.remove(self._archive.find(engine, request.name, owner), request.items)
+                self._indexes.remove(record, request.items)
                 self._reply(arrival, m.Done())
             case m.AddRows():
-                self._add_rows(arrival, request)
+                self._add_rows(arrival, request, engine, record)
             case m.Search():
-                self._search(arrival, request)
+                self._search(arrival, request, engine, record)
 
     def _reply(self, arrival: Arrival, reply: m.Reply, bulk: bytes = b"") -> None:
         self._listener.reply(arrival.routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=arrival.frame.sequence)
@@ -151,108 +172,131 @@ class ClientDesk:
 
         self._submit(arrival, request.plan, request.pair_id, "weights", prepare)
 
-    def _run(self, arrival: Arrival, request: m.Run) -> None:
-        def work(channel: FramedChannel, first_batch: int, engine: Engine, words: Words) -> None:
-            for part, of, result in self._batches(channel, engine, words, first_batch):
-                sealed = self._seal(arrival.peer, request.plan, request.job, part, result)
-                self._reply(arrival, m.Part(request.job, part, of, len(result.words)), sealed)
+    def _settle(self, arrival: Arrival, request: m.Settle) -> None:
+        kind = self._archive.inputs(self._engine_of(request.plan)).kind
 
-        self._evaluate(arrival, request, f"run {request.upload}", work)
+        def work(channel: FramedChannel, first_batch: int) -> None:
+            missing = self._archive.settle(channel, kind, request.items, arrival.peer)
+            self._reply(arrival, m.Settled(request.job, missing))
+
+        self._submit(arrival, request.plan, request.job, f"settle {named(request.items)}", lambda: work)
+
+    def _run(self, arrival: Arrival, request: m.Run) -> None:
+        def work(channel: FramedChannel, first_batch: int, engine: Engine, shelf: Shelf) -> None:
+            for part, of, names, result in self._batches(channel, engine, shelf, request.items, arrival.peer, first_batch):
+                sealed = self._seal(arrival.peer, request.plan, request.job, part, result)
+                self._reply(arrival, m.Part(request.job, part, of, len(names)), sealed)
+
+        self._evaluate(arrival, request, work)
 
     def _keep(self, arrival: Arrival, request: m.Keep) -> None:
-        self._archive.check_paired()
-        if len(set(request.items)) != len(request.items):
-            raise BadShape("an item is named twice", "each result is kept under a name of its own", "name each once")
-
-        def work(channel: FramedChannel, first_batch: int, engine: Engine, words: Words) -> None:
-            self._archive.reconcile(channel, self._archive.results(engine))
-            start = 0
-            for part, of, result in self._batches(channel, engine, words, first_batch):
-                names = request.items[start : start + len(result.words)]
-                self._archive.keep(channel, engine, first_batch + part, arrival.peer, names, result)
-                start += len(names)
+        def work(channel: FramedChannel, first_batch: int, engine: Engine, shelf: Shelf) -> None:
+            kind, owner = self._archive.results(engine).kind, arrival.peer
+            self._archive.reconcile(channel, kind)
+            present = {*self._archive.ready(kind, owner)}
+            todo = [item for item in request.items if item not in present]
+            for part, of, names, result in self._batches(channel, engine, shelf, todo, owner, first_batch):
+                self._archive.keep(channel, engine, engine.next_batch - 1, owner, names, result)
                 self._reply(arrival, m.Stored(request.job, part, of))
+            self._reply(arrival, m.Done())
 
-        what = f"keep {request.upload} {','.join(request.items)}"
-        self._evaluate(arrival, request, what, work, n_items=len(request.items))
+        self._evaluate(arrival, request, work)
 
     def _evaluate(
         self,
         arrival: Arrival,
         request: m.Run | m.Keep,
-        what: str,
-        work: Callable[[FramedChannel, int, Engine, Words], None],
-        n_items: int | None = None,
+        work: Callable[[FramedChannel, int, Engine, Shelf], None],
     ) -> None:
-        """Queue an evaluation of an upload, after everything that can be found out at once."""
-        engine = self._engine_of(request.plan)
+        """Queue an evaluation of items, after everything that can be found out at once."""
+        engine, owner = self._engine_of(request.plan), arrival.peer
         engine.check_ready()
-        upload = self._inbox.find(request.upload, arrival.peer, request.plan)
-        if n_items not in (None, upload.n_items):
-            raise BadShape(f"{n_items} names came for {upload.n_items} items", "", "name every item of the upload once")
+        shelf = self._archive.source_of(engine, self._engine_of(request.source) if request.source else None)
+        self._archive.keys(shelf.kind, request.items, owner)
 
         def prepare() -> Work:
             engine.check_ready()
             if self._desk and engine.program.cost.dealer_bytes:
                 self._desk.check(engine.session_id, engine.next_batch)
-            words = words_of(upload, self._inbox.read(request.upload), engine.program, self.party, self._backend)
-            return lambda channel, first_batch: work(channel, first_batch, engine, words)
+            keys = self._archive.keys(shelf.kind, request.items, owner)
 
-        self._submit(arrival, request.plan, request.job, f"{what} {upload.n_items}", prepare)
+            def together(channel: FramedChannel, first_batch: int) -> None:
+                self._archive.compare(channel, shelf.kind, keys)
+                work(channel, first_batch, engine, shelf)
+
+            return together
+
+        verb = type(request).__name__.lower()
+        self._submit(arrival, request.plan, request.job, f"{verb} {request.source} {named(request.items)}", prepare)
 
     def _batches(
-        self, channel: FramedChannel, engine: Engine, words: Words, first_batch: int
-    ) -> Iterator[tuple[int, int, Additive]]:
-        """(part, of, result share) of each batch; the last one is filled with zero shares, whose results are dropped."""
+        self, channel: FramedChannel, engine: Engine, shelf: Shelf, items: Sequence[str], owner: str, batch: int
+    ) -> Iterator[tuple[int, int, list[str], Additive]]:
+        """(part, of, items, result share) of each batch."""
         size = engine.program.input.shape[0]
-        starts = range(0, len(words), size)
+        starts = range(0, len(items), size)
         for part, start in enumerate(starts):
-            share = words[start : start + size]
-            n_used = len(share)
-            if n_used < size:
-                share = self._backend.concat([share, self._backend.zeros((size - n_used, *share.shape[1:]))], 0)
-            result = engine.run(channel, first_batch + part, share)
-            yield part, len(starts), result.with_words(result.words[:n_used])
+            names = [*items[start : start + size]]
+            result = engine.run(channel, batch, filled(engine, self._archive.words(shelf, engine, names, owner), size))
+            batch = engine.next_batch
+            yield part, len(starts), names, result.with_words(result.words[: len(names)])
 
-    def _add_rows(self, arrival: Arrival, request: m.AddRows) -> None:
-        engine = self._engine_of(request.plan)
-        record = self._archive.find(engine, request.name, arrival.peer)
+    def _fetch(self, arrival: Arrival, request: m.Fetch) -> None:
+        """Answered at once: nothing is computed, and the client sees whether both servers read the same rows."""
+        engine, owner = self._engine_of(request.plan), arrival.peer
+        shelf, portion = self._archive.results(engine), FETCHED_PER_PART
+        of = -(-len(request.items) // portion)
+        for part in range(of):
+            names = request.items[part * portion : (part + 1) * portion]
+            rows = digest(self._archive.keys(shelf.kind, names, owner))
+            words = self._archive.words(shelf, engine, names, owner)
+            result = Additive(words, shelf.value.bits, shelf.value.frac, shelf.value.divisor)
+            sealed = self._seal(owner, request.plan, request.job, part, result)
+            self._reply(arrival, m.Part(request.job, part, of, len(names), rows), sealed)
+
+    def _add_rows(self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord) -> None:
+        kind = self._archive.results(engine).kind
 
         def prepare() -> Work:
-            self._archive.check_kept(engine, request.items, arrival.peer)
+            keys = self._archive.keys(kind, request.items, arrival.peer)
 
             def work(channel: FramedChannel, first_batch: int) -> None:
                 def progress(part: int, of: int) -> None:
-                    self._reply(arrival, m.Stored(request.job, part, of))
+                    self._reply(arrival, m.Stored(request.job, part - 1, of))
 
-                self._archive.add(channel, engine, record, request.items, progress)
+                self._archive.compare(channel, kind, keys)
+                self._indexes.add(channel, engine, record, request.items, progress)
                 self._reply(arrival, m.Done())
 
             return work
 
-        what = f"add {request.name} {','.join(request.items)}"
-        self._submit(arrival, request.plan, request.job, what, prepare)
+        self._submit(arrival, request.plan, request.job, f"add {request.name} {named(request.items)}", prepare)
 
-    def _search(self, arrival: Arrival, request: m.Search) -> None:
-        engine = self._engine_of(request.plan)
-        record = self._archive.find(engine, request.name, arrival.peer)
-        self._archive.check_search(record, request.items, request.k)
+    def _search(self, arrival: Arrival, request: m.Search, engine: Engine, record: IndexRecord) -> None:
+        self._indexes.check_search(record, request.items, request.k)
+        kind = self._archive.results(engine).kind
 
         def prepare() -> Work:
-            self._archive.check_kept(engine, request.items, arrival.peer)
+            keys = self._archive.keys(kind, request.items, arrival.peer)
 
             def work(channel: FramedChannel, first_batch: int) -> None:
-                def found(part: int, of: int, keys: Additive) -> None:
-                    sealed = self._seal(arrival.peer, request.plan, request.job, part, keys)
-                    self._reply(arrival, m.Part(request.job, part, of, len(keys.words)), sealed)
+                def found(part: int, of: int, best: Additive) -> None:
+                    sealed = self._seal(arrival.peer, request.plan, request.job, part, best)
+                    self._reply(arrival, m.Part(request.job, part, of, len(best.words)), sealed)
 
-                self._archive.search(channel, engine, record, request.items, request.k, found)
+                self._archive.compare(channel, kind, keys)
+                self._indexes.search(channel, engine, record, request.items, request.k, found)
 
             return work
 
-        what = f"search {request.name} {request.k} {','.join(request.items)}"
+        what = f"search {request.name} {request.k} {named(request.items)}"
         self._submit(arrival, request.plan, request.job, what, prepare)
 
     def _seal(self, user: str, plan: str, job: str, part: int, result: Additive) -> bytes:
         packed = bytes(self._backend.pack(result.words, result.bits))
         return seal(self._cards[user], packed, m.result_aad(plan, job, part, self.party))
+
+
+def named(items: Sequence[str]) -> str:
+    """Short, and different for every list of items."""
+    return f"{len(items)} {hashlib.sha256(','.join(items).encode()).hexdigest()}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,7 @@ from gpumpc.nn import plan as plan_files
 from gpumpc.nn.compiler import GUARD_BITS, compile_graph, program_of
 from gpumpc.nn.evaluate import check_input, evaluate_float
 from gpumpc.nn.graph import Graph
+from gpumpc.nn.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.nn.integers import evaluate_fixed, integer_weights
 from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights
 from gpumpc.params import Params
@@ -55,6 +58,17 @@ class CompiledPlan:
         """Write `plan.json` for every party and `weights.safetensors` for the owner alone."""
         plan_files.save(self.plan, self.weights, Path(folder))
 
+    def head(
+        self,
+        weight: npt.NDArray[np.floating],
+        bias: npt.NDArray[np.floating],
+        classes: Sequence[str],
+        policy: Policy = "label",
+        params: Params = HEAD_PARAMS,
+    ) -> CompiledPlan:
+        """A linear classifier on this plan's kept results, see `gpumpc.nn.head.compile_head`."""
+        return CompiledPlan(*compile_head(self.plan, weight, bias, classes, policy, params))
+
     @classmethod
     def load(cls, folder: str | Path) -> CompiledPlan:
         """Read both files. Raises MissingFile, CorruptPlan, ExposedSecret."""
@@ -74,6 +88,8 @@ def compile(  # the verb the user knows, as in re.compile
     samples: npt.NDArray[np.floating] | None = None,
     guard_bits: int = GUARD_BITS,
     preprocessing: Preprocessing | None = None,
+    policy: Policy | None = None,
+    classes: Sequence[str] = (),
 ) -> CompiledPlan:
     """Compile a network for private evaluation.
 
@@ -82,6 +98,8 @@ def compile(  # the verb the user knows, as in re.compile
         example: a tensor (1, C, H, W) for a torch module.
         low, high: the range every input value is promised to lie in.
         params: ring, fraction bits, cipher, private or public weights.
+        policy: of a network that ends in logits, what the user learns: `label`, `top5` or `logits`; None: its output.
+        classes: names of what an index means; every party reads them.
         bounds: `certified` by interval arithmetic, or `calibrated` on `samples` (B, H, W, C) with `guard_bits` to spare.
 
     Raises:
@@ -92,7 +110,7 @@ def compile(  # the verb the user knows, as in re.compile
     graph, weights = model if _is_graph(model) else _import_torch(model, example, low, high)
     plan, salted = compile_graph(
         name,
-        graph,
+        with_policy(graph, policy) if policy else graph,
         weights,
         params or Params(),
         bounds=bounds,
@@ -100,7 +118,7 @@ def compile(  # the verb the user knows, as in re.compile
         guard_bits=guard_bits,
         preprocessing=preprocessing,
     )
-    return CompiledPlan(plan, salted)
+    return CompiledPlan(msgspec.structs.replace(plan, classes=tuple(classes)), salted)
 
 
 def _is_graph(model: Any) -> bool:

@@ -159,11 +159,14 @@ class Engine(Evaluation):
     def run(self, channel: Channel, batch: int, share: Words) -> Additive:
         """One batch on this server's input share, its number reserved durably first; the result share, re-randomised.
 
+        A batch that needs a second try takes the next number: `next_batch` says how many were used.
+
         Raises ShareError before a session is open, BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch,
         LeftoverCorrelations.
         """
         self.check_ready()
         value = self.program.input
-        operand = Additive(self.backend.reduce(share, value.bits), value.bits, value.frac)
-        result: Additive = self.evaluate(channel, batch, self._weights, operand)
+        operand = Additive(self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor)
+        result: Additive
+        result, batch = self.evaluate_again(channel, batch, self._weights, operand)
         return self.rerandomised(result.at_bits(self.backend, self.program.result.bits), batch)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from gpumpc.errors import ConfigError, HandshakeMismatch
+from gpumpc.errors import ConfigError, HandshakeMismatch, SelectionFailed
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
 from gpumpc.offline import seeds
@@ -19,6 +20,10 @@ from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 
 T = TypeVar("T")
+# A selection fails less than once in ten thousand batches and rows: so often in a row it never does.
+_TRIES = 8
+
+log = logging.getLogger("gpumpc")
 
 
 class TakenCorrections(Corrections, Protocol):
@@ -116,6 +121,21 @@ class Evaluation:
             raise
         self.ledger.spend(self.session_id, batch)
         return result
+
+    def evaluate_again(
+        self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive
+    ) -> tuple[Any, int]:
+        """A batch that begins with this number, and the number it had in the end.
+
+        An unlucky sample, which both servers see at once, is drawn again under the next number.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return self.evaluate(channel, batch, weights, *inputs), batch
+            except SelectionFailed:
+                log.info("a selection is repeated under a new shuffle")
+                batch = self.next_batch
+        return self.evaluate(channel, batch, weights, *inputs), batch
 
     def rerandomised(self, result: Additive, batch: int) -> Additive:
         """The same value under shares that only the two servers can tell from uniform ones.

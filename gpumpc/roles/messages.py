@@ -5,6 +5,7 @@ A payload is the record's length (4 bytes, little endian), the record in Message
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,11 +14,13 @@ from gpumpc.errors import BadFrame
 from gpumpc.wire.frames import Buffer, decode_record, encode_record
 
 _LENGTH_BYTES = 4
+_ITEM_BYTES = 16
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 IndexName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
 PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+Items = list[Identifier]
 
 
 class _Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -39,41 +42,69 @@ class PutWeights(_Record, frozen=True):
 
 
 class PutShares(_Record, frozen=True):
-    """Input shares; bulk: a 32-byte seed for server 0, packed words for server 1."""
+    """Input shares, one row an item; bulk: a 32-byte seed each for server 0, packed words each for server 1.
+
+    `version` is drawn anew for every sending: two halves that do not belong together never have the same.
+    """
 
     plan: PlanHash
-    upload: Identifier
-    n_items: Count
+    version: Identifier
+    items: Items
+
+
+class Settle(_Record, frozen=True):
+    """Compare what both servers hold of these inputs: what both have may be used, half of one is deleted."""
+
+    plan: PlanHash
+    job: Identifier
+    items: Items
 
 
 class Run(_Record, frozen=True):
-    """Evaluate an upload; results come back sealed, batch by batch."""
+    """Evaluate items; results come back sealed, batch by batch. `source`: see `Keep`."""
 
     plan: PlanHash
     job: Identifier
-    upload: Identifier
+    items: Items
+    source: PlanHash | None = None
 
 
 class Keep(_Record, frozen=True):
-    """Evaluate an upload and keep the results as shares, one row an item; nothing comes back but progress."""
+    """Evaluate items and keep the results as shares, one row an item; nothing comes back but progress.
+
+    `source` None: the items' inputs; else the plan whose kept results are this plan's input.
+    """
 
     plan: PlanHash
     job: Identifier
-    upload: Identifier
-    items: list[Identifier]
+    items: Items
+    source: PlanHash | None = None
 
 
-class ListKept(_Record, frozen=True):
-    """Which items have results here, usable at both servers?"""
+class Fetch(_Record, frozen=True):
+    """Kept results, sealed to their owner, portion by portion."""
 
     plan: PlanHash
+    job: Identifier
+    items: Items
+
+
+class AskItems(_Record, frozen=True):
+    """Which items have inputs, or results, that may be used?"""
+
+    plan: PlanHash
+    what: Literal["inputs", "results"]
+
+
+class AskStore(_Record, frozen=True):
+    """How much does this server hold of the asker's?"""
 
 
 class Forget(_Record, frozen=True):
-    """Delete items: their results, and their rows in every index of this owner."""
+    """Delete items: their inputs, or everything, rows in every index of this owner included."""
 
-    plan: PlanHash
-    items: list[Identifier]
+    items: Items
+    what: Literal["inputs", "all"] = "all"
 
 
 class MakeIndex(_Record, frozen=True):
@@ -90,7 +121,7 @@ class AddRows(_Record, frozen=True):
     plan: PlanHash
     job: Identifier
     name: IndexName
-    items: list[Identifier]
+    items: Items
 
 
 class RemoveRows(_Record, frozen=True):
@@ -98,7 +129,7 @@ class RemoveRows(_Record, frozen=True):
 
     plan: PlanHash
     name: IndexName
-    items: list[Identifier]
+    items: Items
 
 
 class AskIndex(_Record, frozen=True):
@@ -114,18 +145,13 @@ class Search(_Record, frozen=True):
     plan: PlanHash
     job: Identifier
     name: IndexName
-    items: list[Identifier]
+    items: Items
     k: Count
 
 
-class Drop(_Record, frozen=True):
-    """Forget an upload."""
-
-    upload: Identifier
-
-
-ArchiveRequest = Keep | ListKept | Forget | MakeIndex | AddRows | RemoveRows | AskIndex | Search
-Request = AskStatus | PutWeights | PutShares | Run | Drop | ArchiveRequest
+IndexRequest = MakeIndex | AddRows | RemoveRows | AskIndex | Search
+ArchiveRequest = PutShares | Settle | Run | Keep | Fetch | AskItems | AskStore | Forget | IndexRequest
+Request = AskStatus | PutWeights | ArchiveRequest
 
 # server -> client
 
@@ -154,10 +180,25 @@ class Done(_Record, frozen=True):
 
 
 class Kept(_Record, frozen=True):
-    """Answer to ListKept and AskIndex: items in order of position, and the index's metric."""
+    """Answer to AskItems and AskIndex; bulk: the items' 16-byte ids, in order of position."""
 
-    items: list[Identifier]
     metric: str = ""
+
+
+class StoreStatus(_Record, frozen=True):
+    """Answer to AskStore: rows by kind and state, and their bytes."""
+
+    party: int
+    pair_id: str
+    rows: dict[str, int]
+    n_bytes: int
+
+
+class Settled(_Record, frozen=True):
+    """Answer to Settle: which of the items are not at both servers."""
+
+    job: Identifier
+    missing: Items
 
 
 class Stored(_Record, frozen=True):
@@ -173,15 +214,19 @@ class Queued(_Record, frozen=True):
 
 
 class Part(_Record, frozen=True):
-    """Result share of one batch; bulk: sealed packed words."""
+    """Result share of one batch; bulk: sealed packed words.
+
+    `rows` names what it was read from, where it was read: shares of two different evaluations must not be added.
+    """
 
     job: Identifier
     part: int
     of: int
     n_items: int
+    rows: str = ""
 
 
-Reply = Status | Done | Queued | Part | Kept | Stored
+Reply = Status | Done | Queued | Part | Kept | Stored | StoreStatus | Settled
 
 # server 0 <-> server 1 (control records)
 
@@ -270,6 +315,19 @@ DealerTalk = Want | Alive
 def result_aad(plan: str, job: str, part: int, party: int) -> bytes:
     """What a sealed result share is bound to."""
     return f"gpumpc result {plan} {job} {part} {party}".encode()
+
+
+def pack_items(items: Sequence[str]) -> bytes:
+    """Item ids as 16 bytes each."""
+    return bytes.fromhex("".join(items))
+
+
+def unpack_items(bulk: Buffer) -> list[str]:
+    """The inverse of `pack_items`. Raises BadFrame."""
+    if len(bulk) % _ITEM_BYTES:
+        raise BadFrame("a list of items was cut", "", "ask again")
+    text = bytes(bulk).hex()
+    return [text[i : i + 2 * _ITEM_BYTES] for i in range(0, len(text), 2 * _ITEM_BYTES)]
 
 
 def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:

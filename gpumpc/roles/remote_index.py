@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from gpumpc.errors import RevealError
 from gpumpc.retrieval.programs import Metric
+from gpumpc.ring.fixed_point import signed
 from gpumpc.roles import messages as m
+from gpumpc.roles.connection import ANSWER_S, Progress
 from gpumpc.roles.side import geometry_of
 
 if TYPE_CHECKING:  # a client makes indexes, so this would be a circle at run time
     from gpumpc.roles.client import Client
 
-ANSWER_S = 5.0
 Array = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 
 class RemoteIndex:
@@ -35,9 +35,14 @@ class RemoteIndex:
         return self._geometry.dim
 
     @property
+    def score_name(self) -> str:
+        """What the scores of a search are."""
+        return {"l2": "squared distance", "ip": "inner product", "cosine": "cosine"}[self.metric]
+
+    @property
     def ids(self) -> list[str]:
         """Item ids by position. Raises RevealError if the servers hold different rows."""
-        first, second = self._client._listed(m.AskIndex(self._client._plan, self.name))
+        first, second = self._client.listed(m.AskIndex(self._client.plan_id, self.name))
         if first != second:
             raise RevealError("the servers hold different rows of this index", "one of them is behind", "search again")
         return first
@@ -50,13 +55,13 @@ class RemoteIndex:
     def add(self, items: Sequence[str], progress: Progress | None = None) -> None:
         """Take kept results in; what is there already stays. Raises RemoteError naming an item without a result."""
         client = self._client
-        request = m.AddRows(client._plan, secrets.token_hex(16), self.name, list(items))
-        client._until_stored(client._ask_together(request), progress, last=m.Done)
+        request = m.AddRows(client.plan_id, secrets.token_hex(16), self.name, list(items))
+        client.until_done(client.ask_together(request), progress)
 
     def remove_ids(self, items: Sequence[str]) -> None:
         """Take items out."""
         client = self._client
-        client._both_done(client._ask((m.RemoveRows(client._plan, self.name, list(items)),) * 2), ANSWER_S)
+        client.both_done(client.ask((m.RemoveRows(client.plan_id, self.name, list(items)),) * 2), ANSWER_S)
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
         """The k best rows for each kept item: scores (n, k) and item ids, best first.
@@ -66,11 +71,10 @@ class RemoteIndex:
         """
         client, positions = self._client, self.ids
         job = secrets.token_hex(16)
-        sequence = client._ask_together(m.Search(client._plan, job, self.name, list(items), k))
-        parts = client._collect(job, sequence, None)
+        parts = client.collect(job, client.ask_together(m.Search(client.plan_id, job, self.name, list(items), k)), None)
         id_bits = self._geometry.id_bits(len(positions))
         bits = self._geometry.score_bits + id_bits
-        keys = np.concatenate([client._open_keys(job, parts, part, (k,), bits) for part in range(len(parts[0]))])
+        keys = signed(client.opened(client.plan_id, job, parts, (k,), bits), bits)
         ids = keys & ((1 << id_bits) - 1)
         scores = ((keys - ids) >> id_bits) / self._geometry.score_scale
         return scores if self.metric == "l2" else -scores, [[positions[i] for i in row] for row in ids]

@@ -29,7 +29,7 @@ from gpumpc.roles.clients import ClientDesk
 from gpumpc.roles.config import ServerConfig
 from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.engine import Engine, agreed_fields
-from gpumpc.roles.inbox import Inbox
+from gpumpc.roles.indexes import Indexes
 from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check
 from gpumpc.roles.lockstep import LockStep, unexpected
 from gpumpc.roles.tasks import TaskQueue
@@ -58,13 +58,13 @@ class Server:
         self._pair_secret = agree_pair(self._identity, config.peer)
         _claim(config.state, self._identity.card)
         self._ledger = Ledger(config.state / "ledger.sqlite")
-        self._inbox = Inbox(config.state / "inbox", config.uploads_bytes)
         self._desk: DealerDesk | None = None
         if self.party == 1:
             self._desk = DealerDesk(Pool(config.state / "pool", config.ahead_bytes))
         self._backend = choose_backend(config.backend)
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)}
-        self._archive = Archive(Store(config.state / "store", self.party), self._desk)
+        store = Store(config.state / "store", self.party)
+        self._archive = Archive(store, self.party, self._backend, config.uploads_bytes)
         self._listener = Listener(config.listen, self._identity.curve, config.allowed)
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
@@ -74,8 +74,8 @@ class Server:
         self._clients = ClientDesk(
             config,
             self._engines,
-            self._inbox,
             self._archive,
+            Indexes(self._archive, self._desk),
             self._desk,
             self._backend,
             self._listener,

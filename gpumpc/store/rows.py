@@ -205,6 +205,19 @@ class Store(SqliteFile):
             found = self._db.execute(query + " ORDER BY item", values).fetchall()
         return [Row(RowKey(item, version), holder, status) for item, version, holder, status in found]
 
+    def find(self, kind: str, items: Iterable[str], owner: str) -> dict[str, Row]:
+        """What an owner has of these items, in any state, by item."""
+        query = "SELECT item, version, owner, state FROM rows WHERE kind = ? AND item = ? AND owner = ?"
+        with self._read():
+            found = [self._db.execute(query, (kind, item, owner)).fetchone() for item in items]
+        return {row[0]: Row(RowKey(row[0], row[1]), row[2], row[3]) for row in found if row is not None}
+
+    def held_bytes(self, owner: str) -> int:
+        """Bytes of all rows of an owner."""
+        query = "SELECT coalesce(sum(row_bytes), 0) FROM rows JOIN segments ON segment = id WHERE owner = ?"
+        with self._read():
+            return int(self._db.execute(query, (owner,)).fetchone()[0])
+
     def kinds(self) -> list[str]:
         """Kinds that have rows."""
         with self._read():
@@ -254,11 +267,16 @@ class Store(SqliteFile):
         cure = "restore it, or delete its items and share them again"
         return CorruptStore(f"the segment {self.folder / file} cannot be read", why, cure)
 
-    def delete(self, items: Iterable[str], owner: str | None = None) -> int:
-        """Delete every row of these items; how many there were. Segments that nothing uses any more go too."""
+    def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
+        """Delete every row of these items, of kinds that begin with `prefix`; how many there were.
+
+        Segments that nothing uses any more go too.
+        """
+        query, values = "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?", [len(prefix), prefix]
+        if owner is not None:
+            query, values = f"{query} AND owner = ?", [*values, owner]
         with self._change() as db:
-            query = "DELETE FROM rows WHERE item = ?" + ("" if owner is None else " AND owner = ?")
-            gone = sum(db.execute(query, (item,) if owner is None else (item, owner)).rowcount for item in items)
+            gone = sum(db.execute(query, (item, *values)).rowcount for item in items)
         self._drop_unused()
         return gone
 
@@ -289,10 +307,11 @@ class Store(SqliteFile):
 
     # for people
 
-    def info(self) -> dict[str, int]:
-        """Counts: rows by kind and state, bytes on disk."""
+    def info(self, owner: str | None = None) -> dict[str, int]:
+        """Counts: rows by kind and state, of one owner or of all; bytes on disk, of all."""
+        query = "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY kind, state"
         with self._read():
-            counted = self._db.execute("SELECT kind, state, count(*) FROM rows GROUP BY kind, state").fetchall()
+            counted = self._db.execute(query, (owner, owner)).fetchall()
             n_bytes = self._db.execute("SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments").fetchone()[0]
         return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes)}
 

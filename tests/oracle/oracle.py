@@ -140,8 +140,7 @@ def _channels(x: Words, w: Words, groups: int) -> Words:
         return np.asarray(np.repeat(x, width, axis=-1) * w[0])
     flat = x.reshape(-1, x.shape[-1])
     parts = [
-        flat[:, n * depth : (n + 1) * depth] @ np.ascontiguousarray(w[:, n * width : (n + 1) * width])
-        for n in range(groups)
+        flat[:, n * depth : (n + 1) * depth] @ np.ascontiguousarray(w[:, n * width : (n + 1) * width]) for n in range(groups)
     ]
     return np.concatenate(parts, axis=1).reshape(*x.shape[:-1], -1)
 
@@ -150,8 +149,8 @@ def _channels(x: Words, w: Words, groups: int) -> Words:
 
 
 def kept(graph: g.Graph, layer: Product) -> bool:
-    """Whether a product stays at product scale: what only an argmax reads, or nobody, is not truncated."""
-    return all(isinstance(reader, g.Argmax) for reader in graph.layers if layer.name in reader.inputs)
+    """Whether a product stays at product scale: what only an argmax or a top-k reads, or nobody, is not truncated."""
+    return all(isinstance(reader, g.Argmax | g.TopK) for reader in graph.layers if layer.name in reader.inputs)
 
 
 def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
@@ -171,7 +170,7 @@ def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
                     if area == 1 << power
                     else Scale(source.frac, source.divisor * area)
                 )
-            case g.Argmax():
+            case g.Argmax() | g.TopK():
                 found[layer.name] = Scale(0)
             case _:
                 found[layer.name] = found[layer.inputs[0]]
@@ -281,6 +280,8 @@ class _Batch:
             case g.Argmax():
                 # The lowest index on ties, by numpy's rule and by the protocol's.
                 return np.asarray(inputs[0].argmax(axis=-1))
+            case g.TopK():
+                return np.asarray((-inputs[0]).argsort(axis=-1, kind="stable")[:, : layer.k])
 
     def _open(self, name: str, x: Words) -> tuple[Words, Words]:
         """(A_0, E) of a value; the products that read it share both."""

@@ -153,7 +153,7 @@ class Cluster(LocalCluster):
         with self.ready() as client:
             shared = client.share(x)
             result = client.run(shared).reveal()
-            client.drop(shared)
+            client.forget(shared)
         return close(self.compiled, x, result)
 
     def begun(self) -> list[str]:

@@ -30,14 +30,14 @@ from gpumpc.errors import (
     ShareError,
 )
 from gpumpc.params import Params
-from gpumpc.roles import client as roles_client
+from gpumpc.roles import connection as connection_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.client import Client, SealedResult, SharedInput, connect
 from gpumpc.roles.config import load_client
 from gpumpc.roles.keys import keygen, load_identity
 from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT
 from gpumpc.wire.frames import Kind
-from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, images, one_line, tiny
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line, tiny
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def ask(client: Client, party: int, request: m.Request, bulk: bytes = b"") -> in
 
 
 def answer(client: Client, party: int, sequence: int) -> m.Reply:
-    return client._answer(party, sequence, LIMIT_S + SLACK_S)[0]
+    return client.answer(party, sequence, LIMIT_S + SLACK_S)[0]
 
 
 # what a client can do wrong by mistake
@@ -127,15 +127,18 @@ def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
 
 
 def test_an_upload_that_is_not_there(client: Client) -> None:
-    text = refused(RemoteError, "upload 00000000 is not here", lambda: client.run(SharedInput("0" * 32, (1, 4, 4, 1))))
-    assert "share the images again" in text
+    shared = SharedInput(("0" * 32,), (1, 4, 4, 1))
+    text = refused(RemoteError, "item 00000000 is not in the store", lambda: client.run(shared))
+    assert "share it again" in text
+    refused(BadShape, "no item is named", lambda: client.run([]))
+    refused(RemoteError, "one is named twice", lambda: client.run(["0" * 32] * 2))
 
 
 def test_what_was_dropped_is_gone(client: Client) -> None:
     shared = client.share(images(1))
-    client.drop(shared)
-    client.drop(shared)
-    refused(RemoteError, "is not here", lambda: client.run(shared))
+    client.forget(shared)
+    client.forget(shared)
+    refused(RemoteError, "is not in the store", lambda: client.run(shared))
 
 
 def test_no_more_room(client: Client) -> None:
@@ -145,10 +148,10 @@ def test_no_more_room(client: Client) -> None:
         for _ in range(200):
             shared.append(client.share(images(2)))
 
-    text = refused(RemoteError, "no room for an upload.*of 8192 bytes", fill)
-    assert "drop uploads" in text and len(shared) > 10
+    text = refused(RemoteError, "no room for inputs.*of 8192 bytes", fill)
+    assert "store delete" in text and len(shared) > 10
     for upload in shared:
-        client.drop(upload)
+        client.forget(upload)
 
 
 # who may do what
@@ -162,7 +165,7 @@ def test_an_unlisted_key(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_wrong_server_key(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roles_client, "CONNECT_S", 1.0)
+    monkeypatch.setattr(connection_module, "CONNECT_S", 1.0)
     config = load_client(cluster.setup.client)
     wrong = keygen(tmp_path / "wrong", "server1", "server1")
     config = replace(config, server_cards=(config.server_cards[0], wrong))
@@ -183,11 +186,11 @@ def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
     shared = client.share(images(1))
     with as_user(cluster, "second") as thief:
         refused(RemoteError, "belongs to someone else", lambda: thief.run(shared))
-        thief.drop(shared)
-        sequence = thief._ask((m.PutShares(thief._plan, shared.upload, 1),) * 2, (bytes(32), bytes(64)))
-        refused(RemoteError, "is here already", lambda: thief._both_done(sequence, LIMIT_S))
+        thief.forget(shared)
+        refused(RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared.items))
+        assert not thief.stored() and thief.store_status()[0].n_bytes == 0
     assert client.run(shared).reveal().shape == (1, 3)
-    client.drop(shared)
+    client.forget(shared)
 
 
 def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> None:
@@ -204,44 +207,82 @@ def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> Non
 @pytest.mark.parametrize("party", [0, 1])
 def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> None:
     shared = client.share(images(1))
-    request = m.Run(client._plan, secrets.token_hex(16), shared.upload)
+    request = m.Run(client.plan_id, secrets.token_hex(16), [*shared.items])
     sequence = ask(client, party, request)
     if party == 1:
         assert isinstance(answer(client, 1, sequence), m.Queued)
     refused(RemoteError, f"reached server {party} only.*send it to both", lambda: answer(client, party, sequence))
-    client.drop(shared)
+    client.forget(shared)
 
 
 def test_different_requests_at_the_two_servers(client: Client) -> None:
     small, large = client.share(images(1)), client.share(images(2))
     job = secrets.token_hex(16)
-    first = ask(client, 1, m.Run(client._plan, job, large.upload))
+    first = ask(client, 1, m.Run(client.plan_id, job, [*large.items]))
     assert isinstance(answer(client, 1, first), m.Queued)
-    second = ask(client, 0, m.Run(client._plan, job, small.upload))
+    second = ask(client, 0, m.Run(client.plan_id, job, [*small.items]))
     refused(RemoteError, "different requests", lambda: answer(client, 1, first))
     refused(RemoteError, "different requests", lambda: answer(client, 0, second))
-    client.drop(small)
-    client.drop(large)
+    client.forget(small)
+    client.forget(large)
 
 
 def test_uploads_of_a_wrong_size(client: Client) -> None:
-    for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (1 << 24, 32, 64)):
-        request = m.PutShares(client._plan, secrets.token_hex(16), n_items)
-        sequence = client._ask((request, request), (bytes(seed), bytes(words)))
-        refused(RemoteError, "BadFrame.*cut, made for another plan", partial(client._both_done, sequence, LIMIT_S))
+    for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (0, 0, 0)):
+        request = m.PutShares(client.plan_id, secrets.token_hex(16), [secrets.token_hex(16) for _ in range(n_items)])
+        sequence = client.ask((request, request), (bytes(seed), bytes(words)))
+        refused(RemoteError, "BadFrame.*cut, made for another plan", partial(client.both_done, sequence, LIMIT_S))
 
 
-def test_a_seed_that_announces_more_than_memory_holds(client: Client) -> None:
-    """32 bytes at server 0 must not make it expand terabytes."""
-    sequence = ask(client, 0, m.PutShares(client._plan, secrets.token_hex(16), 1 << 24), bytes(32))
-    with contextlib.suppress(RemoteError):
-        answer(client, 0, sequence)
+def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
+    """What reached one server alone cannot be used, is deleted when its items are settled, and can be shared again."""
+    name, x = secrets.token_hex(16), images(1)
+    request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
+    assert isinstance(answer(client, 0, ask(client, 0, request, bytes(32))), m.Done)
+    assert name not in client.stored()
+    refused(RemoteError, "is not in the store", lambda: client.run([name]))
+    pending = f"input/{client.plan_id} pending"
+    assert [status.rows.get(pending, 0) for status in client.store_status()] == [1, 0]
+    assert client._settled([name]) == [name]
+    assert [status.rows.get(pending, 0) for status in client.store_status()] == [0, 0]
+    shared = client.share(x, [name])
+    assert close(cluster.compiled, x, client.run(shared).reveal()) and name in client.stored()
+    client.forget(shared)
+
+
+def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client) -> None:
+    """Server 0 has one sending of an item and server 1 another: their sum would be noise. `share` sends it once more."""
+    name, x = secrets.token_hex(16), images(1)
+    client._put(x, [name])
+    assert client._settled([name]) == []
+    row_bytes = len(client.backend.pack(np.zeros((1, 4, 4, 1), np.uint64), client.program.input.bits))
+    for party, n_bytes in ((0, 32), (1, row_bytes)):  # ready at both: what comes now is left out
+        request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
+        assert isinstance(answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done)
+    assert close(cluster.compiled, x, client.run([name]).reveal())
+    client.forget([name])
+    for party, n_bytes in ((0, 32), (1, row_bytes)):
+        request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
+        assert isinstance(answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done)
+    assert client._settled([name]) == [name]
+    client.forget(client.share(x, [name]))
+
+
+def test_the_same_image_twice_is_one_row(client: Client) -> None:
+    name, x = secrets.token_hex(16), images(2)
+    client.share(x[:1], [name])
+    before = [status.n_bytes for status in client.store_status()]
+    client.share(x[:1], [name])
+    assert name in client.stored() and [status.n_bytes for status in client.store_status()] == before
+    refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name]))
+    refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name, name]))
+    client.forget([name])
 
 
 def test_cut_weights(client: Client) -> None:
     before = client.plan_status()[0].pair_id
-    sequence = client._ask_together(m.PutWeights(client._plan, secrets.token_hex(16)), (bytes(32), bytes(5)))
-    refused(RemoteError, "5 weight bytes came", lambda: client._both_done(sequence, LIMIT_S))
+    sequence = client.ask_together(m.PutWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5)))
+    refused(RemoteError, "5 weight bytes came", lambda: client.both_done(sequence, LIMIT_S))
     assert client.plan_status()[0].pair_id == before  # what was there is still in use
 
 
@@ -249,8 +290,8 @@ def test_a_share_pair_id_is_used_once(client: Client, cluster: Cluster) -> None:
     """F = W - Bm is never opened twice under one Bm."""
     pair_id = client.plan_status()[0].pair_id
     sent = (bytes(32), bytes(_weight_bytes(client)))
-    sequence = client._ask_together(m.PutWeights(client._plan, pair_id), sent)
-    refused(RemoteError, "BatchAlreadyUsed.*weights", lambda: client._both_done(sequence, LIMIT_S))
+    sequence = client.ask_together(m.PutWeights(client.plan_id, pair_id), sent)
+    refused(RemoteError, "BatchAlreadyUsed.*weights", lambda: client.both_done(sequence, LIMIT_S))
 
 
 def _weight_bytes(client: Client) -> int:
@@ -260,7 +301,7 @@ def _weight_bytes(client: Client) -> int:
         layer: (np.zeros(spec.shape, np.uint64), np.zeros(spec.bias_shape, np.uint64))
         for layer, spec in client.program.weights.items()
     }
-    return len(split_weights(client.program, zeros, client._backend)[1])
+    return len(split_weights(client.program, zeros, client.backend)[1])
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive()), m.pack(m.Done())])
@@ -274,7 +315,7 @@ def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["0" * 32 + "\n", "../" + "0" * 29, "0" * 31])
 def test_a_name_that_is_none(client: Client, name: str) -> None:
-    request: Any = m.PutShares(client._plan, name, 1)
+    request: Any = m.PutShares(client.plan_id, "0" * 32, [name])
     refused(RemoteError, "BadFrame", lambda: answer(client, 0, ask(client, 0, request, bytes(32))))
 
 
@@ -282,7 +323,7 @@ def test_nobody_fills_the_queue(client: Client) -> None:
     shared = client.share(images(1))
     first = 0
     for _ in range(MAX_TASKS_PER_CLIENT + 1):
-        sequence = ask(client, 1, m.Run(client._plan, secrets.token_hex(16), shared.upload))
+        sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), [*shared.items]))
         first = first or sequence
     refused(RemoteError, f"{MAX_TASKS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence))
     # None of them reached server 0: after a while server 1 says so and has room again.
@@ -293,7 +334,7 @@ def test_nobody_fills_the_queue(client: Client) -> None:
             break
         assert time.monotonic() < deadline
         time.sleep(0.3)
-    client.drop(shared)
+    client.forget(shared)
 
 
 def _drain(client: Client, sequence: int) -> None:
@@ -303,11 +344,11 @@ def _drain(client: Client, sequence: int) -> None:
 
 def test_a_job_number_is_not_taken_twice(client: Client, cluster: Cluster) -> None:
     shared, job = client.share(images(1)), secrets.token_hex(16)
-    request = m.Run(client._plan, job, shared.upload)
+    request = m.Run(client.plan_id, job, [*shared.items])
     assert isinstance(answer(client, 1, ask(client, 1, request)), m.Queued)
     refused(RemoteError, "waits here already", lambda: answer(client, 1, ask(client, 1, request)))
     assert isinstance(answer(client, 0, ask(client, 0, request)), m.Part)
-    client.drop(shared)
+    client.forget(shared)
 
 
 # processes that go away
@@ -336,7 +377,7 @@ def test_a_stopped_dealer(cluster: Cluster, client: Client) -> None:
     client.wait_ready(LIMIT_S)
     assert client.plan_status()[0].next_batch <= before + n_spent + 1
     assert client.run(shared).reveal().shape == (2, 3)
-    client.drop(shared)
+    client.forget(shared)
 
 
 def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,13 +388,13 @@ def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "start it again" in text
     config = load_client(cluster.setup.client)
     with monkeypatch.context() as patch:
-        patch.setattr(roles_client, "CONNECT_S", 1.0)
+        patch.setattr(connection_module, "CONNECT_S", 1.0)
         refused(PeerTimeout, "no server 1 at", lambda: connect(config, cluster.compiled.plan, 0.1))
     cluster.start()
     with cluster.client() as client:
         client.wait_ready(10.0)
         assert client.run(shared).reveal().shape == (1, 3)
-        client.drop(shared)
+        client.forget(shared)
 
 
 def test_a_frozen_peer(cluster: Cluster, client: Client) -> None:

@@ -20,6 +20,7 @@ from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
 from gpumpc.roles.archive import Archive
 from gpumpc.roles.client import Client
+from gpumpc.roles.clients import named
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.roles.config import load_server
 from gpumpc.roles.engine import Engine
@@ -205,7 +206,7 @@ class _Server0:
         pair_secret = agree_pair(identity, config.peer)
         backend = choose_backend()
         self.engine = Engine(0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None)
-        self.archive = Archive(Store(config.state / "store", 0), None)
+        self.archive = Archive(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
         self.channel = ZmqChannel.bind(config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S)
 
@@ -217,22 +218,24 @@ class _Server0:
         self.engine.agree(self.channel)
         self.archive.meet(self.channel)
 
-    def order(self, client: Client, upload: str, batch: int) -> tuple[str, int]:
+    def order(self, client: Client, item: str, batch: int) -> tuple[str, int]:
         """Have server 1 begin a run as batch number `batch`."""
         job = secrets.token_hex(16)
         deadline = time.monotonic() + LIMIT_S
         while True:  # server 1 may need a moment after the last word of the handshake
             client._sequence += 1
-            client._servers[1].send(Kind.REQUEST, m.pack(m.Run(client._plan, job, upload)), sequence=client._sequence)
+            client._servers[1].send(Kind.REQUEST, m.pack(m.Run(client.plan_id, job, [item])), sequence=client._sequence)
             try:
-                assert isinstance(client._answer(1, client._sequence, LIMIT_S)[0], m.Queued)
+                assert isinstance(client.answer(1, client._sequence, LIMIT_S)[0], m.Queued)
                 break
             except RemoteError as error:
                 if "not connected" not in error.what or time.monotonic() > deadline:
                     raise
-        self.channel.send_control(m.pack(m.Order(client._plan, job, f"user: run {upload} 1", batch)))
+        self.channel.send_control(m.pack(m.Order(client.plan_id, job, f"user: run None {named([item])}", batch)))
         answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
         assert isinstance(answer, m.Accept)
+        kind = self.archive.inputs(self.engine).kind
+        self.archive.compare(self.channel, kind, self.archive.keys(kind, [item], "user"))
         return job, client._sequence
 
     def close(self) -> None:
@@ -252,7 +255,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
             server_0.meet()
             fresh = server_0.engine.next_batch
             batch = fresh - 1 if attack == "second use" else fresh
-            _, sequence = server_0.order(client, shared.upload, batch)
+            _, sequence = server_0.order(client, shared.items[0], batch)
             channel = server_0.channel
             channel.begin(server_0.engine.session_id, batch)
             if attack == "second use":
@@ -267,7 +270,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                     channel._put(header, bytes(size))
                 pattern = "BadFrame: a frame of server0 was refused.*number 1 was due and number 0 came: it came twice"
             with pytest.raises(RemoteError, match=pattern):
-                client._answer(1, sequence, LIMIT_S)
+                client.answer(1, sequence, LIMIT_S)
         finally:
             server_0.close()
             cluster.start()

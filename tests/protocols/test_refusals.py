@@ -251,6 +251,16 @@ def test_an_argmax_has_the_range_of_a_difference():
         planned(layers, -edge, edge)
 
 
+def test_a_top_k_has_the_range_of_a_difference():
+    layers = [g.Flatten("v", ("x",)), g.TopK("y", ("v",), 3)]
+    edge = 2.0 ** (40 - 2 - 13)
+    planned(layers, -edge + SLACK, edge - SLACK)
+    with pytest.raises(RangeTooWide):
+        planned(layers, -edge, edge)
+    with pytest.raises(PlanError, match="keys of 60 . 4 bits.*at most 58"):
+        planned(layers, -1.0, 1.0, Params(k=60, f=13))
+
+
 def test_a_product_that_may_outgrow_k_is_refused():
     program = compile_program(g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))), Params(k=40, f=13), 1)
     for units, fits in ((2**26 - 16, True), (2**26, False)):

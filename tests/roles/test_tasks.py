@@ -1,8 +1,7 @@
-"""The queue of requests, server 1's desk for the dealer, and uploads at rest, without processes."""
+"""The queue of requests, server 1's desk for the dealer, without processes."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from pathlib import Path
@@ -10,19 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
-from gpumpc.errors import BadFrame, ConfigError, CorrelationsMissing, ExposedSecret, GpumpcError, InputError, MissingFile
+from gpumpc.errors import BadFrame, CorrelationsMissing, GpumpcError, InputError
 from gpumpc.nn.graph import Graph, Input, ReLU
 from gpumpc.nn.program import compile_program
 from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
-from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import desk as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.desk import DealerDesk
-from gpumpc.roles.inbox import Inbox, words_of
 from gpumpc.roles.opened import Opened
 from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT, Task, TaskQueue
 
@@ -135,74 +131,6 @@ def test_without_a_dealer(desk: DealerDesk) -> None:
     desk.check(SESSION, 0)
     with pytest.raises(CorrelationsMissing):
         desk.take(SESSION, 0, 0.0)
-
-
-def put(inbox: Inbox, name: str = NAME, owner: str = "user", n_items: int = 2, n_bytes: int = 30) -> None:
-    inbox.put(m.PutShares(PLAN, name, n_items), owner, memoryview(bytes(range(n_bytes))), PROGRAM, 1)
-
-
-def n_packed(n_items: int) -> int:
-    return len(choose_backend().pack(np.zeros((n_items, 3), np.uint64), PROGRAM.input.bits))
-
-
-def test_an_upload_is_kept_for_its_owner_and_plan(tmp_path: Path) -> None:
-    inbox = Inbox(tmp_path / "inbox", 1000)
-    put(inbox, n_bytes=n_packed(2))
-    assert inbox.find(NAME, "user", PLAN).n_items == 2 and inbox.read(NAME) == bytes(range(n_packed(2)))
-    for name, owner, plan in (("c" * 32, "user", PLAN), (NAME, "second", PLAN), (NAME, "user", "d" * 64)):
-        with pytest.raises(MissingFile, match="share the images again"):
-            inbox.find(name, owner, plan)
-    with pytest.raises(BadFrame, match="is here already"):
-        put(inbox, n_bytes=n_packed(2))
-    inbox.drop(NAME, "second")
-    assert inbox.find(NAME, "user", PLAN)
-    inbox.drop(NAME, "user")
-    inbox.drop(NAME, "user")
-    with pytest.raises(MissingFile):
-        inbox.read(NAME)
-
-
-def test_uploads_survive_and_halves_do_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / "inbox"
-    put(Inbox(folder, 1000), n_bytes=n_packed(2))
-    (folder / f"{'c' * 32}.part").write_bytes(b"half")
-    (folder / f"{'d' * 32}.share").write_bytes(b"damaged")
-    (folder / f"{'d' * 32}.share").chmod(0o600)
-    (folder / f"{'e' * 32}.share").write_bytes(b"open to others")
-    with caplog.at_level(logging.WARNING):
-        inbox = Inbox(folder, 1000)
-    assert inbox.find(NAME, "user", PLAN) and not [*folder.glob("*.part")]
-    assert "it was cut" in caplog.text and "chmod 600" in caplog.text
-    (folder / f"{NAME}.share").chmod(0o644)
-    with pytest.raises(ExposedSecret):
-        inbox.read(NAME)
-
-
-def test_an_owner_has_a_bounded_place(tmp_path: Path) -> None:
-    inbox = Inbox(tmp_path / "inbox", n_packed(2))
-    put(inbox, n_bytes=n_packed(2))
-    with pytest.raises(ConfigError, match="no room.*drop uploads"):
-        put(inbox, "c" * 32, n_bytes=n_packed(2))
-    put(inbox, "c" * 32, "second", n_bytes=n_packed(2))
-
-
-@pytest.mark.parametrize("party", [0, 1])
-def test_uploads_of_a_wrong_size_are_refused(tmp_path: Path, party: int) -> None:
-    inbox = Inbox(tmp_path / "inbox", 1 << 40)
-    for n_items, n_bytes in ((2, 31), (2, n_packed(2) + 1), (1 << 24, 32), (2, 0)):
-        with pytest.raises(BadFrame, match="is larger than"):
-            request = m.PutShares(PLAN, NAME, n_items if n_items > 2 else 2)
-            wide = compile_program(Graph((Input("x", (), (99,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
-            inbox.put(request, "user", memoryview(bytes(n_bytes)), wide, party)
-
-
-def test_the_two_shares_of_an_upload(tmp_path: Path) -> None:
-    backend = choose_backend()
-    for party, bulk in ((0, bytes(32)), (1, bytes(n_packed(2)))):
-        inbox = Inbox(tmp_path / str(party), 1000)
-        inbox.put(m.PutShares(PLAN, NAME, 2), "user", memoryview(bulk), PROGRAM, party)
-        words = words_of(inbox.find(NAME, "user", PLAN), inbox.read(NAME), PROGRAM, party, backend)
-        assert words.shape == (2, 3) and bool(words.any()) is (party == 0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x05", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive())])

@@ -1,0 +1,74 @@
+"""Answers on top of a network: what the user learns of an image, and heads that take another plan's kept results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import BadShape, PlanError
+from gpumpc.nn.compiler import compile_graph, program_of
+from gpumpc.nn.graph import Argmax, Graph, Input, Layer, Linear, TopK
+from gpumpc.nn.plan import Plan, Weights
+from gpumpc.params import Params
+
+# label: the best class alone; top5: the five best, in order, without their scores; logits: every class's score.
+Policy = Literal["label", "top5", "logits"]
+
+HEAD_PARAMS = Params(k=48, f=13)
+
+
+def with_policy(graph: Graph, policy: Policy) -> Graph:
+    """A graph that ends in logits, with what the policy shows of them. Raises PlanError where they are no vector."""
+    [n_classes, *rest] = graph.shapes()[graph.output.name] or [0]
+    if rest or n_classes < 2:
+        raise PlanError("the network does not end in a vector of logits", "", "compile it up to its last linear layer")
+    if policy == "logits":
+        return graph
+    last = (graph.output.name,)
+    layer: Layer = Argmax("label", last) if policy == "label" else TopK("top5", last, min(5, n_classes))
+    return Graph((*graph.layers, layer))  # type: ignore[arg-type]  # both are records of AnyLayer
+
+
+def compile_head(
+    plan: Plan,
+    weight: npt.NDArray[np.floating],
+    bias: npt.NDArray[np.floating],
+    classes: Sequence[str],
+    policy: Policy = "label",
+    params: Params = HEAD_PARAMS,
+    name: str = "",
+) -> tuple[Plan, Weights]:
+    """A linear head that takes the kept results of `plan` as they lie at the servers.
+
+    Args:
+        weight, bias: (d, C) and (C,), for results of d entries.
+        classes: C names; every party reads them.
+        policy: what the user learns.
+
+    Raises:
+        PlanError: the plan's results are no vectors.
+        BadShape: weight, bias and classes do not fit.
+        RangeTooWide: logits may not fit the ring; choose a larger k.
+    """
+    program = program_of(plan, 1)
+    result = program.result
+    if len(result.shape) != 2 or program.result_is_index:
+        raise PlanError("this plan's results are no vectors", "a linear head takes vectors", "compile it up to its features")
+    shapes = (tuple(weight.shape), tuple(bias.shape))
+    if shapes != ((result.shape[1], len(classes)), (len(classes),)):
+        raise BadShape(
+            f"a head of weight {shapes[0]} and bias {shapes[1]} for {len(classes)} classes",
+            f"the plan's results have {result.shape[1]} entries",
+            f"give ({result.shape[1]}, {len(classes)}) and ({len(classes)},)",
+        )
+    # What a share at rest may hold: it is lifted, so one bit less than its ring.
+    bound = (2.0 ** (result.bits - 2) - 1) / result.scale
+    source = Input("features", (), result.shape[1:], -bound, bound, result.bits, result.frac, result.divisor)
+    graph = with_policy(Graph((source, Linear("logits", ("features",), len(classes)))), policy)
+    arrays: Mapping[str, npt.NDArray[np.floating]] = {"logits.weight": weight, "logits.bias": bias}
+    head, weights = compile_graph(name or f"{plan.name}-{policy}", graph, arrays, params)
+    return msgspec.structs.replace(head, classes=tuple(classes)), weights

@@ -1,0 +1,173 @@
+"""A client's line to both servers: numbered requests, their answers, and sealed results put together."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.errors import BadFrame, PeerTimeout, RevealError
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles import messages as m
+from gpumpc.roles.config import ClientConfig
+from gpumpc.roles.keys import load_identity, open_sealed
+from gpumpc.wire.frames import Frame, Kind
+from gpumpc.wire.zmq_channel import Requester
+
+Progress = Callable[[int, int], None]
+Parts = tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]
+
+ANSWER_S = 5.0
+CONNECT_S = 4.0
+_TURN_S = 0.05
+
+T = TypeVar("T", bound=m.Reply)
+
+
+class Connection:
+    """Both servers, as one party sees them.
+
+    Args:
+        config: endpoints, cards and this party's keys.
+        patience_s: how long a server may be silent while it computes.
+
+    Raises AccessDenied, PeerTimeout.
+    """
+
+    def __init__(self, config: ClientConfig, patience_s: float) -> None:
+        self.patience_s, self.backend = patience_s, choose_backend()
+        self._identity = load_identity(config.identity)
+        self._sequence = 0
+        self._servers: list[Requester] = []
+        try:
+            for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True)):
+                server = Requester(endpoint, self._identity.curve, card.curve_key, peer=f"server {party}")
+                self._servers.append(server)
+                server.wait_peer(CONNECT_S)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End both connections; safe to call twice."""
+        for server in self._servers:
+            server.close()
+
+    def ask(self, requests: tuple[m.Request, m.Request], bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
+        """Send one request to each server; its number, which answers carry."""
+        self._sequence += 1
+        for server, request, bulk in zip(self._servers, requests, bulks, strict=True):
+            server.send(Kind.REQUEST, m.pack(request, bulk), sequence=self._sequence)
+        return self._sequence
+
+    def ask_together(self, request: m.Request, bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
+        """A request that both carry out in lock step: server 0 hears of it when server 1 has all of it."""
+        self._sequence += 1
+        self._servers[1].send(Kind.REQUEST, m.pack(request, bulks[1]), sequence=self._sequence)
+        reply, _ = self.answer(1, self._sequence, self.patience_s)
+        if not isinstance(reply, m.Queued):
+            raise BadFrame("server 1 did not take the request", "", "use the same version everywhere")
+        self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
+        return self._sequence
+
+    def answer(self, party: int, sequence: int, timeout_s: float) -> tuple[m.Reply, memoryview]:
+        """A server's next answer to this request; late answers to earlier ones are dropped."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            frame: Frame = self._servers[party].receive(max(0.0, deadline - time.monotonic()), errors_of=sequence)
+            if frame.sequence == sequence:
+                return m.unpack(frame.payload, m.Reply)
+
+    def both_done(self, sequence: int, timeout_s: float) -> None:
+        """Wait until both servers say Done, and hear the first that says no."""
+        open_parties = {0, 1}
+        deadline = time.monotonic() + timeout_s
+        while open_parties:
+            for party in sorted(open_parties):
+                with contextlib.suppress(PeerTimeout):
+                    self.answer(party, sequence, _TURN_S)
+                    open_parties.discard(party)
+            if open_parties and time.monotonic() > deadline:
+                raise PeerTimeout(f"server {min(open_parties)} did not answer for {timeout_s:g} s", "", "see its log")
+
+    def both(self, request: m.Request, kind: type[T]) -> tuple[tuple[T, memoryview], tuple[T, memoryview]]:
+        """Both servers' answers to one request, which must be of this kind, with their bulk."""
+        sequence = self.ask((request, request))
+        first, second = (self.answer(party, sequence, ANSWER_S) for party in (0, 1))
+        if not isinstance(first[0], kind) or not isinstance(second[0], kind):
+            raise BadFrame("a server gave an answer of another kind", "", "use the same version everywhere")
+        return (first[0], first[1]), (second[0], second[1])
+
+    def listed(self, request: m.AskItems | m.AskIndex) -> tuple[list[str], list[str]]:
+        """Items as each server lists them."""
+        first, second = self.both(request, m.Kept)
+        return m.unpack_items(first[1]), m.unpack_items(second[1])
+
+    def until_done(self, sequence: int, progress: Progress | None) -> None:
+        """Hear both servers' progress until each has said that it is done."""
+        open_parties, heard = {0, 1}, time.monotonic()
+        while open_parties:
+            for party in sorted(open_parties):
+                with contextlib.suppress(PeerTimeout):
+                    reply, _ = self.answer(party, sequence, _TURN_S)
+                    heard = time.monotonic()
+                    if isinstance(reply, m.Stored) and progress and party == 0:
+                        progress(reply.part + 1, reply.of)
+                    if isinstance(reply, m.Done):
+                        open_parties.discard(party)
+            if time.monotonic() - heard > self.patience_s:
+                raise PeerTimeout(f"no progress for {self.patience_s:g} s", "a server hangs", "see both servers' logs")
+
+    # sealed results
+
+    def collect(self, job: str, sequence: int, progress: Progress | None) -> Parts:
+        """Every part of a job from both servers. Raises PeerTimeout, RevealError for parts that do not belong together."""
+        parts: Parts = ({}, {})
+        of, done, heard = 1, 0, time.monotonic()
+        while min(len(parts[0]), len(parts[1])) < of:
+            for party in (0, 1):
+                with contextlib.suppress(PeerTimeout):
+                    reply, bulk = self.answer(party, sequence, _TURN_S)
+                    if not isinstance(reply, m.Part) or reply.job != job:
+                        raise BadFrame(f"server {party} sent no part of this job", "", "use the same version everywhere")
+                    parts[party][reply.part] = (reply, bytes(bulk))
+                    of, heard = reply.of, time.monotonic()
+            if progress and min(map(len, parts)) > done:
+                done = min(map(len, parts))
+                progress(done, of)
+            if time.monotonic() - heard > self.patience_s:
+                raise PeerTimeout(f"no result for {self.patience_s:g} s", "a server hangs", "see both servers' logs")
+        return parts
+
+    def opened(self, plan: str, job: str, parts: Parts, shape: tuple[int, ...], bits: int) -> npt.NDArray[np.uint64]:
+        """Both shares of every part, opened and added modulo 2^bits: (n_items, *shape). Raises RevealError."""
+        return np.concatenate([self._opened(plan, job, parts, part, shape, bits) for part in range(len(parts[0]))])
+
+    def _opened(
+        self, plan: str, job: str, parts: Parts, part: int, shape: tuple[int, ...], bits: int
+    ) -> npt.NDArray[np.uint64]:
+        records = [parts[party][part][0] for party in (0, 1)]
+        if (records[0].n_items, records[0].rows) != (records[1].n_items, records[1].rows):
+            raise RevealError(
+                "the servers sent results that do not belong together",
+                "one of them lost or changed what it keeps",
+                "extract these items again",
+            )
+        total: Any = None
+        for party in (0, 1):
+            packed = open_sealed(self._identity, parts[party][part][1], m.result_aad(plan, job, part, party))
+            share = self.backend.unpack(memoryview(packed), (records[party].n_items, *shape), bits)
+            total = share if total is None else self.backend.reduce(total + share, bits)
+        words: npt.NDArray[np.uint64] = np.ascontiguousarray(self.backend.download(total))
+        return words

@@ -1,0 +1,189 @@
+"""A server's indexes over kept results: rows taken in, queries answered. Lock-step parts run at both servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from gpumpc.errors import InputError, MissingFile
+from gpumpc.nn.plan import plan_hash
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.protocols.distances import Rows
+from gpumpc.retrieval import index as ix
+from gpumpc.retrieval.programs import ROWS, Geometry, Metric
+from gpumpc.ring.backend import Words
+from gpumpc.roles import messages as m
+from gpumpc.roles import side
+from gpumpc.roles.archive import Archive
+from gpumpc.roles.desk import DealerDesk
+from gpumpc.roles.engine import Engine
+from gpumpc.roles.evaluation import Evaluation, TakenCorrections
+from gpumpc.shares import Additive
+from gpumpc.wire.channel import FramedChannel
+
+QUERIES_PER_BATCH = 8
+
+Found = Callable[[int, int, Additive], None]  # part, of, key shares
+Progress = Callable[[int, int], None]
+
+
+class _OnDemand:
+    """Server 1's corrections of a side program: asked of the dealer when a batch needs them."""
+
+    def __init__(self, desk: DealerDesk, engine: Engine, task: m.SideTask, evaluation: Evaluation | None = None) -> None:
+        self.desk, self.engine, self.task, self.evaluation = desk, engine, task, evaluation
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
+        """See `DealerDesk.take_aside`."""
+        if self.evaluation is None:
+            raise InputError("a side program was run before it was bound", "", "this is a bug: please report it")
+        opened = self.evaluation.opened
+        nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
+        plan = plan_hash(self.engine.plan).hex()
+        want = m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch, self.task)
+        return self.desk.take_aside(want, self.evaluation.program.cost.dealer_bytes, timeout_s)
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Forget batches that can never be used."""
+        self.desk.discard_before(session_id, batch)
+
+
+class Indexes:
+    """One server's indexes.
+
+    Args:
+        archive: the rows they are made of, and where theirs lie.
+        desk: server 1's way to the dealer; None at server 0.
+    """
+
+    def __init__(self, archive: Archive, desk: DealerDesk | None) -> None:
+        self._archive, self._store, self._desk = archive, archive.store, desk
+        self._loaded: tuple[tuple[object, ...], ix.LoadedIndex] | None = None
+
+    def make(self, engine: Engine, name: str, metric: Metric, owner: str) -> None:
+        """A new index. Raises InputError if its name is taken by a different one, PlanError if results are no vectors."""
+        geometry = side.geometry_of(engine.program, metric)
+        record = ix.IndexRecord(name, plan_hash(engine.plan).hex(), geometry.dim, metric, owner)
+        if self._store.note(record.kind, ix.encode_index(record)) != ix.encode_index(record):
+            raise InputError(f"there is an index '{name}' already", "it has another metric or plan", "choose another name")
+
+    def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:
+        """An owner's index over this plan's results. Raises MissingFile."""
+        plan = plan_hash(engine.plan).hex()
+        found = self._store.noted(f"index/{owner}/{name}")
+        record = ix.decode_index(found) if found else None
+        if record is None or record.plan != plan:
+            raise MissingFile(f"there is no index '{name}' over this plan", "", "make it with `gpumpc index create`")
+        return record
+
+    def rows_of(self, record: ix.IndexRecord) -> list[str]:
+        """Items of an index, in order of position."""
+        return self._archive.ready(record.kind, record.owner)
+
+    def remove(self, record: ix.IndexRecord, items: Sequence[str]) -> None:
+        """Take items out of an index."""
+        found = self._store.find(record.kind, items, record.owner)
+        self._store.forget(record.kind, [row.key for row in found.values()])
+
+    def check_search(self, record: ix.IndexRecord, items: Sequence[str], k: int) -> None:
+        """Raises InputError for an empty index or question, or more neighbours than there are rows."""
+        n_rows = len(self.rows_of(record))
+        if not items or not 1 <= k <= n_rows:
+            raise InputError(
+                f"{len(items)} questions for {k} neighbours each to index '{record.name}' of {n_rows} rows",
+                "there must be a question, and no more neighbours than rows",
+                f"ask for 1 to {n_rows}, or add rows with `gpumpc index add`",
+            )
+
+    def add(
+        self, channel: FramedChannel, engine: Engine, record: ix.IndexRecord, items: Sequence[str], progress: Progress
+    ) -> None:
+        """Take kept results into an index, a batch of rows at a time."""
+        self._archive.reconcile(channel, record.kind)
+        present = set(self.rows_of(record))
+        fresh = [item for item in items if item not in present]
+        geometry = side.geometry_of(engine.program, record.metric)
+        runner = self._side(channel, engine, m.RowsTask(record.metric))
+        of = -(-len(fresh) // ix.ROWS_PER_BATCH)
+        for part, (words, names) in enumerate(self._features(engine, fresh, record.owner, ix.ROWS_PER_BATCH)):
+            batch = runner.next_batch
+            rows: Rows = runner.evaluate(channel, batch, {}, _operand(geometry, words))
+            keys = ix.row_keys(names, runner.session_id, batch)
+            self._store.put(record.kind, keys, record.owner, ix.pack_rows(engine.backend, geometry, rows, len(names)))
+            self._archive.confirm(channel, record.kind, keys)
+            progress(part + 1, of)
+
+    def search(
+        self,
+        channel: FramedChannel,
+        engine: Engine,
+        record: ix.IndexRecord,
+        items: Sequence[str],
+        k: int,
+        found: Found,
+    ) -> None:
+        """The k best rows of each item, as key shares by batch; positions are those of `rows_of`."""
+        self._archive.reconcile(channel, record.kind)
+        geometry = side.geometry_of(engine.program, record.metric)
+        loaded = self._load(engine, record, geometry)
+        size = min(QUERIES_PER_BATCH, len(items))
+        task = m.QueryTask(record.metric, size, k, side.segments_of(loaded.versions))
+        runner = self._side(channel, engine, task)
+        of = -(-len(items) // size)
+        for part, (words, names) in enumerate(self._features(engine, items, record.owner, size)):
+            query = _operand(geometry, words)
+            keys, batch = runner.evaluate_again(channel, runner.next_batch, {ROWS: loaded.operand}, query)
+            keys = runner.rerandomised(keys, batch)
+            found(part, of, keys.with_words(keys.words[: len(names)]))
+
+    def _features(self, engine: Engine, items: Sequence[str], owner: str, size: int) -> Iterator[tuple[Words, list[str]]]:
+        """Result shares of items, `size` at a time, the last batch filled with zero rows."""
+        shelf = self._archive.results(engine)
+        for start in range(0, len(items), size):
+            names = list(items[start : start + size])
+            yield filled(engine, self._archive.words(shelf, engine, names, owner), size), names
+
+    def _load(self, engine: Engine, record: ix.IndexRecord, geometry: Geometry) -> ix.LoadedIndex:
+        version = (record, tuple(row.key for row in self._store.rows(record.kind, "ready")))
+        if self._loaded is None or self._loaded[0] != version:
+            if not version[1]:
+                raise InputError(f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`")
+
+            def tree(session_id: bytes, batch: int) -> SeedTree:
+                return SeedTree(engine.root.reveal(), session_id, batch)
+
+            cipher = engine.plan.params.cipher
+            loaded = ix.LoadedIndex(self._store, record, geometry, engine.party, engine.backend, cipher, tree)
+            self._loaded = (version, loaded)
+        return self._loaded[1]
+
+    def _side(self, channel: FramedChannel, engine: Engine, task: m.SideTask) -> Evaluation:
+        """A program beside the plan's, its session open."""
+        program = side.program_of_task(engine.plan, engine.program, task)
+        source = _OnDemand(self._desk, engine, task) if self._desk else None
+        runner = Evaluation(
+            engine.party,
+            engine.plan,
+            program,
+            engine.root,
+            engine.pair_secret,
+            engine.ledger,
+            engine.backend,
+            source,
+            engine.wait_s,
+        )
+        if source:
+            source.evaluation = runner
+        runner.open_session(channel, side.binding(task))
+        return runner
+
+
+def filled(engine: Engine, words: Words, size: int) -> Words:
+    """A batch of `size` items: what is missing is filled with zero shares, whose results are dropped."""
+    missing = size - len(words)
+    if not missing:
+        return words
+    return engine.backend.concat([words, engine.backend.zeros((missing, *words.shape[1:]))], 0)
+
+
+def _operand(geometry: Geometry, words: Words) -> Additive:
+    return Additive(words, geometry.bits, geometry.frac, geometry.divisor)

@@ -1,0 +1,126 @@
+"""What the user learns of an image: the label alone, the best five, or the logits, of a network or of kept results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpumpc import CompiledPlan, Params, compile
+from gpumpc.errors import BadShape, PlanError, RangeTooWide
+from gpumpc.nn.graph import AvgPool, Conv2d, Flatten, Graph, Input, Linear, ReLU
+from gpumpc.nn.head import Policy, with_policy
+from gpumpc.nn.integers import encode_input
+from gpumpc.nn.program import Program
+
+N_CLASSES = 9
+FEATURES = Graph(
+    (
+        Input("x", (), (4, 4, 1), -1.0, 1.0),
+        Conv2d("conv", ("x",), (3, 3), 6, padding=(1, 1, 1, 1)),
+        ReLU("relu", ("conv",)),
+        AvgPool("pool", ("relu",), (4, 2), (4, 2)),
+        Flatten("flat", ("pool",)),
+    )
+)
+LOGITS = Graph((*FEATURES.layers, Linear("fc", ("flat",), N_CLASSES)))
+
+
+def weights(graph: Graph, seed: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape) for name, shape in graph.weight_shapes().items()}
+
+
+def images(n: int) -> np.ndarray:
+    return np.random.default_rng(3).uniform(-1, 1, (n, 4, 4, 1))
+
+
+def features() -> CompiledPlan:
+    return compile((FEATURES, weights(FEATURES)), name="features", params=Params(k=32, f=10))
+
+
+def head(policy: Policy) -> CompiledPlan:
+    rng = np.random.default_rng(4)
+    classes = [f"class {i}" for i in range(N_CLASSES)]
+    return features().head(rng.normal(size=(12, N_CLASSES)), rng.normal(size=N_CLASSES), classes, policy)
+
+
+def ranked(logits: np.ndarray) -> np.ndarray:
+    return (-logits).argsort(axis=1, kind="stable")
+
+
+@pytest.mark.parametrize("policy", ["label", "top5", "logits"])
+def test_a_networks_own_head(policy: Policy) -> None:
+    arrays = weights(LOGITS)
+    compiled = compile((LOGITS, arrays), params=Params(k=40, f=12), policy=policy, classes=["a"] * N_CLASSES)
+    logits = compile((LOGITS, arrays), params=Params(k=40, f=12))(images(20), "float")
+    assert np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3  # no order hangs on a rounding
+    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[policy]
+    tolerance = 1e-2 if policy == "logits" else 0.0
+    for mode in ("float", "fixed", "secure"):
+        assert np.abs(compiled(images(20), mode) - expected).max() <= tolerance, mode
+    assert compiled.plan.classes == ("a",) * N_CLASSES
+
+
+@pytest.mark.parametrize("policy", ["label", "top5", "logits"])
+def test_a_head_on_another_plans_results(policy: Policy) -> None:
+    """Its input is that plan's result as it is kept: same bits, scale and divisor; so nothing is converted in between."""
+    below, above = features(), head(policy)
+    with below.session(4) as session:
+        result = session.program.result
+    taken = above.session(4)
+    with taken as session:
+        wanted = session.program.input
+    assert (wanted.bits, wanted.frac, wanted.divisor) == (result.bits, result.frac, result.divisor)
+    assert result.frac == 13 and result.bits < 32  # averaged over eight pixels, and cut to what is needed
+    x = below(images(20), "fixed")
+    logits = head("logits")(x, "float")
+    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[policy]
+    assert np.abs(above(x, "secure") - expected).max() <= (2e-2 if policy == "logits" else 0.0)
+
+
+def test_what_the_user_learns_is_no_score() -> None:
+    """The bits that come back number the classes, and hold nothing else."""
+    programs: dict[Policy, Program] = {}
+    for policy in ("label", "top5", "logits"):
+        with head(policy).session(2) as session:
+            programs[policy] = session.program
+    assert (programs["label"].result.bits, programs["label"].result.shape) == (4, (2,))
+    assert (programs["top5"].result.bits, programs["top5"].result.shape) == (4, (2, 5))
+    assert programs["top5"].result_is_index and not programs["logits"].result_is_index
+
+
+def test_ties_go_to_the_lowest_class() -> None:
+    graph = Graph((Input("x", (), (7,), -1.0, 1.0),))
+    compiled = compile((with_policy(graph, "top5"), {}))
+    x = np.array([[0, 1, 1, 0, 1, 0, 0], [0.0] * 7])
+    assert compiled(x).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
+
+
+def test_two_classes_and_a_thousand() -> None:
+    for n in (2, 1000):
+        graph = with_policy(Graph((Input("x", (), (n,), -1.0, 1.0),)), "top5")
+        compiled = compile((graph, {}))
+        x = np.random.default_rng(5).permuted(np.linspace(-1, 1, n)[None].repeat(3, 0), axis=1)
+        assert np.array_equal(compiled(x), ranked(x)[:, : min(5, n)])
+
+
+def test_heads_that_cannot_be() -> None:
+    zeros = np.zeros
+    with pytest.raises(BadShape, match=r"weight \(11, 2\).*have 12 entries"):
+        features().head(zeros((11, 2)), zeros(2), ["a", "b"])
+    with pytest.raises(BadShape, match="for 3 classes"):
+        features().head(zeros((12, 2)), zeros(2), ["a", "b", "c"])
+    with pytest.raises(PlanError, match="no vectors"):
+        head("label").head(zeros((12, 2)), zeros(2), ["a", "b"])
+    with pytest.raises(PlanError, match="not end in a vector"):
+        compile((Graph(FEATURES.layers[:2]), weights(Graph(FEATURES.layers[:2]))), policy="label")
+    with pytest.raises(RangeTooWide):
+        features().head(np.full((12, 2), 1e6), zeros(2), ["a", "b"])
+    with pytest.raises(PlanError, match="shares of 44 bits do not fit a ring of 40"):
+        compile((Graph((Input("x", (), (3,), -1.0, 1.0, bits=44), ReLU("y", ("x",)))), {}))
+
+
+def test_the_shares_of_a_head_are_encoded_at_its_inputs_scale() -> None:
+    with head("label").session(1) as session:
+        words = encode_input(session.program, np.full((1, 12), 0.5))
+    assert (words == 1 << 12).all()  # 2^13 / 2

@@ -1,0 +1,193 @@
+"""Rows at rest at two servers: what both hold may be used, everything else is nothing. Without processes."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpumpc.errors import BadFrame, ConfigError, CorruptStore, HandshakeMismatch, InputError, MissingFile, PlanError
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.plan import plan_hash
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles import archive as archive_module
+from gpumpc.roles import messages as m
+from gpumpc.roles.archive import SEED_BYTES, Archive
+from gpumpc.store import RowKey, Store
+from gpumpc.wire.channel import memory_pair
+from tests.processes.cluster import tiny
+
+COMPILED = tiny()
+PROGRAM = program_of(COMPILED.plan, 2)
+ENGINE: Any = SimpleNamespace(plan=COMPILED.plan, program=PROGRAM)
+ROW_BYTES = (SEED_BYTES, len(choose_backend().pack(np.zeros((1, 4, 4, 1), np.uint64), PROGRAM.input.bits)))
+A, B, C = ("a" * 32, "b" * 32, "c" * 32)
+KIND = f"input/{plan_hash(COMPILED.plan).hex()}"
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Iterator[list[Archive]]:
+    both = [Archive(Store(tmp_path / str(party), party), party, choose_backend(), 1000) for party in (0, 1)]
+    yield both
+    for archive in both:
+        archive.store.close()
+
+
+def put(archive: Archive, items: list[str], version: str = "1" * 32, owner: str = "user", extra: int = 0) -> None:
+    request = m.PutShares("a" * 64, version, items)
+    bulk = bytes(range(200)) * 10
+    archive.take_in(ENGINE, request, owner, memoryview(bulk[: len(items) * ROW_BYTES[archive.party] + extra]))
+
+
+def together(archives: list[Archive], work: Callable[[Archive, Any], Any]) -> list[Any]:
+    """Both servers' lock-step parts over an in-memory channel."""
+    results: list[Any] = [None, None]
+    channels = memory_pair(patience_s=5.0)
+
+    def run(party: int) -> None:
+        try:
+            results[party] = work(archives[party], channels[party])
+        except Exception as error:
+            results[party] = error
+
+    threads = [threading.Thread(target=run, args=(party,)) for party in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def settle(archives: list[Archive], items: list[str]) -> list[Any]:
+    return together(archives, lambda archive, channel: archive.settle(channel, KIND, items, "user"))
+
+
+def ready(archives: list[Archive]) -> list[list[str]]:
+    return [archive.ready(KIND, "user") for archive in archives]
+
+
+def test_what_both_hold_is_ready(archives: list[Archive]) -> None:
+    for archive in archives:
+        put(archive, [A, B])
+    assert ready(archives) == [[], []]
+    assert settle(archives, [A, B]) == [[], []]
+    assert ready(archives) == [[A, B], [A, B]]
+
+
+def test_halves_are_deleted_at_both(archives: list[Archive]) -> None:
+    put(archives[0], [A, B])
+    put(archives[1], [B, C])
+    put(archives[0], [C], version="2" * 32)
+    assert settle(archives, [A, B, C]) == [[A, C], [A, C]]
+    assert ready(archives) == [[B], [B]]
+    assert not archives[0].store.find(KIND, [A, C], "user") and not archives[1].store.find(KIND, [C], "user")
+
+
+def test_a_crash_between_the_two_confirmations(archives: list[Archive]) -> None:
+    """Server 0 has confirmed and server 1 has not: the same version is ready at both; another one is deleted at both."""
+    for archive in archives:
+        put(archive, [A])
+    archives[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
+    assert settle(archives, [A]) == [[], []] and ready(archives) == [[A], [A]]
+    for archive in archives:
+        put(archive, [B])
+    archives[0].store.confirm(KIND, [RowKey(B, "1" * 32)])
+    for archive in archives:  # shared again: server 0 keeps what is ready, server 1 takes the new half
+        put(archive, [B], version="2" * 32)
+    assert settle(archives, [B]) == [[B], [B]]
+    for archive in archives:
+        put(archive, [B], version="3" * 32)
+    assert settle(archives, [B]) == [[], []] and ready(archives) == [[A, B], [A, B]]
+
+
+def test_another_owners_items_are_not_settled(archives: list[Archive]) -> None:
+    for archive in archives:
+        put(archive, [A], owner="second")
+        with pytest.raises(InputError, match="belongs to someone else"):
+            put(archive, [A])
+    assert settle(archives, [A]) == [[A], [A]]
+    assert archives[0].store.find(KIND, [A], "second")
+
+
+def test_half_uploads_are_swept(archives: list[Archive], monkeypatch: pytest.MonkeyPatch) -> None:
+    put(archives[0], [A])
+    settle(archives, [B])
+    assert archives[0].store.find(KIND, [A], "user")
+    monkeypatch.setattr(archive_module, "SWEEP_S", -1.0)
+    settle(archives, [B])
+    assert not archives[0].store.find(KIND, [A], "user")
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_inputs_of_a_wrong_size_are_refused(archives: list[Archive], party: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for items, extra in (([A], 1), ([A], -1), ([A, B], -ROW_BYTES[party]), ([], 0)):
+        with pytest.raises(BadFrame, match="made for another plan"):
+            put(archives[party], items, extra=extra)
+    # 32 bytes at server 0 must not make it expand what server 1 could not even be sent.
+    monkeypatch.setattr(archive_module, "MAX_PAYLOAD_BYTES", ROW_BYTES[1] - 1)
+    with pytest.raises(BadFrame):
+        put(archives[party], [A])
+    assert not archives[party].store.kinds()
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_an_owner_has_a_bounded_place(archives: list[Archive], party: int) -> None:
+    n = 1000 // ROW_BYTES[party]
+    names = [secrets.token_hex(16) for _ in range(n)]
+    put(archives[party], names)
+    with pytest.raises(ConfigError, match=r"no room.*store delete"):
+        put(archives[party], [A])
+    put(archives[party], [A], owner="second")
+    archives[party].store.delete(names[:1], "user")
+    put(archives[party], [B])
+
+
+def test_shares_are_read_back(archives: list[Archive]) -> None:
+    backend = choose_backend()
+    for archive in archives:
+        put(archive, [A, B])
+    settle(archives, [A, B])
+    for party, archive in enumerate(archives):
+        words = archive.words(archive.inputs(ENGINE), ENGINE, [B, A], "user")
+        row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
+        shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
+        if party == 0:
+            expected = backend.expand_words(COMPILED.plan.params.cipher, row, shape, bits)
+        else:
+            expected = backend.unpack(memoryview(row), shape, bits)
+        assert words.shape == (2, 4, 4, 1) and np.array_equal(words[1:], expected)
+    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*store info"):
+        archives[0].keys(KIND, [A, C], "user")
+    with pytest.raises(MissingFile):
+        archives[0].keys(KIND, [A], "second")
+
+
+def test_the_servers_must_mean_the_same_rows(archives: list[Archive]) -> None:
+    keys = ([RowKey(A, "1")], [RowKey(A, "2")])
+    results = together(archives, lambda archive, channel: archive.compare(channel, KIND, keys[archive.party]))
+    assert all(isinstance(result, HandshakeMismatch) for result in results)
+
+
+def test_stores_of_two_pairs(archives: list[Archive], tmp_path: Path) -> None:
+    with pytest.raises(CorruptStore, match="have not met"):
+        archives[0].check_paired()
+    assert together(archives, lambda archive, channel: archive.meet(channel)) == [None, None]
+    for archive in archives:
+        archive.check_paired()
+    stranger = Archive(Store(tmp_path / "stranger", 1), 1, choose_backend(), 1000)
+    together([archives[0], stranger], lambda archive, channel: archive.meet(channel))
+    for archive in (archives[0], stranger):
+        with pytest.raises(CorruptStore, match="do not belong together"):
+            archive.check_paired()
+    stranger.store.close()
+
+
+def test_results_that_another_plan_does_not_take(archives: list[Archive]) -> None:
+    with pytest.raises(PlanError, match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan"):
+        archives[0].source_of(ENGINE, ENGINE)
