@@ -220,16 +220,18 @@ def test_files_that_are_none(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("fuzz")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    for suffix in (".npz", ".csv"):
+        write_features(folder / f"good{suffix}", FEATURES, ITEMS, FILES)
+    return folder
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 255), st.integers(0, 10_000), st.sampled_from([".npz", ".csv"]))
-def test_no_damage_gives_another_error(scratch, at, byte, cut, suffix):
-    path = scratch / f"x{suffix}"
-    write_features(path, FEATURES, ITEMS, FILES)
-    data = bytearray(path.read_bytes())
+def test_no_damage_gives_another_error(written, at, byte, cut, suffix):
+    path = written / f"x{suffix}"
+    data = bytearray((written / f"good{suffix}").read_bytes())
     data[at % len(data)] ^= byte
     path.write_bytes(data[: cut % len(data) or None] if cut % 3 == 0 else data)
     try:
