@@ -1,0 +1,173 @@
+"""`gpumpc evaluate FEATURES --labels labels.csv`: how well revealed features find and classify, on the user's side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gpumpc.cli.told import told
+from gpumpc.errors import BadValue
+from gpumpc.media.features import Features, read_features
+from gpumpc.media.labels import Label, Labels, read_labels
+from gpumpc.retrieval.assess import LEVEL, Figure, Labelled, Metric, assess
+
+
+class Parts(NamedTuple):
+    """What is searched, what is searched for (None: leave-one-out), and what that is called."""
+
+    gallery: Labelled
+    queries: Labelled | None
+    mode: str
+
+
+def evaluate(
+    features: Annotated[Path, typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes.")],
+    labels: Annotated[Path, typer.Option(help="A table: file,label[,source][,part].")],
+    queries: Annotated[Path | None, typer.Option(help="Features of queries; FEATURES is the gallery then.")] = None,
+    metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
+    k: Annotated[str, typer.Option(help="Depths of P@k, recall@k and mAP@k.")] = "1,5,10",
+    vote: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 5,
+    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Even if the labels name parts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Search with each query among the gallery, in the clear, and print P@k, recall, mAP and k-NN accuracy.
+
+    Without --queries the labels' column `part` tells gallery and queries apart; without that, each item is a query
+    among all the others.
+    """
+    with told():
+        row = measure(features, labels, queries, metric, k, vote, leave_one_out)
+    if as_json:
+        sys.stdout.write(json.dumps(row) + "\n")
+    else:
+        _show(row)
+
+
+def measure(
+    features: Path,
+    labels: Path,
+    queries: Path | None = None,
+    metric: str = "cosine",
+    k: str = "1,5,10",
+    vote: int = 5,
+    leave_one_out: bool = False,
+) -> dict[str, Any]:
+    """All figures. Raises errors of gpumpc.errors for files and numbers that cannot be used."""
+    if metric not in ("cosine", "l2"):
+        raise BadValue(f"'{metric}' is no metric", "", "use cosine or l2")
+    if queries is not None and leave_one_out:
+        raise BadValue("--queries and --leave-one-out contradict each other", "", "give one of them")
+    depths, table = _depths(k), read_labels(labels)
+    gallery = read_features(features)
+    parts = _halves(gallery, table, leave_one_out) if queries is None else _two_files(gallery, read_features(queries), table)
+    figures = assess(parts.gallery, parts.queries, metric=cast(Metric, metric), ks=depths, vote=vote)
+    return _row(parts, metric, figures)
+
+
+def _depths(text: str) -> tuple[int, ...]:
+    try:
+        depths = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise BadValue(f"'{text}' is no list of depths", "", "write whole numbers like 1,5,10") from None
+    if depths[0] < 1:
+        raise BadValue(f"a depth of {depths[0]}", "the first rank is 1", "write whole numbers like 1,5,10")
+    return depths
+
+
+def _two_files(gallery: Features, queries: Features, table: Labels) -> Parts:
+    both = set(gallery.items) & set(queries.items)
+    if both:
+        raise BadValue(
+            f"{len(both)} items are in the gallery and among the queries",
+            f"such a query finds itself; one is '{min(both)}'",
+            "leave out --queries, for leave-one-out, or separate the files",
+        )
+    return Parts(_labelled(gallery, table), _labelled(queries, table), "queries of their own")
+
+
+def _halves(found: Features, table: Labels, leave_one_out: bool) -> Parts:
+    rows = table.of(found.items, found.files)
+    said = {row.train for row in rows}
+    if leave_one_out or said == {None}:
+        return Parts(_labelled(found, table), None, "leave-one-out")
+    if said != {True, False}:
+        raise BadValue(
+            "the labels do not divide the items into gallery and queries",
+            "the column 'part' is empty for some, or names one part only",
+            "fill it in, or use --leave-one-out",
+        )
+    gallery, queries = (_chosen(found, rows, train) for train in (True, False))
+    return Parts(_labelled(gallery, table), _labelled(queries, table), "train and test")
+
+
+def _chosen(found: Features, rows: list[Label], train: bool) -> Features:
+    kept = [i for i, row in enumerate(rows) if row.train is train]
+    return Features(
+        found.features[kept], tuple(found.items[i] for i in kept), tuple(found.files[i] for i in kept if found.files)
+    )
+
+
+def _labelled(found: Features, table: Labels) -> Labelled:
+    rows = table.of(found.items, found.files)
+    sources = [row.source for row in rows]
+    return Labelled(found.features, [row.label for row in rows], sources if all(sources) else [])
+
+
+def _row(parts: Parts, metric: str, figures: list[Figure]) -> dict[str, Any]:
+    queries = parts.queries or parts.gallery
+    sources = set(queries.sources)
+    return {
+        "mode": parts.mode,
+        "metric": metric,
+        "n_gallery": len(parts.gallery.labels),
+        "n_queries": len(queries.labels),
+        "n_classes": len(set(parts.gallery.labels)),
+        "n_gallery_sources": len(set(parts.gallery.sources)) or None,
+        "n_query_sources": len(sources) or None,
+        "n_sources_in_both": len(sources & set(parts.gallery.sources)) if parts.queries else None,
+        "n_queries_without_match": sum(label not in set(parts.gallery.labels) for label in queries.labels),
+        "interval_level": LEVEL,
+        "interval_by": None if len(sources) == 1 else "source" if sources else "item",
+        "figures": {f.key: {"mean": f.mean, "low": f.low, "high": f.high} for f in figures},
+        "names": {f.key: f.name for f in figures},
+        "definitions": {f.key: f.definition for f in figures},
+    }
+
+
+def _show(row: dict[str, Any]) -> None:
+    title = f"{row['n_queries']} queries among {row['n_gallery']} images of {row['n_classes']} classes, {row['mode']}"
+    table = Table("figure", "mean", f"{100 * LEVEL:.0f} % interval", "mean over the queries of", title=title)
+    for key, figure in row["figures"].items():
+        low, high = figure["low"], figure["high"]
+        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+        table.add_row(row["names"][key], f"{figure['mean']:.3f}", interval, row["definitions"][key])
+    console = Console()
+    console.print(table)
+    for note in _notes(row):
+        console.print(note, highlight=False)
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    """What a reader must know to judge the figures."""
+    notes = [f"ranked by {row['metric']}; relevant is what has the query's label"]
+    sources = row["n_query_sources"]
+    match row["interval_by"]:
+        case "source":
+            notes.append(f"intervals: bootstrap over the {sources} sources of the queries; few sources, wide truth")
+        case "item":
+            notes.append("intervals: bootstrap over images as if each were a witness of its own; the labels name no sources")
+        case _:
+            notes.append("no intervals: all queries come from one source")
+    if row["n_sources_in_both"]:
+        notes.append(f"{row['n_sources_in_both']} sources are in both parts: the figures flatter")
+    if row["mode"] == "leave-one-out" and row["n_query_sources"]:
+        notes.append("leave-one-out: other images of the query's own source may be found")
+    if row["n_queries_without_match"]:
+        notes.append(f"{row['n_queries_without_match']} queries have a label that the gallery lacks, and count as 0")
+    return notes

@@ -1,0 +1,111 @@
+"""`labels.csv`: what a person knows of images, as a table with the columns file, label and, if known, source and part.
+
+`source` is what an image was cut from (a person, a section, a dish): images of one source are no independent
+witnesses. `part` is `train` or `gallery`, `test` or `query`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from gpumpc.errors import BadValue
+from gpumpc.media.features import csv_rows, opened_text
+
+COLUMNS = ("file", "label", "source", "part")
+MAX_BYTES = 256 << 20
+PARTS = {"train": True, "gallery": True, "test": False, "query": False}
+
+
+class Label(NamedTuple):
+    """One line.
+
+    Attributes:
+        label: the class.
+        source: what the image was cut from; empty where it is not known.
+        train: whether it belongs to the gallery; None where the table does not say.
+    """
+
+    label: str
+    source: str = ""
+    train: bool | None = None
+
+
+class Labels:
+    """Labels by file: by the name as it is written, and by the place it names, seen from the table's own folder."""
+
+    def __init__(self, path: Path, rows: Iterable[tuple[str, Label]]) -> None:
+        self.path = path
+        self._by_name: dict[str, Label] = {}
+        for name, label in rows:
+            for key in (name, os.path.abspath(path.parent / name)):
+                if self._by_name.setdefault(key, label) != label:
+                    raise BadValue(f"{path} says two things of '{name}'", "", "leave one line a file")
+
+    def __len__(self) -> int:
+        return len({id(label) for label in self._by_name.values()})
+
+    def find(self, *names: str) -> Label | None:
+        """The label of the first of these names that has one."""
+        keys = [key for name in names if name for key in (name, os.path.abspath(name))]
+        return next((self._by_name[key] for key in keys if key in self._by_name), None)
+
+    def of(self, items: Sequence[str], files: Sequence[str]) -> list[Label]:
+        """The label of each item, by its file or else its id. Raises BadValue that counts those without one."""
+        places = files or [""] * len(items)
+        found = [self.find(place, item) for item, place in zip(items, places, strict=True)]
+        lost = [place or item for item, place, label in zip(items, places, found, strict=True) if label is None]
+        if lost:
+            raise BadValue(
+                f"{len(lost)} of {len(items)} items have no label in {self.path}",
+                f"the first is '{lost[0]}', and the table begins with '{next(iter(self._by_name), '')}'",
+                "write names in the column 'file' as in the features file, or paths from the table's folder",
+            )
+        return [label for label in found if label is not None]
+
+
+def read_labels(path: Path) -> Labels:
+    """Read and check a table of labels.
+
+    Raises:
+        MissingFile: there is none.
+        BadShape, BadValue: no columns `file` and `label`, an empty name or label, an unknown part, no line at all, two
+            lines that disagree, or no table.
+        ConfigError: the system does not give the file.
+    """
+    with opened_text(path, "a table of labels", max_bytes=MAX_BYTES) as text:
+        return Labels(path, _rows(path, text))
+
+
+def _rows(path: Path, text: IO[str]) -> list[tuple[str, Label]]:
+    lines = csv_rows(path, text)
+    _, header = next(lines, (0, []))
+    if not {"file", "label"} <= set(header):
+        raise BadValue(
+            f"{path} is no table of labels", "its first line names no columns file and label", f"use {','.join(COLUMNS)}"
+        )
+    at = {name: header.index(name) for name in COLUMNS if name in header}
+    rows = []
+    for line, cells in lines:
+        row = {name: cells[index].strip() for name, index in at.items()}
+        part = row.get("part", "")
+        if not row["file"] or not row["label"]:
+            raise BadValue(f"line {line} of {path} has no file or no label", "its cell is empty", "fill it in")
+        if part and part not in PARTS:
+            raise BadValue(f"line {line} of {path} has the part '{part}'", "", f"use {', '.join(PARTS)}, or leave it empty")
+        rows.append((row["file"], Label(row["label"], row.get("source", ""), PARTS[part] if part else None)))
+    if not rows:
+        raise BadValue(f"{path} has no line below its first", "", "write one line a file")
+    return rows
+
+
+def write_labels(file: IO[str], rows: Iterable[tuple[str, Label]]) -> None:
+    """Write all columns."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, label in rows:
+        part = "" if label.train is None else "train" if label.train else "test"
+        writer.writerow([name, label.label, label.source, part])

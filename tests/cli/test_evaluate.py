@@ -1,0 +1,145 @@
+"""`gpumpc evaluate`: from files to figures, and a sentence for every file that cannot be used."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from gpumpc.cli.evaluate import evaluate
+from gpumpc.media.features import write_features
+from gpumpc.media.labels import Label, write_labels
+from gpumpc.retrieval.assess import Labelled, assess
+
+rng = np.random.default_rng(6)
+N, N_TRAIN = 30, 20
+INDEX = np.arange(N) % 3
+FEATURES = np.eye(3)[INDEX] + rng.normal(size=(N, 3)) * 0.7
+ITEMS = [f"{i:032x}" for i in range(N)]
+FILES = [f"patches/{i}.png" for i in range(N)]
+LABELS = [f"class {i}" for i in INDEX]
+SOURCES = [f"scanner {i % 2 + 2 * (i >= N_TRAIN)}" for i in range(N)]
+APP = typer.Typer()
+APP.command()(evaluate)
+
+
+def run(*arguments, rc=0):
+    done = CliRunner().invoke(APP, [str(argument) for argument in arguments])
+    assert done.exit_code == rc, (done.output, done.exception)
+    assert not done.exception or isinstance(done.exception, SystemExit)
+    return done.output if rc == 0 else " ".join(done.output.split())
+
+
+def labels_file(path, *, sources=True, parts=True, names=FILES):
+    rows = []
+    for i, name in enumerate(names):
+        rows.append((name, Label(LABELS[i], SOURCES[i] if sources else "", i < N_TRAIN if parts else None)))
+    with open(path, "w", newline="") as file:
+        write_labels(file, rows)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_features(tmp_path / "f.npz", FEATURES, ITEMS, FILES)
+    labels_file(tmp_path / "labels.csv")
+    return tmp_path
+
+
+def figures(text):
+    return {key: figure["mean"] for key, figure in json.loads(text)["figures"].items()}
+
+
+def test_train_and_test(folder):
+    row = json.loads(run(folder / "f.npz", "--labels", folder / "labels.csv", "--json"))
+    halves = [Labelled(FEATURES[part], LABELS[part], SOURCES[part]) for part in (slice(0, N_TRAIN), slice(N_TRAIN, N))]
+    want = assess(*halves)
+    assert row["figures"] == {f.key: {"mean": f.mean, "low": f.low, "high": f.high} for f in want}
+    assert row["definitions"]["map_at_5"] == "sum of P@i over relevant i up to 5, over min(5, relevant)"
+    assert (row["mode"], row["metric"], row["interval_by"]) == ("train and test", "cosine", "source")
+    assert (row["n_gallery"], row["n_queries"], row["n_gallery_sources"], row["n_query_sources"]) == (20, 10, 2, 2)
+    assert row["n_sources_in_both"] == 0 and row["n_queries_without_match"] == 0 and row["n_classes"] == 3
+
+
+def test_two_files_a_table_of_numbers_and_names_by_id(folder):
+    write_features(folder / "gallery.csv", FEATURES[:N_TRAIN], ITEMS[:N_TRAIN])
+    write_features(folder / "queries.npz", FEATURES[N_TRAIN:], ITEMS[N_TRAIN:])
+    by_id = labels_file(folder / "ids.csv", names=ITEMS, parts=False)
+    got = run(folder / "gallery.csv", "--labels", by_id, "--queries", folder / "queries.npz", "--json")
+    assert figures(got) == figures(run(folder / "f.npz", "--labels", folder / "labels.csv", "--json"))
+    twice = run(folder / "gallery.csv", "--labels", by_id, "--queries", folder / "gallery.csv", rc=1)
+    assert "20 items are in the gallery and among the queries" in twice
+
+
+def test_leave_one_out(folder):
+    options = ("--metric", "l2", "--k", "2,1", "--vote", "3", "--json")
+    plain = labels_file(folder / "plain.csv", sources=False, parts=False)
+    got = json.loads(run(folder / "f.npz", "--labels", plain, *options))
+    assert figures(json.dumps(got)) == {
+        f.key: f.mean for f in assess(Labelled(FEATURES, LABELS), metric="l2", ks=(1, 2), vote=3)
+    }
+    assert (got["mode"], got["interval_by"], got["n_query_sources"]) == ("leave-one-out", "item", None)
+    forced = run(folder / "f.npz", "--labels", folder / "labels.csv", "--leave-one-out", *options)
+    assert figures(forced) == figures(json.dumps(got))
+
+
+def test_a_table_for_people(folder):
+    text = run(folder / "f.npz", "--labels", folder / "labels.csv", "--k", "1,5")
+    whole = " ".join(text.split())
+    assert "10 queries among 20 images of 3 classes" in whole and "P@5" in whole and "mAP@5" in whole
+    assert "bootstrap over the 2 sources of the queries" in whole
+    plain = labels_file(folder / "plain.csv", sources=False, parts=False)
+    assert "as if each were a witness" in " ".join(run(folder / "f.npz", "--labels", plain).split())
+
+
+def test_what_flatters_is_said(folder):
+    rows = [(name, Label(LABELS[i] if i < N - 1 else "unknown", "one", i < N_TRAIN)) for i, name in enumerate(FILES)]
+    with open(folder / "one.csv", "w", newline="") as file:
+        write_labels(file, rows)
+    whole = " ".join(run(folder / "f.npz", "--labels", folder / "one.csv").split())
+    assert "1 sources are in both parts: the figures flatter" in whole
+    assert "no intervals: all queries come from one source" in whole
+    assert "1 queries have a label that the gallery lacks" in whole
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_files_that_cannot_be_used(folder, tmp_path):
+    labels = ("--labels", folder / "labels.csv")
+    assert "MissingFile: there is no file" in run(folder / "none.npz", *labels, rc=1)
+    assert "MissingFile" in run(folder / "f.npz", "--labels", folder / "none.csv", rc=1)
+    assert "use .npz or .csv" in run(folder / "labels.txt", *labels, rc=1)
+    (folder / "no.npz").write_bytes(b"no archive")
+    assert "no usable features file" in run(folder / "no.npz", *labels, rc=1)
+    assert "names no column 'item'" in run(folder / "labels.csv", *labels, rc=1)
+    assert "no table" in run(folder / "f.npz", "--labels", folder / "f.npz", rc=1)
+    broken = FEATURES.copy()
+    broken[7, 1] = np.nan
+    nan = npz(folder / "nan.npz", features=broken, items=np.array(ITEMS))
+    assert f"the first is '{ITEMS[7]}'" in run(nan, *labels, rc=1)
+    flat = npz(folder / "flat.npz", features=FEATURES[0], items=np.array(ITEMS))
+    assert "BadShape" in run(flat, *labels, rc=1)
+    few = labels_file(folder / "few.csv", names=FILES[:12])
+    assert "18 of 30 items have no label" in run(folder / "f.npz", "--labels", few, rc=1)
+
+
+def test_numbers_that_cannot_be_used(folder):
+    arguments = (folder / "f.npz", "--labels", folder / "labels.csv")
+    assert "the first 21 (least: 1) of 20 items" in run(*arguments, "--k", "1,21", rc=1)
+    assert "the first 21" in run(*arguments, "--vote", 21, rc=1)
+    for depths in ("", "1,", "five", "0", "-1,5"):
+        assert "BadValue" in run(*arguments, f"--k={depths}", rc=1)
+    assert "is no metric" in run(*arguments, "--metric", "ip", rc=1)
+    assert "contradict" in run(*arguments, "--leave-one-out", "--queries", folder / "f.npz", rc=1)
+    write_features(folder / "other.npz", FEATURES[:, :2], [f"q{item}" for item in ITEMS], FILES)
+    assert "from two networks or two layers" in run(*arguments, "--queries", folder / "other.npz", rc=1)
+    one = [(name, Label(LABELS[i], "", True if i else None)) for i, name in enumerate(FILES)]
+    with open(folder / "one.csv", "w", newline="") as file:
+        write_labels(file, one)
+    assert "do not divide the items" in run(folder / "f.npz", "--labels", folder / "one.csv", rc=1)
