@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gpumpc.roles.client import Client
 
 READY_S = 4.0
+_ITEM = re.compile("[0-9a-f]{32}")
 
 console = Console(stderr=True)
 
@@ -54,7 +56,9 @@ def items_of(catalog: Catalog, names: Sequence[str]) -> list[str]:
     """Item ids of files and ids, each once. Raises MissingFile for a file that was never shared."""
     items: dict[str, None] = {}
     for name in names:
-        found = [entry.item_id for entry in catalog.find_file(Path(name))] or [e.item_id for e in catalog.find(name)]
+        found = [entry.item_id for entry in catalog.find_file(Path(name))]
+        if not found and _ITEM.fullmatch(name):  # also of inputs that never were files
+            found = [name]
         if not found:
             raise MissingFile(f"'{name}' is no file that was shared from here, and no item", "", "see `gpumpc store info`")
         items.update(dict.fromkeys(found))

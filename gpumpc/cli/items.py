@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,7 @@ from gpumpc.offline.secret import file_error
 if TYPE_CHECKING:
     from gpumpc.media.catalog import Catalog
     from gpumpc.media.read import Item, Refused
+    from gpumpc.nn.plan import Plan, Preprocessing
     from gpumpc.roles.client import Client
 
 # Images that are read before they are sent.
@@ -64,22 +66,15 @@ def _share_arrays(client: Client, paths: Sequence[Path]) -> int:
     for path in paths:
         values = load_array(path)
         with counted("images") as progress:
-            shared = client.share(values, progress=progress)
-        typer.echo("\n".join(shared.items))
+            inputs = client.share(values, progress=progress)
+        typer.echo("\n".join(inputs.items))
     return 0
 
 
 def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: int) -> int:
     from gpumpc.media.read import read_images
 
-    recipe = client.plan.preprocessing
-    if recipe is None:
-        raise PlanError(
-            "this plan says nothing of how an image becomes its input",
-            "it was compiled without preprocessing",
-            "share .npy files of prepared inputs, or compile with preprocessing",
-        )
-    found = read_images(paths, recipe, axis=axis)
+    found = read_images(paths, recipe_of(client.plan), axis=axis)
     refused: list[Refused] = []
     n_shared = n_present = 0
     present = {*client.stored()}
@@ -102,9 +97,18 @@ def share_items(client: Client, images: dict[str, Item]) -> None:
     """Share read images under their ids."""
     from gpumpc.media.patches import preprocess
 
-    recipe = client.plan.preprocessing
-    assert recipe is not None
-    client.share(preprocess(np.stack([image.pixels for image in images.values()]), recipe), list(images))
+    client.share(preprocess(np.stack([image.pixels for image in images.values()]), recipe_of(client.plan)), list(images))
+
+
+def recipe_of(plan: Plan) -> Preprocessing:
+    """What a plan does to an image first. Raises PlanError where it does not say."""
+    if plan.preprocessing is None:
+        raise PlanError(
+            "this plan says nothing of how an image becomes its input",
+            "it was compiled without preprocessing",
+            "share .npy files of prepared inputs, or compile with preprocessing",
+        )
+    return plan.preprocessing
 
 
 def _portions(found: Iterable[Item | Refused], refused: list[Refused]) -> Iterator[list[Item]]:
@@ -135,9 +139,13 @@ def extract(
 
     Asked again after any interruption it goes on where it was.
     """
+    from gpumpc.media.features import check_name
+
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
+        if out is not None:
+            check_name(out)  # now, not when all is computed
         client.wait_ready(READY_S)
         chosen = client.stored() if everything else items_of(known, names)
         done = {*client.kept()}
@@ -233,15 +241,13 @@ def _asked(client: Client, known: Catalog, image: str) -> tuple[str, bool]:
         if item not in kept:
             client.keep([item])
         return item, False
-    read = read_image(path, client.plan.preprocessing)
+    read = read_image(path, recipe_of(client.plan))
     if len(read) > 1:
         raise ConfigError(f"{path} holds {len(read)} images", "a question is one image", "share it, and search by item id")
     digest = pixel_digest(read[0].pixels)
     for entry in known.find_file(path):
         if entry.sha256 == digest and entry.item_id in kept:
             return entry.item_id, False
-    import secrets
-
     item = secrets.token_hex(16)
     share_items(client, {item: read[0]})
     client.keep([item])

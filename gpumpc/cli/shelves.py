@@ -38,7 +38,7 @@ def info(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None) 
         table = Table("", "server 0", "server 1")
         first, second = client.store_status()
         table.add_row("store pair", first.pair_id[:8] or "none", second.pair_id[:8] or "none")
-        for kind in sorted({*first.rows, *second.rows} - {"bytes"}):
+        for kind in sorted({*first.rows, *second.rows}):
             table.add_row(_kind(kind), *(str(status.rows.get(kind, 0)) for status in (first, second)))
         table.add_row("bytes of shares", *(str(status.n_bytes) for status in (first, second)))
         Console().print(table)

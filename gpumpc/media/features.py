@@ -88,7 +88,7 @@ def write_features(path: Path, features: npt.ArrayLike, items: Sequence[str], fi
         ConfigError: another suffix, or a file that cannot be written.
         BadShape, BadValue: features that are no finite (N, d), or another number of names.
     """
-    suffix = _suffix(path)
+    suffix = check_name(path)
     table = _checked(path, Features(_numbers(path, features), _texts(items), _texts(files)))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -119,7 +119,7 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
         ConfigError: another suffix, or a file that the system does not give.
         BadShape, BadValue: it is damaged, hostile, too large, or not what a features file holds.
     """
-    suffix = _suffix(path)
+    suffix = check_name(path)
     if not path.exists():
         raise MissingFile(f"there is no file {path}", "", "write one with `gpumpc extract --out`, or correct the path")
     if not path.is_file():
@@ -136,7 +136,8 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
     return _checked(path, found)
 
 
-def _suffix(path: Path) -> str:
+def check_name(path: Path) -> str:
+    """Its suffix. Raises ConfigError for one that names no format of features files."""
     if path.suffix not in SUFFIXES:
         why = f"its name ends in '{path.suffix}', which says nothing about the format"
         raise ConfigError(f"{path} is no name for a features file", why, f"use {' or '.join(SUFFIXES)}")

@@ -62,8 +62,8 @@ class ClientDesk:
                 self._put_weights(arrival, request, bulk)
             case m.AskStore():
                 store = self._archive.store
-                rows, n_bytes = store.info(arrival.peer), store.held_bytes(arrival.peer)
-                self._reply(arrival, m.StoreStatus(self.party, store.pair_id, rows, n_bytes))
+                rows = {kind: n for kind, n in store.info(arrival.peer).items() if kind != "bytes"}
+                self._reply(arrival, m.StoreStatus(self.party, store.pair_id, rows, store.held_bytes(arrival.peer)))
             case m.PutShares():
                 self._archive.take_in(self._engine_of(request.plan), request, arrival.peer, bulk)
                 self._reply(arrival, m.Done())

@@ -77,7 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch warns of torch
 def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
-    plan, folder, inputs, out = tmp_path / "plan", tmp_path / "local", tmp_path / "x.npy", tmp_path / "y.npy"
+    plan, folder, inputs, out = tmp_path / "plan", tmp_path / "local", tmp_path / "x.npy", tmp_path / "y.npz"
     assert "plan 'small' (calibrated bounds)" in gpumpc("compile", model, "--out", plan)
     x = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1))
     np.save(inputs, x)
@@ -88,9 +88,10 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
         options = ("--config", config, "--plan", plan)
         text = gpumpc("share-weights", *options)
         assert text == "weights are shared"
-        upload, *shape = gpumpc("share", inputs, *options).split()
-        assert re.fullmatch("[0-9a-f]{32}", upload) and shape == ["3", "8", "8", "1"]
-        assert "(3, 3) saved to" in gpumpc("extract", upload, *options, "--out", out, "--items", 3)
+        items = gpumpc("share", inputs, *options).split()[-3:]
+        assert all(re.fullmatch("[0-9a-f]{32}", item) for item in items)
+        assert "features (3, 3) of 3 images saved to" in gpumpc("extract", *items, *options, "--out", out)
+        assert "0 of 3 images" not in gpumpc("extract", "--all", *options)
         assert "ready, next batch 2" in gpumpc("doctor", "--config", config)
         assert "OutOfRange" in _refused(folder, plan, x * 3)
         assert "BadShape" in _refused(folder, plan, x[..., 0])
@@ -102,7 +103,8 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
     assert code == 0 and not processes_of(folder)
     compiled = CompiledPlan.load(plan)
     law = (1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)) * 2.0**-compiled.plan.params.f
-    assert (np.abs(np.load(out) - compiled(x, "fixed")) <= law).all()
+    assert list(np.load(out)["items"]) == items
+    assert (np.abs(np.load(out)["features"] - compiled(x, "fixed")) <= law).all()
     assert "PeerTimeout" in gpumpc("doctor", "--config", config, rc=1)
 
 
