@@ -1,0 +1,216 @@
+"""The report: it loads nothing, says what it was given, escapes it, and tells right from wrong without colour."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import stat
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from gpumpc.cli import cost_plot
+from gpumpc.cli.cost_plot import LayerCost, bytes_text, layer_costs
+from gpumpc.cli.report import Found, Note, Query, Report, class_rows, html, write_report
+from gpumpc.cost import Cost
+from gpumpc.errors import BadShape, BadValue, ConfigError
+from gpumpc.media.labelled import LabelledImages
+from gpumpc.nn.compiler import program_of
+from tests.processes.cluster import tiny
+
+Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
+rng = np.random.default_rng(5)
+PICTURES = rng.integers(0, 256, (8, 6, 6, 3)) / 255.0
+EVIL = '<script>alert("1")</script>\'&amp;'
+LAYERS = [LayerCost("conv1", 1e6, 4e6, 1), LayerCost(f"relu {EVIL}", 2e6, 3e6, 5), LayerCost("fc", 0.0, 500.0, 0)]
+
+
+def query(truth="MR", secure="MR", fixed="MR", labels=("MR", "CT", "MR")):
+    found = [Found(PICTURES[i + 1, ..., :1], label, 0.5 - i / 8) for i, label in enumerate(labels)]
+    return Query(PICTURES[0], truth, secure, fixed, found)
+
+
+def benchmark():
+    labels = np.array(["MR", "MR", "CT", "CT", "CT", "MR", "CT", "MR"])
+    sources = np.array(["a", "b", "c", "c", "d", "e", "f", EVIL])
+    return LabelledImages(PICTURES, labels, sources, np.arange(8) < 5)
+
+
+def report(**changed):
+    whole = {
+        "title": "Private search",
+        "rows": [("accuracy", "0.91"), ("images", "553 from 14")],
+        "queries": [query(), query(truth="CT"), query(fixed="CT")],
+        "layers": LAYERS,
+        "classes": class_rows(benchmark()),
+        "notes": [Note("How", "One.\n\nTwo."), Note("What was tried", "Nothing else.")],
+        "lead": "A sentence.",
+        "score": "cosine",
+    }
+    return Report(**{**whole, **changed})
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text outside of styles."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def of(self, tag, **attributes):
+        return [found for name, found in self.elements if name == tag and attributes.items() <= found.items()]
+
+
+def test_it_loads_nothing():
+    page = Page(html(report()))
+    loaders = {"script", "link", "iframe", "object", "embed", "base", "form", "a", "use", "video", "audio"}
+    assert not loaders & {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on") and name not in ("href", "srcset", "style", "background", "action")
+            assert name != "src" or value.startswith("data:image/png;base64,")
+    [policy] = [a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "url(" not in html(report()) and "@import" not in html(report()) and "http" not in html(report(title="x"))[300:]
+
+
+def test_everything_given_is_there():
+    page = Page(html(report()))
+    for word in ("Private search", "A sentence.", "553 from 14", "0.91", "Two.", "What was tried", "class and cosine"):
+        assert word in page.text
+    assert "On shares, 2 of 3 labels are right, and 2 of 3 equal" in page.text
+    assert "5 images from 4 sources to train on and to search, 3 from 3 to test with; none of them in both" in page.text
+    assert "2 sources: a, b" in page.text and "1 source: f" in page.text
+    sections = re.findall("<h2>(.*?)</h2>", html(report()))
+    assert sections == ["Queries, and what was found", "Cost by layer", "Images and their sources", "Notes"]
+    bare = Page(html(Report("only a title", [])))
+    assert bare.text == "only a title only a title"
+
+
+def test_images_are_the_images():
+    shown = [a["src"].split(",")[1] for a in Page(html(report(queries=[query()]))).of("img")]
+    assert len(shown) == 4
+    for data, want in zip(shown, (PICTURES[0], *PICTURES[1:4, ..., :1]), strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
+            np.testing.assert_array_equal(np.asarray(picture).reshape(want.shape), np.rint(want * 255))
+
+
+def test_right_and_wrong_differ_in_words_and_signs():
+    right = Page(html(report(queries=[query(labels=["MR"])], layers=(), classes=(), notes=())))
+    wrong = Page(html(report(queries=[query(secure="CT", fixed="MR", labels=["CT"])], layers=(), classes=(), notes=())))
+    assert len(right.of("li", **{"class": "right"})) == 1 and not right.of("li", **{"class": "wrong"})
+    assert len(wrong.of("li", **{"class": "wrong"})) == 1 and not wrong.of("li", **{"class": "right"})
+    assert "secure: MR ✓ right fixed: the same ✓ right: MR" in right.text
+    assert "secure: CT ✗ wrong fixed: MR ≠ differs ✗ wrong: CT" in wrong.text
+    [picture] = [a["alt"] for a in wrong.of("img") if a["alt"].startswith("found")]
+    assert picture == "found, CT"
+
+
+def test_everything_is_escaped():
+    evil = query(truth=EVIL, secure=EVIL, fixed=EVIL, labels=[EVIL])
+    different = query(fixed=EVIL)
+    text = html(report(
+        title=EVIL, rows=[(EVIL, EVIL)], queries=[evil, different], notes=[Note(EVIL, EVIL)], lead=EVIL, score=EVIL
+    ))
+    page = Page(text)
+    assert "<script" not in text and not page.of("script")
+    # title twice, two cells, lead, score, heading and paragraph; truth and secure; the found; the other's fixed label;
+    # a source; the layer's name and its tooltip
+    assert page.text.count('<script>alert("1")</script>\'&amp;') == 8 + 2 + 1 + 1 + 1 + 2
+    assert [a["alt"] for a in page.of("img")][:2] == [f"query, {EVIL}", f"found, {EVIL}"]
+
+
+def bars(text, kind):
+    return [(float(a["y"]), float(a["height"])) for a in Page(text).of("rect", **{"class": kind})]
+
+
+def test_bars_are_as_high_as_they_cost():
+    text = html(report())
+    online, dealer, rounds = (bars(text, kind) for kind in ("online", "dealer", "rounds"))
+    unit = dealer[0][1] / 4e6
+    np.testing.assert_allclose([height for _, height in online], [1e6 * unit, 2e6 * unit, 0], atol=0.02)
+    np.testing.assert_allclose([height for _, height in dealer], [4e6 * unit, 3e6 * unit, 500 * unit], atol=0.02)
+    np.testing.assert_allclose([height for _, height in rounds], [44 / 5, 44, 0], atol=0.02)
+    assert len({round(y + height, 1) for y, height in online}) == 1 and len({y for y, _ in dealer}) == 1
+    heights = [float(a["viewbox"].split()[3]) for a in Page(text).of("svg")]
+    assert max(y + height for y, height in rounds) <= heights[0]
+    assert "3 layers that send something" in Page(text).text and "3 MB from one server" in Page(text).text
+    assert "a batch takes 6 rounds" in Page(text).text and "50.0 %" in Page(text).text
+
+
+PLOTS = [[LayerCost("a", 0, 0, 1)], [LayerCost("a", 1, 0, 0)] * 300, [LayerCost("a", 1e12, 1, 2)] * 2]
+
+
+@pytest.mark.parametrize("layers", PLOTS)
+def test_plots_of_any_size(layers):
+    page = Page(html(report(layers=layers)))
+    assert len(page.of("rect")) == 3 * len(layers)
+    assert all(float(a["height"]) >= 0 and float(a["width"]) > 0 for a in page.of("rect"))
+    assert len(page.of("text", **{"class": "rank"})) == min(len(layers), cost_plot.N_LISTED)
+
+
+def test_costs_of_a_program_add_up():
+    program = program_of(tiny().plan, 4)
+    rows = layer_costs(program.steps, 4)
+    assert [row.name for row in rows] == ["x", "conv", "relu", "flat", "fc"]  # and no conv/product
+    total = program.cost
+    assert sum(row.rounds for row in rows) == total.rounds
+    assert sum(row.dealer_bytes for row in rows) * 4 == total.dealer_bytes
+    assert sum(row.online_bytes for row in rows) * 4 == total.online_bytes
+    free = type("Step", (), {"name": "flatten", "cost": Cost()})
+    assert layer_costs([free()], 1) == []
+
+
+def test_bytes_for_people():
+    texts = [bytes_text(n) for n in (0, 950, 1500, 17_114_336, 2.5e9)]
+    assert texts == ["0 B", "950 B", "1.5 kB", "17.1 MB", "2.5 GB"]
+
+
+def test_it_is_written_whole_and_the_same_each_time(tmp_path):
+    path = tmp_path / "out" / "report.html"
+    write_report(path, report(title="a name that is no text: \udcff"))
+    first = path.read_bytes()
+    assert b"no text: \\udcff" in first
+    write_report(path, report(title="a name that is no text: \udcff"))
+    assert path.read_bytes() == first and [p.name for p in path.parent.iterdir()] == ["report.html"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_cannot_be_written(tmp_path):
+    for image, error in ((np.zeros((4, 4, 2)), BadShape), (np.full((4, 4), 1.5), BadValue)):
+        with pytest.raises(error):
+            write_report(tmp_path / "x.html", report(queries=[query()._replace(image=image)]))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be saved"):
+        write_report(tmp_path / "file" / "x.html", report())
+    (tmp_path / "x.html").mkdir()
+    with pytest.raises(ConfigError, match="cannot be saved"):
+        write_report(tmp_path / "x.html", report())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "x.html"]
