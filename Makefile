@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Where pip looks for more wheels; the public index serves torch with its CUDA libraries (about 3 GB) on x86-64.
 # A machine without a GPU can ask for the small build: make demo EXTRA_INDEX=https://download.pytorch.org/whl/cpu
 EXTRA_INDEX ?=
-DEMO_EXTRAS := torch,images,cpu
+DEMO_EXTRAS := torch,images,dicom,cpu
 TEST_EXTRAS := $(DEMO_EXTRAS),bench,dev
 
 export MPLBACKEND := Agg

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, demo, evaluate, items, shelves
+from gpumpc.cli import bench, data, demo, evaluate, items, shelves
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
 from gpumpc.cli.told import told
 from gpumpc.errors import ConfigError
@@ -183,6 +183,7 @@ app.command()(items.share)
 app.command()(items.extract)
 app.command()(items.classify)
 app.command()(items.search)
+app.add_typer(data.app)
 app.add_typer(shelves.store)
 app.add_typer(shelves.index)
 app.command()(evaluate.evaluate)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import RevealError
+from gpumpc.errors import CorruptPlan, MissingFile, RevealError
+from gpumpc.offline.secret import file_error
 from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.fixed_point import signed
 from gpumpc.roles import messages as m
@@ -20,6 +23,14 @@ if TYPE_CHECKING:  # a client makes indexes, so this would be a circle at run ti
     from gpumpc.roles.client import Client
 
 Array = npt.NDArray[np.float64]
+
+
+class SavedIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A handle on disk."""
+
+    name: str
+    metric: Metric
+    plan: str
 
 
 class RemoteIndex:
@@ -51,6 +62,35 @@ class RemoteIndex:
     def ntotal(self) -> int:
         """How many rows there are."""
         return len(self.ids)
+
+    def save(self, path: Path) -> None:
+        """Write down what this index is, as JSON: its name, metric and plan. The rows stay at the servers, as shares.
+
+        Raises ConfigError for a full disk.
+        """
+        record = SavedIndex(self.name, self.metric, self._client.plan_id)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+        except OSError as error:
+            raise file_error(f"the index cannot be saved in {path}", error) from error
+
+    @classmethod
+    def load(cls, client: Client, path: Path) -> RemoteIndex:
+        """The index that `save` wrote down. Raises MissingFile, CorruptPlan, and what `Client.open_index` raises."""
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=SavedIndex)
+        except FileNotFoundError:
+            raise MissingFile(f"there is no file {path}", "", "save an index first, or open it by its name") from None
+        except (OSError, msgspec.DecodeError) as error:
+            raise CorruptPlan(
+                f"{path} is no saved index", str(error), "open the index by its name, and save it again"
+            ) from error
+        if record.plan != client.plan_id:
+            raise CorruptPlan(
+                f"{path} is of an index over another plan", "features of two networks cannot be compared", "use its plan"
+            )
+        return client.open_index(record.name)
 
     def add(self, items: Sequence[str], progress: Progress | None = None) -> None:
         """Take kept results in; what is there already stays. Raises RemoteError naming an item without a result."""

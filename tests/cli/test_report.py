@@ -136,9 +136,9 @@ def test_right_and_wrong_differ_in_words_and_signs():
 def test_everything_is_escaped():
     evil = query(truth=EVIL, secure=EVIL, fixed=EVIL, labels=[EVIL])
     different = query(fixed=EVIL)
-    text = html(report(
-        title=EVIL, rows=[(EVIL, EVIL)], queries=[evil, different], notes=[Note(EVIL, EVIL)], lead=EVIL, score=EVIL
-    ))
+    text = html(
+        report(title=EVIL, rows=[(EVIL, EVIL)], queries=[evil, different], notes=[Note(EVIL, EVIL)], lead=EVIL, score=EVIL)
+    )
     page = Page(text)
     assert "<script" not in text and not page.of("script")
     # title twice, two cells, lead, score, heading and paragraph; truth and secure; the found; the other's fixed label;

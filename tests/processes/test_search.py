@@ -77,13 +77,21 @@ def test_search_finds_what_plain_search_finds(
         assert {gallery.index(name) for name in found[3][:2]} == {3, 31}
 
 
-def test_the_index_in_faisss_words(client: Client, gallery: list[str]) -> None:
+def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path: Path) -> None:
     index = client.index("small")
     index.add(gallery[:10])
     assert index.ntotal == 10 and index.dim == 3
     index.add(gallery[:12])  # what is there already stays as it is
     assert index.ids == gallery[:12]
     index.remove_ids(gallery[2:4])
+    index.save(tmp_path / "small.json")
+    again = RemoteIndex.load(client, tmp_path / "small.json")
+    assert (again.name, again.metric, again.ids) == ("small", "l2", index.ids)
+    (tmp_path / "other.json").write_text((tmp_path / "small.json").read_text().replace(client.plan_id, "0" * 64))
+    (tmp_path / "none.json").write_text("{}")
+    for name, text in (("other", "another plan"), ("none", "no saved index"), ("lost", "there is no file")):
+        with pytest.raises(GpumpcError, match=text):
+            RemoteIndex.load(client, tmp_path / f"{name}.json")
     scores, found = index.search(gallery[2:3], 10)  # a removed row is not found
     assert index.ntotal == 10 and gallery[2] not in found[0] and scores.shape == (1, 10)
 
