@@ -1,7 +1,8 @@
 """The two programs of an index: take in rows, and answer queries. No data, no files: what all parties walk.
 
 Feature shares come at the bits and scale of the plan that made them. Both programs first cut them down to `VALUE_BITS`
-(truncate, then lift): rows and queries are quantised alike, and a distance fits its ring.
+(truncate, then lift): rows and queries are quantised alike, and a distance fits its ring. For cosines, both are then scaled
+to length one (`normalise`), and what follows is an inner product.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from gpumpc.protocols.shuffle import Shuffle
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
+from gpumpc.retrieval.normalise import UNIT_FRAC, normalised, unit_score_bits
 
+# What the messages of `roles` can name, and all that there are: "cosine" joins the first when a message may say it.
 Metric = Literal["l2", "ip"]
+AnyMetric = Metric | Literal["cosine"]
 
 # Bits of a quantised feature, sign included.
 VALUE_BITS = 13
@@ -31,12 +35,12 @@ class Geometry:
 
     Attributes:
         dim: length of a vector.
-        metric: squared Euclidean distance (smallest first) or inner product (largest first).
+        metric: squared Euclidean distance (smallest first), inner product or cosine (largest first).
         bits, frac, divisor: of the feature shares that come in.
     """
 
     dim: int
-    metric: Metric
+    metric: AnyMetric
     bits: int
     frac: int
     divisor: int = 1
@@ -61,34 +65,53 @@ class Geometry:
 
     @property
     def score_bits(self) -> int:
-        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more for differences."""
+        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more for differences.
+
+        A cosine is one at most, whatever d is.
+        """
+        if self.metric == "cosine":
+            return unit_score_bits(self.dim)
         return 2 * (self.value_bits - 1) + self.dim.bit_length() + 2
 
     @property
     def weight_factor(self) -> int:
-        """What a row is multiplied by in a score: |v|^2 - 2 q.v + |q|^2, or -q.v."""
+        """What a row is multiplied by in a score: |v|^2 - 2 q.v + |q|^2, or -q.v, normalised or not."""
         return -2 if self.metric == "l2" else -1
 
     @property
     def score_scale(self) -> float:
         """Ring units of a score per real unit."""
+        if self.metric == "cosine":
+            return float(4**UNIT_FRAC)
         return float((2**self.value_frac * self.divisor) ** 2)
+
+    @property
+    def score_frac(self) -> int:
+        """Fraction bits of a score."""
+        return 2 * (UNIT_FRAC if self.metric == "cosine" else self.value_frac)
+
+    @property
+    def score_divisor(self) -> int:
+        """Divisor of a score."""
+        return 1 if self.metric == "cosine" else self.divisor**2
 
     def id_bits(self, n_rows: int) -> int:
         """Bits of a row's position in a key."""
         return max(1, (n_rows - 1).bit_length())
 
 
-def _quantised(geometry: Geometry, name: str, shape: tuple[int, ...]) -> list[Step]:
+def _quantised(geometry: Geometry, name: str, shape: tuple[int, int]) -> list[Step]:
     """Steps from `name` to `name/opened`, modulo 2^score_bits."""
     steps: list[Step] = []
-    current, low = name, geometry.bits
+    current, low, high = name, geometry.value_bits, geometry.score_bits
     if geometry.shift:
-        low = geometry.value_bits
         steps.append(Truncate(f"{name}/short", (name,), f"{name}/short", shape, geometry.bits, geometry.shift))
         current = f"{name}/short"
-    steps.append(Lift(f"{name}/wide", (current,), f"{name}/wide", shape, low, geometry.score_bits))
-    steps.append(linear.Open(f"{name}/opened", (f"{name}/wide",), f"{name}/opened", shape, geometry.score_bits))
+    if geometry.metric == "cosine":
+        steps += normalised(name, current, shape, low, high)
+    else:
+        steps.append(Lift(f"{name}/wide", (current,), f"{name}/wide", shape, low, high))
+    steps.append(linear.Open(f"{name}/opened", (f"{name}/wide",), f"{name}/opened", shape, high))
     return steps
 
 
@@ -96,17 +119,17 @@ def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
     """Feature shares (n_rows, dim) -> `distances.Rows`: opened rows under masks of this batch, and their norms."""
     shape, k = (n_rows, geometry.dim), geometry.score_bits
     steps = _quantised(geometry, "v", shape)
-    steps.append(distances.SquaredNorm("norms", ("v/opened",), "norms", shape, k, 2 * geometry.value_frac))
+    steps.append(distances.SquaredNorm("norms", ("v/opened",), "norms", shape, k, geometry.score_frac))
     steps.append(distances.KeepRows("kept", ("v/opened", "norms"), "kept", shape))
-    result = Value((n_rows,), k, 2 * geometry.value_frac, geometry.divisor**2)
+    result = Value((n_rows,), k, geometry.score_frac, geometry.score_divisor)
     return Program(tuple(steps), {"v": _input(geometry, shape)}, "kept", result, {}, params)
 
 
 def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, params: Params) -> Program:
     """Feature shares (n_queries, dim) -> the k best keys of each, score * 2^id_bits + position, ascending by score.
 
-    Scores are |q - v|^2 for l2 and -q.v for ip, so that the best is the smallest. Raises PlanError if k rows cannot be had
-    or a key does not fit 62 bits.
+    Scores are |q - v|^2 for l2, -q.v for ip, and for cosine -q.v of vectors of length one: the best is the smallest. Raises
+    PlanError if k rows cannot be had or a key does not fit 62 bits.
     """
     bits, id_bits = geometry.score_bits, geometry.id_bits(n_rows)
     if not 1 <= k <= n_rows:
@@ -118,7 +141,7 @@ def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, param
             "split the index",
         )
     shape, product = (n_queries, geometry.dim), (n_queries, n_rows)
-    frac = 2 * geometry.value_frac
+    frac = geometry.score_frac
     steps = _quantised(geometry, "q", shape)
     name = "products"
     steps.append(linear.PrivateProduct(name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac))
