@@ -24,7 +24,7 @@ from gpumpc.roles.side import geometry_of
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-METRIC: Metric = "l2"
+METRIC: Metric = "cosine"
 TOP = 5
 # Images that are evaluated in the clear at a time: so much memory is enough.
 _PORTION = 32

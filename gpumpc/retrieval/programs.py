@@ -20,9 +20,7 @@ from gpumpc.protocols.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.retrieval.normalise import UNIT_FRAC, normalised, unit_score_bits
 
-# What the messages of `roles` can name, and all that there are: "cosine" joins the first when a message may say it.
-Metric = Literal["l2", "ip"]
-AnyMetric = Metric | Literal["cosine"]
+Metric = Literal["l2", "ip", "cosine"]
 
 # Bits of a quantised feature, sign included.
 VALUE_BITS = 13
@@ -40,7 +38,7 @@ class Geometry:
     """
 
     dim: int
-    metric: AnyMetric
+    metric: Metric
     bits: int
     frac: int
     divisor: int = 1

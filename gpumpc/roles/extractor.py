@@ -178,9 +178,9 @@ class SecureFeatureExtractor:
         except BaseException:
             # The first error is the one to tell; a lost connection cannot delete either.
             with contextlib.suppress(GpumpcError):
-                client.drop(shared)
+                client.forget(shared)
             raise
-        client.drop(shared)
+        client.forget(shared)
         return np.asarray(features, dtype=np.float64)
 
     # images

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from gpumpc.errors import BadFrame
+from gpumpc.retrieval.programs import Metric
 from gpumpc.wire.frames import Buffer, decode_record, encode_record
 
 _LENGTH_BYTES = 4
@@ -112,7 +113,7 @@ class MakeIndex(_Record, frozen=True):
 
     plan: PlanHash
     name: IndexName
-    metric: Literal["l2", "ip"]
+    metric: Metric
 
 
 class AddRows(_Record, frozen=True):
@@ -275,13 +276,13 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RowsTask(_Record, frozen=True):
     """The program that takes rows into an index."""
 
-    metric: Literal["l2", "ip"]
+    metric: Metric
 
 
 class QueryTask(_Record, frozen=True):
     """The program that answers queries to an index of these rows."""
 
-    metric: Literal["l2", "ip"]
+    metric: Metric
     n_queries: Count
     k: Count
     segments: list[Segment]

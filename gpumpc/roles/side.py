@@ -11,12 +11,12 @@ from gpumpc.nn.program import Program
 from gpumpc.protocols.pooling import Add, Concat, Flatten, MaxPool, SumPool
 from gpumpc.protocols.truncation import Truncate
 from gpumpc.retrieval.index import ROWS_PER_BATCH, RowVersion
-from gpumpc.retrieval.programs import AnyMetric, Geometry, query_program, rows_program
+from gpumpc.retrieval.programs import Geometry, Metric, query_program, rows_program
 from gpumpc.roles import messages as m
 from gpumpc.wire.frames import encode_record
 
 
-def geometry_of(program: Program, metric: AnyMetric) -> Geometry:
+def geometry_of(program: Program, metric: Metric) -> Geometry:
     """What an index over a plan's results is made for.
 
     Features are truncated and lifted, so |v| (1 + 1/32) < 2^(bits-2) must hold. `compile_graph` chooses `output_bits` so,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Params
 from gpumpc.protocols.distances import Rows
 from gpumpc.retrieval import index
-from gpumpc.retrieval.programs import ROWS, AnyMetric, Geometry, Metric, query_program, rows_program
+from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program, rows_program
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.store import Store
 from tests.harness import BACKEND, Outcome, Pair, Static, roots, run_program, share
@@ -60,7 +60,7 @@ def compared(got: Outcome, name: str, pair: Pair, geometry: Geometry) -> Ints:
     return quantised(pair, geometry)
 
 
-def scores_of(queries: Ints, rows: Ints, metric: AnyMetric) -> Any:
+def scores_of(queries: Ints, rows: Ints, metric: Metric) -> Any:
     """Python's integers: no ring at all."""
     q, v = queries.astype(object), rows.astype(object)
     if metric != "l2":
@@ -81,7 +81,7 @@ class Index:
 
     def __init__(self, folder: Path, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.record = index.IndexRecord("gallery", "a plan", geometry.dim, cast(Metric, geometry.metric), "owner")
+        self.record = index.IndexRecord("gallery", "a plan", geometry.dim, geometry.metric, "owner")
         self.stores = [Store(folder / str(party), party) for party in (0, 1)]
         self.rows: dict[str, Ints] = {}
 

@@ -46,7 +46,7 @@ class FakeClient:
     def share(self, values):
         self.calls.append("share")
         self.uploads["u"] = values
-        return SharedInput("u", values.shape)
+        return SharedInput(("u",), values.shape)
 
     def run(self, shared, progress=None):
         self.calls.append("run")
@@ -54,14 +54,14 @@ class FakeClient:
             raise self.error
         if progress:
             progress(1, 1)
-        values = self.uploads[shared.upload]
+        values = self.uploads[shared.items[0]]
         return SealedResult(lambda: self.network(values, "float"), len(values))
 
-    def drop(self, shared):
-        self.calls.append("drop")
+    def forget(self, shared):
+        self.calls.append("forget")
         if isinstance(self.error, PeerLost):
             raise PeerLost("the line is gone")
-        del self.uploads[shared.upload]
+        del self.uploads[shared.items[0]]
 
     def wait_ready(self, timeout_s):
         self.calls.append("wait_ready")
@@ -83,7 +83,7 @@ def test_features_of_arrays_and_nothing_left_at_the_servers():
     extractor = over(client, progress=lambda done, of: heard.append((done, of)))
     got = extractor.fit(X).transform(X)
     np.testing.assert_array_equal(got, COMPILED(X, "float"))
-    assert client.calls == ["share", "run", "drop"] and not client.uploads and heard == [(1, 1)]
+    assert client.calls == ["share", "run", "forget"] and not client.uploads and heard == [(1, 1)]
     np.testing.assert_array_equal(extractor.fit_transform(X), got)
     assert extractor.get_feature_names_out().tolist() == ["secure0", "secure1", "secure2"]
 
@@ -181,7 +181,7 @@ def test_what_fails_is_told_and_the_upload_deleted_if_it_can_be(error):
     client = FakeClient(error=error)
     with pytest.raises(type(error)) as caught:
         over(client).transform(X)
-    assert caught.value is error and client.calls == ["share", "run", "drop"]
+    assert caught.value is error and client.calls == ["share", "run", "forget"]
     assert bool(client.uploads) == isinstance(error, PeerLost)
 
 
@@ -200,11 +200,11 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
         extractor.fit(X)
         assert not made
         np.testing.assert_array_equal(extractor.transform(X), extractor.transform(X))
-        assert made[0].calls == ["wait_ready", *["share", "run", "drop"] * 2]
+        assert made[0].calls == ["wait_ready", *["share", "run", "forget"] * 2]
         twin = copy.copy(extractor)
         twin.transform(X)  # what a worker process has: the arguments, and a connection of its own
         twin.close()
-        assert len(made) == 2 and made[1].calls[-1] == "close" and made[0].calls[-1] == "drop"
+        assert len(made) == 2 and made[1].calls[-1] == "close" and made[0].calls[-1] == "forget"
         extractor.set_params(plan=COMPILED.plan)
         assert made[0].calls[-1] == "close"
         extractor.transform(X)
