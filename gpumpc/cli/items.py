@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gpumpc.cli.connected import (
@@ -88,7 +89,7 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
             n_shared += len(fresh)
             console.print(f"{n_shared} images shared", end="\r")
     for bad in refused:
-        console.print(f"[yellow]left out:[/] {bad}", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]left out:[/] {escape(str(bad))}", soft_wrap=True, highlight=False)
     typer.echo(f"{n_shared} images shared, {n_present} were there already, {len(refused)} files left out")
     return len(refused)
 
@@ -225,7 +226,7 @@ def search(
                 client.forget([asked])
         table = Table("rank", found.score_name, "image")
         for rank, (score, item) in enumerate(zip(scores[0], ids[0], strict=True), 1):
-            table.add_row(str(rank), f"{score:.4f}", place_of(known, item))
+            table.add_row(str(rank), f"{score:.4f}", escape(place_of(known, item)))
         Console().print(table)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, data, demo, evaluate, items, shelves
+from gpumpc.cli import bench, data, demo, evaluate, head, items, shelves
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
 from gpumpc.cli.told import told
 from gpumpc.errors import ConfigError
@@ -146,12 +146,15 @@ def compile_(
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     weights: Annotated[str, typer.Option(help="private or public.")] = "private",
     bounds: Annotated[str, typer.Option(help="certified, or calibrated on sample inputs.")] = "",
+    policy: Annotated[str, typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits.")] = "",
 ) -> None:
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
     from gpumpc.cli import models
 
     with told():
-        compiled = models.compile_named(model, size=size, k=k, f=f, weights=weights, bounds=bounds or None)
+        compiled = models.compile_named(
+            model, size=size, k=k, f=f, weights=weights, bounds=bounds or None, policy=policy or None
+        )
         compiled.save(out)
         typer.echo(
             f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's"
@@ -187,5 +190,6 @@ app.add_typer(data.app)
 app.add_typer(shelves.store)
 app.add_typer(shelves.index)
 app.command()(evaluate.evaluate)
+app.command()(head.train_head)
 app.command(name="demo")(demo.demo)
 app.command(name="bench")(bench.bench)

@@ -14,6 +14,7 @@ from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.media.fetch import fetch
 from gpumpc.media.patches import LITE0_INPUT
 from gpumpc.nn.graph import Graph
+from gpumpc.nn.head import Policy
 from gpumpc.nn.plan import Bounds
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
@@ -23,7 +24,14 @@ N_SAMPLES = 32
 
 
 def compile_named(
-    name: str, *, size: int = 64, k: int = 40, f: int = 13, weights: str = "private", bounds: str | None = None
+    name: str,
+    *,
+    size: int = 64,
+    k: int = 40,
+    f: int = 13,
+    weights: str = "private",
+    bounds: str | None = None,
+    policy: str | None = None,
 ) -> CompiledPlan:
     """A network by name, or from a .pt2 file of torch.export.
 
@@ -41,6 +49,7 @@ def compile_named(
         bounds=chosen,
         samples=sample_inputs((N_SAMPLES, height, width, channels)) if chosen == "calibrated" else None,
         preprocessing=LITE0_INPUT if name == "lite0" else None,
+        policy=cast(Policy, one_of(policy, "label", "top5", "logits")) if policy else None,
     )
 
 

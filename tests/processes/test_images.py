@@ -129,6 +129,17 @@ def test_extract_all_classify_and_evaluate(cluster: Cluster, pictures: Path, tmp
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+    done = subprocess.run(
+        [sys.executable, "-m", "gpumpc", "train-head", str(out), "--labels", str(tmp_path / "labels.csv")]
+        + ["--on", str(cluster.folder.parent / "features"), "--out", str(tmp_path / "head")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert f"of 2 classes, trained on {N} images" in done.stdout, done.stderr
+    trained = CompiledPlan.load(tmp_path / "head")
+    assert trained.plan.classes == CLASSES
+    assert [CLASSES[int(i)] for i in trained(found["features"], "fixed")] == [
+        CLASSES[int(Path(file).stem) > 5] for file in found["files"]
+    ]
 
 
 def test_index_and_search(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
