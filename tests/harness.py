@@ -27,6 +27,7 @@ from gpumpc.protocols.linear import PrivateProduct, PublicProduct
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import signed
+from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session, StaticWeight, Sum, Tell
 from gpumpc.shares import Additive
@@ -104,8 +105,8 @@ class NamedTree(SeedTree):
         return key
 
 
-class ScriptedBackend(NumpyBackend):
-    """NumPy's backend with some draws replaced and all of them written down, with their bits (0: lanes)."""
+class Scripted(NumpyBackend):
+    """A backend with some draws replaced and all of them written down, with their bits (0: lanes)."""
 
     def __init__(self, names: Mapping[bytes, Name], script: Mapping[Name, Words]) -> None:
         self._names, self._script = names, script
@@ -128,6 +129,14 @@ class ScriptedBackend(NumpyBackend):
             lanes = super().expand_lanes(cipher, key, planes, n)
         self.drawn[name] = (0, lanes)
         return lanes
+
+
+class ScriptedNumba(Scripted, NumbaBackend):
+    """The same over the compiled loops."""
+
+
+SCRIPTED: dict[str, type[Scripted]] = {"numpy": Scripted, "numba": ScriptedNumba}
+NUMPY = ("numpy", "numpy", "numpy")
 
 
 class ScriptedDealing(dealer.Dealing):
@@ -291,6 +300,7 @@ def run_program(
     extra_corrections: bytes = b"",
     static: Static | None = None,
     session_id: bytes = SESSION_ID,
+    backends: tuple[str, str, str] = NUMPY,
 ) -> Outcome:
     """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
 
@@ -301,11 +311,12 @@ def run_program(
         extra_corrections: appended to what the dealer sends.
         static: weights opened before: both servers' parts, and the dealer's masks; instead of `weights`.
         session_id: the other half of what masks depend on, beside `batch`.
+        backends: of server 0, server 1 and the dealer.
     """
     both, cipher = roots(seed), program.params.cipher
-    ends = [_Server(party, both[party], batch, script or {}, session_id) for party in (0, 1)]
+    ends = [_Server(party, both[party], batch, script or {}, session_id, backends[party]) for party in (0, 1)]
     dealt = [NamedTree(both[party], batch, party, session_id) for party in (0, 1)]
-    backend = ScriptedBackend(_Union(dealt[0].names, dealt[1].names), script or {})
+    backend = SCRIPTED[backends[2]](_Union(dealt[0].names, dealt[1].names), script or {})
 
     def weight_trees() -> tuple[SeedTree, SeedTree]:
         return SeedTree(both[0], WEIGHT_SESSION, 0), SeedTree(both[1], WEIGHT_SESSION, 0)
@@ -363,11 +374,13 @@ class _Union(dict[bytes, Name]):
 class _Server:
     """One server's thread."""
 
-    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Any], session_id: bytes) -> None:
+    def __init__(
+        self, party: int, root: bytes, batch: int, script: Mapping[Name, Any], session_id: bytes, backend: str
+    ) -> None:
         self.party, self.session_id = party, session_id
         self.tree = NamedTree(root, batch, party, session_id)
         self.script = script
-        self.backend = ScriptedBackend(self.tree.names, script)
+        self.backend = SCRIPTED[backend](self.tree.names, script)
         self.error: BaseException | None = None
         self.result: Any = None
 
