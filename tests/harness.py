@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationsMissing, LeftoverCorrelations, PeerLost
@@ -48,6 +49,29 @@ def roots(seed: int) -> tuple[bytes, bytes]:
     """Two 32-byte roots from a number."""
     first, second = (hashlib.sha256(f"root {party} of {seed}".encode()).digest() for party in (0, 1))
     return first, second
+
+
+def drawn_openly(patch: pytest.MonkeyPatch) -> None:
+    """Every draw goes through `words` or `lanes`, where a planted bug can change it; the definitions of what is fused."""
+
+    def masked(self: Session, words: Words, name: str, bits: int) -> Any:
+        return self.backend.reduce(words + self.words(name, words.shape, bits), bits)
+
+    def sum_words(self: dealer.Dealing, name: str, shape: Sequence[int], bits: int) -> Any:
+        return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
+
+    def xor_lanes(self: dealer.Dealing, name: str, planes: int, n: int) -> Any:
+        return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
+
+    def deal_words(self: dealer.Dealing, name: str, value: Words, bits: int) -> None:
+        self.send_words(value - self.words(0, name, value.shape, bits), bits)
+
+    def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
+        self._corrections.append(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
+
+    patch.setattr(Session, "masked", masked)
+    for fused in (sum_words, xor_lanes, deal_words, deal_lanes):
+        patch.setattr(dealer.Dealing, fused.__name__, fused)
 
 
 class BytesCorrections:
@@ -118,16 +142,16 @@ class Scripted(NumpyBackend):
             words = self.reduce(self._script[name].reshape(shape), bits)
         else:
             words = super().expand_words(cipher, key, shape, bits)
-        self.drawn[name] = (bits, words)
+        self.drawn[name] = (bits, words.copy())  # what is added to a draw may be added in place
         return words
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Words:
         name = self._names[key]
         if name in self._script:
-            lanes = self._script[name].reshape(planes, -1)
+            lanes = self._script[name].reshape(planes, -1).copy()
         else:
             lanes = super().expand_lanes(cipher, key, planes, n)
-        self.drawn[name] = (0, lanes)
+        self.drawn[name] = (0, lanes.copy())
         return lanes
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumpc.params import Cipher
-from gpumpc.ring.backend import n_lanes
+from gpumpc.ring.backend import LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numba_backend import NumbaBackend, products, tiles
 from gpumpc.ring.numpy_backend import NumpyBackend
@@ -125,6 +125,93 @@ def check_lookup(backend, digits, width, n, fill=False):
         expected = DEFINITION.lookup(tables, queries[::-1], below)
         for got, right in zip(backend.lookup(read_only(tables), queries[::-1], below), expected, strict=True):
             same(got, right)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", [1, 8, 13, 27, 32, 40, 64])
+def test_fused_with_the_stream(bits, n, cipher):
+    key, x = bytes(range(32)), words(n, (n,))
+    for sign in (1, -1):
+        uniform = DEFINITION.expand_words(cipher, key, (n,), bits)
+        expected = DEFINITION.reduce(x + uniform if sign > 0 else x - uniform, bits)
+        for backend in (DEFINITION, COMPILED):
+            same(backend.add_uniform(x, cipher, key, bits, sign), expected)
+    planes = lanes(n, 3, n)
+    for backend in (DEFINITION, COMPILED):
+        same(backend.xor_uniform(planes, cipher, key, n), planes ^ DEFINITION.expand_lanes(cipher, key, 3, n))
+    assert np.array_equal(x, words(n, (n,))) and np.array_equal(planes, lanes(n, 3, n))
+
+
+@pytest.mark.parametrize("low", [0, (1 << 64) - 1, (1 << 64) - 70, (1 << 64) - 7000])
+@pytest.mark.parametrize("high", [0, (1 << 64) - 1])
+def test_a_counter_near_its_end(high, low):
+    """The counter has 128 bits: where its lower half wraps, the upper one goes on."""
+    key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
+    for n in (1, 100, 20_000):
+        same(COMPILED.expand_words("aes128ctr", key, (n,), 40), DEFINITION.expand_words("aes128ctr", key, (n,), 40))
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_adding_what_came(bits, n):
+    x, packed = words(n, (n,)), DEFINITION.pack(words(n + 1, (n,)), bits)
+    expected = DEFINITION.reduce(x + DEFINITION.unpack(packed, (n,), bits), bits)
+    for backend in (DEFINITION, COMPILED):
+        same(backend.add_packed(x, packed, bits), expected)
+        same(backend.add_packed(x, memoryview(b"x" + bytes(packed))[1:], bits), expected)
+    assert np.array_equal(x, words(n, (n,)))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_lanes_of_constants_and_words(n):
+    for bit in (0, 1):
+        expected = DEFINITION.bit(np.full(n, bit, dtype=np.uint64), 0)
+        for backend in (DEFINITION, COMPILED):
+            same(backend.constant_lane(bit, n), expected)
+    planes = lanes(n, 3, n)
+    expected = np.stack([DEFINITION.from_bit(lane, (n,)) for lane in planes])
+    for backend in (DEFINITION, COMPILED):
+        same(backend.from_lanes(planes, n), expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", [1, 27, 40, 64])
+def test_candidates_and_flips(bits, n):
+    y, t, t_r, v = (words(n + i, (n,)) for i in range(4))
+    zero = (y * t - t_r) & mask(bits)
+    for backend in (DEFINITION, COMPILED):
+        for got, right in zip(backend.candidates(y, t, t_r, v, bits), (zero, (v - zero) & mask(bits)), strict=True):
+            same(got, right)
+    lane = lanes(n, 1, n)[0]
+    bit = DEFINITION.from_bit(lane, (n,)).astype(bool)
+    for party in (0, 1):
+        expected = (y + np.uint64(6 << 13) * np.where(bit, np.uint64(1 - party) - t, t)) & mask(bits)
+        for backend in (DEFINITION, COMPILED):
+            same(backend.add_flipped(y, lane, t, 6 << 13, party, bits), expected)
+
+
+@pytest.mark.parametrize("n", [1, 63, 65, 989, 16_421])
+@pytest.mark.parametrize("candidates", [1, 2])
+@pytest.mark.parametrize("party", [0, 1])
+@pytest.mark.parametrize(("low", "high"), [(27, 40), (1, 64), (44, 62)])
+def test_lift(low, high, party, candidates, n):
+    """The four formulas, in Python's integers."""
+    shares = [words(i, (n,), False) & mask(low) for i in range(candidates)]
+    products = words(5, (candidates, n)) & mask(high - low)
+    tops, told, heard, masks = (lanes(10 + i, candidates, n) for i in range(4))
+    kept = lanes(20, 1, n)[0] if candidates == 2 else None
+    choice = [0] * n if kept is None else DEFINITION.from_bit(kept, (n,)).tolist()
+    columns = [DEFINITION.from_lanes(planes, n).astype(int).tolist() for planes in (tops, told, heard, masks)]
+    expected = []
+    for i, c in enumerate(choice):
+        m, g, h, a = (column[c][i] for column in columns)
+        p = int(products[c, i])
+        w = m - m * h - (1 - 2 * h) * (1 - 2 * g) * p if party == 0 else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
+        expected.append((int(shares[c][i]) - (w << low)) % (1 << high))
+    for backend in (DEFINITION, COMPILED):
+        got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
+        same(got, np.array(expected, dtype=np.uint64))
 
 
 def test_views_and_axes():

@@ -14,10 +14,11 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import products, wire
 from gpumpc.ring.numba_backend import words as loops
+from gpumpc.ring.numba_backend.stream import HAS_AES, Stream
 from gpumpc.ring.numpy_backend import NumpyBackend
 
 Words = np.ndarray
@@ -41,8 +42,33 @@ class NumbaBackend(NumpyBackend):
 
     def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
         n, size = math.prod(shape), prg.word_bytes(bits)
-        raw = prg.expand(cipher, key, n * size).view(f"<u{size}").reshape(shape)
-        return self.reduce(raw.astype(np.uint64, copy=False), bits)
+        if stream := _stream(cipher, key, n * size):
+            words = np.empty(n, dtype=np.uint64)
+            stream.words(words, size, _keep(bits))
+            return words.reshape(shape)
+        return super().expand_words(cipher, key, shape, bits)
+
+    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
+        if stream := _stream(cipher, key, lane_bytes(n, planes)):
+            lanes = np.empty(planes * n_lanes(n), dtype=np.uint64)
+            stream.lanes(lanes)
+            return _cut(lanes.reshape(planes, n_lanes(n)), n)
+        return super().expand_lanes(cipher, key, planes, n)
+
+    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+        size = prg.word_bytes(bits)
+        if stream := _stream(cipher, key, words.size * size):
+            total = np.empty(words.size, dtype=np.uint64)
+            stream.added(_flat(words), sign, total, size, _keep(bits))
+            return total.reshape(words.shape)
+        return super().add_uniform(words, cipher, key, bits, sign)
+
+    def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
+        if stream := _stream(cipher, key, lane_bytes(n, len(lanes))):
+            total = np.empty(lanes.size, dtype=np.uint64)
+            stream.lanes_added(_flat(lanes), total)
+            return _cut(total.reshape(lanes.shape), n)
+        return super().xor_uniform(lanes, cipher, key, n)
 
     # wire
 
@@ -67,6 +93,16 @@ class NumbaBackend(NumpyBackend):
             wire.add_bit(words, lane, 8 * whole + i)
         return words.reshape(shape)
 
+    def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
+        if bits % 8:
+            total = self.unpack(packed, words.shape, bits)
+            loops.add_words(_flat(words), total.reshape(-1), _keep(bits), total.reshape(-1))
+            return total
+        buffer = _expect(packed, packed_bytes(words.size, bits))
+        total = np.empty(words.size, dtype=np.uint64)
+        wire.add_unpacked(_flat(words), buffer, bits // 8, _keep(bits), total)
+        return total.reshape(words.shape)
+
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
         return _aligned(_expect(packed, lane_bytes(n, planes))).reshape(planes, n_lanes(n))
 
@@ -90,6 +126,12 @@ class NumbaBackend(NumpyBackend):
         loops.bits_of_lane(_flat(lane), words)
         return words.reshape(shape)
 
+    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+        words = np.empty((len(lanes), n), dtype=np.uint64)
+        for lane, row in zip(lanes, words, strict=True):
+            loops.bits_of_lane(_flat(lane), row)
+        return words
+
     def thermometer(self, planes: Lanes) -> Lanes:
         n_digits, width, lanes = planes.shape
         table = np.empty((n_digits, (1 << width) - 1, lanes), dtype=np.uint64)
@@ -105,6 +147,32 @@ class NumbaBackend(NumpyBackend):
         words = np.empty(if_one.size, dtype=np.uint64)
         loops.select_words(_flat(lane), _flat(if_one), _flat(if_zero), words)
         return words.reshape(if_one.shape)
+
+    # what a public bit chooses
+
+    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+        zero, one = np.empty(y.size, dtype=np.uint64), np.empty(y.size, dtype=np.uint64)
+        loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _keep(bits), zero, one)
+        return zero.reshape(y.shape), one.reshape(y.shape)
+
+    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+        kept = np.zeros_like(lanes.tops[0]) if lanes.kept is None else lanes.kept
+        m, told, heard, mask = (
+            planes[0] ^ (kept & (planes[0] ^ planes[-1])) for planes in (lanes.tops, lanes.told, lanes.heard, lanes.masks)
+        )
+        # w_0 = m (1 - heard) - (-1)^(heard ^ told) P; w_1 = m - (-1)^told heard mask - (-1)^(heard ^ told) P
+        crossed = heard & mask
+        terms = (m & ~heard, crossed ^ crossed, crossed ^ crossed) if party == 0 else (m, crossed & ~told, crossed & told)
+        out = np.empty(shares[0].size, dtype=np.uint64)
+        chosen = np.stack([*terms, heard ^ told])
+        pairs = (_flat(shares[0]), _flat(shares[-1]), _flat(products[0]), _flat(products[-1]))
+        loops.lift_kept(*pairs, _flat(kept), chosen, low, _keep(high), out)
+        return out
+
+    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+        out = np.empty(words.size, dtype=np.uint64)
+        loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _keep(bits), out)
+        return out.reshape(words.shape)
 
     # products
 
@@ -167,6 +235,21 @@ class NumbaBackend(NumpyBackend):
         result = np.empty(words.shape[:-1], dtype=np.uint64)
         loops.argmax_rows(np.ascontiguousarray(words).reshape(-1, words.shape[-1]), result.reshape(-1))
         return result
+
+
+def _stream(cipher: Cipher, key: bytes, n_bytes: int) -> Stream | None:
+    """The key's stream in compiled code, where there is such for the cipher and so many bytes."""
+    if cipher != "aes128ctr" or not HAS_AES or len(key) != prg.KEY_BYTES or n_bytes > prg.MAX_STREAM_BYTES:
+        return None
+    stream = Stream(key)
+    return stream if stream.reaches(n_bytes) else None
+
+
+def _cut(lanes: Lanes, n: int) -> Lanes:
+    """Zeros past the last element, in place."""
+    if n % 64:
+        lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
+    return lanes
 
 
 def _expect(packed: memoryview, n_bytes: int) -> np.ndarray:

@@ -132,3 +132,19 @@ def add_bit(out, lane, position):  # type: ignore[no-untyped-def]  # typed by it
         bits, start = lane[j], 64 * j
         for i in range(min(64, out.size - start)):
             out[start + i] |= ((bits >> np.uint64(i)) & np.uint64(1)) << position
+
+
+@compiled(Words, Bytes, index, word, OutWords)
+def add_unpacked(x, packed, whole, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x + unpacked) & keep, the packed values of whole bytes."""
+    n = out.size
+    source, block = packed.ctypes.data, np.empty(32, np.uint64)
+    for start in range(0, n - 31, 32):
+        _join_bytes(source + start, n, whole, block.ctypes.data)
+        for i in range(32):
+            out[start + i] = (x[start + i] + block[i]) & keep
+    for i in range(n - n % 32, n):
+        value = np.uint64(0)
+        for j in range(whole):
+            value |= np.uint64(packed[j * n + i]) << np.uint64(8 * j)
+        out[i] = (x[i] + value) & keep

@@ -26,6 +26,13 @@ def multiply_mask(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by 
         out[i] = (x[i] * y[i]) & keep
 
 
+@compiled(Words, Words, word, OutWords)
+def add_words(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x + y) & keep."""
+    for i in range(x.size):
+        out[i] = (x[i] + y[i]) & keep
+
+
 @compiled(Words, word, OutWords)
 def extend_sign(x, shift, out):  # type: ignore[no-untyped-def]  # typed by its signature
     """The signed value of the low 64 - shift bits."""
@@ -81,3 +88,41 @@ def select_words(lane, one, zero, out):  # type: ignore[no-untyped-def]  # typed
             chosen = np.uint64(0) - ((bits >> np.uint64(i)) & np.uint64(1))
             other = zero[start + i]
             out[start + i] = other ^ ((one[start + i] ^ other) & chosen)
+
+
+@compiled(Words, Words, Words, Words, word, OutWords, OutWords)
+def both_candidates(y, t, t_r, v, keep, zero, one):  # type: ignore[no-untyped-def]  # typed by its signature
+    """zero = y t - t r, one = v - zero."""
+    for i in range(zero.size):
+        value = (y[i] * t[i] - t_r[i]) & keep
+        zero[i] = value
+        one[i] = (v[i] - value) & keep
+
+
+@compiled(Words, Words, Words, word, word, word, OutWords)
+def add_flipped(x, lane, t, factor, one, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """x + factor (lane ? one - t : t)."""
+    for j in range(lane.size):
+        bits, start = lane[j], 64 * j
+        for i in range(min(64, out.size - start)):
+            flip = np.uint64(0) - ((bits >> np.uint64(i)) & np.uint64(1))
+            value = t[start + i]
+            out[start + i] = (x[start + i] + factor * (value ^ ((value ^ (one - value)) & flip))) & keep
+
+
+@compiled(Words, Words, Words, Words, Words, Words2, word, word, OutWords)
+def lift_kept(zero, one, zero_p, one_p, kept, lanes, low, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """share - 2^low w with w = a - b + c - (-1)^s P: `lanes` are a, b, c and s, already those of the kept candidate."""
+    unit = np.uint64(1)
+    for j in range(kept.size):
+        start = 64 * j
+        a, b, c, s, k = lanes[0, j], lanes[1, j], lanes[2, j], lanes[3, j], kept[j]
+        for i in range(min(64, out.size - start)):
+            at = np.uint64(i)
+            chosen = np.uint64(0) - ((k >> at) & unit)
+            sign = np.uint64(0) - ((s >> at) & unit)
+            share = zero[start + i] ^ ((zero[start + i] ^ one[start + i]) & chosen)
+            product = zero_p[start + i] ^ ((zero_p[start + i] ^ one_p[start + i]) & chosen)
+            signed = (product ^ sign) - sign  # minus the product where s is one
+            w = ((a >> at) & unit) - ((b >> at) & unit) + ((c >> at) & unit) - signed
+            out[start + i] = (share - (w << low)) & keep
