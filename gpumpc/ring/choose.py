@@ -7,6 +7,7 @@ import os
 
 from gpumpc.errors import ConfigError, MissingExtra
 from gpumpc.ring.backend import Backend
+from gpumpc.ring.memory import keep_freed_memory
 from gpumpc.ring.numpy_backend import NumpyBackend
 
 ENVIRONMENT = "GPUMPC_BACKEND"
@@ -20,6 +21,7 @@ def choose_backend(name: str | None = None) -> Backend:
 
     Raises ConfigError for a name that is not known, MissingExtra for one that is not installed.
     """
+    keep_freed_memory()
     wanted = name or os.environ.get(ENVIRONMENT) or ("numba" if _has_numba() else "numpy")
     if wanted == "numpy":
         return NumpyBackend()
