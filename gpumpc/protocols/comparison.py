@@ -268,8 +268,7 @@ class Comparison:
 
 def ones_at_party_0(session: Session, n: int) -> Lanes:
     """An XOR share of the lane of ones: (n_lanes,), zero past the last element."""
-    backend = session.backend
-    return backend.bit(backend.add_constant(backend.zeros((n,)), 1 - session.party, 64), 0)
+    return session.backend.constant_lane(1 - session.party, n)
 
 
 def _label(node: Node) -> str:
