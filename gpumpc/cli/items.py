@@ -79,15 +79,16 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
     refused: list[Refused] = []
     n_shared = n_present = 0
     present = {*client.stored()}
-    for portion in _portions(found, refused):
-        ids = known.add_all(portion)
-        fresh = {item_id: item for item_id, item in zip(ids, portion, strict=True) if item_id not in present}
-        n_present += len(portion) - len(fresh)
-        if fresh:
-            share_items(client, fresh)
-            present.update(fresh)
-            n_shared += len(fresh)
-            console.print(f"{n_shared} images shared", end="\r")
+    with console.status("reading images") as status:
+        for portion in _portions(found, refused):
+            ids = known.add_all(portion)
+            fresh = {item_id: item for item_id, item in zip(ids, portion, strict=True) if item_id not in present}
+            n_present += len(portion) - len(fresh)
+            if fresh:
+                share_items(client, fresh)
+                present.update(fresh)
+                n_shared += len(fresh)
+            status.update(f"{n_shared} images shared, {n_present} were there already")
     for bad in refused:
         console.print(f"[yellow]left out:[/] {escape(str(bad))}", soft_wrap=True, highlight=False)
     typer.echo(f"{n_shared} images shared, {n_present} were there already, {len(refused)} files left out")
@@ -153,7 +154,7 @@ def extract(
         todo = [item for item in chosen if item not in done]
         console.print(f"{len(chosen) - len(todo)} of {len(chosen)} images are extracted already")
         if todo:
-            with counted("images", scale=client.batch) as progress:
+            with counted("images", client.batch, len(todo)) as progress:
                 client.keep(todo, progress)
         if out is not None and chosen:
             with counted("revealed") as progress:
@@ -192,7 +193,7 @@ def classify(
             chosen = client.stored() if everything else items_of(known, names)
         if not chosen:
             raise MissingFile("no image is shared, or none is extracted", "", "use `gpumpc share` and `gpumpc extract`")
-        with counted("images", scale=client.batch) as progress:
+        with counted("images", client.batch, len(chosen)) as progress:
             result = client.run(chosen, progress, source=below).reveal()
         for item, row in zip(chosen, result, strict=True):
             typer.echo(f"{place_of(known, item)}\t{_shown(row, client)}")
