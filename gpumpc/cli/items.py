@@ -172,19 +172,28 @@ def save_features(path: Path, features: Any, items: Sequence[str], files: Sequen
 
 def classify(
     config: ConfigOption,
-    plan: Annotated[Path, typer.Option("--plan", help="Folder of the plan that ends in a class.")],
+    plan: Annotated[
+        Path, typer.Option("--plan", help="Folder of the plan that ends in a class; with --index, that of the features.")
+    ],
     items: Named = None,
     everything: All = False,
     source: Annotated[Path | None, typer.Option(help="Folder of the plan whose kept features the head takes.")] = None,
+    index: Annotated[str, typer.Option(help="Let the nearest rows of this index vote, instead of a head.")] = "",
+    top: Annotated[int, typer.Option(min=1, help="How many of them vote.")] = 5,
     catalog: CatalogOption = None,
 ) -> None:
-    """Classify shared images; what comes back is what the plan's policy says, sealed to this user."""
+    """Classify shared images; what comes back is what the plan's policy says, or the nearest's vote, sealed to this user."""
     from gpumpc.nn import plan as plan_files
 
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         client.wait_ready(READY_S)
+        if index:
+            chosen = client.kept() if everything else items_of(known, names)
+            for item, label in zip(chosen, client.open_index(index).classify(chosen, top), strict=True):
+                typer.echo(f"{place_of(known, item)}\t{label}")
+            return
         below = plan_files.load(source) if source else None
         if everything and source:
             with connected(config, source) as features:
