@@ -9,13 +9,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.media.fetch import fetch
 from gpumpc.media.patches import LITE0_INPUT
-from gpumpc.nn.graph import Graph
+from gpumpc.nn.graph import Conv2d, Graph, Linear
 from gpumpc.nn.head import Policy
-from gpumpc.nn.plan import Bounds
+from gpumpc.nn.plan import Bounds, Plan
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
 from gpumpc.roles.compiled import CompiledPlan, compile
@@ -51,6 +52,20 @@ def compile_named(
         preprocessing=LITE0_INPUT if name == "lite0" else None,
         policy=cast(Policy, one_of(policy, "label", "top5", "logits")) if policy else None,
     )
+
+
+def widths_table(plan: Plan) -> Table:
+    """How wide each layer computes, and in which mode that was found."""
+    mode = f"calibrated, {plan.guard_bits} guard bits: an input unlike the samples may wrap unnoticed"
+    title = f"{plan.name}: {'certified bounds' if plan.bounds == 'certified' else mode}"
+    table = Table("layer", "product, bits", "activation f", "weight f", "compared in at least, bits", title=title)
+    products = {layer.name for layer in plan.graph.layers if isinstance(layer, (Conv2d, Linear))}
+    for name, width in plan.widths.items():
+        if name in products:
+            table.add_row(name, str(width.k), str(plan.params.f), str(width.weight_frac), "")
+        elif width.k > 1:
+            table.add_row(name, "", "", "", str(width.k))
+    return table
 
 
 def _named(name: str, size: int) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from gpumpc.errors import BadShape, CorruptStore
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
 from gpumpc.protocols.distances import Rows
+from gpumpc.protocols.vote import MAX_LABEL_BITS
 from gpumpc.retrieval.programs import LABEL_WORD_BITS, Geometry, Metric
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.session import StaticWeight
@@ -47,8 +49,12 @@ class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     dim: int
     metric: Metric
     owner: str
+<<<<<<< HEAD
     n_labels: int = 0
     classes: tuple[str, ...] = ()
+=======
+    n_labels: Annotated[int, msgspec.Meta(ge=0, le=1 << MAX_LABEL_BITS)] = 0
+>>>>>>> metric
 
     @property
     def kind(self) -> str:

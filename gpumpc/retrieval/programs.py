@@ -128,7 +128,9 @@ def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
 
 
 def label_bits(n_labels: int) -> int:
-    """Bits of a label among n_labels; none where there are no labels."""
+    """Bits of a label among n_labels; none where there are no labels. Raises PlanError for a number that none can be."""
+    if n_labels < 0:
+        raise PlanError(f"{n_labels} classes were asked for", "a number of classes is positive", "give it, or 0 for none")
     return max(1, (n_labels - 1).bit_length()) if n_labels else 0
 
 

@@ -172,6 +172,9 @@ def test_an_unlabelled_record_reads_as_before():
     old = '{"name":"gallery","plan":"p","dim":3,"metric":"l2","owner":"o"}'
     record = IndexRecord("gallery", "p", 3, "l2", "o")
     assert encode_index(record) == old and decode_index(old) == record and record.n_labels == 0
+    for wrong in (-1, (1 << 16) + 1):
+        with pytest.raises(CorruptStore):
+            decode_index(old[:-1] + f',"n_labels":{wrong}}}')
     labelled = msgspec.structs.replace(record, n_labels=6)
     assert decode_index(encode_index(labelled)) == labelled != record
 
@@ -199,6 +202,8 @@ def test_keys_that_do_not_fit_are_refused():
     query_program(wide, 1, 1 << id_bits, 1, PARAMS, 16)
     with pytest.raises(PlanError, match=f"{wide.score_bits} score bits, {id_bits} position bits and 5 label bits"):
         query_program(wide, 1, 1 << id_bits, 1, PARAMS, 17)
+    with pytest.raises(PlanError, match="is positive"):
+        query_program(GEOMETRY, 1, 5, 1, PARAMS, -1)
     with pytest.raises(PlanError, match="cannot vote"):
         query_program(GEOMETRY, 1, 5, 1, PARAMS, (1 << 16) + 1)
 
