@@ -49,12 +49,8 @@ class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     dim: int
     metric: Metric
     owner: str
-<<<<<<< HEAD
-    n_labels: int = 0
-    classes: tuple[str, ...] = ()
-=======
     n_labels: Annotated[int, msgspec.Meta(ge=0, le=1 << MAX_LABEL_BITS)] = 0
->>>>>>> metric
+    classes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

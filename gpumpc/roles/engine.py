@@ -40,12 +40,12 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
         "protocol version": str(PROTOCOL_VERSION),
         "model": plan.name,
         "k and f": f"k={params.k} f={params.f}",
-        "widths": " ".join(f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())),
         "cipher": params.cipher,
         "word packing": PACKING,
         "batch size": str(program.input.shape[0]),
         "weights": params.weights,
         "weight version": plan.weight_digest,
+        "widths": " ".join(f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())),
         "program": program.digest.hex(),
         "plan": plan_hash(plan).hex(),
     }
