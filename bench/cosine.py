@@ -2,7 +2,8 @@
 
 Features of EfficientNet-Lite0 of modality-6, from the data cache (`out/data`; `gpumpc data fetch` fills it), as its plan
 at 64 px shares them: 20 bits, 15 of them fractions. Both servers and the dealer run in this process and normalise every
-row; the five nearest gallery rows of each query, and all cosines, are compared with float64. Masks come from `--seed`.
+row; the five nearest gallery rows of each query, and all cosines, are compared with those of float64. Masks come from
+`--seed`.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ K = 5
 
 
 def features(images: Floats, cache: Path) -> Floats:
-    """(N, 1280) pooled features in float64."""
-    model = lite0(path_of("lite0", "efficientnet-lite0-57934424.pth", cache)).double()
-    inputs = torch.from_numpy(preprocess(images).transpose(0, 3, 1, 2).copy())
+    """(N, 1280) pooled features: torch's own float32, for what is measured here begins at the features."""
+    model = lite0(path_of("lite0", "efficientnet-lite0-57934424.pth", cache))
+    inputs = torch.from_numpy(preprocess(images).transpose(0, 3, 1, 2).astype(np.float32))
     with torch.no_grad():
-        return np.concatenate([model(inputs[i : i + BATCH]).numpy() for i in range(0, len(inputs), BATCH)])
+        parts = [model(inputs[i : i + BATCH]).numpy() for i in range(0, len(inputs), BATCH)]
+    return np.concatenate(parts).astype(np.float64)
 
 
 def on_shares(x: Ints, seed: int) -> Ints:
