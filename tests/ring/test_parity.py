@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpumpc.params import Cipher
 from gpumpc.ring.backend import LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
-from gpumpc.ring.numba_backend import NumbaBackend, products, tiles
+from gpumpc.ring.numba_backend import NumbaBackend, products, tiles, winograd
 from gpumpc.ring.numpy_backend import NumpyBackend
 
 DEFINITION, COMPILED = NumpyBackend(), NumbaBackend()
@@ -303,6 +303,40 @@ def test_depthwise(bits, fill):
         check_conv(COMPILED, x, w, stride, padding, channels, bits)
 
 
+def check_winograd(backend, shape, c_out, padding, bits, fill=False):
+    x, w = words(1, shape, fill), words(2, (3, 3, shape[3], c_out), fill)
+    check_conv(backend, x, w, (1, 1), padding, 1, bits)
+    if bits + winograd.EXTRA_BITS <= 64:
+        same(products._winograd(x, w, padding, bits), DEFINITION.conv2d(x, w, (1, 1), padding, 1, bits))
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("bits", WIDTHS + [26, 42, 43, 58, 59])
+def test_a_quarter_of_the_multiplications(bits, fill):
+    """Whole tiles and tiles over the edge, one block of channels and more, one chunk of tiles and more."""
+    for shape, c_out, padding in (
+        ((2, 16, 16, 16), 16, (1, 1, 1, 1)),
+        ((1, 5, 6, 3), 5, (0, 0, 0, 0)),
+        ((3, 11, 18, 33), 34, (1, 0, 2, 1)),
+        ((8, 8, 8, 65), 64, (1, 1, 1, 1)),
+    ):
+        check_winograd(COMPILED, shape, c_out, padding, bits, fill)
+
+
+def test_where_tiles_are_used():
+    big, w = np.empty((8, 16, 16, 64), np.uint64), np.empty((3, 3, 64, 64), np.uint64)
+    around, none = (1, 1, 1, 1), (0, 0, 0, 0)
+    assert products._suits_winograd(big, w, (1, 1), around, 40)
+    assert products._suits_winograd(big, w, (1, 1), around, 58) and not products._suits_winograd(big, w, (1, 1), around, 59)
+    assert not products._suits_winograd(big, w, (2, 1), around, 40)
+    assert not products._suits_winograd(big, np.empty((3, 1, 64, 64), np.uint64), (1, 1), around, 40)
+    assert not products._suits_winograd(big[:1], w, (1, 1), around, 40)  # too few tiles
+    assert not products._suits_winograd(big[..., :8], w[:, :, :8], (1, 1), around, 40)
+    # 14 x 14 outputs fill their 4 x 4 tiles well enough, 5 x 5 would waste more than is saved.
+    assert products._suits_winograd(big, w, (1, 1), none, 40)
+    assert not products._suits_winograd(np.empty((99, 5, 5, 64), np.uint64), w, (1, 1), around, 40)
+
+
 def test_a_convolution_of_a_view():
     x, w = words(1, (2, 9, 9, 20)), words(2, (3, 3, 5, 8))
     check_conv(COMPILED, x[:, ::2, :, 3:8], w[::-1], (1, 1), (1, 1, 1, 1), 1, 40)
@@ -377,3 +411,12 @@ def test_planted_mistakes_are_caught(check, wrong, arguments):
     check(COMPILED, *arguments)
     with pytest.raises(AssertionError):
         check(wrong(), *arguments)
+
+
+def test_tiles_without_spare_bits_are_caught(monkeypatch):
+    """Planted: Winograd's products modulo 2^(bits + 5), of which the shift takes six."""
+    arguments = (COMPILED, (2, 16, 16, 16), 16, (1, 1, 1, 1), 40)
+    check_winograd(*arguments)
+    monkeypatch.setattr(winograd, "EXTRA_BITS", 5)
+    with pytest.raises(AssertionError):
+        check_winograd(*arguments)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import types
 
 from gpumpc.ring.backend import Padding, Pair
-from gpumpc.ring.numba_backend import tiles
+from gpumpc.ring.numba_backend import tiles, winograd
 from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, Words2, compiled, index, word
 
 Array = npt.NDArray[np.uint64]
@@ -18,6 +18,8 @@ _OutNarrow = types.Array(types.uint32, 3, "C")
 _OutHalves = types.Array(types.uint32, 3, "C")
 # Fewer rows than this do not repay the making of panels, fewer columns do not fill one.
 _ROWS_AT_LEAST, _COLUMNS_AT_LEAST = 6, 3
+# A quarter of the multiplications: below these sizes the transformations take longer than what they save.
+_CHANNELS_AT_LEAST, _TILES_AT_LEAST, _CHUNK_TILES = (16, 64), 32, 48
 
 
 def kind_of(bits: int) -> int:
@@ -148,6 +150,8 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     """Dense convolution x (B, H, W, Cin), w (kh, kw, Cin, Cout) -> (B, Ho, Wo, Cout)."""
     n_images, height, width, c_in = x.shape
     kh, kw, _, c_out = w.shape
+    if _suits_winograd(x, w, stride, padding, bits):
+        return _winograd(x, w, padding, bits)
     kind = kind_of(bits)
     left = _left(np.ascontiguousarray(x).reshape(n_images, height, width * c_in), padding, c_in, kind)
     row = left.shape[2]
@@ -160,6 +164,53 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     keep = (1 << bits) - 1
     tiles.product(kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, keep, out)
     return out.reshape(n_images, n_y, n_x, c_out)
+
+
+def _suits_winograd(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> bool:
+    """Whether tiles of 4x4 outputs save more than their transformations cost."""
+    extended = bits + winograd.EXTRA_BITS
+    channels = _CHANNELS_AT_LEAST[extended <= 32]  # words of 32 bits multiply so fast that little is left to save
+    if w.shape[:2] != (3, 3) or stride != (1, 1) or min(w.shape[2:]) < channels:
+        return False
+    n_y, n_x = (x.shape[axis] + padding[2 * axis - 2] + padding[2 * axis - 1] - 2 for axis in (1, 2))
+    n_tiles = len(x) * -(-n_y // winograd.OUT) * -(-n_x // winograd.OUT)
+    # Outputs of tiles that reach over the edge are lost, and the weights are transformed for every call.
+    is_full = 1.6 * n_y * n_x * len(x) >= n_tiles * winograd.OUT**2
+    return extended <= 64 and is_full and n_tiles >= _TILES_AT_LEAST
+
+
+def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
+    """A 3x3 convolution of stride 1, some tiles at a time, so that what is between the two transformations stays cached."""
+    n_images, height, width, c_in = x.shape
+    c_out, kind = w.shape[3], kind_of(bits + winograd.EXTRA_BITS)
+    top, bottom, left, right = padding
+    shape = (n_images, height + top + bottom - 2, width + left + right - 2, c_out)
+    n_y, n_x = -(-shape[1] // winograd.OUT), -(-shape[2] // winograd.OUT)
+    bottom += winograd.OUT * n_y - shape[1]
+    right += winograd.OUT * n_x - shape[2]
+    padded = _left(np.ascontiguousarray(x).reshape(n_images, height, -1), (top, bottom, left, right), c_in, 2)
+    padded = padded.reshape(n_images, padded.shape[1], -1, c_in)
+    weights = np.empty((winograd.TILE**2, c_in, c_out), dtype=np.uint64)
+    winograd.transform_weights(np.ascontiguousarray(w), weights)
+    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, 2 * tiles.PANEL_WORDS[kind]), dtype=np.uint32)
+    for matrix, made in zip(weights, panels, strict=True):
+        _make_panels(matrix, kind, made)
+    out = np.empty(shape, dtype=np.uint64)
+    n_tiles = n_images * n_y * n_x
+    keep = (1 << (bits + winograd.EXTRA_BITS)) - 1
+    operand, middle = np.empty(0, dtype=np.uint64), np.empty((0, 0, 0), dtype=np.uint64)
+    for first in range(0, n_tiles, _CHUNK_TILES):
+        count = min(_CHUNK_TILES, n_tiles - first)
+        if count != middle.shape[1]:  # the first time, and where the last chunk is shorter
+            operand = np.empty(winograd.TILE**2 * count * c_in, dtype=np.uint32 if kind == 0 else np.uint64)
+            middle = np.empty((winograd.TILE**2, count, c_out), dtype=np.uint64)
+        transformed = operand.reshape(winograd.TILE**2, count, c_in)
+        unused = operand[:0].reshape(0, count, c_in)
+        wide, narrow = (unused.astype(np.uint64), transformed) if kind == 0 else (transformed, unused.astype(np.uint32))
+        winograd.transform_input(padded, n_x, first, kind, wide, narrow)
+        tiles.products(kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, keep, middle)
+        winograd.transform_output(middle, n_y, n_x, first, (1 << bits) - 1, out)
+    return out
 
 
 def depthwise(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Array:
