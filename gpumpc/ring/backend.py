@@ -169,6 +169,9 @@ class Backend(Protocol):
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         """Words times a public integer (of either sign), modulo 2^bits."""
 
+    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
+        """x + y + bias, modulo 2^bits: two of one shape (.., C), and (C,)."""
+
     def sign_extend(self, words: Words, bits: int) -> Words:
         """The signed value modulo 2^bits as a signed 64-bit word."""
 

@@ -281,6 +281,11 @@ class NumpyBackend:
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         return self.reduce(words * np.uint64(factor % (1 << 64)), bits)
 
+    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
+        total = x + y
+        total += bias
+        return self.reduce(total, bits, out=total)
+
     def sign_extend(self, words: Words, bits: int) -> Words:
         return signed(words, bits).view(np.uint64)
 

@@ -191,6 +191,14 @@ def test_candidates_and_flips(bits, n):
             same(backend.add_flipped(y, lane, t, 6 << 13, party, bits), expected)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 3), (2, 9, 9, 20)])
+@pytest.mark.parametrize("bits", [1, 40, 64])
+def test_add_bias(bits, shape):
+    x, y, bias = words(1, shape), read_only(words(2, shape)), words(3, shape[-1:])
+    for backend in (DEFINITION, COMPILED):
+        same(backend.add_bias(x, y, bias, bits), (x + y + bias) & mask(bits))
+
+
 @pytest.mark.parametrize("n", [1, 63, 65, 989, 16_421])
 @pytest.mark.parametrize("candidates", [1, 2])
 @pytest.mark.parametrize("party", [0, 1])

@@ -15,7 +15,6 @@ _Image = types.Array(types.uint64, 3, "C", readonly=True)
 _Batch = types.Array(types.uint64, 4, "C", readonly=True)
 _OutBatch = types.Array(types.uint64, 4, "C")
 _OutNarrow = types.Array(types.uint32, 3, "C")
-_OutHalves = types.Array(types.uint32, 3, "C")
 # Fewer rows than this do not repay the making of panels, fewer columns do not fill one.
 _ROWS_AT_LEAST, _COLUMNS_AT_LEAST = 6, 3
 # A quarter of the multiplications: below these sizes the transformations take longer than what they save.
@@ -60,28 +59,32 @@ def _pad(x, top, left, out):  # type: ignore[no-untyped-def]  # typed by its sig
                 out[b, top + i, left + j] = x[b, i, j]
 
 
-@compiled(Words2, index, _OutHalves)
-def _make_panels(w, kind, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(K, N) words -> (panels, K, 32-bit halves of a panel's row); columns past the last are zero."""
+@compiled(Words2, index, OutLanes3, _OutNarrow)
+def _make_panels(w, kind, out, halves):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(K, N) words -> (panels, K, words of a panel's row); columns past the last are zero. `halves`: the same memory."""
     width = 16 if kind == 0 else 8
-    low, upper = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
+    low, upper, half = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF), np.uint64(32)
+    row = np.zeros(16, np.uint64)
     for p in range(out.shape[0]):
         count = min(width, w.shape[1] - p * width)
+        row[:] = np.uint64(0)
         for k in range(w.shape[0]):
-            out[p, k, :] = np.uint32(0)
             for c in range(count):
-                v = w[k, p * width + c]
-                high = v >> np.uint64(32)
-                if kind == 0:
-                    out[p, k, c] = np.uint32(v & upper)
-                    continue
-                out[p, k, 2 * c] = np.uint32(v & upper)
-                out[p, k, 2 * c + 1] = np.uint32(high)
-                if kind == 1:
-                    out[p, k, 16 + c] = np.uint32((high & low) | ((v & low) << np.uint64(16)))
-                else:
-                    out[p, k, 16 + c] = np.uint32(v & upper)
-                    out[p, k, 24 + c] = np.uint32(high)
+                row[c] = w[k, p * width + c]
+            if kind == 0:
+                for c in range(16):
+                    halves[p, k, c] = np.uint32(row[c] & upper)
+                continue
+            for c in range(8):
+                out[p, k, c] = row[c]
+            if kind == 1:
+                for c in range(8):
+                    pair = ((row[c] >> half) & low) | ((row[c] & low) << np.uint64(16))
+                    halves[p, k, 16 + c] = np.uint32(pair)
+            else:
+                for c in range(8):
+                    halves[p, k, 16 + c] = np.uint32(row[c] & upper)
+                    halves[p, k, 24 + c] = np.uint32(row[c] >> half)
 
 
 def _left(x: Array, padding: Padding, channels: int, kind: int) -> npt.NDArray[np.unsignedinteger]:
@@ -99,10 +102,10 @@ def _left(x: Array, padding: Padding, channels: int, kind: int) -> npt.NDArray[n
     return wide
 
 
-def _panels(w: Array, kind: int) -> npt.NDArray[np.uint32]:
-    n_panels = -(-w.shape[1] // tiles.COLUMNS[kind])
-    made = np.empty((n_panels, w.shape[0], 2 * tiles.PANEL_WORDS[kind]), dtype=np.uint32)
-    _make_panels(w, kind, made)
+def _panels(w: Array, kind: int, made: Array | None = None) -> Array:
+    if made is None:
+        made = np.empty((-(-w.shape[1] // tiles.COLUMNS[kind]), w.shape[0], tiles.PANEL_WORDS[kind]), dtype=np.uint64)
+    _make_panels(w, kind, made, made.view(np.uint32))
     return made
 
 
@@ -192,9 +195,9 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
     padded = padded.reshape(n_images, padded.shape[1], -1, c_in)
     weights = np.empty((winograd.TILE**2, c_in, c_out), dtype=np.uint64)
     winograd.transform_weights(np.ascontiguousarray(w), weights)
-    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, 2 * tiles.PANEL_WORDS[kind]), dtype=np.uint32)
+    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, tiles.PANEL_WORDS[kind]), dtype=np.uint64)
     for matrix, made in zip(weights, panels, strict=True):
-        _make_panels(matrix, kind, made)
+        _panels(matrix, kind, made)
     out = np.empty(shape, dtype=np.uint64)
     n_tiles = n_images * n_y * n_x
     keep = (1 << (bits + winograd.EXTRA_BITS)) - 1
