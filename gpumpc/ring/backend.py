@@ -23,6 +23,7 @@ Lanes = Any  # an array of the backend: uint64, shape (planes, n_lanes)
 Opened = Any  # opaque
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
+Factors = tuple[int, ...]  # numbers of bits that are multiplied
 
 
 def n_lanes(n: int) -> int:
@@ -124,6 +125,23 @@ class Backend(Protocol):
 
         Returns lt = T[y] and eq = T[y - 1] ^ T[y], both (D, n_lanes), where T[2^b - 1] = 0 and T[-1] is the lane
         `below`: ones at party 0, zeros at party 1.
+        """
+
+    def masked_products(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        """XOR shares of sums of products of masked bits: (sums, nodes, n_lanes).
+
+        Bit f is o_f ^ m_f, with o public (nodes, factors, n_lanes), m_f shared as `masks` of the same shape, and each
+        product of several m named in `products` shared as `dealt` (nodes, products, n_lanes). A sum is a list of products of
+        bits; each is expanded over the subsets of its factors, XOR of (AND of the other o) & (share of the AND of those m),
+        where the empty subset is party 0's.
         """
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumpc.params import Cipher
-from gpumpc.ring.backend import LiftLanes, n_lanes
+from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numba_backend import NumbaBackend, products, tiles, winograd
 from gpumpc.ring.numpy_backend import NumpyBackend
@@ -220,6 +222,31 @@ def test_lift(low, high, party, candidates, n):
     for backend in (DEFINITION, COMPILED):
         got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
         same(got, np.array(expected, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("n", [1, 65, 989, 40_000])
+@pytest.mark.parametrize("party", [0, 1])
+def test_masked_products(party, n):
+    """Every subset of every product, one at a time."""
+    sums: list[list[Factors]] = [[(0,), (0, 3), (0, 1, 2)], [(0, 1, 2, 3)], [(2, 3)]]
+    products: list[Factors] = [(0, 3), (0, 1), (0, 2), (1, 2), (0, 1, 2), (2, 3), (1, 3)]
+    products += [(0, 1, 3), (0, 2, 3), (1, 2, 3), (0, 1, 2, 3)]
+    opened, masks, dealt = (lanes(seed, 3 * size, n).reshape(3, size, -1) for seed, size in ((1, 4), (2, 4), (3, 11)))
+    expected = np.zeros((3, 3, n_lanes(n)), dtype=np.uint64)
+    for total, terms in zip(expected, sums, strict=True):
+        for factors in terms:
+            for chosen in itertools.chain.from_iterable(itertools.combinations(factors, r) for r in range(len(factors) + 1)):
+                if not chosen and party == 1:
+                    continue
+                share = np.full((3, n_lanes(n)), mask(64))
+                if chosen:
+                    share = masks[:, chosen[0]] if len(chosen) == 1 else dealt[:, products.index(chosen)]
+                for f in factors:
+                    if f not in chosen:
+                        share = share & opened[:, f]
+                total ^= share
+    for backend in (DEFINITION, COMPILED):
+        same(backend.masked_products(opened, masks, read_only(dealt), sums, products, party), expected)
 
 
 def test_views_and_axes():

@@ -14,7 +14,7 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import products, wire
 from gpumpc.ring.numba_backend import words as loops
@@ -132,6 +132,20 @@ class NumbaBackend(NumpyBackend):
         lt, eq = (np.empty((len(tables), tables.shape[2]), dtype=np.uint64) for _ in range(2))
         bit_loops.look_up(np.ascontiguousarray(tables), np.ascontiguousarray(planes), _flat(below), lt, eq)
         return lt, eq
+
+    def masked_products(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        terms = bit_loops.terms_of(tuple(map(tuple, sums)), tuple(products), masks.shape[1], party)
+        found = np.empty((len(sums), len(opened), opened.shape[2]), dtype=np.uint64)
+        bit_loops.add_products(*map(np.ascontiguousarray, (opened, masks, dealt)), terms, found)
+        return found
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         words = np.empty(if_one.size, dtype=np.uint64)
