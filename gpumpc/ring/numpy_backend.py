@@ -68,8 +68,9 @@ def _masked_product(opened: Lanes, shares: dict[Factors, Lanes], factors: Factor
             for subset in itertools.combinations(rest, size):
                 folded[subset] = _fold(table[(i, *subset)], opened[:, i], table[subset], party == 0 and done == 0)
         table = folded
-    product: Lanes = table[()]
-    return product
+    product: Any = table[()]  # every factor has been folded: a lane, not the empty product
+    found: Lanes = product
+    return found
 
 
 def _fold(with_mask: Any, factor: Lanes, without: Lanes | None, ones: bool) -> Any:
