@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumpc.params import Cipher
+from gpumpc.ring import numba_backend
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numba_backend import NumbaBackend, products, tiles, winograd
 from gpumpc.ring.numpy_backend import NumpyBackend
+from tests.ring.test_prg import AES_CIPHER, AES_COUNTER, AES_KEY, AES_PLAIN
 
+ROOT = Path(__file__).resolve().parents[2]
 DEFINITION, COMPILED = NumpyBackend(), NumbaBackend()
 SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 989, 16_384, 16_421]
 CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
@@ -382,6 +389,45 @@ def test_row_dot(bits):
     for shape in ((0, 3), (1, 1), (989, 7), (5, 128)):
         x, y = words(1, shape), read_only(words(2, shape))
         same(COMPILED.row_dot(x, y, bits), DEFINITION.row_dot(x, y, bits))
+
+
+def test_the_stream_is_nist_s():
+    """SP 800-38A, F.5.1, through the loop that masks come from; with and without the processor's instructions."""
+    words = COMPILED.expand_lanes("aes128ctr", AES_KEY + AES_COUNTER, 1, 64 * len(AES_PLAIN) // 8)
+    assert words.tobytes() == bytes(a ^ b for a, b in zip(AES_PLAIN, AES_CIPHER, strict=True))
+
+
+def test_machines_without_aes(monkeypatch):
+    monkeypatch.setattr(numba_backend, "HAS_AES", False)
+    test_fused_with_the_stream(40, 989, "aes128ctr")
+    test_the_stream_is_nist_s()
+
+
+PLAIN_MACHINE = """
+import numpy as np
+from gpumpc.ring import numba_backend
+from gpumpc.ring.numba_backend import NumbaBackend, products, stream, tiles
+from gpumpc.ring.numpy_backend import NumpyBackend
+assert not stream.HAS_AES and not tiles.HAS_PAIR_PRODUCTS
+one, other = NumpyBackend(), NumbaBackend()
+x = one.expand_words("aes128ctr", bytes(32), (2, 9, 9, 20), 64)
+w = one.expand_words("chacha20", bytes(32), (3, 3, 20, 9), 64)
+assert np.array_equal(other.expand_words("aes128ctr", bytes(32), (2, 9, 9, 20), 64), x)
+for bits in (26, 32, 40, 44, 48, 64):
+    assert bytes(other.pack(x, bits)) == bytes(one.pack(x, bits))
+    assert np.array_equal(other.unpack(one.pack(x, bits), x.shape, bits), one.reduce(x, bits))
+    assert np.array_equal(other.to_planes(x, bits), one.to_planes(x, bits))
+    arguments = (x, w, (1, 1), (1, 1, 1, 1), 1, bits)
+    assert np.array_equal(other.conv2d(*arguments), one.conv2d(*arguments))
+print("the same")
+"""
+
+
+def test_a_machine_with_none_of_the_instructions(tmp_path):
+    """Code for the plainest processor of this family, in a process of its own."""
+    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", PLAIN_MACHINE], env=plain, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "the same\n", done.stderr
 
 
 def test_machines_without_pair_products(monkeypatch):

@@ -24,18 +24,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, compiled, index, word
+from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, compiled, has_feature, index, word
 
 COLUMNS = (16, 8, 8)
 PANEL_WORDS = (8, 12, 16)
-HAS_PAIR_PRODUCTS = bool(llvmlite.binding.get_host_cpu_features().get("avx2", False))
+HAS_PAIR_PRODUCTS = has_feature("avx2")
 
 _ROWS = (4, 3, 3)
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -77,6 +76,8 @@ class _Builder:
 
     def pair_products(self, x: Any, y: Any) -> Any:
         """x_2i y_2i + x_2i+1 y_2i+1 of 16-bit places, in 32 bits."""
+        if not HAS_PAIR_PRODUCTS:  # nothing multiplies with this kind then, but it must compile
+            return self.b.mul(x, y)
         form = ir.FunctionType(_NARROW, [_PAIRS, _PAIRS])
         function = cgutils.get_or_insert_function(self.b.module, form, "llvm.x86.avx2.pmadd.wd")
         return self.b.call(function, [self.b.bitcast(x, _PAIRS), self.b.bitcast(y, _PAIRS)])
