@@ -3,7 +3,8 @@
 Layer by layer, the floor beside what was measured. The floor of a layer is what its work would take at rates measured in the
 same run, one thread: ring multiply-adds at the rate of a large product, uniform bytes at the rate of the generator, bytes
 that are packed, sent and read at the rate of a copy, and rounds at the time of an empty exchange between two threads.
-Nothing in it is a constant from elsewhere. What is above the floor is passes over memory, small shapes, and waiting for each other.
+Nothing in it is a constant from elsewhere. What is above the floor is passes over memory, small shapes, and waiting for each
+other.
 """
 
 from __future__ import annotations
