@@ -1,7 +1,7 @@
 """Compiled loops for the same contract: what users without a GPU run. Bit for bit what `numpy_backend` defines.
 
-Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's: what has no loop here is
-NumPy's, and so are small sizes, where a call costs more than the loop saves.
+Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's; what has no loop here was
+measured and is as fast there.
 """
 
 from __future__ import annotations
@@ -237,13 +237,6 @@ class NumbaBackend(NumpyBackend):
     def sign_extend(self, words: Words, bits: int) -> Words:
         result = np.empty(words.shape, dtype=np.uint64)
         loops.extend_sign(_flat(words), 64 - bits, result.reshape(-1))
-        return result
-
-    def argmax_signed(self, words: Words) -> Words:
-        if words.shape[-1] == 0:
-            return super().argmax_signed(words)
-        result = np.empty(words.shape[:-1], dtype=np.uint64)
-        loops.argmax_rows(np.ascontiguousarray(words).reshape(-1, words.shape[-1]), result.reshape(-1))
         return result
 
 
