@@ -14,7 +14,8 @@ from gpumpc.ring import kernels
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / "out" / "emulator"
-FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+# -Bsymbolic: a kernel may be called like a function of the C library.
+FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"]
 # -O1 keeps an access where the source has it; the sanitizer's own run time is not linked: runtime.cpp stands in for it.
 RACE_FLAGS = ["-O1", "-fsanitize=thread"]
 
@@ -34,7 +35,7 @@ def compiler() -> str:
 
 
 def _compile(text: str, name: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
-    key = hashlib.sha256("\0".join([text, *flags, *libraries]).encode()).hexdigest()[:32]
+    key = hashlib.sha256("\0".join([text, *FLAGS, *flags, *libraries]).encode()).hexdigest()[:32]
     target = CACHE / f"{name}-{key}.so"
     if target.exists():
         return target
