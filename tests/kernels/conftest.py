@@ -1,4 +1,9 @@
-"""One file of tests, several devices: the emulator in three thread orders, and a GPU where there is one."""
+"""One file of tests, several devices: the emulator in three thread orders, and a GPU where there is one.
+
+GPUMPC_KERNEL_TESTS=emulated or =cupy runs one kind alone; asked for and absent, the GPU is an error.
+"""
+
+import os
 
 import pytest
 
@@ -9,23 +14,18 @@ from tests.emulator.device import ORDERS, EmulatedDevice
 EMULATED = dict(zip(["ascending", "descending", "drawn"], ORDERS, strict=True))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", choices=["emulated", "cupy"], help="run the kernel tests on one kind of device only")
+def device_names() -> list[str]:
+    only = os.environ.get("GPUMPC_KERNEL_TESTS")
+    emulated = [*EMULATED] if only != "cupy" else []
+    return emulated + (["cupy"] if only == "cupy" or (only is None and has_gpu()) else [])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        only = metafunc.config.getoption("--device")
-        devices = [*EMULATED] if only != "cupy" else []
-        gpu = [pytest.param("cupy", marks=pytest.mark.gpu)] if only != "emulated" else []
-        metafunc.parametrize("backend", devices + gpu, indirect=True)
+        metafunc.parametrize("backend", device_names(), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def backend(request):
     """The backend whose kernels are tested."""
-    if request.param == "cupy":
-        if not has_gpu():
-            pytest.skip("this machine shows no GPU to CuPy")
-        return CupyBackend(CupyDevice())
-    return CupyBackend(EmulatedDevice(EMULATED[request.param]))
+    return CupyBackend(CupyDevice() if request.param == "cupy" else EmulatedDevice(EMULATED[request.param]))

@@ -1,0 +1,230 @@
+"""Steps of the protocols in one kernel each, against the composition of NumPy's operations that they stand for."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from gpumpc.errors import BadFrame, BadShape, InputError
+from gpumpc.protocols.comparison import Node
+from gpumpc.ring.backend import n_lanes
+from gpumpc.ring.fixed_point import mask
+from gpumpc.ring.numpy_backend import NumpyBackend
+from tests.kernels.vectors import KINDS, SIZES, every_kind, same, words
+
+NUMPY = NumpyBackend()
+KEY = bytes(range(32))
+
+
+def up(backend, *arrays):
+    return [backend.upload(array) for array in arrays]
+
+
+def lanes(name, planes, n):
+    return NUMPY.expand_lanes("chacha20", name.encode().ljust(32, b"."), planes, n)
+
+
+# openings
+
+
+@pytest.mark.parametrize("n", [*SIZES, 5000])
+@pytest.mark.parametrize("bits", [1, 8, 13, 27, 32, 40, 44, 64])
+def test_a_masked_value_leaves_in_one_pass(backend, n, bits):
+    drawn = NUMPY.expand_words("chacha20", KEY, (n,), bits)
+    for kind in KINDS:
+        x = words("masked", n, kind)
+        for sign, expected in ((1, x + drawn), (-1, x - drawn)):
+            assert bytes(backend.masked(backend.upload(x), KEY, bits, sign)) == bytes(NUMPY.pack(expected, bits))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_masked_lanes(backend, n):
+    x = lanes("x", 5, n)
+    expected = x ^ NUMPY.expand_lanes("chacha20", KEY, 5, n)
+    same(backend, backend.masked_lanes(backend.upload(x), KEY, n), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 32), (3, 33), (2, 3, 7), (4, 64), (0, 5), (65, 3)])
+@pytest.mark.parametrize("bits", [27, 40, 44, 64])
+def test_an_opening_becomes_limb_planes(backend, shape, bits):
+    for own, theirs in every_kind("combine", shape, shape):
+        operand = backend.combine(backend.upload(own), NUMPY.pack(theirs, bits), bits)
+        expected = (own + (theirs & mask(bits))) & mask(bits)
+        same(backend, operand, expected)
+        planes = np.asarray(backend.device.download(operand.rows(4)))
+        padded = np.zeros((int(np.prod(shape[:-1])), planes.shape[2]), dtype=np.uint64)
+        padded[:, : shape[-1]] = expected.reshape(-1, shape[-1])
+        for limb, plane in enumerate(planes):
+            assert np.array_equal(plane, (padded >> np.uint64(8 * limb)).astype(np.uint8))
+
+
+def test_an_opening_of_another_size_is_refused(backend):
+    with pytest.raises(BadFrame, match="were expected"):
+        backend.combine(backend.upload(words("x", (3, 5))), memoryview(bytes(14 * 5)), 40)
+
+
+# Beaver products
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_beaver_products(backend, party):
+    public = np.uint64(1 - party)
+    for e, f, a, b, c in every_kind("beaver", *[(700,)] * 5):
+        expected = (public * e * f + e * b + a * f + c) & mask(62)
+        same(backend, backend.beaver(*up(backend, e, f, a, b, c), party, 62), expected)
+    for e, f, a, b, c in every_kind("matrix", (20, 40), (40, 70), (20, 40), (40, 70), (20, 70)):
+        expected = (public * (e @ f) + e @ b + a @ f + c) & mask(44)
+        same(backend, backend.beaver_matmul(*up(backend, e, f, a, b, c), party, 44), expected)
+
+
+@pytest.mark.parametrize("party", [0, 1])
+@pytest.mark.parametrize("channels", [(40, 20, 1), (3, 17, 1), (6, 6, 6), (4, 6, 2)])
+def test_beaver_convolutions(backend, party, channels):
+    c_in, c_out, groups = channels
+    geometry = ((2, 1), (1, 0, 1, 1), groups)
+    x, w = (2, 5, 6, c_in), (3, 3, c_in // groups, c_out)
+
+    def conv(left, right):
+        return NUMPY.conv2d(left, right, *geometry, 64)
+
+    for e, f, a, b in every_kind("convolution", x, w, x, w):
+        c = words("c", conv(e, f).shape)
+        expected = (np.uint64(1 - party) * conv(e, f) + conv(e, b) + conv(a, f) + c) & mask(44)
+        same(backend, backend.beaver_conv2d(*up(backend, e, f, a, b, c), party, *geometry, 44), expected)
+
+
+# trees
+
+
+def factor_shares(node, masks):
+    """Products of masks in dealing order."""
+    return np.stack([functools.reduce(np.bitwise_and, (masks[:, i] for i in subset)) for subset in node.products], axis=1)
+
+
+def finished(node, opened, masks, dealt, top, party):
+    """The formula with its subsets written out: (lt, eq) shares."""
+    shares = {(i,): masks[:, i] for i in range(node.n_masks)}
+    shares |= {subset: dealt[:, j] for j, subset in enumerate(node.products)}
+
+    def share_of(term):
+        total = np.zeros_like(top)
+        for size in range(len(term) + 1):
+            for subset in itertools.combinations(term, size):
+                public = [opened[:, i] for i in term if i not in subset]
+                parts = public + ([shares[subset]] if subset else [])
+                if subset or party == 0:
+                    total ^= functools.reduce(np.bitwise_and, parts)
+        return total
+
+    values = [share_of(term) for term in node.terms]
+    lt = functools.reduce(np.bitwise_xor, values[: node.fan_in - 1], top)
+    return lt, values[-1] if node.keep_eq else lt
+
+
+@pytest.mark.parametrize("fan_in", [2, 3, 4])
+@pytest.mark.parametrize("keep_eq", [False, True])
+@pytest.mark.parametrize("n", [1, 65, 2500, 17000])
+def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
+    node, count, row = Node(fan_in, keep_eq), 3, n_lanes(n)
+    masks = lanes("masks", count * node.n_masks, n).reshape(count, node.n_masks, row)
+    products = factor_shares(node, masks)
+    dealt = backend.tree_deal(backend.upload(masks), fan_in, keep_eq, len(node.products))
+    same(backend, dealt, products)
+    factors = lanes("factors", count * node.n_masks, n).reshape(masks.shape)
+    opened = factors ^ masks
+    results = []
+    for party in (0, 1):
+        own = lanes("share", count * node.n_masks, n).reshape(masks.shape) ^ (masks if party else np.uint64(0))
+        part = lanes("part", count * len(node.products), n).reshape(products.shape) ^ (products if party else np.uint64(0))
+        top = lanes(f"top {party}", count, n)
+        expected = finished(node, opened, own, part, top, party)
+        got = backend.tree_finish(*up(backend, opened, own, part, top), fan_in, keep_eq, party)
+        for one, other in zip(got, expected, strict=True):
+            same(backend, one, other)
+        results.append(expected)
+    # and both parties' shares are the node's formula in the clear
+    lt = lanes("top 0", count, n) ^ lanes("top 1", count, n)
+    for j in range(1, fan_in):
+        lt ^= functools.reduce(np.bitwise_and, (factors[:, i] for i in range(j))) & factors[:, node.n_eq + j - 1]
+    assert np.array_equal(results[0][0] ^ results[1][0], lt)
+
+
+def test_nodes_that_do_not_fit_are_refused(backend):
+    with pytest.raises(InputError, match="fan-in 5"):
+        backend.tree_deal(backend.new((1, 9, 2)), 5, True, 3)
+    with pytest.raises(BadShape, match="factors"):
+        backend.tree_deal(backend.new((1, 4, 2)), 3, True, 3)
+    with pytest.raises(BadShape, match="nodes of"):
+        shapes = (1, 3, 2), (1, 3, 2), (1, 4, 3), (1, 2)
+        backend.tree_finish(*(backend.new(shape) for shape in shapes), 2, True, 0)
+
+
+# lifts and selections
+
+
+def bit(lane, n):
+    return NUMPY.from_bit(lane, (n,))
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("candidates", [1, 2])
+@pytest.mark.parametrize("party", [0, 1])
+def test_a_lift(backend, n, candidates, party):
+    low, high = 27, 40
+    shares = words("shares", (candidates, n)) & mask(low)
+    products = words("products", (candidates, n)) & mask(high - low)
+    masks, theirs, kept = lanes("masks", candidates, n), lanes("theirs", candidates, n), lanes("kept", 1, n)[0]
+    tops = np.stack([NUMPY.bit(row, low - 1) for row in shares])
+    device = up(backend, shares, masks)
+    got = backend.lift_tell(*device, low)
+    same(backend, got[0], tops)
+    same(backend, got[1], tops ^ masks)
+    told = tops ^ masks
+    rows = [bit(kept, n).astype(np.int64) if candidates == 2 else np.zeros(n, np.int64), np.arange(n)]
+
+    def pick(values):
+        return np.stack([bit(row, n) for row in values])[rows[0], rows[1]]
+
+    m, said, heard, a, p = pick(tops), pick(told), pick(theirs), pick(masks), products[rows[0], rows[1]]
+
+    def flip(b, x):
+        return x - b * (x + x)
+
+    carry = m - m * heard - flip(heard, flip(said, p)) if party == 0 else m - flip(said, heard * a + flip(heard, p))
+    expected = (shares[rows[0], rows[1]] - (carry << np.uint64(low))) & mask(high)
+    chosen = backend.upload(kept) if candidates == 2 else None
+    bits = tuple(up(backend, tops, masks, told, theirs))
+    same(backend, backend.lift_keep(device[0], backend.upload(products), bits, chosen, party, low, high), expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_candidates_and_clamp(backend, n):
+    for v, y, t, t_r in every_kind("candidates", n, n, n, n):
+        zero = (y * t - t_r) & mask(27)
+        same(backend, backend.candidates(*up(backend, v, y, t, t_r), 27), np.stack([zero, (v - zero) & mask(27)]))
+    lane = lanes("c", 1, n)[0]
+    for party, (inside, t) in itertools.product((0, 1), every_kind("clamp", n, n)):
+        step = t - bit(lane, n) * (t + t) + (np.uint64(1 - party) * bit(lane, n))
+        expected = (inside + step * np.uint64(6 << 13)) & mask(40)
+        device = up(backend, inside, lane, t)
+        same(backend, backend.clamp_finish(*device, party, 6 << 13, 40), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 989), (3, 1), (5, 700), (4, 0)])
+def test_a_level_of_a_maximum(backend, shape):
+    pairs = shape[0] // 2
+    for entries, positive in every_kind("level", shape, (pairs, *shape[1:])):
+        left, right = entries[0 : 2 * pairs : 2], entries[1 : 2 * pairs : 2]
+        device = up(backend, entries, positive)
+        same(backend, backend.level_difference(device[0], 27), (left - right) & mask(27))
+        best = np.concatenate([right + positive, entries[2 * pairs :]]) & mask(27)
+        same(backend, backend.level_best(*device, 27), best)
+    with pytest.raises(BadShape, match="one a pair"):
+        backend.level_best(backend.new(shape), backend.new((pairs + 1, *shape[1:])), 27)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_a_residual(backend, n):
+    for x, y in every_kind("residual", n, n):
+        same(backend, backend.add(*up(backend, x, y), 40), (x + y) & mask(40))
