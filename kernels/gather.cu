@@ -1,5 +1,6 @@
 // Entries by a public or secret permutation, row by row: out[q, m] = x[q, index[q, m]]; and along one axis by one index.
 //
+// Shapes:
 //   gather     x (Q, N), index (Q, M), out (Q, M)
 //   take_axis  x (outer, N, inner), index (M), out (outer, M, inner)
 //

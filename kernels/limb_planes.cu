@@ -1,6 +1,7 @@
 // Words as limb planes, the operands of the tensor-core products: planes[l] holds byte l of every word, rows padded with
 // zeros to KP, a multiple of 32.
 //
+// Shapes:
 //   split_rows     x (rows, K)          -> (limbs, rows, KP)         a left operand; NHWC pixels are rows
 //   split_columns  w (taps, K, N)       -> (limbs, N, taps KP)       a right operand, turned so that K is innermost
 //   split_windows  x (B, H, W, C)       -> (limbs, B HO WO, KP)      windows gathered, KP >= KH KW C: for few channels

@@ -6,8 +6,9 @@ import pytest
 from gpumpc.errors import BadFrame, BadShape, InputError
 from gpumpc.ring import prg
 from gpumpc.ring.backend import lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.cupy_backend.products import MAX_TERMS
 from gpumpc.ring.numpy_backend import NumpyBackend
-from tests.kernels.vectors import KINDS, SIZES, every_kind, host, same, words
+from tests.kernels.vectors import FULL, KINDS, SIZES, every_kind, host, same, words
 
 NUMPY = NumpyBackend()
 KEY = bytes(range(32))
@@ -142,6 +143,27 @@ def test_matrix_products(backend, shape, bits):
     for x, w in every_kind("matmul", (m, depth), (depth, n)):
         left, right = (backend.opened(array, bits) for array in up(backend, x, w))
         same(backend, backend.matmul(left, right, bits), NUMPY.matmul(x, w, bits))
+
+
+@pytest.mark.parametrize(("bits", "depth"), [(64, 16512), (64, 16513), (48, 33056), (40, 66080)])
+def test_the_longest_sum(backend, bits, depth):
+    """All bytes 0xFF at the last sum that one launch holds, and at one that must be cut."""
+    x, w = np.full((16, depth), FULL), np.full((depth, 16), FULL)
+    before = backend.launch.launched.total()
+    got = backend.matmul(*up(backend, x, w), bits)
+    same(backend, got, np.full((16, 16), np.uint64(depth & ((1 << bits) - 1))))  # (-1)(-1) = 1, `depth` times
+    assert backend.launch.launched.total() - before == (3 if depth == 16512 else 4)
+
+
+def test_the_bound_of_one_launch_is_sharp(backend):
+    """A slice more and the fourth diagonal passes 2^32."""
+    depth = MAX_TERMS[8] + 32
+    assert 4 * 255**2 * MAX_TERMS[8] < 1 << 32 <= 4 * 255**2 * depth
+    x, w = (backend.operand(backend.upload(np.full(shape, FULL)), 64) for shape in ((16, depth), (depth, 16)))
+    out = backend.new((16, 16))
+    sizes = (16, 16, depth, 0, depth // 32, int(FULL))
+    backend.launch("limb_gemm_l8", 1, x.rows(8), w.columns(8), None, None, out, None, None, *sizes)
+    assert not (host(backend, out) == np.uint64(depth)).any()
 
 
 CONVOLUTIONS = [
