@@ -54,7 +54,7 @@ def runtime() -> Path:
     """The shared library of the emulator's run time."""
     shim = (HERE / "shim.h").read_text()
     text = (HERE / "runtime.cpp").read_text().replace('#include "shim.h"', shim)
-    return _compile(text, "runtime", [], [])
+    return _compile(text, "runtime", ["-O3"], [])
 
 
 def library(text: str, file: str, races: bool = False) -> Path:

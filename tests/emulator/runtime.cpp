@@ -161,7 +161,14 @@ struct Launch {
   volatile sig_atomic_t running;
 };
 
-thread_local Launch L;
+// One a host thread; reached through a plain pointer, because kernels ask for it at every step.
+thread_local Launch* launch_of_thread __attribute__((tls_model("initial-exec"))) = nullptr;
+#define L (*launch_of_thread)
+
+struct Owner {
+  Launch* launch = new Launch();
+  ~Owner() { delete launch; }
+};
 
 void fail(const char* format, ...) {
   if (L.failed) return;
@@ -286,7 +293,7 @@ uint64_t draw() {
 void make_schedule() {
   for (int i = 0; i < L.threads; ++i) L.schedule[i] = L.order == 1 ? L.threads - 1 - i : i;
   if (L.order == 2)
-    for (int i = L.threads - 1; i > 0; --i) std::swap(L.schedule[i], L.schedule[draw() % (i + 1)]);
+    for (int i = L.threads - 1; i > 0; --i) std::swap(L.schedule[i], L.schedule[(draw() >> 32) * (i + 1) >> 32]);
 }
 
 char* take_stack() {
@@ -327,8 +334,9 @@ void run_block() {
     f.status = READY, f.stack = nullptr, f.group = 0, f.warp_epoch = 0;
     f.copies.clear();
   }
+  make_schedule();
   while (L.done < L.threads && !L.failed) {
-    make_schedule();
+    if (L.order == 2) make_schedule();
     bool moved = false;
     for (int i : L.schedule) {
       Fiber& f = L.fibers[i];
@@ -467,6 +475,29 @@ emu_u32 emu_shuffle(emu_u32 mask, emu_u32 value, int lane) {
   return shuffle(SHUFFLE, __builtin_return_address(0), mask, value, lane);
 }
 
+// The arithmetic of emu_mma_u8 on the fragments of a warp.
+#if defined(__x86_64__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+static void multiply_tile(const uint32_t (&in)[WARP][8], uint32_t (&out)[WARP][4]) {
+  int16_t left[16][32], right[8][32];
+  for (int i = 0; i < WARP; ++i) {
+    const int group = i / 4, member = i % 4;
+    for (int byte = 0; byte < 4; ++byte) {
+      const int at = 4 * member + byte;
+      left[group][at] = in[i][0] >> (8 * byte) & 255, left[group + 8][at] = in[i][1] >> (8 * byte) & 255;
+      left[group][at + 16] = in[i][2] >> (8 * byte) & 255, left[group + 8][at + 16] = in[i][3] >> (8 * byte) & 255;
+      right[group][at] = in[i][4] >> (8 * byte) & 255, right[group][at + 16] = in[i][5] >> (8 * byte) & 255;
+    }
+  }
+  for (int m = 0; m < 16; ++m)
+    for (int n = 0; n < 8; ++n) {
+      int32_t sum = 0;
+      for (int k = 0; k < 32; ++k) sum += (int32_t)left[m][k] * right[n][k];
+      out[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2] = sum;
+    }
+}
+
 // PTX ISA, "Matrix fragments for mma.m16n8k32": lane = 4 group + member.
 void emu_mma_u8(emu_u32* d, const emu_u32* a, emu_u32 b0, emu_u32 b1) {
   const int lane = L.self->id % WARP;
@@ -474,22 +505,7 @@ void emu_mma_u8(emu_u32* d, const emu_u32* a, emu_u32 b0, emu_u32 b1) {
   for (int i = 0; i < 4; ++i) w.in[lane][i] = a[i];
   w.in[lane][4] = b0, w.in[lane][5] = b1;
   if (last_to_arrive(w)) {
-    uint8_t left[16][32], right[8][32];
-    for (int i = 0; i < WARP; ++i) {
-      const int group = i / 4, member = i % 4;
-      memcpy(&left[group][4 * member], &w.in[i][0], 4);
-      memcpy(&left[group + 8][4 * member], &w.in[i][1], 4);
-      memcpy(&left[group][4 * member + 16], &w.in[i][2], 4);
-      memcpy(&left[group + 8][4 * member + 16], &w.in[i][3], 4);
-      memcpy(&right[group][4 * member], &w.in[i][4], 4);
-      memcpy(&right[group][4 * member + 16], &w.in[i][5], 4);
-    }
-    for (int m = 0; m < 16; ++m)
-      for (int n = 0; n < 8; ++n) {
-        uint32_t sum = 0;
-        for (int k = 0; k < 32; ++k) sum += (uint32_t)left[m][k] * right[n][k];
-        w.out[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2] = sum;
-      }
+    multiply_tile(w.in, w.out);
     release(w);
   }
   for (int i = 0; i < 4; ++i) d[i] += w.out[lane][i];
@@ -544,6 +560,8 @@ void emu_cp_async_wait(int pending) {
 // Returns 0, or 1 with a message; race[0], race[1] are then code addresses if it was a race.
 int emu_launch(Entry entry, int n_arguments, void** data, const emu_u64* bytes, const int* kinds, emu_dim grid, emu_dim block,
                emu_u64 shared_bytes, int order, int late_copies, int races, int end, char* message, const void** race) {
+  static thread_local Owner owner;
+  launch_of_thread = owner.launch;
   catch_faults();
   L.entry = entry, L.grid = grid, L.block = block, L.order = order, L.late_copies = late_copies, L.races = races;
   L.threads = block.x * block.y * block.z;

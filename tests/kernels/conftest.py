@@ -25,7 +25,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", device_names(), indirect=True, scope="module")
 
 
+def backend_of(name: str) -> CupyBackend:
+    return CupyBackend(CupyDevice() if name == "cupy" else EmulatedDevice(EMULATED[name]))
+
+
 @pytest.fixture(scope="module")
 def backend(request):
     """The backend whose kernels are tested."""
-    return CupyBackend(CupyDevice() if request.param == "cupy" else EmulatedDevice(EMULATED[request.param]))
+    return backend_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_backend():
+    """The last of them: for what takes long, and does not depend on the order of threads."""
+    return backend_of(device_names()[-1])
