@@ -15,7 +15,8 @@ from gpumpc.ring import kernels
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / "out" / "emulator"
 # -Bsymbolic: a kernel may be called like a function of the C library.
-FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+FLAGS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wall"]
+FLAGS += ["-Wno-unknown-pragmas", "-Wno-unused-function"]
 # -O1 keeps an access where the source has it; the sanitizer's own run time is not linked: runtime.cpp stands in for it.
 RACE_FLAGS = ["-O1", "-fsanitize=thread"]
 
@@ -76,4 +77,4 @@ def library(text: str, file: str, races: bool = False) -> Path:
 def line_of(path: Path, offset: int) -> str:
     """file:line of an address in a library."""
     done = subprocess.run(["addr2line", "-e", str(path), hex(offset)], text=True, capture_output=True, check=True)
-    return Path(done.stdout.strip()).name
+    return Path(done.stdout.split(" ")[0].strip()).name

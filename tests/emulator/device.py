@@ -58,7 +58,7 @@ class EmulatedDevice:
     """Arrays are NumPy's. `sources` replaces the inlined text of a file, which is how bugs are planted."""
 
     name = "emulated"
-    arrays = np
+    arrays: Any = np
 
     def __init__(self, mode: Mode = ORDERS[0], sources: Mapping[str, str] | None = None) -> None:
         self.mode, self._sources = mode, sources or {}

@@ -29,6 +29,7 @@ typedef void (*Entry)(void** arguments);
 
 constexpr size_t STACK_BYTES = 96 << 10;
 constexpr size_t PAGE = 4096;
+constexpr size_t GUARD = 32 << 20;  // address space alone: a wild index must not reach anything else
 constexpr int WARP = 32;
 constexpr size_t MAX_STATIC = 48 << 10;
 
@@ -126,7 +127,7 @@ struct Region {
   std::vector<Record> records;
 };
 
-struct Guarded {  // pages with one untouchable page on either side
+struct Guarded {  // pages between untouchable ones
   char* base;
   size_t bytes;
 };
@@ -367,10 +368,10 @@ Guarded take_pages(size_t bytes) {
       L.pool.erase(L.pool.begin() + i);
       return g;
     }
-  char* base = (char*)mmap(nullptr, pages + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char* base = (char*)mmap(nullptr, pages + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return {nullptr, 0};
-  mprotect(base + PAGE, pages, PROT_READ | PROT_WRITE);
-  return {base + PAGE, pages};
+  mprotect(base + GUARD, pages, PROT_READ | PROT_WRITE);
+  return {base + GUARD, pages};
 }
 
 void give_back(Guarded g) {
@@ -378,7 +379,7 @@ void give_back(Guarded g) {
   if (L.pool.size() < 64)
     L.pool.push_back(g);
   else
-    munmap(g.base - PAGE, g.bytes + 2 * PAGE);
+    munmap(g.base - GUARD, g.bytes + 2 * GUARD);
 }
 
 struct sigaction previous;

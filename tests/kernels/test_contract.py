@@ -200,8 +200,8 @@ def test_element_wise_products(backend, bits):
     for shape in ((0,), (1,), (5, 7, 3), (2500,)):
         for x, w in every_kind("multiply", shape, shape):
             same(backend, backend.multiply(*up(backend, x, w), bits), NUMPY.multiply(x, w, bits))
-    for shape in ((0, 3), (1, 1), (19, 64), (9, 100), (3, 0)):
-        for x, w in every_kind("dot", shape, shape):
+    for rows in ((0, 3), (1, 1), (19, 64), (9, 100), (3, 0)):
+        for x, w in every_kind("dot", rows, rows):
             same(backend, backend.row_dot(*up(backend, x, w), bits), NUMPY.row_dot(x, w, bits))
 
 
@@ -298,7 +298,10 @@ def test_what_a_kernel_would_misread_is_refused(backend):
         (BadShape, lambda: backend.row_dot(x, x[:5], 40)),
         (BadShape, lambda: backend.select(backend.new((1,)), x, x)),
         (BadShape, lambda: backend.conv2d(x[None, :, :, None], x[:, :, None, None], (1, 1), (0, 0, 0, -1), 1, 40)),
-        (BadShape, lambda: backend.conv2d(x[None, :, :, None], x[:3, :3, None].repeat(2, 2)[..., None], (1, 1), (0,) * 4, 1, 8)),
+        (
+            BadShape,
+            lambda: backend.conv2d(x[None, :, :, None], x[:3, :3, None].repeat(2, 2)[..., None], (1, 1), (0,) * 4, 1, 8),
+        ),
         (BadShape, lambda: backend.gather(x, np.full((20, 1), 20))),
         (BadShape, lambda: backend.gather(x, np.full((19, 1), 0))),
         (BadShape, lambda: backend.take(x, [-1], 0)),

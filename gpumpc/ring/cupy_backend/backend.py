@@ -19,11 +19,8 @@ class CupyBackend(Fused, Local):
 
     def __init__(self, device: Device | None = None) -> None:
         super().__init__(device or CupyDevice())
-
-    @property
-    def name(self) -> str:
-        """`cupy`, or the name of the device that stands for it."""
-        return self.device.name
+        # `cupy`, or the name of the device that stands for it.
+        self.name = self.device.name
 
     def upload(self, host: Any) -> Words:
         self.device.enter()
