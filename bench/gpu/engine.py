@@ -7,6 +7,7 @@ elements: what a protocol computes, sends and costs does not depend on values.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import threading
 import time
@@ -149,13 +150,13 @@ class Engine:
             channel.begin(SESSION, self._batch)
             stream = _Corrections(corrections) if party else None
             tree = self._trees(SESSION, self._batch)[party]
-            arguments = backend, channel, self.program.params.cipher, tree, stream, self._static[party]
-            session = Session(party, *arguments)  # type: ignore[arg-type]  # the recorder is a channel by delegation
+            arguments: tuple[Any, ...] = backend, channel, self.program.params.cipher, tree, stream, self._static[party]
+            session = Session(party, *arguments)
             value = self.program.input
             result = self.program.run(session, Additive(backend.upload(shares[party]), value.bits, value.frac))
             results[party], costs[party] = backend.download(result.words), session.measured()
 
-        both([lambda party=party: serve(party) for party in (0, 1)], channels)
+        both([functools.partial(serve, party) for party in (0, 1)], channels)
         end = time.perf_counter()
         self._batch += 1
         messages = list(zip(channels[0].sent, channels[1].sent, strict=True))

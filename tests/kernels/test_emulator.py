@@ -16,7 +16,7 @@ from tests.emulator.device import ORDERS, EmulatedDevice, EmulationError, Mode
 @pytest.mark.parametrize("name", wrappers.WRAPPERS)
 def test_wrappers_do_what_their_models_say(backend, name):
     rng = np.random.default_rng(7)
-    assert all([wrappers.WRAPPERS[name](backend, rng, case) for case in range(wrappers.CASES)])
+    assert all(wrappers.WRAPPERS[name](backend, rng, case) for case in range(wrappers.CASES))
 
 
 def launch(body, monkeypatch, threads=64, mode=ORDERS[0], n=64):
@@ -42,7 +42,7 @@ def launch(body, monkeypatch, threads=64, mode=ORDERS[0], n=64):
         ("((u64*)x)[0] = 1;", "constant"),
         ("spare[0] = 1;", "outside its arguments"),
         ("if (threadIdx.x) __syncthreads();", "left behind"),
-        ("if (threadIdx.x & 1) { out[0] = 1; __syncthreads(); } else { __syncthreads(); out[1] = 1; }", "two different barriers"),
+        ("if (threadIdx.x & 1) { *out = 1; __syncthreads(); } else { __syncthreads(); out[1] = 1; }", "two different"),
         ("if (threadIdx.x & 1) __ballot_sync(~0u, 1); else __syncthreads();", "deadlock"),
         ("if (threadIdx.x & 1) __ballot_sync(~0u, 1); else __shfl_xor_sync(~0u, 1, 1);", "two different operations"),
         ("if (threadIdx.x < 7) __ballot_sync(~0u, 1);", "deadlock"),
@@ -113,7 +113,7 @@ def test_shared_memory_begins_as_poison(monkeypatch):
 
 
 def test_a_missing_compiler_is_an_error(monkeypatch):
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(build.CompilerMissing, match="apt-get install g"):
         build.compiler()
 

@@ -8,7 +8,6 @@ backend yet is still right. Buffers on the host are page-locked: copies do not h
 from __future__ import annotations
 
 import collections
-import importlib.util
 import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -50,9 +49,10 @@ class Device(Protocol):
 
 def has_gpu() -> bool:
     """Whether CuPy is installed and finds a device; never raises."""
-    if importlib.util.find_spec("cupy") is None:
+    try:
+        return bool(_cupy().cuda.is_available())
+    except MissingExtra:  # absent, or unable to load: an error only where it is asked for by name
         return False
-    return bool(_cupy().cuda.is_available())
 
 
 def _cupy() -> Any:
