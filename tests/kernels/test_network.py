@@ -25,9 +25,8 @@ def run(parties: Parties, k: int) -> list[Run]:
 @pytest.fixture(scope="module", params=[40, 44])
 def both_runs(request):
     numpy_runs = run(Parties(NumpyBackend(), (NumpyBackend(), NumpyBackend())), request.param)
-    backends = [backend_of(name) for name in device_names()]
     # a device each, in three orders where they are emulated
-    three = (backends * 3)[:3]
+    three = [backend_of(name) for name in (device_names() * 3)[:3]]
     return numpy_runs, run(Parties(three[0], (three[1], three[2])), request.param), three, request.param
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from bench.gpu import wrappers
@@ -55,6 +56,8 @@ def test_no_race(checked, test, arguments):
 
 def test_the_probes_do_not_race_and_no_kernel_is_left_out(checked):
     assert all(agrees for _, agrees in wrappers.check(checked))
+    checked.launch("rate_mma", 2, checked.new((512,), np.uint32), 2)
+    checked.launch("rate_imad", 2, checked.new((512,)), 2)
     for test, arguments in CHECKS:  # again, if this test runs alone or in another process than those above
         if not {kernel.name for kernel in kernels.catalogue().values()} - checked.launch.launched.keys():
             break
