@@ -111,12 +111,22 @@ class Session:
         """This party's uniform lanes under a name."""
         return self.backend.expand_lanes(self._cipher, self._seeds.key(self._step, name), planes, n)
 
+    def masked(self, words: Words, name: str, bits: int) -> Words:
+        """Words plus this party's uniform words under a name, modulo 2^bits."""
+        return self.backend.add_uniform(words, self._cipher, self._seeds.key(self._step, name), bits)
+
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """This party's additive share of a value the dealer computed: drawn at server 0, received at server 1."""
         if self._corrections is None:
             return self.words(name, shape, bits)
         n_bytes = packed_bytes(math.prod(shape), bits)
         return self.backend.unpack(self._read(self._corrections, n_bytes), shape, bits)
+
+    def plus_dealt(self, words: Words, name: str, bits: int) -> Words:
+        """Words plus this party's share of a value the dealer computed, modulo 2^bits."""
+        if self._corrections is None:
+            return self.masked(words, name, bits)
+        return self.backend.add_packed(words, self._read(self._corrections, packed_bytes(words.size, bits)), bits)
 
     def dealt_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """This party's XOR share of lanes the dealer computed."""
@@ -170,8 +180,7 @@ class Session:
 
     def _combine(self, item: Item, theirs: memoryview) -> Any:
         if isinstance(item, Sum):
-            other = self.backend.unpack(theirs, item.words.shape, item.bits)
-            return self.backend.reduce(item.words + other, item.bits)
+            return self.backend.add_packed(item.words, theirs, item.bits)
         other = self.backend.unpack_lanes(theirs, len(item.lanes), item.n)
         return other if isinstance(item, Tell) else item.lanes ^ other
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from gpumpc.cli import models
 from gpumpc.cli.progress import counted
 from gpumpc.cli.told import told
+from gpumpc.ring.choose import choose_backend
 from gpumpc.roles.compiled import CompiledPlan
 
 SOURCES = ("lite0", "icbm152", "skimage", "nuclear")
@@ -115,7 +116,7 @@ def _row(
         "offline_bytes_per_image": cost.dealer_bytes // batch,
         "rounds": cost.rounds,
         "rounds_per_batch": cost.rounds,
-        "backend": "numpy",
+        "backend": choose_backend().name,
         "k": params.k,
         "f": params.f,
         "n_threads": 1,

@@ -56,8 +56,8 @@ class Duel:
         """d v and d index from shares of the differences, flat."""
         backend, n = session.backend, self.n
         y, y_index = session.open_many(
-            Sum(v + session.words("r", (n,), self.bits), self.bits),
-            Sum(index + session.words("r index", (n,), self.index_bits), self.index_bits),
+            Sum(session.masked(v, "r", self.bits), self.bits),
+            Sum(session.masked(index, "r index", self.index_bits), self.index_bits),
         )
         y_low, y_top = split_top(backend.to_planes(y, self.bits))
         [less] = self.comparison.run(session, [y_low], n)

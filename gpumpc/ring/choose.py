@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
-from gpumpc.errors import ConfigError
+from gpumpc.errors import ConfigError, MissingExtra
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.cupy_backend.device import CupyDevice, has_gpu
+from gpumpc.ring.memory import keep_freed_memory
 from gpumpc.ring.numpy_backend import NumpyBackend
 
 ENVIRONMENT = "GPUMPC_BACKEND"
-NAMES = ("numpy", "cupy", "cupy:N")
+NAMES = ("cupy", "cupy:N", "numba", "numpy")
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the best that this machine has.
+    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest that is there.
 
-    `cupy:N` is the GPU number N, `cupy` the first: dealer and servers may sit on different ones. Raises ConfigError for a
-    name that is not known and for a GPU that is not there, MissingExtra where the package for it is not installed: never
-    another backend instead.
+    `cupy:N` is the GPU number N, `cupy` the first: dealer and servers may sit on different ones. A backend is ready to
+    compute: what needs a compiler was compiled, or read from its cache, before this returns; a GPU's kernels are compiled
+    when they are first launched.
+
+    Raises ConfigError for a name that is not known and for a GPU that is not there, MissingExtra for a package that is not
+    installed: never another backend instead.
     """
-    wanted = name or os.environ.get(ENVIRONMENT) or ("cupy" if has_gpu() else "numpy")
+    keep_freed_memory()
+    wanted = name or os.environ.get(ENVIRONMENT) or _fastest()
     kind, _, number = wanted.partition(":")
     if wanted == "numpy":
         return NumpyBackend()
+    if wanted == "numba":
+        return _numba()
     if kind == "cupy" and (number.isdecimal() or wanted == "cupy"):
         return CupyBackend(CupyDevice(int(number or 0)))
     raise ConfigError(f"there is no backend '{wanted}'", f"this version has {', '.join(NAMES)}", "choose one of these")
+
+
+def _fastest() -> str:
+    if has_gpu():
+        return "cupy"
+    return "numba" if _has_numba() else "numpy"
+
+
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+def _numba() -> Backend:
+    try:
+        # Only here: everything runs without numba too.
+        from gpumpc.ring.numba_backend import NumbaBackend
+    except ImportError as error:
+        raise MissingExtra("the backend 'numba' is not installed", str(error), "pip install 'gpumpc[cpu]'") from error
+    return NumbaBackend()
