@@ -4,7 +4,7 @@
 //   lift_keep  v = s_p - 2^low w_p modulo 2^high of the kept candidate, from what both told, with
 //              w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0,  w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
 //
-// Shapes: shares, products (C, n) words, C = 1 or 2; tops, masks, told, theirs (C, lanes) lane words, lanes = ceil(n / 64)
+// Shapes: shares (C, n) words, C = 1 or 2, to lift_keep as two arrays, the second null where C = 1; products (C, n); tops, masks, told, theirs (C, lanes) lane words, lanes = ceil(n / 64)
 // (lift_tell takes them as halves, 2 lanes a row); kept (lanes), null where C = 1; out (n).
 // Launch: 256 threads; lift_tell 256 elements of a row of 64 lanes a block, rows one after another; lift_keep 1024.
 // Largest: C n < 2^32 - 2^10. Fast because: one pass each; a ballot makes 32 bits of a lane at once.
@@ -24,14 +24,14 @@ extern "C" __global__ void __launch_bounds__(256)
 DEVICE u64 flip(u64 bit, u64 x) { return x - bit * (x + x); }
 
 extern "C" __global__ void __launch_bounds__(256)
-    lift_keep(const u64* shares, const u64* products, const u64* tops, const u64* masks, const u64* told, const u64* theirs,
-              const u64* kept, u64* out, i64 n, i64 lanes, int party, int low, u64 keep) {
+    lift_keep(const u64* first, const u64* second, const u64* products, const u64* tops, const u64* masks, const u64* told,
+              const u64* theirs, const u64* kept, u64* out, i64 n, i64 lanes, int party, int low, u64 keep) {
   EACH(i, n) {
     const i64 c = kept && kept[i / 64] >> (i % 64) & 1;
     const i64 lane = c * lanes + i / 64;
     const u64 m = tops[lane] >> (i % 64) & 1, a = masks[lane] >> (i % 64) & 1;
     const u64 said = told[lane] >> (i % 64) & 1, heard = theirs[lane] >> (i % 64) & 1, p = products[c * n + i];
     const u64 carry = party == 0 ? m - m * heard - flip(heard, flip(said, p)) : m - flip(said, heard * a + flip(heard, p));
-    out[i] = (shares[c * n + i] - (carry << low)) & keep;
+    out[i] = ((c ? second : first)[i] - (carry << low)) & keep;
   }
 }

@@ -2,9 +2,11 @@
 //
 //   to_planes  all of the low `bits` bits        from_planes  the inverse
 //   take_bit   the one bit `position`            from_bit     words 0 or 1 of one lane
+//   from_lanes words 0 or 1 of several lanes: out (rows, n) of lanes (rows, lanes)
 //
 // Shapes: x, out (n) words; planes (bits, lanes), lane (lanes), lanes = ceil(n / 64). Padding bits are zero.
-// Launch: 256 threads; to_planes and from_planes 1024 elements a block, take_bit 256, from_bit 1024. Largest n: 2^39.
+// Launch: 256 threads; to_planes, from_planes 1024 elements a block, take_bit 256, the others 1024. Largest n: 2^39; from_lanes
+// 2^32 - 2^10 words.
 // Fast because: a 32x32 block of bits turns in five shuffles; shared memory gathers 16 lane words a plane, so that planes
 // are written in whole sectors of 128 bytes.
 #include "ring.cuh"
@@ -75,4 +77,8 @@ extern "C" __global__ void __launch_bounds__(256) take_bit(const u64* x, u32* ha
 
 extern "C" __global__ void __launch_bounds__(256) from_bit(const u64* lane, u64* out, i64 n) {
   EACH(i, n) out[i] = lane[i / 64] >> (i % 64) & 1;
+}
+
+extern "C" __global__ void __launch_bounds__(256) from_lanes(const u64* lanes, u64* out, u32 all, u32 n, i64 row) {
+  EACH32(i, all) out[i] = lanes[i / n * row + i % n / 64] >> (i % n % 64) & 1;
 }

@@ -4,11 +4,11 @@
 // Factors of a node of fan-in m: eq_{m-1} .. eq_0 (eq_0 only where eq is kept), then lt_{m-2} .. lt_0. Its terms are
 // eq_{m-1} .. eq_{j+1} lt_j, and the product of all eq. Products of masks are ordered by size, then by factor numbers.
 //
-//   tree_finish  lt = top_lt ^ sum of the lt terms, eq = the last term (lt again where none is kept), from opened factors o,
-//                shares of masks and of their products: prod (o ^ m) = sum over subsets T of prod_{not T} o  prod_T m
+//   tree_finish  row 0: the sum of the lt terms, what joins lt_hi; row 1, where eq is kept: the last term; from opened factors
+//                o, shares of masks and of their products: prod (o ^ m) = sum over subsets T of prod_{not T} o  prod_T m
 //   tree_deal    the dealer's products of masks
 //
-// Shapes: opened, masks (nodes, F, lanes), dealt (nodes, P, lanes), top_lt, lt, eq (nodes, lanes); F = 2 m - 1 or 2 m - 2.
+// Shapes: opened, masks (nodes, F, lanes), dealt (nodes, P, lanes), out (1 or 2, nodes, lanes); F = 2 m - 1 or 2 m - 2.
 // Layout: 64 elements a word. Launch: blocks = ceil(lanes / 256) x nodes, 256 threads. Largest: nodes lanes < 2^39.
 // Fast because: everything of a node stays in registers; at fan-in 3 some 60 logical instructions for 64 elements.
 #include "ring.cuh"
@@ -90,7 +90,7 @@ DEVICE u64 whole(const Inputs& in, bool ones) {
 }
 
 template <int M, bool EQ>
-DEVICE void finish(const u64* opened, const u64* masks, const u64* dealt, const u64* top, u64* lt, u64* eq, i64 lanes,
+DEVICE void finish(const u64* opened, const u64* masks, const u64* dealt, u64* out, i64 lanes, int nodes,
                    i64 node, i64 j, bool ones) {
   using N = Node<M, EQ>;
   Inputs in;
@@ -102,14 +102,11 @@ DEVICE void finish(const u64* opened, const u64* masks, const u64* dealt, const 
   constexpr int products = N::products();
   in.dealt = dealt + node * products * lanes + j;
   in.lanes = lanes;
-  u64 less = top[node * lanes + j] ^ whole<M, EQ, 0>(in, ones);
+  u64 less = whole<M, EQ, 0>(in, ones);
   if constexpr (M > 2) less ^= whole<M, EQ, 1>(in, ones);
   if constexpr (M > 3) less ^= whole<M, EQ, 2>(in, ones);
-  lt[node * lanes + j] = less;
-  if constexpr (EQ)
-    eq[node * lanes + j] = whole<M, EQ, M - 1>(in, ones);
-  else
-    eq[node * lanes + j] = less;
+  out[node * lanes + j] = less;
+  if constexpr (EQ) out[(nodes + node) * lanes + j] = whole<M, EQ, M - 1>(in, ones);
 }
 
 template <int M, bool EQ, int SUBSET>
@@ -140,17 +137,17 @@ DEVICE void deal_node(const u64* masks, u64* out, i64 lanes, i64 node, i64 j) {
 }  // namespace tree
 
 extern "C" __global__ void __launch_bounds__(256)
-    tree_finish(const u64* opened, const u64* masks, const u64* dealt, const u64* top, u64* lt, u64* eq, i64 lanes, int nodes,
-                int fan_in, int keep_eq, int ones) {
+    tree_finish(const u64* opened, const u64* masks, const u64* dealt, u64* out, i64 lanes, int nodes, int fan_in, int keep_eq,
+                int ones) {
   const i64 j = (i64)(blockIdx.x / nodes) * THREADS + threadIdx.x, node = blockIdx.x % nodes;
   if (j >= lanes) return;
   switch (2 * fan_in + keep_eq) {
-    case 4: tree::finish<2, false>(opened, masks, dealt, top, lt, eq, lanes, node, j, ones); break;
-    case 5: tree::finish<2, true>(opened, masks, dealt, top, lt, eq, lanes, node, j, ones); break;
-    case 6: tree::finish<3, false>(opened, masks, dealt, top, lt, eq, lanes, node, j, ones); break;
-    case 7: tree::finish<3, true>(opened, masks, dealt, top, lt, eq, lanes, node, j, ones); break;
-    case 8: tree::finish<4, false>(opened, masks, dealt, top, lt, eq, lanes, node, j, ones); break;
-    case 9: tree::finish<4, true>(opened, masks, dealt, top, lt, eq, lanes, node, j, ones); break;
+    case 4: tree::finish<2, false>(opened, masks, dealt, out, lanes, nodes, node, j, ones); break;
+    case 5: tree::finish<2, true>(opened, masks, dealt, out, lanes, nodes, node, j, ones); break;
+    case 6: tree::finish<3, false>(opened, masks, dealt, out, lanes, nodes, node, j, ones); break;
+    case 7: tree::finish<3, true>(opened, masks, dealt, out, lanes, nodes, node, j, ones); break;
+    case 8: tree::finish<4, false>(opened, masks, dealt, out, lanes, nodes, node, j, ones); break;
+    case 9: tree::finish<4, true>(opened, masks, dealt, out, lanes, nodes, node, j, ones); break;
   }
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from gpumpc.errors import BadFrame, BadShape, InputError
 from gpumpc.protocols.comparison import Node
-from gpumpc.ring.backend import n_lanes
+from gpumpc.ring.backend import LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.vectors import KINDS, SIZES, every_kind, same, words
@@ -42,7 +42,7 @@ def test_a_masked_value_leaves_in_one_pass(backend, n, bits):
 def test_masked_lanes(backend, n):
     x = lanes("x", 5, n)
     expected = x ^ NUMPY.expand_lanes("chacha20", KEY, 5, n)
-    same(backend, backend.masked_lanes(backend.upload(x), KEY, n), expected)
+    same(backend, backend.xor_uniform(backend.upload(x), "chacha20", KEY, n), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 32), (3, 33), (2, 3, 7), (4, 64), (0, 5), (65, 3)])
@@ -102,26 +102,6 @@ def factor_shares(node, masks):
     return np.stack([functools.reduce(np.bitwise_and, (masks[:, i] for i in subset)) for subset in node.products], axis=1)
 
 
-def finished(node, opened, masks, dealt, top, party):
-    """The formula with its subsets written out: (lt, eq) shares."""
-    shares = {(i,): masks[:, i] for i in range(node.n_masks)}
-    shares |= {subset: dealt[:, j] for j, subset in enumerate(node.products)}
-
-    def share_of(term):
-        total = np.zeros_like(top)
-        for size in range(len(term) + 1):
-            for subset in itertools.combinations(term, size):
-                public = [opened[:, i] for i in term if i not in subset]
-                parts = public + ([shares[subset]] if subset else [])
-                if subset or party == 0:
-                    total ^= functools.reduce(np.bitwise_and, parts)
-        return total
-
-    values = [share_of(term) for term in node.terms]
-    lt = functools.reduce(np.bitwise_xor, values[: node.fan_in - 1], top)
-    return lt, values[-1] if node.keep_eq else lt
-
-
 @pytest.mark.parametrize("fan_in", [2, 3, 4])
 @pytest.mark.parametrize("keep_eq", [False, True])
 @pytest.mark.parametrize("n", [1, 65, 2500, 17000])
@@ -137,17 +117,30 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
     for party in (0, 1):
         own = lanes("share", count * node.n_masks, n).reshape(masks.shape) ^ (masks if party else np.uint64(0))
         part = lanes("part", count * len(node.products), n).reshape(products.shape) ^ (products if party else np.uint64(0))
-        top = lanes(f"top {party}", count, n)
-        expected = finished(node, opened, own, part, top, party)
-        got = backend.tree_finish(*up(backend, opened, own, part, top), fan_in, keep_eq, party)
-        for one, other in zip(got, expected, strict=True):
-            same(backend, one, other)
+        lt_terms, eq_terms = node.terms[: fan_in - 1], node.terms[fan_in - 1 :]
+        sums = (lt_terms, eq_terms) if keep_eq else (lt_terms,)
+        expected = NUMPY.masked_products(opened, own, part, sums, node.products, party)
+        before = backend.launch.launched["tree_finish"]
+        got = backend.masked_products(*up(backend, opened, own, part), sums, node.products, party)
+        same(backend, got, expected)
+        assert backend.launch.launched["tree_finish"] == before + 1
         results.append(expected)
     # and both parties' shares are the node's formula in the clear
-    lt = lanes("top 0", count, n) ^ lanes("top 1", count, n)
+    lt = np.zeros((count, row), dtype=np.uint64)
     for j in range(1, fan_in):
         lt ^= functools.reduce(np.bitwise_and, (factors[:, i] for i in range(j))) & factors[:, node.n_eq + j - 1]
     assert np.array_equal(results[0][0] ^ results[1][0], lt)
+
+
+def test_sums_that_are_no_node(backend):
+    """The contract names any sums; those of no node are written out."""
+    masks, opened, dealt = (lanes(name, 3 * 4, 700).reshape(3, 4, -1) for name in ("masks", "opened", "dealt"))
+    sums, products = [[(0,), (1, 3)], [(0, 2, 3)]], [(0, 2), (0, 3), (1, 3), (2, 3)]
+    dealt_all = np.concatenate([dealt, dealt[:, :1]], axis=1)
+    for party in (0, 1):
+        named = [*products, (0, 2, 3)]
+        expected = NUMPY.masked_products(opened, masks, dealt_all, sums, named, party)
+        same(backend, backend.masked_products(*up(backend, opened, masks, dealt_all), sums, named, party), expected)
 
 
 def test_nodes_that_do_not_fit_are_refused(backend):
@@ -155,16 +148,12 @@ def test_nodes_that_do_not_fit_are_refused(backend):
         backend.tree_deal(backend.new((1, 9, 2)), 5, True, 3)
     with pytest.raises(BadShape, match="factors"):
         backend.tree_deal(backend.new((1, 4, 2)), 3, True, 3)
-    with pytest.raises(BadShape, match="nodes of"):
-        shapes = (1, 3, 2), (1, 3, 2), (1, 4, 3), (1, 2)
-        backend.tree_finish(*(backend.new(shape) for shape in shapes), 2, True, 0)
+    with pytest.raises(BadShape, match="products"):
+        shapes = (1, 3, 2), (1, 3, 2), (1, 4, 3)
+        backend.masked_products(*(backend.new(shape) for shape in shapes), [[(0, 1)]], [(0, 1)], 0)
 
 
 # lifts and selections
-
-
-def bit(lane, n):
-    return NUMPY.from_bit(lane, (n,))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -180,35 +169,24 @@ def test_a_lift(backend, n, candidates, party):
     got = backend.lift_tell(*device, low)
     same(backend, got[0], tops)
     same(backend, got[1], tops ^ masks)
-    told = tops ^ masks
-    rows = [bit(kept, n).astype(np.int64) if candidates == 2 else np.zeros(n, np.int64), np.arange(n)]
-
-    def pick(values):
-        return np.stack([bit(row, n) for row in values])[rows[0], rows[1]]
-
-    m, said, heard, a, p = pick(tops), pick(told), pick(theirs), pick(masks), products[rows[0], rows[1]]
-
-    def flip(b, x):
-        return x - b * (x + x)
-
-    carry = m - m * heard - flip(heard, flip(said, p)) if party == 0 else m - flip(said, heard * a + flip(heard, p))
-    expected = (shares[rows[0], rows[1]] - (carry << np.uint64(low))) & mask(high)
-    chosen = backend.upload(kept) if candidates == 2 else None
-    bits = tuple(up(backend, tops, masks, told, theirs))
-    same(backend, backend.lift_keep(device[0], backend.upload(products), bits, chosen, party, low, high), expected)
+    kept_lane = kept if candidates == 2 else None
+    planes = LiftLanes(tops, tops ^ masks, theirs, masks, kept_lane)
+    expected = NUMPY.lift(list(shares), planes, products, party, low, high)
+    on_device = LiftLanes(*(None if lane is None else backend.upload(lane) for lane in planes))
+    got = backend.lift(up(backend, *shares), on_device, backend.upload(products), party, low, high)
+    same(backend, got, expected)
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_candidates_and_clamp(backend, n):
     for v, y, t, t_r in every_kind("candidates", n, n, n, n):
-        zero = (y * t - t_r) & mask(27)
-        same(backend, backend.candidates(*up(backend, v, y, t, t_r), 27), np.stack([zero, (v - zero) & mask(27)]))
+        got = backend.candidates(*up(backend, y, t, t_r, v), 27)
+        for one, expected in zip(got, NUMPY.candidates(y, t, t_r, v, 27), strict=True):
+            same(backend, one, expected)
     lane = lanes("c", 1, n)[0]
     for party, (inside, t) in itertools.product((0, 1), every_kind("clamp", n, n)):
-        step = t - bit(lane, n) * (t + t) + (np.uint64(1 - party) * bit(lane, n))
-        expected = (inside + step * np.uint64(6 << 13)) & mask(40)
-        device = up(backend, inside, lane, t)
-        same(backend, backend.clamp_finish(*device, party, 6 << 13, 40), expected)
+        expected = NUMPY.add_flipped(inside, lane, t, 6 << 13, party, 40)
+        same(backend, backend.add_flipped(*up(backend, inside, lane, t), 6 << 13, party, 40), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (2, 989), (3, 1), (5, 700), (4, 0)])
@@ -228,3 +206,27 @@ def test_a_level_of_a_maximum(backend, shape):
 def test_a_residual(backend, n):
     for x, y in every_kind("residual", n, n):
         same(backend, backend.add(*up(backend, x, y), 40), (x + y) & mask(40))
+
+
+def test_a_bias(backend):
+    for shape in ((0, 3), (1, 1), (7, 3), (2, 9, 9, 20)):
+        for x, y, b in every_kind("bias", shape, shape, shape[-1:]):
+            same(backend, backend.add_bias(*up(backend, x, y, b), 44), NUMPY.add_bias(x, y, b, 44))
+    with pytest.raises(BadShape, match="one a column"):
+        backend.add_bias(backend.new((2, 3)), backend.new((2, 3)), backend.new((2,)), 44)
+
+
+@pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])
+@pytest.mark.parametrize("n", [*SIZES, 5000])
+def test_added_streams_and_messages(backend, cipher, n):
+    for bits, sign in itertools.product((1, 13, 27, 40, 64), (1, -1)):
+        x = words("added", n)
+        expected = NUMPY.add_uniform(x, cipher, KEY, bits, sign)
+        same(backend, backend.add_uniform(backend.upload(x), cipher, KEY, bits, sign), expected)
+        packed = NUMPY.pack(words("came", n), bits)
+        same(backend, backend.add_packed(backend.upload(x), packed, bits), NUMPY.add_packed(x, packed, bits))
+    planes = lanes("planes", 3, n)
+    same(backend, backend.xor_uniform(backend.upload(planes), cipher, KEY, n), NUMPY.xor_uniform(planes, cipher, KEY, n))
+    same(backend, backend.from_lanes(backend.upload(planes), n), NUMPY.from_lanes(planes, n))
+    for bit in (0, 1):
+        same(backend, backend.constant_lane(bit, n), NUMPY.constant_lane(bit, n))

@@ -254,8 +254,8 @@ BUGS = [
     Bug(
         "a mask of zeros",
         "mask",
-        "sign * stream.at",
-        "0 * stream.at",
+        "? x[first + e] + sign * stream.at",
+        "? x[first + e] + 0 * stream.at",
         fused.test_a_masked_value_leaves_in_one_pass,
         (65, 40),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,10 @@ import numpy as np
 from gpumpc.ring.backend import Words
 from gpumpc.ring.cupy_backend.device import CupyDevice, Device
 from gpumpc.ring.cupy_backend.fused import Fused
-from gpumpc.ring.cupy_backend.local import Local
 from gpumpc.ring.cupy_backend.opened import Opened
 
 
-class CupyBackend(Fused, Local):
+class CupyBackend(Fused):
     """Words are arrays of the device; opened values are `Opened`: words, limb planes, or both."""
 
     def __init__(self, device: Device | None = None) -> None:
@@ -28,7 +26,3 @@ class CupyBackend(Fused, Local):
 
     def download(self, words: Any) -> np.ndarray:
         return self.device.download(words.words if isinstance(words, Opened) else self.words(words))
-
-    def zeros(self, shape: Sequence[int]) -> Words:
-        self.device.enter()
-        return self.device.arrays.zeros(shape, dtype=np.uint64)

@@ -108,7 +108,8 @@ class Bits(Base):
         self.launch("take_bit", blocks, words, halves, n, 2 * n_lanes(n), position)
         return halves.view(np.uint64)
 
-    def _lane(self, lane: Lanes, n: int) -> Lanes:
+    def lane(self, lane: Lanes, n: int) -> Lanes:
+        """A lane of n elements. Raises BadShape for one of another number."""
         lane = self.words(lane)
         if tuple(lane.shape) != (n_lanes(n),):
             raise BadShape(
@@ -117,16 +118,30 @@ class Bits(Base):
         return lane
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
-        return self.each("from_bit", [self._lane(lane, math.prod(shape))], self.new(shape))
+        return self.each("from_bit", [self.lane(lane, math.prod(shape))], self.new(shape))
+
+    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+        lanes = self.words(lanes)
+        if lanes.shape[1:] != (n_lanes(n),):
+            raise BadShape(f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words")
+        out = self.new((len(lanes), n))
+        self.launch("from_lanes", blocks_of(out.size, BLOCK), lanes, out, out.size, max(1, n), n_lanes(n))
+        return out
+
+    def constant_lane(self, bit: int, n: int) -> Lanes:
+        host = np.full(n_lanes(n), keep(64) if bit else 0, dtype=np.uint64)
+        host[-1:] &= np.uint64(keep((n - 1) % 64 + 1))
+        self.device.enter()
+        return self.device.upload(host)
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         if_one, if_zero = self.words(if_one), self.words(if_zero)
         self.same_shape("a selection", if_one, if_zero)
-        lane = self._lane(lane, math.prod(if_one.shape))
+        lane = self.lane(lane, math.prod(if_one.shape))
         return self.each("select_words", [lane, if_one, if_zero], self.new(if_one.shape))
 
     def download_bits(self, lane: Lanes, shape: Sequence[int]) -> np.ndarray:
-        host = self.device.download(self._lane(lane, math.prod(shape)))
+        host = self.device.download(self.lane(lane, math.prod(shape)))
         return np.unpackbits(host.view(np.uint8), count=math.prod(shape), bitorder="little").view(bool).reshape(shape)
 
     # leaves of comparisons

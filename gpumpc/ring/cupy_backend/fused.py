@@ -1,20 +1,27 @@
-"""Steps of the protocols in one pass each, beyond the contract: what their formulas need, without a trip through memory.
+"""Steps of the protocols in one pass each: what their formulas need, without a trip through memory.
 
-Each equals the composition of the contract's operations that its docstring names, bit for bit; the tests hold it to that.
+Those without a docstring are the contract's. The others go beyond it: each equals the composition of the contract's
+operations that its docstring names, bit for bit; the tests hold it to that.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpumpc.errors import BadShape, InputError
+from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import Lanes, Padding, Pair, Words, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Padding, Pair, Words, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, blocks_of, keep, quad_blocks
 from gpumpc.ring.cupy_backend.bits import Bits, key_words
+from gpumpc.ring.cupy_backend.local import Local
 from gpumpc.ring.cupy_backend.opened import Opened, limbs_for, padded
 from gpumpc.ring.cupy_backend.products import Extra, Products
 
@@ -22,7 +29,7 @@ _STREAM_BYTES = THREADS * 64
 FAN_INS = (2, 3, 4)
 
 
-class Fused(Products, Bits):
+class Fused(Products, Bits, Local):
     """Openings, Beaver products, tree levels, lifts, selections, maxima."""
 
     # openings
@@ -37,15 +44,34 @@ class Fused(Products, Bits):
         self.launch("mask_words", blocks, words, packed, n, bits, size, sign % (1 << 64), *key_words(key))
         return self.device.download(packed).data
 
-    def masked_lanes(self, lanes: Lanes, key: bytes, n: int) -> Lanes:
-        """lanes ^ expand_lanes(key)."""
+    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+        words, size = self.words(words), prg.word_bytes(bits)
+        if cipher != "chacha20":
+            uniform = self.expand_words(cipher, key, words.shape, bits)
+            return self.reduce(words + uniform if sign > 0 else words - uniform, bits)
+        n, out = math.prod(words.shape), self.new(words.shape)
+        prg.check(key, n * size)
+        blocks = blocks_of(n * size, _STREAM_BYTES)
+        self.launch("mask_add", blocks, words, out, n, size, sign % (1 << 64), keep(bits), *key_words(key))
+        return out
+
+    def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
         lanes = self.words(lanes)
-        prg.check(key, lane_bytes(n, len(lanes)))
         if lanes.shape[1:] != (n_lanes(n),):
             raise BadShape(f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words")
+        if cipher != "chacha20":
+            return lanes ^ self.expand_lanes(cipher, key, len(lanes), n)
+        prg.check(key, lane_bytes(n, len(lanes)))
         out, row, tail = self.new(lanes.shape), max(1, n_lanes(n)), keep((n - 1) % 64 + 1)
         blocks = blocks_of(8 * out.size, _STREAM_BYTES)
         self.launch("mask_lanes", blocks, lanes, out, out.size, row, tail, *key_words(key))
+        return out
+
+    def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
+        words = self.words(words)
+        n, out = math.prod(words.shape), self.new(words.shape)
+        received = self.received(packed, packed_bytes(n, bits))
+        self.launch("add_packed", blocks_of(n, BLOCK), words, received, out, n, bits, keep(bits))
         return out
 
     def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
@@ -89,22 +115,51 @@ class Fused(Products, Bits):
 
     # comparison trees
 
-    def tree_finish(
-        self, opened: Lanes, masks: Lanes, dealt: Lanes, top: Lanes, fan_in: int, keep_eq: bool, party: int
-    ) -> tuple[Lanes, Lanes]:
-        """(lt, eq) of nodes of one kind: opened, masks (nodes, factors, lanes), dealt (nodes, products, lanes)."""
-        opened, masks, dealt, top = (self.words(lanes) for lanes in (opened, masks, dealt, top))
-        nodes, lanes = top.shape
-        factors = _check_node(fan_in, keep_eq, masks.shape)
+    def masked_products(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        opened, masks, dealt = (self.words(lanes) for lanes in (opened, masks, dealt))
         self.same_shape("a tree level", opened, masks)
-        if opened.shape != (nodes, factors, lanes) or dealt.shape[::2] != (nodes, lanes):
-            raise BadShape(f"nodes of {opened.shape}, {dealt.shape} and {top.shape}", "", "make them fit")
-        lt, eq = self.new(top.shape), self.new(top.shape)
+        nodes, _, lanes = masks.shape
+        if dealt.shape != (nodes, len(products), lanes):
+            raise BadShape(f"products {dealt.shape} of nodes {masks.shape}", "", "make them fit")
+        node = node_of(sums, products)
+        if node is None:
+            return self._written_out(opened, masks, dealt, sums, products, party)
+        fan_in, keep_eq = node
+        _check_node(fan_in, keep_eq, masks.shape)
+        out = self.new((len(sums), nodes, lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
-        self.launch(
-            "tree_finish", blocks, opened, masks, dealt, top, lt, eq, lanes, nodes, fan_in, int(keep_eq), int(party == 0)
-        )
-        return lt, eq
+        self.launch("tree_finish", blocks, opened, masks, dealt, out, lanes, nodes, fan_in, int(keep_eq), int(party == 0))
+        return out
+
+    def _written_out(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        """Sums that are no node of a tree: the subsets one by one."""
+        shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(masks.shape[1])}
+        shares |= {subset: dealt[:, j] for j, subset in enumerate(products)}
+        totals = []
+        for terms in sums:
+            total = self.zeros((len(masks), masks.shape[2]))
+            for term, subset in ((whole, part) for whole in terms for part in _subsets(whole)):
+                factors = [opened[:, i] for i in term if i not in subset] + ([shares[subset]] if subset else [])
+                if subset or party == 0:
+                    total = total ^ functools.reduce(operator.and_, factors)
+            totals.append(total[None])
+        return self.concat(totals, 0)
 
     def tree_deal(self, masks: Lanes, fan_in: int, keep_eq: bool, n_products: int) -> Lanes:
         """The dealer's products of masks (nodes, factors, lanes), in dealing order."""
@@ -129,44 +184,44 @@ class Fused(Products, Bits):
         self.launch("lift_tell", blocks, shares, *lanes, n, max(1, halves), candidates * halves, low)
         return tops, told
 
-    def lift_keep(
-        self,
-        shares: Words,
-        products: Words,
-        bits: tuple[Lanes, Lanes, Lanes, Lanes],
-        kept: Lanes | None,
-        party: int,
-        low: int,
-        high: int,
-    ) -> Words:
-        """The kept candidate modulo 2^high; `bits` are tops, masks, told, theirs (C, lanes)."""
-        shares, products = self.words(shares), self.words(products)
-        self.same_shape("a lift", shares, products)
-        lanes = [self.words(lane) for lane in bits]
-        n = shares.shape[1]
+    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+        candidates, products = [self.words(share) for share in shares], self.words(products)
+        self.same_shape("a lift", *candidates)
+        n = candidates[0].size
+        if products.shape != (len(candidates), n) or (lanes.kept is None) != (len(candidates) == 1):
+            raise BadShape(f"products {products.shape} of {len(candidates)} candidates of {n}", "", "make them fit")
+        planes = [self.words(plane) for plane in (lanes.tops, lanes.masks, lanes.told, lanes.heard)]
+        second, kept = (None, None) if lanes.kept is None else (candidates[1], self.words(lanes.kept))
         out = self.new((n,))
-        chosen = None if kept is None else self.words(kept)
-        self.launch(
-            "lift_keep", blocks_of(n, BLOCK), shares, products, *lanes, chosen, out, n, n_lanes(n), party, low, keep(high)
-        )
+        arguments = candidates[0], second, products, *planes, kept, out, n, n_lanes(n), party, low, keep(high)
+        self.launch("lift_keep", blocks_of(n, BLOCK), *arguments)
         return out
 
     # selections and sums
 
-    def candidates(self, v: Words, y: Words, t: Words, t_r: Words, bits: int) -> Words:
-        """(2, n): zero = y t - t_r, and v - zero."""
+    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
         inputs = [self.words(value) for value in (v, y, t, t_r)]
         self.same_shape("candidates", *inputs)
         n = math.prod(inputs[0].shape)
-        out = self.new((2, n))
+        out = self.new((2, *inputs[0].shape))
         self.launch("candidates", blocks_of(n, BLOCK), *inputs, out, n, keep(bits))
-        return out
+        return out[0], out[1]
 
-    def clamp_finish(self, inside: Words, c: Lanes, t: Words, party: int, top: int, bits: int) -> Words:
-        """inside + top ((1 - 2 c) t + (1 - p) c)."""
-        inside, t = self.words(inside), self.words(t)
-        self.same_shape("a clamp", inside, t)
-        return self.each("clamp_finish", [inside, self.words(c), t], self.new(inside.shape), 1 - party, top, keep(bits))
+    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+        words, t = self.words(words), self.words(t)
+        self.same_shape("a clamp", words, t)
+        inputs = [words, self.lane(lane, math.prod(words.shape)), t]
+        return self.each("clamp_finish", inputs, self.new(words.shape), 1 - party, factor % (1 << 64), keep(bits))
+
+    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
+        x, y, bias = self.words(x), self.words(y), self.words(bias)
+        self.same_shape("a sum", x, y)
+        if bias.shape != x.shape[-1:]:
+            raise BadShape(f"a bias {bias.shape} of values {x.shape}", "", "one a column")
+        out = self.new(x.shape)
+        n = math.prod(x.shape)
+        self.launch("add_bias", blocks_of(n, BLOCK), x, y, bias, out, n, max(1, bias.size), keep(bits))
+        return out
 
     def add(self, x: Words, y: Words, bits: int) -> Words:
         """x + y: a residual."""
@@ -189,6 +244,30 @@ class Fused(Products, Bits):
         out = self.new((len(entries) - pairs, *entries.shape[1:]))
         size = max(1, math.prod(entries.shape[1:]))
         return self.each("level_best", [entries, positive], out, size, pairs, keep(bits))
+
+
+@functools.cache
+def _nodes() -> dict[tuple[Any, Any], tuple[int, bool]]:
+    """(sums, products) of the nodes that kernels/tree.cu knows -> (fan-in, whether eq is kept)."""
+    found = {}
+    for fan_in, keep_eq in itertools.product(FAN_INS, (False, True)):
+        n_eq = fan_in if keep_eq else fan_in - 1
+        less = tuple((*range(j), n_eq + j - 1) for j in range(1, fan_in))
+        equal = (tuple(range(fan_in)),)
+        sums = (less, equal) if keep_eq else (less,)
+        subsets = {subset for terms in sums for term in terms for subset in _subsets(term) if len(subset) > 1}
+        found[sums, tuple(sorted(subsets, key=lambda subset: (len(subset), subset)))] = (fan_in, keep_eq)
+    return found
+
+
+def node_of(sums: Sequence[Sequence[Factors]], products: Sequence[Factors]) -> tuple[int, bool] | None:
+    """Which node of a tree these sums are, if any."""
+    key = tuple(tuple(tuple(term) for term in terms) for terms in sums), tuple(tuple(product) for product in products)
+    return _nodes().get(key)
+
+
+def _subsets(term: Factors) -> Iterator[Factors]:
+    return itertools.chain.from_iterable(itertools.combinations(term, size) for size in range(len(term) + 1))
 
 
 def _check_node(fan_in: int, keep_eq: bool, shape: tuple[int, ...]) -> int:

@@ -57,6 +57,10 @@ class Local(Base):
         ordered = self.device.arrays.sort(self.words(words).view(np.int64), axis=-1)
         return self.device.arrays.ascontiguousarray(ordered[..., :k]).view(np.uint64)
 
+    def zeros(self, shape: Sequence[int]) -> Words:
+        self.device.enter()
+        return self.device.arrays.zeros(shape, dtype=np.uint64)
+
     def counting(self, n: int) -> Words:
         self.device.enter()
         return self.device.arrays.arange(n, dtype=np.uint64)
