@@ -21,7 +21,8 @@ def device_names() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames:
+    # A module with a fixture `backend` of its own keeps it.
+    if "backend" in metafunc.fixturenames and not hasattr(metafunc.module, "backend"):
         metafunc.parametrize("backend", device_names(), indirect=True, scope="module")
 
 

@@ -282,6 +282,16 @@ def test_arguments_are_left_alone(backend):
     assert np.array_equal(host(backend, device[0]), x) and np.array_equal(host(backend, device[1]), w)
 
 
+def test_results_go_where_they_are_told(backend):
+    x = words("out", (20, 30))
+    [device] = up(backend, x)
+    wide = backend.zeros((20, 60))
+    assert backend.reduce(device, 13, out=wide[:, ::2]).shape == (20, 30)
+    expected = np.zeros((20, 60), dtype=np.uint64)
+    expected[:, ::2] = x & np.uint64((1 << 13) - 1)
+    same(backend, wide, expected)
+
+
 # what is refused
 
 
@@ -292,7 +302,7 @@ def test_what_a_kernel_would_misread_is_refused(backend):
         (InputError, lambda: backend.reduce(x, 65)),
         (InputError, lambda: backend.truncate(x, 10, 11, 0)),
         (BadShape, lambda: backend.reduce(x, 40, out=backend.new((3,)))),
-        (BadShape, lambda: backend.reduce(x, 40, out=backend.new((20, 40))[:, ::2])),
+        (BadShape, lambda: backend.reduce(x, 40, out=backend.new((20, 40))[:, ::3])),
         (BadShape, lambda: backend.matmul(x, x[:5], 40)),
         (BadShape, lambda: backend.multiply(x, x[:5], 40)),
         (BadShape, lambda: backend.row_dot(x, x[:5], 40)),

@@ -8,7 +8,7 @@ import pytest
 
 from gpumpc.errors import BadFrame, BadShape, InputError
 from gpumpc.protocols.comparison import Node
-from gpumpc.ring.backend import LiftLanes, n_lanes
+from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.vectors import KINDS, SIZES, every_kind, same, words
@@ -118,7 +118,7 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
         own = lanes("share", count * node.n_masks, n).reshape(masks.shape) ^ (masks if party else np.uint64(0))
         part = lanes("part", count * len(node.products), n).reshape(products.shape) ^ (products if party else np.uint64(0))
         lt_terms, eq_terms = node.terms[: fan_in - 1], node.terms[fan_in - 1 :]
-        sums = (lt_terms, eq_terms) if keep_eq else (lt_terms,)
+        sums = [lt_terms, eq_terms] if keep_eq else [lt_terms]
         expected = NUMPY.masked_products(opened, own, part, sums, node.products, party)
         before = backend.launch.launched["tree_finish"]
         got = backend.masked_products(*up(backend, opened, own, part), sums, node.products, party)
@@ -135,7 +135,8 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
 def test_sums_that_are_no_node(backend):
     """The contract names any sums; those of no node are written out."""
     masks, opened, dealt = (lanes(name, 3 * 4, 700).reshape(3, 4, -1) for name in ("masks", "opened", "dealt"))
-    sums, products = [[(0,), (1, 3)], [(0, 2, 3)]], [(0, 2), (0, 3), (1, 3), (2, 3)]
+    sums: list[list[Factors]] = [[(0,), (1, 3)], [(0, 2, 3)]]
+    products: list[Factors] = [(0, 2), (0, 3), (1, 3), (2, 3)]
     dealt_all = np.concatenate([dealt, dealt[:, :1]], axis=1)
     for party in (0, 1):
         named = [*products, (0, 2, 3)]

@@ -59,14 +59,28 @@ class Base:
         return self.device.empty(tuple(shape), dtype)
 
     def target(self, shape: Sequence[int], out: Words | None) -> Words:
-        """`out` if it can be written by a kernel, or a new array."""
+        """`out` if a kernel can write it, or a new array that `deliver` copies. Raises BadShape."""
         if out is None:
             return self.new(shape)
         if not self.device.owns(out) or out.dtype != np.uint64 or tuple(out.shape) != tuple(shape):
             raise BadShape(f"'out' is no array of {tuple(shape)} words of this device", "", "pass one of the input's shape")
-        if not out.flags.c_contiguous:
-            raise BadShape("'out' is not contiguous", "a kernel writes whole arrays", "pass a contiguous array")
+        return out if out.flags.c_contiguous else self.new(shape)
+
+    def deliver(self, written: Words, out: Words | None) -> Words:
+        """What was asked for: `out`, if it was given."""
+        if out is None or written is out:
+            return written
+        out[...] = written
         return out
+
+    def broadcast(self, *values: Words) -> list[Words]:
+        """Arrays of the shape that NumPy's rules give them. Raises BadShape where there is none."""
+        arrays = self.device.arrays
+        try:
+            return [arrays.ascontiguousarray(value) for value in arrays.broadcast_arrays(*values)]
+        except ValueError as error:
+            shapes = [tuple(value.shape) for value in values]
+            raise BadShape(f"shapes {shapes} do not go together", "", "make them fit") from error
 
     def same_shape(self, what: str, *arrays: Any) -> None:
         """Raises BadShape unless all arrays have the first one's shape."""

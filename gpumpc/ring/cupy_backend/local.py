@@ -21,11 +21,13 @@ class Local(Base):
             raise InputError(f"a share modulo 2^{k} cannot be shifted by {shift}", "", "shift by fewer bits than it has")
         words = self.words(words)
         round_up = (1 << shift) - 1 if party == 0 else 0
-        return self.each("truncate", [words], self.target(words.shape, out), round_up, keep(k), shift)
+        target = self.target(words.shape, out)
+        return self.deliver(self.each("truncate", [words], target, round_up, keep(k), shift), out)
 
     def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
         words = self.words(words)
-        return self.each("affine", [words], self.target(words.shape, out), 1, 0, keep(bits))
+        target = self.target(words.shape, out)
+        return self.deliver(self.each("affine", [words], target, 1, 0, keep(bits)), out)
 
     def add_constant(self, words: Words, value: int, bits: int) -> Words:
         words = self.words(words)

@@ -71,7 +71,8 @@ class Products(Base):
 
     def multiply(self, x: Any, w: Any, bits: int) -> Words:
         left, right = self.operand(x, bits).words, self.operand(w, bits).words
-        self.same_shape("an element-wise product", left, right)
+        if left.shape != right.shape:
+            left, right = self.broadcast(left, right)
         return self.each("product", [left, right], self.new(left.shape), keep(bits))
 
     def row_dot(self, x: Any, y: Any, bits: int) -> Words:
