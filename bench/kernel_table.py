@@ -1,4 +1,4 @@
-"""The table of docs/kernels.md, computed from the machine code: `python -m bench.kernel_table [--write]`.
+"""The table of docs/kernels.md, computed from the machine code: `python -m bench.kernel_table [--write | --json]`.
 
 Registers are the most over all architectures; the rest is read from the code for sm_90. Predicted times are for an H100
 (132 multiprocessors, 3.35 TB/s, of which nine tenths are counted on; 128 instructions a clock and multiprocessor at
@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.disassembly import Code, disassemble
+from bench.schema import row
 from gpumpc.ring import kernels
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "kernels.md"
@@ -31,12 +34,12 @@ BYTES: dict[str, float] = {
     "mask_words": 13, "mask_lanes": 16, "candidates": 48, "clamp_finish": 24.125, "level_difference": 24, "level_best": 24,
     "lift_keep": 24.75, "lift_tell": 8.375, "gather": 24, "take_axis": 24, "window_sum": 16, "depthwise": 16, "row_dot": 16,
     "distances": 8, "thermometer": 80, "lookup": 96, "tree_finish": 176, "tree_deal": 104, "split_columns": 13,
-    "argmax_signed": 8,
+    "argmax_signed": 8, "add_bias": 24, "add_packed": 21, "mask_add": 16, "from_lanes": 8.125,
 }  # fmt: skip
 # Kernels with a body for each width or fan-in, those that draw a stream, and those whose threads take one element.
 MEMORY = ("LD", "ST")
 CASES = {"lookup", "tree_finish", "tree_deal"}
-STREAMS = {"chacha_words", "chacha_lanes", "mask_words", "mask_lanes"}
+STREAMS = {"chacha_words", "chacha_lanes", "mask_words", "mask_add", "mask_lanes"}
 ONE_A_THREAD = {"take_bit", "lift_tell"}
 SHAPE = (25088, 2304, 256)  # M, K, N of the products' predicted times: 56x56x8 images, 256 channels, 3x3
 MILLION = 1e6
@@ -120,6 +123,25 @@ def table() -> str:
     return "\n".join(head + rows)
 
 
+def figures() -> dict[str, Any]:
+    """Spills of all kernels on all architectures, and the least tensor-core share of the 8-limb products."""
+    shares = {
+        kind: min(
+            disassemble(kernels.compiled(f"limb_{kind}", architecture))[f"limb_{kind}_l8"].tensor_share
+            for architecture in ("sm_80", "sm_90")
+        )
+        for kind in ("gemm", "conv")
+    }
+    spilled = sum(
+        found.spill_bytes
+        for file in kernels.files()
+        for architecture in kernels.ARCHITECTURES
+        for found in kernels.compiled(file, architecture).resources().values()
+    )
+    named = {f"{kind}_tensor_share": share for kind, share in shares.items()}
+    return row(spill_bytes=spilled, n_kernels=len(kernels.catalogue()), **named)
+
+
 def written() -> str:
     """What the document holds between its marks."""
     return DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
@@ -129,7 +151,11 @@ def main(arguments: list[str]) -> int:
     """Print the table, or write it into the document."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernel_table")
     parser.add_argument("--write", action="store_true", help="into docs/kernels.md, between its marks")
-    if parser.parse_args(arguments).write:
+    parser.add_argument("--json", action="store_true", help="the figures of the gates, as one object")
+    chosen = parser.parse_args(arguments)
+    if chosen.json:
+        print(json.dumps(figures()))
+    elif chosen.write:
         before, rest = DOCUMENT.read_text().split(BEGIN)
         DOCUMENT.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
     else:
