@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -244,7 +245,7 @@ def cubin_path(file: str, architecture: str) -> Path:
         cubin = compiler.compile(text, f"{file}.cu", architecture)
         # The code is written last and is there only with its log; a rename is all or nothing.
         for path, content in ((code.with_suffix(".log"), cubin.log.encode()), (code, cubin.code)):
-            partial = path.with_suffix(f".{os.getpid()}.part")
+            partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
             partial.write_bytes(content)
             partial.replace(path)
     return code

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def _compile(text: str, name: str, flags: Sequence[str], libraries: Sequence[str
     if target.exists():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.part")
+    # Processes and threads may compile the same source at the same time: a name each, and a rename is all or nothing.
+    partial = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     command = [compiler(), *FLAGS, *flags, "-x", "c++", "-", "-x", "none", "-I", str(HERE), "-o", str(partial), *libraries]
     done = subprocess.run(command, input=text, text=True, capture_output=True)
     if done.returncode:

@@ -2,6 +2,7 @@
 the tensor cores busy. A missing compiler is an error, never a skip."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from bench.disassembly import Code, Instruction, disassemble
 from gpumpc.errors import ConfigError
 from gpumpc.ring import kernels
+from tests.emulator import build
 
 BUDGET = json.loads(Path(__file__).with_name("registers.json").read_text())
 # Another release of the compiler may want a few registers more.
@@ -98,6 +100,16 @@ def test_the_cache_gives_back_what_was_compiled(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
     monkeypatch.setattr(kernels.Nvrtc, "compile", None)  # a second compilation would fail
     assert kernels.compiled("truncate", "sm_90") == first
+
+
+def test_threads_may_compile_the_same_source_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(kernels.CACHE, str(tmp_path))
+    build.runtime()  # before its place is changed: it is linked to by its path
+    monkeypatch.setattr(build, "CACHE", tmp_path)
+    text = kernels.source("truncate")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: (kernels.compiled("truncate", "sm_80").code, build.library(text, "truncate")), range(8)))
+    assert len(set(found)) == 1 and not list(tmp_path.glob("*.part"))
 
 
 def test_a_kernel_that_the_launcher_could_not_check_is_refused():
