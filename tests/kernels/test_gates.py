@@ -107,8 +107,12 @@ def test_threads_may_compile_the_same_source_at_once(tmp_path, monkeypatch):
     build.runtime()  # before its place is changed: it is linked to by its path
     monkeypatch.setattr(build, "CACHE", tmp_path)
     text = kernels.source("truncate")
+
+    def compiled(_: int) -> tuple[bytes, Path]:
+        return kernels.compiled("truncate", "sm_80").code, build.library(text, "truncate")
+
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: (kernels.compiled("truncate", "sm_80").code, build.library(text, "truncate")), range(8)))
+        found = list(pool.map(compiled, range(8)))
     assert len(set(found)) == 1 and not list(tmp_path.glob("*.part"))
 
 
