@@ -267,7 +267,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                 size = next(step.cost.s0_bytes for step in server_0.engine.program.steps if step.cost.s0_bytes)
                 for _ in range(2):
                     header = encode_header(Kind.OPENING, size, session=server_0.engine.session_id, batch=batch)
-                    channel._put(header, bytes(size))
+                    channel._put(header, [bytes(size)])
                 pattern = "BadFrame: a frame of server0 was refused.*number 1 was due and number 0 came: it came twice"
             with pytest.raises(RemoteError, match=pattern):
                 client.answer(1, sequence, LIMIT_S)
