@@ -28,7 +28,7 @@ from gpumpc.roles.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import ZmqChannel
-from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, tiny
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite, tiny
 
 SAME = tiny()
 
@@ -49,12 +49,6 @@ OTHERS: dict[str, tuple[CompiledPlan, int]] = {
     "weight version": (tiny(seed=8), 2),
     "model": (tiny(name="other"), 2),
 }
-
-
-def rewrite(file: Path, **fields: object) -> None:
-    """Change keys of a configuration."""
-    known = {**tomllib.loads(file.read_text()), **fields}
-    file.write_text("".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()))
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ class Door:
         host, port = host_and_port(endpoint)
         try:
             self._socket = socket.create_server(("" if host == "*" else host, port))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             why, cure = str(error), "give an endpoint like tcp://127.0.0.1:7001 whose port is free"
             raise ConfigError(f"cannot listen for a stream at {endpoint}", why, cure) from error
         self._socket.setblocking(False)
@@ -148,19 +148,19 @@ def dial(endpoint: str, keys: StreamKeys, peer: str, timeout_s: float, max_paylo
     what = f"no stream to {peer} at {endpoint}"
     try:
         sock = socket.create_connection(host_and_port(endpoint), timeout_s)
-        sock.sendall(keys.ticket)
     except TimeoutError as error:
         raise PeerTimeout(f"{what} within {timeout_s:g} s", "nothing answers there", _CURE) from error
-    except (OSError, OverflowError) as error:
-        raise PeerLost(what, f"{error.strerror if isinstance(error, OSError) else error}", _CURE) from error
+    except OSError as error:
+        raise PeerLost(what, error.strerror or str(error), _CURE) from error
     stream = Stream(sock, keys, peer, max_payload_bytes)
     try:
+        sock.send(keys.ticket)  # fits into any socket's buffer
         stream.put(encode_header(Kind.HELLO, 0), [], lambda: None)
         answer = stream.get(max(0.0, deadline - time.monotonic()), lambda: None)
-    except (BadFrame, PeerLost) as error:
+    except (BadFrame, PeerLost, OSError) as error:
         stream.abort()
-        why = f"whoever answers there does not hold this connection's keys: {error.why}"
-        raise type(error)(what, why, _CURE) from error
+        kind, cause = (PeerLost, str(error)) if isinstance(error, OSError) else (type(error), error.why)
+        raise kind(what, f"whoever answers there does not hold this connection's keys: {cause}", _CURE) from error
     if answer is None or answer.kind is not Kind.HELLO:
         stream.abort()
         raise PeerTimeout(f"{what} within {timeout_s:g} s", "something answers there, and is not that peer", _CURE)
@@ -170,6 +170,6 @@ def dial(endpoint: str, keys: StreamKeys, peer: str, timeout_s: float, max_paylo
 def host_and_port(endpoint: str) -> tuple[str, int]:
     """The two parts of `tcp://host:port`. Raises ConfigError."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not host or not port.isdecimal():
+    if not endpoint.startswith("tcp://") or not host or not port.isdecimal() or int(port) >= 1 << 16:
         raise ConfigError(f"{endpoint} is no endpoint", "it has the form tcp://host:port", "correct it")
     return host, int(port)

@@ -100,7 +100,7 @@ class Streams:
         if routing_id in self._open:
             self._drop(routing_id)
         same = [other for other, (name, _) in self._open.items() if name == peer]
-        for oldest in same[: len(same) + 1 - _MAX_STREAMS_A_PEER]:
+        for oldest in same[: max(0, len(same) + 1 - _MAX_STREAMS_A_PEER)]:
             self._drop(oldest)
         self._open[routing_id] = (peer, stream)
 
