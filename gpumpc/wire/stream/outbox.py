@@ -13,10 +13,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from gpumpc.errors import PeerLost, PeerTimeout
 from gpumpc.wire.frames import Buffer
 from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, Sealer
+
+T = TypeVar("T", bound=Buffer)
 
 # From this size on, sealing and sending in a second thread is worth a change of threads.
 LARGE_BYTES = 1 << 20
@@ -46,13 +49,14 @@ class Outbox:
 
         Raises PeerLost, and what `check` raises.
         """
-        self._after_large(check)
+        self._check()
+        if self._waiting:
+            self._after_large(check)
         for record in self._sealed(header, parts):
-            with self._changed:
-                self._check()
-                rest = record if self._waiting else record[self._send_now(record) :]
-                if rest:
-                    self._hand_over(bytes(rest))
+            # While nothing waits this thread alone sends: it alone adds to what waits.
+            rest = record if self._waiting else record[self._send_now(record) :]
+            if rest:
+                self._hand_over(bytes(rest))
             while self._waiting_bytes > _WAITING_BYTES:
                 self._await_change(check)
 
@@ -64,11 +68,10 @@ class Outbox:
         if sum(map(len, parts)) < LARGE_BYTES:
             self.put(header, parts, check)
             return None
+        self._check()
         self._after_large(check)
         sending = Sending(self, header, parts)
-        with self._changed:
-            self._check()
-            self._hand_over(sending)
+        self._hand_over(sending)
         return sending
 
     def flush(self, deadline: float) -> None:
@@ -89,8 +92,7 @@ class Outbox:
         """Wait until a frame is sent. Raises PeerTimeout, PeerLost, and what `check` raises."""
         deadline = time.monotonic() + timeout_s
         while sending in self._waiting:
-            with self._changed:
-                self._check()
+            self._check()
             if time.monotonic() > deadline:
                 what, why = f"{self._peer} took nothing for {timeout_s:g} s", "its process is up but busy or stopped"
                 raise PeerTimeout(what, why, f"see the log of {self._peer}, or allow more time with timeout_s")
@@ -105,7 +107,8 @@ class Outbox:
         """The records of one frame, the header's together with the first of the payload; each valid until the next."""
         start = SEALED_HEADER_BYTES
         self._sealer.seal_into(header, HEADER_LABEL, self._scratch[:start])
-        for piece in pieces(parts, RECORD_BYTES):
+        whole = sum(map(len, parts)) <= RECORD_BYTES
+        for piece in [joined(parts)] if whole and any(parts) else pieces(parts, RECORD_BYTES):
             end = start + len(piece) + TAG_BYTES
             self._sealer.seal_into(piece, header, self._scratch[start:end])
             yield self._scratch[:end]
@@ -126,17 +129,19 @@ class Outbox:
         return sent
 
     def _hand_over(self, item: bytes | Sending) -> None:
-        self._waiting.append(item)
-        self._waiting_bytes += len(item)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="gpumpc-sending", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
+        with self._changed:
+            self._waiting.append(item)
+            self._waiting_bytes += len(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="gpumpc-sending", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
 
     def _await_change(self, check: Callable[[], None]) -> None:
         with self._changed:
             self._check()
-            self._changed.wait(_LOOK_S)
+            if self._waiting:
+                self._changed.wait(_LOOK_S)
         check()
 
     def _check(self) -> None:
@@ -189,7 +194,7 @@ class Sending:
         self._outbox.await_end(self, timeout_s, check)
 
 
-def pieces(parts: Sequence[Buffer], size: int) -> Iterator[memoryview]:
+def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
     """The bytes of all parts in order, `size` at a time: views, but for a piece that lies across parts."""
     across: list[memoryview] = []
     n_across = 0
@@ -202,11 +207,12 @@ def pieces(parts: Sequence[Buffer], size: int) -> Iterator[memoryview]:
             across.append(piece)
             n_across += len(piece)
             if n_across == size:
-                yield _joined(across)
+                yield joined(across)
                 across, n_across = [], 0
     if across:
-        yield _joined(across)
+        yield joined(across)
 
 
-def _joined(views: list[memoryview]) -> memoryview:
-    return views[0] if len(views) == 1 else memoryview(b"".join(views))
+def joined(parts: Sequence[T]) -> T | bytes:
+    """All parts as one: itself, if there is one."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -123,9 +123,7 @@ class Stream:
     def _open_header(self) -> Header | None:
         if not self._fill(SEALED_HEADER_BYTES, _AHEAD_BYTES):
             return None
-        raw = bytearray(SEALED_HEADER_BYTES - TAG_BYTES)
-        self._opener.open_into(self._take(SEALED_HEADER_BYTES), HEADER_LABEL, raw)
-        self._raw_header = bytes(raw)
+        self._raw_header = self._opener.open(self._take(SEALED_HEADER_BYTES), HEADER_LABEL)
         self._header = decode_header(self._raw_header, self._max_payload_bytes)
         # Not a bytearray: that would be written with zeros first.
         self._payload, self._at = np.empty(self._header.n_bytes, np.uint8).data, 0
