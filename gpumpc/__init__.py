@@ -4,7 +4,18 @@ from gpumpc.cost import Cost
 from gpumpc.errors import GpumpcError
 from gpumpc.params import Params
 from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.roles.extractor import SecureFeatureExtractor
 from gpumpc.roles.local import LocalSession, SharedTensor
 from gpumpc.version import VERSION as __version__
 
-__all__ = ["CompiledPlan", "Cost", "GpumpcError", "LocalSession", "Params", "SharedTensor", "__version__", "compile"]
+__all__ = [
+    "CompiledPlan",
+    "Cost",
+    "GpumpcError",
+    "LocalSession",
+    "Params",
+    "SecureFeatureExtractor",
+    "SharedTensor",
+    "__version__",
+    "compile",
+]

@@ -111,6 +111,10 @@ class Session:
         """This party's uniform lanes under a name."""
         return self.backend.expand_lanes(self._cipher, self._seeds.key(self._step, name), planes, n)
 
+    def masked(self, words: Words, name: str, bits: int) -> Words:
+        """Words plus this party's uniform words under a name, modulo 2^bits."""
+        return self.backend.add_uniform(words, self._cipher, self._seeds.key(self._step, name), bits)
+
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """This party's additive share of a value the dealer computed: drawn at server 0, received at server 1."""
         if self._corrections is None:
@@ -170,8 +174,7 @@ class Session:
 
     def _combine(self, item: Item, theirs: memoryview) -> Any:
         if isinstance(item, Sum):
-            other = self.backend.unpack(theirs, item.words.shape, item.bits)
-            return self.backend.reduce(item.words + other, item.bits)
+            return self.backend.add_packed(item.words, theirs, item.bits)
         other = self.backend.unpack_lanes(theirs, len(item.lanes), item.n)
         return other if isinstance(item, Tell) else item.lanes ^ other
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationsMissing, LeftoverCorrelations, PeerLost
@@ -27,6 +28,7 @@ from gpumpc.protocols.linear import PrivateProduct, PublicProduct
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import signed
+from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session, StaticWeight, Sum, Tell
 from gpumpc.shares import Additive
@@ -47,6 +49,29 @@ def roots(seed: int) -> tuple[bytes, bytes]:
     """Two 32-byte roots from a number."""
     first, second = (hashlib.sha256(f"root {party} of {seed}".encode()).digest() for party in (0, 1))
     return first, second
+
+
+def drawn_openly(patch: pytest.MonkeyPatch) -> None:
+    """Every draw goes through `words` or `lanes`, where a planted bug can change it; the definitions of what is fused."""
+
+    def masked(self: Session, words: Words, name: str, bits: int) -> Any:
+        return self.backend.reduce(words + self.words(name, words.shape, bits), bits)
+
+    def sum_words(self: dealer.Dealing, name: str, shape: Sequence[int], bits: int) -> Any:
+        return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
+
+    def xor_lanes(self: dealer.Dealing, name: str, planes: int, n: int) -> Any:
+        return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
+
+    def deal_words(self: dealer.Dealing, name: str, value: Words, bits: int) -> None:
+        self.send_words(value - self.words(0, name, value.shape, bits), bits)
+
+    def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
+        self._corrections.append(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
+
+    patch.setattr(Session, "masked", masked)
+    for fused in (sum_words, xor_lanes, deal_words, deal_lanes):
+        patch.setattr(dealer.Dealing, fused.__name__, fused)
 
 
 class BytesCorrections:
@@ -104,8 +129,8 @@ class NamedTree(SeedTree):
         return key
 
 
-class ScriptedBackend(NumpyBackend):
-    """NumPy's backend with some draws replaced and all of them written down, with their bits (0: lanes)."""
+class Scripted(NumpyBackend):
+    """A backend with some draws replaced and all of them written down, with their bits (0: lanes)."""
 
     def __init__(self, names: Mapping[bytes, Name], script: Mapping[Name, Words]) -> None:
         self._names, self._script = names, script
@@ -117,17 +142,25 @@ class ScriptedBackend(NumpyBackend):
             words = self.reduce(self._script[name].reshape(shape), bits)
         else:
             words = super().expand_words(cipher, key, shape, bits)
-        self.drawn[name] = (bits, words)
+        self.drawn[name] = (bits, words.copy())  # what is added to a draw may be added in place
         return words
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Words:
         name = self._names[key]
         if name in self._script:
-            lanes = self._script[name].reshape(planes, -1)
+            lanes = self._script[name].reshape(planes, -1).copy()
         else:
             lanes = super().expand_lanes(cipher, key, planes, n)
-        self.drawn[name] = (0, lanes)
+        self.drawn[name] = (0, lanes.copy())
         return lanes
+
+
+class ScriptedNumba(Scripted, NumbaBackend):
+    """The same over the compiled loops."""
+
+
+SCRIPTED: dict[str, type[Scripted]] = {"numpy": Scripted, "numba": ScriptedNumba}
+NUMPY = ("numpy", "numpy", "numpy")
 
 
 class ScriptedDealing(dealer.Dealing):
@@ -291,6 +324,7 @@ def run_program(
     extra_corrections: bytes = b"",
     static: Static | None = None,
     session_id: bytes = SESSION_ID,
+    backends: tuple[str, str, str] = NUMPY,
 ) -> Outcome:
     """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
 
@@ -301,11 +335,12 @@ def run_program(
         extra_corrections: appended to what the dealer sends.
         static: weights opened before: both servers' parts, and the dealer's masks; instead of `weights`.
         session_id: the other half of what masks depend on, beside `batch`.
+        backends: of server 0, server 1 and the dealer.
     """
     both, cipher = roots(seed), program.params.cipher
-    ends = [_Server(party, both[party], batch, script or {}, session_id) for party in (0, 1)]
+    ends = [_Server(party, both[party], batch, script or {}, session_id, backends[party]) for party in (0, 1)]
     dealt = [NamedTree(both[party], batch, party, session_id) for party in (0, 1)]
-    backend = ScriptedBackend(_Union(dealt[0].names, dealt[1].names), script or {})
+    backend = SCRIPTED[backends[2]](_Union(dealt[0].names, dealt[1].names), script or {})
 
     def weight_trees() -> tuple[SeedTree, SeedTree]:
         return SeedTree(both[0], WEIGHT_SESSION, 0), SeedTree(both[1], WEIGHT_SESSION, 0)
@@ -363,11 +398,13 @@ class _Union(dict[bytes, Name]):
 class _Server:
     """One server's thread."""
 
-    def __init__(self, party: int, root: bytes, batch: int, script: Mapping[Name, Any], session_id: bytes) -> None:
+    def __init__(
+        self, party: int, root: bytes, batch: int, script: Mapping[Name, Any], session_id: bytes, backend: str
+    ) -> None:
         self.party, self.session_id = party, session_id
         self.tree = NamedTree(root, batch, party, session_id)
         self.script = script
-        self.backend = ScriptedBackend(self.tree.names, script)
+        self.backend = SCRIPTED[backend](self.tree.names, script)
         self.error: BaseException | None = None
         self.result: Any = None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, data, demo, evaluate, items, shelves
+from gpumpc.cli import bench, data, demo, evaluate, head, items, shelves
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
 from gpumpc.cli.told import told
 from gpumpc.errors import ConfigError
@@ -98,7 +98,7 @@ def server(config: ConfigOption, party: Annotated[int, typer.Option(min=0, max=1
 
 @app.command()
 def up(
-    plan: PlanOption,
+    plan: Annotated[list[Path], typer.Option("--plan", help="Folder with plan.json; several for several plans.")],
     local: Annotated[bool, typer.Option("--local", help="Dealer and both servers on this machine.")] = False,
     folder: Annotated[Path, typer.Option(help="Where keys, state and logs go.")] = Path("out/local"),
     batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
@@ -120,18 +120,19 @@ def up(
                 time.sleep(0.3)
 
 
-def _local_setup(folder: Path, plan: Path, batch: int, ahead: str) -> LocalSetup:
+def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> LocalSetup:
     """The set-up in `folder`, made now if there is none. Raises ConfigError if one is there for something else."""
     from gpumpc.roles.config import LocalSetup, load_server, write_local
 
     setup = LocalSetup(folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")))
     if not setup.client.exists():
-        return write_local(folder, [plan], batch, ahead=ahead)
+        return write_local(folder, plans, batch, ahead=ahead)
     known = load_server(setup.server0)
-    if (known.plans, known.batch) != ((plan.absolute(),), batch):
+    wanted = tuple(plan.absolute() for plan in plans)
+    if (known.plans, known.batch) != (wanted, batch):
         raise ConfigError(
             f"the set-up in {folder} is for plan {', '.join(map(str, known.plans))} and batches of {known.batch}",
-            f"{plan.absolute()} and batches of {batch} were asked for",
+            f"{', '.join(map(str, wanted))} and batches of {batch} were asked for",
             "give another --folder, or the same --plan and --batch as before",
         )
     return setup
@@ -146,13 +147,17 @@ def compile_(
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     weights: Annotated[str, typer.Option(help="private or public.")] = "private",
     bounds: Annotated[str, typer.Option(help="certified, or calibrated on sample inputs.")] = "",
+    policy: Annotated[str, typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits.")] = "",
 ) -> None:
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
     from gpumpc.cli import models
 
     with told():
-        compiled = models.compile_named(model, size=size, k=k, f=f, weights=weights, bounds=bounds or None)
+        compiled = models.compile_named(
+            model, size=size, k=k, f=f, weights=weights, bounds=bounds or None, policy=policy or None
+        )
         compiled.save(out)
+        console.print(models.widths_table(compiled.plan))
         typer.echo(
             f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's"
         )
@@ -187,5 +192,6 @@ app.add_typer(data.app)
 app.add_typer(shelves.store)
 app.add_typer(shelves.index)
 app.command()(evaluate.evaluate)
+app.command()(head.train_head)
 app.command(name="demo")(demo.demo)
 app.command(name="bench")(bench.bench)

@@ -9,12 +9,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.media.fetch import fetch
 from gpumpc.media.patches import LITE0_INPUT
-from gpumpc.nn.graph import Graph
-from gpumpc.nn.plan import Bounds
+from gpumpc.nn.graph import Conv2d, Graph, Linear
+from gpumpc.nn.head import Policy
+from gpumpc.nn.plan import Bounds, Plan
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
 from gpumpc.roles.compiled import CompiledPlan, compile
@@ -23,7 +25,14 @@ N_SAMPLES = 32
 
 
 def compile_named(
-    name: str, *, size: int = 64, k: int = 40, f: int = 13, weights: str = "private", bounds: str | None = None
+    name: str,
+    *,
+    size: int = 64,
+    k: int = 40,
+    f: int = 13,
+    weights: str = "private",
+    bounds: str | None = None,
+    policy: str | None = None,
 ) -> CompiledPlan:
     """A network by name, or from a .pt2 file of torch.export.
 
@@ -41,7 +50,22 @@ def compile_named(
         bounds=chosen,
         samples=sample_inputs((N_SAMPLES, height, width, channels)) if chosen == "calibrated" else None,
         preprocessing=LITE0_INPUT if name == "lite0" else None,
+        policy=cast(Policy, one_of(policy, "label", "top5", "logits")) if policy else None,
     )
+
+
+def widths_table(plan: Plan) -> Table:
+    """How wide each layer computes, and in which mode that was found."""
+    mode = f"calibrated, {plan.guard_bits} guard bits: an input unlike the samples may wrap unnoticed"
+    title = f"{plan.name}: {'certified bounds' if plan.bounds == 'certified' else mode}"
+    table = Table("layer", "product, bits", "activation f", "weight f", "compared in at least, bits", title=title)
+    products = {layer.name for layer in plan.graph.layers if isinstance(layer, (Conv2d, Linear))}
+    for name, width in plan.widths.items():
+        if name in products:
+            table.add_row(name, str(width.k), str(plan.params.f), str(width.weight_frac), "")
+        elif width.k > 1:
+            table.add_row(name, "", "", "", str(width.k))
+    return table
 
 
 def _named(name: str, size: int) -> tuple[Any, Any]:

@@ -24,7 +24,7 @@ from gpumpc.roles.side import geometry_of
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-METRIC: Metric = "l2"
+METRIC: Metric = "cosine"
 TOP = 5
 # Images that are evaluated in the clear at a time: so much memory is enough.
 _PORTION = 32
@@ -137,11 +137,14 @@ def full_figures(study: Study) -> dict[str, float]:
     truth = study.labels[test]
     in_float = ranked_in_float(study.clear[train], study.clear[test], TOP)
     in_fixed = ranked_in_fixed(study.features, study.fixed[train], study.fixed[test], TOP)
+    right = accuracy(truth, labels_of(study.head, study.clear[test], "float"))
+    right_in_fixed = accuracy(truth, labels_of(study.head, study.fixed[test], "fixed"))
     return {
         "n_full": len(test),
         "n_full_gallery": len(train),
-        "float_full_accuracy": accuracy(truth, labels_of(study.head, study.clear[test], "float")),
-        "fixed_full_accuracy": accuracy(truth, labels_of(study.head, study.fixed[test], "fixed")),
+        "float_full_accuracy": right,
+        "fixed_full_accuracy": right_in_fixed,
+        "full_accuracy_loss": abs(right - right_in_fixed),
         "full_ranking_overlap_at_5": float(overlap_at_k(in_float, in_fixed, TOP).mean()),
         "full_precision_at_5_float": retrieved(study, train, test, in_float).p_at_5,
         "full_precision_at_5_fixed": retrieved(study, train, test, in_fixed).p_at_5,

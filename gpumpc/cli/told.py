@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from gpumpc.errors import GpumpcError
 
@@ -19,5 +20,5 @@ def told() -> Iterator[None]:
     try:
         yield
     except GpumpcError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
+        console.print(f"[bold red]error[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(1) from None

@@ -40,9 +40,9 @@ LICENCES: dict[str, Licence] = {
         "histo: The Cancer Imaging Archive; img2d: 2018 Data Science Bowl (Caicedo et al., Nature Methods 16, 2019);"
         " nothing is said of their licences apart from the package's",
     ),
-    "pydicom": Licence("MIT", "test files, an echocardiogram and a still of a lymph node, under the package's licence"),
-    "pyradiomics": Licence("BSD-3-Clause", "test cases of de-identified patients, under the package's licence"),
-    "deid": Licence("MIT", "test images without identity, under the package's licence"),
+    "pydicom": Licence("MIT", "an echocardiogram and a still of a lymph node, of its test files; no other licence is named"),
+    "pyradiomics": Licence("BSD-3-Clause", "its test cases; nothing is said of them apart from the package's licence"),
+    "deid": Licence("MIT", "an echocardiogram of its test images; nothing is said of it apart from the package's licence"),
     "mricron": Licence(
         "BSD-3-Clause", "Colin27 without skull and the AAL labels; Debian's copyright file names no other licence for them"
     ),

@@ -76,21 +76,23 @@ class Dealing:
 
     def sum_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """A mask both parties hold additive shares of: the sum of their draws."""
-        return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
+        first = self.words(0, name, shape, bits)
+        return self.backend.add_uniform(first, self._cipher, self._seeds[1].key(self._step, name), bits)
 
     def xor_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """A mask both parties hold XOR shares of."""
-        return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
+        first = self.lanes(0, name, planes, n)
+        return self.backend.xor_uniform(first, self._cipher, self._seeds[1].key(self._step, name), n)
 
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
-        share_0 = self.words(0, name, value.shape, bits)
-        self._corrections.append(self.backend.pack(value - share_0, bits))
+        key = self._seeds[0].key(self._step, name)
+        self._corrections.append(self.backend.pack(self.backend.add_uniform(value, self._cipher, key, bits, -1), bits))
 
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""
-        share_0 = self.lanes(0, name, len(value), n)
-        self._corrections.append(self.backend.pack_lanes(value ^ share_0))
+        key = self._seeds[0].key(self._step, name)
+        self._corrections.append(self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n)))
 
     def send_words(self, value: Words, bits: int) -> None:
         """A correction outright: party 1 gets `value`, which the caller has masked with draws of party 0."""

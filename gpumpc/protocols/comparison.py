@@ -9,8 +9,7 @@ table at the public y_j. Digits are combined from the top by
 up to four at a time: each lt and eq that is multiplied is opened under a fresh mask, and the dealer has shared every
 product of masks that occurs.
 
-Several y may be compared with one r (a clamp needs two); where they agree in the low `shared_low` bits, those bits form
-one chain for all of them.
+Several y may be compared with one r (a clamp needs two); where they agree in the low `shared_low` bits, these are one chain.
 """
 
 from __future__ import annotations
@@ -193,10 +192,16 @@ class Comparison:
 
     def deal(self, dealing: Dealing, r_planes: Lanes, n: int) -> None:
         """Tables of r (planes of its low `bits` bits), then the masks' products of every level."""
+        self._deal_tables(dealing, r_planes, n)
+        self._deal_trees(dealing, n)
+
+    def _deal_tables(self, dealing: Dealing, r_planes: Lanes, n: int) -> None:
         for name, chain, lowest in self._tables():
             for label, _, digits in _digits(chain, r_planes, lowest):
                 table = dealing.backend.thermometer(digits)
                 dealing.deal_lanes(f"table.{name}.{label}", table.reshape(-1, table.shape[-1]), n)
+
+    def _deal_trees(self, dealing: Dealing, n: int) -> None:
         for level in range(self.n_levels):
             for node, places in self._level(level):
                 _deal_products(dealing, f"level{level}.{_label(node)}", node, len(places), n)
@@ -222,13 +227,16 @@ class Comparison:
             for runs in zip(*(_digits(chain, planes, lowest) for planes in users), strict=True):
                 label, width, digits = runs[0]
                 size = (1 << width) - 1
-                table = session.dealt_lanes(f"table.{name}.{label}", len(digits) * size, n)
+                table = self._table(session, f"table.{name}.{label}", len(digits) * size, n)
                 table = table.reshape(len(digits), size, -1)
                 for leaves, (_, _, digits) in zip(found, runs, strict=True):
                     lt, eq = session.backend.lookup(table, digits, below)
                     leaves.extend(zip(lt, eq, strict=True))
             per_table.extend(found)
         return per_table
+
+    def _table(self, session: Session, name: str, planes: int, n: int) -> Lanes:
+        return session.dealt_lanes(name, planes, n)
 
     # levels
 
@@ -260,8 +268,7 @@ class Comparison:
 
 def ones_at_party_0(session: Session, n: int) -> Lanes:
     """An XOR share of the lane of ones: (n_lanes,), zero past the last element."""
-    backend = session.backend
-    return backend.bit(backend.add_constant(backend.zeros((n,)), 1 - session.party, 64), 0)
+    return session.backend.constant_lane(1 - session.party, n)
 
 
 def _label(node: Node) -> str:

@@ -58,6 +58,31 @@ class AddColumn(Step):
         return x + y[:, None]
 
 
+@dataclasses.dataclass(frozen=True)
+class AsIntegers(Step):
+    """x at scale 1: for what does not depend on the scale, as a direction. Nothing is sent."""
+
+    def run(self, session: Session, x: Additive) -> Additive:
+        return dataclasses.replace(x, frac=0, divisor=1)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantLess(Step):
+    """(constant - x) / 2, the halving in the scale, modulo the bits of x. Nothing is sent. **Error** none."""
+
+    constant: int
+
+    def run(self, session: Session, x: Additive) -> Additive:
+        negative = x.with_words(session.backend.scale(x.words, -1, x.bits))
+        return dataclasses.replace(session.public(negative, self.constant), frac=x.frac + 1)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return clear.backend.add_constant(clear.backend.scale(x, -1, 64), self.constant, 64)
+
+
 class Rows(NamedTuple):
     """What an index keeps of new rows: E with this server's mask share, and shares of the squared norms."""
 

@@ -82,6 +82,40 @@ class Open(Step):
 
 
 @dataclasses.dataclass(frozen=True)
+class OpenColumn(Step):
+    """Mask and open one value a row, as an operand that multiplies every entry of its row.
+
+    **Computes** E = x - A modulo 2^bits of x (N,), and E and A_p repeated over `columns` columns, (N, columns). An
+    element-wise `BeaverProduct` with a matrix then scales its rows: the opened word is used for a whole row, opened once.
+    **Hides** x as `Open`. **Cost** 1 round; bits a row each way; no corrections. **Error** none. **Source** Beaver 1991.
+    """
+
+    bits: int
+    columns: int
+
+    @property
+    def cost(self) -> Cost:
+        return Cost.both_ways(1, packed_bytes(self.n, self.bits))
+
+    def deal(self, dealing: Dealing, *masks: object) -> Words:
+        return self._repeated(dealing.backend, dealing.sum_words("A", self.shape, self.bits))
+
+    def run(self, session: Session, x: Additive) -> Masked:
+        backend = session.backend
+        x = x.at_bits(backend, self.bits)
+        mask = session.words("A", self.shape, self.bits)
+        [opened] = session.open_many(Sum(x.words - mask, self.bits))
+        e, a = (backend.opened(self._repeated(backend, words), self.bits) for words in (opened, mask))
+        return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
+
+    def _repeated(self, backend: Backend, words: Words) -> Words:
+        return backend.take(words[:, None], [0] * self.columns, 1)
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return self._repeated(clear.backend, x)
+
+
+@dataclasses.dataclass(frozen=True)
 class PrivateProduct(Step):
     """X o W + b with W under a static mask: F = W - Bm was opened once, when the weights were shared.
 

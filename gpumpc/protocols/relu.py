@@ -65,14 +65,14 @@ class Positive:
         # t = msb(r) ^ t', so that msb(r) cancels from the share of c.
         t = backend.from_bit(top ^ dealing.xor_lanes("t'", 1, self.n)[0], (self.n,))
         dealing.deal_words("t", t, self.bits)
-        dealing.deal_words("t r", t * r, self.bits)
+        dealing.deal_words("t r", backend.multiply(t, r, self.bits), self.bits)
         if self.lift:
             self.lift.deal(dealing)
 
     def run(self, session: Session, v: Words) -> Words:
         """Flat share words modulo 2^bits in, flat share words modulo 2^max(bits, high) out."""
         backend, n = session.backend, self.n
-        [y] = session.open_many(Sum(v + session.words("r", (n,), self.bits), self.bits))
+        [y] = session.open_many(Sum(session.masked(v, "r", self.bits), self.bits))
         y_low, y_top = split_top(backend.to_planes(y, self.bits))
         [less] = self.comparison.run(session, [y_low], n)
         t = session.dealt_words("t", (n,), self.bits)
@@ -81,14 +81,13 @@ class Positive:
         choice = less ^ session.lanes("t'", 1, n)[0] ^ ones_at_party_0(session, n)
         if session.party == 0:
             choice = choice ^ y_top
-        zero = backend.reduce(y * t - t_r, self.bits)
-        one = backend.reduce(v - zero, self.bits)
+        zero, one = backend.candidates(y, t, t_r, v, self.bits)
         if self.lift is None:
             [c] = session.open_many(Xor(choice[None], n))
             return backend.select(c[0], one, zero)
         flight = self.lift.tell(session, [zero, one])
         c, theirs = session.open_many(Xor(choice[None], n), flight.message)
-        return flight.keep(session, theirs, c[0], backend.select(c[0], one, zero))
+        return flight.keep(session, theirs, c[0], [zero, one])
 
 
 def positive_part(backend: Backend, x: Words) -> Words:
@@ -189,7 +188,7 @@ class Clamp(Step):
         t_m = backend.from_bit(dealing.xor_lanes("tm", 1, n)[0], (n,))
         t_1 = backend.from_bit(top ^ dealing.xor_lanes("t1'", 1, n)[0], (n,))
         dealing.deal_words("tm words", t_m, self.narrow)
-        dealing.deal_words("tm r", t_m * r, self.narrow)
+        dealing.deal_words("tm r", backend.multiply(t_m, r, self.narrow), self.narrow)
         dealing.deal_words("t1 words", t_1, self._step_bits)
         if self.lift:
             self.lift.deal(dealing)
@@ -197,7 +196,7 @@ class Clamp(Step):
     def run(self, session: Session, x: Additive) -> Additive:
         backend, n = session.backend, self.n
         v = x.at_bits(backend, self.bits).words.reshape(-1)
-        [y] = session.open_many(Sum(v + session.words("r", (n,), self.bits), self.bits))
+        [y] = session.open_many(Sum(session.masked(v, "r", self.bits), self.bits))
         below = backend.add_constant(y, -self.top, self.bits)
         (y_low, y_top), (below_low, below_top) = (split_top(backend.to_planes(value, self.bits)) for value in (y, below))
         less, less_below = self.comparison.run(session, [y_low, below_low], n)
@@ -216,8 +215,7 @@ class Clamp(Step):
         t_m = session.dealt_words("tm words", (n,), self.narrow)
         t_m_r = session.dealt_words("tm r", (n,), self.narrow)
         t_1 = session.dealt_words("t1 words", (n,), self._step_bits)
-        zero = backend.reduce(y * t_m - t_m_r, self.narrow)
-        one = backend.reduce(v - zero, self.narrow)
+        zero, one = backend.candidates(y, t_m, t_m_r, v, self.narrow)
         choices = Xor(backend.concat([middle[None], above[None]], 0), n)
         if self.lift is None:
             [c] = session.open_many(choices)
@@ -225,12 +223,8 @@ class Clamp(Step):
         else:
             flight = self.lift.tell(session, [zero, one])
             c, theirs = session.open_many(choices, flight.message)
-            inside = flight.keep(session, theirs, c[0], backend.select(c[0], one, zero))
-        c_1 = backend.from_bit(c[1], (n,))
-        step = t_1 - c_1 * (t_1 + t_1)
-        if session.party == 0:
-            step = step + c_1
-        return backend.reduce(inside + backend.scale(step, self.top, 64), self.out_bits)
+            inside = flight.keep(session, theirs, c[0], [zero, one])
+        return backend.add_flipped(inside, c[1], t_1, self.top, session.party, self.out_bits)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         # min(p, top) = top - max(top - p, 0)

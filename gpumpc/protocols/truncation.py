@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing
 from gpumpc.protocols.step import Clear, Step
-from gpumpc.ring.backend import Lanes, Words, lane_bytes, packed_bytes
+from gpumpc.ring.backend import Lanes, LiftLanes, Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Tell
 from gpumpc.shares import Additive
 
@@ -63,8 +64,7 @@ class LiftBits:
 
     def deal(self, dealing: Dealing) -> None:
         both = dealing.lanes(0, "lift.a", self.candidates, self.n) & dealing.lanes(1, "lift.a", self.candidates, self.n)
-        words = [dealing.backend.from_bit(lane, (1, self.n)) for lane in both]
-        dealing.deal_words("lift.P", dealing.backend.concat(words, 0), self.high - self.low)
+        dealing.deal_words("lift.P", dealing.backend.from_lanes(both, self.n), self.high - self.low)
 
     def tell(self, session: Session, shares: list[Words]) -> LiftInFlight:
         """Mask the top bits of the candidates' shares (flat words modulo 2^low)."""
@@ -90,29 +90,13 @@ class LiftInFlight:
         """What leaves this server."""
         return Tell(self.told, self.lift.n)
 
-    def keep(self, session: Session, theirs: Lanes, kept: Lanes | None, share: Words) -> Words:
-        """Lift `share`, the candidate that the public lane `kept` names (candidate 0 where there is one only)."""
-        backend, lift = session.backend, self.lift
-
-        def pick(lanes: Lanes) -> Words:
-            lane = lanes[0] if kept is None else lanes[0] ^ (kept & (lanes[0] ^ lanes[1]))
-            return backend.from_bit(lane, (lift.n,))
-
-        products = self.products[0] if kept is None else backend.select(kept, self.products[1], self.products[0])
-        m, told, heard = pick(self.tops), pick(self.told), pick(theirs)
-        if session.party == 0:
-            # w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0
-            carry = m - m * heard - _flip(backend, heard, _flip(backend, told, products))
-        else:
-            # w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
-            carry = m - _flip(backend, told, heard * pick(self.masks) + _flip(backend, heard, products))
-        # v = s_p - 2^low w_p
-        return backend.reduce(share - backend.scale(carry, 1 << lift.low, 64), lift.high)
-
-
-def _flip(backend: object, bit: Words, x: Words) -> Words:
-    """(1 - 2 bit) x modulo 2^64."""
-    return x - bit * (x + x)
+    def keep(self, session: Session, theirs: Lanes, kept: Lanes | None, shares: Sequence[Words]) -> Words:
+        """Lift the candidate that the public lane `kept` names (None where there is one only)."""
+        # v = s_p - 2^low w_p with
+        # w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0
+        # w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
+        lanes = LiftLanes(self.tops, self.told, theirs, self.masks, kept)
+        return session.backend.lift(shares, lanes, self.products, session.party, self.lift.low, self.lift.high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +131,7 @@ class Lift(Step):
         flat = shifted.words.reshape(-1)
         flight = self._bits.tell(session, [flat])
         [theirs] = session.open_many(flight.message)
-        words = flight.keep(session, theirs, None, flat).reshape(self.shape)
+        words = flight.keep(session, theirs, None, [flat]).reshape(self.shape)
         return session.public(dataclasses.replace(x, words=words, bits=self.high), -half)
 
     def plain(self, clear: Clear, x: Words) -> Words:

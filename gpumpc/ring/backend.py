@@ -14,7 +14,7 @@ NumPy's implementation is the definition; the others must equal it bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gpumpc.params import Cipher
 
@@ -40,6 +40,19 @@ def lane_bytes(n: int, planes: int = 1) -> int:
     return 8 * n_lanes(n) * planes
 
 
+class LiftLanes(NamedTuple):
+    """Lanes of a lift, a plane a candidate: top bits of this party's shares, what it told, what it heard, its masks.
+
+    `kept` is the public lane that names the candidate; None where there is one only.
+    """
+
+    tops: Lanes
+    told: Lanes
+    heard: Lanes
+    masks: Lanes
+    kept: Lanes | None
+
+
 class Backend(Protocol):
     """Primitive operations of one machine. Methods with `out` write there if it is given, and return the result."""
 
@@ -62,12 +75,21 @@ class Backend(Protocol):
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
         """Uniform lanes from the key's stream, eight bytes a lane word."""
 
+    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+        """words + sign * expand_words(..), modulo 2^bits; `sign` is 1 or -1."""
+
+    def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
+        """lanes ^ expand_lanes(..)."""
+
     # wire
     def pack(self, words: Words, bits: int) -> memoryview:
         """Packed bytes of words reduced modulo 2^bits."""
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         """The inverse of `pack`."""
+
+    def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
+        """words + unpack(packed), modulo 2^bits."""
 
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         """Lanes as bytes, little endian."""
@@ -88,6 +110,12 @@ class Backend(Protocol):
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
         """Words 0 or 1 from a single lane (n_lanes,)."""
 
+    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+        """(planes, n) words 0 or 1."""
+
+    def constant_lane(self, bit: int, n: int) -> Lanes:
+        """(n_lanes,): the same bit for every element, zero past the last."""
+
     def thermometer(self, planes: Lanes) -> Lanes:
         """Planes (D, b, n_lanes) of digits r, low bit first -> (D, 2^b - 1, n_lanes): entry v is [v < r]."""
 
@@ -100,6 +128,20 @@ class Backend(Protocol):
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         """Element-wise choice by a public lane (n_lanes,)."""
+
+    # shares of what a public bit chooses; the formulas stand in protocols.relu and protocols.truncation
+    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+        """zero = y t - t r and one = v - zero, modulo 2^bits."""
+
+    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+        """The kept one of one or two flat shares modulo 2^low, as a share modulo 2^high.
+
+        It is share - 2^low w. With the kept candidate's m, told, heard and mask lanes and its products P:
+        w_0 = m - m heard - (1 - 2 heard)(1 - 2 told) P, w_1 = m - (1 - 2 told)(heard mask + (1 - 2 heard) P).
+        """
+
+    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+        """words + factor * share of (t ^ lane), modulo 2^bits: t where the lane is 0, else (1 at party 0) - t."""
 
     # products modulo 2^bits
     def matmul(self, x: Opened, w: Opened, bits: int) -> Words:

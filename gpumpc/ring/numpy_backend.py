@@ -11,7 +11,7 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.fixed_point import signed
 
 Words = np.ndarray
@@ -50,6 +50,12 @@ def _lane_of_bits(bits: np.ndarray) -> np.ndarray:
     return lane.view(np.uint64)
 
 
+def _flip(bit: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """(1 - 2 bit) x."""
+    flipped: np.ndarray = x - bit * (x + x)
+    return flipped
+
+
 def _expect(packed: memoryview, n_bytes: int) -> np.ndarray:
     buffer = np.frombuffer(packed, dtype=np.uint8)
     if buffer.size != n_bytes:
@@ -76,13 +82,25 @@ class NumpyBackend:
     def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
         n, size = math.prod(shape), prg.word_bytes(bits)
         raw = prg.expand(cipher, key, n * size).view(f"<u{size}").reshape(shape)
-        return self.reduce(raw.astype(np.uint64, copy=False), bits)
+        words = raw.astype(np.uint64, copy=False)
+        return self.reduce(words, bits, out=words)
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
         lanes = prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
         if n % 64:
             lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
         return lanes
+
+    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+        uniform = self.expand_words(cipher, key, words.shape, bits)
+        # Only the draw is this function's own to write into.
+        total = np.add(words, uniform, out=uniform) if sign > 0 else np.subtract(words, uniform, out=uniform)
+        return self.reduce(total, bits, out=total)
+
+    def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
+        uniform = self.expand_lanes(cipher, key, len(lanes), n)
+        uniform ^= lanes
+        return uniform
 
     # wire
 
@@ -110,6 +128,11 @@ class NumpyBackend:
             as_bytes[:, whole] |= np.unpackbits(lanes[i], count=n, bitorder="little") << i
         return as_bytes.view("<u8").reshape(shape)
 
+    def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
+        total = self.unpack(packed, words.shape, bits)
+        total += words
+        return self.reduce(total, bits, out=total)
+
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         return np.ascontiguousarray(lanes).reshape(-1).view(np.uint8).data
 
@@ -133,6 +156,16 @@ class NumpyBackend:
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
         bits = np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
         return bits.astype(np.uint64).reshape(shape)
+
+    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+        rows = np.ascontiguousarray(lanes).view(np.uint8)
+        return np.unpackbits(rows, axis=1, count=n, bitorder="little").astype(np.uint64)
+
+    def constant_lane(self, bit: int, n: int) -> Lanes:
+        lane = np.full(n_lanes(n), (1 << 64) - 1 if bit else 0, dtype=np.uint64)
+        if n % 64:
+            lane[-1] &= np.uint64((1 << (n % 64)) - 1)
+        return lane
 
     def thermometer(self, planes: Lanes) -> Lanes:
         n_digits, width, lanes = planes.shape
@@ -162,6 +195,35 @@ class NumpyBackend:
         shape = if_one.shape
         choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(shape)
         return np.where(choice.view(bool), if_one, if_zero)
+
+    # what a public bit chooses
+
+    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+        zero = y * t
+        zero -= t_r
+        self.reduce(zero, bits, out=zero)
+        one = v - zero
+        return zero, self.reduce(one, bits, out=one)
+
+    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+        kept, n = lanes.kept, shares[0].size
+
+        def pick(planes: Lanes) -> Words:
+            lane = planes[0] if kept is None else planes[0] ^ (kept & (planes[0] ^ planes[1]))
+            return self.from_bit(lane, (n,))
+
+        share = shares[0] if kept is None else self.select(kept, shares[1], shares[0])
+        product = products[0] if kept is None else self.select(kept, products[1], products[0])
+        m, told, heard = pick(lanes.tops), pick(lanes.told), pick(lanes.heard)
+        if party == 0:
+            carry = m - m * heard - _flip(heard, _flip(told, product))
+        else:
+            carry = m - _flip(told, heard * pick(lanes.masks) + _flip(heard, product))
+        return self.reduce(share - (carry << np.uint64(low)), high)
+
+    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+        flipped = t - self.from_bit(lane, t.shape) * (t + t - np.uint64(1 - party))
+        return self.reduce(words + flipped * np.uint64(factor), bits)
 
     # products
 

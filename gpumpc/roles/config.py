@@ -48,6 +48,7 @@ class ServerConfig:
         batch: images in one batch.
         ahead_bytes: how far the dealer may work ahead.
         uploads_bytes: how much the uploads of one owner or user may take.
+        backend: its name; empty for the fastest that is installed.
         timeout_s: seconds a living peer may be silent in a run.
     """
 
@@ -129,7 +130,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dealer_bulk: Endpoint | None = None
     ahead: str = "2GiB"
     uploads: str = "64GiB"
-    backend: str = "numpy"
+    backend: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
 
 
@@ -218,7 +219,7 @@ def write_local(
     batch: int,
     *,
     ahead: str = "2GiB",
-    backend: str = "numpy",
+    backend: str = "",
     timeout_s: float = 600.0,
 ) -> LocalSetup:
     """A complete set-up on 127.0.0.1 in a new `folder`: keys of dealer, both servers and one user who is also owner.

@@ -7,11 +7,10 @@ messages cross between the threads; each server keeps its shares in a dictionary
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import secrets
 import tempfile
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadShape, CorrelationsMissing, ForeignShare, PeerLost
+from gpumpc.errors import BadShape, ForeignShare, PeerLost
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
 from gpumpc.nn.plan import Plan, Weights
@@ -30,7 +29,7 @@ from gpumpc.nn.program import Program
 from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline import dealer, seeds
 from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.pool import Corrections, Pool
+from gpumpc.offline.memory_pool import MemoryPool, NotDealt
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
@@ -41,7 +40,6 @@ from gpumpc.session import Session
 from gpumpc.shares import Additive, reconstruct, split
 from gpumpc.wire.channel import memory_pair
 
-_POOL_BYTES = 2 << 30
 _DEAL_S = 60.0
 
 
@@ -92,32 +90,6 @@ class SharedTensor:
     __array_ufunc__ = None
 
 
-class _NotDealt(CorrelationsMissing):
-    """The dealer's thread has failed: its own error says why."""
-
-
-class _Source:
-    """Server 1's corrections, waited for as long as the dealer's thread may still deal them."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.dealer_failed = threading.Event()
-
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return self._pool.take(session_id, batch, 0.1)
-            except CorrelationsMissing as error:
-                if self.dealer_failed.is_set():
-                    raise _NotDealt(error.what, error.why, error.cure) from error
-                if time.monotonic() > deadline:
-                    raise
-
-    def discard_before(self, session_id: bytes, batch: int) -> None:
-        self._pool.discard_before(session_id, batch)
-
-
 def _forget(stores: tuple[dict[int, Additive], dict[int, Additive]], key: int) -> None:
     for store in stores:
         store.pop(key, None)
@@ -140,8 +112,7 @@ class LocalSession:
         self._roots = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
         pair_secret = Secret(secrets.token_bytes(32))
         self._ledgers = [Ledger(folder / f"s{p}" / "ledger.sqlite") for p in (0, 1)]
-        self._pool = Pool(folder / "pool", _POOL_BYTES)
-        self._source = _Source(self._pool)
+        self._pool = MemoryPool()
         self._channels = memory_pair()
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="gpumpc")
         self._engines = [
@@ -154,7 +125,7 @@ class LocalSession:
                 self._ledgers[p],
                 backend,
                 folder / f"s{p}",
-                self._source if p else None,
+                self._pool if p else None,
             )
             for p in (0, 1)
         ]
@@ -193,7 +164,6 @@ class LocalSession:
         self._threads.shutdown()
         for ledger in self._ledgers:
             ledger.close()
-        self._pool.close()
         self._folder.cleanup()
 
     def _both(self, work: Callable[[int], Any], deal: Callable[[], None] = lambda: None) -> list[Any]:
@@ -201,16 +171,16 @@ class LocalSession:
 
         After an error both servers get a new channel: what was on its way in the old one belongs to a burnt batch.
         """
+        self._pool.forget_failures()
         futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
-        futures.append(self._threads.submit(self._as_dealer, deal))
+        futures.append(self._threads.submit(deal))
         errors = [error for future in futures if (error := future.exception())]
         if errors:
             for channel in self._channels:
                 channel.close()
             self._channels = memory_pair()
-            self._source.dealer_failed.clear()
             # A server whose peer or dealer stopped only knows that: the other one's error tells more.
-            raise min(errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, _NotDealt))
+            raise min(errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, NotDealt))
         return [future.result() for future in futures[:2]]
 
     def _as_server(self, work: Callable[[int], Any], party: int) -> Any:
@@ -218,13 +188,6 @@ class LocalSession:
             return work(party)
         except BaseException:
             self._channels[party].close()  # the other server must not wait for this one
-            raise
-
-    def _as_dealer(self, deal: Callable[[], None]) -> None:
-        try:
-            deal()
-        except BaseException:
-            self._source.dealer_failed.set()
             raise
 
     # the three verbs
@@ -286,20 +249,21 @@ class LocalSession:
         self._dealt.add(batch)
         opened = self._engines[0].opened
         try:
-            pieces = self._dealer.deal(opened.pair_id, opened.nonces, batch)
-            self._store(opened.session_id, batch, self.program, pieces)
+            deal = functools.partial(self._dealer.deal, opened.pair_id, opened.nonces, batch)
+            self._store(opened.session_id, batch, self.program, deal)
         except BaseException:
             self._dealt.discard(batch)
             raise
 
-    def _store(self, session_id: bytes, batch: int, program: Program, pieces: Iterable[bytes]) -> None:
-        writer = self._pool.writer(session_id, batch, program.cost.dealer_bytes)
+    def _store(self, session_id: bytes, batch: int, program: Program, deal: Callable[[], Iterable[bytes]]) -> None:
+        """Server 1 may read the first steps while later ones are dealt."""
         try:
-            for piece in pieces:
+            writer = self._pool.writer(session_id, batch, program.cost.dealer_bytes)
+            for piece in deal():
                 writer.append(piece)
             writer.commit()
         except BaseException:
-            writer.abort()
+            self._pool.fail(session_id, batch)
             raise
 
     def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
@@ -350,10 +314,10 @@ class LocalSession:
         def deal() -> None:
             first, second = (seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots)
             dealing = dealer.Dealing(self.backend, cipher, (first, second), {})
-            self._store(session_id, 0, program, dealer.deal_batch(program.steps, dealing))
+            self._store(session_id, 0, program, lambda: dealer.deal_batch(program.steps, dealing))
 
         def run(party: int) -> Additive:
-            corrections = self._source.take(session_id, 0, _DEAL_S) if party else None
+            corrections = self._pool.take(session_id, 0, _DEAL_S) if party else None
             self._channels[party].begin(session_id, 0)
             session = Session(party, self.backend, self._channels[party], cipher, trees[party], corrections, {})
             operands = [dataclasses.replace(self._stores[party][t._key], owner="") for t in (x, y)]

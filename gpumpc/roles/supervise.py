@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from gpumpc.errors import PeerLost
+from gpumpc.ring.choose import choose_backend
 from gpumpc.roles.config import LocalSetup
 
 _STOP_S = 8.0
@@ -38,6 +39,7 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start what does not run."""
+        choose_backend()  # compiles once what three processes would each compile
         for name, arguments in self._commands().items():
             if name not in self.processes or self.processes[name].poll() is not None:
                 self.processes[name] = self._spawn(name, arguments)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -69,6 +72,14 @@ def test_every_source_has_its_licence():
     assert all(f"{name} ({LICENCES[name].package})" in text for name in used)
     assert "provided that the above copyright notice appear in all copies" in text
     assert "above copyright" not in notice(["nuclear"])
+
+
+def test_the_document_names_every_source_as_it_is_pinned():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    for name, entry in packages.SOURCES.items():
+        version = entry.version.split("+")[0]
+        assert re.search(rf"\| `{name}` \| (Debian )?{entry.package} {re.escape(version)} \|", text), name
+        assert re.search(rf"\| `{name}` \| {re.escape(LICENCES[name].package)} \|", text), name
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from gpumpc.shares import Additive
-from tests.harness import BACKEND, Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned
+from tests.harness import BACKEND, Cell, Outcome, drawn_openly, opened_cells, run_step, run_steps, share, unsigned
 from tests.protocols.cases import (
     argmax,
     clamp,
@@ -212,6 +212,7 @@ def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tup
 
         return draw
 
+    drawn_openly(patch)
     for kind in ("words", "lanes"):
         patch.setattr(Session, kind, session_draw(getattr(Session, kind)))
         patch.setattr(Dealing, kind, dealer_draw(getattr(Dealing, kind)))
@@ -287,6 +288,7 @@ def table_sent_in_the_clear(patch: Patch) -> None:
         lanes = honest[1](self, party, name, planes, n)
         return zeroed(lanes) if name.startswith("table") else lanes
 
+    drawn_openly(patch)
     patch.setattr(Session, "lanes", session_lanes)
     patch.setattr(Dealing, "lanes", dealer_lanes)
 

@@ -24,6 +24,7 @@ from tests.harness import (
     Cell,
     NamedTree,
     Outcome,
+    drawn_openly,
     opened_cells,
     roots,
     run_step,
@@ -264,6 +265,7 @@ def zero_draw(patch: Patch, wanted: str) -> None:
 
         return draw
 
+    drawn_openly(patch)
     patch.setattr(Session, "words", changed(Session.words, 1))
     patch.setattr(Dealing, "words", changed(Dealing.words, 2))
 

@@ -28,7 +28,7 @@ from gpumpc.ring import selection
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session, Sum
-from tests.harness import BACKEND, Cell, Outcome, plain, run_steps, share
+from tests.harness import BACKEND, Cell, Outcome, drawn_openly, plain, run_steps, share
 from tests.protocols.checkers import check_independent, check_uniform
 
 Ints = npt.NDArray[np.int64]
@@ -373,6 +373,7 @@ def changed_draw(patch: Patch, wanted: str, change: Callable[[Any], Any]) -> Non
 
         return draw
 
+    drawn_openly(patch)
     patch.setattr(Session, "words", changed(Session.words, 1))
     patch.setattr(Dealing, "words", changed(Dealing.words, 2))
 

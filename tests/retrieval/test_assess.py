@@ -78,6 +78,13 @@ def test_of_equals_the_first_comes_first():
     assert figures["precision_at_1"] == 0.5  # "a" for both
     assert figures["precision_at_3"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert figures["knn_accuracy_2"] == 0.5
+    # Enough equals, among others, for a sort that is not stable to mix them.
+    points = np.where(np.arange(400) % 3 == 0, 2.0, 1.0)[:, None]
+    many = Labelled(points, [f"item {i}" for i in range(400)])
+    asked = Labelled(np.array([[1.0]]), ["item 1"])
+    assert assess(many, asked, metric="l2", ks=(1,), vote=1)[0].mean == 1.0
+    order = next(module._rankings(points, np.array([[1.0]]), "l2", itself=False))[0]
+    np.testing.assert_array_equal(order, np.argsort(points[:, 0], kind="stable"))
 
 
 def test_a_query_never_finds_itself():

@@ -43,7 +43,7 @@ def test_a_local_set_up_is_complete(local: LocalSetup, tmp_path: Path) -> None:
     assert s0.users == s0.owners == s1.users
     assert s0.allowed == {cards[2].curve_key: "dealer", cards[3].curve_key: "user"}
     assert s0.plans == dealer.plans == (tmp_path / "plan",)
-    assert (s0.batch, dealer.batch, s0.ahead_bytes, s0.backend, s0.timeout_s) == (8, 8, 64 << 20, "numpy", 30)
+    assert (s0.batch, dealer.batch, s0.ahead_bytes, s0.backend, s0.timeout_s) == (8, 8, 64 << 20, "", 30)
     assert s0.state == local.folder / "state0" != s1.state
     with pytest.raises(ConfigError, match="never overwritten"):
         write_local(local.folder, [], 8)

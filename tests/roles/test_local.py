@@ -31,7 +31,7 @@ from gpumpc.errors import (
     RevealError,
 )
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.offline.pool import Corrections
+from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.roles.dealing import DealerEngine
@@ -257,7 +257,7 @@ def fails_then_works(compiled: CompiledPlan, where: Any, error: type[BaseExcepti
         assert product.shape == (2, 2)
         rows = [ledger.counts(session._engines[0].session_id) for ledger in session._ledgers]
         assert all(row["spent"] >= 3 for row in rows)
-        assert not [*session._pool.folder.glob("*.part")]
+        assert not session._pool.n_bytes_held
 
 
 class _Bug(Exception):
@@ -299,23 +299,24 @@ def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
 
 
 def test_corrections_of_another_program(compiled: CompiledPlan) -> None:
-    read = Corrections.read
+    read = MemoryCorrections.read
 
-    def skipping(corrections: Corrections, n_bytes: int) -> memoryview:
+    def skipping(corrections: MemoryCorrections, n_bytes: int) -> memoryview:
         read(corrections, 1)
         return read(corrections, n_bytes)
 
-    fails_then_works(compiled, mock.patch.object(Corrections, "read", skipping), CorrelationsMissing, "too few corrections")
+    where = mock.patch.object(MemoryCorrections, "read", skipping)
+    fails_then_works(compiled, where, CorrelationsMissing, "too few corrections")
 
 
 def test_corrections_that_nobody_reads(compiled: CompiledPlan) -> None:
-    finish = Corrections.finish
+    finish = MemoryCorrections.finish
 
-    def early(corrections: Corrections) -> None:
-        corrections._left = memoryview(b"left")
+    def early(corrections: MemoryCorrections) -> None:
+        corrections._n_read -= 4
         finish(corrections)
 
-    fails_then_works(compiled, mock.patch.object(Corrections, "finish", early), LeftoverCorrelations, "4 bytes")
+    fails_then_works(compiled, mock.patch.object(MemoryCorrections, "finish", early), LeftoverCorrelations, "4 bytes")
 
 
 def test_a_run_that_costs_more_than_declared(compiled: CompiledPlan) -> None:
@@ -355,7 +356,7 @@ def test_dealing_ahead(compiled: CompiledPlan) -> None:
         session.deal_ahead(2)
         shared = session.share(numbers(3, 4, 4, 1))
         assert session.run(shared).shape == (3, 3)
-        assert not [*session._pool.folder.glob("*.corr")]
+        assert not session._pool.n_bytes_held
 
 
 def test_released_shares_are_rerandomised(session: LocalSession, compiled: CompiledPlan) -> None:

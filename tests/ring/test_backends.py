@@ -1,4 +1,4 @@
-"""The definition of the primitive operations, against loops that a reader can check by eye."""
+"""The primitive operations of every backend on a CPU, against loops that a reader can check by eye."""
 
 import itertools
 
@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from gpumpc.errors import BadFrame
 from gpumpc.ring.backend import Backend, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.fixed_point import mask, signed
+from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend, transpose_64x64
 
-B = NumpyBackend()
+BACKENDS: dict[str, Backend] = {"numpy": NumpyBackend(), "numba": NumbaBackend()}
 SIZES = [0, 1, 63, 64, 65, 989]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request):
+    return BACKENDS[request.param]
 
 
 def words(seed, shape, bits=64):
@@ -32,9 +38,9 @@ def lane_of(bits):
     return np.array(lane, dtype=np.uint64)
 
 
-def test_it_keeps_the_contract():
-    backend: Backend = B
-    assert backend.name == "numpy"
+@pytest.mark.parametrize("name", BACKENDS)
+def test_each_keeps_the_contract(name):
+    assert BACKENDS[name].name == name
 
 
 # the wire
@@ -42,20 +48,20 @@ def test_it_keeps_the_contract():
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", range(1, 65))
-def test_pack_and_unpack_every_width(bits, n):
+def test_pack_and_unpack_every_width(backend, bits, n):
     # bits above the valid ones must not reach the wire
     values = words(bits, (n,))
-    packed = B.pack(values, bits)
+    packed = backend.pack(values, bits)
     assert len(packed) == packed_bytes(n, bits)
-    assert np.array_equal(B.unpack(packed, (n,), bits), values & mask(bits))
+    assert np.array_equal(backend.unpack(packed, (n,), bits), values & mask(bits))
 
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [1, 7, 27, 44, 62])
-def test_packed_layout_and_zero_padding(bits, n):
+def test_packed_layout_and_zero_padding(backend, bits, n):
     """A byte plane for each whole byte, then a lane for each bit left; bits past the last element are zero."""
     values = words(bits, (n,))
-    packed = bytes(B.pack(values, bits))
+    packed = bytes(backend.pack(values, bits))
     whole = bits // 8
     for j in range(whole):
         assert packed[j * n : (j + 1) * n] == bytes((int(v) >> (8 * j)) & 255 for v in values)
@@ -64,55 +70,55 @@ def test_packed_layout_and_zero_padding(bits, n):
         assert np.array_equal(lane, lane_of([(int(v) >> (8 * whole + i)) & 1 for v in values]))
 
 
-def test_44_bits_on_the_wire_cost_five_and_a_half_bytes_and_nothing_above_them_leaves():
+def test_44_bits_on_the_wire_cost_five_and_a_half_bytes_and_nothing_above_them_leaves(backend):
     low = words(1, (640,), 44)
     high = low | (words(2, (640,)) << np.uint64(44))
-    assert bytes(B.pack(high, 44)) == bytes(B.pack(low, 44))
-    assert len(B.pack(high, 44)) == 640 * 11 // 2
+    assert bytes(backend.pack(high, 44)) == bytes(backend.pack(low, 44))
+    assert len(backend.pack(high, 44)) == 640 * 11 // 2
 
 
-def test_packing_of_many_axes_and_strides():
+def test_packing_of_many_axes_and_strides(backend):
     values = words(3, (5, 7, 6), 40)
-    assert np.array_equal(B.unpack(B.pack(values, 40), values.shape, 40), values)
-    assert bytes(B.pack(values[:, ::2], 40)) == bytes(B.pack(values[:, ::2].copy(), 40))
+    assert np.array_equal(backend.unpack(backend.pack(values, 40), values.shape, 40), values)
+    assert bytes(backend.pack(values[:, ::2], 40)) == bytes(backend.pack(values[:, ::2].copy(), 40))
 
 
 @pytest.mark.parametrize("change", [-1, 1, 8])
-def test_a_packed_message_of_another_size_is_refused(change):
+def test_a_packed_message_of_another_size_is_refused(backend, change):
     with pytest.raises(BadFrame, match="packed bytes"):
-        B.unpack(memoryview(bytes(packed_bytes(19, 27) + change)), (19,), 27)
+        backend.unpack(memoryview(bytes(packed_bytes(19, 27) + change)), (19,), 27)
     with pytest.raises(BadFrame, match="packed bytes"):
-        B.unpack_lanes(memoryview(bytes(lane_bytes(19, 3) + change)), 3, 19)
+        backend.unpack_lanes(memoryview(bytes(lane_bytes(19, 3) + change)), 3, 19)
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_lanes_cross_the_wire(n):
-    lanes = B.expand_lanes("aes128ctr", bytes(32), 5, n)
+def test_lanes_cross_the_wire(backend, n):
+    lanes = backend.expand_lanes("aes128ctr", bytes(32), 5, n)
     assert lanes.shape == (5, n_lanes(n))
-    assert np.array_equal(B.unpack_lanes(B.pack_lanes(lanes), 5, n), lanes)
-    assert len(B.pack_lanes(lanes[1:3])) == lane_bytes(n, 2)
+    assert np.array_equal(backend.unpack_lanes(backend.pack_lanes(lanes), 5, n), lanes)
+    assert len(backend.pack_lanes(lanes[1:3])) == lane_bytes(n, 2)
 
 
 @pytest.mark.parametrize("n", [1, 63, 65, 989])
-def test_padding_bits_of_lanes_are_zero(n):
-    lanes = B.expand_lanes("chacha20", bytes(32), 7, n)
+def test_padding_bits_of_lanes_are_zero(backend, n):
+    lanes = backend.expand_lanes("chacha20", bytes(32), 7, n)
     assert not (lanes[:, -1] & ~mask(n % 64)).any()
     values = words(4, (n,))
-    assert not (B.to_planes(values, 64)[:, -1] & ~mask(n % 64)).any()
-    assert not B.bit(values, 63)[-1] & ~mask(n % 64)
+    assert not (backend.to_planes(values, 64)[:, -1] & ~mask(n % 64)).any()
+    assert not backend.bit(values, 63)[-1] & ~mask(n % 64)
 
 
 # uniform values
 
 
 @pytest.mark.parametrize("bits", [1, 8, 9, 16, 27, 32, 33, 44, 62, 64])
-def test_words_are_the_low_bits_of_the_stream(bits):
+def test_words_are_the_low_bits_of_the_stream(backend, bits):
     from gpumpc.ring import prg
 
     size = prg.word_bytes(bits)
     stream = bytes(prg.expand("chacha20", bytes(32), 15 * size))
     expected = [int.from_bytes(stream[i : i + size], "little") % (1 << bits) for i in range(0, len(stream), size)]
-    assert B.expand_words("chacha20", bytes(32), (3, 5), bits).reshape(-1).tolist() == expected
+    assert backend.expand_words("chacha20", bytes(32), (3, 5), bits).reshape(-1).tolist() == expected
 
 
 # bits
@@ -126,27 +132,27 @@ def test_transpose():
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [1, 27, 64])
-def test_planes(n, bits):
+def test_planes(backend, n, bits):
     values = words(n, (n,))
-    planes = B.to_planes(values, bits)
+    planes = backend.to_planes(values, bits)
     assert planes.shape == (bits, n_lanes(n))
     for b in (0, bits // 2, bits - 1):
         assert bits_of(planes[b], n) == [(int(v) >> b) & 1 for v in values]
-        assert np.array_equal(B.bit(values, b), planes[b])
+        assert np.array_equal(backend.bit(values, b), planes[b])
 
 
 @pytest.mark.parametrize("shape", [(1,), (63,), (8, 8), (5, 13), (43, 23)])
-def test_from_bit_and_select(shape):
+def test_from_bit_and_select(backend, shape):
     values = words(7, shape)
-    lane = B.bit(values, 3)
-    assert np.array_equal(B.from_bit(lane, shape), (values >> np.uint64(3)) & np.uint64(1))
+    lane = backend.bit(values, 3)
+    assert np.array_equal(backend.from_bit(lane, shape), (values >> np.uint64(3)) & np.uint64(1))
     other = words(8, shape)
-    assert np.array_equal(B.select(lane, values, other), np.where(values & np.uint64(8), values, other))
+    assert np.array_equal(backend.select(lane, values, other), np.where(values & np.uint64(8), values, other))
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("digits", [1, 3])
-def test_thermometer_and_lookup_over_all_pairs(width, digits):
+def test_thermometer_and_lookup_over_all_pairs(backend, width, digits):
     """Every y against every r of a digit, on shares of the table."""
     size = 1 << width
     y, r = (grid.reshape(-1) for grid in np.meshgrid(np.arange(size), np.arange(size)))
@@ -154,16 +160,16 @@ def test_thermometer_and_lookup_over_all_pairs(width, digits):
     shifted = [(r + d) % size for d in range(digits)]
 
     def planes(values):
-        return np.stack([B.to_planes(v.astype(np.uint64), width) for v in values])
+        return np.stack([backend.to_planes(v.astype(np.uint64), width) for v in values])
 
-    table = B.thermometer(planes(shifted))
+    table = backend.thermometer(planes(shifted))
     assert table.shape == (digits, size - 1, n_lanes(n))
     for d, v in itertools.product(range(digits), range(size - 1)):
         assert bits_of(table[d, v], n) == [int(v < value) for value in shifted[d]]
-    share_1 = B.expand_lanes("aes128ctr", bytes(32), digits * (size - 1), n).reshape(table.shape)
+    share_1 = backend.expand_lanes("aes128ctr", bytes(32), digits * (size - 1), n).reshape(table.shape)
     ones, zeros = lane_of([1] * n), lane_of([0] * n)
     queries = planes([y] * digits)
-    parts = [B.lookup(table ^ share_1, queries, ones), B.lookup(share_1, queries, zeros)]
+    parts = [backend.lookup(table ^ share_1, queries, ones), backend.lookup(share_1, queries, zeros)]
     lt, eq = (parts[0][i] ^ parts[1][i] for i in (0, 1))
     for d in range(digits):
         assert bits_of(lt[d], n) == [int(a < b) for a, b in zip(y, shifted[d], strict=True)]
@@ -212,16 +218,16 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: "-".join(map(str, case)).replace(" ", ""))
 @pytest.mark.parametrize("bits", [40, 64])
-def test_conv2d_against_a_plain_loop(case, bits):
+def test_conv2d_against_a_plain_loop(backend, case, bits):
     image, c_in, kernel, c_out, stride, padding, groups = case
     x, w = words(1, (2, *image, c_in)), words(2, (*kernel, c_in // groups, c_out))
-    got = B.conv2d(B.opened(x, bits), B.opened(w, bits), stride, padding, groups, bits)
+    got = backend.conv2d(backend.opened(x, bits), backend.opened(w, bits), stride, padding, groups, bits)
     assert np.array_equal(got, plain_conv(x, w, stride, padding, groups, bits))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_conv2d_of_any_shape(data):
+def test_conv2d_of_any_shape(backend, data):
     small = st.integers(1, 3)
     kernel, stride = (data.draw(small), data.draw(small)), (data.draw(small), data.draw(small))
     padding = tuple(data.draw(st.integers(0, 2)) for _ in range(4))
@@ -230,76 +236,77 @@ def test_conv2d_of_any_shape(data):
     image = (data.draw(st.integers(kernel[0], 6)), data.draw(st.integers(kernel[1], 6)))
     bits = data.draw(st.integers(1, 64))
     x, w = words(1, (1, *image, c_in)), words(2, (*kernel, c_in // groups, c_out))
-    assert np.array_equal(B.conv2d(x, w, stride, padding, groups, bits), plain_conv(x, w, stride, padding, groups, bits))
+    got = backend.conv2d(x, w, stride, padding, groups, bits)
+    assert np.array_equal(got, plain_conv(x, w, stride, padding, groups, bits))
 
 
-def test_matmul_and_multiply():
+def test_matmul_and_multiply(backend):
     x, w = words(1, (19, 23)), words(2, (23, 5))
     expected = (x.astype(object) @ w.astype(object)) % (1 << 44)
-    assert (B.matmul(x, w, 44) == expected.astype(np.uint64)).all()
-    assert np.array_equal(B.multiply(x, x, 44), (x * x) & mask(44))
+    assert (backend.matmul(x, w, 44) == expected.astype(np.uint64)).all()
+    assert np.array_equal(backend.multiply(x, x, 44), (x * x) & mask(44))
 
 
 # local steps
 
 
-def test_arguments_are_left_alone():
+def test_arguments_are_left_alone(backend):
     """Nothing writes into what it was given, unless `out` says so."""
     x, w = words(1, (1, 4, 4, 2), 44), words(2, (3, 3, 2, 2), 44)
     before = x.copy(), w.copy()
-    B.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 44)
-    B.truncate(x, 44, 16, 0)
-    B.reduce(x, 8)
-    B.to_planes(x, 44)
-    B.add_constant(x, 5, 44)
-    B.window_sum(x, (2, 2), (1, 1))
+    backend.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 44)
+    backend.truncate(x, 44, 16, 0)
+    backend.reduce(x, 8)
+    backend.to_planes(x, 44)
+    backend.add_constant(x, 5, 44)
+    backend.window_sum(x, (2, 2), (1, 1))
     assert np.array_equal(x, before[0]) and np.array_equal(w, before[1])
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_truncate_and_reduce_write_where_they_are_told(party):
+def test_truncate_and_reduce_write_where_they_are_told(backend, party):
     x = words(1, (99,))
     out = np.empty_like(x)
-    assert B.truncate(x, 44, 16, party, out=out) is out
+    assert backend.truncate(x, 44, 16, party, out=out) is out
     expected = [((int(v) + (2**16 - 1 if party == 0 else 0)) % 2**44) >> 16 for v in x]
-    assert out.tolist() == expected == B.truncate(x, 44, 16, party).tolist()
-    assert B.reduce(x, 13, out=out) is out
+    assert out.tolist() == expected == backend.truncate(x, 44, 16, party).tolist()
+    assert backend.reduce(x, 13, out=out) is out
     assert np.array_equal(out, x & mask(13))
 
 
 @given(st.integers(-(2**70), 2**70), st.integers(1, 64), st.integers(0, 2**64 - 1))
-def test_constants_of_either_sign(value, bits, word):
+def test_constants_of_either_sign(backend, value, bits, word):
     x = np.array([word], dtype=np.uint64)
-    assert int(B.add_constant(x, value, bits)[0]) == (word + value) % (1 << bits)
-    assert int(B.scale(x, value, bits)[0]) == (word * value) % (1 << bits)
+    assert int(backend.add_constant(x, value, bits)[0]) == (word + value) % (1 << bits)
+    assert int(backend.scale(x, value, bits)[0]) == (word * value) % (1 << bits)
 
 
 @given(st.integers(1, 64), st.integers(0, 2**64 - 1), st.integers(1, 40))
-def test_signed_operations(bits, word, shift):
+def test_signed_operations(backend, bits, word, shift):
     x = np.array([word], dtype=np.uint64)
-    extended = B.sign_extend(x, bits)
+    extended = backend.sign_extend(x, bits)
     assert int(extended.view(np.int64)[0]) == int(signed(x, bits)[0])
-    assert int(B.shift_signed(extended, shift).view(np.int64)[0]) == int(signed(x, bits)[0]) >> shift
+    assert int(backend.shift_signed(extended, shift).view(np.int64)[0]) == int(signed(x, bits)[0]) >> shift
 
 
-def test_argmax_takes_the_lowest_index_on_ties():
+def test_argmax_takes_the_lowest_index_on_ties(backend):
     values = np.array([[3, 7, 7, -1], [-5, -5, -9, -5], [0, 0, 0, 0], [-(2**63), 1, 2**63 - 1, 2]], dtype=np.int64)
-    assert B.argmax_signed(values.view(np.uint64)).tolist() == [1, 0, 0, 2]
+    assert backend.argmax_signed(values.view(np.uint64)).tolist() == [1, 0, 0, 2]
 
 
 @pytest.mark.parametrize(("window", "stride"), [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((1, 1), (1, 1)), ((7, 5), (1, 1))])
-def test_window_sum_against_a_plain_loop(window, stride):
+def test_window_sum_against_a_plain_loop(backend, window, stride):
     x = words(1, (2, 7, 5, 3))
-    got = B.window_sum(x, window, stride)
+    got = backend.window_sum(x, window, stride)
     for b, i, j, c in np.ndindex(*got.shape):
         part = x[b, stride[0] * i : stride[0] * i + window[0], stride[1] * j : stride[1] * j + window[1], c]
         assert int(got[b, i, j, c]) == sum(int(v) for v in part.reshape(-1)) % (1 << 64)
 
 
-def test_the_rest():
+def test_the_rest(backend):
     x = words(1, (2, 5, 3))
-    assert np.array_equal(B.take(x, [4, 0, 0], 1), x[:, [4, 0, 0]])
-    assert np.array_equal(B.concat([x, x[:, :1]], 1), np.concatenate([x, x[:, :1]], axis=1))
-    assert B.counting(5).tolist() == [0, 1, 2, 3, 4] and B.counting(5).dtype == np.uint64
-    assert not B.zeros((3, 4)).any()
-    assert np.array_equal(B.download(B.upload([1, 2])), np.array([1, 2], dtype=np.uint64))
+    assert np.array_equal(backend.take(x, [4, 0, 0], 1), x[:, [4, 0, 0]])
+    assert np.array_equal(backend.concat([x, x[:, :1]], 1), np.concatenate([x, x[:, :1]], axis=1))
+    assert backend.counting(5).tolist() == [0, 1, 2, 3, 4] and backend.counting(5).dtype == np.uint64
+    assert not backend.zeros((3, 4)).any()
+    assert np.array_equal(backend.download(backend.upload([1, 2])), np.array([1, 2], dtype=np.uint64))

@@ -1,0 +1,37 @@
+"""`gpumpc train-head`: the model's owner trains a linear classifier on revealed features, in the clear, into a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from gpumpc.cli.told import told
+
+
+def train_head(
+    features: Annotated[Path, typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes.")],
+    labels: Annotated[Path, typer.Option(help="A table: file,label[,source][,part]; lines of part `test` are left out.")],
+    on: Annotated[Path, typer.Option("--on", help="Folder of the plan that made the features.")],
+    out: Annotated[Path, typer.Option(help="Folder for the head's plan.json and weights.safetensors.")],
+    policy: Annotated[str, typer.Option(help="What a user learns of an image: label, top5 or logits.")] = "label",
+    l2: Annotated[float, typer.Option(help="Penalty on the weights of standardised features.")] = 1.0,
+) -> None:
+    """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify --source` uses it."""
+    from gpumpc.cli.models import one_of
+    from gpumpc.media.features import read_features
+    from gpumpc.media.labels import read_labels
+    from gpumpc.media.probe import train_head as train
+    from gpumpc.nn import plan as plan_files
+    from gpumpc.nn.head import Policy, compile_head
+
+    with told():
+        chosen = cast(Policy, one_of(policy, "label", "top5", "logits"))
+        below, found = plan_files.load(on), read_features(features)
+        rows = read_labels(labels).of(found.items, found.files)
+        used = [i for i, row in enumerate(rows) if row.train is not False]
+        head = train(found.features[used], [rows[i].label for i in used], l2=l2)
+        plan, weights = compile_head(below, head.weight, head.bias, head.classes, chosen)
+        plan_files.save(plan, weights, out)
+        typer.echo(f"plan '{plan.name}' of {len(head.classes)} classes, trained on {len(used)} images, is in {out}")

@@ -1,0 +1,175 @@
+"""Corrections that never leave one process: server 1 reads a batch while the dealer is still writing it.
+
+For a session in one process. Nothing has to outlast the process, so there is no file; and because a batch that runs is
+used up whether or not it is finished, it may begin before its last byte is dealt. Each batch is read once, front to back.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+
+from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
+
+_Key = tuple[bytes, int]
+
+
+class NotDealt(CorrelationsMissing):
+    """The dealer's thread has failed: its own error says why."""
+
+
+class _Batch:
+    def __init__(self) -> None:
+        self.n_bytes: int | None = None  # until a dealer begins
+        self.n_written = 0
+        self.pieces: collections.deque[memoryview] = collections.deque()
+        self.taken = self.failed = False
+
+
+class MemoryPool:
+    """Batches by (session, number); the dealer's thread writes, server 1's reads. Nothing bounds it but its users."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._batches: dict[_Key, _Batch] = {}
+
+    def writer(self, session_id: bytes, batch: int, n_bytes: int) -> MemoryWriter:
+        """Begin to store one batch of `n_bytes` bytes. Raises BadFrame if it is here already."""
+        with self._changed:
+            entry = self._entry((session_id, batch))
+            if entry.n_bytes is not None or entry.failed:
+                raise BadFrame(f"corrections of batch {batch} came twice", "they are here", "see the dealer's log")
+            entry.n_bytes = n_bytes
+        return MemoryWriter(self, entry, (session_id, batch))
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> MemoryCorrections:
+        """The corrections of a batch, which may still be dealt; each read waits. Raises MaskReused at a second call."""
+        with self._changed:
+            entry = self._entry((session_id, batch))
+            if entry.taken:
+                raise MaskReused(f"batch {batch} was taken twice", "its corrections are in use", "take another batch")
+            entry.taken = True
+        return MemoryCorrections(self, (session_id, batch), entry, timeout_s)
+
+    def fail(self, session_id: bytes, batch: int) -> None:
+        """The dealer will not finish this batch: who reads it, now or later, raises NotDealt."""
+        with self._changed:
+            self._entry((session_id, batch)).failed = True
+            self._changed.notify_all()
+
+    def forget_failures(self) -> None:
+        """Batches that failed may be dealt again."""
+        with self._changed:
+            for key in [key for key, entry in self._batches.items() if entry.failed]:
+                del self._batches[key]
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Forget the batches of a session below `batch` that nobody reads: they can never be used."""
+        with self._changed:
+            for key in [k for k, e in self._batches.items() if k[0] == session_id and k[1] < batch and not e.taken]:
+                del self._batches[key]
+
+    def drop(self, key: _Key) -> None:
+        """Forget a batch."""
+        with self._changed:
+            self._batches.pop(key, None)
+
+    @property
+    def n_bytes_held(self) -> int:
+        """Bytes that are here and unread."""
+        with self._changed:
+            return sum(len(piece) for entry in self._batches.values() for piece in entry.pieces)
+
+    def put(self, entry: _Batch, piece: memoryview) -> None:
+        """More of a batch."""
+        with self._changed:
+            entry.pieces.append(piece)
+            entry.n_written += len(piece)
+            self._changed.notify_all()
+
+    def wait(self, entry: _Batch, n_bytes: int, timeout_s: float) -> bool:
+        """Until so many bytes of a batch were written, or it failed, or time is up: whether they are there."""
+        with self._changed:
+            self._changed.wait_for(lambda: entry.n_written >= n_bytes or entry.failed, timeout_s)
+            return entry.n_written >= n_bytes
+
+    def _entry(self, key: _Key) -> _Batch:
+        return self._batches.setdefault((bytes(key[0]), key[1]), _Batch())
+
+
+class MemoryWriter:
+    """One batch on its way in; made by `MemoryPool.writer`."""
+
+    def __init__(self, pool: MemoryPool, entry: _Batch, key: _Key) -> None:
+        self._pool, self._entry, self._key = pool, entry, key
+
+    def append(self, piece: bytes) -> None:
+        """Add the next bytes. Raises BadFrame if that is more than announced."""
+        if self._entry.n_written + len(piece) > (self._entry.n_bytes or 0):
+            self._refuse(self._entry.n_written + len(piece))
+        if piece:
+            self._pool.put(self._entry, memoryview(piece))
+
+    def commit(self) -> None:
+        """Raises BadFrame unless all bytes are there."""
+        if self._entry.n_written != self._entry.n_bytes:
+            self._refuse(self._entry.n_written)
+        if not self._entry.n_bytes:
+            self._pool.drop(self._key)  # nobody asks for nothing
+
+    def _refuse(self, n_bytes: int) -> None:
+        why = f"{self._entry.n_bytes} bytes were announced and {n_bytes} came"
+        cure = "run the same plan and version of gpumpc at the dealer and at this server"
+        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, cure)
+
+
+class MemoryCorrections:
+    """The corrections of one batch, read from front to back; made by `MemoryPool.take`."""
+
+    def __init__(self, pool: MemoryPool, key: _Key, entry: _Batch, timeout_s: float) -> None:
+        self._pool, self._key, self._entry = pool, key, entry
+        self._deadline = time.monotonic() + timeout_s
+        self._n_read = 0
+
+    def read(self, n_bytes: int) -> memoryview:
+        """The next `n_bytes` bytes, read-only, waited for. Raises CorrelationsMissing, NotDealt."""
+        entry, end = self._entry, self._n_read + n_bytes
+        # Where the dealer has begun, what is not announced never comes.
+        hopeless = entry.n_bytes is not None and end > entry.n_bytes
+        if hopeless or not self._pool.wait(entry, end, max(0.0, self._deadline - time.monotonic())):
+            kind = NotDealt if entry.failed else CorrelationsMissing
+            raise kind(
+                f"batch {self._key[1]} has too few corrections",
+                f"a step asks for {n_bytes} bytes after {self._n_read} of {entry.n_bytes or 0}",
+                "run the same plan and version of gpumpc at the dealer and at this server",
+            )
+        self._n_read = end
+        return self._cut(n_bytes)
+
+    def _cut(self, n_bytes: int) -> memoryview:
+        """Bytes from the front: a view of one piece wherever a step dealt them together."""
+        pieces, found = self._entry.pieces, list[memoryview]()
+        while n_bytes:
+            piece = pieces.popleft()
+            if len(piece) > n_bytes:
+                pieces.appendleft(piece[n_bytes:])
+                piece = piece[:n_bytes]
+            found.append(piece)
+            n_bytes -= len(piece)
+        return found[0] if len(found) == 1 else memoryview(b"".join(found))
+
+    def finish(self) -> None:
+        """End the batch. Raises LeftoverCorrelations if bytes are unread."""
+        n_unread = (self._entry.n_bytes or 0) - self._n_read
+        self.discard()
+        if n_unread:
+            raise LeftoverCorrelations(
+                f"{n_unread} bytes of the corrections of batch {self._key[1]} were not read",
+                "the dealer and this server walked different programs",
+                "run the same plan and version of gpumpc at the dealer and at this server",
+            )
+
+    def discard(self) -> None:
+        """Forget the batch; safe to call twice."""
+        self._pool.drop(self._key)

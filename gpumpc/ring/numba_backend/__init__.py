@@ -1,0 +1,266 @@
+"""Compiled loops for the same contract: what users without a GPU run. Bit for bit what `numpy_backend` defines.
+
+Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's: what has no loop here is
+NumPy's, and so are small sizes, where a call costs more than the loop saves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpumpc.errors import BadFrame
+from gpumpc.params import Cipher
+from gpumpc.ring import prg
+from gpumpc.ring.backend import LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.numba_backend import lanes as bit_loops
+from gpumpc.ring.numba_backend import products, wire
+from gpumpc.ring.numba_backend import words as loops
+from gpumpc.ring.numba_backend.stream import HAS_AES, Stream
+from gpumpc.ring.numpy_backend import NumpyBackend
+
+Words = np.ndarray
+Lanes = np.ndarray
+
+
+def _keep(bits: int) -> int:
+    return (1 << bits) - 1
+
+
+def _flat(words: Words) -> Words:
+    return np.ascontiguousarray(words).reshape(-1)
+
+
+class NumbaBackend(NumpyBackend):
+    """Words are uint64 arrays; opened values are plain words."""
+
+    name = "numba"
+
+    # uniform values
+
+    def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
+        n, size = math.prod(shape), prg.word_bytes(bits)
+        if stream := _stream(cipher, key, n * size):
+            words = np.empty(n, dtype=np.uint64)
+            stream.words(words, size, _keep(bits))
+            return words.reshape(shape)
+        return super().expand_words(cipher, key, shape, bits)
+
+    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
+        if stream := _stream(cipher, key, lane_bytes(n, planes)):
+            lanes = np.empty(planes * n_lanes(n), dtype=np.uint64)
+            stream.lanes(lanes)
+            return _cut(lanes.reshape(planes, n_lanes(n)), n)
+        return super().expand_lanes(cipher, key, planes, n)
+
+    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+        size = prg.word_bytes(bits)
+        if stream := _stream(cipher, key, words.size * size):
+            total = np.empty(words.size, dtype=np.uint64)
+            stream.added(_flat(words), sign, total, size, _keep(bits))
+            return total.reshape(words.shape)
+        return super().add_uniform(words, cipher, key, bits, sign)
+
+    def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
+        if stream := _stream(cipher, key, lane_bytes(n, len(lanes))):
+            total = np.empty(lanes.size, dtype=np.uint64)
+            stream.lanes_added(_flat(lanes), total)
+            return _cut(total.reshape(lanes.shape), n)
+        return super().xor_uniform(lanes, cipher, key, n)
+
+    # wire
+
+    def pack(self, words: Words, bits: int) -> memoryview:
+        flat = _flat(words)
+        n, whole = flat.size, bits // 8
+        packed = np.empty(packed_bytes(n, bits), dtype=np.uint8)
+        wire.pack_bytes(flat, whole, packed[: n * whole])
+        if bits % 8:
+            planes = np.empty((bits % 8, n_lanes(n)), dtype=np.uint64)
+            wire.planes_of_words(flat, 8 * whole, bits % 8, planes)
+            packed[n * whole :] = planes.reshape(-1).view(np.uint8)
+        return packed.data
+
+    def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
+        n, whole = math.prod(shape), bits // 8
+        buffer = _expect(packed, packed_bytes(n, bits))
+        words = np.empty(n, dtype=np.uint64)
+        wire.unpack_bytes(buffer[: n * whole], whole, words)
+        lanes = _aligned(buffer[n * whole :]).reshape(bits % 8, n_lanes(n))
+        for i, lane in enumerate(lanes):
+            wire.add_bit(words, lane, 8 * whole + i)
+        return words.reshape(shape)
+
+    def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
+        if bits % 8:
+            total = self.unpack(packed, words.shape, bits)
+            loops.add_words(_flat(words), total.reshape(-1), _keep(bits), total.reshape(-1))
+            return total
+        buffer = _expect(packed, packed_bytes(words.size, bits))
+        total = np.empty(words.size, dtype=np.uint64)
+        wire.add_unpacked(_flat(words), buffer, bits // 8, _keep(bits), total)
+        return total.reshape(words.shape)
+
+    def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
+        return _aligned(_expect(packed, lane_bytes(n, planes))).reshape(planes, n_lanes(n))
+
+    # bits
+
+    def to_planes(self, words: Words, bits: int) -> Lanes:
+        flat = _flat(words)
+        planes = np.empty((bits, n_lanes(flat.size)), dtype=np.uint64)
+        wire.planes_of_words(flat, 0, bits, planes)
+        return planes
+
+    def bit(self, words: Words, position: int) -> Lanes:
+        flat = _flat(words)
+        planes = np.empty((1, n_lanes(flat.size)), dtype=np.uint64)
+        wire.planes_of_words(flat, position, 1, planes)
+        lanes: Lanes = planes[0]
+        return lanes
+
+    def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
+        words = np.empty(math.prod(shape), dtype=np.uint64)
+        loops.bits_of_lane(_flat(lane), words)
+        return words.reshape(shape)
+
+    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+        words = np.empty((len(lanes), n), dtype=np.uint64)
+        for lane, row in zip(lanes, words, strict=True):
+            loops.bits_of_lane(_flat(lane), row)
+        return words
+
+    def thermometer(self, planes: Lanes) -> Lanes:
+        n_digits, width, lanes = planes.shape
+        table = np.empty((n_digits, (1 << width) - 1, lanes), dtype=np.uint64)
+        bit_loops.thermometer_of(np.ascontiguousarray(planes), table)
+        return table
+
+    def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
+        lt, eq = (np.empty((len(tables), tables.shape[2]), dtype=np.uint64) for _ in range(2))
+        bit_loops.look_up(np.ascontiguousarray(tables), np.ascontiguousarray(planes), _flat(below), lt, eq)
+        return lt, eq
+
+    def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
+        words = np.empty(if_one.size, dtype=np.uint64)
+        loops.select_words(_flat(lane), _flat(if_one), _flat(if_zero), words)
+        return words.reshape(if_one.shape)
+
+    # what a public bit chooses
+
+    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+        zero, one = np.empty(y.size, dtype=np.uint64), np.empty(y.size, dtype=np.uint64)
+        loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _keep(bits), zero, one)
+        return zero.reshape(y.shape), one.reshape(y.shape)
+
+    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+        kept = np.zeros_like(lanes.tops[0]) if lanes.kept is None else lanes.kept
+        m, told, heard, mask = (
+            planes[0] ^ (kept & (planes[0] ^ planes[-1])) for planes in (lanes.tops, lanes.told, lanes.heard, lanes.masks)
+        )
+        # w_0 = m (1 - heard) - (-1)^(heard ^ told) P; w_1 = m - (-1)^told heard mask - (-1)^(heard ^ told) P
+        crossed = heard & mask
+        terms = (m & ~heard, crossed ^ crossed, crossed ^ crossed) if party == 0 else (m, crossed & ~told, crossed & told)
+        out = np.empty(shares[0].size, dtype=np.uint64)
+        chosen = np.stack([*terms, heard ^ told])
+        pairs = (_flat(shares[0]), _flat(shares[-1]), _flat(products[0]), _flat(products[-1]))
+        loops.lift_kept(*pairs, _flat(kept), chosen, low, _keep(high), out)
+        return out
+
+    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+        out = np.empty(words.size, dtype=np.uint64)
+        loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _keep(bits), out)
+        return out.reshape(words.shape)
+
+    # products
+
+    def matmul(self, x: Words, w: Words, bits: int) -> Words:
+        return products.matmul(x, w, bits)
+
+    def multiply(self, x: Words, w: Words, bits: int) -> Words:
+        if x.shape != w.shape:
+            return super().multiply(x, w, bits)
+        words = np.empty(x.size, dtype=np.uint64)
+        loops.multiply_mask(_flat(x), _flat(w), _keep(bits), words)
+        return words.reshape(x.shape)
+
+    def row_dot(self, x: Words, y: Words, bits: int) -> Words:
+        words = np.empty(len(x), dtype=np.uint64)
+        loops.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _keep(bits), words)
+        return words
+
+    def conv2d(self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+        if groups == 1:
+            return products.conv2d(x, w, stride, padding, bits)
+        if w.shape[2] == 1 and w.shape[3] == groups:
+            return products.depthwise(x, w[:, :, 0], stride, padding, bits)
+        parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3), strict=True)
+        return np.concatenate([products.conv2d(a, b, stride, padding, bits) for a, b in parts], axis=3)
+
+    # local steps
+
+    def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
+        return self._add_mask_shift(words, (1 << shift) - 1 if party == 0 else 0, k, shift, out)
+
+    def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
+        return self._add_mask_shift(words, 0, bits, 0, out)
+
+    def add_constant(self, words: Words, value: int, bits: int) -> Words:
+        return self._add_mask_shift(words, value % (1 << 64), bits, 0, None)
+
+    @staticmethod
+    def _add_mask_shift(words: Words, add: int, bits: int, shift: int, out: Words | None) -> Words:
+        result = np.empty(words.shape, dtype=np.uint64) if out is None else out
+        if result.flags.c_contiguous:
+            loops.add_mask_shift(_flat(words), add, _keep(bits), shift, result.reshape(-1))
+        else:
+            result[...] = ((words + np.uint64(add)) & np.uint64(_keep(bits))) >> np.uint64(shift)
+        return result
+
+    def scale(self, words: Words, factor: int, bits: int) -> Words:
+        result = np.empty(words.shape, dtype=np.uint64)
+        loops.scale_mask(_flat(words), factor % (1 << 64), _keep(bits), result.reshape(-1))
+        return result
+
+    def sign_extend(self, words: Words, bits: int) -> Words:
+        result = np.empty(words.shape, dtype=np.uint64)
+        loops.extend_sign(_flat(words), 64 - bits, result.reshape(-1))
+        return result
+
+    def argmax_signed(self, words: Words) -> Words:
+        if words.shape[-1] == 0:
+            return super().argmax_signed(words)
+        result = np.empty(words.shape[:-1], dtype=np.uint64)
+        loops.argmax_rows(np.ascontiguousarray(words).reshape(-1, words.shape[-1]), result.reshape(-1))
+        return result
+
+
+def _stream(cipher: Cipher, key: bytes, n_bytes: int) -> Stream | None:
+    """The key's stream in compiled code, where there is such for the cipher and so many bytes."""
+    if cipher != "aes128ctr" or not HAS_AES or len(key) != prg.KEY_BYTES or n_bytes > prg.MAX_STREAM_BYTES:
+        return None
+    stream = Stream(key)
+    return stream if stream.reaches(n_bytes) else None
+
+
+def _cut(lanes: Lanes, n: int) -> Lanes:
+    """Zeros past the last element, in place."""
+    if n % 64:
+        lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
+    return lanes
+
+
+def _expect(packed: memoryview, n_bytes: int) -> np.ndarray:
+    buffer = np.frombuffer(packed, dtype=np.uint8)
+    if buffer.size != n_bytes:
+        raise BadFrame(f"{buffer.size} packed bytes arrived where {n_bytes} were expected")
+    return buffer
+
+
+def _aligned(buffer: np.ndarray) -> np.ndarray:
+    """Bytes as words; copied where they do not begin at a word's boundary."""
+    if buffer.ctypes.data % 8:
+        buffer = buffer.copy()
+    return buffer.view("<u8")

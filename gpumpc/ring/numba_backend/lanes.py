@@ -1,0 +1,62 @@
+"""What is done to 64 elements at a time: tables of comparisons, and looking them up."""
+
+import numpy as np
+
+from gpumpc.ring.numba_backend.compiled import Lanes3, OutLanes3, OutWords2, Words, compiled
+
+# Lane words between two looks at the same table: they stay in the first-level cache.
+_BLOCK = 256
+
+
+@compiled(Lanes3, OutLanes3)
+def thermometer_of(planes, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """out[d, v] = [v < r_d] from the planes of r_d, low bit first."""
+    digits, width, lanes = planes.shape
+    for d in range(digits):
+        for start in range(0, lanes, _BLOCK):
+            stop = min(start + _BLOCK, lanes)
+            for i in range(start, stop):
+                out[d, 0, i] = planes[d, 0, i]
+            size = 1
+            for b in range(1, width):
+                # [v < r] with a new top bit: v without it -> top or old; v with it -> top and old.
+                for v in range(size):
+                    for i in range(start, stop):
+                        top, old = planes[d, b, i], out[d, v, i]
+                        out[d, size + 1 + v, i] = top & old
+                        out[d, v, i] = top | old
+                for i in range(start, stop):
+                    out[d, size, i] = planes[d, b, i]
+                size = 2 * size + 1
+
+
+@compiled(Lanes3, Lanes3, Words, OutWords2, OutWords2)
+def look_up(tables, planes, below, lt, eq):  # type: ignore[no-untyped-def]  # typed by its signature
+    """lt = T[y] and eq = T[y - 1] ^ T[y], with T[-1] = below and T[2^b - 1] = 0."""
+    digits, width, lanes = planes.shape
+    size = 1 << width
+    at = np.empty((size, _BLOCK), np.uint64)
+    before = np.empty((size, _BLOCK), np.uint64)
+    for d in range(digits):
+        for start in range(0, lanes, _BLOCK):
+            count = min(_BLOCK, lanes - start)
+            # The lowest bit of y chooses between neighbours of the table itself.
+            for v in range(size // 2):
+                for i in range(count):
+                    y = planes[d, 0, start + i]
+                    left = tables[d, 2 * v - 1, start + i] if v else below[start + i]
+                    middle = tables[d, 2 * v, start + i]
+                    right = tables[d, 2 * v + 1, start + i] if v + 1 < size // 2 else np.uint64(0)
+                    at[v, i] = middle ^ (y & (middle ^ right))
+                    before[v, i] = left ^ (y & (left ^ middle))
+            half = size // 2
+            for b in range(1, width):
+                half //= 2
+                for v in range(half):
+                    for i in range(count):
+                        y = planes[d, b, start + i]
+                        at[v, i] = at[2 * v, i] ^ (y & (at[2 * v, i] ^ at[2 * v + 1, i]))
+                        before[v, i] = before[2 * v, i] ^ (y & (before[2 * v, i] ^ before[2 * v + 1, i]))
+            for i in range(count):
+                lt[d, start + i] = at[0, i]
+                eq[d, start + i] = at[0, i] ^ before[0, i]

@@ -1,0 +1,128 @@
+"""Element-wise loops over flat words: one pass each, whatever they combine."""
+
+import numpy as np
+
+from gpumpc.ring.numba_backend.compiled import OutWords, OutWords2, Words, Words2, compiled, word
+
+
+@compiled(Words, word, word, word, OutWords)
+def add_mask_shift(x, add, keep, shift, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """((x + add) & keep) >> shift."""
+    for i in range(x.size):
+        out[i] = ((x[i] + add) & keep) >> shift
+
+
+@compiled(Words, word, word, OutWords)
+def scale_mask(x, factor, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x * factor) & keep."""
+    for i in range(x.size):
+        out[i] = (x[i] * factor) & keep
+
+
+@compiled(Words, Words, word, OutWords)
+def multiply_mask(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x * y) & keep."""
+    for i in range(x.size):
+        out[i] = (x[i] * y[i]) & keep
+
+
+@compiled(Words, Words, word, OutWords)
+def add_words(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x + y) & keep."""
+    for i in range(x.size):
+        out[i] = (x[i] + y[i]) & keep
+
+
+@compiled(Words, word, OutWords)
+def extend_sign(x, shift, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """The signed value of the low 64 - shift bits."""
+    for i in range(x.size):
+        out[i] = np.uint64(np.int64(x[i] << shift) >> np.int64(shift))
+
+
+@compiled(Words2, OutWords)
+def argmax_rows(x, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Index of the largest signed entry of each row, the lowest on ties."""
+    for i in range(x.shape[0]):
+        best, at = np.int64(x[i, 0]), 0
+        for j in range(1, x.shape[1]):
+            value = np.int64(x[i, j])
+            if value > best:
+                best, at = value, j
+        out[i] = np.uint64(at)
+
+
+@compiled(Words2, Words2, word, OutWords)
+def dot_rows(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """sum_j x_ij y_ij & keep."""
+    for i in range(x.shape[0]):
+        total = np.uint64(0)
+        for j in range(x.shape[1]):
+            total += x[i, j] * y[i, j]
+        out[i] = total & keep
+
+
+@compiled(Words2, Words2, OutWords2)
+def gather_rows(x, at, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """x[q, at[q, m]]: the caller has checked the index."""
+    for q in range(at.shape[0]):
+        for m in range(at.shape[1]):
+            out[q, m] = x[q, np.int64(at[q, m])]
+
+
+@compiled(Words, OutWords)
+def bits_of_lane(lane, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Words 0 or 1 from a lane."""
+    for j in range(lane.size):
+        bits, start = lane[j], 64 * j
+        for i in range(min(64, out.size - start)):
+            out[start + i] = (bits >> np.uint64(i)) & np.uint64(1)
+
+
+@compiled(Words, Words, Words, OutWords)
+def select_words(lane, one, zero, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Element-wise choice by a lane."""
+    for j in range(lane.size):
+        bits, start = lane[j], 64 * j
+        for i in range(min(64, out.size - start)):
+            chosen = np.uint64(0) - ((bits >> np.uint64(i)) & np.uint64(1))
+            other = zero[start + i]
+            out[start + i] = other ^ ((one[start + i] ^ other) & chosen)
+
+
+@compiled(Words, Words, Words, Words, word, OutWords, OutWords)
+def both_candidates(y, t, t_r, v, keep, zero, one):  # type: ignore[no-untyped-def]  # typed by its signature
+    """zero = y t - t r, one = v - zero."""
+    for i in range(zero.size):
+        value = (y[i] * t[i] - t_r[i]) & keep
+        zero[i] = value
+        one[i] = (v[i] - value) & keep
+
+
+@compiled(Words, Words, Words, word, word, word, OutWords)
+def add_flipped(x, lane, t, factor, one, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """x + factor (lane ? one - t : t)."""
+    for j in range(lane.size):
+        bits, start = lane[j], 64 * j
+        for i in range(min(64, out.size - start)):
+            flip = np.uint64(0) - ((bits >> np.uint64(i)) & np.uint64(1))
+            value = t[start + i]
+            out[start + i] = (x[start + i] + factor * (value ^ ((value ^ (one - value)) & flip))) & keep
+
+
+@compiled(Words, Words, Words, Words, Words, Words2, word, word, OutWords)
+def lift_kept(zero, one, zero_p, one_p, kept, lanes, low, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """share - 2^low w with w = a - b + c - (-1)^s P: `lanes` are a, b, c and s, already those of the kept candidate."""
+    unit = np.uint64(1)
+    for j in range(kept.size):
+        start = 64 * j
+        a, b, c, s, k = lanes[0, j], lanes[1, j], lanes[2, j], lanes[3, j], kept[j]
+        for i in range(min(64, out.size - start)):
+            at = np.uint64(i)
+            chosen = np.uint64(0) - ((k >> at) & unit)
+            sign = np.uint64(0) - ((s >> at) & unit)
+            share = zero[start + i] ^ ((zero[start + i] ^ one[start + i]) & chosen)
+            product = zero_p[start + i] ^ ((zero_p[start + i] ^ one_p[start + i]) & chosen)
+            signed = (product ^ sign) - sign  # minus the product where s is one
+            w = ((a >> at) & unit) - ((b >> at) & unit) + ((c >> at) & unit) - signed
+            out[start + i] = (share - (w << low)) & keep

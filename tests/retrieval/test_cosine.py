@@ -1,0 +1,277 @@
+"""Cosines: rows and queries normalised on shares. The law that `normalised` states, searches exact on what came of it.
+
+The oracle is float64; a search is compared with integer arithmetic on the normalised vectors, taken out of the run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.errors import PlanError
+from gpumpc.protocols import distances
+from gpumpc.protocols.linear import BeaverProduct
+from gpumpc.protocols.staircase import Staircase
+from gpumpc.protocols.step import Clear
+from gpumpc.retrieval import normalise
+from gpumpc.retrieval.metrics import overlap_at_k
+from gpumpc.retrieval.normalise import COARSE_FRAC, UNIT_FRAC, coarse_frac, coarse_values, largest_square, thresholds
+from gpumpc.retrieval.programs import VALUE_BITS, Geometry, query_program, rows_program
+from tests.harness import BACKEND, Outcome, opened_cells, run_program, unsigned
+from tests.protocols.checkers import check_independent, check_uniform
+from tests.retrieval.indexes import BATCH, PARAMS, SEED, Index, Ints, best, compared, feature_shares, quantised, scores_of
+
+Floats = npt.NDArray[np.float64]
+Patch = pytest.MonkeyPatch
+LITE0 = Geometry(1280, "cosine", 20, 15)
+
+
+def directions(x: npt.NDArray[Any]) -> Floats:
+    lengths = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    return np.asarray(np.where(lengths > 0, x / np.maximum(lengths, 1), 0.0))
+
+
+def normalised(x: Ints, geometry: Geometry, seed: int = 1) -> tuple[Ints, Ints, Outcome]:
+    """The quantised rows, the normalised ones, and the run."""
+    pair = feature_shares(x, geometry, seed=seed)
+    program = rows_program(geometry, len(x), PARAMS)
+    got = run_program(program, [pair], seed=seed)
+    assert got.cost == program.cost
+    return quantised(pair, geometry), compared(got, "v", pair, geometry), got
+
+
+def bound(dim: int) -> float:
+    """What `normalised` promises of |u - 2^UNIT_FRAC v / |v||."""
+    root = math.sqrt(dim)
+    b = 0.007 + root / 2**COARSE_FRAC
+    return float(root + 2**UNIT_FRAC * (1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2) + 0.5)
+
+
+def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
+    """As after a ReLU: half zeros, lengths spread over six octaves."""
+    rng = np.random.default_rng(seed)
+    raw = np.maximum(rng.normal(size=(n, dim)), 0) * np.exp2(-rng.uniform(0, 6, (n, 1)))
+    return np.asarray(np.rint(raw / max(raw.max(), 1.0) * ((1 << (bits - 2)) - (1 << bits - VALUE_BITS)))).astype(np.int64)
+
+
+# the staircase of 1 / |v|
+
+
+@pytest.mark.parametrize("largest", [1, 2, 1 << 6, 1280 << 22, (1 << 22) << 22])
+def test_the_coarse_factor_errs_by_what_its_steps_allow(largest):
+    edges, values, frac = thresholds(largest), coarse_values(largest), coarse_frac(largest)
+    assert edges[0] == 1 and values[0] == 0 and list(edges) == sorted(set(edges)) and edges[-1] <= largest
+    assert len(values) == len(edges) + 1
+    ends = np.array([*edges, *(edge - 1 for edge in edges[1:]), largest], dtype=np.float64)
+    factors = np.array([*values[1:], *values[1:]], dtype=np.float64)
+    error = np.abs(factors * np.sqrt(ends) / 2.0**frac - 1)
+    assert error.max() < 0.0067
+    # No thresholds are missing: from one to the next is an integer, or less than a thirty-second of an octave and one.
+    assert all(high <= low * 2 ** (1 / 32) + 1 for low, high in itertools.pairwise(edges))
+
+
+# the law
+
+
+@pytest.mark.parametrize(
+    ("dim", "bits"), [(1, 20), (2, 5), (7, 20), (64, VALUE_BITS), (64, 40), (1280, 20), (4096, 20), (3, 4)]
+)
+def test_a_vector_has_length_one_within_the_stated_error(dim, bits):
+    geometry, rng = Geometry(dim, "cosine", bits, 3), np.random.default_rng(dim)
+    top, shift = 1 << (bits - 2), geometry.shift
+    kinds = [rng.integers(-top, top - (1 << shift) + 1, (16, dim)), np.full((1, dim), -top)]
+    kinds += [np.full((1, dim), top - (1 << shift)), np.zeros((1, dim), dtype=np.int64)]
+    single = np.zeros((3, dim), dtype=np.int64)
+    single[0, 0], single[1, -1], single[2, 0] = 1 << shift, -(1 << shift), -top
+    x = np.concatenate([*kinds, single, (np.arange(8 * dim).reshape(8, dim) % 3 - 1) << shift])
+    v, u, _ = normalised(x, geometry)
+    assert np.linalg.norm(u - 2**UNIT_FRAC * directions(v), axis=1).max() <= bound(dim)
+    assert (u[~v.any(axis=1)] == 0).all() and (~v.any(axis=1)).any()
+    if dim <= 64 and bits >= VALUE_BITS:
+        assert np.abs(np.linalg.norm(u / 2**UNIT_FRAC, axis=1) - 1)[v.any(axis=1)].max() < 1.5e-3
+
+
+def test_cosines_of_features_err_by_a_ten_thousandth():
+    v, u, _ = normalised(features(128, 1280, seed=2), LITE0)
+    assert np.ptp(np.log2(np.linalg.norm(v, axis=1))) > 5
+    lengthy = np.linalg.norm(v, axis=1) > 1024  # of shorter ones an entry is a few units, and its rounding tells
+    for chosen, largest in ((lengthy, 5e-4), (~lengthy, 5e-3)):
+        unit = directions(v[chosen])
+        error = u[chosen] @ u[chosen].T / 4.0**UNIT_FRAC - unit @ unit.T
+        assert chosen.sum() > 20 and np.abs(error).max() < largest and np.sqrt((error**2).mean()) < 1e-4
+
+
+def test_the_five_nearest_are_those_of_float64():
+    """`plain` of the program; real features of Lite0 gave 0.997 in the clear and 0.999 on shares."""
+    x = features(400, 1280, seed=3)
+    program = rows_program(LITE0, len(x), PARAMS)
+    u = program.plain(Clear(BACKEND, {}), unsigned(x)).view(np.int64)
+    exact, found = (side[:100] @ side[100:].T for side in (directions(x), u))
+    first, second = (np.argsort(-scores, axis=1, kind="stable") for scores in (exact, found))
+    assert overlap_at_k(first, second, 5).mean() > 0.97
+
+
+def test_lengths_do_not_matter():
+    x = features(8, 64, seed=4) >> 8 << 8
+    geometry = Geometry(64, "cosine", 20, 15)
+    both = [normalised(np.concatenate((x >> halvings, x)), geometry)[:2] for halvings in (0, 1)]
+    for _, u in both:
+        unit = directions(u)
+        assert (unit[:8] * unit[8:]).sum(axis=1).min() > 0.999
+
+
+# searches
+
+
+def test_rows_are_found_as_cosines_say(tmp_path):
+    geometry = Geometry(24, "cosine", 20, 15)
+    one = Index(tmp_path, geometry)
+    one.add(features(BATCH, 24, seed=5), b"the first sessio")
+    one.add(features(20, 24, seed=6), b"the second sessi", batch=3)
+    queries = features(4, 24, seed=7)
+    found, scores = one.search(queries, 5)
+    assert found == best(scores, 5)
+    # A user divides by the scale and gets cosines.
+    exact = directions(queries) @ directions(np.concatenate((features(BATCH, 24, seed=5), features(20, 24, seed=6)))).T
+    for q, row in enumerate(found):
+        for score, position in row:
+            assert abs(-score / geometry.score_scale - exact[q, position]) < 0.02
+    one.close()
+
+
+def test_a_vector_of_zeros_is_at_a_right_angle_to_all(tmp_path):
+    geometry = Geometry(6, "cosine", 20, 15)
+    one = Index(tmp_path, geometry)
+    rows = np.zeros((5, 6), dtype=np.int64)
+    rows[3], rows[4] = np.arange(6) << 14, np.arange(6, 0, -1) << 10
+    one.add(rows, b"the first sessio")
+    found, _ = one.search(np.concatenate((np.zeros((1, 6), dtype=np.int64), rows[3:4], -rows[3:4])), 3)
+    assert found[0] == [(0, 0), (0, 1), (0, 2)]
+    assert found[1][0][1] == 3 and -found[1][0][0] / geometry.score_scale > 0.999
+    assert [position for _, position in found[2]] == [0, 1, 2]
+    one.close()
+
+
+@pytest.mark.parametrize("dim", [1, 64, 1280, 1 << 22])
+def test_every_score_keeps_its_promise(dim):
+    """|u|^2 < 2^(score_bits-2) for the longest u that the law allows, and two bits less would not do."""
+    longest = ((1 << UNIT_FRAC) + math.sqrt(dim) + 2) ** 2
+    assert longest < 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 2)
+    assert longest >= 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 4)
+
+
+def test_vectors_too_long_are_refused():
+    for program in (rows_program, lambda *a: query_program(a[0], 1, 5, 1, PARAMS)):
+        with pytest.raises(PlanError, match="cannot be normalised"):
+            program(Geometry((1 << 22) + 1, "cosine", 20, 15), 2, PARAMS)
+
+
+# cost and transcripts
+
+
+def test_a_row_costs_little_beside_an_image():
+    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row, where an image costs 5.9 MB and 17 MB."""
+    for n in (1, 8, BATCH):
+        cost = rows_program(LITE0, n, PARAMS).cost
+        assert cost.rounds == 14
+        assert cost.s0_bytes == cost.s1_bytes < 19_000 * n and cost.dealer_bytes < 21_500 * n
+    assert LITE0.score_bits == 29 and Geometry(1280, "ip", 20, 15).score_bits == 37
+
+
+@pytest.mark.parametrize("kind", ["zero", "longest", "shortest"])
+def test_every_opened_byte_lane_is_uniform(kind):
+    geometry = Geometry(512, "cosine", 20, 15)
+    value = {"zero": 0, "longest": -(1 << 18), "shortest": 0}[kind]
+    x = np.full((32, 512), value, dtype=np.int64)
+    x[:, 0] += (kind == "shortest") << geometry.shift
+    _, _, got = normalised(x, geometry, seed=9)
+    for party in (0, 1):
+        cells = [cell for cell in opened_cells(got, party) if cell.n >= 1 << 14]
+        assert len({cell.label for cell in cells}) >= 7
+        check_uniform(cells)
+        for n in {cell.n for cell in cells}:
+            check_independent([cell for cell in cells if cell.n == n])
+
+
+# planted
+
+
+def law_holds() -> None:
+    for geometry in (Geometry(16, "cosine", 20, 15), Geometry(16, "cosine", VALUE_BITS, 3)):
+        v, u, _ = normalised(features(64, 16, seed=10, bits=geometry.bits), geometry)
+        assert np.linalg.norm(u - 2**UNIT_FRAC * directions(v), axis=1).max() <= bound(16)
+        # Roundings average out; Newton leaves 1.5 e^2 of the coarse factor's e, a hundred-thousandth or two.
+        assert abs(np.linalg.norm(u, axis=1)[v.any(axis=1)].mean() / 2**UNIT_FRAC - 1) < 1e-4
+
+
+def no_newton_step(patch: Patch) -> None:
+    """The factor is one: the coarse vector goes on."""
+    constant = 2 << 2 * COARSE_FRAC
+    patch.setattr(distances.ConstantLess, "run", lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant))
+
+
+def values_off_by_one_step(patch: Patch) -> None:
+    honest = normalise.coarse_values
+    patch.setattr(normalise, "coarse_values", lambda largest: (0, *honest(largest)[:-1]))
+
+
+def thresholds_an_octave_apart(patch: Patch) -> None:
+    patch.setattr(normalise, "PER_OCTAVE", 1)
+    normalise.thresholds.cache_clear()
+    normalise.coarse_values.cache_clear()
+
+
+def row_scaled_by_its_neighbour(patch: Patch) -> None:
+    honest = Staircase.run
+
+    def run(self: Staircase, session: Any, s: Any) -> Any:
+        got = honest(self, session, s)
+        return got.with_words(np.roll(got.words, 1))
+
+    patch.setattr(Staircase, "run", run)
+
+
+def product_without_its_correction(patch: Patch) -> None:
+    honest = BeaverProduct.run
+
+    def run(self: BeaverProduct, session: Any, x: Any, y: Any) -> Any:
+        got = honest(self, session, x, y)
+        return got.with_words(got.words + np.uint64(self.name.endswith("w/product") << 30))
+
+    patch.setattr(BeaverProduct, "run", run)
+
+
+MISTAKES: list[Callable[[Patch], None]] = [
+    no_newton_step,
+    values_off_by_one_step,
+    thresholds_an_octave_apart,
+    row_scaled_by_its_neighbour,
+    product_without_its_correction,
+]
+
+
+def test_the_law_holds() -> None:
+    law_holds()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda f: f.__name__)
+def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mistake(patch)
+        with pytest.raises(AssertionError):
+            law_holds()
+    normalise.thresholds.cache_clear()
+    normalise.coarse_values.cache_clear()
+
+
+def test_scores_are_less_cosines() -> None:
+    assert LITE0.score_scale == 4.0**UNIT_FRAC and LITE0.weight_factor == -1
+    [[score]] = scores_of(np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine")
+    assert score / LITE0.score_scale == -1.0
+    assert largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and SEED == 5

@@ -1,0 +1,379 @@
+"""The compiled loops against the definition, bit for bit: every operation, at sizes on both sides of every block and tile.
+
+`check_*` functions hold for any backend; the last tests give them backends with a mistake, and each must be caught.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpumpc.params import Cipher
+from gpumpc.ring.backend import LiftLanes, n_lanes
+from gpumpc.ring.fixed_point import mask
+from gpumpc.ring.numba_backend import NumbaBackend, products, tiles
+from gpumpc.ring.numpy_backend import NumpyBackend
+
+DEFINITION, COMPILED = NumpyBackend(), NumbaBackend()
+SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 989, 16_384, 16_421]
+CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
+WIDTHS = [1, 2, 7, 8, 9, 13, 16, 27, 31, 32, 33, 40, 44, 48, 49, 56, 63, 64]
+
+
+def words(seed, shape, fill=False):
+    """Uniform words, or words whose every bit is one: the largest sums there are."""
+    if fill:
+        return np.full(shape, mask(64))
+    return np.random.default_rng(seed).integers(0, 1 << 64, shape, dtype=np.uint64)
+
+
+def lanes(seed, planes, n, fill=False):
+    made = words(seed, (planes, n_lanes(n)), fill)
+    if n % 64:
+        made[:, -1] &= mask(n % 64)
+    return made
+
+
+def read_only(array):
+    """The same values as a view of bytes that came over the wire."""
+    return np.frombuffer(array.tobytes(), dtype=array.dtype).reshape(array.shape)
+
+
+def same(got, expected):
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    assert np.array_equal(got, expected)
+
+
+# element by element
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_words(bits, n, fill):
+    x, y = words(n, (n,), fill), read_only(words(n + 1, (n,)))
+    shift = min(13, bits - 1)
+    for party in (0, 1):
+        same(COMPILED.truncate(x, bits, shift, party), DEFINITION.truncate(x, bits, shift, party))
+    same(COMPILED.reduce(y, bits), DEFINITION.reduce(y, bits))
+    same(COMPILED.multiply(x, y, bits), DEFINITION.multiply(x, y, bits))
+    for value in (-1, 5, -(1 << 63), 1 << 63):
+        same(COMPILED.add_constant(x, value, bits), DEFINITION.add_constant(x, value, bits))
+        same(COMPILED.scale(x, value, bits), DEFINITION.scale(x, value, bits))
+    same(COMPILED.sign_extend(x, bits), DEFINITION.sign_extend(x, bits))
+    for cipher in CIPHERS:
+        key = bytes(range(32))
+        same(COMPILED.expand_words(cipher, key, (n,), bits), DEFINITION.expand_words(cipher, key, (n,), bits))
+        same(COMPILED.expand_lanes(cipher, key, 3, n), DEFINITION.expand_lanes(cipher, key, 3, n))
+
+
+def check_wire(backend, bits, n, fill=False):
+    x = words(n, (n,), fill)
+    packed = DEFINITION.pack(x, bits)
+    assert bytes(backend.pack(x, bits)) == bytes(packed)
+    # Anywhere in a longer message: words begin at any byte.
+    for start in (0, 1, 3):
+        message = memoryview(bytes(start) + bytes(packed))[start:]
+        same(backend.unpack(message, (n,), bits), DEFINITION.unpack(message, (n,), bits))
+    same(backend.to_planes(x, bits), DEFINITION.to_planes(x, bits))
+    for position in (0, bits // 2, bits - 1):
+        same(backend.bit(x, position), DEFINITION.bit(x, position))
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_wire(bits, n, fill):
+    check_wire(COMPILED, bits, n, fill)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_lanes_of_a_message(start):
+    made = lanes(1, 5, 989)
+    message = memoryview(bytes(start) + bytes(DEFINITION.pack_lanes(made)))[start:]
+    same(COMPILED.unpack_lanes(message, 5, 989), made)
+
+
+def check_select(backend, n):
+    lane, one, zero = lanes(n, 1, n)[0], words(n + 1, (n,)), read_only(words(n + 2, (n,)))
+    same(backend.select(lane, one, zero), DEFINITION.select(lane, one, zero))
+    same(backend.from_bit(lane, (n,)), DEFINITION.from_bit(lane, (n,)))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_select_and_from_bit(n):
+    check_select(COMPILED, n)
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("n", [1, 64, 989, 16_421, 40_000])
+@pytest.mark.parametrize(("digits", "width"), [(1, 1), (9, 3), (2, 4), (3, 2), (1, 6)])
+def test_tables(digits, width, n, fill):
+    planes = lanes(n, digits * width, n, fill).reshape(digits, width, -1)
+    same(COMPILED.thermometer(planes), DEFINITION.thermometer(planes))
+    # As a comparison hands them on: top digit first, a view.
+    same(COMPILED.thermometer(planes[::-1]), DEFINITION.thermometer(planes[::-1]))
+    check_lookup(COMPILED, digits, width, n, fill)
+
+
+def check_lookup(backend, digits, width, n, fill=False):
+    tables = lanes(n, digits * ((1 << width) - 1), n, fill).reshape(digits, -1, n_lanes(n))
+    queries = lanes(n + 1, digits * width, n).reshape(digits, width, -1)
+    for below in (lanes(0, 1, n, fill=True)[0], lanes(0, 1, n)[0] & np.uint64(0)):
+        expected = DEFINITION.lookup(tables, queries[::-1], below)
+        for got, right in zip(backend.lookup(read_only(tables), queries[::-1], below), expected, strict=True):
+            same(got, right)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", [1, 8, 13, 27, 32, 40, 64])
+def test_fused_with_the_stream(bits, n, cipher):
+    key, x = bytes(range(32)), words(n, (n,))
+    for sign in (1, -1):
+        uniform = DEFINITION.expand_words(cipher, key, (n,), bits)
+        expected = DEFINITION.reduce(x + uniform if sign > 0 else x - uniform, bits)
+        for backend in (DEFINITION, COMPILED):
+            same(backend.add_uniform(x, cipher, key, bits, sign), expected)
+    planes = lanes(n, 3, n)
+    for backend in (DEFINITION, COMPILED):
+        same(backend.xor_uniform(planes, cipher, key, n), planes ^ DEFINITION.expand_lanes(cipher, key, 3, n))
+    assert np.array_equal(x, words(n, (n,))) and np.array_equal(planes, lanes(n, 3, n))
+
+
+@pytest.mark.parametrize("low", [0, (1 << 64) - 1, (1 << 64) - 70, (1 << 64) - 7000])
+@pytest.mark.parametrize("high", [0, (1 << 64) - 1])
+def test_a_counter_near_its_end(high, low):
+    """The counter has 128 bits: where its lower half wraps, the upper one goes on."""
+    key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
+    for n in (1, 100, 20_000):
+        same(COMPILED.expand_words("aes128ctr", key, (n,), 40), DEFINITION.expand_words("aes128ctr", key, (n,), 40))
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_adding_what_came(bits, n):
+    x, packed = words(n, (n,)), DEFINITION.pack(words(n + 1, (n,)), bits)
+    expected = DEFINITION.reduce(x + DEFINITION.unpack(packed, (n,), bits), bits)
+    for backend in (DEFINITION, COMPILED):
+        same(backend.add_packed(x, packed, bits), expected)
+        same(backend.add_packed(x, memoryview(b"x" + bytes(packed))[1:], bits), expected)
+    assert np.array_equal(x, words(n, (n,)))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_lanes_of_constants_and_words(n):
+    for bit in (0, 1):
+        expected = DEFINITION.bit(np.full(n, bit, dtype=np.uint64), 0)
+        for backend in (DEFINITION, COMPILED):
+            same(backend.constant_lane(bit, n), expected)
+    planes = lanes(n, 3, n)
+    expected = np.stack([DEFINITION.from_bit(lane, (n,)) for lane in planes])
+    for backend in (DEFINITION, COMPILED):
+        same(backend.from_lanes(planes, n), expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", [1, 27, 40, 64])
+def test_candidates_and_flips(bits, n):
+    y, t, t_r, v = (words(n + i, (n,)) for i in range(4))
+    zero = (y * t - t_r) & mask(bits)
+    for backend in (DEFINITION, COMPILED):
+        for got, right in zip(backend.candidates(y, t, t_r, v, bits), (zero, (v - zero) & mask(bits)), strict=True):
+            same(got, right)
+    lane = lanes(n, 1, n)[0]
+    bit = DEFINITION.from_bit(lane, (n,)).astype(bool)
+    for party in (0, 1):
+        expected = (y + np.uint64(6 << 13) * np.where(bit, np.uint64(1 - party) - t, t)) & mask(bits)
+        for backend in (DEFINITION, COMPILED):
+            same(backend.add_flipped(y, lane, t, 6 << 13, party, bits), expected)
+
+
+@pytest.mark.parametrize("n", [1, 63, 65, 989, 16_421])
+@pytest.mark.parametrize("candidates", [1, 2])
+@pytest.mark.parametrize("party", [0, 1])
+@pytest.mark.parametrize(("low", "high"), [(27, 40), (1, 64), (44, 62)])
+def test_lift(low, high, party, candidates, n):
+    """The four formulas, in Python's integers."""
+    shares = [words(i, (n,), False) & mask(low) for i in range(candidates)]
+    products = words(5, (candidates, n)) & mask(high - low)
+    tops, told, heard, masks = (lanes(10 + i, candidates, n) for i in range(4))
+    kept = lanes(20, 1, n)[0] if candidates == 2 else None
+    choice = [0] * n if kept is None else DEFINITION.from_bit(kept, (n,)).tolist()
+    columns = [DEFINITION.from_lanes(planes, n).astype(int).tolist() for planes in (tops, told, heard, masks)]
+    expected = []
+    for i, c in enumerate(choice):
+        m, g, h, a = (column[c][i] for column in columns)
+        p = int(products[c, i])
+        w = m - m * h - (1 - 2 * h) * (1 - 2 * g) * p if party == 0 else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
+        expected.append((int(shares[c][i]) - (w << low)) % (1 << high))
+    for backend in (DEFINITION, COMPILED):
+        got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
+        same(got, np.array(expected, dtype=np.uint64))
+
+
+def test_views_and_axes():
+    """Whatever is not in one piece is read as it lies."""
+    x, y = words(1, (6, 10, 14)), words(2, (6, 10, 14))
+    views = [(x[::2, :, 1::3], y[::2, :, 1::3]), (x.transpose(2, 0, 1), y.transpose(2, 0, 1))]
+    for a, b in views:
+        same(COMPILED.reduce(a, 40), DEFINITION.reduce(a, 40))
+        same(COMPILED.truncate(a, 40, 13, 0), DEFINITION.truncate(a, 40, 13, 0))
+        same(COMPILED.multiply(a, b, 40), DEFINITION.multiply(a, b, 40))
+        same(COMPILED.sign_extend(a, 40), DEFINITION.sign_extend(a, 40))
+        same(COMPILED.scale(a, -3, 40), DEFINITION.scale(a, -3, 40))
+        same(COMPILED.to_planes(a, 40), DEFINITION.to_planes(a, 40))
+        assert bytes(COMPILED.pack(a, 27)) == bytes(DEFINITION.pack(a, 27))
+        out = words(3, (6, 10, 28))[: a.shape[0], : a.shape[1], : 2 * a.shape[2] : 2]
+        if out.shape == a.shape:
+            assert COMPILED.truncate(a, 40, 13, 0, out=out) is out
+            same(out.copy(), DEFINITION.truncate(a, 40, 13, 0))
+    same(COMPILED.argmax_signed(x), DEFINITION.argmax_signed(x))
+    same(COMPILED.multiply(x, y[:1], 40), DEFINITION.multiply(x, y[:1], 40))
+    lane = COMPILED.bit(x, 3)
+    same(COMPILED.select(lane, x[::-1], y), DEFINITION.select(lane, x[::-1], y))
+
+
+def test_in_place():
+    x = words(1, (999,))
+    expected = DEFINITION.truncate(x, 44, 16, 0)
+    assert COMPILED.truncate(x, 44, 16, 0, out=x) is x
+    same(x, expected)
+
+
+# products
+
+
+def check_matmul(backend, m, k, n, bits, fill=False):
+    x, w = words(1, (m, k), fill), words(2, (k, n), fill)
+    expected = np.empty((m, n), dtype=np.uint64)
+    for row, out in zip(x, expected, strict=True):
+        out[:] = (row[:, None] * w).sum(axis=0, dtype=np.uint64) & mask(bits)
+    same(backend.matmul(x, w, bits), expected)
+    same(backend.matmul(x.T.copy().T, read_only(w.T).T, bits), expected)
+
+
+MATRICES = [(m, k, n) for m in (1, 3, 5, 6, 7, 8, 49, 97) for k in (1, 2, 65) for n in (1, 2, 3, 8, 9, 16, 17, 33)]
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_matmul_of_every_shape_around_a_tile(bits, fill):
+    for m, k, n in MATRICES:
+        check_matmul(COMPILED, m, k, n, bits, fill)
+
+
+@pytest.mark.parametrize("bits", [32, 48, 64])
+def test_matmul_with_long_rows(bits):
+    """Sums of the largest products over rows longer than any layer's."""
+    check_matmul(COMPILED, 7, 40_000, 9, bits, fill=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0)])
+def test_matmul_of_nothing(shape):
+    m, k, n = shape
+    same(COMPILED.matmul(words(1, (m, k)), words(2, (k, n)), 40), np.zeros((m, n), dtype=np.uint64))
+
+
+def check_conv(backend, x, w, stride, padding, groups, bits):
+    same(backend.conv2d(x, w, stride, padding, groups, bits), DEFINITION.conv2d(x, w, stride, padding, groups, bits))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_conv2d_of_any_shape(data):
+    small = st.integers(1, 3)
+    kernel, stride = (data.draw(small), data.draw(small)), (data.draw(small), data.draw(small))
+    padding = tuple(data.draw(st.integers(0, 2)) for _ in range(4))
+    groups = data.draw(small)
+    c_in, c_out = groups * data.draw(st.integers(1, 9)), groups * data.draw(st.integers(1, 18))
+    image = (data.draw(st.integers(kernel[0], 9)), data.draw(st.integers(kernel[1], 9)))
+    bits, fill = data.draw(st.integers(1, 64)), data.draw(st.booleans())
+    x, w = words(1, (data.draw(small), *image, c_in), fill), words(2, (*kernel, c_in // groups, c_out), fill)
+    check_conv(COMPILED, x, w, stride, padding, groups, bits)
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_depthwise(bits, fill):
+    for channels, stride, padding in ((1, (1, 1), (0, 0, 0, 0)), (37, (2, 2), (0, 1, 0, 1)), (64, (1, 2), (2, 2, 2, 2))):
+        x, w = words(1, (2, 7, 9, channels), fill), words(2, (5, 3, 1, channels), fill)
+        check_conv(COMPILED, x, w, stride, padding, channels, bits)
+
+
+def test_a_convolution_of_a_view():
+    x, w = words(1, (2, 9, 9, 20)), words(2, (3, 3, 5, 8))
+    check_conv(COMPILED, x[:, ::2, :, 3:8], w[::-1], (1, 1), (1, 1, 1, 1), 1, 40)
+
+
+@pytest.mark.parametrize("bits", [32, 40, 64])
+def test_row_dot(bits):
+    for shape in ((0, 3), (1, 1), (989, 7), (5, 128)):
+        x, y = words(1, shape), read_only(words(2, shape))
+        same(COMPILED.row_dot(x, y, bits), DEFINITION.row_dot(x, y, bits))
+
+
+def test_machines_without_pair_products(monkeypatch):
+    """Their 48 bits are 64: another tile, the same words."""
+    assert products.kind_of(48) == (1 if tiles.HAS_PAIR_PRODUCTS else 2)
+    monkeypatch.setattr(tiles, "HAS_PAIR_PRODUCTS", False)
+    assert [products.kind_of(bits) for bits in (32, 33, 48, 49)] == [0, 2, 2, 2]
+    check_matmul(COMPILED, 7, 65, 17, 40)
+
+
+# planted mistakes
+
+
+class NoHighByte(NumbaBackend):
+    """One byte plane short."""
+
+    def pack(self, words, bits):
+        return super().pack(words & mask(max(bits - 8, 8)), bits)
+
+
+class NeighbourLane(NumbaBackend):
+    """The lane before the one that belongs to an element."""
+
+    def select(self, lane, if_one, if_zero):
+        return super().select(np.roll(lane, 1), if_one, if_zero)
+
+
+class TooNarrow(NumbaBackend):
+    """A product of 49 bits through the tile for 48."""
+
+    def matmul(self, x, w, bits):
+        return super().matmul(x, w, min(bits, 48)) if bits == 49 else super().matmul(x, w, bits)
+
+
+class LostColumn(NumbaBackend):
+    """The columns of a panel that is not full."""
+
+    def matmul(self, x, w, bits):
+        out = super().matmul(x, w, bits)
+        out[:, w.shape[1] - w.shape[1] % 8 :] = 0
+        return out
+
+
+class NoEdge(NumbaBackend):
+    """T[-1] taken for zero at both parties."""
+
+    def lookup(self, tables, planes, below):
+        return super().lookup(tables, planes, below & np.uint64(0))
+
+
+@pytest.mark.parametrize(
+    ("check", "wrong", "arguments"),
+    [
+        (check_wire, NoHighByte, (40, 989)),
+        (check_select, NeighbourLane, (989,)),
+        (check_matmul, TooNarrow, (7, 65, 17, 49)),
+        (check_matmul, LostColumn, (7, 65, 17, 40)),
+        (check_lookup, NoEdge, (3, 3, 989)),
+    ],
+)
+def test_planted_mistakes_are_caught(check, wrong, arguments):
+    check(COMPILED, *arguments)
+    with pytest.raises(AssertionError):
+        check(wrong(), *arguments)

@@ -1,0 +1,84 @@
+"""What an index accepts of a plan: vectors with two bits to spare, and nothing that may have been cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.errors import PlanError, RangeTooWide
+from gpumpc.nn import graph as g
+from gpumpc.nn.compiler import compile_graph, program_of
+from gpumpc.nn.program import Program, compile_program
+from gpumpc.params import Params
+from gpumpc.retrieval.programs import Geometry
+from gpumpc.roles.side import geometry_of
+
+K, F = 32, 8
+PARAMS = Params(k=K, f=F)
+
+
+def linear_ending(weight: float) -> Program:
+    """Results reach 16 `weight` (1 + 2^-8), at scale 2^16, in a ring of 32 bits."""
+    graph = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3)))
+    weights: dict[str, npt.NDArray[np.floating]] = {"y.weight": np.full((16, 3), weight), "y.bias": np.zeros(3)}
+    plan, _ = compile_graph("features", graph, weights, PARAMS)
+    return program_of(plan, 2)
+
+
+def test_a_result_that_fits_is_indexed_as_it_is():
+    program = linear_ending(1.0)
+    assert geometry_of(program, "l2") == Geometry(3, "l2", program.result.bits, program.result.frac)
+    assert 16 * 2**16 * 33 / 32 < 2 ** (program.result.bits - 2)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_a_result_that_the_ring_cut_is_refused(metric):
+    """16 w 2^16 (33/32) stays below 2^30 up to w = 992; from there the compiler gives all 32 bits, and two are not free."""
+    below, above = linear_ending(450.0), linear_ending(1100.0)
+    assert geometry_of(below, metric).bits == below.result.bits == 31
+    assert above.result.bits == K
+    with pytest.raises(PlanError, match="leave two bits free"):
+        geometry_of(above, metric)
+    with pytest.raises(RangeTooWide):
+        linear_ending(2100.0)
+
+
+LAYERS: dict[str, list[g.AnyLayer]] = {
+    "relu": [g.ReLU("r", ("c",)), g.Flatten("y", ("r",))],
+    "truncated": [g.AvgPool("p", ("c",), (2, 2), (2, 2)), g.Flatten("y", ("p",))],
+    "max-pool": [g.MaxPool("p", ("c",), (2, 2), (2, 2), (0, 0, 0, 0)), g.Flatten("y", ("p",))],
+    "clamp": [g.Clamp("r", ("c",), 6.0), g.AvgPool("p", ("r",), (4, 4), (4, 4)), g.Flatten("y", ("p",))],
+    "added": [g.ReLU("r", ("c",)), g.Add("s", ("r", "c")), g.Flatten("y", ("s",))],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_all_bits_of_the_ring_are_refused_whatever_comes_last(name):
+    """Compiled with as many bits as there are, a result may be one that was cut; with one less, it was not."""
+    convolution = g.Conv2d("c", ("x",), (3, 3), 2, (1, 1), (1, 1, 1, 1), 1)
+    graph = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), convolution, *LAYERS[name]))
+    most = compile_program(graph, PARAMS, 1)
+    with pytest.raises(PlanError, match="leave two bits free"):
+        geometry_of(most, "ip")
+    # The compiler never gives more than this, so whatever it gave below is what it wanted.
+    capped = compile_program(graph, PARAMS, 1, most.result.bits)
+    with pytest.raises(PlanError, match="leave two bits free"):
+        geometry_of(capped, "ip")
+    fewer = compile_program(graph, PARAMS, 1, 16)
+    assert fewer.result.bits == 16 and geometry_of(fewer, "ip").bits == 16
+
+
+def test_results_too_narrow_to_be_lifted_are_refused():
+    graph = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3)))
+    assert geometry_of(compile_program(graph, PARAMS, 1, 3), "ip").bits == 3
+    with pytest.raises(PlanError, match="leave two bits free"):
+        geometry_of(compile_program(graph, PARAMS, 1, 2), "ip")
+
+
+def test_an_index_or_an_image_is_no_vector():
+    scores = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3), g.Argmax("a", ("y",))))
+    image = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), g.ReLU("y", ("x",))))
+    for graph in (scores, image):
+        with pytest.raises(PlanError, match="holds vectors"):
+            geometry_of(compile_program(graph, PARAMS, 1), "l2")
