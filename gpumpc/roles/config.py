@@ -41,6 +41,9 @@ class ServerConfig:
         listen: endpoint for dealer, owners and users.
         peer_listen: endpoint for server 1; at party 0 only, else None.
         peer_connect: endpoint of server 0; at party 1 only, else None.
+        peer_bulk: where the servers' stream is: server 0 listens there, server 1 connects to it; else beside `peer_listen`,
+            at a free port.
+        dealer_bulk: at party 1, where the dealer's stream is listened for; else beside `listen`, at a free port.
         plans: the plan folders served.
         batch: images in one batch.
         ahead_bytes: how far the dealer may work ahead.
@@ -65,6 +68,8 @@ class ServerConfig:
     uploads_bytes: int
     backend: str
     timeout_s: float
+    peer_bulk: str | None = None
+    dealer_bulk: str | None = None
 
     @property
     def allowed(self) -> dict[bytes, str]:
@@ -74,13 +79,18 @@ class ServerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DealerConfig:
-    """What `gpumpc dealer` reads; endpoints and cards of server 0 and server 1, in that order."""
+    """What `gpumpc dealer` reads; endpoints and cards of server 0 and server 1, in that order.
+
+    Attributes:
+        dealer_bulk: where server 1's stream is reached; else at its host, at the port that it tells.
+    """
 
     identity: Path
     server_endpoints: tuple[str, str]
     server_cards: tuple[Card, Card]
     plans: tuple[Path, ...]
     batch: int
+    dealer_bulk: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +126,8 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner_cards: list[str] = []
     peer_listen: Endpoint | None = None
     peer_connect: Endpoint | None = None
+    peer_bulk: Endpoint | None = None
+    dealer_bulk: Endpoint | None = None
     ahead: str = "2GiB"
     uploads: str = "64GiB"
     backend: str = ""
@@ -128,6 +140,7 @@ class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server_cards: tuple[str, str]
     plans: list[str]
     batch: BatchSize
+    dealer_bulk: Endpoint | None = None
 
 
 class _ClientFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +164,8 @@ def load_server(path: Path) -> ServerConfig:
     wanted, other = ("peer_listen", "peer_connect") if raw.party == 0 else ("peer_connect", "peer_listen")
     if getattr(raw, wanted) is None or getattr(raw, other) is not None:
         raise file.bad(f"party {raw.party} must have the key `{wanted}` and must not have `{other}`")
+    if raw.party == 0 and raw.dealer_bulk is not None:
+        raise file.bad("the key `dealer_bulk` is for party 1: the dealer sends nothing in bulk to party 0")
     if raw.timeout_s == float("inf"):
         raise file.bad("`timeout_s` must be a finite number of seconds")
     with file.at("ahead"):
@@ -179,6 +194,8 @@ def load_server(path: Path) -> ServerConfig:
         uploads_bytes=uploads_bytes,
         backend=raw.backend,
         timeout_s=raw.timeout_s,
+        peer_bulk=raw.peer_bulk,
+        dealer_bulk=raw.dealer_bulk,
     )
 
 
@@ -187,7 +204,7 @@ def load_dealer(path: Path) -> DealerConfig:
     file, raw = _File(Path(path)), _read(Path(path), _DealerFile)
     plans = tuple(file.path(plan) for plan in raw.plans)
     cards = file.server_cards(raw.server_cards)
-    return DealerConfig(file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch)
+    return DealerConfig(file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch, raw.dealer_bulk)
 
 
 def load_client(path: Path) -> ClientConfig:

@@ -66,6 +66,8 @@ class Dealer:
                 for party in (0, 1):
                     servers.append(self._connect(party))
                     if reach(servers[party].wait_peer, self._stopping):
+                        if party == 1:
+                            servers[party].open_stream(self.config.dealer_bulk)
                         self._agree(servers[party], party)
                 if not self._stopping.is_set():
                     log.info("the dealer is connected to both servers and agrees")
@@ -123,10 +125,10 @@ class Dealer:
         for piece in self._pieces(servers, dealing()):
             pending.append(piece)
             if sum(map(len, pending)) >= _FRAME_BYTES:
-                servers[1].send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
+                servers[1].send(Kind.CORRECTION, *pending, session=session_id, batch=want.batch)
                 pending.clear()
         if any(pending) and not self._stopping.is_set():
-            servers[1].send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=want.batch)
+            servers[1].send(Kind.CORRECTION, *pending, session=session_id, batch=want.batch)
 
     def _pieces(self, servers: list[Requester], dealing: Iterator[bytes]) -> Iterator[bytes]:
         """What each step deals, with a sign of life every second."""

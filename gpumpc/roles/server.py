@@ -65,7 +65,13 @@ class Server:
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)}
         store = Store(config.state / "store", self.party)
         self._archive = Archive(store, self.party, self._backend, config.uploads_bytes)
-        self._listener = Listener(config.listen, self._identity.curve, config.allowed)
+        self._listener = Listener(
+            config.listen,
+            self._identity.curve,
+            config.allowed,
+            stream_peers=[config.dealer.name] if self._desk else [],
+            stream_endpoint=config.dealer_bulk,
+        )
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
         self._tasks = TaskQueue()
@@ -201,10 +207,11 @@ class Server:
             self._desk.keep_only([engine.session_id for engine in self._engines.values()])
 
     def _connect(self) -> ZmqChannel:
-        curve, peer, patience = self._identity.curve, self.config.peer, self.config.timeout_s
-        if self.config.peer_listen is not None:
-            return ZmqChannel.bind(self.config.peer_listen, curve, peer.curve_key, patience_s=patience)
-        return ZmqChannel.connect(self.config.peer_connect or "", curve, peer.curve_key, patience_s=patience)
+        config, curve, peer_key = self.config, self._identity.curve, self.config.peer.curve_key
+        make, endpoint = ZmqChannel.bind, config.peer_listen
+        if endpoint is None:
+            make, endpoint = ZmqChannel.connect, config.peer_connect or ""
+        return make(endpoint, curve, peer_key, patience_s=config.timeout_s, stream_endpoint=config.peer_bulk)
 
 
 def _claim(state: Path, card: Card) -> None:

@@ -12,8 +12,8 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, GpumpcError, PeerLost, PeerTimeout
@@ -28,6 +28,8 @@ from gpumpc.wire.frames import (
     encode_header,
     encode_record,
 )
+
+T = TypeVar("T")
 
 __all__ = ["Buffer", "Channel", "FramedChannel", "MemoryChannel", "memory_pair"]
 
@@ -84,15 +86,25 @@ class FramedChannel(abc.ABC):
         self._out = self._in = self._rounds = self._bytes_out = self._bytes_in = 0
 
     def exchange(self, payload: Sequence[Buffer]) -> memoryview:
-        """Send one message and receive one: one round. Raises PeerLost, PeerTimeout, BadFrame, RemoteError."""
-        self._send_opening(payload)
-        received = self._receive_opening()
+        """Send one message and receive one, both at once: one round.
+
+        Raises PeerLost, PeerTimeout, BadFrame, RemoteError.
+        """
+        finish = self._send_opening(payload, self._start)
+        try:
+            received = self._receive_opening()
+            if finish is not None:
+                finish()
+        except BaseException:
+            if finish is not None:
+                self._abort()  # the caller's arrays must not be read any longer: they may be changed now
+            raise
         self._rounds += 1
         return received
 
     def send(self, payload: Sequence[Buffer]) -> None:
         """Send one message: a round, counted at both ends. Raises PeerLost."""
-        self._send_opening(payload)
+        self._send_opening(payload, self._put)
         self._rounds += 1
 
     def receive(self) -> memoryview:
@@ -108,7 +120,7 @@ class FramedChannel(abc.ABC):
 
     def send_control(self, record: bytes) -> None:
         """Send an uncounted control record. Raises PeerLost."""
-        self._put(encode_header(Kind.CONTROL, len(record), sequence=self._controls_out), bytes(record))
+        self._put(encode_header(Kind.CONTROL, len(record), sequence=self._controls_out), [record])
         self._controls_out += 1
 
     def receive_control(self, timeout_s: float) -> bytes:
@@ -123,32 +135,44 @@ class FramedChannel(abc.ABC):
     def send_error(self, error: GpumpcError) -> None:
         """Tell the peer why this end stops: it raises RemoteError at its next receive. Raises PeerLost."""
         record = encode_record(ErrorRecord.of(error))
-        self._put(encode_header(Kind.ERROR, len(record)), record)
+        self._put(encode_header(Kind.ERROR, len(record)), [record])
 
     @abc.abstractmethod
     def close(self) -> None:
         """Give the resources back; safe to call twice."""
 
     @abc.abstractmethod
-    def _put(self, header: bytes, payload: bytes) -> None:
-        """Hand one frame to the transport. Raises PeerLost."""
+    def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+        """Hand one frame, its payload in parts, to the transport; they may be changed on return. Raises PeerLost."""
+
+    def _start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
+        """Like `_put`, but the parts must not be changed before a call of what is returned, if that is not None.
+
+        Raises PeerLost; so does the call, or PeerTimeout.
+        """
+        self._put(header, parts)
+        return None
+
+    def _abort(self) -> None:
+        """Close at once: what has begun with `_start` ends unsent. Raises nothing."""
+        self.close()
 
     @abc.abstractmethod
     def _get(self, timeout_s: float) -> Frame:
         """The next frame of the peer. Raises PeerLost, PeerTimeout, BadFrame."""
 
-    def _send_opening(self, payload: Sequence[Buffer]) -> None:
-        # A copy unless it is one bytes object: the caller may reuse its arrays while the transport still sends.
-        data = b"".join(payload)
+    def _send_opening(self, payload: Sequence[Buffer], hand_over: Callable[[bytes, Sequence[Buffer]], T]) -> T:
+        n_bytes = sum(map(len, payload))
         place = {"batch": self._batch, "sequence": self._out}
-        header = encode_header(Kind.OPENING, len(data), session=self._session, **place)
+        header = encode_header(Kind.OPENING, n_bytes, session=self._session, **place)
         try:
-            self._put(header, data)
+            handed = hand_over(header, payload)
         except PeerLost:
             self._raise_last_words()
             raise
         self._out += 1
-        self._bytes_out += len(data)
+        self._bytes_out += n_bytes
+        return handed
 
     def _raise_last_words(self) -> None:
         # A peer that stopped on an error may have said so before it went away: that tells more than PeerLost.
@@ -210,12 +234,12 @@ class MemoryChannel(FramedChannel):
             self._other._inbox.put(None)
             self._inbox.put(None)  # wakes a thread that waits at this end
 
-    def _put(self, header: bytes, payload: bytes) -> None:
+    def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
         if self._closed.is_set():
             raise self._lost("this end was closed")
         if self._other._closed.is_set():
             raise self._lost("the other end was closed")
-        self._other._inbox.put((header, payload))
+        self._other._inbox.put((header, b"".join(parts)))  # a copy: the caller may reuse its arrays
 
     def _get(self, timeout_s: float) -> Frame:
         deadline = time.monotonic() + timeout_s

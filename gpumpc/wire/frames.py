@@ -14,7 +14,7 @@ import dataclasses
 import enum
 import struct
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -43,6 +43,10 @@ class Kind(enum.IntEnum):
     REQUEST = 5
     REPLY = 6
     ERROR = 7
+    STREAM = 8  # the hellos of a key agreement, inside CURVE
+
+
+_KINDS = frozenset(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,20 +99,36 @@ def encode_header(kind: Kind, n_bytes: int, *, session: bytes = NO_SESSION, batc
         raise BadFrame("a frame header cannot be made", str(error), "start a new session") from error
 
 
-def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
-    """Header and payload, checked field by field. Raises BadFrame naming the first thing that is wrong."""
-    if len(parts) != 2:
-        raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
-    header, payload = memoryview(parts[0]).cast("B"), memoryview(parts[1]).cast("B")
+class Header(NamedTuple):
+    """The fields of a frame's header, checked."""
+
+    kind: Kind
+    session: bytes
+    batch: int
+    sequence: int
+    n_bytes: int
+
+
+def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Header:
+    """The 44 bytes in front of a payload, checked field by field. Raises BadFrame naming the first that is wrong."""
     if len(header) != HEADER.size:
         raise _bad(f"its header has {len(header)} bytes and must have {HEADER.size}")
     magic, version, kind, flags, session, batch, sequence, n_bytes = HEADER.unpack(header)
     _check_start(magic, version, kind, flags)
     if n_bytes > max_payload_bytes:
         raise _too_large(n_bytes, max_payload_bytes)
+    return Header(Kind(kind), session, batch, sequence, n_bytes)
+
+
+def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
+    """Header and payload, checked field by field. Raises BadFrame naming the first thing that is wrong."""
+    if len(parts) != 2:
+        raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
+    payload = memoryview(parts[1]).cast("B")
+    kind, session, batch, sequence, n_bytes = decode_header(memoryview(parts[0]).cast("B"), max_payload_bytes)
     if len(payload) != n_bytes:
         raise _bad(f"its header announces {n_bytes} payload bytes and {len(payload)} came")
-    return Frame(Kind(kind), payload, session, batch, sequence)
+    return Frame(kind, payload, session, batch, sequence)
 
 
 def encode_record(record: object) -> bytes:
@@ -132,7 +152,7 @@ def _check_start(magic: bytes, version: int, kind: int, flags: int) -> None:
         raise _bad("it does not begin with the mark of gpumpc, so another program sent it")
     if version != VERSION:
         raise _bad(f"its format version is {version} and this program reads {VERSION}")
-    if kind not in Kind.__members__.values():
+    if kind not in _KINDS:
         raise _bad(f"its kind is {kind}, which is not in use")
     if flags:
         raise _bad(f"its flags are {flags:#06x}, and none is in use in version {VERSION}")

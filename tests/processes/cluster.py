@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -67,6 +69,12 @@ def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str
     rng = np.random.default_rng(seed)
     weights = {key: 0.3 * rng.normal(size=shape) for key, shape in graph.weight_shapes().items()}
     return compile((graph, weights), name=name, params=params)
+
+
+def rewrite(file: Path, **fields: object) -> None:
+    """Change keys of a configuration."""
+    known = {**tomllib.loads(file.read_text()), **fields}
+    file.write_text("".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()))
 
 
 def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:

@@ -40,14 +40,20 @@ class Relay:
                 continue
             self._sockets += [caller, called]
             self.streams = (bytearray(), bytearray())
-            for source, sink, stream in ((caller, called, self.streams[0]), (called, caller, self.streams[1])):
-                threading.Thread(target=self._pass, args=(source, sink, stream), daemon=True).start()
+            for way, (source, sink) in enumerate(((caller, called), (called, caller))):
+                threading.Thread(target=self._pass, args=(source, sink, way), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, stream: bytearray) -> None:
+    def passing(self, way: int, n_before: int, data: bytes) -> bytes:
+        """What is passed on of `data`, before which `n_before` bytes went the same way."""
+        return data
+
+    def _pass(self, source: socket.socket, sink: socket.socket, way: int) -> None:
+        stream = self.streams[way]
         try:
             while data := source.recv(1 << 16):
+                changed = self.passing(way, len(stream), data)
                 stream += data
-                sink.sendall(data)
+                sink.sendall(changed)
         except OSError:
             pass
         for end in (source, sink):

@@ -1,88 +1,129 @@
-"""The bytes on the cable, counted outside the engine, are the declared ones and explained framing."""
+"""The bytes on the cable, counted outside the engine, are the declared ones and explained framing.
+
+Between the servers, and from the dealer, nearly everything goes by a stream: a relay sees sealed records and no lengths,
+so the sums are compared, to the byte. What CURVE carries beside it is read frame by frame.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from gpumpc.cost import Cost
+from gpumpc.nn.compiler import program_of
 from gpumpc.roles import messages as m
 from gpumpc.roles.clients import named
-from gpumpc.roles.config import load_dealer, load_server
+from gpumpc.roles.config import _free_ports, load_dealer, load_server
+from gpumpc.roles.engine import agreed_fields
 from gpumpc.wire.handshake import pack_hello
-from tests.processes.cluster import BATCH, Cluster, close, images
+from gpumpc.wire.stream import Exchange
+from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES
+from tests.processes.cluster import BATCH, Cluster, close, images, rewrite
 from tests.processes.relay import CURVE_BYTES, HEADER_BYTES, Relay, frames, payloads
 
 N_BATCHES = 3
-_IDLE_BYTES = len(m.pack(m.Idle()))
-_ALIVE_BYTES = len(m.pack(m.Alive()))
 
 
-def _reroute(file: Path, old: str, new: str) -> None:
-    assert file.read_text().count(old) == 1
-    file.write_text(file.read_text().replace(old, new))
+def on_the_cable(n_bytes: int) -> int:
+    """Bytes of one frame of a stream."""
+    return SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
+
+
+IDLE, ALIVE = (on_the_cable(len(m.pack(record))) for record in (m.Idle(), m.Alive()))
+# What a stream begins with: the caller's ticket and both proofs.
+CALL, ANSWER = TICKET_BYTES + on_the_cable(0), on_the_cable(0)
+
+
+class Relayed(NamedTuple):
+    """A cluster whose connections between the servers and from the dealer to server 1 pass relays."""
+
+    cluster: Cluster
+    curve_between: Relay
+    between: Relay
+    curve_dealt: Relay
+    dealt: Relay
 
 
 @pytest.fixture(scope="module")
-def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Relay, Relay]]:
-    """A cluster whose servers talk through the first relay, and whose dealer reaches server 1 through the second."""
+def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
     cluster = Cluster.make(tmp_path_factory.mktemp("bytes"), ahead="1KiB")
-    between = load_server(cluster.setup.server1).peer_connect
-    to_server1 = load_dealer(cluster.setup.dealer).server_endpoints[1]
+    setup = cluster.setup
+    between, to_server1 = load_server(setup.server1).peer_connect, load_dealer(setup.dealer).server_endpoints
     assert between
-    relays = Relay(between), Relay(to_server1)
-    _reroute(cluster.setup.server1, between, relays[0].endpoint)
-    _reroute(cluster.setup.dealer, to_server1, relays[1].endpoint)
+    places = [_free_place() for _ in range(2)]
+    relays = [Relay(target) for target in (between, places[0], to_server1[1], places[1])]
+    rewrite(setup.server0, peer_bulk=places[0])
+    rewrite(setup.server1, peer_connect=relays[0].endpoint, peer_bulk=relays[1].endpoint, dealer_bulk=places[1])
+    rewrite(setup.dealer, server_endpoints=[to_server1[0], relays[2].endpoint], dealer_bulk=relays[3].endpoint)
     with cluster:
-        yield cluster, *relays
+        yield Relayed(cluster, *relays)
     for relay in relays:
         relay.close()
 
 
-def test_payload_on_the_cable_is_the_declared_cost(relayed: tuple[Cluster, Relay, Relay]) -> None:
-    cluster, between, dealt = relayed
+def _free_place() -> str:
+    return f"tcp://127.0.0.1:{_free_ports(1)[0]}"
+
+
+def in_units(n_bytes: int, unit: int) -> int:
+    """How many frames of `unit` bytes these are, exactly."""
+    assert n_bytes >= 0 and n_bytes % unit == 0, f"{n_bytes} bytes are no frames of {unit}"
+    return n_bytes // unit
+
+
+def test_payload_on_the_cable_is_the_declared_cost(relayed: Relayed) -> None:
+    cluster = relayed.cluster
     x = images(N_BATCHES * BATCH)
     with cluster.ready() as client:
         shared = client.share(x)
-        before = [len(payloads(bytes(stream))) for stream in between.streams]
+        time.sleep(0.3)  # until what the answer did not have to wait for has passed the relay as well
+        before = [len(stream) for stream in relayed.between.streams]
         result = client.run(shared).reveal()
         cost: Cost = client.program.cost
-        time.sleep(0.3)  # until what the result did not have to wait for has passed the relay as well
-        after = [payloads(bytes(stream)) for stream in between.streams]
-    assert close(cluster.compiled, x, result)
-    from_1, from_0 = (sizes[n:] for sizes, n in zip(after, before, strict=True))
-    order = m.Order("0" * 64, "0" * 32, f"user: run None {named(shared.items)}", 0)
-    control_0, control_1 = len(m.pack(order)), len(m.pack(m.Accept("0" * 32)))
-    openings_0 = [size for size in from_0 if size != _IDLE_BYTES]
-    openings_0.remove(control_0)
-    from_1.remove(control_1)
-    # Both name the rows they are about to read.
-    compared = len(pack_hello({"rows": f"input/{'0' * 64} {'0' * 64}"}, {}))
-    openings_0.remove(compared)
-    from_1.remove(compared)
-    assert sum(openings_0) == N_BATCHES * cost.s0_bytes
-    assert sum(from_1) == N_BATCHES * cost.s1_bytes
-    assert len(openings_0) == len(from_1) == N_BATCHES * cost.rounds
-    _check_dealer(cluster, dealt, cost)
-
-
-def _check_dealer(cluster: Cluster, dealt: Relay, cost: Cost) -> None:
-    sizes = [size for size in payloads(bytes(dealt.streams[0])) if size != _ALIVE_BYTES]
-    hello, *corrections = sizes
-    assert hello > 300 and {*corrections} == {cost.dealer_bytes}
-    # Three batches used, and at most two asked ahead.
-    assert N_BATCHES <= len(corrections) <= N_BATCHES + 2
-
-
-def test_all_other_bytes_are_framing(relayed: tuple[Cluster, Relay, Relay]) -> None:
-    cluster, between, _ = relayed
-    with cluster.ready() as client:
-        client.run(client.share(images(BATCH)))
         time.sleep(0.3)
-    for stream in map(bytes, between.streams):
+        from_1, from_0 = (len(s) - n for s, n in zip(relayed.between.streams, before, strict=True))
+    assert close(cluster.compiled, x, result)
+    order = m.Order("0" * 64, "0" * 32, f"user: run None {named(shared.items)}", 0)
+    # Both name the rows they are about to read.
+    compared = on_the_cable(len(pack_hello({"rows": f"input/{'0' * 64} {'0' * 64}"}, {})))
+    from_1 -= on_the_cable(len(m.pack(m.Accept("0" * 32)))) + compared
+    from_0 -= on_the_cable(len(m.pack(order))) + compared
+    # A round is one frame each way, and none of this program's is longer than a record.
+    framing = N_BATCHES * cost.rounds * (on_the_cable(1) - 1)
+    assert from_1 == N_BATCHES * cost.s1_bytes + framing
+    n_idle = in_units(from_0 - N_BATCHES * cost.s0_bytes - framing, IDLE)
+    assert n_idle < 30  # one a second
+    _check_dealer(relayed, cost)
+
+
+def _check_dealer(relayed: Relayed, cost: Cost) -> None:
+    plan = relayed.cluster.compiled.plan
+    hello = pack_hello({"root": "0" * 32, **agreed_fields(plan, program_of(plan, BATCH))}, {})
+    rest = len(relayed.dealt.streams[0]) - CALL - on_the_cable(len(hello))
+    batch = on_the_cable(cost.dealer_bytes)
+    # Three batches used, and at most two asked ahead; everything else is signs of life, two a second at most.
+    fitting = [n for n in range(rest // batch + 1) if (rest - n * batch) % ALIVE == 0 and (rest - n * batch) // ALIVE < 200]
+    assert len(fitting) == 1 and N_BATCHES <= fitting[0] <= N_BATCHES + 2, (rest, batch, ALIVE)
+    assert len(relayed.dealt.streams[1]) == ANSWER  # server 1 answers by CURVE
+
+
+def test_what_curve_carries_is_two_hellos_and_the_dealers_answers(relayed: Relayed) -> None:
+    hello, port = (len(Exchange(b"", b"", port).hello) for port in (0, 20_000))
+    with relayed.cluster.ready():
+        time.sleep(0.3)
+    assert [payloads(bytes(stream)) for stream in relayed.curve_between.streams] == [[hello], [port]]
+    to_1, from_1 = (payloads(bytes(stream)) for stream in relayed.curve_dealt.streams)
+    assert to_1 == [hello] and from_1[0] == port
+    agreed, *wanted = from_1[1:]
+    want = m.Want("0" * 64, "0" * 32, "0" * 32, "0" * 32, "0" * 32, 0)
+    assert agreed > 300 and {*wanted} == {len(m.pack(want))}
+
+
+def test_all_other_bytes_of_curve_are_framing(relayed: Relayed) -> None:
+    for stream in (bytes(s) for relay in (relayed.curve_between, relayed.curve_dealt) for s in relay.streams):
         whole = frames(stream)
         payload = payloads(stream)
         sealed = [total for is_command, _, total in whole if not is_command]

@@ -28,7 +28,7 @@ from gpumpc.roles.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import ZmqChannel
-from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, tiny
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite, tiny
 
 SAME = tiny()
 
@@ -49,12 +49,6 @@ OTHERS: dict[str, tuple[CompiledPlan, int]] = {
     "weight version": (tiny(seed=8), 2),
     "model": (tiny(name="other"), 2),
 }
-
-
-def rewrite(file: Path, **fields: object) -> None:
-    """Change keys of a configuration."""
-    known = {**tomllib.loads(file.read_text()), **fields}
-    file.write_text("".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()))
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +263,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                 size = next(step.cost.s0_bytes for step in server_0.engine.program.steps if step.cost.s0_bytes)
                 for _ in range(2):
                     header = encode_header(Kind.OPENING, size, session=server_0.engine.session_id, batch=batch)
-                    channel._put(header, bytes(size))
+                    channel._put(header, [bytes(size)])
                 pattern = "BadFrame: a frame of server0 was refused.*number 1 was due and number 0 came: it came twice"
             with pytest.raises(RemoteError, match=pattern):
                 client.answer(1, sequence, LIMIT_S)

@@ -75,7 +75,7 @@ def test_a_frame_that_is_not_due_is_refused(
     pair: Pair, session: bytes, batch: int, sequence: int, kind: Kind, cause: str
 ) -> None:
     s0, s1 = pair
-    s0._put(encode_header(kind, 1, session=session, batch=batch, sequence=sequence), b"x")
+    s0._put(encode_header(kind, 1, session=session, batch=batch, sequence=sequence), [b"x"])
     with pytest.raises(BadFrame, match=cause):
         s1.receive()
     assert s1.measured() == Cost()
@@ -84,7 +84,7 @@ def test_a_frame_that_is_not_due_is_refused(
 def test_a_duplicate_is_refused(pair: Pair) -> None:
     s0, s1 = pair
     for _ in range(2):
-        s0._put(encode_header(Kind.OPENING, 1, session=SESSION, batch=4), b"x")
+        s0._put(encode_header(Kind.OPENING, 1, session=SESSION, batch=4), [b"x"])
     assert s1.receive() == b"x"
     with pytest.raises(BadFrame, match="twice or late"):
         s1.receive()
@@ -102,14 +102,14 @@ def test_a_replayed_control_record_is_refused(pair: Pair) -> None:
     s0, s1 = pair
     s0.send_control(b"job")
     s1.receive_control(1)
-    s0._put(encode_header(Kind.CONTROL, 3), b"job")
+    s0._put(encode_header(Kind.CONTROL, 3), [b"job"])
     with pytest.raises(BadFrame, match="twice or late"):
         s1.receive_control(1)
 
 
 @pytest.mark.parametrize("parts", [(b"GMPC", b""), (encode_header(Kind.OPENING, 5), b"1234")])
 def test_a_truncated_frame_is_refused(pair: Pair, parts: tuple[bytes, bytes]) -> None:
-    pair[0]._put(*parts)
+    pair[0]._put(parts[0], [parts[1]])
     with pytest.raises(BadFrame):
         pair[1].receive()
 

@@ -7,10 +7,14 @@ ZeroMQ's own thread, tell a peer that computes from one that is dead.
 
 The two servers use DEALER at both ends (PAIR does not survive TCP); dealer and users reach a server by `Requester`
 (DEALER) and `Listener` (ROUTER).
+
+What is bulk does not pay CURVE's slow box: the channel between the servers, and a `Requester` that asks for it, agree on
+keys inside CURVE and send their frames over a `wire.stream` beside it. CURVE then says who is there, and who has gone.
 """
 
 from gpumpc.wire.zmq_channel.channel import ZmqChannel
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, curve_keypair, curve_public
-from gpumpc.wire.zmq_channel.requests import Arrival, Listener, Requester
+from gpumpc.wire.zmq_channel.requests import Listener, Requester
+from gpumpc.wire.zmq_channel.streams import Arrival
 
 __all__ = ["Arrival", "CurveKeys", "Listener", "Requester", "ZmqChannel", "curve_keypair", "curve_public"]

@@ -1,11 +1,21 @@
-"""The channel between the two servers, over ZeroMQ."""
+"""The channel between the two servers: CURVE says who is there, a stream beside it carries every frame."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+
+from gpumpc.errors import ConfigError, PeerLost, PeerTimeout
 from gpumpc.wire.channel import FramedChannel
-from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Frame
-from gpumpc.wire.zmq_channel.endpoint import CurveKeys
+from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Kind, encode_header
+from gpumpc.wire.stream import Door, Exchange, Stream, StreamKeys, dial
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, beside
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
+from gpumpc.wire.zmq_channel.streams import STREAM_S
+
+# How often the CURVE connection is asked whether the peer is still there; the end of the stream itself is known at once.
+_CHECK_S = 0.25
+_STEP_S = 0.05
 
 
 class ZmqChannel(FramedChannel):
@@ -14,32 +24,54 @@ class ZmqChannel(FramedChannel):
     One thread at a time may use it. After PeerLost it stays unusable: close it and make a new one.
     """
 
-    def __init__(self, party: int, link: Link, patience_s: float) -> None:
+    def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
         super().__init__(party, link.peer, patience_s)
-        self._link = link
+        self._link, self._max_payload_bytes = link, max_payload_bytes
+        self._door: Door | None = None
+        self._stream_endpoint: str | None = None
+        self._stream: Stream | None = None
+        self._failed: PeerLost | None = None
+        self._checked_at = 0.0
 
     @classmethod
     def bind(
         cls, endpoint: str, keys: CurveKeys, peer_key: bytes, *, peer: str = "server1", party: int = 0,
-        patience_s: float = 600.0, max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        patience_s: float = 600.0, max_payload_bytes: int = MAX_PAYLOAD_BYTES, stream_endpoint: str | None = None,
     ) -> ZmqChannel:  # fmt: skip
         """Listen at `endpoint` (`tcp://host:port`, port 0 for a free one) for the owner of `peer_key` (z85) alone.
 
-        Returns at once; `endpoint` then tells the real port. Raises ConfigError if the endpoint cannot be had.
+        Args:
+            stream_endpoint: where to listen for the stream; else at the same address, at a free port. The peer is told.
+
+        Returns at once; `endpoint` then tells the real port. Raises ConfigError if an endpoint cannot be had.
         """
         link = Link(peer, keys, max_payload_bytes)
         link.bind(endpoint, peer_key)
-        return cls(party, link, patience_s)
+        channel = cls(party, link, patience_s, max_payload_bytes)
+        try:
+            channel._door = Door(stream_endpoint or beside(link.endpoint, 0), max_payload_bytes)
+        except ConfigError:
+            link.close()
+            raise
+        return channel
 
     @classmethod
     def connect(
         cls, endpoint: str, keys: CurveKeys, peer_key: bytes, *, peer: str = "server0", party: int = 1,
-        patience_s: float = 600.0, max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        patience_s: float = 600.0, max_payload_bytes: int = MAX_PAYLOAD_BYTES, stream_endpoint: str | None = None,
     ) -> ZmqChannel:  # fmt: skip
-        """Connect to the server whose public key is `peer_key` (z85). Returns at once. Raises ConfigError."""
+        """Connect to the server whose public key is `peer_key` (z85).
+
+        Args:
+            stream_endpoint: where to reach its stream; else at the host of `endpoint`, at the port that it tells.
+
+        Returns at once. Raises ConfigError.
+        """
         link = Link(peer, keys, max_payload_bytes)
         link.connect(endpoint, peer_key)
-        return cls(party, link, patience_s)
+        channel = cls(party, link, patience_s, max_payload_bytes)
+        channel._stream_endpoint = stream_endpoint
+        return channel
 
     @property
     def endpoint(self) -> str:
@@ -47,21 +79,95 @@ class ZmqChannel(FramedChannel):
         return self._link.endpoint
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
-        """Wait until the peer has proved its key. Raises AccessDenied, PeerTimeout, PeerLost."""
-        self._link.wait_peer(timeout_s)
+        """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
+
+        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. While the peer has not come, it can be called again.
+        """
+        self._connected(timeout_s)
 
     def close(self) -> None:
         """Flush what was sent (at most two seconds) and close; safe to call twice."""
+        if self._stream is not None:
+            self._stream.close()
+        self._close_rest()
+
+    def _abort(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+        self._close_rest()
+
+    def _close_rest(self) -> None:
+        self._failed = self._failed or self._lost("this end was closed")
+        if self._door is not None:
+            self._door.close()
         self._link.close()
 
-    def _put(self, header: bytes, payload: bytes) -> None:
-        self._link.put((header, payload))
+    def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+        self._connected(CONNECT_S).put(header, parts, self._check)
+
+    def _start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
+        sending = self._connected(CONNECT_S).start(header, parts, self._check)
+        return None if sending is None else lambda: sending.finish(self.patience_s, self._check)
 
     def _get(self, timeout_s: float) -> Frame:
-        got = self._link.get(timeout_s)
-        if got is None:
+        frame = self._connected(timeout_s).get(timeout_s, self._check)
+        if frame is None:
             raise self._late(timeout_s)
+        return frame
+
+    def _check(self) -> None:
+        if (now := time.monotonic()) - self._checked_at > _CHECK_S:
+            self._checked_at = now
+            self._link.check()
+
+    # the stream
+
+    def _connected(self, timeout_s: float) -> Stream:
+        if self._failed is not None:
+            raise self._failed
+        if self._stream is None:
+            self._link.wait_peer(timeout_s)
+            try:
+                self._stream = self._met()
+            except Exception:
+                # What was begun cannot be taken up again: keys are agreed once for a connection.
+                self._failed = self._lost("its stream did not come about")
+                raise
+        return self._stream
+
+    def _met(self) -> Stream:
+        deadline = time.monotonic() + STREAM_S
+        exchange = self._link.exchange(self._door.port if self._door else 0)
+        self._link.put([encode_header(Kind.STREAM, len(exchange.hello)), exchange.hello])
+        keys, port = self._agreed(exchange)
+        left_s = max(0.1, deadline - time.monotonic())
+        if self._door is not None:
+            return self._let_in(self._door, keys, left_s)
+        endpoint = self._stream_endpoint or beside(self._link.endpoint, port)
+        return dial(endpoint, keys, self.peer, left_s, self._max_payload_bytes)
+
+    def _agreed(self, exchange: Exchange) -> tuple[StreamKeys, int]:
+        got = self._link.get(STREAM_S)
+        if got is None:
+            raise self._late(STREAM_S)
         frame, sender = got
         if sender is not None and sender != self.peer:
             raise self._refused(f"{sender} sent it")
-        return frame
+        if frame.kind is not Kind.STREAM:
+            raise self._refused(f"a STREAM frame was due and a {frame.kind.name} frame came")
+        return exchange.agree(frame.payload)
+
+    def _let_in(self, door: Door, keys: StreamKeys, timeout_s: float) -> Stream:
+        deadline = time.monotonic() + timeout_s
+        door.expect(keys, self.peer, timeout_s)
+        while time.monotonic() < deadline:
+            for _, stream in door.step():
+                door.close()
+                return stream
+            self._link.check()
+            door.wait(_STEP_S)
+        raise PeerTimeout(
+            f"no stream of {self.peer} at port {door.port} within {STREAM_S:g} s",
+            f"{self.peer} is there, but its second connection does not arrive",
+            f"let port {door.port} through, or name another with the key `peer_bulk` at both servers",
+        )

@@ -133,5 +133,10 @@ class Endpoint:
             self._gatekeeper.join()
 
 
+def beside(endpoint: str, port: int) -> str:
+    """The same host, another port."""
+    return f"{endpoint.rpartition(':')[0]}:{port}"
+
+
 def _no_endpoint(what: str, error: Exception) -> ConfigError:
     return ConfigError(what, str(error), "give an endpoint like tcp://127.0.0.1:7000 whose port is free")

@@ -11,6 +11,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from gpumpc.errors import AccessDenied, ConfigError, PeerLost, PeerTimeout
 from gpumpc.wire.frames import Frame, decode
+from gpumpc.wire.stream import Exchange
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint
 
 CONNECT_S = 5.0
@@ -28,7 +29,8 @@ class Link:
     """
 
     def __init__(self, peer: str, keys: CurveKeys, max_payload_bytes: int) -> None:
-        self.peer, self._max_payload_bytes = peer, max_payload_bytes
+        self.peer, self._max_payload_bytes, self._keys = peer, max_payload_bytes, keys
+        self._peer_key = b""
         self._end = Endpoint(zmq.DEALER, keys, max_payload_bytes)
         self._socket = self._end.socket
         self._monitor = self._socket.get_monitor_socket(_UP | _DOWN | _REFUSED | _READY)
@@ -39,7 +41,7 @@ class Link:
 
     def bind(self, endpoint: str, peer_key: bytes) -> None:
         """Listen for the owner of `peer_key` (z85) alone. Raises ConfigError."""
-        self._listens = True
+        self._listens, self._peer_key = True, peer_key
         try:
             self.endpoint = self._end.bind(endpoint, {peer_key: self.peer})
         except ConfigError:
@@ -48,7 +50,7 @@ class Link:
 
     def connect(self, endpoint: str, server_key: bytes) -> None:
         """Begin to connect to the server with the public key `server_key` (z85). Raises ConfigError."""
-        self.endpoint = endpoint
+        self.endpoint, self._peer_key = endpoint, server_key
         try:
             self._end.connect(endpoint, server_key)
         except ConfigError:
@@ -94,6 +96,11 @@ class Link:
             if not self._poll(None, deadline):
                 return None
 
+    def check(self) -> None:
+        """Raises PeerLost if the peer has gone, as far as the connection knows by now."""
+        self._read_monitor()
+        self._check_usable()
+
     def absent(self, timeout_s: float) -> PeerTimeout:
         """The error for a peer that has not come within `timeout_s` seconds: names every likely cause."""
         what = f"no {self.peer} at {self.endpoint} within {timeout_s:g} s"
@@ -104,6 +111,10 @@ class Link:
         hint = "something listens there" if self._reached else "nothing answers there"
         why = f"{self.peer} does not run there, or its key is not the one in its card here ({hint})"
         return PeerTimeout(what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here anew")
+
+    def exchange(self, port: int = 0) -> Exchange:
+        """A key agreement with the peer that has proved its key; `port` is where this end listens for the stream."""
+        return Exchange(self._keys.public, self._peer_key, port)
 
     @property
     def is_ready(self) -> bool:

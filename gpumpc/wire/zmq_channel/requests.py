@@ -7,12 +7,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
 
 import zmq
 
-from gpumpc.errors import BadFrame, ConfigError, GpumpcError, PeerTimeout
+from gpumpc.errors import AccessDenied, BadFrame, ConfigError, GpumpcError, PeerTimeout
 from gpumpc.wire.frames import (
     MAX_PAYLOAD_BYTES,
     NO_SESSION,
@@ -25,22 +24,10 @@ from gpumpc.wire.frames import (
     encode_header,
     encode_record,
 )
-from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint
+from gpumpc.wire.stream import Door, Stream, dial
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, beside
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link, sender_of
-
-
-class Arrival(NamedTuple):
-    """A request that reached a Listener.
-
-    Attributes:
-        peer: the name the allow-list has for the sender's key.
-        routing_id: where a reply must go.
-        frame: the request itself.
-    """
-
-    peer: str
-    routing_id: bytes
-    frame: Frame
+from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
 
 
 class Listener:
@@ -52,12 +39,14 @@ class Listener:
     Args:
         endpoint: `tcp://host:port`; port 0 takes a free one, and the attribute `endpoint` tells it.
         allowed: public key (z85) -> name of every peer that may connect.
+        stream_peers: names of the peers that may send by a stream; without any there is none.
+        stream_endpoint: where to listen for streams; else at the same address, at a free port. The peers are told.
 
     Attributes:
         malformed: frames dropped because they could not be decoded; their senders got an ERROR frame.
         undelivered: replies whose receiver was gone or did not read.
 
-    Raises ConfigError if the endpoint cannot be had.
+    Raises ConfigError if an endpoint cannot be had.
     """
 
     def __init__(
@@ -66,14 +55,21 @@ class Listener:
         keys: CurveKeys,
         allowed: Mapping[bytes, str],
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        *,
+        stream_peers: Collection[str] = (),
+        stream_endpoint: str | None = None,
     ) -> None:
         self._max_payload_bytes = max_payload_bytes
         self.malformed = self.undelivered = 0
         self._end = Endpoint(zmq.ROUTER, keys, max_payload_bytes)
         # Without this a ROUTER drops what it cannot deliver and nobody learns of it.
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._streams: Streams | None = None
         try:
             self.endpoint = self._end.bind(endpoint, allowed)
+            if stream_peers:
+                door = Door(stream_endpoint or beside(self.endpoint, 0), max_payload_bytes)
+                self._streams = Streams(door, keys, allowed, stream_peers)
         except ConfigError:
             self._end.close()
             raise
@@ -96,7 +92,12 @@ class Listener:
             left_s = deadline - time.monotonic()
             if arrival is not None or left_s <= 0:
                 return arrival
+            filenos = self._streams.filenos() if self._streams else []
+            for fileno in filenos:
+                poller.register(fileno, zmq.POLLIN)
             poller.poll(int(left_s * 1000) + 1)
+            for fileno in filenos:
+                poller.unregister(fileno)
 
     def reply(
         self,
@@ -133,6 +134,8 @@ class Listener:
             self._closed = True
             os.close(self._waker)
             os.close(self._woken)
+        if self._streams is not None:
+            self._streams.close()
         self._end.close()
 
     def _wake(self) -> None:
@@ -158,13 +161,29 @@ class Listener:
             try:
                 routing_id, *parts = self._end.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                return None
+                return self._streams.receive(self._refuse) if self._streams else None
             try:
                 frame = decode([part.buffer for part in parts], self._max_payload_bytes)
-                return Arrival(sender_of(parts[0]) or "", routing_id.bytes, frame)
+                arrival = Arrival(sender_of(parts[0]) or "", routing_id.bytes, frame)
+                if frame.kind is not Kind.STREAM:
+                    return arrival
+                self._agree(arrival)
             except BadFrame as error:
-                self.malformed += 1
-                self.reply_error(routing_id.bytes, error)
+                self._refuse(routing_id.bytes, error)
+
+    def _refuse(self, routing_id: bytes, error: BadFrame) -> None:
+        self.malformed += 1
+        self.reply_error(routing_id, error)
+
+    def _agree(self, arrival: Arrival) -> None:
+        try:
+            if self._streams is None:
+                raise AccessDenied("no stream is open to this party", "this server has none", "send by requests")
+            hello = self._streams.agree(arrival)
+        except AccessDenied as error:
+            self.reply_error(arrival.routing_id, error)
+        else:
+            self.reply(arrival.routing_id, Kind.STREAM, hello)
 
 
 class Requester:
@@ -188,22 +207,44 @@ class Requester:
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         self.peer = peer
+        self._max_payload_bytes = max_payload_bytes
         self._link = Link(peer, keys, max_payload_bytes)
         self._link.connect(endpoint, server_key)
+        self._stream: Stream | None = None
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the server has proved its key and accepted ours. Raises AccessDenied, PeerTimeout, PeerLost."""
         self._link.wait_peer(timeout_s)
 
-    def send(
-        self, kind: Kind, payload: Buffer = b"", *, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0
-    ) -> None:
-        """Send one frame, connecting first (5 s) and waiting while the server is slow to take it.
+    def open_stream(self, endpoint: str | None = None) -> None:
+        """From now on send every frame by a stream beside CURVE; answers come as before. Only right after `wait_peer`.
 
-        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame.
+        Args:
+            endpoint: where to reach it; else at the server's host, at the port that the server tells.
+
+        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame, RemoteError if the server has no stream for this party.
         """
-        header = encode_header(kind, len(payload), session=session, batch=batch, sequence=sequence)
-        self._link.put((header, bytes(payload)))
+        self._link.wait_peer(CONNECT_S)
+        exchange = self._link.exchange()
+        self._link.put((encode_header(Kind.STREAM, len(exchange.hello)), exchange.hello))
+        frame = self.receive(STREAM_S)
+        if frame.kind is not Kind.STREAM:
+            raise BadFrame(f"{self.peer} answered with {frame.kind.name} where STREAM was due", "", "use the same version")
+        keys, port = exchange.agree(frame.payload)
+        endpoint = endpoint or beside(self._link.endpoint, port)
+        self._stream = dial(endpoint, keys, self.peer, STREAM_S, self._max_payload_bytes)
+
+    def send(self, kind: Kind, *payload: Buffer, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0) -> None:
+        """Send one frame, its payload in any number of parts, connecting first (5 s); they may be changed on return.
+
+        It waits only for a server that is far behind. Raises AccessDenied, PeerTimeout, PeerLost, BadFrame.
+        """
+        header = encode_header(kind, sum(map(len, payload)), session=session, batch=batch, sequence=sequence)
+        if self._stream is None:
+            self._link.put((header, bytes(payload[0]) if len(payload) == 1 else b"".join(payload)))
+        else:
+            self._link.check()
+            self._stream.put(header, payload, self._link.check)
 
     def receive(self, timeout_s: float, *, errors_of: int | None = None) -> Frame:
         """The next frame from the server, within `timeout_s` seconds.
@@ -228,6 +269,8 @@ class Requester:
 
     def close(self) -> None:
         """Flush what was sent (at most two seconds) and close; safe to call twice."""
+        if self._stream is not None:
+            self._stream.close()
         self._link.close()
 
     def _late(self, timeout_s: float) -> PeerTimeout:

@@ -1,0 +1,149 @@
+"""The channel between two processes: `python -m bench.channel --mb 64 [--over curve] [--json]`.
+
+Both processes send a message of this size and receive the other's, again and again, as two servers do in a round;
+then messages of `--small` bytes, for what a round costs in itself. `--over curve` sends the same frames inside CURVE, as
+before there were streams. Wall-clock times on a busy machine say little: processor seconds of one process stand beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from bench.schema import row
+from gpumpc.wire.frames import Kind, encode_header
+from gpumpc.wire.zmq_channel import CurveKeys, ZmqChannel, curve_keypair
+from gpumpc.wire.zmq_channel.link import Link
+
+_WARM_UP = 3
+_PATIENCE_S = 60.0
+_ANY_PORT = "tcp://127.0.0.1:0"
+
+Exchange = Callable[[Sequence[bytes]], object]
+
+
+class Timing(NamedTuple):
+    """Seconds of one exchange, median and least, and processor seconds of this process for one."""
+
+    median: float
+    least: float
+    processor: float
+
+
+class _CurveChannel:
+    """The same frames inside CURVE."""
+
+    def __init__(self, link: Link) -> None:
+        self._link, self.endpoint = link, link.endpoint
+        link_wait = link.wait_peer
+        self.wait_peer, self.close = link_wait, link.close
+
+    def exchange(self, payload: Sequence[bytes]) -> object:
+        data = b"".join(payload)
+        self._link.put((encode_header(Kind.OPENING, len(data)), data))
+        return self._link.get(_PATIENCE_S)
+
+
+def _make(over: str, endpoint: str | None, keys: CurveKeys, peer_key: bytes) -> ZmqChannel | _CurveChannel:
+    if over == "stream":
+        if endpoint is None:
+            return ZmqChannel.bind(_ANY_PORT, keys, peer_key, patience_s=_PATIENCE_S)
+        return ZmqChannel.connect(endpoint, keys, peer_key, patience_s=_PATIENCE_S)
+    link = Link("the peer", keys, 1 << 30)
+    if endpoint is None:
+        link.bind(_ANY_PORT, peer_key)
+    else:
+        link.connect(endpoint, peer_key)
+    return _CurveChannel(link)
+
+
+def measure(exchange: Exchange, n_bytes: int, times: int) -> Timing:
+    """Exchange messages of `n_bytes` bytes, `times` times after a warm-up."""
+    data, walls = [os.urandom(n_bytes)], []
+    for _ in range(_WARM_UP):
+        exchange(data)
+    before = time.process_time()
+    for _ in range(times):
+        start = time.perf_counter()
+        exchange(data)
+        walls.append(time.perf_counter() - start)
+    return Timing(statistics.median(walls), min(walls), (time.process_time() - before) / times)
+
+
+def play(channel: ZmqChannel | _CurveChannel, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
+    """One end's part: both ends do the same."""
+    channel.wait_peer(10.0)
+    found = [measure(channel.exchange, n_bytes, times) for n_bytes, times in sizes]
+    channel.close()
+    return found
+
+
+def run(over: str, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
+    """Two processes; what this one measured."""
+    own, others = curve_keypair(), curve_keypair()
+    channel = _make(over, None, own, others.public)
+    told = {"over": over, "sizes": sizes, "endpoint": channel.endpoint, "public": others.public.decode()}
+    told |= {"peer": own.public.decode()}
+    peer = subprocess.Popen(
+        [sys.executable, "-m", "bench.channel", "--peer", json.dumps(told)],
+        env={**os.environ, "BENCH_CHANNEL_SECRET": others.secret.decode()},
+    )
+    try:
+        return play(channel, sizes)
+    finally:
+        peer.wait(_PATIENCE_S)
+
+
+def _be_the_peer(told: dict[str, Any]) -> int:
+    keys = CurveKeys(told["public"].encode(), os.environ["BENCH_CHANNEL_SECRET"].encode())
+    play(_make(told["over"], told["endpoint"], keys, told["peer"].encode()), told["sizes"])
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.channel", description="Time the channel of two processes.")
+    parser.add_argument("--mb", type=float, default=64.0, help="millions of bytes each way of a large exchange")
+    parser.add_argument("--times", type=int, default=9, help="large exchanges")
+    parser.add_argument("--small", type=int, default=1000, help="bytes each way of a small exchange")
+    parser.add_argument("--over", choices=("stream", "curve"), default="stream")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.peer:
+        return _be_the_peer(json.loads(options.peer))
+    start, n_bytes = time.monotonic(), int(options.mb * 1e6)
+    small, large = run(options.over, [(options.small, 2000), (n_bytes, options.times)])
+    measured = row(
+        seconds_total=time.monotonic() - start,
+        seconds_online=large.median,
+        online_bytes=n_bytes,
+        rounds=1,
+        n_threads=1,
+        over=options.over,
+        bytes_per_second=n_bytes / large.median,
+        seconds_least=large.least,
+        seconds_processor=large.processor,
+        small_online_bytes=options.small,
+        seconds_small=small.median,
+        seconds_small_least=small.least,
+        seconds_small_processor=small.processor,
+    )
+    for name, timing in (("large", large), ("small", small)):
+        texts = (f"{seconds * 1e6:,.0f} us {label}" for label, seconds in timing._asdict().items())
+        print(f"{options.over}, {name}: " + ", ".join(texts), file=sys.stderr)
+    print(f"{n_bytes / large.median / 1e9:.3f} GB/s each way, both at once", file=sys.stderr)
+    if options.json:
+        print(json.dumps(measured))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

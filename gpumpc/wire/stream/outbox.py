@@ -1,0 +1,218 @@
+"""Sending frames as records: by the caller as long as the kernel takes them, else by a thread.
+
+A call never waits for the peer to read, as two ends that both send before they receive would wait for each other. What
+the kernel does not take at once goes on in a thread: sealed already, so that the caller may use its arrays again (`put`),
+or sealed there straight from the caller's arrays while it receives (`start`).
+"""
+
+from __future__ import annotations
+
+import collections
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from gpumpc.errors import PeerLost, PeerTimeout
+from gpumpc.wire.frames import Buffer
+from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, Sealer
+
+T = TypeVar("T", bound=Buffer)
+
+# From this size on, sealing and sending in a second thread is worth a change of threads.
+LARGE_BYTES = 1 << 20
+# Sealed bytes that may wait for a peer that does not read, before `put` waits as well.
+_WAITING_BYTES = 64 << 20
+_LOOK_S = 0.25
+
+
+class Outbox:
+    """The sending half of a stream. One thread at a time may call `put` and `start`."""
+
+    def __init__(self, sock: socket.socket, sealer: Sealer, peer: str) -> None:
+        self._socket, self._sealer, self._peer = sock, sealer, peer
+        self._scratch = memoryview(bytearray(SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES))
+        self._changed = threading.Condition()
+        self._waiting: collections.deque[bytes | Sending] = collections.deque()
+        self._waiting_bytes = 0
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._error: OSError | None = None
+
+    def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
+        """Send one frame; the parts may be changed on return. Waits only where much waits already.
+
+        Args:
+            check: called now and then while it waits; raises if the peer has gone.
+
+        Raises PeerLost, and what `check` raises.
+        """
+        self._check()
+        if self._waiting:
+            self._after_large(check)
+        for record in self._sealed(header, parts):
+            # While nothing waits this thread alone sends: it alone adds to what waits.
+            rest = record if self._waiting else record[self._send_now(record) :]
+            if rest:
+                self._hand_over(bytes(rest))
+            while self._waiting_bytes > _WAITING_BYTES:
+                self._await_change(check)
+
+    def start(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> Sending | None:
+        """Begin to send one frame from the parts themselves, which must not be changed before `Sending.finish`.
+
+        A small frame is sent at once, and the answer is None. Raises PeerLost, and what `check` raises.
+        """
+        if sum(map(len, parts)) < LARGE_BYTES:
+            self.put(header, parts, check)
+            return None
+        self._check()
+        self._after_large(check)
+        sending = Sending(self, header, parts)
+        self._hand_over(sending)
+        return sending
+
+    def flush(self, deadline: float) -> None:
+        """Wait until nothing waits, or until `deadline` (monotonic); raises nothing."""
+        with self._changed:
+            while self._waiting and not self._error and not self._stopped and time.monotonic() < deadline:
+                self._changed.wait(max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """Send nothing more; on return no array of a caller is read any longer. The socket must be shut down before."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def await_end(self, sending: Sending, timeout_s: float, check: Callable[[], None]) -> None:
+        """Wait until a frame is sent. Raises PeerTimeout, PeerLost, and what `check` raises."""
+        deadline = time.monotonic() + timeout_s
+        while sending in self._waiting:
+            self._check()
+            if time.monotonic() > deadline:
+                what, why = f"{self._peer} took nothing for {timeout_s:g} s", "its process is up but busy or stopped"
+                raise PeerTimeout(what, why, f"see the log of {self._peer}, or allow more time with timeout_s")
+            self._await_change(check)
+
+    def _after_large(self, check: Callable[[], None]) -> None:
+        # The numbers of records are taken in the order in which they leave, by one thread at a time.
+        while any(isinstance(item, Sending) for item in [*self._waiting]):
+            self._await_change(check)
+
+    def _sealed(self, header: bytes, parts: Sequence[Buffer]) -> Iterator[memoryview]:
+        """The records of one frame, the header's together with the first of the payload; each valid until the next."""
+        start = SEALED_HEADER_BYTES
+        self._sealer.seal_into(header, HEADER_LABEL, self._scratch[:start])
+        whole = sum(map(len, parts)) <= RECORD_BYTES
+        for piece in [joined(parts)] if whole and any(parts) else pieces(parts, RECORD_BYTES):
+            end = start + len(piece) + TAG_BYTES
+            self._sealer.seal_into(piece, header, self._scratch[start:end])
+            yield self._scratch[:end]
+            start = 0
+        if start:
+            yield self._scratch[:start]
+
+    def _send_now(self, data: memoryview) -> int:
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += self._socket.send(data[sent:])
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._error = error
+            self._check()
+        return sent
+
+    def _hand_over(self, item: bytes | Sending) -> None:
+        with self._changed:
+            self._waiting.append(item)
+            self._waiting_bytes += len(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="gpumpc-sending", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _await_change(self, check: Callable[[], None]) -> None:
+        with self._changed:
+            self._check()
+            if self._waiting:
+                self._changed.wait(_LOOK_S)
+        check()
+
+    def _check(self) -> None:
+        if self._error or self._stopped:
+            why = (self._error and self._error.strerror) or "this end was closed"
+            cure = f"see the log of {self._peer}, start it again and retry"
+            raise PeerLost(f"the connection to {self._peer} is gone", why, cure)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopped)
+                if self._stopped:
+                    return
+                item = self._waiting[0]
+            try:
+                for record in [memoryview(item)] if isinstance(item, bytes) else self._sealed(item.header, item.parts):
+                    self._send_all(record)
+            except OSError as error:
+                self._error = error
+            with self._changed:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(item)
+                self._stopped |= self._error is not None
+                self._changed.notify_all()
+
+    def _send_all(self, data: memoryview) -> None:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLOUT)
+        while data:
+            if self._stopped:
+                raise BrokenPipeError(0, "this end was closed")
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                poller.poll(_LOOK_S * 1000)
+
+
+class Sending:
+    """A large frame on its way, sealed by the outbox's thread straight from the caller's arrays."""
+
+    def __init__(self, outbox: Outbox, header: bytes, parts: Sequence[Buffer]) -> None:
+        self._outbox, self.header, self.parts = outbox, header, parts
+
+    def __len__(self) -> int:
+        return 0  # it takes no memory of its own
+
+    def finish(self, timeout_s: float, check: Callable[[], None]) -> None:
+        """Wait until all is sent. Raises PeerTimeout, PeerLost, and what `check` raises: stop the stream then."""
+        self._outbox.await_end(self, timeout_s, check)
+
+
+def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
+    """The bytes of all parts in order, `size` at a time: views, but for a piece that lies across parts."""
+    across: list[memoryview] = []
+    n_across = 0
+    for part in parts:
+        view = memoryview(part)
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        while view:
+            piece = view[: size - n_across]
+            view = view[len(piece) :]
+            across.append(piece)
+            n_across += len(piece)
+            if n_across == size:
+                yield joined(across)
+                across, n_across = [], 0
+    if across:
+        yield joined(across)
+
+
+def joined(parts: Sequence[T]) -> T | bytes:
+    """All parts as one: itself, if there is one."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)

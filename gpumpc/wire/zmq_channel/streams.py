@@ -1,0 +1,108 @@
+"""A listener's streams: of peers that CURVE has identified, one a connection, for what they send in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from gpumpc.errors import AccessDenied, BadFrame, PeerLost
+from gpumpc.wire.frames import Frame
+from gpumpc.wire.stream import Door, Exchange, Stream
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys
+
+# How long a peer may take to connect once its keys are agreed.
+STREAM_S = 5.0
+# A peer that has been started again may have an older stream that nobody has closed.
+_MAX_STREAMS_A_PEER = 4
+_MAX_COMING = 16
+
+
+class Arrival(NamedTuple):
+    """A request that reached a Listener.
+
+    Attributes:
+        peer: the name the allow-list has for the sender's key.
+        routing_id: where a reply must go.
+        frame: the request itself.
+    """
+
+    peer: str
+    routing_id: bytes
+    frame: Frame
+
+
+class Streams:
+    """For the one thread that polls the listener.
+
+    Args:
+        keys: the listener's own CURVE keys.
+        names_by_key: CURVE public key -> name, of everybody that may connect.
+        peers: the names of those that may open a stream.
+    """
+
+    def __init__(self, door: Door, keys: CurveKeys, names_by_key: Mapping[bytes, str], peers: Collection[str]) -> None:
+        self._door, self._own_key, self._peers = door, keys.public, frozenset(peers)
+        self._keys_by_name = {name: key for key, name in names_by_key.items()}
+        self._coming: dict[bytes, tuple[str, bytes]] = {}
+        self._open: dict[bytes, tuple[str, Stream]] = {}
+
+    def agree(self, arrival: Arrival) -> bytes:
+        """Agree on a stream's keys with a peer that asks for one; the hello to answer with.
+
+        Raises AccessDenied, BadFrame.
+        """
+        if arrival.peer not in self._peers:
+            raise AccessDenied("no stream is open to this party", "it is for bulk of the dealer alone", "send by requests")
+        exchange = Exchange(self._own_key, self._keys_by_name[arrival.peer], self._door.port)
+        keys, _ = exchange.agree(arrival.frame.payload)
+        self._door.expect(keys, arrival.peer, STREAM_S)
+        self._coming[keys.ticket] = (arrival.peer, arrival.routing_id)
+        for forgotten in [*self._coming][:-_MAX_COMING]:
+            del self._coming[forgotten]
+        return exchange.hello
+
+    def receive(self, refuse: Callable[[bytes, BadFrame], None]) -> Arrival | None:
+        """The next frame that has come whole, without waiting.
+
+        Args:
+            refuse: told the routing id of a peer whose stream was closed for a record that does not open, and the error.
+        """
+        for ticket, stream in self._door.step():
+            known = self._coming.pop(ticket, None)
+            if known is None:
+                stream.abort()
+            else:
+                self._let_in(*known, stream)
+        for routing_id, (peer, stream) in [*self._open.items()]:
+            try:
+                frame = stream.receive()
+            except PeerLost:
+                self._drop(routing_id)
+            except BadFrame as error:
+                self._drop(routing_id)
+                refuse(routing_id, error)
+            else:
+                if frame is not None:
+                    return Arrival(peer, routing_id, frame)
+        return None
+
+    def filenos(self) -> list[int]:
+        """For a poller."""
+        return [*self._door.filenos(), *(stream.fileno() for _, stream in self._open.values())]
+
+    def close(self) -> None:
+        """Close the door and all streams; safe to call twice."""
+        self._door.close()
+        for routing_id in [*self._open]:
+            self._drop(routing_id)
+
+    def _let_in(self, peer: str, routing_id: bytes, stream: Stream) -> None:
+        if routing_id in self._open:
+            self._drop(routing_id)
+        same = [other for other, (name, _) in self._open.items() if name == peer]
+        for oldest in same[: max(0, len(same) + 1 - _MAX_STREAMS_A_PEER)]:
+            self._drop(oldest)
+        self._open[routing_id] = (peer, stream)
+
+    def _drop(self, routing_id: bytes) -> None:
+        self._open.pop(routing_id)[1].abort()

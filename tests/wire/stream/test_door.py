@@ -1,0 +1,220 @@
+"""The two ends of a stream find each other, and nobody else gets in."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout, WireError
+from gpumpc.wire.frames import Kind, encode_header
+from gpumpc.wire.stream import Door, Stream, StreamKeys, dial, door
+from gpumpc.wire.stream.records import TICKET_BYTES
+from tests.wire.stream.wires import both_keys, nothing
+
+LIMIT_S = 5.0
+
+
+@pytest.fixture
+def entrance() -> Iterator[Door]:
+    entrance = Door("tcp://127.0.0.1:0")
+    yield entrance
+    entrance.close()
+
+
+def at(entrance: Door) -> str:
+    return f"tcp://127.0.0.1:{entrance.port}"
+
+
+def let_in(entrance: Door, limit_s: float = LIMIT_S) -> list[tuple[bytes, Stream]]:
+    """Whoever has proved its keys, within some time."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if found := entrance.step():
+            return found
+        entrance.wait(0.02)
+    return []
+
+
+def knock(entrance: Door, said: bytes = b"") -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", entrance.port))
+    sock.sendall(said)
+    return sock
+
+
+def proof(keys: StreamKeys) -> bytes:
+    """What an honest caller says, ticket and sealed HELLO."""
+    here, there = socket.create_server(("127.0.0.1", 0)), None
+    with here:
+        stream = Stream(socket.create_connection(here.getsockname()), keys, "x")
+        there = here.accept()[0]
+    stream.put(encode_header(Kind.HELLO, 0), [], nothing)
+    said = there.recv(1000)
+    stream.abort()
+    there.close()
+    return keys.ticket + said
+
+
+def test_the_two_ends_meet(entrance: Door) -> None:
+    inside, outside = both_keys()
+    entrance.expect(inside, "server1", LIMIT_S)
+    with ThreadPoolExecutor() as pool:
+        calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
+        ((ticket, here),) = let_in(entrance)
+        there = calling.result()
+    assert ticket == inside.ticket and (here.peer, there.peer) == ("server1", "server0")
+    for source, sink in ((here, there), (there, here)):
+        source.put(encode_header(Kind.CONTROL, 2), [b"hi"], nothing)
+        frame = sink.get(LIMIT_S, nothing)
+        assert frame is not None and frame.payload == b"hi"
+    here.close()
+    there.close()
+
+
+def test_each_of_many_that_are_expected_is_told_apart(entrance: Door) -> None:
+    keys = [both_keys() for _ in range(5)]
+    for i, (inside, _) in enumerate(keys):
+        entrance.expect(inside, f"peer{i}", LIMIT_S)
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(dial, at(entrance), outside, "door", LIMIT_S) for _, outside in reversed(keys)]
+        found: dict[bytes, Stream] = {}
+        while len(found) < 5:
+            found |= dict(let_in(entrance))
+        streams = [call.result() for call in calls]
+    assert {ticket: s.peer for ticket, s in found.items()} == {k.ticket: f"peer{i}" for i, (k, _) in enumerate(keys)}
+    for stream in (*streams, *found.values()):
+        stream.abort()
+
+
+STRANGERS = ["silent", "unknown ticket", "no proof", "wrong proof", "another's proof", "half a ticket"]
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_a_stranger_is_not_let_in_and_does_not_keep_the_peer_out(
+    entrance: Door, stranger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_CALLER_S", 0.3)
+    inside, outside = both_keys()
+    entrance.expect(inside, "server1", LIMIT_S)
+    said = {
+        "silent": b"",
+        "unknown ticket": bytes(TICKET_BYTES) + bytes(60),
+        "no proof": inside.ticket,
+        "wrong proof": inside.ticket + bytes(60),
+        "another's proof": inside.ticket + proof(both_keys()[1])[TICKET_BYTES:],
+        "half a ticket": inside.ticket[:8],
+    }[stranger]
+    with knock(entrance, said) as sock:
+        assert not let_in(entrance, 0.8)
+        sock.settimeout(1.0)
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(100) == b""  # hung up, and told nothing
+    with ThreadPoolExecutor() as pool:
+        calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
+        ((_, here),) = let_in(entrance)
+        calling.result().abort()
+    here.abort()
+
+
+def test_a_copy_of_a_proof_is_worth_nothing(entrance: Door) -> None:
+    """Whoever has seen a connection begin cannot begin it again, nor another one."""
+    inside, outside = both_keys()
+    entrance.expect(inside, "server1", LIMIT_S)
+    said = proof(outside)
+    with knock(entrance, said), knock(entrance, said):
+        ((_, here),) = let_in(entrance)
+        assert not let_in(entrance, 0.3)
+        here.abort()
+    again, _ = both_keys()
+    entrance.expect(again, "server1", LIMIT_S)
+    with knock(entrance, again.ticket + said[TICKET_BYTES:]):
+        assert not let_in(entrance, 0.3)
+
+
+def test_a_peer_that_comes_too_late_is_not_let_in(entrance: Door) -> None:
+    inside, outside = both_keys()
+    entrance.expect(inside, "server1", 0.0)
+    with knock(entrance, proof(outside)):
+        assert not let_in(entrance, 0.3)
+
+
+def test_a_crowd_at_the_door_costs_a_few_sockets(entrance: Door) -> None:
+    inside, outside = both_keys()
+    entrance.expect(inside, "server1", LIMIT_S)
+    crowd = [knock(entrance) for _ in range(60)]
+    with ThreadPoolExecutor() as pool:
+        calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
+        ((_, here),) = let_in(entrance)
+        assert len(entrance.filenos()) <= 1 + door._MAX_CALLERS
+        calling.result().abort()
+    here.abort()
+    for sock in crowd:
+        sock.close()
+
+
+def answering(answer: bytes) -> tuple[str, socket.socket]:
+    """A server of another kind: it says something to everybody, and nothing more."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        held = []
+        while True:
+            try:
+                sock, _ = server.accept()
+            except OSError:
+                break
+            sock.sendall(answer)
+            held.append(sock)
+        for sock in held:
+            sock.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"tcp://127.0.0.1:{server.getsockname()[1]}", server
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "why"),
+    [
+        (b"", PeerTimeout, "something answers there, and is not that peer"),
+        (b"HTTP/1.1 400 Bad Request\r\n" * 20, BadFrame, "does not hold this connection's keys"),
+    ],
+)
+def test_a_wrong_port_fails_with_a_deadline_and_says_so(answer: bytes, error: type[WireError], why: str) -> None:
+    endpoint, server = answering(answer)
+    start = time.monotonic()
+    with pytest.raises(error, match=f"no stream to server0 at {endpoint}.*{why}.*peer_bulk"):
+        dial(endpoint, both_keys()[1], "server0", 0.5)
+    assert time.monotonic() - start < 2.0
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+def test_an_absent_door_fails_and_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(PeerLost, match=f"no stream to server0 at {endpoint}.*refused.*let that port through"):
+        dial(endpoint, both_keys()[1], "server0", 0.5)
+
+
+@pytest.mark.parametrize("endpoint", ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"])
+def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
+    for action in (partial(Door, endpoint), partial(dial, endpoint, both_keys()[1], "x", 0.1)):
+        with pytest.raises(ConfigError, match="tcp://host:port"):
+            action()
+
+
+def test_a_door_needs_a_free_port_of_this_machine(entrance: Door) -> None:
+    for endpoint in (at(entrance), "tcp://203.0.113.1:0", "tcp://no.such.host.invalid:0"):
+        with pytest.raises(ConfigError, match="cannot listen for a stream"):
+            Door(endpoint)
+
+
+def test_a_star_is_every_address() -> None:
+    entrance = Door("tcp://*:0")
+    knock(entrance).close()
+    entrance.close()
+    entrance.close()

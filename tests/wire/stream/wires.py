@@ -1,0 +1,83 @@
+"""Two streams with somebody on the wire between them who may do anything with the bytes."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from gpumpc.errors import WireError
+from gpumpc.wire.frames import Frame, Kind, encode_header
+from gpumpc.wire.stream import Exchange, Stream, StreamKeys
+from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES
+
+SESSION = bytes(range(16))
+LIMIT_S = 5.0
+SEALED_RECORD_BYTES = RECORD_BYTES + TAG_BYTES
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        return here, server.accept()[0]
+
+
+def both_keys() -> tuple[StreamKeys, StreamKeys]:
+    here, there = Exchange(b"L" * 40, b"C" * 40, 7001), Exchange(b"C" * 40, b"L" * 40)
+    return here.agree(there.hello)[0], there.agree(here.hello)[0]
+
+
+def nothing() -> None:
+    """A check of a peer that never goes."""
+
+
+class Wire:
+    """`ends` are the streams; what one sends is got with `take` and given to the other with `give`."""
+
+    def __init__(self, max_payload_bytes: int = 1 << 26) -> None:
+        pairs = tcp_pair(), tcp_pair()
+        self.ends = [
+            Stream(pair[0], keys, f"server{1 - party}", max_payload_bytes)
+            for party, (pair, keys) in enumerate(zip(pairs, both_keys(), strict=True))
+        ]
+        self.taps = [pair[1] for pair in pairs]
+
+    def take(self, party: int, payload: bytes, sequence: int = 0) -> bytes:
+        """The bytes on the wire of one frame that end `party` sends."""
+        header = encode_header(Kind.OPENING, len(payload), session=SESSION, batch=1, sequence=sequence)
+        self.ends[party].put(header, [payload], nothing)
+        n_records = -(-len(payload) // RECORD_BYTES)
+        return self.read(party, SEALED_HEADER_BYTES + len(payload) + n_records * TAG_BYTES)
+
+    def read(self, party: int, n_bytes: int) -> bytes:
+        found = bytearray()
+        self.taps[party].settimeout(LIMIT_S)
+        while len(found) < n_bytes:
+            found += self.taps[party].recv(n_bytes - len(found)) or b"the connection ended"
+        return bytes(found)
+
+    def give(self, party: int, data: bytes) -> None:
+        """Let `data` reach end `party`."""
+        self.taps[party].sendall(data)
+
+    def cut(self, party: int) -> None:
+        self.taps[party].shutdown(socket.SHUT_WR)
+
+    def outcome(self, party: int, wait_s: float = LIMIT_S) -> list[Frame | WireError]:
+        """The frames that end `party` accepts, and the error in which it ends, if it does within `wait_s` seconds."""
+        found: list[Frame | WireError] = []
+        deadline = time.monotonic() + wait_s
+        try:
+            while (frame := self.ends[party].get(max(0.0, deadline - time.monotonic()), nothing)) is not None:
+                found.append(frame)
+        except WireError as error:
+            found.append(error)
+        return found
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in self.ends:
+            end.abort()
+        for tap in self.taps:
+            tap.close()
