@@ -1,0 +1,120 @@
+"""From runs to rows and ratios, and the table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from bench.peers.engines import Measured
+from bench.peers.workloads import Array, Workload
+from bench.schema import row
+
+OURS = "gpumpc"
+Row = dict[str, Any]
+
+
+def row_of(
+    work: Workload,
+    engine: str,
+    runs: Sequence[Measured],
+    rounds: int | None,
+    exact: Array,
+    params: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> Row:
+    """Medians of one engine's runs, in the schema. Raises ValueError if two runs opened the same first message."""
+    digests = [run.opened_digest for run in runs]
+    if len({*digests}) < len(digests):
+        raise ValueError(f"{engine} used the same randomness in two runs of {work.name}")
+    online = [run.seconds_online for run in runs if run.seconds_online is not None]
+    offline = runs[0].offline_bytes
+    return row(
+        workload=work.name,
+        engine=engine,
+        batch=work.shape[0] if work.is_network else None,
+        seconds_total=statistics.median(run.seconds_total for run in runs),
+        seconds_total_runs=[run.seconds_total for run in runs],
+        seconds_online=statistics.median(online) if online else None,
+        online_bytes=int(statistics.median(run.online_bytes for run in runs)),
+        offline_bytes=offline if offline is None else int(statistics.median(run.offline_bytes or 0 for run in runs)),
+        rounds=rounds,
+        max_error=max(float(np.abs(run.output - exact).max()) for run in runs),
+        items_per_second=work.items / statistics.median(run.seconds_total for run in runs),
+        opened_digests=digests,
+        opened_digest_note=runs[0].why_no_message or None,
+        peak_memory=merged_peaks(run.peak_memory_bytes for run in runs),
+        n_threads=1,
+        **params,
+        **extra,
+    )
+
+
+def merged_peaks(peaks: Any) -> dict[str, int]:
+    """The largest of each process, as `<process>_bytes`."""
+    merged: dict[str, int] = {}
+    for one in peaks:
+        for name, n_bytes in one.items():
+            merged[f"{name}_bytes"] = max(n_bytes, merged.get(f"{name}_bytes", 0))
+    return merged
+
+
+def failed_row(work: Workload, engine: str, why: str) -> Row:
+    """An engine that did not run, and why."""
+    return row(workload=work.name, engine=engine, fault=why)
+
+
+def add_ratios(rows: Sequence[Row]) -> None:
+    """Beside each peer's row how many times faster ours is; beside ours, against the better peer."""
+    for ours in rows:
+        if ours["engine"] != OURS or ours.get("fault"):
+            continue
+        peers = [r for r in rows if r["workload"] == ours["workload"] and r["engine"] != OURS and not r.get("fault")]
+        for peer in peers:
+            peer["gpumpc_is_faster"] = peer["seconds_total"] / ours["seconds_total"]
+        if peers:
+            better = min(peers, key=lambda peer: peer["seconds_total"])
+            ours["better_peer"] = better["engine"]
+            ours["times_better_peer"] = better["seconds_total"] / ours["seconds_total"]
+            ours["peer_errors"] = {peer["engine"]: peer["max_error"] for peer in peers}
+
+
+def table_of(rows: Sequence[Row], title: str) -> Table:
+    """All rows, ours with the ratio to the better peer, each peer's with the ratio to ours."""
+    table = Table(title=title)
+    table.add_column("workload")
+    table.add_column("engine", overflow="fold")
+    for name in ("seconds total", "online", "times", "MB a party", "dealer MB", "rounds", "max error"):
+        table.add_column(name, justify="right")
+    before = ""
+    for entry in rows:
+        if before and entry["workload"] != before:
+            table.add_section()
+        table.add_row(entry["workload"] if entry["workload"] != before else "", *_cells(entry))
+        before = entry["workload"]
+    return table
+
+
+def _cells(entry: Row) -> list[str]:
+    if entry.get("fault"):
+        return [f"{entry['engine']}: did not run: {entry['fault']}"]
+    times = entry.get("times_better_peer") or entry.get("gpumpc_is_faster")
+    engine = entry["engine"] + (f" k={entry['k']} f={entry['f']}" if entry["k"] is not None else f" f={entry['f']}")
+    return [
+        engine + (" (computed)" if entry.get("computed") else ""),
+        _number(entry["seconds_total"], ".3f"),
+        _number(entry["seconds_online"], ".3f"),
+        "" if times is None else f"{times:.1f}",
+        _number(entry["online_bytes"], ".1f", 1e6),
+        _number(entry["offline_bytes"], ".1f", 1e6),
+        _number(entry["rounds"], "d"),
+        _number(entry.get("max_error"), ".2g"),
+    ]
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    """A dash where there is none."""
+    return "-" if value is None else format(value if form == "d" else value / unit, form)
