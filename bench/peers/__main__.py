@@ -76,9 +76,10 @@ def measure(work: Workload, options: argparse.Namespace) -> list[Row]:
                 rows.append(failed_row(work, name, faults[name]))
                 continue
             engine = engines[name]
-            fields: Row = {"k": params.k, "f": params.f, "backend": engine.backend} if isinstance(engine, Ours) else {}
-            rounds = engine.rounds()
-            measured = row_of(work, name, runs[name], rounds, exact, fields or {"f": params.f}, engine.extra)
+            fields: Row = {"f": params.f}
+            if isinstance(engine, Ours):
+                fields |= {"k": engine.params.k, "backend": engine.backend}
+            measured = row_of(work, name, runs[name], engine.rounds(), exact, fields, engine.extra)
             rows.append(computed_row(measured, link) if link and name == "crypten" else measured)
     return rows
 

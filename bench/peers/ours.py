@@ -15,6 +15,8 @@ from gpumpc.nn.plan import Plan, Weights, make_plan
 from gpumpc.params import Params
 from gpumpc.roles.trial import Trial
 
+# Integer bits of a product of two operands, with its sign and the bit a lift needs.
+_ROOM_BITS = 10
 MODULE = "bench.peers.our_party"
 
 
@@ -38,6 +40,11 @@ def channels_last(x: Array) -> Array:
 def as_torch(y: Array) -> Array:
     """The inverse of `channels_last`."""
     return y.transpose(0, 3, 1, 2) if y.ndim == 4 else y
+
+
+def ring_of_product(params: Params) -> Params:
+    """The product of two operands is lifted back to their ring, which needs room for three fractions."""
+    return Params(k=max(params.k, 3 * params.f + _ROOM_BITS), f=params.f)
 
 
 def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> tuple[Plan, Weights]:
@@ -73,6 +80,8 @@ class Ours:
     """A trial of one case; each timed run is followed by one whose corrections lie ready."""
 
     def __init__(self, work: Workload, arrays: Mapping[str, Array], params: Params, network: str = "loopback") -> None:
+        if work.layers[0].kind == "multiply":
+            params = ring_of_product(params)
         plan, weights = plan_of(work, arrays, params)
         self.bounds, self.params = plan.bounds, params
         x = arrays["x"] if len(work.shape) > 1 else arrays["x"][None]

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gpumpc.cli import models
+from gpumpc.cli.bench_runs import Runs, by_processes
 from gpumpc.cli.told import told
 from gpumpc.nn.graph import Clamp, ReLU
 from gpumpc.nn.plan import make_plan
@@ -31,50 +33,59 @@ def bench(
     batch: Annotated[int, typer.Option(min=0, help="Images a batch; 0: the usual one.")] = 0,
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
+    net: Annotated[str, typer.Option(help="loopback, lan or wan: three real processes; without it three threads.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a workload with fresh randomness: dealer and both servers, three threads of this process."""
+    """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
     with told():
-        row = measure(workload, n, batch, k, f)
+        row = measure(workload, n, batch, k, f, net)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:
         _show(row)
 
 
-def measure(workload: str, n: int, batch: int, k: int, f: int) -> dict[str, Any]:
-    """One row of figures. Raises ConfigError for an unknown workload."""
+def measure(workload: str, n: int, batch: int, k: int, f: int, net: str = "") -> dict[str, Any]:
+    """One row of figures. Raises ConfigError for an unknown workload or network."""
     compiled = _compiled(models.one_of(workload, *WORKLOADS), n, k, f)
     batch = batch or BATCH[workload]
     source = compiled.plan.graph.input
     x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-    with compiled.session(batch) as session:
+    runs = by_processes(compiled, x, net) if net else _by_threads(compiled, x)
+    error = np.abs(runs.value - compiled(x, "float"))
+    cost = runs.cost
+    return {
+        "workload": workload,
+        "batch": batch,
+        "seconds_total": runs.seconds_total,
+        "seconds_online": runs.seconds_online,
+        "online_bytes": cost.online_bytes,
+        "offline_bytes": cost.dealer_bytes,
+        "rounds": cost.rounds,
+        "backend": runs.backend,
+        "k": k,
+        "f": f,
+        "n_threads": runs.n_threads,
+        "online_bytes_per_image": cost.online_bytes // batch,
+        "offline_bytes_per_image": cost.dealer_bytes // batch,
+        "items_per_second": batch * (n if workload in ("relu", "relu6") else 1) / runs.seconds_total,
+        "bounds": compiled.plan.bounds,
+        "max_error": float(error.max()),
+        **runs.extra,
+    }
+
+
+def _by_threads(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> Runs:
+    with compiled.session(len(x)) as session:
         shared = session.share(x)
         # From the first dealt byte with an empty pool to output shares.
         seconds_total = _timed(lambda: session.run(shared))
         session.deal_ahead(1)
         result: list[Any] = []
         seconds_online = _timed(lambda: result.append(session.run(shared)))
-        error = np.abs(result[0].reveal() - compiled(x, "float"))
-        cost = session.program.cost
-        return {
-            "workload": workload,
-            "batch": batch,
-            "seconds_total": seconds_total,
-            "seconds_online": seconds_online,
-            "online_bytes": cost.online_bytes,
-            "offline_bytes": cost.dealer_bytes,
-            "rounds": cost.rounds,
-            "backend": session.backend.name,
-            "k": k,
-            "f": f,
-            "n_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1)),
-            "online_bytes_per_image": cost.online_bytes // batch,
-            "offline_bytes_per_image": cost.dealer_bytes // batch,
-            "items_per_second": batch * (n if workload in ("relu", "relu6") else 1) / seconds_total,
-            "bounds": compiled.plan.bounds,
-            "max_error": float(error.max()),
-        }
+        n_threads = int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1))
+        value, backend = result[0].reveal(), session.backend.name
+        return Runs(seconds_total, seconds_online, value, session.program.cost, backend, n_threads)
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -96,5 +107,6 @@ def _compiled(workload: str, n: int, k: int, f: int) -> CompiledPlan:
 def _show(row: dict[str, Any]) -> None:
     table = Table("figure", "measured")
     for key, value in row.items():
-        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value)
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(key, text)
     Console().print(table)
