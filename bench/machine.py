@@ -48,5 +48,5 @@ def revision() -> str:
 def _cpu_fields(text: str) -> dict[str, str]:
     """The first processor's lines of /proc/cpuinfo."""
     first = text.split("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
+    pairs = (line.partition(":") for line in first.splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}

@@ -103,6 +103,7 @@ class Peer:
                 stderr=errors,
                 env=peer_environment(),
                 start_new_session=True,
+                bufsize=0,  # nothing may wait in a buffer for a process that has ended
             )
         self._unread = b""
         try:
@@ -139,8 +140,8 @@ class Peer:
         """Ask it to stop, then kill it and its parties."""
         with contextlib.suppress(OSError, ValueError):
             self._say("stop")
-            if self._process.stdin:
-                self._process.stdin.close()
+        if self._process.stdin:
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
