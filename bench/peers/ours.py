@@ -79,7 +79,14 @@ def _with_bias(weight: Array) -> dict[str, Array]:
 class Ours:
     """A trial of one case; each timed run is followed by one whose corrections lie ready."""
 
-    def __init__(self, work: Workload, arrays: Mapping[str, Array], params: Params, network: str = "loopback") -> None:
+    def __init__(
+        self,
+        work: Workload,
+        arrays: Mapping[str, Array],
+        params: Params,
+        network: str = "loopback",
+        backend: str | None = None,
+    ) -> None:
         if work.layers[0].kind == "multiply":
             params = ring_of_product(params)
         plan, weights = plan_of(work, arrays, params)
@@ -89,7 +96,7 @@ class Ours:
         if work.layers[0].kind == "multiply":
             operands, operator = [arrays["x"], arrays["0.weight"]], "*"
         self._shape = work.shape if len(work.shape) == 1 else ()
-        self._trial = Trial(plan, weights, operands, operator=operator, network=network, module=MODULE)
+        self._trial = Trial(plan, weights, operands, operator=operator, network=network, backend=backend, module=MODULE)
 
     @property
     def backend(self) -> str:

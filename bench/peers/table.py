@@ -68,18 +68,34 @@ def failed_row(work: Workload, engine: str, why: str) -> Row:
 
 
 def add_ratios(rows: Sequence[Row]) -> None:
-    """Beside each peer's row how many times faster ours is; beside ours, against the better peer."""
-    for ours in rows:
-        if ours["engine"] != OURS or ours.get("fault"):
-            continue
-        peers = [r for r in rows if r["workload"] == ours["workload"] and r["engine"] != OURS and not r.get("fault")]
-        for peer in peers:
-            peer["gpumpc_is_faster"] = peer["seconds_total"] / ours["seconds_total"]
-        if peers:
+    """Beside each peer's row how many times faster our headline is; beside each of ours, how many times the better peer."""
+    for work in {entry["workload"] for entry in rows}:
+        ran = [entry for entry in rows if entry["workload"] == work and not entry.get("fault")]
+        ours = [entry for entry in ran if entry["engine"] == OURS]
+        peers = [entry for entry in ran if entry["engine"] != OURS]
+        for peer in peers if ours else ():
+            peer["gpumpc_is_faster"] = peer["seconds_total"] / ours[0]["seconds_total"]
+        for entry in ours if peers else ():
             better = min(peers, key=lambda peer: peer["seconds_total"])
-            ours["better_peer"] = better["engine"]
-            ours["times_better_peer"] = better["seconds_total"] / ours["seconds_total"]
-            ours["peer_errors"] = {peer["engine"]: peer["max_error"] for peer in peers}
+            entry["better_peer"] = better["engine"]
+            entry["times_better_peer"] = better["seconds_total"] / entry["seconds_total"]
+
+
+def report_of(rows: Sequence[Row], about: Mapping[str, Any]) -> Row:
+    """All rows in one object of the schema, with the headline's ratios by workload, for figures."""
+    headlines = {r["workload"]: r for r in reversed(rows) if r["engine"] == OURS and not r.get("fault")}
+    crypten = {r["workload"]: r for r in rows if r["engine"] == "crypten" and not r.get("fault")}
+    both = [name for name in headlines if name in crypten]
+    return row(
+        **about,
+        times={name: r["times_better_peer"] for name, r in headlines.items() if "times_better_peer" in r},
+        times_crypten={name: crypten[name]["seconds_total"] / headlines[name]["seconds_total"] for name in both},
+        times_crypten_online={name: crypten[name]["seconds_total"] / headlines[name]["seconds_online"] for name in both},
+        error_over_crypten={
+            name: headlines[name]["max_error"] / crypten[name]["max_error"] for name in both if crypten[name]["max_error"]
+        },
+        rows=list(rows),
+    )
 
 
 def table_of(rows: Sequence[Row], title: str) -> Table:

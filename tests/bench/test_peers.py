@@ -20,7 +20,7 @@ from bench.peers.engines import EngineFailed, Measured, Peer, last_words, python
 from bench.peers.ours import channels_last, model_arrays, plan_of, ring_of_product
 from bench.peers.run_spu import channels_last as jax_arrays
 from bench.peers.run_spu import rounds_in
-from bench.peers.table import OURS, add_ratios, failed_row, row_of, table_of
+from bench.peers.table import OURS, add_ratios, failed_row, report_of, row_of, table_of
 from bench.peers.wan import computed_row
 from bench.peers.workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
 from bench.schema import check_row
@@ -120,6 +120,27 @@ def test_ratios_are_against_the_better_peer() -> None:
     assert (ours["better_peer"], ours["times_better_peer"]) == ("spu", pytest.approx(10))
     assert crypten["gpumpc_is_faster"] == pytest.approx(20)
     assert spu["gpumpc_is_faster"] == pytest.approx(10)
+
+
+def test_extra_rows_of_ours_do_not_change_the_headline() -> None:
+    made = rows()
+    made.insert(1, {**made[0], "seconds_total": 0.01})
+    add_ratios(made)
+    assert made[1]["times_better_peer"] == pytest.approx(200)
+    assert made[3]["gpumpc_is_faster"] == pytest.approx(10)
+    report = report_of(made, {"net": "loopback"})
+    check_row(report)
+    assert report["times"] == {"relu": pytest.approx(10)}
+    assert report["times_crypten"] == {"relu": pytest.approx(20)}
+    assert report["times_crypten_online"] == {"relu": pytest.approx(4 / 0.06)}
+    assert report["error_over_crypten"] == {}
+
+
+def test_variant_is_read() -> None:
+    assert str(peers.Variant.of("40:13")) == "gpumpc k=40 f=13"
+    assert str(peers.Variant.of("44:16:numpy")) == "gpumpc k=44 f=16 numpy"
+    with pytest.raises(ValueError, match="unpack"):
+        peers.Variant.of("44")
 
 
 def test_peer_that_did_not_run_gives_no_ratio() -> None:
@@ -259,12 +280,27 @@ def test_report_of_ours_alone_with_a_missing_peer(
     """Three real processes, a small workload; the peer that is not there is in the table and in the exit status."""
     monkeypatch.setattr(peers, "WORKLOADS", {"relu": SMALL})
     out = tmp_path / "rows.json"
-    arguments = ["--workloads", "relu", "--peers", "spu", "--runs", "2", "--json", str(out)]
+    arguments = [
+        "--workloads",
+        "relu",
+        "--peers",
+        "spu",
+        "--runs",
+        "2",
+        "--json",
+        str(out),
+        "--ours",
+        "44:16",
+        "--ours",
+        "40:13",
+    ]
     assert peers.main([*arguments, "--environments", str(tmp_path)]) == 1
     assert "did not run: not installed" in capsys.readouterr().out
     report = json.loads(out.read_text())
-    ours, spu = report["rows"]
+    check_row(report)
+    ours, extra, spu = report["rows"]
     check_row(ours)
+    assert (ours["k"], ours["f"], extra["k"], extra["f"]) == (44, 16, 40, 13)
     assert ours["max_error"] < 1e-4
     assert len({*ours["opened_digests"]}) == 2
     assert ours["rounds"] > 0
