@@ -17,42 +17,19 @@ from rich.table import Table
 
 from bench.machine import machine
 from bench.schema import row
-from gpumpc.cli import models
-from gpumpc.cli.bench_runs import by_processes
+from gpumpc.cli.bench_processes import measure_processes
 from gpumpc.errors import GpumpcError
+from gpumpc.params import Params
 from gpumpc.wire.relay import NETWORKS
 
 BATCH = {"lenet": 32, "vgg": 8, "lite0": 16}
 
 
-def measure(workload: str, batch: int, net: str, k: int, f: int, runs: int) -> dict[str, Any]:
+def measure(workload: str, batch: int, net: str, params: Params, runs: int) -> dict[str, Any]:
     """One row. Raises GpumpcError."""
-    compiled = models.compile_named(workload, k=k, f=f)
-    source = compiled.plan.graph.input
-    x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-    measured = by_processes(compiled, x, net, runs)
-    cost = measured.cost
-    exact = compiled(x, "float")
-    return row(
-        workload=workload,
-        batch=batch,
-        seconds_total=measured.seconds_total,
-        seconds_online=measured.seconds_online,
-        online_bytes=cost.online_bytes,
-        offline_bytes=cost.dealer_bytes,
-        rounds=cost.rounds,
-        backend=measured.backend,
-        k=k,
-        f=f,
-        n_threads=measured.n_threads,
-        items_per_second=batch / measured.seconds_total,
-        max_error=float(abs(measured.value - exact).max()),
-        bounds=compiled.plan.bounds,
-        runs=runs,
-        machine=machine(),
-        **floor(cost.rounds, cost.online_bytes, cost.dealer_bytes, net),
-        **measured.extra,
-    )
+    measured = measure_processes(workload, 1, batch, params, runs, None, net)
+    link = floor(measured["rounds"], measured["online_bytes"], measured["offline_bytes"], net)
+    return row(**measured, **link, machine=machine())
 
 
 def floor(rounds: int, online_bytes: int, dealer_bytes: int, net: str) -> dict[str, float | None]:
@@ -100,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     batch = options.batch or BATCH[options.workload]
     try:
-        measured = measure(options.workload, batch, options.net, options.k, options.f, options.runs)
+        measured = measure(options.workload, batch, options.net, Params(k=options.k, f=options.f), options.runs)
     except GpumpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

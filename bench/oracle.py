@@ -90,7 +90,8 @@ def run(compiled: gpumpc.CompiledPlan, images: FloatArray, session: SecureRun) -
     graph, tally = compiled.plan.graph, Tally()
     layers = {layer.name for layer in graph.layers}
     weights = integer_weights(graph, compiled.plan.params.f, compiled.weights)
-    oracle = Oracle(graph, compiled.plan.params, weights, session.seeds)
+    ks = {name: width.k for name, width in compiled.plan.widths.items()}
+    oracle = Oracle(graph, compiled.plan.params, weights, session.seeds, ks)
     for start in range(0, len(images), BATCH):
         x = images[start : start + BATCH]
         begun = time.monotonic()

@@ -10,7 +10,7 @@ import numpy as np
 from bench.peers.engines import Measured
 from bench.peers.workloads import Array, Layer, Workload
 from gpumpc.cli.models import compile_named
-from gpumpc.nn.graph import Conv2d, Graph, Input, Linear, MaxPool, ReLU
+from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.plan import Plan, Weights, make_plan
 from gpumpc.params import Params
 from gpumpc.roles.trial import Trial
@@ -66,14 +66,19 @@ def _single(layer: Layer, source: Input, arrays: Mapping[str, Array]) -> tuple[G
         # Of a product of two operands only the ring of the plan is used.
         return Graph((source, ReLU("y", ("x",)))), {}
     if layer.kind == "matmul":
-        return Graph((source, Linear("y", ("x",), layer.weight[1]))), _with_bias(weight)
+        return _read(source, Linear("p", ("x",), layer.weight[1])), _with_bias(weight)
     edge = (layer.padding,) * 4
-    conv = Conv2d("y", ("x",), layer.weight[2:], layer.weight[0], padding=edge)  # type: ignore[arg-type]  # two and four
-    return Graph((source, conv)), _with_bias(weight.transpose(2, 3, 1, 0))
+    conv = Conv2d("p", ("x",), layer.weight[2:], layer.weight[0], padding=edge)  # type: ignore[arg-type]  # two and four
+    return _read(source, conv), _with_bias(weight.transpose(2, 3, 1, 0))
+
+
+def _read(source: Input, product: Conv2d | Linear) -> Graph:
+    """That something reads a product makes it a truncated one, as the peers' are; a last product is kept as it is."""
+    return Graph((source, product, Concat("y", ("p",))))
 
 
 def _with_bias(weight: Array) -> dict[str, Array]:
-    return {"y.weight": np.ascontiguousarray(weight), "y.bias": np.zeros(weight.shape[-1])}
+    return {"p.weight": np.ascontiguousarray(weight), "p.bias": np.zeros(weight.shape[-1])}
 
 
 class Ours:

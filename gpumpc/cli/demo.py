@@ -73,7 +73,7 @@ def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, A
     for name, why in fetched.missing.items():
         console.print(f"[yellow]without {name}:[/] {why}")
     ready = time.perf_counter()
-    with counted("in the clear, for comparison", scale=32) as progress:
+    with counted("in the clear, portions") as progress:
         study = st.prepare(n_gallery, n_queries, progress)
     compiled = time.perf_counter()
     secure = _secure(study, batch, folder)
@@ -110,11 +110,11 @@ def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
         clock.lap("seconds_sharing_weights")
         items = [*owner.share(study.inputs[chosen]).items]
         clock.lap("seconds_sharing_images")
-        with counted("features on shares, images", scale=batch) as progress:
+        with counted("features on shares, images", batch, len(items)) as progress:
             owner.keep(items, progress)
         clock.lap("seconds_online")
         gallery, queries = items[: len(study.gallery)], items[len(study.gallery) :]
-        with counted("classified on shares, images", scale=batch) as progress:
+        with counted("classified on shares, images", batch, len(queries)) as progress:
             indices = classifier.run(queries, progress, source=owner.plan).reveal()
         clock.lap("seconds_classifying")
         index = owner.index(INDEX, st.METRIC)

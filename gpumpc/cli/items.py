@@ -79,15 +79,16 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
     refused: list[Refused] = []
     n_shared = n_present = 0
     present = {*client.stored()}
-    for portion in _portions(found, refused):
-        ids = known.add_all(portion)
-        fresh = {item_id: item for item_id, item in zip(ids, portion, strict=True) if item_id not in present}
-        n_present += len(portion) - len(fresh)
-        if fresh:
-            share_items(client, fresh)
-            present.update(fresh)
-            n_shared += len(fresh)
-            console.print(f"{n_shared} images shared", end="\r")
+    with console.status("reading images") as status:
+        for portion in _portions(found, refused):
+            ids = known.add_all(portion)
+            fresh = {item_id: item for item_id, item in zip(ids, portion, strict=True) if item_id not in present}
+            n_present += len(portion) - len(fresh)
+            if fresh:
+                share_items(client, fresh)
+                present.update(fresh)
+                n_shared += len(fresh)
+            status.update(f"{n_shared} images shared, {n_present} were there already")
     for bad in refused:
         console.print(f"[yellow]left out:[/] {escape(str(bad))}", soft_wrap=True, highlight=False)
     typer.echo(f"{n_shared} images shared, {n_present} were there already, {len(refused)} files left out")
@@ -153,7 +154,7 @@ def extract(
         todo = [item for item in chosen if item not in done]
         console.print(f"{len(chosen) - len(todo)} of {len(chosen)} images are extracted already")
         if todo:
-            with counted("images", scale=client.batch) as progress:
+            with counted("images", client.batch, len(todo)) as progress:
                 client.keep(todo, progress)
         if out is not None and chosen:
             with counted("revealed") as progress:
@@ -171,19 +172,28 @@ def save_features(path: Path, features: Any, items: Sequence[str], files: Sequen
 
 def classify(
     config: ConfigOption,
-    plan: Annotated[Path, typer.Option("--plan", help="Folder of the plan that ends in a class.")],
+    plan: Annotated[
+        Path, typer.Option("--plan", help="Folder of the plan that ends in a class; with --index, that of the features.")
+    ],
     items: Named = None,
     everything: All = False,
     source: Annotated[Path | None, typer.Option(help="Folder of the plan whose kept features the head takes.")] = None,
+    index: Annotated[str, typer.Option(help="Let the nearest rows of this index vote, instead of a head.")] = "",
+    top: Annotated[int, typer.Option(min=1, help="How many of them vote.")] = 5,
     catalog: CatalogOption = None,
 ) -> None:
-    """Classify shared images; what comes back is what the plan's policy says, sealed to this user."""
+    """Classify shared images; what comes back is what the plan's policy says, or the nearest's vote, sealed to this user."""
     from gpumpc.nn import plan as plan_files
 
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         client.wait_ready(READY_S)
+        if index:
+            chosen = client.kept() if everything else items_of(known, names)
+            for item, label in zip(chosen, client.open_index(index).classify(chosen, top), strict=True):
+                typer.echo(f"{place_of(known, item)}\t{label}")
+            return
         below = plan_files.load(source) if source else None
         if everything and source:
             with connected(config, source) as features:
@@ -192,7 +202,7 @@ def classify(
             chosen = client.stored() if everything else items_of(known, names)
         if not chosen:
             raise MissingFile("no image is shared, or none is extracted", "", "use `gpumpc share` and `gpumpc extract`")
-        with counted("images", scale=client.batch) as progress:
+        with counted("images", client.batch, len(chosen)) as progress:
             result = client.run(chosen, progress, source=below).reveal()
         for item, row in zip(chosen, result, strict=True):
             typer.echo(f"{place_of(known, item)}\t{_shown(row, client)}")

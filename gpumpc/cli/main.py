@@ -157,6 +157,7 @@ def compile_(
             model, size=size, k=k, f=f, weights=weights, bounds=bounds or None, policy=policy or None
         )
         compiled.save(out)
+        console.print(models.widths_table(compiled.plan))
         typer.echo(
             f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's"
         )

@@ -9,13 +9,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.media.fetch import fetch
 from gpumpc.media.patches import LITE0_INPUT
-from gpumpc.nn.graph import Graph
+from gpumpc.nn.graph import Conv2d, Linear
 from gpumpc.nn.head import Policy
-from gpumpc.nn.plan import Bounds
+from gpumpc.nn.plan import Bounds, Plan
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
 from gpumpc.roles.compiled import CompiledPlan, compile
@@ -53,6 +54,20 @@ def compile_named(
     )
 
 
+def widths_table(plan: Plan) -> Table:
+    """How wide each layer computes, and in which mode that was found."""
+    mode = f"calibrated, {plan.guard_bits} guard bits: an input unlike the samples may wrap unnoticed"
+    title = f"{plan.name}: {'certified bounds' if plan.bounds == 'certified' else mode}"
+    table = Table("layer", "product, bits", "activation f", "weight f", "compared in at least, bits", title=title)
+    products = {layer.name for layer in plan.graph.layers if isinstance(layer, (Conv2d, Linear))}
+    for name, width in plan.widths.items():
+        if name in products:
+            table.add_row(name, str(width.k), str(plan.params.f), str(width.weight_frac), "")
+        elif width.k > 1:
+            table.add_row(name, "", "", "", str(width.k))
+    return table
+
+
 def _named(name: str, size: int) -> tuple[Any, Any]:
     try:
         # Only here: everything but compiling runs without torch.
@@ -82,10 +97,3 @@ def sample_inputs(shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) 
     key = hashlib.sha256(b"gpumpc sample inputs").digest()
     grey = expand("chacha20", key, math.prod(shape)).astype(np.float64).reshape(shape)
     return low + (high - low) * grey / 255
-
-
-def elementwise(layer: Any, n: int, high: float) -> tuple[Graph, dict[str, npt.NDArray[np.float64]]]:
-    """A graph of one layer on n values in [-high, high]."""
-    from gpumpc.nn.graph import Input
-
-    return Graph((Input("x", (), (n,), -high, high), layer)), {}

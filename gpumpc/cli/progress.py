@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,9 +22,10 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def counted(what: str, scale: int = 1) -> Iterator[Counted]:
-    """A function (done, of) that moves a bar; each unit counts for `scale` of what is shown."""
+def counted(what: str, scale: int = 1, most: int | None = None) -> Iterator[Counted]:
+    """A function (done, of) that moves a bar; each unit counts for `scale` of what is shown, `most` in all."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done * scale, total=of * scale)
+        limit = sys.maxsize if most is None else most
+        yield lambda done, of: bar.update(task, completed=min(done * scale, limit), total=min(of * scale, limit))

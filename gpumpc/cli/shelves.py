@@ -98,13 +98,15 @@ def create(
     config: ConfigOption,
     plan: PlanOption,
     metric: Annotated[str, typer.Option(help="l2, ip or cosine.")] = "cosine",
+    classes: Annotated[str, typer.Option(help="Names, separated by commas: rows carry secret labels that can vote.")] = "",
 ) -> None:
     """Make an empty index over a plan's features."""
     from gpumpc.cli.models import one_of
 
     with told(), connected(config, plan) as client:
         client.wait_ready(READY_S)
-        client.index(name, one_of(metric, "l2", "ip", "cosine"))  # type: ignore[arg-type]  # checked by one_of
+        names = [part.strip() for part in classes.split(",")] if classes else []
+        client.index(name, one_of(metric, "l2", "ip", "cosine"), classes=names)  # type: ignore[arg-type]  # checked by one_of
         typer.echo(f"index '{name}' ({metric}) is there")
 
 
@@ -115,16 +117,24 @@ def add(
     plan: PlanOption,
     items: Named = None,
     everything: All = False,
+    labels: Annotated[Path | None, typer.Option(help="For an index with classes: a table file,label.")] = None,
     catalog: CatalogOption = None,
 ) -> None:
-    """Take extracted features into an index; what is there already stays."""
+    """Take extracted features into an index; what is there already stays. Labels go as shares, like everything."""
+    from gpumpc.media.labels import read_labels
+
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         client.wait_ready(READY_S)
         opened = client.open_index(name)
+        chosen = client.kept() if everything else items_of(known, names)
+        told_labels = None
+        if labels is not None:
+            found = read_labels(labels).of(chosen, [place_of(known, item) for item in chosen])
+            told_labels = [label.label for label in found]
         with counted("batches of rows") as progress:
-            opened.add(client.kept() if everything else items_of(known, names), progress)
+            opened.add(chosen, progress, told_labels)
         typer.echo(f"index '{name}' has {opened.ntotal} rows")
 
 

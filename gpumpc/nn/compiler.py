@@ -13,8 +13,9 @@ from gpumpc.nn.evaluate import evaluate_float
 from gpumpc.nn.graph import Conv2d, Graph, Linear
 from gpumpc.nn.integers import integer_weights
 from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights, make_plan
-from gpumpc.nn.program import Program, compile_program
-from gpumpc.nn.ranges import check_ranges
+from gpumpc.nn.program import Program, Width, compile_program
+from gpumpc.nn.ranges import bounds_of, check_fits
+from gpumpc.nn.widths import plan_widths
 from gpumpc.params import Params
 
 GUARD_BITS = 3
@@ -30,11 +31,13 @@ def compile_graph(
     samples: npt.NDArray[np.floating] | None = None,
     guard_bits: int = GUARD_BITS,
     preprocessing: Preprocessing | None = None,
+    weight_fracs: Mapping[str, int] | None = None,
 ) -> tuple[Plan, Weights]:
     """Make a plan whose every value provably fits its ring, or, calibrated, fitted it on the samples.
 
     Args:
         samples: inputs (B, *shape) that stand for the world; needed for `calibrated` bounds.
+        weight_fracs: fraction bits of a layer's weights, where they are not f.
         guard_bits: how many bits above what the samples reached a value may grow (calibrated only).
 
     Raises:
@@ -43,23 +46,32 @@ def compile_graph(
         BadShape, BadValue, OutOfRange: weights or samples that cannot be used.
     """
     arrays = dict(weights)
-    program = compile_program(graph, params, batch=1)
+    fracs = dict(weight_fracs or {})
+    program = compile_program(graph, params, 1, widths={layer: Width(params.k, frac) for layer, frac in fracs.items()})
+    integers = integer_weights(program, arrays)
     measured = None
     if bounds == "calibrated":
         measured = _measure(graph, arrays, samples, guard_bits)
     source = graph.input
-    result = check_ranges(program, integer_weights(program, arrays), source.low, source.high, measured)
+    found = bounds_of(program, integers, source.low, source.high, measured)
+    check_fits(program, found)
+    result = found[program.output]
     # |v| (1 + 1/32) < 2^(bits - 2): one bit more than the value needs, and room for rounding, so that a share at rest can be
     # truncated and lifted. An index is not signed and brings its own width.
     output_bits = min(program.result.bits, int(result.magnitude * 33 / 32).bit_length() + 2)
     plan, salted = make_plan(name, graph, arrays, params, preprocessing)
-    fields = {"output_bits": output_bits, "bounds": bounds, "guard_bits": guard_bits if measured is not None else 0}
+    fields = {
+        "output_bits": output_bits,
+        "bounds": bounds,
+        "guard_bits": guard_bits if measured is not None else 0,
+        "widths": plan_widths(graph, params, integers, found, output_bits, fracs),
+    }
     return msgspec.structs.replace(plan, **fields), salted
 
 
 def program_of(plan: Plan, batch: int) -> Program:
     """The program every party walks for this plan and batch size."""
-    return compile_program(plan.graph, plan.params, batch, plan.output_bits)
+    return compile_program(plan.graph, plan.params, batch, plan.output_bits, plan.widths)
 
 
 def _measure(

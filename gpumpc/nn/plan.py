@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile, PlanError
 from gpumpc.nn.graph import Graph, Pair
+from gpumpc.nn.program import Width
 from gpumpc.params import Params
 
 FORMAT = 1
@@ -64,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
         bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample images did.
         guard_bits: bits above what the samples reached (calibrated only).
+        widths: of the layers, see `gpumpc.nn.program.Width`; what is not named has k bits and weights at 2^f.
         classes: what an index in the result means; empty where it means nothing. Every party reads them.
     """
 
@@ -76,6 +78,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_bits: Annotated[int, msgspec.Meta(ge=1, le=62)] | None = None
     bounds: Bounds = "certified"
     guard_bits: int = 0
+    widths: dict[str, Width] = {}
     classes: tuple[str, ...] = ()
 
 

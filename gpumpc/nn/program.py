@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, FracMismatch, PlanError
@@ -27,6 +29,21 @@ from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import Words
 from gpumpc.session import Session
 from gpumpc.shares import Additive
+
+
+class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How wide a layer computes.
+
+    Attributes:
+        k: bits of a product's ring; of a comparing layer, the bits that its input has at least.
+        weight_frac: fraction bits of a product's weights.
+    """
+
+    k: Annotated[int, msgspec.Meta(ge=1, le=62)]
+    weight_frac: Annotated[int, msgspec.Meta(ge=0, le=61)]
+
+
+Widths = Mapping[str, Width]
 
 # Part of the program id: raise it whenever two versions would not understand each other's bytes.
 PROTOCOL_VERSION = 1
@@ -134,22 +151,25 @@ class Program:
                     del values[name]
 
 
-def compile_program(graph: g.Graph, params: Params, batch: int, output_bits: int | None = None) -> Program:
+def compile_program(
+    graph: g.Graph, params: Params, batch: int, output_bits: int | None = None, widths: Widths | None = None
+) -> Program:
     """The program of a graph for a fixed batch size.
 
     Args:
         output_bits: how many bits the revealed value needs, sign included; None for as many as the ring has.
+        widths: of its layers; what is not named computes in k bits with weights at 2^f.
 
     Raises PlanError where scales do not fit (for example two summands averaged over different windows).
     """
-    return _Compiler(graph, params, batch, output_bits).program()
+    return _Compiler(graph, params, batch, output_bits, widths or {}).program()
 
 
 class _Compiler:
     """Walks the graph once backwards (which bits are needed) and once forwards (which steps give them)."""
 
-    def __init__(self, graph: g.Graph, params: Params, batch: int, output_bits: int | None) -> None:
-        self.graph, self.params, self.batch = graph, params, batch
+    def __init__(self, graph: g.Graph, params: Params, batch: int, output_bits: int | None, widths: Widths) -> None:
+        self.graph, self.params, self.batch, self.widths = graph, params, batch, widths
         self.shapes = {name: (batch, *shape) for name, shape in graph.shapes().items()}
         self.consumers: dict[str, list[g.AnyLayer]] = {layer.name: [] for layer in graph.layers}
         for layer in graph.layers:
@@ -183,12 +203,16 @@ class _Compiler:
 
     def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            return self.params.k
+            return self._width(layer.name).k
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
             # These compare in whatever bits they are given, but a clamp gives just what its own constant needs: no room
             # for a difference, nor for a sum on the way here.
-            return self.params.k - self.params.f
+            return self.widths[layer.name].k if layer.name in self.widths else self.params.k - self.params.f
         return needed[layer.name]
+
+    def _width(self, product: str) -> Width:
+        """Ring and weight scale of a product."""
+        return self.widths.get(product, Width(self.params.k, self.params.f))
 
     # forwards
 
@@ -213,6 +237,8 @@ class _Compiler:
 
     def _input(self, layer: g.Input) -> None:
         bits = self.params.k if layer.bits is None else layer.bits
+        if layer.bits is None and self.widths:
+            bits = min(bits, self.needed[layer.name])
         if bits > self.params.k:
             raise PlanError(f"shares of {bits} bits do not fit a ring of {self.params.k}", "", "choose a larger k")
         frac = self.params.f if layer.frac is None else layer.frac
@@ -235,8 +261,10 @@ class _Compiler:
             self.values[target] = dataclasses.replace(value, bits=bits)
         return self.lifted[name]
 
-    def _operand(self, name: str, k: int) -> str:
-        """Name of the value as an operand of a private product: lifted, then opened under a mask, once."""
+    def _operand(self, name: str) -> str:
+        """Name of the value as an operand of private products: lifted, then opened under a mask, once for all of them."""
+        readers = [reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))]
+        k = max(self._width(reader.name).k for reader in readers)
         source = self._at_bits(name, k)
         if self.params.weights == "public":
             return source
@@ -246,25 +274,26 @@ class _Compiler:
         return self.opened[source]
 
     def _product(self, layer: g.Conv2d | g.Linear) -> None:
-        k, f = self.params.k, self.params.f
+        width, f = self._width(layer.name), self.params.f
+        k = width.k
         [name] = layer.inputs
         source = self.values[name]
         shape, operator = _operator(layer, source.shape)
         self.weights[layer.name] = WeightSpec(
-            shape, shape[-1:], k, float(2**f) / source.divisor, float(2 ** (source.frac + f))
+            shape, shape[-1:], k, float(2**width.weight_frac) / source.divisor, float(2 ** (source.frac + width.weight_frac))
         )
-        product = Value(self.shapes[layer.name], k, source.frac + f)
+        product = Value(self.shapes[layer.name], k, source.frac + width.weight_frac)
         kept = all(isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name])
         target = layer.name if kept else f"{layer.name}/product"
-        operand = self._operand(name, k)
+        operand = self._operand(name)
         kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
         self.steps.append(
             kind(target, (operand,), target, source.shape, layer.name, operator, product.shape, k, product.frac)
         )
         self.values[target] = product
         if not kept:
-            # The product loses what the operand brought in, so that every layer works at scale 2^f.
-            shift = source.frac
+            # The product loses what operand and weights brought in beyond it, so that every layer works at scale 2^f.
+            shift = product.frac - f
             self.steps.append(Truncate(layer.name, (target,), layer.name, product.shape, k, shift))
             self.values[layer.name] = dataclasses.replace(product, bits=k - shift, frac=f)
 

@@ -128,34 +128,66 @@ def check_ranges(
         low, high: declared real range of the input.
         measured: calibrated mode: largest |product| in real units by layer, guard included; None for certified mode.
     """
+    bounds = bounds_of(program, weights, low, high, measured)
+    check_fits(program, bounds)
+    return bounds[program.output]
+
+
+def bounds_of(
+    program: Program, weights: Integers, low: float, high: float, measured: Mapping[str, float] | None = None
+) -> dict[str, Interval]:
+    """Bounds of every value by name, whether they fit or not: see `check_ranges`. They do not depend on any ring."""
     [(name, value)] = program.inputs.items()
     ones = np.ones(value.shape[-1] if len(value.shape) > 1 else 1)
     source = Interval(np.floor(ones * low * value.scale), np.ceil(ones * high * value.scale))
     bounds = {name: Affine.of(source)}
     for step in program.steps:
         bounds[step.output] = _bounds(step, [bounds[name] for name in step.inputs], weights, measured)
-    result = bounds[program.output].interval
+    return {name: affine.interval for name, affine in bounds.items()}
+
+
+def check_fits(program: Program, bounds: Mapping[str, Interval]) -> None:
+    """Raises RangeTooWide naming the first step whose ring does not hold what it is exact for."""
+
+    def of(name: str) -> Interval:
+        # A lift or an opening has the bounds of what it is of, and may exist in one program of a graph and not in another.
+        return bounds[name] if name in bounds else bounds[name.rpartition("/")[0]]
+
+    for step in program.steps:
+        _check(step, [of(name) for name in step.inputs], of(step.output))
     if program.steps and not program.result_is_index:
         # A sum at the very end has no later step that would notice.
-        _fits(program.steps[-1], result, program.result.bits - 1)
-    return result
+        _fits(program.steps[-1], of(program.output), program.result.bits - 1)
+
+
+def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
+    """That a step's input and result are in the range it is exact for."""
+    x = inputs[0]
+    match step:
+        case linear.PrivateProduct() | linear.PublicProduct():
+            _fits(step, result, step.k - 1)
+        case Truncate():
+            # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift
+            _fits(step, Interval(x.low, x.high + 2.0**step.shift), step.k - 1)
+        case Lift():
+            _fits(step, x, step.low - 2)
+        case relu.ReLU():
+            _fits(step, x, step.bits - 1)
+        case relu.Clamp():
+            _fits(step, Interval(x.low - step.top, x.high), step.bits - 1)
+        case pooling.MaxPool() | Argmax() | Negate():
+            _fits(step, x, step.bits - 2)  # a difference, or keys that must differ by less than half of their ring
 
 
 def _bounds(step: Step, inputs: list[Affine], weights: Integers, measured: Mapping[str, float] | None) -> Affine:
-    """Bounds of a step's value, after checking that its inputs are in the range it is exact for."""
+    """Bounds of a step's value."""
     affine = inputs[0]
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
             return _product(step, affine, weights, measured)
         case Truncate():
-            # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift
-            x = affine.interval
-            _fits(step, Interval(x.low, x.high + 2.0**step.shift), step.k - 1)
             return affine.truncated(step.shift)
-        case Lift():
-            _fits(step, affine.interval, step.low - 2)
-            return affine
-        case linear.Open():
+        case Lift() | linear.Open():
             return affine
         case pooling.Add():
             return affine.plus(inputs[1])
@@ -168,18 +200,14 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
     x = inputs[0]
     match step:
         case relu.ReLU():
-            _fits(step, x, step.bits - 1)
             return Interval(np.maximum(x.low, 0), np.maximum(x.high, 0))
         case relu.Clamp():
-            _fits(step, Interval(x.low - step.top, x.high), step.bits - 1)
             return Interval(np.clip(x.low, 0, step.top), np.clip(x.high, 0, step.top))
         case pooling.MaxPool():
-            return _fits(step, x, step.bits - 2)
+            return x
         case Argmax():
-            _fits(step, x, step.bits - 2)
             return Interval(np.zeros(1), np.full(1, step.shape[1] - 1.0))
         case Negate():
-            _fits(step, x, step.bits - 2)  # keys must differ by less than half of their ring
             return Interval(-x.high, -x.low)
         case Shuffle():
             return x  # the values inside the keys
@@ -214,7 +242,6 @@ def _product(
             limit = np.full_like(bounds.low, np.ceil(measured[step.layer] * 2.0**step.frac))
             bounds = Interval(np.maximum(bounds.low, -limit), np.minimum(bounds.high, limit))
         result = Affine.of(bounds)
-    _fits(step, result.interval, step.k - 1)
     return result
 
 
@@ -244,8 +271,8 @@ def _windowed(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, w
     return Interval(bottom, top).widened(sizes * _SLACK).plus(Interval(bias, bias))
 
 
-def _fits(step: Step, interval: Interval, bits: int) -> Interval:
-    """The interval, if every value v of it has |v| < 2^bits (the lower end may reach it)."""
+def _fits(step: Step, interval: Interval, bits: int) -> None:
+    """Raises RangeTooWide unless every value v of it has |v| < 2^bits (the lower end may reach it)."""
     if interval.low.min() < -(2.0**bits) or interval.high.max() >= 2.0**bits:
         reached = np.log2(interval.magnitude)
         raise RangeTooWide(
@@ -253,4 +280,3 @@ def _fits(step: Step, interval: Interval, bits: int) -> Interval:
             "the bounds of its inputs and weights allow it",
             "choose a larger k or a smaller f, or compile with bounds='calibrated' and sample images",
         )
-    return interval

@@ -34,11 +34,16 @@ class Duel:
         return plan_comparison(self.bits - 1)
 
     @property
+    def choice_bits(self) -> int:
+        """Bits of the words t, which multiply values and indices alike."""
+        return max(self.bits, self.index_bits)
+
+    @property
     def cost(self) -> Cost:
         sent = packed_bytes(self.n, self.bits) + packed_bytes(self.n, self.index_bits)
         sent += lane_bytes(self.n, self.comparison.opened_bits + 1)
         dealt = lane_bytes(self.n, self.comparison.dealt_bits)
-        dealt += 2 * packed_bytes(self.n, self.bits) + packed_bytes(self.n, self.index_bits)
+        dealt += sum(packed_bytes(self.n, bits) for bits in (self.choice_bits, self.bits, self.index_bits))
         return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
 
     def deal(self, dealing: Dealing) -> None:
@@ -48,7 +53,7 @@ class Duel:
         low, top = split_top(backend.to_planes(r, self.bits))
         self.comparison.deal(dealing, low, n)
         t = backend.from_bit(top ^ dealing.xor_lanes("t'", 1, n)[0], (n,))
-        dealing.deal_words("t", t, self.bits)
+        dealing.deal_words("t", t, self.choice_bits)
         dealing.deal_words("t r", t * r, self.bits)
         dealing.deal_words("t r index", t * r_index, self.index_bits)
 
@@ -61,7 +66,7 @@ class Duel:
         )
         y_low, y_top = split_top(backend.to_planes(y, self.bits))
         [less] = self.comparison.run(session, [y_low], n)
-        t = session.dealt_words("t", (n,), self.bits)
+        t = session.dealt_words("t", (n,), self.choice_bits)
         zero = y * t - session.dealt_words("t r", (n,), self.bits)
         zero_index = y_index * t - session.dealt_words("t r index", (n,), self.index_bits)
         choice = less ^ session.lanes("t'", 1, n)[0] ^ ones_at_party_0(session, n)
@@ -72,8 +77,61 @@ class Duel:
 
 
 @dataclasses.dataclass(frozen=True)
+class KnockOut:
+    """Of each row of n values the largest one's payload, by levels of `Duel`s; an odd entry waits, in order.
+
+    **Computes** the payload of the first of the largest of (rows, n) values, modulo 2^payload_bits, for differences below
+    2^(bits-1). **Hides** as `Duel`; each level draws under a name of its own. **Cost** ceil(log2 n) duels. **Error** none.
+    **Source** this project; docs/protocols.md section 8.
+    """
+
+    rows: int
+    n: int
+    bits: int
+    payload_bits: int
+
+    def _levels(self) -> Iterator[Duel]:
+        remaining = self.n
+        while remaining > 1:
+            yield Duel(self.rows * (remaining // 2), self.bits, self.payload_bits)
+            remaining -= remaining // 2
+
+    @property
+    def cost(self) -> Cost:
+        return sum((duel.cost for duel in self._levels()), Cost())
+
+    def deal(self, dealing: Dealing, name: str) -> None:
+        for level, duel in enumerate(self._levels()):
+            dealing.at(f"{name}/{level}")
+            duel.deal(dealing)
+
+    def run(self, session: Session, name: str, value: Words, payload: Words) -> Words:
+        """Share words (rows, n) of both in, of the winners' payloads (rows,) out."""
+        for level, duel in enumerate(self._levels()):
+            session.at(f"{name}/{level}")
+            value, payload = self._level(session, duel, value, payload)
+        return session.backend.reduce(payload[:, 0], self.payload_bits)
+
+    @staticmethod
+    def _level(session: Session, duel: Duel, value: Words, payload: Words) -> tuple[Words, Words]:
+        paired = 2 * (value.shape[1] // 2)
+        left, right = slice(0, paired, 2), slice(1, paired, 2)
+        shape = value[:, left].shape
+        won, won_payload = duel.run(
+            session,
+            (value[:, left] - value[:, right]).reshape(-1),
+            (payload[:, left] - payload[:, right]).reshape(-1),
+        )
+        concat = session.backend.concat
+        return (
+            concat([value[:, right] + won.reshape(shape), value[:, paired:]], 1),
+            concat([payload[:, right] + won_payload.reshape(shape), payload[:, paired:]], 1),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Argmax(Step):
-    """Argmax over the last axis of x (B, N) as a knock-out of `Duel`s; an odd entry waits, in order.
+    """Argmax over the last axis of x (B, N): a `KnockOut` whose payload is the index.
 
     **Computes** the lowest index of a maximum, modulo 2^ceil(log2 N), for |x| < 2^(bits-2).
     **Hides** values, order and index. **Cost** ceil(log2 N) duels. **Error** none.
@@ -87,20 +145,16 @@ class Argmax(Step):
         """Bits of the result."""
         return max(1, (self.shape[1] - 1).bit_length())
 
-    def _levels(self) -> Iterator[Duel]:
-        remaining = self.shape[1]
-        while remaining > 1:
-            yield Duel(self.shape[0] * (remaining // 2), self.bits, self.index_bits)
-            remaining -= remaining // 2
+    @property
+    def _core(self) -> KnockOut:
+        return KnockOut(self.shape[0], self.shape[1], self.bits, self.index_bits)
 
     @property
     def cost(self) -> Cost:
-        return sum((duel.cost for duel in self._levels()), Cost())
+        return self._core.cost
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
-        for level, duel in enumerate(self._levels()):
-            dealing.at(f"{self.name}/{level}")
-            duel.deal(dealing)
+        self._core.deal(dealing, self.name)
 
     def run(self, session: Session, x: Additive) -> Additive:
         backend = session.backend
@@ -108,27 +162,8 @@ class Argmax(Step):
         index = backend.zeros(value.shape)
         if session.party == 0:
             index = index + backend.counting(self.shape[1])
-        for level, duel in enumerate(self._levels()):
-            session.at(f"{self.name}/{level}")
-            value, index = self._level(session, duel, value, index)
-        words = backend.reduce(index[:, 0], self.index_bits)
+        words = self._core.run(session, self.name, value, index)
         return dataclasses.replace(x, words=words, bits=self.index_bits, frac=0, divisor=1)
-
-    @staticmethod
-    def _level(session: Session, duel: Duel, value: Words, index: Words) -> tuple[Words, Words]:
-        paired = 2 * (value.shape[1] // 2)
-        left, right = slice(0, paired, 2), slice(1, paired, 2)
-        shape = value[:, left].shape
-        won, won_index = duel.run(
-            session,
-            (value[:, left] - value[:, right]).reshape(-1),
-            (index[:, left] - index[:, right]).reshape(-1),
-        )
-        concat = session.backend.concat
-        return (
-            concat([value[:, right] + won.reshape(shape), value[:, paired:]], 1),
-            concat([index[:, right] + won_index.reshape(shape), index[:, paired:]], 1),
-        )
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return clear.backend.argmax_signed(x)

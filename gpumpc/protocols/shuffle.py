@@ -36,6 +36,8 @@ class Shuffle(Step):
 
     **Computes** keys x = v 2^b + i (i the position in the row, b = id_bits) of v (Q, N) modulo 2^value_bits; then shares of
     x'' = sigma(pi(x)) and the public y = x'' + r, modulo 2^(value_bits + b). S0 knows pi and S1 sigma, so nobody the order.
+    Where b = 0, x = v: values that are keys already. The low b bits are not masked before pi, and pi hides them after:
+    nothing secret may be there, so keys with labels come whole.
     **Hides** x, pi and sigma: S0 sees x_1 - a and y, S1 sees x'_0 - a', and y is its own; a, a', g are uniform.
     Without g, S1's last message would tell S0 sigma(x') - sigma(a'), and with it sigma.
     **Cost** 3 rounds; S1 sends value_bits and all bits of a key an element, S0 all bits; both corrections again as many.
@@ -76,7 +78,9 @@ class Shuffle(Step):
     def _run_0(self, session: Session, v: Words) -> Shuffled:
         backend, (rows, n) = session.backend, self.shape
         masked = session.receive_words(self.shape, self.value_bits)
-        keys = backend.scale(v + masked, 1 << self.id_bits, self.bits) + backend.counting(n)
+        keys = backend.scale(v + masked, 1 << self.id_bits, self.bits)
+        if self.id_bits:
+            keys = keys + backend.counting(n)
         delta = session.words("Delta", self.shape, self.value_bits)
         first = backend.gather(keys, session.permutations("pi", rows, n))
         first = first + backend.scale(delta, 1 << self.id_bits, self.bits)
@@ -98,4 +102,6 @@ class Shuffle(Step):
         return Shuffled(opened, backend.reduce(u + moved, self.bits), self.bits)
 
     def plain(self, clear: Clear, v: Words) -> Words:
+        if not self.id_bits:
+            return v
         return clear.backend.scale(v, 1 << self.id_bits, 64) + clear.backend.counting(self.shape[1])

@@ -10,33 +10,38 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import CorruptStore
+from gpumpc.errors import BadShape, CorruptStore
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
 from gpumpc.protocols.distances import Rows
-from gpumpc.retrieval.programs import Geometry, Metric
+from gpumpc.protocols.vote import MAX_LABEL_BITS
+from gpumpc.retrieval.programs import LABEL_WORD_BITS, Geometry, Metric
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.session import StaticWeight
+from gpumpc.shares import Additive
 from gpumpc.store import RowKey, Store
 
-NORM_BYTES = 8
+WORD_BYTES = 8
 # Rows taken in by one run; a last run is padded with zero rows, which are not kept.
 ROWS_PER_BATCH = 32
 _VERSION = re.compile(r"([0-9a-f]{32})\.(\d{1,18})\.(\d{1,4})")
 
 
-class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What both servers know of an index: the same at both.
 
     Attributes:
         plan: hash of the plan whose results are indexed.
         dim, metric: see `Geometry`.
         owner: whose it is.
+        n_labels: classes that rows are labelled with, 0 to n_labels - 1; 0: rows have no labels.
+        classes: what they are called; both servers read the names, and nobody which row has which.
     """
 
     name: str
@@ -44,6 +49,8 @@ class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dim: int
     metric: Metric
     owner: str
+    n_labels: Annotated[int, msgspec.Meta(ge=0, le=1 << MAX_LABEL_BITS)] = 0
+    classes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -84,19 +91,27 @@ class RowVersion:
         return cls(bytes.fromhex(found[1]), int(found[2]), int(found[3]))
 
 
-def row_bytes(geometry: Geometry) -> int:
-    """Bytes of one row at rest."""
-    return packed_bytes(geometry.dim, geometry.score_bits) + NORM_BYTES
+def row_bytes(geometry: Geometry, n_labels: int = 0) -> int:
+    """Bytes of one row at rest: F, the norm's share, and the label's share where rows are labelled."""
+    return packed_bytes(geometry.dim, geometry.score_bits) + (2 if n_labels else 1) * WORD_BYTES
 
 
-def pack_rows(backend: Backend, geometry: Geometry, rows: Rows, n_used: int) -> npt.NDArray[np.uint8]:
-    """The first `n_used` rows of a batch as bytes (n_used, row_bytes)."""
+def pack_rows(
+    backend: Backend, geometry: Geometry, rows: Rows, n_used: int, labels: npt.NDArray[np.uint64] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The first `n_used` rows of a batch as bytes (n_used, row_bytes).
+
+    Args:
+        labels: this server's shares modulo 2^64 of the rows' labels (n_used,), for a labelled index.
+
+    Raises BadShape for another number of labels.
+    """
     opened, norms = backend.download(rows.masked.opened), backend.download(rows.norms.words)
-    out = np.empty((n_used, row_bytes(geometry)), dtype=np.uint8)
-    for i in range(n_used):
-        out[i, :-NORM_BYTES] = np.frombuffer(backend.pack(opened[i], geometry.score_bits), dtype=np.uint8)
-    out[:, -NORM_BYTES:] = np.ascontiguousarray(norms[:n_used, None]).view(np.uint8)
-    return out
+    words = [norms[:n_used]] if labels is None else [norms[:n_used], labels]
+    if any(column.shape != (n_used,) for column in words):
+        raise BadShape(f"{words[-1].shape} label shares for {n_used} rows", "each row has one label", "pass (n_rows,)")
+    packed = [np.frombuffer(backend.pack(opened[i], geometry.score_bits), dtype=np.uint8) for i in range(n_used)]
+    return np.concatenate((packed, np.stack(words, axis=1).view(np.uint8)), axis=1)
 
 
 def draw_masks(
@@ -129,6 +144,7 @@ class LoadedIndex:
     Attributes:
         keys: the rows by position: what position i of a result means.
         operand: W_p, F and the norms' shares.
+        labels: shares of the rows' labels, the second input of a labelled `query_program`; None where there are none.
     """
 
     def __init__(
@@ -145,11 +161,19 @@ class LoadedIndex:
         keys, data = store.read(record.kind, [key.item for key in self.keys])
         self.versions = [RowVersion.parse(key.version) for key in keys]
         bits, shape = geometry.score_bits, (1, geometry.dim)
-        opened = backend.concat([backend.unpack(memoryview(row[:-NORM_BYTES]), shape, bits) for row in data], 0)
+        at = packed_bytes(geometry.dim, bits)
+        if data.shape[1] != row_bytes(geometry, record.n_labels):
+            raise CorruptStore(
+                f"rows of index '{record.name}' have {data.shape[1]} bytes, not {row_bytes(geometry, record.n_labels)}",
+                "its record says otherwise about labels or length",
+                "make the index anew",
+            )
+        opened = backend.concat([backend.unpack(memoryview(row[:at]), shape, bits) for row in data], 0)
         masks = draw_masks(backend, cipher, geometry, self.versions, tree)
         own = backend.reduce(masks + opened, bits) if party == 0 else masks
-        norms = backend.upload(np.ascontiguousarray(data[:, -NORM_BYTES:]).view(np.uint64)[:, 0])
-        bias = norms if geometry.metric == "l2" else backend.zeros((len(keys),))
+        words = backend.upload(np.ascontiguousarray(np.ascontiguousarray(data[:, at:]).view(np.uint64).T))
+        self.labels = Additive(words[1], LABEL_WORD_BITS) if record.n_labels else None
+        bias = words[0] if geometry.metric == "l2" else backend.zeros((len(keys),))
         self.operand = StaticWeight(
             backend.opened(weight_mask(backend, geometry, own), bits),
             backend.opened(weight_mask(backend, geometry, opened), bits),

@@ -18,6 +18,7 @@ from gpumpc.protocols.shuffle import Shuffle
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
+from gpumpc.protocols.vote import LabelledKeys, Vote
 from gpumpc.retrieval.normalise import UNIT_FRAC, normalised, unit_score_bits
 
 Metric = Literal["l2", "ip", "cosine"]
@@ -25,6 +26,9 @@ Metric = Literal["l2", "ip", "cosine"]
 # Bits of a quantised feature, sign included.
 VALUE_BITS = 13
 ROWS = "rows"
+LABELS = "labels"
+# A label's share at rest: it is added to keys of any width.
+LABEL_WORD_BITS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,18 +127,29 @@ def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
     return Program(tuple(steps), {"v": _input(geometry, shape)}, "kept", result, {}, params)
 
 
-def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, params: Params) -> Program:
+def label_bits(n_labels: int) -> int:
+    """Bits of a label among n_labels; none where there are no labels. Raises PlanError for a number that none can be."""
+    if n_labels < 0:
+        raise PlanError(f"{n_labels} classes were asked for", "a number of classes is positive", "give it, or 0 for none")
+    return max(1, (n_labels - 1).bit_length()) if n_labels else 0
+
+
+def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, params: Params, n_labels: int = 0) -> Program:
     """Feature shares (n_queries, dim) -> the k best keys of each, score * 2^id_bits + position, ascending by score.
 
     Scores are |q - v|^2 for l2, -q.v for ip, and for cosine -q.v of vectors of length one: the best is the smallest. Raises
     PlanError if k rows cannot be had or a key does not fit 62 bits.
+
+    With labels there is a second input, the rows' label shares (n_rows,) modulo 2^64, and the k best rows vote: the result
+    is the label most of them have, (n_queries,) modulo 2^label_bits, and nothing else.
     """
-    bits, id_bits = geometry.score_bits, geometry.id_bits(n_rows)
+    bits, id_bits, tag_bits = geometry.score_bits, geometry.id_bits(n_rows), label_bits(n_labels)
+    key_bits = bits + id_bits + tag_bits
     if not 1 <= k <= n_rows:
         raise PlanError(f"{k} neighbours were asked of {n_rows} rows", "there are not so many", f"ask for 1 to {n_rows}")
-    if bits + id_bits > 62:
+    if key_bits > 62:
         raise PlanError(
-            f"keys of {bits} score bits and {id_bits} position bits do not fit 62 bits",
+            f"keys of {bits} score bits, {id_bits} position bits and {tag_bits} label bits do not fit 62 bits",
             "the vectors are too long or the index too large",
             "split the index",
         )
@@ -147,11 +162,19 @@ def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, param
         steps.append(distances.SquaredNorm("q/norm", ("q/opened",), "q/norm", shape, bits, frac))
         steps.append(distances.AddColumn("scores", (name, "q/norm"), "scores", product))
         name = "scores"
-    steps.append(Shuffle("shuffled", (name,), "shuffled", product, bits, id_bits))
-    steps.append(TopK("best", ("shuffled",), "best", product, bits + id_bits, k))
+    inputs, result, output = {"q": _input(geometry, shape)}, Value((n_queries, k), key_bits, 0), "best"
+    if n_labels:
+        steps.append(LabelledKeys("keys", (name, LABELS), "keys", product, bits, id_bits, tag_bits))
+        steps.append(Shuffle("shuffled", ("keys",), "shuffled", product, key_bits, 0))
+        inputs[LABELS] = Value((n_rows,), LABEL_WORD_BITS, 0)
+    else:
+        steps.append(Shuffle("shuffled", (name,), "shuffled", product, bits, id_bits))
+    steps.append(TopK("best", ("shuffled",), "best", product, key_bits, k))
+    if n_labels:
+        output, result = "vote", Value((n_queries,), tag_bits, 0)
+        steps.append(Vote(output, ("best",), output, (n_queries, k), tag_bits))
     spec = WeightSpec((geometry.dim, n_rows), (n_rows,), bits, 1.0, 1.0)
-    result = Value((n_queries, k), bits + id_bits, 0)
-    return Program(tuple(steps), {"q": _input(geometry, shape)}, "best", result, {ROWS: spec}, params)
+    return Program(tuple(steps), inputs, output, result, {ROWS: spec}, params)
 
 
 def _input(geometry: Geometry, shape: tuple[int, ...]) -> Value:

@@ -31,7 +31,7 @@ from gpumpc.ring.backend import packed_bytes
 from gpumpc.roles import messages as m
 from gpumpc.roles.archive import SEED_BYTES
 from gpumpc.roles.config import ClientConfig
-from gpumpc.roles.connection import ANSWER_S, CONNECT_S, Connection, Parts, Progress
+from gpumpc.roles.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
 from gpumpc.roles.engine import agreed_fields
 from gpumpc.roles.remote_index import RemoteIndex
 from gpumpc.shares import split
@@ -39,8 +39,7 @@ from gpumpc.wire.handshake import compare
 
 Array = npt.NDArray[np.float64]
 
-# Items a request names at most, and bytes that a server is sent in one: the queue goes on between two of them.
-ITEMS_PER_REQUEST = 4096
+# Bytes that a server is sent in one request: the queue goes on between two of them.
 BYTES_PER_REQUEST = 64 << 20
 # Batches that are evaluated and kept by one request, before others get their turn.
 BATCHES_PER_REQUEST = 16
@@ -322,28 +321,31 @@ class Client(Connection):
 
     # search
 
-    def index(self, name: str, metric: Metric = "l2", dim: int | None = None) -> RemoteIndex:
+    def index(self, name: str, metric: Metric = "l2", dim: int | None = None, classes: Sequence[str] = ()) -> RemoteIndex:
         """An index over this plan's results, made if there is none of this name.
+
+        With classes its rows carry secret labels, and the nearest can vote (`RemoteIndex.classify`). Both servers read the
+        classes' names, and nobody which row has which.
 
         Raises BadShape for another dimension than the results have, RemoteError for another metric.
         """
-        index = RemoteIndex(self, name, metric)
+        index = RemoteIndex(self, name, metric, tuple(classes))
         if dim not in (None, index.dim):
             raise BadShape(
                 f"an index of dimension {dim} was asked for",
                 f"the results of plan '{self.plan.name}' have {index.dim} entries",
                 "leave `dim` out, or use the plan whose results have it",
             )
-        request = m.MakeIndex(self.plan_id, name, metric)
+        request = m.MakeIndex(self.plan_id, name, metric, tuple(classes))
         self.both_done(self.ask((request, request)), ANSWER_S)
         return index
 
     def open_index(self, name: str) -> RemoteIndex:
         """An index that is there. Raises RemoteError if it is not."""
         (first, _), (second, _) = self.both(m.AskIndex(self.plan_id, name), m.Kept)
-        if first.metric != second.metric:
+        if first != second:
             raise BadFrame("the servers describe an index differently", "", "restart both servers, and make it anew")
-        return RemoteIndex(self, name, first.metric)  # type: ignore[arg-type]  # what the servers accepted at its making
+        return RemoteIndex(self, name, first.metric, first.classes)  # type: ignore[arg-type]  # what the servers accepted at its making
 
 
 def _items(shared: SharedInput | Sequence[str]) -> list[str]:

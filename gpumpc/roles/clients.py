@@ -79,7 +79,7 @@ class ClientDesk:
                 self._answer_items(arrival, request)
             case _:
                 self._archive.check_paired()
-                self._answer_index(arrival, request)
+                self._answer_index(arrival, request, bytes(bulk))
 
     def _answer_items(self, arrival: Arrival, request: m.Settle | m.Run | m.Keep | m.Fetch) -> None:
         if not request.items or len(set(request.items)) != len(request.items):
@@ -94,21 +94,21 @@ class ClientDesk:
             case m.Fetch():
                 self._fetch(arrival, request)
 
-    def _answer_index(self, arrival: Arrival, request: m.IndexRequest) -> None:
+    def _answer_index(self, arrival: Arrival, request: m.IndexRequest, bulk: bytes) -> None:
         engine, owner = self._engine_of(request.plan), arrival.peer
         if isinstance(request, m.MakeIndex):
-            self._indexes.make(engine, request.name, request.metric, owner)
+            self._indexes.make(engine, request.name, request.metric, owner, request.classes)
             self._reply(arrival, m.Done())
             return
         record = self._indexes.find(engine, request.name, owner)
         match request:
             case m.AskIndex():
-                self._reply(arrival, m.Kept(record.metric), m.pack_items(self._indexes.rows_of(record)))
+                self._reply(arrival, m.Kept(record.metric, record.classes), m.pack_items(self._indexes.rows_of(record)))
             case m.RemoveRows():
                 self._indexes.remove(record, request.items)
                 self._reply(arrival, m.Done())
             case m.AddRows():
-                self._add_rows(arrival, request, engine, record)
+                self._add_rows(arrival, request, engine, record, bulk)
             case m.Search():
                 self._search(arrival, request, engine, record)
 
@@ -254,8 +254,9 @@ class ClientDesk:
             sealed = self._seal(owner, request.plan, request.job, part, result)
             self._reply(arrival, m.Part(request.job, part, of, len(names), rows), sealed)
 
-    def _add_rows(self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord) -> None:
+    def _add_rows(self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord, bulk: bytes) -> None:
         kind = self._archive.results(engine).kind
+        labels = self._indexes.labels_of(record, request.items, bulk)
 
         def prepare() -> Work:
             keys = self._archive.keys(kind, request.items, arrival.peer)
@@ -265,7 +266,7 @@ class ClientDesk:
                     self._reply(arrival, m.Stored(request.job, part - 1, of))
 
                 self._archive.compare(channel, kind, keys)
-                self._indexes.add(channel, engine, record, request.items, progress)
+                self._indexes.add(channel, engine, record, request.items, labels, progress)
                 self._reply(arrival, m.Done())
 
             return work
@@ -273,7 +274,7 @@ class ClientDesk:
         self._submit(arrival, request.plan, request.job, f"add {request.name} {named(request.items)}", prepare)
 
     def _search(self, arrival: Arrival, request: m.Search, engine: Engine, record: IndexRecord) -> None:
-        self._indexes.check_search(record, request.items, request.k)
+        self._indexes.check_search(record, request.items, request.k, request.vote)
         kind = self._archive.results(engine).kind
 
         def prepare() -> Work:
@@ -285,11 +286,11 @@ class ClientDesk:
                     self._reply(arrival, m.Part(request.job, part, of, len(best.words)), sealed)
 
                 self._archive.compare(channel, kind, keys)
-                self._indexes.search(channel, engine, record, request.items, request.k, found)
+                self._indexes.search(channel, engine, record, request.items, request.k, request.vote, found)
 
             return work
 
-        what = f"search {request.name} {request.k} {named(request.items)}"
+        what = f"search {request.name} {request.k} {request.vote} {named(request.items)}"
         self._submit(arrival, request.plan, request.job, what, prepare)
 
     def _seal(self, user: str, plan: str, job: str, part: int, result: Additive) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +90,7 @@ def compile(  # the verb the user knows, as in re.compile
     preprocessing: Preprocessing | None = None,
     policy: Policy | None = None,
     classes: Sequence[str] = (),
+    weight_fracs: Mapping[str, int] | None = None,
 ) -> CompiledPlan:
     """Compile a network for private evaluation.
 
@@ -100,6 +101,7 @@ def compile(  # the verb the user knows, as in re.compile
         params: ring, fraction bits, cipher, private or public weights.
         policy: of a network that ends in logits, what the user learns: `label`, `top5` or `logits`; None: its output.
         classes: names of what an index means; every party reads them.
+        weight_fracs: fraction bits of a layer's weights, where they are not f.
         bounds: `certified` by interval arithmetic, or `calibrated` on `samples` (B, H, W, C) with `guard_bits` to spare.
 
     Raises:
@@ -117,6 +119,7 @@ def compile(  # the verb the user knows, as in re.compile
         samples=samples,
         guard_bits=guard_bits,
         preprocessing=preprocessing,
+        weight_fracs=weight_fracs,
     )
     return CompiledPlan(msgspec.structs.replace(plan, classes=tuple(classes)), salted)
 

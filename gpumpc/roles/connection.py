@@ -24,6 +24,8 @@ Parts = tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]
 
 ANSWER_S = 5.0
 CONNECT_S = 4.0
+# A record names so many items at most.
+ITEMS_PER_REQUEST = 4096
 _TURN_S = 0.05
 
 T = TypeVar("T", bound=m.Reply)

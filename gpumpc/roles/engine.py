@@ -45,6 +45,7 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
         "batch size": str(program.input.shape[0]),
         "weights": params.weights,
         "weight version": plan.weight_digest,
+        "widths": " ".join(f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())),
         "program": program.digest.hex(),
         "plan": plan_hash(plan).hex(),
     }

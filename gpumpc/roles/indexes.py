@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from gpumpc.errors import InputError, MissingFile
+import numpy as np
+
+from gpumpc.errors import BadFrame, InputError, MissingFile
 from gpumpc.nn.plan import plan_hash
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.protocols.distances import Rows
@@ -59,12 +61,17 @@ class Indexes:
         self._archive, self._store, self._desk = archive, archive.store, desk
         self._loaded: tuple[tuple[object, ...], ix.LoadedIndex] | None = None
 
-    def make(self, engine: Engine, name: str, metric: Metric, owner: str) -> None:
+    def make(self, engine: Engine, name: str, metric: Metric, owner: str, classes: tuple[str, ...] = ()) -> None:
         """A new index. Raises InputError if its name is taken by a different one, PlanError if results are no vectors."""
         geometry = side.geometry_of(engine.program, metric)
-        record = ix.IndexRecord(name, plan_hash(engine.plan).hex(), geometry.dim, metric, owner)
+        if len(classes) == 1 or len({*classes}) != len(classes):
+            raise InputError(f"an index of {len(classes)} classes", "one is alone, or named twice", "name at least two")
+        plan = plan_hash(engine.plan).hex()
+        record = ix.IndexRecord(name, plan, geometry.dim, metric, owner, len(classes), classes)
         if self._store.note(record.kind, ix.encode_index(record)) != ix.encode_index(record):
-            raise InputError(f"there is an index '{name}' already", "it has another metric or plan", "choose another name")
+            raise InputError(
+                f"there is an index '{name}' already", "it has another metric, plan or classes", "choose another name"
+            )
 
     def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:
         """An owner's index over this plan's results. Raises MissingFile."""
@@ -84,8 +91,10 @@ class Indexes:
         found = self._store.find(record.kind, items, record.owner)
         self._store.forget(record.kind, [row.key for row in found.values()])
 
-    def check_search(self, record: ix.IndexRecord, items: Sequence[str], k: int) -> None:
-        """Raises InputError for an empty index or question, or more neighbours than there are rows."""
+    def check_search(self, record: ix.IndexRecord, items: Sequence[str], k: int, vote: bool) -> None:
+        """Raises InputError for an empty index or question, more neighbours than rows, or a vote without labels."""
+        if vote and not record.n_labels:
+            raise InputError(f"index '{record.name}' has no classes", "its rows have no labels", "make one with classes")
         n_rows = len(self.rows_of(record))
         if not items or not 1 <= k <= n_rows:
             raise InputError(
@@ -94,10 +103,28 @@ class Indexes:
                 f"ask for 1 to {n_rows}, or add rows with `gpumpc index add`",
             )
 
+    @staticmethod
+    def labels_of(record: ix.IndexRecord, items: Sequence[str], bulk: bytes) -> dict[str, np.uint64]:
+        """This server's share of each item's label. Raises BadFrame unless there is one each, for an index with classes."""
+        expected = ix.WORD_BYTES * len(items) if record.n_labels else 0
+        if len(bulk) != expected:
+            raise BadFrame(
+                f"{len(items)} rows came with {len(bulk)} bytes of labels, and {expected} are their size",
+                "an index with classes takes a label with each row, and any other takes none",
+                "give `labels` for it, or leave them out",
+            )
+        return dict(zip(items, np.frombuffer(bulk, dtype="<u8"), strict=False))
+
     def add(
-        self, channel: FramedChannel, engine: Engine, record: ix.IndexRecord, items: Sequence[str], progress: Progress
+        self,
+        channel: FramedChannel,
+        engine: Engine,
+        record: ix.IndexRecord,
+        items: Sequence[str],
+        labels: Mapping[str, np.uint64],
+        progress: Progress,
     ) -> None:
-        """Take kept results into an index, a batch of rows at a time."""
+        """Take kept results into an index, a batch of rows at a time, with this server's shares of their labels."""
         self._archive.reconcile(channel, record.kind)
         present = set(self.rows_of(record))
         fresh = [item for item in items if item not in present]
@@ -108,7 +135,9 @@ class Indexes:
             batch = runner.next_batch
             rows: Rows = runner.evaluate(channel, batch, {}, _operand(geometry, words))
             keys = ix.row_keys(names, runner.session_id, batch)
-            self._store.put(record.kind, keys, record.owner, ix.pack_rows(engine.backend, geometry, rows, len(names)))
+            words = np.array([labels[name] for name in names], dtype=np.uint64) if record.n_labels else None
+            packed = ix.pack_rows(engine.backend, geometry, rows, len(names), words)
+            self._store.put(record.kind, keys, record.owner, packed)
             self._archive.confirm(channel, record.kind, keys)
             progress(part + 1, of)
 
@@ -119,19 +148,25 @@ class Indexes:
         record: ix.IndexRecord,
         items: Sequence[str],
         k: int,
+        vote: bool,
         found: Found,
     ) -> None:
-        """The k best rows of each item, as key shares by batch; positions are those of `rows_of`."""
+        """The k best rows of each item, as key shares by batch; or shares of the label that they vote for.
+
+        Positions in keys are those of `rows_of`.
+        """
         self._archive.reconcile(channel, record.kind)
         geometry = side.geometry_of(engine.program, record.metric)
         loaded = self._load(engine, record, geometry)
         size = min(QUERIES_PER_BATCH, len(items))
-        task = m.QueryTask(record.metric, size, k, side.segments_of(loaded.versions))
+        task = m.QueryTask(record.metric, size, k, side.segments_of(loaded.versions), record.n_labels if vote else 0)
         runner = self._side(channel, engine, task)
         of = -(-len(items) // size)
         for part, (words, names) in enumerate(self._features(engine, items, record.owner, size)):
-            query = _operand(geometry, words)
-            keys, batch = runner.evaluate_again(channel, runner.next_batch, {ROWS: loaded.operand}, query)
+            inputs = [_operand(geometry, words)]
+            if vote and loaded.labels is not None:
+                inputs.append(loaded.labels)
+            keys, batch = runner.evaluate_again(channel, runner.next_batch, {ROWS: loaded.operand}, *inputs)
             keys = runner.rerandomised(keys, batch)
             found(part, of, keys.with_words(keys.words[: len(names)]))
 

@@ -18,6 +18,7 @@ _LENGTH_BYTES = 4
 _ITEM_BYTES = 16
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
+ClassName = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 IndexName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
 PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -109,15 +110,19 @@ class Forget(_Record, frozen=True):
 
 
 class MakeIndex(_Record, frozen=True):
-    """A new, empty index over this plan's results."""
+    """A new, empty index over this plan's results; with classes, its rows carry secret labels that can vote."""
 
     plan: PlanHash
     name: IndexName
     metric: Metric
+    classes: tuple[ClassName, ...] = ()
 
 
 class AddRows(_Record, frozen=True):
-    """Take kept results into an index; items that are there already stay as they are."""
+    """Take kept results into an index; items that are there already stay as they are.
+
+    Bulk: for an index with classes, this server's share of each item's label, a word modulo 2^64.
+    """
 
     plan: PlanHash
     job: Identifier
@@ -141,13 +146,14 @@ class AskIndex(_Record, frozen=True):
 
 
 class Search(_Record, frozen=True):
-    """The k best rows for each of some kept results; keys come back sealed, batch by batch."""
+    """The k best rows for each of some kept results; keys come back sealed, batch by batch, or the label they vote for."""
 
     plan: PlanHash
     job: Identifier
     name: IndexName
     items: Items
     k: Count
+    vote: bool = False
 
 
 IndexRequest = MakeIndex | AddRows | RemoveRows | AskIndex | Search
@@ -184,6 +190,7 @@ class Kept(_Record, frozen=True):
     """Answer to AskItems and AskIndex; bulk: the items' 16-byte ids, in order of position."""
 
     metric: str = ""
+    classes: tuple[str, ...] = ()
 
 
 class StoreStatus(_Record, frozen=True):
@@ -280,12 +287,13 @@ class RowsTask(_Record, frozen=True):
 
 
 class QueryTask(_Record, frozen=True):
-    """The program that answers queries to an index of these rows."""
+    """The program that answers queries to an index of these rows; with n_labels, the k best vote."""
 
     metric: Metric
     n_queries: Count
     k: Count
     segments: list[Segment]
+    n_labels: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
 
 
 SideTask = RowsTask | QueryTask

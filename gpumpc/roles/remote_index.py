@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import CorruptPlan, MissingFile, RevealError
+from gpumpc.errors import BadShape, BadValue, CorruptPlan, MissingFile, RevealError
 from gpumpc.offline.secret import file_error
-from gpumpc.retrieval.programs import Metric
+from gpumpc.retrieval.programs import Metric, label_bits
 from gpumpc.ring.fixed_point import signed
 from gpumpc.roles import messages as m
-from gpumpc.roles.connection import ANSWER_S, Progress
+from gpumpc.roles.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
 from gpumpc.roles.side import geometry_of
 
 if TYPE_CHECKING:  # a client makes indexes, so this would be a circle at run time
@@ -36,8 +36,8 @@ class SavedIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RemoteIndex:
     """An index at the two servers, in the words of faiss; ids are item ids. Made by `Client.index`."""
 
-    def __init__(self, client: Client, name: str, metric: Metric) -> None:
-        self._client, self.name, self.metric = client, name, metric
+    def __init__(self, client: Client, name: str, metric: Metric, classes: tuple[str, ...] = ()) -> None:
+        self._client, self.name, self.metric, self.classes = client, name, metric, classes
         self._geometry = geometry_of(client.program, metric)
 
     @property
@@ -92,11 +92,44 @@ class RemoteIndex:
             )
         return client.open_index(record.name)
 
-    def add(self, items: Sequence[str], progress: Progress | None = None) -> None:
-        """Take kept results in; what is there already stays. Raises RemoteError naming an item without a result."""
+    def add(self, items: Sequence[str], progress: Progress | None = None, labels: Sequence[str] | None = None) -> None:
+        """Take kept results in; what is there already stays.
+
+        Args:
+            labels: for an index with classes, the class of each item; the servers get shares of it.
+
+        Raises BadShape, BadValue for labels that do not fit, RemoteError naming an item without a result.
+        """
         client = self._client
-        request = m.AddRows(client.plan_id, secrets.token_hex(16), self.name, list(items))
-        client.until_done(client.ask_together(request), progress)
+        words = self._numbered(items, labels)
+        for start in range(0, len(items), ITEMS_PER_REQUEST):
+            names, chosen = list(items[start : start + ITEMS_PER_REQUEST]), words[start : start + ITEMS_PER_REQUEST]
+            pad = np.frombuffer(secrets.token_bytes(8 * len(chosen)), dtype="<u8")
+            bulks = (pad.tobytes(), (chosen - pad).astype("<u8").tobytes())  # shares modulo 2^64
+            request = m.AddRows(client.plan_id, secrets.token_hex(16), self.name, names)
+            client.until_done(client.ask_together(request, bulks), progress)
+
+    def _numbered(self, items: Sequence[str], labels: Sequence[str] | None) -> npt.NDArray[np.uint64]:
+        """Labels as numbers; none for an index without classes."""
+        if (labels is not None) != bool(self.classes) or (labels is not None and len(labels) != len(items)):
+            raise BadShape(
+                f"{len(labels or ())} labels came for {len(items)} items",
+                f"index '{self.name}' has {len(self.classes)} classes",
+                "give each item a label if the index has classes, and none if it has not",
+            )
+        unknown = {*(labels or ())} - {*self.classes}
+        if unknown:
+            raise BadValue(f"'{min(unknown)}' is no class of index '{self.name}'", "", f"use {', '.join(self.classes)}")
+        return np.array([self.classes.index(label) for label in labels or ()], dtype=np.uint64)
+
+    def classify(self, items: Sequence[str], k: int = 5) -> list[str]:
+        """The class that most of the k nearest rows have, for each kept item; of equals, the one whose first is nearest.
+
+        Neither server learns a label, and the user learns nothing but the answer. Raises RemoteError for an index without
+        classes.
+        """
+        numbers = self._answers(items, k, vote=True, shape=(), bits=label_bits(len(self.classes)))
+        return [self.classes[int(number)] for number in numbers]
 
     def remove_ids(self, items: Sequence[str]) -> None:
         """Take items out."""
@@ -109,12 +142,22 @@ class RemoteIndex:
         Scores are squared distances, ascending, or inner products, descending, of the quantised features; equal scores come
         in order of position. The servers learn neither, nor which rows were found.
         """
-        client, positions = self._client, self.ids
-        job = secrets.token_hex(16)
-        parts = client.collect(job, client.ask_together(m.Search(client.plan_id, job, self.name, list(items), k)), None)
+        positions = self.ids
         id_bits = self._geometry.id_bits(len(positions))
         bits = self._geometry.score_bits + id_bits
-        keys = signed(client.opened(client.plan_id, job, parts, (k,), bits), bits)
+        keys = signed(self._answers(items, k, vote=False, shape=(k,), bits=bits), bits)
         ids = keys & ((1 << id_bits) - 1)
         scores = ((keys - ids) >> id_bits) / self._geometry.score_scale
         return scores if self.metric == "l2" else -scores, [[positions[i] for i in row] for row in ids]
+
+    def _answers(
+        self, items: Sequence[str], k: int, *, vote: bool, shape: tuple[int, ...], bits: int
+    ) -> npt.NDArray[np.uint64]:
+        """Both servers' shares of the answers, added: (n, *shape)."""
+        client, found = self._client, []
+        for start in range(0, max(1, len(items)), ITEMS_PER_REQUEST):
+            job, names = secrets.token_hex(16), list(items[start : start + ITEMS_PER_REQUEST])
+            request = m.Search(client.plan_id, job, self.name, names, k, vote)
+            parts = client.collect(job, client.ask_together(request), None)
+            found.append(client.opened(client.plan_id, job, parts, shape, bits))
+        return np.concatenate(found)

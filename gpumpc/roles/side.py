@@ -62,7 +62,7 @@ def program_of_task(plan: Plan, program: Program, task: m.SideTask) -> Program:
     geometry = geometry_of(program, task.metric)
     if isinstance(task, m.RowsTask):
         return rows_program(geometry, ROWS_PER_BATCH, plan.params)
-    return query_program(geometry, task.n_queries, len(versions_of(task)), task.k, plan.params)
+    return query_program(geometry, task.n_queries, len(versions_of(task)), task.k, plan.params, task.n_labels)
 
 
 def binding(task: m.SideTask) -> str:

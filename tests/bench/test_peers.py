@@ -24,6 +24,7 @@ from bench.peers.table import OURS, add_ratios, failed_row, report_of, row_of, t
 from bench.peers.wan import computed_row
 from bench.peers.workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
 from bench.schema import check_row
+from gpumpc.nn.compiler import program_of
 from gpumpc.nn.evaluate import evaluate_float
 from gpumpc.params import Params
 from gpumpc.wire.relay import NETWORKS, Shape
@@ -84,6 +85,14 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
     ours = evaluate_float(plan.graph, weights, channels_last(few["x"]))
     exact = evaluate(work, few)
     np.testing.assert_allclose(ours, channels_last(exact), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["conv", "matmul"])
+def test_our_products_are_truncated_like_the_peers(name: str) -> None:
+    work, params = WORKLOADS[name], Params(k=44, f=16)
+    plan, _ = plan_of(work, peers.case_arrays(work, seed=0), params)
+    result = program_of(plan, 2).result
+    assert (result.frac, result.bits) == (16, 28)
 
 
 def test_model_arrays_are_in_the_order_of_layers() -> None:

@@ -212,13 +212,16 @@ class Oracle:
 
     Args:
         weights: signed integers by `NAME.weight` and `NAME.bias`, at the scales of `integer_weights`.
+        ks: bits of the product of a layer, where they are not k.
     """
 
-    def __init__(self, graph: g.Graph, params: Params, weights: Mapping[str, Ints], seeds: Seeds) -> None:
+    def __init__(
+        self, graph: g.Graph, params: Params, weights: Mapping[str, Ints], seeds: Seeds, ks: Mapping[str, int] | None = None
+    ) -> None:
         if params.weights != "private":
             raise ValueError("with public weights the rounding depends on shares that no seed alone determines")
         self.graph, self.params, self.seeds = graph, params, seeds
-        self.scales = scales(graph, params.f)
+        self.scales, self._ks = scales(graph, params.f), ks or {}
         session = weight_session(seeds.version, seeds.pair_id)
         masks = [SeedTree(root, session, 0) for root in seeds.roots]
         owner = SeedTree(seeds.weight_seed, bytes(SESSION_BYTES), 0)
@@ -230,12 +233,21 @@ class Oracle:
 
     def _static_of(self, name: str, weights: Mapping[str, Ints], masks: list[SeedTree], owner: SeedTree) -> _Static:
         weight, bias = (weights[f"{name}.{part}"].view(np.uint64) for part in ("weight", "bias"))
-        k = self.params.k
+        k = self.k_of(name)
         bm_0, bm_1 = (draw(self.params, tree, name, "Bm", weight.shape, k) for tree in masks)
         # F = W - Bm;  W_0 = F + Bm_0
         opened = reduced(weight - bm_0 - bm_1, k)
         bias_0 = draw(self.params, owner, name, "bias", bias.shape, k)
         return _Static(weight, bias, opened, reduced(opened + bm_0, k), bias_0)
+
+    def k_of(self, layer: str) -> int:
+        """Bits of a layer's product."""
+        return self._ks.get(layer, self.params.k)
+
+    def opened_bits(self, name: str) -> int:
+        """Bits in which a value is opened: as many as the widest product that reads it has."""
+        layers = self.graph.layers
+        return max(self.k_of(r.name) for r in layers if name in r.inputs and isinstance(r, g.Conv2d | g.Linear))
 
     def predict(self, x: Ints, batch: int) -> Prediction:
         """Every layer of the batch with this number, on integer inputs (B, *shape): all B of them, padding included."""
@@ -286,7 +298,7 @@ class _Batch:
     def _open(self, name: str, x: Words) -> tuple[Words, Words]:
         """(A_0, E) of a value; the products that read it share both."""
         if name not in self.masks_0:
-            step, k = f"{name}/open", self.params.k
+            step, k = f"{name}/open", self.oracle.opened_bits(name)
             a_0, a_1 = (draw(self.params, tree, step, "A", x.shape, k) for tree in self.trees)
             self.masks_0[name] = a_0
             # E = X - A
@@ -294,7 +306,7 @@ class _Batch:
         return self.masks_0[name], self.found.opened[name]
 
     def _product(self, layer: Product, value: Ints) -> Ints:
-        k, static = self.params.k, self.oracle._static[layer.name]
+        k, static = self.oracle.k_of(layer.name), self.oracle._static[layer.name]
         keep = kept(self.oracle.graph, layer)
         x = value.view(np.uint64)
         a_0, e = self._open(layer.inputs[0], x)

@@ -22,7 +22,7 @@ from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, ReLU
 from gpumpc.nn.plan import Preprocessing
 from gpumpc.roles.compiled import CompiledPlan, compile
 from gpumpc.roles.config import write_local
-from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, SLACK_S, Cluster, close, images
+from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, Cluster, close, images
 
 N = 12
 CLASSES = ("dark", "light")
@@ -160,6 +160,23 @@ def test_index_and_search(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     assert f"has {N - 1} rows" in gpumpc(cluster, "index", "remove", "greys", pictures / "11.png")
 
 
+def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
+    rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    gpumpc(cluster, "index", "create", "labelled", "--metric", "l2", "--classes", ",".join(CLASSES))
+    assert f"{N} rows" in gpumpc(cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "labels.csv")
+    text = gpumpc(cluster, "classify", "--all", "--index", "labelled", "--top", "3")
+    for i in range(N):
+        assert f"{i:02}.png\t{CLASSES[i > 5]}" in text
+    assert "give each item a label" in gpumpc(cluster, "index", "add", "labelled", "--all", rc=1)
+    assert "has no classes" in gpumpc(cluster, "classify", "--all", "--index", "greys", rc=1)
+    (tmp_path / "wrong.csv").write_text("file,label\n" + "".join(f"{pictures / f'{i:02}.png'},grey\n" for i in range(N)))
+    text = gpumpc(cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "wrong.csv", rc=1)
+    assert "'grey' is no class of index 'labelled'" in text
+    for party in (0, 1):  # names of classes are there, and no row says which it has
+        assert "light" in (cluster.folder / f"state{party}" / "store" / "manifest.sqlite-wal").read_text(errors="ignore")
+
+
 @pytest.mark.parametrize(
     "arguments, text",
     [
@@ -183,7 +200,7 @@ def test_what_is_asked_wrongly(cluster: Cluster, pictures: Path, arguments: tupl
     named = [str(pictures / word) if word.endswith((".png", ".txt", ".npy", ".xls")) else word for word in arguments]
     said = gpumpc(cluster, *named, rc=1)
     assert text in said and "What to do: " in said and "Traceback" not in said
-    assert time.monotonic() - start < LIMIT_S + SLACK_S
+    assert time.monotonic() - start < LIMIT_S + 5.0  # an interpreter starts in it, on a busy machine
 
 
 def test_deleted_images_are_gone_at_both_servers(cluster: Cluster, pictures: Path) -> None:

@@ -22,7 +22,7 @@ from gpumpc.retrieval import index
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program, rows_program
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.store import Store
-from tests.harness import BACKEND, Outcome, Pair, Static, roots, run_program, share
+from tests.harness import BACKEND, Outcome, Pair, Static, Words, roots, run_program, share, unsigned
 
 Ints = npt.NDArray[np.int64]
 PARAMS = Params()
@@ -34,6 +34,12 @@ def feature_shares(x: Ints, geometry: Geometry, seed: int, first: Any = None) ->
     pair = share(x, geometry.bits, geometry.frac, seed=seed, first=first)
     one, other = (dataclasses.replace(part, divisor=geometry.divisor) for part in pair)
     return one, other
+
+
+def label_shares(labels: Ints, seed: int) -> tuple[Words, Words]:
+    """Shares modulo 2^64, as a labelled index keeps them."""
+    first = np.random.default_rng(seed).integers(0, 1 << 64, labels.shape, dtype=np.uint64)
+    return first, unsigned(labels) - first
 
 
 def quantised(pair: Pair, geometry: Geometry) -> Ints:
@@ -79,13 +85,16 @@ def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
 class Index:
     """Rows of features, taken in batch by batch, each batch in a session of its own."""
 
-    def __init__(self, folder: Path, geometry: Geometry) -> None:
-        self.geometry = geometry
-        self.record = index.IndexRecord("gallery", "a plan", geometry.dim, geometry.metric, "owner")
+    def __init__(self, folder: Path, geometry: Geometry, n_labels: int = 0) -> None:
+        self.geometry, self.n_labels = geometry, n_labels
+        self.record = index.IndexRecord("gallery", "a plan", geometry.dim, geometry.metric, "owner", n_labels)
+        self.labels: dict[str, int] = {}
         self.stores = [Store(folder / str(party), party) for party in (0, 1)]
         self.rows: dict[str, Ints] = {}
 
-    def add(self, features: Ints, session_id: bytes, batch: int = 1, first: Any = None) -> Outcome:
+    def add(
+        self, features: Ints, session_id: bytes, batch: int = 1, first: Any = None, labels: Ints | None = None
+    ) -> Outcome:
         """Names follow the order of adding; a batch is filled up with zero rows, which are not kept."""
         padded = np.zeros((BATCH, self.geometry.dim), dtype=np.int64)
         padded[: len(features)] = features
@@ -95,10 +104,12 @@ class Index:
         assert got.cost == program.cost
         names = [f"row{len(self.rows) + i:04}" for i in range(len(features))]
         keys = index.row_keys(names, session_id, batch)
-        for store, rows in zip(self.stores, got.shares, strict=True):
+        halves = (None, None) if labels is None else label_shares(labels, seed=batch)
+        for store, rows, half in zip(self.stores, got.shares, halves, strict=True):
             assert isinstance(rows, Rows)
-            store.put(self.record.kind, keys, "owner", index.pack_rows(BACKEND, self.geometry, rows, len(names)))
+            store.put(self.record.kind, keys, "owner", index.pack_rows(BACKEND, self.geometry, rows, len(names), half))
             store.confirm(self.record.kind, keys)
+        self.labels |= dict(zip(names, [] if labels is None else labels.tolist(), strict=False))
         self.rows |= dict(zip(names, compared(got, "v", pair, self.geometry), strict=False))
         return got
 
@@ -115,18 +126,39 @@ class Index:
     def tree(self, party: int) -> Any:
         return lambda session_id, batch: SeedTree(roots(SEED)[party], session_id, batch)
 
-    def static(self) -> Static:
-        """Both servers' operands from their stores; the dealer's mask from both seeds and the row versions alone."""
+    def load(self) -> list[index.LoadedIndex]:
+        """The index as each server finds it in its store."""
         cipher, geometry = PARAMS.cipher, self.geometry
         loaded = [
             index.LoadedIndex(store, self.record, geometry, party, BACKEND, cipher, self.tree(party))
             for party, store in enumerate(self.stores)
         ]
         assert loaded[0].keys == loaded[1].keys
+        return loaded
+
+    def static(self) -> Static:
+        """Both servers' operands from their stores; the dealer's mask from both seeds and the row versions alone."""
+        cipher, geometry, loaded = PARAMS.cipher, self.geometry, self.load()
         versions = loaded[0].versions
         drawn = [index.draw_masks(BACKEND, cipher, geometry, versions, self.tree(party)) for party in (0, 1)]
         dealt = {ROWS: index.weight_mask(BACKEND, geometry, drawn[0] + drawn[1])}
         return ({ROWS: loaded[0].operand}, {ROWS: loaded[1].operand}), dealt
+
+    def classify(self, queries: Ints, k: int, batch: int = 200) -> tuple[Outcome, Any]:
+        """The run of a vote, and the scores that the oracle finds of all rows."""
+        program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS, self.n_labels)
+        pair = feature_shares(queries, self.geometry, seed=batch)
+        first, second = (loaded.labels for loaded in self.load())
+        assert first is not None and second is not None
+        static = self.static()
+        while True:
+            try:
+                got = run_program(program, [pair, (first, second)], seed=SEED, batch=batch, static=static)
+                break
+            except SelectionFailed:
+                batch += 1
+        assert got.cost == program.cost
+        return got, scores_of(compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric)
 
     def search(self, queries: Ints, k: int, batch: int = 100) -> tuple[list[list[tuple[int, int]]], Any]:
         """(score, position) found, and the scores that the oracle finds of all rows."""

@@ -26,11 +26,12 @@ def multiply_mask(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by 
         out[i] = (x[i] * y[i]) & keep
 
 
-@compiled(Words, Words, word, OutWords)
-def add_words(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(x + y) & keep."""
-    for i in range(x.size):
-        out[i] = (x[i] + y[i]) & keep
+@compiled(Words2, Words2, Words, word, OutWords2)
+def add_bias(x, y, bias, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x + y + bias) & keep, the bias a row."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = (x[i, j] + y[i, j] + bias[j]) & keep
 
 
 @compiled(Words, word, OutWords)

@@ -1,0 +1,101 @@
+"""How many bits each layer needs: every value only as wide as its bounds ask for.
+
+The bounds of a value do not depend on the rings it is computed in, so they are found once; a width is then tried by walking
+the program's range checks over the known bounds, which takes milliseconds. Greedy and forward: comparisons first, which may
+take whatever they are given, then products, each to the narrowest ring in which all that follows still fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from gpumpc.errors import PlanError
+from gpumpc.nn import graph as g
+from gpumpc.nn.integers import Integers
+from gpumpc.nn.program import Program, Width, Widths, compile_program
+from gpumpc.nn.ranges import Interval, check_fits
+from gpumpc.params import Params
+from gpumpc.ring.fixed_point import signed
+
+_COMPARING = (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    graph: g.Graph
+    params: Params
+    bounds: Mapping[str, Interval]
+    output_bits: int
+
+    def program(self, widths: Widths) -> Program | None:
+        """The program with these widths, if every value fits."""
+        try:
+            program = compile_program(self.graph, self.params, 1, self.output_bits, widths)
+            check_fits(program, self.bounds)
+        except PlanError:  # RangeTooWide is one
+            return None
+        return program if program.result.bits == self.output_bits else None
+
+    def narrowed(self, widths: dict[str, Width], layer: str, width: Width, least: int) -> dict[str, Width]:
+        """These widths with the narrowest of one layer that fits and costs no more, from `least` to what it is."""
+        low, high = least, width.k
+        while low < high:
+            middle = (low + high) // 2
+            if self.program({**widths, layer: msgspec.structs.replace(width, k=middle)}):
+                high = middle
+            else:
+                low = middle + 1
+        narrow = {**widths, layer: msgspec.structs.replace(width, k=high)}
+        return narrow if self._price(narrow) <= self._price(widths) else widths
+
+    def _price(self, widths: Widths) -> float:
+        program = self.program(widths)
+        if program is None:
+            return float("inf")
+        cost = program.cost
+        return cost.online_bytes + cost.dealer_bytes + 1e-3 * cost.rounds
+
+
+def plan_widths(
+    graph: g.Graph,
+    params: Params,
+    weights: Integers,
+    bounds: Mapping[str, Interval],
+    output_bits: int,
+    weight_fracs: Mapping[str, int],
+) -> dict[str, Width]:
+    """Widths of every product and comparison, for values within these bounds.
+
+    Args:
+        weights: integers at the scales of `weight_fracs`; their own size bounds a ring from below.
+        output_bits: bits that the result must have.
+        weight_fracs: fraction bits of a layer's weights; f where none are given.
+
+    Raises PlanError where the widest rings do not fit either.
+    """
+    search = _Search(graph, params, bounds, output_bits)
+    widths: dict[str, Width] = {}
+    for layer in graph.layers:
+        if isinstance(layer, (g.Conv2d, g.Linear)):
+            widths[layer.name] = Width(params.k, weight_fracs.get(layer.name, params.f))
+        elif isinstance(layer, _COMPARING):
+            widths[layer.name] = Width(params.k - params.f, 0)
+    if search.program(widths) is None:
+        raise PlanError("the network does not fit its widest rings", "", "choose a larger k or a smaller f")
+    for layer in graph.layers:
+        if isinstance(layer, _COMPARING):
+            widths = search.narrowed(widths, layer.name, widths[layer.name], least=1)
+    for layer in graph.layers:
+        if isinstance(layer, (g.Conv2d, g.Linear)):
+            widths = search.narrowed(widths, layer.name, widths[layer.name], _least(weights, layer.name, params))
+    return widths
+
+
+def _least(weights: Integers, layer: str, params: Params) -> int:
+    """Bits that a layer's own weights, and a scale of 2f, need."""
+    magnitude = max(int(np.abs(signed(array, params.k)).max(initial=0)) for array in weights[layer])
+    return max(magnitude.bit_length() + 1, 2 * params.f + 1)

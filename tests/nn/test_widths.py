@@ -1,0 +1,154 @@
+"""Every layer only as wide as it must be: no narrower one fits, and at the edges of the range results are still right."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+
+from gpumpc import CompiledPlan, Params, compile
+from gpumpc.errors import RangeTooWide
+from gpumpc.nn import graph as g
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.integers import integer_weights
+from gpumpc.nn.program import Width, compile_program
+from gpumpc.nn.ranges import bounds_of, check_fits
+from gpumpc.roles.engine import agreed_fields
+
+F = 10
+GRAPH = g.Graph(
+    (
+        g.Input("x", (), (6, 6, 2), -1.0, 1.0),
+        g.Conv2d("wide", ("x",), (3, 3), 4, padding=(1, 1, 1, 1)),
+        g.Clamp("clamp", ("wide",), 6.0),
+        g.MaxPool("pool", ("clamp",), (2, 2), (2, 2)),
+        g.Conv2d("left", ("pool",), (1, 1), 3),
+        g.Conv2d("right", ("pool",), (3, 3), 3, padding=(1, 1, 1, 1)),
+        g.Add("sum", ("left", "right")),
+        g.ReLU("relu", ("sum",)),
+        g.Flatten("flat", ("relu",)),
+        g.Linear("fc", ("flat",), 5),
+    )
+)
+
+
+def weights(scale: float = 1.0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {name: scale * rng.normal(size=shape) for name, shape in GRAPH.weight_shapes().items()}
+
+
+def compiled(scale: float = 1.0, **options: dict[str, int]) -> CompiledPlan:
+    return compile((GRAPH, weights(scale)), params=Params(k=40, f=F), **options)  # type: ignore[arg-type]  # weight_fracs
+
+
+def corners() -> np.ndarray:
+    """Images at the very ends of the declared range, where bounds are nearly reached, and some inside it."""
+    rng = np.random.default_rng(2)
+    ends = rng.choice([-1.0, 1.0], (12, 6, 6, 2))
+    flat = np.array([np.full((6, 6, 2), value) for value in (-1.0, 0.0, 1.0)])
+    return np.concatenate([ends, flat, rng.uniform(-1, 1, (9, 6, 6, 2))])
+
+
+def test_no_width_can_be_less() -> None:
+    plan = compiled().plan
+    program = program_of(plan, 1)
+    bounds = bounds_of(program, integer_weights(program, weights()), -1.0, 1.0)
+    check_fits(program, bounds)
+    products = [name for name, width in plan.widths.items() if width.weight_frac]
+    assert products == ["wide", "left", "right", "fc"]
+    for name in products:
+        narrow = msgspec.structs.replace(plan.widths[name], k=plan.widths[name].k - 1)
+        less = compile_program(GRAPH, plan.params, 1, plan.output_bits, {**plan.widths, name: narrow})
+        too_narrow = less.result.bits < (plan.output_bits or 0)
+        with pytest.raises(RangeTooWide):
+            if not too_narrow:
+                check_fits(less, bounds)
+            else:
+                raise RangeTooWide("the result would be cut", "", "")
+
+
+def test_it_costs_less_than_one_width_for_all() -> None:
+    plan = compiled().plan
+    planned, flat = program_of(plan, 4).cost, compile_program(GRAPH, plan.params, 4, plan.output_bits).cost
+    assert planned.online_bytes < 0.9 * flat.online_bytes and planned.dealer_bytes < 0.9 * flat.dealer_bytes
+    assert planned.rounds <= flat.rounds
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_results_at_the_edges_are_right(scale: float) -> None:
+    network = compiled(scale)
+    x = corners()
+    fixed, secure, clear = (network(x, mode) for mode in ("fixed", "secure", "float"))
+    # A wrong ring would be off by a power of two of it, not by some units in the last place.
+    tolerance = 2.0**-F * 64 * max(1.0, scale) ** 3
+    assert np.abs(secure - fixed).max() < tolerance and np.abs(fixed - clear).max() < 8 * tolerance
+
+
+def test_one_opening_serves_products_of_two_widths() -> None:
+    """It is as wide as the widest of them; a narrower one reads its low bits."""
+    layers = (
+        g.Input("x", (), (6, 6, 2), -1.0, 1.0),
+        g.Conv2d("left", ("x",), (1, 1), 3),
+        g.Conv2d("right", ("x",), (3, 3), 3),
+        g.MaxPool("small", ("left",), (3, 3), (3, 3)),
+        g.MaxPool("large", ("right",), (2, 2), (2, 2)),
+        g.Concat("both", ("small", "large")),
+        g.Flatten("flat", ("both",)),
+    )
+    graph = g.Graph((*layers, g.ReLU("relu", ("flat",))))
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.normal(size=shape) for name, shape in graph.weight_shapes().items()}
+    arrays["right.weight"] = 16 * arrays["right.weight"]
+    network = compile((graph, arrays), params=Params(k=40, f=F))
+    widths = network.plan.widths
+    assert widths["left"].k < widths["right"].k
+    opened = [step for step in program_of(network.plan, 1).steps if step.name == "x/open"]
+    assert len(opened) == 1 and getattr(opened[0], "bits", 0) == widths["right"].k
+    assert np.abs(network(corners(), "secure") - network(corners(), "float")).max() < 0.2
+
+
+def test_weights_may_have_fewer_fraction_bits() -> None:
+    finer, coarser = compiled(), compiled(weight_fracs=dict.fromkeys(("wide", "left", "right"), 6))
+    assert all(coarser.plan.widths[name].weight_frac == 6 for name in ("wide", "left", "right"))
+    assert all(coarser.plan.widths[name].k < finer.plan.widths[name].k for name in ("wide", "left", "right"))
+    x = corners()
+    assert np.abs(coarser(x, "secure") - coarser(x, "fixed")).max() < 0.1
+    assert np.abs(coarser(x, "fixed") - coarser(x, "float")).max() < 2.0  # weights are rounded to 1/64
+    cost, less = program_of(finer.plan, 1).cost, program_of(coarser.plan, 1).cost
+    assert less.online_bytes < cost.online_bytes
+
+
+def test_a_pool_after_a_clamp_is_given_room_for_a_difference() -> None:
+    """Ring by ring, at both ends of the clamp."""
+    program = program_of(compiled().plan, 1)
+    clamp, pool = (next(step for step in program.steps if step.name == name) for name in ("clamp", "pool"))
+    assert getattr(pool, "bits", 0) <= getattr(clamp, "out_bits", 0)
+    assert 6 * 2**F < 2 ** (getattr(pool, "bits", 0) - 2)
+
+
+def test_the_handshake_names_widths() -> None:
+    plan = compiled().plan
+    other = msgspec.structs.replace(plan, widths={**plan.widths, "fc": Width(39, F)})
+    ours, theirs = (agreed_fields(p, program_of(p, 1)) for p in (plan, other))
+    assert "fc=39/10" in theirs["widths"]
+    first = next(name for name, one, two in zip(ours, ours.values(), theirs.values(), strict=True) if one != two)
+    assert first == "widths"
+
+
+def test_all_small_rings_agree_with_the_clear() -> None:
+    """A tiny product in every ring it fits, over all inputs of a coarse grid."""
+    graph = g.Graph(
+        (g.Input("x", (), (2,), -1.0, 1.0), g.Linear("a", ("x",), 2), g.ReLU("r", ("a",)), g.Linear("b", ("r",), 1))
+    )
+    grid = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=2)))
+    for size in (0.25, 1.0, 7.75):
+        arrays = {
+            "a.weight": np.full((2, 2), size),
+            "a.bias": np.zeros(2),
+            "b.weight": np.full((2, 1), -size),
+            "b.bias": np.ones(1),
+        }
+        network = compile((graph, arrays), params=Params(k=32, f=6))
+        assert np.abs(network(grid, "secure") - network(grid, "float")).max() < 0.05 * max(1.0, size**2)

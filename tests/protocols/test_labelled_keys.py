@@ -1,0 +1,161 @@
+"""Keys that carry secret labels, and their shuffle: here the whole width must be masked, not the score alone.
+
+Seeds are fixed; for the rate of false alarms see `checkers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.cost import Cost
+from gpumpc.errors import BitsMismatch
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.protocols.vote import LabelledKeys
+from gpumpc.ring.backend import packed_bytes
+from gpumpc.session import Session
+from tests.harness import BACKEND, Cell, Outcome, opened_cells, plain, run_step, run_steps, share, unsigned, view_cells
+from tests.protocols.checkers import check_independent, check_uniform
+
+Ints = npt.NDArray[np.int64]
+Patch = pytest.MonkeyPatch
+
+
+# keys with labels
+
+
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (3, 5), (2, 989)])
+def test_keys_hold_scores_positions_and_labels(rows, n):
+    rng = np.random.default_rng(5)
+    v, labels = rng.integers(-(1 << 24), 1 << 24, (rows, n)), rng.integers(0, 6, n)
+    id_bits = max(1, (n - 1).bit_length())
+    step = LabelledKeys("keys", ("v", "labels"), "keys", (rows, n), 26, id_bits, 3)
+    first = rng.integers(0, 1 << 63, n, dtype=np.uint64) * np.uint64(2)
+    shares = share(labels, 63, first=first)
+    got = run_steps([step], {"v": share(v, 26, seed=1), "labels": shares})
+    expected = (((v << id_bits) + np.arange(n)) << 3) + labels
+    assert np.array_equal(got.values, expected) and np.array_equal(plain(step, v, labels), expected)
+    assert got.cost == step.cost == Cost() and got.shares[0].bits == step.bits == 29 + id_bits
+
+
+def test_label_shares_narrower_than_a_key_are_refused():
+    """A label's share modulo 2^label_bits would carry into the position."""
+    step = LabelledKeys("keys", ("v", "labels"), "keys", (1, 4), 26, 2, 3)
+    with pytest.raises(BitsMismatch):
+        run_steps([step], {"v": share(np.zeros((1, 4)), 26), "labels": share(np.zeros(4), 3)})
+
+
+SHUFFLED = (64, 512)
+KEY_BITS = 24
+
+
+def shuffled(keys: Ints, first: Any = None, seed: int = 6) -> Outcome:
+    step = Shuffle("shuffled", ("keys",), "shuffled", SHUFFLED, KEY_BITS, 0)
+    return run_step(step, share(keys, KEY_BITS, seed=seed, first=first), seed=seed)
+
+
+def labelled(seed: int = 7) -> Ints:
+    """All scores zero: what is secret is in the low three bits."""
+    labels = np.random.default_rng(seed).integers(0, 8, SHUFFLED[1])
+    keys = (np.arange(SHUFFLED[1]) << 3) + labels
+    return np.broadcast_to(keys, SHUFFLED)
+
+
+def keys_stay_the_same() -> None:
+    first, second = shuffled(labelled()).shares
+    whole = BACKEND.reduce(first.share + second.share, KEY_BITS)
+    assert np.array_equal(np.sort(whole.astype(np.int64), axis=1), labelled())
+
+
+def the_shuffle_hides_labels() -> None:
+    """Every byte that a server hears, of keys shared as themselves and zero: only masks can make noise of them."""
+    got = shuffled(labelled(), first=np.zeros(SHUFFLED, dtype=np.uint64))
+    for party in (0, 1):
+        check_uniform(opened_cells(got, party))
+
+
+def the_view_hides_labels() -> None:
+    keys = np.random.default_rng(8).integers(0, 1 << (KEY_BITS - 1), SHUFFLED)
+    n = SHUFFLED[0] * SHUFFLED[1]
+    got = shuffled(keys)
+    for party in (0, 1):
+        secret = Cell("keys", KEY_BITS - 1, n, unsigned(keys))
+        own = Cell("input share", KEY_BITS, n, share(keys, KEY_BITS, seed=6)[party].words)
+        check_independent([*view_cells(got, party, n), own], [secret])
+
+
+def test_the_whole_width_costs_the_whole_width():
+    n = SHUFFLED[0] * SHUFFLED[1]
+    wide = packed_bytes(n, KEY_BITS)
+    assert shuffled(labelled()).cost == Cost(3, wide, 2 * wide, 2 * wide)
+    step = Shuffle("shuffled", ("keys",), "shuffled", SHUFFLED, KEY_BITS, 0)
+    assert np.array_equal(plain(step, labelled()), labelled())
+
+
+def server_1_cannot_unmask() -> None:
+    """S1 holds beta, which takes a and Delta off what it hears: its low bits must still be noise. All labels are 5."""
+    got = shuffled(np.broadcast_to((np.arange(SHUFFLED[1]) << 3) + 5, SHUFFLED))
+    [heard] = [opening.values for opening in got.openings[1]]
+    beta = got.drawn[1][1, "shuffled", "correction0"][1]
+    assert np.bincount(((heard + beta) & np.uint64(7)).reshape(-1).astype(np.int64)).max() < heard.size / 4
+
+
+CHECKERS = [keys_stay_the_same, the_shuffle_hides_labels, the_view_hides_labels, server_1_cannot_unmask]
+
+
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
+def test_the_shuffle_of_whole_keys_passes(checker: Callable[[], None]) -> None:
+    checker()
+
+
+def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)) -> None:
+    """Change what is drawn under a name, at the servers and at the dealer alike."""
+
+    def changed(honest: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def draw(*arguments: Any) -> Any:
+            drawn = honest(*arguments)
+            party = arguments[0].party if place == 1 else arguments[1]
+            return change(drawn) if arguments[place] == wanted and party in parties else drawn
+
+        return draw
+
+    patch.setattr(Session, "words", changed(Session.words, 1))
+    patch.setattr(Dealing, "words", changed(Dealing.words, 2))
+
+
+def label_not_masked_in_the_shuffle(patch: Patch) -> None:
+    """The first mask is a multiple of 2^3, as it may be where the low bits are no secret."""
+    _draws(patch, "a", lambda words: words >> np.uint64(3) << np.uint64(3))
+
+
+def label_not_masked_on_the_way_back(patch: Patch) -> None:
+    _draws(patch, "a'", lambda words: words >> np.uint64(3) << np.uint64(3))
+
+
+def positions_added_to_whole_keys(patch: Patch) -> None:
+    honest = Shuffle._run_0
+
+    def run_0(self: Shuffle, session: Session, v: Any) -> Any:
+        return honest(self, session, v + np.arange(self.shape[1], dtype=np.uint64))
+
+    patch.setattr(Shuffle, "_run_0", run_0)
+
+
+MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
+    (label_not_masked_in_the_shuffle, the_shuffle_hides_labels),
+    (label_not_masked_on_the_way_back, server_1_cannot_unmask),
+    (positions_added_to_whole_keys, keys_stay_the_same),
+]
+
+
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
+def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mistake(patch)
+        with pytest.raises(AssertionError):
+            checker()

@@ -1,0 +1,353 @@
+"""The vote of the nearest: the commonest label, of equals the nearest's, exactly; silent; at its declared cost.
+
+Seeds are fixed; for the rate of false alarms see `checkers`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.cost import Cost
+from gpumpc.errors import PlanError
+from gpumpc.offline.dealer import Dealing
+from gpumpc.protocols import argmax as argmax_module
+from gpumpc.protocols import vote as module
+from gpumpc.protocols.argmax import Duel, KnockOut
+from gpumpc.protocols.step import Clear, Step
+from gpumpc.protocols.vote import Equality, Vote
+from gpumpc.retrieval.metrics import majority_vote
+from gpumpc.ring import selection
+from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
+from gpumpc.session import Session
+from tests.harness import (
+    BACKEND,
+    Cell,
+    Outcome,
+    every,
+    opened_cells,
+    plain,
+    run_step,
+    share,
+    unsigned,
+)
+from tests.protocols.cases import Lt
+from tests.protocols.checkers import check_opened, check_same_law, check_view
+
+Ints = npt.NDArray[np.int64]
+Patch = pytest.MonkeyPatch
+BITS = 40
+SIZES = [1, 19, 989]
+
+
+def vote(shape: tuple[int, int], bits: int) -> Vote:
+    return Vote("vote", ("keys",), "label", shape, bits)
+
+
+def keys_of(labels: Ints, bits: int, seed: int = 1) -> Ints:
+    """Any numbers above the labels, of either sign."""
+    above = np.random.default_rng(seed).integers(-(1 << 20), 1 << 20, labels.shape)
+    return np.asarray((above << bits) + labels)
+
+
+def run(labels: Ints, bits: int, seed: int = 1) -> Outcome:
+    return run_step(vote(labels.shape, bits), share(keys_of(labels, bits), BITS, seed=seed), seed=seed)
+
+
+# exactness
+
+
+@pytest.mark.parametrize(("k", "n_labels"), [(1, 4), (2, 4), (3, 4), (4, 4), (5, 3), (6, 2)])
+def test_every_row_of_labels(k, n_labels):
+    labels = np.array(list(itertools.product(range(n_labels), repeat=k)))
+    expected = majority_vote(labels)
+    assert np.array_equal(run(labels, 2).words.astype(np.int64), expected)
+    assert np.array_equal(plain(vote(labels.shape, 2), keys_of(labels, 2)), expected)
+
+
+@pytest.mark.parametrize("rows", SIZES)
+@pytest.mark.parametrize("k", [1, 2, 5, 10, 17])
+@pytest.mark.parametrize("bits", [1, 3, 4, 5, 8, 11, 16])
+def test_random_labels_with_few_and_many_kinds(rows, k, bits):
+    rng = np.random.default_rng(rows + k)
+    kinds = rng.integers(0, 1 << bits, (rows, 3))
+    few = np.take_along_axis(kinds, rng.integers(0, 3, (rows, k)), axis=1)
+    labels = np.where(rng.random((rows, 1)) < 0.7, few, rng.integers(0, 1 << bits, (rows, k)))
+    labels[0] = (1 << bits) - 1
+    assert np.array_equal(run(labels, bits).words.astype(np.int64), majority_vote(labels))
+    assert np.array_equal(plain(vote(labels.shape, bits), keys_of(labels, bits)), majority_vote(labels))
+
+
+def test_the_result_has_the_labels_bits_and_nothing_above():
+    got = run(np.array([[2, 2, 1]]), 3)
+    assert all(part.bits == 3 and part.words.shape == (1,) and part.words.max() < 8 for part in got.shares)
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_labels_too_wide_are_refused(bits):
+    with pytest.raises(PlanError, match="cannot vote"):
+        vote((3, 5), bits)
+    assert Equality(16).rounds == 1
+
+
+# equality alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare(Step):
+    """[y = r] for public y; r is the sum of both parties' draws called "r"."""
+
+    bits: int
+
+    @property
+    def cost(self) -> Cost:
+        e = Equality(self.bits)
+        return Cost.both_ways(e.rounds, lane_bytes(self.n, e.opened_bits), lane_bytes(self.n, e.dealt_bits))
+
+    def deal(self, dealing: Dealing, *masks: object) -> None:
+        r = dealing.sum_words("r", (self.n,), self.bits)
+        Equality(self.bits).deal(dealing, dealing.backend.to_planes(r, self.bits), self.n)
+
+    def run(self, session: Session, y: Any) -> Lt:
+        return Lt((Equality(self.bits).run(session, session.backend.to_planes(y.words, self.bits), self.n),))
+
+    def plain(self, clear: Clear, *values: Words) -> Words:
+        raise AssertionError("an equality has no value in the clear")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 9, 13, 16])
+def test_equality_of_all_values_or_neighbours(bits):
+    near = np.unique([0, 1, (1 << bits) - 1, (1 << bits) // 2, (1 << bits) // 2 - 1, 5 % (1 << bits)])
+    y, r = every(np.arange(1 << bits), np.arange(1 << bits)) if bits <= 6 else every(near, near)
+    step = Compare("compare", ("y",), "e", (y.size,), bits)
+    pair = tuple(dataclasses.replace(part, words=unsigned(y)) for part in share(y, bits))
+    script = {(0, "compare", "r"): unsigned(r), (1, "compare", "r"): unsigned(0 * r)}
+    got = run_step(step, (pair[0], pair[1]), script=script)
+    lanes = got.shares[0].lanes[0] ^ got.shares[1].lanes[0]
+    assert np.array_equal(BACKEND.from_bit(lanes, y.shape).astype(bool), y == r)
+    assert got.cost == step.cost and (got.cost.rounds == 0) == (bits <= 4)
+
+
+# cost
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 65])
+@pytest.mark.parametrize(("k", "bits"), [(1, 3), (2, 3), (5, 3), (5, 8), (10, 4)])
+def test_declared_is_measured(rows, k, bits):
+    step = vote((rows, k), bits)
+    got = run(np.zeros((rows, k), dtype=np.int64), bits)
+    assert got.cost == step.cost and step.cost.dealer_bytes == len(got.corrections)
+    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [sum(map(len, sent)) for sent in zip(*got.sent, strict=True)] or k == 1
+    pairs, count = rows * k * (k - 1) // 2, (k - 1).bit_length() + 1
+    if k == 1:
+        assert step.cost == Cost()
+        return
+    equality = Equality(bits)
+    own = Cost.both_ways(
+        2 + equality.rounds,
+        packed_bytes(rows * k, bits) + lane_bytes(pairs, equality.opened_bits + 1),
+        lane_bytes(pairs, equality.dealt_bits) + packed_bytes(pairs, count),
+    )
+    assert step.cost == own + KnockOut(rows, k, count, bits).cost
+
+
+def test_a_vote_of_five_costs_this():
+    """The figures of docs/protocols.md section 9b, an element of 64 queries at six classes."""
+    cost = vote((64, 5), 3).cost
+    assert (cost.rounds, cost.s0_bytes / 64, cost.dealer_bytes / 64) == (8, 7.125, 22.75)
+
+
+@pytest.mark.parametrize(("bits", "payload"), [(3, 2), (3, 3), (3, 9), (20, 40)])
+def test_a_duel_carries_payloads_wider_than_its_values(bits, payload):
+    duel = Duel(64, bits, payload)
+    assert duel.choice_bits == max(bits, payload)
+    dealt = lane_bytes(64, duel.comparison.dealt_bits) + sum(
+        packed_bytes(64, b) for b in (max(bits, payload), bits, payload)
+    )
+    assert duel.cost.dealer_bytes == dealt
+
+
+# transcripts of a vote
+
+
+N = 1 << 14
+
+
+def constant(kind: str) -> Ints:
+    rows = {"equal": [5, 5, 5], "different": [1, 2, 4], "two of three": [7, 0, 7]}[kind]
+    return np.broadcast_to(np.array(rows), (N, 3))
+
+
+@pytest.mark.parametrize("kind", ["equal", "different", "two of three"])
+@pytest.mark.parametrize("bits", [3, 9])
+def test_every_opened_byte_lane_is_uniform(kind, bits):
+    check_opened(run(constant(kind), bits, seed=9))
+
+
+def test_two_inputs_give_transcripts_of_one_law():
+    first, second = run(constant("equal"), 3, seed=10), run(constant("different"), 3, seed=11)
+    for party in (0, 1):
+        check_same_law(opened_cells(first, party), opened_cells(second, party))
+
+
+def by_voter(got: Outcome) -> Outcome:
+    """What has two elements a query, cut into the first voter's and the second's."""
+
+    def opened(side: list[Any]) -> list[Any]:
+        halves = [[o] if o.n == N else [dataclasses.replace(o, n=N, values=v) for v in o.values.T.copy()] for o in side]
+        return list(itertools.chain.from_iterable(halves))
+
+    def drawn(side: dict[Any, Any]) -> dict[Any, Any]:
+        return {name: (bits, v.T.copy() if v.shape == (N, 2) else v) for name, (bits, v) in side.items()}
+
+    (first, second), (one, other) = got.openings, got.drawn
+    return dataclasses.replace(got, openings=(opened(first), opened(second)), drawn=(drawn(one), drawn(other)))
+
+
+def view_of(party: int) -> None:
+    """Of two voters, so that every value has one element a query."""
+    labels = np.random.default_rng(12).integers(0, 8, (N, 2))
+    keys = np.random.default_rng(13).integers(0, 1 << BITS, (N, 2))
+    keys = keys >> 3 << 3 | labels
+    pair = share(keys, BITS, seed=14)
+    got = run_step(vote((N, 2), 3), pair, seed=15)
+    secret = [Cell("label", 3, N, unsigned(column)) for column in labels.T]
+    secret += [Cell("their difference", 3, N, unsigned((labels[:, 0] - labels[:, 1]) & 7))]
+    secret += [Cell("peer's label share", 3, N, column) for column in pair[1 - party].words.T]
+    check_view(by_voter(got), party, N, secret)
+
+
+def view_of_server_0() -> None:
+    view_of(0)
+
+
+def view_of_server_1() -> None:
+    view_of(1)
+
+
+# checkers, and mistakes that they must catch
+
+
+def winners_are_right() -> None:
+    labels = np.random.default_rng(16).integers(0, 4, (989, 6))
+    assert np.array_equal(run(labels, 2).words.astype(np.int64), majority_vote(labels))
+    wide = labels * 4099
+    assert np.array_equal(run(wide, 14).words.astype(np.int64), majority_vote(wide))
+
+
+def openings_are_noise() -> None:
+    for bits in (3, 9):
+        got = run(constant("two of three"), bits, seed=17)
+        check_opened(got)
+
+
+CHECKERS = [
+    view_of_server_0,
+    view_of_server_1,
+    winners_are_right,
+    openings_are_noise,
+]
+
+
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
+def test_the_vote_passes(checker: Callable[[], None]) -> None:
+    checker()
+
+
+def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)) -> None:
+    """Change what is drawn under a name, at the servers and at the dealer alike."""
+
+    def changed(honest: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def draw(*arguments: Any) -> Any:
+            drawn = honest(*arguments)
+            party = arguments[0].party if place == 1 else arguments[1]
+            return change(drawn) if arguments[place] == wanted and party in parties else drawn
+
+        return draw
+
+    for kind in ("words", "lanes"):
+        patch.setattr(Session, kind, changed(getattr(Session, kind), 1))
+        patch.setattr(Dealing, kind, changed(getattr(Dealing, kind), 2))
+
+
+def labels_opened_without_mask(patch: Patch) -> None:
+    _draws(patch, "r", lambda words: words * np.uint64(0))
+
+
+def one_mask_for_all_voters(patch: Patch) -> None:
+    _draws(patch, "r", lambda words: words * np.uint64(0) + words[..., :1] if words.ndim == 2 else words)
+
+
+def equality_opened(patch: Patch) -> None:
+    _draws(patch, "t'", lambda lanes: lanes * np.uint64(0))
+
+
+def equality_open_to_server_0(patch: Patch) -> None:
+    _draws(patch, "t'", lambda lanes: lanes * np.uint64(0), parties=(1,))
+
+
+def digits_share_a_mask(patch: Patch) -> None:
+    _draws(patch, "eq.masks", lambda lanes: lanes * np.uint64(0) + lanes[:1])
+
+
+def tie_goes_right(patch: Patch) -> None:
+    honest = argmax_module.Duel.run
+
+    def duel(self: Any, session: Session, v: Any, index: Any) -> Any:
+        return honest(self, session, v - np.uint64(session.party == 0), index)
+
+    patch.setattr(argmax_module.Duel, "run", duel)
+
+
+def choice_as_narrow_as_counts(patch: Patch) -> None:
+    patch.setattr(Duel, "choice_bits", property(lambda self: self.bits))
+
+
+def farther_members_counted(patch: Patch) -> None:
+    """Each pair counts for its farther member alone, so that the last holder has the most. (The nearer would do.)"""
+
+    def summed(self: Vote, backend: Any, pairs: Any) -> Any:
+        _, right = selection.pairs(self.shape[1])
+        return np.stack([pairs[:, right == i].sum(axis=1, dtype=np.uint64) for i in range(self.shape[1])], axis=1)
+
+    patch.setattr(Vote, "_summed", summed)
+
+
+def lower_digit_alone(patch: Patch) -> None:
+    honest = module.Equality.run
+
+    def equal(self: Equality, session: Session, planes: Any, n: int) -> Any:
+        if not self.rounds:
+            return honest(self, session, planes, n)
+        blind = planes.copy()
+        blind[self.edges[1] :] = 0
+        return honest(self, session, blind, n)
+
+    patch.setattr(module.Equality, "run", equal)
+
+
+MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
+    (labels_opened_without_mask, openings_are_noise),
+    (one_mask_for_all_voters, openings_are_noise),
+    (equality_opened, openings_are_noise),
+    (equality_open_to_server_0, view_of_server_0),
+    (digits_share_a_mask, openings_are_noise),
+    (tie_goes_right, winners_are_right),
+    (choice_as_narrow_as_counts, winners_are_right),
+    (farther_members_counted, winners_are_right),
+    (lower_digit_alone, winners_are_right),
+]
+
+
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
+def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mistake(patch)
+        with pytest.raises(AssertionError):
+            checker()
