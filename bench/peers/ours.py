@@ -15,8 +15,8 @@ from gpumpc.nn.plan import Plan, Weights, make_plan
 from gpumpc.params import Params
 from gpumpc.roles.trial import Trial
 
-# Integer bits of a product of two operands, with its sign and the bit a lift needs.
-_ROOM_BITS = 10
+# Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and the inputs make 64.
+_ROOM_BITS = 1
 MODULE = "bench.peers.our_party"
 
 

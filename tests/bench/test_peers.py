@@ -109,7 +109,7 @@ def test_arrays_for_jax_are_channels_last() -> None:
 
 
 def test_product_of_two_operands_has_room_for_three_fractions() -> None:
-    assert ring_of_product(Params(k=44, f=16)) == Params(k=58, f=16)
+    assert ring_of_product(Params(k=44, f=16)) == Params(k=49, f=16)
     assert ring_of_product(Params(k=60, f=13)).k == 60
 
 
