@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 _READ_BYTES = 1 << 16
-_BURST_BYTES = 1 << 16
+# A link has no store: what may pass at once is a few packets, or many small rounds would go faster than the link.
+_BURST_BYTES = 1 << 12
 # Read ahead of the link, beyond what is on its way: keeps it busy without hiding that it is slow.
 _AHEAD_BYTES = 1 << 20
 _CONNECT_S = 5.0
