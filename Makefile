@@ -22,7 +22,7 @@ help:
 	@echo "make lint      ruff, mypy and the import contracts alone"
 	@echo "make figures   every figure of bench/figures.toml, asked beside measured (ID=\"relu lite0\" for some)"
 	@echo "make evidence  the tests and the figures, written to out/evidence"
-	@echo "make bench     micro-benchmarks with pytest-benchmark"
+	@echo "make bench     micro-benchmarks, stored by machine and revision, beside the last of this machine (SUITE=ring for one)"
 	@echo "make clean     remove .venv, out/ and all caches"
 
 tools:
@@ -79,7 +79,7 @@ evidence: tools compiler $(VENV)/.test-installed
 	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
 
 bench: tools $(VENV)/.test-installed
-	$(BIN)/python -m pytest bench --benchmark-only -o python_files='bench_*.py'
+	$(BIN)/python -m bench.suite $(SUITE)
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

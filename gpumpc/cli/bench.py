@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gpumpc.cli.bench_processes import measure_processes
 from gpumpc.cli.told import told
 from gpumpc.cli.workloads import BATCH, WORKLOADS, open_workload
 from gpumpc.params import Params
@@ -25,11 +26,16 @@ def bench(
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
     backend: Annotated[str, typer.Option(help="numpy or numba; default: the fastest that is installed.")] = "",
+    net: Annotated[str, typer.Option(help="loopback, lan or wan: three real processes; without it three threads.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a workload with fresh randomness: dealer and both servers, three threads of this process."""
+    """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
     with told():
-        row = measure(workload, n, batch, Params(k=k, f=f), runs, backend or None)
+        chosen = backend or None
+        if net:
+            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net)
+        else:
+            row = measure(workload, n, batch, Params(k=k, f=f), runs, chosen)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:
@@ -74,5 +80,6 @@ def measure(workload: str, n: int, batch: int, params: Params, runs: int, backen
 def _show(row: dict[str, Any]) -> None:
     table = Table("figure", "measured")
     for key, value in row.items():
-        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value)
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(key, text)
     Console().print(table)

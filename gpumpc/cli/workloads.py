@@ -99,29 +99,49 @@ class _Multiplication(Runner):
         return float(np.abs(self.result.reveal() - self.product).max())
 
 
-def open_workload(name: str, n: int, batch: int, params: Params, backend: str | None) -> Measured:
-    """The workload, ready to run; its session must be closed. Raises ConfigError for an unknown one."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One workload with its operands; a plan without an operator, or an operator in the plan's ring."""
+
+    compiled: CompiledPlan
+    inputs: tuple[Array, ...]
+    operator: str
+    n_items: int
+    bounds: str
+
+    def exact(self) -> Array:
+        """In float64."""
+        return self.inputs[0] * self.inputs[1] if self.operator else self.compiled(self.inputs[0], "float")
+
+
+def case_of(name: str, n: int, batch: int, params: Params) -> Case:
+    """The workload. Raises ConfigError for an unknown one."""
     models.one_of(name, *WORKLOADS)
     if name == "mul":
-        return _multiplication(n, params, backend)
+        # As many bits above the product's fraction as below one operand's, the sign and the lift's bit among them.
+        high = 2.0 ** ((params.k - 3 * params.f - 2) / 2) if params.k > 3 * params.f + 2 else 0.5
+        grey = models.sample_inputs((2, n), -high, high)
+        return Case(_compiled("relu", 1, params), (grey[0], grey[1]), "*", n, "")
     compiled = _compiled(name, n, params)
     batch = batch or BATCH[name]
     source = compiled.plan.graph.input
     x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-    session = compiled.session(batch, backend)
     n_items = batch * (n if name in ("relu", "relu6") else 1)
     bounds = str(compiled.plan.bounds) if name in ("lenet", "vgg", "lite0") else ""
-    return Measured(session, session.program.cost, n_items, bounds, _Network(session, compiled, x))
+    return Case(compiled, (x,), "", n_items, bounds)
 
 
-def _multiplication(n: int, params: Params, backend: str | None) -> Measured:
-    session = _compiled("relu", 1, params).session(1, backend)
-    # As many bits above the product's fraction as below one operand's, the sign and the lift's bit among them.
-    high = 2.0 ** ((params.k - 3 * params.f - 2) / 2) if params.k > 3 * params.f + 2 else 0.5
-    grey = models.sample_inputs((2, n), -high, high)
-    runner = _Multiplication(session, grey[0], grey[1])
-    cost = binary_program("*", *runner.operands, params).cost
-    return Measured(session, cost, n, "", runner)
+def open_workload(name: str, n: int, batch: int, params: Params, backend: str | None) -> Measured:
+    """The workload, ready to run; its session must be closed. Raises ConfigError for an unknown one."""
+    case = case_of(name, n, batch, params)
+    if case.operator:
+        session = case.compiled.session(1, backend)
+        runner = _Multiplication(session, *case.inputs)
+        return Measured(session, binary_program("*", *runner.operands, params).cost, n, "", runner)
+    [x] = case.inputs
+    session = case.compiled.session(len(x), backend)
+    network = _Network(session, case.compiled, x)
+    return Measured(session, session.program.cost, case.n_items, case.bounds, network)
 
 
 def _compiled(name: str, n: int, params: Params) -> CompiledPlan:

@@ -321,7 +321,7 @@ def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(
         dealer.send(Kind.CORRECTION, b"x", batch=i)
         serving.wait(i + 1)
     assert [arrival.frame.batch for arrival in serving.arrivals] == [*range(6)]
-    assert len(serving.listener._streams._open) == 4  # type: ignore[union-attr]  # a listener that has streams
+    assert len(serving.listener._streams._open) == 4  # type: ignore[union-attr]  # this listener has streams
     for dealer in dealers[2:]:
         dealer.send(Kind.CORRECTION, b"y")
     assert len(serving.wait(10)) == 10
