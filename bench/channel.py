@@ -2,7 +2,8 @@
 
 Both processes send a message of this size and receive the other's, again and again, as two servers do in a round;
 then messages of `--small` bytes, for what a round costs in itself. `--over curve` sends the same frames inside CURVE, as
-before there were streams. Wall-clock times on a busy machine say little: processor seconds of one process stand beside.
+before there were streams. Wall-clock times on a busy machine say little: processor seconds of one process stand beside,
+and how often one of its threads went to sleep.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -30,11 +32,12 @@ Exchange = Callable[[Sequence[bytes]], object]
 
 
 class Timing(NamedTuple):
-    """Seconds of one exchange, median and least, and processor seconds of this process for one."""
+    """Seconds of one exchange, median and least; this process's processor seconds and changes of threads for one."""
 
     median: float
     least: float
     processor: float
+    switches: float
 
 
 class _CurveChannel:
@@ -69,12 +72,18 @@ def measure(exchange: Exchange, n_bytes: int, times: int) -> Timing:
     data, walls = [os.urandom(n_bytes)], []
     for _ in range(_WARM_UP):
         exchange(data)
-    before = time.process_time()
+    before, switches = time.process_time(), _switches()
     for _ in range(times):
         start = time.perf_counter()
         exchange(data)
         walls.append(time.perf_counter() - start)
-    return Timing(statistics.median(walls), min(walls), (time.process_time() - before) / times)
+    processor = time.process_time() - before
+    return Timing(statistics.median(walls), min(walls), processor / times, (_switches() - switches) / times)
+
+
+def _switches() -> int:
+    """How often a thread of this process has gone to sleep to wait for something."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 def play(channel: ZmqChannel | _CurveChannel, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
@@ -135,10 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds_small=small.median,
         seconds_small_least=small.least,
         seconds_small_processor=small.processor,
+        switches=large.switches,
+        small_switches=small.switches,
     )
     for name, timing in (("large", large), ("small", small)):
-        texts = (f"{seconds * 1e6:,.0f} us {label}" for label, seconds in timing._asdict().items())
-        print(f"{options.over}, {name}: " + ", ".join(texts), file=sys.stderr)
+        median, least, processor = (f"{seconds * 1e6:,.0f} us" for seconds in timing[:3])
+        print(
+            f"{options.over}, {name}: median {median}, least {least}, processor {processor},"
+            f" {timing.switches:.1f} changes of threads",
+            file=sys.stderr,
+        )
     print(f"{n_bytes / large.median / 1e9:.3f} GB/s each way, both at once", file=sys.stderr)
     if options.json:
         print(json.dumps(measured))

@@ -52,13 +52,17 @@ class Outbox:
         self._check()
         if self._waiting:
             self._after_large(check)
-        for record in self._sealed(header, parts):
-            # While nothing waits this thread alone sends: it alone adds to what waits.
-            rest = record if self._waiting else record[self._send_now(record) :]
-            if rest:
-                self._hand_over(bytes(rest))
-            while self._waiting_bytes > _WAITING_BYTES:
-                self._await_change(check)
+        try:
+            for record in self._sealed(header, parts):
+                # While nothing waits this thread alone sends: it alone adds to what waits.
+                rest = record if self._waiting else record[self._send_now(record) :]
+                if rest:
+                    self._hand_over(bytes(rest))
+                while self._waiting_bytes > _WAITING_BYTES:
+                    self._await_change(check)
+        except BaseException:
+            self._stopped = True  # behind half a frame nothing more can be sent
+            raise
 
     def start(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> Sending | None:
         """Begin to send one frame from the parts themselves, which must not be changed before `Sending.finish`.
@@ -97,6 +101,7 @@ class Outbox:
                 what, why = f"{self._peer} took nothing for {timeout_s:g} s", "its process is up but busy or stopped"
                 raise PeerTimeout(what, why, f"see the log of {self._peer}, or allow more time with timeout_s")
             self._await_change(check)
+        self._check()  # it may have ended in an error
 
     def _after_large(self, check: Callable[[], None]) -> None:
         # The numbers of records are taken in the order in which they leave, by one thread at a time.
@@ -160,8 +165,8 @@ class Outbox:
             try:
                 for record in [memoryview(item)] if isinstance(item, bytes) else self._sealed(item.header, item.parts):
                     self._send_all(record)
-            except OSError as error:
-                self._error = error
+            except Exception as error:  # of the socket, or none that is foreseen: whoever waits must hear of it
+                self._error = error if isinstance(error, OSError) else OSError(0, f"{type(error).__name__} in sending")
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(item)

@@ -30,10 +30,10 @@ VERSION = 1
 TAG_BYTES = 16
 TICKET_BYTES = 16
 # Large enough that the calls cost nothing, small enough that a record stays in the cache between cipher and kernel.
-RECORD_BYTES = 1 << 18
+RECORD_BYTES = 1 << 19
 SEALED_HEADER_BYTES = HEADER.size + TAG_BYTES
-# 2^20 records of 2^14 blocks: the distance of AES-GCM from ideal is then below 2^-60 (sigma^2 / 2^129).
-RECORDS_A_KEY = 1 << 20
+# 2^19 records of 2^15 blocks: the distance of AES-GCM from ideal is then below 2^-60 (sigma^2 / 2^129).
+RECORDS_A_KEY = 1 << 19
 HEADER_LABEL = b"gpumpc header"
 
 _KEY_BYTES = 32

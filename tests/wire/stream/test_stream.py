@@ -174,6 +174,16 @@ def test_put_waits_when_much_is_waiting(pair: tuple[Stream, Stream], monkeypatch
         for i in range(100):
             pair[0].put(header_of(1 << 20, i), [bytes(1 << 20)], gone)
     assert i < 40  # the kernel's buffers, and one megabyte
+    with pytest.raises(PeerLost):  # half a frame may have left: nothing can follow it
+        put(pair[0], b"x")
+
+
+def test_a_bug_in_the_sending_thread_is_told(pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "pieces", None)
+    sending = pair[0].start(header_of(2 << 20), [bytes(2 << 20)], nothing)
+    assert sending is not None
+    with pytest.raises(PeerLost, match="TypeError in sending"):
+        sending.finish(5.0, nothing)
 
 
 # the end

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 
 from gpumpc.errors import WireError
@@ -56,8 +58,16 @@ class Wire:
         return bytes(found)
 
     def give(self, party: int, data: bytes) -> None:
-        """Let `data` reach end `party`."""
-        self.taps[party].sendall(data)
+        """Let `data` reach end `party`; what is more than the kernel takes goes on while the end reads."""
+        self.taps[party].settimeout(LIMIT_S)
+        if len(data) < 1 << 16:
+            self.taps[party].sendall(data)
+        else:
+            threading.Thread(target=self._give, args=(party, data), daemon=True).start()
+
+    def _give(self, party: int, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # an end that refuses what it reads hangs up
+            self.taps[party].sendall(data)
 
     def cut(self, party: int) -> None:
         self.taps[party].shutdown(socket.SHUT_WR)
