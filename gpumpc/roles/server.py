@@ -180,12 +180,17 @@ class Server:
         engines = list(self._engines.values())
         if index >= len(engines):
             raise HandshakeMismatch("number of plans", str(len(engines)), f"at least {index + 1}", "the dealer")
-        ours = {"root": root_check(self._root), **agreed_fields(engines[index].plan, engines[index].program)}
+        ours = {
+            "root": root_check(self._root),
+            "number of plans": str(len(engines)),
+            **agreed_fields(engines[index].plan, engines[index].program),
+        }
         self._listener.reply(arrival.routing_id, Kind.HELLO, pack_hello(ours, {}), sequence=index)
         compare(ours, unpack_hello(arrival.frame.payload).equal, "the dealer")
         if self._desk:
             self._desk.restart()
-        self._dealer_route = arrival.routing_id
+        # Nothing is asked before the last plan is agreed on: until then the dealer waits for hellos alone.
+        self._dealer_route = arrival.routing_id if index + 1 == len(engines) else None
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
     def _ask_dealer(self) -> None:
