@@ -47,8 +47,8 @@ def commands() -> dict[str, list[list[str]]]:
         "unit": [pytest("-n", "2", *elsewhere, "tests")],
         "kernels": [pytest("-n", "2", *found)] if (found := present(KERNELS)) else [],
         "protocols": [pytest("-n", "2", *found)] if (found := present(PROTOCOLS)) else [],
-        # These start several processes each: one test at a time.
-        "processes": [pytest(*found)] if (found := present(PROCESSES)) else [],
+        # These start several processes each, which mostly wait; tests of one file share them.
+        "processes": [pytest("-n", "2", "--dist", "loadfile", *found)] if (found := present(PROCESSES)) else [],
     }
 
 

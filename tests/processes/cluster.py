@@ -100,6 +100,8 @@ class Cluster(LocalCluster):
         self.compiled = compiled
         self.faults: dict[str, str] = {}
         self.names = ["server0", "server1", "dealer"]
+        # Tiny networks need no compiled loops, whose loading takes seconds a process. Empty: what a user would get.
+        self.backend = "numpy"
 
     @classmethod
     def make(cls, folder: Path, compiled: CompiledPlan | None = None, batch: int = BATCH, ahead: str = "64KiB") -> Cluster:
@@ -124,7 +126,12 @@ class Cluster(LocalCluster):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": f"{self.folder / f'inject-{name}'}:{ROOT}", "OPENBLAS_NUM_THREADS": "1"},
+                env={
+                    **os.environ,
+                    "GPUMPC_BACKEND": self.backend,
+                    "PYTHONPATH": f"{self.folder / f'inject-{name}'}:{ROOT}",
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
                 start_new_session=True,
             )
 

@@ -19,7 +19,9 @@ from tests.processes.cluster import NO_TORCH, ROOT, Cluster, close, images, law
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster.make(tmp_path_factory.mktemp("path")) as cluster:
+    cluster = Cluster.make(tmp_path_factory.mktemp("path"))
+    cluster.backend = ""
+    with cluster:
         yield cluster
 
 
