@@ -47,7 +47,7 @@ define install
 @echo "  numba, llvmlite     60 MB"
 @echo "  numpy, cryptography, pyzmq, pillow, nibabel and the rest of the core  40 MB"
 @$(if $(findstring dev,$(1)),echo "  test tools          85 MB (mypy, ruff, scipy, scikit-learn, matplotlib, pytest)";) \
- $(if $(findstring kernels,$(1)),echo "  NVRTC and nvdisasm 110 MB, which compile the kernels and need no GPU";) \
+ $(if $(findstring kernels,$(1)),echo "  NVRTC and nvdisasm  110 MB (they compile the kernels and need no GPU)";) \
  echo "  On disk afterwards: about 1.7 GB with the CPU build."
 @$(PIP) -q setuptools wheel
 @$(PIP) -q $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) --no-build-isolation -e '.[$(1)]'
