@@ -14,7 +14,7 @@ from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout, RemoteEr
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.stream import Exchange, Stream
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES
-from gpumpc.wire.zmq_channel import Arrival, Listener, Requester, ZmqChannel, channel, curve_keypair, link
+from gpumpc.wire.zmq_channel import Arrival, CurveKeys, Listener, Requester, ZmqChannel, channel, curve_keypair, link
 from gpumpc.wire.zmq_channel.endpoint import beside
 from tests.processes.relay import Relay
 
@@ -92,7 +92,12 @@ def met(stack: ExitStack, make_relay: Callable[[str], Relay] | None = None) -> t
 @pytest.mark.parametrize("n_bytes", [0, 1000, RECORD_BYTES + 1, 5 << 20])
 def test_all_frames_go_by_the_stream_and_are_counted_as_payload(stack: ExitStack, n_bytes: int) -> None:
     relays: list[Relay] = []
-    s0, s1 = met(stack, lambda place: relays.append(Relay(place)) or relays[0])  # type: ignore[func-returns-value]
+
+    def relayed(place: str) -> Relay:
+        relays.append(Relay(place))
+        return relays[0]
+
+    s0, s1 = met(stack, relayed)
     data = [os.urandom(n_bytes) for _ in range(2)]
     assert both(lambda: s0.exchange([data[0]]), lambda: s1.exchange([data[1]])) == [data[1], data[0]]
     s1.send_control(b"and this")
@@ -219,9 +224,9 @@ def test_key_material_does_not_print(stack: ExitStack) -> None:
 class Serving:
     """A listener polled by a thread."""
 
-    def __init__(self, stack: ExitStack, **options: object) -> None:
+    def __init__(self, stack: ExitStack, stream_endpoint: str | None = None) -> None:
         allowed = {DEALER.public: "dealer", USER.public: "user"}
-        self.listener = Listener(ANY_PORT, S1, allowed, stream_peers=["dealer"], **options)  # type: ignore[arg-type]
+        self.listener = Listener(ANY_PORT, S1, allowed, stream_peers=["dealer"], stream_endpoint=stream_endpoint)
         self.arrivals: list[Arrival] = []
         self._stopped = False
         pool = stack.enter_context(ThreadPoolExecutor(1))
@@ -249,8 +254,8 @@ class Serving:
         return self.arrivals
 
 
-def requester(stack: ExitStack, serving: Serving, keys: object = DEALER) -> Requester:
-    made = Requester(serving.listener.endpoint, keys, S1.public, peer="server1")  # type: ignore[arg-type]
+def requester(stack: ExitStack, serving: Serving, keys: CurveKeys = DEALER) -> Requester:
+    made = Requester(serving.listener.endpoint, keys, S1.public, peer="server1")
     stack.callback(made.close)
     made.wait_peer()
     return made
@@ -321,7 +326,7 @@ def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(
         dealer.send(Kind.CORRECTION, b"x", batch=i)
         serving.wait(i + 1)
     assert [arrival.frame.batch for arrival in serving.arrivals] == [*range(6)]
-    assert len(serving.listener._streams._open) == 4  # type: ignore[union-attr]
+    assert serving.listener._streams is not None and len(serving.listener._streams._open) == 4
     for dealer in dealers[2:]:
         dealer.send(Kind.CORRECTION, b"y")
     assert len(serving.wait(10)) == 10
