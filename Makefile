@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # A machine without a GPU can ask for the small build: make demo EXTRA_INDEX=https://download.pytorch.org/whl/cpu
 EXTRA_INDEX ?=
 DEMO_EXTRAS := torch,images,dicom,cpu
-TEST_EXTRAS := $(DEMO_EXTRAS),bench,dev
+TEST_EXTRAS := $(DEMO_EXTRAS),kernels,bench,dev
 
 export MPLBACKEND := Agg
 SHELL := /bin/bash
@@ -18,11 +18,11 @@ SHELL := /bin/bash
 
 help:
 	@echo "make demo      install into .venv, then run the main job on real images"
-	@echo "make test      lint, unit, protocol and process tests; the time of each group"
+	@echo "make test      lint, unit, kernel, protocol and process tests; the time of each group"
 	@echo "make lint      ruff, mypy and the import contracts alone"
 	@echo "make figures   every figure of bench/figures.toml, asked beside measured (ID=\"relu lite0\" for some)"
 	@echo "make evidence  the tests and the figures, written to out/evidence"
-	@echo "make bench     micro-benchmarks with pytest-benchmark"
+	@echo "make bench     micro-benchmarks, stored by machine and revision, beside the last of this machine (SUITE=ring for one)"
 	@echo "make clean     remove .venv, out/ and all caches"
 
 tools:
@@ -47,6 +47,7 @@ define install
 @echo "  numba, llvmlite     60 MB"
 @echo "  numpy, cryptography, pyzmq, pillow, nibabel and the rest of the core  40 MB"
 @$(if $(findstring dev,$(1)),echo "  test tools          85 MB (mypy, ruff, scipy, scikit-learn, matplotlib, pytest)";) \
+ $(if $(findstring kernels,$(1)),echo "  NVRTC and nvdisasm 110 MB, which compile the kernels and need no GPU";) \
  echo "  On disk afterwards: about 1.7 GB with the CPU build."
 @$(PIP) -q setuptools wheel
 @$(PIP) -q $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) --no-build-isolation -e '.[$(1)]'
@@ -78,7 +79,7 @@ evidence: tools compiler $(VENV)/.test-installed
 	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
 
 bench: tools $(VENV)/.test-installed
-	$(BIN)/python -m pytest bench --benchmark-only -o python_files='bench_*.py'
+	$(BIN)/python -m bench.suite $(SUITE)
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

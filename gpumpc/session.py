@@ -122,6 +122,12 @@ class Session:
         n_bytes = packed_bytes(math.prod(shape), bits)
         return self.backend.unpack(self._read(self._corrections, n_bytes), shape, bits)
 
+    def plus_dealt(self, words: Words, name: str, bits: int) -> Words:
+        """Words plus this party's share of a value the dealer computed, modulo 2^bits."""
+        if self._corrections is None:
+            return self.masked(words, name, bits)
+        return self.backend.add_packed(words, self._read(self._corrections, packed_bytes(words.size, bits)), bits)
+
     def dealt_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """This party's XOR share of lanes the dealer computed."""
         if self._corrections is None:

@@ -32,13 +32,17 @@ class Additive:
 
     def at_bits(self, backend: Backend, bits: int) -> Additive:
         """The same value modulo a smaller power of two: free and exact. Raises BitsMismatch for a larger one."""
+        self.check_bits(bits)
+        return dataclasses.replace(self, words=backend.reduce(self.words, bits), bits=bits)
+
+    def check_bits(self, bits: int) -> None:
+        """Raises BitsMismatch where more bits are needed; who reduces anyway needs no more than this."""
         if bits > self.bits:
             raise BitsMismatch(
                 f"a share modulo 2^{self.bits} was used where one modulo 2^{bits} is needed",
                 "its upper bits are not shares of anything",
                 "lift it first",
             )
-        return dataclasses.replace(self, words=backend.reduce(self.words, bits), bits=bits)
 
     def with_words(self, words: Words) -> Additive:
         """Another share of the same kind."""

@@ -199,6 +199,10 @@ class RecordingSession(Session):
         self.dealt[self.party, self._step, name] = (bits, words)
         return words
 
+    def plus_dealt(self, words: Words, name: str, bits: int) -> Any:
+        """Not in one pass, so that what was dealt is seen."""
+        return self.backend.reduce(words + self.dealt_words(name, words.shape, bits), bits)
+
     def dealt_lanes(self, name: str, planes: int, n: int) -> Words:
         lanes: Words = super().dealt_lanes(name, planes, n)
         self.dealt[self.party, self._step, name] = (0, lanes)

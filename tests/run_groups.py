@@ -1,6 +1,6 @@
 """Run the test groups one after another, print the time of each, and fail if any failed.
 
-    python tests/run_groups.py [lint] [unit] [protocols] [processes]
+    python tests/run_groups.py [lint] [unit] [kernels] [protocols] [processes]
 
 All groups run even when an early one fails. The run ends with the time of each group and pytest's own closing lines.
 """
@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 # Tests of protocols and networks, and those that start processes; `unit` is everything else, so no file is forgotten.
+# The kernels compiled for every architecture, and executed by the emulator.
+KERNELS = ("tests/kernels",)
 PROTOCOLS = ("tests/protocols", "tests/nn", "tests/oracle")
 PROCESSES = ("tests/roles", "tests/cli", "tests/processes")
 
@@ -35,7 +37,7 @@ def pytest(*arguments: str) -> list[str]:
 
 def commands() -> dict[str, list[list[str]]]:
     """The commands of each group, by its name."""
-    elsewhere = [f"--ignore={path}" for path in present(PROTOCOLS + PROCESSES)]
+    elsewhere = [f"--ignore={path}" for path in present(KERNELS + PROTOCOLS + PROCESSES)]
     return {
         "lint": [
             [str(BIN / "ruff"), "check", "."],
@@ -43,6 +45,7 @@ def commands() -> dict[str, list[list[str]]]:
             [str(BIN / "mypy")],
         ],
         "unit": [pytest("-n", "2", *elsewhere, "tests")],
+        "kernels": [pytest("-n", "2", *found)] if (found := present(KERNELS)) else [],
         "protocols": [pytest("-n", "2", *found)] if (found := present(PROTOCOLS)) else [],
         # These start several processes each: one test at a time.
         "processes": [pytest(*found)] if (found := present(PROCESSES)) else [],

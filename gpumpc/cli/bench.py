@@ -4,97 +4,82 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli import models
+from gpumpc.cli.bench_processes import measure_processes
 from gpumpc.cli.told import told
-from gpumpc.nn.graph import Clamp, ReLU
-from gpumpc.nn.plan import make_plan
+from gpumpc.cli.workloads import BATCH, WORKLOADS, open_workload
 from gpumpc.params import Params
-from gpumpc.roles.compiled import CompiledPlan
-
-WORKLOADS = ("relu", "relu6", "lenet", "vgg", "lite0")
-BATCH = {"relu": 1, "relu6": 1, "lenet": 32, "vgg": 8, "lite0": 8}
 
 
 def bench(
     workload: Annotated[str, typer.Argument(help=" | ".join(WORKLOADS))],
-    n: Annotated[int, typer.Option(min=1, help="Elements (relu, relu6).")] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=0, help="Images a batch; 0: the usual one.")] = 0,
+    n: Annotated[int, typer.Option(min=1, help="Elements (relu, relu6, mul).")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=0, help="Images or rows a batch; 0: the usual number.")] = 0,
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
+    backend: Annotated[str, typer.Option(help="numpy or numba; default: the fastest that is installed.")] = "",
+    net: Annotated[str, typer.Option(help="loopback, lan or wan: three real processes; without it three threads.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a workload with fresh randomness: dealer and both servers, three threads of this process."""
+    """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
     with told():
-        row = measure(workload, n, batch, k, f)
+        chosen = backend or None
+        if net:
+            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net)
+        else:
+            row = measure(workload, n, batch, Params(k=k, f=f), runs, chosen)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:
         _show(row)
 
 
-def measure(workload: str, n: int, batch: int, k: int, f: int) -> dict[str, Any]:
-    """One row of figures. Raises ConfigError for an unknown workload."""
-    compiled = _compiled(models.one_of(workload, *WORKLOADS), n, k, f)
-    batch = batch or BATCH[workload]
-    source = compiled.plan.graph.input
-    x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-    with compiled.session(batch) as session:
-        shared = session.share(x)
-        # From the first dealt byte with an empty pool to output shares.
-        seconds_total = _timed(lambda: session.run(shared))
-        session.deal_ahead(1)
-        result: list[Any] = []
-        seconds_online = _timed(lambda: result.append(session.run(shared)))
-        error = np.abs(result[0].reveal() - compiled(x, "float"))
-        cost = session.program.cost
+def measure(workload: str, n: int, batch: int, params: Params, runs: int, backend: str | None) -> dict[str, Any]:
+    """One row of figures. Raises ConfigError for an unknown workload or backend.
+
+    One run before the timed ones is not counted: it makes plans and masks that every later batch uses again.
+    """
+    measured = open_workload(workload, n, batch, params, backend)
+    with measured.session as session:
+        measured.runner.total()
+        # In turn, so that what else the machine does meets both alike.
+        seconds = [(measured.runner.total(), measured.runner.online()) for _ in range(runs)]
+        total, online = (statistics.median(column) for column in zip(*seconds, strict=True))
+        cost, n_batch = measured.cost, batch or BATCH[workload]
         return {
             "workload": workload,
-            "batch": batch,
-            "seconds_total": seconds_total,
-            "seconds_online": seconds_online,
+            "batch": n_batch,
+            "seconds_total": total,
+            "seconds_online": online,
             "online_bytes": cost.online_bytes,
             "offline_bytes": cost.dealer_bytes,
             "rounds": cost.rounds,
             "backend": session.backend.name,
-            "k": k,
-            "f": f,
+            "k": params.k,
+            "f": params.f,
             "n_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1)),
-            "online_bytes_per_image": cost.online_bytes // batch,
-            "offline_bytes_per_image": cost.dealer_bytes // batch,
-            "items_per_second": batch * (n if workload in ("relu", "relu6") else 1) / seconds_total,
-            "bounds": compiled.plan.bounds,
-            "max_error": float(error.max()),
+            "n_runs": runs,
+            "seconds_total_fastest": min(total for total, _ in seconds),
+            "seconds_online_fastest": min(online for _, online in seconds),
+            "online_bytes_per_image": cost.online_bytes // n_batch,
+            "offline_bytes_per_image": cost.dealer_bytes // n_batch,
+            "items_per_second": measured.n_items / total,
+            "bounds": measured.bounds,
+            "max_error": measured.runner.max_error(),
         }
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _compiled(workload: str, n: int, k: int, f: int) -> CompiledPlan:
-    if workload in ("lite0", "lenet", "vgg"):
-        return models.compile_named(workload, k=k, f=f)
-    layer = ReLU("y", ("x",)) if workload == "relu" else Clamp("y", ("x",), 6.0)
-    # Inputs over half the range a truncated product may span.
-    graph, weights = models.elementwise(layer, n, 2.0 ** (k - 2 * f - 2))
-    # No output_bits: the result is lifted to k, as inside a network.
-    return CompiledPlan(*make_plan(workload, graph, weights, Params(k=k, f=f)))
 
 
 def _show(row: dict[str, Any]) -> None:
     table = Table("figure", "measured")
     for key, value in row.items():
-        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value)
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(key, text)
     Console().print(table)

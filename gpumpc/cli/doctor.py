@@ -20,6 +20,7 @@ EXTRAS = {
     "PIL": "read PNG and JPEG",
     "nibabel": "read NIfTI",
     "numba": "compiled CPU loops",
+    "cupy": "compute on a GPU",
 }
 
 

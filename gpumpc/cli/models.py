@@ -14,7 +14,7 @@ from rich.table import Table
 from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.media.fetch import fetch
 from gpumpc.media.patches import LITE0_INPUT
-from gpumpc.nn.graph import Conv2d, Graph, Linear
+from gpumpc.nn.graph import Conv2d, Linear
 from gpumpc.nn.head import Policy
 from gpumpc.nn.plan import Bounds, Plan
 from gpumpc.params import Params
@@ -97,10 +97,3 @@ def sample_inputs(shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) 
     key = hashlib.sha256(b"gpumpc sample inputs").digest()
     grey = expand("chacha20", key, math.prod(shape)).astype(np.float64).reshape(shape)
     return low + (high - low) * grey / 255
-
-
-def elementwise(layer: Any, n: int, high: float) -> tuple[Graph, dict[str, npt.NDArray[np.float64]]]:
-    """A graph of one layer on n values in [-high, high]."""
-    from gpumpc.nn.graph import Input
-
-    return Graph((Input("x", (), (n,), -high, high), layer)), {}

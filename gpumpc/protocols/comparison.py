@@ -20,7 +20,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from gpumpc.offline.dealer import Dealing
-from gpumpc.ring.backend import Lanes
+from gpumpc.ring.backend import Factors, Lanes
 from gpumpc.session import Session, Xor
 
 MAX_FAN_IN = 4
@@ -28,8 +28,6 @@ MAX_DIGIT_BITS = 4
 # What the planner minimises, in bits an element: an opened bit crosses both ways; a round is worth some latency.
 _OPENED_WEIGHT = 2
 _ROUND_WEIGHT = 24
-
-Factors = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,42 +318,12 @@ class _NodeRun:
         opened = opened.reshape(self.count, node.n_masks, -1)
         masks = self.masks.reshape(self.count, node.n_masks, -1)
         dealt = self.dealt.reshape(self.count, len(node.products), -1)
-        shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(node.n_masks)}
-        shares |= {subset: dealt[:, j] for j, subset in enumerate(node.products)}
-        values = [self._product(opened, shares, term) for term in node.terms]
-        products = values[: node.fan_in - 1]
-        results = []
-        for i, lt in enumerate(self.top_lt):
-            for value in products:
-                lt = lt ^ value[i]
-            results.append((lt, values[-1][i] if node.keep_eq else lt))
-        return results
-
-    def _product(self, opened: Lanes, shares: dict[Factors, Lanes], term: Factors) -> Lanes:
-        """Share of prod_i (o_i ^ m_i), folding one factor at a time.
-
-        After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j. The empty product
-        is the public one, held by party 0 as "all ones": None stands for it, or for zero at party 1.
-        """
-        ones = self.session.party == 0
-        table: dict[Factors, Lanes | None] = {(): None}
-        for size in range(1, len(term) + 1):
-            table |= {subset: shares[subset] for subset in itertools.combinations(term, size)}
-        for done, i in enumerate(term):
-            rest = term[done + 1 :]
-            folded: dict[Factors, Lanes | None] = {}
-            for size in range(len(rest) + 1):
-                for subset in itertools.combinations(rest, size):
-                    folded[subset] = _fold(table[(i, *subset)], opened[:, i], table[subset], ones and done == 0)
-            table = folded
-        return table[()]
-
-
-def _fold(with_mask: Lanes | None, factor: Lanes, without: Lanes | None, ones: bool) -> Lanes:
-    """share[S + i] ^ o_i & share[S]; an absent share[S] is the empty product."""
-    if without is None:
-        return with_mask ^ factor if ones else with_mask
-    return with_mask ^ (factor & without)
+        # Terms end with the product of all eq, where eq is kept; the others add up to what joins lt_{m-1}.
+        lt_terms, eq_terms = node.terms[: node.fan_in - 1], node.terms[node.fan_in - 1 :]
+        sums = (lt_terms, eq_terms) if node.keep_eq else (lt_terms,)
+        found = self.session.backend.masked_products(opened, masks, dealt, sums, node.products, self.session.party)
+        lts = [lt ^ more for lt, more in zip(self.top_lt, found[0], strict=True)]
+        return list(zip(lts, found[-1] if node.keep_eq else lts, strict=True))
 
 
 def _deal_merge(dealing: Dealing, copies: int, n: int) -> None:

@@ -70,7 +70,7 @@ class Open(Step):
         return dealing.sum_words("A", self.shape, self.bits)
 
     def run(self, session: Session, x: Additive) -> Masked:
-        x = x.at_bits(session.backend, self.bits)
+        x.check_bits(self.bits)  # an opening is reduced
         mask = session.words("A", self.shape, self.bits)
         [opened] = session.open_many(Sum(x.words - mask, self.bits))
         backend = session.backend
@@ -148,8 +148,8 @@ class PrivateProduct(Step):
         backend, static = session.backend, session.weights[self.layer]
         from_seeds = self.operator.apply(backend, x.mask, static.opened, self.k)
         online = self.operator.apply(backend, x.opened, static.weight, self.k)
-        words = online + from_seeds + session.dealt_words("C", self.out_shape, self.k) + static.bias
-        return Additive(backend.reduce(words, self.k), self.k, self.frac, owner=x.owner)
+        words = backend.add_bias(session.plus_dealt(online, "C", self.k), from_seeds, static.bias, self.k)
+        return Additive(words, self.k, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return plain_product(self, clear, x)
@@ -214,7 +214,7 @@ class BeaverProduct(Step):
         y.check_bits(self.k)
         backend, apply = session.backend, self.operator.apply
         words = apply(backend, x.opened, y.mask, self.k) + apply(backend, x.mask, y.opened, self.k)
-        words = words + session.dealt_words("C", self.out_shape, self.k)
+        words = session.plus_dealt(words, "C", self.k)
         if session.party == 0:
             words = words + apply(backend, x.opened, y.opened, self.k)
         return Additive(backend.reduce(words, self.k), self.k, x.frac + y.frac, x.divisor * y.divisor, x.owner)

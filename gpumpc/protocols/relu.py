@@ -115,8 +115,8 @@ class ReLU(Step):
         self._core.deal(dealing)
 
     def run(self, session: Session, x: Additive) -> Additive:
-        v = x.at_bits(session.backend, self.bits).words.reshape(-1)
-        words = self._core.run(session, v).reshape(self.shape)
+        x.check_bits(self.bits)  # whatever is made of v is reduced
+        words = self._core.run(session, x.words.reshape(-1)).reshape(self.shape)
         return dataclasses.replace(x, words=words, bits=max(self.bits, self.high))
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -195,7 +195,8 @@ class Clamp(Step):
 
     def run(self, session: Session, x: Additive) -> Additive:
         backend, n = session.backend, self.n
-        v = x.at_bits(backend, self.bits).words.reshape(-1)
+        x.check_bits(self.bits)  # whatever is made of v is reduced
+        v = x.words.reshape(-1)
         [y] = session.open_many(Sum(session.masked(v, "r", self.bits), self.bits))
         below = backend.add_constant(y, -self.top, self.bits)
         (y_low, y_top), (below_low, below_top) = (split_top(backend.to_planes(value, self.bits)) for value in (y, below))

@@ -29,7 +29,7 @@ class Truncate(Step):
     shift: int
 
     def run(self, session: Session, x: Additive) -> Additive:
-        x = x.at_bits(session.backend, self.k)
+        x.check_bits(self.k)  # truncation itself reduces
         words = session.backend.truncate(x.words, self.k, self.shift, session.party)
         return dataclasses.replace(x, words=words, bits=self.k - self.shift, frac=x.frac - self.shift)
 

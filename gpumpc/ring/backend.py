@@ -23,6 +23,7 @@ Lanes = Any  # an array of the backend: uint64, shape (planes, n_lanes)
 Opened = Any  # opaque
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
+Factors = tuple[int, ...]  # numbers of bits that are multiplied
 
 
 def n_lanes(n: int) -> int:
@@ -126,6 +127,23 @@ class Backend(Protocol):
         `below`: ones at party 0, zeros at party 1.
         """
 
+    def masked_products(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        """XOR shares of sums of products of masked bits: (sums, nodes, n_lanes).
+
+        Bit f is o_f ^ m_f, with o public (nodes, factors, n_lanes), m_f shared as `masks` of the same shape, and each
+        product of several m named in `products` shared as `dealt` (nodes, products, n_lanes). A sum is a list of products of
+        bits; each is expanded over the subsets of its factors, XOR of (AND of the other o) & (share of the AND of those m),
+        where the empty subset is party 0's.
+        """
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         """Element-wise choice by a public lane (n_lanes,)."""
 
@@ -168,6 +186,9 @@ class Backend(Protocol):
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         """Words times a public integer (of either sign), modulo 2^bits."""
+
+    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
+        """x + y + bias, modulo 2^bits: two of one shape (.., C), and (C,)."""
 
     def sign_extend(self, words: Words, bits: int) -> Words:
         """The signed value modulo 2^bits as a signed 64-bit word."""

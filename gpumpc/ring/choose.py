@@ -7,27 +7,41 @@ import os
 
 from gpumpc.errors import ConfigError, MissingExtra
 from gpumpc.ring.backend import Backend
+from gpumpc.ring.cupy_backend import CupyBackend
+from gpumpc.ring.cupy_backend.device import CupyDevice, has_gpu
 from gpumpc.ring.memory import keep_freed_memory
 from gpumpc.ring.numpy_backend import NumpyBackend
 
 ENVIRONMENT = "GPUMPC_BACKEND"
-NAMES = ("numba", "numpy")
+NAMES = ("cupy", "cupy:N", "numba", "numpy")
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest that is installed.
+    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest that is there.
 
-    It is ready to compute: what needs a compiler was compiled, or read from its cache, before this returns.
+    `cupy:N` is the GPU number N, `cupy` the first: dealer and servers may sit on different ones. A backend is ready to
+    compute: what needs a compiler was compiled, or read from its cache, before this returns; a GPU's kernels are compiled
+    when they are first launched.
 
-    Raises ConfigError for a name that is not known, MissingExtra for one that is not installed.
+    Raises ConfigError for a name that is not known and for a GPU that is not there, MissingExtra for a package that is not
+    installed: never another backend instead.
     """
     keep_freed_memory()
-    wanted = name or os.environ.get(ENVIRONMENT) or ("numba" if _has_numba() else "numpy")
+    wanted = name or os.environ.get(ENVIRONMENT) or _fastest()
+    kind, _, number = wanted.partition(":")
     if wanted == "numpy":
         return NumpyBackend()
     if wanted == "numba":
         return _numba()
+    if kind == "cupy" and (number.isdecimal() or wanted == "cupy"):
+        return CupyBackend(CupyDevice(int(number or 0)))
     raise ConfigError(f"there is no backend '{wanted}'", f"this version has {', '.join(NAMES)}", "choose one of these")
+
+
+def _fastest() -> str:
+    if has_gpu():
+        return "cupy"
+    return "numba" if _has_numba() else "numpy"
 
 
 def _has_numba() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.fixed_point import signed
 
 Words = np.ndarray
@@ -48,6 +50,34 @@ def _lane_of_bits(bits: np.ndarray) -> np.ndarray:
     packed = np.packbits(bits, bitorder="little")
     lane[: packed.size] = packed
     return lane.view(np.uint64)
+
+
+def _masked_product(opened: Lanes, shares: dict[Factors, Lanes], factors: Factors, party: int) -> Lanes:
+    """Share of prod_i (o_i ^ m_i), folding one factor at a time.
+
+    After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j. The empty product is the
+    public one, held by party 0 as "all ones": None stands for it, or for zero at party 1.
+    """
+    table: dict[Factors, Lanes | None] = {(): None}
+    for size in range(1, len(factors) + 1):
+        table |= {subset: shares[subset] for subset in itertools.combinations(factors, size)}
+    for done, i in enumerate(factors):
+        rest = factors[done + 1 :]
+        folded: dict[Factors, Lanes | None] = {}
+        for size in range(len(rest) + 1):
+            for subset in itertools.combinations(rest, size):
+                folded[subset] = _fold(table[(i, *subset)], opened[:, i], table[subset], party == 0 and done == 0)
+        table = folded
+    product: Any = table[()]  # every factor has been folded: a lane, not the empty product
+    found: Lanes = product
+    return found
+
+
+def _fold(with_mask: Any, factor: Lanes, without: Lanes | None, ones: bool) -> Any:
+    """share[S + i] ^ o_i & share[S]; an absent share[S] is the empty product."""
+    if without is None:
+        return with_mask ^ factor if ones else with_mask
+    return with_mask ^ (factor & without)
 
 
 def _flip(bit: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -191,6 +221,20 @@ class NumpyBackend:
             entries = even ^ (planes[:, b : b + 1] & (even ^ odd))
         return entries[:, 0]
 
+    def masked_products(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(masks.shape[1])}
+        shares |= {subset: dealt[:, j] for j, subset in enumerate(products)}
+        totals = [[_masked_product(opened, shares, factors, party) for factors in terms] for terms in sums]
+        return np.stack([functools.reduce(np.bitwise_xor, terms) for terms in totals])
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         shape = if_one.shape
         choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(shape)
@@ -280,6 +324,11 @@ class NumpyBackend:
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         return self.reduce(words * np.uint64(factor % (1 << 64)), bits)
+
+    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
+        total = x + y
+        total += bias
+        return self.reduce(total, bits, out=total)
 
     def sign_extend(self, words: Words, bits: int) -> Words:
         return signed(words, bits).view(np.uint64)

@@ -21,16 +21,21 @@ _PIECE_BYTES = 1 << 16
 _ZEROS = bytes(_PIECE_BYTES)
 
 
+def check(key: bytes, n_bytes: int) -> None:
+    """Raises InputError for a key of another length, and for more bytes than one key gives."""
+    if len(key) != KEY_BYTES:
+        raise InputError(f"a stream key has {KEY_BYTES} bytes, this one {len(key)}")
+    if n_bytes > MAX_STREAM_BYTES:
+        raise InputError(f"{n_bytes} bytes asked of one key", "its counter would wrap", "use a smaller batch")
+
+
 def expand(cipher: Cipher, key: bytes, n_bytes: int) -> np.ndarray:
     """The first `n_bytes` of the key's stream, as a writable uint8 array.
 
     AES-128 takes the key's first half as key and the second as initial counter block, so that two keys that agree in
     one half still give unrelated streams with all but negligible probability.
     """
-    if len(key) != KEY_BYTES:
-        raise InputError(f"a stream key has {KEY_BYTES} bytes, this one {len(key)}")
-    if n_bytes > MAX_STREAM_BYTES:
-        raise InputError(f"{n_bytes} bytes asked of one key", "its counter would wrap", "use a smaller batch")
+    check(key, n_bytes)
     encryptor = _encryptor(cipher, key)
     # update_into wants room for a block more than it writes.
     room = np.empty(n_bytes + 16, dtype=np.uint8)

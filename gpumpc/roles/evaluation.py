@@ -144,9 +144,8 @@ class Evaluation:
         does who is given both result shares, would learn values from inside the network.
         """
         key = seeds.SeedTree(self.pair_secret.reveal(), self.session_id, batch).key("result", "re-randomise")
-        words = self.backend.expand_words(self.plan.params.cipher, key, result.words.shape, result.bits)
-        changed = result.words + words if self.party == 0 else result.words - words
-        return result.with_words(self.backend.reduce(changed, result.bits))
+        sign = 1 if self.party == 0 else -1
+        return result.with_words(self.backend.add_uniform(result.words, self.plan.params.cipher, key, result.bits, sign))
 
     def _take(self, batch: int) -> TakenCorrections | None:
         if self.corrections is None or not self.program.cost.dealer_bytes:

@@ -288,8 +288,13 @@ class LocalSession:
 
     # arithmetic on handles
 
-    def combine(self, operator: str, x: SharedTensor, y: SharedTensor) -> SharedTensor:
-        """x (operator) y for + - * @; a product is truncated back to scale 2^f and lifted back to its bits."""
+    def combine(
+        self, operator: str, x: SharedTensor, y: SharedTensor, on_dealt: Callable[[], None] | None = None
+    ) -> SharedTensor:
+        """x (operator) y for + - * @; a product is truncated back to scale 2^f and lifted back to its bits.
+
+        Its corrections are dealt while it is computed; with `on_dealt` they are dealt first, and then it is called.
+        """
         if not isinstance(y, SharedTensor):
             raise TypeError("a SharedTensor combines with SharedTensors only; share the other operand first")
         self._check_owner(x)
@@ -297,7 +302,7 @@ class LocalSession:
         if is_local(operator):
             return self._keep([self._add(party, operator, x, y) for party in (0, 1)])
         program = binary_program(operator, x, y, self.plan.params)
-        return self._keep(self._run_once(program, x, y))
+        return self._keep(self._run_once(program, x, y, on_dealt))
 
     def _add(self, party: int, operator: str, x: SharedTensor, y: SharedTensor) -> Additive:
         left, right = self._stores[party][x._key], self._stores[party][y._key]
@@ -305,7 +310,9 @@ class LocalSession:
             right = right.with_words(self.backend.scale(right.words, -1, right.bits))
         return left.plus(self.backend, right)
 
-    def _run_once(self, program: Program, x: SharedTensor, y: SharedTensor) -> list[Additive]:
+    def _run_once(
+        self, program: Program, x: SharedTensor, y: SharedTensor, on_dealt: Callable[[], None] | None
+    ) -> list[Additive]:
         """A program of its own session, used for one batch."""
         session_id = secrets.token_bytes(seeds.SESSION_BYTES)
         cipher = self.plan.params.cipher
@@ -324,7 +331,11 @@ class LocalSession:
             return program.run(session, *operands)
 
         try:
-            return self._both(run, deal)
+            if on_dealt is None:
+                return self._both(run, deal)
+            deal()
+            on_dealt()
+            return self._both(run)
         finally:
             self._pool.drop((session_id, 0))  # after a failed run; a good one has used it up
 

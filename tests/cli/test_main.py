@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bench.schema import check_row
 from gpumpc.cli.main import app
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.version import VERSION
@@ -184,3 +186,16 @@ def test_version_and_doctor() -> None:
     assert gpumpc("--version") == VERSION
     assert f"gpumpc {VERSION}" in gpumpc("doctor")
     assert tiny().plan.name == "tiny"
+
+
+def test_bench_over_a_link() -> None:
+    """Three processes and a relay; the row says which link."""
+    row = json.loads(RUNNER.invoke(app, ["bench", "relu", "--n", "1000", "--net", "lan", "--json"]).stdout)
+    check_row(row)
+    assert (row["net"], row["net_round_trip_seconds"], row["n_threads"]) == ("lan", 0.0005, 1)
+    assert row["seconds_online"] >= row["rounds"] * row["net_round_trip_seconds"] / 2
+    assert {*row["peak_memory"]} == {"dealer_bytes", "server0_bytes", "server1_bytes"}
+
+
+def test_bench_over_an_unknown_link() -> None:
+    assert "there is no network 'moon'" in gpumpc("bench", "relu", "--n", "10", "--net", "moon", rc=1)

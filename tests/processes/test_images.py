@@ -229,7 +229,8 @@ def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
         assert "is in use" in verify(1) or "another process" in verify(1)
     assert "1 segments with 3 rows are as they were written" in verify(0)
     [segment] = (cluster.folder / "state1" / "store").glob("*.seg")
-    segment.write_bytes(segment.read_bytes()[:-1] + b"\0")
+    data = segment.read_bytes()
+    segment.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     assert "was changed" in verify(1)
 
 

@@ -5,17 +5,26 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumpc.params import Cipher
-from gpumpc.ring.backend import LiftLanes, n_lanes
+from gpumpc.ring import numba_backend
+from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
-from gpumpc.ring.numba_backend import NumbaBackend, products, tiles
+from gpumpc.ring.numba_backend import NumbaBackend, products, tiles, winograd
 from gpumpc.ring.numpy_backend import NumpyBackend
+from tests.ring.test_prg import AES_CIPHER, AES_COUNTER, AES_KEY, AES_PLAIN
 
+ROOT = Path(__file__).resolve().parents[2]
 DEFINITION, COMPILED = NumpyBackend(), NumbaBackend()
 SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 989, 16_384, 16_421]
 CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
@@ -191,6 +200,14 @@ def test_candidates_and_flips(bits, n):
             same(backend.add_flipped(y, lane, t, 6 << 13, party, bits), expected)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 3), (2, 9, 9, 20)])
+@pytest.mark.parametrize("bits", [1, 40, 64])
+def test_add_bias(bits, shape):
+    x, y, bias = words(1, shape), read_only(words(2, shape)), words(3, shape[-1:])
+    for backend in (DEFINITION, COMPILED):
+        same(backend.add_bias(x, y, bias, bits), (x + y + bias) & mask(bits))
+
+
 @pytest.mark.parametrize("n", [1, 63, 65, 989, 16_421])
 @pytest.mark.parametrize("candidates", [1, 2])
 @pytest.mark.parametrize("party", [0, 1])
@@ -212,6 +229,31 @@ def test_lift(low, high, party, candidates, n):
     for backend in (DEFINITION, COMPILED):
         got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
         same(got, np.array(expected, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("n", [1, 65, 989, 40_000])
+@pytest.mark.parametrize("party", [0, 1])
+def test_masked_products(party, n):
+    """Every subset of every product, one at a time."""
+    sums: list[list[Factors]] = [[(0,), (0, 3), (0, 1, 2)], [(0, 1, 2, 3)], [(2, 3)]]
+    products: list[Factors] = [(0, 3), (0, 1), (0, 2), (1, 2), (0, 1, 2), (2, 3), (1, 3)]
+    products += [(0, 1, 3), (0, 2, 3), (1, 2, 3), (0, 1, 2, 3)]
+    opened, masks, dealt = (lanes(seed, 3 * size, n).reshape(3, size, -1) for seed, size in ((1, 4), (2, 4), (3, 11)))
+    expected = np.zeros((3, 3, n_lanes(n)), dtype=np.uint64)
+    for total, terms in zip(expected, sums, strict=True):
+        for factors in terms:
+            for chosen in itertools.chain.from_iterable(itertools.combinations(factors, r) for r in range(len(factors) + 1)):
+                if not chosen and party == 1:
+                    continue
+                share = np.full((3, n_lanes(n)), mask(64))
+                if chosen:
+                    share = masks[:, chosen[0]] if len(chosen) == 1 else dealt[:, products.index(chosen)]
+                for f in factors:
+                    if f not in chosen:
+                        share = share & opened[:, f]
+                total ^= share
+    for backend in (DEFINITION, COMPILED):
+        same(backend.masked_products(opened, masks, read_only(dealt), sums, products, party), expected)
 
 
 def test_views_and_axes():
@@ -303,6 +345,40 @@ def test_depthwise(bits, fill):
         check_conv(COMPILED, x, w, stride, padding, channels, bits)
 
 
+def check_winograd(backend, shape, c_out, padding, bits, fill=False):
+    x, w = words(1, shape, fill), words(2, (3, 3, shape[3], c_out), fill)
+    check_conv(backend, x, w, (1, 1), padding, 1, bits)
+    if bits + winograd.EXTRA_BITS <= 64:
+        same(products._winograd(x, w, padding, bits), DEFINITION.conv2d(x, w, (1, 1), padding, 1, bits))
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("bits", WIDTHS + [26, 42, 43, 58, 59])
+def test_a_quarter_of_the_multiplications(bits, fill):
+    """Whole tiles and tiles over the edge, one block of channels and more, one chunk of tiles and more."""
+    for shape, c_out, padding in (
+        ((2, 16, 16, 16), 16, (1, 1, 1, 1)),
+        ((1, 5, 6, 3), 5, (0, 0, 0, 0)),
+        ((3, 11, 18, 33), 34, (1, 0, 2, 1)),
+        ((8, 8, 8, 65), 64, (1, 1, 1, 1)),
+    ):
+        check_winograd(COMPILED, shape, c_out, padding, bits, fill)
+
+
+def test_where_tiles_are_used():
+    big, w = np.empty((8, 16, 16, 64), np.uint64), np.empty((3, 3, 64, 64), np.uint64)
+    around, none = (1, 1, 1, 1), (0, 0, 0, 0)
+    assert products._suits_winograd(big, w, (1, 1), around, 40)
+    assert products._suits_winograd(big, w, (1, 1), around, 58) and not products._suits_winograd(big, w, (1, 1), around, 59)
+    assert not products._suits_winograd(big, w, (2, 1), around, 40)
+    assert not products._suits_winograd(big, np.empty((3, 1, 64, 64), np.uint64), (1, 1), around, 40)
+    assert not products._suits_winograd(big[:1], w, (1, 1), around, 40)  # too few tiles
+    assert not products._suits_winograd(big[..., :8], w[:, :, :8], (1, 1), around, 40)
+    # 14 x 14 outputs fill their 4 x 4 tiles well enough, 5 x 5 would waste more than is saved.
+    assert products._suits_winograd(big, w, (1, 1), none, 40)
+    assert not products._suits_winograd(np.empty((99, 5, 5, 64), np.uint64), w, (1, 1), around, 40)
+
+
 def test_a_convolution_of_a_view():
     x, w = words(1, (2, 9, 9, 20)), words(2, (3, 3, 5, 8))
     check_conv(COMPILED, x[:, ::2, :, 3:8], w[::-1], (1, 1), (1, 1, 1, 1), 1, 40)
@@ -313,6 +389,45 @@ def test_row_dot(bits):
     for shape in ((0, 3), (1, 1), (989, 7), (5, 128)):
         x, y = words(1, shape), read_only(words(2, shape))
         same(COMPILED.row_dot(x, y, bits), DEFINITION.row_dot(x, y, bits))
+
+
+def test_the_stream_is_nist_s():
+    """SP 800-38A, F.5.1, through the loop that masks come from; with and without the processor's instructions."""
+    words = COMPILED.expand_lanes("aes128ctr", AES_KEY + AES_COUNTER, 1, 64 * len(AES_PLAIN) // 8)
+    assert words.tobytes() == bytes(a ^ b for a, b in zip(AES_PLAIN, AES_CIPHER, strict=True))
+
+
+def test_machines_without_aes(monkeypatch):
+    monkeypatch.setattr(numba_backend, "HAS_AES", False)
+    test_fused_with_the_stream(40, 989, "aes128ctr")
+    test_the_stream_is_nist_s()
+
+
+PLAIN_MACHINE = """
+import numpy as np
+from gpumpc.ring import numba_backend
+from gpumpc.ring.numba_backend import NumbaBackend, products, stream, tiles
+from gpumpc.ring.numpy_backend import NumpyBackend
+assert not stream.HAS_AES and not tiles.HAS_PAIR_PRODUCTS
+one, other = NumpyBackend(), NumbaBackend()
+x = one.expand_words("aes128ctr", bytes(32), (2, 9, 9, 20), 64)
+w = one.expand_words("chacha20", bytes(32), (3, 3, 20, 9), 64)
+assert np.array_equal(other.expand_words("aes128ctr", bytes(32), (2, 9, 9, 20), 64), x)
+for bits in (26, 32, 40, 44, 48, 64):
+    assert bytes(other.pack(x, bits)) == bytes(one.pack(x, bits))
+    assert np.array_equal(other.unpack(one.pack(x, bits), x.shape, bits), one.reduce(x, bits))
+    assert np.array_equal(other.to_planes(x, bits), one.to_planes(x, bits))
+    arguments = (x, w, (1, 1), (1, 1, 1, 1), 1, bits)
+    assert np.array_equal(other.conv2d(*arguments), one.conv2d(*arguments))
+print("the same")
+"""
+
+
+def test_a_machine_with_none_of_the_instructions(tmp_path):
+    """Code for the plainest processor of this family, in a process of its own."""
+    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", PLAIN_MACHINE], env=plain, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "the same\n", done.stderr
 
 
 def test_machines_without_pair_products(monkeypatch):
@@ -377,3 +492,12 @@ def test_planted_mistakes_are_caught(check, wrong, arguments):
     check(COMPILED, *arguments)
     with pytest.raises(AssertionError):
         check(wrong(), *arguments)
+
+
+def test_tiles_without_spare_bits_are_caught(monkeypatch):
+    """Planted: Winograd's products modulo 2^(bits + 5), of which the shift takes six."""
+    arguments = (COMPILED, (2, 16, 16, 16), 16, (1, 1, 1, 1), 40)
+    check_winograd(*arguments)
+    monkeypatch.setattr(winograd, "EXTRA_BITS", 5)
+    with pytest.raises(AssertionError):
+        check_winograd(*arguments)

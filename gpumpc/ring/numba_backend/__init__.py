@@ -1,7 +1,7 @@
 """Compiled loops for the same contract: what users without a GPU run. Bit for bit what `numpy_backend` defines.
 
-Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's: what has no loop here is
-NumPy's, and so are small sizes, where a call costs more than the loop saves.
+Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's; what has no loop here was
+measured and is as fast there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import products, wire
 from gpumpc.ring.numba_backend import words as loops
@@ -84,23 +84,14 @@ class NumbaBackend(NumpyBackend):
         return packed.data
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
-        n, whole = math.prod(shape), bits // 8
-        buffer = _expect(packed, packed_bytes(n, bits))
-        words = np.empty(n, dtype=np.uint64)
-        wire.unpack_bytes(buffer[: n * whole], whole, words)
-        lanes = _aligned(buffer[n * whole :]).reshape(bits % 8, n_lanes(n))
-        for i, lane in enumerate(lanes):
-            wire.add_bit(words, lane, 8 * whole + i)
+        n = math.prod(shape)
+        buffer, words = _expect(packed, packed_bytes(n, bits)), np.empty(n, dtype=np.uint64)
+        wire.unpack(buffer, bits // 8, bits % 8, words, 0, 0, words)
         return words.reshape(shape)
 
     def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
-        if bits % 8:
-            total = self.unpack(packed, words.shape, bits)
-            loops.add_words(_flat(words), total.reshape(-1), _keep(bits), total.reshape(-1))
-            return total
-        buffer = _expect(packed, packed_bytes(words.size, bits))
-        total = np.empty(words.size, dtype=np.uint64)
-        wire.add_unpacked(_flat(words), buffer, bits // 8, _keep(bits), total)
+        buffer, total = _expect(packed, packed_bytes(words.size, bits)), np.empty(words.size, dtype=np.uint64)
+        wire.unpack(buffer, bits // 8, bits % 8, _flat(words), 1, _keep(bits), total)
         return total.reshape(words.shape)
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
@@ -116,10 +107,9 @@ class NumbaBackend(NumpyBackend):
 
     def bit(self, words: Words, position: int) -> Lanes:
         flat = _flat(words)
-        planes = np.empty((1, n_lanes(flat.size)), dtype=np.uint64)
-        wire.planes_of_words(flat, position, 1, planes)
-        lanes: Lanes = planes[0]
-        return lanes
+        lane = np.empty(n_lanes(flat.size), dtype=np.uint64)
+        wire.lane_of_words(flat, position, lane)
+        return lane
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
         words = np.empty(math.prod(shape), dtype=np.uint64)
@@ -142,6 +132,20 @@ class NumbaBackend(NumpyBackend):
         lt, eq = (np.empty((len(tables), tables.shape[2]), dtype=np.uint64) for _ in range(2))
         bit_loops.look_up(np.ascontiguousarray(tables), np.ascontiguousarray(planes), _flat(below), lt, eq)
         return lt, eq
+
+    def masked_products(
+        self,
+        opened: Lanes,
+        masks: Lanes,
+        dealt: Lanes,
+        sums: Sequence[Sequence[Factors]],
+        products: Sequence[Factors],
+        party: int,
+    ) -> Lanes:
+        terms = bit_loops.terms_of(tuple(map(tuple, sums)), tuple(products), masks.shape[1], party)
+        found = np.empty((len(sums), len(opened), opened.shape[2]), dtype=np.uint64)
+        bit_loops.add_products(*map(np.ascontiguousarray, (opened, masks, dealt)), terms, found)
+        return found
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         words = np.empty(if_one.size, dtype=np.uint64)
@@ -224,16 +228,15 @@ class NumbaBackend(NumpyBackend):
         loops.scale_mask(_flat(words), factor % (1 << 64), _keep(bits), result.reshape(-1))
         return result
 
+    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
+        total = np.empty(x.shape, dtype=np.uint64)
+        rows = (np.ascontiguousarray(part).reshape(-1, bias.size) for part in (x, y))
+        loops.add_bias(*rows, _flat(bias), _keep(bits), total.reshape(-1, bias.size))
+        return total
+
     def sign_extend(self, words: Words, bits: int) -> Words:
         result = np.empty(words.shape, dtype=np.uint64)
         loops.extend_sign(_flat(words), 64 - bits, result.reshape(-1))
-        return result
-
-    def argmax_signed(self, words: Words) -> Words:
-        if words.shape[-1] == 0:
-            return super().argmax_signed(words)
-        result = np.empty(words.shape[:-1], dtype=np.uint64)
-        loops.argmax_rows(np.ascontiguousarray(words).reshape(-1, words.shape[-1]), result.reshape(-1))
         return result
 
 

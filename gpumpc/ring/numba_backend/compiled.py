@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numba
 from numba import types
+from numba.core import config
 
 word = types.uint64
 index = types.int64
@@ -26,6 +28,13 @@ OutWords = types.Array(types.uint64, 1, "C")
 OutWords2 = types.Array(types.uint64, 2, "C")
 OutLanes3 = types.Array(types.uint64, 3, "C")
 OutBytes = types.Array(types.uint8, 1, "C")
+
+
+def has_feature(name: str) -> bool:
+    """Whether code is made for a processor with this feature: this machine's, or what Numba's environment names instead."""
+    if config.CPU_FEATURES is not None:
+        return f"+{name}" in config.CPU_FEATURES.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get(name, False))
 
 
 def compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -1,8 +1,18 @@
 """What is done to 64 elements at a time: tables of comparisons, and looking them up."""
 
-import numpy as np
+from __future__ import annotations
 
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from gpumpc.ring.backend import Factors
 from gpumpc.ring.numba_backend.compiled import Lanes3, OutLanes3, OutWords2, Words, compiled
+
+_TERMS = types.Array(types.int64, 2, "C", readonly=True)
 
 # Lane words between two looks at the same table: they stay in the first-level cache.
 _BLOCK = 256
@@ -60,3 +70,52 @@ def look_up(tables, planes, below, lt, eq):  # type: ignore[no-untyped-def]  # t
             for i in range(count):
                 lt[d, start + i] = at[0, i]
                 eq[d, start + i] = at[0, i] ^ before[0, i]
+
+
+@compiled(Lanes3, Lanes3, Lanes3, _TERMS, OutLanes3)
+def add_products(opened, masks, dealt, terms, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """out[s] ^= AND of the opened bits in `public`, and a share, for each row (s, public, share) of `terms`.
+
+    Shares are numbered masks first; -1 is the constant one.
+    """
+    nodes, factors, lanes = opened.shape
+    product = np.empty(_BLOCK, np.uint64)
+    out[:] = np.uint64(0)
+    for node in range(nodes):
+        for start in range(0, lanes, _BLOCK):
+            count = min(_BLOCK, lanes - start)
+            for row in range(terms.shape[0]):
+                target, public, share = terms[row, 0], terms[row, 1], terms[row, 2]
+                first = 0
+                if share >= factors:
+                    for i in range(count):
+                        product[i] = dealt[node, share - factors, start + i]
+                elif share >= 0:
+                    for i in range(count):
+                        product[i] = masks[node, share, start + i]
+                else:  # the constant and the first opened bit are that bit
+                    while not (public >> first) & 1:
+                        first += 1
+                    for i in range(count):
+                        product[i] = opened[node, first, start + i]
+                    first += 1
+                for f in range(first, factors):
+                    if (public >> f) & 1:
+                        for i in range(count):
+                            product[i] &= opened[node, f, start + i]
+                for i in range(count):
+                    out[target, node, start + i] ^= product[i]
+
+
+@functools.cache
+def terms_of(sums: tuple[tuple[Factors, ...], ...], products: tuple[Factors, ...], n_factors: int, party: int) -> Any:
+    """Rows (sum, opened factors as bits, share) of `add_products`."""
+    numbers = {(f,): f for f in range(n_factors)} | {subset: n_factors + j for j, subset in enumerate(products)}
+    rows = []
+    for number, terms in enumerate(sums):
+        for factors in terms:
+            for size in range(party, len(factors) + 1):  # the empty subset is party 0's
+                for subset in itertools.combinations(factors, size):
+                    public = sum(1 << f for f in factors if f not in subset)
+                    rows.append((number, public, numbers[subset] if subset else -1))
+    return np.array(rows, dtype=np.int64)

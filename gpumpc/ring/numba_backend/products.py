@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import types
 
 from gpumpc.ring.backend import Padding, Pair
-from gpumpc.ring.numba_backend import tiles
+from gpumpc.ring.numba_backend import tiles, winograd
 from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, Words2, compiled, index, word
 
 Array = npt.NDArray[np.uint64]
@@ -15,9 +15,10 @@ _Image = types.Array(types.uint64, 3, "C", readonly=True)
 _Batch = types.Array(types.uint64, 4, "C", readonly=True)
 _OutBatch = types.Array(types.uint64, 4, "C")
 _OutNarrow = types.Array(types.uint32, 3, "C")
-_OutHalves = types.Array(types.uint32, 3, "C")
 # Fewer rows than this do not repay the making of panels, fewer columns do not fill one.
 _ROWS_AT_LEAST, _COLUMNS_AT_LEAST = 6, 3
+# A quarter of the multiplications: below these sizes the transformations take longer than what they save.
+_CHANNELS_AT_LEAST, _TILES_AT_LEAST, _CHUNK_TILES = (16, 64), 32, 48
 
 
 def kind_of(bits: int) -> int:
@@ -58,28 +59,32 @@ def _pad(x, top, left, out):  # type: ignore[no-untyped-def]  # typed by its sig
                 out[b, top + i, left + j] = x[b, i, j]
 
 
-@compiled(Words2, index, _OutHalves)
-def _make_panels(w, kind, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(K, N) words -> (panels, K, 32-bit halves of a panel's row); columns past the last are zero."""
+@compiled(Words2, index, OutLanes3, _OutNarrow)
+def _make_panels(w, kind, out, halves):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(K, N) words -> (panels, K, words of a panel's row); columns past the last are zero. `halves`: the same memory."""
     width = 16 if kind == 0 else 8
-    low, upper = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
+    low, upper, half = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF), np.uint64(32)
+    row = np.zeros(16, np.uint64)
     for p in range(out.shape[0]):
         count = min(width, w.shape[1] - p * width)
+        row[:] = np.uint64(0)
         for k in range(w.shape[0]):
-            out[p, k, :] = np.uint32(0)
             for c in range(count):
-                v = w[k, p * width + c]
-                high = v >> np.uint64(32)
-                if kind == 0:
-                    out[p, k, c] = np.uint32(v & upper)
-                    continue
-                out[p, k, 2 * c] = np.uint32(v & upper)
-                out[p, k, 2 * c + 1] = np.uint32(high)
-                if kind == 1:
-                    out[p, k, 16 + c] = np.uint32((high & low) | ((v & low) << np.uint64(16)))
-                else:
-                    out[p, k, 16 + c] = np.uint32(v & upper)
-                    out[p, k, 24 + c] = np.uint32(high)
+                row[c] = w[k, p * width + c]
+            if kind == 0:
+                for c in range(16):
+                    halves[p, k, c] = np.uint32(row[c] & upper)
+                continue
+            for c in range(8):
+                out[p, k, c] = row[c]
+            if kind == 1:
+                for c in range(8):
+                    pair = ((row[c] >> half) & low) | ((row[c] & low) << np.uint64(16))
+                    halves[p, k, 16 + c] = np.uint32(pair)
+            else:
+                for c in range(8):
+                    halves[p, k, 16 + c] = np.uint32(row[c] & upper)
+                    halves[p, k, 24 + c] = np.uint32(row[c] >> half)
 
 
 def _left(x: Array, padding: Padding, channels: int, kind: int) -> npt.NDArray[np.unsignedinteger]:
@@ -97,10 +102,10 @@ def _left(x: Array, padding: Padding, channels: int, kind: int) -> npt.NDArray[n
     return wide
 
 
-def _panels(w: Array, kind: int) -> npt.NDArray[np.uint32]:
-    n_panels = -(-w.shape[1] // tiles.COLUMNS[kind])
-    made = np.empty((n_panels, w.shape[0], 2 * tiles.PANEL_WORDS[kind]), dtype=np.uint32)
-    _make_panels(w, kind, made)
+def _panels(w: Array, kind: int, made: Array | None = None) -> Array:
+    if made is None:
+        made = np.empty((-(-w.shape[1] // tiles.COLUMNS[kind]), w.shape[0], tiles.PANEL_WORDS[kind]), dtype=np.uint64)
+    _make_panels(w, kind, made, made.view(np.uint32))
     return made
 
 
@@ -148,6 +153,8 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     """Dense convolution x (B, H, W, Cin), w (kh, kw, Cin, Cout) -> (B, Ho, Wo, Cout)."""
     n_images, height, width, c_in = x.shape
     kh, kw, _, c_out = w.shape
+    if _suits_winograd(x, w, stride, padding, bits):
+        return _winograd(x, w, padding, bits)
     kind = kind_of(bits)
     left = _left(np.ascontiguousarray(x).reshape(n_images, height, width * c_in), padding, c_in, kind)
     row = left.shape[2]
@@ -160,6 +167,53 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     keep = (1 << bits) - 1
     tiles.product(kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, keep, out)
     return out.reshape(n_images, n_y, n_x, c_out)
+
+
+def _suits_winograd(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> bool:
+    """Whether tiles of 4x4 outputs save more than their transformations cost."""
+    extended = bits + winograd.EXTRA_BITS
+    channels = _CHANNELS_AT_LEAST[extended <= 32]  # words of 32 bits multiply so fast that little is left to save
+    if w.shape[:2] != (3, 3) or stride != (1, 1) or min(w.shape[2:]) < channels:
+        return False
+    n_y, n_x = (x.shape[axis] + padding[2 * axis - 2] + padding[2 * axis - 1] - 2 for axis in (1, 2))
+    n_tiles = len(x) * -(-n_y // winograd.OUT) * -(-n_x // winograd.OUT)
+    # Outputs of tiles that reach over the edge are lost, and the weights are transformed for every call.
+    is_full = 1.6 * n_y * n_x * len(x) >= n_tiles * winograd.OUT**2
+    return extended <= 64 and is_full and n_tiles >= _TILES_AT_LEAST
+
+
+def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
+    """A 3x3 convolution of stride 1, some tiles at a time, so that what is between the two transformations stays cached."""
+    n_images, height, width, c_in = x.shape
+    c_out, kind = w.shape[3], kind_of(bits + winograd.EXTRA_BITS)
+    top, bottom, left, right = padding
+    shape = (n_images, height + top + bottom - 2, width + left + right - 2, c_out)
+    n_y, n_x = -(-shape[1] // winograd.OUT), -(-shape[2] // winograd.OUT)
+    bottom += winograd.OUT * n_y - shape[1]
+    right += winograd.OUT * n_x - shape[2]
+    padded = _left(np.ascontiguousarray(x).reshape(n_images, height, -1), (top, bottom, left, right), c_in, 2)
+    padded = padded.reshape(n_images, padded.shape[1], -1, c_in)
+    weights = np.empty((winograd.TILE**2, c_in, c_out), dtype=np.uint64)
+    winograd.transform_weights(np.ascontiguousarray(w), weights)
+    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, tiles.PANEL_WORDS[kind]), dtype=np.uint64)
+    for matrix, made in zip(weights, panels, strict=True):
+        _panels(matrix, kind, made)
+    out = np.empty(shape, dtype=np.uint64)
+    n_tiles = n_images * n_y * n_x
+    keep = (1 << (bits + winograd.EXTRA_BITS)) - 1
+    operand, middle = np.empty(0, dtype=np.uint64), np.empty((0, 0, 0), dtype=np.uint64)
+    for first in range(0, n_tiles, _CHUNK_TILES):
+        count = min(_CHUNK_TILES, n_tiles - first)
+        if count != middle.shape[1]:  # the first time, and where the last chunk is shorter
+            operand = np.empty(winograd.TILE**2 * count * c_in, dtype=np.uint32 if kind == 0 else np.uint64)
+            middle = np.empty((winograd.TILE**2, count, c_out), dtype=np.uint64)
+        transformed = operand.reshape(winograd.TILE**2, count, c_in)
+        unused = operand[:0].reshape(0, count, c_in)
+        wide, narrow = (unused.astype(np.uint64), transformed) if kind == 0 else (transformed, unused.astype(np.uint32))
+        winograd.transform_input(padded, n_x, first, kind, wide, narrow)
+        tiles.products(kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, keep, middle)
+        winograd.transform_output(middle, n_y, n_x, first, (1 << bits) - 1, out)
+    return out
 
 
 def depthwise(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Array:

@@ -24,18 +24,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import OutWords2, compiled, index, word
+from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, compiled, has_feature, index, word
 
 COLUMNS = (16, 8, 8)
 PANEL_WORDS = (8, 12, 16)
-HAS_PAIR_PRODUCTS = bool(llvmlite.binding.get_host_cpu_features().get("avx2", False))
+HAS_PAIR_PRODUCTS = has_feature("avx2")
 
 _ROWS = (4, 3, 3)
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -77,6 +76,8 @@ class _Builder:
 
     def pair_products(self, x: Any, y: Any) -> Any:
         """x_2i y_2i + x_2i+1 y_2i+1 of 16-bit places, in 32 bits."""
+        if not HAS_PAIR_PRODUCTS:  # nothing multiplies with this kind then, but it must compile
+            return self.b.mul(x, y)
         form = ir.FunctionType(_NARROW, [_PAIRS, _PAIRS])
         function = cgutils.get_or_insert_function(self.b.module, form, "llvm.x86.avx2.pmadd.wd")
         return self.b.call(function, [self.b.bitcast(x, _PAIRS), self.b.bitcast(y, _PAIRS)])
@@ -198,5 +199,42 @@ def product(kind, x, base, runs, run, stride, panels, keep, out):  # type: ignor
                 else:
                     _tile_2(x, a, b, c, d, runs, run, stride, panel, target)
                 for i in range(min(height, last - r)):
-                    for j in range(left):
-                        out[r + i, p * width + j] = wide[i, j] & keep
+                    if left == 8:  # a constant length is one or two vectors
+                        for j in range(8):
+                            out[r + i, p * width + j] = wide[i, j] & keep
+                    else:
+                        for j in range(left):
+                            out[r + i, p * width + j] = wide[i, j] & keep
+
+
+@compiled(index, index, index, index, index, word, OutLanes3)
+def products(kind, x, run, panels, step, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """out[b] = x[b] @ w[b] & keep for a stack of matrices: x (b, rows, run), panels `step` bytes apart; both addresses."""
+    stack, rows, columns = out.shape
+    width, height = (16, 4) if kind == 0 else (8, 3)
+    panel_bytes = run * (64 if kind == 0 else 96 if kind == 1 else 128)
+    narrow, wide = np.empty((4, 16), np.uint32), np.empty((4, 8), np.uint64)
+    target = narrow.ctypes.data if kind == 0 else wide.ctypes.data
+    for s in range(stack):
+        for p in range((columns + width - 1) // width):
+            panel, left = panels + s * step + p * panel_bytes, min(width, columns - p * width)
+            for r in range(0, rows, height):
+                first, last = (s * rows + r) * run, (s * rows + rows - 1) * run
+                a, b, c, d = first, min(first + run, last), min(first + 2 * run, last), min(first + 3 * run, last)
+                if kind == 0:
+                    _tile_0(x, a, b, c, d, 1, run, 0, panel, target)
+                    for i in range(min(height, rows - r)):
+                        for j in range(left):
+                            out[s, r + i, p * width + j] = np.uint64(narrow[i, j]) & keep
+                    continue
+                if kind == 1:
+                    _tile_1(x, a, b, c, d, 1, run, 0, panel, target)
+                else:
+                    _tile_2(x, a, b, c, d, 1, run, 0, panel, target)
+                for i in range(min(height, rows - r)):
+                    if left == 8:  # a constant length is one or two vectors
+                        for j in range(8):
+                            out[s, r + i, p * width + j] = wide[i, j] & keep
+                    else:
+                        for j in range(left):
+                            out[s, r + i, p * width + j] = wide[i, j] & keep

@@ -53,30 +53,72 @@ def _bit_planes(typing_context: Any, source: Any, target: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
+def _bytes_of_bits(typing_context: Any, source: Any, step: Any, count: Any, target: Any) -> Any:
+    """The inverse of `_bit_planes` for `count` (at least 1) words, `step` bytes apart: 64 bytes at `target`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, step, count, target = arguments
+
+        def more(bit: Any, total: Any) -> Any:
+            place = builder.inttoptr(builder.add(source, builder.mul(bit, step)), _WORD.as_pointer())
+            flags = builder.bitcast(builder.load(place, align=1), ir.VectorType(ir.IntType(1), 64))
+            weight = _repeated(builder, builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)), _BYTES)
+            return builder.or_(total, builder.select(flags, weight, ir.Constant(_BYTES, [0] * 64)))
+
+        total = _gathered(builder, count, _BYTES, more)
+        builder.store(total, builder.inttoptr(target, _BYTES.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def _join_bytes(typing_context: Any, source: Any, step: Any, count: Any, target: Any) -> Any:
     """32 words, byte j of each from 32 bytes at source + j step, for j < count (at least 1)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, step, count, target = arguments
-        before, each, done = builder.block, builder.append_basic_block("byte"), builder.append_basic_block("done")
-        builder.branch(each)
-        builder.position_at_end(each)
-        j, words = builder.phi(_WORD), builder.phi(_BLOCK_WORDS)
-        place = builder.inttoptr(builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer())
-        wide = builder.zext(builder.load(place, align=1), _BLOCK_WORDS)
-        shift = _repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
-        joined = builder.or_(words, builder.shl(wide, shift))
-        following = builder.add(j, ir.Constant(_WORD, 1))
-        zeros = ir.Constant(_BLOCK_WORDS, [0] * 32)
-        for phi, first, again in ((j, ir.Constant(_WORD, 0), following), (words, zeros, joined)):
-            phi.add_incoming(first, before)
-            phi.add_incoming(again, each)
-        builder.cbranch(builder.icmp_signed("<", following, count), each, done)
-        builder.position_at_end(done)
+
+        def more(j: Any, words: Any) -> Any:
+            place = builder.inttoptr(builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer())
+            wide = builder.zext(builder.load(place, align=1), _BLOCK_WORDS)
+            shift = _repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
+            return builder.or_(words, builder.shl(wide, shift))
+
+        joined = _gathered(builder, count, _BLOCK_WORDS, more)
         builder.store(joined, builder.inttoptr(target, _BLOCK_WORDS.as_pointer()), align=8)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), generate
+
+
+def _gathered(builder: Any, count: Any, form: Any, more: Any) -> Any:
+    """A loop: zero, then `more(i, total)` for i = 0 .. count - 1; count is at least 1."""
+    before, each, done = builder.block, builder.append_basic_block("each"), builder.append_basic_block("done")
+    builder.branch(each)
+    builder.position_at_end(each)
+    i, total = builder.phi(_WORD), builder.phi(form)
+    grown, following = more(i, total), builder.add(i, ir.Constant(_WORD, 1))
+    for phi, first, again in ((i, ir.Constant(_WORD, 0), following), (total, ir.Constant(form, [0] * form.count), grown)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(again, each)
+    builder.cbranch(builder.icmp_signed("<", following, count), each, done)
+    builder.position_at_end(done)
+    return grown
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
+def _bit_of_words(typing_context: Any, source: Any, position: Any) -> Any:
+    """One bit of each of 64 words, as a word."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = builder.load(builder.inttoptr(arguments[0], _WORDS.as_pointer()), align=8)
+        # Up to the sign's place: a vector of signs is one instruction.
+        up = builder.sub(ir.Constant(_WORD, 63), arguments[1])
+        moved = builder.shl(values, _repeated(builder, up, _WORDS))
+        return builder.bitcast(builder.icmp_signed("<", moved, ir.Constant(_WORDS, [0] * 64)), _WORD)
+
+    return types.uint64(types.intp, types.intp), generate
 
 
 @compiled(Words, index, OutBytes)
@@ -92,18 +134,51 @@ def pack_bytes(x, whole, out):  # type: ignore[no-untyped-def]  # typed by its s
             out[j * n + i] = np.uint8(x[i] >> np.uint64(8 * j))
 
 
-@compiled(Bytes, index, OutWords)
-def unpack_bytes(packed, whole, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """The inverse of `pack_bytes`; bits above are zero."""
+@compiled(Bytes, index, index, Words, index, word, OutWords)
+def unpack(packed, whole, rest, x, plus, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Words of `whole` byte planes and `rest` lanes; added to x modulo keep + 1 where `plus` is 1."""
     n = out.size
+    lanes = (n + 63) // 64
     source, target = packed.ctypes.data, out.ctypes.data
-    blocks = n - n % 32 if whole else 0
-    for start in range(0, blocks, 32):
-        _join_bytes(source + start, n, whole, target + 8 * start)
-    for i in range(blocks, n):
-        out[i] = np.uint64(0)
-        for j in range(whole):
-            out[i] |= np.uint64(packed[j * n + i]) << np.uint64(8 * j)
+    column, block = np.zeros(64, np.uint8), np.zeros(64, np.uint64)
+    for lane in range(lanes):
+        start = 64 * lane
+        count = min(64, n - start)
+        if rest:
+            _bytes_of_bits(source + whole * n + 8 * lane, 8 * lanes, rest, column.ctypes.data)
+        place = block.ctypes.data if plus == 1 or count < 64 else target + 8 * start
+        values = block if plus == 1 or count < 64 else out[start : start + 64]
+        if count == 64 and whole:
+            _join_bytes(source + start, n, whole, place)
+            _join_bytes(source + start + 32, n, whole, place + 256)
+        else:
+            for i in range(count):
+                value = np.uint64(0)
+                for j in range(whole):
+                    value |= np.uint64(packed[j * n + start + i]) << np.uint64(8 * j)
+                values[i] = value
+        if rest:
+            shift = np.uint64(8 * whole)
+            for i in range(count):
+                values[i] |= np.uint64(column[i]) << shift
+        if plus == 1:
+            for i in range(count):
+                out[start + i] = (x[start + i] + block[i]) & keep
+        elif count < 64:
+            for i in range(count):
+                out[start + i] = block[i]
+
+
+@compiled(Words, index, OutWords)
+def lane_of_words(x, position, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """One bit of every element."""
+    last = np.zeros(64, np.uint64)
+    for lane in range(out.size):
+        source = x.ctypes.data + 512 * lane
+        if 64 * lane + 64 > x.size:
+            last[: x.size - 64 * lane] = x[64 * lane :]
+            source = last.ctypes.data
+        out[lane] = _bit_of_words(source, position)
 
 
 @compiled(Words, index, index, OutWords2)
@@ -123,28 +198,3 @@ def planes_of_words(x, first, bits, out):  # type: ignore[no-untyped-def]  # typ
             _bit_planes(middle, target)
             for b in range(low, min(low + 8, bits)):
                 out[b, lane] = planes[b - low]
-
-
-@compiled(OutWords, Words, word)
-def add_bit(out, lane, position):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Set one bit of every element from a lane."""
-    for j in range(lane.size):
-        bits, start = lane[j], 64 * j
-        for i in range(min(64, out.size - start)):
-            out[start + i] |= ((bits >> np.uint64(i)) & np.uint64(1)) << position
-
-
-@compiled(Words, Bytes, index, word, OutWords)
-def add_unpacked(x, packed, whole, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(x + unpacked) & keep, the packed values of whole bytes."""
-    n = out.size
-    source, block = packed.ctypes.data, np.empty(32, np.uint64)
-    for start in range(0, n - 31, 32):
-        _join_bytes(source + start, n, whole, block.ctypes.data)
-        for i in range(32):
-            out[start + i] = (x[start + i] + block[i]) & keep
-    for i in range(n - n % 32, n):
-        value = np.uint64(0)
-        for j in range(whole):
-            value |= np.uint64(packed[j * n + i]) << np.uint64(8 * j)
-        out[i] = (x[i] + value) & keep

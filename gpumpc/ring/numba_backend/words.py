@@ -26,11 +26,12 @@ def multiply_mask(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by 
         out[i] = (x[i] * y[i]) & keep
 
 
-@compiled(Words, Words, word, OutWords)
-def add_words(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(x + y) & keep."""
-    for i in range(x.size):
-        out[i] = (x[i] + y[i]) & keep
+@compiled(Words2, Words2, Words, word, OutWords2)
+def add_bias(x, y, bias, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x + y + bias) & keep, the bias a row."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = (x[i, j] + y[i, j] + bias[j]) & keep
 
 
 @compiled(Words, word, OutWords)
@@ -38,18 +39,6 @@ def extend_sign(x, shift, out):  # type: ignore[no-untyped-def]  # typed by its 
     """The signed value of the low 64 - shift bits."""
     for i in range(x.size):
         out[i] = np.uint64(np.int64(x[i] << shift) >> np.int64(shift))
-
-
-@compiled(Words2, OutWords)
-def argmax_rows(x, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Index of the largest signed entry of each row, the lowest on ties."""
-    for i in range(x.shape[0]):
-        best, at = np.int64(x[i, 0]), 0
-        for j in range(1, x.shape[1]):
-            value = np.int64(x[i, j])
-            if value > best:
-                best, at = value, j
-        out[i] = np.uint64(at)
 
 
 @compiled(Words2, Words2, word, OutWords)
@@ -60,14 +49,6 @@ def dot_rows(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its s
         for j in range(x.shape[1]):
             total += x[i, j] * y[i, j]
         out[i] = total & keep
-
-
-@compiled(Words2, Words2, OutWords2)
-def gather_rows(x, at, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """x[q, at[q, m]]: the caller has checked the index."""
-    for q in range(at.shape[0]):
-        for m in range(at.shape[1]):
-            out[q, m] = x[q, np.int64(at[q, m])]
 
 
 @compiled(Words, OutWords)

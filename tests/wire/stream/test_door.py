@@ -200,7 +200,9 @@ def test_an_absent_door_fails_and_says_so() -> None:
         dial(endpoint, both_keys()[1], "server0", 0.5)
 
 
-@pytest.mark.parametrize("endpoint", ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"])
+@pytest.mark.parametrize(
+    "endpoint", ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"]
+)
 def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
     for action in (partial(Door, endpoint), partial(dial, endpoint, both_keys()[1], "x", 0.1)):
         with pytest.raises(ConfigError, match="tcp://host:port"):

@@ -1,0 +1,328 @@
+"""Where does the time of a network go? `python -m bench.explain --workload vgg --json`, or --page for docs/performance.md.
+
+Layer by layer, the floor beside what was measured. The floor of a layer is what its work would take at rates measured in the
+same run, one thread: ring multiply-adds at the rate of a large product, uniform bytes at the rate of the generator, bytes
+that are packed, sent and read at the rate of a copy, and rounds at the time of an empty exchange between two threads.
+Nothing in it is a constant from elsewhere. What is above the floor is passes over memory, small shapes, and waiting for each
+other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.schema import row
+from gpumpc.cli import models
+from gpumpc.cli.workloads import BATCH
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.program import Program
+from gpumpc.offline import dealer, seeds
+from gpumpc.protocols import linear
+from gpumpc.protocols.step import Step
+from gpumpc.ring.backend import Backend, n_lanes
+from gpumpc.ring.prg import word_bytes
+from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.roles.local import LocalSession
+from gpumpc.wire.channel import memory_pair
+
+RUNS = 3
+_RATE_SIDE = 768
+_RATE_BYTES = 1 << 25
+
+
+@dataclasses.dataclass
+class Layer:
+    """What a layer asks for and took: multiply-adds and uniform bytes of one server and of the dealer, seconds of each."""
+
+    madds: float = 0.0
+    dealer_madds: float = 0.0
+    uniform: float = 0.0
+    dealer_uniform: float = 0.0
+    online_bytes: int = 0
+    dealer_bytes: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    dealer_seconds: float = 0.0
+    floor: float = 0.0
+    dealer_floor: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Per second, one thread; seconds of an empty exchange."""
+
+    madds: float
+    uniform: float
+    copied: float
+    exchange: float
+
+
+class _Counting:
+    """A backend that adds up the uniform bytes it is asked for."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self.uniform = backend, 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._backend, name)
+        if name in ("expand_words", "expand_lanes", "add_uniform", "xor_uniform"):
+            return lambda *arguments: self._counted(name, method, arguments)
+        return method
+
+    def _counted(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        match name:
+            case "expand_words":
+                self.uniform += math.prod(arguments[2]) * word_bytes(arguments[3])
+            case "expand_lanes":
+                self.uniform += 8 * arguments[2] * n_lanes(arguments[3])
+            case "add_uniform":
+                self.uniform += arguments[0].size * word_bytes(arguments[3])
+            case "xor_uniform":
+                self.uniform += 8 * arguments[0].size
+        return method(*arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Timed(Program):
+    """A program that notes how long each step of a run took, and the uniform bytes that it drew."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    uniform: dict[str, int] = dataclasses.field(default_factory=dict)
+    counting: Any = None
+
+    def _walk(self, values: dict[str, Any]) -> Iterator[Step]:
+        for step in super()._walk(values):
+            start, before = time.perf_counter(), self.counting.uniform if self.counting else 0
+            yield step
+            self.seconds[step.name] = time.perf_counter() - start
+            if self.counting:
+                self.uniform[step.name] = self.counting.uniform - before
+
+
+def measured_rates(backend: Backend) -> Rates:
+    """What this machine does now, with one thread."""
+    side = _RATE_SIDE
+    x, w = (backend.opened(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40) for i in (1, 2))
+    words = backend.zeros((_RATE_BYTES // 8,))
+    return Rates(
+        side**3 / _fastest(lambda: backend.matmul(x, w, 40)),
+        5 * (_RATE_BYTES // 8) / _fastest(lambda: backend.expand_words("aes128ctr", bytes(32), (_RATE_BYTES // 8,), 40)),
+        _RATE_BYTES / _fastest(lambda: words + 0),
+        _exchange_seconds(),
+    )
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _exchange_seconds(n: int = 300) -> float:
+    """A round between two threads over the in-memory channel, with nothing in it."""
+    ends = memory_pair()
+
+    def end(party: int) -> None:
+        ends[party].begin(bytes(16), 1)
+        for _ in range(n):
+            ends[party].exchange([b"\0" * 8])
+
+    other = threading.Thread(target=end, args=(1,))
+    start = time.perf_counter()
+    other.start()
+    end(0)
+    other.join()
+    return (time.perf_counter() - start) / n
+
+
+def layer_of(step: Step) -> str:
+    """`conv/open` and `conv/product` belong to `conv`."""
+    return step.name.split("/")[0]
+
+
+def multiply_adds(step: Step, program: Program) -> int:
+    """Of one ring product of this step; 0 for all others."""
+    if not isinstance(step, linear.PrivateProduct):
+        return 0
+    shape = program.weights[step.layer].shape
+    return math.prod(step.out_shape) * math.prod(shape[:-1])
+
+
+def explain(compiled: CompiledPlan, batch: int, rates: Rates, runs: int = RUNS) -> dict[str, Layer]:
+    """Every layer of a network, dealt first, then run, on this process's three threads; medians of the runs."""
+    source = compiled.plan.graph.input
+    x = models.sample_inputs((batch, *source.shape), source.low, source.high)
+    with compiled.session(batch) as session:
+        shared = session.share(x)
+        session.run(shared)  # masks of weights, plans of trees: not counted
+        online, dealt = [], []
+        for _ in range(runs):
+            dealt.append(_deal(session, session.backend)[0])
+            session.deal_ahead(1)
+            online.append(_run(session, shared))
+        counting = _Counting(session.backend)
+        uniform = _count(session, shared, counting)
+        dealer_uniform = _deal(session, counting)[1]
+        layers: dict[str, Layer] = {}
+        for step in session.program.steps:
+            layer = layers.setdefault(layer_of(step), Layer())
+            madds = multiply_adds(step, session.program)
+            layer.madds += 2 * madds  # E o W_p, and A_p o F before
+            layer.dealer_madds += madds  # A o Bm
+            layer.uniform += uniform.get(step.name, 0)
+            layer.dealer_uniform += dealer_uniform.get(step.name, 0)
+            layer.online_bytes += step.cost.online_bytes
+            layer.dealer_bytes += step.cost.dealer_bytes
+            layer.rounds += step.cost.rounds
+            layer.seconds += statistics.median(times.get(step.name, 0.0) for times in online)
+            layer.dealer_seconds += statistics.median(times.get(step.name, 0.0) for times in dealt)
+    for layer in layers.values():
+        layer.floor = layer.madds / rates.madds + layer.uniform / rates.uniform
+        # Sent and received, packed and read; the dealer's bytes are read by server 1.
+        layer.floor += (2 * layer.online_bytes + layer.dealer_bytes) / rates.copied + layer.rounds * rates.exchange
+        layer.dealer_floor = layer.dealer_madds / rates.madds + layer.dealer_uniform / rates.uniform
+        layer.dealer_floor += layer.dealer_bytes / rates.copied
+    return layers
+
+
+def _fields(program: Program) -> dict[str, Any]:
+    return {field.name: getattr(program, field.name) for field in dataclasses.fields(Program)}
+
+
+def _run(session: LocalSession, shared: Any) -> dict[str, float]:
+    """Seconds of each step at server 0."""
+    engine, program = session._engines[0], session.program
+    timed = _Timed(**_fields(program))
+    engine.program = timed
+    try:
+        session.run(shared)
+    finally:
+        engine.program = program
+    return dict(timed.seconds)
+
+
+def _count(session: LocalSession, shared: Any, counting: _Counting) -> dict[str, int]:
+    """Uniform bytes of each step at server 0, in a run of its own."""
+    engine, program, backend = session._engines[0], session.program, session.backend
+    timed = _Timed(**_fields(program), counting=counting)
+    engine.program, engine.backend = timed, counting
+    try:
+        session.run(shared)
+    finally:
+        engine.program, engine.backend = program, backend
+    return dict(timed.uniform)
+
+
+def _deal(session: LocalSession, backend: Any) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and uniform bytes of each step at the dealer, under names that no run uses."""
+    program, session_id = session.program, bytes(range(16))
+    trees = tuple(seeds.SeedTree(root.reveal(), session_id, 0) for root in session._roots)
+    masks = session._dealer._weight_masks(session.plan.weight_digest, session._engines[0].pair_id)
+    dealing = dealer.Dealing(backend, program.params.cipher, (trees[0], trees[1]), masks)
+    times, drawn = {}, {}
+    last, before = time.perf_counter(), getattr(backend, "uniform", 0)
+    for step, _ in zip(program.steps, dealer.deal_batch(program.steps, dealing), strict=True):
+        now, count = time.perf_counter(), getattr(backend, "uniform", 0)
+        times[step.name], drawn[step.name] = now - last, count - before
+        last, before = now, count
+    return times, drawn
+
+
+def total(layers: dict[str, Layer]) -> Layer:
+    """All layers added up."""
+    summed = Layer()
+    for layer in layers.values():
+        for field in dataclasses.fields(Layer):
+            setattr(summed, field.name, getattr(summed, field.name) + getattr(layer, field.name))
+    return summed
+
+
+def growth(compiled: CompiledPlan, batches: Sequence[int]) -> list[tuple[int, float]]:
+    """(batch, seconds an image), the dealer beside."""
+    found = []
+    for batch in batches:
+        source = compiled.plan.graph.input
+        x = models.sample_inputs((batch, *source.shape), source.low, source.high)
+        with compiled.session(batch) as session:
+            shared = session.share(x)
+            session.run(shared)
+            start = time.perf_counter()
+            session.run(shared)
+            found.append((batch, (time.perf_counter() - start) / batch))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print one workload as JSON, or write the page of all."""
+    parser = argparse.ArgumentParser(prog="python -m bench.explain", description="Floor beside measured time.")
+    parser.add_argument("--workload", choices=("lenet", "vgg", "lite0"), default="vgg")
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--page", type=Path, help="write the page of VGG-small and Lite0 here")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    options = parser.parse_args(arguments)
+    if options.page:
+        from bench.performance_page import write_page
+
+        write_page(options.page)
+        return 0
+    compiled = models.compile_named(options.workload)
+    batch = options.batch or BATCH[options.workload]
+    with compiled.session(1) as session:
+        rates = measured_rates(session.backend)
+        name = session.backend.name
+    layers = explain(compiled, batch, rates)
+    summed, cost = total(layers), program_of(compiled.plan, batch).cost
+    for layer, found in layers.items():
+        print(f"{layer:32} {1e3 * found.floor:8.2f} {1e3 * found.seconds:8.2f} ms", file=sys.stderr)
+    measured = row(
+        workload=options.workload,
+        batch=batch,
+        seconds_total=summed.seconds + summed.dealer_seconds,
+        seconds_online=summed.seconds,
+        seconds_floor=summed.floor,
+        seconds_dealer=summed.dealer_seconds,
+        seconds_dealer_floor=summed.dealer_floor,
+        online_bytes=cost.online_bytes,
+        offline_bytes=cost.dealer_bytes,
+        rounds=cost.rounds,
+        backend=name,
+        k=compiled.plan.params.k,
+        f=compiled.plan.params.f,
+        n_threads=1,
+        rates=dataclasses.asdict(rates),
+        layers={key: dataclasses.asdict(layer) for key, layer in layers.items()},
+    )
+    if options.json:
+        print(json.dumps(measured))
+    return 0
+
+
+def machine() -> str:
+    """The processor, for people."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "an unnamed processor"
+    return f"{model}, {os.cpu_count()} cores, NumPy {np.__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

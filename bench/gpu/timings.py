@@ -1,0 +1,200 @@
+"""Part `kernels`: each kernel's time beside the ceilings measured in the same run, and beside float64-limb products."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bench.gpu import float_limbs
+from bench.gpu.rows import Results
+from bench.gpu.timing import seconds
+from gpumpc.ring.backend import n_lanes, packed_bytes
+from gpumpc.ring.cupy_backend import CupyBackend
+from gpumpc.ring.cupy_backend.opened import limbs_for
+
+KEY = bytes(range(32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How large: elements of the memory-bound kernels, matrix product, convolution (B, H, C, N), rounds of the rates."""
+
+    n: int
+    gemm: tuple[int, int, int]
+    conv: tuple[int, int, int, int]
+    rounds: int
+    blocks: int
+    least_s: float
+
+
+# The product is a convolution of 56x56x8 images, 256 channels in and out, 3x3 windows.
+FULL = Sizes(1 << 26, (25088, 2304, 256), (8, 56, 256, 256), 4096, 132 * 16, 0.2)
+SMALL = Sizes(2048, (64, 64, 64), (1, 5, 20, 17), 2, 2, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """Per second: bytes copied (read and written both count), bytes' and words' multiply-adds, float64 operations / 2."""
+
+    copy: float
+    int8: float
+    words: float
+    float64: float
+
+
+def words(backend: CupyBackend, shape: Any, seed: int = 1) -> Any:
+    """Uniform words on the device."""
+    return backend.expand_words("chacha20", bytes([seed]) * 32, shape, 64)
+
+
+def ceilings(backend: CupyBackend, results: Results, sizes: Sizes) -> Ceilings:
+    """What this device does at most, by the plainest code there is for it."""
+    arrays, least = backend.device.arrays, sizes.least_s
+    x = words(backend, (sizes.n,))
+    y = arrays.empty_like(x)
+    copy = 16 * sizes.n / seconds(backend, lambda: arrays.copyto(y, x), least)
+    threads = 256 * sizes.blocks
+    out32, out64 = backend.new((threads,), np.uint32), backend.new((threads,))
+    t_mma = seconds(backend, lambda: backend.launch("rate_mma", sizes.blocks, out32, sizes.rounds), least)
+    t_imad = seconds(backend, lambda: backend.launch("rate_imad", sizes.blocks, out64, sizes.rounds), least)
+    side = 4096 if sizes is FULL else 64
+    a = arrays.ones((side, side), dtype=arrays.float64)
+    t_float = seconds(backend, lambda: a @ a, least)
+    found = Ceilings(
+        copy,
+        threads / 32 * sizes.rounds * 8 * 4096 / t_mma,
+        threads * sizes.rounds * 8 / t_imad,
+        side**3 / t_float,
+    )
+    results.add("ceilings", **{f"{name}_per_second": value for name, value in dataclasses.asdict(found).items()})
+    return found
+
+
+def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings) -> None:
+    """Matrix product and convolution: tensor cores, integer pipe, float64 limbs."""
+    m, depth, n = sizes.gemm
+    x, w = words(backend, (m, depth), 1), words(backend, (depth, n), 2)
+    reference = _routes(backend, results, sizes, "gemm", x, w, m * depth * n)
+    for bits in (64, 48, 40, 32):
+        left, right = backend.opened(x, bits), backend.opened(w, bits)
+        time = seconds(backend, lambda left=left, right=right, bits=bits: backend.matmul(left, right, bits), sizes.least_s)  # type: ignore[misc]  # bound at once
+        _product_row(results, f"limb_gemm_{bits}", time, m * depth * n, bits, top, reference)
+    time = seconds(backend, lambda: backend.matmul(backend.opened(x, 64), backend.opened(w, 64), 64), sizes.least_s)
+    _product_row(results, "limb_gemm_64_cut_anew", time, m * depth * n, 64, top, reference)
+    out = backend.new((m, n))
+    blocks = -(-m // 64) * -(-n // 64)
+    time = seconds(
+        backend,
+        lambda: backend.launch("ring_gemm", blocks, x, w, out, None, None, m, depth, n, (1 << 64) - 1),
+        sizes.least_s,
+    )
+    results.add(
+        "ring_gemm",
+        seconds_total=time,
+        multiply_adds_per_second=m * depth * n / time,
+        share_of_words_rate=m * depth * n / time / top.words,
+    )
+    b, side, c, channels = sizes.conv
+    image, filters = words(backend, (b, side, side, c), 3), words(backend, (3, 3, c, channels), 4)
+    count = b * side * side * 9 * c * channels
+    reference = _routes(backend, results, sizes, "conv", image, filters, count)
+    for bits in (64, 40):
+        left, right = backend.opened(image, bits), backend.opened(filters, bits)
+        time = seconds(
+            backend,
+            lambda left=left, right=right, bits=bits: backend.conv2d(left, right, (1, 1), (1, 1, 1, 1), 1, bits),  # type: ignore[misc]  # bound at once
+            sizes.least_s,
+        )
+        _product_row(results, f"limb_conv_{bits}", time, count, bits, top, reference)
+
+
+def _routes(backend: CupyBackend, results: Results, sizes: Sizes, kind: str, x: Any, w: Any, count: int) -> dict[str, float]:
+    """Seconds of the float64 routes, after one check that they give the same words."""
+    arrays, found = backend.device.arrays, {}
+    call = float_limbs.matmul if kind == "gemm" else float_limbs.conv2d
+    ours = backend.matmul(x, w, 64) if kind == "gemm" else backend.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 64)
+    for route in float_limbs.DIGITS:
+        same = bool((call(arrays, x, w, route) == ours).all())
+        found[route] = seconds(backend, lambda route=route: call(arrays, x, w, route), sizes.least_s)  # type: ignore[misc]  # bound at once
+        results.add(
+            f"float64_{kind}_{route}",
+            seconds_total=found[route],
+            multiply_adds_per_second=count / found[route],
+            same_words=same,
+        )
+    return found
+
+
+def _product_row(
+    results: Results, name: str, time: float, count: int, bits: int, top: Ceilings, reference: dict[str, float]
+) -> None:
+    limbs = limbs_for(bits)
+    pairs = limbs * (limbs + 1) // 2
+    results.add(
+        name,
+        seconds_total=time,
+        k=bits,
+        multiply_adds_per_second=count / time,
+        share_of_int8_rate=count / time * pairs / top.int8,
+        times_faster_than_six=reference["six"] / time,
+        times_faster_than_sixteen=reference["sixteen"] / time,
+    )
+
+
+Case = tuple[str, Callable[[], Any], int]
+
+
+def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
+    """(kernel, one launch of it, bytes it must move): what is bound by memory, without any copy to the host."""
+    n, launch = sizes.n, backend.launch
+    blocks, lanes = -(-n // 1024), n_lanes(n)
+    x, y, z = (words(backend, (n,), seed) for seed in (1, 2, 3))
+    out, lane = backend.new((n,)), words(backend, (lanes,), 4)
+    keep = (1 << 40) - 1
+    yield "truncate", lambda: launch("truncate", blocks, x, out, n, 8191, keep, 13), 16 * n
+    yield "affine", lambda: launch("affine", blocks, x, out, n, 1, 0, keep), 16 * n
+    yield "add", lambda: launch("add", blocks, x, y, out, n, keep), 24 * n
+    yield "product", lambda: launch("product", blocks, x, y, out, n, keep), 24 * n
+    yield "beaver", lambda: launch("beaver", blocks, x, y, z, x, y, out, n, 1, keep), 32 * n
+    yield "select_words", lambda: launch("select_words", blocks, lane, x, y, out, n), 24 * n
+    yield "from_bit", lambda: launch("from_bit", blocks, lane, out, n), 8 * n
+    packed = backend.new((packed_bytes(n, 40),), np.uint8)
+    yield "pack", lambda: launch("pack", -(-64 * lanes // 1024), x, packed, n, 40), 13 * n
+    yield "unpack", lambda: launch("unpack", blocks, packed, out, n, 40), 13 * n
+    planes = backend.new((27, lanes))
+    yield "to_planes", lambda: launch("to_planes", blocks, x, planes, n, lanes, 27), 8 * n + 27 * 8 * lanes
+    limb_planes = backend.new((5, n // 64, 64), np.uint8)
+    yield "split_rows", lambda: launch("split_rows", blocks, x, limb_planes, n // 64, 64, 64, 5), 13 * n
+    yield "combine", lambda: launch("combine", blocks, x, packed, limb_planes, None, n // 64, 64, 64, 40, 5, keep), 18 * n
+    yield "chacha_words", lambda: launch("chacha_words", -(-8 * n // 16384), out, n, 8, keep, *range(8)), 8 * n
+    yield "mask_words", lambda: launch("mask_words", -(-8 * n // 16384), x, packed, n, 40, 8, 1, *range(8)), 13 * n
+    yield "mask_add", lambda: launch("mask_add", -(-8 * n // 16384), x, out, n, 8, 1, keep, *range(8)), 16 * n
+    yield "add_packed", lambda: launch("add_packed", blocks, x, packed, out, n, 40, keep), 21 * n
+    yield "add_bias", lambda: launch("add_bias", blocks, x, y, z, out, n, 64, keep), 24 * n
+    digits = backend.new((9, 3, max(1, lanes // 64)))
+    tables = backend.new((9, 7, digits.shape[2]))
+    j, below = digits.shape[2], backend.new((digits.shape[2],))
+    lt, eq = backend.new((9, j)), backend.new((9, j))
+    yield "thermometer", lambda: launch("thermometer", -(-j // 256) * 9, digits, tables, j, 3, 9), 10 * 8 * 9 * j
+    yield "lookup", lambda: launch("lookup", -(-j // 256) * 9, tables, digits, below, lt, eq, j, 3, 9), 12 * 8 * 9 * j
+    image = x[: n // 64 * 64].reshape(1, 8, n // 512, 64)
+    taps = words(backend, (3, 3, 1, 64), 5)
+    yield "depthwise", lambda: backend.conv2d(image, taps, (1, 1), (1, 1, 1, 1), 64, 40), 16 * n
+
+
+# Bound by the integer pipe, whatever the memory does.
+COMPUTE_BOUND = {"chacha_words", "mask_words", "mask_add"}
+
+
+def run(backend: CupyBackend, results: Results, sizes: Sizes = FULL) -> None:
+    """All timings."""
+    top = ceilings(backend, results, sizes)
+    for name, call, n_bytes in passes(backend, sizes):
+        time = seconds(backend, call, sizes.least_s)
+        share = n_bytes / time / top.copy
+        bound = "integer pipe" if name in COMPUTE_BOUND else "memory"
+        results.add(name, seconds_total=time, bytes_per_second=n_bytes / time, share_of_copy_rate=share, bound_by=bound)
+    products(backend, results, sizes, top)

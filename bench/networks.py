@@ -1,0 +1,92 @@
+"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet --batch 32 --json`.
+
+Three real processes; what the servers say to each other and what the dealer sends passes a relay that keeps the link's rate
+and delay. Prints seconds with the dealer on the same link and without, rounds, bytes, and the peak memory of each process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import machine
+from bench.schema import row
+from gpumpc.cli.bench_processes import measure_processes
+from gpumpc.errors import GpumpcError
+from gpumpc.params import Params
+from gpumpc.wire.relay import NETWORKS
+
+BATCH = {"lenet": 32, "vgg": 8, "lite0": 16}
+
+
+def measure(workload: str, batch: int, net: str, params: Params, runs: int) -> dict[str, Any]:
+    """One row. Raises GpumpcError."""
+    measured = measure_processes(workload, 1, batch, params, runs, None, net)
+    link = floor(measured["rounds"], measured["online_bytes"], measured["offline_bytes"], net)
+    return row(**measured, **link, machine=machine())
+
+
+def floor(rounds: int, online_bytes: int, dealer_bytes: int, net: str) -> dict[str, float | None]:
+    """What the link alone takes: each round waits one way, for both servers speak at once; bytes pass at its rate."""
+    link = NETWORKS[net]
+    if link is None:
+        return {"link_seconds_online": None, "link_seconds_dealer": None}
+    rate = link.bits_per_second / 8
+    return {
+        "link_seconds_online": rounds * link.round_trip_s / 2 + online_bytes / rate,
+        "link_seconds_dealer": link.round_trip_s / 2 + dealer_bytes / rate,
+    }
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> Table:
+    """Seconds and rounds, beside what the link alone takes."""
+    titles = ("workload", "batch", "net", "total", "online", "link, online", "link, dealer", "rounds", "MB", "dealer MB")
+    table = Table(*titles, "peak MB: dealer, S0, S1", title="Seconds over simulated links")
+    for entry in rows:
+        peaks = entry["peak_memory"]
+        seconds = ("seconds_total", "seconds_online", "link_seconds_online", "link_seconds_dealer")
+        table.add_row(
+            entry["workload"],
+            str(entry["batch"]),
+            entry["net"],
+            *("-" if entry[name] is None else f"{entry[name]:.3f}" for name in seconds),
+            str(entry["rounds"]),
+            f"{entry['online_bytes'] / 1e6:.1f}",
+            f"{entry['offline_bytes'] / 1e6:.1f}",
+            ", ".join(f"{peaks[f'{name}_bytes'] / 1e6:.0f}" for name in ("dealer", "server0", "server1")),
+        )
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 with the reason if it cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m bench.networks", description="Networks over simulated links.")
+    parser.add_argument("--net", default="wan", choices=[*NETWORKS], help="the link")
+    parser.add_argument("--workload", default="lenet", choices=[*BATCH])
+    parser.add_argument("--batch", type=int, default=0, help="images; 0: the usual number")
+    parser.add_argument("--k", type=int, default=40, help="ring bits of a product")
+    parser.add_argument("--f", type=int, default=13, help="fraction bits")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs, of which the median counts")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    batch = options.batch or BATCH[options.workload]
+    try:
+        measured = measure(options.workload, batch, options.net, Params(k=options.k, f=options.f), options.runs)
+    except GpumpcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(measured))
+    else:
+        Console(width=None if sys.stdout.isatty() else 140).print(table_of([measured]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Ours beside CrypTen and SPU: `python -m bench.peers --workloads relu,lenet --runs 5 --json out.json`.
+
+Every engine runs the same case, one run each in turn, after one run that warms it up; operands are shared before the clock
+and results left shared. The table says which peer did not run and why. Exit status 1 if one did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.machine import machine
+from bench.peers import talk
+from bench.peers.engines import ENVIRONMENTS, Engine, EngineFailed, Measured, Peer, python_of
+from bench.peers.ours import Ours, model_arrays
+from bench.peers.table import OURS, Row, add_ratios, failed_row, report_of, row_of, table_of
+from bench.peers.wan import computed_row
+from bench.peers.workloads import WORKLOADS, Array, Workload, draw, evaluate, save
+from gpumpc.errors import GpumpcError
+from gpumpc.params import Params
+from gpumpc.roles.trial import network_named
+
+PEERS = ("crypten", "spu")
+
+
+def case_arrays(work: Workload, seed: int) -> dict[str, Array]:
+    """Everything a case consists of."""
+    return draw(work, seed) | (model_arrays(work) if work.is_network else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way of running ours: ring, fraction bits, backend (empty: the fastest that is installed)."""
+
+    k: int
+    f: int
+    backend: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Variant:
+        """From `k:f` or `k:f:backend`. Raises ValueError."""
+        k, f, *backend = text.split(":")
+        return cls(int(k), int(f), *backend)
+
+    def __str__(self) -> str:
+        return f"{OURS} k={self.k} f={self.f} {self.backend}".rstrip()
+
+
+def makers(
+    work: Workload, arrays: dict[str, Array], options: argparse.Namespace, folder: Path
+) -> dict[str, Callable[[], Engine]]:
+    """By name, what starts each engine."""
+    link = network_named(options.net)
+
+    def peer(name: str) -> Engine:
+        python = python_of(name, options.environments)
+        own = folder / name
+        own.mkdir()
+        save(work, arrays, own / talk.INPUTS)
+        # CrypTen's parties tell each other where they are: no relay can stand between them.
+        return Peer(name, own, work.name, options.ours[0].f, python, link if name == "spu" else None)
+
+    def ours(variant: Variant) -> Engine:
+        return Ours(work, arrays, Params(k=variant.k, f=variant.f), options.net, variant.backend or None)
+
+    found: dict[str, Callable[[], Engine]] = {str(variant): partial(ours, variant) for variant in options.ours}
+    return found | {name: partial(peer, name) for name in options.peers}
+
+
+def measure(work: Workload, options: argparse.Namespace) -> list[Row]:
+    """One workload on every engine that runs here."""
+    arrays = case_arrays(work, options.seed)
+    exact = evaluate(work, arrays)
+    engines: dict[str, Engine] = {}
+    faults: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="gpumpc-peers-") as folder, contextlib.ExitStack() as ends:
+        wanted = makers(work, arrays, options, Path(folder))
+        for name, make in wanted.items():
+            try:
+                engines[name] = make()
+                ends.callback(engines[name].stop)
+                say(f"{work.name}: {name} warms up")
+                engines[name].run()
+            except (EngineFailed, GpumpcError) as error:
+                faults[name] = str(error)
+        runs = interleave(work, engines, faults, options.runs)
+        return [
+            failed_row(work, OURS if name.startswith(OURS) else name, faults[name])
+            if name in faults
+            else _row(work, name, engines[name], runs[name], exact, options)
+            for name in wanted
+        ]
+
+
+def _row(
+    work: Workload, name: str, engine: Engine, runs: Sequence[Measured], exact: Array, options: argparse.Namespace
+) -> Row:
+    fields: Row = {"f": options.ours[0].f}
+    if isinstance(engine, Ours):
+        name, fields = OURS, {"f": engine.params.f, "k": engine.params.k, "backend": engine.backend}
+    measured = row_of(work, name, runs, engine.rounds(), exact, fields, engine.extra)
+    link = network_named(options.net)
+    return computed_row(measured, link) if link and name == "crypten" else measured
+
+
+def interleave(work: Workload, engines: dict[str, Engine], faults: dict[str, str], n: int) -> dict[str, list[Measured]]:
+    """n runs of each, in turn; an engine that fails is out."""
+    runs: dict[str, list[Measured]] = {name: [] for name in engines}
+    for i in range(n):
+        for name in [name for name in engines if name not in faults]:
+            try:
+                runs[name].append(engines[name].run())
+            except (EngineFailed, GpumpcError) as error:
+                faults[name] = str(error)
+                continue
+            say(f"{work.name}: run {i + 1} of {n}: {name} {runs[name][-1].seconds_total:.3f} s")
+    return runs
+
+
+def say(line: str) -> None:
+    """Progress, beside the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if an engine did not run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.peers", description="gpumpc beside CrypTen (TTP) and SPU (SEMI2K)."
+    )
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which peers, separated by commas")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each engine")
+    ours = "ours, k:f or k:f:backend; the first is the headline, at the peers' fraction bits; 44:16 unless given"
+    parser.add_argument("--ours", type=Variant.of, action="append", metavar="K:F", help=ours)
+    parser.add_argument("--net", default="loopback", help="loopback, lan or wan")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where bench.peers.setup put them")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write one JSON object, to stdout without FILE")
+    options = parser.parse_args(arguments)
+    options.peers = [name for name in options.peers.split(",") if name]
+    options.ours = options.ours or [Variant(44, 16)]
+    wanted = options.workloads.split(",")
+    if unknown := sorted({*wanted} - {*WORKLOADS} | {*options.peers} - {*PEERS}):
+        parser.error(f"not known: {', '.join(unknown)}; there are {', '.join((*WORKLOADS, *PEERS))}")
+    rows: list[Row] = []
+    for name in wanted:
+        rows += measure(WORKLOADS[name], options)
+        add_ratios(rows)
+        text = json.dumps(report_of(rows, {**machine(), "net": options.net, "runs": options.runs}), indent=1)
+        if options.json and options.json != "-":
+            Path(options.json).write_text(text + "\n")  # after each workload: a long run leaves what it has
+    if options.json == "-":
+        print(text)
+    else:
+        title = f"{machine()['processor']}, one compute thread a process, {options.net}, medians of {options.runs}"
+        Console(width=None if sys.stdout.isatty() else 140).print(table_of(rows, title))
+    return int(any(entry.get("fault") for entry in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""A server of a trial that also reads the kernel's TCP counters, as the peers' runners do."""
+
+from __future__ import annotations
+
+from bench.peers.traffic import Counter
+from gpumpc.roles.trial.party import ServerParty, serve
+from gpumpc.roles.trial.talk import Message
+
+
+class CountingParty(ServerParty):
+    """Counts from one run's end to the next one's: a dealer may begin before a server is asked to run."""
+
+    def open(self, binding: str, pids: dict[str, int]) -> Message:
+        """As `ServerParty`."""
+        answer = super().open(binding, pids)
+        self._counter = Counter({name: pid for name, pid in pids.items() if name != f"server{self.party}"})
+        return answer
+
+    def run(self, batch: int) -> Message:
+        """As `ServerParty`, with `traffic`: (sent, received) by name of the other process."""
+        answer = super().run(batch)
+        traffic = self._counter.read()
+        self._counter.reset()
+        return {**answer, "traffic": traffic}
+
+
+if __name__ == "__main__":
+    serve(CountingParty)

@@ -1,0 +1,28 @@
+"""The GPU backend as one object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpumpc.ring.backend import Words
+from gpumpc.ring.cupy_backend.device import CupyDevice, Device
+from gpumpc.ring.cupy_backend.fused import Fused
+from gpumpc.ring.cupy_backend.opened import Opened
+
+
+class CupyBackend(Fused):
+    """Words are arrays of the device; opened values are `Opened`: words, limb planes, or both."""
+
+    def __init__(self, device: Device | None = None) -> None:
+        super().__init__(device or CupyDevice())
+        # `cupy`, or the name of the device that stands for it.
+        self.name = self.device.name
+
+    def upload(self, host: Any) -> Words:
+        self.device.enter()
+        return self.device.upload(np.ascontiguousarray(host, dtype=np.uint64))
+
+    def download(self, words: Any) -> np.ndarray:
+        return self.device.download(words.words if isinstance(words, Opened) else self.words(words))

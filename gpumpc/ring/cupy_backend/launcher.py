@@ -1,0 +1,57 @@
+"""Launches with every argument checked against the kernel's own declaration, and counted by kernel."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import numpy as np
+
+from gpumpc.errors import BadShape, InputError
+from gpumpc.ring import kernels
+from gpumpc.ring.cupy_backend.device import Device
+
+MAX_BLOCKS = (1 << 31) - 1
+_BUG = "this is a bug in the backend: please report it"
+
+
+class Launcher:
+    """Calls kernels of one device. `launched` counts them by name: tests ask which kernel a shape was sent to."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.launched: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, name: str, blocks: int, *arguments: Any) -> None:
+        """Run a kernel; nothing happens where there are no blocks. Raises InputError, BadShape."""
+        kernel = kernels.catalogue()[name]
+        if len(arguments) != len(kernel.parameters):
+            raise InputError(f"{name} takes {len(kernel.parameters)} arguments and got {len(arguments)}", "", _BUG)
+        checked = [self._checked(name, *pair) for pair in zip(kernel.parameters, arguments, strict=True)]
+        if blocks > MAX_BLOCKS:
+            raise BadShape(f"{name} would need {blocks} blocks", "a launch has fewer than 2^31", "use a smaller batch")
+        if blocks > 0:
+            self.launched[name] += 1
+            self.device.launch(kernel, blocks, checked)
+
+    def _checked(self, name: str, parameter: kernels.Parameter, value: Any) -> Any:
+        where = f"argument '{parameter.name}' of {name}"
+        if not parameter.is_pointer:
+            return _scalar(where, parameter.dtype, value)
+        if value is None:
+            return None
+        if not self.device.owns(value):
+            raise InputError(f"{where} is no array of this device", "", _BUG)
+        if value.dtype != parameter.dtype:
+            raise InputError(f"{where} holds {value.dtype}, not {parameter.dtype}", "", _BUG)
+        if not value.flags.c_contiguous:
+            raise BadShape(f"{where} is not contiguous", "", _BUG)
+        return value
+
+
+def _scalar(where: str, dtype: np.dtype, value: Any) -> Any:
+    """A scalar of exactly this type: a kernel reads as many bytes as it declares, whatever was meant."""
+    limits = np.iinfo(dtype)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not limits.min <= int(value) <= limits.max:
+        raise InputError(f"{where} is no number of type {dtype}", "", _BUG)
+    return dtype.type(value)

@@ -1,0 +1,214 @@
+"""Products modulo 2^bits: which kernel a shape is sent to, and how long sums are cut.
+
+Tensor cores multiply bytes: from 16 rows, columns and terms on they win over the integer pipe by far. A short left operand
+is bound by reading the right one; depthwise windows share nothing; groups and tiny shapes stay on the integer pipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpumpc.errors import BadShape
+from gpumpc.ring.backend import Padding, Pair, Words
+from gpumpc.ring.cupy_backend.base import THREADS, Base, blocks_of, keep, quad_blocks
+from gpumpc.ring.cupy_backend.opened import SLICE, Opened, limbs_for, padded
+
+TILE = 64
+FEWEST = 16  # rows, columns and terms from which tensor cores are used
+FEW_ROWS = 8  # what `distances` holds in registers
+# Terms of one launch, from the bound of kernels/limb_mma.cuh.
+MAX_TERMS = {4: 1 << 30, 5: 66048, 6: 33024, 8: 16512}
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """What an epilogue adds: the dealer's term of the result's shape, and a bias a column."""
+
+    addend: Words | None = None
+    bias: Words | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Geometry of a convolution."""
+
+    image: tuple[int, int, int, int]
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    channels: int
+
+    @property
+    def out(self) -> tuple[int, int, int, int]:
+        """Shape of the result. Raises BadShape where the window does not fit."""
+        (b, h, w, _), (kh, kw) = self.image, self.kernel
+        top, bottom, left, right = self.padding
+        rows, columns = h + top + bottom - kh, w + left + right - kw
+        if rows < 0 or columns < 0 or min(self.stride) < 1 or min(self.padding) < 0:
+            raise BadShape(
+                f"a window {self.kernel} does not fit an image of {(h, w)}", f"padding {self.padding}", "pad more"
+            )
+        return b, rows // self.stride[0] + 1, columns // self.stride[1] + 1, self.channels
+
+
+class Products(Base):
+    """The products of the contract, and the sums of two products that a Beaver multiplication needs."""
+
+    def operand(self, value: Any, bits: int) -> Opened:
+        """An operand as it is, or words made one."""
+        if isinstance(value, Opened):
+            return value
+        words = self.words(value)
+        return Opened(self, tuple(words.shape), bits, words)
+
+    def opened(self, words: Words, bits: int) -> Opened:
+        return self.operand(words, bits)
+
+    def multiply(self, x: Any, w: Any, bits: int) -> Words:
+        left, right = self.operand(x, bits).words, self.operand(w, bits).words
+        if left.shape != right.shape:
+            left, right = self.broadcast(left, right)
+        return self.each("product", [left, right], self.new(left.shape), keep(bits))
+
+    def row_dot(self, x: Any, y: Any, bits: int) -> Words:
+        left, right = self.operand(x, bits).words, self.operand(y, bits).words
+        self.same_shape("a dot product of rows", left, right)
+        rows, depth = left.shape
+        out = self.new((rows,))
+        self.launch("row_dot", blocks_of(rows, 8), left, right, out, rows, depth, keep(bits))
+        return out
+
+    # matrix products
+
+    def matmul(self, x: Any, w: Any, bits: int) -> Words:
+        return self.matmul_sum([(x, w)], bits)
+
+    def matmul_sum(self, pairs: list[tuple[Any, Any]], bits: int, extra: Extra | None = None) -> Words:
+        """x w of one pair, or the sum over two, plus what `extra` names."""
+        operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
+        (m, depth), (depth_w, n) = operands[0][0].shape, operands[0][1].shape
+        if depth != depth_w or any((x.shape, w.shape) != ((m, depth), (depth, n)) for x, w in operands):
+            raise BadShape(f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}", "", "make them fit")
+        out, extra = self.new((m, n)), extra or Extra()
+        if m <= FEW_ROWS:
+            for (x, w), term, bias in self._chain(operands, out, extra):
+                self.launch("distances", blocks_of(n, THREADS), x.words, w.words, out, term, bias, m, depth, n, keep(bits))
+            return out
+        if min(m, n, depth) < FEWEST:
+            blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
+            for (x, w), term, bias in self._chain(operands, out, extra):
+                self.launch("ring_gemm", blocks, x.words, w.words, out, term, bias, m, depth, n, keep(bits))
+            return out
+        limbs = limbs_for(bits)
+        planes = [(x.rows(limbs), w.columns(limbs)) for x, w in operands]
+        self._limb_gemm(limbs, planes, out, (m, n, padded(depth)), bits, extra)
+        return out
+
+    @staticmethod
+    def _chain(operands: list[tuple[Opened, Opened]], out: Words, extra: Extra) -> Iterator[tuple[Any, Any, Any]]:
+        """Launches that add up: the first takes the addend, the next what is there, the last the bias."""
+        for i, pair in enumerate(operands):
+            yield pair, out if i else extra.addend, extra.bias if i + 1 == len(operands) else None
+
+    def _cut(self, limbs: int, n_pairs: int, slices: int) -> Iterator[tuple[int, int]]:
+        """(first slice, how many) of each launch."""
+        most = MAX_TERMS[limbs] // SLICE // n_pairs
+        return ((first, min(most, slices - first)) for first in range(0, slices, most))
+
+    def _limb_gemm(
+        self, limbs: int, planes: list[tuple[Any, Any]], out: Words, sizes: tuple[int, int, int], bits: int, extra: Extra
+    ) -> None:
+        m, n, width = sizes
+        slices = width // SLICE
+        pointers = [*planes[0], *(planes[1] if len(planes) > 1 else (None, None))]
+        term = extra.addend
+        for first, count in self._cut(limbs, len(planes), slices):
+            bias = extra.bias if first + count == slices else None
+            blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
+            name = f"limb_gemm_l{limbs}"
+            self.launch(name, blocks, *pointers, out, term, bias, m, n, width, first, count, keep(bits))
+            term = out
+
+    # convolutions
+
+    def conv2d(self, x: Any, w: Any, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+        return self.conv2d_sum([(x, w)], stride, padding, groups, bits)
+
+    def conv2d_sum(
+        self,
+        pairs: list[tuple[Any, Any]],
+        stride: Pair,
+        padding: Padding,
+        groups: int,
+        bits: int,
+        extra: Extra | None = None,
+    ) -> Words:
+        """The convolution of one pair, or the sum over two, plus what `extra` names."""
+        operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
+        image, (kh, kw, per_group, c_out) = operands[0][0].shape, operands[0][1].shape
+        if image[3] != per_group * groups or c_out % groups:
+            raise BadShape(
+                f"a convolution of {image} with {(kh, kw, per_group, c_out)} in {groups} groups", "", "make them fit"
+            )
+        for x, w in operands[1:]:
+            self.same_shape("a sum of convolutions", operands[0][0], x)
+            self.same_shape("a sum of convolutions", operands[0][1], w)
+        extra = extra or Extra()
+        window = Window((image[0], image[1], image[2], image[3]), (kh, kw), stride, padding, c_out)
+        out = self.new(window.out)
+        if groups > 1 and per_group == 1 and c_out == groups:
+            self._depthwise(operands, window, out, bits, extra)
+        elif groups > 1 or min(math.prod(window.out[:3]), c_out, kh * kw * per_group) < FEWEST:
+            self._ring_conv(operands, window, groups, out, bits, extra)
+        else:
+            self._limb_conv(operands, window, out, bits, extra)
+        return out
+
+    def _depthwise(self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: Extra) -> None:
+        (_, h, w, c), (_, ho, wo, _), n = window.image, window.out, math.prod(window.out)
+        place = (n, h, w, c, ho, wo, *window.kernel, *window.stride, window.padding[0], window.padding[2], keep(bits))
+        for (x, weight), term, bias in self._chain(operands, out, extra):
+            self.launch("depthwise", blocks_of(n, 1024), x.words, weight.words, out, term, bias, *place)
+
+    def _ring_conv(
+        self, operands: list[tuple[Opened, Opened]], window: Window, groups: int, out: Words, bits: int, extra: Extra
+    ) -> None:
+        (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
+        blocks = blocks_of(math.prod(window.out[:3]), TILE) * blocks_of(c_out // groups, TILE) * groups
+        place = (*window.image, ho, wo, c_out, kw, kh * kw, *window.stride, window.padding[0], window.padding[2], groups)
+        for (x, weight), term, bias in self._chain(operands, out, extra):
+            self.launch("ring_conv", blocks, x.words, weight.words, out, term, bias, *place, keep(bits))
+
+    def _limb_conv(self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: Extra) -> None:
+        limbs, (b, h, w, c) = limbs_for(bits), window.image
+        (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
+        rows, width = b * ho * wo, padded(c)
+        is_flat = (kh, kw, window.stride, window.padding) == (1, 1, (1, 1), (0, 0, 0, 0))
+        if is_flat or 2 * c <= width:  # a product already, or channels that padding would more than double: gather windows
+            planes = [
+                (x.rows(limbs) if is_flat else self._windows(x, window, limbs), y.columns(limbs, True)) for x, y in operands
+            ]
+            self._limb_gemm(limbs, planes, out, (rows, c_out, padded(kh * kw * c)), bits, extra)
+            return
+        pointers = [plane for x, y in operands for plane in (x.rows(limbs), y.columns(limbs))]
+        pointers += [None] * (4 - len(pointers))
+        place = (b, h, w, width, ho, wo, c_out, kw, kh * kw, *window.stride, window.padding[0], window.padding[2])
+        blocks, slices, term = blocks_of(rows, TILE) * blocks_of(c_out, TILE), kh * kw * width // SLICE, extra.addend
+        for first, count in self._cut(limbs, len(operands), slices):
+            bias = extra.bias if first + count == slices else None
+            self.launch(f"limb_conv_l{limbs}", blocks, *pointers, out, term, bias, *place, first, count, keep(bits))
+            term = out
+
+    def _windows(self, x: Opened, window: Window, limbs: int) -> Any:
+        """Planes (limbs, pixels, padded kh kw c): every window a row."""
+        (b, h, w, c), (_, ho, wo, _), (kh, kw) = window.image, window.out, window.kernel
+        rows, width = b * ho * wo, padded(kh * kw * c)
+        planes = self.new((limbs, rows, width), np.uint8)
+        place = (rows, h, w, c, ho, wo, kh, kw, *window.stride, window.padding[0], window.padding[2], width, limbs)
+        self.launch("split_windows", quad_blocks(rows * width), x.words, planes, *place)
+        return planes

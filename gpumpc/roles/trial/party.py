@@ -1,0 +1,265 @@
+"""One process of a trial: `python -m gpumpc.roles.trial.party server0|server1|dealer`, spoken to over its pipes.
+
+Times are those of the machine's monotonic clock, which all processes share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumpc.errors import ConfigError
+from gpumpc.nn import weight_shares as ws
+from gpumpc.offline import seeds
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.pool import Corrections, Pool, Writer
+from gpumpc.offline.secret import Secret
+from gpumpc.ring.backend import Words
+from gpumpc.ring.choose import choose_backend
+from gpumpc.roles.dealing import DealerEngine
+from gpumpc.roles.evaluation import Evaluation
+from gpumpc.roles.opened import Opened
+from gpumpc.roles.trial.program import Spec
+from gpumpc.roles.trial.talk import Message, answer, messages, peak_memory_bytes
+from gpumpc.session import StaticWeight
+from gpumpc.shares import Additive
+from gpumpc.wire.channel import Buffer, FramedChannel
+from gpumpc.wire.frames import Kind
+from gpumpc.wire.zmq_channel import CurveKeys, Listener, Requester, ZmqChannel
+
+_ANYWHERE = "tcp://127.0.0.1:0"
+_CONNECT_S = 30.0
+_DEALT_S = 600.0
+_POOL_BYTES = 8 << 30
+_FRAME_BYTES = 4 << 20  # as the dealer of `roles/dealer.py` sends them
+_DIGEST_BYTES = 1 << 16
+
+
+class Witness:
+    """A channel that remembers the digest of the first message of each batch."""
+
+    def __init__(self, inner: FramedChannel) -> None:
+        self._inner = inner
+        self.party, self.first_digest = inner.party, ""
+
+    def begin(self, session_id: bytes, batch: int) -> None:
+        """As `Channel`."""
+        self.first_digest = ""
+        self._inner.begin(session_id, batch)
+
+    def exchange(self, payload: Sequence[Buffer]) -> memoryview:
+        """As `Channel`; the beginning of the first message is digested."""
+        if not self.first_digest and payload:
+            self.first_digest = hashlib.sha256(memoryview(payload[0])[:_DIGEST_BYTES]).hexdigest()
+        return self._inner.exchange(payload)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Source:
+    """Server 1's pool, filled by a thread that listens for the dealer."""
+
+    def __init__(self, folder: Path, keys: CurveKeys, dealer_key: bytes, n_bytes: int) -> None:
+        self._pool, self._n_bytes = Pool(folder / "pool", _POOL_BYTES), n_bytes
+        self._listener = Listener(_ANYWHERE, keys, {dealer_key: "dealer"})
+        self.endpoint = self._listener.endpoint
+        self._writing: tuple[Writer, int] | None = None
+        threading.Thread(target=self._listen, name="dealer's door", daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            arrival = self._listener.poll(1.0)
+            if arrival is not None and arrival.frame.kind is Kind.CORRECTION:
+                self._store(arrival.frame.session, arrival.frame.batch, arrival.frame.payload)
+
+    def _store(self, session_id: bytes, batch: int, piece: memoryview) -> None:
+        writer, left = self._writing or (self._pool.writer(session_id, batch, self._n_bytes), self._n_bytes)
+        writer.append(piece)
+        self._writing = (writer, left - len(piece)) if left > len(piece) else None
+        if self._writing is None:
+            writer.commit()
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+        """A batch's corrections. Raises CorrelationsMissing."""
+        return self._pool.take(session_id, batch, timeout_s)
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """Forget batches that can never be used."""
+        self._pool.discard_before(session_id, batch)
+
+    def is_stored(self, session_id: bytes, batch: int) -> bool:
+        """Whether a batch is here, whole."""
+        return self._pool.ahead(session_id, batch) > 0
+
+
+class ServerParty:
+    """One server: an evaluation, its channel, and its shares of the operands."""
+
+    def __init__(self, setup: Message) -> None:
+        self.party: int = setup["party"]
+        self._folder = Path(setup["folder"])
+        self._keys = CurveKeys(setup["public"].encode(), setup["secret"].encode())
+        self._peer_key = setup["peer_key"].encode()
+        plan, program = Spec.of(setup["spec"]).load()
+        self.backend = choose_backend(setup["backend"])
+        self.source: Source | None = None
+        self._channel: Witness | None = None
+        if self.party == 0:
+            self._meet(ZmqChannel.bind(_ANYWHERE, self._keys, self._peer_key, patience_s=_DEALT_S))
+        else:
+            self.source = Source(self._folder, self._keys, setup["dealer_key"].encode(), program.cost.dealer_bytes)
+        self._evaluation = Evaluation(
+            self.party,
+            plan,
+            program,
+            Secret(bytes.fromhex(setup["root"])),
+            Secret(bytes.fromhex(setup["pair"])),
+            Ledger(self._folder / "ledger.sqlite"),
+            self.backend,
+            self.source,
+            _DEALT_S,
+        )
+        self.program = program
+        self._weights: dict[str, StaticWeight] = {}
+        self._operands: list[Additive] = []
+
+    def _meet(self, channel: ZmqChannel) -> None:
+        self._channel = Witness(channel)
+
+    @property
+    def channel(self) -> Witness:
+        """The connection to the other server."""
+        if self._channel is None:
+            raise ConfigError("a server of the trial was asked to run before it was told where the other one is")
+        return self._channel
+
+    @property
+    def endpoint(self) -> str:
+        """Where the other server (server 0) or the dealer (server 1) finds this one."""
+        return self.source.endpoint if self.source else str(self.channel.endpoint)
+
+    def connect(self, endpoint: str) -> Message:
+        """Server 1: to server 0."""
+        self._meet(ZmqChannel.connect(endpoint, self._keys, self._peer_key, patience_s=_DEALT_S))
+        return {}
+
+    def open(self, binding: str, pids: dict[str, int]) -> Message:
+        """Take in operands and weights, agree on a session."""
+        self.channel.wait_peer(_CONNECT_S)
+        for name, value in self.program.inputs.items():
+            words = self.backend.upload(np.load(self._folder / f"{name}.npy"))
+            self._operands.append(Additive(words, value.bits, value.frac, value.divisor))
+        if self.program.weights:
+            self._open_weights(binding)
+        self._evaluation.open_session(self.channel, binding)
+        return {"nonces": [nonce.hex() for nonce in self._evaluation.opened.nonces]}
+
+    def _open_weights(self, binding: str) -> None:
+        sent = memoryview((self._folder / "weights").read_bytes())
+        raw = ws.receive_weights(self.program, self.party, sent, self.backend)
+        evaluation = self._evaluation
+        session_id = seeds.weight_session(evaluation.plan.weight_digest, binding)
+        self.channel.begin(session_id, 0)
+        tree = seeds.SeedTree(evaluation.root.reveal(), session_id, 0)
+        self._weights = ws.open_static(evaluation.new_session(self.channel, tree, None, {}), self.program, raw)
+
+    def wait_dealt(self, batch: int) -> Message:
+        """Wait until a batch is in the pool (server 1)."""
+        source = self.source
+        while source is not None and not source.is_stored(self._evaluation.session_id, batch):
+            time.sleep(0.005)
+        return {}
+
+    def run(self, batch: int) -> Message:
+        """One batch, its result share kept in a file after the clock."""
+        start = time.monotonic()
+        result = self.evaluate(batch)
+        ended = time.monotonic()
+        np.save(self._folder / "result.npy", self.backend.download(result))
+        # The program has compared its declared cost with the measured one.
+        return {
+            "start": start,
+            "ended": ended,
+            "opened_digest": self.channel.first_digest,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def evaluate(self, batch: int) -> Words:
+        """The words of the re-randomised result share."""
+        result: Additive = self._evaluation.evaluate(self.channel, batch, self._weights, *self._operands)
+        bits = self.program.result.bits
+        return self._evaluation.rerandomised(result.at_bits(self.backend, bits), batch).words
+
+
+class DealerParty:
+    """The dealer of a trial: deals a batch whenever it is told to."""
+
+    def __init__(self, setup: Message) -> None:
+        plan, program = Spec.of(setup["spec"]).load()
+        first, second = (Secret(bytes.fromhex(root)) for root in setup["roots"])
+        self._engine = DealerEngine(plan, program, (first, second), choose_backend(setup["backend"]))
+        self._keys = CurveKeys(setup["public"].encode(), setup["secret"].encode())
+        self._server_key = setup["server_key"].encode()
+        self._server: Requester | None = None
+        self._opened: tuple[str, tuple[bytes, bytes], bytes] = ("", (b"", b""), b"")
+
+    def connect(self, endpoint: str) -> Message:
+        """To server 1."""
+        self._server = Requester(endpoint, self._keys, self._server_key, peer="server1")
+        self._server.wait_peer(_CONNECT_S)
+        return {}
+
+    def open(self, binding: str, nonces: Sequence[str]) -> Message:
+        """The session that the servers have agreed on."""
+        first, second = map(bytes.fromhex, nonces)
+        opened = Opened.of(self._engine.plan, self._engine.program, binding, (first, second))
+        self._opened = (binding, (first, second), opened.session_id)
+        return {}
+
+    def deal(self, batch: int) -> Message:
+        """Deal one batch and send it, in frames as the product's dealer does."""
+        binding, nonces, session_id = self._opened
+        if self._server is None:
+            raise ConfigError("the dealer of the trial was asked to deal before it was told where server 1 is")
+        start = time.monotonic()
+        pending: list[bytes] = []
+        pieces = self._engine.deal(binding, nonces, batch)
+        for piece in itertools.chain(pieces, [None]):
+            if piece is not None:
+                pending.append(piece)
+            if pending and (piece is None or sum(map(len, pending)) >= _FRAME_BYTES):
+                self._server.send(Kind.CORRECTION, b"".join(pending), session=session_id, batch=batch)
+                pending.clear()
+        return {"start": start, "ended": time.monotonic(), "peak_memory_bytes": peak_memory_bytes()}
+
+
+def serve(make_server: Callable[[Message], ServerParty] = ServerParty) -> None:
+    """Run the party that the command line names, until the trial closes its pipe."""
+    told = messages()
+    party: ServerParty | DealerParty
+    if sys.argv[1] == "dealer":
+        party = DealerParty(next(told))
+        answer({"pid": os.getpid()})
+    else:
+        party = make_server(next(told))
+        # Server 0 is found by server 1, server 1 by the dealer.
+        answer({"endpoint": party.endpoint})
+    for message in told:
+        verb = message.pop("verb")
+        answer(getattr(party, verb)(**message))
+    # Threads and sockets of a process that nobody needs any more.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,42 @@
+"""What a trial runs: a plan's program, or the product of two shared operands."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gpumpc.nn import plan as plan_files
+from gpumpc.nn.compiler import program_of
+from gpumpc.nn.plan import Plan
+from gpumpc.nn.program import Program, Value
+from gpumpc.roles.operations import binary_program
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Names a program, so that all three processes make the same.
+
+    Attributes:
+        batch: images a batch; ignored for an operator.
+        operator: empty for the plan's own network; `*` or `@` for a product of two shared operands in the plan's ring.
+        shapes: of the two operands.
+    """
+
+    folder: str
+    batch: int
+    operator: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Spec:
+        """From JSON."""
+        return cls(**fields | {"shapes": tuple(map(tuple, fields["shapes"]))})
+
+    def load(self) -> tuple[Plan, Program]:
+        """Raises MissingFile, CorruptPlan, BadShape, FracMismatch."""
+        plan = plan_files.load(Path(self.folder))
+        if not self.operator:
+            return plan, program_of(plan, self.batch)
+        x, y = (Value(shape, plan.params.k, plan.params.f) for shape in self.shapes)
+        return plan, binary_program(self.operator, x, y, plan.params)

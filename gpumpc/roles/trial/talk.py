@@ -1,0 +1,116 @@
+"""What a trial and its processes say to each other: JSON lines over pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from gpumpc.errors import PeerLost
+
+Message = dict[str, Any]
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+_STOP_S = 5.0
+
+
+class Child:
+    """One process of a trial; what it logs goes to a file.
+
+    Args:
+        name: dealer, server0 or server1.
+        module: what `python -m` runs.
+        setup: its first message.
+    """
+
+    def __init__(self, name: str, module: str, log: Path, setup: Message) -> None:
+        self.name, self._log = name, log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, **_ONE_THREAD},
+                start_new_session=True,
+            )
+        self.tell(setup)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def tell(self, message: Message) -> None:
+        """Send a message. Raises PeerLost if the process has ended."""
+        try:
+            pipe = self._pipe(self._process.stdin)
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+        except OSError as error:
+            raise self._lost() from error
+
+    def hear(self) -> Message:
+        """Its next answer. Raises PeerLost with the end of its log if there is none."""
+        line = self._pipe(self._process.stdout).readline()
+        if not line:
+            raise self._lost()
+        answer: Message = json.loads(line)
+        return answer
+
+    def ask(self, message: Message) -> Message:
+        """Send a message and wait for its answer."""
+        self.tell(message)
+        return self.hear()
+
+    def stop(self) -> None:
+        """End it, by force where it must be; safe to call twice."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None and not pipe.closed:
+                try:
+                    pipe.close()
+                except BrokenPipeError:  # it has ended already
+                    continue
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        if pipe is None or pipe.closed:
+            raise OSError("the pipe is closed")
+        return pipe
+
+    def _lost(self) -> PeerLost:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return PeerLost(
+            f"the process {self.name} of the trial has ended",
+            lines[-1] if lines else "it said nothing",
+            "this is no error of the machine's network: see the message, and run it again",
+        )
+
+
+def messages() -> Iterator[Message]:
+    """Lines of stdin, until it is closed."""
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def answer(message: Message) -> None:
+    """One line to the trial."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size this process has had; not getrusage's, which begins with the parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

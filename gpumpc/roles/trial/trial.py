@@ -1,0 +1,204 @@
+"""The trial itself: starts the three processes, gives them shares, times their runs and reveals."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumpc.cost import Cost
+from gpumpc.errors import ConfigError
+from gpumpc.nn import plan as plan_files
+from gpumpc.nn.integers import decode_result, integer_weights
+from gpumpc.nn.plan import Plan, Weights
+from gpumpc.nn.weight_shares import split_weights
+from gpumpc.offline.secret import private_folder
+from gpumpc.ring.choose import choose_backend
+from gpumpc.ring.fixed_point import encode
+from gpumpc.roles.trial.program import Spec
+from gpumpc.roles.trial.talk import Child, Message
+from gpumpc.shares import split
+from gpumpc.wire.relay import NETWORKS, Relay, Shape
+from gpumpc.wire.zmq_channel import curve_keypair
+
+Array = npt.NDArray[np.float64]
+PARTY = "gpumpc.roles.trial.party"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One run.
+
+    Attributes:
+        seconds: from the first dealt byte to output shares at both servers, or without the dealer if the batch lay ready.
+        value: the revealed result.
+        opened_digest: of the first opened message of server 0: another one on every run.
+        peak_memory_bytes: by process, since it started.
+        answers: what the two servers said.
+    """
+
+    seconds: float
+    value: Array
+    opened_digest: str
+    peak_memory_bytes: dict[str, int]
+    answers: tuple[Message, Message]
+
+
+class Trial:
+    """Three processes with shared operands and weights, ready to run. Use as a context manager.
+
+    Args:
+        plan, weights: a compiled network; with an operator, only the plan's ring is used.
+        inputs: the real operands, one for a network.
+        operator: `*` or `@` for a product of two shared operands.
+        network: a link of `NETWORKS`; between the servers, and from the dealer to server 1.
+        module: what the servers' processes run, as `roles.trial.party` does.
+
+    Raises PeerLost if a process ends, with what it said last.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        weights: Weights,
+        inputs: Sequence[npt.ArrayLike],
+        *,
+        operator: str = "",
+        network: str = "loopback",
+        backend: str | None = None,
+        module: str = PARTY,
+    ) -> None:
+        shape = network_named(network)
+        arrays = [np.asarray(x, dtype=np.float64) for x in inputs]
+        self._temporary = tempfile.TemporaryDirectory(prefix="gpumpc-trial-")
+        self.folder = private_folder(Path(self._temporary.name) / "parties")
+        self._module, self._next_batch = module, 0
+        self._children: dict[str, Child] = {}
+        self._relays: list[Relay] = []
+        try:
+            plan_files.save(plan, weights, self.folder / "plan")
+            shapes = tuple(x.shape for x in arrays) if operator else ()
+            self._spec = Spec(str(self.folder / "plan"), len(arrays[0]), operator, shapes)
+            self.backend = choose_backend(backend)
+            self.plan, self.program = self._spec.load()
+            self._share(arrays, weights)
+            self._start()
+            self._connect(shape)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes and delete everything; safe to call twice."""
+        for child in self._children.values():
+            child.stop()
+        for relay in self._relays:
+            relay.close()
+        self._temporary.cleanup()
+
+    @property
+    def cost(self) -> Cost:
+        """Of one run: declared, and compared with the measured one at every run."""
+        return self.program.cost
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    def _share(self, inputs: Sequence[Array], weights: Weights) -> None:
+        """Operands and weights, as their owners split them; for each server a folder."""
+        folders = [private_folder(self.folder / f"server{party}") for party in (0, 1)]
+        cipher = self.plan.params.cipher
+        for (name, value), real in zip(self.program.inputs.items(), inputs, strict=True):
+            words = self.backend.upload(encode(real, value.scale, value.bits))
+            parts = split(self.backend, cipher, secrets.token_bytes(32), words, value.bits)
+            for folder, part in zip(folders, parts, strict=True):
+                np.save(folder / f"{name}.npy", self.backend.download(part))
+        if self.program.weights:
+            sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
+            for folder, part_bytes in zip(folders, sent, strict=True):
+                (folder / "weights").write_bytes(part_bytes)
+
+    def _start(self) -> None:
+        roots = [secrets.token_hex(32) for _ in range(2)]
+        pair = secrets.token_hex(32)
+        keys = {name: curve_keypair() for name in ("server0", "server1", "dealer")}
+        public = {name: key.public.decode() for name, key in keys.items()}
+        for name, key in keys.items():
+            setup: dict[str, Any] = {"spec": dataclasses.asdict(self._spec), "backend": self.backend.name}
+            setup |= {"public": public[name], "secret": key.secret.decode()}
+            if name == "dealer":
+                setup |= {"roots": roots, "server_key": public["server1"]}
+            else:
+                party = int(name[-1])
+                setup |= {"party": party, "folder": str(self.folder / name), "root": roots[party], "pair": pair}
+                setup |= {"peer_key": public[f"server{1 - party}"], "dealer_key": public["dealer"]}
+            module = PARTY if name == "dealer" else self._module
+            self._children[name] = Child(name, module, self.folder / f"{name}.log", setup)
+
+    def _connect(self, shape: Shape | None) -> None:
+        server0, server1, dealer = (self._children[name] for name in ("server0", "server1", "dealer"))
+        ends = [server0.hear()["endpoint"], server1.hear()["endpoint"]]
+        dealer.hear()
+        if shape is not None:
+            self._relays = [Relay(shape), Relay(shape)]
+            ends = [relay.door(end) for relay, end in zip(self._relays, ends, strict=True)]
+        server1.ask({"verb": "connect", "endpoint": ends[0]})
+        binding = secrets.token_hex(16)
+        [told, _] = self._both({"verb": "open", "binding": binding, "pids": self.pids})
+        dealer.ask({"verb": "connect", "endpoint": ends[1]})
+        dealer.ask({"verb": "open", "binding": binding, "nonces": told["nonces"]})
+
+    def _both(self, message: Message) -> tuple[Message, Message]:
+        servers = self._children["server0"], self._children["server1"]
+        for server in servers:
+            server.tell(message)
+        first, second = (server.hear() for server in servers)
+        return first, second
+
+    def run(self, dealt_before: bool = False) -> Outcome:
+        """One batch under fresh randomness, from empty pools, or with its corrections lying ready."""
+        batch, self._next_batch = self._next_batch, self._next_batch + 1
+        deal: Message = {"verb": "deal", "batch": batch}
+        dealer, needs_dealer = self._children["dealer"], bool(self.cost.dealer_bytes)
+        peaks: dict[str, int] = {}
+        starts: list[float] = []
+        if needs_dealer and dealt_before:
+            peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
+            self._children["server1"].ask({"verb": "wait_dealt", "batch": batch})
+        elif needs_dealer:
+            dealer.tell(deal)
+        answers = self._both({"verb": "run", "batch": batch})
+        if needs_dealer and not dealt_before:
+            dealt = dealer.hear()
+            peaks["dealer"], starts = dealt["peak_memory_bytes"], [dealt["start"]]
+        else:
+            starts = [answer["start"] for answer in answers]
+        for party, answer in enumerate(answers):
+            peaks[f"server{party}"] = answer["peak_memory_bytes"]
+        seconds = max(answer["ended"] for answer in answers) - min(starts)
+        return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
+
+    def _reveal(self) -> Array:
+        first, second = (np.load(self.folder / f"server{party}" / "result.npy") for party in (0, 1))
+        return decode_result(self.program, first + second)
+
+
+def network_named(name: str) -> Shape | None:
+    """The link of this name; None for loopback. Raises ConfigError."""
+    if name not in NETWORKS:
+        raise ConfigError(f"there is no network '{name}'", "", f"use {', '.join(NETWORKS)}")
+    return NETWORKS[name]

@@ -1,0 +1,67 @@
+"""`gpumpc bench` on small sizes: right results, the declared bytes, one schema, whatever the backend."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.schema import check_row
+from gpumpc.cli.main import app
+from gpumpc.cli.workloads import WORKLOADS
+from gpumpc.ring.backend import lane_bytes, packed_bytes
+
+# Arguments that keep a run short, and the largest error against float64 at f = 13: an ulp or two, times what is summed.
+SMALL = {
+    "relu": (["--n", "999"], 2e-4),
+    "relu6": (["--n", "999"], 2e-4),
+    "mul": (["--n", "999"], 1e-3),
+    "matmul": (["--batch", "7"], 0.02),
+    "conv": (["--batch", "1"], 0.02),
+    "maxpool": (["--batch", "1"], 2e-4),
+}
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["bench", *arguments, "--runs", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    row: dict[str, Any] = json.loads(done.output)
+    return row
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("workload", SMALL)
+def test_small(workload, backend):
+    arguments, error = SMALL[workload]
+    row = run(workload, *arguments, "--backend", backend)
+    check_row(row)
+    assert (row["workload"], row["backend"], row["n_runs"]) == (workload, backend, 1)
+    assert 0 <= row["max_error"] <= error
+    assert row["seconds_total"] > 0 and row["seconds_online"] > 0
+
+
+def test_every_workload_but_the_networks_is_here():
+    assert {*WORKLOADS} - {*SMALL} == {"lenet", "vgg", "lite0"}
+
+
+def test_bytes_of_a_multiplication():
+    """Two operands opened at 40 bits and one lifted from 27: docs/protocols.md sections 3 and 5."""
+    n = 6400
+    row = run("mul", "--n", str(n))
+    assert row["online_bytes"] == 2 * packed_bytes(n, 40) + lane_bytes(n)
+    assert row["offline_bytes"] == packed_bytes(n, 40) + packed_bytes(n, 13)
+    assert row["rounds"] == 3
+
+
+def test_bytes_of_a_convolution():
+    """One opening of the input, one correction an output; F was opened when the weights were shared."""
+    row = run("conv", "--batch", "1", "--k", "44", "--f", "16")
+    assert row["online_bytes"] == row["offline_bytes"] == packed_bytes(32 * 32 * 64, 44)
+    assert row["rounds"] == 1
+
+
+def test_an_unknown_workload_or_backend_is_an_error():
+    for arguments in (["resnet99"], ["relu", "--backend", "abacus"]):
+        assert CliRunner().invoke(app, ["bench", *arguments, "--json"]).exit_code != 0

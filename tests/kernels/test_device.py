@@ -1,0 +1,199 @@
+"""The device is the one thing that emulation swaps; and the device that is a GPU, as far as it shows without one."""
+
+import ast
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpumpc.errors import BadShape, ConfigError, InputError, MissingExtra
+from gpumpc.ring import kernels
+from gpumpc.ring.choose import ENVIRONMENT, choose_backend
+from gpumpc.ring.cupy_backend import CupyBackend, device
+from gpumpc.ring.cupy_backend.device import CupyDevice, Device
+from gpumpc.ring.cupy_backend.launcher import MAX_BLOCKS, Launcher
+from tests.emulator.device import EmulatedDevice
+from tests.kernels import test_contract as contract
+from tests.kernels import test_fused as fused
+from tests.kernels.fake_cupy import NAMES, Fake
+
+FOLDER = kernels.FOLDER.parent / "ring" / "cupy_backend"
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    module = Fake(devices=2)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+# what is swapped, and what is not
+
+
+def test_the_emulated_run_shares_the_products_code():
+    """One backend class and one launcher; only the device differs, and it has nothing but what a device must have."""
+    backend = CupyBackend(EmulatedDevice())
+    assert type(backend) is CupyBackend and type(backend.launch) is Launcher
+    modules = {method.__func__.__module__ for _, method in inspect.getmembers(backend, inspect.ismethod)}
+    assert modules and all(name.startswith("gpumpc.ring.cupy_backend.") for name in modules)
+    wanted = {name for name in vars(Device) if not name.startswith("_")} | set(Device.__annotations__)
+    for kind in (EmulatedDevice, CupyDevice):
+        for name in wanted - {"name", "arrays"}:
+            ours, theirs = (inspect.signature(getattr(owner, name)) for owner in (Device, kind))
+            assert list(ours.parameters) == list(theirs.parameters), f"{kind.__name__}.{name}"
+    assert EmulatedDevice.name == "emulated" and CupyDevice.name == "cupy"
+
+
+def test_the_product_does_not_know_that_it_is_emulated():
+    for path in [*FOLDER.glob("*.py"), kernels.FOLDER.parent / "ring" / "kernels.py"]:
+        tree = ast.parse(path.read_text())
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not {name for name in names if "emulat" in name.lower()}, path.name
+
+
+def test_only_the_device_module_imports_cupy():
+    for path in FOLDER.glob("*.py"):
+        statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
+        imported = {name.name for statement in statements for name in statement.names}
+        assert ("cupy" in imported) == (path.name == "device.py")
+
+
+def test_nothing_imports_cupy_before_it_is_asked_for():
+    code = "import sys, gpumpc, gpumpc.ring.choose, gpumpc.ring.cupy_backend; sys.exit('cupy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# choice
+
+
+def test_the_argument_comes_before_the_environment(monkeypatch, fake):
+    monkeypatch.setenv(ENVIRONMENT, "cupy")
+    assert choose_backend("numpy").name == "numpy"
+    assert choose_backend().name == "cupy"
+    monkeypatch.delenv(ENVIRONMENT)
+    assert choose_backend().name == "cupy"  # the best that is there
+
+
+def test_without_a_gpu_the_choice_is_a_cpu_backend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", Fake(devices=0))
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    assert choose_backend().name in ("numba", "numpy")
+    with pytest.raises(ConfigError, match="shows 0 of them"):
+        choose_backend("cupy")
+
+
+def test_without_cupy_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # an import fails
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    assert choose_backend().name in ("numba", "numpy")
+    for name in ("cupy", "cupy:1"):
+        with pytest.raises(MissingExtra, match=r"gpumpc\[cuda13\]"):
+            choose_backend(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cupy:", "cupy:x", "cupy:-1", "numpy:0"])
+def test_a_name_that_is_not_known(name, fake):
+    with pytest.raises(ConfigError, match="no backend"):
+        choose_backend(name)
+
+
+def test_each_party_may_have_its_own_gpu(fake):
+    first, second = choose_backend("cupy:0"), choose_backend("cupy:1")
+    first.zeros((3,))
+    assert fake.current.device == 0
+    second.zeros((3,))
+    assert fake.current.device == 1
+    with pytest.raises(ConfigError, match="GPU 2"):
+        choose_backend("cupy:2")
+
+
+# the GPU's device module, on a stand-in for CuPy
+
+
+def test_the_contract_on_the_device_module(fake):
+    backend = CupyBackend(CupyDevice())
+    contract.test_matrix_products(backend, (65, 33, 67), 64)
+    contract.test_convolutions(backend, contract.CONVOLUTIONS[2], 40)
+    contract.test_the_wire(backend, 65, 27)
+    contract.test_planes(backend, 989, 27)
+    contract.test_places(backend)
+    contract.test_order(backend, (3, 40))
+    fused.test_an_opening_becomes_limb_planes(backend, (3, 33), 44)
+    assert {"load", "limb_gemm_l8", "limb_conv_l5", "upload", "download", "wait"} <= set(fake.log)
+
+
+def test_an_opening_crosses_once_each_way(fake):
+    """Between the kernels of an opening there is one download, which is waited for, and one upload, which is not."""
+    backend = CupyBackend(CupyDevice())
+    words = backend.upload(np.arange(40, dtype=np.uint64))
+    fake.log.clear()
+    sent = backend.pack(words, 40)
+    received = backend.unpack(sent, (40,), 40)
+    backend.reduce(words + received, 40)
+    assert [entry for entry in fake.log if entry != "load"] == ["pack", "download", "wait", "upload", "unpack", "affine"]
+
+
+def test_a_module_is_loaded_once_for_each_kernel(fake):
+    backend = CupyBackend(CupyDevice())
+    for _ in range(3):
+        backend.reduce(backend.upload([1, 2]), 1)
+    assert fake.log.count("load") == 1
+    backend.device.synchronize()
+    assert fake.log[-1] == "synchronize"
+
+
+def test_an_installed_cupy_has_the_names():
+    """CuPy imports without a GPU; it is not part of the tests' requirements."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed; its names were checked where it is")
+    for name in NAMES:
+        found = cupy
+        for part in name.split("."):
+            found = getattr(found, part)
+    assert {"max_dynamic_shared_size_bytes"} <= set(dir(cupy.RawKernel))
+    assert "path" in str(cupy.RawModule.__doc__)
+
+
+def test_this_machine_has_a_gpu():
+    if not device.has_gpu():
+        pytest.skip("this machine shows no GPU to CuPy: `python -m bench.gpu` runs these tests where there is one")
+    assert choose_backend().name == "cupy"
+
+
+# the launcher's checks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (lambda a: (a, a, 4, 0, 1), InputError, "takes 6 arguments"),
+        (lambda a: (a.astype(np.int64), a, 4, 1, 0, 1), InputError, "holds int64"),
+        (lambda a: (a[::2], a, 2, 1, 0, 1), BadShape, "not contiguous"),
+        (lambda a: ([1, 2], a, 2, 1, 0, 1), InputError, "no array of this device"),
+        (lambda a: (a, a, 4, -1, 0, 1), InputError, "no number of type uint64"),
+        (lambda a: (a, a, 4, 1 << 64, 0, 1), InputError, "no number of type uint64"),
+        (lambda a: (a, a, 4.0, 1, 0, 1), InputError, "no number of type int64"),
+        (lambda a: (a, a, True, 1, 0, 1), InputError, "no number of type int64"),
+    ],
+)
+def test_a_launch_that_does_not_fit_the_declaration_is_refused(arguments, error, message):
+    launch = Launcher(EmulatedDevice())
+    with pytest.raises(error, match=message):
+        launch("affine", 1, *arguments(np.zeros(4, dtype=np.uint64)))
+    assert not launch.launched
+
+
+def test_a_launch_of_too_many_blocks_is_refused():
+    launch, a = Launcher(EmulatedDevice()), np.zeros(4, dtype=np.uint64)
+    with pytest.raises(BadShape, match="2147483648 blocks"):
+        launch("affine", MAX_BLOCKS + 1, a, a, 4, 1, 0, 1)
+    launch("affine", 0, a, a, 0, 1, 0, 1)
+    assert not launch.launched
+
+
+def test_operands_do_not_print():
+    backend = CupyBackend(EmulatedDevice())
+    operand = backend.opened(backend.upload([[987654321]]), 64)
+    assert "987654321" not in repr(operand) and len(operand) == 1

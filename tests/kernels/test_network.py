@@ -1,0 +1,92 @@
+"""A small network, both servers and the dealer, through the kernels: NumPy's shares and messages, bit for bit."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from bench.gpu.engine import Engine, Parties, Run, random_shares, random_weights
+from bench.gpu.graphs import NETWORKS, tiny
+from gpumpc.nn.program import compile_program
+from gpumpc.params import Params
+from gpumpc.ring.cupy_backend import CupyBackend
+from gpumpc.ring.numpy_backend import NumpyBackend
+from tests.kernels.conftest import backend_of, device_names
+
+PROGRAM = {k: compile_program(tiny(), Params(k=k, f=13, cipher="chacha20"), batch=4) for k in (40, 44)}
+
+
+def run(parties: Parties, k: int) -> list[Run]:
+    program = PROGRAM[k]
+    engine = Engine(program, random_weights(program, 1), parties)
+    return [engine.run(random_shares(program, seed), keep=True) for seed in (2, 3)]
+
+
+@pytest.fixture(scope="module", params=[40, 44])
+def both_runs(request):
+    numpy_runs = run(Parties(NumpyBackend(), (NumpyBackend(), NumpyBackend())), request.param)
+    # a device each, in three orders where they are emulated
+    three = [backend_of(name) for name in (device_names() * 3)[:3]]
+    return numpy_runs, run(Parties(three[0], (three[1], three[2])), request.param), three, request.param
+
+
+def test_shares_and_messages_are_numpys(both_runs):
+    for expected, got in zip(*both_runs[:2], strict=True):
+        assert got.corrections == expected.corrections
+        assert got.messages == expected.messages and len(got.messages) > 20
+        for ours, theirs in zip(got.shares, expected.shares, strict=True):
+            assert np.array_equal(ours, theirs)
+        assert got.cost == expected.cost
+
+
+def test_two_batches_differ(both_runs):
+    first, second = both_runs[1]
+    assert first.corrections != second.corrections and first.messages != second.messages
+
+
+def test_the_kernels_that_qualify_ran(both_runs):
+    """Dispatch, counted: the tensor-core kernel ran for every product that qualifies, the baseline for none."""
+    _, _, backends, k = both_runs
+    limbs = {40: 5, 44: 6}[k]
+    n_batches = 2
+    for i, backend in enumerate(backends):
+        ran = backend.launch.launched
+        # the dealer multiplies once a layer, a server twice: E W_p and A_p F
+        times = n_batches * (1 if i == 0 else 2)
+        # two wide 3x3 convolutions by windows, the narrow first one and the 1x1 as products; four items are too few rows for
+        # the linear layer, which goes to the kernel for few rows
+        assert ran[f"limb_conv_l{limbs}"] == 2 * times
+        assert ran[f"limb_gemm_l{limbs}"] == 2 * times
+        assert ran["split_windows"] == times
+        assert ran["depthwise"] == times
+        assert ran["distances"] == times
+        assert not ran["ring_conv"] and not ran["ring_gemm"]
+
+
+def test_what_does_not_qualify_runs_on_the_integer_pipe(one_backend):
+    ran = one_backend.launch.launched
+    before = collections.Counter(ran)
+    x = one_backend.zeros((2, 5, 5, 6))
+    one_backend.conv2d(x, one_backend.zeros((3, 3, 3, 4)), (1, 1), (0, 0, 0, 0), 2, 40)  # groups
+    one_backend.conv2d(x, one_backend.zeros((3, 3, 6, 8)), (1, 1), (0, 0, 0, 0), 1, 40)  # few channels
+    one_backend.matmul(one_backend.zeros((20, 15)), one_backend.zeros((15, 20)), 40)  # few terms
+    assert collections.Counter(ran) - before == {"ring_conv": 2, "ring_gemm": 1}
+
+
+def test_parties_may_mix_backends(both_runs):
+    """A server on NumPy and one on kernels understand each other."""
+    expected, _, backends, k = both_runs
+    mixed = run(Parties(NumpyBackend(), (backends[1], NumpyBackend())), k)
+    assert [r.messages for r in mixed] == [r.messages for r in expected]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_networks_that_are_timed_compile(name):
+    program = compile_program(NETWORKS[name](), Params(cipher="chacha20"), batch=1)
+    n_weights = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}[name]
+    total = sum(int(np.prod(spec.shape)) + int(np.prod(spec.bias_shape)) for spec in program.weights.values())
+    assert n_weights is None or abs(total - n_weights) / n_weights < 0.01
+
+
+def test_the_backend_is_the_products_own(both_runs):
+    assert all(type(backend) is CupyBackend for backend in both_runs[2])

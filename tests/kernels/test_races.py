@@ -1,0 +1,108 @@
+"""Every kernel under the race check: two accesses to a byte, one of them a write, must be ordered by a barrier."""
+
+import re
+
+import numpy as np
+import pytest
+
+from bench.gpu import wrappers
+from gpumpc.ring import kernels
+from gpumpc.ring.cupy_backend import CupyBackend
+from tests.emulator import build
+from tests.emulator.device import EmulatedDevice, EmulationError, Mode
+from tests.kernels import test_contract as contract
+from tests.kernels import test_fused as fused
+from tests.kernels import test_three as three
+
+# Shapes with more than one block, and ends that fill none.
+CHECKS = [
+    *[(contract.test_matrix_products, ((65, 97, 67), bits)) for bits in (32, 40, 44, 64)],
+    *[(contract.test_matrix_products, (shape, 64)) for shape in ((8, 300, 300), (65, 33, 10))],
+    *[(contract.test_convolutions, (contract.CONVOLUTIONS[2], bits)) for bits in (32, 40, 44, 64)],
+    *[(contract.test_convolutions, (case, 40)) for case in contract.CONVOLUTIONS],
+    (contract.test_a_long_stream, ()),
+    (contract.test_the_wire, (2500, 27)),
+    (contract.test_planes, (2500, 33)),
+    (contract.test_one_lane, (2500,)),
+    (contract.test_leaves, (3, 17000)),
+    (contract.test_element_wise_products, (64,)),
+    (contract.test_an_operand_comes_back_as_words, ()),
+    (contract.test_local_steps, (2500,)),
+    (contract.test_order, ((9, 33),)),
+    (contract.test_window_sums, ((3, 2), (1, 2))),
+    (contract.test_places, ()),
+    (three.test_beaver_multiplication, (2500,)),
+    (three.test_int64_ring_convolution, (three.CONVOLUTIONS[4],)),
+    (fused.test_a_masked_value_leaves_in_one_pass, (5000, 27)),
+    (fused.test_masked_lanes, (2500,)),
+    (fused.test_a_bias, ()),
+    (fused.test_added_streams_and_messages, ("chacha20", 2500)),
+    (fused.test_an_opening_becomes_limb_planes, ((65, 3), 44)),
+    (fused.test_a_level_of_a_tree, (4, True, 17000)),
+    (fused.test_a_lift, (2500, 2, 0)),
+    (fused.test_candidates_and_clamp, (2500,)),
+    (fused.test_a_level_of_a_maximum, ((5, 700),)),
+    (fused.test_a_residual, (2500,)),
+]
+
+
+@pytest.fixture(scope="module")
+def checked():
+    return CupyBackend(EmulatedDevice(Mode(order=2, races=True)))
+
+
+@pytest.mark.parametrize(("test", "arguments"), CHECKS, ids=lambda value: getattr(value, "__name__", None))
+def test_no_race(checked, test, arguments):
+    test(checked, *arguments)
+
+
+def test_the_probes_do_not_race_and_no_kernel_is_left_out(checked):
+    assert all(agrees for _, agrees in wrappers.check(checked))
+    checked.launch("rate_mma", 2, checked.new((512,), np.uint32), 2)
+    checked.launch("rate_imad", 2, checked.new((512,)), 2)
+    for test, arguments in CHECKS:  # again, if this test runs alone or in another process than those above
+        if not {kernel.name for kernel in kernels.catalogue().values()} - checked.launch.launched.keys():
+            break
+        test(checked, *arguments)
+    assert checked.launch.launched.keys() == kernels.catalogue().keys()
+
+
+# the instrument itself
+
+RACY = """
+#include "ring.cuh"
+struct Words { u32 word[64]; };
+extern "C" __global__ void __launch_bounds__(64) racy(u32* out, int kind) {
+  SHARED(Words, s);
+  const int i = threadIdx.x;
+  s.word[i] = i;
+  if (kind == 1) __syncthreads();
+  if (kind == 2) __syncwarp();
+  const u32 other = s.word[kind == 2 ? i ^ 1 : 63 - i];
+  if (kind == 3) __syncthreads();
+  out[kind == 4 ? 0 : blockIdx.x * 64 + i] = other;
+}
+"""
+
+
+@pytest.mark.parametrize(("kind", "races"), [(0, True), (1, False), (2, False), (3, True), (4, True)])
+def test_what_counts_as_a_race(kind, races, monkeypatch):
+    """No barrier; a barrier; a warp's own barrier for a warp's own words; a barrier too late; all threads to one word."""
+    text = kernels.inline(RACY.strip() + "\n", "racy.cu")
+    backend = CupyBackend(EmulatedDevice(Mode(races=True), {"racy": text}))
+    [kernel] = kernels.parse(text, "racy")
+    monkeypatch.setitem(kernels.catalogue(), "racy", kernel)
+    out = backend.device.empty((128,), "uint32")
+    if races:
+        with pytest.raises(EmulationError, match=r"race.*racy\.cu:\d+ and racy\.cu:\d+") as caught:
+            backend.launch("racy", 2, out, kind)
+        lines = sorted(int(line) for line in re.findall(r"racy\.cu:(\d+)", str(caught.value)))
+        assert lines == ([11, 11] if kind == 4 else [6, 9])
+    else:
+        backend.launch("racy", 2, out, kind)
+        assert out[:64].tolist() == ([i ^ 1 for i in range(64)] if kind == 2 else list(range(63, -1, -1)))
+
+
+def test_the_sanitizers_run_time_is_not_linked():
+    path = build.library(kernels.source("row_dot"), "row_dot", races=True)
+    assert b"libtsan" not in path.read_bytes()

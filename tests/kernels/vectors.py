@@ -1,0 +1,46 @@
+"""Values that kernels meet: random ones, all bytes 0xFF (the largest sums of limbs), the edges of signs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
+# Empty, single, around a lane word and a block, ragged.
+SIZES = [0, 1, 63, 64, 65, 989, 1024, 1027, 2500]
+KINDS = ["random", "full", "edges"]
+
+
+def words(name: str, shape: Sequence[int] | int, kind: str = "random") -> Words:
+    """The same words for the same name and shape."""
+    rng = np.random.default_rng(zlib.crc32(f"{name} {shape} {kind}".encode()))
+    if kind == "full":
+        return np.full(shape, FULL)
+    if kind == "edges":
+        edges = np.array([0, 1, 2**63, 2**63 - 1, 2**64 - 1, 2**39, 2**40 - 1, 2**26, 2**27 - 1, 255, 256], dtype=np.uint64)
+        return rng.choice(edges, shape)
+    return rng.integers(0, FULL, shape, dtype=np.uint64, endpoint=True)
+
+
+def every_kind(name: str, *shapes: Sequence[int] | int) -> Iterator[list[Words]]:
+    """Arrays of these shapes, once a kind."""
+    for kind in KINDS:
+        yield [words(f"{name} {i}", shape, kind) for i, shape in enumerate(shapes)]
+
+
+def host(backend: Any, value: Any) -> Words:
+    """A result as a host array."""
+    array: Words = np.asarray(backend.download(value))
+    return array
+
+
+def same(backend: Any, got: Any, expected: Words) -> None:
+    """Bit for bit, shape and type included."""
+    result = host(backend, got)
+    assert result.shape == expected.shape and result.dtype == np.uint64
+    assert np.array_equal(result, expected)
