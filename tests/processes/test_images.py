@@ -90,6 +90,15 @@ def gpumpc(cluster: Cluster, *arguments: object, plan: str = "features", rc: int
     return done.stdout + done.stderr
 
 
+def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
+    """Server 1 wants batches of both plans at once, and does not ask between the hellos."""
+    start = len(cluster.log("dealer"))
+    cluster.kill("dealer")
+    cluster.start()
+    log = cluster.wait_log("dealer", "is connected to both servers and agrees", start=start)
+    assert "answered a hello with" not in log
+
+
 def test_a_folder_of_images_is_shared_once(cluster: Cluster, pictures: Path) -> None:
     """The good ones go through and the bad are listed; asked again, nothing is sent twice."""
     text = gpumpc(cluster, "share", pictures, rc=1)
