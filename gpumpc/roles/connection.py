@@ -42,7 +42,8 @@ class Connection:
     """
 
     def __init__(self, config: ClientConfig, patience_s: float) -> None:
-        self.patience_s, self.backend = patience_s, choose_backend()
+        # A client draws, adds and packs: loading compiled loops would take longer than all of it.
+        self.patience_s, self.backend = patience_s, choose_backend("numpy")
         self._identity = load_identity(config.identity)
         self._sequence = 0
         self._servers: list[Requester] = []

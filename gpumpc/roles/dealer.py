@@ -88,7 +88,8 @@ class Dealer:
 
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):
-            ours = {"root": root_check(self._roots[party]), **agreed_fields(plan, program)}
+            n_plans = {"number of plans": str(len(self._plans))}
+            ours = {"root": root_check(self._roots[party]), **n_plans, **agreed_fields(plan, program)}
             server.send(Kind.HELLO, pack_hello(ours, {}), sequence=index)
             frame = server.receive(_HELLO_S)
             if frame.kind is not Kind.HELLO:

@@ -74,7 +74,7 @@ class Server:
         )
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
-        self._greeted: bytes | None = None  # a dealer that has begun to compare plans
+        self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._tasks = TaskQueue()
         self._stopping = threading.Event()
         self._lock_step = LockStep(self.party, self._engines, self._tasks, self._connect, self._met, self._stopping)
@@ -161,7 +161,7 @@ class Server:
             self._greet_dealer(arrival)
         elif self._desk is not None:  # server 0 only wants to know that they agree
             if arrival.routing_id == self._greeted:
-                # What it sends after its hellos shows that it agrees on every plan: now it may be asked.
+                # What it sends after its hellos shows that it agrees on every plan too: now it may be asked, and it alone.
                 self._greeted, self._dealer_route = None, arrival.routing_id
                 self._desk.restart()
             if arrival.routing_id == self._dealer_route:
@@ -183,10 +183,15 @@ class Server:
         engines = list(self._engines.values())
         if index >= len(engines):
             raise HandshakeMismatch("number of plans", str(len(engines)), f"at least {index + 1}", "the dealer")
-        ours = {"root": root_check(self._root), **agreed_fields(engines[index].plan, engines[index].program)}
+        ours = {
+            "root": root_check(self._root),
+            "number of plans": str(len(engines)),
+            **agreed_fields(engines[index].plan, engines[index].program),
+        }
         self._listener.reply(arrival.routing_id, Kind.HELLO, pack_hello(ours, {}), sequence=index)
         compare(ours, unpack_hello(arrival.frame.payload).equal, "the dealer")
-        self._greeted = arrival.routing_id
+        if index + 1 == len(engines):
+            self._greeted = arrival.routing_id
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
     def _ask_dealer(self) -> None:

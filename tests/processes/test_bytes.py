@@ -101,7 +101,7 @@ def test_payload_on_the_cable_is_the_declared_cost(relayed: Relayed) -> None:
 
 def _check_dealer(relayed: Relayed, cost: Cost) -> None:
     plan = relayed.cluster.compiled.plan
-    hello = pack_hello({"root": "0" * 32, **agreed_fields(plan, program_of(plan, BATCH))}, {})
+    hello = pack_hello({"root": "0" * 32, "number of plans": "1", **agreed_fields(plan, program_of(plan, BATCH))}, {})
     rest = len(relayed.dealt.streams[0]) - CALL - on_the_cable(len(hello))
     batch = on_the_cable(cost.dealer_bytes)
     # Three batches used, and at most two asked ahead; everything else is signs of life, two a second at most.

@@ -71,8 +71,8 @@ class Source:
 
     def __init__(self, folder: Path, keys: CurveKeys, dealer_key: bytes, n_bytes: int) -> None:
         self._pool, self._n_bytes = Pool(folder / "pool", _POOL_BYTES), n_bytes
-        self._listener = Listener(_ANYWHERE, keys, {dealer_key: "dealer"})
-        self.endpoint = self._listener.endpoint
+        self._listener = Listener(_ANYWHERE, keys, {dealer_key: "dealer"}, stream_peers=["dealer"])
+        self.endpoint, self.stream_endpoint = self._listener.endpoint, self._listener.stream_endpoint
         self._writing: tuple[Writer, int] | None = None
         threading.Thread(target=self._listen, name="dealer's door", daemon=True).start()
 
@@ -148,9 +148,15 @@ class ServerParty:
         """Where the other server (server 0) or the dealer (server 1) finds this one."""
         return self.source.endpoint if self.source else str(self.channel.endpoint)
 
-    def connect(self, endpoint: str) -> Message:
+    @property
+    def stream_endpoint(self) -> str:
+        """Where it is sent frames in bulk."""
+        return self.source.stream_endpoint if self.source else str(self.channel.stream_endpoint)
+
+    def connect(self, endpoint: str, stream: str) -> Message:
         """Server 1: to server 0."""
-        self._meet(ZmqChannel.connect(endpoint, self._keys, self._peer_key, patience_s=_DEALT_S))
+        channel = ZmqChannel.connect(endpoint, self._keys, self._peer_key, patience_s=_DEALT_S, stream_endpoint=stream)
+        self._meet(channel)
         return {}
 
     def open(self, binding: str, pids: dict[str, int]) -> Message:
@@ -213,10 +219,11 @@ class DealerParty:
         self._server: Requester | None = None
         self._opened: tuple[str, tuple[bytes, bytes], bytes] = ("", (b"", b""), b"")
 
-    def connect(self, endpoint: str) -> Message:
+    def connect(self, endpoint: str, stream: str) -> Message:
         """To server 1."""
         self._server = Requester(endpoint, self._keys, self._server_key, peer="server1")
         self._server.wait_peer(_CONNECT_S)
+        self._server.open_stream(stream)
         return {}
 
     def open(self, binding: str, nonces: Sequence[str]) -> Message:
@@ -253,7 +260,7 @@ def serve(make_server: Callable[[Message], ServerParty] = ServerParty) -> None:
     else:
         party = make_server(next(told))
         # Server 0 is found by server 1, server 1 by the dealer.
-        answer({"endpoint": party.endpoint})
+        answer({"endpoint": party.endpoint, "stream": party.stream_endpoint})
     for message in told:
         verb = message.pop("verb")
         answer(getattr(party, verb)(**message))

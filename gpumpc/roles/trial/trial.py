@@ -151,15 +151,19 @@ class Trial:
 
     def _connect(self, shape: Shape | None) -> None:
         server0, server1, dealer = (self._children[name] for name in ("server0", "server1", "dealer"))
-        ends = [server0.hear()["endpoint"], server1.hear()["endpoint"]]
+        heard = [server0.hear(), server1.hear()]
+        ends, streams = ([told[key] for told in heard] for key in ("endpoint", "stream"))
         dealer.hear()
         if shape is not None:
             self._relays = [Relay(shape), Relay(shape)]
-            ends = [relay.door(end) for relay, end in zip(self._relays, ends, strict=True)]
-        server1.ask({"verb": "connect", "endpoint": ends[0]})
+            # A link carries what CURVE says and what goes in bulk beside it.
+            ends, streams = (
+                [relay.door(end) for relay, end in zip(self._relays, places, strict=True)] for places in (ends, streams)
+            )
+        server1.ask({"verb": "connect", "endpoint": ends[0], "stream": streams[0]})
         binding = secrets.token_hex(16)
         [told, _] = self._both({"verb": "open", "binding": binding, "pids": self.pids})
-        dealer.ask({"verb": "connect", "endpoint": ends[1]})
+        dealer.ask({"verb": "connect", "endpoint": ends[1], "stream": streams[1]})
         dealer.ask({"verb": "open", "binding": binding, "nonces": told["nonces"]})
 
     def _both(self, message: Message) -> tuple[Message, Message]:

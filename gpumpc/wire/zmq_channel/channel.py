@@ -78,6 +78,11 @@ class ZmqChannel(FramedChannel):
         """Where this end listens or connects to, with the real port."""
         return self._link.endpoint
 
+    @property
+    def stream_endpoint(self) -> str:
+        """Where the listening end listens for the stream; empty at the other."""
+        return beside(self.endpoint, self._door.port) if self._door else ""
+
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
 

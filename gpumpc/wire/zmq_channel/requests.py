@@ -43,6 +43,7 @@ class Listener:
         stream_endpoint: where to listen for streams; else at the same address, at a free port. The peers are told.
 
     Attributes:
+        stream_endpoint: where streams are listened for; empty where there are none.
         malformed: frames dropped because they could not be decoded; their senders got an ERROR frame.
         undelivered: replies whose receiver was gone or did not read.
 
@@ -65,11 +66,13 @@ class Listener:
         # Without this a ROUTER drops what it cannot deliver and nobody learns of it.
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._streams: Streams | None = None
+        self.stream_endpoint = ""
         try:
             self.endpoint = self._end.bind(endpoint, allowed)
             if stream_peers:
                 door = Door(stream_endpoint or beside(self.endpoint, 0), max_payload_bytes)
                 self._streams = Streams(door, keys, allowed, stream_peers)
+                self.stream_endpoint = beside(self.endpoint, door.port)
         except ConfigError:
             self._end.close()
             raise
