@@ -97,6 +97,7 @@ class Dealer:
             compare(ours, unpack_hello(frame.payload).equal, f"server {party}")
 
     def _serve(self, servers: list[Requester]) -> None:
+        self._showed_life_at = 0.0  # at once: it tells server 1 that all plans are agreed
         while not self._stopping.is_set():
             self._show_life(servers)
             with contextlib.suppress(PeerTimeout):

@@ -74,6 +74,7 @@ class Server:
         )
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
+        self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._tasks = TaskQueue()
         self._stopping = threading.Event()
         self._lock_step = LockStep(self.party, self._engines, self._tasks, self._connect, self._met, self._stopping)
@@ -158,13 +159,15 @@ class Server:
         frame = arrival.frame
         if frame.kind is Kind.HELLO:
             self._greet_dealer(arrival)
-        elif self._desk is None or self._dealer_route is None:
-            return  # server 0 only wants to know that they agree
-        elif frame.kind is Kind.CORRECTION:
-            self._desk.heard()
-            self._store(self._desk, frame)
-        else:
-            self._desk.heard()
+        elif self._desk is not None:  # server 0 only wants to know that they agree
+            if arrival.routing_id == self._greeted:
+                # What it sends after its hellos shows that it agrees on every plan too: now it may be asked, and it alone.
+                self._greeted, self._dealer_route = None, arrival.routing_id
+                self._desk.restart()
+            if arrival.routing_id == self._dealer_route:
+                self._desk.heard()
+                if frame.kind is Kind.CORRECTION:
+                    self._store(self._desk, frame)
 
     @staticmethod
     def _store(desk: DealerDesk, frame: Frame) -> None:
@@ -187,10 +190,8 @@ class Server:
         }
         self._listener.reply(arrival.routing_id, Kind.HELLO, pack_hello(ours, {}), sequence=index)
         compare(ours, unpack_hello(arrival.frame.payload).equal, "the dealer")
-        if self._desk:
-            self._desk.restart()
-        # Nothing is asked before the last plan is agreed on: until then the dealer waits for hellos alone.
-        self._dealer_route = arrival.routing_id if index + 1 == len(engines) else None
+        if index + 1 == len(engines):
+            self._greeted = arrival.routing_id
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
     def _ask_dealer(self) -> None:

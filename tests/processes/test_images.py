@@ -22,7 +22,7 @@ from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, ReLU
 from gpumpc.nn.plan import Preprocessing
 from gpumpc.roles.compiled import CompiledPlan, compile
 from gpumpc.roles.config import write_local
-from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, Cluster, close, images
+from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, Cluster, close, images, rewrite
 
 N = 12
 CLASSES = ("dark", "light")
@@ -88,6 +88,38 @@ def gpumpc(cluster: Cluster, *arguments: object, plan: str = "features", rc: int
     )  # fmt: skip
     assert done.returncode == rc, done.stderr + done.stdout
     return done.stdout + done.stderr
+
+
+def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
+    """Server 1 wants batches of both plans at once, and does not ask between the hellos."""
+    start = len(cluster.log("dealer"))
+    cluster.kill("dealer")
+    cluster.start()
+    log = cluster.wait_log("dealer", "is connected to both servers and agrees", start=start)
+    assert "answered a hello with" not in log
+
+
+def test_a_dealer_that_disagrees_on_the_last_plan_does_not_take_the_place_of_one_that_agrees(cluster: Cluster) -> None:
+    root, file = cluster.folder.parent, cluster.setup.dealer
+    other = features().head(np.ones((32, 2)), np.zeros(2), ("another", "head"))
+    other.save(root / "other")
+    saved, start = file.read_text(), len(cluster.log("dealer"))
+    rewrite(file, plans=[str(root / "features"), str(root / "other")])
+    stranger = cluster._spawn("dealer", cluster._commands()["dealer"])
+    try:
+        assert stranger.wait(20) == 1
+    finally:
+        stranger.kill()
+        file.write_text(saved)
+    assert "differs" in cluster.log("dealer")[start:]
+    # New weights are a new session, for which only the dealer that was there before can deal.
+    pool = cluster.folder / "state1" / "pool"
+    before = {path.name.split(".")[0] for path in pool.glob("*.corr")}
+    gpumpc(cluster, "share-weights", plan="features")
+    deadline = time.monotonic() + 15
+    while not {path.name.split(".")[0] for path in pool.glob("*.corr")} - before:
+        assert time.monotonic() < deadline, cluster.log("dealer")
+        time.sleep(0.1)
 
 
 def test_a_folder_of_images_is_shared_once(cluster: Cluster, pictures: Path) -> None:

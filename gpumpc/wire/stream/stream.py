@@ -23,6 +23,7 @@ _CLOSE_S = 2.0
 # Read along with a header: a small frame then takes one call to the kernel.
 _AHEAD_BYTES = 1 << 14
 _KEEPALIVE_S = 10
+_TCP_CLOSE = 7
 
 
 class Stream:
@@ -208,8 +209,10 @@ class Stream:
 
 
 def _undelivered(sock: socket.socket) -> int:
-    """Bytes sent and not acknowledged by the other machine."""
+    """Bytes sent and not acknowledged by the other machine, if it may still do so."""
     try:
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:  # reset: nothing more will come
+            return 0
         return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     except OSError:
         return 0

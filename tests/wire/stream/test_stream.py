@@ -213,6 +213,20 @@ def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(pair: tuple[St
             action()
 
 
+@pytest.mark.parametrize("n_bytes", [10, 3 << 20, 12 << 20])
+def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(pair: tuple[Stream, Stream], n_bytes: int) -> None:
+    """A dealer whose server was killed must be back within seconds."""
+    put(pair[0], bytes(n_bytes))
+    pair[1].abort()
+    with pytest.raises(PeerLost):
+        for i in range(100):
+            put(pair[0], bytes(n_bytes), sequence=i)
+            time.sleep(0.01)
+    start = time.monotonic()
+    pair[0].close()
+    assert time.monotonic() - start < 0.5
+
+
 def test_after_abort_no_array_is_read(pair: tuple[Stream, Stream]) -> None:
     """An error in the middle of an exchange: what the caller writes into its arrays afterwards must not leave."""
     data = bytearray(32 << 20)
