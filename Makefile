@@ -76,6 +76,7 @@ figures: tools $(VENV)/.test-installed
 evidence: tools compiler $(VENV)/.test-installed
 	@mkdir -p out/evidence
 	set -o pipefail; $(BIN)/python tests/run_groups.py | tee out/evidence/tests.txt
+	set -o pipefail; $(BIN)/python tests/run_groups.py evidence | tee -a out/evidence/tests.txt
 	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
 
 bench: tools $(VENV)/.test-installed

@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
+
 from bench import kernel_table
 from gpumpc.ring import kernels
 
 
+@pytest.mark.evidence
 def test_the_document_holds_what_the_command_prints(capsys):
     assert kernel_table.main([]) == 0
     assert kernel_table.written() == capsys.readouterr().out.strip()

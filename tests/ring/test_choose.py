@@ -94,6 +94,7 @@ def report(site: Path, home: Path) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.evidence
 def test_the_second_process_compiles_nothing_and_no_call_does(installed, tmp_path):
     first, second = report(installed, tmp_path), report(installed, tmp_path)
     assert first["loops"] == second["loops"] == first["compiled"] == second["read"] > 15
@@ -102,6 +103,7 @@ def test_the_second_process_compiles_nothing_and_no_call_does(installed, tmp_pat
     assert list((installed / "gpumpc" / "ring" / "numba_backend" / "__pycache__").glob("*.nbc"))
 
 
+@pytest.mark.evidence
 def test_an_installation_that_cannot_be_written(installed, tmp_path):
     """The user's cache folder takes the code; where that cannot be written either, every process compiles for itself."""
     beside = installed / "gpumpc" / "ring" / "numba_backend" / "__pycache__"

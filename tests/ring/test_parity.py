@@ -423,6 +423,7 @@ print("the same")
 """
 
 
+@pytest.mark.evidence
 def test_a_machine_with_none_of_the_instructions(tmp_path):
     """Code for the plainest processor of this family, in a process of its own."""
     plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
