@@ -2,7 +2,8 @@
 
     python tests/run_groups.py [lint] [unit] [kernels] [protocols] [processes] [evidence]
 
-All groups but `evidence` run, even when an early one fails. The run ends with the time of each group and pytest's own closing lines.
+All groups but `evidence` run, even when an early one fails. The run ends with the time of each group and pytest's own
+closing lines.
 """
 
 from __future__ import annotations
