@@ -235,14 +235,26 @@ def _deal(session: LocalSession, backend: Any) -> tuple[dict[str, float], dict[s
     program, session_id = session.program, bytes(range(16))
     trees = tuple(seeds.SeedTree(root.reveal(), session_id, 0) for root in session._roots)
     masks = session._dealer._weight_masks(session.plan.weight_digest, session._engines[0].pair_id)
-    dealing = dealer.Dealing(backend, program.params.cipher, (trees[0], trees[1]), masks)
-    times, drawn = {}, {}
-    last, before = time.perf_counter(), getattr(backend, "uniform", 0)
-    for step, _ in zip(program.steps, dealer.deal_batch(program.steps, dealing), strict=True):
-        now, count = time.perf_counter(), getattr(backend, "uniform", 0)
-        times[step.name], drawn[step.name] = now - last, count - before
-        last, before = now, count
-    return times, drawn
+    dealing = dealer.Dealing(backend, program.params.cipher, (trees[0], trees[1]), masks, lambda correction: None)
+    steps = [_TimedDeal(step) for step in program.steps]
+    dealer.deal_batch(steps, dealing)
+    return {step.name: step.seconds for step in steps}, {step.name: step.uniform for step in steps}
+
+
+class _TimedDeal:
+    """A step that notes what dealing it took."""
+
+    def __init__(self, step: dealer.Dealable) -> None:
+        self._step, self.seconds, self.uniform = step, 0.0, 0
+        self.name, self.inputs, self.output, self.dealer_bytes = step.name, step.inputs, step.output, step.dealer_bytes
+
+    def deal(self, dealing: dealer.Dealing, *masks: Any) -> Any:
+        """As the step's."""
+        start, before = time.perf_counter(), getattr(dealing.backend, "uniform", 0)
+        mask = self._step.deal(dealing, *masks)
+        self.seconds = time.perf_counter() - start
+        self.uniform = getattr(dealing.backend, "uniform", 0) - before
+        return mask
 
 
 def total(layers: dict[str, Layer]) -> Layer:

@@ -67,7 +67,7 @@ def drawn_openly(patch: pytest.MonkeyPatch) -> None:
         self.send_words(value - self.words(0, name, value.shape, bits), bits)
 
     def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
-        self._corrections.append(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
+        self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
 
     patch.setattr(Session, "masked", masked)
     for fused in (sum_words, xor_lanes, deal_words, deal_lanes):
@@ -351,9 +351,11 @@ def run_program(
 
     masks = dealer.weight_masks(BACKEND, cipher, weight_trees(), program.mask_shapes())
     parts, masks = static or (static_weights(program, weights or {}, masks, weight_trees()), masks)
-    dealing = ScriptedDealing(backend, cipher, (dealt[0], dealt[1]), masks)
+    pieces: list[memoryview] = []
+    dealing = ScriptedDealing(backend, cipher, (dealt[0], dealt[1]), masks, pieces.append)
     dealing.script = script or {}
-    corrections = b"".join(dealer.deal_batch(program.steps, dealing)) + extra_corrections
+    dealer.deal_batch(program.steps, dealing)
+    corrections = b"".join(pieces) + extra_corrections
     for end, channel in zip(ends, memory_pair(patience_s=20), strict=True):
         stream = BytesCorrections(corrections) if end.party else None
         end.prepare(channel, cipher, stream, parts[end.party], batch)

@@ -131,10 +131,11 @@ class Engine:
 
     def deal(self) -> bytes:
         """The corrections of the next batch."""
-        dealing = dealer.Dealing(
-            self.parties.dealer, self.program.params.cipher, self._trees(SESSION, self._batch), self._masks
-        )
-        return b"".join(dealer.deal_batch(self.program.steps, dealing))
+        pieces: list[memoryview] = []
+        trees = self._trees(SESSION, self._batch)
+        dealing = dealer.Dealing(self.parties.dealer, self.program.params.cipher, trees, self._masks, pieces.append)
+        dealer.deal_batch(self.program.steps, dealing)
+        return b"".join(pieces)
 
     def run(self, shares: tuple[Words, Words], keep: bool = False) -> Run:
         """Deal and evaluate one batch of input shares; `keep` keeps the messages."""

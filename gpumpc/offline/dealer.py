@@ -6,7 +6,7 @@ share 0 from server 0's seed and a correction to server 1, packed at the number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from gpumpc.errors import CostMismatch
@@ -14,6 +14,9 @@ from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Backend, Lanes, Words
+
+# Takes one correction; it stays as it is, and may be kept.
+Send = Callable[[memoryview], None]
 
 
 class Dealable(Protocol):
@@ -40,23 +43,33 @@ class Dealable(Protocol):
 
 
 class Dealing:
-    """Both parties' masks of one batch, and the corrections that grow as steps deal.
+    """Both parties' masks of one batch, and the way out for its corrections.
 
     Args:
         backend, cipher: must be those of the servers' program.
         seeds: the two parties' trees for this (session, batch).
         weight_masks: static masks by layer, already added up.
+        send: given every correction as soon as it is dealt: server 1 reads the first while later ones are computed.
+
+    Attributes:
+        sent_bytes: what `send` was given so far.
     """
 
     def __init__(
-        self, backend: Backend, cipher: Cipher, seeds: tuple[SeedTree, SeedTree], weight_masks: Mapping[str, Words]
+        self,
+        backend: Backend,
+        cipher: Cipher,
+        seeds: tuple[SeedTree, SeedTree],
+        weight_masks: Mapping[str, Words],
+        send: Send,
     ) -> None:
         self.backend = backend
         self.weight_masks = weight_masks
+        self.sent_bytes = 0
         self._cipher: Cipher = cipher
         self._seeds = seeds
         self._step = ""
-        self._corrections: list[memoryview] = []
+        self._send = send
 
     def at(self, step: str) -> None:
         """Names that follow belong to this step."""
@@ -87,25 +100,24 @@ class Dealing:
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
         key = self._seeds[0].key(self._step, name)
-        self._corrections.append(self.backend.pack(self.backend.add_uniform(value, self._cipher, key, bits, -1), bits))
+        self._give(self.backend.pack(self.backend.add_uniform(value, self._cipher, key, bits, -1), bits))
 
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""
         key = self._seeds[0].key(self._step, name)
-        self._corrections.append(self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n)))
+        self._give(self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n)))
 
     def send_words(self, value: Words, bits: int) -> None:
         """A correction outright: party 1 gets `value`, which the caller has masked with draws of party 0."""
-        self._corrections.append(self.backend.pack(value, bits))
+        self._give(self.backend.pack(value, bits))
 
-    def collect(self) -> bytes:
-        """The corrections since the last call, in dealing order."""
-        collected, self._corrections = b"".join(self._corrections), []
-        return collected
+    def _give(self, correction: memoryview) -> None:
+        self.sent_bytes += len(correction)
+        self._send(correction)
 
 
-def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> Iterator[bytes]:
-    """The correction bytes of each step, in program order.
+def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> None:
+    """Deal every step, in program order.
 
     A step's `deal` receives what the steps behind its inputs returned (the mask of an opening, usually None), so that a
     product finds the mask of its operand without asking for it by name. Raises CostMismatch if a step deals another
@@ -114,24 +126,28 @@ def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> Iterator[bytes]:
     masks: dict[str, Any] = {}
     for step in steps:
         dealing.at(step.name)
+        before = dealing.sent_bytes
         masks[step.output] = step.deal(dealing, *(masks.get(name) for name in step.inputs))
-        corrections = dealing.collect()
-        if len(corrections) != step.dealer_bytes:
+        n_bytes = dealing.sent_bytes - before
+        if n_bytes != step.dealer_bytes:
             raise CostMismatch(
-                f"step '{step.name}' dealt {len(corrections)} bytes and declares {step.dealer_bytes}",
+                f"step '{step.name}' dealt {n_bytes} bytes and declares {step.dealer_bytes}",
                 "its `deal` and its `cost` disagree",
                 "this is a bug in the protocol: please report it",
             )
-        yield corrections
 
 
 def weight_masks(
     backend: Backend, cipher: Cipher, seeds: tuple[SeedTree, SeedTree], shapes: Mapping[str, tuple[Sequence[int], int]]
 ) -> dict[str, Words]:
     """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by layer."""
-    dealing = Dealing(backend, cipher, seeds, {})
+    dealing = Dealing(backend, cipher, seeds, {}, _none)
     masks = {}
     for layer, (shape, bits) in shapes.items():
         dealing.at(layer)
         masks[layer] = dealing.sum_words("Bm", shape, bits)
     return masks
+
+
+def _none(correction: memoryview) -> None:
+    raise AssertionError("static masks come without corrections")

@@ -104,8 +104,8 @@ class MemoryWriter:
     def __init__(self, pool: MemoryPool, entry: _Batch, key: _Key) -> None:
         self._pool, self._entry, self._key = pool, entry, key
 
-    def append(self, piece: bytes) -> None:
-        """Add the next bytes. Raises BadFrame if that is more than announced."""
+    def append(self, piece: bytes | memoryview) -> None:
+        """Add the next bytes, which stay as they are. Raises BadFrame if that is more than announced."""
         if self._entry.n_written + len(piece) > (self._entry.n_bytes or 0):
             self._refuse(self._entry.n_written + len(piece))
         if piece:

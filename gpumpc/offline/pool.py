@@ -1,8 +1,11 @@
 """S1's store of the dealer's corrections: bounded, on disk, each batch read once.
 
 A batch arrives in pieces into `<session>.<batch>.part`; `commit` makes it durable under `<session>.<batch>.corr` in one
-step, so a file of that name is always whole. The bound is kept by asking: the server asks the dealer for the batch
-numbers that `wanted` gives, and the dealer sends no others.
+step, so a file of that name is always whole. A batch that is taken while it arrives is read as it comes: its number is
+reserved, so it is used up whether or not it is finished, and nothing of it has to outlast the process.
+
+The bound is kept by asking: the server asks the dealer for the batch numbers that `wanted` gives, and the dealer sends
+no others.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import mmap
 import os
 import re
 import threading
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,7 +45,7 @@ class Pool:
         self.folder, self.capacity_bytes = private_folder(Path(folder)), capacity_bytes
         self._changed = threading.Condition()
         self._committed: dict[_Key, int] = {}
-        self._arriving: dict[_Key, int] = {}
+        self._arriving: dict[_Key, Writer] = {}
         self._taken: set[_Key] = set()
         self._held = lock_file(self.folder / "lock", f"the pool {folder}")
         try:
@@ -57,7 +61,7 @@ class Pool:
             if key in self._committed or key in self._arriving:
                 raise BadFrame(f"corrections of batch {batch} came twice", "they are here", "see the dealer's log")
             writer = Writer(self, key, n_bytes)
-            self._arriving[key] = n_bytes
+            self._arriving[key] = writer
             return writer
 
     def wanted(self, session_id: bytes, first_batch: int, n_bytes_per_batch: int) -> list[int]:
@@ -69,7 +73,7 @@ class Pool:
         """
         with self._changed:
             here = {*self._committed, *self._arriving}
-            used = sum(self._committed.values()) + sum(self._arriving.values())
+            used = sum(self._committed.values()) + sum(writer.n_bytes for writer in self._arriving.values())
             ahead = {batch for session, batch in here if session == session_id and batch >= first_batch}
         room = max(0, self.capacity_bytes - used) // max(1, n_bytes_per_batch)
         n_wanted = min(max(room, 0 if ahead else 1), _MAX_WANTED)
@@ -77,14 +81,14 @@ class Pool:
         return [batch for batch, _ in zip(free, range(n_wanted), strict=False)]
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
-        """The corrections of a batch, waiting up to `timeout_s` seconds for them.
+        """The corrections of a batch, waiting up to `timeout_s` seconds for the first of them.
 
         Raises CorrelationsMissing if they do not come, MaskReused if they were handed out already, ConfigError.
         """
         key = (bytes(session_id), batch)
         with self._changed:
-            self._changed.wait_for(lambda: key in self._committed, timeout_s)
-            if key not in self._committed:
+            self._changed.wait_for(lambda: key in self._committed or key in self._arriving, timeout_s)
+            if key not in self._committed and key not in self._arriving:
                 raise CorrelationsMissing(
                     f"no corrections for batch {batch} within {timeout_s:g} s",
                     "the dealer does not run, has stopped, or is slower than this server",
@@ -92,9 +96,26 @@ class Pool:
                 )
             if key in self._taken:
                 raise MaskReused(f"batch {batch} was taken twice", "its corrections are in use", "take another batch")
-            corrections = Corrections(self, key, self._committed[key])
+            corrections = Corrections(self, key, self._arriving.get(key) or self._committed[key])
             self._taken.add(key)
             return corrections
+
+    def is_taken(self, key: _Key) -> bool:
+        """Whether a batch is being read, or was while it arrived: it is not kept."""
+        with self._changed:
+            return key in self._taken or key not in self._arriving
+
+    def grow(self, writer: Writer, n_bytes: int) -> None:
+        """So many more bytes of an arriving batch are in its file."""
+        with self._changed:
+            writer.n_written += n_bytes
+            self._changed.notify_all()
+
+    def wait_written(self, writer: Writer, n_bytes: int) -> bool:
+        """Wait for the first `n_bytes` of an arriving batch, as long as more may come: whether they are there."""
+        with self._changed:
+            self._changed.wait_for(lambda: writer.n_written >= n_bytes or writer.ended)
+            return writer.n_written >= n_bytes
 
     def ahead(self, session_id: bytes, first_batch: int) -> int:
         """How many batches of a session from `first_batch` up are here, whole."""
@@ -125,20 +146,30 @@ class Pool:
     def settle(self, key: _Key, committed_bytes: int | None) -> None:
         """A writer has ended: with a whole file, or with none."""
         with self._changed:
-            self._arriving.pop(key, None)
-            if committed_bytes is not None:
-                self._committed[key] = committed_bytes
+            writer = self._arriving.pop(key, None)
+            if writer is not None:
+                writer.ended = True
+                if committed_bytes is not None:
+                    self._committed[key] = committed_bytes
+            elif committed_bytes is not None:  # dropped while it arrived
+                self._unlink(key)
             self._changed.notify_all()
 
     def drop(self, key: _Key) -> None:
-        """Delete a committed batch. Raises ConfigError."""
+        """Delete a batch, whole or arriving. Raises ConfigError."""
         with self._changed:
             self._committed.pop(key, None)
             self._taken.discard(key)
-            try:
-                self.path(key, "corr").unlink(missing_ok=True)
-            except OSError as error:
-                raise self.error(error) from error
+            if writer := self._arriving.pop(key, None):
+                writer.ended = True
+            self._unlink(key)
+
+    def _unlink(self, key: _Key) -> None:
+        try:
+            for ending in ("part", "corr"):
+                self.path(key, ending).unlink(missing_ok=True)
+        except OSError as error:
+            raise self.error(error) from error
 
     def error(self, error: OSError) -> ConfigError:
         """The error for a file operation in this pool that the system refused."""
@@ -153,76 +184,112 @@ class Pool:
 
 
 class Writer:
-    """One batch on its way in; made by `Pool.writer`. After any error nothing of it is left."""
+    """One batch on its way in; made by `Pool.writer`. After any error nothing of it is left.
+
+    Attributes:
+        n_bytes: announced.
+        n_written: in the file.
+        ended: nothing more comes.
+    """
 
     def __init__(self, pool: Pool, key: _Key, n_bytes: int) -> None:
-        self._pool, self._key, self._n_bytes, self._written = pool, key, n_bytes, 0
+        self._pool, self._key, self.n_bytes = pool, key, n_bytes
+        self.n_written, self.ended = 0, False
         self._path = pool.path(key, "part")
         try:
-            self._file: BinaryIO = open(self._path, "xb", opener=_private)  # noqa: SIM115  closed by commit or abort
+            # Unbuffered: who reads along sees what is written.
+            self._file = open(self._path, "x+b", buffering=0, opener=_private)  # noqa: SIM115  closed by commit or abort
         except OSError as error:
+            raise pool.error(error) from error
+        try:
+            self._file.truncate(n_bytes)
+        except OSError as error:
+            self._path.unlink(missing_ok=True)
             raise pool.error(error) from error
 
     def append(self, piece: bytes | bytearray | memoryview) -> None:
         """Add the next bytes. Raises BadFrame if that is more than announced, ConfigError if the disk is full."""
-        if self._written + len(piece) > self._n_bytes:
-            self._refuse(self._written + len(piece))
+        left = memoryview(piece)
+        if self.n_written + len(left) > self.n_bytes:
+            self._refuse(self.n_written + len(left))
         try:
-            self._file.write(piece)
+            while left:
+                n_bytes = self._file.write(left)
+                self._pool.grow(self, n_bytes)
+                left = left[n_bytes:]
         except OSError as error:
             self.abort()
             raise self._pool.error(error) from error
-        self._written += len(piece)
 
     def commit(self) -> None:
         """Make the batch durable and hand it out. Raises BadFrame unless all bytes are there, ConfigError."""
-        if self._written != self._n_bytes:
-            self._refuse(self._written)
+        if self.n_written != self.n_bytes:
+            self._refuse(self.n_written)
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            if not self._pool.is_taken(self._key):
+                os.fsync(self._file.fileno())
+                os.rename(self._path, self._pool.path(self._key, "corr"))
+                sync_folder(self._pool.folder)
             self._file.close()
-            os.rename(self._path, self._pool.path(self._key, "corr"))
-            sync_folder(self._pool.folder)
         except OSError as error:
             self.abort()
             raise self._pool.error(error) from error
-        self._pool.settle(self._key, self._n_bytes)
+        self._pool.settle(self._key, self.n_bytes)
+
+    def mapped(self) -> memoryview:
+        """The file as it will be when it is whole."""
+        return _mapped(self._file, self.n_bytes)
 
     def abort(self) -> None:
         """Leave nothing of the batch behind; safe to call twice."""
-        with contextlib.suppress(OSError):  # a full disk refuses the last buffered bytes, which are not wanted
+        with contextlib.suppress(OSError):
             self._file.close()
         self._path.unlink(missing_ok=True)
         self._pool.settle(self._key, None)
 
     def _refuse(self, n_bytes: int) -> None:
         self.abort()
-        why = f"{self._n_bytes} bytes were announced and {n_bytes} came"
+        why = f"{self.n_bytes} bytes were announced and {n_bytes} came"
         cure = "run the same plan and version of gpumpc at the dealer and at this server"
         raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, cure)
 
 
 class Corrections:
-    """The corrections of one batch, read from front to back; made by `Pool.take`."""
+    """The corrections of one batch, read from front to back; made by `Pool.take`.
 
-    def __init__(self, pool: Pool, key: _Key, n_bytes: int) -> None:
-        self._pool, self._key, self._at = pool, key, 0
-        self._left = memoryview(b"")
+    Args:
+        source: what still writes it, or its size where it is whole.
+    """
+
+    def __init__(self, pool: Pool, key: _Key, source: Writer | int) -> None:
+        self._pool, self._key, self._n_read = pool, key, 0
+        self._writer = None if isinstance(source, int) else source
         try:
-            with open(pool.path(key, "corr"), "rb") as file:
-                if n_bytes:  # an empty file cannot be mapped
-                    self._left = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if isinstance(source, Writer):
+                self._left = source.mapped()
+            else:
+                with open(pool.path(key, "corr"), "rb") as file:
+                    self._left = _mapped(file, source)
         except OSError as error:
             raise pool.error(error) from error
 
     def read(self, n_bytes: int) -> memoryview:
-        """The next `n_bytes` bytes, read-only, valid as long as they are referred to. Raises CorrelationsMissing."""
+        """The next `n_bytes` bytes, read-only, valid as long as they are referred to; waited for where they still come.
+
+        Raises CorrelationsMissing.
+        """
+        self._n_read += n_bytes
         if n_bytes > len(self._left):
             raise CorrelationsMissing(
                 f"batch {self._key[1]} has too few corrections",
                 f"a step asks for {n_bytes} bytes and {len(self._left)} are left",
                 "run the same plan and version of gpumpc at the dealer and at this server",
+            )
+        if self._writer is not None and not self._pool.wait_written(self._writer, self._n_read):
+            raise CorrelationsMissing(
+                f"the corrections of batch {self._key[1]} ended after {self._writer.n_written} bytes",
+                "the dealer stopped, or its connection was lost, in the middle of this batch",
+                "see the dealer's log, then ask again: the batch is given up and the next one is used",
             )
         piece, self._left = self._left[:n_bytes], self._left[n_bytes:]
         return piece
@@ -242,6 +309,12 @@ class Corrections:
         """Delete the file of a batch whose run has failed; safe to call twice. Raises ConfigError."""
         self._left = memoryview(b"")
         self._pool.drop(self._key)
+
+
+def _mapped(file: BinaryIO | FileIO, n_bytes: int) -> memoryview:
+    if not n_bytes:  # an empty file cannot be mapped
+        return memoryview(b"")
+    return memoryview(mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ))
 
 
 def _private(path: str, flags: int) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
 from gpumpc.nn import plan as plan_files
@@ -17,6 +17,7 @@ from gpumpc.nn.program import Program
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
 from gpumpc.roles.config import DealerConfig
+from gpumpc.roles.courier import Courier
 from gpumpc.roles.dealing import DealerEngine
 from gpumpc.roles.engine import agreed_fields
 from gpumpc.roles.keys import agree_root, load_identity, root_check
@@ -25,8 +26,6 @@ from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
 from gpumpc.wire.zmq_channel import Requester
 
-# Pieces of a batch travel in frames of about this size.
-_FRAME_BYTES = 4 << 20
 _ALIVE_S = 1.0
 _HELLO_S = 5.0
 _RECONNECT_S = 0.5
@@ -119,27 +118,10 @@ class Dealer:
         nonces = bytes.fromhex(want.nonce_0), bytes.fromhex(want.nonce_1)
         # Only where the frames go: the masks depend on what the dealer computes itself.
         session_id = bytes.fromhex(want.session)
-        pending: list[bytes] = []
-
-        def dealing() -> Iterator[bytes]:
-            yield from engine.deal(want.pair_id, nonces, want.batch, want.task)
-
-        for piece in self._pieces(servers, dealing()):
-            pending.append(piece)
-            if sum(map(len, pending)) >= _FRAME_BYTES:
-                servers[1].send(Kind.CORRECTION, *pending, session=session_id, batch=want.batch)
-                pending.clear()
-        if any(pending) and not self._stopping.is_set():
-            servers[1].send(Kind.CORRECTION, *pending, session=session_id, batch=want.batch)
-
-    def _pieces(self, servers: list[Requester], dealing: Iterator[bytes]) -> Iterator[bytes]:
-        """What each step deals, with a sign of life every second."""
-        while not self._stopping.is_set():
-            step = self._hand.submit(next, dealing, None)
-            while not wait([step], timeout=_ALIVE_S).done and not self._stopping.is_set():
-                self._show_life(servers)
+        deal = functools.partial(engine.deal, want.pair_id, nonces, want.batch, task=want.task)
+        for frame in Courier().frames(self._hand, deal, _ALIVE_S):
             self._show_life(servers)
-            piece = step.result()
-            if piece is None:
+            if self._stopping.is_set():
                 return
-            yield piece
+            if frame:
+                servers[1].send(Kind.CORRECTION, *frame, session=session_id, batch=want.batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
@@ -28,8 +28,15 @@ class DealerEngine:
         self._roots = roots
         self._masks: dict[tuple[str, str], dict[str, Words]] = {}
 
-    def deal(self, pair_id: str, nonces: tuple[bytes, bytes], batch: int, task: m.SideTask | None = None) -> Iterator[bytes]:
-        """The correction bytes of one batch of the session with these nonces, step by step, in program order.
+    def deal(
+        self,
+        pair_id: str,
+        nonces: tuple[bytes, bytes],
+        batch: int,
+        send: dealer.Send,
+        task: m.SideTask | None = None,
+    ) -> None:
+        """Give `send` the corrections of one batch of the session with these nonces, in program order.
 
         Dealing is a function of the roots and these names: asked again, it gives the same bytes. The session id is computed
         here, from this plan and program: two programs or share pairs are never dealt under one.
@@ -39,8 +46,8 @@ class DealerEngine:
             program, pair_id = side.program_of_task(self.plan, self.program, task), side.binding(task)
         session_id = Opened.of(self.plan, program, pair_id, nonces).session_id
         masks = self._row_masks(task) if task is not None else self._weight_masks(self.plan.weight_digest, pair_id)
-        dealing = dealer.Dealing(self.backend, program.params.cipher, self._trees(session_id, batch), masks)
-        return dealer.deal_batch(program.steps, dealing)
+        dealing = dealer.Dealing(self.backend, program.params.cipher, self._trees(session_id, batch), masks, send)
+        dealer.deal_batch(program.steps, dealing)
 
     def _row_masks(self, task: m.SideTask) -> dict[str, Words]:
         """The static mask of an index's rows: both servers' draws, named by where each row was added."""

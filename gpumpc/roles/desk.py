@@ -36,11 +36,15 @@ class DealerDesk:
 
     def restart(self) -> None:
         """A dealer said hello: what an earlier one had begun is begun anew."""
+        self.give_up()
+        self.heard()
+
+    def give_up(self) -> None:
+        """No dealer is there to finish what it had begun: whoever reads along hears of it."""
         for writer, _ in self._writers.values():
             writer.abort()
         self._writers.clear()
         self._asked.clear()
-        self.heard()
 
     def heard(self) -> None:
         """The dealer gave a sign of life."""

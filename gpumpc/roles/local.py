@@ -12,7 +12,7 @@ import itertools
 import secrets
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -255,12 +255,11 @@ class LocalSession:
             self._dealt.discard(batch)
             raise
 
-    def _store(self, session_id: bytes, batch: int, program: Program, deal: Callable[[], Iterable[bytes]]) -> None:
-        """Server 1 may read the first steps while later ones are dealt."""
+    def _store(self, session_id: bytes, batch: int, program: Program, deal: Callable[[dealer.Send], None]) -> None:
+        """Server 1 may read the first corrections while later ones are dealt."""
         try:
             writer = self._pool.writer(session_id, batch, program.cost.dealer_bytes)
-            for piece in deal():
-                writer.append(piece)
+            deal(writer.append)
             writer.commit()
         except BaseException:
             self._pool.fail(session_id, batch)
@@ -320,8 +319,11 @@ class LocalSession:
 
         def deal() -> None:
             first, second = (seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots)
-            dealing = dealer.Dealing(self.backend, cipher, (first, second), {})
-            self._store(session_id, 0, program, lambda: dealer.deal_batch(program.steps, dealing))
+
+            def deal_into(send: dealer.Send) -> None:
+                dealer.deal_batch(program.steps, dealer.Dealing(self.backend, cipher, (first, second), {}, send))
+
+            self._store(session_id, 0, program, deal_into)
 
         def run(party: int) -> Additive:
             corrections = self._pool.take(session_id, 0, _DEAL_S) if party else None

@@ -195,7 +195,10 @@ class Server:
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
     def _ask_dealer(self) -> None:
-        if self._desk is None or self._dealer_route is None or not self._desk.is_connected:
+        if self._desk is None or self._dealer_route is None:
+            return
+        if not self._desk.is_connected:
+            self._desk.give_up()
             return
         for want in (self._desk.ask_aside(), *map(self._desk.ask, self._engines.values())):
             if want is not None:

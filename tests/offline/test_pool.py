@@ -17,7 +17,7 @@ from gpumpc.errors import (
     LeftoverCorrelations,
     MaskReused,
 )
-from gpumpc.offline.pool import Pool
+from gpumpc.offline.pool import Pool, Writer
 
 A, B = bytes(range(16)), bytes(16)
 
@@ -83,10 +83,51 @@ def test_a_stopped_dealer_is_named(pool: Pool) -> None:
         pool.take(A, 0, 0.01)
 
 
-def test_take_waits_for_a_commit(pool: Pool) -> None:
-    writer = pool.writer(A, 0, 3)
+def test_a_batch_is_read_while_it_arrives_and_then_kept_nowhere(pool: Pool) -> None:
+    beginning = threading.Timer(0.1, lambda: writers.append(pool.writer(A, 0, 6)))
+    writers: list[Writer] = []
+    beginning.start()
+    corrections = pool.take(A, 0, 10)
+    beginning.join()
+    [writer] = writers
     writer.append(b"abc")
-    threading.Timer(0.1, writer.commit).start()
+    first = corrections.read(2)
+    threading.Timer(0.1, lambda: writer.append(b"def")).start()
+    start = time.monotonic()
+    assert (first, corrections.read(3)) == (b"ab", b"cde")
+    assert time.monotonic() - start < 5
+    writer.commit()
+    assert names(pool) == {f"{A.hex()}.0.part"}  # swept after a crash: its number is reserved
+    assert corrections.read(1) == b"f"
+    with pytest.raises(MaskReused):
+        pool.take(A, 0, 0)
+    corrections.finish()
+    assert names(pool) == set()
+
+
+def test_who_reads_along_hears_that_no_more_comes(pool: Pool) -> None:
+    writer = pool.writer(A, 0, 6)
+    writer.append(b"abc")
+    corrections = pool.take(A, 0, 0)
+    threading.Timer(0.1, writer.abort).start()
+    with pytest.raises(CorrelationsMissing, match="ended after 3 bytes"):
+        corrections.read(4)
+    corrections.discard()
+    assert names(pool) == set() and not pool.ahead(A, 0)
+
+
+def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) -> None:
+    writer = pool.writer(A, 0, 6)
+    writer.append(b"abc")
+    pool.take(A, 0, 0).discard()
+    writer.append(b"def")
+    writer.commit()
+    assert names(pool) == set() and not pool.ahead(A, 0)
+    assert pool.wanted(A, 0, 1000) == [0]
+
+
+def test_take_waits_for_a_batch(pool: Pool) -> None:
+    threading.Timer(0.1, put, (pool, A, 0, b"abc")).start()
     start = time.monotonic()
     assert pool.take(A, 0, 10).read(3) == b"abc"
     assert time.monotonic() - start < 5
@@ -190,8 +231,8 @@ from gpumpc.offline.pool import Pool
 pool = Pool(Path(sys.argv[1]), 10**9)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for n in (100_000, 50_100):
-    writer = pool.writer(bytes(16), n, n)
     try:
+        writer = pool.writer(bytes(16), n, n)
         for i in range(0, n, 100):
             writer.append(bytes(100))
         writer.commit()

@@ -31,6 +31,7 @@ from gpumpc.errors import (
     RevealError,
 )
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
+from gpumpc.offline.dealer import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
 from gpumpc.roles.compiled import CompiledPlan
@@ -284,16 +285,16 @@ def test_a_server_that_fails(compiled: CompiledPlan, party: int) -> None:
 
 
 def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
-    def broken(*_: Any) -> Iterator[bytes]:
-        yield b"abc"
+    def broken(_: DealerEngine, pair_id: str, nonces: Any, batch: int, send: Send) -> None:
+        send(memoryview(b"abc"))
         raise _Bug("the dealer")
 
     fails_then_works(compiled, mock.patch.object(DealerEngine, "deal", broken), _Bug, "the dealer")
 
 
 def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
-    def short(*_: Any) -> Iterator[bytes]:
-        yield b"abc"
+    def short(_: DealerEngine, pair_id: str, nonces: Any, batch: int, send: Send) -> None:
+        send(memoryview(b"abc"))
 
     fails_then_works(compiled, mock.patch.object(DealerEngine, "deal", short), GpumpcError, "were announced and 3 came")
 

@@ -1,0 +1,77 @@
+"""Dealing in one thread, sending in another: a batch's corrections on their way in frames.
+
+Each frame leaves as soon as it is full, so that server 1 begins while the rest is dealt.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+
+from gpumpc.offline.dealer import Send
+
+# Corrections travel in frames of about this size: small, so that the first is there soon.
+FRAME_BYTES = 1 << 20
+# Frames that wait for a server that reads slowly, before dealing waits as well.
+_WAITING_FRAMES = 16
+_LOOK_S = 0.25
+
+Frame = list[memoryview]
+
+
+class GivenUp(Exception):
+    """Nobody waits for the rest of a batch."""
+
+
+class Courier:
+    """Carries one batch's corrections from the thread that deals to the one that sends."""
+
+    def __init__(self) -> None:
+        self._frames: queue.Queue[Frame | None] = queue.Queue(_WAITING_FRAMES)
+        self._pending: Frame = []
+        self._given_up = threading.Event()
+
+    def frames(self, hand: Executor, deal: Callable[[Send], None], idle_s: float) -> Iterator[Frame]:
+        """Deal in the thread `hand`; the frames as they fill, and an empty one after every `idle_s` seconds without any.
+
+        Raises what `deal` raises. Whoever stops before the end ends the dealing too.
+        """
+        dealing = hand.submit(self._deal, deal)
+        try:
+            while (frame := self._next(idle_s)) is not None:
+                yield frame
+            dealing.result()
+        finally:
+            self._given_up.set()
+
+    def _next(self, idle_s: float) -> Frame | None:
+        try:
+            return self._frames.get(timeout=idle_s)
+        except queue.Empty:
+            return []
+
+    def _deal(self, deal: Callable[[Send], None]) -> None:
+        try:
+            deal(self._take)
+            if self._pending:
+                self._put(self._pending)
+        finally:
+            self._put(None)
+
+    def _take(self, piece: memoryview) -> None:
+        if len(piece):
+            self._pending.append(piece)
+        if sum(map(len, self._pending)) >= FRAME_BYTES:
+            frame, self._pending = self._pending, []
+            self._put(frame)
+
+    def _put(self, frame: Frame | None) -> None:
+        while not self._given_up.is_set():
+            try:
+                return self._frames.put(frame, timeout=_LOOK_S)
+            except queue.Full:
+                continue
+        if frame is not None:
+            raise GivenUp
