@@ -36,7 +36,7 @@ class Outcome:
     """One run.
 
     Attributes:
-        seconds: from the first dealt byte to output shares at both servers, or without the dealer if the batch lay ready.
+        seconds: from the first dealt byte to output shares at both servers, or only what needs the input.
         value: the revealed result.
         opened_digest: of the first opened message of server 0: another one on every run.
         peak_memory_bytes: by process, since it started.
@@ -174,7 +174,7 @@ class Trial:
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
-        """One batch under fresh randomness, from empty pools, or with its corrections lying ready."""
+        """One batch under fresh randomness: from empty pools, or with its corrections there and its products prepared."""
         batch, self._next_batch = self._next_batch, self._next_batch + 1
         deal: Message = {"verb": "deal", "batch": batch}
         dealer, needs_dealer = self._children["dealer"], bool(self.cost.dealer_bytes)
@@ -183,6 +183,7 @@ class Trial:
         if needs_dealer and dealt_before:
             peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
             self._children["server1"].ask({"verb": "wait_dealt", "batch": batch})
+            self._both({"verb": "prepare", "batch": batch})
         elif needs_dealer:
             dealer.tell(deal)
         answers = self._both({"verb": "run", "batch": batch})
