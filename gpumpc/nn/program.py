@@ -20,6 +20,7 @@ from gpumpc.protocols import linear
 from gpumpc.protocols.argmax import Argmax
 from gpumpc.protocols.ranking import Positions
 from gpumpc.protocols.step import Clear, Shape, Step
+from gpumpc.protocols.topk import TopK
 from gpumpc.ring.backend import Words
 from gpumpc.session import Draws, Session
 from gpumpc.shares import Additive
@@ -89,6 +90,11 @@ class Program:
     def result_is_index(self) -> bool:
         """Whether the result counts classes: an unsigned integer, not a fixed-point number."""
         return any(isinstance(step, (Argmax, Positions)) and step.output == self.output for step in self.steps)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a batch can turn out to be unlucky, and is run again under the next number."""
+        return any(isinstance(step, TopK) for step in self.steps)
 
     @property
     def digest(self) -> bytes:

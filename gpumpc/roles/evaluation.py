@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -68,6 +69,21 @@ class Preparation:
         self.ended = False
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class Begun:
+    """A reserved batch, with what lies ready for it."""
+
+    session_id: bytes
+    batch: int
+    corrections: TakenCorrections | None
+    ahead: Mapping[str, Words]
+
+    def discard(self) -> None:
+        """It is not run, or has failed."""
+        if self.corrections is not None:
+            self.corrections.discard()
+
+
 class Evaluation:
     """Runs one program's batches.
 
@@ -128,21 +144,34 @@ class Evaluation:
 
         Raises BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
         """
+        return self.carry_out(channel, self.begin(batch, weights), weights, *inputs)
+
+    def begin(self, batch: int, weights: Mapping[str, StaticWeight]) -> Begun:
+        """Reserve a batch and take what lies ready for it. Batches begin one after the other, in order.
+
+        Raises BatchAlreadyUsed, CorrelationsMissing.
+        """
         self.ledger.reserve(self.session_id, batch)
         self.next_batch = batch + 1
         corrections = self._take(batch)
         self.first_needed = batch + 1
         ahead = self._prepared(batch)
         self.prepare_next(weights)
+        return Begun(self.session_id, batch, corrections, ahead)
+
+    def carry_out(self, channel: Channel, begun: Begun, weights: Mapping[str, StaticWeight], *inputs: Additive) -> Any:
+        """The run of a batch that has begun; several may run at a time, each over a channel of its own.
+
+        Raises PeerLost, CostMismatch, LeftoverCorrelations, CorrelationsMissing.
+        """
         try:
-            channel.begin(self.session_id, batch)
-            tree = seeds.SeedTree(self.root.reveal(), self.session_id, batch)
-            result = self.program.run(self.new_session(channel, tree, corrections, weights, ahead), *inputs)
+            channel.begin(begun.session_id, begun.batch)
+            tree = seeds.SeedTree(self.root.reveal(), begun.session_id, begun.batch)
+            result = self.program.run(self.new_session(channel, tree, begun.corrections, weights, begun.ahead), *inputs)
         except BaseException:
-            if corrections is not None:
-                corrections.discard()
+            begun.discard()
             raise
-        self.ledger.spend(self.session_id, batch)
+        self.ledger.spend(begun.session_id, begun.batch)
         return result
 
     def evaluate_again(

@@ -107,6 +107,7 @@ class Server:
             self._desk,
             wait_s=self.config.timeout_s,
             hand=self._hand,
+            in_flight=self.config.in_flight,
         )
 
     def stop(self) -> None:
