@@ -60,11 +60,11 @@ class ResNet18(nn.Module):
 
 def resnet18(seed: int = 0) -> nn.Module:
     """ResNet-18 with seeded weights; its batch norms have seen noise, so that no layer's values grow or vanish."""
-    return seeded(_that_has_seen_noise, seed)
+    return seeded(lambda: _that_has_seen_noise(seed), seed)
 
 
-def _that_has_seen_noise() -> nn.Module:
+def _that_has_seen_noise(seed: int) -> nn.Module:
     model = ResNet18()
     with torch.no_grad():
-        model(2 * torch.rand(_SEEN) - 1)
+        model(2 * torch.rand(_SEEN, generator=torch.Generator().manual_seed(seed)) - 1)
     return model
