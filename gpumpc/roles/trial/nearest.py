@@ -1,7 +1,8 @@
 """A search to be measured: an index's own program on queries of a plan's results, the rows of an archive at rest.
 
 The rows are to it what static weights are to a network: each server holds a share and the public rows under their masks,
-opened once before any query. Here their owner shares them all at once; an index takes them in batch by batch.
+opened once before any query. Here their owner shares them all at once, and the dealer draws their masks once; an index takes
+them in batch by batch, and its dealer draws their masks anew for each request.
 """
 
 from __future__ import annotations
