@@ -7,6 +7,7 @@ agree on is compared before the first masked byte; every batch number is reserve
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Executor
 from pathlib import Path
 
 import gpumpc.nn.weight_shares as ws
@@ -61,6 +62,7 @@ class Engine(Evaluation):
         folder: where the server keeps its weight shares.
         corrections: server 1's pool; None at server 0.
         wait_s: how long a batch waits for the dealer.
+        hand: where the next batch is prepared; None prepares nothing.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class Engine(Evaluation):
         folder: Path,
         corrections: CorrectionSource | None,
         wait_s: float = 60.0,
+        hand: Executor | None = None,
     ) -> None:
         program = program_of(plan, batch_size)
-        super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s)
+        super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, hand)
         self._why_not_ready = "the servers hold none for this plan"
         self._folder = folder
         self._weights: dict[str, StaticWeight] = {}
@@ -94,6 +97,7 @@ class Engine(Evaluation):
         if own and own == other:
             self._weights = ws.load_static(self._weights_path, self.backend, self.program)
             self.open_session(channel, own)
+            self.prepare_next(self._weights)
         elif own or other:
             self._why_not_ready = (
                 f"the servers' stores do not belong together: here share pair {own[:8] or 'none'}, "
@@ -154,6 +158,7 @@ class Engine(Evaluation):
         ws.save_static(self._weights_path, self.backend, self._weights)
         write_private(pair_path, pair_id.encode())
         self.open_session(channel, pair_id)
+        self.prepare_next(self._weights)
 
     # batches
 

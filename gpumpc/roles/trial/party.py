@@ -195,6 +195,11 @@ class ServerParty:
             time.sleep(0.005)
         return {}
 
+    def prepare(self, batch: int) -> Message:
+        """Compute what needs no input of a batch."""
+        self._evaluation.prepare(batch, self._weights)
+        return {}
+
     def run(self, batch: int) -> Message:
         """One batch, its result share kept in a file after the clock; not `found` where a selection has failed."""
         start = time.monotonic()

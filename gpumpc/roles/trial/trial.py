@@ -39,7 +39,7 @@ class Outcome:
     """One run.
 
     Attributes:
-        seconds: from the first dealt byte to output shares at both servers, or without the dealer if the batch lay ready.
+        seconds: from the first dealt byte to output shares at both servers, or only what needs the input.
         value: the revealed result.
         opened_digest: of the first opened message of server 0: another one on every run.
         peak_memory_bytes: by process, since it started.
@@ -180,7 +180,7 @@ class Trial:
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
-        """One batch under fresh randomness, from empty pools, or with its corrections lying ready.
+        """One batch under fresh randomness: from empty pools, or with its corrections there and a network's products prepared.
 
         A selection that fails is repeated under the next batch, and all its tries count. Raises SelectionFailed if they do.
         """
@@ -204,6 +204,8 @@ class Trial:
         if needs_dealer and dealt_before:
             peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
             self._children["server1"].ask({"verb": "wait_dealt", "batch": batch})
+            if self._spec.operator != NEAREST:  # servers prepare a network's batches, and no search's
+                self._both({"verb": "prepare", "batch": batch})
         elif needs_dealer:
             dealer.tell(deal)
         answers = self._both({"verb": "run", "batch": batch})
