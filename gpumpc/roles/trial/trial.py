@@ -180,7 +180,7 @@ class Trial:
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
-        """One batch under fresh randomness: from empty pools, or with its corrections there and a network's products prepared.
+        """One batch under fresh randomness: from empty pools, or with corrections there and a network's products prepared.
 
         A selection that fails is repeated under the next batch, and all its tries count. Raises SelectionFailed if they do.
         """
