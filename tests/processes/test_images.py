@@ -280,11 +280,10 @@ _DIE_DEALING = """
 import os, signal
 from gpumpc.roles.dealing import DealerEngine
 deal = DealerEngine.deal
-def deal_and_die(engine, pair_id, nonces, batch, task=None):
-    for piece in deal(engine, pair_id, nonces, batch, task):
-        if batch == {batch}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield piece
+def deal_and_die(engine, pair_id, nonces, batch, send, task=None):
+    if batch == {batch}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    deal(engine, pair_id, nonces, batch, send, task)
 DealerEngine.deal = deal_and_die
 """
 
