@@ -5,8 +5,6 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import numpy as np
-
 from gpumpc.cli.workloads import BATCH, case_of
 from gpumpc.params import Params
 from gpumpc.roles.trial import Trial, network_named
@@ -49,7 +47,7 @@ def measure_processes(
             "offline_bytes_per_image": cost.dealer_bytes // n_batch,
             "items_per_second": case.n_items / total,
             "bounds": case.bounds,
-            "max_error": float(np.abs(pairs[-1][0].value - case.exact()).max()),
+            **case.errors(pairs[-1][0].value),
             "net": network,
             "net_bits_per_second": link.bits_per_second if link else None,
             "net_round_trip_seconds": link.round_trip_s if link else None,

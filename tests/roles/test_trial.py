@@ -6,10 +6,14 @@ import os
 import signal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from gpumpc.errors import ConfigError, PeerLost
-from gpumpc.roles.trial import Trial, network_named
+from gpumpc.errors import ConfigError, PeerLost, SelectionFailed
+from gpumpc.nn.graph import Concat, Graph, Input
+from gpumpc.params import Params
+from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.roles.trial import Trial, nearest, network_named
 from gpumpc.wire import relay
 from tests.processes.cluster import close, images, tiny
 
@@ -48,6 +52,44 @@ def test_product_of_two_operands() -> None:
     with Trial(compiled.plan, compiled.weights, [x, y], operator="*") as trial:
         value = trial.run().value
     assert np.abs(value - x * y).max() < 3 * 2.0**-compiled.plan.params.f
+
+
+def vectors() -> tuple[CompiledPlan, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A plan whose results are vectors, two queries, and 40 rows, some of them twice."""
+    graph = Graph((Input("x", (), (6,), -1.0, 1.0), Concat("y", ("x",))))
+    compiled = compile((graph, {}), name="vectors", params=Params())
+    found = nearest.quantised(compiled.plan, np.random.default_rng(4).uniform(-1, 1, (42, 6)))
+    found[20:25] = found[10:15]
+    return compiled, found[:2], found[2:]
+
+
+def test_search_of_rows_at_rest() -> None:
+    compiled, queries, rows = vectors()
+    with Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest") as trial:
+        for dealt_before in (False, True):
+            keys = trial.run(dealt_before).value
+            assert nearest.differences(compiled.plan, queries, rows, keys) == (0.0, 0)
+
+
+@pytest.mark.parametrize("dealt_before", [False, True])
+def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: bool) -> None:
+    compiled, queries, rows = vectors()
+    unlucky = "tests.roles.unlucky_party"
+    with Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial:
+        outcome = trial.run(dealt_before)
+        assert nearest.differences(compiled.plan, queries, rows, outcome.value) == (0.0, 0)
+        assert trial._next_batch == 3
+
+
+def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpumpc.roles.trial.trial._TRIES", 2)
+    compiled, queries, rows = vectors()
+    unlucky = "tests.roles.unlucky_party"
+    with (
+        Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial,
+        pytest.raises(SelectionFailed, match="failed 2 times"),
+    ):
+        trial.run()
 
 
 def test_process_that_ends_is_named() -> None:
