@@ -27,13 +27,14 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
     backend: Annotated[str, typer.Option(help="numpy or numba; default: the fastest that is installed.")] = "",
     net: Annotated[str, typer.Option(help="loopback, lan or wan: three real processes; without it three threads.")] = "",
+    in_flight: Annotated[int, typer.Option(min=0, help="With --net: time a stream of batches too, so many at a time.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
     with told():
         chosen = backend or None
         if net:
-            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net)
+            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net, in_flight)
         else:
             row = measure(workload, n, batch, Params(k=k, f=f), runs, chosen)
     if as_json:

@@ -103,3 +103,11 @@ def test_process_that_ends_is_named() -> None:
 def test_unknown_network() -> None:
     with pytest.raises(ConfigError, match="no network 'moon'"):
         network_named("moon")
+
+
+def test_a_stream_of_batches_in_flight() -> None:
+    """More batches than lanes; afterwards the connection serves single runs as before."""
+    compiled, x = tiny(), images(3)
+    with Trial(compiled.plan, compiled.weights, [x]) as trial:
+        assert trial.stream(5, 2) > 0
+        assert close(compiled, x, trial.run().value)

@@ -31,6 +31,7 @@ from gpumpc.ring.choose import choose_backend
 from gpumpc.roles.courier import Courier
 from gpumpc.roles.dealing import DealerEngine
 from gpumpc.roles.evaluation import Evaluation
+from gpumpc.roles.flights import in_flight
 from gpumpc.roles.opened import Opened
 from gpumpc.roles.trial.program import Spec
 from gpumpc.roles.trial.talk import Message, answer, messages, peak_memory_bytes
@@ -38,6 +39,7 @@ from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, FramedChannel
 from gpumpc.wire.frames import Kind
+from gpumpc.wire.lanes import Lane, Lanes
 from gpumpc.wire.zmq_channel import CurveKeys, Listener, Requester, ZmqChannel
 
 _ANYWHERE = "tcp://127.0.0.1:0"
@@ -199,6 +201,18 @@ class ServerParty:
         """Compute what needs no input of a batch."""
         self._evaluation.prepare(batch, self._weights)
         return {}
+
+    def stream(self, first: int, n: int, at_a_time: int) -> Message:
+        """`n` batches on the same operands, some at a time; their results are dropped."""
+        lanes = Lanes(self.channel)  # type: ignore[arg-type]  # a witness has all that a channel has
+        start = time.monotonic()
+        for _ in in_flight(lanes.first, at_a_time, map(self._flight, range(first, first + n))):
+            pass
+        return {"start": start, "ended": time.monotonic()}
+
+    def _flight(self, batch: int) -> Callable[[Lane], None]:
+        begun = self._evaluation.begin(batch, self._weights)
+        return lambda lane: self._evaluation.carry_out(lane, begun, self._weights, *self._operands) and None
 
     def run(self, batch: int) -> Message:
         """One batch, its result share kept in a file after the clock; not `found` where a selection has failed."""

@@ -218,6 +218,19 @@ class Trial:
             peaks[f"server{party}"] = answer["peak_memory_bytes"]
         return max(answer["ended"] for answer in answers) - min(starts), peaks, answers
 
+    def stream(self, n: int, at_a_time: int) -> float:
+        """Seconds for `n` batches from empty pools, up to `at_a_time` in flight, dealt one after the other meanwhile.
+
+        For a program that may not repeat a batch.
+        """
+        first, self._next_batch = self._next_batch, self._next_batch + n
+        dealer, dealt = self._children["dealer"], range(first, first + n) if self.cost.dealer_bytes else ()
+        for batch in dealt:
+            dealer.tell({"verb": "deal", "batch": batch})
+        answers = self._both({"verb": "stream", "first": first, "n": n, "at_a_time": at_a_time})
+        starts = [dealer.hear()["start"] for _ in dealt] or [answer["start"] for answer in answers]
+        return float(max(answer["ended"] for answer in answers) - min(starts))
+
     def _reveal(self) -> Array:
         first, second = (np.load(self.folder / f"server{party}" / "result.npy") for party in (0, 1))
         return decode_result(self.program, first + second)
