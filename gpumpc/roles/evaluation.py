@@ -206,12 +206,16 @@ class Evaluation:
         self.corrections.discard_before(self.session_id, batch)
         return self.corrections.take(self.session_id, batch, self.wait_s)
 
-    def prepare(self, batch: int, weights: Mapping[str, StaticWeight]) -> None:
-        """Compute what needs no input of a batch, until the batch begins or all is there. Nothing leaves the server."""
+    def prepare(self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]) -> None:
+        """Compute what needs no input of a batch, until the batch begins or all is there. Nothing leaves the server.
+
+        Args:
+            session_id: the one that the weights belong to; another may have been opened meanwhile.
+        """
         if self.program.ahead_bytes > _MOST_AHEAD_BYTES:
             return
-        self._preparation = preparation = Preparation(self.session_id, batch)
-        tree = seeds.SeedTree(self.root.reveal(), preparation.session_id, batch)
+        self._preparation = preparation = Preparation(session_id, batch)
+        tree = seeds.SeedTree(self.root.reveal(), session_id, batch)
         draws = Draws(self.party, self.backend, self.plan.params.cipher, tree, weights)
         for step, words in self.program.prepare(draws):
             if preparation.ended:
@@ -221,12 +225,12 @@ class Evaluation:
     def prepare_next(self, weights: Mapping[str, StaticWeight]) -> None:
         """Begin to prepare the next batch beside whatever else this server does."""
         if self._hand is not None:
-            self._hand.submit(self._try_to_prepare, self.next_batch, weights)
+            self._hand.submit(self._try_to_prepare, self.session_id, self.next_batch, weights)
 
-    def _try_to_prepare(self, batch: int, weights: Mapping[str, StaticWeight]) -> None:
+    def _try_to_prepare(self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]) -> None:
         try:
-            if batch == self.next_batch:  # or it came too late
-                self.prepare(batch, weights)
+            if (session_id, batch) == (self.session_id, self.next_batch):  # or it came too late
+                self.prepare(session_id, batch, weights)
         except Exception:  # the batch itself computes what is missing, and says what is wrong
             log.exception("batch %d was not prepared", batch)
 

@@ -199,7 +199,7 @@ class ServerParty:
 
     def prepare(self, batch: int) -> Message:
         """Compute what needs no input of a batch."""
-        self._evaluation.prepare(batch, self._weights)
+        self._evaluation.prepare(self._evaluation.session_id, batch, self._weights)
         return {}
 
     def stream(self, first: int, n: int, at_a_time: int) -> Message:

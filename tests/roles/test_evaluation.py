@@ -1,0 +1,58 @@
+"""What is prepared of a batch before its input is there: used under its own name, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from gpumpc.offline.secret import Secret
+from gpumpc.roles.evaluation import Evaluation
+from gpumpc.roles.opened import Opened
+
+SESSIONS = [Opened("", (b"", b""), bytes([i]) * 16) for i in range(2)]
+
+
+class Later:
+    """An executor that is busy: what it was given is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], object]] = []
+
+    def submit(self, work: Callable[..., object], *arguments: Any) -> None:
+        self.jobs.append(lambda: work(*arguments))
+
+
+def evaluation(hand: Later) -> Evaluation:
+    """One whose program prepares a step: what comes out says with which weights."""
+    program: Any = SimpleNamespace(
+        ahead_bytes=0, cost=SimpleNamespace(dealer_bytes=0), prepare=lambda draws: [("step", draws.weights["w"])]
+    )
+    plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
+    ledger: Any = SimpleNamespace(reserve=lambda session_id, batch: None)
+    busy: Any = hand
+    made = Evaluation(0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, Any, None, 1.0, busy)
+    made.opened = SESSIONS[0]
+    return made
+
+
+def test_a_batch_finds_what_was_prepared_for_it() -> None:
+    hand = Later()
+    made, weights = evaluation(hand), {"w": "first"}
+    made.prepare_next(weights)  # type: ignore[arg-type]
+    hand.jobs.pop()()
+    assert made.begin(0, weights).ahead == {"step": "first"}  # type: ignore[arg-type]
+    late = hand.jobs.pop()
+    assert made.begin(1, weights).ahead == {}  # type: ignore[arg-type]
+    late()
+    assert made.begin(2, weights).ahead == {}  # type: ignore[arg-type]
+
+
+def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
+    """Batch 0 of the next session is another batch, though its number is the same."""
+    hand = Later()
+    made = evaluation(hand)
+    made.prepare_next({"w": "first"})  # type: ignore[dict-item]
+    made.opened = SESSIONS[1]
+    hand.jobs.pop()()
+    assert made.begin(0, {"w": "second"}).ahead == {}  # type: ignore[dict-item]
