@@ -6,6 +6,7 @@ agree on is compared before the first masked byte; every batch number is reserve
 
 from __future__ import annotations
 
+import collections
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -194,11 +195,20 @@ class Engine(Evaluation):
                 yield batch - 1, result
             return
         self.check_ready()
-        yield from in_flight(channel, self.in_flight, self._beginnings(first_batch, shares))
+        latest: collections.deque[Begun] = collections.deque(maxlen=1)
+        try:
+            yield from in_flight(channel, self.in_flight, self._beginnings(first_batch, shares, latest))
+        finally:
+            # The last to begin may have waited for a lane when another failed. What has flown is discarded already.
+            for begun in latest:
+                begun.discard()
 
-    def _beginnings(self, first_batch: int, shares: Iterable[Words]) -> Iterator[Callable[[Lane], tuple[int, Additive]]]:
+    def _beginnings(
+        self, first_batch: int, shares: Iterable[Words], latest: collections.deque[Begun]
+    ) -> Iterator[Callable[[Lane], tuple[int, Additive]]]:
         for batch, share in enumerate(shares, first_batch):
             operand, begun = self._operand(share), self.begin(batch, self._weights)
+            latest.append(begun)
 
             def fly(lane: Lane, begun: Begun = begun, operand: Additive = operand) -> tuple[int, Additive]:
                 return begun.batch, self._to_release(self.carry_out(lane, begun, self._weights, operand), begun.batch)

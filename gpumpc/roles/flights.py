@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from gpumpc.errors import GpumpcError, PeerLost
@@ -24,34 +25,50 @@ def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> 
     """
     free = collections.deque(channel.lanes.beside(n))
     under_way: collections.deque[tuple[Lane, Future[T]]] = collections.deque()
-    with ThreadPoolExecutor(n, thread_name_prefix="flight") as threads:
 
-        def landed() -> T:
-            lane, future = under_way.popleft()
-            result = future.result()
-            free.append(lane)
-            return result
+    def landed() -> T:
+        lane, future = under_way.popleft()
+        result = future.result()
+        free.append(lane)
+        return result
 
-        try:
-            for flight in flights:
-                while not free:
-                    yield landed()
-                lane = free.popleft()
-                under_way.append((lane, threads.submit(flight, lane)))
-            while under_way:
+    try:
+        for flight in flights:
+            while not free:
                 yield landed()
-        except BaseException as error:
-            _give_up(channel, error, [future for _, future in under_way])
+            lane = free.popleft()
+            under_way.append((lane, _started(flight, lane)))
+        while under_way:
+            yield landed()
+    except BaseException as error:
+        cause = _give_up(channel, error, [future for _, future in under_way])
+        if cause is error:
             raise
-        finally:
-            channel.lanes.end()
+        raise cause from error
+    finally:
+        channel.lanes.end()
 
 
-def _give_up(channel: Lane, error: BaseException, others: Iterable[Future[T]]) -> None:
-    """End what else is under way; if this end is the cause, say so to the peer first."""
+def _started(flight: Callable[[Lane], T], lane: Lane) -> Future[T]:
+    """A flight in a thread of its own, and not an executor's: a process that stops waits for those."""
+    future: Future[T] = Future()
+
+    def fly() -> None:
+        try:
+            future.set_result(flight(lane))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fly, name="flight", daemon=True).start()
+    return future
+
+
+def _give_up(channel: Lane, error: BaseException, others: Iterable[Future[T]]) -> BaseException:
+    """End what else is under way; if this end is the cause, say so to the peer first. What was the cause of it all."""
     if isinstance(error, GpumpcError) and not isinstance(error, PeerLost):
         with contextlib.suppress(GpumpcError):
             channel.send_error(error)
     channel.close()
-    for future in others:
-        future.exception()
+    # One that fails may have closed the connection itself: those that began before it see no more than that.
+    failures = [error, *(future.exception() for future in others)]
+    return next((failure for failure in failures if failure and not isinstance(failure, PeerLost)), error)

@@ -114,7 +114,7 @@ class Lanes:
                         raise self.connection._late(timeout_s)
                     continue
                 self._someone_reads = True
-            frame = self._read(lane, deadline)
+            frame = self._read(lane, deadline, timeout_s)
             if frame is not None:
                 return frame
 
@@ -125,14 +125,14 @@ class Lanes:
             raise self._failed
         return self._last_words
 
-    def _read(self, lane: Lane, deadline: float) -> Frame | None:
+    def _read(self, lane: Lane, deadline: float, timeout_s: float) -> Frame | None:
         """Read one frame, and lay it where it belongs: the lane's own one is returned. None: look again."""
         try:
             left_s = max(0.0, deadline - time.monotonic())
             frame = self.connection._get(min(left_s, _LOOK_S) if self._n_beside else left_s)
         except PeerTimeout:
             if time.monotonic() >= deadline:
-                raise
+                raise self.connection._late(timeout_s) from None  # not of the last look alone
             return None
         except GpumpcError as error:
             self._failed = error

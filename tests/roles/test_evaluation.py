@@ -1,4 +1,4 @@
-"""What is prepared of a batch before its input is there: used under its own name, or not at all."""
+"""What is prepared of a batch before its input is there is used under its own name or not at all; what has begun is given back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from gpumpc.errors import PeerLost
 from gpumpc.offline.secret import Secret
-from gpumpc.roles.evaluation import Evaluation
+from gpumpc.roles.engine import Engine
+from gpumpc.roles.evaluation import Begun, Evaluation
 from gpumpc.roles.opened import Opened
+from gpumpc.shares import Additive
+from gpumpc.wire.channel import memory_pair
+from gpumpc.wire.lanes import Lane, Lanes
 
 SESSIONS = [Opened("", (b"", b""), bytes([i]) * 16) for i in range(2)]
 
@@ -56,3 +63,24 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
     made.opened = SESSIONS[1]
     hand.jobs.pop()()
     assert made.begin(0, {"w": "second"}).ahead == {}  # type: ignore[dict-item]
+
+
+def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_another_fails() -> None:
+    """Else they would lie in the pool, taken for in use, until the process ends."""
+    discarded = []
+
+    def begin(batch: int, weights: object) -> Begun:
+        corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch))
+        return Begun(SESSIONS[0].session_id, batch, corrections, {})
+
+    def carry_out(lane: Lane, begun: Begun, *rest: object) -> Additive:
+        begun.discard()
+        raise PeerLost("gone", "", "")
+
+    engine: Any = object.__new__(Engine)
+    engine.in_flight, engine.program, engine._weights = 2, SimpleNamespace(may_repeat=False), {}
+    engine.check_ready, engine._operand = lambda: None, lambda share: share
+    engine.begin, engine.carry_out = begin, carry_out
+    with pytest.raises(PeerLost):
+        list(engine.run_all(Lanes(memory_pair()[0]).first, 0, [None] * 5))
+    assert {*discarded} == {0, 1, 2}

@@ -1,5 +1,7 @@
 """Batches that share one connection: each gets its own frames, in any order in which the ends begin and wait."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -95,6 +97,44 @@ def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Lanes, Lanes]) -> N
         with pytest.raises((RemoteError, PeerLost)):
             peer.result()
     assert time.monotonic() - start < 4
+
+
+def test_the_cause_is_told_and_not_what_followed_from_it(ends: tuple[Lanes, Lanes]) -> None:
+    """A later batch fails and closes the connection; the earlier one only sees it closed."""
+    begun = threading.Barrier(2, timeout=5)
+
+    def waits(lane: Lane) -> None:
+        lane.begin(SESSION, 0)
+        begun.wait()
+        lane.receive()
+
+    def fails(lane: Lane) -> None:
+        begun.wait()
+        lane.close()
+        raise BadFrame("what went wrong", "", "")
+
+    with pytest.raises(BadFrame, match="what went wrong"):
+        list(in_flight(ends[0].first, 2, [waits, fails]))
+
+
+def test_a_process_does_not_wait_for_flights_when_it_ends() -> None:
+    code = """
+import threading, time
+from gpumpc.roles.flights import in_flight
+from gpumpc.wire.channel import memory_pair
+from gpumpc.wire.lanes import Lanes
+first, second = memory_pair(patience_s=60)
+run = lambda: list(in_flight(Lanes(first).first, 2, [lambda lane: lane.receive()]))
+threading.Thread(target=run, daemon=True).start()
+time.sleep(0.2)
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=20, check=True)
+
+
+def test_how_long_a_lane_has_waited_is_told(ends: tuple[Lanes, Lanes]) -> None:
+    lane = ends[0].beside(1)[0]
+    with pytest.raises(PeerTimeout, match="sent nothing for 0.3 s"):
+        lane._get(0.3)
 
 
 def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
