@@ -244,7 +244,8 @@ class Writer:
 
     def abort(self) -> None:
         """Leave nothing of the batch behind; safe to call twice."""
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is swept at the next start; who reads along must hear of it now
+            self._path.unlink(missing_ok=True)
         self._pool.end(self._key)
         self._close()
 

@@ -17,6 +17,7 @@ from gpumpc.errors import (
     ConfigError,
     GpumpcError,
     HandshakeMismatch,
+    PeerTimeout,
 )
 from gpumpc.nn import plan as plan_files
 from gpumpc.nn.plan import plan_hash
@@ -28,7 +29,7 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.archive import Archive
 from gpumpc.roles.clients import ClientDesk
 from gpumpc.roles.config import ServerConfig
-from gpumpc.roles.desk import DealerDesk
+from gpumpc.roles.desk import DEALER_SILENCE_S, DealerDesk
 from gpumpc.roles.engine import Engine, agreed_fields
 from gpumpc.roles.indexes import Indexes
 from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check
@@ -132,6 +133,8 @@ class Server:
             raise self._lock_step.fatal
 
     def _end(self, worker: threading.Thread) -> None:
+        if self._desk:
+            self._desk.give_up()  # nobody listens to the dealer any longer: whoever waits for it would wait for ever
         worker.join(_STOP_S)
         if worker.is_alive():
             log.warning("stopped in the middle of a batch: its number is burnt, and it must be asked for again")
@@ -154,10 +157,15 @@ class Server:
                 raise BadFrame(f"a {arrival.frame.kind.name} frame is no request", "", "use gpumpc's own client")
         except GpumpcError as error:
             log.warning("%s: %s", arrival.peer, error)
-            self._clients.fail(arrival, error)
+            self._refuse(arrival, error)
         except Exception as error:  # no request may end the server: the others are still served
             log.exception("a request of %s failed", arrival.peer)
-            self._clients.fail(arrival, unexpected(error))
+            self._refuse(arrival, unexpected(error))
+
+    def _refuse(self, arrival: Arrival, error: GpumpcError) -> None:
+        self._clients.fail(arrival, error)
+        if self._desk and arrival.routing_id == self._dealer_route:
+            self._dismiss_dealer(self._desk)
 
     # dealer
 
@@ -200,11 +208,21 @@ class Server:
             self._greeted = arrival.routing_id
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
+    def _dismiss_dealer(self, desk: DealerDesk) -> None:
+        """Hear this dealer no more before it has greeted anew, as it does when it is told of an error.
+
+        What is still on its way is the rest of a batch that is given up, and would be taken for the beginning of one.
+        """
+        desk.give_up()
+        self._dealer_route = None
+
     def _ask_dealer(self) -> None:
         if self._desk is None or self._dealer_route is None:
             return
         if not self._desk.is_connected:
-            self._desk.give_up()
+            silent = PeerTimeout(f"the dealer was silent for {DEALER_SILENCE_S:g} s", "", "it connects anew by itself")
+            self._listener.reply_error(self._dealer_route, silent)
+            self._dismiss_dealer(self._desk)
             return
         for want in (self._desk.ask_aside(), *map(self._desk.ask, self._engines.values())):
             if want is not None:

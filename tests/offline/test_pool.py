@@ -117,6 +117,19 @@ def test_who_reads_along_hears_that_no_more_comes(pool: Pool) -> None:
     assert names(pool) == set() and not pool.ahead(A, 0)
 
 
+def test_who_reads_along_hears_of_the_end_also_where_the_disk_refuses(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = pool.writer(A, 0, 6)
+    corrections = pool.take(A, 0, 0)
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    writer.abort()
+    with pytest.raises(CorrelationsMissing, match="ended after 0 bytes"):
+        corrections.read(4)
+
+
 def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) -> None:
     writer = pool.writer(A, 0, 6)
     writer.append(b"abc")

@@ -1,4 +1,4 @@
-"""What is prepared of a batch before its input is there is used under its own name or not at all; what has begun is given back."""
+"""Batches that are prepared are used under their own names or not at all; those that have begun are given back."""
 
 from __future__ import annotations
 

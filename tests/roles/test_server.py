@@ -1,0 +1,89 @@
+"""Server 1's way with its dealer, without processes: what comes is stored as one dealer's run dealt it, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpumpc.nn.plan import plan_hash
+from gpumpc.roles import desk as desk_module
+from gpumpc.roles import messages as m
+from gpumpc.roles.config import load_server, write_local
+from gpumpc.roles.desk import DealerDesk
+from gpumpc.roles.opened import Opened
+from gpumpc.roles.server import Server
+from gpumpc.wire.frames import Frame, Kind
+from gpumpc.wire.zmq_channel import Arrival
+from tests.roles.test_local import compiled_plan
+
+SESSION = bytes(range(16))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("GPUMPC_BACKEND", "numpy")
+    compiled_plan().save(tmp_path / "plan")
+    server = Server(load_server(write_local(tmp_path / "local", [tmp_path / "plan"], 2).server1))
+    [engine] = server._engines.values()
+    engine.opened = Opened("b" * 32, (bytes(16), bytes(16)), SESSION)
+    yield server
+    server._listener.close()
+    server._ledger.close()
+    server._archive.store.close()
+    desk_of(server).pool.close()
+
+
+def desk_of(server: Server) -> DealerDesk:
+    assert server._desk is not None
+    return server._desk
+
+
+def hear(server: Server, route: bytes, kind: Kind, payload: bytes) -> None:
+    frame = Frame(kind, memoryview(payload), SESSION if kind is Kind.CORRECTION else bytes(16))
+    server._answer(Arrival(server.config.dealer.name, route, frame))
+
+
+def greet(server: Server, route: bytes) -> None:
+    server._greeted = route
+    hear(server, route, Kind.CONTROL, m.pack(m.Alive()))
+    server._ask_dealer()
+
+
+def batch_of(server: Server) -> bytes:
+    [engine] = server._engines.values()
+    return bytes(i % 251 for i in range(engine.program.cost.dealer_bytes))
+
+
+def test_the_rest_of_a_batch_is_not_the_beginning_of_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dealer that was silent too long goes on where it was, while the same batch is wanted again."""
+    batch = batch_of(server)
+    greet(server, b"first")
+    hear(server, b"first", Kind.CORRECTION, batch[:100])
+    with monkeypatch.context() as patch:
+        patch.setattr(desk_module, "DEALER_SILENCE_S", 0.0)
+        server._ask_dealer()
+    for piece in (batch[100:200], batch[200:], batch[:100], batch[100:200]):
+        hear(server, b"first", Kind.CORRECTION, piece)
+        server._ask_dealer()
+    assert not desk_of(server).pool.ahead(SESSION, 0)
+    greet(server, b"second")
+    hear(server, b"second", Kind.CORRECTION, batch)
+    assert desk_of(server).take(SESSION, 0, 1.0).read(len(batch)) == batch
+
+
+def test_after_a_piece_that_could_not_be_stored_nothing_more_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of(server)
+    greet(server, b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(DealerDesk, "store", full)
+        hear(server, b"first", Kind.CORRECTION, batch[:100])
+    for piece in (batch[100:], batch[:100]):
+        hear(server, b"first", Kind.CORRECTION, piece)
+        server._ask_dealer()
+    assert not desk_of(server).pool.ahead(SESSION, 0)
+
+
+def full(*arguments: object) -> None:
+    raise MemoryError
