@@ -32,6 +32,8 @@ SEED_BYTES = 32
 INPUTS = "input/"
 # What one server alone has held for so long is the half of an upload that was given up.
 SWEEP_S = 3600.0
+# Where both servers come to the same point of a request at once.
+_BOTH_S = 5.0
 
 log = logging.getLogger("gpumpc")
 
@@ -191,13 +193,14 @@ class Archive:
     # what both servers do to rows
 
     @staticmethod
-    def compare(channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
+    def compare(channel: FramedChannel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S) -> None:
         """Raises HandshakeMismatch unless both servers mean the same rows."""
-        exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, told={})
+        exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, told={}, timeout_s=timeout_s)
 
     def confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
         """Both servers have put these down: from now on they may be used. Raises HandshakeMismatch if they differ."""
-        self.compare(channel, kind, keys)
+        # The other may be as far only when its dealer is: it begins a later batch before it looks at this one.
+        self.compare(channel, kind, keys, channel.patience_s)
         self.store.confirm(kind, keys)
 
     def reconcile(self, channel: FramedChannel, kind: str) -> None:

@@ -21,6 +21,7 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.archive import SEED_BYTES, Archive
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import memory_pair
+from gpumpc.wire.handshake import exchange_hello
 from tests.processes.cluster import tiny
 
 COMPILED = tiny()
@@ -104,6 +105,28 @@ def test_a_crash_between_the_two_confirmations(archives: list[Archive]) -> None:
     for archive in archives:
         put(archive, [B], version="3" * 32)
     assert settle(archives, [B]) == [[], []] and ready(archives) == [[A, B], [A, B]]
+
+
+def test_a_server_that_waits_for_its_dealer_confirms_later(archives: list[Archive], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several batches in flight it begins a later one, for which its dealer may take long, before it confirms this."""
+    waited = []
+
+    def noted(channel: Any, **arguments: Any) -> Any:
+        waited.append(arguments["timeout_s"])
+        return exchange_hello(channel, **arguments)
+
+    monkeypatch.setattr(archive_module, "exchange_hello", noted)
+    channels = memory_pair(patience_s=50.0)
+    keys = [RowKey(A, "1" * 32)]
+    threads = [
+        threading.Thread(target=archive.confirm, args=(channel, KIND, keys))
+        for archive, channel in zip(archives, channels, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert waited == [50.0, 50.0]
 
 
 def test_another_owners_items_are_not_settled(archives: list[Archive]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gpumpc.nn.plan import plan_hash
+from gpumpc.errors import CorrelationsMissing, GpumpcError
 from gpumpc.roles import desk as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.config import load_server, write_local
@@ -83,6 +84,25 @@ def test_after_a_piece_that_could_not_be_stored_nothing_more_is(server: Server, 
         hear(server, b"first", Kind.CORRECTION, piece)
         server._ask_dealer()
     assert not desk_of(server).pool.ahead(SESSION, 0)
+
+
+def test_a_server_that_stops_does_not_wait_for_its_dealer(server: Server) -> None:
+    """A batch that is read while it arrives ends with the thread that hears the dealer."""
+    batch = batch_of(server)
+    greet(server, b"first")
+    hear(server, b"first", Kind.CORRECTION, batch[:100])
+    corrections, heard = desk_of(server).take(SESSION, 0, 1.0), list[GpumpcError]()
+
+    def read() -> None:
+        try:
+            corrections.read(len(batch))
+        except GpumpcError as error:
+            heard.append(error)
+
+    worker = threading.Thread(target=read, daemon=True)
+    worker.start()
+    server._end(worker)
+    assert not worker.is_alive() and isinstance(heard[0], CorrelationsMissing)
 
 
 def full(*arguments: object) -> None:

@@ -363,3 +363,36 @@ def test_both_ends_can_close_at_once() -> None:
         for thread in threads:
             thread.join(DEADLINE_S)
         assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("other", ["_check", "close", "_abort"])
+def test_one_thread_at_a_time_touches_the_link(
+    pair: tuple[ZmqChannel, ZmqChannel], monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """With several batches in flight one thread may close while others still look after the peer, or close as well."""
+    s0, _ = pair
+    inside = threading.Semaphore(1)
+    met: list[str] = []
+
+    def alone(name: str, action: Callable[[], None]) -> Callable[[], None]:
+        def guarded() -> None:
+            if not inside.acquire(blocking=False):
+                met.append(name)
+                return
+            time.sleep(0.1)
+            with suppress(PeerLost):
+                action()
+            inside.release()
+
+        return guarded
+
+    for name in ("check", "close"):
+        monkeypatch.setattr(s0._link, name, alone(name, getattr(s0._link, name)))
+    s0._checked_at = 0.0
+    threads = [threading.Thread(target=getattr(s0, name)) for name in (other, "close")]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert not met and not any(thread.is_alive() for thread in threads)

@@ -22,7 +22,7 @@ _STEP_S = 0.05
 class ZmqChannel(FramedChannel):
     """One server's end of the connection between the two servers: made by `bind` or `connect`, then `wait_peer`.
 
-    One thread at a time may send, and one receive. After PeerLost it stays unusable: close it and make a new one.
+    One thread at a time may send, and one receive; any may close. After PeerLost it stays unusable: close it, make a new one.
     """
 
     def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
@@ -32,7 +32,9 @@ class ZmqChannel(FramedChannel):
         self._stream_endpoint: str | None = None
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
-        self._checked_at, self._checking = 0.0, threading.Lock()
+        # Of several threads that send, receive and close, one at a time touches the link; and who closes or aborts
+        # returns when all is closed, also if another thread has begun it.
+        self._checked_at, self._link_free = 0.0, threading.Lock()
 
     @classmethod
     def bind(
@@ -93,14 +95,16 @@ class ZmqChannel(FramedChannel):
 
     def close(self) -> None:
         """Flush what was sent (at most two seconds) and close; safe to call twice."""
-        if self._stream is not None:
-            self._stream.close()
-        self._close_rest()
+        with self._link_free:
+            if self._stream is not None:
+                self._stream.close()
+            self._close_rest()
 
     def _abort(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-        self._close_rest()
+        with self._link_free:
+            if self._stream is not None:
+                self._stream.abort()
+            self._close_rest()
 
     def _close_rest(self) -> None:
         self._failed = self._failed or self._lost("this end was closed")
@@ -123,8 +127,7 @@ class ZmqChannel(FramedChannel):
 
     def _check(self) -> None:
         if (now := time.monotonic()) - self._checked_at > _CHECK_S:
-            # One that sends and one that receives may be two threads.
-            with self._checking:
+            with self._link_free:
                 self._checked_at = now
                 self._link.check()
 
