@@ -17,6 +17,8 @@ from gpumpc.wire.frames import Buffer, Frame, Kind
 
 _Key = tuple[bytes, int]
 _LOOK_S = 0.25
+# In lock step a batch is one frame ahead, or as many as a step sends one way.
+_MAX_WAITING = 16
 
 
 class Lane(FramedChannel):
@@ -152,9 +154,14 @@ class Lanes:
             key = (frame.session, frame.batch)
             owner = self.first if frame.kind is Kind.CONTROL else self._owners.get(key)
             if owner is None and (key in self._early or len(self._early) < self._n_beside):
-                self._early.setdefault(key, collections.deque()).append(frame)
+                self._wait(self._early.setdefault(key, collections.deque()), frame)
                 return None
             if owner is None or owner is lane:
                 return frame  # nobody's: whoever reads refuses it
-            owner.inbox.append(frame)
+            self._wait(owner.inbox, frame)
             return None
+
+    def _wait(self, inbox: collections.deque[Frame], frame: Frame) -> None:
+        if len(inbox) >= _MAX_WAITING:
+            raise self.first._refused(f"{_MAX_WAITING} frames of batch {frame.batch} wait already, and it is sent in lock step")
+        inbox.append(frame)

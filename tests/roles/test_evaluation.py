@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -37,8 +37,8 @@ def evaluation(hand: Later) -> Evaluation:
     )
     plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
     ledger: Any = SimpleNamespace(reserve=lambda session_id, batch: None)
-    busy: Any = hand
-    made = Evaluation(0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, Any, None, 1.0, busy)
+    busy, backend = cast(Any, hand), cast(Any, None)
+    made = Evaluation(0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, backend, None, 1.0, busy)
     made.opened = SESSIONS[0]
     return made
 

@@ -151,6 +151,19 @@ def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
     assert other.receive() == b"x"
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_peer_cannot_fill_the_inbox_of_another_lane(ends: tuple[Lanes, Lanes], begun: bool) -> None:
+    reader, other = ends[1].beside(2)
+    reader.begin(SESSION, 0)
+    if begun:
+        other.begin(SESSION, 1)
+    ends[0].first.begin(SESSION, 1)
+    for _ in range(17):
+        ends[0].first.send([b"x"])
+    with pytest.raises(BadFrame, match="16 frames of batch 1 wait already"):
+        reader.receive()
+
+
 def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Lanes, Lanes]) -> None:
     lanes = ends[0].beside(3)
 

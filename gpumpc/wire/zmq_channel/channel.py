@@ -22,7 +22,7 @@ _STEP_S = 0.05
 class ZmqChannel(FramedChannel):
     """One server's end of the connection between the two servers: made by `bind` or `connect`, then `wait_peer`.
 
-    One thread at a time may send, and one receive; any may close. After PeerLost it stays unusable: close it, make a new one.
+    One thread at a time may send, and one receive; any may close. After PeerLost it stays unusable: close it, make another.
     """
 
     def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
