@@ -163,5 +163,5 @@ class Lanes:
 
     def _wait(self, inbox: collections.deque[Frame], frame: Frame) -> None:
         if len(inbox) >= _MAX_WAITING:
-            raise self.first._refused(f"{_MAX_WAITING} frames of batch {frame.batch} wait already, and it is sent in lock step")
+            raise self.first._refused(f"{_MAX_WAITING} frames of batch {frame.batch} wait already: it runs in lock step")
         inbox.append(frame)

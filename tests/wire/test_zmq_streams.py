@@ -224,23 +224,22 @@ class Serving:
         self.listener = Listener(ANY_PORT, S1, allowed, stream_peers=["dealer"], **options)  # type: ignore[arg-type]  # options of one test each
         self.arrivals: list[Arrival] = []
         self._stopped = False
+        stack.callback(self.listener.close)
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        pool.submit(self._serve)
-        stack.callback(self._stop)
+        self._serving = pool.submit(self._serve)
+        stack.callback(self.stop)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self._stopped = True
+        self._serving.exception(5)
 
     def _serve(self) -> None:
-        try:
-            while not self._stopped:
-                arrival = self.listener.poll(0.05)
-                if arrival is not None:
-                    self.arrivals.append(arrival)
-                    if arrival.frame.kind is Kind.REQUEST:
-                        self.listener.reply(arrival.routing_id, Kind.REPLY, b"heard", sequence=arrival.frame.sequence)
-        finally:
-            self.listener.close()
+        while not self._stopped:
+            arrival = self.listener.poll(0.05)
+            if arrival is not None:
+                self.arrivals.append(arrival)
+                if arrival.frame.kind is Kind.REQUEST:
+                    self.listener.reply(arrival.routing_id, Kind.REPLY, b"heard", sequence=arrival.frame.sequence)
 
     def wait(self, n: int) -> list[Arrival]:
         deadline = time.monotonic() + DEADLINE_S
@@ -270,6 +269,19 @@ def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(st
     ]
     assert all(arrival.frame.payload == b"".join(pieces) for arrival in serving.arrivals[:4])
     assert len({arrival.routing_id for arrival in serving.arrivals}) == 1
+
+
+def test_a_dealer_is_heard_beside_clients_that_send_without_a_pause(stack: ExitStack) -> None:
+    serving = Serving(stack)
+    dealer, user = requester(stack, serving), requester(stack, serving, USER)
+    dealer.open_stream()
+    serving.stop()
+    for i in range(8):
+        user.send(Kind.REQUEST, b"again", sequence=i)
+    dealer.send(Kind.CONTROL, b"alive")
+    time.sleep(0.2)
+    heard = [arrival.peer for _ in range(9) if (arrival := serving.listener.poll(1.0))]
+    assert len(heard) == 9 and "dealer" in heard[:2]
 
 
 def test_a_user_has_no_stream_and_goes_on_without(stack: ExitStack) -> None:

@@ -79,6 +79,7 @@ class Listener:
         self._outbox: collections.deque[tuple[bytes, bytes, bytes]] = collections.deque()
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread: int | None = None  # the one that polls
+        self._streams_first = False
         self._closing = threading.Lock()
         self._closed = False
 
@@ -160,6 +161,10 @@ class Listener:
                 self.undelivered += 1
 
     def _receive(self) -> Arrival | None:
+        # In turns: clients that send without a pause must not silence the dealer, nor it them.
+        self._streams_first = not self._streams_first
+        if self._streams_first and self._streams and (arrival := self._streams.receive(self._refuse)):
+            return arrival
         while True:
             try:
                 routing_id, *parts = self._end.socket.recv_multipart(zmq.NOBLOCK, copy=False)
