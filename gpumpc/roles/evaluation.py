@@ -234,6 +234,10 @@ class Evaluation:
         except Exception:  # the batch itself computes what is missing, and says what is wrong
             log.exception("batch %d was not prepared", batch)
 
+    def stop_preparing(self) -> None:
+        """End what is being prepared: a process that stops waits for it."""
+        self._preparation.ended = True
+
     def _prepared(self, batch: int) -> dict[str, Words]:
         """What is there for a batch that begins."""
         preparation, self._preparation = self._preparation, Preparation(b"", 0)

@@ -139,6 +139,8 @@ class Server:
         if worker.is_alive():
             log.warning("stopped in the middle of a batch: its number is burnt, and it must be asked for again")
         self._hand.shutdown(wait=False, cancel_futures=True)
+        for engine in self._engines.values():
+            engine.stop_preparing()
         self._listener.close()
         self._ledger.close()
         self._archive.store.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -53,6 +53,22 @@ def test_a_batch_finds_what_was_prepared_for_it() -> None:
     assert made.begin(1, weights).ahead == {}  # type: ignore[arg-type]
     late()
     assert made.begin(2, weights).ahead == {}  # type: ignore[arg-type]
+
+
+def test_a_preparation_ends_with_the_process() -> None:
+    hand, seen = Later(), list[str]()
+    made = evaluation(hand)
+
+    def prepare(draws: object) -> Iterator[tuple[str, str]]:
+        for step in "abc":
+            seen.append(step)
+            made.stop_preparing()
+            yield step, step
+
+    made.program.prepare = prepare  # type: ignore[method-assign]
+    made.prepare_next({})
+    hand.jobs.pop()()
+    assert seen == ["a"]
 
 
 def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
