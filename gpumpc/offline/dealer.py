@@ -100,7 +100,7 @@ class Dealing:
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
         key = self._seeds[0].key(self._step, name)
-        self._give(self.backend.pack(self.backend.add_uniform(value, self._cipher, key, bits, -1), bits))
+        self._give(self.backend.pack_masked(value, self._cipher, key, bits, -1))
 
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""

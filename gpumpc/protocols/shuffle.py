@@ -84,13 +84,13 @@ class Shuffle(Step):
         delta = session.words("Delta", self.shape, self.value_bits)
         first = backend.gather(keys, session.permutations("pi", rows, n))
         first = first + backend.scale(delta, 1 << self.id_bits, self.bits)
-        session.send_words(first - session.words("a'", self.shape, self.bits), self.bits)
+        session.send_masked(first, "a'", self.bits)
         opened = session.receive_words(self.shape, self.bits)
         return Shuffled(opened, session.words("b'", self.shape, self.bits), self.bits)
 
     def _run_1(self, session: Session, v: Words) -> Shuffled:
         backend, (rows, n) = session.backend, self.shape
-        session.send_words(v - session.words("a", self.shape, self.value_bits), self.value_bits)
+        session.send_masked(v, "a", self.value_bits)
         beta = session.correction(self.shape, self.value_bits)
         moved = session.correction(self.shape, self.bits)
         received = session.receive_words(self.shape, self.bits)

@@ -92,6 +92,18 @@ class Backend(Protocol):
     def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
         """words + unpack(packed), modulo 2^bits."""
 
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        """pack(add_uniform(..)): what only leaves."""
+
+    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+        """add_uniform(..), which stays, modulo 2^bits or more, and the same packed, which leaves."""
+
+    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+        """(a, words - a, packed words - a), a = expand_words(..); the difference modulo 2^bits or more."""
+
+    def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
+        """opened(add_packed(..)): both halves of an opening as an operand of products."""
+
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         """Lanes as bytes, little endian."""
 

@@ -163,6 +163,21 @@ class NumpyBackend:
         total += words
         return self.reduce(total, bits, out=total)
 
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        return self.pack(self.add_uniform(words, cipher, key, bits, sign), bits)
+
+    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+        masked = self.add_uniform(words, cipher, key, bits)
+        return masked, self.pack(masked, bits)
+
+    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+        drawn = self.expand_words(cipher, key, words.shape, bits)
+        masked = words - drawn
+        return drawn, masked, self.pack(masked, bits)
+
+    def combine(self, own: Words, theirs: memoryview, bits: int) -> Words:
+        return self.opened(self.add_packed(own, theirs, bits), bits)
+
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         return np.ascontiguousarray(lanes).reshape(-1).view(np.uint8).data
 

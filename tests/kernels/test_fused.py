@@ -35,7 +35,15 @@ def test_a_masked_value_leaves_in_one_pass(backend, n, bits):
     for kind in KINDS:
         x = words("masked", n, kind)
         for sign, expected in ((1, x + drawn), (-1, x - drawn)):
-            assert bytes(backend.masked(backend.upload(x), KEY, bits, sign)) == bytes(NUMPY.pack(expected, bits))
+            packed = backend.pack_masked(backend.upload(x), "chacha20", KEY, bits, sign)
+            assert bytes(packed) == bytes(NUMPY.pack(expected, bits))
+        masked, packed = backend.mask_and_pack(backend.upload(x), "chacha20", KEY, bits)
+        same(backend, masked, (x + drawn) & mask(bits))
+        assert bytes(packed) == bytes(NUMPY.pack(x + drawn, bits))
+        mask_words, masked, packed = backend.draw_and_pack(backend.upload(x), "chacha20", KEY, bits)
+        same(backend, mask_words, drawn)
+        same(backend, masked, (x - drawn) & mask(bits))
+        assert bytes(packed) == bytes(NUMPY.pack(x - drawn, bits))
 
 
 @pytest.mark.parametrize("n", SIZES)

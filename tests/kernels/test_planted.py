@@ -254,8 +254,16 @@ BUGS = [
     Bug(
         "a mask of zeros",
         "mask",
-        "? x[first + e] + sign * stream.at",
-        "? x[first + e] + 0 * stream.at",
+        "? x[first + e] + sign * mask",
+        "? x[first + e] + 0 * mask",
+        fused.test_a_masked_value_leaves_in_one_pass,
+        (65, 40),
+    ),
+    Bug(
+        "the masked value left in place of its mask",
+        "mask",
+        "= mask & keep;",
+        "= v[e] & keep;",
         fused.test_a_masked_value_leaves_in_one_pass,
         (65, 40),
     ),

@@ -152,6 +152,40 @@ def test_fused_with_the_stream(bits, n, cipher):
     assert np.array_equal(x, words(n, (n,))) and np.array_equal(planes, lanes(n, 3, n))
 
 
+def check_masked(backend, bits, n, cipher="aes128ctr", fill=False):
+    """What leaves under a mask is what the definitions of its parts say."""
+    key, x = bytes(range(32)), words(n, (n,), fill)
+    drawn = DEFINITION.expand_words(cipher, key, (n,), bits)
+    for sign, expected in ((1, x + drawn), (-1, x - drawn)):
+        packed = bytes(DEFINITION.pack(expected, bits))
+        assert bytes(backend.pack_masked(x, cipher, key, bits, sign)) == packed
+        assert bytes(backend.pack_masked(read_only(x), cipher, key, bits, sign)) == packed
+    masked, sent = backend.mask_and_pack(x, cipher, key, bits)
+    same(DEFINITION.reduce(np.asarray(masked), bits), (x + drawn) & mask(bits))
+    assert bytes(sent) == bytes(DEFINITION.pack(x + drawn, bits))
+    mask_words, masked, sent = backend.draw_and_pack(x, cipher, key, bits)
+    same(mask_words, drawn)
+    same(DEFINITION.reduce(np.asarray(masked), bits), (x - drawn) & mask(bits))
+    assert bytes(sent) == bytes(DEFINITION.pack(x - drawn, bits))
+    assert np.array_equal(x, words(n, (n,), fill))
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", range(1, 65))
+def test_masked_words_leave_packed(bits, n, fill):
+    for backend in (DEFINITION, COMPILED):
+        check_masked(backend, bits, n, fill=fill)
+    check_masked(COMPILED, bits, min(n, 65), "chacha20", fill)
+
+
+def test_a_masked_view_leaves_as_it_lies():
+    x, key = words(1, (6, 10, 14)), bytes(range(32))
+    for view in (x[::2, :, 1::3], x.transpose(2, 0, 1)):
+        expected = bytes(DEFINITION.pack_masked(view, "aes128ctr", key, 27, -1))
+        assert bytes(COMPILED.pack_masked(view, "aes128ctr", key, 27, -1)) == expected
+
+
 @pytest.mark.parametrize("low", [0, (1 << 64) - 1, (1 << 64) - 70, (1 << 64) - 7000])
 @pytest.mark.parametrize("high", [0, (1 << 64) - 1])
 def test_a_counter_near_its_end(high, low):
@@ -159,6 +193,8 @@ def test_a_counter_near_its_end(high, low):
     key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
     for n in (1, 100, 20_000):
         same(COMPILED.expand_words("aes128ctr", key, (n,), 40), DEFINITION.expand_words("aes128ctr", key, (n,), 40))
+        expected = bytes(DEFINITION.pack_masked(words(n, (n,)), "aes128ctr", key, 27))
+        assert bytes(COMPILED.pack_masked(words(n, (n,)), "aes128ctr", key, 27)) == expected
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -169,6 +205,7 @@ def test_adding_what_came(bits, n):
     for backend in (DEFINITION, COMPILED):
         same(backend.add_packed(x, packed, bits), expected)
         same(backend.add_packed(x, memoryview(b"x" + bytes(packed))[1:], bits), expected)
+        same(np.asarray(backend.download(backend.combine(x.reshape(1, n), packed, bits))), expected.reshape(1, n))
     assert np.array_equal(x, words(n, (n,)))
 
 
@@ -400,6 +437,7 @@ def test_the_stream_is_nist_s():
 def test_machines_without_aes(monkeypatch):
     monkeypatch.setattr(numba_backend, "HAS_AES", False)
     test_fused_with_the_stream(40, 989, "aes128ctr")
+    check_masked(COMPILED, 40, 989)
     test_the_stream_is_nist_s()
 
 
@@ -449,6 +487,13 @@ class NoHighByte(NumbaBackend):
         return super().pack(words & mask(max(bits - 8, 8)), bits)
 
 
+class MaskOfAnotherSign(NumbaBackend):
+    """A correction with its mask added, not taken away."""
+
+    def pack_masked(self, words, cipher, key, bits, sign=1):
+        return super().pack_masked(words, cipher, key, bits, 1)
+
+
 class NeighbourLane(NumbaBackend):
     """The lane before the one that belongs to an element."""
 
@@ -483,6 +528,7 @@ class NoEdge(NumbaBackend):
     ("check", "wrong", "arguments"),
     [
         (check_wire, NoHighByte, (40, 989)),
+        (check_masked, MaskOfAnotherSign, (40, 989)),
         (check_select, NeighbourLane, (989,)),
         (check_matmul, TooNarrow, (7, 65, 17, 49)),
         (check_matmul, LostColumn, (7, 65, 17, 40)),

@@ -34,14 +34,35 @@ class Fused(Products, Bits, Local):
 
     # openings
 
-    def masked(self, words: Words, key: bytes, bits: int, sign: int) -> memoryview:
-        """pack(words + sign expand_words(key)): what leaves for an opening (+1 or -1), or as a correction (-1)."""
-        words, size = self.words(words), prg.word_bytes(bits)
-        n = math.prod(words.shape)
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        if cipher != "chacha20":
+            return self.pack(self.add_uniform(words, cipher, key, bits, sign), bits)
+        return self._mask_words(self.words(words), key, bits, sign, None, None)
+
+    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+        if cipher != "chacha20":
+            masked = self.add_uniform(words, cipher, key, bits)
+            return masked, self.pack(masked, bits)
+        masked = self.new(words.shape)
+        return masked, self._mask_words(self.words(words), key, bits, 1, masked, None)
+
+    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+        if cipher != "chacha20":
+            drawn = self.expand_words(cipher, key, words.shape, bits)
+            masked = self.words(words) - drawn
+            return drawn, masked, self.pack(masked, bits)
+        drawn, masked = self.new(words.shape), self.new(words.shape)
+        return drawn, masked, self._mask_words(self.words(words), key, bits, -1, masked, drawn)
+
+    def _mask_words(
+        self, words: Words, key: bytes, bits: int, sign: int, masked: Words | None, drawn: Words | None
+    ) -> memoryview:
+        n, size = math.prod(words.shape), prg.word_bytes(bits)
         prg.check(key, n * size)
         packed = self.new((packed_bytes(n, bits),), np.uint8)
         blocks = blocks_of(n * size, _STREAM_BYTES)
-        self.launch("mask_words", blocks, words, packed, n, bits, size, sign % (1 << 64), *key_words(key))
+        scalars = n, bits, size, sign % (1 << 64), keep(bits), *key_words(key)
+        self.launch("mask_words", blocks, words, packed, masked, drawn, *scalars)
         return self.device.download(packed).data
 
     def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
@@ -75,7 +96,6 @@ class Fused(Products, Bits, Local):
         return out
 
     def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
-        """opened(reduce(own + unpack(theirs))): both halves of an opening, as limb planes."""
         own = self.words(own)
         n, depth, limbs = math.prod(own.shape), own.shape[-1], limbs_for(bits)
         packed = self.received(theirs, packed_bytes(n, bits))

@@ -17,6 +17,7 @@ from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import products, wire
+from gpumpc.ring.numba_backend import stream as stream_loops
 from gpumpc.ring.numba_backend import words as loops
 from gpumpc.ring.numba_backend.stream import HAS_AES, Stream
 from gpumpc.ring.numpy_backend import NumpyBackend
@@ -44,7 +45,7 @@ class NumbaBackend(NumpyBackend):
         n, size = math.prod(shape), prg.word_bytes(bits)
         if stream := _stream(cipher, key, n * size):
             words = np.empty(n, dtype=np.uint64)
-            stream.words(words, size, _keep(bits))
+            stream.words(words, size, bits)
             return words.reshape(shape)
         return super().expand_words(cipher, key, shape, bits)
 
@@ -59,7 +60,7 @@ class NumbaBackend(NumpyBackend):
         size = prg.word_bytes(bits)
         if stream := _stream(cipher, key, words.size * size):
             total = np.empty(words.size, dtype=np.uint64)
-            stream.added(_flat(words), sign, total, size, _keep(bits))
+            stream.added(_flat(words), sign, total, size, bits)
             return total.reshape(words.shape)
         return super().add_uniform(words, cipher, key, bits, sign)
 
@@ -73,15 +74,17 @@ class NumbaBackend(NumpyBackend):
     # wire
 
     def pack(self, words: Words, bits: int) -> memoryview:
-        flat = _flat(words)
-        n, whole = flat.size, bits // 8
-        packed = np.empty(packed_bytes(n, bits), dtype=np.uint8)
-        wire.pack_bytes(flat, whole, packed[: n * whole])
-        if bits % 8:
-            planes = np.empty((bits % 8, n_lanes(n)), dtype=np.uint64)
-            wire.planes_of_words(flat, 8 * whole, bits % 8, planes)
-            packed[n * whole :] = planes.reshape(-1).view(np.uint8)
+        packed = np.empty(packed_bytes(words.size, bits), dtype=np.uint8)
+        stream_loops.pack(_flat(words), bits, packed)
         return packed.data
+
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        size = prg.word_bytes(bits)
+        if stream := _stream(cipher, key, words.size * size):
+            packed = np.empty(packed_bytes(words.size, bits), dtype=np.uint8)
+            stream.packed(_flat(words), sign, packed, size, bits)
+            return packed.data
+        return super().pack_masked(words, cipher, key, bits, sign)
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n = math.prod(shape)
@@ -102,7 +105,7 @@ class NumbaBackend(NumpyBackend):
     def to_planes(self, words: Words, bits: int) -> Lanes:
         flat = _flat(words)
         planes = np.empty((bits, n_lanes(flat.size)), dtype=np.uint64)
-        wire.planes_of_words(flat, 0, bits, planes)
+        stream_loops.planes_of_words(flat, 0, bits, planes)
         return planes
 
     def bit(self, words: Words, position: int) -> Lanes:
