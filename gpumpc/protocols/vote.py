@@ -105,8 +105,7 @@ class Equality:
             dealing.deal_lanes(f"eq.table{i}", dealing.backend.thermometer(r_planes[None, digit])[0], n)
         if self.rounds:
             masks = dealing.xor_lanes("eq.masks", len(self._digits), n)
-            products = [functools.reduce(lambda a, b: a & b, (masks[i] for i in subset))[None] for subset in self._subsets]
-            dealing.deal_lanes("eq.products", dealing.backend.concat(products, 0), n)
+            dealing.deal_lanes("eq.products", dealing.backend.mask_products(masks[None], self._subsets)[0], n)
 
     def run(self, session: Session, y_planes: Lanes, n: int) -> Lanes:
         """A share of [y = r], (n_lanes,); `y_planes` are the planes of y."""

@@ -156,12 +156,18 @@ class Backend(Protocol):
         where the empty subset is party 0's.
         """
 
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
+        """What the dealer shares for `masked_products`: the AND of each product's masks, (nodes, products, n_lanes)."""
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         """Element-wise choice by a public lane (n_lanes,)."""
 
     # shares of what a public bit chooses; the formulas stand in protocols.relu and protocols.truncation
     def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
         """zero = y t - t r and one = v - zero, modulo 2^bits."""
+
+    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+        """Top bits of one or two flat shares modulo 2^low, a plane a share, and the same ^ masks: what a server tells."""
 
     def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
         """The kept one of one or two flat shares modulo 2^low, as a share modulo 2^high.

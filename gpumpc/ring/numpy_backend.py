@@ -250,6 +250,10 @@ class NumpyBackend:
         totals = [[_masked_product(opened, shares, factors, party) for factors in terms] for terms in sums]
         return np.stack([functools.reduce(np.bitwise_xor, terms) for terms in totals])
 
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
+        columns = [functools.reduce(np.bitwise_and, (masks[:, i] for i in factors)) for factors in products]
+        return np.stack(columns, axis=1)
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         shape = if_one.shape
         choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(shape)
@@ -263,6 +267,10 @@ class NumpyBackend:
         self.reduce(zero, bits, out=zero)
         one = v - zero
         return zero, self.reduce(one, bits, out=one)
+
+    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+        tops = np.stack([self.bit(share, low - 1) for share in shares])
+        return tops, tops ^ masks
 
     def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
         kept, n = lanes.kept, shares[0].size

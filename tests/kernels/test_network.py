@@ -9,6 +9,7 @@ from bench.gpu.engine import Engine, Parties, Run, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS, tiny
 from gpumpc.nn.program import compile_program
 from gpumpc.params import Params
+from gpumpc.protocols.linear import Open
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.conftest import backend_of, device_names
@@ -61,6 +62,23 @@ def test_the_kernels_that_qualify_ran(both_runs):
         assert ran["depthwise"] == times
         assert ran["distances"] == times
         assert not ran["ring_conv"] and not ran["ring_gemm"]
+
+
+def test_openings_and_corrections_take_one_kernel(both_runs):
+    """What is masked is packed where its mask is made; nothing goes through memory to be packed."""
+    program, backends = PROGRAM[both_runs[3]], both_runs[2]
+    dealer, *servers = (backend.launch.launched for backend in backends)
+    n_batches, n_operands = 2, sum(isinstance(step, Open) for step in program.steps)
+    for ran in servers:
+        assert not ran["pack"] and not ran["take_bit"]
+        assert ran["combine"] == n_batches * n_operands
+        assert ran["mask_words"] == 2 * ran["combine"]  # as many comparisons: two clamps, two ReLUs, two levels of a maximum
+        assert ran["lift_tell"] == ran["lift_keep"] > 0
+        assert ran["tree_finish"] == dealer["tree_deal"] > 0
+    assert not dealer["pack"]
+    # every correction of words leaves the dealer so, and reaches server 1 unpacked or added at once
+    one_way = servers[1]["unpack"] + servers[1]["add_packed"] - (servers[1]["mask_words"] - servers[1]["combine"])
+    assert dealer["mask_words"] == one_way > 0
 
 
 def test_what_does_not_qualify_runs_on_the_integer_pipe(one_backend):

@@ -334,6 +334,7 @@ BUGS = [
         (2, False, 65),
     ),
     Bug("a lift without its mask", "lift", "half ^ masks[at / 32]", "half", fused.test_a_lift, (65, 2, 0)),
+    Bug("one top bit told of both candidates", "lift", "(row ? second : first)", "first", fused.test_a_lift, (65, 2, 0)),
     Bug("a lift of the other candidate", "lift", "products[c * n + i]", "products[i]", fused.test_a_lift, (65, 2, 1)),
     Bug("an odd entry lost", "max_level", "row < pairs ?", "row <= pairs ?", fused.test_a_level_of_a_maximum, ((5, 700),)),
     Bug("the clamp's constant added twice", "choose", "public_part * bit", "bit", fused.test_candidates_and_clamp, (65,)),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import subprocess
@@ -263,7 +264,10 @@ def test_lift(low, high, party, candidates, n):
         p = int(products[c, i])
         w = m - m * h - (1 - 2 * h) * (1 - 2 * g) * p if party == 0 else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
         expected.append((int(shares[c][i]) - (w << low)) % (1 << high))
+    expected_tops = np.stack([DEFINITION.bit(share, low - 1) for share in shares])
     for backend in (DEFINITION, COMPILED):
+        for got, right in zip(backend.lift_told(shares, masks, low), (expected_tops, expected_tops ^ masks), strict=True):
+            same(got, right)
         got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
         same(got, np.array(expected, dtype=np.uint64))
 
@@ -289,7 +293,10 @@ def test_masked_products(party, n):
                     if f not in chosen:
                         share = share & opened[:, f]
                 total ^= share
+    dealt_products = [functools.reduce(np.bitwise_and, (masks[:, i] for i in product)) for product in products]
     for backend in (DEFINITION, COMPILED):
+        same(backend.mask_products(masks, products), np.stack(dealt_products, axis=1))
+        same(backend.mask_products(masks[:, ::-1], [(0, 3)]), masks[:, 3:] & masks[:, :1])
         same(backend.masked_products(opened, masks, read_only(dealt), sums, products, party), expected)
 
 

@@ -150,6 +150,12 @@ class NumbaBackend(NumpyBackend):
         bit_loops.add_products(*map(np.ascontiguousarray, (opened, masks, dealt)), terms, found)
         return found
 
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
+        found = np.empty((len(masks), len(products), masks.shape[2]), dtype=np.uint64)
+        chosen = np.array([sum(1 << factor for factor in factors) for factors in products], dtype=np.uint64)
+        bit_loops.multiply_masks(np.ascontiguousarray(masks), chosen, found)
+        return found
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         words = np.empty(if_one.size, dtype=np.uint64)
         loops.select_words(_flat(lane), _flat(if_one), _flat(if_zero), words)
