@@ -158,7 +158,7 @@ class Session:
         return selection.permutations(self._cipher, self._seeds.key(self._step, name), rows, n)
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
-        """A correction outright (`Dealing.send_words`), for server 1."""
+        """Server 1's share of the next value the dealer computed, for protocols that give the servers different parts."""
         if self._corrections is None:
             raise CorrelationsMissing(f"step '{self._step}' reads a correction at server 0", "it receives none", "")
         return self.backend.unpack(self._read(self._corrections, packed_bytes(math.prod(shape), bits)), shape, bits)

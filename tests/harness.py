@@ -71,7 +71,7 @@ def drawn_openly(patch: pytest.MonkeyPatch) -> None:
         return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
 
     def deal_words(self: dealer.Dealing, name: str, value: Words, bits: int) -> None:
-        self.send_words(value - self.words(0, name, value.shape, bits), bits)
+        self._give(self.backend.pack(value - self.words(0, name, value.shape, bits), bits))
 
     def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
         self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))

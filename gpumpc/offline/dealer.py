@@ -107,10 +107,6 @@ class Dealing:
         key = self._seeds[0].key(self._step, name)
         self._give(self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n)))
 
-    def send_words(self, value: Words, bits: int) -> None:
-        """A correction outright: party 1 gets `value`, which the caller has masked with draws of party 0."""
-        self._give(self.backend.pack(value, bits))
-
     def _give(self, correction: memoryview) -> None:
         self.sent_bytes += len(correction)
         self._send(correction)

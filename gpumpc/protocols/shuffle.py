@@ -63,12 +63,11 @@ class Shuffle(Step):
         rows, n = self.shape
         backend = dealing.backend
         pi, sigma = dealing.permutations(0, "pi", rows, n), dealing.permutations(1, "sigma", rows, n)
-        a, delta = dealing.words(1, "a", self.shape, self.value_bits), dealing.words(0, "Delta", self.shape, self.value_bits)
-        a_prime, b_prime = (dealing.words(0, name, self.shape, self.bits) for name in ("a'", "b'"))
-        moved = backend.gather(a_prime, sigma)
-        # beta = pi(a) - Delta and sigma(a') - b' are corrections outright: S0's parts of them are Delta and b'.
-        dealing.send_words(backend.gather(a, pi) - delta, self.value_bits)
-        dealing.send_words(moved - b_prime, self.bits)
+        a = dealing.words(1, "a", self.shape, self.value_bits)
+        moved = backend.gather(dealing.words(0, "a'", self.shape, self.bits), sigma)
+        # S1 gets beta = pi(a) - Delta and sigma(a') - b'; S0's parts of these are Delta and b'.
+        dealing.deal_words("Delta", backend.gather(a, pi), self.value_bits)
+        dealing.deal_words("b'", moved, self.bits)
         return backend.reduce(dealing.words(1, "g", self.shape, self.bits) - moved, self.bits)
 
     def run(self, session: Session, v: Additive) -> Shuffled:

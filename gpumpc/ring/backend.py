@@ -157,7 +157,7 @@ class Backend(Protocol):
         """
 
     def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
-        """What the dealer shares for `masked_products`: the AND of each product's masks, (nodes, products, n_lanes)."""
+        """What the dealer shares for `masked_products`: the AND of the two or more masks of each product."""
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         """Element-wise choice by a public lane (n_lanes,)."""
