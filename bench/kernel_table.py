@@ -34,7 +34,7 @@ BYTES: dict[str, float] = {
     "mask_words": 13, "mask_lanes": 16, "candidates": 48, "clamp_finish": 24.125, "level_difference": 24, "level_best": 24,
     "lift_keep": 24.75, "lift_tell": 8.375, "gather": 24, "take_axis": 24, "window_sum": 16, "depthwise": 16, "row_dot": 16,
     "distances": 8, "thermometer": 80, "lookup": 96, "tree_finish": 176, "tree_deal": 104, "split_columns": 13,
-    "argmax_signed": 8, "add_bias": 24, "add_packed": 21, "mask_add": 16, "from_lanes": 8.125,
+    "argmax_signed": 8, "add_packed": 21, "mask_add": 16, "from_lanes": 8.125,
 }  # fmt: skip
 # Kernels with a body for each width or fan-in, those that draw a stream, and those whose threads take one element.
 MEMORY = ("LD", "ST")

@@ -22,12 +22,12 @@ from gpumpc.errors import GpumpcError
 from gpumpc.params import Params
 from gpumpc.wire.relay import NETWORKS
 
-BATCH = {"lenet": 32, "vgg": 8, "lite0": 16}
+BATCH = {"lenet": 32, "vgg": 8, "lite0": 16, "resnet18": 4, "retrieval": 1}
 
 
 def measure(workload: str, batch: int, net: str, params: Params, runs: int) -> dict[str, Any]:
     """One row. Raises GpumpcError."""
-    measured = measure_processes(workload, 1, batch, params, runs, None, net)
+    measured = measure_processes(workload, 0, batch, params, runs, None, net)
     link = floor(measured["rounds"], measured["online_bytes"], measured["offline_bytes"], net)
     return row(**measured, **link, machine=machine())
 

@@ -77,14 +77,47 @@ class StaticWeight:
         return "StaticWeight(<secret>)"
 
 
-class Session:
-    """One server's evaluation of one batch.
+class Draws:
+    """What one server has for a batch before any input is there: its own randomness, and its part of the weights.
 
     Args:
         party: 0 or 1.
-        seeds: this party's tree for the reserved (session, batch).
-        corrections: server 1's stream; None at server 0, which downloads nothing.
+        seeds: this party's tree for the (session, batch).
         weights: this server's part of every layer.
+    """
+
+    def __init__(
+        self, party: int, backend: Backend, cipher: Cipher, seeds: SeedTree, weights: Mapping[str, StaticWeight]
+    ) -> None:
+        self.party, self.backend, self.weights = party, backend, weights
+        self._cipher: Cipher = cipher
+        self._seeds = seeds
+        self._step = ""
+
+    def at(self, step: str) -> None:
+        """Names that follow belong to this step."""
+        self._step = step
+
+    def words(self, name: str, shape: Sequence[int], bits: int) -> Words:
+        """This party's uniform words under a name."""
+        return self.backend.expand_words(self._cipher, self._seeds.key(self._step, name), shape, bits)
+
+    def lanes(self, name: str, planes: int, n: int) -> Lanes:
+        """This party's uniform lanes under a name."""
+        return self.backend.expand_lanes(self._cipher, self._seeds.key(self._step, name), planes, n)
+
+    def permutations(self, name: str, rows: int, n: int) -> selection.Index:
+        """This party's secret permutations under a name."""
+        return selection.permutations(self._cipher, self._seeds.key(self._step, name), rows, n)
+
+
+class Session(Draws):
+    """One server's evaluation of one batch.
+
+    Args:
+        party, seeds, weights: as `Draws`; the batch is reserved.
+        corrections: server 1's stream; None at server 0, which downloads nothing.
+        ahead: what was prepared for this batch, by step.
     """
 
     def __init__(
@@ -96,27 +129,18 @@ class Session:
         seeds: SeedTree,
         corrections: Corrections | None,
         weights: Mapping[str, StaticWeight],
+        ahead: Mapping[str, Words] | None = None,
     ) -> None:
-        self.party, self.backend, self.channel, self.weights = party, backend, channel, weights
-        self._cipher: Cipher = cipher
-        self._seeds = seeds
-        self._corrections = corrections
-        self._step = ""
+        super().__init__(party, backend, cipher, seeds, weights)
+        self.channel = channel
+        self._corrections, self._ahead = corrections, ahead or {}
         self._dealer_bytes = 0
-
-    def at(self, step: str) -> None:
-        """Names that follow belong to this step."""
-        self._step = step
 
     # correlations
 
-    def words(self, name: str, shape: Sequence[int], bits: int) -> Words:
-        """This party's uniform words under a name."""
-        return self.backend.expand_words(self._cipher, self._seeds.key(self._step, name), shape, bits)
-
-    def lanes(self, name: str, planes: int, n: int) -> Lanes:
-        """This party's uniform lanes under a name."""
-        return self.backend.expand_lanes(self._cipher, self._seeds.key(self._step, name), planes, n)
+    def ahead(self, step: str) -> Words | None:
+        """What the step's `prepare` gave, where there was time for it."""
+        return self._ahead.get(step)
 
     def masked(self, words: Words, name: str, bits: int) -> Sum:
         """Words plus this party's uniform words under a name, modulo 2^bits, to be opened."""
@@ -152,10 +176,6 @@ class Session:
     def _read(self, corrections: Corrections, n_bytes: int) -> memoryview:
         self._dealer_bytes += n_bytes
         return corrections.read(n_bytes)
-
-    def permutations(self, name: str, rows: int, n: int) -> selection.Index:
-        """This party's secret permutations under a name."""
-        return selection.permutations(self._cipher, self._seeds.key(self._step, name), rows, n)
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
         """Server 1's share of the next value the dealer computed, for protocols that give the servers different parts."""

@@ -10,9 +10,10 @@ import torch
 from gpumpc.errors import MissingFile
 from gpumpc.models.lenet import lenet
 from gpumpc.models.lite0 import lite0
+from gpumpc.models.resnet import resnet18
 from gpumpc.models.vgg_small import vgg_small
 
-NAMES = ("lite0", "lenet", "vgg")
+NAMES = ("lite0", "lenet", "vgg", "resnet18")
 
 
 def named(name: str, size: int, lite0_checkpoint: Callable[[], Path]) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -27,6 +28,8 @@ def named(name: str, size: int, lite0_checkpoint: Callable[[], Path]) -> tuple[t
             return lenet(), torch.zeros(1, 1, 28, 28)
         case "vgg":
             return vgg_small(), torch.zeros(1, 3, size, size)
+        case "resnet18":
+            return resnet18(), torch.zeros(1, 3, size, size)
     if not Path(name).exists():
         raise MissingFile(f"there is no network '{name}'", "", f"use {', '.join(NAMES)}, or the path of a .pt2 file")
     program = torch.export.load(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
-from gpumpc.session import Session, StaticWeight, Sum, Tell
+from gpumpc.session import Draws, Session, StaticWeight, Sum, Tell
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import MemoryChannel, memory_pair
 
@@ -337,6 +338,7 @@ def run_program(
     static: Static | None = None,
     session_id: bytes = SESSION_ID,
     backends: tuple[str, str, str] = NUMPY,
+    prepared: int = 0,
 ) -> Outcome:
     """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
 
@@ -348,6 +350,7 @@ def run_program(
         static: weights opened before: both servers' parts, and the dealer's masks; instead of `weights`.
         session_id: the other half of what masks depend on, beside `batch`.
         backends: of server 0, server 1 and the dealer.
+        prepared: products that the servers have prepared before.
     """
     both, cipher = roots(seed), program.params.cipher
     ends = [_Server(party, both[party], batch, script or {}, session_id, backends[party]) for party in (0, 1)]
@@ -366,7 +369,11 @@ def run_program(
     corrections = b"".join(pieces) + extra_corrections
     for end, channel in zip(ends, memory_pair(patience_s=20), strict=True):
         stream = BytesCorrections(corrections) if end.party else None
-        end.prepare(channel, cipher, stream, parts[end.party], batch)
+        tree = NamedTree(both[end.party], batch, end.party, session_id)
+        own = SCRIPTED[backends[end.party]](tree.names, script or {})
+        draws = Draws(end.party, own, cipher, tree, parts[end.party])
+        ahead = dict(itertools.islice(program.prepare(draws), prepared))
+        end.prepare(channel, cipher, stream, parts[end.party], batch, ahead)
     threads = [threading.Thread(target=end.work, args=(program, [pair[end.party] for pair in inputs])) for end in ends]
     for thread in threads:
         thread.start()
@@ -429,10 +436,11 @@ class _Server:
         corrections: BytesCorrections | None,
         weights: Mapping[str, StaticWeight],
         batch: int,
+        ahead: Mapping[str, Words],
     ) -> None:
         channel.begin(self.session_id, batch)
         self.channel = RecordingChannel(channel)
-        arguments = (self.party, self.backend, self.channel, cipher, self.tree, corrections, weights)
+        arguments = (self.party, self.backend, self.channel, cipher, self.tree, corrections, weights, ahead)
         self.session = RecordingSession(self.script, *arguments)
 
     def work(self, program: Program, inputs: Sequence[Additive]) -> None:

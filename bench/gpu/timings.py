@@ -177,7 +177,6 @@ def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
     )
     yield "mask_add", lambda: launch("mask_add", -(-8 * n // 16384), x, out, n, 8, 1, keep, *range(8)), 16 * n
     yield "add_packed", lambda: launch("add_packed", blocks, x, packed, out, n, 40, keep), 21 * n
-    yield "add_bias", lambda: launch("add_bias", blocks, x, y, z, out, n, 64, keep), 24 * n
     digits = backend.new((9, 3, max(1, lanes // 64)))
     tables = backend.new((9, 7, digits.shape[2]))
     j, below = digits.shape[2], backend.new((digits.shape[2],))

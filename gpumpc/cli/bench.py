@@ -14,26 +14,27 @@ from rich.table import Table
 
 from gpumpc.cli.bench_processes import measure_processes
 from gpumpc.cli.told import told
-from gpumpc.cli.workloads import BATCH, WORKLOADS, open_workload
+from gpumpc.cli.workloads import BATCH, N_ROWS, WORKLOADS, N, case_of, open_workload
 from gpumpc.params import Params
 
 
 def bench(
     workload: Annotated[str, typer.Argument(help=" | ".join(WORKLOADS))],
-    n: Annotated[int, typer.Option(min=1, help="Elements (relu, relu6, mul).")] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=0, help="Images or rows a batch; 0: the usual number.")] = 0,
+    n: Annotated[int, typer.Option(min=0, help=f"Elements (relu, relu6, mul): {N:,}. Rows (retrieval): {N_ROWS:,}.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="Images, rows or queries a batch; 0: the usual number.")] = 0,
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
     backend: Annotated[str, typer.Option(help="numpy or numba; default: the fastest that is installed.")] = "",
     net: Annotated[str, typer.Option(help="loopback, lan or wan: three real processes; without it three threads.")] = "",
+    in_flight: Annotated[int, typer.Option(min=0, help="With --net: time a stream of batches too, so many at a time.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
     with told():
         chosen = backend or None
         if net:
-            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net)
+            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net, in_flight)
         else:
             row = measure(workload, n, batch, Params(k=k, f=f), runs, chosen)
     if as_json:
@@ -47,7 +48,8 @@ def measure(workload: str, n: int, batch: int, params: Params, runs: int, backen
 
     One run before the timed ones is not counted: it makes plans and masks that every later batch uses again.
     """
-    measured = open_workload(workload, n, batch, params, backend)
+    case = case_of(workload, n, batch, params)
+    measured = open_workload(case, backend)
     with measured.session as session:
         measured.runner.total()
         # In turn, so that what else the machine does meets both alike.
@@ -71,9 +73,9 @@ def measure(workload: str, n: int, batch: int, params: Params, runs: int, backen
             "seconds_online_fastest": min(online for _, online in seconds),
             "online_bytes_per_image": cost.online_bytes // n_batch,
             "offline_bytes_per_image": cost.dealer_bytes // n_batch,
-            "items_per_second": measured.n_items / total,
-            "bounds": measured.bounds,
-            "max_error": measured.runner.max_error(),
+            "items_per_second": case.n_items / total,
+            "bounds": case.bounds,
+            **case.errors(measured.runner.result.reveal()),
         }
 
 

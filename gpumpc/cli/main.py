@@ -140,7 +140,7 @@ def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> Loc
 
 @app.command(name="compile")
 def compile_(
-    model: Annotated[str, typer.Argument(help="lite0, lenet, vgg_small, or a .pt2 file made by torch.export.save.")],
+    model: Annotated[str, typer.Argument(help="lite0, lenet, vgg, resnet18, or a .pt2 file made by torch.export.save.")],
     out: Annotated[Path, typer.Option(help="Folder for plan.json and weights.safetensors.")],
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 64,
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,

@@ -12,8 +12,9 @@ from gpumpc.errors import PlanError
 from gpumpc.nn.evaluate import evaluate_float
 from gpumpc.nn.graph import Conv2d, Graph, Linear
 from gpumpc.nn.integers import integer_weights
+from gpumpc.nn.lowering import compile_program
 from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights, make_plan
-from gpumpc.nn.program import Program, Width, compile_program
+from gpumpc.nn.program import Program, Width
 from gpumpc.nn.ranges import bounds_of, check_fits
 from gpumpc.nn.widths import plan_widths
 from gpumpc.params import Params

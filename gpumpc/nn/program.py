@@ -1,33 +1,28 @@
-"""graph + params -> the list of steps that the dealer and both servers walk, with its total cost.
+"""A program: the list of steps that the dealer and both servers walk, with its total cost.
 
-Where bits change hands: a product is one modulo 2^k; truncation leaves K = k - shift bits; ReLU and clamp bring their
-result to whatever the next product needs in their own last round; what has no activation is lifted where it is needed,
-once. Nothing here depends on weights or data: the same program at every party.
+Nothing here depends on weights or data: the same program at every party.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from gpumpc.cost import Cost
-from gpumpc.errors import BadShape, FracMismatch, PlanError
-from gpumpc.nn import graph as g
+from gpumpc.errors import BadShape, FracMismatch
 from gpumpc.params import Params
-from gpumpc.protocols import linear, pooling, relu
+from gpumpc.protocols import linear
 from gpumpc.protocols.argmax import Argmax
-from gpumpc.protocols.linear import Convolution, MatMul, Operator
-from gpumpc.protocols.ranking import Negate, Positions
-from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.protocols.ranking import Positions
 from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.protocols.topk import TopK
-from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import Words
-from gpumpc.session import Session
+from gpumpc.session import Draws, Session
 from gpumpc.shares import Additive
 
 
@@ -97,6 +92,11 @@ class Program:
         return any(isinstance(step, (Argmax, Positions)) and step.output == self.output for step in self.steps)
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether a batch can turn out to be unlucky, and is run again under the next number."""
+        return any(isinstance(step, TopK) for step in self.steps)
+
+    @property
     def digest(self) -> bytes:
         """32 bytes that differ whenever two programs do: every field of every step is in it."""
         text = repr((PROTOCOL_VERSION, self.steps, self.inputs, self.output, self.result, self.weights, self.params))
@@ -132,6 +132,20 @@ class Program:
         session.finish(self.cost)
         return values[self.output]
 
+    @property
+    def ahead_bytes(self) -> int:
+        """Memory that everything `prepare` gives takes."""
+        return sum(8 * math.prod(step.out_shape) for step in self.steps if isinstance(step, linear.PrivateProduct))
+
+    def prepare(self, draws: Draws) -> Iterator[tuple[str, Words]]:
+        """What one server can compute of a batch before any input is there: (step, words), in program order."""
+        values: dict[str, Any] = dict.fromkeys(self.inputs)
+        for step in self._walk(values):
+            draws.at(step.name)
+            values[step.output] = step.prepare(draws, *(values[name] for name in step.inputs))
+            if isinstance(step, linear.PrivateProduct):
+                yield step.name, values[step.output]
+
     def plain(self, clear: Clear, *inputs: Words, trace: dict[str, Words] | None = None) -> Words:
         """The same in the clear, on signed words; `trace` receives every value by name."""
         values = dict(zip(self.inputs, inputs, strict=True))
@@ -149,248 +163,3 @@ class Program:
             for name in set(step.inputs):
                 if last_use[name] == i and name != self.output:
                     del values[name]
-
-
-def compile_program(
-    graph: g.Graph, params: Params, batch: int, output_bits: int | None = None, widths: Widths | None = None
-) -> Program:
-    """The program of a graph for a fixed batch size.
-
-    Args:
-        output_bits: how many bits the revealed value needs, sign included; None for as many as the ring has.
-        widths: of its layers; what is not named computes in k bits with weights at 2^f.
-
-    Raises PlanError where scales do not fit (for example two summands averaged over different windows).
-    """
-    return _Compiler(graph, params, batch, output_bits, widths or {}).program()
-
-
-class _Compiler:
-    """Walks the graph once backwards (which bits are needed) and once forwards (which steps give them)."""
-
-    def __init__(self, graph: g.Graph, params: Params, batch: int, output_bits: int | None, widths: Widths) -> None:
-        self.graph, self.params, self.batch, self.widths = graph, params, batch, widths
-        self.shapes = {name: (batch, *shape) for name, shape in graph.shapes().items()}
-        self.consumers: dict[str, list[g.AnyLayer]] = {layer.name: [] for layer in graph.layers}
-        for layer in graph.layers:
-            for name in layer.inputs:
-                self.consumers[name].append(layer)
-        self.needed = self._needed_bits(output_bits)
-        self.steps: list[Step] = []
-        self.values: dict[str, Value] = {}
-        self.lifted: dict[str, str] = {}
-        self.opened: dict[str, str] = {}
-        self.weights: dict[str, WeightSpec] = {}
-
-    def program(self) -> Program:
-        for layer in self.graph.layers:
-            self._layer(layer)
-        source, name = self.graph.input, self.graph.output.name
-        bits = min(self.needed[name], self.values[name].bits)
-        result = dataclasses.replace(self.values[name], bits=bits)
-        return Program(tuple(self.steps), {source.name: self.values[source.name]}, name, result, self.weights, self.params)
-
-    # backwards
-
-    def _needed_bits(self, output_bits: int | None) -> dict[str, int]:
-        """Bits that whoever reads a value wants of it."""
-        needed = {layer.name: 1 for layer in self.graph.layers}
-        needed[self.graph.output.name] = output_bits or self.params.k
-        for layer in reversed(self.graph.layers):
-            for name in layer.inputs:
-                needed[name] = max(needed[name], self._needed_by(layer, needed))
-        return needed
-
-    def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
-        if isinstance(layer, (g.Conv2d, g.Linear)):
-            return self._width(layer.name).k
-        if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
-            # These compare in whatever bits they are given, but a clamp gives just what its own constant needs: no room
-            # for a difference, nor for a sum on the way here.
-            return self.widths[layer.name].k if layer.name in self.widths else self.params.k - self.params.f
-        return needed[layer.name]
-
-    def _width(self, product: str) -> Width:
-        """Ring and weight scale of a product."""
-        return self.widths.get(product, Width(self.params.k, self.params.f))
-
-    # forwards
-
-    def _layer(self, layer: g.AnyLayer) -> None:
-        match layer:
-            case g.Input():
-                self._input(layer)
-            case g.Conv2d() | g.Linear():
-                self._product(layer)
-            case g.ReLU() | g.Clamp():
-                self._activation(layer)
-            case g.MaxPool():
-                self._max_pool(layer)
-            case g.AvgPool():
-                self._avg_pool(layer)
-            case g.Argmax():
-                self._argmax(layer)
-            case g.TopK():
-                self._top_k(layer)
-            case _:
-                self._join(layer)
-
-    def _input(self, layer: g.Input) -> None:
-        bits = self.params.k if layer.bits is None else layer.bits
-        if layer.bits is None and self.widths:
-            bits = min(bits, self.needed[layer.name])
-        if bits > self.params.k:
-            raise PlanError(f"shares of {bits} bits do not fit a ring of {self.params.k}", "", "choose a larger k")
-        frac = self.params.f if layer.frac is None else layer.frac
-        self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
-
-    def _step(self, kind: type[Step], layer: g.AnyLayer, value: Value, **fields: Any) -> None:
-        """Append a step that reads the layer's inputs and makes its value."""
-        shape = self.values[layer.inputs[0]].shape
-        self.steps.append(kind(layer.name, layer.inputs, layer.name, shape, **fields))
-        self.values[layer.name] = value
-
-    def _at_bits(self, name: str, bits: int) -> str:
-        """Name of the value with at least `bits` bits: itself, or its lift."""
-        value = self.values[name]
-        if value.bits >= bits:
-            return name
-        if name not in self.lifted:
-            target = self.lifted[name] = f"{name}/lift"
-            self.steps.append(Lift(target, (name,), target, value.shape, value.bits, bits))
-            self.values[target] = dataclasses.replace(value, bits=bits)
-        return self.lifted[name]
-
-    def _operand(self, name: str) -> str:
-        """Name of the value as an operand of private products: lifted, then opened under a mask, once for all of them."""
-        readers = [reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))]
-        k = max(self._width(reader.name).k for reader in readers)
-        source = self._at_bits(name, k)
-        if self.params.weights == "public":
-            return source
-        if source not in self.opened:
-            target = self.opened[source] = f"{name}/open"
-            self.steps.append(linear.Open(target, (source,), target, self.values[source].shape, k))
-        return self.opened[source]
-
-    def _product(self, layer: g.Conv2d | g.Linear) -> None:
-        width, f = self._width(layer.name), self.params.f
-        k = width.k
-        [name] = layer.inputs
-        source = self.values[name]
-        shape, operator = _operator(layer, source.shape)
-        self.weights[layer.name] = WeightSpec(
-            shape, shape[-1:], k, float(2**width.weight_frac) / source.divisor, float(2 ** (source.frac + width.weight_frac))
-        )
-        product = Value(self.shapes[layer.name], k, source.frac + width.weight_frac)
-        kept = all(isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name])
-        target = layer.name if kept else f"{layer.name}/product"
-        operand = self._operand(name)
-        kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
-        self.steps.append(
-            kind(target, (operand,), target, source.shape, layer.name, operator, product.shape, k, product.frac)
-        )
-        self.values[target] = product
-        if not kept:
-            # The product loses what operand and weights brought in beyond it, so that every layer works at scale 2^f.
-            shift = product.frac - f
-            self.steps.append(Truncate(layer.name, (target,), layer.name, product.shape, k, shift))
-            self.values[layer.name] = dataclasses.replace(product, bits=k - shift, frac=f)
-
-    def _compared_bits(self, name: str) -> int:
-        """Bits in which a value is compared: never more than a truncated product has."""
-        return min(self.values[name].bits, self.params.k - self.params.f)
-
-    def _activation(self, layer: g.ReLU | g.Clamp) -> None:
-        [name] = layer.inputs
-        source, bits, high = self.values[name], self._compared_bits(name), self.needed[layer.name]
-        if isinstance(layer, g.ReLU):
-            self._step(relu.ReLU, layer, dataclasses.replace(source, bits=max(bits, high)), bits=bits, high=high)
-            return
-        top = round(layer.high * source.scale)
-        if not 0 < top < 1 << (bits - 2):
-            raise PlanError(
-                f"layer '{layer.name}' clamps at {layer.high}, outside its ring of {bits} bits at scale {source.scale:g}",
-                "the constant must be positive and leave room above it",
-                "choose a larger k or a smaller f",
-            )
-        step = relu.Clamp(layer.name, layer.inputs, layer.name, source.shape, bits, high, top)
-        self.steps.append(step)
-        self.values[layer.name] = dataclasses.replace(source, bits=step.out_bits)
-
-    def _max_pool(self, layer: g.MaxPool) -> None:
-        [name] = layer.inputs
-        bits = self._compared_bits(name)
-        top, bottom, left, right = layer.padding
-        windows = (
-            pooling.Window(2, layer.window[1], layer.stride[1], left, right),
-            pooling.Window(1, layer.window[0], layer.stride[0], top, bottom),
-        )
-        value = dataclasses.replace(self.values[name], shape=self.shapes[layer.name], bits=bits)
-        self._step(pooling.MaxPool, layer, value, bits=bits, windows=windows)
-
-    def _avg_pool(self, layer: g.AvgPool) -> None:
-        source = self.values[layer.inputs[0]]
-        frac, divisor = pooling.averaged(source.frac, source.divisor, layer.window)
-        value = Value(self.shapes[layer.name], source.bits, frac, divisor)
-        self._step(pooling.SumPool, layer, value, window=layer.window, stride=layer.stride)
-
-    def _argmax(self, layer: g.Argmax) -> None:
-        source = self.values[layer.inputs[0]]
-        step = Argmax(layer.name, layer.inputs, layer.name, source.shape, source.bits)
-        self.steps.append(step)
-        self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)
-
-    def _top_k(self, layer: g.TopK) -> None:
-        """Keys -value * 2^id_bits + index, shuffled, the k smallest selected, and of them the indices alone."""
-        source, name = self.values[layer.inputs[0]], layer.name
-        bits, id_bits = source.bits, max(1, (source.shape[1] - 1).bit_length())
-        if bits + id_bits > 62:
-            raise PlanError(
-                f"layer '{name}' needs keys of {bits} + {id_bits} bits",
-                "they must fit 62 bits",
-                f"choose a k of at most {62 - id_bits}",
-            )
-        selected = (source.shape[0], layer.k)
-        self.steps += [
-            Negate(f"{name}/negated", layer.inputs, f"{name}/negated", source.shape, bits),
-            Shuffle(f"{name}/shuffled", (f"{name}/negated",), f"{name}/shuffled", source.shape, bits, id_bits),
-            TopK(f"{name}/best", (f"{name}/shuffled",), f"{name}/best", source.shape, bits + id_bits, layer.k),
-            Positions(name, (f"{name}/best",), name, selected, id_bits),
-        ]
-        self.values[name] = Value(selected, id_bits, 0)
-
-    def _join(self, layer: g.AnyLayer) -> None:
-        kinds: dict[type, type[Step]] = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}
-        sources = [self.values[name] for name in layer.inputs]
-        scales = {(source.frac, source.divisor) for source in sources}
-        if len(scales) > 1:
-            raise PlanError(
-                f"layer '{layer.name}' joins values of different scales",
-                "they were averaged over windows of different sizes",
-                "average them alike, or put a convolution between",
-            )
-        names = self._summands(layer) if isinstance(layer, g.Add) else layer.inputs
-        bits = min(self.values[name].bits for name in names)
-        value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
-        self.steps.append(kinds[type(layer)](layer.name, names, layer.name, sources[0].shape))
-        self.values[layer.name] = value
-
-    def _summands(self, layer: g.Add) -> tuple[str, ...]:
-        """Operands of a sum: where one is there in the bits the sum needs, the others are lifted instead of the sum.
-
-        It costs the same, and a summand spans less than the sum: a lift holds half of what the ring holds.
-        """
-        needed = self.needed[layer.name]
-        widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)
-        if widest < needed:
-            return layer.inputs
-        return tuple(self._at_bits(name, needed) for name in layer.inputs)
-
-
-def _operator(layer: g.Conv2d | g.Linear, shape: Sequence[int]) -> tuple[Shape, Operator]:
-    """Weight shape and operator of a layer whose input has this shape."""
-    if isinstance(layer, g.Linear):
-        return (shape[-1], layer.out_features), MatMul()
-    weight = (*layer.kernel, shape[-1] // layer.groups, layer.out_channels)
-    return weight, Convolution(layer.kernel, layer.stride, layer.padding, layer.groups)

@@ -16,7 +16,8 @@ import numpy as np
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
 from gpumpc.nn.integers import Integers
-from gpumpc.nn.program import Program, Width, Widths, compile_program
+from gpumpc.nn.lowering import compile_program
+from gpumpc.nn.program import Program, Width, Widths
 from gpumpc.nn.ranges import Interval, check_fits
 from gpumpc.params import Params
 from gpumpc.ring.fixed_point import signed

@@ -143,16 +143,21 @@ class Pool:
         """Where the file of a batch is, while it arrives (`part`) or when it is whole (`corr`)."""
         return self.folder / f"{key[0].hex()}.{key[1]}.{ending}"
 
-    def settle(self, key: _Key, committed_bytes: int | None) -> None:
-        """A writer has ended: with a whole file, or with none."""
+    def keep(self, key: _Key) -> None:
+        """All of a batch has arrived. Raises OSError."""
         with self._changed:
-            writer = self._arriving.pop(key, None)
-            if writer is not None:
+            writer = self._arriving.get(key)
+            if writer is not None and key not in self._taken:
+                os.rename(self.path(key, "part"), self.path(key, "corr"))
+            if writer is not None:  # else it was dropped meanwhile
+                self._committed[key] = writer.n_bytes
+            self.end(key)
+
+    def end(self, key: _Key) -> None:
+        """Nothing more of a batch comes."""
+        with self._changed:
+            if writer := self._arriving.pop(key, None):
                 writer.ended = True
-                if committed_bytes is not None:
-                    self._committed[key] = committed_bytes
-            elif committed_bytes is not None:  # dropped while it arrived
-                self._unlink(key)
             self._changed.notify_all()
 
     def drop(self, key: _Key) -> None:
@@ -160,16 +165,12 @@ class Pool:
         with self._changed:
             self._committed.pop(key, None)
             self._taken.discard(key)
-            if writer := self._arriving.pop(key, None):
-                writer.ended = True
-            self._unlink(key)
-
-    def _unlink(self, key: _Key) -> None:
-        try:
-            for ending in ("part", "corr"):
-                self.path(key, ending).unlink(missing_ok=True)
-        except OSError as error:
-            raise self.error(error) from error
+            self.end(key)
+            try:
+                for ending in ("part", "corr"):
+                    self.path(key, ending).unlink(missing_ok=True)
+            except OSError as error:
+                raise self.error(error) from error
 
     def error(self, error: OSError) -> ConfigError:
         """The error for a file operation in this pool that the system refused."""
@@ -226,15 +227,16 @@ class Writer:
         if self.n_written != self.n_bytes:
             self._refuse(self.n_written)
         try:
-            if not self._pool.is_taken(self._key):
+            must_last = not self._pool.is_taken(self._key)
+            if must_last:
                 os.fsync(self._file.fileno())
-                os.rename(self._path, self._pool.path(self._key, "corr"))
+            self._pool.keep(self._key)
+            if must_last:
                 sync_folder(self._pool.folder)
-            self._file.close()
         except OSError as error:
             self.abort()
             raise self._pool.error(error) from error
-        self._pool.settle(self._key, self.n_bytes)
+        self._close()  # only now: until then, who takes the batch reads along
 
     def mapped(self) -> memoryview:
         """The file as it will be when it is whole."""
@@ -242,10 +244,13 @@ class Writer:
 
     def abort(self) -> None:
         """Leave nothing of the batch behind; safe to call twice."""
+        self._path.unlink(missing_ok=True)
+        self._pool.end(self._key)
+        self._close()
+
+    def _close(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        self._path.unlink(missing_ok=True)
-        self._pool.settle(self._key, None)
 
     def _refuse(self, n_bytes: int) -> None:
         self.abort()

@@ -6,27 +6,45 @@ multiplication. Zero padding pads an opened value and its mask alike.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing
 from gpumpc.protocols.step import Clear, Shape, Step
-from gpumpc.ring.backend import Backend, Opened, Padding, Pair, Words, packed_bytes
-from gpumpc.session import Session, Sum
+from gpumpc.ring.backend import Backend, Opened, Padding, Pair, Pairs, Words, packed_bytes
+from gpumpc.session import Draws, Session, Sum
 from gpumpc.shares import Additive, Masked
 
 
-@dataclasses.dataclass(frozen=True)
-class MatMul:
-    """(M, K) o (K, N) -> (M, N)."""
+class _Weighted(abc.ABC):
+    """A product that may stand in a sum of two."""
 
     def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
-        return backend.matmul(x, w, bits)
+        """x o w."""
+        return self.sum(backend, [(x, w)], bits)
+
+    @abc.abstractmethod
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+        """x o w of each pair, added up, plus words of the result's shape, plus a bias."""
+
+    def beaver(self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int) -> Words:
+        """(1-p) E o F + E o B_p + A_p o F + C_p, as two products."""
+        right = y.mask if party else backend.sum_of(y.mask, y.opened, bits)
+        return self.sum(backend, [(x.opened, right), (x.mask, y.opened)], bits, c)
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolution:
+class MatMul(_Weighted):
+    """(M, K) o (K, N) -> (M, N)."""
+
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+        return backend.matmul_sum(pairs, bits, plus, bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(_Weighted):
     """(B, H, W, Cin) o (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout)."""
 
     kernel: Pair
@@ -34,8 +52,8 @@ class Convolution:
     padding: Padding
     groups: int
 
-    def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
-        return backend.conv2d(x, w, self.stride, self.padding, self.groups, bits)
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+        return backend.conv2d_sum(pairs, self.stride, self.padding, self.groups, bits, plus, bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +62,9 @@ class Elementwise:
 
     def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
         return backend.multiply(x, w, bits)
+
+    def beaver(self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int) -> Words:
+        return backend.beaver(x.opened, y.opened, x.mask, y.mask, c, party, bits)
 
 
 Operator = MatMul | Convolution | Elementwise
@@ -68,6 +89,9 @@ class Open(Step):
 
     def deal(self, dealing: Dealing, *masks: object) -> Words:
         return dealing.sum_words("A", self.shape, self.bits)
+
+    def prepare(self, draws: Draws, *masks: object) -> Words:
+        return draws.words("A", self.shape, self.bits)
 
     def run(self, session: Session, x: Additive) -> Masked:
         x.check_bits(self.bits)  # an opening is reduced
@@ -125,7 +149,7 @@ class PrivateProduct(Step):
     """
 
     layer: str
-    operator: Operator
+    operator: MatMul | Convolution
     out_shape: Shape
     k: int
     frac: int
@@ -141,12 +165,22 @@ class PrivateProduct(Step):
         c = self.operator.apply(backend, backend.opened(a, self.k), backend.opened(bm, self.k), self.k)
         dealing.deal_words("C", c, self.k)
 
+    def prepare(self, draws: Draws, *masks: Words) -> Words:
+        """A_p o F + b_p."""
+        [a] = masks
+        backend, static = draws.backend, draws.weights[self.layer]
+        return self.operator.sum(backend, [(backend.opened(a, self.k), static.opened)], self.k, None, static.bias)
+
     def run(self, session: Session, x: Masked) -> Additive:
         x.check_bits(self.k)
         backend, static = session.backend, session.weights[self.layer]
-        from_seeds = self.operator.apply(backend, x.mask, static.opened, self.k)
-        online = self.operator.apply(backend, x.opened, static.weight, self.k)
-        words = backend.add_bias(session.plus_dealt(online, "C", self.k), from_seeds, static.bias, self.k)
+        online = (x.opened, static.weight)
+        ahead = session.ahead(self.name)
+        if ahead is None:
+            c = session.dealt_words("C", self.out_shape, self.k)
+            words = self.operator.sum(backend, [online, (x.mask, static.opened)], self.k, c, static.bias)
+        else:
+            words = self.operator.sum(backend, [online], self.k, session.plus_dealt(ahead, "C", self.k))
         return Additive(words, self.k, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -162,7 +196,7 @@ class PublicProduct(Step):
     """
 
     layer: str
-    operator: Operator
+    operator: MatMul | Convolution
     out_shape: Shape
     k: int
     frac: int
@@ -170,8 +204,8 @@ class PublicProduct(Step):
     def run(self, session: Session, x: Additive) -> Additive:
         backend, static = session.backend, session.weights[self.layer]
         operand = backend.opened(x.at_bits(backend, self.k).words, self.k)
-        words = self.operator.apply(backend, operand, static.weight, self.k) + static.bias
-        return Additive(backend.reduce(words, self.k), self.k, self.frac, owner=x.owner)
+        words = self.operator.sum(backend, [(operand, static.weight)], self.k, None, static.bias)
+        return Additive(words, self.k, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return plain_product(self, clear, x)
@@ -210,12 +244,9 @@ class BeaverProduct(Step):
         x.check_like(y)
         x.check_bits(self.k)
         y.check_bits(self.k)
-        backend, apply = session.backend, self.operator.apply
-        words = apply(backend, x.opened, y.mask, self.k) + apply(backend, x.mask, y.opened, self.k)
-        words = session.plus_dealt(words, "C", self.k)
-        if session.party == 0:
-            words = words + apply(backend, x.opened, y.opened, self.k)
-        return Additive(backend.reduce(words, self.k), self.k, x.frac + y.frac, x.divisor * y.divisor, x.owner)
+        c = session.dealt_words("C", self.out_shape, self.k)
+        words = self.operator.beaver(session.backend, x, y, c, session.party, self.k)
+        return Additive(words, self.k, x.frac + y.frac, x.divisor * y.divisor, x.owner)
 
     def plain(self, clear: Clear, x: Words, y: Words) -> Words:
         backend = clear.backend

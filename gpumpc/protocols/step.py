@@ -14,7 +14,7 @@ from typing import Any
 from gpumpc.cost import Cost
 from gpumpc.offline.dealer import Dealing
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.session import Session
+from gpumpc.session import Draws, Session
 
 Shape = tuple[int, ...]
 
@@ -59,6 +59,13 @@ class Step(abc.ABC):
 
     def deal(self, dealing: Dealing, *masks: Any) -> Any:
         """The dealer's side. What is returned reaches the `deal` of steps that read `output`."""
+        return None
+
+    def prepare(self, draws: Draws, *masks: Any) -> Any:
+        """What of `run` depends on no input and no message, computed before: `Session.ahead` finds it under the step's name.
+
+        As with `deal`, what is returned also reaches the `prepare` of steps that read `output`. None: nothing.
+        """
         return None
 
     @abc.abstractmethod

@@ -23,6 +23,7 @@ Lanes = Any  # an array of the backend: uint64, shape (planes, n_lanes)
 Opened = Any  # opaque
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
+Pairs = Sequence[tuple[Opened, Opened]]
 Factors = tuple[int, ...]  # numbers of bits that are multiplied
 
 
@@ -192,6 +193,28 @@ class Backend(Protocol):
     def conv2d(self, x: Opened, w: Opened, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
         """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding top/bottom/left/right."""
 
+    def beaver(self, e: Opened, f: Opened, a: Opened, b: Opened, c: Words, party: int, bits: int) -> Words:
+        """(1 - party) e f + e b + a f + c, element by element."""
+
+    def sum_of(self, x: Opened, y: Opened, bits: int) -> Opened:
+        """Two operands of one shape added up, as an operand."""
+
+    # sums over one or two pairs of operands, plus words of the result's shape, plus a bias (C,) for its last axis
+    def matmul_sum(self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+        """Sum of x @ w, as `matmul`."""
+
+    def conv2d_sum(
+        self,
+        pairs: Pairs,
+        stride: Pair,
+        padding: Padding,
+        groups: int,
+        bits: int,
+        plus: Words | None = None,
+        bias: Words | None = None,
+    ) -> Words:
+        """Sum of convolutions, as `conv2d`."""
+
     # local steps
     def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
         """Share modulo 2^k -> share modulo 2^(k - shift): party 0 adds 2^shift - 1; both shift right."""
@@ -204,9 +227,6 @@ class Backend(Protocol):
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         """Words times a public integer (of either sign), modulo 2^bits."""
-
-    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
-        """x + y + bias, modulo 2^bits: two of one shape (.., C), and (C,)."""
 
     def sign_extend(self, words: Words, bits: int) -> Words:
         """The signed value modulo 2^bits as a signed 64-bit word."""

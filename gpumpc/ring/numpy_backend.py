@@ -13,7 +13,7 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, Pairs, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.fixed_point import signed
 
 Words = np.ndarray
@@ -300,6 +300,38 @@ class NumpyBackend:
     def multiply(self, x: Words, w: Words, bits: int) -> Words:
         return self.reduce(x * w, bits)
 
+    def beaver(self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int) -> Words:
+        total = e * (b if party else b + f)
+        total += a * f
+        total += c
+        return self.reduce(total, bits, out=total)
+
+    def sum_of(self, x: Words, y: Words, bits: int) -> Words:
+        return self.reduce(x + y, bits)
+
+    def matmul_sum(self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+        return self._summed([self.matmul(x, w, bits) for x, w in pairs], plus, bias, bits)
+
+    def conv2d_sum(
+        self,
+        pairs: Pairs,
+        stride: Pair,
+        padding: Padding,
+        groups: int,
+        bits: int,
+        plus: Words | None = None,
+        bias: Words | None = None,
+    ) -> Words:
+        return self._summed([self.conv2d(x, w, stride, padding, groups, bits) for x, w in pairs], plus, bias, bits)
+
+    def _summed(self, products: list[Words], plus: Words | None, bias: Words | None, bits: int) -> Words:
+        """All added up, in the memory of the first product."""
+        total, *rest = products
+        for part in (*rest, plus, bias):
+            if part is not None:
+                total += part
+        return self.reduce(total, bits, out=total)
+
     def row_dot(self, x: Words, y: Words, bits: int) -> Words:
         return self.reduce(np.einsum("ij,ij->i", x, y), bits)
 
@@ -347,11 +379,6 @@ class NumpyBackend:
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         return self.reduce(words * np.uint64(factor % (1 << 64)), bits)
-
-    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
-        total = x + y
-        total += bias
-        return self.reduce(total, bits, out=total)
 
     def sign_extend(self, words: Words, bits: int) -> Words:
         return signed(words, bits).view(np.uint64)

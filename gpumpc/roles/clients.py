@@ -19,8 +19,8 @@ from gpumpc.roles.keys import Card, seal
 from gpumpc.roles.lockstep import LockStep
 from gpumpc.roles.tasks import Task, TaskQueue, Work
 from gpumpc.shares import Additive
-from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import Kind
+from gpumpc.wire.lanes import Lane
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
 # Results in one sealed answer.
@@ -162,7 +162,7 @@ class ClientDesk:
         def prepare() -> Work:
             raw = engine.receive_weights(memoryview(sent))
 
-            def work(channel: FramedChannel, first_batch: int) -> None:
+            def work(channel: Lane, first_batch: int) -> None:
                 engine.install_weights(channel, request.pair_id, raw)
                 self._weights_changed()
                 log.info("weights of plan %s are shared", engine.plan.name)
@@ -175,28 +175,30 @@ class ClientDesk:
     def _settle(self, arrival: Arrival, request: m.Settle) -> None:
         kind = self._archive.inputs(self._engine_of(request.plan)).kind
 
-        def work(channel: FramedChannel, first_batch: int) -> None:
+        def work(channel: Lane, first_batch: int) -> None:
             missing = self._archive.settle(channel, kind, request.items, arrival.peer)
             self._reply(arrival, m.Settled(request.job, missing))
 
         self._submit(arrival, request.plan, request.job, f"settle {named(request.items)}", lambda: work)
 
     def _run(self, arrival: Arrival, request: m.Run) -> None:
-        def work(channel: FramedChannel, first_batch: int, engine: Engine, shelf: Shelf) -> None:
-            for part, of, names, result in self._batches(channel, engine, shelf, request.items, arrival.peer, first_batch):
+        def work(channel: Lane, first_batch: int, engine: Engine, shelf: Shelf) -> None:
+            for part, of, names, _, result in self._batches(
+                channel, engine, shelf, request.items, arrival.peer, first_batch
+            ):
                 sealed = self._seal(arrival.peer, request.plan, request.job, part, result)
                 self._reply(arrival, m.Part(request.job, part, of, len(names)), sealed)
 
         self._evaluate(arrival, request, work)
 
     def _keep(self, arrival: Arrival, request: m.Keep) -> None:
-        def work(channel: FramedChannel, first_batch: int, engine: Engine, shelf: Shelf) -> None:
+        def work(channel: Lane, first_batch: int, engine: Engine, shelf: Shelf) -> None:
             kind, owner = self._archive.results(engine).kind, arrival.peer
             self._archive.reconcile(channel, kind)
             present = {*self._archive.ready(kind, owner)}
             todo = [item for item in request.items if item not in present]
-            for part, of, names, result in self._batches(channel, engine, shelf, todo, owner, first_batch):
-                self._archive.keep(channel, engine, engine.next_batch - 1, owner, names, result)
+            for part, of, names, number, result in self._batches(channel, engine, shelf, todo, owner, first_batch):
+                self._archive.keep(channel, engine, number, owner, names, result)
                 self._reply(arrival, m.Stored(request.job, part, of))
             self._reply(arrival, m.Done())
 
@@ -206,7 +208,7 @@ class ClientDesk:
         self,
         arrival: Arrival,
         request: m.Run | m.Keep,
-        work: Callable[[FramedChannel, int, Engine, Shelf], None],
+        work: Callable[[Lane, int, Engine, Shelf], None],
     ) -> None:
         """Queue an evaluation of items, after everything that can be found out at once."""
         engine, owner = self._engine_of(request.plan), arrival.peer
@@ -220,7 +222,7 @@ class ClientDesk:
                 self._desk.check(engine.session_id, engine.next_batch)
             keys = self._archive.keys(shelf.kind, request.items, owner)
 
-            def together(channel: FramedChannel, first_batch: int) -> None:
+            def together(channel: Lane, first_batch: int) -> None:
                 self._archive.compare(channel, shelf.kind, keys)
                 work(channel, first_batch, engine, shelf)
 
@@ -230,16 +232,15 @@ class ClientDesk:
         self._submit(arrival, request.plan, request.job, f"{verb} {request.source} {named(request.items)}", prepare)
 
     def _batches(
-        self, channel: FramedChannel, engine: Engine, shelf: Shelf, items: Sequence[str], owner: str, batch: int
-    ) -> Iterator[tuple[int, int, list[str], Additive]]:
-        """(part, of, items, result share) of each batch."""
+        self, channel: Lane, engine: Engine, shelf: Shelf, items: Sequence[str], owner: str, batch: int
+    ) -> Iterator[tuple[int, int, list[str], int, Additive]]:
+        """(part, of, items, batch number, result share) of each batch."""
         size = engine.program.input.shape[0]
-        starts = range(0, len(items), size)
-        for part, start in enumerate(starts):
-            names = [*items[start : start + size]]
-            result = engine.run(channel, batch, filled(engine, self._archive.words(shelf, engine, names, owner), size))
-            batch = engine.next_batch
-            yield part, len(starts), names, result.with_words(result.words[: len(names)])
+        portions = [[*items[start : start + size]] for start in range(0, len(items), size)]
+        shares = (filled(engine, self._archive.words(shelf, engine, names, owner), size) for names in portions)
+        results = engine.run_all(channel, batch, shares)
+        for part, (names, (number, result)) in enumerate(zip(portions, results, strict=True)):
+            yield part, len(portions), names, number, result.with_words(result.words[: len(names)])
 
     def _fetch(self, arrival: Arrival, request: m.Fetch) -> None:
         """Answered at once: nothing is computed, and the client sees whether both servers read the same rows."""
@@ -261,7 +262,7 @@ class ClientDesk:
         def prepare() -> Work:
             keys = self._archive.keys(kind, request.items, arrival.peer)
 
-            def work(channel: FramedChannel, first_batch: int) -> None:
+            def work(channel: Lane, first_batch: int) -> None:
                 def progress(part: int, of: int) -> None:
                     self._reply(arrival, m.Stored(request.job, part - 1, of))
 
@@ -280,7 +281,7 @@ class ClientDesk:
         def prepare() -> Work:
             keys = self._archive.keys(kind, request.items, arrival.peer)
 
-            def work(channel: FramedChannel, first_batch: int) -> None:
+            def work(channel: Lane, first_batch: int) -> None:
                 def found(part: int, of: int, best: Additive) -> None:
                     sealed = self._seal(arrival.peer, request.plan, request.job, part, best)
                     self._reply(arrival, m.Part(request.job, part, of, len(best.words)), sealed)

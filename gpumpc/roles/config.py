@@ -50,6 +50,8 @@ class ServerConfig:
         uploads_bytes: how much the uploads of one owner or user may take.
         backend: its name; empty for the fastest that is installed.
         timeout_s: seconds a living peer may be silent in a run.
+        in_flight: batches of one request that run at a time, so that one computes while another waits for the network;
+            the same at both servers.
     """
 
     party: int
@@ -70,6 +72,7 @@ class ServerConfig:
     timeout_s: float
     peer_bulk: str | None = None
     dealer_bulk: str | None = None
+    in_flight: int = 1
 
     @property
     def allowed(self) -> dict[bytes, str]:
@@ -132,6 +135,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uploads: str = "64GiB"
     backend: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
 
 class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,6 +200,7 @@ def load_server(path: Path) -> ServerConfig:
         timeout_s=raw.timeout_s,
         peer_bulk=raw.peer_bulk,
         dealer_bulk=raw.dealer_bulk,
+        in_flight=raw.in_flight,
     )
 
 

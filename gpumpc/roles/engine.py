@@ -7,6 +7,8 @@ agree on is compared before the first masked byte; every batch number is reserve
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 import gpumpc.nn.weight_shares as ws
@@ -18,7 +20,8 @@ from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.roles.evaluation import CorrectionSource, Evaluation
+from gpumpc.roles.evaluation import Begun, CorrectionSource, Evaluation
+from gpumpc.roles.flights import in_flight
 from gpumpc.roles.keys import root_check
 from gpumpc.roles.opened import CLOSED
 from gpumpc.session import StaticWeight
@@ -26,6 +29,7 @@ from gpumpc.shares import Additive
 from gpumpc.version import VERSION
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
+from gpumpc.wire.lanes import Lane
 
 PACKING = "byte planes, then bit lanes"
 
@@ -61,6 +65,8 @@ class Engine(Evaluation):
         folder: where the server keeps its weight shares.
         corrections: server 1's pool; None at server 0.
         wait_s: how long a batch waits for the dealer.
+        hand: where the next batch is prepared; None prepares nothing.
+        in_flight: batches of one request that run at a time, the same number at both servers.
     """
 
     def __init__(
@@ -75,11 +81,14 @@ class Engine(Evaluation):
         folder: Path,
         corrections: CorrectionSource | None,
         wait_s: float = 60.0,
+        hand: Executor | None = None,
+        in_flight: int = 1,
     ) -> None:
         program = program_of(plan, batch_size)
-        super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s)
+        super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, hand)
         self._why_not_ready = "the servers hold none for this plan"
         self._folder = folder
+        self.in_flight = in_flight
         self._weights: dict[str, StaticWeight] = {}
 
     # agreement
@@ -88,12 +97,14 @@ class Engine(Evaluation):
         """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
         own = self._stored_pair()
         equal = {**agreed_fields(self.plan, self.program), "secret of the servers": root_check(self.pair_secret)}
+        equal["batches in flight"] = str(self.in_flight)
         theirs = exchange_hello(channel, equal=equal, told={"share pair": own})
         other = theirs.get("share pair", "")
         self.opened = CLOSED
         if own and own == other:
             self._weights = ws.load_static(self._weights_path, self.backend, self.program)
             self.open_session(channel, own)
+            self.prepare_next(self._weights)
         elif own or other:
             self._why_not_ready = (
                 f"the servers' stores do not belong together: here share pair {own[:8] or 'none'}, "
@@ -154,6 +165,7 @@ class Engine(Evaluation):
         ws.save_static(self._weights_path, self.backend, self._weights)
         write_private(pair_path, pair_id.encode())
         self.open_session(channel, pair_id)
+        self.prepare_next(self._weights)
 
     # batches
 
@@ -166,8 +178,36 @@ class Engine(Evaluation):
         LeftoverCorrelations.
         """
         self.check_ready()
+        result, batch = self.evaluate_again(channel, batch, self._weights, self._operand(share))
+        return self._to_release(result, batch)
+
+    def run_all(self, channel: Lane, first_batch: int, shares: Iterable[Words]) -> Iterator[tuple[int, Additive]]:
+        """(batch, result share) of each input share, in order; several run at a time, each in a lane of its own.
+
+        Raises what `run` raises; whatever runs beside a batch that fails is given up.
+        """
+        if self.in_flight == 1 or self.program.may_repeat:
+            batch = first_batch
+            for share in shares:
+                result = self.run(channel, batch, share)
+                batch = self.next_batch
+                yield batch - 1, result
+            return
+        self.check_ready()
+        yield from in_flight(channel, self.in_flight, self._beginnings(first_batch, shares))
+
+    def _beginnings(self, first_batch: int, shares: Iterable[Words]) -> Iterator[Callable[[Lane], tuple[int, Additive]]]:
+        for batch, share in enumerate(shares, first_batch):
+            operand, begun = self._operand(share), self.begin(batch, self._weights)
+
+            def fly(lane: Lane, begun: Begun = begun, operand: Additive = operand) -> tuple[int, Additive]:
+                return begun.batch, self._to_release(self.carry_out(lane, begun, self._weights, operand), begun.batch)
+
+            yield fly
+
+    def _operand(self, share: Words) -> Additive:
         value = self.program.input
-        operand = Additive(self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor)
-        result: Additive
-        result, batch = self.evaluate_again(channel, batch, self._weights, operand)
+        return Additive(self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor)
+
+    def _to_release(self, result: Additive, batch: int) -> Additive:
         return self.rerandomised(result.at_bits(self.backend, self.program.result.bits), batch)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
 from gpumpc.errors import ConfigError, HandshakeMismatch, SelectionFailed
@@ -12,9 +14,9 @@ from gpumpc.nn.program import Program
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret
-from gpumpc.ring.backend import Backend
+from gpumpc.ring.backend import Backend, Words
 from gpumpc.roles.opened import CLOSED, Opened, program_id
-from gpumpc.session import Corrections, Session, StaticWeight
+from gpumpc.session import Corrections, Draws, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
@@ -22,6 +24,8 @@ from gpumpc.wire.handshake import exchange_hello
 T = TypeVar("T")
 # A selection fails less than once in ten thousand batches and rows: so often in a row it never does.
 _TRIES = 8
+# A plan that would need more memory for what is prepared computes it in its turn.
+_MOST_AHEAD_BYTES = 1 << 30
 
 log = logging.getLogger("gpumpc")
 
@@ -51,6 +55,35 @@ def told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
         raise HandshakeMismatch(name, "well formed", "missing or malformed", "the other server") from None
 
 
+class Preparation:
+    """What a server computes of a batch before its input is there: as much as there is time for.
+
+    Attributes:
+        found: by step; grows until the batch begins.
+        ended: the batch has begun, nothing more is wanted.
+    """
+
+    def __init__(self, session_id: bytes, batch: int) -> None:
+        self.session_id, self.batch = session_id, batch
+        self.found: dict[str, Words] = {}
+        self.ended = False
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Begun:
+    """A reserved batch, with what lies ready for it."""
+
+    session_id: bytes
+    batch: int
+    corrections: TakenCorrections | None
+    ahead: Mapping[str, Words]
+
+    def discard(self) -> None:
+        """It is not run, or has failed."""
+        if self.corrections is not None:
+            self.corrections.discard()
+
+
 class Evaluation:
     """Runs one program's batches.
 
@@ -60,6 +93,7 @@ class Evaluation:
         pair_secret: the secret agreed with the other server, which the dealer does not know.
         corrections: server 1's source; None at server 0.
         wait_s: how long a batch waits for the dealer.
+        hand: where the next batch is prepared while one runs and after; None prepares nothing.
     """
 
     def __init__(
@@ -73,6 +107,7 @@ class Evaluation:
         backend: Backend,
         corrections: CorrectionSource | None,
         wait_s: float,
+        hand: Executor | None = None,
     ) -> None:
         self.party, self.plan, self.program, self.backend = party, plan, program, backend
         # One object: another thread reads its parts together.
@@ -82,6 +117,8 @@ class Evaluation:
         self.first_needed = 0
         self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
         self.corrections, self.wait_s = corrections, wait_s
+        self._hand = hand
+        self._preparation = Preparation(b"", 0)
 
     @property
     def session_id(self) -> bytes:
@@ -107,19 +144,34 @@ class Evaluation:
 
         Raises BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
         """
+        return self.carry_out(channel, self.begin(batch, weights), weights, *inputs)
+
+    def begin(self, batch: int, weights: Mapping[str, StaticWeight]) -> Begun:
+        """Reserve a batch and take what lies ready for it. Batches begin one after the other, in order.
+
+        Raises BatchAlreadyUsed, CorrelationsMissing.
+        """
         self.ledger.reserve(self.session_id, batch)
         self.next_batch = batch + 1
         corrections = self._take(batch)
         self.first_needed = batch + 1
+        ahead = self._prepared(batch)
+        self.prepare_next(weights)
+        return Begun(self.session_id, batch, corrections, ahead)
+
+    def carry_out(self, channel: Channel, begun: Begun, weights: Mapping[str, StaticWeight], *inputs: Additive) -> Any:
+        """The run of a batch that has begun; several may run at a time, each over a channel of its own.
+
+        Raises PeerLost, CostMismatch, LeftoverCorrelations, CorrelationsMissing.
+        """
         try:
-            channel.begin(self.session_id, batch)
-            tree = seeds.SeedTree(self.root.reveal(), self.session_id, batch)
-            result = self.program.run(self.new_session(channel, tree, corrections, weights), *inputs)
+            channel.begin(begun.session_id, begun.batch)
+            tree = seeds.SeedTree(self.root.reveal(), begun.session_id, begun.batch)
+            result = self.program.run(self.new_session(channel, tree, begun.corrections, weights, begun.ahead), *inputs)
         except BaseException:
-            if corrections is not None:
-                corrections.discard()
+            begun.discard()
             raise
-        self.ledger.spend(self.session_id, batch)
+        self.ledger.spend(begun.session_id, begun.batch)
         return result
 
     def evaluate_again(
@@ -154,14 +206,46 @@ class Evaluation:
         self.corrections.discard_before(self.session_id, batch)
         return self.corrections.take(self.session_id, batch, self.wait_s)
 
+    def prepare(self, batch: int, weights: Mapping[str, StaticWeight]) -> None:
+        """Compute what needs no input of a batch, until the batch begins or all is there. Nothing leaves the server."""
+        if self.program.ahead_bytes > _MOST_AHEAD_BYTES:
+            return
+        self._preparation = preparation = Preparation(self.session_id, batch)
+        tree = seeds.SeedTree(self.root.reveal(), preparation.session_id, batch)
+        draws = Draws(self.party, self.backend, self.plan.params.cipher, tree, weights)
+        for step, words in self.program.prepare(draws):
+            if preparation.ended:
+                return
+            preparation.found[step] = words
+
+    def prepare_next(self, weights: Mapping[str, StaticWeight]) -> None:
+        """Begin to prepare the next batch beside whatever else this server does."""
+        if self._hand is not None:
+            self._hand.submit(self._try_to_prepare, self.next_batch, weights)
+
+    def _try_to_prepare(self, batch: int, weights: Mapping[str, StaticWeight]) -> None:
+        try:
+            if batch == self.next_batch:  # or it came too late
+                self.prepare(batch, weights)
+        except Exception:  # the batch itself computes what is missing, and says what is wrong
+            log.exception("batch %d was not prepared", batch)
+
+    def _prepared(self, batch: int) -> dict[str, Words]:
+        """What is there for a batch that begins."""
+        preparation, self._preparation = self._preparation, Preparation(b"", 0)
+        preparation.ended = True
+        is_its = (preparation.session_id, preparation.batch) == (self.session_id, batch)
+        return {**preparation.found} if is_its else {}
+
     def new_session(
         self,
         channel: Channel,
         tree: seeds.SeedTree,
         corrections: Corrections | None,
         weights: Mapping[str, StaticWeight],
+        ahead: Mapping[str, Words] | None = None,
     ) -> Session:
         """What the program's steps run in. Raises ConfigError for the other party's channel."""
         if channel.party != self.party:
             raise ConfigError(f"server {self.party} was given the channel of server {channel.party}")
-        return Session(self.party, self.backend, channel, self.plan.params.cipher, tree, corrections, weights)
+        return Session(self.party, self.backend, channel, self.plan.params.cipher, tree, corrections, weights, ahead)

@@ -12,7 +12,7 @@ import itertools
 import secrets
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +24,12 @@ import numpy.typing as npt
 from gpumpc.errors import BadShape, ForeignShare, PeerLost
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.integers import decode_result, encode_input, integer_weights
-from gpumpc.nn.plan import Plan, Weights
+from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
 from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline import dealer, seeds
 from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.memory_pool import MemoryPool, NotDealt
+from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
@@ -95,6 +95,22 @@ def _forget(stores: tuple[dict[int, Additive], dict[int, Additive]], key: int) -
         store.pop(key, None)
 
 
+class _Source:
+    """Server 1's corrections: those of a batch that it takes because a selection is repeated are dealt when it asks."""
+
+    def __init__(self, pool: MemoryPool, demand: Callable[[int], None]) -> None:
+        self._pool, self._demand = pool, demand
+
+    def take(self, session_id: bytes, batch: int, timeout_s: float) -> MemoryCorrections:
+        """See `MemoryPool.take`."""
+        self._demand(batch)
+        return self._pool.take(session_id, batch, timeout_s)
+
+    def discard_before(self, session_id: bytes, batch: int) -> None:
+        """See `MemoryPool.discard_before`."""
+        self._pool.discard_before(session_id, batch)
+
+
 class LocalSession:
     """Shares, runs and reveals within this process.
 
@@ -102,9 +118,17 @@ class LocalSession:
         plan, weights: a compiled network; its owner is this process.
         batch: images a batch; a run takes any number and pads the last batch.
         backend: for all three roles.
+        program: what is run on inputs of the plan in place of its network; then the weights are this program's.
     """
 
-    def __init__(self, plan: Plan, weights: Weights, batch: int, backend: Backend) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        weights: Mapping[str, npt.NDArray[np.floating]],
+        batch: int,
+        backend: Backend,
+        program: Program | None = None,
+    ) -> None:
         self.plan, self.backend = plan, backend
         self.owner = secrets.token_hex(8)
         self._folder = tempfile.TemporaryDirectory(prefix="gpumpc-")
@@ -125,22 +149,25 @@ class LocalSession:
                 self._ledgers[p],
                 backend,
                 folder / f"s{p}",
-                self._pool if p else None,
+                _Source(self._pool, self._demand) if p else None,
             )
             for p in (0, 1)
         ]
-        self.program: Program = self._engines[0].program
+        self.program: Program = program or self._engines[0].program
+        for engine in self._engines:
+            engine.program = self.program  # before it has agreed on any
         self._dealer = DealerEngine(plan, self.program, self._roots, backend)
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()
         self._dealt: set[int] = set()
+        self._ordered = -1  # the batch that the dealer was told to deal when a run began
         try:
             self._start(weights)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, weights: Weights) -> None:
+    def _start(self, weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
         pair_id = secrets.token_hex(16)
 
@@ -243,6 +270,10 @@ class LocalSession:
     def _next_batch(self) -> int:
         return max(engine.next_batch for engine in self._engines)
 
+    def _demand(self, batch: int) -> None:
+        if batch > self._ordered:
+            self._deal(batch)
+
     def _deal(self, batch: int) -> None:
         if batch in self._dealt:
             return
@@ -267,6 +298,7 @@ class LocalSession:
 
     def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
         size, batch = self.program.input.shape[0], self._next_batch
+        self._ordered = batch
 
         def run(party: int) -> Additive:
             words = self._stores[party][x._key].words[start : start + size]

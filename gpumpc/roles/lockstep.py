@@ -26,8 +26,8 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.engine import Engine
 from gpumpc.roles.reach import reach
 from gpumpc.roles.tasks import Task, TaskQueue, Work
-from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.handshake import exchange_hello
+from gpumpc.wire.lanes import Lane, Lanes
 from gpumpc.wire.zmq_channel import ZmqChannel
 
 # How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for one that it is
@@ -60,7 +60,7 @@ class LockStep:
         engines: Mapping[str, Engine],
         tasks: TaskQueue,
         connect: Callable[[], ZmqChannel],
-        agreed: Callable[[FramedChannel], None],
+        agreed: Callable[[Lane], None],
         stopping: threading.Event,
     ) -> None:
         self._party, self._engines, self._tasks = party, engines, tasks
@@ -94,9 +94,10 @@ class LockStep:
                 self.stopping.wait(_RECONNECT_S)
 
     def _with_peer(self) -> None:
-        with contextlib.closing(self._connect()) as channel:
-            if not reach(channel.wait_peer, self.stopping):
+        with contextlib.closing(self._connect()) as connection:
+            if not reach(connection.wait_peer, self.stopping):
                 return
+            channel = Lanes(connection).first
             exchange_hello(channel, equal={"number of plans": str(len(self._engines))}, told={})
             for engine in self._engines.values():
                 engine.agree(channel)
@@ -107,7 +108,7 @@ class LockStep:
             while not self.stopping.is_set():
                 step(channel)
 
-    def _lead(self, channel: FramedChannel) -> None:
+    def _lead(self, channel: Lane) -> None:
         task = self._tasks.first(_IDLE_S)
         if task is None:
             self._tell_idle(channel)
@@ -133,7 +134,7 @@ class LockStep:
             task.fail(wrong)
             raise wrong
 
-    def _tell_idle(self, channel: FramedChannel) -> None:
+    def _tell_idle(self, channel: Lane) -> None:
         if time.monotonic() - self._told_idle_at > _TELL_IDLE_S:
             self._told_idle_at = time.monotonic()
             channel.send_control(m.pack(m.Idle()))
@@ -141,7 +142,7 @@ class LockStep:
             channel.receive_control(0.0)  # raises PeerLost as soon as server 1 is gone
             raise BadFrame("server 1 spoke without an order", "", "restart both servers")
 
-    def _follow(self, channel: FramedChannel) -> None:
+    def _follow(self, channel: Lane) -> None:
         try:
             order, _ = m.unpack(channel.receive_control(_IDLE_S), m.Control)
         except PeerTimeout:
@@ -177,7 +178,7 @@ class LockStep:
             log.exception("a request of %s failed", task.client)
             raise unexpected(error) from error
 
-    def _carry_out(self, channel: FramedChannel, task: Task, work: Work, first_batch: int) -> None:
+    def _carry_out(self, channel: Lane, task: Task, work: Work, first_batch: int) -> None:
         try:
             work(channel, first_batch)
         except HandshakeMismatch as error:

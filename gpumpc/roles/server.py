@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpumpc.errors import (
@@ -62,6 +63,8 @@ class Server:
         if self.party == 1:
             self._desk = DealerDesk(Pool(config.state / "pool", config.ahead_bytes))
         self._backend = choose_backend(config.backend)
+        # Batches are prepared here, one after the other.
+        self._hand = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)}
         store = Store(config.state / "store", self.party)
         self._archive = Archive(store, self.party, self._backend, config.uploads_bytes)
@@ -103,6 +106,8 @@ class Server:
             self.config.state,
             self._desk,
             wait_s=self.config.timeout_s,
+            hand=self._hand,
+            in_flight=self.config.in_flight,
         )
 
     def stop(self) -> None:
@@ -130,6 +135,7 @@ class Server:
         worker.join(_STOP_S)
         if worker.is_alive():
             log.warning("stopped in the middle of a batch: its number is burnt, and it must be asked for again")
+        self._hand.shutdown(wait=False, cancel_futures=True)
         self._listener.close()
         self._ledger.close()
         self._archive.store.close()

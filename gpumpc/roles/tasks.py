@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpumpc.errors import GpumpcError, InputError
-from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.lanes import Lane
 
 # More would only keep others waiting, and what waits here takes memory.
 MAX_TASKS_PER_CLIENT = 32
 
-Work = Callable[[FramedChannel, int], None]
+Work = Callable[[Lane, int], None]
 
 
 class Task(NamedTuple):

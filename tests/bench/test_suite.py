@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import machine, networks, suite
+from bench import bench_workloads, machine, networks, suite
 from bench.peers import traffic
+from gpumpc.cli.workloads import BATCH
 
 
 def test_suites_by_name() -> None:
-    assert [path.stem for path in suite.files_of([])] == ["bench_protocols", "bench_ring"]
+    assert [path.stem for path in suite.files_of([])] == ["bench_protocols", "bench_ring", "bench_workloads"]
     assert [path.stem for path in suite.files_of(["ring"])] == ["bench_ring"]
-    with pytest.raises(ValueError, match="no suite 'nonsense'; there are protocols, ring"):
+    with pytest.raises(ValueError, match="no suite 'nonsense'; there are protocols, ring, workloads"):
         suite.files_of(["nonsense"])
+
+
+def test_workloads_of_the_suite_are_those_of_the_command() -> None:
+    assert {*bench_workloads.NAMES} < {*BATCH}
+    assert {*networks.BATCH} < {*BATCH}
 
 
 def test_first_run_compares_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner
 
 from bench.schema import check_row
 from gpumpc.cli.main import app
-from gpumpc.cli.workloads import WORKLOADS
+from gpumpc.cli.workloads import NETWORKS, WORKLOADS, Case, case_of
+from gpumpc.params import Params
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 
 # Arguments that keep a run short, and the largest error against float64 at f = 13: an ulp or two, times what is summed.
@@ -21,6 +24,7 @@ SMALL = {
     "matmul": (["--batch", "7"], 0.02),
     "conv": (["--batch", "1"], 0.02),
     "maxpool": (["--batch", "1"], 2e-4),
+    "retrieval": (["--n", "300", "--batch", "2"], 0.0),
 }
 
 
@@ -43,7 +47,36 @@ def test_small(workload, backend):
 
 
 def test_every_workload_but_the_networks_is_here():
-    assert {*WORKLOADS} - {*SMALL} == {"lenet", "vgg", "lite0"}
+    assert {*WORKLOADS} - {*SMALL} == {"lenet", "vgg", "lite0", "resnet18"} == {*NETWORKS}
+
+
+@pytest.mark.parametrize("net", [(), ("--net", "loopback")], ids=["threads", "processes"])
+def test_a_search_finds_what_a_search_in_the_clear_finds(net):
+    row = run("retrieval", "--n", "1000", *net)
+    check_row(row)
+    assert (row["workload"], row["batch"], row["max_error"], row["wrong"]) == ("retrieval", 1, 0.0, 0)
+    assert row["online_bytes"] > 0 and row["offline_bytes"] > 0 and row["rounds"] > 0
+
+
+def test_a_wrong_neighbour_is_counted():
+    case = case_of("retrieval", 50, 2, Params())
+    keys = keys_in_the_clear(case)
+    assert case.errors(keys) == {"max_error": 0.0, "wrong": 0}
+    keys[1, 3:5] = keys[1, [4, 3]]
+    found = case.errors(keys)
+    assert found["wrong"] == 2 and found["max_error"] > 0
+
+
+def keys_in_the_clear(case: Case) -> npt.NDArray[np.float64]:
+    """Squared distance * 2^6 + position, of integers: the ten smallest of each query, ascending."""
+    queries, rows = (np.rint(x * 2.0**10) for x in case.inputs)
+    distances = ((queries[:, None] - rows) ** 2).sum(axis=2)
+    return np.sort(distances * 64 + np.arange(len(rows)), axis=1)[:, :10]
+
+
+def test_the_usual_sizes_of_a_search():
+    case = case_of("retrieval", 0, 0, Params())
+    assert [x.shape for x in case.inputs] == [(1, 128), (10_000, 128)]
 
 
 def test_bytes_of_a_multiplication():

@@ -8,9 +8,11 @@ import pytest
 
 from gpumpc.errors import BadFrame, BadShape
 from gpumpc.protocols.comparison import Node
+from gpumpc.protocols.linear import Convolution, MatMul
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
+from gpumpc.shares import Masked
 from tests.kernels.vectors import KINDS, SIZES, every_kind, same, words
 
 NUMPY = NumpyBackend()
@@ -83,7 +85,7 @@ def test_beaver_products(backend, party):
         same(backend, backend.beaver(*up(backend, e, f, a, b, c), party, 62), expected)
     for e, f, a, b, c in every_kind("matrix", (20, 40), (40, 70), (20, 40), (40, 70), (20, 70)):
         expected = (public * (e @ f) + e @ b + a @ f + c) & mask(44)
-        same(backend, backend.beaver_matmul(*up(backend, e, f, a, b, c), party, 44), expected)
+        same(backend, beaver(MatMul(), backend, (e, f, a, b, c), party, 44), expected)
 
 
 @pytest.mark.parametrize("party", [0, 1])
@@ -99,7 +101,23 @@ def test_beaver_convolutions(backend, party, channels):
     for e, f, a, b in every_kind("convolution", x, w, x, w):
         c = words("c", conv(e, f).shape)
         expected = (np.uint64(1 - party) * conv(e, f) + conv(e, b) + conv(a, f) + c) & mask(44)
-        same(backend, backend.beaver_conv2d(*up(backend, e, f, a, b, c), party, *geometry, 44), expected)
+        operator = Convolution(w[:2], *geometry)
+        same(backend, beaver(operator, backend, (e, f, a, b, c), party, 44), expected)
+
+
+def beaver(operator, backend, values, party, bits):
+    """As `BeaverProduct` asks for it."""
+    *operands, c = up(backend, *values)
+    e, f, a, b = (backend.opened(value, bits) for value in operands)
+    return operator.beaver(backend, Masked(e, a, bits, 0), Masked(f, b, bits, 0), c, party, bits)
+
+
+def test_a_sum_that_does_not_fit_is_refused(backend):
+    x, w = backend.upload(words("x", (20, 30))), backend.upload(words("w", (30, 40)))
+    with pytest.raises(BadShape, match="one a column"):
+        backend.matmul_sum([(x, w)], 44, None, backend.new((39,)))
+    with pytest.raises(BadShape, match="were to be added"):
+        backend.matmul_sum([(x, w)], 44, backend.new((20, 41)))
 
 
 # trees
@@ -219,14 +237,6 @@ def test_a_level_of_a_maximum(backend, shape):
 def test_a_residual(backend, n):
     for x, y in every_kind("residual", n, n):
         same(backend, backend.add(*up(backend, x, y), 40), (x + y) & mask(40))
-
-
-def test_a_bias(backend):
-    for shape in ((0, 3), (1, 1), (7, 3), (2, 9, 9, 20)):
-        for x, y, b in every_kind("bias", shape, shape, shape[-1:]):
-            same(backend, backend.add_bias(*up(backend, x, y, b), 44), NUMPY.add_bias(x, y, b, 44))
-    with pytest.raises(BadShape, match="one a column"):
-        backend.add_bias(backend.new((2, 3)), backend.new((2, 3)), backend.new((2,)), 44)
 
 
 @pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])

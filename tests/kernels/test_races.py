@@ -35,7 +35,6 @@ CHECKS = [
     (three.test_int64_ring_convolution, (three.CONVOLUTIONS[4],)),
     (fused.test_a_masked_value_leaves_in_one_pass, (5000, 27)),
     (fused.test_masked_lanes, (2500,)),
-    (fused.test_a_bias, ()),
     (fused.test_added_streams_and_messages, ("chacha20", 2500)),
     (fused.test_an_opening_becomes_limb_planes, ((65, 3), 44)),
     (fused.test_a_level_of_a_tree, (4, True, 17000)),

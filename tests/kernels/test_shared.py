@@ -94,7 +94,9 @@ def test_products(bits):
     for shape in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
         parity.test_matmul_of_nothing(shape)
     for size in ((0, 3), (1, 1), (7, 3), (2, 9, 9, 20)):
-        parity.test_add_bias(bits, size)
+        for party in (0, 1):
+            parity.test_beaver(bits, size, party)
+    parity.check_sums(EMULATED, bits, 9)
     parity.test_row_dot(bits)
 
 

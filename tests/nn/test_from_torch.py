@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from gpumpc.errors import BadValue, ConfigError, MissingFile, OutOfRange, PlanError, UnsupportedOperator
 from gpumpc.models.lenet import lenet
 from gpumpc.models.lite0 import Lite0, lite0, lite0_untrained
+from gpumpc.models.resnet import resnet18
 from gpumpc.models.tiny import tiny, tiny_residual
 from gpumpc.models.vgg_small import vgg_small
 from gpumpc.nn.evaluate import evaluate_float
@@ -62,6 +63,7 @@ def test_named_networks_match_torch(batch):
     imported(tiny_residual(), 3, 8, 8, batch=batch)
     imported(lenet(), 1, 28, 28, batch=batch)
     imported(vgg_small(), 3, 64, 64, batch=batch)
+    imported(resnet18(), 3, 32, 32, batch=batch)
 
 
 def test_lite0_has_the_published_count_of_relu6():

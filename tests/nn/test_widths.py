@@ -13,7 +13,8 @@ from gpumpc.errors import RangeTooWide
 from gpumpc.nn import graph as g
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.integers import integer_weights
-from gpumpc.nn.program import Width, compile_program
+from gpumpc.nn.lowering import compile_program
+from gpumpc.nn.program import Width
 from gpumpc.nn.ranges import bounds_of, check_fits
 from gpumpc.roles.engine import agreed_fields
 

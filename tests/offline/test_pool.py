@@ -1,5 +1,6 @@
 """The pool: bounded, whole or absent, each batch read once."""
 
+import concurrent.futures
 import stat
 import subprocess
 import sys
@@ -124,6 +125,18 @@ def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) ->
     writer.commit()
     assert names(pool) == set() and not pool.ahead(A, 0)
     assert pool.wanted(A, 0, 1000) == [0]
+
+
+def test_a_batch_may_be_taken_at_any_moment_of_its_arrival(pool: Pool) -> None:
+    """Taken by another thread while it is written and committed: all of it is read, whichever came first."""
+    for batch in range(60):
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            arriving = threads.submit(put, pool, A, batch, b"abcdefgh")
+            corrections = pool.take(A, batch, 5)
+            assert corrections.read(8) == b"abcdefgh"
+            corrections.finish()
+            arriving.result()
+    assert names(pool) == set()
 
 
 def test_take_waits_for_a_batch(pool: Pool) -> None:

@@ -48,6 +48,7 @@ OTHERS: dict[str, tuple[CompiledPlan, int]] = {
     "weights": (changed(weights="public"), 2),
     "weight version": (tiny(seed=8), 2),
     "model": (tiny(name="other"), 2),
+    "batches in flight": (SAME, 2),
 }
 
 
@@ -62,6 +63,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluste
         # Fourteen processes begin together, and none of them computes: the backend that is there at once.
         rewrite(cluster.setup.server0, backend="numpy")
         rewrite(cluster.setup.server1, plans=[str(folder / "other")], batch=batch, backend="numpy")
+        if field == "batches in flight":
+            rewrite(cluster.setup.server1, in_flight=2)
         cluster.names = ["server0", "server1"]
         cluster.start()
     yield found

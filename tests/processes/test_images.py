@@ -280,18 +280,20 @@ _DIE_DEALING = """
 import os, signal
 from gpumpc.roles.dealing import DealerEngine
 deal = DealerEngine.deal
-def deal_and_die(engine, pair_id, nonces, batch, task=None):
-    for piece in deal(engine, pair_id, nonces, batch, task):
-        if batch == {batch}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield piece
+def deal_and_die(engine, pair_id, nonces, batch, send, task=None):
+    if batch == {batch}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    deal(engine, pair_id, nonces, batch, send, task)
 DealerEngine.deal = deal_and_die
 """
 
 
-def test_kill_9_of_each_process_in_an_extraction_of_64_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_kill_9_of_each_process_in_an_extraction_of_64_images(tmp_path: Path, in_flight: int) -> None:
     """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used twice."""
     cluster = Cluster.make(tmp_path, batch=4, ahead="8KiB")
+    for file in (cluster.setup.server0, cluster.setup.server1):
+        rewrite(file, in_flight=in_flight)
     x = images(64)
     # A number that was burnt is not used again: the second to die does so in a later one.
     faults = {

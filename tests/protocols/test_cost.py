@@ -16,7 +16,6 @@ from gpumpc.protocols.linear import (
     Elementwise,
     MatMul,
     Open,
-    Operator,
     PrivateProduct,
     PublicProduct,
 )
@@ -74,7 +73,7 @@ def test_declared_is_measured_for_products(n, weights):
         "fc": (np.ones((n, 3), dtype=np.uint64), np.ones(3, dtype=np.uint64)),
         "conv": (np.ones((1, 1, n, 2), dtype=np.uint64), np.ones(2, dtype=np.uint64)),
     }
-    cases: list[tuple[str, Operator, tuple[int, ...], tuple[int, ...]]] = [
+    cases: list[tuple[str, MatMul | Convolution, tuple[int, ...], tuple[int, ...]]] = [
         ("fc", MatMul(), (2, n), (2, 3)),
         ("conv", Convolution((1, 1), (1, 1), (0, 0, 0, 0), 1), (1, 3, 3, n), (1, 3, 3, 2)),
     ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpumpc.nn import graph as g
-from gpumpc.nn.program import compile_program
+from gpumpc.nn.lowering import compile_program
 from gpumpc.params import Params
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.ring.fixed_point import mask

@@ -16,11 +16,11 @@ from gpumpc.errors import (
     RevealError,
 )
 from gpumpc.nn import graph as g
-from gpumpc.nn.program import compile_program
+from gpumpc.nn.lowering import compile_program
 from gpumpc.nn.ranges import check_ranges
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
-from gpumpc.protocols.linear import BeaverProduct, Elementwise, Open, PrivateProduct
+from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct
 from gpumpc.protocols.pooling import Add, Concat
 from gpumpc.protocols.step import Clear
 from gpumpc.protocols.truncation import LiftBits, LiftInFlight
@@ -126,20 +126,24 @@ def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
 
 def test_an_owner_goes_through_a_product():
     """A residual add of a product to its own operand is no sum of two sessions; a sum with another's is."""
-    operator, w = Elementwise(), {"w": (np.ones(19, dtype=np.uint64), np.zeros(19, dtype=np.uint64))}
+    shape, w = (1, 19), {"w": (np.eye(19, dtype=np.uint64), np.zeros(19, dtype=np.uint64))}
     steps = [
-        Open("o", ("x",), "e", (19,), 40),
-        PrivateProduct("p", ("e",), "z", (19,), "w", operator, (19,), 40, 0),
-        Add("a", ("z", "y"), "s", (19,)),
+        Open("o", ("x",), "e", shape, 40),
+        PrivateProduct("p", ("e",), "z", shape, "w", MatMul(), shape, 40, 0),
+        Add("a", ("z", "y"), "s", shape),
     ]
-    first, second = share(X, 40)
+    first, second = share(X[None], 40)
     mine = (dataclasses.replace(first, owner="alice"), dataclasses.replace(second, owner="alice"))
-    assert np.array_equal(run_steps(steps, {"x": mine, "y": mine}, w).values, 2 * X)
+    assert np.array_equal(run_steps(steps, {"x": mine, "y": mine}, w).values, 2 * X[None])
     with pytest.raises(ForeignShare):
-        run_steps(steps, {"x": mine, "y": share(X, 40)}, w)
-    beaver = [steps[0], Open("p", ("y",), "f", (19,), 40), BeaverProduct("b", ("e", "f"), "z", (19,), operator, (19,), 40)]
+        run_steps(steps, {"x": mine, "y": share(X[None], 40)}, w)
+    beaver = [
+        steps[0],
+        Open("p", ("y",), "f", shape, 40),
+        BeaverProduct("b", ("e", "f"), "z", shape, Elementwise(), shape, 40),
+    ]
     with pytest.raises(ForeignShare):
-        run_steps(beaver, {"x": mine, "y": share(X, 40)})
+        run_steps(beaver, {"x": mine, "y": share(X[None], 40)})
 
 
 # masks

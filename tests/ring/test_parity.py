@@ -240,10 +240,45 @@ def test_candidates_and_flips(bits, n):
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 3), (2, 9, 9, 20)])
 @pytest.mark.parametrize("bits", [1, 40, 64])
-def test_add_bias(bits, shape):
-    x, y, bias = words(1, shape), read_only(words(2, shape)), words(3, shape[-1:])
+@pytest.mark.parametrize("party", [0, 1])
+def test_beaver(bits, shape, party):
+    e, f, a, b, c = (read_only(words(i, shape)) for i in range(5))
+    expected = ((e * f if party == 0 else np.uint64(0)) + e * b + a * f + c) & mask(bits)
     for backend in (DEFINITION, COMPILED):
-        same(backend.add_bias(x, y, bias, bits), (x + y + bias) & mask(bits))
+        same(backend.beaver(e, f, a, b, c, party, bits), expected)
+
+
+@pytest.mark.parametrize("m", [0, 1, 9])
+@pytest.mark.parametrize("bits", [1, 40, 64])
+def test_sums_of_products(bits, m):
+    check_sums(COMPILED, bits, m)
+    check_sums(DEFINITION, bits, m)
+
+
+def check_sums(backend, bits, m):
+    """Of one and of two pairs, with and without what is added; no operand is changed."""
+    shapes, geometry = ((m, 5), (5, 7), (m, 7)), ((2, 1), (1, 0, 1, 1), 1)
+    images = ((m, 5, 6, 3), (3, 3, 3, 7), (m, 2, 6, 7))
+    for (x, w, result), one in (
+        (shapes, lambda a, b: DEFINITION.matmul(a, b, 64)),
+        (images, lambda a, b: DEFINITION.conv2d(a, b, *geometry, 64)),
+    ):
+        pairs = [(read_only(words(i, x)), read_only(words(i + 2, w))) for i in range(2)]
+        plus, bias = read_only(words(5, result)), read_only(words(6, result[-1:]))
+        for n_pairs in (1, 2):
+            for p in (None, plus):
+                for b in (None, bias):
+                    expected = np.zeros(result, dtype=np.uint64)
+                    for term in (*(one(*pair) for pair in pairs[:n_pairs]), p, b):
+                        expected = expected if term is None else expected + term
+                    expected &= mask(bits)
+                    if result is shapes[2]:
+                        got = backend.matmul_sum(pairs[:n_pairs], bits, p, b)
+                    else:
+                        got = backend.conv2d_sum(pairs[:n_pairs], *geometry, bits, p, b)
+                    same(got, expected)
+    left = backend.sum_of(*(backend.opened(words(i, (m, 5)), bits) for i in range(2)), bits)
+    same(backend.matmul(left, np.eye(5, dtype=np.uint64), bits), (words(0, (m, 5)) + words(1, (m, 5))) & mask(bits))
 
 
 @pytest.mark.parametrize("n", [1, 63, 65, 989, 16_421])

@@ -29,8 +29,10 @@ from gpumpc.errors import (
     PlanError,
     RangeTooWide,
     RevealError,
+    SelectionFailed,
 )
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
+from gpumpc.nn.program import Program
 from gpumpc.offline.dealer import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
@@ -358,6 +360,29 @@ def test_dealing_ahead(compiled: CompiledPlan) -> None:
         shared = session.share(numbers(3, 4, 4, 1))
         assert session.run(shared).shape == (3, 3)
         assert not session._pool.n_bytes_held
+
+
+@pytest.mark.parametrize("n_ahead", [0, 1, 3])
+def test_a_selection_that_fails_is_dealt_for_again(compiled: CompiledPlan, n_ahead: int) -> None:
+    run, x = Program.run, numbers(1, 4, 4, 1)
+    failed: list[int] = []
+
+    def unlucky(program: Any, running: Any, *shares: Additive) -> Additive:
+        result = run(program, running, *shares)
+        if failed.count(running.party) < 2:
+            failed.append(running.party)
+            raise SelectionFailed("an unlucky sample")
+        return result
+
+    with compiled.session(batch=1) as session:
+        shared = session.share(x)
+        session.deal_ahead(n_ahead)
+        with mock.patch.object(Program, "run", unlucky):
+            result = session.run(shared)
+        assert sorted(failed) == [0, 0, 1, 1]
+        assert (np.abs(result.reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
+        assert not session._pool.n_bytes_held
+        assert (np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
 
 
 def test_released_shares_are_rerandomised(session: LocalSession, compiled: CompiledPlan) -> None:

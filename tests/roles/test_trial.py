@@ -6,10 +6,14 @@ import os
 import signal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from gpumpc.errors import ConfigError, PeerLost
-from gpumpc.roles.trial import Trial, network_named
+from gpumpc.errors import ConfigError, PeerLost, SelectionFailed
+from gpumpc.nn.graph import Concat, Graph, Input
+from gpumpc.params import Params
+from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.roles.trial import Trial, nearest, network_named
 from gpumpc.wire import relay
 from tests.processes.cluster import close, images, tiny
 
@@ -50,6 +54,44 @@ def test_product_of_two_operands() -> None:
     assert np.abs(value - x * y).max() < 3 * 2.0**-compiled.plan.params.f
 
 
+def vectors() -> tuple[CompiledPlan, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A plan whose results are vectors, two queries, and 40 rows, some of them twice."""
+    graph = Graph((Input("x", (), (6,), -1.0, 1.0), Concat("y", ("x",))))
+    compiled = compile((graph, {}), name="vectors", params=Params())
+    found = nearest.quantised(compiled.plan, np.random.default_rng(4).uniform(-1, 1, (42, 6)))
+    found[20:25] = found[10:15]
+    return compiled, found[:2], found[2:]
+
+
+def test_search_of_rows_at_rest() -> None:
+    compiled, queries, rows = vectors()
+    with Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest") as trial:
+        for dealt_before in (False, True):
+            keys = trial.run(dealt_before).value
+            assert nearest.differences(compiled.plan, queries, rows, keys) == (0.0, 0)
+
+
+@pytest.mark.parametrize("dealt_before", [False, True])
+def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: bool) -> None:
+    compiled, queries, rows = vectors()
+    unlucky = "tests.roles.unlucky_party"
+    with Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial:
+        outcome = trial.run(dealt_before)
+        assert nearest.differences(compiled.plan, queries, rows, outcome.value) == (0.0, 0)
+        assert trial._next_batch == 3
+
+
+def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpumpc.roles.trial.trial._TRIES", 2)
+    compiled, queries, rows = vectors()
+    unlucky = "tests.roles.unlucky_party"
+    with (
+        Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial,
+        pytest.raises(SelectionFailed, match="failed 2 times"),
+    ):
+        trial.run()
+
+
 def test_process_that_ends_is_named() -> None:
     compiled = tiny()
     with Trial(compiled.plan, compiled.weights, [images(1)]) as trial:
@@ -61,3 +103,11 @@ def test_process_that_ends_is_named() -> None:
 def test_unknown_network() -> None:
     with pytest.raises(ConfigError, match="no network 'moon'"):
         network_named("moon")
+
+
+def test_a_stream_of_batches_in_flight() -> None:
+    """More batches than lanes; afterwards the connection serves single runs as before."""
+    compiled, x = tiny(), images(3)
+    with Trial(compiled.plan, compiled.weights, [x]) as trial:
+        assert trial.stream(5, 2) > 0
+        assert close(compiled, x, trial.run().value)

@@ -18,12 +18,12 @@ import numpy as np
 from gpumpc.errors import BadShape
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Padding, Pair, Words, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Words, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, blocks_of, keep, quad_blocks
 from gpumpc.ring.cupy_backend.bits import Bits, key_words
 from gpumpc.ring.cupy_backend.local import Local
 from gpumpc.ring.cupy_backend.opened import Opened, limbs_for, padded
-from gpumpc.ring.cupy_backend.products import Extra, Products
+from gpumpc.ring.cupy_backend.products import Products
 
 _STREAM_BYTES = THREADS * 64
 FAN_INS = (2, 3, 4)
@@ -113,25 +113,6 @@ class Fused(Products, Bits, Local):
         operands.append(self.words(c))
         self.same_shape("a Beaver product", *operands)
         return self.each("beaver", operands, self.new(operands[0].shape), 1 - party, keep(bits))
-
-    def beaver_matmul(self, e: Any, f: Any, a: Any, b: Any, c: Words, party: int, bits: int) -> Words:
-        """(1 - p) e f + e b + a f + c of matrices: two products in one launch, c in the epilogue."""
-        pairs = [(e, self._beaver_right(f, b, party, bits)), (a, f)]
-        return self.matmul_sum(pairs, bits, Extra(addend=self.words(c)))
-
-    def beaver_conv2d(
-        self, e: Any, f: Any, a: Any, b: Any, c: Words, party: int, stride: Pair, padding: Padding, groups: int, bits: int
-    ) -> Words:
-        """(1 - p) e * f + e * b + a * f + c of convolutions: two in one launch, c in the epilogue."""
-        pairs = [(e, self._beaver_right(f, b, party, bits)), (a, f)]
-        return self.conv2d_sum(pairs, stride, padding, groups, bits, Extra(addend=self.words(c)))
-
-    def _beaver_right(self, f: Any, b: Any, party: int, bits: int) -> Any:
-        """b + (1 - p) f, the right operand beside e."""
-        if party:
-            return b
-        left, right = self.operand(f, bits).words, self.operand(b, bits).words
-        return self.add(left, right, bits)
 
     # comparison trees
 
@@ -236,16 +217,6 @@ class Fused(Products, Bits, Local):
         self.same_shape("a clamp", words, t)
         inputs = [words, self.lane(lane, math.prod(words.shape)), t]
         return self.each("clamp_finish", inputs, self.new(words.shape), 1 - party, factor % (1 << 64), keep(bits))
-
-    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
-        x, y, bias = self.words(x), self.words(y), self.words(bias)
-        self.same_shape("a sum", x, y)
-        if bias.shape != x.shape[-1:]:
-            raise BadShape(f"a bias {bias.shape} of values {x.shape}", "", "one a column")
-        out = self.new(x.shape)
-        n = math.prod(x.shape)
-        self.launch("add_bias", blocks_of(n, BLOCK), x, y, bias, out, n, max(1, bias.size), keep(bits))
-        return out
 
     def add(self, x: Words, y: Words, bits: int) -> Words:
         """x + y: a residual."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpumpc.errors import BadShape
-from gpumpc.ring.backend import Padding, Pair, Words
+from gpumpc.ring.backend import Padding, Pair, Pairs, Words
 from gpumpc.ring.cupy_backend.base import THREADS, Base, blocks_of, keep, quad_blocks
 from gpumpc.ring.cupy_backend.opened import SLICE, Opened, limbs_for, padded
 
@@ -26,11 +26,11 @@ MAX_TERMS = {4: 1 << 30, 5: 66048, 6: 33024, 8: 16512}
 
 
 @dataclasses.dataclass(frozen=True)
-class Extra:
-    """What an epilogue adds: the dealer's term of the result's shape, and a bias a column."""
+class _Extra:
+    """What an epilogue adds: a term of the result's shape, and a bias a column."""
 
-    addend: Words | None = None
-    bias: Words | None = None
+    plus: Words | None
+    bias: Words | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +88,12 @@ class Products(Base):
     def matmul(self, x: Any, w: Any, bits: int) -> Words:
         return self.matmul_sum([(x, w)], bits)
 
-    def matmul_sum(self, pairs: list[tuple[Any, Any]], bits: int, extra: Extra | None = None) -> Words:
-        """x w of one pair, or the sum over two, plus what `extra` names."""
+    def matmul_sum(self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
         operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
         (m, depth), (depth_w, n) = operands[0][0].shape, operands[0][1].shape
         if depth != depth_w or any((x.shape, w.shape) != ((m, depth), (depth, n)) for x, w in operands):
             raise BadShape(f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}", "", "make them fit")
-        out, extra = self.new((m, n)), extra or Extra()
+        out, extra = self.new((m, n)), self._extra((m, n), plus, bias)
         if m <= FEW_ROWS:
             for (x, w), term, bias in self._chain(operands, out, extra):
                 self.launch("distances", blocks_of(n, THREADS), x.words, w.words, out, term, bias, m, depth, n, keep(bits))
@@ -109,11 +108,28 @@ class Products(Base):
         self._limb_gemm(limbs, planes, out, (m, n, padded(depth)), bits, extra)
         return out
 
+    def sum_of(self, x: Any, y: Any, bits: int) -> Opened:
+        left, right = self.operand(x, bits).words, self.operand(y, bits).words
+        self.same_shape("a sum of operands", left, right)
+        return self.operand(self.each("add", [left, right], self.new(left.shape), keep(bits)), bits)
+
+    def _extra(self, shape: tuple[int, ...], plus: Words | None, bias: Words | None) -> _Extra:
+        """Checked for a result of this shape. Raises BadShape."""
+        if bias is not None:
+            bias = self.words(bias)
+            if bias.shape != shape[-1:]:
+                raise BadShape(f"a bias of shape {tuple(bias.shape)} beside rows of {shape[-1:]}", "it is one a column", "")
+        if plus is not None:
+            plus = self.words(plus)
+            if tuple(plus.shape) != shape:
+                raise BadShape(f"{tuple(plus.shape)} words were to be added to {shape}", "", "make them fit")
+        return _Extra(plus, bias)
+
     @staticmethod
-    def _chain(operands: list[tuple[Opened, Opened]], out: Words, extra: Extra) -> Iterator[tuple[Any, Any, Any]]:
+    def _chain(operands: list[tuple[Opened, Opened]], out: Words, extra: _Extra) -> Iterator[tuple[Any, Any, Any]]:
         """Launches that add up: the first takes the addend, the next what is there, the last the bias."""
         for i, pair in enumerate(operands):
-            yield pair, out if i else extra.addend, extra.bias if i + 1 == len(operands) else None
+            yield pair, out if i else extra.plus, extra.bias if i + 1 == len(operands) else None
 
     def _cut(self, limbs: int, n_pairs: int, slices: int) -> Iterator[tuple[int, int]]:
         """(first slice, how many) of each launch."""
@@ -121,12 +137,12 @@ class Products(Base):
         return ((first, min(most, slices - first)) for first in range(0, slices, most))
 
     def _limb_gemm(
-        self, limbs: int, planes: list[tuple[Any, Any]], out: Words, sizes: tuple[int, int, int], bits: int, extra: Extra
+        self, limbs: int, planes: list[tuple[Any, Any]], out: Words, sizes: tuple[int, int, int], bits: int, extra: _Extra
     ) -> None:
         m, n, width = sizes
         slices = width // SLICE
         pointers = [*planes[0], *(planes[1] if len(planes) > 1 else (None, None))]
-        term = extra.addend
+        term = extra.plus
         for first, count in self._cut(limbs, len(planes), slices):
             bias = extra.bias if first + count == slices else None
             blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
@@ -141,14 +157,14 @@ class Products(Base):
 
     def conv2d_sum(
         self,
-        pairs: list[tuple[Any, Any]],
+        pairs: Pairs,
         stride: Pair,
         padding: Padding,
         groups: int,
         bits: int,
-        extra: Extra | None = None,
+        plus: Words | None = None,
+        bias: Words | None = None,
     ) -> Words:
-        """The convolution of one pair, or the sum over two, plus what `extra` names."""
         operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
         image, (kh, kw, per_group, c_out) = operands[0][0].shape, operands[0][1].shape
         if image[3] != per_group * groups or c_out % groups:
@@ -158,9 +174,8 @@ class Products(Base):
         for x, w in operands[1:]:
             self.same_shape("a sum of convolutions", operands[0][0], x)
             self.same_shape("a sum of convolutions", operands[0][1], w)
-        extra = extra or Extra()
         window = Window((image[0], image[1], image[2], image[3]), (kh, kw), stride, padding, c_out)
-        out = self.new(window.out)
+        out, extra = self.new(window.out), self._extra(window.out, plus, bias)
         if groups > 1 and per_group == 1 and c_out == groups:
             self._depthwise(operands, window, out, bits, extra)
         elif groups > 1 or min(math.prod(window.out[:3]), c_out, kh * kw * per_group) < FEWEST:
@@ -169,14 +184,16 @@ class Products(Base):
             self._limb_conv(operands, window, out, bits, extra)
         return out
 
-    def _depthwise(self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: Extra) -> None:
+    def _depthwise(
+        self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: _Extra
+    ) -> None:
         (_, h, w, c), (_, ho, wo, _), n = window.image, window.out, math.prod(window.out)
         place = (n, h, w, c, ho, wo, *window.kernel, *window.stride, window.padding[0], window.padding[2], keep(bits))
         for (x, weight), term, bias in self._chain(operands, out, extra):
             self.launch("depthwise", blocks_of(n, 1024), x.words, weight.words, out, term, bias, *place)
 
     def _ring_conv(
-        self, operands: list[tuple[Opened, Opened]], window: Window, groups: int, out: Words, bits: int, extra: Extra
+        self, operands: list[tuple[Opened, Opened]], window: Window, groups: int, out: Words, bits: int, extra: _Extra
     ) -> None:
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
         blocks = blocks_of(math.prod(window.out[:3]), TILE) * blocks_of(c_out // groups, TILE) * groups
@@ -184,7 +201,9 @@ class Products(Base):
         for (x, weight), term, bias in self._chain(operands, out, extra):
             self.launch("ring_conv", blocks, x.words, weight.words, out, term, bias, *place, keep(bits))
 
-    def _limb_conv(self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: Extra) -> None:
+    def _limb_conv(
+        self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: _Extra
+    ) -> None:
         limbs, (b, h, w, c) = limbs_for(bits), window.image
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
         rows, width = b * ho * wo, padded(c)
@@ -198,7 +217,7 @@ class Products(Base):
         pointers = [plane for x, y in operands for plane in (x.rows(limbs), y.columns(limbs))]
         pointers += [None] * (4 - len(pointers))
         place = (b, h, w, width, ho, wo, c_out, kw, kh * kw, *window.stride, window.padding[0], window.padding[2])
-        blocks, slices, term = blocks_of(rows, TILE) * blocks_of(c_out, TILE), kh * kw * width // SLICE, extra.addend
+        blocks, slices, term = blocks_of(rows, TILE) * blocks_of(c_out, TILE), kh * kw * width // SLICE, extra.plus
         for first, count in self._cut(limbs, len(operands), slices):
             bias = extra.bias if first + count == slices else None
             self.launch(f"limb_conv_l{limbs}", blocks, *pointers, out, term, bias, *place, first, count, keep(bits))

@@ -204,6 +204,23 @@ class NumbaBackend(NumpyBackend):
         loops.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _keep(bits), words)
         return words
 
+    def beaver(self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int) -> Words:
+        words = np.empty(e.size, dtype=np.uint64)
+        loops.beaver(*map(_flat, (e, f, a, b, c)), 1 - party, _keep(bits), words)
+        return words.reshape(e.shape)
+
+    def _summed(self, products: list[Words], plus: Words | None, bias: Words | None, bits: int) -> Words:
+        *parts, last = products if plus is None else [*products, plus]
+        if bias is None or not parts:
+            return super()._summed(products, plus, bias, bits)
+        # The last two and the bias in one pass, in the memory of the first.
+        total, *rest = parts
+        for part in rest:
+            total += part
+        rows = total.reshape(-1, bias.size)
+        loops.add_bias(rows, np.ascontiguousarray(last).reshape(rows.shape), _flat(bias), _keep(bits), rows)
+        return total
+
     def conv2d(self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
         if groups == 1:
             return products.conv2d(x, w, stride, padding, bits)
@@ -236,12 +253,6 @@ class NumbaBackend(NumpyBackend):
         result = np.empty(words.shape, dtype=np.uint64)
         loops.scale_mask(_flat(words), factor % (1 << 64), _keep(bits), result.reshape(-1))
         return result
-
-    def add_bias(self, x: Words, y: Words, bias: Words, bits: int) -> Words:
-        total = np.empty(x.shape, dtype=np.uint64)
-        rows = (np.ascontiguousarray(part).reshape(-1, bias.size) for part in (x, y))
-        loops.add_bias(*rows, _flat(bias), _keep(bits), total.reshape(-1, bias.size))
-        return total
 
     def sign_extend(self, words: Words, bits: int) -> Words:
         result = np.empty(words.shape, dtype=np.uint64)

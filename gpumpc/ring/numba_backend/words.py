@@ -26,6 +26,13 @@ def multiply_mask(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by 
         out[i] = (x[i] * y[i]) & keep
 
 
+@compiled(Words, Words, Words, Words, Words, word, word, OutWords)
+def beaver(e, f, a, b, c, public, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(e * (b + public * f) + a * f + c) & keep."""
+    for i in range(e.size):
+        out[i] = (e[i] * (b[i] + public * f[i]) + a[i] * f[i] + c[i]) & keep
+
+
 @compiled(Words2, Words2, Words, word, OutWords2)
 def add_bias(x, y, bias, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
     """(x + y + bias) & keep, the bias a row."""

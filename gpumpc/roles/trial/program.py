@@ -1,4 +1,4 @@
-"""What a trial runs: a plan's program, or the product of two shared operands."""
+"""What a trial runs: a plan's program, the product of two shared operands, or a search."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gpumpc.nn.compiler import program_of
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program, Value
 from gpumpc.roles.operations import binary_program
+from gpumpc.roles.trial.nearest import NEAREST, search_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Spec:
 
     Attributes:
         batch: images a batch; ignored for an operator.
-        operator: empty for the plan's own network; `*` or `@` for a product of two shared operands in the plan's ring.
+        operator: empty for the plan's own network; `*` or `@` for a product of two shared operands in the plan's ring;
+            `nearest` for a search of the first operand's rows, which are results of the plan, among those of the second.
         shapes: of the two operands.
     """
 
@@ -34,9 +36,12 @@ class Spec:
         return cls(**fields | {"shapes": tuple(map(tuple, fields["shapes"]))})
 
     def load(self) -> tuple[Plan, Program]:
-        """Raises MissingFile, CorruptPlan, BadShape, FracMismatch."""
+        """Raises MissingFile, CorruptPlan, BadShape, FracMismatch, PlanError."""
         plan = plan_files.load(Path(self.folder))
         if not self.operator:
             return plan, program_of(plan, self.batch)
+        if self.operator == NEAREST:
+            queries, rows = self.shapes
+            return plan, search_program(plan, queries[0], rows[0])
         x, y = (Value(shape, plan.params.k, plan.params.f) for shape in self.shapes)
         return plan, binary_program(self.operator, x, y, plan.params)

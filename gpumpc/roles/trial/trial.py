@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
-from gpumpc.errors import ConfigError
+from gpumpc.errors import ConfigError, SelectionFailed
 from gpumpc.nn import plan as plan_files
 from gpumpc.nn.integers import decode_result, integer_weights
 from gpumpc.nn.plan import Plan, Weights
@@ -21,6 +21,7 @@ from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline.secret import private_folder
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
+from gpumpc.roles.trial.nearest import NEAREST, rows_at_rest
 from gpumpc.roles.trial.program import Spec
 from gpumpc.roles.trial.talk import Child, Message
 from gpumpc.shares import split
@@ -29,6 +30,8 @@ from gpumpc.wire.zmq_channel import curve_keypair
 
 Array = npt.NDArray[np.float64]
 PARTY = "gpumpc.roles.trial.party"
+# As often as a server repeats a selection that fails.
+_TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Outcome:
     """One run.
 
     Attributes:
-        seconds: from the first dealt byte to output shares at both servers, or without the dealer if the batch lay ready.
+        seconds: from the first dealt byte to output shares at both servers, or only what needs the input.
         value: the revealed result.
         opened_digest: of the first opened message of server 0: another one on every run.
         peak_memory_bytes: by process, since it started.
@@ -56,7 +59,7 @@ class Trial:
     Args:
         plan, weights: a compiled network; with an operator, only the plan's ring is used.
         inputs: the real operands, one for a network.
-        operator: `*` or `@` for a product of two shared operands.
+        operator: `*` or `@` for a product of two shared operands; `nearest` for a search, see `Spec`.
         network: a link of `NETWORKS`; between the servers, and from the dealer to server 1.
         module: what the servers' processes run, as `roles.trial.party` does.
 
@@ -87,7 +90,10 @@ class Trial:
             self._spec = Spec(str(self.folder / "plan"), len(arrays[0]), operator, shapes)
             self.backend = choose_backend(backend)
             self.plan, self.program = self._spec.load()
-            self._share(arrays, weights)
+            if operator == NEAREST:
+                self._share(arrays[:1], rows_at_rest(plan, arrays[1]))
+            else:
+                self._share(arrays, weights)
             self._start()
             self._connect(shape)
         except BaseException:
@@ -118,7 +124,7 @@ class Trial:
         """The processes."""
         return {name: child.pid for name, child in self._children.items()}
 
-    def _share(self, inputs: Sequence[Array], weights: Weights) -> None:
+    def _share(self, inputs: Sequence[Array], weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
         """Operands and weights, as their owners split them; for each server a folder."""
         folders = [private_folder(self.folder / f"server{party}") for party in (0, 1)]
         cipher = self.plan.params.cipher
@@ -174,7 +180,22 @@ class Trial:
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
-        """One batch under fresh randomness, from empty pools, or with its corrections lying ready."""
+        """One batch under fresh randomness: from empty pools, or with corrections there and a network's products prepared.
+
+        A selection that fails is repeated under the next batch, and all its tries count. Raises SelectionFailed if they do.
+        """
+        seconds = 0.0
+        for _ in range(_TRIES):
+            tried, peaks, answers = self._try(dealt_before)
+            seconds += tried
+            if all(answer["found"] for answer in answers):
+                return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
+        raise SelectionFailed(
+            f"a selection has failed {_TRIES} times", "that is no chance", "this is a bug: please report it"
+        )
+
+    def _try(self, dealt_before: bool) -> tuple[float, dict[str, int], tuple[Message, Message]]:
+        """Seconds, peak memory and what the servers said of one batch."""
         batch, self._next_batch = self._next_batch, self._next_batch + 1
         deal: Message = {"verb": "deal", "batch": batch}
         dealer, needs_dealer = self._children["dealer"], bool(self.cost.dealer_bytes)
@@ -183,6 +204,8 @@ class Trial:
         if needs_dealer and dealt_before:
             peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
             self._children["server1"].ask({"verb": "wait_dealt", "batch": batch})
+            if self._spec.operator != NEAREST:  # servers prepare a network's batches, and no search's
+                self._both({"verb": "prepare", "batch": batch})
         elif needs_dealer:
             dealer.tell(deal)
         answers = self._both({"verb": "run", "batch": batch})
@@ -193,8 +216,20 @@ class Trial:
             starts = [answer["start"] for answer in answers]
         for party, answer in enumerate(answers):
             peaks[f"server{party}"] = answer["peak_memory_bytes"]
-        seconds = max(answer["ended"] for answer in answers) - min(starts)
-        return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
+        return max(answer["ended"] for answer in answers) - min(starts), peaks, answers
+
+    def stream(self, n: int, at_a_time: int) -> float:
+        """Seconds for `n` batches from empty pools, up to `at_a_time` in flight, dealt one after the other meanwhile.
+
+        For a program that may not repeat a batch.
+        """
+        first, self._next_batch = self._next_batch, self._next_batch + n
+        dealer, dealt = self._children["dealer"], range(first, first + n) if self.cost.dealer_bytes else ()
+        for batch in dealt:
+            dealer.tell({"verb": "deal", "batch": batch})
+        answers = self._both({"verb": "stream", "first": first, "n": n, "at_a_time": at_a_time})
+        starts = [dealer.hear()["start"] for _ in dealt] or [answer["start"] for answer in answers]
+        return float(max(answer["ended"] for answer in answers) - min(starts))
 
     def _reveal(self) -> Array:
         first, second = (np.load(self.folder / f"server{party}" / "result.npy") for party in (0, 1))

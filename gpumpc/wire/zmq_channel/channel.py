@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ _STEP_S = 0.05
 class ZmqChannel(FramedChannel):
     """One server's end of the connection between the two servers: made by `bind` or `connect`, then `wait_peer`.
 
-    One thread at a time may use it. After PeerLost it stays unusable: close it and make a new one.
+    One thread at a time may send, and one receive. After PeerLost it stays unusable: close it and make a new one.
     """
 
     def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
@@ -31,7 +32,7 @@ class ZmqChannel(FramedChannel):
         self._stream_endpoint: str | None = None
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
-        self._checked_at = 0.0
+        self._checked_at, self._checking = 0.0, threading.Lock()
 
     @classmethod
     def bind(
@@ -122,8 +123,10 @@ class ZmqChannel(FramedChannel):
 
     def _check(self) -> None:
         if (now := time.monotonic()) - self._checked_at > _CHECK_S:
-            self._checked_at = now
-            self._link.check()
+            # One that sends and one that receives may be two threads.
+            with self._checking:
+                self._checked_at = now
+                self._link.check()
 
     # the stream
 

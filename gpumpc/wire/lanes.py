@@ -1,0 +1,160 @@
+"""One connection shared by several batches in flight, so that one computes while another waits for the network.
+
+Every frame names its session and batch: that says whose it is. Whoever waits for a frame reads the connection for all;
+what belongs to another lane is laid in that lane's inbox.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from gpumpc.errors import GpumpcError, PeerTimeout
+from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.frames import Buffer, Frame, Kind
+
+_Key = tuple[bytes, int]
+_LOOK_S = 0.25
+
+
+class Lane(FramedChannel):
+    """One batch's share of a connection; for one thread at a time. The first lane also carries the control records."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
+        self.inbox: collections.deque[Frame] = collections.deque()
+        connection = lanes.connection
+        super().__init__(connection.party, connection.peer, connection.patience_s)
+
+    def begin(self, session_id: bytes, batch: int) -> None:
+        """As `FramedChannel`; frames of this batch that came before are this lane's now."""
+        super().begin(session_id, batch)
+        self.lanes.claim(self, (self._session, batch))
+
+    def close(self) -> None:
+        """Close the connection, for all lanes; safe to call twice."""
+        self.lanes.connection.close()
+
+    def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+        self.lanes.put(header, parts)
+
+    def _start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
+        return self.lanes.start(header, parts)
+
+    def _abort(self) -> None:
+        self.lanes.connection._abort()
+
+    def _get(self, timeout_s: float) -> Frame:
+        return self.lanes.get(self, timeout_s)
+
+
+class Lanes:
+    """The lanes of one connection.
+
+    Args:
+        connection: used through its lanes only from now on.
+    """
+
+    def __init__(self, connection: FramedChannel) -> None:
+        self.connection = connection
+        self._sending = threading.Lock()
+        self._changed = threading.Condition()
+        self._someone_reads = False
+        self._failed: GpumpcError | None = None
+        self._last_words: Frame | None = None
+        self._owners: dict[_Key, Lane] = {}
+        # Frames of batches that the peer has begun and this end has not; their number is bounded by the lanes beside.
+        self._early: dict[_Key, collections.deque[Frame]] = {}
+        self._n_beside = 0
+        self.first = Lane(self)
+
+    def beside(self, n: int) -> list[Lane]:
+        """`n` lanes beside the first, until `end`."""
+        with self._changed:
+            self._n_beside = n
+        return [Lane(self) for _ in range(n)]
+
+    def end(self) -> None:
+        """No lane but the first is used any longer."""
+        with self._changed:
+            self._n_beside = 0
+            self._owners = {key: lane for key, lane in self._owners.items() if lane is self.first}
+            self._early.clear()
+
+    def claim(self, lane: Lane, key: _Key) -> None:
+        """The batch of a lane from now on."""
+        with self._changed:
+            self._owners = {k: owner for k, owner in self._owners.items() if owner is not lane}
+            self._owners[key] = lane
+            lane.inbox.extend(self._early.pop(key, ()))
+
+    def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+        """As `FramedChannel._put`."""
+        with self._sending:
+            self.connection._put(header, parts)
+
+    def start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
+        """As `FramedChannel._start`."""
+        with self._sending:
+            return self.connection._start(header, parts)
+
+    def get(self, lane: Lane, timeout_s: float) -> Frame:
+        """The next frame of a lane. Raises PeerLost, PeerTimeout, BadFrame."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._changed:
+                frame = self._here(lane)
+                if frame is not None:
+                    return frame
+                if self._someone_reads:
+                    self._changed.wait(max(0.0, deadline - time.monotonic()))
+                    if self._someone_reads and time.monotonic() > deadline and not lane.inbox:
+                        raise self.connection._late(timeout_s)
+                    continue
+                self._someone_reads = True
+            frame = self._read(lane, deadline)
+            if frame is not None:
+                return frame
+
+    def _here(self, lane: Lane) -> Frame | None:
+        if lane.inbox:
+            return lane.inbox.popleft()
+        if self._failed is not None:
+            raise self._failed
+        return self._last_words
+
+    def _read(self, lane: Lane, deadline: float) -> Frame | None:
+        """Read one frame, and lay it where it belongs: the lane's own one is returned. None: look again."""
+        try:
+            left_s = max(0.0, deadline - time.monotonic())
+            frame = self.connection._get(min(left_s, _LOOK_S) if self._n_beside else left_s)
+        except PeerTimeout:
+            if time.monotonic() >= deadline:
+                raise
+            return None
+        except GpumpcError as error:
+            self._failed = error
+            raise
+        else:
+            return self._laid(lane, frame)
+        finally:
+            with self._changed:
+                self._someone_reads = False
+                self._changed.notify_all()
+
+    def _laid(self, lane: Lane, frame: Frame) -> Frame | None:
+        with self._changed:
+            if frame.kind is Kind.ERROR:
+                self._last_words = frame if self._n_beside else None  # for every lane
+                return frame
+            key = (frame.session, frame.batch)
+            owner = self.first if frame.kind is Kind.CONTROL else self._owners.get(key)
+            if owner is None and (key in self._early or len(self._early) < self._n_beside):
+                self._early.setdefault(key, collections.deque()).append(frame)
+                return None
+            if owner is None or owner is lane:
+                return frame  # nobody's: whoever reads refuses it
+            owner.inbox.append(frame)
+            return None

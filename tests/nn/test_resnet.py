@@ -1,0 +1,61 @@
+"""ResNet-18 by name: values that neither grow nor vanish, and three modes that agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpumpc.cli.models import compile_named, sample_inputs
+from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.nn.graph import ReLU
+from gpumpc.roles.compiled import CompiledPlan
+
+SIZE = 32
+ULP = 2.0**-13
+
+
+@pytest.fixture(scope="module")
+def compiled() -> CompiledPlan:
+    return compile_named("resnet18", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def x() -> npt.NDArray[np.float64]:
+    return sample_inputs((2, SIZE, SIZE, 3))
+
+
+def with_rounded_weights(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """In float64 with the weights as the plan rounds them: what is left is the error of the steps."""
+    weights = {n: np.rint(w / ULP) * ULP if n.endswith(".weight") else w for n, w in compiled.weights.items()}
+    return evaluate_float(compiled.plan.graph, weights, x)
+
+
+def test_shape_and_size(compiled: CompiledPlan) -> None:
+    graph = compiled.plan.graph
+    assert graph.shapes()[graph.output.name] == (512,)
+    assert sum(w.size for n, w in compiled.weights.items() if n.endswith(".weight")) == 11_166_912
+    assert sum(isinstance(layer, ReLU) for layer in graph.layers) == 17
+
+
+def test_values_stay_in_a_sensible_range() -> None:
+    graph, weights = (named := compile_named("resnet18")).plan.graph, named.weights
+    trace = evaluate_float(graph, weights, sample_inputs((2, *graph.input.shape)), trace=True)
+    spreads = {name: float(value.std()) for name, value in trace.items()}
+    assert all(0.4 < spread < 2.0 for spread in spreads.values()), spreads
+    assert max(float(np.abs(value).max()) for value in trace.values()) < 16
+
+
+def test_the_same_weights_every_time(compiled: CompiledPlan) -> None:
+    other = compile_named("resnet18", size=SIZE)
+    assert all(np.array_equal(other.weights[name], array) for name, array in compiled.weights.items())
+
+
+def test_three_modes_agree(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> None:
+    exact, rounded = compiled(x, "float"), with_rounded_weights(compiled, x)
+    fixed, secure = compiled(x, "fixed"), compiled(x, "secure", batch=2)
+    # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a layer passes on about one.
+    assert np.abs(fixed - rounded).max() < 10 * ULP
+    assert np.abs(secure - rounded).max() < 20 * ULP
+    # Weights of 2^-13 / 2 off, up to 4608 a sum: far more than the steps, and still little beside values up to 3.
+    assert np.abs(secure - exact).max() < 0.03

@@ -1,0 +1,22 @@
+"""A server of a trial whose selection fails in the first two batches, after all else went well."""
+
+from __future__ import annotations
+
+from gpumpc.errors import SelectionFailed
+from gpumpc.ring.backend import Words
+from gpumpc.roles.trial.party import ServerParty, serve
+
+
+class UnluckyParty(ServerParty):
+    """Fails when the product does: both servers at once."""
+
+    def evaluate(self, batch: int) -> Words:
+        """As `ServerParty`."""
+        result = super().evaluate(batch)
+        if batch < 2:
+            raise SelectionFailed("an unlucky sample")
+        return result
+
+
+if __name__ == "__main__":
+    serve(UnluckyParty)

@@ -1,0 +1,127 @@
+"""Batches that share one connection: each gets its own frames, in any order in which the ends begin and wait."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gpumpc.cost import Cost
+from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
+from gpumpc.roles.flights import in_flight
+from gpumpc.wire.channel import memory_pair
+from gpumpc.wire.lanes import Lane, Lanes
+
+SESSION = bytes(range(16))
+N_ROUNDS = 30
+
+
+@pytest.fixture
+def ends() -> tuple[Lanes, Lanes]:
+    first, second = memory_pair(patience_s=5)
+    return Lanes(first), Lanes(second)
+
+
+def talk(lane: Lane, batch: int, pause_s: float = 0.0) -> Cost:
+    """A batch in which each end says who it is, and hears the other say so."""
+    lane.begin(SESSION, batch)
+    for i in range(N_ROUNDS):
+        heard = lane.exchange([f"{lane.party} {batch} {i}".encode()])
+        assert heard == f"{1 - lane.party} {batch} {i}".encode()
+        time.sleep(pause_s)
+    return lane.measured()
+
+
+def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Lanes, Lanes]) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        costs = list(threads.map(lambda end: talk(end.first, 4), ends))
+    assert costs[0] == costs[1] and costs[0].rounds == N_ROUNDS
+    ends[0].first.send_control(b"order")
+    assert ends[1].first.receive_control(1) == b"order"
+    ends[0].first.begin(SESSION, 5)
+    ends[0].first.send([b"x"])
+    with pytest.raises(BadFrame, match="batch 4 is running and the frame is of batch 5"):
+        ends[1].first.receive()
+    with pytest.raises(PeerTimeout):
+        ends[1].first.receive_control(0.01)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_batches_side_by_side(ends: tuple[Lanes, Lanes], n: int) -> None:
+    """Twelve batches in n lanes, one end slower than the other in every second one; the costs are each batch's own."""
+
+    def serve(end: Lanes) -> list[tuple[int, Cost]]:
+        def flight(batch: int) -> Callable[[Lane], tuple[int, Cost]]:
+            return lambda lane: (batch, talk(lane, batch, 0.001 * ((batch + end.first.party) % 2)))
+
+        found = []
+        for batch, cost in in_flight(end.first, n, map(flight, range(12))):
+            found.append((batch, cost))
+            # What the two ends say between batches finds its way while others run.
+            end.first.send_control(b"%d" % batch)
+            assert end.first.receive_control(5) == b"%d" % batch
+        return found
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(serve, ends)
+    assert [batch for batch, _ in first] == list(range(12)) and first == second
+    assert {cost.rounds for _, cost in first} == {N_ROUNDS}
+    with ThreadPoolExecutor(2) as threads:  # and the connection is as good as before
+        assert len({*threads.map(lambda end: talk(end.first, 20), ends)}) == 1
+
+
+def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Lanes, Lanes]) -> None:
+    begun = threading.Barrier(2, timeout=5)
+
+    def fails(lane: Lane) -> None:
+        begun.wait()
+        raise InputError("a bug", "in this test", "")
+
+    def waits(lane: Lane) -> None:
+        lane.begin(SESSION, 1)
+        begun.wait()
+        lane.receive()
+
+    def other(end: Lanes) -> None:
+        for _ in in_flight(end.first, 2, [lambda lane: talk(lane, 0), lambda lane: talk(lane, 1)]):
+            pass
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        peer = threads.submit(other, ends[1])
+        with pytest.raises(InputError):
+            list(in_flight(ends[0].first, 2, [fails, waits]))
+        with pytest.raises((RemoteError, PeerLost)):
+            peer.result()
+    assert time.monotonic() - start < 4
+
+
+def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
+    """No more batches than there are lanes may come early."""
+    lane, _ = ends[1].beside(2)
+    lane.begin(SESSION, 0)
+    for batch in (1, 2, 3):
+        ends[0].first.begin(SESSION, batch)
+        ends[0].first.send([b"x"])
+    with pytest.raises(BadFrame, match="the frame is of batch 3"):
+        lane.receive()
+    other = ends[1].beside(2)[0]
+    other.begin(SESSION, 2)
+    assert other.receive() == b"x"
+
+
+def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Lanes, Lanes]) -> None:
+    lanes = ends[0].beside(3)
+
+    def wait(lane: Lane, batch: int) -> GpumpcError:
+        lane.begin(SESSION, batch)
+        with pytest.raises(PeerLost) as caught:
+            lane.receive()
+        return caught.value
+
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(wait, lane, batch) for batch, lane in enumerate(lanes)]
+        time.sleep(0.1)
+        ends[1].first.close()
+        assert len([future.result(4) for future in waiting]) == 3
