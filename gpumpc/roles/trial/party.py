@@ -204,7 +204,7 @@ class ServerParty:
 
     def stream(self, first: int, n: int, at_a_time: int) -> Message:
         """`n` batches on the same operands, some at a time; their results are dropped."""
-        lanes = Lanes(self.channel)  # type: ignore[arg-type]  # a witness has all that a channel has
+        lanes = Lanes(self.channel)  # type: ignore[arg-type]  # it has all that a channel has
         start = time.monotonic()
         for _ in in_flight(lanes.first, at_a_time, map(self._flight, range(first, first + n))):
             pass
