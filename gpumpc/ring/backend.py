@@ -60,6 +60,16 @@ class Backend(Protocol):
 
     name: str
 
+    # several threads
+    def beside(self) -> Backend:
+        """Itself for another thread: on a GPU with a stream of its own, so that copies and work of the two overlap.
+
+        What one has made, the other may read after `synchronize` of the first; static operands at once.
+        """
+
+    def synchronize(self) -> None:
+        """Wait for all work that was asked for."""
+
     # host and device
     def upload(self, host: Any) -> Words:
         """A host array of uint64 as the backend's words."""

@@ -12,7 +12,7 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, Pairs, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Backend, Factors, LiftLanes, Padding, Pair, Pairs, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.bit_slices import lane_of_bits, masked_product, transpose_64x64
 from gpumpc.ring.fixed_point import signed
 
@@ -37,6 +37,12 @@ class NumpyBackend:
     """Words are uint64 arrays; opened values are plain words."""
 
     name = "numpy"
+
+    def beside(self) -> Backend:
+        return self
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
 
     def upload(self, host: Any) -> Words:
         return np.ascontiguousarray(host, dtype=np.uint64)

@@ -62,7 +62,7 @@ class Products(Base):
     def operand(self, value: Any, bits: int) -> Opened:
         """An operand as it is, or words made one."""
         if isinstance(value, Opened):
-            return value
+            return value.seen_by(self)
         words = self.words(value)
         return Opened(self, tuple(words.shape), bits, words)
 
