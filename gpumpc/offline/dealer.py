@@ -141,7 +141,7 @@ def weight_masks(
     masks = {}
     for layer, (shape, bits) in shapes.items():
         dealing.at(layer)
-        masks[layer] = dealing.sum_words("Bm", shape, bits)
+        masks[layer] = backend.static(dealing.sum_words("Bm", shape, bits), bits)
     return masks
 
 

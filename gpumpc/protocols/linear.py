@@ -162,7 +162,7 @@ class PrivateProduct(Step):
         [a] = masks
         backend = dealing.backend
         bm = dealing.weight_masks[self.layer]
-        c = self.operator.apply(backend, backend.opened(a, self.k), backend.opened(bm, self.k), self.k)
+        c = self.operator.apply(backend, backend.opened(a, self.k), bm, self.k)
         dealing.deal_words("C", c, self.k)
 
     def prepare(self, draws: Draws, *masks: Words) -> Words:

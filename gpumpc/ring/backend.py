@@ -124,6 +124,9 @@ class Backend(Protocol):
     def opened(self, words: Words, bits: int) -> Opened:
         """Words as an operand of products."""
 
+    def static(self, words: Words, bits: int) -> Opened:
+        """`opened` for a right operand of many products: what they bring it into is kept."""
+
     # bits
     def to_planes(self, words: Words, bits: int) -> Lanes:
         """(bits, n_lanes): plane b holds bit b of every element."""

@@ -133,6 +133,9 @@ class NumpyBackend:
     def opened(self, words: Words, bits: int) -> Words:
         return words
 
+    def static(self, words: Words, bits: int) -> Words:
+        return words
+
     # bits
 
     def to_planes(self, words: Words, bits: int) -> Lanes:

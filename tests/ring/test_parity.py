@@ -22,6 +22,7 @@ from gpumpc.ring import numba_backend
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numba_backend import NumbaBackend, products, tiles, winograd
+from gpumpc.ring.numba_backend.forms import Static
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.ring.test_prg import AES_CIPHER, AES_COUNTER, AES_KEY, AES_PLAIN
 
@@ -590,3 +591,24 @@ def test_tiles_without_spare_bits_are_caught(monkeypatch):
     monkeypatch.setattr(winograd, "EXTRA_BITS", 5)
     with pytest.raises(AssertionError):
         check_winograd(*arguments)
+
+
+@pytest.mark.parametrize("bits", [30, 40, 60])
+def test_static_operands_keep_their_forms(bits):
+    """The same products, the first time and again, by matrices, windows and tiles; what is computed of one is plain."""
+    cases = [((2, 20, 20, 32), (3, 3, 32, 32), 1), ((2, 9, 9, 5), (3, 3, 5, 7), 1), ((2, 4, 4, 6), (1, 1, 6, 9), 1)]
+    for x, w, groups in [*cases, ((1, 5, 5, 6), (3, 3, 1, 6), 6)]:
+        left, right = words(1, x), words(2, w)
+        kept = COMPILED.static(right, bits)
+        expected = DEFINITION.conv2d(left, right, (1, 1), (1, 1, 1, 1), groups, bits)
+        for _ in range(2):
+            got = COMPILED.conv2d(left, kept, (1, 1), (1, 1, 1, 1), groups, bits)
+            assert type(got) is np.ndarray
+            same(got, expected)
+        assert isinstance(kept, Static) and bool(kept.forms) == (groups == 1)
+        assert (kept * np.uint64(2)).forms is None
+    left, right = words(3, (9, 30)), words(4, (30, 11))
+    kept = COMPILED.static(right, bits)
+    for n_bits in (bits, bits, 64, 12):
+        same(COMPILED.matmul(left, kept, n_bits), DEFINITION.matmul(left, right, n_bits))
+    assert type(COMPILED.download(kept)) is np.ndarray

@@ -69,6 +69,9 @@ class Products(Base):
     def opened(self, words: Words, bits: int) -> Opened:
         return self.operand(words, bits)
 
+    def static(self, words: Words, bits: int) -> Opened:
+        return self.operand(words, bits)
+
     def multiply(self, x: Any, w: Any, bits: int) -> Words:
         left, right = self.operand(x, bits).words, self.operand(w, bits).words
         if left.shape != right.shape:

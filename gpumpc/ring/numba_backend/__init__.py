@@ -15,8 +15,8 @@ from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.numba_backend import forms, products, wire
 from gpumpc.ring.numba_backend import lanes as bit_loops
-from gpumpc.ring.numba_backend import products, wire
 from gpumpc.ring.numba_backend import stream as stream_loops
 from gpumpc.ring.numba_backend import words as loops
 from gpumpc.ring.numba_backend.stream import HAS_AES, Stream
@@ -99,6 +99,12 @@ class NumbaBackend(NumpyBackend):
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
         return _aligned(_expect(packed, lane_bytes(n, planes))).reshape(planes, n_lanes(n))
+
+    def static(self, words: Words, bits: int) -> Words:
+        return forms.static(words)
+
+    def download(self, words: Words) -> np.ndarray:
+        return np.asarray(words)
 
     # bits
 
