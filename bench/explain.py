@@ -70,6 +70,10 @@ class Rates:
     exchange: float
 
 
+# Operations that draw a mask for the words they are given: (words, cipher, key, bits, ..).
+_MASKING = ("add_uniform", "pack_masked", "mask_and_pack", "draw_and_pack")
+
+
 class _Counting:
     """A backend that adds up the uniform bytes it is asked for."""
 
@@ -78,7 +82,7 @@ class _Counting:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._backend, name)
-        if name in ("expand_words", "expand_lanes", "add_uniform", "xor_uniform"):
+        if name in ("expand_words", "expand_lanes", "xor_uniform", *_MASKING):
             return lambda *arguments: self._counted(name, method, arguments)
         return method
 
@@ -88,10 +92,10 @@ class _Counting:
                 self.uniform += math.prod(arguments[2]) * word_bytes(arguments[3])
             case "expand_lanes":
                 self.uniform += 8 * arguments[2] * n_lanes(arguments[3])
-            case "add_uniform":
-                self.uniform += arguments[0].size * word_bytes(arguments[3])
             case "xor_uniform":
                 self.uniform += 8 * arguments[0].size
+            case _:
+                self.uniform += arguments[0].size * word_bytes(arguments[3])
         return method(*arguments)
 
 

@@ -33,10 +33,17 @@ class Corrections(Protocol):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Sum:
-    """An additive share to be opened: both learn the sum modulo 2^bits."""
+    """An additive share to be opened: both learn the sum modulo 2^bits.
+
+    Attributes:
+        packed: its bytes, where they were made in the same pass.
+        operand: the sum is wanted as an operand of products.
+    """
 
     words: Words
     bits: int
+    packed: memoryview | None = None
+    operand: bool = False
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -135,9 +142,17 @@ class Session(Draws):
         """What the step's `prepare` gave, where there was time for it."""
         return self._ahead.get(step)
 
-    def masked(self, words: Words, name: str, bits: int) -> Words:
-        """Words plus this party's uniform words under a name, modulo 2^bits."""
-        return self.backend.add_uniform(words, self._cipher, self._seeds.key(self._step, name), bits)
+    def masked(self, words: Words, name: str, bits: int) -> Sum:
+        """Words plus this party's uniform words under a name, modulo 2^bits, to be opened."""
+        key = self._seeds.key(self._step, name)
+        masked, packed = self.backend.mask_and_pack(words, self._cipher, key, bits)
+        return Sum(masked, bits, packed)
+
+    def masked_operand(self, words: Words, name: str, bits: int) -> tuple[Words, Sum]:
+        """This party's uniform words under a name; words minus them, to be opened for products."""
+        key = self._seeds.key(self._step, name)
+        drawn, masked, packed = self.backend.draw_and_pack(words, self._cipher, key, bits)
+        return drawn, Sum(masked, bits, packed, operand=True)
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """This party's additive share of a value the dealer computed: drawn at server 0, received at server 1."""
@@ -149,7 +164,7 @@ class Session(Draws):
     def plus_dealt(self, words: Words, name: str, bits: int) -> Words:
         """Words plus this party's share of a value the dealer computed, modulo 2^bits."""
         if self._corrections is None:
-            return self.masked(words, name, bits)
+            return self.backend.add_uniform(words, self._cipher, self._seeds.key(self._step, name), bits)
         return self.backend.add_packed(words, self._read(self._corrections, packed_bytes(words.size, bits)), bits)
 
     def dealt_lanes(self, name: str, planes: int, n: int) -> Lanes:
@@ -163,7 +178,7 @@ class Session(Draws):
         return corrections.read(n_bytes)
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
-        """A correction outright (`Dealing.send_words`), for server 1."""
+        """Server 1's share of the next value the dealer computed, for protocols that give the servers different parts."""
         if self._corrections is None:
             raise CorrelationsMissing(f"step '{self._step}' reads a correction at server 0", "it receives none", "")
         return self.backend.unpack(self._read(self._corrections, packed_bytes(math.prod(shape), bits)), shape, bits)
@@ -174,16 +189,20 @@ class Session(Draws):
         """Send masked words to the peer: half an exchange, a round of its own."""
         self.channel.send([self.backend.pack(words, bits)])
 
+    def send_masked(self, words: Words, name: str, bits: int) -> None:
+        """The same of words minus this party's uniform words under a name."""
+        key = self._seeds.key(self._step, name)
+        self.channel.send([self.backend.pack_masked(words, self._cipher, key, bits, -1)])
+
     def receive_words(self, shape: Sequence[int], bits: int) -> Words:
-        """Receive what the peer sent with `send_words`."""
+        """Receive what the peer sent with `send_words` or `send_masked`."""
         return self.backend.unpack(self.channel.receive(), shape, bits)
 
     # openings
 
     def open_many(self, *items: Item) -> list[Any]:
         """One round: every item of a step leaves in one message. Returns the combined values in order."""
-        backend = self.backend
-        own = [backend.pack(i.words, i.bits) if isinstance(i, Sum) else backend.pack_lanes(i.lanes) for i in items]
+        own = [_message(self.backend, item) for item in items]
         received = self.channel.exchange(own)
         sizes = [len(part) for part in own]
         if len(received) != sum(sizes):
@@ -200,7 +219,8 @@ class Session(Draws):
 
     def _combine(self, item: Item, theirs: memoryview) -> Any:
         if isinstance(item, Sum):
-            return self.backend.add_packed(item.words, theirs, item.bits)
+            add = self.backend.combine if item.operand else self.backend.add_packed
+            return add(item.words, theirs, item.bits)
         other = self.backend.unpack_lanes(theirs, len(item.lanes), item.n)
         return other if isinstance(item, Tell) else item.lanes ^ other
 
@@ -230,3 +250,10 @@ class Session(Draws):
         if self.party == 1:
             return share
         return share.with_words(self.backend.add_constant(share.words, value, share.bits))
+
+
+def _message(backend: Backend, item: Item) -> memoryview:
+    """What leaves for an item."""
+    if not isinstance(item, Sum):
+        return backend.pack_lanes(item.lanes)
+    return backend.pack(item.words, item.bits) if item.packed is None else item.packed

@@ -1,6 +1,7 @@
 // What leaves a server for an opening, and the dealer for a correction, in one pass: a value under a fresh mask, packed.
 //
-//   mask_words  packed = wire form of (x + sign PRG(key)) mod 2^bits, sign = 1 or 2^64 - 1
+//   mask_words  packed = wire form of (x + sign PRG(key)) mod 2^bits, sign = 1 or 2^64 - 1; as words too where
+//               `out` is given; the mask itself where `drawn` is
 //   mask_add    out = (x + sign PRG(key)) mod 2^bits, as words: for what goes on being computed with
 //   mask_lanes  out = x ^ PRG(key), the last lane word of each row & tail
 //
@@ -11,8 +12,8 @@
 #include "wire.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-    mask_words(const u64* x, u8* packed, i64 n, int bits, int word_bytes, u64 sign, u32 k0, u32 k1, u32 k2, u32 k3, u32 k4,
-               u32 k5, u32 k6, u32 k7) {
+    mask_words(const u64* x, u8* packed, u64* out, u64* drawn, i64 n, int bits, int word_bytes, u64 sign, u64 keep, u32 k0,
+               u32 k1, u32 k2, u32 k3, u32 k4, u32 k5, u32 k6, u32 k7) {
   SHARED(chacha::Stream, stream);
   const u32 key[8] = {k0, k1, k2, k3, k4, k5, k6, k7};
   stream.fill(key, (i64)blockIdx.x * THREADS);
@@ -21,8 +22,12 @@ extern "C" __global__ void __launch_bounds__(256)
     const i64 first = (i64)blockIdx.x * count + q;
     u64 v[4];
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      v[e] = first + e < n ? x[first + e] + sign * stream.at((q + e) * word_bytes, word_bytes) : 0;
+    for (int e = 0; e < 4; ++e) {
+      const u64 mask = stream.at((q + e) * word_bytes, word_bytes);
+      v[e] = first + e < n ? x[first + e] + sign * mask : 0;
+      if (out && first + e < n) out[first + e] = v[e] & keep;
+      if (drawn && first + e < n) drawn[first + e] = mask & keep;
+    }
     wire::store4(packed, v, n, bits, first);
   }
 }

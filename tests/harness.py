@@ -55,8 +55,15 @@ def roots(seed: int) -> tuple[bytes, bytes]:
 def drawn_openly(patch: pytest.MonkeyPatch) -> None:
     """Every draw goes through `words` or `lanes`, where a planted bug can change it; the definitions of what is fused."""
 
-    def masked(self: Session, words: Words, name: str, bits: int) -> Any:
-        return self.backend.reduce(words + self.words(name, words.shape, bits), bits)
+    def masked(self: Session, words: Words, name: str, bits: int) -> Sum:
+        return Sum(words + self.words(name, words.shape, bits), bits)
+
+    def masked_operand(self: Session, words: Words, name: str, bits: int) -> tuple[Words, Sum]:
+        drawn = self.words(name, words.shape, bits)
+        return drawn, Sum(words - drawn, bits, operand=True)
+
+    def send_masked(self: Session, words: Words, name: str, bits: int) -> None:
+        self.send_words(words - self.words(name, words.shape, bits), bits)
 
     def sum_words(self: dealer.Dealing, name: str, shape: Sequence[int], bits: int) -> Any:
         return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
@@ -65,14 +72,15 @@ def drawn_openly(patch: pytest.MonkeyPatch) -> None:
         return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
 
     def deal_words(self: dealer.Dealing, name: str, value: Words, bits: int) -> None:
-        self.send_words(value - self.words(0, name, value.shape, bits), bits)
+        self._give(self.backend.pack(value - self.words(0, name, value.shape, bits), bits))
 
     def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
         self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
 
-    patch.setattr(Session, "masked", masked)
-    for fused in (sum_words, xor_lanes, deal_words, deal_lanes):
-        patch.setattr(dealer.Dealing, fused.__name__, fused)
+    fused = {Session: (masked, masked_operand, send_masked), dealer.Dealing: (sum_words, xor_lanes, deal_words, deal_lanes)}
+    for owner, functions in fused.items():
+        for function in functions:
+            patch.setattr(owner, function.__name__, function)
 
 
 class BytesCorrections:
@@ -230,9 +238,9 @@ class RecordingSession(Session):
         values = super().open_many(*items)
         rounds = self.channel.measured().rounds
         for item, value in zip(items, values, strict=True):
-            bits, n = (item.bits, value.size) if isinstance(item, Sum) else (0, item.n)
+            bits, n = (item.bits, item.words.size) if isinstance(item, Sum) else (0, item.n)
             label = f"{self._step} told" if isinstance(item, Tell) else self._step
-            self.openings.append(Opening(label, rounds, bits, n, np.array(value)))
+            self.openings.append(Opening(label, rounds, bits, n, np.array(self.backend.download(value))))
         return values
 
 

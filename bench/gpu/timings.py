@@ -170,7 +170,11 @@ def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
     yield "split_rows", lambda: launch("split_rows", blocks, x, limb_planes, n // 64, 64, 64, 5), 13 * n
     yield "combine", lambda: launch("combine", blocks, x, packed, limb_planes, None, n // 64, 64, 64, 40, 5, keep), 18 * n
     yield "chacha_words", lambda: launch("chacha_words", -(-8 * n // 16384), out, n, 8, keep, *range(8)), 8 * n
-    yield "mask_words", lambda: launch("mask_words", -(-8 * n // 16384), x, packed, n, 40, 8, 1, *range(8)), 13 * n
+    yield (
+        "mask_words",
+        lambda: launch("mask_words", -(-8 * n // 16384), x, packed, None, None, n, 40, 8, 1, keep, *range(8)),
+        13 * n,
+    )
     yield "mask_add", lambda: launch("mask_add", -(-8 * n // 16384), x, out, n, 8, 1, keep, *range(8)), 16 * n
     yield "add_packed", lambda: launch("add_packed", blocks, x, packed, out, n, 40, keep), 21 * n
     digits = backend.new((9, 3, max(1, lanes // 64)))

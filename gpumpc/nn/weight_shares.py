@@ -93,7 +93,7 @@ def open_static(session: Session, program: Program, raw: RawShares) -> dict[str,
     if program.params.weights == "public":
         zero = 1 - session.party  # the bias is added once, by server 0
         return {
-            layer: StaticWeight(backend.opened(w, program.weights[layer].bits), None, b * np.uint64(zero))
+            layer: StaticWeight(backend.static(w, program.weights[layer].bits), None, b * np.uint64(zero))
             for layer, (w, b) in raw.items()
         }
     masks, sums = {}, []
@@ -111,7 +111,7 @@ def open_static(session: Session, program: Program, raw: RawShares) -> dict[str,
 
 def _static(backend: Backend, mask: Words, opened: Words, bias: Words, bits: int, party: int) -> StaticWeight:
     own = backend.reduce(mask + opened, bits) if party == 0 else mask
-    return StaticWeight(backend.opened(own, bits), backend.opened(opened, bits), bias)
+    return StaticWeight(backend.static(own, bits), backend.static(opened, bits), bias)
 
 
 def save_static(path: Path, backend: Backend, static: dict[str, StaticWeight]) -> None:
@@ -131,7 +131,7 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
         arrays = safetensors.numpy.load(read_private(path))
         return {
             layer: StaticWeight(
-                backend.opened(backend.upload(arrays[f"{layer}.weight"].reshape(spec.shape)), spec.bits),
+                backend.static(backend.upload(arrays[f"{layer}.weight"].reshape(spec.shape)), spec.bits),
                 _opened(arrays, layer, spec, backend) if program.params.weights == "private" else None,
                 backend.upload(arrays[f"{layer}.bias"].reshape(spec.bias_shape)),
             )
@@ -144,4 +144,4 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
 
 
 def _opened(arrays: dict[str, npt.NDArray[np.uint64]], layer: str, spec: WeightSpec, backend: Backend) -> Words:
-    return backend.opened(backend.upload(arrays[f"{layer}.opened"].reshape(spec.shape)), spec.bits)
+    return backend.static(backend.upload(arrays[f"{layer}.opened"].reshape(spec.shape)), spec.bits)

@@ -100,16 +100,12 @@ class Dealing:
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
         key = self._seeds[0].key(self._step, name)
-        self._give(self.backend.pack(self.backend.add_uniform(value, self._cipher, key, bits, -1), bits))
+        self._give(self.backend.pack_masked(value, self._cipher, key, bits, -1))
 
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""
         key = self._seeds[0].key(self._step, name)
         self._give(self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n)))
-
-    def send_words(self, value: Words, bits: int) -> None:
-        """A correction outright: party 1 gets `value`, which the caller has masked with draws of party 0."""
-        self._give(self.backend.pack(value, bits))
 
     def _give(self, correction: memoryview) -> None:
         self.sent_bytes += len(correction)
@@ -145,7 +141,7 @@ def weight_masks(
     masks = {}
     for layer, (shape, bits) in shapes.items():
         dealing.at(layer)
-        masks[layer] = dealing.sum_words("Bm", shape, bits)
+        masks[layer] = backend.static(dealing.sum_words("Bm", shape, bits), bits)
     return masks
 
 

@@ -11,7 +11,7 @@ from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_compar
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Sum, Xor
+from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
 
@@ -60,10 +60,7 @@ class Duel:
     def run(self, session: Session, v: Words, index: Words) -> tuple[Words, Words]:
         """d v and d index from shares of the differences, flat."""
         backend, n = session.backend, self.n
-        y, y_index = session.open_many(
-            Sum(session.masked(v, "r", self.bits), self.bits),
-            Sum(session.masked(index, "r index", self.index_bits), self.index_bits),
-        )
+        y, y_index = session.open_many(session.masked(v, "r", self.bits), session.masked(index, "r index", self.index_bits))
         y_low, y_top = split_top(backend.to_planes(y, self.bits))
         [less] = self.comparison.run(session, [y_low], n)
         t = session.dealt_words("t", (n,), self.choice_bits)

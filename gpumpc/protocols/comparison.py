@@ -292,9 +292,8 @@ def _digits(chain: Chain, planes: Lanes, lowest: int) -> Iterator[tuple[str, int
 
 def _deal_products(dealing: Dealing, name: str, node: Node, count: int, n: int) -> None:
     masks = dealing.xor_lanes(f"{name}.masks", count * node.n_masks, n).reshape(count, node.n_masks, -1)
-    columns = [functools.reduce(lambda a, b: a & b, (masks[:, i] for i in subset)) for subset in node.products]
-    stacked = dealing.backend.concat([column[:, None] for column in columns], 1)
-    dealing.deal_lanes(f"{name}.products", stacked.reshape(count * len(columns), -1), n)
+    products = dealing.backend.mask_products(masks, node.products)
+    dealing.deal_lanes(f"{name}.products", products.reshape(count * len(node.products), -1), n)
 
 
 class _NodeRun:

@@ -95,11 +95,9 @@ class Open(Step):
 
     def run(self, session: Session, x: Additive) -> Masked:
         x.check_bits(self.bits)  # an opening is reduced
-        mask = session.words("A", self.shape, self.bits)
-        [opened] = session.open_many(Sum(x.words - mask, self.bits))
-        backend = session.backend
-        operands = backend.opened(opened, self.bits), backend.opened(mask, self.bits)
-        return Masked(*operands, self.bits, x.frac, x.divisor, x.owner)
+        mask, masked = session.masked_operand(x.words, "A", self.bits)
+        [opened] = session.open_many(masked)
+        return Masked(opened, session.backend.opened(mask, self.bits), self.bits, x.frac, x.divisor, x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return x
@@ -164,7 +162,7 @@ class PrivateProduct(Step):
         [a] = masks
         backend = dealing.backend
         bm = dealing.weight_masks[self.layer]
-        c = self.operator.apply(backend, backend.opened(a, self.k), backend.opened(bm, self.k), self.k)
+        c = self.operator.apply(backend, backend.opened(a, self.k), bm, self.k)
         dealing.deal_words("C", c, self.k)
 
     def prepare(self, draws: Draws, *masks: Words) -> Words:

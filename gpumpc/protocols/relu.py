@@ -15,7 +15,7 @@ from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_compar
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import LiftBits
 from gpumpc.ring.backend import Backend, Lanes, Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Sum, Xor
+from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
 
@@ -72,7 +72,7 @@ class Positive:
     def run(self, session: Session, v: Words) -> Words:
         """Flat share words modulo 2^bits in, flat share words modulo 2^max(bits, high) out."""
         backend, n = session.backend, self.n
-        [y] = session.open_many(Sum(session.masked(v, "r", self.bits), self.bits))
+        [y] = session.open_many(session.masked(v, "r", self.bits))
         y_low, y_top = split_top(backend.to_planes(y, self.bits))
         [less] = self.comparison.run(session, [y_low], n)
         t = session.dealt_words("t", (n,), self.bits)
@@ -197,7 +197,7 @@ class Clamp(Step):
         backend, n = session.backend, self.n
         x.check_bits(self.bits)  # whatever is made of v is reduced
         v = x.words.reshape(-1)
-        [y] = session.open_many(Sum(session.masked(v, "r", self.bits), self.bits))
+        [y] = session.open_many(session.masked(v, "r", self.bits))
         below = backend.add_constant(y, -self.top, self.bits)
         (y_low, y_top), (below_low, below_top) = (split_top(backend.to_planes(value, self.bits)) for value in (y, below))
         less, less_below = self.comparison.run(session, [y_low, below_low], n)

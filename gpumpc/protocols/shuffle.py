@@ -63,12 +63,11 @@ class Shuffle(Step):
         rows, n = self.shape
         backend = dealing.backend
         pi, sigma = dealing.permutations(0, "pi", rows, n), dealing.permutations(1, "sigma", rows, n)
-        a, delta = dealing.words(1, "a", self.shape, self.value_bits), dealing.words(0, "Delta", self.shape, self.value_bits)
-        a_prime, b_prime = (dealing.words(0, name, self.shape, self.bits) for name in ("a'", "b'"))
-        moved = backend.gather(a_prime, sigma)
-        # beta = pi(a) - Delta and sigma(a') - b' are corrections outright: S0's parts of them are Delta and b'.
-        dealing.send_words(backend.gather(a, pi) - delta, self.value_bits)
-        dealing.send_words(moved - b_prime, self.bits)
+        a = dealing.words(1, "a", self.shape, self.value_bits)
+        moved = backend.gather(dealing.words(0, "a'", self.shape, self.bits), sigma)
+        # S1 gets beta = pi(a) - Delta and sigma(a') - b'; S0's parts of these are Delta and b'.
+        dealing.deal_words("Delta", backend.gather(a, pi), self.value_bits)
+        dealing.deal_words("b'", moved, self.bits)
         return backend.reduce(dealing.words(1, "g", self.shape, self.bits) - moved, self.bits)
 
     def run(self, session: Session, v: Additive) -> Shuffled:
@@ -84,13 +83,13 @@ class Shuffle(Step):
         delta = session.words("Delta", self.shape, self.value_bits)
         first = backend.gather(keys, session.permutations("pi", rows, n))
         first = first + backend.scale(delta, 1 << self.id_bits, self.bits)
-        session.send_words(first - session.words("a'", self.shape, self.bits), self.bits)
+        session.send_masked(first, "a'", self.bits)
         opened = session.receive_words(self.shape, self.bits)
         return Shuffled(opened, session.words("b'", self.shape, self.bits), self.bits)
 
     def _run_1(self, session: Session, v: Words) -> Shuffled:
         backend, (rows, n) = session.backend, self.shape
-        session.send_words(v - session.words("a", self.shape, self.value_bits), self.value_bits)
+        session.send_masked(v, "a", self.value_bits)
         beta = session.correction(self.shape, self.value_bits)
         moved = session.correction(self.shape, self.bits)
         received = session.receive_words(self.shape, self.bits)

@@ -22,7 +22,7 @@ from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_compar
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring.backend import Backend, Lanes, Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Sum, Xor
+from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
 
@@ -133,8 +133,8 @@ class Staircase(Step):
 
     def run(self, session: Session, s: Additive) -> Additive:
         backend, n = session.backend, self.n
-        s = s.at_bits(backend, self.bits)
-        [y] = session.open_many(Sum(s.words.reshape(-1) + session.words("r", (n,), self.bits), self.bits))
+        s.check_bits(self.bits)  # an opening is reduced
+        [y] = session.open_many(session.masked(s.words.reshape(-1), "r", self.bits))
         bits = self._value_lanes(session, backend.reduce(self._less_thresholds(backend, y), self.bits))
         t = session.dealt_words("t", (self.value_bits, n), self.high)
         [c] = session.open_many(Xor(bits ^ session.lanes("t'", self.value_bits, n), n))

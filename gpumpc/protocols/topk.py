@@ -21,7 +21,7 @@ from gpumpc.protocols.shuffle import Shuffled
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Sum, Xor
+from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
 # A pass fails, and the whole selection is repeated under a new shuffle, with at most this probability.
@@ -166,7 +166,7 @@ class TopK(Step):
         for number, p in enumerate(self.passes):
             index = self._thin(session, f"{self.name}/pass{number}", p, opened, share)
             share = backend.gather(share, index)
-            [opened] = session.open_many(Sum(share + session.words("r'", share.shape, self.bits), self.bits))
+            [opened] = session.open_many(session.masked(share, "r'", self.bits))
         session.at(f"{self.name}/last")
         order = self._order(session, opened, opened.shape[1])
         words = backend.gather(share, order[:, : self.k])
@@ -179,8 +179,7 @@ class TopK(Step):
         pivots = self._order(session, opened, p.sample)[:, p.rank - 1 : p.rank]
         session.at(name)
         # w = x_p + R*: the tables sit on r_i - R*, so that y_i - w compares x_i with x_p.
-        pivot = backend.gather(share, pivots) + session.words("R*", (rows, 1), self.bits)
-        [w] = session.open_many(Sum(pivot, self.bits))
+        [w] = session.open_many(session.masked(backend.gather(share, pivots), "R*", self.bits))
         below = OpenedSign(rows * p.n, self.bits).run(session, opened - w)
         # w is uniform, open to both and independent of the order: a public coin for the next sample.
         coin = hashlib.sha256(backend.download(w).tobytes()).digest()

@@ -71,8 +71,8 @@ class LiftBits:
         backend = session.backend
         masks = session.lanes("lift.a", self.candidates, self.n)
         products = session.dealt_words("lift.P", (self.candidates, self.n), self.high - self.low)
-        tops = backend.concat([backend.bit(share, self.low - 1)[None] for share in shares], 0)
-        return LiftInFlight(self, tops, masks, products, tops ^ masks)
+        tops, told = backend.lift_told(shares, masks, self.low)
+        return LiftInFlight(self, tops, masks, products, told)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -14,7 +14,7 @@ from gpumpc.protocols.comparison import MAX_DIGIT_BITS, ones_at_party_0
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Backend, Lanes, Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Sum, Xor
+from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
 # Four digits, whose equalities are multiplied in one round.
@@ -105,8 +105,7 @@ class Equality:
             dealing.deal_lanes(f"eq.table{i}", dealing.backend.thermometer(r_planes[None, digit])[0], n)
         if self.rounds:
             masks = dealing.xor_lanes("eq.masks", len(self._digits), n)
-            products = [functools.reduce(lambda a, b: a & b, (masks[i] for i in subset))[None] for subset in self._subsets]
-            dealing.deal_lanes("eq.products", dealing.backend.concat(products, 0), n)
+            dealing.deal_lanes("eq.products", dealing.backend.mask_products(masks[None], self._subsets)[0], n)
 
     def run(self, session: Session, y_planes: Lanes, n: int) -> Lanes:
         """A share of [y = r], (n_lanes,); `y_planes` are the planes of y."""
@@ -204,7 +203,7 @@ class Vote(Step):
     def _counts(self, session: Session, labels: Words) -> Words:
         """Shares of how many others have each one's label, (Q, k)."""
         backend, n = session.backend, self._pairs
-        [y] = session.open_many(Sum(labels + session.words("r", self.shape, self.label_bits), self.label_bits))
+        [y] = session.open_many(session.masked(labels, "r", self.label_bits))
         equal = self._equality.run(session, backend.to_planes(self._differences(backend, y), self.label_bits), n)
         t = session.dealt_words("t", (n,), self._count_bits)
         [opened] = session.open_many(Xor((equal ^ session.lanes("t'", 1, n)[0])[None], n))

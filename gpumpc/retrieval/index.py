@@ -175,8 +175,8 @@ class LoadedIndex:
         self.labels = Additive(words[1], LABEL_WORD_BITS) if record.n_labels else None
         bias = words[0] if geometry.metric == "l2" else backend.zeros((len(keys),))
         self.operand = StaticWeight(
-            backend.opened(weight_mask(backend, geometry, own), bits),
-            backend.opened(weight_mask(backend, geometry, opened), bits),
+            backend.static(weight_mask(backend, geometry, own), bits),
+            backend.static(weight_mask(backend, geometry, opened), bits),
             bias,
         )
 

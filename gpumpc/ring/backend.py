@@ -60,6 +60,16 @@ class Backend(Protocol):
 
     name: str
 
+    # several threads
+    def beside(self) -> Backend:
+        """Itself for another thread: on a GPU with a stream of its own, so that copies and work of the two overlap.
+
+        What one has made, the other may read after `synchronize` of the first; static operands at once.
+        """
+
+    def synchronize(self) -> None:
+        """Wait for all work that was asked for."""
+
     # host and device
     def upload(self, host: Any) -> Words:
         """A host array of uint64 as the backend's words."""
@@ -93,6 +103,18 @@ class Backend(Protocol):
     def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
         """words + unpack(packed), modulo 2^bits."""
 
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        """pack(add_uniform(..)): what only leaves."""
+
+    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+        """add_uniform(..), which stays, modulo 2^bits or more, and the same packed, which leaves."""
+
+    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+        """(a, words - a, packed words - a), a = expand_words(..); the difference modulo 2^bits or more."""
+
+    def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
+        """opened(add_packed(..)): both halves of an opening as an operand of products."""
+
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         """Lanes as bytes, little endian."""
 
@@ -101,6 +123,9 @@ class Backend(Protocol):
 
     def opened(self, words: Words, bits: int) -> Opened:
         """Words as an operand of products."""
+
+    def static(self, words: Words, bits: int) -> Opened:
+        """`opened` for a right operand of many products: what they bring it into is kept."""
 
     # bits
     def to_planes(self, words: Words, bits: int) -> Lanes:
@@ -145,12 +170,18 @@ class Backend(Protocol):
         where the empty subset is party 0's.
         """
 
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
+        """What the dealer shares for `masked_products`: the AND of the two or more masks of each product."""
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         """Element-wise choice by a public lane (n_lanes,)."""
 
     # shares of what a public bit chooses; the formulas stand in protocols.relu and protocols.truncation
     def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
         """zero = y t - t r and one = v - zero, modulo 2^bits."""
+
+    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+        """Top bits of one or two flat shares modulo 2^low, a plane a share, and the same ^ masks: what a server tells."""
 
     def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
         """The kept one of one or two flat shares modulo 2^low, as a share modulo 2^high.

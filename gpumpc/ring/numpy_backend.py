@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,71 +12,12 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, Pairs, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import Backend, Factors, LiftLanes, Padding, Pair, Pairs, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.bit_slices import lane_of_bits, masked_product, transpose_64x64
 from gpumpc.ring.fixed_point import signed
 
 Words = np.ndarray
 Lanes = np.ndarray
-
-_SWAPS = tuple(
-    (np.uint64(j), np.uint64(m))
-    for j, m in (
-        (32, 0x00000000FFFFFFFF),
-        (16, 0x0000FFFF0000FFFF),
-        (8, 0x00FF00FF00FF00FF),
-        (4, 0x0F0F0F0F0F0F0F0F),
-        (2, 0x3333333333333333),
-        (1, 0x5555555555555555),
-    )
-)
-
-
-def transpose_64x64(rows: np.ndarray) -> np.ndarray:
-    """Bit-transpose in place: rows (64, L), bit b of row r <-> bit r of row b, for each of L columns."""
-    for j, m in _SWAPS:
-        pairs = rows.reshape(64 // (2 * int(j)), 2, int(j), -1)
-        low, high = pairs[:, 0], pairs[:, 1]
-        swap = ((low >> j) ^ high) & m
-        high ^= swap
-        swap <<= j
-        low ^= swap
-    return rows
-
-
-def _lane_of_bits(bits: np.ndarray) -> np.ndarray:
-    """uint8 zeros and ones (n,) -> lane words (n_lanes,)."""
-    lane = np.zeros(8 * n_lanes(bits.size), dtype=np.uint8)
-    packed = np.packbits(bits, bitorder="little")
-    lane[: packed.size] = packed
-    return lane.view(np.uint64)
-
-
-def _masked_product(opened: Lanes, shares: dict[Factors, Lanes], factors: Factors, party: int) -> Lanes:
-    """Share of prod_i (o_i ^ m_i), folding one factor at a time.
-
-    After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j. The empty product is the
-    public one, held by party 0 as "all ones": None stands for it, or for zero at party 1.
-    """
-    table: dict[Factors, Lanes | None] = {(): None}
-    for size in range(1, len(factors) + 1):
-        table |= {subset: shares[subset] for subset in itertools.combinations(factors, size)}
-    for done, i in enumerate(factors):
-        rest = factors[done + 1 :]
-        folded: dict[Factors, Lanes | None] = {}
-        for size in range(len(rest) + 1):
-            for subset in itertools.combinations(rest, size):
-                folded[subset] = _fold(table[(i, *subset)], opened[:, i], table[subset], party == 0 and done == 0)
-        table = folded
-    product: Any = table[()]  # every factor has been folded: a lane, not the empty product
-    found: Lanes = product
-    return found
-
-
-def _fold(with_mask: Any, factor: Lanes, without: Lanes | None, ones: bool) -> Any:
-    """share[S + i] ^ o_i & share[S]; an absent share[S] is the empty product."""
-    if without is None:
-        return with_mask ^ factor if ones else with_mask
-    return with_mask ^ (factor & without)
 
 
 def _flip(bit: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -97,6 +37,12 @@ class NumpyBackend:
     """Words are uint64 arrays; opened values are plain words."""
 
     name = "numpy"
+
+    def beside(self) -> Backend:
+        return self
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
 
     def upload(self, host: Any) -> Words:
         return np.ascontiguousarray(host, dtype=np.uint64)
@@ -163,6 +109,21 @@ class NumpyBackend:
         total += words
         return self.reduce(total, bits, out=total)
 
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        return self.pack(self.add_uniform(words, cipher, key, bits, sign), bits)
+
+    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+        masked = self.add_uniform(words, cipher, key, bits)
+        return masked, self.pack(masked, bits)
+
+    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+        drawn = self.expand_words(cipher, key, words.shape, bits)
+        masked = words - drawn
+        return drawn, masked, self.pack(masked, bits)
+
+    def combine(self, own: Words, theirs: memoryview, bits: int) -> Words:
+        return self.opened(self.add_packed(own, theirs, bits), bits)
+
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         return np.ascontiguousarray(lanes).reshape(-1).view(np.uint8).data
 
@@ -170,6 +131,9 @@ class NumpyBackend:
         return _expect(packed, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
 
     def opened(self, words: Words, bits: int) -> Words:
+        return words
+
+    def static(self, words: Words, bits: int) -> Words:
         return words
 
     # bits
@@ -181,7 +145,7 @@ class NumpyBackend:
         return transpose_64x64(np.ascontiguousarray(padded.reshape(-1, 64).T))[:bits]
 
     def bit(self, words: Words, position: int) -> Lanes:
-        return _lane_of_bits((words.reshape(-1) >> np.uint64(position)).astype(np.uint8) & np.uint8(1))
+        return lane_of_bits((words.reshape(-1) >> np.uint64(position)).astype(np.uint8) & np.uint8(1))
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
         bits = np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
@@ -232,8 +196,12 @@ class NumpyBackend:
     ) -> Lanes:
         shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(masks.shape[1])}
         shares |= {subset: dealt[:, j] for j, subset in enumerate(products)}
-        totals = [[_masked_product(opened, shares, factors, party) for factors in terms] for terms in sums]
+        totals = [[masked_product(opened, shares, factors, party) for factors in terms] for terms in sums]
         return np.stack([functools.reduce(np.bitwise_xor, terms) for terms in totals])
+
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
+        columns = [functools.reduce(np.bitwise_and, (masks[:, i] for i in factors)) for factors in products]
+        return np.stack(columns, axis=1)
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         shape = if_one.shape
@@ -248,6 +216,10 @@ class NumpyBackend:
         self.reduce(zero, bits, out=zero)
         one = v - zero
         return zero, self.reduce(one, bits, out=one)
+
+    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+        tops = np.stack([self.bit(share, low - 1) for share in shares])
+        return tops, tops ^ masks
 
     def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
         kept, n = lanes.kept, shares[0].size

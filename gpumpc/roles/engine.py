@@ -90,6 +90,8 @@ class Engine(Evaluation):
         self._why_not_ready = "the servers hold none for this plan"
         self._folder = folder
         self.in_flight = in_flight
+        # On a GPU, what one lane copies overlaps with what another computes.
+        self._beside = [backend.beside() for _ in range(in_flight)] if in_flight > 1 else []
         self._weights: dict[str, StaticWeight] = {}
 
     # agreement
@@ -180,7 +182,7 @@ class Engine(Evaluation):
         """
         self.check_ready()
         result, batch = self.evaluate_again(channel, batch, self._weights, self._operand(share))
-        return self._to_release(result, batch)
+        return self._to_release(result, batch, self.backend)
 
     def run_all(self, channel: Lane, first_batch: int, shares: Iterable[Words]) -> Iterator[tuple[int, Additive]]:
         """(batch, result share) of each input share, in order; several run at a time, each in a lane of its own.
@@ -210,8 +212,14 @@ class Engine(Evaluation):
             operand, begun = self._operand(share), self.begin(batch, self._weights)
             latest.append(begun)
 
+            self.backend.synchronize()  # the lane's thread reads the operand
+
             def fly(lane: Lane, begun: Begun = begun, operand: Additive = operand) -> tuple[int, Additive]:
-                return begun.batch, self._to_release(self.carry_out(lane, begun, self._weights, operand), begun.batch)
+                backend = self._beside[lane.number]
+                result = self.carry_out(lane, begun, self._weights, operand, backend=backend)
+                released = self._to_release(result, begun.batch, backend)
+                backend.synchronize()  # this thread's caller reads it
+                return begun.batch, released
 
             yield fly
 
@@ -219,5 +227,5 @@ class Engine(Evaluation):
         value = self.program.input
         return Additive(self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor)
 
-    def _to_release(self, result: Additive, batch: int) -> Additive:
-        return self.rerandomised(result.at_bits(self.backend, self.program.result.bits), batch)
+    def _to_release(self, result: Additive, batch: int, backend: Backend) -> Additive:
+        return self.rerandomised(result.at_bits(backend, self.program.result.bits), batch, backend)

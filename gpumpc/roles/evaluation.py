@@ -118,6 +118,7 @@ class Evaluation:
         self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
         self.corrections, self.wait_s = corrections, wait_s
         self._hand = hand
+        self._backend_ahead = backend.beside() if hand else backend
         self._preparation = Preparation(b"", 0)
 
     @property
@@ -159,15 +160,25 @@ class Evaluation:
         self.prepare_next(weights)
         return Begun(self.session_id, batch, corrections, ahead)
 
-    def carry_out(self, channel: Channel, begun: Begun, weights: Mapping[str, StaticWeight], *inputs: Additive) -> Any:
-        """The run of a batch that has begun; several may run at a time, each over a channel of its own.
+    def carry_out(
+        self,
+        channel: Channel,
+        begun: Begun,
+        weights: Mapping[str, StaticWeight],
+        *inputs: Additive,
+        backend: Backend | None = None,
+    ) -> Any:
+        """The run of a batch that has begun; several may run at a time, each over a channel and on a backend of its own.
 
         Raises PeerLost, CostMismatch, LeftoverCorrelations, CorrelationsMissing.
         """
         try:
             channel.begin(begun.session_id, begun.batch)
             tree = seeds.SeedTree(self.root.reveal(), begun.session_id, begun.batch)
-            result = self.program.run(self.new_session(channel, tree, begun.corrections, weights, begun.ahead), *inputs)
+            session = self.new_session(channel, tree, begun.corrections, weights, begun.ahead, backend)
+            result = self.program.run(session, *inputs)
+            # Only now may what was made elsewhere for this batch be given up.
+            session.backend.synchronize()
         except BaseException:
             begun.discard()
             raise
@@ -189,7 +200,7 @@ class Evaluation:
                 batch = self.next_batch
         return self.evaluate(channel, batch, weights, *inputs), batch
 
-    def rerandomised(self, result: Additive, batch: int) -> Additive:
+    def rerandomised(self, result: Additive, batch: int, backend: Backend | None = None) -> Additive:
         """The same value under shares that only the two servers can tell from uniform ones.
 
         The dealer knows the masks inside a step's output. Who held such a share beside the dealer's knowledge, as the user
@@ -197,7 +208,8 @@ class Evaluation:
         """
         key = seeds.SeedTree(self.pair_secret.reveal(), self.session_id, batch).key("result", "re-randomise")
         sign = 1 if self.party == 0 else -1
-        return result.with_words(self.backend.add_uniform(result.words, self.plan.params.cipher, key, result.bits, sign))
+        words = (backend or self.backend).add_uniform(result.words, self.plan.params.cipher, key, result.bits, sign)
+        return result.with_words(words)
 
     def _take(self, batch: int) -> TakenCorrections | None:
         if self.corrections is None or not self.program.cost.dealer_bytes:
@@ -216,10 +228,12 @@ class Evaluation:
             return
         self._preparation = preparation = Preparation(session_id, batch)
         tree = seeds.SeedTree(self.root.reveal(), session_id, batch)
-        draws = Draws(self.party, self.backend, self.plan.params.cipher, tree, weights)
+        backend = self._backend_ahead
+        draws = Draws(self.party, backend, self.plan.params.cipher, tree, weights)
         for step, words in self.program.prepare(draws):
             if preparation.ended:
                 return
+            backend.synchronize()  # another thread reads it
             preparation.found[step] = words
 
     def prepare_next(self, weights: Mapping[str, StaticWeight]) -> None:
@@ -252,8 +266,10 @@ class Evaluation:
         corrections: Corrections | None,
         weights: Mapping[str, StaticWeight],
         ahead: Mapping[str, Words] | None = None,
+        backend: Backend | None = None,
     ) -> Session:
         """What the program's steps run in. Raises ConfigError for the other party's channel."""
         if channel.party != self.party:
             raise ConfigError(f"server {self.party} was given the channel of server {channel.party}")
-        return Session(self.party, self.backend, channel, self.plan.params.cipher, tree, corrections, weights, ahead)
+        cipher = self.plan.params.cipher
+        return Session(self.party, backend or self.backend, channel, cipher, tree, corrections, weights, ahead)

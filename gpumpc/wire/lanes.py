@@ -24,8 +24,8 @@ _MAX_WAITING = 16
 class Lane(FramedChannel):
     """One batch's share of a connection; for one thread at a time. The first lane also carries the control records."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes = lanes
+    def __init__(self, lanes: Lanes, number: int = 0) -> None:
+        self.lanes, self.number = lanes, number
         self.inbox: collections.deque[Frame] = collections.deque()
         connection = lanes.connection
         super().__init__(connection.party, connection.peer, connection.patience_s)
@@ -76,7 +76,7 @@ class Lanes:
         """`n` lanes beside the first, until `end`."""
         with self._changed:
             self._n_beside = n
-        return [Lane(self) for _ in range(n)]
+        return [Lane(self, number) for number in range(n)]
 
     def end(self) -> None:
         """No lane but the first is used any longer."""

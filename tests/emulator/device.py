@@ -64,6 +64,9 @@ class EmulatedDevice:
         self.mode, self._sources = mode, sources or {}
         self.lock = threading.Lock()
 
+    def beside(self) -> EmulatedDevice:
+        return self
+
     def enter(self) -> None:
         """Any thread will do."""
 

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gpumpc.errors import BadFrame, BadShape, InputError
+from gpumpc.errors import BadFrame, BadShape
 from gpumpc.protocols.comparison import Node
 from gpumpc.protocols.linear import Convolution, MatMul
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
@@ -37,7 +37,15 @@ def test_a_masked_value_leaves_in_one_pass(backend, n, bits):
     for kind in KINDS:
         x = words("masked", n, kind)
         for sign, expected in ((1, x + drawn), (-1, x - drawn)):
-            assert bytes(backend.masked(backend.upload(x), KEY, bits, sign)) == bytes(NUMPY.pack(expected, bits))
+            packed = backend.pack_masked(backend.upload(x), "chacha20", KEY, bits, sign)
+            assert bytes(packed) == bytes(NUMPY.pack(expected, bits))
+        masked, packed = backend.mask_and_pack(backend.upload(x), "chacha20", KEY, bits)
+        same(backend, masked, (x + drawn) & mask(bits))
+        assert bytes(packed) == bytes(NUMPY.pack(x + drawn, bits))
+        mask_words, masked, packed = backend.draw_and_pack(backend.upload(x), "chacha20", KEY, bits)
+        same(backend, mask_words, drawn)
+        same(backend, masked, (x - drawn) & mask(bits))
+        assert bytes(packed) == bytes(NUMPY.pack(x - drawn, bits))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -127,8 +135,9 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
     node, count, row = Node(fan_in, keep_eq), 3, n_lanes(n)
     masks = lanes("masks", count * node.n_masks, n).reshape(count, node.n_masks, row)
     products = factor_shares(node, masks)
-    dealt = backend.tree_deal(backend.upload(masks), fan_in, keep_eq, len(node.products))
-    same(backend, dealt, products)
+    before = backend.launch.launched["tree_deal"]
+    same(backend, backend.mask_products(backend.upload(masks), node.products), products)
+    assert backend.launch.launched["tree_deal"] == before + 1
     factors = lanes("factors", count * node.n_masks, n).reshape(masks.shape)
     opened = factors ^ masks
     results = []
@@ -160,13 +169,15 @@ def test_sums_that_are_no_node(backend):
         named = [*products, (0, 2, 3)]
         expected = NUMPY.masked_products(opened, masks, dealt_all, sums, named, party)
         same(backend, backend.masked_products(*up(backend, opened, masks, dealt_all), sums, named, party), expected)
+    same(backend, backend.mask_products(backend.upload(masks), products), NUMPY.mask_products(masks, products))
+    # the products of a node, of masks that are more
+    same(backend, backend.mask_products(backend.upload(masks), [(0, 1)]), NUMPY.mask_products(masks, [(0, 1)]))
 
 
 def test_nodes_that_do_not_fit_are_refused(backend):
-    with pytest.raises(InputError, match="fan-in 5"):
-        backend.tree_deal(backend.new((1, 9, 2)), 5, True, 3)
     with pytest.raises(BadShape, match="factors"):
-        backend.tree_deal(backend.new((1, 4, 2)), 3, True, 3)
+        shapes = (1, 4, 2), (1, 4, 2), (1, 1, 2)
+        backend.masked_products(*(backend.new(shape) for shape in shapes), [[(0, 1)]], [(0, 1)], 0)
     with pytest.raises(BadShape, match="products"):
         shapes = (1, 3, 2), (1, 3, 2), (1, 4, 3)
         backend.masked_products(*(backend.new(shape) for shape in shapes), [[(0, 1)]], [(0, 1)], 0)
@@ -184,8 +195,9 @@ def test_a_lift(backend, n, candidates, party):
     products = words("products", (candidates, n)) & mask(high - low)
     masks, theirs, kept = lanes("masks", candidates, n), lanes("theirs", candidates, n), lanes("kept", 1, n)[0]
     tops = np.stack([NUMPY.bit(row, low - 1) for row in shares])
-    device = up(backend, shares, masks)
-    got = backend.lift_tell(*device, low)
+    with pytest.raises(BadShape, match="candidates"):
+        backend.lift_told(up(backend, *shares), backend.new((candidates + 1, n_lanes(n))), low)
+    got = backend.lift_told(up(backend, *shares), backend.upload(masks), low)
     same(backend, got[0], tops)
     same(backend, got[1], tops ^ masks)
     kept_lane = kept if candidates == 2 else None

@@ -9,6 +9,7 @@ from bench.gpu.engine import Engine, Parties, Run, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS, tiny
 from gpumpc.nn.lowering import compile_program
 from gpumpc.params import Params
+from gpumpc.protocols.linear import Open
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.conftest import backend_of, device_names
@@ -63,6 +64,23 @@ def test_the_kernels_that_qualify_ran(both_runs):
         assert not ran["ring_conv"] and not ran["ring_gemm"]
 
 
+def test_openings_and_corrections_take_one_kernel(both_runs):
+    """What is masked is packed where its mask is made; nothing goes through memory to be packed."""
+    program, backends = PROGRAM[both_runs[3]], both_runs[2]
+    dealer, *servers = (backend.launch.launched for backend in backends)
+    n_batches, n_operands = 2, sum(isinstance(step, Open) for step in program.steps)
+    for ran in servers:
+        assert not ran["pack"] and not ran["take_bit"]
+        assert ran["combine"] == n_batches * n_operands
+        assert ran["mask_words"] == 2 * ran["combine"]  # as many comparisons: two clamps, two ReLUs, two levels of a maximum
+        assert ran["lift_tell"] == ran["lift_keep"] > 0
+        assert ran["tree_finish"] == dealer["tree_deal"] > 0
+    assert not dealer["pack"]
+    # every correction of words leaves the dealer so, and reaches server 1 unpacked or added at once
+    one_way = servers[1]["unpack"] + servers[1]["add_packed"] - (servers[1]["mask_words"] - servers[1]["combine"])
+    assert dealer["mask_words"] == one_way > 0
+
+
 def test_what_does_not_qualify_runs_on_the_integer_pipe(one_backend):
     ran = one_backend.launch.launched
     before = collections.Counter(ran)
@@ -90,3 +108,20 @@ def test_the_networks_that_are_timed_compile(name):
 
 def test_the_backend_is_the_products_own(both_runs):
     assert all(type(backend) is CupyBackend for backend in both_runs[2])
+
+
+def test_static_weights_of_another_stream(one_backend):
+    """A lane's backend multiplies by operands that the server's has made, in every form a kernel reads."""
+    beside = CupyBackend(one_backend.device.beside())
+    rng = np.random.default_rng(5)
+    words = [rng.integers(0, 1 << 40, shape, dtype=np.uint64) for shape in ((2, 6, 6, 32), (3, 3, 32, 20), (20, 40))]
+    x, w, v = (one_backend.opened(one_backend.upload(array), 40) for array in words)
+    geometry = ((1, 1), (1, 1, 1, 1), 1, 40)
+    own = beside.opened(beside.upload(words[0]), 40)
+    for left in (x, own):
+        got = beside.download(beside.conv2d(left, w, *geometry))
+        assert np.array_equal(got, NumpyBackend().conv2d(words[0], words[1], *geometry))
+    flat = words[0].reshape(-1)[:340].reshape(17, 20)
+    rows = beside.opened(beside.upload(flat), 40)
+    assert np.array_equal(beside.download(beside.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40))
+    assert np.array_equal(beside.download(beside.multiply(v, v, 40)), (words[2] * words[2]) & np.uint64(2**40 - 1))

@@ -58,6 +58,7 @@ def test_words_and_wire(bits, n, fill):
 def test_streams_and_choices(bits, n, cipher):
     parity.test_fused_with_the_stream(bits, n, cipher)
     parity.test_candidates_and_flips(bits, n)
+    parity.check_masked(EMULATED, bits, n, cipher)
 
 
 @pytest.mark.parametrize("n", SIZES)

@@ -19,7 +19,19 @@ from gpumpc.protocols.shuffle import Shuffle
 from gpumpc.protocols.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session
-from tests.harness import BACKEND, Cell, Outcome, opened_cells, plain, run_step, run_steps, share, unsigned, view_cells
+from tests.harness import (
+    BACKEND,
+    Cell,
+    Outcome,
+    drawn_openly,
+    opened_cells,
+    plain,
+    run_step,
+    run_steps,
+    share,
+    unsigned,
+    view_cells,
+)
 from tests.protocols.checkers import check_independent, check_uniform
 
 Ints = npt.NDArray[np.int64]
@@ -156,6 +168,7 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
 def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        drawn_openly(patch)
         mistake(patch)
         with pytest.raises(AssertionError):
             checker()

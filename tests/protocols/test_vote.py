@@ -30,6 +30,7 @@ from tests.harness import (
     BACKEND,
     Cell,
     Outcome,
+    drawn_openly,
     every,
     opened_cells,
     plain,
@@ -348,6 +349,7 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
 def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        drawn_openly(patch)
         mistake(patch)
         with pytest.raises(AssertionError):
             checker()

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from gpumpc.errors import BadFrame
 from gpumpc.ring.backend import Backend, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.bit_slices import transpose_64x64
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.ring.numba_backend import NumbaBackend
-from gpumpc.ring.numpy_backend import NumpyBackend, transpose_64x64
+from gpumpc.ring.numpy_backend import NumpyBackend
 
 BACKENDS: dict[str, Backend] = {"numpy": NumpyBackend(), "numba": NumbaBackend()}
 SIZES = [0, 1, 63, 64, 65, 989]

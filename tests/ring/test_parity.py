@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import subprocess
@@ -21,6 +22,7 @@ from gpumpc.ring import numba_backend
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numba_backend import NumbaBackend, products, tiles, winograd
+from gpumpc.ring.numba_backend.forms import Static
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.ring.test_prg import AES_CIPHER, AES_COUNTER, AES_KEY, AES_PLAIN
 
@@ -152,6 +154,40 @@ def test_fused_with_the_stream(bits, n, cipher):
     assert np.array_equal(x, words(n, (n,))) and np.array_equal(planes, lanes(n, 3, n))
 
 
+def check_masked(backend, bits, n, cipher="aes128ctr", fill=False):
+    """What leaves under a mask is what the definitions of its parts say."""
+    key, x = bytes(range(32)), words(n, (n,), fill)
+    drawn = DEFINITION.expand_words(cipher, key, (n,), bits)
+    for sign, expected in ((1, x + drawn), (-1, x - drawn)):
+        packed = bytes(DEFINITION.pack(expected, bits))
+        assert bytes(backend.pack_masked(x, cipher, key, bits, sign)) == packed
+        assert bytes(backend.pack_masked(read_only(x), cipher, key, bits, sign)) == packed
+    masked, sent = backend.mask_and_pack(x, cipher, key, bits)
+    same(DEFINITION.reduce(np.asarray(masked), bits), (x + drawn) & mask(bits))
+    assert bytes(sent) == bytes(DEFINITION.pack(x + drawn, bits))
+    mask_words, masked, sent = backend.draw_and_pack(x, cipher, key, bits)
+    same(mask_words, drawn)
+    same(DEFINITION.reduce(np.asarray(masked), bits), (x - drawn) & mask(bits))
+    assert bytes(sent) == bytes(DEFINITION.pack(x - drawn, bits))
+    assert np.array_equal(x, words(n, (n,), fill))
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bits", range(1, 65))
+def test_masked_words_leave_packed(bits, n, fill):
+    for backend in (DEFINITION, COMPILED):
+        check_masked(backend, bits, n, fill=fill)
+    check_masked(COMPILED, bits, min(n, 65), "chacha20", fill)
+
+
+def test_a_masked_view_leaves_as_it_lies():
+    x, key = words(1, (6, 10, 14)), bytes(range(32))
+    for view in (x[::2, :, 1::3], x.transpose(2, 0, 1)):
+        expected = bytes(DEFINITION.pack_masked(view, "aes128ctr", key, 27, -1))
+        assert bytes(COMPILED.pack_masked(view, "aes128ctr", key, 27, -1)) == expected
+
+
 @pytest.mark.parametrize("low", [0, (1 << 64) - 1, (1 << 64) - 70, (1 << 64) - 7000])
 @pytest.mark.parametrize("high", [0, (1 << 64) - 1])
 def test_a_counter_near_its_end(high, low):
@@ -159,6 +195,8 @@ def test_a_counter_near_its_end(high, low):
     key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
     for n in (1, 100, 20_000):
         same(COMPILED.expand_words("aes128ctr", key, (n,), 40), DEFINITION.expand_words("aes128ctr", key, (n,), 40))
+        expected = bytes(DEFINITION.pack_masked(words(n, (n,)), "aes128ctr", key, 27))
+        assert bytes(COMPILED.pack_masked(words(n, (n,)), "aes128ctr", key, 27)) == expected
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -169,6 +207,7 @@ def test_adding_what_came(bits, n):
     for backend in (DEFINITION, COMPILED):
         same(backend.add_packed(x, packed, bits), expected)
         same(backend.add_packed(x, memoryview(b"x" + bytes(packed))[1:], bits), expected)
+        same(np.asarray(backend.download(backend.combine(x.reshape(1, n), packed, bits))), expected.reshape(1, n))
     assert np.array_equal(x, words(n, (n,)))
 
 
@@ -261,7 +300,10 @@ def test_lift(low, high, party, candidates, n):
         p = int(products[c, i])
         w = m - m * h - (1 - 2 * h) * (1 - 2 * g) * p if party == 0 else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
         expected.append((int(shares[c][i]) - (w << low)) % (1 << high))
+    expected_tops = np.stack([DEFINITION.bit(share, low - 1) for share in shares])
     for backend in (DEFINITION, COMPILED):
+        for got, right in zip(backend.lift_told(shares, masks, low), (expected_tops, expected_tops ^ masks), strict=True):
+            same(got, right)
         got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
         same(got, np.array(expected, dtype=np.uint64))
 
@@ -287,7 +329,10 @@ def test_masked_products(party, n):
                     if f not in chosen:
                         share = share & opened[:, f]
                 total ^= share
+    dealt_products = [functools.reduce(np.bitwise_and, (masks[:, i] for i in product)) for product in products]
     for backend in (DEFINITION, COMPILED):
+        same(backend.mask_products(masks, products), np.stack(dealt_products, axis=1))
+        same(backend.mask_products(masks[:, ::-1], [(0, 3)]), masks[:, 3:] & masks[:, :1])
         same(backend.masked_products(opened, masks, read_only(dealt), sums, products, party), expected)
 
 
@@ -435,6 +480,7 @@ def test_the_stream_is_nist_s():
 def test_machines_without_aes(monkeypatch):
     monkeypatch.setattr(numba_backend, "HAS_AES", False)
     test_fused_with_the_stream(40, 989, "aes128ctr")
+    check_masked(COMPILED, 40, 989)
     test_the_stream_is_nist_s()
 
 
@@ -484,6 +530,13 @@ class NoHighByte(NumbaBackend):
         return super().pack(words & mask(max(bits - 8, 8)), bits)
 
 
+class MaskOfAnotherSign(NumbaBackend):
+    """A correction with its mask added, not taken away."""
+
+    def pack_masked(self, words, cipher, key, bits, sign=1):
+        return super().pack_masked(words, cipher, key, bits, 1)
+
+
 class NeighbourLane(NumbaBackend):
     """The lane before the one that belongs to an element."""
 
@@ -518,6 +571,7 @@ class NoEdge(NumbaBackend):
     ("check", "wrong", "arguments"),
     [
         (check_wire, NoHighByte, (40, 989)),
+        (check_masked, MaskOfAnotherSign, (40, 989)),
         (check_select, NeighbourLane, (989,)),
         (check_matmul, TooNarrow, (7, 65, 17, 49)),
         (check_matmul, LostColumn, (7, 65, 17, 40)),
@@ -537,3 +591,24 @@ def test_tiles_without_spare_bits_are_caught(monkeypatch):
     monkeypatch.setattr(winograd, "EXTRA_BITS", 5)
     with pytest.raises(AssertionError):
         check_winograd(*arguments)
+
+
+@pytest.mark.parametrize("bits", [30, 40, 60])
+def test_static_operands_keep_their_forms(bits):
+    """The same products, the first time and again, by matrices, windows and tiles; what is computed of one is plain."""
+    cases = [((2, 20, 20, 32), (3, 3, 32, 32), 1), ((2, 9, 9, 5), (3, 3, 5, 7), 1), ((2, 4, 4, 6), (1, 1, 6, 9), 1)]
+    for x, w, groups in [*cases, ((1, 5, 5, 6), (3, 3, 1, 6), 6)]:
+        left, right = words(1, x), words(2, w)
+        kept = COMPILED.static(right, bits)
+        expected = DEFINITION.conv2d(left, right, (1, 1), (1, 1, 1, 1), groups, bits)
+        for _ in range(2):
+            got = COMPILED.conv2d(left, kept, (1, 1), (1, 1, 1, 1), groups, bits)
+            assert type(got) is np.ndarray
+            same(got, expected)
+        assert isinstance(kept, Static) and bool(kept.forms) == (groups == 1)
+        assert getattr(kept * np.uint64(2), "forms", None) is None
+    left, right = words(3, (9, 30)), words(4, (30, 11))
+    kept = COMPILED.static(right, bits)
+    for n_bits in (bits, bits, 64, 12):
+        same(COMPILED.matmul(left, kept, n_bits), DEFINITION.matmul(left, right, n_bits))
+    assert type(COMPILED.download(kept)) is np.ndarray

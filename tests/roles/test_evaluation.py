@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.lanes import Lane, Lanes
 
+BACKEND: Any = SimpleNamespace(beside=lambda: BACKEND, synchronize=lambda: None)
 SESSIONS = [Opened("", (b"", b""), bytes([i]) * 16) for i in range(2)]
 
 
@@ -30,15 +31,15 @@ class Later:
         self.jobs.append(lambda: work(*arguments))
 
 
-def evaluation(hand: Later) -> Evaluation:
+def evaluation(hand: Later) -> Any:
     """One whose program prepares a step: what comes out says with which weights."""
     program: Any = SimpleNamespace(
         ahead_bytes=0, cost=SimpleNamespace(dealer_bytes=0), prepare=lambda draws: [("step", draws.weights["w"])]
     )
     plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
     ledger: Any = SimpleNamespace(reserve=lambda session_id, batch: None)
-    busy, backend = cast(Any, hand), cast(Any, None)
-    made = Evaluation(0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, backend, None, 1.0, busy)
+    busy: Any = hand
+    made = Evaluation(0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy)
     made.opened = SESSIONS[0]
     return made
 
@@ -46,13 +47,13 @@ def evaluation(hand: Later) -> Evaluation:
 def test_a_batch_finds_what_was_prepared_for_it() -> None:
     hand = Later()
     made, weights = evaluation(hand), {"w": "first"}
-    made.prepare_next(weights)  # type: ignore[arg-type]
+    made.prepare_next(weights)
     hand.jobs.pop()()
-    assert made.begin(0, weights).ahead == {"step": "first"}  # type: ignore[arg-type]
+    assert made.begin(0, weights).ahead == {"step": "first"}
     late = hand.jobs.pop()
-    assert made.begin(1, weights).ahead == {}  # type: ignore[arg-type]
+    assert made.begin(1, weights).ahead == {}
     late()
-    assert made.begin(2, weights).ahead == {}  # type: ignore[arg-type]
+    assert made.begin(2, weights).ahead == {}
 
 
 def test_a_preparation_ends_with_the_process() -> None:
@@ -65,7 +66,7 @@ def test_a_preparation_ends_with_the_process() -> None:
             made.stop_preparing()
             yield step, step
 
-    made.program.prepare = prepare  # type: ignore[method-assign]
+    made.program.prepare = prepare
     made.prepare_next({})
     hand.jobs.pop()()
     assert seen == ["a"]
@@ -75,10 +76,10 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
     """Batch 0 of the next session is another batch, though its number is the same."""
     hand = Later()
     made = evaluation(hand)
-    made.prepare_next({"w": "first"})  # type: ignore[dict-item]
+    made.prepare_next({"w": "first"})
     made.opened = SESSIONS[1]
     hand.jobs.pop()()
-    assert made.begin(0, {"w": "second"}).ahead == {}  # type: ignore[dict-item]
+    assert made.begin(0, {"w": "second"}).ahead == {}
 
 
 def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_another_fails() -> None:
@@ -89,12 +90,13 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
         corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch))
         return Begun(SESSIONS[0].session_id, batch, corrections, {})
 
-    def carry_out(lane: Lane, begun: Begun, *rest: object) -> Additive:
+    def carry_out(lane: Lane, begun: Begun, *rest: object, backend: object) -> Additive:
         begun.discard()
         raise PeerLost("gone", "", "")
 
     engine: Any = object.__new__(Engine)
     engine.in_flight, engine.program, engine._weights = 2, SimpleNamespace(may_repeat=False), {}
+    engine.backend, engine._beside = BACKEND, [BACKEND] * 2
     engine.check_ready, engine._operand = lambda: None, lambda share: share
     engine.begin, engine.carry_out = begin, carry_out
     with pytest.raises(PeerLost):

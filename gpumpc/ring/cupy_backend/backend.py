@@ -20,6 +20,12 @@ class CupyBackend(Fused):
         # `cupy`, or the name of the device that stands for it.
         self.name = self.device.name
 
+    def beside(self) -> CupyBackend:
+        return CupyBackend(self.device.beside())
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
+
     def upload(self, host: Any) -> Words:
         self.device.enter()
         return self.device.upload(np.ascontiguousarray(host, dtype=np.uint64))

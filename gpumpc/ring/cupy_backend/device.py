@@ -25,6 +25,9 @@ class Device(Protocol):
     name: str
     arrays: Any
 
+    def beside(self) -> Device:
+        """The same device for another thread, with an order of work of its own."""
+
     def enter(self) -> None:
         """Make the calling thread work on this device."""
 
@@ -73,7 +76,7 @@ class CupyDevice:
 
     name = "cupy"
 
-    def __init__(self, ordinal: int = 0) -> None:
+    def __init__(self, ordinal: int = 0, functions: dict[str, Any] | None = None) -> None:
         self.arrays = cupy = _cupy()
         available = cupy.cuda.runtime.getDeviceCount() if cupy.cuda.is_available() else 0
         if not 0 <= ordinal < available:
@@ -87,10 +90,14 @@ class CupyDevice:
         with self._device:
             self.stream = cupy.cuda.Stream()
         self.architecture = f"sm_{self._device.compute_capability}"
-        self._functions: dict[str, Any] = {}
+        # Shared by all that stand beside this one: a kernel is loaded once.
+        self._functions: dict[str, Any] = {} if functions is None else functions
         self._lock = threading.Lock()
         # Page-locked buffers of uploads that may still be under way, oldest first.
         self._uploads: collections.deque[tuple[Any, npt.NDArray[Any]]] = collections.deque()
+
+    def beside(self) -> CupyDevice:
+        return CupyDevice(self._ordinal, self._functions)
 
     def enter(self) -> None:
         if self._runtime.getDevice() != self._ordinal:

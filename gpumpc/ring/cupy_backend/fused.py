@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumpc.errors import BadShape, InputError
+from gpumpc.errors import BadShape
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Words, lane_bytes, n_lanes, packed_bytes
@@ -34,14 +34,35 @@ class Fused(Products, Bits, Local):
 
     # openings
 
-    def masked(self, words: Words, key: bytes, bits: int, sign: int) -> memoryview:
-        """pack(words + sign expand_words(key)): what leaves for an opening (+1 or -1), or as a correction (-1)."""
-        words, size = self.words(words), prg.word_bytes(bits)
-        n = math.prod(words.shape)
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        if cipher != "chacha20":
+            return self.pack(self.add_uniform(words, cipher, key, bits, sign), bits)
+        return self._mask_words(self.words(words), key, bits, sign, None, None)
+
+    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+        if cipher != "chacha20":
+            masked = self.add_uniform(words, cipher, key, bits)
+            return masked, self.pack(masked, bits)
+        masked = self.new(words.shape)
+        return masked, self._mask_words(self.words(words), key, bits, 1, masked, None)
+
+    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+        if cipher != "chacha20":
+            drawn = self.expand_words(cipher, key, words.shape, bits)
+            masked = self.words(words) - drawn
+            return drawn, masked, self.pack(masked, bits)
+        drawn, masked = self.new(words.shape), self.new(words.shape)
+        return drawn, masked, self._mask_words(self.words(words), key, bits, -1, masked, drawn)
+
+    def _mask_words(
+        self, words: Words, key: bytes, bits: int, sign: int, masked: Words | None, drawn: Words | None
+    ) -> memoryview:
+        n, size = math.prod(words.shape), prg.word_bytes(bits)
         prg.check(key, n * size)
         packed = self.new((packed_bytes(n, bits),), np.uint8)
         blocks = blocks_of(n * size, _STREAM_BYTES)
-        self.launch("mask_words", blocks, words, packed, n, bits, size, sign % (1 << 64), *key_words(key))
+        scalars = n, bits, size, sign % (1 << 64), keep(bits), *key_words(key)
+        self.launch("mask_words", blocks, words, packed, masked, drawn, *scalars)
         return self.device.download(packed).data
 
     def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
@@ -75,7 +96,6 @@ class Fused(Products, Bits, Local):
         return out
 
     def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
-        """opened(reduce(own + unpack(theirs))): both halves of an opening, as limb planes."""
         own = self.words(own)
         n, depth, limbs = math.prod(own.shape), own.shape[-1], limbs_for(bits)
         packed = self.received(theirs, packed_bytes(n, bits))
@@ -114,7 +134,8 @@ class Fused(Products, Bits, Local):
         if node is None:
             return self._written_out(opened, masks, dealt, sums, products, party)
         fan_in, keep_eq = node
-        _check_node(fan_in, keep_eq, masks.shape)
+        if masks.shape[1] != _factors(fan_in, keep_eq):
+            raise BadShape(f"masks {masks.shape} of nodes with {_factors(fan_in, keep_eq)} factors", "", "make them fit")
         out = self.new((len(sums), nodes, lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
         self.launch("tree_finish", blocks, opened, masks, dealt, out, lanes, nodes, fan_in, int(keep_eq), int(party == 0))
@@ -142,27 +163,30 @@ class Fused(Products, Bits, Local):
             totals.append(total[None])
         return self.concat(totals, 0)
 
-    def tree_deal(self, masks: Lanes, fan_in: int, keep_eq: bool, n_products: int) -> Lanes:
-        """The dealer's products of masks (nodes, factors, lanes), in dealing order."""
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
         masks = self.words(masks)
-        nodes, _, lanes = masks.shape
-        _check_node(fan_in, keep_eq, masks.shape)
-        products = self.new((nodes, n_products, lanes))
-        blocks = blocks_of(lanes, THREADS) * nodes
-        self.launch("tree_deal", blocks, masks, products, lanes, nodes, fan_in, int(keep_eq))
-        return products
+        (nodes, factors, lanes), node = masks.shape, node_of(None, products)
+        if node is None or factors != _factors(*node):
+            columns = [functools.reduce(operator.and_, (masks[:, i] for i in chosen))[:, None] for chosen in products]
+            return self.concat(columns, 1)
+        found = self.new((nodes, len(products), lanes))
+        self.launch("tree_deal", blocks_of(lanes, THREADS) * nodes, masks, found, lanes, nodes, node[0], int(node[1]))
+        return found
 
     # lifts
 
-    def lift_tell(self, shares: Words, masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
-        """(tops, told) of candidates (C, n): bit low - 1 of each share, and that under its mask."""
-        shares, masks = self.words(shares), self.words(masks)
-        candidates, n = shares.shape
+    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+        candidates, masks = [self.words(share) for share in shares], self.words(masks)
+        self.same_shape("a lift", *candidates)
+        n, row = candidates[0].size, n_lanes(candidates[0].size)
+        if masks.shape != (len(candidates), row):
+            raise BadShape(f"masks {masks.shape} of {len(candidates)} candidates of {n}", "", "make them fit")
         tops, told = self.new(masks.shape), self.new(masks.shape)
-        halves = 2 * n_lanes(n)
         lanes = [lane.view(np.uint32) for lane in (masks, tops, told)]
-        blocks = blocks_of(32 * candidates * halves, THREADS)
-        self.launch("lift_tell", blocks, shares, *lanes, n, max(1, halves), candidates * halves, low)
+        halves = 2 * row
+        blocks = blocks_of(32 * len(candidates) * halves, THREADS)
+        second = candidates[1] if len(candidates) == 2 else None
+        self.launch("lift_tell", blocks, candidates[0], second, *lanes, n, max(1, halves), len(candidates) * halves, low)
         return tops, told
 
     def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
@@ -231,21 +255,18 @@ def _nodes() -> dict[tuple[Any, Any], tuple[int, bool]]:
     return found
 
 
-def node_of(sums: Sequence[Sequence[Factors]], products: Sequence[Factors]) -> tuple[int, bool] | None:
-    """Which node of a tree these sums are, if any."""
-    key = tuple(tuple(tuple(term) for term in terms) for terms in sums), tuple(tuple(product) for product in products)
-    return _nodes().get(key)
+def node_of(sums: Sequence[Sequence[Factors]] | None, products: Sequence[Factors]) -> tuple[int, bool] | None:
+    """Which node of a tree these sums are, if any; without sums, the one whose products these are."""
+    named = tuple(tuple(product) for product in products)
+    if sums is None:
+        return next((node for (_, theirs), node in _nodes().items() if theirs == named), None)
+    return _nodes().get((tuple(tuple(tuple(term) for term in terms) for terms in sums), named))
 
 
 def _subsets(term: Factors) -> Iterator[Factors]:
     return itertools.chain.from_iterable(itertools.combinations(term, size) for size in range(len(term) + 1))
 
 
-def _check_node(fan_in: int, keep_eq: bool, shape: tuple[int, ...]) -> int:
-    """Factors of a node. Raises InputError, BadShape."""
-    factors = 2 * fan_in - (1 if keep_eq else 2)
-    if fan_in not in FAN_INS:
-        raise InputError(f"a node of fan-in {fan_in}", "kernels combine 2, 3 or 4 digits", "plan another tree")
-    if shape[1] != factors:
-        raise BadShape(f"masks {shape} of nodes with {factors} factors", "", "make them fit")
-    return factors
+def _factors(fan_in: int, keep_eq: bool) -> int:
+    """Factors of a node."""
+    return 2 * fan_in - (1 if keep_eq else 2)

@@ -62,11 +62,14 @@ class Products(Base):
     def operand(self, value: Any, bits: int) -> Opened:
         """An operand as it is, or words made one."""
         if isinstance(value, Opened):
-            return value
+            return value.seen_by(self)
         words = self.words(value)
         return Opened(self, tuple(words.shape), bits, words)
 
     def opened(self, words: Words, bits: int) -> Opened:
+        return self.operand(words, bits)
+
+    def static(self, words: Words, bits: int) -> Opened:
         return self.operand(words, bits)
 
     def multiply(self, x: Any, w: Any, bits: int) -> Words:

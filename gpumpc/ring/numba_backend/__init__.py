@@ -15,8 +15,9 @@ from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.numba_backend import forms, products, wire
 from gpumpc.ring.numba_backend import lanes as bit_loops
-from gpumpc.ring.numba_backend import products, wire
+from gpumpc.ring.numba_backend import stream as stream_loops
 from gpumpc.ring.numba_backend import words as loops
 from gpumpc.ring.numba_backend.stream import HAS_AES, Stream
 from gpumpc.ring.numpy_backend import NumpyBackend
@@ -44,7 +45,7 @@ class NumbaBackend(NumpyBackend):
         n, size = math.prod(shape), prg.word_bytes(bits)
         if stream := _stream(cipher, key, n * size):
             words = np.empty(n, dtype=np.uint64)
-            stream.words(words, size, _keep(bits))
+            stream.words(words, size, bits)
             return words.reshape(shape)
         return super().expand_words(cipher, key, shape, bits)
 
@@ -59,7 +60,7 @@ class NumbaBackend(NumpyBackend):
         size = prg.word_bytes(bits)
         if stream := _stream(cipher, key, words.size * size):
             total = np.empty(words.size, dtype=np.uint64)
-            stream.added(_flat(words), sign, total, size, _keep(bits))
+            stream.added(_flat(words), sign, total, size, bits)
             return total.reshape(words.shape)
         return super().add_uniform(words, cipher, key, bits, sign)
 
@@ -73,15 +74,17 @@ class NumbaBackend(NumpyBackend):
     # wire
 
     def pack(self, words: Words, bits: int) -> memoryview:
-        flat = _flat(words)
-        n, whole = flat.size, bits // 8
-        packed = np.empty(packed_bytes(n, bits), dtype=np.uint8)
-        wire.pack_bytes(flat, whole, packed[: n * whole])
-        if bits % 8:
-            planes = np.empty((bits % 8, n_lanes(n)), dtype=np.uint64)
-            wire.planes_of_words(flat, 8 * whole, bits % 8, planes)
-            packed[n * whole :] = planes.reshape(-1).view(np.uint8)
+        packed = np.empty(packed_bytes(words.size, bits), dtype=np.uint8)
+        stream_loops.pack(_flat(words), bits, packed)
         return packed.data
+
+    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+        size = prg.word_bytes(bits)
+        if stream := _stream(cipher, key, words.size * size):
+            packed = np.empty(packed_bytes(words.size, bits), dtype=np.uint8)
+            stream.packed(_flat(words), sign, packed, size, bits)
+            return packed.data
+        return super().pack_masked(words, cipher, key, bits, sign)
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n = math.prod(shape)
@@ -97,12 +100,18 @@ class NumbaBackend(NumpyBackend):
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
         return _aligned(_expect(packed, lane_bytes(n, planes))).reshape(planes, n_lanes(n))
 
+    def static(self, words: Words, bits: int) -> Words:
+        return forms.static(words)
+
+    def download(self, words: Words) -> np.ndarray:
+        return np.asarray(words)
+
     # bits
 
     def to_planes(self, words: Words, bits: int) -> Lanes:
         flat = _flat(words)
         planes = np.empty((bits, n_lanes(flat.size)), dtype=np.uint64)
-        wire.planes_of_words(flat, 0, bits, planes)
+        stream_loops.planes_of_words(flat, 0, bits, planes)
         return planes
 
     def bit(self, words: Words, position: int) -> Lanes:
@@ -145,6 +154,12 @@ class NumbaBackend(NumpyBackend):
         terms = bit_loops.terms_of(tuple(map(tuple, sums)), tuple(products), masks.shape[1], party)
         found = np.empty((len(sums), len(opened), opened.shape[2]), dtype=np.uint64)
         bit_loops.add_products(*map(np.ascontiguousarray, (opened, masks, dealt)), terms, found)
+        return found
+
+    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
+        found = np.empty((len(masks), len(products), masks.shape[2]), dtype=np.uint64)
+        chosen = np.array([sum(1 << factor for factor in factors) for factors in products], dtype=np.uint64)
+        bit_loops.multiply_masks(np.ascontiguousarray(masks), chosen, found)
         return found
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:

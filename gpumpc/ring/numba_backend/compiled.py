@@ -14,6 +14,7 @@ from typing import Any
 
 import llvmlite.binding
 import numba
+from llvmlite import ir
 from numba import types
 from numba.core import config
 
@@ -35,6 +36,13 @@ def has_feature(name: str) -> bool:
     if config.CPU_FEATURES is not None:
         return f"+{name}" in config.CPU_FEATURES.split(",")
     return bool(llvmlite.binding.get_host_cpu_features().get(name, False))
+
+
+def repeated(builder: Any, scalar: Any, form: Any) -> Any:
+    """A vector of this form, the scalar in every place."""
+    nothing = ir.Constant(form, ir.Undefined)
+    first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), form.count), [0] * form.count))
 
 
 def compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -107,6 +107,29 @@ def add_products(opened, masks, dealt, terms, out):  # type: ignore[no-untyped-d
                     out[target, node, start + i] ^= product[i]
 
 
+@compiled(Lanes3, Words, OutLanes3)
+def multiply_masks(masks, chosen, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """out[node, j] = AND of the masks that are bits of chosen[j], of which there are two at least."""
+    nodes, factors, lanes = masks.shape
+    one = np.uint64(1)
+    for node in range(nodes):
+        for start in range(0, lanes, _BLOCK):
+            stop = min(start + _BLOCK, lanes)
+            for j in range(chosen.size):
+                first, n_done = 0, 0
+                for f in range(factors):
+                    if (chosen[j] >> np.uint64(f)) & one:
+                        if n_done == 0:
+                            first = f
+                        elif n_done == 1:
+                            for i in range(start, stop):
+                                out[node, j, i] = masks[node, first, i] & masks[node, f, i]
+                        else:
+                            for i in range(start, stop):
+                                out[node, j, i] &= masks[node, f, i]
+                        n_done += 1
+
+
 @functools.cache
 def terms_of(sums: tuple[tuple[Factors, ...], ...], products: tuple[Factors, ...], n_factors: int, party: int) -> Any:
     """Rows (sum, opened factors as bits, share) of `add_products`."""

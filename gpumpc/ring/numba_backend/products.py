@@ -9,6 +9,7 @@ from numba import types
 from gpumpc.ring.backend import Padding, Pair
 from gpumpc.ring.numba_backend import tiles, winograd
 from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, Words2, compiled, index, word
+from gpumpc.ring.numba_backend.forms import formed
 
 Array = npt.NDArray[np.uint64]
 _Image = types.Array(types.uint64, 3, "C", readonly=True)
@@ -111,6 +112,7 @@ def _panels(w: Array, kind: int, made: Array | None = None) -> Array:
 
 def matmul(x: Array, w: Array, bits: int) -> Array:
     """x (M, K) @ w (K, N) modulo 2^bits."""
+    given = w
     x, w, out = np.ascontiguousarray(x), np.ascontiguousarray(w), np.empty((x.shape[0], w.shape[1]), dtype=np.uint64)
     if 0 in (*out.shape, x.shape[1]):
         out[:] = 0
@@ -121,7 +123,7 @@ def matmul(x: Array, w: Array, bits: int) -> Array:
     elif x.shape[0] < _ROWS_AT_LEAST:
         _few_rows(x, w, keep, out)
     else:
-        left, panels = _left(x[None], (0, 0, 0, 0), 1, kind), _panels(w, kind)
+        left, panels = _left(x[None], (0, 0, 0, 0), 1, kind), formed(given, ("rows", kind), lambda: _panels(w, kind))
         base = np.arange(x.shape[0], dtype=np.int64) * x.shape[1]
         tiles.product(kind, left.ctypes.data, base, 1, x.shape[1], 0, panels.ctypes.data, keep, out)
     return out
@@ -163,7 +165,7 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     images, rows, columns = (np.arange(n, dtype=np.int64) for n in (n_images, n_y, n_x))
     # Where the window of each output begins.
     base = images[:, None, None] * (left.shape[1] * row) + rows[:, None] * (stride[0] * row) + columns * (stride[1] * c_in)
-    panels = _panels(np.ascontiguousarray(w).reshape(-1, c_out), kind)
+    panels = formed(w, ("window", kind), lambda: _panels(np.ascontiguousarray(w).reshape(-1, c_out), kind))
     keep = (1 << bits) - 1
     tiles.product(kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, keep, out)
     return out.reshape(n_images, n_y, n_x, c_out)
@@ -193,11 +195,7 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
     right += winograd.OUT * n_x - shape[2]
     padded = _left(np.ascontiguousarray(x).reshape(n_images, height, -1), (top, bottom, left, right), c_in, 2)
     padded = padded.reshape(n_images, padded.shape[1], -1, c_in)
-    weights = np.empty((winograd.TILE**2, c_in, c_out), dtype=np.uint64)
-    winograd.transform_weights(np.ascontiguousarray(w), weights)
-    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, tiles.PANEL_WORDS[kind]), dtype=np.uint64)
-    for matrix, made in zip(weights, panels, strict=True):
-        _panels(matrix, kind, made)
+    panels = formed(w, ("tiles", kind), lambda: _tile_panels(np.ascontiguousarray(w), kind))
     out = np.empty(shape, dtype=np.uint64)
     n_tiles = n_images * n_y * n_x
     keep = (1 << (bits + winograd.EXTRA_BITS)) - 1
@@ -214,6 +212,17 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
         tiles.products(kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, keep, middle)
         winograd.transform_output(middle, n_y, n_x, first, (1 << bits) - 1, out)
     return out
+
+
+def _tile_panels(w: Array, kind: int) -> Array:
+    """The weights of a 3x3 convolution as matrices, one a place in a tile."""
+    c_in, c_out = w.shape[2:]
+    weights = np.empty((winograd.TILE**2, c_in, c_out), dtype=np.uint64)
+    winograd.transform_weights(w, weights)
+    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, tiles.PANEL_WORDS[kind]), dtype=np.uint64)
+    for matrix, made in zip(weights, panels, strict=True):
+        _panels(matrix, kind, made)
+    return panels
 
 
 def depthwise(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Array:

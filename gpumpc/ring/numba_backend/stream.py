@@ -2,7 +2,8 @@
 
 The same bytes as `prg.expand`: round keys by FIPS 197, counter blocks by NIST SP 800-38A section 6.5, the counter a 128-bit
 number, big end first. No table is looked up, so no time depends on a key. Half a kilobyte at a time goes through a
-buffer in the first-level cache: masks are added where they are made, without the interpreter's lock.
+buffer in the first-level cache: masks are added where they are made, and what leaves is packed there, without the
+interpreter's lock. Packing without a mask is the same loop.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import Bytes, OutWords, Words, compiled, has_feature, index, word
+from gpumpc.ring.numba_backend.compiled import (
+    Bytes,
+    OutBytes,
+    OutWords,
+    OutWords2,
+    Words,
+    compiled,
+    has_feature,
+    index,
+    repeated,
+    word,
+)
 
 HAS_AES = has_feature("aes")
 # Two blocks in one instruction where the processor can.
@@ -27,6 +39,8 @@ _GROUP_BLOCKS = _BLOCKS * _IN_FLIGHT
 _BUFFER_BLOCKS = 64  # between making and using
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
+_64_BYTES, _64_WORDS = ir.VectorType(ir.IntType(8), 64), ir.VectorType(_I64, 64)
+_NO_WORDS, _NO_BYTES = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
 _STATE, _KEY, _QUARTERS = ir.VectorType(_I64, 2 * _BLOCKS), ir.VectorType(_I64, 2), ir.VectorType(_I32, 4)
 
 
@@ -104,36 +118,112 @@ def _expand_key(key, keys):  # type: ignore[no-untyped-def]  # typed by its sign
     _round_keys(key.ctypes.data, keys.ctypes.data)
 
 
-@compiled(Words, word, word, index, index, Words, word, OutWords)
-def _words(keys, high, low, size, sign, x, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out = x + sign * stream & keep, one stream word of `size` bytes an element; x is not read where sign is 0."""
+@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
+def _byte_column(typing_context: Any, source: Any, shift: Any, target: Any) -> Any:
+    """64 words at one address -> 64 bytes at another: bits shift .. shift + 7 of each."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = builder.load(builder.inttoptr(arguments[0], _64_WORDS.as_pointer()), align=8)
+        shifted = builder.lshr(values, repeated(builder, arguments[1], _64_WORDS))
+        builder.store(builder.trunc(shifted, _64_BYTES), builder.inttoptr(arguments[2], _64_BYTES.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
+def _bit_planes(typing_context: Any, source: Any, target: Any) -> Any:
+    """64 bytes at one address -> 8 words at another: bit i of word b is bit b of byte i."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = builder.load(builder.inttoptr(arguments[0], _64_BYTES.as_pointer()), align=1)
+        target = builder.inttoptr(arguments[1], _I64.as_pointer())
+        for bit in range(8):
+            tested = builder.and_(values, ir.Constant(_64_BYTES, [1 << bit] * 64))
+            mask = builder.icmp_unsigned("!=", tested, ir.Constant(_64_BYTES, [0] * 64))
+            place = builder.gep(target, [ir.Constant(_I64, bit)])
+            builder.store(builder.bitcast(mask, _I64), place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
+def _store(typing_context: Any, value: Any, target: Any) -> Any:
+    """A word at an address that is no multiple of eight."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[0], builder.inttoptr(arguments[1], _I64.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.intp), generate
+
+
+@compiled(Words, word, word, index, index, Words, index, OutWords, OutBytes)
+def _words(keys, high, low, size, sign, x, bits, out, packed):  # type: ignore[no-untyped-def]  # typed by its signature
+    """x + sign * stream modulo 2^bits, a stream word of `size` bytes an element: packed where `packed` has room, else words.
+
+    Where sign is 0, words are the stream alone, and packed is x alone.
+    """
+    n, whole, rest, is_packed = x.size, bits // 8, bits % 8, packed.size > 0
+    lanes, target = (n + 63) // 64, packed.ctypes.data
     raw, widened = np.empty(2 * _BUFFER_BLOCKS, np.uint64), np.empty(16 * _BUFFER_BLOCKS, np.uint64)
+    values = np.empty(16 * _BUFFER_BLOCKS, np.uint64)
+    column, planes = np.empty(64, np.uint8), np.empty(8, np.uint64)
     by_1, by_2, by_4 = raw.view(np.uint8), raw.view(np.uint16), raw.view(np.uint32)
     count = 16 * _BUFFER_BLOCKS // size
-    stream = raw if size == 8 else widened
-    for start in range(0, out.size, count):
-        for block in range(0, _BUFFER_BLOCKS, _GROUP_BLOCKS):
-            _group(keys.ctypes.data, high, low + np.uint64(block), raw.ctypes.data + 16 * block)
-        low += np.uint64(_BUFFER_BLOCKS)
-        if size == 4:
-            for i in range(count):
-                widened[i] = by_4[i]
-        elif size == 2:
-            for i in range(count):
-                widened[i] = by_2[i]
-        elif size == 1:
-            for i in range(count):
-                widened[i] = by_1[i]
-        left = min(count, out.size - start)
-        if sign == 0:
+    stream, keep = raw if size == 8 else widened, np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits)
+    for start in range(0, n, count):
+        left = min(count, n - start)
+        if not is_packed or sign != 0:
+            for block in range(0, _BUFFER_BLOCKS, _GROUP_BLOCKS):
+                _group(keys.ctypes.data, high, low + np.uint64(block), raw.ctypes.data + 16 * block)
+            low += np.uint64(_BUFFER_BLOCKS)
+            if size == 4:
+                for i in range(count):
+                    widened[i] = by_4[i]
+            elif size == 2:
+                for i in range(count):
+                    widened[i] = by_2[i]
+            elif size == 1:
+                for i in range(count):
+                    widened[i] = by_1[i]
+        if not is_packed:
+            if sign == 0:
+                for i in range(left):
+                    out[start + i] = stream[i] & keep
+            elif sign == 1:
+                for i in range(left):
+                    out[start + i] = (x[start + i] + stream[i]) & keep
+            else:
+                for i in range(left):
+                    out[start + i] = (x[start + i] - stream[i]) & keep
+            continue
+        if sign == 1:
             for i in range(left):
-                out[start + i] = stream[i] & keep
-        elif sign == 1:
+                values[i] = x[start + i] + stream[i]
+        elif sign == -1:
             for i in range(left):
-                out[start + i] = (x[start + i] + stream[i]) & keep
-        else:
-            for i in range(left):
-                out[start + i] = (x[start + i] - stream[i]) & keep
+                values[i] = x[start + i] - stream[i]
+        elif left < count:
+            values[:left] = x[start:]
+        if left % 64:  # bits past the last element are zero
+            values[left : left + 64 - left % 64] = 0
+        source = x.ctypes.data + 8 * start if sign == 0 and left == count else values.ctypes.data
+        for at in range(0, left, 64):
+            if at + 64 <= left:
+                for j in range(whole):
+                    _byte_column(source + 8 * at, np.uint64(8 * j), target + j * n + start + at)
+            else:
+                for j in range(whole):
+                    for i in range(at, left):
+                        packed[j * n + start + i] = np.uint8(values[i] >> np.uint64(8 * j))
+            if rest:
+                _byte_column(source + 8 * at, np.uint64(8 * whole), column.ctypes.data)
+                _bit_planes(column.ctypes.data, planes.ctypes.data)
+                place = target + whole * n + 8 * ((start + at) // 64)
+                for b in range(rest):
+                    _store(planes[b], place + 8 * lanes * b)
 
 
 @compiled(Words, word, word, index, Words, OutWords)
@@ -153,6 +243,30 @@ def _lanes(keys, high, low, add, x, out):  # type: ignore[no-untyped-def]  # typ
                 out[start + i] = raw[i]
 
 
+@compiled(Words, index, index, OutWords2)
+def planes_of_words(x, first, bits, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Bits first .. first + bits - 1 of every element, a plane each."""
+    n = x.size
+    last = np.zeros(64, np.uint64)
+    column, planes = np.empty(64, np.uint8), np.empty(8, np.uint64)
+    middle, target = column.ctypes.data, planes.ctypes.data
+    for lane in range(out.shape[1]):
+        source = x.ctypes.data + 512 * lane
+        if 64 * lane + 64 > n:
+            last[: n - 64 * lane] = x[64 * lane :]
+            source = last.ctypes.data
+        for low in range(0, bits, 8):
+            _byte_column(source, np.uint64(first + low), middle)
+            _bit_planes(middle, target)
+            for b in range(low, min(low + 8, bits)):
+                out[b, lane] = planes[b - low]
+
+
+def pack(x: npt.NDArray[np.uint64], bits: int, packed: npt.NDArray[np.uint8]) -> None:
+    """Bytes of x."""
+    _words(_NO_WORDS, 0, 0, 8, 0, x, bits, _NO_WORDS, packed)
+
+
 class Stream:
     """The stream of one 32-byte key: AES-128 under its first half, counted from its second."""
 
@@ -165,13 +279,17 @@ class Stream:
         """Whether so many bytes leave the counter's upper half alone: all but one key in 2^28 do, whatever is asked."""
         return self._low + n_bytes // 16 + _BUFFER_BLOCKS < 1 << 64
 
-    def words(self, out: npt.NDArray[np.uint64], size: int, keep: int) -> None:
-        """Fill with stream words of `size` bytes & keep."""
-        _words(self._keys, self._high, self._low, size, 0, out, keep, out)
+    def words(self, out: npt.NDArray[np.uint64], size: int, bits: int) -> None:
+        """Fill with stream words of `size` bytes modulo 2^bits."""
+        _words(self._keys, self._high, self._low, size, 0, out, bits, out, _NO_BYTES)
 
-    def added(self, x: npt.NDArray[np.uint64], sign: int, out: npt.NDArray[np.uint64], size: int, keep: int) -> None:
-        """(x + sign * stream) & keep."""
-        _words(self._keys, self._high, self._low, size, sign, x, keep, out)
+    def added(self, x: npt.NDArray[np.uint64], sign: int, out: npt.NDArray[np.uint64], size: int, bits: int) -> None:
+        """x + sign * stream modulo 2^bits."""
+        _words(self._keys, self._high, self._low, size, sign, x, bits, out, _NO_BYTES)
+
+    def packed(self, x: npt.NDArray[np.uint64], sign: int, packed: npt.NDArray[np.uint8], size: int, bits: int) -> None:
+        """The same as bytes of the wire."""
+        _words(self._keys, self._high, self._low, size, sign, x, bits, _NO_WORDS, packed)
 
     def lanes(self, out: npt.NDArray[np.uint64]) -> None:
         """Fill with the stream."""

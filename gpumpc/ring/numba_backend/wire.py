@@ -1,4 +1,4 @@
-"""Between words and what the wire carries: byte planes, and lanes by transposition of 64 bits by 64."""
+"""From what the wire carries to words: byte planes, and lanes by transposition of 64 bits by 64. The way out: `stream`."""
 
 from __future__ import annotations
 
@@ -9,47 +9,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import Bytes, OutBytes, OutWords, OutWords2, Words, compiled, index, word
+from gpumpc.ring.numba_backend.compiled import Bytes, OutWords, Words, compiled, index, repeated, word
 
 _WORD = ir.IntType(64)
 _BYTES, _WORDS = ir.VectorType(ir.IntType(8), 64), ir.VectorType(_WORD, 64)
 _BLOCK_BYTES, _BLOCK_WORDS = ir.VectorType(ir.IntType(8), 32), ir.VectorType(_WORD, 32)
-
-
-def _repeated(builder: Any, scalar: Any, form: Any) -> Any:
-    nothing = ir.Constant(form, ir.Undefined)
-    first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), form.count), [0] * form.count))
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _byte_column(typing_context: Any, source: Any, shift: Any, target: Any) -> Any:
-    """64 words at one address -> 64 bytes at another: bits shift .. shift + 7 of each."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = builder.load(builder.inttoptr(arguments[0], _WORDS.as_pointer()), align=8)
-        shifted = builder.lshr(values, _repeated(builder, arguments[1], _WORDS))
-        builder.store(builder.trunc(shifted, _BYTES), builder.inttoptr(arguments[2], _BYTES.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.uint64, types.intp), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _bit_planes(typing_context: Any, source: Any, target: Any) -> Any:
-    """64 bytes at one address -> 8 words at another: bit i of word b is bit b of byte i."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = builder.load(builder.inttoptr(arguments[0], _BYTES.as_pointer()), align=1)
-        target = builder.inttoptr(arguments[1], _WORD.as_pointer())
-        for bit in range(8):
-            tested = builder.and_(values, ir.Constant(_BYTES, [1 << bit] * 64))
-            mask = builder.icmp_unsigned("!=", tested, ir.Constant(_BYTES, [0] * 64))
-            place = builder.gep(target, [ir.Constant(_WORD, bit)])
-            builder.store(builder.bitcast(mask, _WORD), place, align=8)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
@@ -62,7 +26,7 @@ def _bytes_of_bits(typing_context: Any, source: Any, step: Any, count: Any, targ
         def more(bit: Any, total: Any) -> Any:
             place = builder.inttoptr(builder.add(source, builder.mul(bit, step)), _WORD.as_pointer())
             flags = builder.bitcast(builder.load(place, align=1), ir.VectorType(ir.IntType(1), 64))
-            weight = _repeated(builder, builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)), _BYTES)
+            weight = repeated(builder, builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)), _BYTES)
             return builder.or_(total, builder.select(flags, weight, ir.Constant(_BYTES, [0] * 64)))
 
         total = _gathered(builder, count, _BYTES, more)
@@ -82,7 +46,7 @@ def _join_bytes(typing_context: Any, source: Any, step: Any, count: Any, target:
         def more(j: Any, words: Any) -> Any:
             place = builder.inttoptr(builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer())
             wide = builder.zext(builder.load(place, align=1), _BLOCK_WORDS)
-            shift = _repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
+            shift = repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
             return builder.or_(words, builder.shl(wide, shift))
 
         joined = _gathered(builder, count, _BLOCK_WORDS, more)
@@ -115,23 +79,10 @@ def _bit_of_words(typing_context: Any, source: Any, position: Any) -> Any:
         values = builder.load(builder.inttoptr(arguments[0], _WORDS.as_pointer()), align=8)
         # Up to the sign's place: a vector of signs is one instruction.
         up = builder.sub(ir.Constant(_WORD, 63), arguments[1])
-        moved = builder.shl(values, _repeated(builder, up, _WORDS))
+        moved = builder.shl(values, repeated(builder, up, _WORDS))
         return builder.bitcast(builder.icmp_signed("<", moved, ir.Constant(_WORDS, [0] * 64)), _WORD)
 
     return types.uint64(types.intp, types.intp), generate
-
-
-@compiled(Words, index, OutBytes)
-def pack_bytes(x, whole, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Byte j of every element, one plane after the other, for the `whole` low bytes."""
-    n = x.size
-    source, target = x.ctypes.data, out.ctypes.data
-    for start in range(0, n - 63, 64):
-        for j in range(whole):
-            _byte_column(source + 8 * start, np.uint64(8 * j), target + j * n + start)
-    for i in range(n - n % 64, n):
-        for j in range(whole):
-            out[j * n + i] = np.uint8(x[i] >> np.uint64(8 * j))
 
 
 @compiled(Bytes, index, index, Words, index, word, OutWords)
@@ -179,22 +130,3 @@ def lane_of_words(x, position, out):  # type: ignore[no-untyped-def]  # typed by
             last[: x.size - 64 * lane] = x[64 * lane :]
             source = last.ctypes.data
         out[lane] = _bit_of_words(source, position)
-
-
-@compiled(Words, index, index, OutWords2)
-def planes_of_words(x, first, bits, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Bits first .. first + bits - 1 of every element, a plane each."""
-    n = x.size
-    last = np.zeros(64, np.uint64)
-    column, planes = np.empty(64, np.uint8), np.empty(8, np.uint64)
-    middle, target = column.ctypes.data, planes.ctypes.data
-    for lane in range(out.shape[1]):
-        source = x.ctypes.data + 512 * lane
-        if 64 * lane + 64 > n:
-            last[: n - 64 * lane] = x[64 * lane :]
-            source = last.ctypes.data
-        for low in range(0, bits, 8):
-            _byte_column(source, np.uint64(first + low), middle)
-            _bit_planes(middle, target)
-            for b in range(low, min(low + 8, bits)):
-                out[b, lane] = planes[b - low]

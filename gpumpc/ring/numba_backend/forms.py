@@ -1,0 +1,38 @@
+"""Right operands that many products read, with the forms that products have brought them into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.uint64]
+
+
+class Static(np.ndarray):
+    """Words that do not change any more. What is computed from it, views included, is words like any other."""
+
+    forms: dict[Hashable, Array] | None
+
+    def __array_finalize__(self, of: Any) -> None:
+        self.forms = None
+
+
+def static(words: Array) -> Array:
+    """The same words, whose forms are kept; they must not be written to any longer."""
+    kept = np.ascontiguousarray(words).view(Static)
+    kept.forms = {}
+    return kept
+
+
+def formed(words: Array, name: Hashable, make: Callable[[], Array]) -> Array:
+    """What `make` makes of the words, made once where they are static. Threads that come together make it twice, alike."""
+    forms = getattr(words, "forms", None)
+    if forms is None:
+        return make()
+    if name not in forms:
+        forms[name] = make()
+    found: Array = forms[name]
+    return found
