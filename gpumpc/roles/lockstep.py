@@ -105,8 +105,11 @@ class LockStep:
             self.is_connected = True
             log.info("server %d is connected to server %d and agrees", self._party, 1 - self._party)
             step = self._lead if self._party == 0 else self._follow
-            while not self.stopping.is_set():
-                step(channel)
+            try:
+                while not self.stopping.is_set():
+                    step(channel)
+            finally:
+                self.is_connected = False  # closing takes a moment, and no request should be taken in meanwhile
 
     def _lead(self, channel: Lane) -> None:
         task = self._tasks.first(_IDLE_S)

@@ -19,8 +19,12 @@ from gpumpc.params import Params
 from gpumpc.roles import desk as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.desk import DealerDesk
+from gpumpc.roles.lockstep import LockStep
 from gpumpc.roles.opened import Opened
 from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT, Task, TaskQueue
+from gpumpc.wire.channel import memory_pair
+from gpumpc.wire.handshake import exchange_hello
+from gpumpc.wire.lanes import Lane
 
 PROGRAM = compile_program(Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
 PLAN, NAME = "a" * 64, "b" * 32
@@ -138,3 +142,24 @@ def test_a_record_that_is_none_of_a_union(payload: bytes) -> None:
     with pytest.raises(GpumpcError, match="BadFrame|message|record|frame") as caught:
         m.unpack(payload, m.Request)
     assert isinstance(caught.value, BadFrame)
+
+
+def test_a_connection_that_closes_takes_no_requests() -> None:
+    """To close it may take two seconds: a client that asks again at once must not be told of the end of this one."""
+    ends, stopping, connected = memory_pair(), threading.Event(), list[bool]()
+
+    def agreed(channel: Lane) -> None:
+        ends[1].close()
+
+    def close() -> None:
+        connected.append(lock_step.is_connected)
+        stopping.set()
+
+    connection: Any = ends[0]
+    connection.wait_peer, connection.close = lambda timeout_s: None, close
+    lock_step = LockStep(0, {}, TaskQueue(), lambda: connection, agreed, stopping)
+    exchange = threading.Thread(target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"}, told={}))
+    exchange.start()
+    lock_step.run()
+    exchange.join()
+    assert connected == [False]
