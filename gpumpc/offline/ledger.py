@@ -1,8 +1,9 @@
 """What is reserved, spent and burnt: the durable memory that keeps a mask from hiding two values.
 
 A batch number is `reserved` before its first masked byte leaves, `spent` when its run has ended well, and `burnt` when
-it was reserved and the process ended, or when it was skipped. Numbers only go up: below the high-water mark nothing is
-ever handed out again. Every method that changes something returns after the change has reached the disk.
+its run failed, when it was reserved and the process ended, or when it was skipped. Numbers only go up: below the
+high-water mark nothing is ever handed out again. Every method that changes something returns after the change has reached
+the disk.
 """
 
 from __future__ import annotations
@@ -103,6 +104,14 @@ class Ledger(SqliteFile):
                     "it is not reserved: it was never taken, or is spent or burnt",
                     "reserve a batch before the run and spend it once after it",
                 )
+
+    def burn(self, session_id: bytes, batch: int) -> None:
+        """Note that a reserved batch will not end well; one that is spent or burnt stays so. Raises ConfigError."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND state = 'reserved'",
+                (session_id, batch),
+            )
 
     def reserve_once(self, name: str) -> None:
         """Take a name that can be taken only once, such as the opening of one weight mask.

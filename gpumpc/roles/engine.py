@@ -203,7 +203,7 @@ class Engine(Evaluation):
         finally:
             # The last to begin may have waited for a lane when another failed. What has flown is discarded already.
             for begun in latest:
-                begun.discard()
+                self.give_up(begun)
 
     def _beginnings(
         self, first_batch: int, shares: Iterable[Words], latest: collections.deque[Begun]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -154,7 +155,11 @@ class Evaluation:
         """
         self.ledger.reserve(self.session_id, batch)
         self.next_batch = batch + 1
-        corrections = self._take(batch)
+        try:
+            corrections = self._take(batch)
+        except BaseException:
+            self._burn(self.session_id, batch)
+            raise
         self.first_needed = batch + 1
         ahead = self._prepared(batch)
         self.prepare_next(weights)
@@ -180,10 +185,20 @@ class Evaluation:
             # Only now may what was made elsewhere for this batch be given up.
             session.backend.synchronize()
         except BaseException:
-            begun.discard()
+            self.give_up(begun)
             raise
         self.ledger.spend(begun.session_id, begun.batch)
         return result
+
+    def give_up(self, begun: Begun) -> None:
+        """A batch that began will not end well; safe to call twice."""
+        begun.discard()
+        self._burn(begun.session_id, begun.batch)
+
+    def _burn(self, session_id: bytes, batch: int) -> None:
+        # Where even this fails, the next start burns it.
+        with contextlib.suppress(ConfigError):
+            self.ledger.burn(session_id, batch)
 
     def evaluate_again(
         self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive

@@ -57,6 +57,21 @@ def test_skipped_numbers_are_burnt_whatever_their_number(path: Path) -> None:
         ledger.reserve(A, 10**12 + 1)
 
 
+def test_a_batch_that_failed_is_burnt_and_one_that_ended_well_stays_spent(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for batch in (0, 1):
+            ledger.reserve(A, batch)
+        ledger.burn(A, 0)
+        ledger.burn(A, 0)
+        ledger.spend(A, 1)
+        ledger.burn(A, 1)
+        assert ledger.counts(A) == {"burnt": 1, "spent": 1}
+        with pytest.raises(BatchAlreadyUsed):
+            ledger.spend(A, 0)
+        with pytest.raises(BatchAlreadyUsed):
+            ledger.reserve(A, 0)
+
+
 @pytest.mark.parametrize("batch", [-1, 1 << 62, 1 << 64])
 def test_no_batch_number(path: Path, batch: int) -> None:
     with Ledger(path) as ledger, pytest.raises(BadValue):

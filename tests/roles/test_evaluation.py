@@ -84,7 +84,7 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
 
 def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_another_fails() -> None:
     """Else they would lie in the pool, taken for in use, until the process ends."""
-    discarded = []
+    discarded, burnt = [], []
 
     def begin(batch: int, weights: object) -> Begun:
         corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch))
@@ -99,6 +99,7 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
     engine.backend, engine._beside = BACKEND, [BACKEND] * 2
     engine.check_ready, engine._operand = lambda: None, lambda share: share
     engine.begin, engine.carry_out = begin, carry_out
+    engine.ledger = SimpleNamespace(burn=lambda session_id, batch: burnt.append(batch))
     with pytest.raises(PeerLost):
         list(engine.run_all(Lanes(memory_pair()[0]).first, 0, [None] * 5))
-    assert {*discarded} == {0, 1, 2}
+    assert {*discarded} == {0, 1, 2} and burnt == [2]
