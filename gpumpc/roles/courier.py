@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 
 from gpumpc.offline.dealer import Send
 
 # Corrections travel in frames of about this size: small, so that the first is there soon.
 FRAME_BYTES = 1 << 20
-# Frames that wait for a server that reads slowly, before dealing waits as well.
+# Frames, each less than twice that, that wait for a server that reads slowly, before dealing waits as well.
 _WAITING_FRAMES = 16
 _LOOK_S = 0.25
 
@@ -33,7 +33,7 @@ class Courier:
         self._pending: Frame = []
         self._given_up = threading.Event()
 
-    def frames(self, hand: Executor, deal: Callable[[Send], None], idle_s: float) -> Iterator[Frame]:
+    def frames(self, hand: Executor, deal: Callable[[Send], None], idle_s: float) -> Generator[Frame, None, None]:
         """Deal in the thread `hand`; the frames as they fill, and an empty one after every `idle_s` seconds without any.
 
         Raises what `deal` raises. Whoever stops before the end ends the dealing too.
@@ -61,11 +61,12 @@ class Courier:
             self._put(None)
 
     def _take(self, piece: memoryview) -> None:
-        if len(piece):
-            self._pending.append(piece)
-        if sum(map(len, self._pending)) >= FRAME_BYTES:
-            frame, self._pending = self._pending, []
-            self._put(frame)
+        # In pieces of a frame at most: what waits is bounded, however large a correction is.
+        for start in range(0, len(piece), FRAME_BYTES):
+            self._pending.append(piece[start : start + FRAME_BYTES])
+            if sum(map(len, self._pending)) >= FRAME_BYTES:
+                frame, self._pending = self._pending, []
+                self._put(frame)
 
     def _put(self, frame: Frame | None) -> None:
         while not self._given_up.is_set():

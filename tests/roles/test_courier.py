@@ -1,0 +1,64 @@
+"""Corrections on their way: all of them, in order, in frames that are neither large nor many."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gpumpc.roles.courier import FRAME_BYTES, Courier
+
+HAND = ThreadPoolExecutor(1)
+
+
+def dealing(*sizes):
+    def deal(send):
+        for i, size in enumerate(sizes):
+            send(memoryview(bytes([i]) * size))
+
+    return deal
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (5,), (FRAME_BYTES,), (3 * FRAME_BYTES + 7, 1, 0), (FRAME_BYTES - 1,) * 5])
+def test_all_of_it_comes_in_bounded_frames(sizes):
+    frames = [frame for frame in Courier().frames(HAND, dealing(*sizes), 5) if frame]
+    assert b"".join(part for frame in frames for part in frame) == b"".join(bytes([i]) * n for i, n in enumerate(sizes))
+    assert all(0 < sum(map(len, frame)) < 2 * FRAME_BYTES for frame in frames)
+
+
+def test_a_dealer_that_fails_is_heard_after_what_it_dealt():
+    def deal(send):
+        send(memoryview(bytes(FRAME_BYTES)))
+        raise ValueError("the dealer")
+
+    frames = list[list[memoryview]]()
+    with pytest.raises(ValueError, match="the dealer"):
+        frames.extend(Courier().frames(HAND, deal, 5))
+    assert len(frames) == 1
+
+
+def test_idle_frames_while_a_step_takes_long():
+    go = threading.Event()
+
+    def deal(send):
+        go.wait(5)
+        send(memoryview(b"x"))
+
+    frames = Courier().frames(HAND, deal, 0.01)
+    assert next(frames) == []
+    go.set()
+    assert b"".join(part for frame in frames for part in frame) == b"x"
+
+
+def test_who_stops_listening_ends_the_dealing():
+    dealt = []
+
+    def deal(send):
+        for i in range(10_000):
+            send(memoryview(bytes(FRAME_BYTES)))
+            dealt.append(i)
+
+    frames = Courier().frames(HAND, deal, 5)
+    next(frames)
+    frames.close()
+    assert HAND.submit(lambda: "free").result(5) == "free"
+    assert len(dealt) < 100
