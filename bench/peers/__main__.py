@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from gpumpc.params import Params
 from gpumpc.roles.trial import network_named
 
 PEERS = ("crypten", "spu")
+_SETTLE_S = 0.5
 
 
 def case_arrays(work: Workload, seed: int) -> dict[str, Array]:
@@ -117,6 +120,9 @@ def interleave(work: Workload, engines: dict[str, Engine], faults: dict[str, str
     runs: dict[str, list[Measured]] = {name: [] for name in engines}
     for i in range(n):
         for name in [name for name in engines if name not in faults]:
+            # What the engine before it still tidies up, and has left for the disk to write, is not this one's.
+            os.sync()
+            time.sleep(_SETTLE_S)
             try:
                 runs[name].append(engines[name].run())
             except (EngineFailed, GpumpcError) as error:

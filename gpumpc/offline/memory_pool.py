@@ -11,6 +11,7 @@ import threading
 import time
 
 from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
+from gpumpc.offline.pieces import cut
 
 _Key = tuple[bytes, int]
 
@@ -145,19 +146,7 @@ class MemoryCorrections:
                 "run the same plan and version of gpumpc at the dealer and at this server",
             )
         self._n_read = end
-        return self._cut(n_bytes)
-
-    def _cut(self, n_bytes: int) -> memoryview:
-        """Bytes from the front: a view of one piece wherever a step dealt them together."""
-        pieces, found = self._entry.pieces, list[memoryview]()
-        while n_bytes:
-            piece = pieces.popleft()
-            if len(piece) > n_bytes:
-                pieces.appendleft(piece[n_bytes:])
-                piece = piece[:n_bytes]
-            found.append(piece)
-            n_bytes -= len(piece)
-        return found[0] if len(found) == 1 else memoryview(b"".join(found))
+        return cut(entry.pieces, n_bytes)
 
     def finish(self) -> None:
         """End the batch. Raises LeftoverCorrelations if bytes are unread."""

@@ -10,6 +10,7 @@ no others.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import mmap
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpumpc.errors import BadFrame, ConfigError, CorrelationsMissing, LeftoverCorrelations, MaskReused
+from gpumpc.offline.pieces import cut
 from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
 
 # A longer list would say nothing more to the dealer: it asks again when it has sent these.
@@ -105,11 +107,19 @@ class Pool:
         with self._changed:
             return key in self._taken or key not in self._arriving
 
-    def grow(self, writer: Writer, n_bytes: int) -> None:
-        """So many more bytes of an arriving batch are in its file."""
+    def hand_over(self, writer: Writer, piece: memoryview, is_filed: bool) -> bool:
+        """Give the next bytes of an arriving batch to whoever reads along: whether somebody does.
+
+        Where nobody does, what is in the file already is counted.
+        """
         with self._changed:
-            writer.n_written += n_bytes
+            if writer.handed is None and not is_filed:
+                return False
+            if writer.handed is not None and not writer.ended:  # else it was given up: nobody reads the rest
+                writer.handed.append(piece.toreadonly())
+            writer.n_written += len(piece)
             self._changed.notify_all()
+            return writer.handed is not None
 
     def wait_written(self, writer: Writer, n_bytes: int) -> bool:
         """Wait for the first `n_bytes` of an arriving batch, as long as more may come: whether they are there."""
@@ -189,34 +199,35 @@ class Writer:
 
     Attributes:
         n_bytes: announced.
-        n_written: in the file.
+        n_written: have come, in the file or handed over.
+        handed: for who reads along, what came since the batch was taken: it is not written to the file, for nothing of it
+            has to outlast the process.
         ended: nothing more comes.
     """
 
     def __init__(self, pool: Pool, key: _Key, n_bytes: int) -> None:
         self._pool, self._key, self.n_bytes = pool, key, n_bytes
         self.n_written, self.ended = 0, False
+        self.handed: collections.deque[memoryview] | None = None
         self._path = pool.path(key, "part")
         try:
             # Unbuffered: who reads along sees what is written.
             self._file = open(self._path, "x+b", buffering=0, opener=_private)  # noqa: SIM115  closed by commit or abort
         except OSError as error:
             raise pool.error(error) from error
-        try:
-            self._file.truncate(n_bytes)
-        except OSError as error:
-            self._path.unlink(missing_ok=True)
-            raise pool.error(error) from error
 
-    def append(self, piece: bytes | bytearray | memoryview) -> None:
-        """Add the next bytes. Raises BadFrame if that is more than announced, ConfigError if the disk is full."""
+    def append(self, piece: bytes | memoryview) -> None:
+        """Add the next bytes, which stay as they are. Raises BadFrame if more come than announced, ConfigError if the disk
+        is full.
+        """
         left = memoryview(piece)
         if self.n_written + len(left) > self.n_bytes:
             self._refuse(self.n_written + len(left))
         try:
-            while left:
+            while left and not self._pool.hand_over(self, left, is_filed=False):
                 n_bytes = self._file.write(left)
-                self._pool.grow(self, n_bytes)
+                # Taken while it was written, it is handed over all the same: the file was mapped without it.
+                self._pool.hand_over(self, left[:n_bytes], is_filed=True)
                 left = left[n_bytes:]
         except OSError as error:
             self.abort()
@@ -238,9 +249,10 @@ class Writer:
             raise self._pool.error(error) from error
         self._close()  # only now: until then, who takes the batch reads along
 
-    def mapped(self) -> memoryview:
-        """The file as it will be when it is whole."""
-        return _mapped(self._file, self.n_bytes)
+    def read_along(self) -> collections.deque[memoryview]:
+        """What has come and what comes, for one reader; under the pool's lock."""
+        self.handed = collections.deque([_mapped(self._file, self.n_written)] if self.n_written else [])
+        return self.handed
 
     def abort(self) -> None:
         """Leave nothing of the batch behind; safe to call twice."""
@@ -272,10 +284,10 @@ class Corrections:
         self._writer = None if isinstance(source, int) else source
         try:
             if isinstance(source, Writer):
-                self._left = source.mapped()
+                self._n_bytes, self._pieces = source.n_bytes, source.read_along()
             else:
                 with open(pool.path(key, "corr"), "rb") as file:
-                    self._left = _mapped(file, source)
+                    self._n_bytes, self._pieces = source, collections.deque([_mapped(file, source)])
         except OSError as error:
             raise pool.error(error) from error
 
@@ -284,25 +296,24 @@ class Corrections:
 
         Raises CorrelationsMissing.
         """
-        self._n_read += n_bytes
-        if n_bytes > len(self._left):
+        if n_bytes > self._n_bytes - self._n_read:
             raise CorrelationsMissing(
                 f"batch {self._key[1]} has too few corrections",
-                f"a step asks for {n_bytes} bytes and {len(self._left)} are left",
+                f"a step asks for {n_bytes} bytes and {self._n_bytes - self._n_read} are left",
                 "run the same plan and version of gpumpc at the dealer and at this server",
             )
+        self._n_read += n_bytes
         if self._writer is not None and not self._pool.wait_written(self._writer, self._n_read):
             raise CorrelationsMissing(
                 f"the corrections of batch {self._key[1]} ended after {self._writer.n_written} bytes",
                 "the dealer stopped, or its connection was lost, in the middle of this batch",
                 "see the dealer's log, then ask again: the batch is given up and the next one is used",
             )
-        piece, self._left = self._left[:n_bytes], self._left[n_bytes:]
-        return piece
+        return cut(self._pieces, n_bytes)
 
     def finish(self) -> None:
         """End the batch and delete its file. Raises LeftoverCorrelations if bytes are unread, ConfigError."""
-        n_unread = len(self._left)
+        n_unread = self._n_bytes - self._n_read
         self.discard()
         if n_unread:
             raise LeftoverCorrelations(
@@ -313,7 +324,7 @@ class Corrections:
 
     def discard(self) -> None:
         """Delete the file of a batch whose run has failed; safe to call twice. Raises ConfigError."""
-        self._left = memoryview(b"")
+        self._pieces.clear()
         self._pool.drop(self._key)
 
 
