@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,10 +39,20 @@ def _log(name: str) -> None:
     )
 
 
-def _until_signal(run: Callable[[], None], stop: Callable[[], None]) -> None:
-    """Run a role; SIGTERM and Ctrl-C ask it to stop."""
+SupervisedOption = Annotated[bool, typer.Option("--supervised", help="Stop when standard input ends, as `up` starts it.")]
+
+
+def _until_signal(run: Callable[[], None], stop: Callable[[], None], supervised: bool) -> None:
+    """Run a role; SIGTERM and Ctrl-C ask it to stop, and so does the end of a supervisor at the other end of stdin."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop())
+    if supervised:
+
+        def wait() -> None:
+            sys.stdin.read()
+            stop()
+
+        threading.Thread(target=wait, name="supervisor", daemon=True).start()
     run()
 
 
@@ -70,7 +81,7 @@ def keygen(
 
 
 @app.command()
-def dealer(config: ConfigOption) -> None:
+def dealer(config: ConfigOption, supervised: SupervisedOption = False) -> None:
     """Deal correlated randomness ahead of time."""
     from gpumpc.roles.config import load_dealer
     from gpumpc.roles.dealer import Dealer
@@ -78,11 +89,15 @@ def dealer(config: ConfigOption) -> None:
     _log("dealer")
     with told():
         role = Dealer(load_dealer(config))
-        _until_signal(role.run, role.stop)
+        _until_signal(role.run, role.stop, supervised)
 
 
 @app.command()
-def server(config: ConfigOption, party: Annotated[int, typer.Option(min=0, max=1, help="Which of the two.")]) -> None:
+def server(
+    config: ConfigOption,
+    party: Annotated[int, typer.Option(min=0, max=1, help="Which of the two.")],
+    supervised: SupervisedOption = False,
+) -> None:
     """Hold one share of everything and compute on it."""
     from gpumpc.roles.config import load_server
     from gpumpc.roles.server import Server
@@ -93,7 +108,7 @@ def server(config: ConfigOption, party: Annotated[int, typer.Option(min=0, max=1
         if settings.party != party:
             raise ConfigError(f"{config} is of party {settings.party}", f"--party says {party}", "correct one of them")
         role = Server(settings)
-        _until_signal(role.run, role.stop)
+        _until_signal(role.run, role.stop, supervised)
 
 
 @app.command()

@@ -58,8 +58,9 @@ class LocalCluster:
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         with self.log_path(name).open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "gpumpc", *arguments],
-                stdin=subprocess.DEVNULL,
+                # Its stdin ends with this process, however that ends: none is left behind.
+                [sys.executable, "-m", "gpumpc", *arguments, "--supervised"],
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **_ONE_THREAD},

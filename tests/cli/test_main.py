@@ -122,6 +122,17 @@ def set_up(tmp_path: Path) -> Iterator[Cluster]:
     cluster.stop()
 
 
+def test_killed_without_a_word_up_leaves_no_process_behind(set_up: Cluster) -> None:
+    supervisor = up(set_up.folder, set_up.folder.parent / "plan")
+    wait_healthy(set_up.setup.client)
+    supervisor.kill()
+    supervisor.communicate()
+    deadline = time.monotonic() + 10
+    while processes_of(set_up.folder):
+        assert time.monotonic() < deadline, processes_of(set_up.folder)
+        time.sleep(0.1)
+
+
 def test_up_again_and_its_end(set_up: Cluster) -> None:
     """SIGTERM at any time leaves no process behind; what is there is taken up, if it is what was asked for."""
     folder, plan = set_up.folder, set_up.folder.parent / "plan"
