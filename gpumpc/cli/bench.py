@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 from typing import Annotated, Any
 
@@ -14,7 +13,8 @@ from rich.table import Table
 
 from gpumpc.cli.bench_processes import measure_processes
 from gpumpc.cli.told import told
-from gpumpc.cli.workloads import BATCH, N_ROWS, WORKLOADS, N, case_of, open_workload
+from gpumpc.cli.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
+from gpumpc.errors import ConfigError
 from gpumpc.params import Params
 
 
@@ -33,6 +33,8 @@ def bench(
     """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
     with told():
         chosen = backend or None
+        if in_flight and not net:
+            raise ConfigError("--in-flight is for three processes", "there is no connection to share", "give --net as well")
         if net:
             row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net, in_flight)
         else:
@@ -54,29 +56,9 @@ def measure(workload: str, n: int, batch: int, params: Params, runs: int, backen
         measured.runner.total()
         # In turn, so that what else the machine does meets both alike.
         seconds = [(measured.runner.total(), measured.runner.online()) for _ in range(runs)]
-        total, online = (statistics.median(column) for column in zip(*seconds, strict=True))
-        cost, n_batch = measured.cost, batch or BATCH[workload]
-        return {
-            "workload": workload,
-            "batch": n_batch,
-            "seconds_total": total,
-            "seconds_online": online,
-            "online_bytes": cost.online_bytes,
-            "offline_bytes": cost.dealer_bytes,
-            "rounds": cost.rounds,
-            "backend": session.backend.name,
-            "k": params.k,
-            "f": params.f,
-            "n_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1)),
-            "n_runs": runs,
-            "seconds_total_fastest": min(total for total, _ in seconds),
-            "seconds_online_fastest": min(online for _, online in seconds),
-            "online_bytes_per_image": cost.online_bytes // n_batch,
-            "offline_bytes_per_image": cost.dealer_bytes // n_batch,
-            "items_per_second": case.n_items / total,
-            "bounds": case.bounds,
-            **case.errors(measured.runner.result.reveal()),
-        }
+        n_threads = int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1))
+        row = row_of(case, workload, batch, params, measured.cost, seconds, measured.runner.result.reveal())
+        return row | {"backend": session.backend.name, "n_threads": n_threads}
 
 
 def _show(row: dict[str, Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
-from gpumpc.cli.workloads import BATCH, case_of
+from gpumpc.cli.workloads import case_of, row_of
+from gpumpc.errors import ConfigError
 from gpumpc.params import Params
 from gpumpc.roles.trial import Trial, network_named
 
@@ -27,33 +27,20 @@ def measure_processes(
     case = case_of(workload, n, batch, params)
     plan, weights = case.compiled.plan, case.compiled.weights
     with Trial(plan, weights, case.inputs, operator=case.operator, network=network, backend=backend) as trial:
+        if in_flight and trial.program.may_repeat:
+            why = "a batch whose selection fails is run again under the next number"
+            raise ConfigError(f"batches of '{workload}' run one at a time", why, "leave --in-flight away")
         trial.run()
         pairs = [(trial.run(), trial.run(dealt_before=True)) for _ in range(runs)]
-        cost, n_batch = trial.cost, batch or BATCH[workload]
-        total, online = (statistics.median(one.seconds for one in column) for column in zip(*pairs, strict=True))
-        stream_s = trial.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES if in_flight else 0.0
+        seconds = [(total.seconds, online.seconds) for total, online in pairs]
         peaks = {name: max(one.peak_memory_bytes[name] for one, _ in pairs) for name in pairs[0][0].peak_memory_bytes}
-        return {
-            "workload": workload,
-            "batch": n_batch,
-            "seconds_total": total,
-            "seconds_online": online,
-            "online_bytes": cost.online_bytes,
-            "offline_bytes": cost.dealer_bytes,
-            "rounds": cost.rounds,
+        row = row_of(case, workload, batch, params, trial.cost, seconds, pairs[-1][0].value)
+        if in_flight:
+            a_batch_s = trial.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES
+            row |= {"in_flight": in_flight, "items_per_second_stream": case.n_items / a_batch_s}
+        return row | {
             "backend": trial.backend.name,
-            "k": params.k,
-            "f": params.f,
             "n_threads": 1,
-            "n_runs": runs,
-            "seconds_total_fastest": min(one.seconds for one, _ in pairs),
-            "seconds_online_fastest": min(one.seconds for _, one in pairs),
-            "online_bytes_per_image": cost.online_bytes // n_batch,
-            "offline_bytes_per_image": cost.dealer_bytes // n_batch,
-            "items_per_second": case.n_items / total,
-            "bounds": case.bounds,
-            **case.errors(pairs[-1][0].value),
-            **({"in_flight": in_flight, "items_per_second_stream": case.n_items / stream_s} if in_flight else {}),
             "net": network,
             "net_bits_per_second": link.bits_per_second if link else None,
             "net_round_trip_seconds": link.round_trip_s if link else None,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import statistics
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,6 +147,38 @@ def case_of(name: str, n: int, batch: int, params: Params) -> Case:
     x = models.sample_inputs((batch, *source.shape), source.low, source.high)
     n_items = batch * (n if name in ("relu", "relu6") else 1)
     return Case(compiled, (x,), "", n_items, str(compiled.plan.bounds) if name in NETWORKS else "")
+
+
+def row_of(
+    case: Case, name: str, batch: int, params: Params, cost: Cost, seconds: Sequence[tuple[float, float]], value: Array
+) -> dict[str, Any]:
+    """What is printed of a workload however it was run.
+
+    Args:
+        seconds: (total, online) of each run.
+        value: the last result.
+    """
+    totals, onlines = zip(*seconds, strict=True)
+    n_batch = batch or BATCH[name]
+    return {
+        "workload": name,
+        "batch": n_batch,
+        "seconds_total": statistics.median(totals),
+        "seconds_online": statistics.median(onlines),
+        "online_bytes": cost.online_bytes,
+        "offline_bytes": cost.dealer_bytes,
+        "rounds": cost.rounds,
+        "k": params.k,
+        "f": params.f,
+        "n_runs": len(seconds),
+        "seconds_total_fastest": min(totals),
+        "seconds_online_fastest": min(onlines),
+        "online_bytes_per_image": cost.online_bytes // n_batch,
+        "offline_bytes_per_image": cost.dealer_bytes // n_batch,
+        "items_per_second": case.n_items / statistics.median(totals),
+        "bounds": case.bounds,
+        **case.errors(value),
+    }
 
 
 def open_workload(case: Case, backend: str | None) -> Measured:

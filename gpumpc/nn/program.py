@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -16,7 +15,6 @@ import msgspec
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, FracMismatch
 from gpumpc.params import Params
-from gpumpc.protocols import linear
 from gpumpc.protocols.argmax import Argmax
 from gpumpc.protocols.ranking import Positions
 from gpumpc.protocols.step import Clear, Shape, Step
@@ -135,7 +133,7 @@ class Program:
     @property
     def ahead_bytes(self) -> int:
         """Memory that everything `prepare` gives takes."""
-        return sum(8 * math.prod(step.out_shape) for step in self.steps if isinstance(step, linear.PrivateProduct))
+        return sum(step.ahead_bytes for step in self.steps)
 
     def prepare(self, draws: Draws) -> Iterator[tuple[str, Words]]:
         """What one server can compute of a batch before any input is there: (step, words), in program order."""
@@ -143,7 +141,7 @@ class Program:
         for step in self._walk(values):
             draws.at(step.name)
             values[step.output] = step.prepare(draws, *(values[name] for name in step.inputs))
-            if isinstance(step, linear.PrivateProduct):
+            if step.ahead_bytes:
                 yield step.name, values[step.output]
 
     def plain(self, clear: Clear, *inputs: Words, trace: dict[str, Words] | None = None) -> Words:

@@ -165,6 +165,10 @@ class PrivateProduct(Step):
         c = self.operator.apply(backend, backend.opened(a, self.k), bm, self.k)
         dealing.deal_words("C", c, self.k)
 
+    @property
+    def ahead_bytes(self) -> int:
+        return 8 * math.prod(self.out_shape)
+
     def prepare(self, draws: Draws, *masks: Words) -> Words:
         """A_p o F + b_p."""
         [a] = masks

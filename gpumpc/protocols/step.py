@@ -61,10 +61,16 @@ class Step(abc.ABC):
         """The dealer's side. What is returned reaches the `deal` of steps that read `output`."""
         return None
 
-    def prepare(self, draws: Draws, *masks: Any) -> Any:
-        """What of `run` depends on no input and no message, computed before: `Session.ahead` finds it under the step's name.
+    @property
+    def ahead_bytes(self) -> int:
+        """Memory of what `prepare` leaves for `run`; 0 where it leaves nothing."""
+        return 0
 
-        As with `deal`, what is returned also reaches the `prepare` of steps that read `output`. None: nothing.
+    def prepare(self, draws: Draws, *masks: Any) -> Any:
+        """What of `run` depends on no input and no message, computed before.
+
+        A step with `ahead_bytes` finds it by `Session.ahead`, under its name. As with `deal`, what is returned also reaches
+        the `prepare` of steps that read `output`. None: nothing.
         """
         return None
 

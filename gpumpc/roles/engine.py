@@ -68,6 +68,7 @@ class Engine(Evaluation):
         wait_s: how long a batch waits for the dealer.
         hand: where the next batch is prepared; None prepares nothing.
         in_flight: batches of one request that run at a time, the same number at both servers.
+        program: what runs on inputs of the plan in place of its network.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class Engine(Evaluation):
         wait_s: float = 60.0,
         hand: Executor | None = None,
         in_flight: int = 1,
+        program: Program | None = None,
     ) -> None:
-        program = program_of(plan, batch_size)
+        program = program or program_of(plan, batch_size)
         super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, hand)
         self._why_not_ready = "the servers hold none for this plan"
         self._folder = folder

@@ -24,7 +24,7 @@ from gpumpc.wire.handshake import exchange_hello
 
 T = TypeVar("T")
 # A selection fails less than once in ten thousand batches and rows: so often in a row it never does.
-_TRIES = 8
+TRIES = 8
 # A plan that would need more memory for what is prepared computes it in its turn.
 _MOST_AHEAD_BYTES = 1 << 30
 
@@ -207,7 +207,7 @@ class Evaluation:
 
         An unlucky sample, which both servers see at once, is drawn again under the next number.
         """
-        for _ in range(_TRIES - 1):
+        for _ in range(TRIES - 1):
             try:
                 return self.evaluate(channel, batch, weights, *inputs), batch
             except SelectionFailed:

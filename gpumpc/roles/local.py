@@ -150,12 +150,11 @@ class LocalSession:
                 backend,
                 folder / f"s{p}",
                 _Source(self._pool, self._demand) if p else None,
+                program=program,
             )
             for p in (0, 1)
         ]
-        self.program: Program = program or self._engines[0].program
-        for engine in self._engines:
-            engine.program = self.program  # before it has agreed on any
+        self.program: Program = self._engines[0].program
         self._dealer = DealerEngine(plan, self.program, self._roots, backend)
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()

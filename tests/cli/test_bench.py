@@ -98,3 +98,12 @@ def test_bytes_of_a_convolution():
 def test_an_unknown_workload_or_backend_is_an_error():
     for arguments in (["resnet99"], ["relu", "--backend", "abacus"]):
         assert CliRunner().invoke(app, ["bench", *arguments, "--json"]).exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(["mul"], "give --net"), (["retrieval", "--n", "300", "--net", "loopback"], "run one at a time")],
+)
+def test_batches_in_flight_need_a_connection_and_no_second_try(arguments, why):
+    done = CliRunner().invoke(app, ["bench", *arguments, "--in-flight", "2"])
+    assert done.exit_code == 1 and why in " ".join(done.output.split())

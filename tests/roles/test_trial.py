@@ -82,7 +82,7 @@ def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: boo
 
 
 def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpumpc.roles.trial.trial._TRIES", 2)
+    monkeypatch.setattr("gpumpc.roles.trial.trial.TRIES", 2)
     compiled, queries, rows = vectors()
     unlucky = "tests.roles.unlucky_party"
     with (

@@ -212,7 +212,11 @@ class ServerParty:
 
     def _flight(self, batch: int) -> Callable[[Lane], None]:
         begun = self._evaluation.begin(batch, self._weights)
-        return lambda lane: self._evaluation.carry_out(lane, begun, self._weights, *self._operands) and None
+
+        def fly(lane: Lane) -> None:
+            self._evaluation.carry_out(lane, begun, self._weights, *self._operands)
+
+        return fly
 
     def run(self, batch: int) -> Message:
         """One batch, its result share kept in a file after the clock; not `found` where a selection has failed."""

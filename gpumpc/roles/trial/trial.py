@@ -21,6 +21,7 @@ from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline.secret import private_folder
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
+from gpumpc.roles.evaluation import TRIES
 from gpumpc.roles.trial.nearest import NEAREST, rows_at_rest
 from gpumpc.roles.trial.program import Spec
 from gpumpc.roles.trial.talk import Child, Message
@@ -30,8 +31,6 @@ from gpumpc.wire.zmq_channel import curve_keypair
 
 Array = npt.NDArray[np.float64]
 PARTY = "gpumpc.roles.trial.party"
-# As often as a server repeats a selection that fails.
-_TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +184,13 @@ class Trial:
         A selection that fails is repeated under the next batch, and all its tries count. Raises SelectionFailed if they do.
         """
         seconds = 0.0
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             tried, peaks, answers = self._try(dealt_before)
             seconds += tried
             if all(answer["found"] for answer in answers):
                 return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
         raise SelectionFailed(
-            f"a selection has failed {_TRIES} times", "that is no chance", "this is a bug: please report it"
+            f"a selection has failed {TRIES} times", "that is no chance", "this is a bug: please report it"
         )
 
     def _try(self, dealt_before: bool) -> tuple[float, dict[str, int], tuple[Message, Message]]:
