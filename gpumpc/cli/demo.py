@@ -22,7 +22,7 @@ from gpumpc.cli.report import Found, Note, Query, Report, class_rows, write_repo
 from gpumpc.cli.told import told
 from gpumpc.nn.compiler import program_of
 from gpumpc.retrieval.metrics import accuracy, overlap_at_k
-from gpumpc.roles.side import geometry_of
+from gpumpc.engine.index_programs import geometry_of
 
 START_S = 30.0  # for three processes on a busy machine
 INDEX = "gallery"

@@ -19,7 +19,7 @@ from gpumpc.retrieval.metrics import accuracy, mean_average_precision, overlap_a
 from gpumpc.retrieval.plain import plain_search
 from gpumpc.retrieval.programs import Metric
 from gpumpc.roles.compiled import CompiledPlan
-from gpumpc.roles.side import geometry_of
+from gpumpc.engine.index_programs import geometry_of
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

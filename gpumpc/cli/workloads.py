@@ -20,7 +20,7 @@ from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles.compiled import CompiledPlan, compile
 from gpumpc.roles.local import LocalSession, SharedTensor
-from gpumpc.roles.operations import binary_program
+from gpumpc.engine.binary_program import binary_program
 from gpumpc.roles.trial.nearest import NEAREST, differences, quantised, rows_at_rest, search_program
 
 Array = npt.NDArray[np.float64]

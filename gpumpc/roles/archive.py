@@ -21,7 +21,7 @@ from gpumpc.nn.program import Value
 from gpumpc.retrieval.index import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.roles import messages as m
-from gpumpc.roles.engine import Engine
+from gpumpc.engine.engine import Engine
 from gpumpc.shares import Additive
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import FramedChannel

@@ -32,7 +32,7 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.archive import SEED_BYTES
 from gpumpc.roles.config import ClientConfig
 from gpumpc.roles.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
-from gpumpc.roles.engine import agreed_fields
+from gpumpc.engine.engine import agreed_fields
 from gpumpc.roles.remote_index import RemoteIndex
 from gpumpc.shares import split
 from gpumpc.wire.handshake import compare

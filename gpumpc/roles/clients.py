@@ -13,7 +13,7 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.archive import INPUTS, Archive, Shelf, digest
 from gpumpc.roles.config import ServerConfig
 from gpumpc.roles.desk import DealerDesk
-from gpumpc.roles.engine import Engine, agreed_fields
+from gpumpc.engine.engine import Engine, agreed_fields
 from gpumpc.roles.indexes import Indexes, filled
 from gpumpc.roles.keys import Card, seal
 from gpumpc.roles.lockstep import LockStep

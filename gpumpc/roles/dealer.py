@@ -17,9 +17,9 @@ from gpumpc.nn.program import Program
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
 from gpumpc.roles.config import DealerConfig
-from gpumpc.roles.courier import Courier
-from gpumpc.roles.dealing import DealerEngine
-from gpumpc.roles.engine import agreed_fields
+from gpumpc.engine.correction_queue import Courier
+from gpumpc.engine.dealer_engine import DealerEngine
+from gpumpc.engine.engine import agreed_fields
 from gpumpc.roles.keys import agree_root, load_identity, root_check
 from gpumpc.roles.reach import reach
 from gpumpc.wire.frames import Kind

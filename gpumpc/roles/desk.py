@@ -9,7 +9,7 @@ from gpumpc.errors import BadFrame, CorrelationsMissing
 from gpumpc.nn.plan import plan_hash
 from gpumpc.offline.pool import Corrections, Pool, Writer
 from gpumpc.roles import messages as m
-from gpumpc.roles.engine import Engine
+from gpumpc.engine.engine import Engine
 
 # A dealer that sent nothing for this long is taken for stopped; it gives a sign of life every second, also while it deals.
 DEALER_SILENCE_S = 3.5

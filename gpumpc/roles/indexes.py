@@ -14,11 +14,11 @@ from gpumpc.retrieval import index as ix
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric
 from gpumpc.ring.backend import Words
 from gpumpc.roles import messages as m
-from gpumpc.roles import side
+from gpumpc.engine import index_programs as side
 from gpumpc.roles.archive import Archive
 from gpumpc.roles.desk import DealerDesk
-from gpumpc.roles.engine import Engine
-from gpumpc.roles.evaluation import Evaluation, TakenCorrections
+from gpumpc.engine.engine import Engine
+from gpumpc.engine.evaluation import Evaluation, TakenCorrections
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import FramedChannel
 

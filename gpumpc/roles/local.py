@@ -33,9 +33,9 @@ from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
-from gpumpc.roles.dealing import DealerEngine
-from gpumpc.roles.engine import Engine
-from gpumpc.roles.operations import binary_program, is_local
+from gpumpc.engine.dealer_engine import DealerEngine
+from gpumpc.engine.engine import Engine
+from gpumpc.engine.binary_program import binary_program, is_local
 from gpumpc.session import Session
 from gpumpc.shares import Additive, reconstruct, split
 from gpumpc.wire.channel import memory_pair

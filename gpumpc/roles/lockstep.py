@@ -23,7 +23,7 @@ from gpumpc.errors import (
     WireError,
 )
 from gpumpc.roles import messages as m
-from gpumpc.roles.engine import Engine
+from gpumpc.engine.engine import Engine
 from gpumpc.roles.reach import reach
 from gpumpc.roles.tasks import Task, TaskQueue, Work
 from gpumpc.wire.handshake import exchange_hello

@@ -30,7 +30,7 @@ from gpumpc.roles.archive import Archive
 from gpumpc.roles.clients import ClientDesk
 from gpumpc.roles.config import ServerConfig
 from gpumpc.roles.desk import DEALER_SILENCE_S, DealerDesk
-from gpumpc.roles.engine import Engine, agreed_fields
+from gpumpc.engine.engine import Engine, agreed_fields
 from gpumpc.roles.indexes import Indexes
 from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check
 from gpumpc.roles.lockstep import LockStep, unexpected

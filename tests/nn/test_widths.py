@@ -16,7 +16,7 @@ from gpumpc.nn.integers import integer_weights
 from gpumpc.nn.lowering import compile_program
 from gpumpc.nn.program import Width
 from gpumpc.nn.ranges import bounds_of, check_fits
-from gpumpc.roles.engine import agreed_fields
+from gpumpc.engine.engine import agreed_fields
 
 F = 10
 GRAPH = g.Graph(

@@ -17,7 +17,7 @@ from gpumpc.nn.compiler import program_of
 from gpumpc.roles import messages as m
 from gpumpc.roles.clients import named
 from gpumpc.roles.config import _free_ports, load_dealer, load_server
-from gpumpc.roles.engine import agreed_fields
+from gpumpc.engine.engine import agreed_fields
 from gpumpc.wire.handshake import pack_hello
 from gpumpc.wire.stream import Exchange
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES

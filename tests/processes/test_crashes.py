@@ -34,8 +34,8 @@ Ledger.reserve = reserve_and_die
 """
 _WHILE_DEALING = """
 import os, signal, time
-from gpumpc.roles import courier
-from gpumpc.roles.dealing import DealerEngine
+from gpumpc.engine import correction_queue as courier
+from gpumpc.engine.dealer_engine import DealerEngine
 courier.FRAME_BYTES = 64  # some corrections are sent, and server 1 reads along
 deal = DealerEngine.deal
 def deal_and_die(engine, pair_id, nonces, batch, send, task=None):

@@ -23,7 +23,7 @@ from gpumpc.roles.client import Client
 from gpumpc.roles.clients import named
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.roles.config import load_server
-from gpumpc.roles.engine import Engine
+from gpumpc.engine.engine import Engine
 from gpumpc.roles.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header

@@ -278,7 +278,7 @@ FramedChannel._receive_opening = receive_or_die
 """
 _DIE_DEALING = """
 import os, signal
-from gpumpc.roles.dealing import DealerEngine
+from gpumpc.engine.dealer_engine import DealerEngine
 deal = DealerEngine.deal
 def deal_and_die(engine, pair_id, nonces, batch, send, task=None):
     if batch == {batch}:

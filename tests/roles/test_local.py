@@ -37,7 +37,7 @@ from gpumpc.offline.dealer import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
 from gpumpc.roles.compiled import CompiledPlan
-from gpumpc.roles.dealing import DealerEngine
+from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.roles.local import LocalSession, SharedTensor
 from gpumpc.shares import Additive, reconstruct
 

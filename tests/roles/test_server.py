@@ -13,7 +13,7 @@ from gpumpc.roles import desk as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.config import load_server, write_local
 from gpumpc.roles.desk import DealerDesk
-from gpumpc.roles.opened import Opened
+from gpumpc.engine.session_binding import Opened
 from gpumpc.roles.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival

@@ -20,7 +20,7 @@ from gpumpc.roles import desk as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.desk import DealerDesk
 from gpumpc.roles.lockstep import LockStep
-from gpumpc.roles.opened import Opened
+from gpumpc.engine.session_binding import Opened
 from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT, Task, TaskQueue
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello

@@ -11,7 +11,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
-from gpumpc.roles.flights import in_flight
+from gpumpc.engine.pipeline import in_flight
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.lanes import Lane, Lanes
 
@@ -120,7 +120,7 @@ def test_the_cause_is_told_and_not_what_followed_from_it(ends: tuple[Lanes, Lane
 def test_a_process_does_not_wait_for_flights_when_it_ends() -> None:
     code = """
 import threading, time
-from gpumpc.roles.flights import in_flight
+from gpumpc.engine.pipeline import in_flight
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.lanes import Lanes
 first, second = memory_pair(patience_s=60)

@@ -15,7 +15,7 @@ from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
 from gpumpc.retrieval.plain import plain_search
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program
-from gpumpc.roles.side import geometry_of
+from gpumpc.engine.index_programs import geometry_of
 
 Array = npt.NDArray[np.float64]
 NEAREST = "nearest"

@@ -28,11 +28,11 @@ from gpumpc.offline.pool import Corrections, Pool, Writer
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles.courier import Courier
-from gpumpc.roles.dealing import DealerEngine
-from gpumpc.roles.evaluation import Evaluation
-from gpumpc.roles.flights import in_flight
-from gpumpc.roles.opened import Opened
+from gpumpc.engine.correction_queue import Courier
+from gpumpc.engine.dealer_engine import DealerEngine
+from gpumpc.engine.evaluation import Evaluation
+from gpumpc.engine.pipeline import in_flight
+from gpumpc.engine.session_binding import Opened
 from gpumpc.roles.trial.program import Spec
 from gpumpc.roles.trial.talk import Message, answer, messages, peak_memory_bytes
 from gpumpc.session import StaticWeight

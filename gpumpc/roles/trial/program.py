@@ -10,7 +10,7 @@ from gpumpc.nn import plan as plan_files
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program, Value
-from gpumpc.roles.operations import binary_program
+from gpumpc.engine.binary_program import binary_program
 from gpumpc.roles.trial.nearest import NEAREST, search_program
 
 

@@ -21,7 +21,7 @@ from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline.secret import private_folder
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
-from gpumpc.roles.evaluation import TRIES
+from gpumpc.engine.evaluation import TRIES
 from gpumpc.roles.trial.nearest import NEAREST, rows_at_rest
 from gpumpc.roles.trial.program import Spec
 from gpumpc.roles.trial.talk import Child, Message

@@ -12,8 +12,8 @@ from gpumpc.retrieval.index import draw_masks, weight_mask
 from gpumpc.retrieval.programs import ROWS
 from gpumpc.ring.backend import Backend, Words
 from gpumpc.roles import messages as m
-from gpumpc.roles import side
-from gpumpc.roles.opened import Opened
+from gpumpc.engine import index_programs as side
+from gpumpc.engine.session_binding import Opened
 
 
 class DealerEngine:

@@ -10,9 +10,9 @@ import pytest
 
 from gpumpc.errors import PeerLost
 from gpumpc.offline.secret import Secret
-from gpumpc.roles.engine import Engine
-from gpumpc.roles.evaluation import Begun, Evaluation
-from gpumpc.roles.opened import Opened
+from gpumpc.engine.engine import Engine
+from gpumpc.engine.evaluation import Begun, Evaluation
+from gpumpc.engine.session_binding import Opened
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.lanes import Lane, Lanes

@@ -21,10 +21,10 @@ from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.roles.evaluation import Begun, CorrectionSource, Evaluation
-from gpumpc.roles.flights import in_flight
+from gpumpc.engine.evaluation import Begun, CorrectionSource, Evaluation
+from gpumpc.engine.pipeline import in_flight
 from gpumpc.roles.keys import root_check
-from gpumpc.roles.opened import CLOSED
+from gpumpc.engine.session_binding import CLOSED
 from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.version import VERSION

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gpumpc.roles.courier import FRAME_BYTES, Courier
+from gpumpc.engine.correction_queue import FRAME_BYTES, Courier
 
 HAND = ThreadPoolExecutor(1)
 

@@ -16,7 +16,7 @@ from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.roles.opened import CLOSED, Opened, program_id
+from gpumpc.engine.session_binding import CLOSED, Opened, program_id
 from gpumpc.session import Corrections, Draws, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel

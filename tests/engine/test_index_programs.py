@@ -13,7 +13,7 @@ from gpumpc.nn.lowering import compile_program
 from gpumpc.nn.program import Program
 from gpumpc.params import Params
 from gpumpc.retrieval.programs import Geometry
-from gpumpc.roles.side import geometry_of
+from gpumpc.engine.index_programs import geometry_of
 
 K, F = 32, 8
 PARAMS = Params(k=K, f=F)
