@@ -100,7 +100,7 @@ def server(
 ) -> None:
     """Hold one share of everything and compute on it."""
     from gpumpc.roles.config import load_server
-    from gpumpc.roles.server import Server
+    from gpumpc.server.server import Server
 
     _log(f"server{party}")
     with told():

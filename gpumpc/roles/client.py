@@ -29,7 +29,7 @@ from gpumpc.nn.weight_shares import split_weights
 from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.roles import messages as m
-from gpumpc.roles.archive import SEED_BYTES
+from gpumpc.server.share_store import SEED_BYTES
 from gpumpc.roles.config import ClientConfig
 from gpumpc.roles.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
 from gpumpc.engine.engine import agreed_fields

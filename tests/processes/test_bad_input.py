@@ -35,7 +35,7 @@ from gpumpc.roles import messages as m
 from gpumpc.roles.client import Client, SealedResult, SharedInput, connect
 from gpumpc.roles.config import load_client
 from gpumpc.roles.keys import keygen, load_identity
-from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT
+from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT
 from gpumpc.wire.frames import Kind
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line, tiny
 

@@ -15,7 +15,7 @@ import pytest
 from gpumpc.cost import Cost
 from gpumpc.nn.compiler import program_of
 from gpumpc.roles import messages as m
-from gpumpc.roles.clients import named
+from gpumpc.server.requests import named
 from gpumpc.roles.config import _free_ports, load_dealer, load_server
 from gpumpc.engine.engine import agreed_fields
 from gpumpc.wire.handshake import pack_hello

@@ -18,9 +18,9 @@ from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
-from gpumpc.roles.archive import Archive
+from gpumpc.server.share_store import Archive
 from gpumpc.roles.client import Client
-from gpumpc.roles.clients import named
+from gpumpc.server.requests import named
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.roles.config import load_server
 from gpumpc.engine.engine import Engine

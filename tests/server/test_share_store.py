@@ -16,9 +16,9 @@ from gpumpc.errors import BadFrame, ConfigError, CorruptStore, HandshakeMismatch
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles import archive as archive_module
+from gpumpc.server import share_store as archive_module
 from gpumpc.roles import messages as m
-from gpumpc.roles.archive import SEED_BYTES, Archive
+from gpumpc.server.share_store import SEED_BYTES, Archive
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello

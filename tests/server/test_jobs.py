@@ -16,12 +16,12 @@ from gpumpc.nn.graph import Graph, Input, ReLU
 from gpumpc.nn.lowering import compile_program
 from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
-from gpumpc.roles import desk as desk_module
+from gpumpc.server import dealer_link as desk_module
 from gpumpc.roles import messages as m
-from gpumpc.roles.desk import DealerDesk
-from gpumpc.roles.lockstep import LockStep
+from gpumpc.server.dealer_link import DealerDesk
+from gpumpc.server.peer_loop import LockStep
 from gpumpc.engine.session_binding import Opened
-from gpumpc.roles.tasks import MAX_TASKS_PER_CLIENT, Task, TaskQueue
+from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT, Task, TaskQueue
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.lanes import Lane

@@ -10,14 +10,14 @@ from gpumpc.errors import AccessDenied, BadShape, GpumpcError, HandshakeMismatch
 from gpumpc.retrieval.index import IndexRecord
 from gpumpc.ring.backend import Backend
 from gpumpc.roles import messages as m
-from gpumpc.roles.archive import INPUTS, Archive, Shelf, digest
+from gpumpc.server.share_store import INPUTS, Archive, Shelf, digest
 from gpumpc.roles.config import ServerConfig
-from gpumpc.roles.desk import DealerDesk
+from gpumpc.server.dealer_link import DealerDesk
 from gpumpc.engine.engine import Engine, agreed_fields
-from gpumpc.roles.indexes import Indexes, filled
+from gpumpc.server.indexes import Indexes, filled
 from gpumpc.roles.keys import Card, seal
-from gpumpc.roles.lockstep import LockStep
-from gpumpc.roles.tasks import Task, TaskQueue, Work
+from gpumpc.server.peer_loop import LockStep
+from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.lanes import Lane

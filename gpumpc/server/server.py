@@ -26,15 +26,15 @@ from gpumpc.offline.pool import Pool
 from gpumpc.offline.secret import private_folder, read_private, write_private
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
-from gpumpc.roles.archive import Archive
-from gpumpc.roles.clients import ClientDesk
+from gpumpc.server.share_store import Archive
+from gpumpc.server.requests import ClientDesk
 from gpumpc.roles.config import ServerConfig
-from gpumpc.roles.desk import DEALER_SILENCE_S, DealerDesk
+from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerDesk
 from gpumpc.engine.engine import Engine, agreed_fields
-from gpumpc.roles.indexes import Indexes
+from gpumpc.server.indexes import Indexes
 from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check
-from gpumpc.roles.lockstep import LockStep, unexpected
-from gpumpc.roles.tasks import TaskQueue
+from gpumpc.server.peer_loop import LockStep, unexpected
+from gpumpc.server.jobs import TaskQueue
 from gpumpc.store import Store
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import Frame, Kind

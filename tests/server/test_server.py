@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from gpumpc.errors import CorrelationsMissing, GpumpcError
-from gpumpc.roles import desk as desk_module
+from gpumpc.server import dealer_link as desk_module
 from gpumpc.roles import messages as m
 from gpumpc.roles.config import load_server, write_local
-from gpumpc.roles.desk import DealerDesk
+from gpumpc.server.dealer_link import DealerDesk
 from gpumpc.engine.session_binding import Opened
-from gpumpc.roles.server import Server
+from gpumpc.server.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival
 from tests.roles.test_local import compiled_plan

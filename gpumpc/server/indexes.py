@@ -15,8 +15,8 @@ from gpumpc.retrieval.programs import ROWS, Geometry, Metric
 from gpumpc.ring.backend import Words
 from gpumpc.roles import messages as m
 from gpumpc.engine import index_programs as side
-from gpumpc.roles.archive import Archive
-from gpumpc.roles.desk import DealerDesk
+from gpumpc.server.share_store import Archive
+from gpumpc.server.dealer_link import DealerDesk
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Evaluation, TakenCorrections
 from gpumpc.shares import Additive
