@@ -4,7 +4,7 @@ from gpumpc.cost import Cost
 from gpumpc.errors import GpumpcError
 from gpumpc.params import Params
 from gpumpc.roles.compiled import CompiledPlan, compile
-from gpumpc.roles.extractor import SecureFeatureExtractor
+from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.roles.local import LocalSession, SharedTensor
 from gpumpc.version import VERSION as __version__
 

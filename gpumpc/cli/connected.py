@@ -15,7 +15,7 @@ from gpumpc.errors import ConfigError, MissingFile
 
 if TYPE_CHECKING:
     from gpumpc.media.catalog import Catalog
-    from gpumpc.roles.client import Client
+    from gpumpc.client.client import Client
 
 READY_S = 4.0
 _ITEM = re.compile("[0-9a-f]{32}")
@@ -33,7 +33,7 @@ CatalogOption = Annotated[
 def connected(config: Path, plan: Path) -> Iterator[Client]:
     """A client of both servers for a plan."""
     from gpumpc.nn import plan as plan_files
-    from gpumpc.roles.client import connect
+    from gpumpc.client.client import connect
     from gpumpc.roles.config import load_client
 
     with connect(load_client(config), plan_files.load(plan)) as client:

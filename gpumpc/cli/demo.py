@@ -86,7 +86,7 @@ def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, A
 
 def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
     """Everything on shares, in three processes; the owner's and the user's side is here."""
-    from gpumpc.roles.client import connect
+    from gpumpc.client.client import connect
     from gpumpc.roles.config import load_client, write_local
     from gpumpc.roles.supervise import LocalCluster
 

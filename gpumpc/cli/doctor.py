@@ -41,7 +41,7 @@ def report(config: Path | None) -> bool:
 
 
 def _servers(config: Path) -> list[tuple[str, str, bool]]:
-    from gpumpc.roles.ask_status import ask_status
+    from gpumpc.client.status import ask_status
     from gpumpc.roles.config import load_client
 
     rows = []

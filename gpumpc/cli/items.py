@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpumpc.media.catalog import Catalog
     from gpumpc.media.read import Item, Refused
     from gpumpc.nn.plan import Plan, Preprocessing
-    from gpumpc.roles.client import Client
+    from gpumpc.client.client import Client
 
 # Images that are read before they are sent.
 PORTION = 64

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gpumpc.errors import GpumpcError
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.params import Params
-from gpumpc.roles.client import Client, connect
+from gpumpc.client.client import Client, connect
 from gpumpc.roles.compiled import CompiledPlan, compile
 from gpumpc.roles.config import LocalSetup, load_client, write_local
 from gpumpc.roles.supervise import LocalCluster

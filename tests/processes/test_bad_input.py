@@ -30,9 +30,9 @@ from gpumpc.errors import (
     ShareError,
 )
 from gpumpc.params import Params
-from gpumpc.roles import connection as connection_module
+from gpumpc.client import connection as connection_module
 from gpumpc.roles import messages as m
-from gpumpc.roles.client import Client, SealedResult, SharedInput, connect
+from gpumpc.client.client import Client, SealedResult, SharedInput, connect
 from gpumpc.roles.config import load_client
 from gpumpc.roles.keys import keygen, load_identity
 from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT

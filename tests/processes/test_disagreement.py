@@ -19,7 +19,7 @@ from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
 from gpumpc.server.share_store import Archive
-from gpumpc.roles.client import Client
+from gpumpc.client.client import Client
 from gpumpc.server.requests import named
 from gpumpc.roles.compiled import CompiledPlan
 from gpumpc.roles.config import load_server

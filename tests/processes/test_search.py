@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import GpumpcError, RemoteError
-from gpumpc.roles.client import Client
-from gpumpc.roles.remote_index import RemoteIndex
+from gpumpc.client.client import Client
+from gpumpc.client.index import RemoteIndex
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, images
 
 N, K = 40, 5

@@ -15,10 +15,10 @@ from gpumpc.media.png import png
 from gpumpc.nn.graph import Flatten, Graph, Input, Linear
 from gpumpc.nn.plan import Preprocessing
 from gpumpc.params import Params
-from gpumpc.roles import client as client_module
-from gpumpc.roles.client import SealedResult, SharedInput
+from gpumpc.client import client as client_module
+from gpumpc.client.client import SealedResult, SharedInput
 from gpumpc.roles.compiled import CompiledPlan, compile
-from gpumpc.roles.extractor import SecureFeatureExtractor
+from gpumpc.client.feature_extractor import SecureFeatureExtractor
 
 pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
 rng = np.random.default_rng(12)
@@ -195,7 +195,7 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
         return made[-1]
 
     monkeypatch.setattr(client_module, "connect", connect)
-    monkeypatch.setattr("gpumpc.roles.extractor.load_client", lambda path: "the configuration")
+    monkeypatch.setattr("gpumpc.client.feature_extractor.load_client", lambda path: "the configuration")
     with SecureFeatureExtractor(config="client.toml", plan=tmp_path / "plan") as extractor:
         extractor.fit(X)
         assert not made
@@ -217,7 +217,7 @@ def test_servers_that_are_not_ready(monkeypatch):
     made: Any = FakeClient()
     made.wait_ready = lambda timeout_s: (_ for _ in ()).throw(PeerLost("not ready"))
     monkeypatch.setattr(client_module, "connect", lambda config, plan: made)
-    monkeypatch.setattr("gpumpc.roles.extractor.load_client", lambda path: None)
+    monkeypatch.setattr("gpumpc.client.feature_extractor.load_client", lambda path: None)
     with pytest.raises(PeerLost):
         SecureFeatureExtractor(config="client.toml", plan=COMPILED.plan).transform(X)
     assert made.calls == ["close"]
@@ -231,6 +231,6 @@ def test_nothing_was_given():
 
 
 def test_it_needs_no_scikit_learn():
-    code = "import sys; sys.modules['sklearn'] = None; import gpumpc.roles.extractor as e; e.SecureFeatureExtractor()"
+    code = "import sys; sys.modules['sklearn'] = None; import gpumpc.client.feature_extractor as e; e.SecureFeatureExtractor()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

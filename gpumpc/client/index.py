@@ -16,11 +16,11 @@ from gpumpc.offline.secret import file_error
 from gpumpc.retrieval.programs import Metric, label_bits
 from gpumpc.ring.fixed_point import signed
 from gpumpc.roles import messages as m
-from gpumpc.roles.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
+from gpumpc.client.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
 from gpumpc.engine.index_programs import geometry_of
 
 if TYPE_CHECKING:  # a client makes indexes, so this would be a circle at run time
-    from gpumpc.roles.client import Client
+    from gpumpc.client.client import Client
 
 Array = npt.NDArray[np.float64]
 

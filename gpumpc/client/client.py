@@ -31,9 +31,9 @@ from gpumpc.ring.backend import packed_bytes
 from gpumpc.roles import messages as m
 from gpumpc.server.share_store import SEED_BYTES
 from gpumpc.roles.config import ClientConfig
-from gpumpc.roles.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
+from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
 from gpumpc.engine.engine import agreed_fields
-from gpumpc.roles.remote_index import RemoteIndex
+from gpumpc.client.index import RemoteIndex
 from gpumpc.shares import split
 from gpumpc.wire.handshake import compare
 

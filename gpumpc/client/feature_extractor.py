@@ -28,7 +28,7 @@ from gpumpc.nn.plan import Plan
 from gpumpc.roles.config import ClientConfig, load_client
 
 if TYPE_CHECKING:
-    from gpumpc.roles.client import Client
+    from gpumpc.client.client import Client
 
 Array = npt.NDArray[np.float64]
 PARAMETERS = ("client", "config", "plan", "progress")
@@ -155,7 +155,7 @@ class SecureFeatureExtractor:
         return self._connection
 
     def _connect(self) -> Client:
-        from gpumpc.roles.client import connect
+        from gpumpc.client.client import connect
 
         if self.config is None:
             raise ConfigError(
