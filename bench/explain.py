@@ -29,7 +29,8 @@ from gpumpc.cli import models
 from gpumpc.cli.workloads import BATCH
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.program import Program
-from gpumpc.offline import dealer, seeds
+from gpumpc.offline import seeds
+from gpumpc.offline import deal_batch as dealer
 from gpumpc.protocols import linear
 from gpumpc.protocols.step import Step
 from gpumpc.ring.backend import Backend, n_lanes

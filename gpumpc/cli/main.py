@@ -84,7 +84,7 @@ def keygen(
 def dealer(config: ConfigOption, supervised: SupervisedOption = False) -> None:
     """Deal correlated randomness ahead of time."""
     from gpumpc.roles.config import load_dealer
-    from gpumpc.roles.dealer import Dealer
+    from gpumpc.dealer.dealer import Dealer
 
     _log("dealer")
     with told():

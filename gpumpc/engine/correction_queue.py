@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 
-from gpumpc.offline.dealer import Send
+from gpumpc.offline.deal_batch import Send
 
 # Corrections travel in frames of about this size: small, so that the first is there soon.
 FRAME_BYTES = 1 << 20

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
-from gpumpc.offline import dealer, seeds
+from gpumpc.offline import seeds
+from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.secret import Secret
 from gpumpc.retrieval.index import draw_masks, weight_mask
 from gpumpc.retrieval.programs import ROWS

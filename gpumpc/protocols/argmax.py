@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_comparison
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step

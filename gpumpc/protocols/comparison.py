@@ -19,7 +19,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.ring.backend import Factors, Lanes
 from gpumpc.session import Session, Xor
 

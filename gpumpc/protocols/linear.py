@@ -11,7 +11,7 @@ import dataclasses
 import math
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.ring.backend import Backend, Opened, Padding, Pair, Pairs, Words, packed_bytes
 from gpumpc.session import Draws, Session, Sum

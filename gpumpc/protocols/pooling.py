@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.relu import Positive, positive_part
 from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.ring.backend import Backend, Words

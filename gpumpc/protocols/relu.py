@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_comparison
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import LiftBits

@@ -17,7 +17,7 @@ import itertools
 
 from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.comparison import Comparison, ones_at_party_0, plan_comparison
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step

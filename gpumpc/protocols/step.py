@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.ring.backend import Backend, Words
 from gpumpc.session import Draws, Session
 

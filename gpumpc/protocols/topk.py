@@ -14,7 +14,7 @@ from typing import Any
 
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.comparison import Comparison, plan_comparison
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.shuffle import Shuffled

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring.backend import Lanes, LiftLanes, Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Tell

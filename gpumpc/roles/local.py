@@ -27,7 +27,8 @@ from gpumpc.nn.integers import decode_result, encode_input, integer_weights
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program
 from gpumpc.nn.weight_shares import split_weights
-from gpumpc.offline import dealer, seeds
+from gpumpc.offline import seeds
+from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
 from gpumpc.offline.secret import Secret

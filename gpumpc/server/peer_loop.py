@@ -24,7 +24,7 @@ from gpumpc.errors import (
 )
 from gpumpc.roles import messages as m
 from gpumpc.engine.engine import Engine
-from gpumpc.roles.reach import reach
+from gpumpc.wire.wait_for_peer import reach
 from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.lanes import Lane, Lanes

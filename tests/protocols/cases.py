@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.argmax import Argmax
 from gpumpc.protocols.comparison import Chain, Comparison
 from gpumpc.protocols.pooling import MaxPool, Window

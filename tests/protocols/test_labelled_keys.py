@@ -14,7 +14,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.shuffle import Shuffle
 from gpumpc.protocols.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BitsMismatch, CorrelationError, CostMismatch, GpumpcError
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.protocols import argmax as argmax_module
 from gpumpc.protocols import comparison, truncation

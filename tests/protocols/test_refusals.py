@@ -164,7 +164,7 @@ def test_two_steps_of_one_name_are_refused_by_the_dealer():
 
 def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
     """Also if the dealer did not look."""
-    from gpumpc.offline import dealer
+    from gpumpc.offline import deal_batch as dealer
 
     monkeypatch.setattr(dealer.Dealing, "sum_words", lambda self, name, shape, bits: BACKEND.zeros(shape))
     steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from gpumpc.errors import BitsMismatch, CorrelationsMissing, MaskReused
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.shuffle import Shuffle, Shuffled
 from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import mask, signed

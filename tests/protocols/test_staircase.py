@@ -12,7 +12,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, PlanError
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols import staircase as module
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, Open, OpenColumn
 from gpumpc.protocols.staircase import RepeatedTables, Staircase, plan_stairs, repeated_lanes, xor_rows

@@ -21,7 +21,7 @@ from bench import topk as bench
 from bench.topk import BITS, check_law, count_wrong, databases, exact, id_bits, opened_signs, search, steps, transcripts
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationError, SelectionFailed
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.protocols.topk import FAILURE, OpenedSign, Pass, TopK, plan_passes
 from gpumpc.ring import selection

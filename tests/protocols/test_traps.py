@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gpumpc.offline.dealer import weight_masks
+from gpumpc.offline.deal_batch import weight_masks
 from gpumpc.offline.seeds import SeedTree, weight_session
 from gpumpc.protocols.linear import Open
 from gpumpc.protocols.relu import Clamp, ReLU

@@ -16,7 +16,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
-from gpumpc.offline.dealer import Dealing
+from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols import argmax as argmax_module
 from gpumpc.protocols import vote as module
 from gpumpc.protocols.argmax import Duel, KnockOut

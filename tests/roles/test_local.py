@@ -33,7 +33,7 @@ from gpumpc.errors import (
 )
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.nn.program import Program
-from gpumpc.offline.dealer import Send
+from gpumpc.offline.deal_batch import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
 from gpumpc.roles.compiled import CompiledPlan

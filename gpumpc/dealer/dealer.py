@@ -21,7 +21,7 @@ from gpumpc.engine.correction_queue import Courier
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.engine import agreed_fields
 from gpumpc.roles.keys import agree_root, load_identity, root_check
-from gpumpc.roles.reach import reach
+from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
 from gpumpc.wire.zmq_channel import Requester
