@@ -34,7 +34,7 @@ def connected(config: Path, plan: Path) -> Iterator[Client]:
     """A client of both servers for a plan."""
     from gpumpc.nn import plan as plan_files
     from gpumpc.client.client import connect
-    from gpumpc.roles.config import load_client
+    from gpumpc.deploy.config import load_client
 
     with connect(load_client(config), plan_files.load(plan)) as client:
         yield client

@@ -87,8 +87,8 @@ def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, A
 def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
     """Everything on shares, in three processes; the owner's and the user's side is here."""
     from gpumpc.client.client import connect
-    from gpumpc.roles.config import load_client, write_local
-    from gpumpc.roles.supervise import LocalCluster
+    from gpumpc.deploy.config import load_client, write_local
+    from gpumpc.deploy.local_cluster import LocalCluster
 
     study.features.save(folder / "features")
     study.head.save(folder / "head")

@@ -42,7 +42,7 @@ def report(config: Path | None) -> bool:
 
 def _servers(config: Path) -> list[tuple[str, str, bool]]:
     from gpumpc.client.status import ask_status
-    from gpumpc.roles.config import load_client
+    from gpumpc.deploy.config import load_client
 
     rows = []
     for party, answer in enumerate(ask_status(load_client(config))):

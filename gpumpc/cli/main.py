@@ -21,7 +21,7 @@ from gpumpc.errors import ConfigError
 from gpumpc.version import VERSION
 
 if TYPE_CHECKING:
-    from gpumpc.roles.config import LocalSetup
+    from gpumpc.deploy.config import LocalSetup
 
 app = typer.Typer(
     name="gpumpc",
@@ -71,7 +71,7 @@ def keygen(
     name: Annotated[str, typer.Option(help="Name on the card; the role unless given.")] = "",
 ) -> None:
     """Make a party's keys: secret.toml stays here, card.toml is given to the others."""
-    from gpumpc.roles import keys
+    from gpumpc.deploy import keys
 
     with told():
         if role not in ("dealer", "server0", "server1", "owner", "user"):
@@ -83,7 +83,7 @@ def keygen(
 @app.command()
 def dealer(config: ConfigOption, supervised: SupervisedOption = False) -> None:
     """Deal correlated randomness ahead of time."""
-    from gpumpc.roles.config import load_dealer
+    from gpumpc.deploy.config import load_dealer
     from gpumpc.dealer.dealer import Dealer
 
     _log("dealer")
@@ -99,7 +99,7 @@ def server(
     supervised: SupervisedOption = False,
 ) -> None:
     """Hold one share of everything and compute on it."""
-    from gpumpc.roles.config import load_server
+    from gpumpc.deploy.config import load_server
     from gpumpc.server.server import Server
 
     _log(f"server{party}")
@@ -120,7 +120,7 @@ def up(
     ahead: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
 ) -> None:
     """Start dealer and both servers here, and stop them together (Ctrl-C)."""
-    from gpumpc.roles.supervise import LocalCluster
+    from gpumpc.deploy.local_cluster import LocalCluster
 
     with told():
         if not local:
@@ -137,7 +137,7 @@ def up(
 
 def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> LocalSetup:
     """The set-up in `folder`, made now if there is none. Raises ConfigError if one is there for something else."""
-    from gpumpc.roles.config import LocalSetup, load_server, write_local
+    from gpumpc.deploy.config import LocalSetup, load_server, write_local
 
     setup = LocalSetup(folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")))
     if not setup.client.exists():

@@ -79,7 +79,7 @@ def delete(
 @store.command()
 def verify(config: Annotated[Path, typer.Option("--config", help="A server's TOML file; the server must not run.")]) -> None:
     """A server's operator reads every share at rest and compares its SHA-256."""
-    from gpumpc.roles.config import load_server
+    from gpumpc.deploy.config import load_server
     from gpumpc.store import Store
 
     with told():

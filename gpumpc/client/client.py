@@ -30,7 +30,7 @@ from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.roles import messages as m
 from gpumpc.server.share_store import SEED_BYTES
-from gpumpc.roles.config import ClientConfig
+from gpumpc.deploy.config import ClientConfig
 from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
 from gpumpc.engine.engine import agreed_fields
 from gpumpc.client.index import RemoteIndex

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from gpumpc.errors import BadFrame, PeerTimeout, RevealError
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
-from gpumpc.roles.config import ClientConfig
-from gpumpc.roles.keys import load_identity, open_sealed
+from gpumpc.deploy.config import ClientConfig
+from gpumpc.deploy.keys import load_identity, open_sealed
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Requester
 

@@ -25,7 +25,7 @@ from gpumpc.media.read import Item, Refused, read_images
 from gpumpc.nn import plan as plan_files
 from gpumpc.nn.evaluate import check_input
 from gpumpc.nn.plan import Plan
-from gpumpc.roles.config import ClientConfig, load_client
+from gpumpc.deploy.config import ClientConfig, load_client
 
 if TYPE_CHECKING:
     from gpumpc.client.client import Client

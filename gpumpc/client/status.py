@@ -6,9 +6,9 @@ import time
 
 from gpumpc.errors import BadFrame, GpumpcError
 from gpumpc.roles import messages as m
-from gpumpc.roles.config import ClientConfig
+from gpumpc.deploy.config import ClientConfig
 from gpumpc.client.connection import CONNECT_S
-from gpumpc.roles.keys import load_identity
+from gpumpc.deploy.keys import load_identity
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.zmq_channel import Requester
 

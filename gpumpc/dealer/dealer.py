@@ -16,11 +16,11 @@ from gpumpc.nn.plan import Plan, plan_hash
 from gpumpc.nn.program import Program
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
-from gpumpc.roles.config import DealerConfig
+from gpumpc.deploy.config import DealerConfig
 from gpumpc.engine.correction_queue import Courier
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.engine import agreed_fields
-from gpumpc.roles.keys import agree_root, load_identity, root_check
+from gpumpc.deploy.keys import agree_root, load_identity, root_check
 from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello

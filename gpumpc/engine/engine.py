@@ -23,7 +23,7 @@ from gpumpc.offline.secret import Secret, write_private
 from gpumpc.ring.backend import Backend, Words
 from gpumpc.engine.evaluation import Begun, CorrectionSource, Evaluation
 from gpumpc.engine.pipeline import in_flight
-from gpumpc.roles.keys import root_check
+from gpumpc.deploy.keys import root_check
 from gpumpc.engine.session_binding import CLOSED
 from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive

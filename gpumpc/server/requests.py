@@ -11,11 +11,11 @@ from gpumpc.retrieval.index import IndexRecord
 from gpumpc.ring.backend import Backend
 from gpumpc.roles import messages as m
 from gpumpc.server.share_store import INPUTS, Archive, Shelf, digest
-from gpumpc.roles.config import ServerConfig
+from gpumpc.deploy.config import ServerConfig
 from gpumpc.server.dealer_link import DealerDesk
 from gpumpc.engine.engine import Engine, agreed_fields
 from gpumpc.server.indexes import Indexes, filled
-from gpumpc.roles.keys import Card, seal
+from gpumpc.deploy.keys import Card, seal
 from gpumpc.server.peer_loop import LockStep
 from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.shares import Additive

@@ -28,11 +28,11 @@ from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
 from gpumpc.server.share_store import Archive
 from gpumpc.server.requests import ClientDesk
-from gpumpc.roles.config import ServerConfig
+from gpumpc.deploy.config import ServerConfig
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerDesk
 from gpumpc.engine.engine import Engine, agreed_fields
 from gpumpc.server.indexes import Indexes
-from gpumpc.roles.keys import Card, agree_pair, agree_root, load_identity, root_check
+from gpumpc.deploy.keys import Card, agree_pair, agree_root, load_identity, root_check
 from gpumpc.server.peer_loop import LockStep, unexpected
 from gpumpc.server.jobs import TaskQueue
 from gpumpc.store import Store

@@ -22,8 +22,8 @@ from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.params import Params
 from gpumpc.client.client import Client, connect
 from gpumpc.roles.compiled import CompiledPlan, compile
-from gpumpc.roles.config import LocalSetup, load_client, write_local
-from gpumpc.roles.supervise import LocalCluster
+from gpumpc.deploy.config import LocalSetup, load_client, write_local
+from gpumpc.deploy.local_cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 2

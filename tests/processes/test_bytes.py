@@ -16,7 +16,7 @@ from gpumpc.cost import Cost
 from gpumpc.nn.compiler import program_of
 from gpumpc.roles import messages as m
 from gpumpc.server.requests import named
-from gpumpc.roles.config import _free_ports, load_dealer, load_server
+from gpumpc.deploy.config import _free_ports, load_dealer, load_server
 from gpumpc.engine.engine import agreed_fields
 from gpumpc.wire.handshake import pack_hello
 from gpumpc.wire.stream import Exchange

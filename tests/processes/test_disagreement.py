@@ -22,9 +22,9 @@ from gpumpc.server.share_store import Archive
 from gpumpc.client.client import Client
 from gpumpc.server.requests import named
 from gpumpc.roles.compiled import CompiledPlan
-from gpumpc.roles.config import load_server
+from gpumpc.deploy.config import load_server
 from gpumpc.engine.engine import Engine
-from gpumpc.roles.keys import agree_pair, agree_root, keygen, load_identity
+from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import ZmqChannel

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumpc.roles.config import load_client
+from gpumpc.deploy.config import load_client
 from tests.processes.cluster import NO_TORCH, ROOT, Cluster, close, images, law
 
 

@@ -11,7 +11,7 @@ import pytest
 from gpumpc.errors import CorrelationsMissing, GpumpcError
 from gpumpc.server import dealer_link as desk_module
 from gpumpc.roles import messages as m
-from gpumpc.roles.config import load_server, write_local
+from gpumpc.deploy.config import load_server, write_local
 from gpumpc.server.dealer_link import DealerDesk
 from gpumpc.engine.session_binding import Opened
 from gpumpc.server.server import Server

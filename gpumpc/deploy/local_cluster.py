@@ -13,7 +13,7 @@ from typing import Self
 
 from gpumpc.errors import PeerLost
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles.config import LocalSetup
+from gpumpc.deploy.config import LocalSetup
 
 _STOP_S = 8.0
 # Each process has one compute thread: three share the machine.
