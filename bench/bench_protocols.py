@@ -12,8 +12,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.plan import make_plan
 from gpumpc.params import Params
-from gpumpc.roles.compiled import CompiledPlan
-from gpumpc.roles.local import LocalSession, SharedTensor
+from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.simulation import LocalSession, SharedTensor
 
 PARAMS = Params(k=44, f=16)
 BATCH = 4

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench.schema import row
-from gpumpc.cli import models
+from gpumpc.local import named_networks as models
 from gpumpc.cli.workloads import BATCH
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.program import Program
@@ -35,8 +35,8 @@ from gpumpc.protocols import linear
 from gpumpc.protocols.step import Step
 from gpumpc.ring.backend import Backend, n_lanes
 from gpumpc.ring.prg import word_bytes
-from gpumpc.roles.compiled import CompiledPlan
-from gpumpc.roles.local import LocalSession
+from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.simulation import LocalSession
 from gpumpc.wire.channel import memory_pair
 
 RUNS = 3

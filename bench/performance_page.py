@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.explain import Layer, Rates, explain, growth, machine, measured_rates, total
-from gpumpc.cli import models
+from gpumpc.local import named_networks as models
 from gpumpc.cli.workloads import BATCH
 
 SHOWN = 14

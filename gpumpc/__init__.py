@@ -3,9 +3,9 @@
 from gpumpc.cost import Cost
 from gpumpc.errors import GpumpcError
 from gpumpc.params import Params
-from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
-from gpumpc.roles.local import LocalSession, SharedTensor
+from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.version import VERSION as __version__
 
 __all__ = [

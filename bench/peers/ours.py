@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.peers.engines import Measured
 from bench.peers.workloads import Array, Layer, Workload
-from gpumpc.cli.models import compile_named
+from gpumpc.local.named_networks import compile_named
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.plan import Plan, Weights, make_plan
 from gpumpc.params import Params

@@ -19,7 +19,7 @@ def train_head(
     l2: Annotated[float, typer.Option(help="Penalty on the weights of standardised features.")] = 1.0,
 ) -> None:
     """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify --source` uses it."""
-    from gpumpc.cli.models import one_of
+    from gpumpc.local.named_networks import one_of
     from gpumpc.media.features import read_features
     from gpumpc.media.labels import read_labels
     from gpumpc.media.probe import train_head as train

@@ -165,7 +165,7 @@ def compile_(
     policy: Annotated[str, typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits.")] = "",
 ) -> None:
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
-    from gpumpc.cli import models
+    from gpumpc.local import named_networks as models
 
     with told():
         compiled = models.compile_named(

@@ -101,7 +101,7 @@ def create(
     classes: Annotated[str, typer.Option(help="Names, separated by commas: rows carry secret labels that can vote.")] = "",
 ) -> None:
     """Make an empty index over a plan's features."""
-    from gpumpc.cli.models import one_of
+    from gpumpc.local.named_networks import one_of
 
     with told(), connected(config, plan) as client:
         client.wait_ready(READY_S)

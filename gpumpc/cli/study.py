@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.cli import models
+from gpumpc.local import named_networks as models
 from gpumpc.errors import ConfigError
 from gpumpc.media.labelled import LabelledImages
 from gpumpc.media.modality import modality6
@@ -18,7 +18,7 @@ from gpumpc.nn.compiler import program_of
 from gpumpc.retrieval.metrics import accuracy, mean_average_precision, overlap_at_k, precision_at_k
 from gpumpc.retrieval.plain import plain_search
 from gpumpc.retrieval.programs import Metric
-from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.local.compile import CompiledPlan
 from gpumpc.engine.index_programs import geometry_of
 
 Floats = npt.NDArray[np.float64]

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.cli import models
+from gpumpc.local import named_networks as models
 from gpumpc.cost import Cost
 from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.plan import make_plan
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles.compiled import CompiledPlan, compile
-from gpumpc.roles.local import LocalSession, SharedTensor
+from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.engine.binary_program import binary_program
 from gpumpc.roles.trial.nearest import NEAREST, differences, quantised, rows_at_rest, search_program
 

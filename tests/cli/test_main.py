@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from bench.schema import check_row
 from gpumpc.cli.main import app
-from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.local.compile import CompiledPlan
 from gpumpc.version import VERSION
 from tests.processes.cluster import Cluster, tiny
 

@@ -17,7 +17,7 @@ from gpumpc.nn.plan import Preprocessing
 from gpumpc.params import Params
 from gpumpc.client import client as client_module
 from gpumpc.client.client import SealedResult, SharedInput
-from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
 
 pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpumpc.cli.models import compile_named, sample_inputs
+from gpumpc.local.named_networks import compile_named, sample_inputs
 from gpumpc.nn.evaluate import evaluate_float
 from gpumpc.nn.graph import ReLU
-from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.local.compile import CompiledPlan
 
 SIZE = 32
 ULP = 2.0**-13

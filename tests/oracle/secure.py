@@ -26,7 +26,7 @@ from gpumpc.nn.weight_shares import split_weights
 from gpumpc.offline.ledger import NONCE_BYTES, Ledger
 from gpumpc.protocols.step import Step
 from gpumpc.ring.backend import Backend
-from gpumpc.roles import local
+from gpumpc.local import simulation as local
 from gpumpc.shares import Additive, Masked
 from tests.oracle.oracle import Prediction, Seeds, Words, quantised, reduced, signed
 

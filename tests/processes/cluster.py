@@ -21,7 +21,7 @@ from gpumpc.errors import GpumpcError
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.params import Params
 from gpumpc.client.client import Client, connect
-from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.deploy.config import LocalSetup, load_client, write_local
 from gpumpc.deploy.local_cluster import LocalCluster
 

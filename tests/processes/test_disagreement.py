@@ -21,7 +21,7 @@ from gpumpc.roles import messages as m
 from gpumpc.server.share_store import Archive
 from gpumpc.client.client import Client
 from gpumpc.server.requests import named
-from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.local.compile import CompiledPlan
 from gpumpc.deploy.config import load_server
 from gpumpc.engine.engine import Engine
 from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity

@@ -49,7 +49,7 @@ def test_weights_can_be_shared_again(cluster: Cluster) -> None:
 
 def test_the_environment_has_no_torch(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
-    code = "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.roles.compiled, sys; print('torch' in sys.modules)"
+    code = "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.local.compile, sys; print('torch' in sys.modules)"
     for text, rc in (("import torch", 1), (code, 0)):
         done = subprocess.run(
             [sys.executable, "-c", text],

@@ -12,7 +12,7 @@ import pytest
 from gpumpc.errors import ConfigError, PeerLost, SelectionFailed
 from gpumpc.nn.graph import Concat, Graph, Input
 from gpumpc.params import Params
-from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.roles.trial import Trial, nearest, network_named
 from gpumpc.wire import relay
 from tests.processes.cluster import close, images, tiny

@@ -85,7 +85,7 @@ def engine(first: int = 0, pair_id: str = NAME, session_id: bytes = SESSION) -> 
 
 
 def _plan() -> Any:
-    from tests.roles.test_local import compiled_plan
+    from tests.local.test_simulation import compiled_plan
 
     return compiled_plan().plan
 

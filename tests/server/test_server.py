@@ -17,7 +17,7 @@ from gpumpc.engine.session_binding import Opened
 from gpumpc.server.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival
-from tests.roles.test_local import compiled_plan
+from tests.local.test_simulation import compiled_plan
 
 SESSION = bytes(range(16))
 

@@ -19,7 +19,7 @@ from gpumpc.nn.head import Policy
 from gpumpc.nn.plan import Bounds, Plan
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
-from gpumpc.roles.compiled import CompiledPlan, compile
+from gpumpc.local.compile import CompiledPlan, compile
 
 N_SAMPLES = 32
 

@@ -20,7 +20,7 @@ from gpumpc.nn.integers import evaluate_fixed, integer_weights
 from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles.local import LocalSession
+from gpumpc.local.simulation import LocalSession
 
 Mode = Literal["float", "fixed", "secure"]
 Array = npt.NDArray[np.float64]

@@ -36,9 +36,9 @@ from gpumpc.nn.program import Program
 from gpumpc.offline.deal_batch import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
-from gpumpc.roles.compiled import CompiledPlan
+from gpumpc.local.compile import CompiledPlan
 from gpumpc.engine.dealer_engine import DealerEngine
-from gpumpc.roles.local import LocalSession, SharedTensor
+from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.shares import Additive, reconstruct
 
 PARAMS = Params(k=40, f=10)
