@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gpumpc.cli.workloads import Measured, case_of, open_workload
+from gpumpc.measure.workloads import Measured, case_of, open_workload
 from gpumpc.params import Params
 
 # Lite0 is not among them: its weights would have to be fetched.

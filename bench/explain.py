@@ -26,7 +26,7 @@ import numpy as np
 
 from bench.schema import row
 from gpumpc.local import named_networks as models
-from gpumpc.cli.workloads import BATCH
+from gpumpc.measure.workloads import BATCH
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.program import Program
 from gpumpc.offline import seeds

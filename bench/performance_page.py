@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.explain import Layer, Rates, explain, growth, machine, measured_rates, total
 from gpumpc.local import named_networks as models
-from gpumpc.cli.workloads import BATCH
+from gpumpc.measure.workloads import BATCH
 
 SHOWN = 14
 _TITLES = {"vgg": "VGG-small", "lite0": "EfficientNet-Lite0 at 64 px"}

@@ -29,7 +29,7 @@ from bench.peers.wan import computed_row
 from bench.peers.workloads import WORKLOADS, Array, Workload, draw, evaluate, save
 from gpumpc.errors import GpumpcError
 from gpumpc.params import Params
-from gpumpc.roles.trial import network_named
+from gpumpc.measure import network_named
 
 PEERS = ("crypten", "spu")
 _SETTLE_S = 0.5

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.peers import talk
 from bench.peers.workloads import Array
-from gpumpc.wire.relay import Relay, Shape
+from gpumpc.measure.relay import Relay, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / "out" / "peers"

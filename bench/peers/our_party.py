@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.peers.traffic import Counter
-from gpumpc.roles.trial.party import ServerParty, serve
-from gpumpc.roles.trial.talk import Message
+from gpumpc.measure.benchmark_party import ServerParty, serve
+from gpumpc.measure.pipes import Message
 
 
 class CountingParty(ServerParty):

@@ -13,7 +13,7 @@ from gpumpc.local.named_networks import compile_named
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.plan import Plan, Weights, make_plan
 from gpumpc.params import Params
-from gpumpc.roles.trial import Trial
+from gpumpc.measure import Trial
 
 # Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and the inputs make 64.
 _ROOM_BITS = 1

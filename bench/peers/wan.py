@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpumpc.wire.relay import Shape
+from gpumpc.measure.relay import Shape
 
 # CrypTen counts four rounds where a product is made: the request to the third party, the size and the triple, which come
 # back together, and the opening. Three of them wait for the network.

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.bench_processes import measure_processes
+from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.cli.told import told
-from gpumpc.cli.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
+from gpumpc.measure.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
 from gpumpc.errors import ConfigError
 from gpumpc.params import Params
 

@@ -27,7 +27,7 @@ from bench.schema import check_row
 from gpumpc.nn.compiler import program_of
 from gpumpc.nn.evaluate import evaluate_float
 from gpumpc.params import Params
-from gpumpc.wire.relay import NETWORKS, Shape
+from gpumpc.measure.relay import NETWORKS, Shape
 
 SMALL = Workload("relu", (4,), 8.0, (Layer("relu"),))
 

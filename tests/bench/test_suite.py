@@ -8,7 +8,7 @@ import pytest
 
 from bench import bench_workloads, machine, networks, suite
 from bench.peers import traffic
-from gpumpc.cli.workloads import BATCH
+from gpumpc.measure.workloads import BATCH
 
 
 def test_suites_by_name() -> None:

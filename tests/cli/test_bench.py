@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bench.schema import check_row
 from gpumpc.cli.main import app
-from gpumpc.cli.workloads import NETWORKS, WORKLOADS, Case, case_of
+from gpumpc.measure.workloads import NETWORKS, WORKLOADS, Case, case_of
 from gpumpc.params import Params
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gpumpc.wire.relay import NETWORKS, Relay, Shape, TokenBucket
+from gpumpc.measure.relay import NETWORKS, Relay, Shape, TokenBucket
 
 SLACK_S = 1.5
 LIMIT_S = 20.0

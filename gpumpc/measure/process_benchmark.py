@@ -22,15 +22,15 @@ from gpumpc.offline.secret import private_folder
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
 from gpumpc.engine.evaluation import TRIES
-from gpumpc.roles.trial.nearest import NEAREST, rows_at_rest
-from gpumpc.roles.trial.program import Spec
-from gpumpc.roles.trial.talk import Child, Message
+from gpumpc.measure.search_workload import NEAREST, rows_at_rest
+from gpumpc.measure.workload_spec import Spec
+from gpumpc.measure.pipes import Child, Message
 from gpumpc.shares import split
-from gpumpc.wire.relay import NETWORKS, Relay, Shape
+from gpumpc.measure.relay import NETWORKS, Relay, Shape
 from gpumpc.wire.zmq_channel import curve_keypair
 
 Array = npt.NDArray[np.float64]
-PARTY = "gpumpc.roles.trial.party"
+PARTY = "gpumpc.measure.benchmark_party"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpumpc.errors import SelectionFailed
 from gpumpc.ring.backend import Words
-from gpumpc.roles.trial.party import ServerParty, serve
+from gpumpc.measure.benchmark_party import ServerParty, serve
 
 
 class UnluckyParty(ServerParty):

@@ -13,8 +13,9 @@ from gpumpc.errors import ConfigError, PeerLost, SelectionFailed
 from gpumpc.nn.graph import Concat, Graph, Input
 from gpumpc.params import Params
 from gpumpc.local.compile import CompiledPlan, compile
-from gpumpc.roles.trial import Trial, nearest, network_named
-from gpumpc.wire import relay
+from gpumpc.measure import Trial, network_named
+from gpumpc.measure import search_workload as nearest
+from gpumpc.measure import relay
 from tests.processes.cluster import close, images, tiny
 
 
@@ -35,7 +36,7 @@ def test_loopback_total_and_online() -> None:
 
 def test_link_delays_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "NETWORKS", {})
-    monkeypatch.setattr("gpumpc.roles.trial.trial.NETWORKS", {"slow": relay.Shape(1e9, 0.1)})
+    monkeypatch.setattr("gpumpc.measure.process_benchmark.NETWORKS", {"slow": relay.Shape(1e9, 0.1)})
     compiled, x = tiny(), images(2)
     with Trial(compiled.plan, compiled.weights, [x], network="slow") as trial:
         trial.run()
@@ -74,7 +75,7 @@ def test_search_of_rows_at_rest() -> None:
 @pytest.mark.parametrize("dealt_before", [False, True])
 def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: bool) -> None:
     compiled, queries, rows = vectors()
-    unlucky = "tests.roles.unlucky_party"
+    unlucky = "tests.measure.unlucky_party"
     with Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial:
         outcome = trial.run(dealt_before)
         assert nearest.differences(compiled.plan, queries, rows, outcome.value) == (0.0, 0)
@@ -82,9 +83,9 @@ def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: boo
 
 
 def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpumpc.roles.trial.trial.TRIES", 2)
+    monkeypatch.setattr("gpumpc.measure.process_benchmark.TRIES", 2)
     compiled, queries, rows = vectors()
-    unlucky = "tests.roles.unlucky_party"
+    unlucky = "tests.measure.unlucky_party"
     with (
         Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial,
         pytest.raises(SelectionFailed, match="failed 2 times"),

@@ -1,4 +1,4 @@
-"""One process of a trial: `python -m gpumpc.roles.trial.party server0|server1|dealer`, spoken to over its pipes.
+"""One process of a trial: `python -m gpumpc.measure.benchmark_party server0|server1|dealer`, spoken to over its pipes.
 
 Times are those of the machine's monotonic clock, which all processes share.
 """
@@ -33,8 +33,8 @@ from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.evaluation import Evaluation
 from gpumpc.engine.pipeline import in_flight
 from gpumpc.engine.session_binding import Opened
-from gpumpc.roles.trial.program import Spec
-from gpumpc.roles.trial.talk import Message, answer, messages, peak_memory_bytes
+from gpumpc.measure.workload_spec import Spec
+from gpumpc.measure.pipes import Message, answer, messages, peak_memory_bytes
 from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, FramedChannel

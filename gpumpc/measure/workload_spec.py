@@ -11,7 +11,7 @@ from gpumpc.nn.compiler import program_of
 from gpumpc.nn.plan import Plan
 from gpumpc.nn.program import Program, Value
 from gpumpc.engine.binary_program import binary_program
-from gpumpc.roles.trial.nearest import NEAREST, search_program
+from gpumpc.measure.search_workload import NEAREST, search_program
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gpumpc.ring.choose import choose_backend
 from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.engine.binary_program import binary_program
-from gpumpc.roles.trial.nearest import NEAREST, differences, quantised, rows_at_rest, search_program
+from gpumpc.measure.search_workload import NEAREST, differences, quantised, rows_at_rest, search_program
 
 Array = npt.NDArray[np.float64]
 BATCH = {

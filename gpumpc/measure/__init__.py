@@ -5,6 +5,6 @@ product: its channel, its pool, its ledgers, its dealing. What stays outside the
 and after: sharing operands and weights, and revealing.
 """
 
-from gpumpc.roles.trial.trial import Outcome, Trial, network_named
+from gpumpc.measure.process_benchmark import Outcome, Trial, network_named
 
 __all__ = ["Outcome", "Trial", "network_named"]
