@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, data, demo, evaluate, head, items, shelves
+from gpumpc.cli import bench, data, evaluate, head, items, shelves
+from gpumpc.demo import demo
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
 from gpumpc.cli.told import told
 from gpumpc.errors import ConfigError

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from gpumpc.cli import cost_plot
-from gpumpc.cli.cost_plot import LayerCost, bytes_text, layer_costs
-from gpumpc.cli.report import Found, Note, Query, Report, class_rows, html, write_report
+from gpumpc.demo import cost_plot
+from gpumpc.demo.cost_plot import LayerCost, bytes_text, layer_costs
+from gpumpc.demo.report import Found, Note, Query, Report, class_rows, html, write_report
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, BadValue, ConfigError
 from gpumpc.media.labelled import LabelledImages

@@ -15,10 +15,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli import study as st
-from gpumpc.cli.cost_plot import layer_costs
+from gpumpc.demo import study as st
+from gpumpc.demo.cost_plot import layer_costs
 from gpumpc.cli.progress import counted
-from gpumpc.cli.report import Found, Note, Query, Report, class_rows, write_report
+from gpumpc.demo.report import Found, Note, Query, Report, class_rows, write_report
 from gpumpc.cli.told import told
 from gpumpc.nn.compiler import program_of
 from gpumpc.retrieval.metrics import accuracy, overlap_at_k
