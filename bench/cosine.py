@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 
 from bench.schema import row
-from gpumpc.media.fetch import CACHE, path_of
-from gpumpc.media.modality import modality6
-from gpumpc.media.patches import preprocess
+from gpumpc.datasets.fetch import CACHE, path_of
+from gpumpc.datasets.modality import modality6
+from gpumpc.datasets.patches import preprocess
 from gpumpc.models.lite0 import lite0
 from gpumpc.params import Params
 from gpumpc.protocols.step import Clear

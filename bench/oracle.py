@@ -25,8 +25,8 @@ import torch
 
 import gpumpc
 from bench.schema import row
-from gpumpc.media.fetch import CACHE, SOURCES, fetch
-from gpumpc.media.patches import LITE0_INPUT, SIZE, build_patches, preprocess
+from gpumpc.datasets.fetch import CACHE, SOURCES, fetch
+from gpumpc.datasets.patches import LITE0_INPUT, SIZE, build_patches, preprocess
 from gpumpc.models.lite0 import lite0
 from gpumpc.nn.evaluate import evaluate_float
 from gpumpc.params import Params

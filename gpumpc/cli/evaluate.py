@@ -13,8 +13,8 @@ from rich.table import Table
 
 from gpumpc.cli.told import told
 from gpumpc.errors import BadValue
-from gpumpc.media.features import Features, read_features
-from gpumpc.media.labels import Label, Labels, read_labels
+from gpumpc.retrieval.features import Features, read_features
+from gpumpc.retrieval.labels import Label, Labels, read_labels
 from gpumpc.retrieval.assess import LEVEL, Figure, Labelled, Metric, assess
 
 

@@ -20,9 +20,9 @@ def train_head(
 ) -> None:
     """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify --source` uses it."""
     from gpumpc.local.named_networks import one_of
-    from gpumpc.media.features import read_features
-    from gpumpc.media.labels import read_labels
-    from gpumpc.media.probe import train_head as train
+    from gpumpc.retrieval.features import read_features
+    from gpumpc.retrieval.labels import read_labels
+    from gpumpc.retrieval.probe import train_head as train
     from gpumpc.nn import plan as plan_files
     from gpumpc.nn.head import Policy, compile_head
 

@@ -97,7 +97,7 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
 
 def share_items(client: Client, images: dict[str, Item]) -> None:
     """Share read images under their ids."""
-    from gpumpc.media.patches import preprocess
+    from gpumpc.datasets.patches import preprocess
 
     client.share(preprocess(np.stack([image.pixels for image in images.values()]), recipe_of(client.plan)), list(images))
 
@@ -141,7 +141,7 @@ def extract(
 
     Asked again after any interruption it goes on where it was.
     """
-    from gpumpc.media.features import check_name
+    from gpumpc.retrieval.features import check_name
 
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
@@ -165,7 +165,7 @@ def extract(
 
 def save_features(path: Path, features: Any, items: Sequence[str], files: Sequence[str]) -> None:
     """Features, ids and files as .npz or .csv. Raises ConfigError for another suffix or a full disk."""
-    from gpumpc.media.features import write_features
+    from gpumpc.retrieval.features import write_features
 
     write_features(path, features, items, files)
 

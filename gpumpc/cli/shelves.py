@@ -121,7 +121,7 @@ def add(
     catalog: CatalogOption = None,
 ) -> None:
     """Take extracted features into an index; what is there already stays. Labels go as shares, like everything."""
-    from gpumpc.media.labels import read_labels
+    from gpumpc.retrieval.labels import read_labels
 
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:

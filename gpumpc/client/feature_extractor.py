@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, BadValue, ConfigError, GpumpcError
-from gpumpc.media.patches import preprocess
+from gpumpc.datasets.patches import preprocess
 from gpumpc.media.read import Item, Refused, read_images
 from gpumpc.nn import plan as plan_files
 from gpumpc.nn.evaluate import check_input

@@ -66,7 +66,7 @@ def demo(
 
 def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, Any]:
     """The whole path, each step said as it begins; one row of figures."""
-    from gpumpc.media.fetch import SOURCES, fetch
+    from gpumpc.datasets.fetch import SOURCES, fetch
 
     start = time.perf_counter()
     fetched = fetch(list(SOURCES), say=lambda text: console.print(text, highlight=False))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gpumpc.demo.cost_plot import LayerCost, cost_section
 from gpumpc.demo.report_style import STYLE
-from gpumpc.media.labelled import Count, LabelledImages
+from gpumpc.datasets.labelled import Count, LabelledImages
 from gpumpc.media.png import png
 from gpumpc.offline.secret import file_error
 

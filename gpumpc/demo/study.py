@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from gpumpc.local import named_networks as models
 from gpumpc.errors import ConfigError
-from gpumpc.media.labelled import LabelledImages
-from gpumpc.media.modality import modality6
-from gpumpc.media.patches import preprocess
-from gpumpc.media.probe import train_head
+from gpumpc.datasets.labelled import LabelledImages
+from gpumpc.datasets.modality import modality6
+from gpumpc.datasets.patches import preprocess
+from gpumpc.retrieval.probe import train_head
 from gpumpc.nn.compiler import program_of
 from gpumpc.retrieval.metrics import accuracy, mean_average_precision, overlap_at_k, precision_at_k
 from gpumpc.retrieval.plain import plain_search

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from rich.table import Table
 
 from gpumpc.errors import ConfigError, MissingExtra, MissingFile
-from gpumpc.media.fetch import fetch
-from gpumpc.media.patches import LITE0_INPUT
+from gpumpc.datasets.fetch import fetch
+from gpumpc.datasets.patches import LITE0_INPUT
 from gpumpc.nn.graph import Conv2d, Linear
 from gpumpc.nn.head import Policy
 from gpumpc.nn.plan import Bounds, Plan

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpumpc.errors import MissingExtra, UnreadableImage
 from gpumpc.media.decode import images
-from gpumpc.media.messages import DONE, IMAGE, Header, Request, refusal
+from gpumpc.media.child_messages import DONE, IMAGE, Header, Request, refusal
 
 MEMORY_CURE = "share it on a machine that can give more memory (read_images(limits=...)), or split the file"
 

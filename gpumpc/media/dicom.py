@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import UnreadableImage
-from gpumpc.media.extras import extra
+from gpumpc.extras import extra
 from gpumpc.media.levels import check_size, finite, window
-from gpumpc.media.messages import Pixels
+from gpumpc.media.child_messages import Pixels
 
 Window = tuple[float, float]
 Values = npt.NDArray[Any]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import UnreadableImage
-from gpumpc.media.messages import MAX_FILE_PIXELS, MAX_FRAMES, MAX_PIXELS, Pixels
+from gpumpc.media.child_messages import MAX_FILE_PIXELS, MAX_FRAMES, MAX_PIXELS, Pixels
 
 
 def window(values: npt.NDArray[Any], low: float, high: float) -> Pixels:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from gpumpc import version
 from gpumpc.errors import BadValue, MissingFile, UnreadableImage
-from gpumpc.media.messages import (
+from gpumpc.media.child_messages import (
     DONE,
     HEADER_BYTES,
     MAX_FILE_PIXELS,

@@ -11,16 +11,17 @@ from typer.testing import CliRunner
 
 from gpumpc.cli.data import app
 from gpumpc.errors import ConfigError
-from gpumpc.media import archives, export
-from gpumpc.media import fetch as packages
-from gpumpc.media.export import BENCHMARKS, write_folder
-from gpumpc.media.labelled import LabelledImages
-from gpumpc.media.labels import Label, read_labels
-from gpumpc.media.licences import LICENCES, NOTICES, notice
-from gpumpc.media.modality import modality6
+from gpumpc.datasets import archives
+from gpumpc.datasets import export
+from gpumpc.datasets import fetch as packages
+from gpumpc.datasets.export import BENCHMARKS, write_folder
+from gpumpc.datasets.labelled import LabelledImages
+from gpumpc.retrieval.labels import Label, read_labels
+from gpumpc.datasets.licences import LICENCES, NOTICES, notice
+from gpumpc.datasets.modality import modality6
 from gpumpc.media.read import Item, read_images
-from tests.media.test_fetch import Stub, source
-from tests.media.test_modality import phantom_nrrd, phantom_picture, touch_all
+from tests.datasets.test_fetch import Stub, source
+from tests.datasets.test_modality import phantom_nrrd, phantom_picture, touch_all
 
 pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
 

@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from gpumpc.cli.evaluate import evaluate
-from gpumpc.media.features import write_features
-from gpumpc.media.labels import Label, write_labels
+from gpumpc.retrieval.features import write_features
+from gpumpc.retrieval.labels import Label, write_labels
 from gpumpc.retrieval.assess import Labelled, assess
 
 rng = np.random.default_rng(6)

@@ -16,7 +16,7 @@ from gpumpc.demo.cost_plot import LayerCost, bytes_text, layer_costs
 from gpumpc.demo.report import Found, Note, Query, Report, class_rows, html, write_report
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, BadValue, ConfigError
-from gpumpc.media.labelled import LabelledImages
+from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.nn.compiler import program_of
 from tests.processes.cluster import tiny
 

@@ -11,8 +11,8 @@ import pytest
 
 from gpumpc.errors import BadValue, MissingExtra, UnreadableImage
 from gpumpc.media.decode import images
-from gpumpc.media.messages import Options
-from gpumpc.media.patches import LITE0_INPUT
+from gpumpc.media.child_messages import Options
+from gpumpc.datasets.patches import LITE0_INPUT
 from gpumpc.media.read import Item, read_image, read_images
 from gpumpc.nn.plan import Preprocessing
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpumpc.media import read
-from gpumpc.media.messages import IMAGE, REFUSED, Header, Options, parse_header, parse_pixels, parse_refusal, refusal
+from gpumpc.media.child_messages import IMAGE, REFUSED, Header, Options, parse_header, parse_pixels, parse_refusal, refusal
 from gpumpc.media.read import Item, Limits, Refused, read_images
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpumpc.errors import ConfigError
-from gpumpc.media.brain import brain_region8
-from gpumpc.media.labelled import LabelledImages
-from gpumpc.media.labels import Label, write_labels
-from gpumpc.media.licences import notice
-from gpumpc.media.modality import ORIGINS, modality6
+from gpumpc.datasets.brain import brain_region8
+from gpumpc.datasets.labelled import LabelledImages
+from gpumpc.retrieval.labels import Label, write_labels
+from gpumpc.datasets.licences import notice
+from gpumpc.datasets.modality import ORIGINS, modality6
 from gpumpc.media.png import png
 from gpumpc.offline.secret import file_error
 

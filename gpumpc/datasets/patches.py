@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, ConfigError, MissingFile
-from gpumpc.media.extras import extra
-from gpumpc.media.fetch import CACHE, SOURCES, Source, path_of
+from gpumpc.extras import extra
+from gpumpc.datasets.fetch import CACHE, SOURCES, Source, path_of
 from gpumpc.nn.plan import Preprocessing
 
 FloatArray = npt.NDArray[np.float64]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from gpumpc.errors import ConfigError
-from gpumpc.media.sources import DataFile, Source
+from gpumpc.datasets.sources import DataFile, Source
 
 TIMEOUT_S = 900
 WANTED = "wanted.txt"

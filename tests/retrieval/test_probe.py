@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BadValue
-from gpumpc.media import probe
-from gpumpc.media.probe import train_head
+from gpumpc.retrieval import probe
+from gpumpc.retrieval.probe import train_head
 
 CASES = [(60, 5, 3, 1.0), (150, 400, 6, 1.0), (200, 20, 4, 1e-3), (300, 10, 2, 100.0), (90, 30, 3, 1e-6)]
 

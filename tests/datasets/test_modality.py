@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import ConfigError, MissingFile, UnreadableImage
-from gpumpc.media.brain import GROUPS, TEMPLATE, brain_region8
-from gpumpc.media.modality import modality6, spaced, tile
-from gpumpc.media.nrrd import read_nrrd
-from gpumpc.media.patches import LITE0_INPUT, preprocess
-from gpumpc.media.sources import SOURCES
+from gpumpc.datasets.brain import GROUPS, TEMPLATE, brain_region8
+from gpumpc.datasets.modality import modality6, spaced, tile
+from gpumpc.datasets.nrrd import read_nrrd
+from gpumpc.datasets.patches import LITE0_INPUT, preprocess
+from gpumpc.datasets.sources import SOURCES
 from tests.fixtures.load import CLASSES, modality_fixture
 
 nibabel = pytest.importorskip("nibabel", reason="the extra [images] is not installed")

@@ -12,8 +12,8 @@ import zipfile
 import pytest
 
 from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.media import archives
-from gpumpc.media.fetch import SOURCES, DataFile, Source, fetch, paths
+from gpumpc.datasets import archives
+from gpumpc.datasets.fetch import SOURCES, DataFile, Source, fetch, paths
 
 CONTENT = {"toy/data/a.png": b"picture a", "toy/data/b.nii.gz": b"volume b" * 100}
 

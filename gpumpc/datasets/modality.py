@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.media.decode import images, resize
-from gpumpc.media.extras import extra
-from gpumpc.media.fetch import CACHE, path_of
-from gpumpc.media.labelled import LabelledImages
+from gpumpc.extras import extra
+from gpumpc.datasets.fetch import CACHE, path_of
+from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.media.levels import window
-from gpumpc.media.messages import Options, Pixels
-from gpumpc.media.nrrd import read_nrrd
+from gpumpc.media.child_messages import Options, Pixels
+from gpumpc.datasets.nrrd import read_nrrd
 
 SIZE = 64
 STRIDE = 32

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.media import archives
-from gpumpc.media.sources import SOURCES, DataFile, Source
+from gpumpc.datasets import archives
+from gpumpc.datasets.sources import SOURCES, DataFile, Source
 
 __all__ = ["CACHE", "SOURCES", "DataFile", "Fetched", "Source", "fetch", "path_of", "paths"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, ConfigError, MissingExtra, MissingFile
-from gpumpc.media.patches import LITE0_INPUT, MODALITIES, build_patches, preprocess
+from gpumpc.datasets.patches import LITE0_INPUT, MODALITIES, build_patches, preprocess
 
 nibabel = pytest.importorskip("nibabel")
 Image = pytest.importorskip("PIL.Image")

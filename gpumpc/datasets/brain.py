@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import MissingFile
-from gpumpc.media.extras import extra
-from gpumpc.media.fetch import CACHE, path_of
-from gpumpc.media.labelled import LabelledImages
+from gpumpc.extras import extra
+from gpumpc.datasets.fetch import CACHE, path_of
+from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.media.levels import window
-from gpumpc.media.modality import SIZE, spaced
+from gpumpc.datasets.modality import SIZE, spaced
 
 GROUPS = {
     2: "frontal",
