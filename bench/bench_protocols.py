@@ -10,7 +10,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.nn.plan import make_plan
+from gpumpc.program.plan import make_plan
 from gpumpc.params import Params
 from gpumpc.local.compile import CompiledPlan
 from gpumpc.local.simulation import LocalSession, SharedTensor

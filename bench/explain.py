@@ -27,8 +27,8 @@ import numpy as np
 from bench.schema import row
 from gpumpc.local import named_networks as models
 from gpumpc.measure.workloads import BATCH
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.program import Program
+from gpumpc.program.compiler import program_of
+from gpumpc.program.program import Program
 from gpumpc.offline import seeds
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.protocols import linear

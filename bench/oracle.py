@@ -28,7 +28,7 @@ from bench.schema import row
 from gpumpc.datasets.fetch import CACHE, SOURCES, fetch
 from gpumpc.datasets.patches import LITE0_INPUT, SIZE, build_patches, preprocess
 from gpumpc.models.lite0 import lite0
-from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from tests.oracle.oracle import Oracle, integer_weights

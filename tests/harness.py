@@ -21,7 +21,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationsMissing, LeftoverCorrelations, PeerLost
-from gpumpc.nn.program import Program, Value, WeightSpec
+from gpumpc.program.program import Program, Value, WeightSpec
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher, Params

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.errors import PeerLost
-from gpumpc.nn.program import Program
+from gpumpc.program.program import Program
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.ring.backend import Backend

@@ -15,7 +15,7 @@ from bench.gpu.engine import Engine, Parties, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS
 from bench.gpu.rows import Results
 from gpumpc.nn.graph import Graph
-from gpumpc.nn.lowering import compile_program
+from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
 from gpumpc.ring.cupy_backend import CupyBackend
 

@@ -11,7 +11,7 @@ from bench.peers.engines import Measured
 from bench.peers.workloads import Array, Layer, Workload
 from gpumpc.local.named_networks import compile_named
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.nn.plan import Plan, Weights, make_plan
+from gpumpc.program.plan import Plan, Weights, make_plan
 from gpumpc.params import Params
 from gpumpc.measure import Trial
 

@@ -32,7 +32,7 @@ CatalogOption = Annotated[
 @contextmanager
 def connected(config: Path, plan: Path) -> Iterator[Client]:
     """A client of both servers for a plan."""
-    from gpumpc.nn import plan as plan_files
+    from gpumpc.program import plan as plan_files
     from gpumpc.client.client import connect
     from gpumpc.deploy.config import load_client
 

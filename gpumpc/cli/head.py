@@ -23,8 +23,8 @@ def train_head(
     from gpumpc.retrieval.features import read_features
     from gpumpc.retrieval.labels import read_labels
     from gpumpc.retrieval.probe import train_head as train
-    from gpumpc.nn import plan as plan_files
-    from gpumpc.nn.head import Policy, compile_head
+    from gpumpc.program import plan as plan_files
+    from gpumpc.program.head import Policy, compile_head
 
     with told():
         chosen = cast(Policy, one_of(policy, "label", "top5", "logits"))

@@ -34,7 +34,7 @@ from gpumpc.offline.secret import file_error
 if TYPE_CHECKING:
     from gpumpc.media.catalog import Catalog
     from gpumpc.media.read import Item, Refused
-    from gpumpc.nn.plan import Plan, Preprocessing
+    from gpumpc.program.plan import Plan, Preprocessing
     from gpumpc.client.client import Client
 
 # Images that are read before they are sent.
@@ -183,7 +183,7 @@ def classify(
     catalog: CatalogOption = None,
 ) -> None:
     """Classify shared images; what comes back is what the plan's policy says, or the nearest's vote, sealed to this user."""
-    from gpumpc.nn import plan as plan_files
+    from gpumpc.program import plan as plan_files
 
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:

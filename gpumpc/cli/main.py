@@ -182,7 +182,7 @@ def compile_(
 @app.command("share-weights")
 def share_weights(config: ConfigOption, plan: PlanOption) -> None:
     """The model's owner splits the weights between the servers."""
-    from gpumpc.nn import plan as plan_files
+    from gpumpc.program import plan as plan_files
 
     with told(), connected(config, plan) as client:
         client.wait_connected(4.0)

@@ -21,11 +21,11 @@ from gpumpc.errors import (
     PeerTimeout,
     ShareError,
 )
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.evaluate import check_input
-from gpumpc.nn.integers import decode_result, encode_input, integer_weights
-from gpumpc.nn.plan import Plan, Weights, plan_hash, weight_digest
-from gpumpc.nn.weight_shares import split_weights
+from gpumpc.program.compiler import program_of
+from gpumpc.nn.plaintext import check_input
+from gpumpc.program.integers import decode_result, encode_input, integer_weights
+from gpumpc.program.plan import Plan, Weights, plan_hash, weight_digest
+from gpumpc.program.weight_shares import split_weights
 from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.roles import messages as m

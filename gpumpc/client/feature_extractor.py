@@ -22,9 +22,9 @@ import numpy.typing as npt
 from gpumpc.errors import BadShape, BadValue, ConfigError, GpumpcError
 from gpumpc.datasets.patches import preprocess
 from gpumpc.media.read import Item, Refused, read_images
-from gpumpc.nn import plan as plan_files
-from gpumpc.nn.evaluate import check_input
-from gpumpc.nn.plan import Plan
+from gpumpc.program import plan as plan_files
+from gpumpc.nn.plaintext import check_input
+from gpumpc.program.plan import Plan
 from gpumpc.deploy.config import ClientConfig, load_client
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gpumpc.errors import BadShape, ConfigError, MissingFile
 from gpumpc.extras import extra
 from gpumpc.datasets.fetch import CACHE, SOURCES, Source, path_of
-from gpumpc.nn.plan import Preprocessing
+from gpumpc.program.plan import Preprocessing
 
 FloatArray = npt.NDArray[np.float64]
 

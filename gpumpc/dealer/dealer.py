@@ -10,10 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
-from gpumpc.nn import plan as plan_files
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.plan import Plan, plan_hash
-from gpumpc.nn.program import Program
+from gpumpc.program import plan as plan_files
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.program import Program
 from gpumpc.ring.choose import choose_backend
 from gpumpc.roles import messages as m
 from gpumpc.deploy.config import DealerConfig

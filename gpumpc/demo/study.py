@@ -14,7 +14,7 @@ from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.modality import modality6
 from gpumpc.datasets.patches import preprocess
 from gpumpc.retrieval.probe import train_head
-from gpumpc.nn.compiler import program_of
+from gpumpc.program.compiler import program_of
 from gpumpc.retrieval.metrics import accuracy, mean_average_precision, overlap_at_k, precision_at_k
 from gpumpc.retrieval.plain import plain_search
 from gpumpc.retrieval.programs import Metric

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gpumpc.errors import BadShape, FracMismatch
-from gpumpc.nn.program import Program, Value
+from gpumpc.program.program import Program, Value
 from gpumpc.params import Params
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, Operator
 from gpumpc.protocols.step import Step

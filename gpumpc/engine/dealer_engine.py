@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpumpc.nn.plan import Plan
-from gpumpc.nn.program import Program
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
 from gpumpc.offline import seeds
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.secret import Secret

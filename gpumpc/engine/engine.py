@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 
-import gpumpc.nn.weight_shares as ws
+import gpumpc.program.weight_shares as ws
 from gpumpc.errors import ShareError
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.plan import Plan, plan_hash
-from gpumpc.nn.program import PROTOCOL_VERSION, Program
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.program import PROTOCOL_VERSION, Program
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private

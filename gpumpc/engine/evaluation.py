@@ -10,8 +10,8 @@ from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
 from gpumpc.errors import ConfigError, HandshakeMismatch, SelectionFailed
-from gpumpc.nn.plan import Plan
-from gpumpc.nn.program import Program
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret

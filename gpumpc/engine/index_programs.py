@@ -6,8 +6,8 @@ import hashlib
 import itertools
 
 from gpumpc.errors import PlanError
-from gpumpc.nn.plan import Plan
-from gpumpc.nn.program import Program
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
 from gpumpc.protocols.pooling import Add, Concat, Flatten, MaxPool, SumPool
 from gpumpc.protocols.truncation import Truncate
 from gpumpc.retrieval.index import ROWS_PER_BATCH, RowVersion

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
-from gpumpc.nn.plan import Plan, plan_hash
-from gpumpc.nn.program import Program
+from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.program import Program
 from gpumpc.offline import seeds
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import MissingExtra
-from gpumpc.nn import plan as plan_files
-from gpumpc.nn.compiler import GUARD_BITS, compile_graph, program_of
-from gpumpc.nn.evaluate import check_input, evaluate_float
+from gpumpc.program import plan as plan_files
+from gpumpc.program.compiler import GUARD_BITS, compile_graph, program_of
+from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.nn.graph import Graph
-from gpumpc.nn.head import HEAD_PARAMS, Policy, compile_head, with_policy
-from gpumpc.nn.integers import evaluate_fixed, integer_weights
-from gpumpc.nn.plan import Bounds, Plan, Preprocessing, Weights
+from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
+from gpumpc.program.integers import evaluate_fixed, integer_weights
+from gpumpc.program.plan import Bounds, Plan, Preprocessing, Weights
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.local.simulation import LocalSession
@@ -66,7 +66,7 @@ class CompiledPlan:
         policy: Policy = "label",
         params: Params = HEAD_PARAMS,
     ) -> CompiledPlan:
-        """A linear classifier on this plan's kept results, see `gpumpc.nn.head.compile_head`."""
+        """A linear classifier on this plan's kept results, see `gpumpc.program.head.compile_head`."""
         return CompiledPlan(*compile_head(self.plan, weight, bias, classes, policy, params))
 
     @classmethod

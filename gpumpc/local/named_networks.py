@@ -15,8 +15,8 @@ from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.datasets.fetch import fetch
 from gpumpc.datasets.patches import LITE0_INPUT
 from gpumpc.nn.graph import Conv2d, Linear
-from gpumpc.nn.head import Policy
-from gpumpc.nn.plan import Bounds, Plan
+from gpumpc.program.head import Policy
+from gpumpc.program.plan import Bounds, Plan
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand
 from gpumpc.local.compile import CompiledPlan, compile

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, ForeignShare, PeerLost
-from gpumpc.nn.evaluate import check_input
-from gpumpc.nn.integers import decode_result, encode_input, integer_weights
-from gpumpc.nn.plan import Plan
-from gpumpc.nn.program import Program
-from gpumpc.nn.weight_shares import split_weights
+from gpumpc.nn.plaintext import check_input
+from gpumpc.program.integers import decode_result, encode_input, integer_weights
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
+from gpumpc.program.weight_shares import split_weights
 from gpumpc.offline import seeds
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.ledger import Ledger

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gpumpc.errors import ConfigError, SelectionFailed
-from gpumpc.nn import weight_shares as ws
+from gpumpc.program import weight_shares as ws
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Corrections, Pool, Writer

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.errors import ConfigError, SelectionFailed
-from gpumpc.nn import plan as plan_files
-from gpumpc.nn.integers import decode_result, integer_weights
-from gpumpc.nn.plan import Plan, Weights
-from gpumpc.nn.weight_shares import split_weights
+from gpumpc.program import plan as plan_files
+from gpumpc.program.integers import decode_result, integer_weights
+from gpumpc.program.plan import Plan, Weights
+from gpumpc.program.weight_shares import split_weights
 from gpumpc.offline.secret import private_folder
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.plan import Plan
-from gpumpc.nn.program import Program
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
 from gpumpc.retrieval.plain import plain_search
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program
 from gpumpc.engine.index_programs import geometry_of

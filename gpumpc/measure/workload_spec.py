@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gpumpc.nn import plan as plan_files
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.plan import Plan
-from gpumpc.nn.program import Program, Value
+from gpumpc.program import plan as plan_files
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program, Value
 from gpumpc.engine.binary_program import binary_program
 from gpumpc.measure.search_workload import NEAREST, search_program
 

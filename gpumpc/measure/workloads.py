@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gpumpc.local import named_networks as models
 from gpumpc.cost import Cost
 from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.nn.plan import make_plan
+from gpumpc.program.plan import make_plan
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.local.compile import CompiledPlan, compile

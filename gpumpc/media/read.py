@@ -36,7 +36,7 @@ from gpumpc.media.child_messages import (
     parse_pixels,
     parse_refusal,
 )
-from gpumpc.nn.plan import Preprocessing
+from gpumpc.program.plan import Preprocessing
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Literal
 
 from gpumpc.errors import PlanError
-from gpumpc.nn.program import Program, Value, WeightSpec
+from gpumpc.program.program import Program, Value, WeightSpec
 from gpumpc.params import Params
 from gpumpc.protocols import distances, linear
 from gpumpc.protocols.shuffle import Shuffle

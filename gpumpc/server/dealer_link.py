@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 
 from gpumpc.errors import BadFrame, CorrelationsMissing
-from gpumpc.nn.plan import plan_hash
+from gpumpc.program.plan import plan_hash
 from gpumpc.offline.pool import Corrections, Pool, Writer
 from gpumpc.roles import messages as m
 from gpumpc.engine.engine import Engine

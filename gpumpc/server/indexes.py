@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from gpumpc.errors import BadFrame, InputError, MissingFile
-from gpumpc.nn.plan import plan_hash
+from gpumpc.program.plan import plan_hash
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.protocols.distances import Rows
 from gpumpc.retrieval import index as ix

@@ -19,8 +19,8 @@ from gpumpc.errors import (
     HandshakeMismatch,
     PeerTimeout,
 )
-from gpumpc.nn import plan as plan_files
-from gpumpc.nn.plan import plan_hash
+from gpumpc.program import plan as plan_files
+from gpumpc.program.plan import plan_hash
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Pool
 from gpumpc.offline.secret import private_folder, read_private, write_private

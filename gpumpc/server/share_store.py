@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, MissingFile, PlanError
-from gpumpc.nn.plan import plan_hash
-from gpumpc.nn.program import Value
+from gpumpc.program.plan import plan_hash
+from gpumpc.program.program import Value
 from gpumpc.retrieval.index import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.roles import messages as m

@@ -24,8 +24,8 @@ from bench.peers.table import OURS, add_ratios, failed_row, report_of, row_of, t
 from bench.peers.wan import computed_row
 from bench.peers.workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
 from bench.schema import check_row
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.program.compiler import program_of
+from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params
 from gpumpc.measure.relay import NETWORKS, Shape
 

@@ -13,7 +13,7 @@ import pytest
 from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile, OutOfRange, PeerLost, UnreadableImage
 from gpumpc.media.png import png
 from gpumpc.nn.graph import Flatten, Graph, Input, Linear
-from gpumpc.nn.plan import Preprocessing
+from gpumpc.program.plan import Preprocessing
 from gpumpc.params import Params
 from gpumpc.client import client as client_module
 from gpumpc.client.client import SealedResult, SharedInput

@@ -17,7 +17,7 @@ from gpumpc.demo.report import Found, Note, Query, Report, class_rows, html, wri
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, BadValue, ConfigError
 from gpumpc.datasets.labelled import LabelledImages
-from gpumpc.nn.compiler import program_of
+from gpumpc.program.compiler import program_of
 from tests.processes.cluster import tiny
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")

@@ -8,9 +8,9 @@ import pytest
 
 from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.nn import graph as g
-from gpumpc.nn.compiler import compile_graph, program_of
-from gpumpc.nn.lowering import compile_program
-from gpumpc.nn.program import Program
+from gpumpc.program.compiler import compile_graph, program_of
+from gpumpc.program.lowering import compile_program
+from gpumpc.program.program import Program
 from gpumpc.params import Params
 from gpumpc.retrieval.programs import Geometry
 from gpumpc.engine.index_programs import geometry_of

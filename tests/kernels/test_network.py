@@ -7,7 +7,7 @@ import pytest
 
 from bench.gpu.engine import Engine, Parties, Run, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS, tiny
-from gpumpc.nn.lowering import compile_program
+from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
 from gpumpc.protocols.linear import Open
 from gpumpc.ring.cupy_backend import CupyBackend

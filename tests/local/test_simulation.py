@@ -32,7 +32,7 @@ from gpumpc.errors import (
     SelectionFailed,
 )
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.nn.program import Program
+from gpumpc.program.program import Program
 from gpumpc.offline.deal_batch import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params

@@ -14,7 +14,7 @@ from gpumpc.media.decode import images
 from gpumpc.media.child_messages import Options
 from gpumpc.datasets.patches import LITE0_INPUT
 from gpumpc.media.read import Item, read_image, read_images
-from gpumpc.nn.plan import Preprocessing
+from gpumpc.program.plan import Preprocessing
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
 nibabel = pytest.importorskip("nibabel", reason="the extra [images] is not installed")

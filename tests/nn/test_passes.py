@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import PlanError, UnsupportedOperator
-from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.nn.graph import Add, AnyLayer, Clamp, Concat, Conv2d, Flatten, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.passes import (
     Affine,

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.nn.graph import Argmax
-from gpumpc.nn.plan import Plan, Weights
-from gpumpc.nn.program import Program
-from gpumpc.nn.weight_shares import split_weights
+from gpumpc.program.plan import Plan, Weights
+from gpumpc.program.program import Program
+from gpumpc.program.weight_shares import split_weights
 from gpumpc.offline.ledger import NONCE_BYTES, Ledger
 from gpumpc.protocols.step import Step
 from gpumpc.ring.backend import Backend

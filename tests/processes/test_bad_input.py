@@ -295,7 +295,7 @@ def test_a_share_pair_id_is_used_once(client: Client, cluster: Cluster) -> None:
 
 
 def _weight_bytes(client: Client) -> int:
-    from gpumpc.nn.weight_shares import split_weights
+    from gpumpc.program.weight_shares import split_weights
 
     zeros = {
         layer: (np.zeros(spec.shape, np.uint64), np.zeros(spec.bias_shape, np.uint64))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from gpumpc.cost import Cost
-from gpumpc.nn.compiler import program_of
+from gpumpc.program.compiler import program_of
 from gpumpc.roles import messages as m
 from gpumpc.server.requests import named
 from gpumpc.deploy.config import _free_ports, load_dealer, load_server

@@ -19,7 +19,7 @@ from PIL import Image
 
 from gpumpc.errors import GpumpcError
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, ReLU
-from gpumpc.nn.plan import Preprocessing
+from gpumpc.program.plan import Preprocessing
 from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.deploy.config import write_local
 from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, Cluster, close, images, rewrite

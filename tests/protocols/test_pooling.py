@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpumpc.nn import graph as g
-from gpumpc.nn.lowering import compile_program
+from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.ring.fixed_point import mask
@@ -144,7 +144,7 @@ def test_a_residual_network_of_all_kinds():
         g.Linear("j", ("i",), 10),
     )
     graph, params = g.Graph(layers), Params()
-    from gpumpc.nn.integers import integer_weights
+    from gpumpc.program.integers import integer_weights
     from gpumpc.protocols.step import Clear
     from tests.harness import BACKEND
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpumpc.nn import graph as g
-from gpumpc.nn.lowering import compile_program
+from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
 from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
 from gpumpc.ring.fixed_point import mask, signed

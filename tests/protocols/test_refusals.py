@@ -16,8 +16,8 @@ from gpumpc.errors import (
     RevealError,
 )
 from gpumpc.nn import graph as g
-from gpumpc.nn.lowering import compile_program
-from gpumpc.nn.ranges import check_ranges
+from gpumpc.program.lowering import compile_program
+from gpumpc.program.ranges import check_ranges
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct

@@ -13,7 +13,7 @@ import pytest
 
 from gpumpc.errors import BadFrame, CorrelationsMissing, GpumpcError, InputError
 from gpumpc.nn.graph import Graph, Input, ReLU
-from gpumpc.nn.lowering import compile_program
+from gpumpc.program.lowering import compile_program
 from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
 from gpumpc.server import dealer_link as desk_module

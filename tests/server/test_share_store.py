@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, HandshakeMismatch, InputError, MissingFile, PlanError
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.plan import plan_hash
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server import share_store as archive_module
 from gpumpc.roles import messages as m

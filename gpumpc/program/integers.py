@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.nn.program import Program
+from gpumpc.program.program import Program
 from gpumpc.protocols.step import Clear
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode, signed

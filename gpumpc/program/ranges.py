@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import PlanError, RangeTooWide
-from gpumpc.nn.integers import Integers
-from gpumpc.nn.program import Program
+from gpumpc.program.integers import Integers
+from gpumpc.program.program import Program
 from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.argmax import Argmax
 from gpumpc.protocols.ranking import Negate, Positions

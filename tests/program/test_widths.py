@@ -11,11 +11,11 @@ import pytest
 from gpumpc import CompiledPlan, Params, compile
 from gpumpc.errors import RangeTooWide
 from gpumpc.nn import graph as g
-from gpumpc.nn.compiler import program_of
-from gpumpc.nn.integers import integer_weights
-from gpumpc.nn.lowering import compile_program
-from gpumpc.nn.program import Width
-from gpumpc.nn.ranges import bounds_of, check_fits
+from gpumpc.program.compiler import program_of
+from gpumpc.program.integers import integer_weights
+from gpumpc.program.lowering import compile_program
+from gpumpc.program.program import Width
+from gpumpc.program.ranges import bounds_of, check_fits
 from gpumpc.engine.engine import agreed_fields
 
 F = 10

@@ -16,8 +16,8 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpumpc.errors import BadFrame, CorruptPlan
-from gpumpc.nn.integers import Integers
-from gpumpc.nn.program import Program, WeightSpec
+from gpumpc.program.integers import Integers
+from gpumpc.program.program import Program, WeightSpec
 from gpumpc.offline.secret import read_private, write_private
 from gpumpc.offline.seeds import SESSION_BYTES, SeedTree
 from gpumpc.params import Cipher

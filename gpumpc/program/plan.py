@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile, PlanError
 from gpumpc.nn.graph import Graph, Pair
-from gpumpc.nn.program import Width
+from gpumpc.program.program import Width
 from gpumpc.params import Params
 
 FORMAT = 1
@@ -65,7 +65,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
         bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample images did.
         guard_bits: bits above what the samples reached (calibrated only).
-        widths: of the layers, see `gpumpc.nn.program.Width`; what is not named has k bits and weights at 2^f.
+        widths: of the layers, see `gpumpc.program.program.Width`; what is not named has k bits and weights at 2^f.
         classes: what an index in the result means; empty where it means nothing. Every party reads them.
     """
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
-from gpumpc.nn.integers import Integers
-from gpumpc.nn.lowering import compile_program
-from gpumpc.nn.program import Program, Width, Widths
-from gpumpc.nn.ranges import Interval, check_fits
+from gpumpc.program.integers import Integers
+from gpumpc.program.lowering import compile_program
+from gpumpc.program.program import Program, Width, Widths
+from gpumpc.program.ranges import Interval, check_fits
 from gpumpc.params import Params
 from gpumpc.ring.fixed_point import signed
 

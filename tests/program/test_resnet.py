@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from gpumpc.local.named_networks import compile_named, sample_inputs
-from gpumpc.nn.evaluate import evaluate_float
+from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.nn.graph import ReLU
 from gpumpc.local.compile import CompiledPlan
 

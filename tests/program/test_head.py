@@ -8,9 +8,9 @@ import pytest
 from gpumpc import CompiledPlan, Params, compile
 from gpumpc.errors import BadShape, PlanError, RangeTooWide
 from gpumpc.nn.graph import AvgPool, Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.nn.head import Policy, with_policy
-from gpumpc.nn.integers import encode_input
-from gpumpc.nn.program import Program
+from gpumpc.program.head import Policy, with_policy
+from gpumpc.program.integers import encode_input
+from gpumpc.program.program import Program
 
 N_CLASSES = 9
 FEATURES = Graph(

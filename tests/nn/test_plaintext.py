@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BadValue, OutOfRange
-from gpumpc.nn.evaluate import check_input, evaluate_float
+from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.nn.graph import (
     Add,
     Argmax,

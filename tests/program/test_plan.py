@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.nn.plan import (
+from gpumpc.program.plan import (
     PLAN_FILE,
     WEIGHTS_FILE,
     Preprocessing,
@@ -205,7 +205,7 @@ def test_plans_load_and_run_where_torch_cannot_be_imported(saved):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\nimport numpy as np\n"
-        "from gpumpc.nn.plan import load, load_weights\nfrom gpumpc.nn.evaluate import evaluate_float\n"
+        "from gpumpc.program.plan import load, load_weights\nfrom gpumpc.nn.plaintext import evaluate_float\n"
         "folder = Path(sys.argv[1]); plan = load(folder); weights = load_weights(folder, plan)\n"
         "print(evaluate_float(plan.graph, weights, np.zeros((1, 4, 4, 1))).shape)\n"
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
-from gpumpc.nn.program import Program, Value, WeightSpec, Width, Widths
+from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.params import Params
 from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.argmax import Argmax
