@@ -24,8 +24,8 @@ from scipy.stats import chi2
 from bench.schema import row
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
-from gpumpc.protocols.shuffle import Shuffle
-from gpumpc.protocols.topk import TopK
+from gpumpc.protocols.ranking.shuffle import Shuffle
+from gpumpc.protocols.ranking.topk import TopK
 from tests.harness import Outcome, run_steps, share
 
 Ints = npt.NDArray[np.int64]

@@ -16,12 +16,12 @@ from gpumpc.nn import graph as g
 from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.params import Params
 from gpumpc.protocols import linear, pooling, relu
-from gpumpc.protocols.argmax import Argmax
+from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.linear import Convolution, MatMul
-from gpumpc.protocols.ranking import Negate, Positions
-from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.protocols.ranking.positions import Negate, Positions
+from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.step import Shape, Step
-from gpumpc.protocols.topk import TopK
+from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
 
 

@@ -15,10 +15,10 @@ import msgspec
 from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, FracMismatch
 from gpumpc.params import Params
-from gpumpc.protocols.argmax import Argmax
-from gpumpc.protocols.ranking import Positions
+from gpumpc.protocols.ranking.argmax import Argmax
+from gpumpc.protocols.ranking.positions import Positions
 from gpumpc.protocols.step import Clear, Shape, Step
-from gpumpc.protocols.topk import TopK
+from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.ring.backend import Words
 from gpumpc.session import Draws, Session
 from gpumpc.shares import Additive

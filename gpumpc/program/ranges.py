@@ -18,11 +18,11 @@ from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.program.integers import Integers
 from gpumpc.program.program import Program
 from gpumpc.protocols import linear, pooling, relu
-from gpumpc.protocols.argmax import Argmax
-from gpumpc.protocols.ranking import Negate, Positions
-from gpumpc.protocols.shuffle import Shuffle
+from gpumpc.protocols.ranking.argmax import Argmax
+from gpumpc.protocols.ranking.positions import Negate, Positions
+from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.step import Step
-from gpumpc.protocols.topk import TopK
+from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from gpumpc.errors import BadShape, CorruptStore
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
-from gpumpc.protocols.distances import Rows
-from gpumpc.protocols.vote import MAX_LABEL_BITS
+from gpumpc.protocols.ranking.distances import Rows
+from gpumpc.protocols.ranking.vote import MAX_LABEL_BITS
 from gpumpc.retrieval.programs import LABEL_WORD_BITS, Geometry, Metric
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.session import StaticWeight

@@ -11,7 +11,8 @@ import functools
 import math
 
 from gpumpc.errors import PlanError
-from gpumpc.protocols import distances, linear
+from gpumpc.protocols import linear
+from gpumpc.protocols.ranking.positions import distances
 from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate

@@ -9,7 +9,7 @@ import numpy as np
 from gpumpc.errors import BadFrame, InputError, MissingFile
 from gpumpc.program.plan import plan_hash
 from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols.distances import Rows
+from gpumpc.protocols.ranking.distances import Rows
 from gpumpc.retrieval import index as ix
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric
 from gpumpc.ring.backend import Words

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.argmax import Argmax
+from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.comparison import Chain, Comparison
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.relu import Clamp, ReLU

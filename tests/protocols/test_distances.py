@@ -10,7 +10,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, FracMismatch
-from gpumpc.protocols.distances import AddColumn, KeepRows, Rows, SquaredNorm
+from gpumpc.protocols.ranking.distances import AddColumn, KeepRows, Rows, SquaredNorm
 from gpumpc.protocols.linear import Open
 from gpumpc.protocols.step import Step
 from gpumpc.ring.fixed_point import signed

@@ -15,8 +15,8 @@ import pytest
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.shuffle import Shuffle
-from gpumpc.protocols.vote import LabelledKeys
+from gpumpc.protocols.ranking.shuffle import Shuffle
+from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session
 from tests.harness import (

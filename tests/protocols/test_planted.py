@@ -15,7 +15,7 @@ import pytest
 from gpumpc.errors import BitsMismatch, CorrelationError, CostMismatch, GpumpcError
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols import argmax as argmax_module
+from gpumpc.protocols.ranking.positions import argmax as argmax_module
 from gpumpc.protocols import comparison, truncation
 from gpumpc.protocols import relu as relu_module
 from gpumpc.protocols.linear import MatMul, Open, PrivateProduct

@@ -15,7 +15,7 @@ import pytest
 
 from gpumpc.errors import BitsMismatch, CorrelationsMissing, MaskReused
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.shuffle import Shuffle, Shuffled
+from gpumpc.protocols.ranking.shuffle import Shuffle, Shuffled
 from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.session import Session

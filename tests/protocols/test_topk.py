@@ -23,7 +23,7 @@ from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationError, SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols.topk import FAILURE, OpenedSign, Pass, TopK, plan_passes
+from gpumpc.protocols.ranking.topk import FAILURE, OpenedSign, Pass, TopK, plan_passes
 from gpumpc.ring import selection
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BitsMismatch, CorruptStore, PlanError, SelectionFailed
-from gpumpc.protocols.vote import LabelledKeys
+from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.retrieval import index
 from gpumpc.retrieval.index import IndexRecord, decode_index, encode_index, pack_rows, row_bytes
 from gpumpc.retrieval.metrics import majority_vote

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from gpumpc.errors import PlanError
-from gpumpc.protocols import distances
+from gpumpc.protocols.ranking.positions import distances
 from gpumpc.protocols.linear import BeaverProduct
 from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chi2
 
-from gpumpc.protocols.topk import FAILURE, plan_passes
+from gpumpc.protocols.ranking.topk import FAILURE, plan_passes
 from gpumpc.ring import selection
 
 KEY = bytes(range(32))
@@ -199,7 +199,7 @@ def test_the_cap_against_chance(n, sample, rank, least):
 def check_every_pass_keeps_its_promise(monkeypatch, n, k):
     """At a failure of 1 %, with the real survivors: a sample of them must be a uniform one."""
     failure, rows = 0.01, 20_000
-    monkeypatch.setattr("gpumpc.protocols.topk.FAILURE", failure)
+    monkeypatch.setattr("gpumpc.protocols.ranking.topk.FAILURE", failure)
     plan_passes.cache_clear()
     passes = plan_passes(n, k)
     plan_passes.cache_clear()
