@@ -24,8 +24,8 @@ from pathlib import Path
 
 from bench.gpu import bare, wrappers  # bare before anything of the package
 from bench.gpu import timings as kernel_timings
-from bench.gpu.rows import Results
-from bench.gpu.suite import ROOT, missing, run, sanitize
+from bench.gpu.results import Results
+from bench.gpu.parts import ROOT, missing, run, sanitize
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.cupy_backend.device import CupyDevice
 
@@ -68,7 +68,7 @@ def kernels(make: Make, results: Results, small: bool) -> bool:
 
 def networks(make: Make, results: Results, small: bool) -> bool:
     """Whole networks; a tiny one in small."""
-    from bench.gpu import networks as whole
+    from bench.gpu import whole_networks as whole
     from bench.gpu.graphs import tiny
 
     if small:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from bench.gpu import float_limbs
-from bench.gpu.rows import Results
+from bench.gpu.results import Results
 from bench.gpu.timing import seconds
 from gpumpc.ring.backend import n_lanes, packed_bytes
 from gpumpc.ring.cupy_backend import CupyBackend
-from gpumpc.ring.cupy_backend.opened import limbs_for
+from gpumpc.ring.cupy_backend.operands import limbs_for
 
 KEY = bytes(range(32))
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.peers import talk
-from bench.peers.workloads import Array
+from bench.peers import child_pipe as talk
+from bench.peers.peer_workloads import Array
 from gpumpc.measure.relay import Relay, Shape
 
 ROOT = Path(__file__).resolve().parents[2]

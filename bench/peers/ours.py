@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.peers.engines import Measured
-from bench.peers.workloads import Array, Layer, Workload
+from bench.peers.peer_workloads import Array, Layer, Workload
 from gpumpc.local.named_networks import compile_named
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.program.plan import Plan, Weights, make_plan

@@ -1,7 +1,7 @@
 """CrypTen on one case: `python -m bench.peers.run_crypten FOLDER`, run by CrypTen's own Python.
 
 Three processes: party 0 (this one), party 1 and the trusted third party. Commands come as lines on stdin, answers go as
-JSON lines to stdout. See `bench.peers.talk` for what is said.
+JSON lines to stdout. See `bench.peers.child_pipe` for what is said.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import types
 from pathlib import Path
 from typing import Any
 
-from bench.peers import talk
-from bench.peers.workloads import WORKLOADS, Array, Layer, Workload, load, names
+from bench.peers import child_pipe as talk
+from bench.peers.peer_workloads import WORKLOADS, Array, Layer, Workload, load, names
 
 DEALER = 2
 # Of `Party.run`, around the clock: CrypTen counts them as rounds.

@@ -1,7 +1,7 @@
 """SPU on one case: `python -m bench.peers.run_spu FOLDER`, run by SPU's own Python.
 
 Two processes, SEMI2K over 64 bits; the beaver triples come from the trusted first party, which is party 0: the wheel has no
-dealer of its own. Says and hears what `bench.peers.talk` describes.
+dealer of its own. Says and hears what `bench.peers.child_pipe` describes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.peers import talk
-from bench.peers.workloads import WORKLOADS, Array, Layer, Workload, load, names
+from bench.peers import child_pipe as talk
+from bench.peers.peer_workloads import WORKLOADS, Array, Layer, Workload, load, names
 
 _SENT = re.compile(r"total send bytes (\d+).*?send actions (\d+)", re.DOTALL)
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from bench.peers.engines import Measured
-from bench.peers.workloads import Array, Workload
+from bench.peers.peer_workloads import Array, Workload
 from bench.schema import row
 
 OURS = "gpumpc"

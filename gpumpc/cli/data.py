@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.datasets import fetch as packages
 from gpumpc.datasets.export import BENCHMARKS, LABELS_FILE, write_folder

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 from gpumpc.errors import BadValue
 from gpumpc.retrieval.features import Features, read_features
 from gpumpc.retrieval.labels import Label, Labels, read_labels

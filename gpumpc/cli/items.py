@@ -27,7 +27,7 @@ from gpumpc.cli.connected import (
     place_of,
 )
 from gpumpc.cli.progress import counted
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 from gpumpc.errors import ConfigError, MissingFile, PlanError
 from gpumpc.offline.secret import file_error
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, data, evaluate, head, items, shelves
+from gpumpc.cli import bench, data, evaluate, items
+from gpumpc.cli import train_head as head
+from gpumpc.cli import store as shelves
 from gpumpc.demo import demo
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 from gpumpc.errors import ConfigError
 from gpumpc.version import VERSION
 

@@ -19,7 +19,7 @@ from gpumpc.demo import study as st
 from gpumpc.demo.cost_plot import layer_costs
 from gpumpc.cli.progress import counted
 from gpumpc.demo.report import Found, Note, Query, Report, class_rows, write_report
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 from gpumpc.program.compiler import program_of
 from gpumpc.retrieval.metrics import accuracy, overlap_at_k
 from gpumpc.engine.index_programs import geometry_of

@@ -9,7 +9,7 @@ from gpumpc.program.program import Program
 from gpumpc.offline import seeds
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.secret import Secret
-from gpumpc.retrieval.index import draw_masks, weight_mask
+from gpumpc.retrieval.index_store import draw_masks, weight_mask
 from gpumpc.retrieval.programs import ROWS
 from gpumpc.ring.backend import Backend, Words
 from gpumpc.roles import messages as m

@@ -30,7 +30,7 @@ from gpumpc.shares import Additive
 from gpumpc.version import VERSION
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.lanes import Lane
+from gpumpc.wire.multiplexer import Lane
 
 PACKING = "byte planes, then bit lanes"
 

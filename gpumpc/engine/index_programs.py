@@ -10,7 +10,7 @@ from gpumpc.program.plan import Plan
 from gpumpc.program.program import Program
 from gpumpc.protocols.pooling import Add, Concat, Flatten, MaxPool, SumPool
 from gpumpc.protocols.truncation import Truncate
-from gpumpc.retrieval.index import ROWS_PER_BATCH, RowVersion
+from gpumpc.retrieval.index_store import ROWS_PER_BATCH, RowVersion
 from gpumpc.retrieval.programs import Geometry, Metric, query_program, rows_program
 from gpumpc.roles import messages as m
 from gpumpc.wire.frames import encode_record

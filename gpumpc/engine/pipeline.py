@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from gpumpc.errors import GpumpcError, PeerLost
-from gpumpc.wire.lanes import Lane
+from gpumpc.wire.multiplexer import Lane
 
 T = TypeVar("T")
 

@@ -39,7 +39,7 @@ from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, FramedChannel
 from gpumpc.wire.frames import Kind
-from gpumpc.wire.lanes import Lane, Lanes
+from gpumpc.wire.multiplexer import Lane, Lanes
 from gpumpc.wire.zmq_channel import CurveKeys, Listener, Requester, ZmqChannel
 
 _ANYWHERE = "tcp://127.0.0.1:0"

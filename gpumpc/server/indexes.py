@@ -10,7 +10,7 @@ from gpumpc.errors import BadFrame, InputError, MissingFile
 from gpumpc.program.plan import plan_hash
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.protocols.ranking.distances import Rows
-from gpumpc.retrieval import index as ix
+from gpumpc.retrieval import index_store as ix
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric
 from gpumpc.ring.backend import Words
 from gpumpc.roles import messages as m

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpumpc.errors import GpumpcError, InputError
-from gpumpc.wire.lanes import Lane
+from gpumpc.wire.multiplexer import Lane
 
 # More would only keep others waiting, and what waits here takes memory.
 MAX_TASKS_PER_CLIENT = 32

@@ -27,7 +27,7 @@ from gpumpc.engine.engine import Engine
 from gpumpc.wire.wait_for_peer import reach
 from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.lanes import Lane, Lanes
+from gpumpc.wire.multiplexer import Lane, Lanes
 from gpumpc.wire.zmq_channel import ZmqChannel
 
 # How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for one that it is

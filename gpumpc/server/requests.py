@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gpumpc.errors import AccessDenied, BadShape, GpumpcError, HandshakeMismatch, PeerLost
-from gpumpc.retrieval.index import IndexRecord
+from gpumpc.retrieval.index_store import IndexRecord
 from gpumpc.ring.backend import Backend
 from gpumpc.roles import messages as m
 from gpumpc.server.share_store import INPUTS, Archive, Shelf, digest
@@ -20,7 +20,7 @@ from gpumpc.server.peer_loop import LockStep
 from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind
-from gpumpc.wire.lanes import Lane
+from gpumpc.wire.multiplexer import Lane
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
 # Results in one sealed answer.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, MissingFile, PlanError
 from gpumpc.program.plan import plan_hash
 from gpumpc.program.program import Value
-from gpumpc.retrieval.index import row_keys
+from gpumpc.retrieval.index_store import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.roles import messages as m
 from gpumpc.engine.engine import Engine

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from bench.machine import revision
 from bench.peers import __main__ as peers
-from bench.peers import engines, talk
+from bench.peers import engines
+from bench.peers import child_pipe as talk
 from bench.peers import setup as peer_setup
 from bench.peers.engines import EngineFailed, Measured, Peer, last_words, python_of
 from bench.peers.ours import channels_last, model_arrays, plan_of, ring_of_product
@@ -22,7 +23,7 @@ from bench.peers.run_spu import channels_last as jax_arrays
 from bench.peers.run_spu import rounds_in
 from bench.peers.table import OURS, add_ratios, failed_row, report_of, row_of, table_of
 from bench.peers.wan import computed_row
-from bench.peers.workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
+from bench.peers.peer_workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
 from bench.schema import check_row
 from gpumpc.program.compiler import program_of
 from gpumpc.nn.plaintext import evaluate_float

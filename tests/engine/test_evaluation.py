@@ -15,7 +15,7 @@ from gpumpc.engine.evaluation import Begun, Evaluation
 from gpumpc.engine.session_binding import Opened
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
-from gpumpc.wire.lanes import Lane, Lanes
+from gpumpc.wire.multiplexer import Lane, Lanes
 
 BACKEND: Any = SimpleNamespace(beside=lambda: BACKEND, synchronize=lambda: None)
 SESSIONS = [Opened("", (b"", b""), bytes([i]) * 16) for i in range(2)]

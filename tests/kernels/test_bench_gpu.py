@@ -10,8 +10,8 @@ import pytest
 
 from bench.gpu import float_limbs
 from bench.gpu.__main__ import PARTS, main
-from bench.gpu.rows import Results
-from bench.gpu.suite import run
+from bench.gpu.results import Results
+from bench.gpu.parts import run
 from bench.schema import check_row
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests.emulator.device import EmulatedDevice
@@ -61,7 +61,7 @@ def test_a_test_that_fails_is_a_row_and_fails_the_part(tmp_path):
 
 
 def test_without_cupy_it_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("bench.gpu.suite.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("bench.gpu.parts.importlib.util.find_spec", lambda name: None)
     assert main(["--part", "conformance"]) == 1
     assert "needs cupy" in capsys.readouterr().err
 

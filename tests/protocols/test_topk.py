@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench import topk as bench
-from bench.topk import BITS, check_law, count_wrong, databases, exact, id_bits, opened_signs, search, steps, transcripts
+from bench import topk_failures as bench
+from bench.topk_failures import BITS, check_law, count_wrong, databases, exact, id_bits, opened_signs, search, steps, transcripts
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationError, SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
@@ -48,7 +48,7 @@ def test_the_k_smallest_keys_come_in_order(n, which):
 
 
 def test_a_thousand_queries_of_all_kinds_at_two_thousand_rows():
-    """The figure itself is `python -m bench.topk --queries 1000 --n 2000`; here with k = 1, 5 and 10 instead."""
+    """The figure itself is `python -m bench.topk_failures --queries 1000 --n 2000`; here with k = 1, 5 and 10 instead."""
     for k, n_queries in ((1, 300), (5, 400), (10, 300)):
         tally = count_wrong(n_queries, 2000, k, seed=k)
         assert (tally.queries, tally.wrong) == (n_queries, 0)
@@ -250,7 +250,7 @@ def two_databases_have_one_law() -> None:
 
 
 def test_two_databases_have_one_law_for_the_nearest_alone():
-    """Ten thousand queries are asked by `python -m bench.topk --queries 10000 --n 64 --law`."""
+    """Ten thousand queries are asked by `python -m bench.topk_failures --queries 10000 --n 64 --law`."""
     two_databases(4000, 64, 1)
 
 

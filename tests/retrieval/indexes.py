@@ -18,7 +18,7 @@ from gpumpc.errors import SelectionFailed
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Params
 from gpumpc.protocols.ranking.distances import Rows
-from gpumpc.retrieval import index
+from gpumpc.retrieval import index_store as index
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program, rows_program
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.store import Store

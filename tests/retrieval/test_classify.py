@@ -16,8 +16,8 @@ import pytest
 
 from gpumpc.errors import BadShape, BitsMismatch, CorruptStore, PlanError, SelectionFailed
 from gpumpc.protocols.ranking.vote import LabelledKeys
-from gpumpc.retrieval import index
-from gpumpc.retrieval.index import IndexRecord, decode_index, encode_index, pack_rows, row_bytes
+from gpumpc.retrieval import index_store as index
+from gpumpc.retrieval.index_store import IndexRecord, decode_index, encode_index, pack_rows, row_bytes
 from gpumpc.retrieval.metrics import majority_vote
 from gpumpc.retrieval.programs import LABELS, ROWS, Geometry, label_bits, query_program
 from gpumpc.ring.backend import packed_bytes

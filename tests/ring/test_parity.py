@@ -487,7 +487,8 @@ def test_machines_without_aes(monkeypatch):
 PLAIN_MACHINE = """
 import numpy as np
 from gpumpc.ring import numba_backend
-from gpumpc.ring.numba_backend import NumbaBackend, products, stream, tiles
+from gpumpc.ring.numba_backend import NumbaBackend, products, tiles
+from gpumpc.ring.numba_backend import key_stream as stream
 from gpumpc.ring.numpy_backend import NumpyBackend
 assert not stream.HAS_AES and not tiles.HAS_PAIR_PRODUCTS
 one, other = NumpyBackend(), NumbaBackend()

@@ -24,7 +24,7 @@ from gpumpc.engine.session_binding import Opened
 from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT, Task, TaskQueue
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.lanes import Lane
+from gpumpc.wire.multiplexer import Lane
 
 PROGRAM = compile_program(Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
 PLAN, NAME = "a" * 64, "b" * 32

@@ -14,7 +14,8 @@ from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout, RemoteEr
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.stream import Exchange, Stream
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES
-from gpumpc.wire.zmq_channel import Arrival, Listener, Requester, ZmqChannel, channel, curve_keypair, link
+from gpumpc.wire.zmq_channel import Arrival, Listener, Requester, ZmqChannel, curve_keypair, link
+from gpumpc.wire.zmq_channel import peer_socket as channel
 from gpumpc.wire.zmq_channel.endpoint import beside
 from tests.processes.relay import Relay
 

@@ -9,7 +9,7 @@ import numpy as np
 from gpumpc.ring.backend import Words
 from gpumpc.ring.cupy_backend.device import CupyDevice, Device
 from gpumpc.ring.cupy_backend.fused import Fused
-from gpumpc.ring.cupy_backend.opened import Opened
+from gpumpc.ring.cupy_backend.operands import Opened
 
 
 class CupyBackend(Fused):

@@ -21,8 +21,8 @@ from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Words, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, blocks_of, keep, quad_blocks
 from gpumpc.ring.cupy_backend.bits import Bits, key_words
-from gpumpc.ring.cupy_backend.local import Local
-from gpumpc.ring.cupy_backend.opened import Opened, limbs_for, padded
+from gpumpc.ring.cupy_backend.elementwise import Local
+from gpumpc.ring.cupy_backend.operands import Opened, limbs_for, padded
 from gpumpc.ring.cupy_backend.products import Products
 
 _STREAM_BYTES = THREADS * 64

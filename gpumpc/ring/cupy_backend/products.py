@@ -16,7 +16,7 @@ import numpy as np
 from gpumpc.errors import BadShape
 from gpumpc.ring.backend import Padding, Pair, Pairs, Words
 from gpumpc.ring.cupy_backend.base import THREADS, Base, blocks_of, keep, quad_blocks
-from gpumpc.ring.cupy_backend.opened import SLICE, Opened, limbs_for, padded
+from gpumpc.ring.cupy_backend.operands import SLICE, Opened, limbs_for, padded
 
 TILE = 64
 FEWEST = 16  # rows, columns and terms from which tensor cores are used

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 
 from gpumpc.ring.backend import Factors
-from gpumpc.ring.numba_backend.compiled import Lanes3, OutLanes3, OutWords2, Words, compiled
+from gpumpc.ring.numba_backend.jit import Lanes3, OutLanes3, OutWords2, Words, compiled
 
 _TERMS = types.Array(types.int64, 2, "C", readonly=True)
 

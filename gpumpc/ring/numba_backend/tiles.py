@@ -30,7 +30,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import OutLanes3, OutWords2, compiled, has_feature, index, word
+from gpumpc.ring.numba_backend.jit import OutLanes3, OutWords2, compiled, has_feature, index, word
 
 COLUMNS = (16, 8, 8)
 PANEL_WORDS = (8, 12, 16)

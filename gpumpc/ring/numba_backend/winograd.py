@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from gpumpc.ring.numba_backend.compiled import OutLanes3, compiled, index, word
+from gpumpc.ring.numba_backend.jit import OutLanes3, compiled, index, word
 
 OUT, TILE = 4, 6
 EXTRA_BITS = 6

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import Bytes, OutWords, Words, compiled, index, repeated, word
+from gpumpc.ring.numba_backend.jit import Bytes, OutWords, Words, compiled, index, repeated, word
 
 _WORD = ir.IntType(64)
 _BYTES, _WORDS = ir.VectorType(ir.IntType(8), 64), ir.VectorType(_WORD, 64)

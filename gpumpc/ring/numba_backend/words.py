@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gpumpc.ring.numba_backend.compiled import OutWords, OutWords2, Words, Words2, compiled, word
+from gpumpc.ring.numba_backend.jit import OutWords, OutWords2, Words, Words2, compiled, word
 
 
 @compiled(Words, word, word, word, OutWords)

@@ -12,8 +12,9 @@ import pytest
 
 from gpumpc.errors import BadFrame, PeerLost, PeerTimeout, WireError
 from gpumpc.wire.frames import Frame, Kind, encode_header
-from gpumpc.wire.stream import Stream, outbox
-from gpumpc.wire.stream.outbox import LARGE_BYTES, pieces
+from gpumpc.wire.stream import Stream
+from gpumpc.wire.stream import send_buffer as outbox
+from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
 from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, Opener, Sealer
 from tests.wire.stream.wires import SEALED_RECORD_BYTES, SESSION, Wire, both_keys, nothing, tcp_pair
 

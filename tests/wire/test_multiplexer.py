@@ -13,7 +13,7 @@ from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
 from gpumpc.engine.pipeline import in_flight
 from gpumpc.wire.channel import memory_pair
-from gpumpc.wire.lanes import Lane, Lanes
+from gpumpc.wire.multiplexer import Lane, Lanes
 
 SESSION = bytes(range(16))
 N_ROUNDS = 30
@@ -122,7 +122,7 @@ def test_a_process_does_not_wait_for_flights_when_it_ends() -> None:
 import threading, time
 from gpumpc.engine.pipeline import in_flight
 from gpumpc.wire.channel import memory_pair
-from gpumpc.wire.lanes import Lanes
+from gpumpc.wire.multiplexer import Lanes
 first, second = memory_pair(patience_s=60)
 run = lambda: list(in_flight(Lanes(first).first, 2, [lambda lane: lane.receive()]))
 threading.Thread(target=run, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Do the range-limited steps ever leave their law? `python -m bench.ranges --n 10000000 --json`.
+"""Do the range-limited steps ever leave their law? `python -m bench.comparison_ranges --n 10000000 --json`.
 
 n random values each, over the whole range a step states and at its edges, at k = 40, 44 and 62 for truncation, lift, ReLU,
 clamp and maximum; both servers and the dealer run in this process. `outside_law` counts results that a law does not allow.
@@ -130,7 +130,7 @@ def check_all(n: int) -> tuple[dict[str, int], Cost]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all laws in all rings; the exit status is 1 if any result is outside its law."""
-    parser = argparse.ArgumentParser(prog="python -m bench.ranges", description="Count results outside the law.")
+    parser = argparse.ArgumentParser(prog="python -m bench.comparison_ranges", description="Count results outside the law.")
     parser.add_argument("--n", type=int, default=10_000_000, help="results a law and ring")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args(arguments)

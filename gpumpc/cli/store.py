@@ -23,7 +23,7 @@ from gpumpc.cli.connected import (
 )
 from gpumpc.cli.items import All, Named
 from gpumpc.cli.progress import counted
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 
 store = typer.Typer(name="store", help="What the two servers hold as shares.", no_args_is_help=True)
 index = typer.Typer(name="index", help="Indexes for private search.", no_args_is_help=True)

@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gpu.rows import Results
+from bench.gpu.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TESTS = [f"tests/kernels/test_{name}.py" for name in ("three", "contract", "fused", "network")]

@@ -1,4 +1,4 @@
-"""The channel between two processes: `python -m bench.channel --mb 64 [--over curve] [--json]`.
+"""The channel between two processes: `python -m bench.bulk_exchange --mb 64 [--over curve] [--json]`.
 
 Both processes send a message of this size and receive the other's, again and again, as two servers do in a round;
 then messages of `--small` bytes, for what a round costs in itself. `--over curve` sends the same frames inside CURVE, as
@@ -101,7 +101,7 @@ def run(over: str, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
     told = {"over": over, "sizes": sizes, "endpoint": channel.endpoint, "public": others.public.decode()}
     told |= {"peer": own.public.decode()}
     peer = subprocess.Popen(
-        [sys.executable, "-m", "bench.channel", "--peer", json.dumps(told)],
+        [sys.executable, "-m", "bench.bulk_exchange", "--peer", json.dumps(told)],
         env={**os.environ, "BENCH_CHANNEL_SECRET": others.secret.decode()},
     )
     try:
@@ -118,7 +118,7 @@ def _be_the_peer(told: dict[str, Any]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.channel", description="Time the channel of two processes.")
+    parser = argparse.ArgumentParser(prog="python -m bench.bulk_exchange", description="Time the channel of two processes.")
     parser.add_argument("--mb", type=float, default=64.0, help="millions of bytes each way of a large exchange")
     parser.add_argument("--times", type=int, default=9, help="large exchanges")
     parser.add_argument("--small", type=int, default=1000, help="bytes each way of a small exchange")

@@ -12,7 +12,8 @@ import pytest
 
 from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout, WireError
 from gpumpc.wire.frames import Kind, encode_header
-from gpumpc.wire.stream import Door, Stream, StreamKeys, dial, door
+from gpumpc.wire.stream import Door, Stream, StreamKeys, dial
+from gpumpc.wire.stream import listener as door
 from gpumpc.wire.stream.records import TICKET_BYTES
 from tests.wire.stream.wires import both_keys, nothing
 

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gpumpc.cli.told import told
+from gpumpc.cli.errors_shown import told
 
 
 def train_head(

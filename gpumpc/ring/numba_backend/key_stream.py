@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.compiled import (
+from gpumpc.ring.numba_backend.jit import (
     Bytes,
     OutBytes,
     OutWords,

@@ -1,4 +1,4 @@
-"""Is the opened search right, and silent? `python -m bench.topk --queries 1000 --n 2000 --json`.
+"""Is the opened search right, and silent? `python -m bench.topk_failures --queries 1000 --n 2000 --json`.
 
 Both servers and the dealer run in this process. `wrong` counts queries whose k keys are not those of an exact integer
 top-k, ties by lowest id; databases of all kinds take turns. With `--law`, two databases are searched instead, a random
@@ -180,7 +180,7 @@ def two_laws(n_queries: int, n: int, k: int, seed: int) -> tuple[list[str], int,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count wrong queries, or with --law statistics that differ; the exit status is 1 if there are any."""
-    parser = argparse.ArgumentParser(prog="python -m bench.topk", description="Check the search.")
+    parser = argparse.ArgumentParser(prog="python -m bench.topk_failures", description="Check the search.")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--n", type=int, default=2000, help="rows of the database")
     parser.add_argument("--k", type=int, default=K, help="neighbours asked for")

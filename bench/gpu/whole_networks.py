@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from bench.gpu.engine import Engine, Parties, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS
-from bench.gpu.rows import Results
+from bench.gpu.results import Results
 from gpumpc.nn.graph import Graph
 from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("over", ["stream", "curve"])
 def test_two_processes_time_their_channel(over: str) -> None:
-    command = [sys.executable, "-m", "bench.channel", "--mb", "2.5", "--times", "2", "--over", over, "--json"]
+    command = [sys.executable, "-m", "bench.bulk_exchange", "--mb", "2.5", "--times", "2", "--over", over, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     row = json.loads(done.stdout.splitlines()[-1])
     check_row(row)
