@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.program.plan import make_plan
-from gpumpc.params import Params
 from gpumpc.local.compile import CompiledPlan
 from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPool, ReLU
+from gpumpc.params import Params
+from gpumpc.program.plan import make_plan
 
 PARAMS = Params(k=44, f=16)
 BATCH = 4

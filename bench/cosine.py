@@ -23,7 +23,7 @@ import torch
 from bench.schema import row
 from gpumpc.datasets.fetch import CACHE, path_of
 from gpumpc.datasets.modality import modality6
-from gpumpc.datasets.patches import preprocess
+from gpumpc.media.preprocess import preprocess
 from gpumpc.models.lite0 import lite0
 from gpumpc.params import Params
 from gpumpc.protocols.step import Clear

@@ -26,17 +26,17 @@ import numpy as np
 
 from bench.schema import row
 from gpumpc.local import named_networks as models
+from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.simulation import LocalSession
 from gpumpc.measure.workloads import BATCH
+from gpumpc.offline import deal_batch as dealer
+from gpumpc.offline import seeds
 from gpumpc.program.compiler import program_of
 from gpumpc.program.program import Program
-from gpumpc.offline import seeds
-from gpumpc.offline import deal_batch as dealer
 from gpumpc.protocols import linear
 from gpumpc.protocols.step import Step
 from gpumpc.ring.backend import Backend, n_lanes
 from gpumpc.ring.prg import word_bytes
-from gpumpc.local.compile import CompiledPlan
-from gpumpc.local.simulation import LocalSession
 from gpumpc.wire.channel import memory_pair
 
 RUNS = 3

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from bench.machine import machine
 from bench.schema import row
-from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.errors import GpumpcError
-from gpumpc.params import Params
+from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.measure.relay import NETWORKS
+from gpumpc.params import Params
 
 BATCH = {"lenet": 32, "vgg": 8, "lite0": 16, "resnet18": 4, "retrieval": 1}
 

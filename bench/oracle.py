@@ -26,7 +26,8 @@ import torch
 import gpumpc
 from bench.schema import row
 from gpumpc.datasets.fetch import CACHE, SOURCES, fetch
-from gpumpc.datasets.patches import LITE0_INPUT, SIZE, build_patches, preprocess
+from gpumpc.datasets.patches import SIZE, build_patches
+from gpumpc.media.preprocess import LITE0_INPUT, preprocess
 from gpumpc.models.lite0 import lite0
 from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params

@@ -1,11 +1,11 @@
 """Secure two-party evaluation of neural networks on images that no server ever sees."""
 
+from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.cost import Cost
 from gpumpc.errors import GpumpcError
-from gpumpc.params import Params
 from gpumpc.local.compile import CompiledPlan, compile
-from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.params import Params
 from gpumpc.version import VERSION as __version__
 
 __all__ = [

@@ -8,6 +8,9 @@ from gpumpc.errors import BitsMismatch, ForeignShare, FracMismatch, RevealError
 from gpumpc.params import Cipher
 from gpumpc.ring.backend import Backend, Opened, Words
 
+# A share that is drawn from a seed travels as the seed.
+SEED_BYTES = 32
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Additive:

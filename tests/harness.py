@@ -21,10 +21,10 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationsMissing, LeftoverCorrelations, PeerLost
-from gpumpc.program.program import Program, Value, WeightSpec
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher, Params
+from gpumpc.program.program import Program, Value, WeightSpec
 from gpumpc.protocols.linear import PrivateProduct, PublicProduct
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection

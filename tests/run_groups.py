@@ -22,9 +22,18 @@ BIN = Path(sys.executable).parent
 # Tests of protocols and networks, and those that start processes; `unit` is everything else, so no file is forgotten.
 # The kernels compiled for every architecture, and executed by the emulator.
 KERNELS = ("tests/kernels",)
-PROTOCOLS = ("tests/protocols", "tests/nn", "tests/oracle")
+PROTOCOLS = ("tests/protocols", "tests/nn", "tests/program", "tests/oracle")
 EVIDENCE = "evidence"
-PROCESSES = ("tests/roles", "tests/cli", "tests/processes")
+PROCESSES = (
+    "tests/engine",
+    "tests/server",
+    "tests/client",
+    "tests/local",
+    "tests/deploy",
+    "tests/measure",
+    "tests/cli",
+    "tests/processes",
+)
 
 
 def present(paths: tuple[str, ...]) -> list[str]:

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from bench.gpu import bare, wrappers  # bare before anything of the package
 from bench.gpu import timings as kernel_timings
-from bench.gpu.results import Results
 from bench.gpu.parts import ROOT, missing, run, sanitize
+from bench.gpu.results import Results
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.cupy_backend.device import CupyDevice
 

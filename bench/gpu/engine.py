@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.errors import PeerLost
-from gpumpc.program.program import Program
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
+from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend
 from gpumpc.session import Session, StaticWeight
 from gpumpc.shares import Additive

@@ -15,8 +15,8 @@ from bench.gpu.engine import Engine, Parties, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS
 from bench.gpu.results import Results
 from gpumpc.nn.graph import Graph
-from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
+from gpumpc.program.lowering import compile_program
 from gpumpc.ring.cupy_backend import CupyBackend
 
 PARAMS = Params(k=40, f=13, cipher="chacha20")

@@ -24,12 +24,12 @@ from bench.machine import machine
 from bench.peers import child_pipe as talk
 from bench.peers.engines import ENVIRONMENTS, Engine, EngineFailed, Measured, Peer, python_of
 from bench.peers.ours import Ours, model_arrays
+from bench.peers.peer_workloads import WORKLOADS, Array, Workload, draw, evaluate, save
 from bench.peers.table import OURS, Row, add_ratios, failed_row, report_of, row_of, table_of
 from bench.peers.wan import computed_row
-from bench.peers.peer_workloads import WORKLOADS, Array, Workload, draw, evaluate, save
 from gpumpc.errors import GpumpcError
-from gpumpc.params import Params
 from gpumpc.measure import network_named
+from gpumpc.params import Params
 
 PEERS = ("crypten", "spu")
 _SETTLE_S = 0.5

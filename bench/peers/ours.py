@@ -10,10 +10,10 @@ import numpy as np
 from bench.peers.engines import Measured
 from bench.peers.peer_workloads import Array, Layer, Workload
 from gpumpc.local.named_networks import compile_named
-from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.program.plan import Plan, Weights, make_plan
-from gpumpc.params import Params
 from gpumpc.measure import Trial
+from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
+from gpumpc.params import Params
+from gpumpc.program.plan import Plan, Weights, make_plan
 
 # Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and the inputs make 64.
 _ROOM_BITS = 1

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.cli.errors_shown import told
-from gpumpc.measure.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
 from gpumpc.errors import ConfigError
+from gpumpc.measure.over_a_link import measure_processes
+from gpumpc.measure.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
 from gpumpc.params import Params
 
 

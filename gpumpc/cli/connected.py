@@ -14,8 +14,8 @@ from rich.console import Console
 from gpumpc.errors import ConfigError, MissingFile
 
 if TYPE_CHECKING:
-    from gpumpc.media.catalog import Catalog
     from gpumpc.client.client import Client
+    from gpumpc.media.catalog import Catalog
 
 READY_S = 4.0
 _ITEM = re.compile("[0-9a-f]{32}")
@@ -32,9 +32,9 @@ CatalogOption = Annotated[
 @contextmanager
 def connected(config: Path, plan: Path) -> Iterator[Client]:
     """A client of both servers for a plan."""
-    from gpumpc.program import plan as plan_files
     from gpumpc.client.client import connect
     from gpumpc.deploy.config import load_client
+    from gpumpc.program import plan as plan_files
 
     with connect(load_client(config), plan_files.load(plan)) as client:
         yield client

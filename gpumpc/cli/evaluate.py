@@ -13,9 +13,9 @@ from rich.table import Table
 
 from gpumpc.cli.errors_shown import told
 from gpumpc.errors import BadValue
+from gpumpc.retrieval.assess import LEVEL, Figure, Labelled, Metric, assess
 from gpumpc.retrieval.features import Features, read_features
 from gpumpc.retrieval.labels import Label, Labels, read_labels
-from gpumpc.retrieval.assess import LEVEL, Figure, Labelled, Metric, assess
 
 
 class Parts(NamedTuple):

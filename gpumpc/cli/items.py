@@ -26,16 +26,16 @@ from gpumpc.cli.connected import (
     items_of,
     place_of,
 )
-from gpumpc.cli.progress import counted
 from gpumpc.cli.errors_shown import told
 from gpumpc.errors import ConfigError, MissingFile, PlanError
 from gpumpc.offline.secret import file_error
+from gpumpc.progress import counted
 
 if TYPE_CHECKING:
+    from gpumpc.client.client import Client
     from gpumpc.media.catalog import Catalog
     from gpumpc.media.read import Item, Refused
     from gpumpc.program.plan import Plan, Preprocessing
-    from gpumpc.client.client import Client
 
 # Images that are read before they are sent.
 PORTION = 64
@@ -97,7 +97,7 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
 
 def share_items(client: Client, images: dict[str, Item]) -> None:
     """Share read images under their ids."""
-    from gpumpc.datasets.patches import preprocess
+    from gpumpc.media.preprocess import preprocess
 
     client.share(preprocess(np.stack([image.pixels for image in images.values()]), recipe_of(client.plan)), list(images))
 

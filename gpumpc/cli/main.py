@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gpumpc.cli import bench, data, evaluate, items
-from gpumpc.cli import train_head as head
+from gpumpc.cli import bench, data, demo, evaluate, items
 from gpumpc.cli import store as shelves
-from gpumpc.demo import demo
+from gpumpc.cli import train_head as head
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
 from gpumpc.cli.errors_shown import told
 from gpumpc.errors import ConfigError
@@ -86,8 +85,8 @@ def keygen(
 @app.command()
 def dealer(config: ConfigOption, supervised: SupervisedOption = False) -> None:
     """Deal correlated randomness ahead of time."""
-    from gpumpc.deploy.config import load_dealer
     from gpumpc.dealer.dealer import Dealer
+    from gpumpc.deploy.config import load_dealer
 
     _log("dealer")
     with told():

@@ -21,9 +21,9 @@ from gpumpc.cli.connected import (
     items_of,
     place_of,
 )
-from gpumpc.cli.items import All, Named
-from gpumpc.cli.progress import counted
 from gpumpc.cli.errors_shown import told
+from gpumpc.cli.items import All, Named
+from gpumpc.progress import counted
 
 store = typer.Typer(name="store", help="What the two servers hold as shares.", no_args_is_help=True)
 index = typer.Typer(name="index", help="Indexes for private search.", no_args_is_help=True)

@@ -20,11 +20,11 @@ def train_head(
 ) -> None:
     """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify --source` uses it."""
     from gpumpc.local.named_networks import one_of
+    from gpumpc.program import plan as plan_files
+    from gpumpc.program.head import Policy, compile_head
     from gpumpc.retrieval.features import read_features
     from gpumpc.retrieval.labels import read_labels
     from gpumpc.retrieval.probe import train_head as train
-    from gpumpc.program import plan as plan_files
-    from gpumpc.program.head import Policy, compile_head
 
     with told():
         chosen = cast(Policy, one_of(policy, "label", "top5", "logits"))

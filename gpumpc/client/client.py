@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc import messages as m
+from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
+from gpumpc.client.index import RemoteIndex
+from gpumpc.deploy.config import ClientConfig
 from gpumpc.errors import (
     AccessDenied,
     BadFrame,
@@ -21,20 +25,15 @@ from gpumpc.errors import (
     PeerTimeout,
     ShareError,
 )
-from gpumpc.program.compiler import program_of
 from gpumpc.nn.plaintext import check_input
+from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.compiler import program_of
 from gpumpc.program.integers import decode_result, encode_input, integer_weights
 from gpumpc.program.plan import Plan, Weights, plan_hash, weight_digest
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.backend import packed_bytes
-from gpumpc.roles import messages as m
-from gpumpc.server.share_store import SEED_BYTES
-from gpumpc.deploy.config import ClientConfig
-from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
-from gpumpc.engine.engine import agreed_fields
-from gpumpc.client.index import RemoteIndex
-from gpumpc.shares import split
+from gpumpc.shares import SEED_BYTES, split
 from gpumpc.wire.handshake import compare
 
 Array = npt.NDArray[np.float64]

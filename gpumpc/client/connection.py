@@ -11,11 +11,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadFrame, PeerTimeout, RevealError
-from gpumpc.ring.choose import choose_backend
-from gpumpc.roles import messages as m
+from gpumpc import messages as m
 from gpumpc.deploy.config import ClientConfig
 from gpumpc.deploy.keys import load_identity, open_sealed
+from gpumpc.errors import BadFrame, PeerTimeout, RevealError
+from gpumpc.ring.choose import choose_backend
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Requester
 

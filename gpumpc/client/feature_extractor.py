@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadShape, BadValue, ConfigError, GpumpcError
-from gpumpc.datasets.patches import preprocess
-from gpumpc.media.read import Item, Refused, read_images
-from gpumpc.program import plan as plan_files
-from gpumpc.nn.plaintext import check_input
-from gpumpc.program.plan import Plan
 from gpumpc.deploy.config import ClientConfig, load_client
+from gpumpc.errors import BadShape, BadValue, ConfigError, GpumpcError
+from gpumpc.media.preprocess import preprocess
+from gpumpc.media.read import Item, Refused, read_images
+from gpumpc.nn.plaintext import check_input
+from gpumpc.program import plan as plan_files
+from gpumpc.program.plan import Plan
 
 if TYPE_CHECKING:
     from gpumpc.client.client import Client

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc import messages as m
+from gpumpc.client.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, MissingFile, RevealError
 from gpumpc.offline.secret import file_error
+from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import Metric, label_bits
 from gpumpc.ring.fixed_point import signed
-from gpumpc.roles import messages as m
-from gpumpc.client.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
-from gpumpc.engine.index_programs import geometry_of
 
 if TYPE_CHECKING:  # a client makes indexes, so this would be a circle at run time
     from gpumpc.client.client import Client

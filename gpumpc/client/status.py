@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from gpumpc.errors import BadFrame, GpumpcError
-from gpumpc.roles import messages as m
-from gpumpc.deploy.config import ClientConfig
+from gpumpc import messages as m
 from gpumpc.client.connection import CONNECT_S
+from gpumpc.deploy.config import ClientConfig
 from gpumpc.deploy.keys import load_identity
+from gpumpc.errors import BadFrame, GpumpcError
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.zmq_channel import Requester
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from gpumpc.errors import ConfigError
 from gpumpc.datasets.sources import DataFile, Source
+from gpumpc.errors import ConfigError
 
 TIMEOUT_S = 900
 WANTED = "wanted.txt"

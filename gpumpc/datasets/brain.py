@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import MissingFile
-from gpumpc.extras import extra
 from gpumpc.datasets.fetch import CACHE, path_of
 from gpumpc.datasets.labelled import LabelledImages
-from gpumpc.media.levels import window
 from gpumpc.datasets.modality import SIZE, spaced
+from gpumpc.errors import MissingFile
+from gpumpc.extras import extra
+from gpumpc.media.levels import window
 
 GROUPS = {
     2: "frontal",

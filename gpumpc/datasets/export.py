@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from gpumpc.errors import ConfigError
 from gpumpc.datasets.brain import brain_region8
 from gpumpc.datasets.labelled import LabelledImages
-from gpumpc.retrieval.labels import Label, write_labels
 from gpumpc.datasets.licences import notice
 from gpumpc.datasets.modality import ORIGINS, modality6
+from gpumpc.errors import ConfigError
 from gpumpc.media.png import png
 from gpumpc.offline.secret import file_error
+from gpumpc.retrieval.labels import Label, write_labels
 
 LABELS_FILE, NOTICE_FILE = "labels.csv", "NOTICE.txt"
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.datasets import archives
 from gpumpc.datasets.sources import SOURCES, DataFile, Source
+from gpumpc.errors import ConfigError, MissingFile
 
 __all__ = ["CACHE", "SOURCES", "DataFile", "Fetched", "Source", "fetch", "path_of", "paths"]
 

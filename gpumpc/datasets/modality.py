@@ -17,14 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.media.decode import images, resize
-from gpumpc.extras import extra
 from gpumpc.datasets.fetch import CACHE, path_of
 from gpumpc.datasets.labelled import LabelledImages
-from gpumpc.media.levels import window
-from gpumpc.media.child_messages import Options, Pixels
 from gpumpc.datasets.nrrd import read_nrrd
+from gpumpc.errors import ConfigError, MissingFile
+from gpumpc.extras import extra
+from gpumpc.media.child_messages import Options, Pixels
+from gpumpc.media.decode import images, resize
+from gpumpc.media.levels import window
 
 SIZE = 64
 STRIDE = 32

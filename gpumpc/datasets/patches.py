@@ -9,15 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadShape, ConfigError, MissingFile
-from gpumpc.extras import extra
 from gpumpc.datasets.fetch import CACHE, SOURCES, Source, path_of
-from gpumpc.program.plan import Preprocessing
+from gpumpc.errors import ConfigError, MissingFile
+from gpumpc.extras import extra
 
 FloatArray = npt.NDArray[np.float64]
 
 SIZE = 64
-LITE0_INPUT = Preprocessing(size=(SIZE, SIZE), mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
 # A tile is kept where its grey levels vary by more than this (standard deviation) ...
 MIN_SPREAD = 0.02
 # ... and at least this share of them is not black.
@@ -70,24 +68,6 @@ def build_patches(count: int = 96, cache: Path = CACHE, sources: dict[str, Sourc
         labels += [modality.label] * share
         names += [f"{sources[modality.source].package} {modality.file}"] * share
     return Patches(np.concatenate(images), tuple(labels), tuple(names))
-
-
-def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> FloatArray:
-    """Pixels in [0, 1], (B, H, W, C), to the model's input: `(255 x - mean) / std`; grey gives every channel.
-
-    Raises:
-        BadShape: the images are not of the recipe's size, or have another number of channels.
-    """
-    pixels = np.asarray(images, dtype=np.float64)
-    if pixels.ndim == 4 and pixels.shape[-1] == 1:
-        pixels = pixels.repeat(len(recipe.mean), axis=-1)
-    if pixels.shape[1:] != (*recipe.size, len(recipe.mean)):
-        raise BadShape(
-            f"images of shape {pixels.shape}",
-            f"the plan's preprocessing takes (batch, {recipe.size[0]}, {recipe.size[1]}, {len(recipe.mean)})",
-            "cut or resize the images to that size, channels last",
-        )
-    return np.asarray((pixels * 255.0 - recipe.mean) / recipe.std)
 
 
 def mr_tiles(path: Path) -> FloatArray:

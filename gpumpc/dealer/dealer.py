@@ -9,21 +9,21 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from gpumpc import messages as m
+from gpumpc.deploy.config import DealerConfig
+from gpumpc.deploy.keys import agree_root, load_identity
+from gpumpc.engine.correction_queue import Courier
+from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
 from gpumpc.program import plan as plan_files
+from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import Plan, plan_hash
 from gpumpc.program.program import Program
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles import messages as m
-from gpumpc.deploy.config import DealerConfig
-from gpumpc.engine.correction_queue import Courier
-from gpumpc.engine.dealer_engine import DealerEngine
-from gpumpc.engine.engine import agreed_fields
-from gpumpc.deploy.keys import agree_root, load_identity, root_check
-from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
+from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.zmq_channel import Requester
 
 _ALIVE_S = 1.0
@@ -88,7 +88,7 @@ class Dealer:
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):
             n_plans = {"number of plans": str(len(self._plans))}
-            ours = {"root": root_check(self._roots[party]), **n_plans, **agreed_fields(plan, program)}
+            ours = {"root": self._roots[party].fingerprint(), **n_plans, **agreed_fields(plan, program)}
             server.send(Kind.HELLO, pack_hello(ours, {}), sequence=index)
             frame = server.receive(_HELLO_S)
             if frame.kind is not Kind.HELLO:

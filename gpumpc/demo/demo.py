@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import typer
 from rich.console import Console
-from rich.table import Table
 
 from gpumpc.demo import study as st
 from gpumpc.demo.cost_plot import layer_costs
-from gpumpc.cli.progress import counted
 from gpumpc.demo.report import Found, Note, Query, Report, class_rows, write_report
-from gpumpc.cli.errors_shown import told
 from gpumpc.program.compiler import program_of
+from gpumpc.progress import counted
+from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.metrics import accuracy, overlap_at_k
-from gpumpc.engine.index_programs import geometry_of
 
 START_S = 30.0  # for three processes on a busy machine
 INDEX = "gallery"
@@ -46,22 +41,6 @@ class Secure(NamedTuple):
     ranks: npt.NDArray[np.int64]
     scores: Floats
     seconds: dict[str, float]
-
-
-def demo(
-    gallery: Annotated[int, typer.Option(min=12, help="How many images the archive holds.")] = 66,
-    queries: Annotated[int, typer.Option(min=6, help="How many images are classified and searched for.")] = 36,
-    batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
-    folder: Annotated[Path, typer.Option(help="Where keys, logs, plans and results go.")] = Path("out/demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Share real medical images, extract features, classify and search them privately; compare with the clear."""
-    with told():
-        row = run(gallery, queries, batch, folder)
-    if as_json:
-        sys.stdout.write(json.dumps(row) + "\n")
-    else:
-        _show(row, folder)
 
 
 def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, Any]:
@@ -200,7 +179,7 @@ def _row(study: st.Study, secure: Secure, batch: int) -> dict[str, Any]:
     }
 
 
-def _table(row: dict[str, Any]) -> list[tuple[str, str]]:
+def rows_for_people(row: dict[str, Any]) -> list[tuple[str, str]]:
     """What was measured, for people."""
     hits = row["accuracy"]
     overlap, full = row["ranking_overlap_at_5"], row["full_ranking_overlap_at_5"]
@@ -225,14 +204,6 @@ def _table(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("mode", f"k = {row['k']}, f = {row['f']}, {row['bounds']} bounds, private weights, {row['backend']} backend"),
         ("seconds in all", f"{row['seconds_total']:.0f}"),
     ]
-
-
-def _show(row: dict[str, Any], folder: Path) -> None:
-    table = Table("what", "measured", title="classified and found without any server seeing an image", show_header=False)
-    for line in _table(row):
-        table.add_row(*line)
-    Console().print(table)
-    Console().print(f"each query beside what was found: {folder / 'report.html'}", highlight=False)
 
 
 _HOW = """Dealer, server 0 and server 1 ran as three processes on one machine and spoke over encrypted channels. Neither
@@ -262,7 +233,7 @@ def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch: int) ->
         asked.append(Query(data.images[position], str(data.labels[position]), str(secure.labels[i]), str(fixed[i]), found))
     return Report(
         "Found without being seen",
-        _table(row),
+        rows_for_people(row),
         asked,
         layer_costs(program_of(study.features.plan, batch).steps, batch),
         class_rows(data),

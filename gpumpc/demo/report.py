@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.datasets.labelled import Count, LabelledImages
 from gpumpc.demo.cost_plot import LayerCost, cost_section
 from gpumpc.demo.report_style import STYLE
-from gpumpc.datasets.labelled import Count, LabelledImages
 from gpumpc.media.png import png
 from gpumpc.offline.secret import file_error
 

@@ -8,18 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.local import named_networks as models
-from gpumpc.errors import ConfigError
 from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.modality import modality6
-from gpumpc.datasets.patches import preprocess
-from gpumpc.retrieval.probe import train_head
+from gpumpc.errors import ConfigError
+from gpumpc.local import named_networks as models
+from gpumpc.local.compile import CompiledPlan
+from gpumpc.media.preprocess import preprocess
 from gpumpc.program.compiler import program_of
+from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.metrics import accuracy, mean_average_precision, overlap_at_k, precision_at_k
 from gpumpc.retrieval.plain import plain_search
+from gpumpc.retrieval.probe import train_head
 from gpumpc.retrieval.programs import Metric
-from gpumpc.local.compile import CompiledPlan
-from gpumpc.engine.index_programs import geometry_of
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

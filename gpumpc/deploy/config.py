@@ -18,9 +18,9 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from gpumpc.deploy.keys import Card, Role, keygen, load_card
 from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.offline.secret import file_error, private_folder
-from gpumpc.deploy.keys import Card, Role, keygen, load_card
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _LISTENING_PORTS = range(20_000, 32_000)  # below what Linux gives to outgoing connections (from 32768 up)

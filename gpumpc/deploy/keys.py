@@ -7,7 +7,6 @@ which ZeroMQ knows it, and X25519, by which dealer and server agree on a root an
 from __future__ import annotations
 
 import dataclasses
-import hmac
 import re
 import tomllib
 from pathlib import Path
@@ -152,11 +151,6 @@ def agree_pair(identity: Identity, peer_card: Card) -> Secret:
         raise _bad_card(f"no secret can be agreed with {peer_card.name}", why)
     both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("server0", "server1"))
     return Secret(_derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc servers 1 " + both))
-
-
-def root_check(root: Secret) -> str:
-    """A value that shows two parties have the same root, and nothing of it."""
-    return hmac.digest(root.reveal(), b"gpumpc root check", "sha256").hex()[:32]
 
 
 def seal(card: Card, payload: bytes, aad: bytes) -> bytes:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gpumpc.deploy.config import LocalSetup
 from gpumpc.errors import PeerLost
 from gpumpc.ring.choose import choose_backend
-from gpumpc.deploy.config import LocalSetup
 
 _STOP_S = 8.0
 # Each process has one compute thread: three share the machine.

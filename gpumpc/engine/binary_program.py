@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from gpumpc.errors import BadShape, FracMismatch
-from gpumpc.program.program import Program, Value
 from gpumpc.params import Params
+from gpumpc.program.program import Program, Value
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, Operator
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate

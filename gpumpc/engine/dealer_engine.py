@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gpumpc import messages as m
+from gpumpc.engine import index_programs as side
+from gpumpc.engine.session_binding import Opened
+from gpumpc.offline import deal_batch as dealer
+from gpumpc.offline import seeds
+from gpumpc.offline.secret import Secret
 from gpumpc.program.plan import Plan
 from gpumpc.program.program import Program
-from gpumpc.offline import seeds
-from gpumpc.offline import deal_batch as dealer
-from gpumpc.offline.secret import Secret
+from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.index_store import draw_masks, weight_mask
 from gpumpc.retrieval.programs import ROWS
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.roles import messages as m
-from gpumpc.engine import index_programs as side
-from gpumpc.engine.session_binding import Opened
 
 
 class DealerEngine:
@@ -54,7 +55,7 @@ class DealerEngine:
         """The static mask of an index's rows: both servers' draws, named by where each row was added."""
         if isinstance(task, m.RowsTask):
             return {}
-        geometry = side.geometry_of(self.program, task.metric)
+        geometry = geometry_of(self.program, task.metric)
         versions = side.versions_of(task)
         parts = [
             draw_masks(self.backend, self.program.params.cipher, geometry, versions, self._tree_of(root))

@@ -13,47 +13,25 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import gpumpc.program.weight_shares as ws
+from gpumpc.engine.evaluation import Begun, CorrectionSource, Evaluation
+from gpumpc.engine.pipeline import in_flight
+from gpumpc.engine.session_binding import CLOSED
 from gpumpc.errors import ShareError
-from gpumpc.program.compiler import program_of
-from gpumpc.program.plan import Plan, plan_hash
-from gpumpc.program.program import PROTOCOL_VERSION, Program
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private
+from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.engine.evaluation import Begun, CorrectionSource, Evaluation
-from gpumpc.engine.pipeline import in_flight
-from gpumpc.deploy.keys import root_check
-from gpumpc.engine.session_binding import CLOSED
 from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
-from gpumpc.version import VERSION
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Lane
 
-PACKING = "byte planes, then bit lanes"
-
 log = logging.getLogger("gpumpc")
-
-
-def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
-    """What all parties must have equal, in the order in which it is compared: what tells most of a difference first."""
-    params = plan.params
-    return {
-        "gpumpc version": VERSION,
-        "protocol version": str(PROTOCOL_VERSION),
-        "model": plan.name,
-        "k and f": f"k={params.k} f={params.f}",
-        "cipher": params.cipher,
-        "word packing": PACKING,
-        "batch size": str(program.input.shape[0]),
-        "weights": params.weights,
-        "weight version": plan.weight_digest,
-        "widths": " ".join(f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())),
-        "program": program.digest.hex(),
-        "plan": plan_hash(plan).hex(),
-    }
 
 
 class Engine(Evaluation):
@@ -101,7 +79,7 @@ class Engine(Evaluation):
     def agree(self, channel: Channel) -> None:
         """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
         own = self._stored_pair()
-        equal = {**agreed_fields(self.plan, self.program), "secret of the servers": root_check(self.pair_secret)}
+        equal = {**agreed_fields(self.plan, self.program), "secret of the servers": self.pair_secret.fingerprint()}
         equal["batches in flight"] = str(self.in_flight)
         theirs = exchange_hello(channel, equal=equal, told={"share pair": own})
         other = theirs.get("share pair", "")

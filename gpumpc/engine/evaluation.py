@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
+from gpumpc.engine.session_binding import CLOSED, Opened, program_id
 from gpumpc.errors import ConfigError, HandshakeMismatch, SelectionFailed
-from gpumpc.program.plan import Plan
-from gpumpc.program.program import Program
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret
+from gpumpc.program.plan import Plan
+from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.engine.session_binding import CLOSED, Opened, program_id
 from gpumpc.session import Corrections, Draws, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel

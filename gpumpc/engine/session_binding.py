@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
+from gpumpc.offline import seeds
 from gpumpc.program.plan import Plan, plan_hash
 from gpumpc.program.program import Program
-from gpumpc.offline import seeds
 
 
 @dataclasses.dataclass(frozen=True)

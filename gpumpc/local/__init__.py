@@ -1,1 +1,1 @@
-"""."""
+"""Compile a network; run it in this process, with the three parties as threads."""

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import MissingExtra
+from gpumpc.local.simulation import LocalSession
+from gpumpc.nn.graph import Graph
+from gpumpc.nn.plaintext import check_input, evaluate_float
+from gpumpc.params import Params
 from gpumpc.program import plan as plan_files
 from gpumpc.program.compiler import GUARD_BITS, compile_graph, program_of
-from gpumpc.nn.plaintext import check_input, evaluate_float
-from gpumpc.nn.graph import Graph
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
 from gpumpc.program.plan import Bounds, Plan, Preprocessing, Weights
-from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
-from gpumpc.local.simulation import LocalSession
 
 Mode = Literal["float", "fixed", "secure"]
 Array = npt.NDArray[np.float64]

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from gpumpc.errors import ConfigError, MissingExtra, MissingFile
 from gpumpc.datasets.fetch import fetch
-from gpumpc.datasets.patches import LITE0_INPUT
+from gpumpc.errors import ConfigError, MissingExtra, MissingFile
+from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.media.preprocess import LITE0_INPUT
 from gpumpc.nn.graph import Conv2d, Linear
+from gpumpc.params import Params
 from gpumpc.program.head import Policy
 from gpumpc.program.plan import Bounds, Plan
-from gpumpc.params import Params
 from gpumpc.ring.prg import expand
-from gpumpc.local.compile import CompiledPlan, compile
 
 N_SAMPLES = 32
 

@@ -21,22 +21,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.engine.binary_program import binary_program, is_local
+from gpumpc.engine.dealer_engine import DealerEngine
+from gpumpc.engine.engine import Engine
 from gpumpc.errors import BadShape, ForeignShare, PeerLost
 from gpumpc.nn.plaintext import check_input
+from gpumpc.offline import deal_batch as dealer
+from gpumpc.offline import seeds
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
+from gpumpc.offline.secret import Secret
 from gpumpc.program.integers import decode_result, encode_input, integer_weights
 from gpumpc.program.plan import Plan
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import split_weights
-from gpumpc.offline import seeds
-from gpumpc.offline import deal_batch as dealer
-from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
-from gpumpc.offline.secret import Secret
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
-from gpumpc.engine.dealer_engine import DealerEngine
-from gpumpc.engine.engine import Engine
-from gpumpc.engine.binary_program import binary_program, is_local
 from gpumpc.session import Session
 from gpumpc.shares import Additive, reconstruct, split
 from gpumpc.wire.channel import memory_pair

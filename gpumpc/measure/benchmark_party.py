@@ -20,21 +20,21 @@ from typing import Any
 
 import numpy as np
 
-from gpumpc.errors import ConfigError, SelectionFailed
-from gpumpc.program import weight_shares as ws
-from gpumpc.offline import seeds
-from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.pool import Corrections, Pool, Writer
-from gpumpc.offline.secret import Secret
-from gpumpc.ring.backend import Words
-from gpumpc.ring.choose import choose_backend
 from gpumpc.engine.correction_queue import Courier
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.evaluation import Evaluation
 from gpumpc.engine.pipeline import in_flight
 from gpumpc.engine.session_binding import Opened
-from gpumpc.measure.workload_spec import Spec
+from gpumpc.errors import ConfigError, SelectionFailed
 from gpumpc.measure.pipes import Message, answer, messages, peak_memory_bytes
+from gpumpc.measure.workload_spec import Spec
+from gpumpc.offline import seeds
+from gpumpc.offline.ledger import Ledger
+from gpumpc.offline.pool import Corrections, Pool, Writer
+from gpumpc.offline.secret import Secret
+from gpumpc.program import weight_shares as ws
+from gpumpc.ring.backend import Words
+from gpumpc.ring.choose import choose_backend
 from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, FramedChannel

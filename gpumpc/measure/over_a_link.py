@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpumpc.measure.workloads import case_of, row_of
 from gpumpc.errors import ConfigError
-from gpumpc.params import Params
 from gpumpc.measure import Trial, network_named
+from gpumpc.measure.workloads import case_of, row_of
+from gpumpc.params import Params
 
 # Enough that beginning and end do not count for much.
 _STREAM_BATCHES = 8

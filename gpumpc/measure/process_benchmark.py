@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
+from gpumpc.engine.evaluation import TRIES
 from gpumpc.errors import ConfigError, SelectionFailed
+from gpumpc.measure.pipes import Child, Message
+from gpumpc.measure.relay import NETWORKS, Relay, Shape
+from gpumpc.measure.search_workload import NEAREST, rows_at_rest
+from gpumpc.measure.workload_spec import Spec
+from gpumpc.offline.secret import private_folder
 from gpumpc.program import plan as plan_files
 from gpumpc.program.integers import decode_result, integer_weights
 from gpumpc.program.plan import Plan, Weights
 from gpumpc.program.weight_shares import split_weights
-from gpumpc.offline.secret import private_folder
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
-from gpumpc.engine.evaluation import TRIES
-from gpumpc.measure.search_workload import NEAREST, rows_at_rest
-from gpumpc.measure.workload_spec import Spec
-from gpumpc.measure.pipes import Child, Message
 from gpumpc.shares import split
-from gpumpc.measure.relay import NETWORKS, Relay, Shape
 from gpumpc.wire.zmq_channel import curve_keypair
 
 Array = npt.NDArray[np.float64]

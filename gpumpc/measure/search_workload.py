@@ -13,9 +13,9 @@ import numpy.typing as npt
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import Plan
 from gpumpc.program.program import Program
+from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.plain import plain_search
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program
-from gpumpc.engine.index_programs import geometry_of
 
 Array = npt.NDArray[np.float64]
 NEAREST = "nearest"

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from gpumpc.engine.binary_program import binary_program
+from gpumpc.measure.search_workload import NEAREST, search_program
 from gpumpc.program import plan as plan_files
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import Plan
 from gpumpc.program.program import Program, Value
-from gpumpc.engine.binary_program import binary_program
-from gpumpc.measure.search_workload import NEAREST, search_program
 
 
 @dataclasses.dataclass(frozen=True)

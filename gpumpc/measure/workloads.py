@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.local import named_networks as models
 from gpumpc.cost import Cost
-from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.program.plan import make_plan
-from gpumpc.params import Params
-from gpumpc.ring.choose import choose_backend
+from gpumpc.engine.binary_program import binary_program
+from gpumpc.local import named_networks as models
 from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
-from gpumpc.engine.binary_program import binary_program
 from gpumpc.measure.search_workload import NEAREST, differences, quantised, rows_at_rest, search_program
+from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
+from gpumpc.params import Params
+from gpumpc.program.plan import make_plan
+from gpumpc.ring.choose import choose_backend
 
 Array = npt.NDArray[np.float64]
 BATCH = {

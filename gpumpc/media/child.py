@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 
 from gpumpc.errors import MissingExtra, UnreadableImage
-from gpumpc.media.decode import images
 from gpumpc.media.child_messages import DONE, IMAGE, Header, Request, refusal
+from gpumpc.media.decode import images
 
 MEMORY_CURE = "share it on a machine that can give more memory (read_images(limits=...)), or split the file"
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gpumpc.errors import UnreadableImage
-from gpumpc.media.dicom import dicom_frames
 from gpumpc.extras import extra
-from gpumpc.media.levels import check_size, finite, window
 from gpumpc.media.child_messages import Options, Pixels
+from gpumpc.media.dicom import dicom_frames
+from gpumpc.media.levels import check_size, finite, window
 
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DICM = slice(128, 132)

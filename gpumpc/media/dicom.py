@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from gpumpc.errors import UnreadableImage
 from gpumpc.extras import extra
-from gpumpc.media.levels import check_size, finite, window
 from gpumpc.media.child_messages import Pixels
+from gpumpc.media.levels import check_size, finite, window
 
 Window = tuple[float, float]
 Values = npt.NDArray[Any]

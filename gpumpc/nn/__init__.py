@@ -1,1 +1,1 @@
-"""Networks: no cryptography."""
+"""Networks in the clear: layers, import from torch, evaluation. No cryptography."""

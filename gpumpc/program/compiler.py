@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import PlanError
-from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.nn.graph import Conv2d, Graph, Linear
+from gpumpc.nn.plaintext import evaluate_float
+from gpumpc.params import Params
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.plan import Bounds, Plan, Preprocessing, Weights, make_plan
 from gpumpc.program.program import Program, Width
 from gpumpc.program.ranges import bounds_of, check_fits
 from gpumpc.program.widths import plan_widths
-from gpumpc.params import Params
 
 GUARD_BITS = 3
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, PlanError
-from gpumpc.program.compiler import compile_graph, program_of
 from gpumpc.nn.graph import Argmax, Graph, Input, Layer, Linear, TopK
-from gpumpc.program.plan import Plan, Weights
 from gpumpc.params import Params
+from gpumpc.program.compiler import compile_graph, program_of
+from gpumpc.program.plan import Plan, Weights
 
 # label: the best class alone; top5: the five best, in order, without their scores; logits: every class's score.
 Policy = Literal["label", "top5", "logits"]

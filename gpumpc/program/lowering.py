@@ -13,15 +13,15 @@ from typing import Any
 
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
-from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.params import Params
+from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.protocols import linear, pooling, relu
-from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.linear import Convolution, MatMul
+from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
-from gpumpc.protocols.step import Shape, Step
 from gpumpc.protocols.ranking.topk import TopK
+from gpumpc.protocols.step import Shape, Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
 

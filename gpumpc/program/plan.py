@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile, PlanError
 from gpumpc.nn.graph import Graph, Pair
-from gpumpc.program.program import Width
 from gpumpc.params import Params
+from gpumpc.program.program import Width
 
 FORMAT = 1
 PLAN_FILE = "plan.json"

@@ -17,8 +17,8 @@ from gpumpc.errors import BadShape, FracMismatch
 from gpumpc.params import Params
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Positions
-from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.protocols.ranking.topk import TopK
+from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.ring.backend import Words
 from gpumpc.session import Draws, Session
 from gpumpc.shares import Additive

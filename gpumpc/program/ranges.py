@@ -21,8 +21,8 @@ from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
-from gpumpc.protocols.step import Step
 from gpumpc.protocols.ranking.topk import TopK
+from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 

@@ -16,16 +16,16 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpumpc.errors import BadFrame, CorruptPlan
-from gpumpc.program.integers import Integers
-from gpumpc.program.program import Program, WeightSpec
 from gpumpc.offline.secret import read_private, write_private
 from gpumpc.offline.seeds import SESSION_BYTES, SeedTree
 from gpumpc.params import Cipher
+from gpumpc.program.integers import Integers
+from gpumpc.program.program import Program, WeightSpec
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.session import Session, StaticWeight, Sum
+from gpumpc.shares import SEED_BYTES
 
 RawShares = dict[str, tuple[Words, Words]]
-SEED_BYTES = 32
 
 
 def _arrays(program: Program) -> Iterator[tuple[str, str, tuple[int, ...], WeightSpec]]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
+from gpumpc.params import Params
 from gpumpc.program.integers import Integers
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Program, Width, Widths
 from gpumpc.program.ranges import Interval, check_fits
-from gpumpc.params import Params
 from gpumpc.ring.fixed_point import signed
 
 _COMPARING = (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)

@@ -11,15 +11,15 @@ import dataclasses
 from typing import Literal
 
 from gpumpc.errors import PlanError
-from gpumpc.program.program import Program, Value, WeightSpec
 from gpumpc.params import Params
+from gpumpc.program.program import Program, Value, WeightSpec
 from gpumpc.protocols import linear
-from gpumpc.protocols.ranking.positions import distances
+from gpumpc.protocols.ranking import distances
 from gpumpc.protocols.ranking.shuffle import Shuffle
-from gpumpc.protocols.step import Step
 from gpumpc.protocols.ranking.topk import TopK
-from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.protocols.ranking.vote import LabelledKeys, Vote
+from gpumpc.protocols.step import Step
+from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.retrieval.normalise import UNIT_FRAC, normalised, unit_score_bits
 
 Metric = Literal["l2", "ip", "cosine"]

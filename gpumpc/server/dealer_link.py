@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from gpumpc.errors import BadFrame, CorrelationsMissing
-from gpumpc.program.plan import plan_hash
-from gpumpc.offline.pool import Corrections, Pool, Writer
-from gpumpc.roles import messages as m
+from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
+from gpumpc.errors import BadFrame, CorrelationsMissing
+from gpumpc.offline.pool import Corrections, Pool, Writer
+from gpumpc.program.plan import plan_hash
 
 # A dealer that sent nothing for this long is taken for stopped; it gives a sign of life every second, also while it deals.
 DEALER_SILENCE_S = 3.5

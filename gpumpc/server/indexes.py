@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpumpc.errors import BadFrame, InputError, MissingFile
-from gpumpc.program.plan import plan_hash
-from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols.ranking.distances import Rows
-from gpumpc.retrieval import index_store as ix
-from gpumpc.retrieval.programs import ROWS, Geometry, Metric
-from gpumpc.ring.backend import Words
-from gpumpc.roles import messages as m
+from gpumpc import messages as m
 from gpumpc.engine import index_programs as side
-from gpumpc.server.share_store import Archive
-from gpumpc.server.dealer_link import DealerDesk
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Evaluation, TakenCorrections
+from gpumpc.errors import BadFrame, InputError, MissingFile
+from gpumpc.offline.seeds import SeedTree
+from gpumpc.program.plan import plan_hash
+from gpumpc.protocols.ranking.distances import Rows
+from gpumpc.retrieval import index_store as ix
+from gpumpc.retrieval.geometry import geometry_of
+from gpumpc.retrieval.programs import ROWS, Geometry, Metric
+from gpumpc.ring.backend import Words
+from gpumpc.server.dealer_link import DealerDesk
+from gpumpc.server.share_store import Archive
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import FramedChannel
 
@@ -63,7 +64,7 @@ class Indexes:
 
     def make(self, engine: Engine, name: str, metric: Metric, owner: str, classes: tuple[str, ...] = ()) -> None:
         """A new index. Raises InputError if its name is taken by a different one, PlanError if results are no vectors."""
-        geometry = side.geometry_of(engine.program, metric)
+        geometry = geometry_of(engine.program, metric)
         if len(classes) == 1 or len({*classes}) != len(classes):
             raise InputError(f"an index of {len(classes)} classes", "one is alone, or named twice", "name at least two")
         plan = plan_hash(engine.plan).hex()
@@ -128,7 +129,7 @@ class Indexes:
         self._archive.reconcile(channel, record.kind)
         present = set(self.rows_of(record))
         fresh = [item for item in items if item not in present]
-        geometry = side.geometry_of(engine.program, record.metric)
+        geometry = geometry_of(engine.program, record.metric)
         runner = self._side(channel, engine, m.RowsTask(record.metric))
         of = -(-len(fresh) // ix.ROWS_PER_BATCH)
         for part, (words, names) in enumerate(self._features(engine, fresh, record.owner, ix.ROWS_PER_BATCH)):
@@ -156,7 +157,7 @@ class Indexes:
         Positions in keys are those of `rows_of`.
         """
         self._archive.reconcile(channel, record.kind)
-        geometry = side.geometry_of(engine.program, record.metric)
+        geometry = geometry_of(engine.program, record.metric)
         loaded = self._load(engine, record, geometry)
         size = min(QUERIES_PER_BATCH, len(items))
         task = m.QueryTask(record.metric, size, k, side.segments_of(loaded.versions), record.n_labels if vote else 0)

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from gpumpc import messages as m
+from gpumpc.engine.engine import Engine
 from gpumpc.errors import (
     BadFrame,
     GpumpcError,
@@ -22,12 +24,10 @@ from gpumpc.errors import (
     RemoteError,
     WireError,
 )
-from gpumpc.roles import messages as m
-from gpumpc.engine.engine import Engine
-from gpumpc.wire.wait_for_peer import reach
 from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Lane, Lanes
+from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.zmq_channel import ZmqChannel
 
 # How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for one that it is

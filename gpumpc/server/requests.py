@@ -6,18 +6,19 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from gpumpc import messages as m
+from gpumpc.deploy.config import ServerConfig
+from gpumpc.deploy.keys import Card, seal
+from gpumpc.engine.engine import Engine
 from gpumpc.errors import AccessDenied, BadShape, GpumpcError, HandshakeMismatch, PeerLost
+from gpumpc.program.agreement import agreed_fields
 from gpumpc.retrieval.index_store import IndexRecord
 from gpumpc.ring.backend import Backend
-from gpumpc.roles import messages as m
-from gpumpc.server.share_store import INPUTS, Archive, Shelf, digest
-from gpumpc.deploy.config import ServerConfig
 from gpumpc.server.dealer_link import DealerDesk
-from gpumpc.engine.engine import Engine, agreed_fields
 from gpumpc.server.indexes import Indexes, filled
-from gpumpc.deploy.keys import Card, seal
-from gpumpc.server.peer_loop import LockStep
 from gpumpc.server.jobs import Task, TaskQueue, Work
+from gpumpc.server.peer_loop import LockStep
+from gpumpc.server.share_store import INPUTS, Archive, Shelf, digest
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.multiplexer import Lane

@@ -12,6 +12,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gpumpc import messages as m
+from gpumpc.deploy.config import ServerConfig
+from gpumpc.deploy.keys import Card, agree_pair, agree_root, load_identity
+from gpumpc.engine.engine import Engine
 from gpumpc.errors import (
     BadFrame,
     ConfigError,
@@ -19,22 +23,19 @@ from gpumpc.errors import (
     HandshakeMismatch,
     PeerTimeout,
 )
-from gpumpc.program import plan as plan_files
-from gpumpc.program.plan import plan_hash
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Pool
 from gpumpc.offline.secret import private_folder, read_private, write_private
+from gpumpc.program import plan as plan_files
+from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles import messages as m
-from gpumpc.server.share_store import Archive
-from gpumpc.server.requests import ClientDesk
-from gpumpc.deploy.config import ServerConfig
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerDesk
-from gpumpc.engine.engine import Engine, agreed_fields
 from gpumpc.server.indexes import Indexes
-from gpumpc.deploy.keys import Card, agree_pair, agree_root, load_identity, root_check
-from gpumpc.server.peer_loop import LockStep, unexpected
 from gpumpc.server.jobs import TaskQueue
+from gpumpc.server.peer_loop import LockStep, unexpected
+from gpumpc.server.requests import ClientDesk
+from gpumpc.server.share_store import Archive
 from gpumpc.store import Store
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import Frame, Kind
@@ -200,7 +201,7 @@ class Server:
         if index >= len(engines):
             raise HandshakeMismatch("number of plans", str(len(engines)), f"at least {index + 1}", "the dealer")
         ours = {
-            "root": root_check(self._root),
+            "root": self._root.fingerprint(),
             "number of plans": str(len(engines)),
             **agreed_fields(engines[index].plan, engines[index].program),
         }

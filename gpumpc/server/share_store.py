@@ -15,20 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc import messages as m
+from gpumpc.engine.engine import Engine
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, MissingFile, PlanError
 from gpumpc.program.plan import plan_hash
 from gpumpc.program.program import Value
 from gpumpc.retrieval.index_store import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
-from gpumpc.roles import messages as m
-from gpumpc.engine.engine import Engine
-from gpumpc.shares import Additive
+from gpumpc.shares import SEED_BYTES, Additive
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES
 from gpumpc.wire.handshake import exchange_hello
 
-SEED_BYTES = 32
 INPUTS = "input/"
 # What one server alone has held for so long is the half of an upload that was given up.
 SWEEP_S = 3600.0

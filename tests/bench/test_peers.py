@@ -14,21 +14,21 @@ from rich.console import Console
 
 from bench.machine import revision
 from bench.peers import __main__ as peers
-from bench.peers import engines
 from bench.peers import child_pipe as talk
+from bench.peers import engines
 from bench.peers import setup as peer_setup
 from bench.peers.engines import EngineFailed, Measured, Peer, last_words, python_of
 from bench.peers.ours import channels_last, model_arrays, plan_of, ring_of_product
+from bench.peers.peer_workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
 from bench.peers.run_spu import channels_last as jax_arrays
 from bench.peers.run_spu import rounds_in
 from bench.peers.table import OURS, add_ratios, failed_row, report_of, row_of, table_of
 from bench.peers.wan import computed_row
-from bench.peers.peer_workloads import WORKLOADS, Layer, Workload, draw, evaluate, load, names, save
 from bench.schema import check_row
-from gpumpc.program.compiler import program_of
+from gpumpc.measure.relay import NETWORKS, Shape
 from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params
-from gpumpc.measure.relay import NETWORKS, Shape
+from gpumpc.program.compiler import program_of
 
 SMALL = Workload("relu", (4,), 8.0, (Layer("relu"),))
 

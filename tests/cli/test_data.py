@@ -10,16 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from gpumpc.cli.data import app
-from gpumpc.errors import ConfigError
-from gpumpc.datasets import archives
-from gpumpc.datasets import export
+from gpumpc.datasets import archives, export
 from gpumpc.datasets import fetch as packages
 from gpumpc.datasets.export import BENCHMARKS, write_folder
 from gpumpc.datasets.labelled import LabelledImages
-from gpumpc.retrieval.labels import Label, read_labels
 from gpumpc.datasets.licences import LICENCES, NOTICES, notice
 from gpumpc.datasets.modality import modality6
+from gpumpc.errors import ConfigError
 from gpumpc.media.read import Item, read_images
+from gpumpc.retrieval.labels import Label, read_labels
 from tests.datasets.test_fetch import Stub, source
 from tests.datasets.test_modality import phantom_nrrd, phantom_picture, touch_all
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile, OutOfRange, PeerLost, UnreadableImage
-from gpumpc.media.png import png
-from gpumpc.nn.graph import Flatten, Graph, Input, Linear
-from gpumpc.program.plan import Preprocessing
-from gpumpc.params import Params
 from gpumpc.client import client as client_module
 from gpumpc.client.client import SealedResult, SharedInput
-from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
+from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile, OutOfRange, PeerLost, UnreadableImage
+from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.media.png import png
+from gpumpc.nn.graph import Flatten, Graph, Input, Linear
+from gpumpc.params import Params
+from gpumpc.program.plan import Preprocessing
 
 pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
 rng = np.random.default_rng(12)
@@ -231,6 +231,6 @@ def test_nothing_was_given():
 
 
 def test_it_needs_no_scikit_learn():
-    code = "import sys; sys.modules['sklearn'] = None; import gpumpc.client.feature_extractor as e; e.SecureFeatureExtractor()"
+    code = "import sys; sys.modules['sklearn'] = None; import gpumpc; gpumpc.SecureFeatureExtractor()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,9 +11,9 @@ import zipfile
 
 import pytest
 
-from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.datasets import archives
 from gpumpc.datasets.fetch import SOURCES, DataFile, Source, fetch, paths
+from gpumpc.errors import ConfigError, MissingFile
 
 CONTENT = {"toy/data/a.png": b"picture a", "toy/data/b.nii.gz": b"volume b" * 100}
 

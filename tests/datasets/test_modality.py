@@ -7,12 +7,12 @@ import zlib
 import numpy as np
 import pytest
 
-from gpumpc.errors import ConfigError, MissingFile, UnreadableImage
 from gpumpc.datasets.brain import GROUPS, TEMPLATE, brain_region8
 from gpumpc.datasets.modality import modality6, spaced, tile
 from gpumpc.datasets.nrrd import read_nrrd
-from gpumpc.datasets.patches import LITE0_INPUT, preprocess
 from gpumpc.datasets.sources import SOURCES
+from gpumpc.errors import ConfigError, MissingFile, UnreadableImage
+from gpumpc.media.preprocess import LITE0_INPUT, preprocess
 from tests.fixtures.load import CLASSES, modality_fixture
 
 nibabel = pytest.importorskip("nibabel", reason="the extra [images] is not installed")

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from gpumpc.datasets.patches import MODALITIES, build_patches
 from gpumpc.errors import BadShape, ConfigError, MissingExtra, MissingFile
-from gpumpc.datasets.patches import LITE0_INPUT, MODALITIES, build_patches, preprocess
+from gpumpc.media.preprocess import LITE0_INPUT, preprocess
 
 nibabel = pytest.importorskip("nibabel")
 Image = pytest.importorskip("PIL.Image")

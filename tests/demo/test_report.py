@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from gpumpc.cost import Cost
+from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.demo import cost_plot
 from gpumpc.demo.cost_plot import LayerCost, bytes_text, layer_costs
 from gpumpc.demo.report import Found, Note, Query, Report, class_rows, html, write_report
-from gpumpc.cost import Cost
 from gpumpc.errors import BadShape, BadValue, ConfigError
-from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.program.compiler import program_of
 from tests.processes.cluster import tiny
 

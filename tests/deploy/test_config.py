@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.deploy.config import LocalSetup, load_client, load_dealer, load_server, parse_size, write_local
 from gpumpc.deploy.keys import keygen, load_identity
+from gpumpc.errors import ConfigError, MissingFile
 
 
 @pytest.fixture

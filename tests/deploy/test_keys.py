@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumpc.errors import ConfigError, ExposedSecret, MissingFile, RevealError
 from gpumpc.deploy.keys import Card, Identity, Role, agree_root, keygen, load_card, load_identity, open_sealed, seal
+from gpumpc.errors import ConfigError, ExposedSecret, MissingFile, RevealError
 from gpumpc.wire.zmq_channel import Listener, Requester
 
 

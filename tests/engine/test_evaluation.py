@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gpumpc.errors import PeerLost
-from gpumpc.offline.secret import Secret
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Begun, Evaluation
 from gpumpc.engine.session_binding import Opened
+from gpumpc.errors import PeerLost
+from gpumpc.offline.secret import Secret
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.multiplexer import Lane, Lanes

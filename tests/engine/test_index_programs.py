@@ -8,12 +8,12 @@ import pytest
 
 from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.nn import graph as g
+from gpumpc.params import Params
 from gpumpc.program.compiler import compile_graph, program_of
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Program
-from gpumpc.params import Params
+from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import Geometry
-from gpumpc.engine.index_programs import geometry_of
 
 K, F = 32, 8
 PARAMS = Params(k=K, f=F)

@@ -10,8 +10,8 @@ import pytest
 
 from bench.gpu import float_limbs
 from bench.gpu.__main__ import PARTS, main
-from bench.gpu.results import Results
 from bench.gpu.parts import run
+from bench.gpu.results import Results
 from bench.schema import check_row
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests.emulator.device import EmulatedDevice

@@ -7,8 +7,8 @@ import pytest
 
 from bench.gpu.engine import Engine, Parties, Run, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS, tiny
-from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
+from gpumpc.program.lowering import compile_program
 from gpumpc.protocols.linear import Open
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.numpy_backend import NumpyBackend

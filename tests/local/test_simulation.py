@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 import gpumpc
+from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.errors import (
     BadShape,
     BadValue,
@@ -31,14 +32,13 @@ from gpumpc.errors import (
     RevealError,
     SelectionFailed,
 )
+from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.program.program import Program
 from gpumpc.offline.deal_batch import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
-from gpumpc.local.compile import CompiledPlan
-from gpumpc.engine.dealer_engine import DealerEngine
-from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.program.program import Program
 from gpumpc.shares import Additive, reconstruct
 
 PARAMS = Params(k=40, f=10)

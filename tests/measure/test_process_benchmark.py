@@ -10,12 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from gpumpc.errors import ConfigError, PeerLost, SelectionFailed
+from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.measure import Trial, network_named, relay
+from gpumpc.measure import search_workload as nearest
 from gpumpc.nn.graph import Concat, Graph, Input
 from gpumpc.params import Params
-from gpumpc.local.compile import CompiledPlan, compile
-from gpumpc.measure import Trial, network_named
-from gpumpc.measure import search_workload as nearest
-from gpumpc.measure import relay
 from tests.processes.cluster import close, images, tiny
 
 

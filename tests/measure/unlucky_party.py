@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpumpc.errors import SelectionFailed
-from gpumpc.ring.backend import Words
 from gpumpc.measure.benchmark_party import ServerParty, serve
+from gpumpc.ring.backend import Words
 
 
 class UnluckyParty(ServerParty):

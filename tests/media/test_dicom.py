@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import UnreadableImage
-from gpumpc.media.decode import images
 from gpumpc.media.child_messages import Options
+from gpumpc.media.decode import images
 from gpumpc.media.read import Item, Refused, read_images
 
 pydicom = pytest.importorskip("pydicom", reason="the extra [dicom] is not installed")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadValue, MissingExtra, UnreadableImage
-from gpumpc.media.decode import images
 from gpumpc.media.child_messages import Options
-from gpumpc.datasets.patches import LITE0_INPUT
+from gpumpc.media.decode import images
+from gpumpc.media.preprocess import LITE0_INPUT
 from gpumpc.media.read import Item, read_image, read_images
 from gpumpc.program.plan import Preprocessing
 

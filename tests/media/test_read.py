@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import MissingFile, UnreadableImage
-from gpumpc.datasets.patches import LITE0_INPUT
+from gpumpc.media.preprocess import LITE0_INPUT
 from gpumpc.media.read import Item, Refused, read_images
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")

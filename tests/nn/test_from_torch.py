@@ -16,9 +16,9 @@ from gpumpc.models.lite0 import Lite0, lite0, lite0_untrained
 from gpumpc.models.resnet import resnet18
 from gpumpc.models.tiny import tiny, tiny_residual
 from gpumpc.models.vgg_small import vgg_small
-from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.nn.from_torch import graph_from_torch
 from gpumpc.nn.graph import Clamp, Conv2d, Graph, MaxPool, ReLU
+from gpumpc.nn.plaintext import evaluate_float
 
 LOW, HIGH = -10.0, 10.0
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import PlanError, UnsupportedOperator
-from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.nn.graph import Add, AnyLayer, Clamp, Concat, Conv2d, Flatten, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.nn.passes import (
     Affine,
@@ -19,6 +18,7 @@ from gpumpc.nn.passes import (
     pool_before_activation,
     simplify,
 )
+from gpumpc.nn.plaintext import evaluate_float
 
 RNG = np.random.default_rng(11)
 IMAGE = Input("x", (), (6, 6, 2), -9.0, 9.0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BadValue, OutOfRange
-from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.nn.graph import (
     Add,
     Argmax,
@@ -21,6 +20,7 @@ from gpumpc.nn.graph import (
     MaxPool,
     ReLU,
 )
+from gpumpc.nn.plaintext import check_input, evaluate_float
 
 RNG = np.random.default_rng(5)
 IMAGE = Input("x", (), (7, 6, 4), -9.0, 9.0)

@@ -19,14 +19,14 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.local import simulation as local
 from gpumpc.nn.graph import Argmax
+from gpumpc.offline.ledger import NONCE_BYTES, Ledger
 from gpumpc.program.plan import Plan, Weights
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import split_weights
-from gpumpc.offline.ledger import NONCE_BYTES, Ledger
 from gpumpc.protocols.step import Step
 from gpumpc.ring.backend import Backend
-from gpumpc.local import simulation as local
 from gpumpc.shares import Additive, Masked
 from tests.oracle.oracle import Prediction, Seeds, Words, quantised, reduced, signed
 

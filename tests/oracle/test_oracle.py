@@ -14,8 +14,8 @@ import gpumpc
 from gpumpc.models.lenet import lenet
 from gpumpc.models.tiny import tiny, tiny_residual
 from gpumpc.nn import graph as g
-from gpumpc.program.integers import integer_weights as engine_weights
 from gpumpc.params import Params
+from gpumpc.program.integers import integer_weights as engine_weights
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.oracle import oracle
 from tests.oracle.secure import SecureRun, compare, drawn_from

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import GpumpcError
-from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.params import Params
 from gpumpc.client.client import Client, connect
-from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.deploy.config import LocalSetup, load_client, write_local
 from gpumpc.deploy.local_cluster import LocalCluster
+from gpumpc.errors import GpumpcError
+from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
+from gpumpc.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 2

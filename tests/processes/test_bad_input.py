@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumpc import messages as m
+from gpumpc.client import connection as connection_module
+from gpumpc.client.client import Client, SealedResult, SharedInput, connect
+from gpumpc.deploy.config import load_client
+from gpumpc.deploy.keys import keygen, load_identity
 from gpumpc.errors import (
     AccessDenied,
     BadShape,
@@ -30,11 +35,6 @@ from gpumpc.errors import (
     ShareError,
 )
 from gpumpc.params import Params
-from gpumpc.client import connection as connection_module
-from gpumpc.roles import messages as m
-from gpumpc.client.client import Client, SealedResult, SharedInput, connect
-from gpumpc.deploy.config import load_client
-from gpumpc.deploy.keys import keygen, load_identity
 from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT
 from gpumpc.wire.frames import Kind
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line, tiny

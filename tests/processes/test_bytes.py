@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
+from gpumpc import messages as m
 from gpumpc.cost import Cost
-from gpumpc.program.compiler import program_of
-from gpumpc.roles import messages as m
-from gpumpc.server.requests import named
 from gpumpc.deploy.config import _free_ports, load_dealer, load_server
-from gpumpc.engine.engine import agreed_fields
+from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.compiler import program_of
+from gpumpc.server.requests import named
 from gpumpc.wire.handshake import pack_hello
 from gpumpc.wire.stream import Exchange
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES

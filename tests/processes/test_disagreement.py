@@ -13,18 +13,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gpumpc import messages as m
+from gpumpc.client.client import Client
+from gpumpc.deploy.config import load_server
+from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
+from gpumpc.engine.engine import Engine
 from gpumpc.errors import HandshakeMismatch, RemoteError
+from gpumpc.local.compile import CompiledPlan
 from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
-from gpumpc.roles import messages as m
-from gpumpc.server.share_store import Archive
-from gpumpc.client.client import Client
 from gpumpc.server.requests import named
-from gpumpc.local.compile import CompiledPlan
-from gpumpc.deploy.config import load_server
-from gpumpc.engine.engine import Engine
-from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
+from gpumpc.server.share_store import Archive
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import ZmqChannel

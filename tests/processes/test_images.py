@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gpumpc.deploy.config import write_local
 from gpumpc.errors import GpumpcError
+from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, ReLU
 from gpumpc.program.plan import Preprocessing
-from gpumpc.local.compile import CompiledPlan, compile
-from gpumpc.deploy.config import write_local
 from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, Cluster, close, images, rewrite
 
 N = 12

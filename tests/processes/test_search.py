@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpumpc.errors import GpumpcError, RemoteError
 from gpumpc.client.client import Client
 from gpumpc.client.index import RemoteIndex
+from gpumpc.errors import GpumpcError, RemoteError
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, images
 
 N, K = 40, 5

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
+from gpumpc.params import Params
 from gpumpc.program.plan import (
     PLAN_FILE,
     WEIGHTS_FILE,
@@ -26,7 +27,6 @@ from gpumpc.program.plan import (
     save,
     weight_digest,
 )
-from gpumpc.params import Params
 
 GRAPH = Graph(
     (

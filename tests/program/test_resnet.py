@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpumpc.local.named_networks import compile_named, sample_inputs
-from gpumpc.nn.plaintext import evaluate_float
-from gpumpc.nn.graph import ReLU
 from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.named_networks import compile_named, sample_inputs
+from gpumpc.nn.graph import ReLU
+from gpumpc.nn.plaintext import evaluate_float
 
 SIZE = 32
 ULP = 2.0**-13

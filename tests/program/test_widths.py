@@ -11,12 +11,12 @@ import pytest
 from gpumpc import CompiledPlan, Params, compile
 from gpumpc.errors import RangeTooWide
 from gpumpc.nn import graph as g
+from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Width
 from gpumpc.program.ranges import bounds_of, check_fits
-from gpumpc.engine.engine import agreed_fields
 
 F = 10
 GRAPH = g.Graph(

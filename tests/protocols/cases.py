@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.comparison import Chain, Comparison
 from gpumpc.protocols.pooling import MaxPool, Window
+from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import Lift, Truncate

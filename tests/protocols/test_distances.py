@@ -10,8 +10,8 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, FracMismatch
-from gpumpc.protocols.ranking.distances import AddColumn, KeepRows, Rows, SquaredNorm
 from gpumpc.protocols.linear import Open
+from gpumpc.protocols.ranking.distances import AddColumn, KeepRows, Rows, SquaredNorm
 from gpumpc.protocols.step import Step
 from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend

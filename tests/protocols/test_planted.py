@@ -15,11 +15,11 @@ import pytest
 from gpumpc.errors import BitsMismatch, CorrelationError, CostMismatch, GpumpcError
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols.ranking.positions import argmax as argmax_module
 from gpumpc.protocols import comparison, truncation
 from gpumpc.protocols import relu as relu_module
 from gpumpc.protocols.linear import MatMul, Open, PrivateProduct
 from gpumpc.protocols.pooling import Add
+from gpumpc.protocols.ranking import argmax as argmax_module
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session

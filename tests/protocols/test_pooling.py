@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpumpc.nn import graph as g
-from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
+from gpumpc.program.lowering import compile_program
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.ring.fixed_point import mask
 from tests.harness import plain, run_program, run_step, share

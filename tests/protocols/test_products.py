@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from gpumpc.nn import graph as g
-from gpumpc.program.lowering import compile_program
 from gpumpc.params import Params
+from gpumpc.program.lowering import compile_program
 from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
 from gpumpc.ring.fixed_point import mask, signed
 from tests.harness import BACKEND, run_program, run_steps, share

@@ -16,10 +16,10 @@ from gpumpc.errors import (
     RevealError,
 )
 from gpumpc.nn import graph as g
-from gpumpc.program.lowering import compile_program
-from gpumpc.program.ranges import check_ranges
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
+from gpumpc.program.lowering import compile_program
+from gpumpc.program.ranges import check_ranges
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct
 from gpumpc.protocols.pooling import Add, Concat
 from gpumpc.protocols.step import Clear

@@ -18,7 +18,18 @@ import numpy.typing as npt
 import pytest
 
 from bench import topk_failures as bench
-from bench.topk_failures import BITS, check_law, count_wrong, databases, exact, id_bits, opened_signs, search, steps, transcripts
+from bench.topk_failures import (
+    BITS,
+    check_law,
+    count_wrong,
+    databases,
+    exact,
+    id_bits,
+    opened_signs,
+    search,
+    steps,
+    transcripts,
+)
 from gpumpc.cost import Cost
 from gpumpc.errors import CorrelationError, SelectionFailed
 from gpumpc.offline.deal_batch import Dealing

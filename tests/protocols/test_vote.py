@@ -17,11 +17,11 @@ import pytest
 from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.ranking.positions import argmax as argmax_module
-from gpumpc.protocols.ranking.positions import vote as module
+from gpumpc.protocols.ranking import argmax as argmax_module
+from gpumpc.protocols.ranking import vote as module
 from gpumpc.protocols.ranking.argmax import Duel, KnockOut
-from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.ranking.vote import Equality, Vote
+from gpumpc.protocols.step import Clear, Step
 from gpumpc.retrieval.metrics import majority_vote
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from gpumpc.errors import PlanError
-from gpumpc.protocols.ranking.positions import distances
 from gpumpc.protocols.linear import BeaverProduct
+from gpumpc.protocols.ranking import distances
 from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear
 from gpumpc.retrieval import normalise

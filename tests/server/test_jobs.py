@@ -11,17 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from gpumpc import messages as m
+from gpumpc.engine.session_binding import Opened
 from gpumpc.errors import BadFrame, CorrelationsMissing, GpumpcError, InputError
 from gpumpc.nn.graph import Graph, Input, ReLU
-from gpumpc.program.lowering import compile_program
 from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
+from gpumpc.program.lowering import compile_program
 from gpumpc.server import dealer_link as desk_module
-from gpumpc.roles import messages as m
 from gpumpc.server.dealer_link import DealerDesk
-from gpumpc.server.peer_loop import LockStep
-from gpumpc.engine.session_binding import Opened
 from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT, Task, TaskQueue
+from gpumpc.server.peer_loop import LockStep
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Lane

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gpumpc import messages as m
+from gpumpc.deploy.config import load_server, write_local
+from gpumpc.engine.session_binding import Opened
 from gpumpc.errors import CorrelationsMissing, GpumpcError
 from gpumpc.server import dealer_link as desk_module
-from gpumpc.roles import messages as m
-from gpumpc.deploy.config import load_server, write_local
 from gpumpc.server.dealer_link import DealerDesk
-from gpumpc.engine.session_binding import Opened
 from gpumpc.server.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumpc import messages as m
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, HandshakeMismatch, InputError, MissingFile, PlanError
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server import share_store as archive_module
-from gpumpc.roles import messages as m
-from gpumpc.server.share_store import SEED_BYTES, Archive
+from gpumpc.server.share_store import Archive
+from gpumpc.shares import SEED_BYTES
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello

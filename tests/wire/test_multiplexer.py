@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gpumpc.cost import Cost
-from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
 from gpumpc.engine.pipeline import in_flight
+from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.multiplexer import Lane, Lanes
 

@@ -1,1 +1,1 @@
-"""."""
+"""Protocols that order values: argmax, shuffle, top-k, votes, distances."""

@@ -16,8 +16,8 @@ from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.comparison import Comparison, plan_comparison
-from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.ranking.shuffle import Shuffled
+from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes

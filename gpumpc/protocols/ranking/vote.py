@@ -9,8 +9,8 @@ import itertools
 from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.ranking.argmax import KnockOut
 from gpumpc.protocols.comparison import MAX_DIGIT_BITS, ones_at_party_0
+from gpumpc.protocols.ranking.argmax import KnockOut
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Backend, Lanes, Words, lane_bytes, packed_bytes

@@ -16,8 +16,8 @@ from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.numba_backend import forms, products, wire
-from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import key_stream as stream_loops
+from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import words as loops
 from gpumpc.ring.numba_backend.key_stream import HAS_AES, Stream
 from gpumpc.ring.numpy_backend import NumpyBackend

@@ -8,8 +8,8 @@ from numba import types
 
 from gpumpc.ring.backend import Padding, Pair
 from gpumpc.ring.numba_backend import tiles, winograd
-from gpumpc.ring.numba_backend.jit import OutLanes3, OutWords2, Words2, compiled, index, word
 from gpumpc.ring.numba_backend.forms import formed
+from gpumpc.ring.numba_backend.jit import OutLanes3, OutWords2, Words2, compiled, index, word
 
 Array = npt.NDArray[np.uint64]
 _Image = types.Array(types.uint64, 3, "C", readonly=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from gpumpc.errors import BadFrame, PeerLost
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Header, decode_header
-from gpumpc.wire.stream.send_buffer import Outbox, Sending
 from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, StreamKeys
+from gpumpc.wire.stream.send_buffer import Outbox, Sending
 
 _LOOK_S = 0.25
 _CLOSE_S = 2.0

@@ -12,8 +12,8 @@ What is bulk does not pay CURVE's slow box: the channel between the servers, and
 keys inside CURVE and send their frames over a `wire.stream` beside it. CURVE then says who is there, and who has gone.
 """
 
-from gpumpc.wire.zmq_channel.peer_socket import ZmqChannel
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, curve_keypair, curve_public
+from gpumpc.wire.zmq_channel.peer_socket import ZmqChannel
 from gpumpc.wire.zmq_channel.requests import Listener, Requester
 from gpumpc.wire.zmq_channel.streams import Arrival
 

@@ -14,8 +14,8 @@ from gpumpc.errors import BadFrame, PeerLost, PeerTimeout, WireError
 from gpumpc.wire.frames import Frame, Kind, encode_header
 from gpumpc.wire.stream import Stream
 from gpumpc.wire.stream import send_buffer as outbox
-from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
 from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, Opener, Sealer
+from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
 from tests.wire.stream.wires import SEALED_RECORD_BYTES, SESSION, Wire, both_keys, nothing, tcp_pair
 
 SIZES = [0, 1, 1000, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 3 * RECORD_BYTES + 7]

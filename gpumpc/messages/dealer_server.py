@@ -1,0 +1,32 @@
+"""Records between server 1 and the dealer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from gpumpc.messages.codec import Identifier, PlanHash, Record
+from gpumpc.messages.index_tasks import SideTask
+
+
+class Want(Record, frozen=True):
+    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session and batch.
+
+    `task` is None for the plan's own program; `pair_id` is then its share pair, else the task's binding.
+    """
+
+    plan: PlanHash
+    pair_id: Identifier
+    nonce_0: Identifier
+    nonce_1: Identifier
+    session: Identifier
+    batch: Annotated[int, msgspec.Meta(ge=0)]
+    task: SideTask | None = None
+
+
+class Alive(Record, frozen=True):
+    """The dealer is there."""
+
+
+DealerTalk = Want | Alive

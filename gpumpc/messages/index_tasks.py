@@ -1,0 +1,37 @@
+"""What an index asks of the dealer: one of its own programs, told in full."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from gpumpc.messages.codec import Count, Identifier, Record
+from gpumpc.retrieval.programs import Metric
+
+
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows that one batch of the rows program added, by their slots there."""
+
+    session: Identifier
+    batch: Annotated[int, msgspec.Meta(ge=0)]
+    slots: list[int]
+
+
+class RowsTask(Record, frozen=True):
+    """The program that takes rows into an index."""
+
+    metric: Metric
+
+
+class QueryTask(Record, frozen=True):
+    """The program that answers queries to an index of these rows; with n_labels, the k best vote."""
+
+    metric: Metric
+    n_queries: Count
+    k: Count
+    segments: list[Segment]
+    n_labels: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+
+
+SideTask = RowsTask | QueryTask

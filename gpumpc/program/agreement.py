@@ -1,0 +1,28 @@
+"""What all parties must have equal before the first masked byte."""
+
+from __future__ import annotations
+
+from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.program import PROTOCOL_VERSION, Program
+from gpumpc.version import VERSION
+
+PACKING = "byte planes, then bit lanes"
+
+
+def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
+    """What all parties must have equal, in the order in which it is compared: what tells most of a difference first."""
+    params = plan.params
+    return {
+        "gpumpc version": VERSION,
+        "protocol version": str(PROTOCOL_VERSION),
+        "model": plan.name,
+        "k and f": f"k={params.k} f={params.f}",
+        "cipher": params.cipher,
+        "word packing": PACKING,
+        "batch size": str(program.input.shape[0]),
+        "weights": params.weights,
+        "weight version": plan.weight_digest,
+        "widths": " ".join(f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())),
+        "program": program.digest.hex(),
+        "plan": plan_hash(plan).hex(),
+    }

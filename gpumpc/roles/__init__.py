@@ -1,1 +1,0 @@
-"""Programs: owner, server, dealer, user."""
