@@ -1,4 +1,6 @@
-"""Small protocols, dealer included, in three threads of one process: `make bench`, or `python -m bench.suite protocols`."""
+"""Small protocols, dealer included, in three threads of one process: `make bench`, or `python -m
+bench.suite protocols`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def session(request: pytest.FixtureRequest) -> Iterator[LocalSession]:
     graph = Graph((Input("x", (), shape, -8.0, 8.0), layer))
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(0.0, 0.1, size) for name, size in graph.weight_shapes().items()}
-    with CompiledPlan(*make_plan(str(request.param), graph, weights, PARAMS)).session(BATCH) as made:
+    with CompiledPlan(*make_plan(str(request.param), graph, weights, PARAMS)).session(
+        BATCH
+    ) as made:
         yield made
 
 

@@ -23,7 +23,9 @@ Case = Callable[[Backend], Callable[[], Any]]
 
 def words(backend: Backend, *shape: int, bits: int = K, seed: int = 0) -> Any:
     """Uniform words modulo 2^bits."""
-    return backend.upload(np.random.default_rng(seed).integers(0, 1 << bits, shape, dtype=np.uint64))
+    return backend.upload(
+        np.random.default_rng(seed).integers(0, 1 << bits, shape, dtype=np.uint64)
+    )
 
 
 def operand(backend: Backend, *shape: int, seed: int = 0) -> Any:

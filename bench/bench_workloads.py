@@ -1,4 +1,6 @@
-"""Networks and a search as `gpumpc bench` runs them: `make bench`, or `python -m bench.suite workloads`."""
+"""Networks and a search as `gpumpc bench` runs them: `make bench`, or `python -m bench.suite
+workloads`.
+"""
 
 from __future__ import annotations
 
@@ -33,4 +35,6 @@ def test_total(benchmark: BenchmarkFixture, measured: Measured) -> None:
 def test_online(benchmark: BenchmarkFixture, measured: Measured) -> None:
     """With the corrections lying ready."""
     pedantic: Any = benchmark.pedantic
-    pedantic(measured.runner.total, setup=lambda: measured.session.deal_ahead(1), rounds=5, iterations=1)
+    pedantic(
+        measured.runner.total, setup=lambda: measured.session.deal_ahead(1), rounds=5, iterations=1
+    )

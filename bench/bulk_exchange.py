@@ -1,9 +1,11 @@
-"""The channel between two processes: `python -m bench.bulk_exchange --mb 64 [--over curve] [--json]`.
+"""The channel between two processes: `python -m bench.bulk_exchange --mb 64 [--over curve]
+[--json]`.
 
-Both processes send a message of this size and receive the other's, again and again, as two servers do in a round;
-then messages of `--small` bytes, for what a round costs in itself. `--over curve` sends the same frames inside CURVE, as
-before there were streams. Wall-clock times on a busy machine say little: processor seconds of one process stand beside,
-and how often one of its threads went to sleep.
+Both processes send a message of this size and receive the other's, again and again, as two servers
+do in a round; then messages of `--small` bytes, for what a round costs in itself. `--over curve`
+sends the same frames inside CURVE, as before there were streams. Wall-clock times on a busy machine
+say little: processor seconds of one process stand beside, and how often one of its threads went to
+sleep.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ Exchange = Callable[[Sequence[bytes]], object]
 
 
 class Timing(NamedTuple):
-    """Seconds of one exchange, median and least; this process's processor seconds and changes of threads for one."""
+    """Seconds of one exchange, median and least; this process's processor seconds and changes of
+    threads for one.
+    """
 
     median: float
     least: float
@@ -54,7 +58,9 @@ class _CurveChannel:
         return self._link.get(_PATIENCE_S)
 
 
-def _make(over: str, endpoint: str | None, keys: CurveKeys, peer_key: bytes) -> ZmqChannel | _CurveChannel:
+def _make(
+    over: str, endpoint: str | None, keys: CurveKeys, peer_key: bytes
+) -> ZmqChannel | _CurveChannel:
     if over == "stream":
         if endpoint is None:
             return ZmqChannel.bind(_ANY_PORT, keys, peer_key, patience_s=_PATIENCE_S)
@@ -78,7 +84,9 @@ def measure(exchange: Exchange, n_bytes: int, times: int) -> Timing:
         exchange(data)
         walls.append(time.perf_counter() - start)
     processor = time.process_time() - before
-    return Timing(statistics.median(walls), min(walls), processor / times, (_switches() - switches) / times)
+    return Timing(
+        statistics.median(walls), min(walls), processor / times, (_switches() - switches) / times
+    )
 
 
 def _switches() -> int:
@@ -98,7 +106,12 @@ def run(over: str, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
     """Two processes; what this one measured."""
     own, others = curve_keypair(), curve_keypair()
     channel = _make(over, None, own, others.public)
-    told = {"over": over, "sizes": sizes, "endpoint": channel.endpoint, "public": others.public.decode()}
+    told = {
+        "over": over,
+        "sizes": sizes,
+        "endpoint": channel.endpoint,
+        "public": others.public.decode(),
+    }
     told |= {"peer": own.public.decode()}
     peer = subprocess.Popen(
         [sys.executable, "-m", "bench.bulk_exchange", "--peer", json.dumps(told)],
@@ -118,12 +131,20 @@ def _be_the_peer(told: dict[str, Any]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.bulk_exchange", description="Time the channel of two processes.")
-    parser.add_argument("--mb", type=float, default=64.0, help="millions of bytes each way of a large exchange")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.bulk_exchange", description="Time the channel of two processes."
+    )
+    parser.add_argument(
+        "--mb", type=float, default=64.0, help="millions of bytes each way of a large exchange"
+    )
     parser.add_argument("--times", type=int, default=9, help="large exchanges")
-    parser.add_argument("--small", type=int, default=1000, help="bytes each way of a small exchange")
+    parser.add_argument(
+        "--small", type=int, default=1000, help="bytes each way of a small exchange"
+    )
     parser.add_argument("--over", choices=("stream", "curve"), default="stream")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.peer:

@@ -1,7 +1,9 @@
-"""How long do `make demo` and `make test` take on a fresh clone with cold caches? `python -m bench.clean_clone --json`.
+"""How long do `make demo` and `make test` take on a fresh clone with cold caches? `python -m
+bench.clean_clone --json`.
 
-What is committed is measured: HEAD is cloned into a temporary folder, with a cache folder of its own for pip and for
-the data sets, so that nothing of this checkout helps. The test run meets the environment that the demo installed.
+What is committed is measured: HEAD is cloned into a temporary folder, with a cache folder of its
+own for pip and for the data sets, so that nothing of this checkout helps. The test run meets the
+environment that the demo installed.
 """
 
 from __future__ import annotations
@@ -30,16 +32,28 @@ def timed_make(target: str, folder: Path, environment: dict[str, str]) -> float:
 
 def cold_environment(cache: Path) -> dict[str, str]:
     """This environment without its virtual environment, make's own variables, and warm caches."""
-    dropped = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PIP_CACHE_DIR"}
+    dropped = {
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+        "PIP_CACHE_DIR",
+    }
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     own_bin = str(Path(sys.executable).parent)
-    path = os.pathsep.join(part for part in kept.get("PATH", "").split(os.pathsep) if part != own_bin)
+    path = os.pathsep.join(
+        part for part in kept.get("PATH", "").split(os.pathsep) if part != own_bin
+    )
     return {**kept, "PATH": path, "XDG_CACHE_HOME": str(cache)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Clone, run both targets, print both times."""
-    parser = argparse.ArgumentParser(prog="python -m bench.clean_clone", description="Time both targets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.clean_clone", description="Time both targets."
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="gpumpc-clone-") as name:

@@ -1,7 +1,9 @@
-"""Do the range-limited steps ever leave their law? `python -m bench.comparison_ranges --n 10000000 --json`.
+"""Do the range-limited steps ever leave their law? `python -m bench.comparison_ranges --n 10000000
+--json`.
 
-n random values each, over the whole range a step states and at its edges, at k = 40, 44 and 62 for truncation, lift, ReLU,
-clamp and maximum; both servers and the dealer run in this process. `outside_law` counts results that a law does not allow.
+n random values each, over the whole range a step states and at its edges, at k = 40, 44 and 62 for
+truncation, lift, ReLU, clamp and maximum; both servers and the dealer run in this process.
+`outside_law` counts results that a law does not allow.
 """
 
 from __future__ import annotations
@@ -116,7 +118,9 @@ def check(law: Law, n: int, seed: int) -> tuple[int, Cost]:
 
 
 def check_all(n: int) -> tuple[dict[str, int], Cost]:
-    """Results outside each law in each ring, and the cost of everything; progress goes to standard error."""
+    """Results outside each law in each ring, and the cost of everything; progress goes to standard
+    error.
+    """
     outside, total = dict[str, int](), Cost()
     for seed, (k, f) in enumerate(RINGS):
         for law in laws(k, f):
@@ -124,15 +128,22 @@ def check_all(n: int) -> tuple[dict[str, int], Cost]:
             n_outside, cost = check(law, n, seed)
             outside[f"{law.name}_k{k}"], total = n_outside, total + cost
             seconds = time.monotonic() - begun
-            print(f"{law.name:>8} k={k} f={f}: {n_outside} of {n} outside, {seconds:.1f} s", file=sys.stderr)
+            print(
+                f"{law.name:>8} k={k} f={f}: {n_outside} of {n} outside, {seconds:.1f} s",
+                file=sys.stderr,
+            )
     return outside, total
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all laws in all rings; the exit status is 1 if any result is outside its law."""
-    parser = argparse.ArgumentParser(prog="python -m bench.comparison_ranges", description="Count results outside the law.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.comparison_ranges", description="Count results outside the law."
+    )
     parser.add_argument("--n", type=int, default=10_000_000, help="results a law and ring")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
     options = parser.parse_args(arguments)
     start = time.monotonic()
     outside, total = check_all(options.n)

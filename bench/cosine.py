@@ -1,9 +1,9 @@
 """Cosines on shares against float64: `python -m bench.cosine --train 400 --test 200 --json`.
 
-Features of EfficientNet-Lite0 of modality-6, from the data cache (`out/data`; `gpumpc data fetch` fills it), as its plan
-at 64 px shares them: 20 bits, 15 of them fractions. Both servers and the dealer run in this process and normalise every
-row; the five nearest gallery rows of each query, and all cosines, are compared with those of float64. Masks come from
-`--seed`.
+Features of EfficientNet-Lite0 of modality-6, from the data cache (`out/data`; `gpumpc data fetch`
+fills it), as its plan at 64 px shares them: 20 bits, 15 of them fractions. Both servers and the
+dealer run in this process and normalise every row; the five nearest gallery rows of each query, and
+all cosines, are compared with those of float64. Masks come from `--seed`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ K = 5
 
 
 def features(images: Floats, cache: Path) -> Floats:
-    """(N, 1280) pooled features: torch's own float32, for what is measured here begins at the features."""
+    """(N, 1280) pooled features: torch's own float32, for what is measured here begins at the
+    features.
+    """
     model = lite0(path_of("lite0", "efficientnet-lite0-57934424.pth", cache))
     inputs = torch.from_numpy(preprocess(images).transpose(0, 3, 1, 2).astype(np.float32))
     with torch.no_grad():
@@ -57,7 +59,9 @@ def on_shares(x: Ints, seed: int) -> Ints:
         rows = x[start : start + ROWS_PER_BATCH]
         program = rows_program(GEOMETRY, len(rows), PARAMS)
         pair = share(rows, GEOMETRY.bits, GEOMETRY.frac, seed=seed + start)
-        first, second = (kept.masked for kept in run_program(program, [pair], seed=seed, batch=start).shares)
+        first, second = (
+            kept.masked for kept in run_program(program, [pair], seed=seed, batch=start).shares
+        )
         whole = BACKEND.reduce(first.opened + first.mask + second.mask, GEOMETRY.score_bits)
         parts.append(signed(whole, GEOMETRY.score_bits))
     return np.concatenate(parts)
@@ -121,8 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(result))
         return 0
     for where in ("on_shares", "in_the_clear"):
-        print(f"{where}: {', '.join(f'{name} {value:.2g}' for name, value in result[where].items())}")
-    print(f"{result['n_queries']} queries, {result['n_rows']} rows; {result['online_bytes']} bytes each way a row")
+        print(
+            f"{where}: {', '.join(f'{name} {value:.2g}' for name, value in result[where].items())}"
+        )
+    print(
+        f"{result['n_queries']} queries, {result['n_rows']} rows; {result['online_bytes']} bytes "
+        "each way a row"
+    )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Machine code of the kernels as instructions and loops, by nvdisasm (extra [kernels]): what a gate can count."""
+"""Machine code of the kernels as instructions and loops, by nvdisasm (extra [kernels]): what a gate
+can count.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,12 @@ class Code:
         return found
 
     def hot_loop(self) -> tuple[Instruction, ...]:
-        """The shortest loop among those with the most tensor-core instructions; the whole code where there is no loop."""
-        return max(self.loops(), key=lambda body: (n_tensor(body), -len(body)), default=self.instructions)
+        """The shortest loop among those with the most tensor-core instructions; the whole code
+        where there is no loop.
+        """
+        return max(
+            self.loops(), key=lambda body: (n_tensor(body), -len(body)), default=self.instructions
+        )
 
     @property
     def tensor_share(self) -> float:
@@ -70,7 +76,9 @@ def nvdisasm() -> str:
             return str(path)
     if found := shutil.which("nvdisasm"):
         return found
-    raise MissingExtra("machine code cannot be read", "nvdisasm is not installed", "pip install 'gpumpc[kernels]'")
+    raise MissingExtra(
+        "machine code cannot be read", "nvdisasm is not installed", "pip install 'gpumpc[kernels]'"
+    )
 
 
 def disassemble(cubin: kernels.Cubin) -> dict[str, Code]:
@@ -78,7 +86,9 @@ def disassemble(cubin: kernels.Cubin) -> dict[str, Code]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin.code)
         file.flush()
-        done = subprocess.run([nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True
+        )
     parts = re.split(r"^\.text\.(\w+):$", done.stdout, flags=re.MULTILINE)
     return {name: _parse(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 

@@ -1,9 +1,11 @@
-"""Where does the time of a network go? `python -m bench.explain --workload vgg --json`, or --page for docs/performance.md.
+"""Where does the time of a network go? `python -m bench.explain --workload vgg --json`, or --page
+for docs/performance.md.
 
-Layer by layer, the floor beside what was measured. The floor of a layer is what its work would take at rates measured in the
-same run, one thread: ring multiply-adds at the rate of a large product, uniform bytes at the rate of the generator, bytes
-that are packed, sent and read at the rate of a copy, and rounds at the time of an empty exchange between two threads.
-Nothing in it is a constant from elsewhere. What is above the floor is passes over memory, small shapes, and waiting for each
+Layer by layer, the floor beside what was measured. The floor of a layer is what its work would take
+at rates measured in the same run, one thread: ring multiply-adds at the rate of a large product,
+uniform bytes at the rate of the generator, bytes that are packed, sent and read at the rate of a
+copy, and rounds at the time of an empty exchange between two threads. Nothing in it is a constant
+from elsewhere. What is above the floor is passes over memory, small shapes, and waiting for each
 other.
 """
 
@@ -46,7 +48,9 @@ _RATE_BYTES = 1 << 25
 
 @dataclasses.dataclass
 class Layer:
-    """What a layer asks for and took: multiply-adds and uniform bytes of one server and of the dealer, seconds of each."""
+    """What a layer asks for and took: multiply-adds and uniform bytes of one server and of the
+    dealer, seconds of each.
+    """
 
     madds: float = 0.0
     dealer_madds: float = 0.0
@@ -120,11 +124,16 @@ class _Timed(Program):
 def measured_rates(backend: Backend) -> Rates:
     """What this machine does now, with one thread."""
     side = _RATE_SIDE
-    x, w = (backend.opened(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40) for i in (1, 2))
+    x, w = (
+        backend.opened(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40)
+        for i in (1, 2)
+    )
     words = backend.zeros((_RATE_BYTES // 8,))
     return Rates(
         side**3 / _fastest(lambda: backend.matmul(x, w, 40)),
-        5 * (_RATE_BYTES // 8) / _fastest(lambda: backend.expand_words("aes128ctr", bytes(32), (_RATE_BYTES // 8,), 40)),
+        5
+        * (_RATE_BYTES // 8)
+        / _fastest(lambda: backend.expand_words("aes128ctr", bytes(32), (_RATE_BYTES // 8,), 40)),
         _RATE_BYTES / _fastest(lambda: words + 0),
         _exchange_seconds(),
     )
@@ -171,7 +180,9 @@ def multiply_adds(step: Step, program: Program) -> int:
 
 
 def explain(compiled: CompiledPlan, batch: int, rates: Rates, runs: int = RUNS) -> dict[str, Layer]:
-    """Every layer of a network, dealt first, then run, on this process's three threads; medians of the runs."""
+    """Every layer of a network, dealt first, then run, on this process's three threads; medians of
+    the runs.
+    """
     source = compiled.plan.graph.input
     x = models.sample_inputs((batch, *source.shape), source.low, source.high)
     with compiled.session(batch) as session:
@@ -201,7 +212,9 @@ def explain(compiled: CompiledPlan, batch: int, rates: Rates, runs: int = RUNS) 
     for layer in layers.values():
         layer.floor = layer.madds / rates.madds + layer.uniform / rates.uniform
         # Sent and received, packed and read; the dealer's bytes are read by server 1.
-        layer.floor += (2 * layer.online_bytes + layer.dealer_bytes) / rates.copied + layer.rounds * rates.exchange
+        layer.floor += (
+            2 * layer.online_bytes + layer.dealer_bytes
+        ) / rates.copied + layer.rounds * rates.exchange
         layer.dealer_floor = layer.dealer_madds / rates.madds + layer.dealer_uniform / rates.uniform
         layer.dealer_floor += layer.dealer_bytes / rates.copied
     return layers
@@ -240,7 +253,9 @@ def _deal(session: LocalSession, backend: Any) -> tuple[dict[str, float], dict[s
     program, session_id = session.program, bytes(range(16))
     trees = tuple(seeds.SeedTree(root.reveal(), session_id, 0) for root in session._roots)
     masks = session._dealer._weight_masks(session.plan.weight_digest, session._engines[0].pair_id)
-    dealing = dealer.Dealing(backend, program.params.cipher, (trees[0], trees[1]), masks, lambda correction: None)
+    dealing = dealer.Dealing(
+        backend, program.params.cipher, (trees[0], trees[1]), masks, lambda correction: None
+    )
     steps = [_TimedDeal(step) for step in program.steps]
     dealer.deal_batch(steps, dealing)
     return {step.name: step.seconds for step in steps}, {step.name: step.uniform for step in steps}
@@ -251,7 +266,12 @@ class _TimedDeal:
 
     def __init__(self, step: dealer.Dealable) -> None:
         self._step, self.seconds, self.uniform = step, 0.0, 0
-        self.name, self.inputs, self.output, self.dealer_bytes = step.name, step.inputs, step.output, step.dealer_bytes
+        self.name, self.inputs, self.output, self.dealer_bytes = (
+            step.name,
+            step.inputs,
+            step.output,
+            step.dealer_bytes,
+        )
 
     def deal(self, dealing: dealer.Dealing, *masks: Any) -> Any:
         """As the step's."""
@@ -288,11 +308,15 @@ def growth(compiled: CompiledPlan, batches: Sequence[int]) -> list[tuple[int, fl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one workload as JSON, or write the page of all."""
-    parser = argparse.ArgumentParser(prog="python -m bench.explain", description="Floor beside measured time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.explain", description="Floor beside measured time."
+    )
     parser.add_argument("--workload", choices=("lenet", "vgg", "lite0"), default="vgg")
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--page", type=Path, help="write the page of VGG-small and Lite0 here")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
     options = parser.parse_args(arguments)
     if options.page:
         from bench.performance_page import write_page
@@ -335,7 +359,9 @@ def machine() -> str:
     """The processor, for people."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        model = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         model = "an unnamed processor"
     return f"{model}, {os.cpu_count()} cores, NumPy {np.__version__}"

@@ -1,7 +1,8 @@
-"""Run the figures of `figures.toml` and print asked beside measured: `python -m bench.figures [ID...] [--json]`.
+"""Run the figures of `figures.toml` and print asked beside measured: `python -m bench.figures
+[ID...] [--json]`.
 
-An ID is a row's id or the part before one of its dots (`relu` is all of `relu.*`). Each distinct command runs once.
-The exit status is 1 when a figure is missed, absent, or its command failed.
+An ID is a row's id or the part before one of its dots (`relu` is all of `relu.*`). Each distinct
+command runs once. The exit status is 1 when a figure is missed, absent, or its command failed.
 """
 
 from __future__ import annotations
@@ -52,9 +53,15 @@ class Figure:
 
     def __post_init__(self) -> None:
         if self.comparison not in COMPARISONS:
-            raise ValueError(f"figure {self.id}: comparison {self.comparison!r} is not one of {', '.join(COMPARISONS)}")
+            raise ValueError(
+                f"figure {self.id}: comparison {self.comparison!r} is not one of "
+                f"{', '.join(COMPARISONS)}"
+            )
         if (self.bound is None) != (self.comparison == "report"):
-            raise ValueError(f"figure {self.id}: every comparison but `report` needs a bound, and `report` takes none")
+            raise ValueError(
+                f"figure {self.id}: every comparison but `report` needs a bound, and `report` "
+                "takes none"
+            )
 
     @property
     def asked(self) -> str:
@@ -73,7 +80,9 @@ class Result:
     @property
     def met(self) -> bool:
         """Whether the measured number keeps the bound."""
-        return self.measured is not None and COMPARISONS[self.figure.comparison](self.measured, self.figure.bound)
+        return self.measured is not None and COMPARISONS[self.figure.comparison](
+            self.measured, self.figure.bound
+        )
 
     @property
     def verdict(self) -> str:
@@ -98,7 +107,9 @@ def select(figures: Sequence[Figure], ids: Sequence[str]) -> list[Figure]:
     for wanted in ids:
         if not any(name == wanted or name.startswith(wanted + ".") for name in names):
             raise ValueError(f"no figure '{wanted}'; there are {', '.join(names)}")
-    return [f for f in figures if not ids or any(f.id == i or f.id.startswith(i + ".") for i in ids)]
+    return [
+        f for f in figures if not ids or any(f.id == i or f.id.startswith(i + ".") for i in ids)
+    ]
 
 
 def last_json_object(text: str) -> dict[str, Any] | None:
@@ -129,10 +140,15 @@ def look_up(output: dict[str, Any], key: str) -> float:
 
 def run_command(command: str) -> tuple[dict[str, Any] | None, str]:
     """The JSON object a command prints, or none and why."""
-    programs = {"{python}": sys.executable, "{gpumpc}": str(Path(sys.executable).with_name("gpumpc"))}
+    programs = {
+        "{python}": sys.executable,
+        "{gpumpc}": str(Path(sys.executable).with_name("gpumpc")),
+    }
     words = [programs.get(word, word) for word in shlex.split(command)]
     try:
-        done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=TIMEOUT_SECONDS
+        )
     except OSError as error:
         return None, f"cannot start: {error.strerror}: {words[0]}"
     except subprocess.TimeoutExpired:
@@ -149,7 +165,9 @@ def run_command(command: str) -> tuple[dict[str, Any] | None, str]:
     return output, ""
 
 
-def measure(figures: Sequence[Figure], run: Callable[[str], tuple[dict[str, Any] | None, str]]) -> list[Result]:
+def measure(
+    figures: Sequence[Figure], run: Callable[[str], tuple[dict[str, Any] | None, str]]
+) -> list[Result]:
     """Run each distinct command once and judge every row."""
     outputs: dict[str, tuple[dict[str, Any] | None, str]] = {}
     results = []
@@ -174,7 +192,9 @@ def print_table(results: Sequence[Result]) -> None:
     """Asked beside measured beside verdict."""
     table = Table(title="Figures: asked beside measured")
     for title in ("id", "asked", "measured", "unit", "machine", "issue", "verdict"):
-        table.add_column(title, justify="right" if title in ("asked", "measured") else "left", overflow="fold")
+        table.add_column(
+            title, justify="right" if title in ("asked", "measured") else "left", overflow="fold"
+        )
     for result in results:
         figure = result.figure
         measured = "" if result.measured is None else f"{result.measured:,}"
@@ -194,9 +214,15 @@ def print_table(results: Sequence[Result]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print; 0 when every figure is met."""
-    parser = argparse.ArgumentParser(prog="python -m bench.figures", description="Measure the figures issues ask for.")
-    parser.add_argument("ids", nargs="*", metavar="ID", help="a row's id, or the part before a dot; all when absent")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.figures", description="Measure the figures issues ask for."
+    )
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="a row's id, or the part before a dot; all when absent"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
     options = parser.parse_args(arguments)
     try:
         figures = select(read_table(), options.ids)
@@ -204,7 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     results = measure(figures, run_command)
     if options.json:
-        rows = [{**asdict(r.figure), "measured": r.measured, "met": r.met, "verdict": r.verdict} for r in results]
+        rows = [
+            {**asdict(r.figure), "measured": r.measured, "met": r.met, "verdict": r.verdict}
+            for r in results
+        ]
         print(json.dumps({"all_met": all(r.met for r in results), "figures": rows}, indent=1))
     else:
         print_table(results)

@@ -1,8 +1,10 @@
-"""The table of docs/kernels.md, computed from the machine code: `python -m bench.kernel_table [--write | --json]`.
+"""The table of docs/kernels.md, computed from the machine code: `python -m bench.kernel_table
+[--write | --json]`.
 
-Registers are the most over all architectures; the rest is read from the code for sm_90. Predicted times are for an H100
-(132 multiprocessors, 3.35 TB/s, of which nine tenths are counted on; 128 instructions a clock and multiprocessor at
-1.755 GHz; 1.2 P byte operations a second through mma.sync): predictions, not measurements.
+Registers are the most over all architectures; the rest is read from the code for sm_90. Predicted
+times are for an H100 (132 multiprocessors, 3.35 TB/s, of which nine tenths are counted on; 128
+instructions a clock and multiprocessor at 1.755 GHz; 1.2 P byte operations a second through
+mma.sync): predictions, not measurements.
 """
 
 from __future__ import annotations
@@ -21,27 +23,37 @@ from bench.schema import row
 from gpumpc.ring import kernels
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "kernels.md"
-BEGIN, END = "<!-- computed: python -m bench.kernel_table --write -->", "<!-- end of what is computed -->"
+BEGIN, END = (
+    "<!-- computed: python -m bench.kernel_table --write -->",
+    "<!-- end of what is computed -->",
+)
 BYTES_PER_S = 0.9 * 3.35e12
 INSTRUCTIONS_PER_S = 132 * 128 * 1.755e9
 MULTIPLY_ADDS_PER_S = 17.0e12 * 36  # of bytes, by mma.sync
-# Bytes that one element moves, at 40 bits, 27 planes, 5 limbs, 3-bit digits; an element of a bit-sliced kernel is 64 bits of
-# one digit or node.
+# Bytes that one element moves, at 40 bits, 27 planes, 5 limbs, 3-bit digits; an element of a
+# bit-sliced kernel is 64 bits of one digit or node.
 BYTES: dict[str, float] = {
-    "truncate": 16, "affine": 16, "signed_shift": 16, "add": 24, "product": 24, "beaver": 48, "select_words": 24.125,
-    "from_bit": 8.125, "take_bit": 8.125, "pack": 13, "unpack": 13, "to_planes": 11.375, "from_planes": 11.375,
-    "split_rows": 13, "split_windows": 13, "join_rows": 13, "combine": 18, "chacha_words": 8, "chacha_lanes": 8,
-    "mask_words": 13, "mask_lanes": 16, "candidates": 48, "clamp_finish": 24.125, "level_difference": 24, "level_best": 24,
-    "lift_keep": 24.75, "lift_tell": 8.375, "gather": 24, "take_axis": 24, "window_sum": 16, "depthwise": 16, "row_dot": 16,
-    "distances": 8, "thermometer": 80, "lookup": 96, "tree_finish": 176, "tree_deal": 104, "split_columns": 13,
-    "argmax_signed": 8, "add_packed": 21, "mask_add": 16, "from_lanes": 8.125,
+    "truncate": 16, "affine": 16, "signed_shift": 16, "add": 24, "product": 24, "beaver": 48,
+    "select_words": 24.125, "from_bit": 8.125, "take_bit": 8.125, "pack": 13, "unpack": 13,
+    "to_planes": 11.375, "from_planes": 11.375, "split_rows": 13, "split_windows": 13, "join_rows":
+    13, "combine": 18, "chacha_words": 8, "chacha_lanes": 8, "mask_words": 13, "mask_lanes": 16,
+    "candidates": 48, "clamp_finish": 24.125, "level_difference": 24, "level_best": 24,
+    "lift_keep": 24.75, "lift_tell": 8.375, "gather": 24, "take_axis": 24, "window_sum": 16,
+    "depthwise": 16, "row_dot": 16, "distances": 8, "thermometer": 80, "lookup": 96, "tree_finish":
+    176, "tree_deal": 104, "split_columns": 13, "argmax_signed": 8, "add_packed": 21, "mask_add":
+    16, "from_lanes": 8.125,
 }  # fmt: skip
-# Kernels with a body for each width or fan-in, those that draw a stream, and those whose threads take one element.
+# Kernels with a body for each width or fan-in, those that draw a stream, and those whose threads
+# take one element.
 MEMORY = ("LD", "ST")
 CASES = {"lookup", "tree_finish", "tree_deal"}
 STREAMS = {"chacha_words", "chacha_lanes", "mask_words", "mask_add", "mask_lanes"}
 ONE_A_THREAD = {"take_bit", "lift_tell"}
-SHAPE = (25088, 2304, 256)  # M, K, N of the products' predicted times: 56x56x8 images, 256 channels, 3x3
+SHAPE = (
+    25088,
+    2304,
+    256,
+)  # M, K, N of the products' predicted times: 56x56x8 images, 256 channels, 3x3
 MILLION = 1e6
 
 
@@ -62,8 +74,18 @@ def _instructions(code: Code, kernel: kernels.Kernel) -> tuple[float | None, str
     """Instructions an element where the code has no loop, else those of its hot loop."""
     if kernel.name in CASES:
         return None, f"{len(code.instructions)} in six cases"
-    if kernel.name in STREAMS:  # ten double rounds, two a turn of the loop that touches no memory, make 64 bytes
-        per_word = 5 * max(len(body) for body in code.loops() if not any(i.opcode.startswith(MEMORY) for i in body)) / 8
+    if (
+        kernel.name in STREAMS
+    ):  # ten double rounds, two a turn of the loop that touches no memory, make 64 bytes
+        per_word = (
+            5
+            * max(
+                len(body)
+                for body in code.loops()
+                if not any(i.opcode.startswith(MEMORY) for i in body)
+            )
+            / 8
+        )
         return per_word, f"{per_word:.0f}"
     if not code.loops():
         per_thread = 1 if kernel.name in ONE_A_THREAD else 4
@@ -92,7 +114,10 @@ def lines() -> tuple[Line, ...]:
 
 def _lines() -> Iterator[Line]:
     for file in kernels.files():
-        compiled = {architecture: kernels.compiled(file, architecture) for architecture in kernels.ARCHITECTURES}
+        compiled = {
+            architecture: kernels.compiled(file, architecture)
+            for architecture in kernels.ARCHITECTURES
+        }
         codes = disassemble(compiled["sm_90"])
         for kernel in kernels.parse(kernels.source(file), file):
             found = [cubin.resources()[kernel.name] for cubin in compiled.values()]
@@ -102,13 +127,16 @@ def _lines() -> Iterator[Line]:
             shared = (found[3].shared_bytes + kernel.shared_bytes) / 1024
             registers = max(one.registers for one in found)
             predicted = _predicted(kernel.name, share, per_element)
-            yield Line(kernel.name, registers, shared, share, BYTES.get(kernel.name), told, predicted)
+            yield Line(
+                kernel.name, registers, shared, share, BYTES.get(kernel.name), told, predicted
+            )
 
 
 def table() -> str:
     """The table in Markdown, with the compiler's version above it."""
     head = [
-        f"NVRTC {kernels.nvrtc().version}; for an H100: a product {' x '.join(map(str, SHAPE))}, or a million elements",
+        f"NVRTC {kernels.nvrtc().version}; for an H100: a product {' x '.join(map(str, SHAPE))}, "
+        "or a million elements",
         "",
         "| kernel | registers | shared KB | tensor cores | bytes | instructions | predicted |",
         "|---|---|---|---|---|---|---|",
@@ -118,16 +146,21 @@ def table() -> str:
         share = "" if x.share is None else f"{100 * x.share:.0f} %"
         n_bytes = "" if x.n_bytes is None else f"{x.n_bytes:g}"
         rows.append(
-            f"| {x.name} | {x.registers} | {x.shared_kb:.1f} | {share} | {n_bytes} | {x.instructions} | {x.predicted} |"
+            f"| {x.name} | {x.registers} | {x.shared_kb:.1f} | {share} | {n_bytes} | "
+            f"{x.instructions} | {x.predicted} |"
         )
     return "\n".join(head + rows)
 
 
 def figures() -> dict[str, Any]:
-    """Spills of all kernels on all architectures, and the least tensor-core share of the 8-limb products."""
+    """Spills of all kernels on all architectures, and the least tensor-core share of the 8-limb
+    products.
+    """
     shares = {
         kind: min(
-            disassemble(kernels.compiled(f"limb_{kind}", architecture))[f"limb_{kind}_l8"].tensor_share
+            disassemble(kernels.compiled(f"limb_{kind}", architecture))[
+                f"limb_{kind}_l8"
+            ].tensor_share
             for architecture in ("sm_80", "sm_90")
         )
         for kind in ("gemm", "conv")
@@ -150,8 +183,12 @@ def written() -> str:
 def main(arguments: list[str]) -> int:
     """Print the table, or write it into the document."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernel_table")
-    parser.add_argument("--write", action="store_true", help="into docs/kernels.md, between its marks")
-    parser.add_argument("--json", action="store_true", help="the figures of the gates, as one object")
+    parser.add_argument(
+        "--write", action="store_true", help="into docs/kernels.md, between its marks"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the figures of the gates, as one object"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.json:
         print(json.dumps(figures()))

@@ -12,8 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, what the processor can do that matters here, and the revision of this checkout."""
-    fields = _cpu_fields(Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "")
+    """Processor, cores, memory, what the processor can do that matters here, and the revision of
+    this checkout.
+    """
+    fields = _cpu_fields(
+        Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    )
     flags = fields.get("flags", "").split()
     return {
         "processor": fields.get("model name") or platform.processor() or platform.machine(),
@@ -27,7 +31,9 @@ def machine() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """One word a machine class: two machines of one kind share it, so that their figures are compared."""
+    """One word a machine class: two machines of one kind share it, so that their figures are
+    compared.
+    """
     found = machine()
     words = "".join(c if c.isalnum() else " " for c in found["processor"]).split()
     vector = "avx512" if found["vector_multiply_64"] else "plain"
@@ -38,7 +44,11 @@ def revision() -> str:
     """The commit of this checkout, with a mark if files differ from it; empty without git."""
     try:
         told = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -1,7 +1,9 @@
-"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet --batch 32 --json`.
+"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet --batch 32
+--json`.
 
-Three real processes; what the servers say to each other and what the dealer sends passes a relay that keeps the link's rate
-and delay. Prints seconds with the dealer on the same link and without, rounds, bytes, and the peak memory of each process.
+Three real processes; what the servers say to each other and what the dealer sends passes a relay
+that keeps the link's rate and delay. Prints seconds with the dealer on the same link and without,
+rounds, bytes, and the peak memory of each process.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def measure(workload: str, batch: int, net: str, params: Params, runs: int) -> d
 
 
 def floor(rounds: int, online_bytes: int, dealer_bytes: int, net: str) -> dict[str, float | None]:
-    """What the link alone takes: each round waits one way, for both servers speak at once; bytes pass at its rate."""
+    """What the link alone takes: each round waits one way, for both servers speak at once; bytes
+    pass at its rate.
+    """
     link = NETWORKS[net]
     if link is None:
         return {"link_seconds_online": None, "link_seconds_dealer": None}
@@ -46,7 +50,18 @@ def floor(rounds: int, online_bytes: int, dealer_bytes: int, net: str) -> dict[s
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """Seconds and rounds, beside what the link alone takes."""
-    titles = ("workload", "batch", "net", "total", "online", "link, online", "link, dealer", "rounds", "MB", "dealer MB")
+    titles = (
+        "workload",
+        "batch",
+        "net",
+        "total",
+        "online",
+        "link, online",
+        "link, dealer",
+        "rounds",
+        "MB",
+        "dealer MB",
+    )
     table = Table(*titles, "peak MB: dealer, S0, S1", title="Seconds over simulated links")
     for entry in rows:
         peaks = entry["peak_memory"]
@@ -59,25 +74,33 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
             str(entry["rounds"]),
             f"{entry['online_bytes'] / 1e6:.1f}",
             f"{entry['offline_bytes'] / 1e6:.1f}",
-            ", ".join(f"{peaks[f'{name}_bytes'] / 1e6:.0f}" for name in ("dealer", "server0", "server1")),
+            ", ".join(
+                f"{peaks[f'{name}_bytes'] / 1e6:.0f}" for name in ("dealer", "server0", "server1")
+            ),
         )
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 with the reason if it cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m bench.networks", description="Networks over simulated links.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.networks", description="Networks over simulated links."
+    )
     parser.add_argument("--net", default="wan", choices=[*NETWORKS], help="the link")
     parser.add_argument("--workload", default="lenet", choices=[*BATCH])
     parser.add_argument("--batch", type=int, default=0, help="images; 0: the usual number")
     parser.add_argument("--k", type=int, default=40, help="ring bits of a product")
     parser.add_argument("--f", type=int, default=13, help="fraction bits")
-    parser.add_argument("--runs", type=int, default=3, help="timed runs, of which the median counts")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="timed runs, of which the median counts"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     batch = options.batch or BATCH[options.workload]
     try:
-        measured = measure(options.workload, batch, options.net, Params(k=options.k, f=options.f), options.runs)
+        measured = measure(
+            options.workload, batch, options.net, Params(k=options.k, f=options.f), options.runs
+        )
     except GpumpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,10 @@
-"""Lite0 with private weights on real images, held against the oracle: `python -m bench.oracle --images 64 --json`.
+"""Lite0 with private weights on real images, held against the oracle: `python -m bench.oracle
+--images 64 --json`.
 
-Every layer of every image of the secure run is compared bit for bit with what the oracle of `tests/oracle` predicts
-from the seeds; the revealed features are compared with torch in float64. Images come from the data cache (`out/data`);
-what is missing there is fetched. Roots and masks come from `--seed`, so the figures are the same on every run.
+Every layer of every image of the secure run is compared bit for bit with what the oracle of
+`tests/oracle` predicts from the seeds; the revealed features are compared with torch in float64.
+Images come from the data cache (`out/data`); what is missing there is fetched. Roots and masks come
+from `--seed`, so the figures are the same on every run.
 """
 
 from __future__ import annotations
@@ -52,9 +54,14 @@ def true_features(model: torch.nn.Module, images: FloatArray) -> FloatArray:
 
 
 def rounded_weights_features(compiled: gpumpc.CompiledPlan, images: FloatArray) -> FloatArray:
-    """In float64 as well, but with the weights at f fraction bits: the part of the error that no protocol can avoid."""
+    """In float64 as well, but with the weights at f fraction bits: the part of the error that no
+    protocol can avoid.
+    """
     unit = 2.0**compiled.plan.params.f
-    rounded = {n: np.rint(w * unit) / unit if n.endswith(".weight") else w for n, w in compiled.weights.items()}
+    rounded = {
+        n: np.rint(w * unit) / unit if n.endswith(".weight") else w
+        for n, w in compiled.weights.items()
+    }
     return evaluate_float(compiled.plan.graph, rounded, images)
 
 
@@ -62,7 +69,9 @@ def compile_lite0(model: torch.nn.Module, params: Params) -> gpumpc.CompiledPlan
     """For 64 x 64 pixels in the range that preprocessing gives them."""
     low, high = ((255.0 * pixel - LITE0_INPUT.mean[0]) / LITE0_INPUT.std[0] for pixel in (0.0, 1.0))
     example = torch.zeros(1, 3, SIZE, SIZE)
-    return gpumpc.compile(model, example, name="lite0", low=low, high=high, params=params, preprocessing=LITE0_INPUT)
+    return gpumpc.compile(
+        model, example, name="lite0", low=low, high=high, params=params, preprocessing=LITE0_INPUT
+    )
 
 
 class Tally:
@@ -78,7 +87,9 @@ class Tally:
     def take(self, verdict: Verdict, layers: set[str]) -> None:
         """Add a batch. Raises RuntimeError if a layer was not compared."""
         if missing := layers - verdict.values.keys():
-            raise RuntimeError(f"these layers of the secure run were not seen: {', '.join(sorted(missing))}")
+            raise RuntimeError(
+                f"these layers of the secure run were not seen: {', '.join(sorted(missing))}"
+            )
         self.n_layers = len(layers)
         self.n_values += verdict.n_values
         # Shares and openings under names of their own: a wrong share can hide behind a right sum.
@@ -98,16 +109,26 @@ def run(compiled: gpumpc.CompiledPlan, images: FloatArray, session: SecureRun) -
         begun = time.monotonic()
         batch = session.run_batch(x)
         ended = time.monotonic()
-        tally.take(compare(session, batch, oracle.predict(session.integers(x), batch.number)), layers)
+        tally.take(
+            compare(session, batch, oracle.predict(session.integers(x), batch.number)), layers
+        )
         tally.features.append(batch.result)
         tally.seconds_secure += ended - begun
         tally.seconds_oracle += time.monotonic() - ended
-        print(f"{start + len(x)} images, {sum(tally.differing.values())} values differ", file=sys.stderr, flush=True)
+        print(
+            f"{start + len(x)} images, {sum(tally.differing.values())} values differ",
+            file=sys.stderr,
+            flush=True,
+        )
     return tally
 
 
-def feature_error(secure: FloatArray, true: FloatArray, name: str = "feature_error") -> dict[str, float]:
-    """|secure - float64| as a fraction of the spread: the mean over features of the deviation between images."""
+def feature_error(
+    secure: FloatArray, true: FloatArray, name: str = "feature_error"
+) -> dict[str, float]:
+    """|secure - float64| as a fraction of the spread: the mean over features of the deviation
+    between images.
+    """
     error = np.abs(secure - true) / true.std(axis=0).mean()
     return {
         f"{name}_max": float(error.max()),
@@ -158,7 +179,9 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 when a value differs."""
-    parser = argparse.ArgumentParser(prog="python -m bench.oracle", description="Lite0 against the plaintext oracle.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.oracle", description="Lite0 against the plaintext oracle."
+    )
     parser.add_argument("--images", type=int, default=64, help="how many real images")
     parser.add_argument("--seed", type=int, default=0, help="of roots, masks and names")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where fetched data lies")
@@ -169,8 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measured))
     else:
         print(
-            f"{measured['images']} images, {measured['layers']} layers, {measured['compared_values']} values: "
-            f"{measured['differing_values']} differ; feature error {measured['feature_error_max']:.2g} of the spread"
+            f"{measured['images']} images, {measured['layers']} layers, "
+            f"{measured['compared_values']} values: "
+            f"{measured['differing_values']} differ; feature error "
+            f"{measured['feature_error_max']:.2g} of the spread"
         )
     return int(measured["differing_values"] > 0)
 

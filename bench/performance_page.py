@@ -1,4 +1,7 @@
-"""docs/performance.md, computed: `python -m bench.explain --page docs/performance.md`. Nothing in it is typed by hand."""
+"""docs/performance.md, computed: `python -m bench.explain --page docs/performance.md`.
+
+Nothing in it is typed by hand.
+"""
 
 from __future__ import annotations
 
@@ -32,24 +35,33 @@ def write_page(path: Path) -> None:
 
 _HEAD = """# Where the time goes
 
-This page is written by `python -m bench.explain --page docs/performance.md` and describes one run on one machine:
-{machine}. Dealer and both servers are three threads of one process; the dealer finishes before the servers begin, so that
-each time belongs to one of them. Times of other machines, and of a busy one, differ; the bytes and rounds do not.
+This page is written by `python -m bench.explain --page docs/performance.md` and describes one run
+on one machine: {machine}. Dealer and both servers are three threads of one process; the dealer
+finishes before the servers begin, so that each time belongs to one of them. Times of other
+machines, and of a busy one, differ; the bytes and rounds do not.
 
-The *floor* of a layer is its work at rates measured in the same run with one thread: ring multiply-adds at the rate of a
-large product, uniform bytes at the rate of the generator, bytes packed, sent and read at the rate of a copy, rounds at the
-time of an empty exchange between two threads. What lies above it is passes over memory, small shapes, and one server
-waiting for the other.
+The *floor* of a layer is its work at rates measured in the same run with one thread: ring
+multiply-adds at the rate of a large product, uniform bytes at the rate of the generator, bytes
+packed, sent and read at the rate of a copy, rounds at the time of an empty exchange between two
+threads. What lies above it is passes over memory, small shapes, and one server waiting for the
+other.
 """
 
 
-_NAMES = "layer, M multiply-adds, uniform MB, sent MB, dealt MB, rounds, floor ms, online ms, dealer floor ms, dealer ms"
+_NAMES = (
+    "layer, M multiply-adds, uniform MB, sent MB, dealt MB, rounds, floor ms, online ms, "
+    "dealer floor ms, dealer ms"
+)
 _COLUMNS = f"| {' | '.join(_NAMES.split(', '))} |\n{'|---' * len(_NAMES.split(', '))}|"
 
 
-def _section(name: str, title: str, backend: str, rates: Rates, layers: dict[str, Layer], plot: str) -> str:
+def _section(
+    name: str, title: str, backend: str, rates: Rates, layers: dict[str, Layer], plot: str
+) -> str:
     summed = total(layers)
-    ranked = sorted(layers, key=lambda layer: -(layers[layer].seconds + layers[layer].dealer_seconds))[:SHOWN]
+    ranked = sorted(
+        layers, key=lambda layer: -(layers[layer].seconds + layers[layer].dealer_seconds)
+    )[:SHOWN]
     lines = [_line(layer, layers[layer]) for layer in ranked]
     rest = {layer: found for layer, found in layers.items() if layer not in ranked}
     if rest:
@@ -58,8 +70,9 @@ def _section(name: str, title: str, backend: str, rates: Rates, layers: dict[str
     return f"""
 ## {title}, batch {BATCH[name]}, {backend} backend
 
-Rates of this run: {rates.madds / 1e9:.1f} G ring multiply-adds a second, {rates.uniform / 1e9:.1f} GB of uniform bytes a
-second, copies {rates.copied / 1e9:.1f} GB a second, an empty exchange {1e6 * rates.exchange:.0f} microseconds.
+Rates of this run: {rates.madds / 1e9:.1f} G ring multiply-adds a second, {rates.uniform / 1e9:.1f}
+GB of uniform bytes a second, copies {rates.copied / 1e9:.1f} GB a second, an empty exchange {
+        1e6 * rates.exchange:.0f} microseconds.
 
 {_COLUMNS}
 {chr(10).join(lines)}
@@ -75,14 +88,21 @@ def _line(name: str, layer: Layer) -> str:
         f"{layer.online_bytes / 1e6:.2f}",
         f"{layer.dealer_bytes / 1e6:.2f}",
         str(layer.rounds),
-        *(f"{1e3 * s:.1f}" for s in (layer.floor, layer.seconds, layer.dealer_floor, layer.dealer_seconds)),
+        *(
+            f"{1e3 * s:.1f}"
+            for s in (layer.floor, layer.seconds, layer.dealer_floor, layer.dealer_seconds)
+        ),
     )
     return f"| {name} | {' | '.join(numbers)} |"
 
 
 def _growth_table(found: list[tuple[int, float]]) -> str:
     head = "| images a batch | " + " | ".join(str(batch) for batch, _ in found) + " |"
-    line = "| ms an image, dealer beside | " + " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in found) + " |"
+    line = (
+        "| ms an image, dealer beside | "
+        + " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in found)
+        + " |"
+    )
     return f"{head}\n{'|---' * (len(found) + 1)}|\n{line}\n"
 
 
@@ -93,7 +113,11 @@ def _size_table() -> str:
         [(_, seconds)] = growth(compiled, (1,))
         rows.append((size, seconds))
     head = "| Lite0, pixels a side | " + " | ".join(str(size) for size, _ in rows) + " |"
-    line = "| ms an image, batch 1 | " + " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in rows) + " |"
+    line = (
+        "| ms an image, batch 1 | "
+        + " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in rows)
+        + " |"
+    )
     return f"\n## Growth with the image\n\n{head}\n{'|---' * (len(rows) + 1)}|\n{line}\n"
 
 
@@ -104,17 +128,24 @@ def _plot(layers: dict[str, Layer]) -> str:
     step = width / len(layers)
     bars = []
     for i, (name, layer) in enumerate(layers.items()):
-        floor, whole = (height * min(value, most) / most for value in (layer.floor, max(layer.seconds, layer.floor)))
+        floor, whole = (
+            height * min(value, most) / most
+            for value in (layer.floor, max(layer.seconds, layer.floor))
+        )
         x = i * step
         for value, colour in ((whole, "#9ab8d6"), (floor, "#1f4e79")):
             bars.append(
-                f'<rect x="{x:.2f}" y="{top + height - value:.2f}" width="{0.8 * step:.2f}" height="{value:.2f}" '
-                f'fill="{colour}"><title>{name}: floor {1e3 * layer.floor:.2f} ms, measured {1e3 * layer.seconds:.2f} ms'
+                f'<rect x="{x:.2f}" y="{top + height - value:.2f}" width="{0.8 * step:.2f}" '
+                f'height="{value:.2f}" '
+                f'fill="{colour}"><title>{name}: floor {1e3 * layer.floor:.2f} ms, measured '
+                f"{1e3 * layer.seconds:.2f} ms"
                 "</title></rect>"
             )
     label = f"online time of a server by layer, {1e3 * most:.0f} ms at the top; dark: the floor"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height + top + 6:.0f}" role="img">'
-        f'<rect width="100%" height="100%" fill="white"/><text x="0" y="15" font-family="sans-serif" font-size="13">{label}'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height + top + 6:.0f}" '
+        'role="img">'
+        '<rect width="100%" height="100%" fill="white"/><text x="0" y="15" '
+        f'font-family="sans-serif" font-size="13">{label}'
         f"</text>{''.join(bars)}</svg>\n"
     )

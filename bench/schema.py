@@ -1,7 +1,7 @@
 """The one format of every `--json` output: common keys, units in names, one object.
 
-A key whose question does not apply to a command (the rounds of an installation) is there with the value null, so a
-reader never guesses whether it was forgotten.
+A key whose question does not apply to a command (the rounds of an installation) is there with the
+value null, so a reader never guesses whether it was forgotten.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ BACKENDS = frozenset({"numpy", "numba", "cupy", "emulated"})
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 # A unit this project does not write: seconds and bytes only, spelled out.
-_FOREIGN_UNIT = re.compile(r"(^|_)(ms|us|ns|secs?|mins?|minutes|hours|time|kb|mb|gb|kib|mib|gib)($|_)")
+_FOREIGN_UNIT = re.compile(
+    r"(^|_)(ms|us|ns|secs?|mins?|minutes|hours|time|kb|mb|gb|kib|mib|gib)($|_)"
+)
 
 
 class SchemaError(ValueError):
@@ -40,7 +42,9 @@ def row(**values: Any) -> dict[str, Any]:
 
 
 def check_row(row: Mapping[str, Any]) -> None:
-    """Raise `SchemaError` unless `row` has all common keys, of the right types, and only well-formed names."""
+    """Raise `SchemaError` unless `row` has all common keys, of the right types, and only
+    well-formed names.
+    """
     faults = [f"'{key}' is missing" for key in COMMON if key not in row]
     for key, types in COMMON.items():
         value = row.get(key)
@@ -65,7 +69,11 @@ def _name_faults(row: Mapping[str, Any], prefix: str = "") -> list[str]:
             faults.append(f"'{prefix}{key}' is not lower snake case")
         elif _FOREIGN_UNIT.search(key):
             faults.append(f"'{prefix}{key}' does not say seconds or bytes")
-        if key.endswith("_bytes") and value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        if (
+            key.endswith("_bytes")
+            and value is not None
+            and (isinstance(value, bool) or not isinstance(value, int))
+        ):
             faults.append(f"'{prefix}{key}' is {value!r}, and bytes are whole")
         if isinstance(value, Mapping):
             faults += _name_faults(value, f"{prefix}{key}.")

@@ -1,9 +1,10 @@
-"""Is the opened search right, and silent? `python -m bench.topk_failures --queries 1000 --n 2000 --json`.
+"""Is the opened search right, and silent? `python -m bench.topk_failures --queries 1000 --n 2000
+--json`.
 
-Both servers and the dealer run in this process. `wrong` counts queries whose k keys are not those of an exact integer
-top-k, ties by lowest id; databases of all kinds take turns. With `--law`, two databases are searched instead, a random
-one and one of nothing but duplicates of the query; `outside_law` counts statistics of what was opened that tell them
-apart.
+Both servers and the dealer run in this process. `wrong` counts queries whose k keys are not those
+of an exact integer top-k, ties by lowest id; databases of all kinds take turns. With `--law`, two
+databases are searched instead, a random one and one of nothing but duplicates of the query;
+`outside_law` counts statistics of what was opened that tell them apart.
 """
 
 from __future__ import annotations
@@ -52,7 +53,12 @@ def steps(shape: tuple[int, int], k: int, bits: int = BITS) -> list[Shuffle | To
 
 
 def search(
-    distances: Ints, k: int, seed: int, batch: int = 1, bits: int = BITS, script: Mapping[Any, Any] | None = None
+    distances: Ints,
+    k: int,
+    seed: int,
+    batch: int = 1,
+    bits: int = BITS,
+    script: Mapping[Any, Any] | None = None,
 ) -> Outcome:
     """One run on shares of the distances (Q, N). Raises SelectionFailed."""
     rows, n = distances.shape
@@ -66,7 +72,9 @@ def exact(distances: Ints, k: int) -> Ints:
     return np.sort(keys, axis=1)[:, :k]
 
 
-def databases(shape: tuple[int, int], rng: np.random.Generator, bits: int = BITS) -> Iterator[tuple[str, Ints]]:
+def databases(
+    shape: tuple[int, int], rng: np.random.Generator, bits: int = BITS
+) -> Iterator[tuple[str, Ints]]:
     """Distances of every kind, over and over; all within the range that a search declares."""
     top = (1 << (bits - 2)) - 1
     while True:
@@ -109,24 +117,34 @@ def count_wrong(n_queries: int, n: int, k: int, seed: int) -> Tally:
 
 
 def opened_signs(outcome: Outcome, rows: int) -> dict[str, Bools]:
-    """The comparison bits of a search, by step, (rows, comparisons): of each step, the lanes it opened last."""
+    """The comparison bits of a search, by step, (rows, comparisons): of each step, the lanes it
+    opened last.
+    """
     lanes = {o.step: o for o in outcome.openings[0] if not o.bits}
     return {name: _host_bits(o.values, o.n).reshape(rows, -1) for name, o in lanes.items()}
 
 
 def _host_bits(lanes: npt.NDArray[np.uint64], n: int) -> Bools:
-    return np.unpackbits(np.ascontiguousarray(lanes[0]).view(np.uint8), count=n, bitorder="little").view(bool)
+    return np.unpackbits(
+        np.ascontiguousarray(lanes[0]).view(np.uint8), count=n, bitorder="little"
+    ).view(bool)
 
 
 def transcripts(distances: Ints, n_queries: int, k: int, seed: int) -> dict[str, Bools]:
-    """The comparison bits of many searches over the same distances. Raises AssertionError where most of them fail."""
+    """The comparison bits of many searches over the same distances.
+
+    Raises AssertionError where most of them fail.
+    """
     parts: list[dict[str, Bools]] = []
     wanted = -(-n_queries // len(distances))
     for batch in range(1, 2 * wanted + 20):
         with contextlib.suppress(SelectionFailed):
             parts.append(opened_signs(search(distances, k, seed, batch), len(distances)))
         if len(parts) == wanted:
-            return {name: np.concatenate([part[name] for part in parts])[:n_queries] for name in parts[0]}
+            return {
+                name: np.concatenate([part[name] for part in parts])[:n_queries]
+                for name in parts[0]
+            }
     raise AssertionError(f"{len(parts)} of {2 * wanted + 20} batches succeeded")
 
 
@@ -163,42 +181,77 @@ def p_value(first: Ints, second: Ints) -> float:
 
 
 def check_law(first: dict[str, Bools], second: dict[str, Bools]) -> tuple[list[str], int, float]:
-    """Statistics that differ beyond `FALSE_ALARMS` shared out equally; how many there were, and the least p-value."""
+    """Statistics that differ beyond `FALSE_ALARMS` shared out equally; how many there were, and the
+    least p-value.
+    """
     pairs = zip(statistics(first), statistics(second), strict=True)
     found = [(label, p_value(one, other)) for (label, one), (_, other) in pairs]
-    return [label for label, p in found if p < FALSE_ALARMS / len(found)], len(found), min(p for _, p in found)
+    return (
+        [label for label, p in found if p < FALSE_ALARMS / len(found)],
+        len(found),
+        min(p for _, p in found),
+    )
 
 
 def two_laws(n_queries: int, n: int, k: int, seed: int) -> tuple[list[str], int, float]:
     """The law of a random database against that of nothing but duplicates of the query."""
     random = np.random.default_rng(seed).integers(0, 1 << (BITS - 2), n)
     rows = min(n_queries, 200)
-    both = [np.broadcast_to(kind, (rows, n)).copy() for kind in (random, np.zeros(n, dtype=np.int64))]
+    both = [
+        np.broadcast_to(kind, (rows, n)).copy() for kind in (random, np.zeros(n, dtype=np.int64))
+    ]
     first, second = (transcripts(kind, n_queries, k, seed + i) for i, kind in enumerate(both))
     return check_law(first, second)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Count wrong queries, or with --law statistics that differ; the exit status is 1 if there are any."""
-    parser = argparse.ArgumentParser(prog="python -m bench.topk_failures", description="Check the search.")
+    """Count wrong queries, or with --law statistics that differ; the exit status is 1 if there are
+    any.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.topk_failures", description="Check the search."
+    )
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--n", type=int, default=2000, help="rows of the database")
     parser.add_argument("--k", type=int, default=K, help="neighbours asked for")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--law", action="store_true", help="compare what two databases make the servers open")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument(
+        "--law", action="store_true", help="compare what two databases make the servers open"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
     options = parser.parse_args(arguments)
     start = time.monotonic()
-    counted = {"queries": options.queries, "n": options.n, "neighbours": options.k, "backend": "numpy"}
+    counted = {
+        "queries": options.queries,
+        "n": options.n,
+        "neighbours": options.k,
+        "backend": "numpy",
+    }
     if options.law:
         outside, n_statistics, least = two_laws(options.queries, options.n, options.k, options.seed)
         bad = len(outside)
-        found = {"outside_law": bad, "statistics": n_statistics, "p_value_least": least, "false_alarms": FALSE_ALARMS}
-        print(f"{bad} of {n_statistics} statistics differ, least p-value {least:.3g}", *outside[:8], file=sys.stderr)
+        found = {
+            "outside_law": bad,
+            "statistics": n_statistics,
+            "p_value_least": least,
+            "false_alarms": FALSE_ALARMS,
+        }
+        print(
+            f"{bad} of {n_statistics} statistics differ, least p-value {least:.3g}",
+            *outside[:8],
+            file=sys.stderr,
+        )
     else:
         tally = count_wrong(options.queries, options.n, options.k, options.seed)
         bad, cost = tally.wrong, tally.cost
-        found = {"wrong": bad, "retries": tally.retries, "online_bytes": cost.online_bytes, "rounds": cost.rounds}
+        found = {
+            "wrong": bad,
+            "retries": tally.retries,
+            "online_bytes": cost.online_bytes,
+            "rounds": cost.rounds,
+        }
         found["offline_bytes"] = cost.dealer_bytes
         print(f"{bad} of {tally.queries} wrong, {tally.retries} batches repeated", file=sys.stderr)
     measured = row(seconds_total=time.monotonic() - start, n_threads=2, **counted, **found)

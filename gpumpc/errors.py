@@ -167,12 +167,15 @@ class HandshakeMismatch(GpumpcError):
         ours, theirs: both values, as text that gives no secret away.
     """
 
-    def __init__(self, field: str, ours: str = "", theirs: str = "", peer: str = "the peer") -> None:
+    def __init__(
+        self, field: str, ours: str = "", theirs: str = "", peer: str = "the peer"
+    ) -> None:
         self.field, self.ours, self.theirs, self.peer = field, ours, theirs, peer
         super().__init__(
             f"handshake with {peer} failed: the field '{field}' differs",
             f"here it is {ours}, there it is {theirs}",
-            "give both parties the same plan, configuration and version of gpumpc, then start them again",
+            "give both parties the same plan, configuration and version of gpumpc, then start them "
+            "again",
         )
 
 
@@ -197,7 +200,9 @@ class LeftoverCorrelations(CorrelationError):
 
 
 class SelectionFailed(GpumpcError):
-    """A search drew an unlucky sample: it is repeated under a new shuffle, and nothing was released."""
+    """A search drew an unlucky sample: it is repeated under a new shuffle, and nothing was
+    released.
+    """
 
 
 class CostMismatch(GpumpcError):

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 Counted = Callable[[int, int], None]
@@ -23,9 +31,19 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def counted(what: str, scale: int = 1, most: int | None = None) -> Iterator[Counted]:
-    """A function (done, of) that moves a bar; each unit counts for `scale` of what is shown, `most` in all."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    """A function (done, of) that moves a bar; each unit counts for `scale` of what is shown, `most`
+    in all.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         limit = sys.maxsize if most is None else most
-        yield lambda done, of: bar.update(task, completed=min(done * scale, limit), total=min(of * scale, limit))
+        yield lambda done, of: bar.update(
+            task, completed=min(done * scale, limit), total=min(of * scale, limit)
+        )

@@ -1,7 +1,7 @@
 """What a protocol holds while it runs: party, backend, channel, and the correlations of one batch.
 
-Passed as the first argument everywhere; there is no global state. All masked values of a step leave in one message:
-`open_many` packs them, exchanges once and unpacks.
+Passed as the first argument everywhere; there is no global state. All masked values of a step leave
+in one message: `open_many` packs them, exchanges once and unpacks.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ Item = Sum | Xor | Tell
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StaticWeight:
-    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), and its share of the bias."""
+    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), and its
+    share of the bias.
+    """
 
     weight: Opened
     opened: Opened | None
@@ -78,7 +80,8 @@ class StaticWeight:
 
 
 class Draws:
-    """What one server has for a batch before any input is there: its own randomness, and its part of the weights.
+    """What one server has for a batch before any input is there: its own randomness, and its part
+    of the weights.
 
     Args:
         party: 0 or 1.
@@ -87,7 +90,12 @@ class Draws:
     """
 
     def __init__(
-        self, party: int, backend: Backend, cipher: Cipher, seeds: SeedTree, weights: Mapping[str, StaticWeight]
+        self,
+        party: int,
+        backend: Backend,
+        cipher: Cipher,
+        seeds: SeedTree,
+        weights: Mapping[str, StaticWeight],
     ) -> None:
         self.party, self.backend, self.weights = party, backend, weights
         self._cipher: Cipher = cipher
@@ -100,7 +108,9 @@ class Draws:
 
     def words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """This party's uniform words under a name."""
-        return self.backend.expand_words(self._cipher, self._seeds.key(self._step, name), shape, bits)
+        return self.backend.expand_words(
+            self._cipher, self._seeds.key(self._step, name), shape, bits
+        )
 
     def lanes(self, name: str, planes: int, n: int) -> Lanes:
         """This party's uniform lanes under a name."""
@@ -155,7 +165,9 @@ class Session(Draws):
         return drawn, Sum(masked, bits, packed, operand=True)
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
-        """This party's additive share of a value the dealer computed: drawn at server 0, received at server 1."""
+        """This party's additive share of a value the dealer computed: drawn at server 0, received
+        at server 1.
+        """
         if self._corrections is None:
             return self.words(name, shape, bits)
         n_bytes = packed_bytes(math.prod(shape), bits)
@@ -164,24 +176,36 @@ class Session(Draws):
     def plus_dealt(self, words: Words, name: str, bits: int) -> Words:
         """Words plus this party's share of a value the dealer computed, modulo 2^bits."""
         if self._corrections is None:
-            return self.backend.add_uniform(words, self._cipher, self._seeds.key(self._step, name), bits)
-        return self.backend.add_packed(words, self._read(self._corrections, packed_bytes(words.size, bits)), bits)
+            return self.backend.add_uniform(
+                words, self._cipher, self._seeds.key(self._step, name), bits
+            )
+        return self.backend.add_packed(
+            words, self._read(self._corrections, packed_bytes(words.size, bits)), bits
+        )
 
     def dealt_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """This party's XOR share of lanes the dealer computed."""
         if self._corrections is None:
             return self.lanes(name, planes, n)
-        return self.backend.unpack_lanes(self._read(self._corrections, lane_bytes(n, planes)), planes, n)
+        return self.backend.unpack_lanes(
+            self._read(self._corrections, lane_bytes(n, planes)), planes, n
+        )
 
     def _read(self, corrections: Corrections, n_bytes: int) -> memoryview:
         self._dealer_bytes += n_bytes
         return corrections.read(n_bytes)
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
-        """Server 1's share of the next value the dealer computed, for protocols that give the servers different parts."""
+        """Server 1's share of the next value the dealer computed, for protocols that give the
+        servers different parts.
+        """
         if self._corrections is None:
-            raise CorrelationsMissing(f"step '{self._step}' reads a correction at server 0", "it receives none", "")
-        return self.backend.unpack(self._read(self._corrections, packed_bytes(math.prod(shape), bits)), shape, bits)
+            raise CorrelationsMissing(
+                f"step '{self._step}' reads a correction at server 0", "it receives none", ""
+            )
+        return self.backend.unpack(
+            self._read(self._corrections, packed_bytes(math.prod(shape), bits)), shape, bits
+        )
 
     # one way
 
@@ -201,13 +225,17 @@ class Session(Draws):
     # openings
 
     def open_many(self, *items: Item) -> list[Any]:
-        """One round: every item of a step leaves in one message. Returns the combined values in order."""
+        """One round: every item of a step leaves in one message.
+
+        Returns the combined values in order.
+        """
         own = [_message(self.backend, item) for item in items]
         received = self.channel.exchange(own)
         sizes = [len(part) for part in own]
         if len(received) != sum(sizes):
             raise BadFrame(
-                f"step '{self._step}' received {len(received)} bytes where {sum(sizes)} were expected",
+                f"step '{self._step}' received {len(received)} bytes where {sum(sizes)} were "
+                "expected",
                 "the servers do not run the same program",
                 "compare their plans",
             )
@@ -231,7 +259,9 @@ class Session(Draws):
         return self.channel.measured() + Cost(dealer_bytes=self._dealer_bytes)
 
     def finish(self, declared: Cost) -> None:
-        """Raises CostMismatch unless the measured cost is the declared one, LeftoverCorrelations if any is unread."""
+        """Raises CostMismatch unless the measured cost is the declared one, LeftoverCorrelations if
+        any is unread.
+        """
         if self._corrections is not None:
             self._corrections.finish()
         else:

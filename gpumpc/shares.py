@@ -20,7 +20,8 @@ class Additive:
         words: the share; bits above `bits` carry no meaning.
         bits: the share is one modulo 2^bits.
         frac: fraction bits of x.
-        divisor: the real value is x / (2^frac * divisor); above 1 after an average over a window that is no power of two.
+        divisor: the real value is x / (2^frac * divisor); above 1 after an average over a window
+            that is no power of two.
         owner: which session the share belongs to; shares of two owners do not mix.
     """
 
@@ -31,15 +32,23 @@ class Additive:
     owner: str = ""
 
     def __repr__(self) -> str:
-        return f"Additive(shape={tuple(self.words.shape)}, bits={self.bits}, frac={self.frac}, <secret>)"
+        return (
+            f"Additive(shape={tuple(self.words.shape)}, bits={self.bits}, frac={self.frac}, "
+            "<secret>)"
+        )
 
     def at_bits(self, backend: Backend, bits: int) -> Additive:
-        """The same value modulo a smaller power of two: free and exact. Raises BitsMismatch for a larger one."""
+        """The same value modulo a smaller power of two: free and exact.
+
+        Raises BitsMismatch for a larger one.
+        """
         self.check_bits(bits)
         return dataclasses.replace(self, words=backend.reduce(self.words, bits), bits=bits)
 
     def check_bits(self, bits: int) -> None:
-        """Raises BitsMismatch where more bits are needed; who reduces anyway needs no more than this."""
+        """Raises BitsMismatch where more bits are needed; who reduces anyway needs no more than
+        this.
+        """
         if bits > self.bits:
             raise BitsMismatch(
                 f"a share modulo 2^{self.bits} was used where one modulo 2^{bits} is needed",
@@ -55,18 +64,25 @@ class Additive:
         """Raises FracMismatch for another scale, ForeignShare for another owner."""
         if (self.frac, self.divisor) != (other.frac, other.divisor):
             raise FracMismatch(
-                f"shares at scale 2^{self.frac} * {self.divisor} and 2^{other.frac} * {other.divisor} were combined",
+                f"shares at scale 2^{self.frac} * {self.divisor} and 2^{other.frac} * "
+                f"{other.divisor} were combined",
                 "the sum would mean nothing",
                 "truncate or rescale one of them first",
             )
         if self.owner != other.owner:
-            raise ForeignShare("shares of two sessions were combined", "their masks are unrelated", "use one session")
+            raise ForeignShare(
+                "shares of two sessions were combined",
+                "their masks are unrelated",
+                "use one session",
+            )
 
     def plus(self, backend: Backend, other: Additive) -> Additive:
         """x + y modulo the smaller power of two."""
         self.check_like(other)
         bits = min(self.bits, other.bits)
-        return dataclasses.replace(self, words=backend.reduce(self.words + other.words, bits), bits=bits)
+        return dataclasses.replace(
+            self, words=backend.reduce(self.words + other.words, bits), bits=bits
+        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -89,7 +105,8 @@ class Masked:
         """Raises BitsMismatch where a product needs more bits than were opened."""
         if bits > self.bits:
             raise BitsMismatch(
-                f"an operand opened modulo 2^{self.bits} was used where one modulo 2^{bits} is needed",
+                f"an operand opened modulo 2^{self.bits} was used where one modulo 2^{bits} is "
+                "needed",
                 "its upper bits were never opened",
                 "open it modulo the power of two of the product",
             )
@@ -97,14 +114,22 @@ class Masked:
     def check_like(self, other: Masked) -> None:
         """Raises ForeignShare for another owner."""
         if self.owner != other.owner:
-            raise ForeignShare("operands of two sessions were combined", "their masks are unrelated", "use one session")
+            raise ForeignShare(
+                "operands of two sessions were combined",
+                "their masks are unrelated",
+                "use one session",
+            )
 
     def __repr__(self) -> str:
         return f"Masked(bits={self.bits}, frac={self.frac}, <secret>)"
 
 
-def split(backend: Backend, cipher: Cipher, key: bytes, words: Words, bits: int) -> tuple[Words, Words]:
-    """x -> (x_0, x_1) with x_0 drawn from `key` modulo 2^bits: the first share travels as 32 bytes."""
+def split(
+    backend: Backend, cipher: Cipher, key: bytes, words: Words, bits: int
+) -> tuple[Words, Words]:
+    """x -> (x_0, x_1) with x_0 drawn from `key` modulo 2^bits: the first share travels as 32
+    bytes.
+    """
     share_0 = backend.expand_words(cipher, key, words.shape, bits)
     return share_0, backend.reduce(words - share_0, bits)
 
@@ -112,7 +137,8 @@ def split(backend: Backend, cipher: Cipher, key: bytes, words: Words, bits: int)
 def reconstruct(backend: Backend, share_0: Additive, share_1: Additive) -> Words:
     """x_0 + x_1 modulo 2^bits. Raises RevealError where the two do not belong together."""
     kind_0, kind_1 = (
-        (share.words.shape, share.bits, share.frac, share.divisor, share.owner) for share in (share_0, share_1)
+        (share.words.shape, share.bits, share.frac, share.divisor, share.owner)
+        for share in (share_0, share_1)
     )
     if kind_0 != kind_1:
         raise RevealError(

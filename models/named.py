@@ -16,8 +16,11 @@ from gpumpc.models.vgg_small import vgg_small
 NAMES = ("lite0", "lenet", "vgg", "resnet18")
 
 
-def named(name: str, size: int, lite0_checkpoint: Callable[[], Path]) -> tuple[torch.nn.Module, torch.Tensor]:
-    """(module, example input (1, C, H, W)) of a known name, or of a .pt2 file that torch.export.save made.
+def named(
+    name: str, size: int, lite0_checkpoint: Callable[[], Path]
+) -> tuple[torch.nn.Module, torch.Tensor]:
+    """(module, example input (1, C, H, W)) of a known name, or of a .pt2 file that
+    torch.export.save made.
 
     Raises MissingFile for a name that is neither.
     """
@@ -31,6 +34,10 @@ def named(name: str, size: int, lite0_checkpoint: Callable[[], Path]) -> tuple[t
         case "resnet18":
             return resnet18(), torch.zeros(1, 3, size, size)
     if not Path(name).exists():
-        raise MissingFile(f"there is no network '{name}'", "", f"use {', '.join(NAMES)}, or the path of a .pt2 file")
+        raise MissingFile(
+            f"there is no network '{name}'",
+            "",
+            f"use {', '.join(NAMES)}, or the path of a .pt2 file",
+        )
     program = torch.export.load(name)
     return program.module(), program.example_inputs[0][0]

@@ -1,9 +1,11 @@
-"""Both servers and the dealer in one process: any steps, run over a real in-memory channel, with everything written down.
+"""Both servers and the dealer in one process: any steps, run over a real in-memory channel, with
+everything written down.
 
-`run_steps` deals a program's corrections with the real dealer, runs both servers in two threads with the real session,
-and returns both result shares, the measured cost, every message by round, every opened value, and what each party drew.
-Given roots (the default ones are fixed) nothing is left to chance. `script` replaces draws by name, so that a test can
-put every mask of a small ring in one tensor, or every permutation of a short row.
+`run_steps` deals a program's corrections with the real dealer, runs both servers in two threads
+with the real session, and returns both result shares, the measured cost, every message by round,
+every opened value, and what each party drew. Given roots (the default ones are fixed) nothing is
+left to chance. `script` replaces draws by name, so that a test can put every mask of a small ring
+in one tensor, or every permutation of a short row.
 """
 
 from __future__ import annotations
@@ -48,12 +50,16 @@ WEIGHT_SESSION = b"a test's weights"
 
 def roots(seed: int) -> tuple[bytes, bytes]:
     """Two 32-byte roots from a number."""
-    first, second = (hashlib.sha256(f"root {party} of {seed}".encode()).digest() for party in (0, 1))
+    first, second = (
+        hashlib.sha256(f"root {party} of {seed}".encode()).digest() for party in (0, 1)
+    )
     return first, second
 
 
 def drawn_openly(patch: pytest.MonkeyPatch) -> None:
-    """Every draw goes through `words` or `lanes`, where a planted bug can change it; the definitions of what is fused."""
+    """Every draw goes through `words` or `lanes`, where a planted bug can change it; the
+    definitions of what is fused.
+    """
 
     def masked(self: Session, words: Words, name: str, bits: int) -> Sum:
         return Sum(words + self.words(name, words.shape, bits), bits)
@@ -66,7 +72,9 @@ def drawn_openly(patch: pytest.MonkeyPatch) -> None:
         self.send_words(words - self.words(name, words.shape, bits), bits)
 
     def sum_words(self: dealer.Dealing, name: str, shape: Sequence[int], bits: int) -> Any:
-        return self.backend.reduce(self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits)
+        return self.backend.reduce(
+            self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits
+        )
 
     def xor_lanes(self: dealer.Dealing, name: str, planes: int, n: int) -> Any:
         return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
@@ -77,7 +85,10 @@ def drawn_openly(patch: pytest.MonkeyPatch) -> None:
     def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
         self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
 
-    fused = {Session: (masked, masked_operand, send_masked), dealer.Dealing: (sum_words, xor_lanes, deal_words, deal_lanes)}
+    fused = {
+        Session: (masked, masked_operand, send_masked),
+        dealer.Dealing: (sum_words, xor_lanes, deal_words, deal_lanes),
+    }
     for owner, functions in fused.items():
         for function in functions:
             patch.setattr(owner, function.__name__, function)
@@ -101,7 +112,9 @@ class BytesCorrections:
 
 
 class RecordingChannel:
-    """A channel that keeps a copy of what its end sends, a round an entry: empty where it only receives."""
+    """A channel that keeps a copy of what its end sends, a round an entry: empty where it only
+    receives.
+    """
 
     def __init__(self, inner: MemoryChannel) -> None:
         self._inner = inner
@@ -139,7 +152,9 @@ class NamedTree(SeedTree):
 
 
 class Scripted(NumpyBackend):
-    """A backend with some draws replaced and all of them written down, with their bits (0: lanes)."""
+    """A backend with some draws replaced and all of them written down, with their bits (0:
+    lanes).
+    """
 
     def __init__(self, names: Mapping[bytes, Name], script: Mapping[Name, Words]) -> None:
         self._names, self._script = names, script
@@ -185,7 +200,9 @@ class ScriptedDealing(dealer.Dealing):
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `told` to this party, or `sent` to it one way."""
+    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `told` to this party, or
+    `sent` to it one way.
+    """
 
     step: str
     round: int
@@ -224,14 +241,18 @@ class RecordingSession(Session):
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
         words: Words = super().correction(shape, bits)
-        number = sum(name.startswith("correction") for _, step, name in self.dealt if step == self._step)
+        number = sum(
+            name.startswith("correction") for _, step, name in self.dealt if step == self._step
+        )
         self.dealt[self.party, self._step, f"correction{number}"] = (bits, words)
         return words
 
     def receive_words(self, shape: Sequence[int], bits: int) -> Words:
         words: Words = super().receive_words(shape, bits)
         rounds = self.channel.measured().rounds
-        self.openings.append(Opening(f"{self._step} sent", rounds, bits, words.size, np.array(words)))
+        self.openings.append(
+            Opening(f"{self._step} sent", rounds, bits, words.size, np.array(words))
+        )
         return words
 
     def open_many(self, *items: Any) -> list[Any]:
@@ -240,7 +261,9 @@ class RecordingSession(Session):
         for item, value in zip(items, values, strict=True):
             bits, n = (item.bits, item.words.size) if isinstance(item, Sum) else (0, item.n)
             label = f"{self._step} told" if isinstance(item, Tell) else self._step
-            self.openings.append(Opening(label, rounds, bits, n, np.array(self.backend.download(value))))
+            self.openings.append(
+                Opening(label, rounds, bits, n, np.array(self.backend.download(value)))
+            )
         return values
 
 
@@ -250,7 +273,8 @@ class Outcome:
 
     Attributes:
         shares: both servers' results, as the last step gave them.
-        cost: measured by server 1, the dealer's bytes included; server 0 measured the same without them.
+        cost: measured by server 1, the dealer's bytes included; server 0 measured the same without
+            them.
         sent: by round, what server 0 and what server 1 sent; empty for who only received.
         openings: by party, what it learned.
         drawn: by party, its own draws and what it was dealt, by (party, step, name).
@@ -280,8 +304,12 @@ class Outcome:
 # inputs
 
 
-def share(values: npt.ArrayLike, bits: int, frac: int = 0, seed: int = 0, first: Words | None = None) -> Pair:
-    """Additive shares of integers modulo 2^bits: the first one random from `seed`, or the given one."""
+def share(
+    values: npt.ArrayLike, bits: int, frac: int = 0, seed: int = 0, first: Words | None = None
+) -> Pair:
+    """Additive shares of integers modulo 2^bits: the first one random from `seed`, or the given
+    one.
+    """
     words = np.asarray(values).astype(np.int64).view(np.uint64)
     if first is None:
         first = np.random.default_rng(seed).integers(0, 1 << bits, words.shape, dtype=np.uint64)
@@ -289,7 +317,9 @@ def share(values: npt.ArrayLike, bits: int, frac: int = 0, seed: int = 0, first:
     return Additive(first, bits, frac), Additive(BACKEND.reduce(words - first, bits), bits, frac)
 
 
-def plain(step: Step, *values: npt.ArrayLike, weights: Integers | None = None) -> npt.NDArray[np.int64]:
+def plain(
+    step: Step, *values: npt.ArrayLike, weights: Integers | None = None
+) -> npt.NDArray[np.int64]:
     """The step's own definition in the clear, on integers."""
     words = [np.asarray(value).astype(np.int64).view(np.uint64) for value in values]
     return np.asarray(step.plain(Clear(BACKEND, weights or {}), *words)).view(np.int64)
@@ -298,17 +328,28 @@ def plain(step: Step, *values: npt.ArrayLike, weights: Integers | None = None) -
 # runs
 
 
-def as_program(steps: Sequence[Step], inputs: Mapping[str, Pair], params: Params, weights: Integers) -> Program:
+def as_program(
+    steps: Sequence[Step], inputs: Mapping[str, Pair], params: Params, weights: Integers
+) -> Program:
     """Steps as a program, its input described by the shares."""
-    values = {name: Value(tuple(s.words.shape), s.bits, s.frac, s.divisor) for name, (s, _) in inputs.items()}
+    values = {
+        name: Value(tuple(s.words.shape), s.bits, s.frac, s.divisor)
+        for name, (s, _) in inputs.items()
+    }
     products = [step for step in steps if isinstance(step, PrivateProduct | PublicProduct)]
-    specs = {p.layer: WeightSpec(weights[p.layer][0].shape, weights[p.layer][1].shape, p.k, 1.0, 1.0) for p in products}
+    specs = {
+        p.layer: WeightSpec(weights[p.layer][0].shape, weights[p.layer][1].shape, p.k, 1.0, 1.0)
+        for p in products
+    }
     result = Value((), 1, 0)  # nothing reads it while a program runs
     return Program(tuple(steps), values, steps[-1].output, result, specs, params)
 
 
 def static_weights(
-    program: Program, weights: Integers, masks: Mapping[str, Words], trees: tuple[SeedTree, SeedTree]
+    program: Program,
+    weights: Integers,
+    masks: Mapping[str, Words],
+    trees: tuple[SeedTree, SeedTree],
 ) -> tuple[dict[str, StaticWeight], dict[str, StaticWeight]]:
     """Both servers' part of every layer, F = W - Bm already opened."""
     first, second = dict[str, StaticWeight](), dict[str, StaticWeight]()
@@ -316,11 +357,19 @@ def static_weights(
     for layer, spec in program.weights.items():
         w, bias = weights[layer]
         if layer not in masks:
-            first[layer], second[layer] = StaticWeight(w, None, bias), StaticWeight(w, None, bias * np.uint64(0))
+            first[layer], second[layer] = (
+                StaticWeight(w, None, bias),
+                StaticWeight(w, None, bias * np.uint64(0)),
+            )
             continue
-        bm_0, bm_1 = (BACKEND.expand_words(cipher, tree.key(layer, "Bm"), spec.shape, spec.bits) for tree in trees)
+        bm_0, bm_1 = (
+            BACKEND.expand_words(cipher, tree.key(layer, "Bm"), spec.shape, spec.bits)
+            for tree in trees
+        )
         opened = BACKEND.reduce(w - masks[layer], spec.bits)
-        bias_0 = BACKEND.expand_words(cipher, trees[0].key(layer, "bias"), spec.bias_shape, spec.bits)
+        bias_0 = BACKEND.expand_words(
+            cipher, trees[0].key(layer, "bias"), spec.bias_shape, spec.bits
+        )
         first[layer] = StaticWeight(BACKEND.reduce(opened + bm_0, spec.bits), opened, bias_0)
         second[layer] = StaticWeight(bm_1, opened, BACKEND.reduce(bias - bias_0, spec.bits))
     return first, second
@@ -340,20 +389,25 @@ def run_program(
     backends: tuple[str, str, str] = NUMPY,
     prepared: int = 0,
 ) -> Outcome:
-    """Deal a program and run both servers; raises what the servers raise, the cause before its echo.
+    """Deal a program and run both servers; raises what the servers raise, the cause before its
+    echo.
 
     Args:
         inputs: both shares of each input, in the program's order.
         seed, batch: which masks.
         script: draws to replace, permutations among them, by (party, step, name).
         extra_corrections: appended to what the dealer sends.
-        static: weights opened before: both servers' parts, and the dealer's masks; instead of `weights`.
+        static: weights opened before: both servers' parts, and the dealer's masks; instead of
+            `weights`.
         session_id: the other half of what masks depend on, beside `batch`.
         backends: of server 0, server 1 and the dealer.
         prepared: products that the servers have prepared before.
     """
     both, cipher = roots(seed), program.params.cipher
-    ends = [_Server(party, both[party], batch, script or {}, session_id, backends[party]) for party in (0, 1)]
+    ends = [
+        _Server(party, both[party], batch, script or {}, session_id, backends[party])
+        for party in (0, 1)
+    ]
     dealt = [NamedTree(both[party], batch, party, session_id) for party in (0, 1)]
     backend = SCRIPTED[backends[2]](_Union(dealt[0].names, dealt[1].names), script or {})
 
@@ -374,7 +428,10 @@ def run_program(
         draws = Draws(end.party, own, cipher, tree, parts[end.party])
         ahead = dict(itertools.islice(program.prepare(draws), prepared))
         end.prepare(channel, cipher, stream, parts[end.party], batch, ahead)
-    threads = [threading.Thread(target=end.work, args=(program, [pair[end.party] for pair in inputs])) for end in ends]
+    threads = [
+        threading.Thread(target=end.work, args=(program, [pair[end.party] for pair in inputs]))
+        for end in ends
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -395,7 +452,10 @@ def run_steps(
     params: Params | None = None,
     **options: Any,
 ) -> Outcome:
-    """Any list of steps on named inputs; the result is the last step's. Options are those of `run_program`."""
+    """Any list of steps on named inputs; the result is the last step's.
+
+    Options are those of `run_program`.
+    """
     program = as_program(steps, inputs, params or Params(), weights or {})
     return run_program(program, list(inputs.values()), weights, **options)
 
@@ -420,7 +480,13 @@ class _Server:
     """One server's thread."""
 
     def __init__(
-        self, party: int, root: bytes, batch: int, script: Mapping[Name, Any], session_id: bytes, backend: str
+        self,
+        party: int,
+        root: bytes,
+        batch: int,
+        script: Mapping[Name, Any],
+        session_id: bytes,
+        backend: str,
     ) -> None:
         self.party, self.session_id = party, session_id
         self.tree = NamedTree(root, batch, party, session_id)
@@ -440,7 +506,16 @@ class _Server:
     ) -> None:
         channel.begin(self.session_id, batch)
         self.channel = RecordingChannel(channel)
-        arguments = (self.party, self.backend, self.channel, cipher, self.tree, corrections, weights, ahead)
+        arguments = (
+            self.party,
+            self.backend,
+            self.channel,
+            cipher,
+            self.tree,
+            corrections,
+            weights,
+            ahead,
+        )
         self.session = RecordingSession(self.script, *arguments)
 
     def work(self, program: Program, inputs: Sequence[Additive]) -> None:
@@ -461,7 +536,9 @@ def _raise_cause(errors: Sequence[BaseException]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Words of `bits` bits (n,), or lanes (planes, n_lanes(n)) where `bits` is 0, with where they come from."""
+    """Words of `bits` bits (n,), or lanes (planes, n_lanes(n)) where `bits` is 0, with where they
+    come from.
+    """
 
     label: str
     bits: int
@@ -471,14 +548,20 @@ class Cell:
     @property
     def rows(self) -> npt.NDArray[np.uint8]:
         """(bits or planes, n) zeros and ones."""
-        lanes = BACKEND.to_planes(np.ascontiguousarray(self.values), self.bits) if self.bits else self.values
+        lanes = (
+            BACKEND.to_planes(np.ascontiguousarray(self.values), self.bits)
+            if self.bits
+            else self.values
+        )
         flat = np.ascontiguousarray(lanes).reshape(len(lanes), -1)
         return np.unpackbits(flat.view(np.uint8), axis=1, count=self.n, bitorder="little")
 
     @property
     def byte_lanes(self) -> list[npt.NDArray[np.uint8]]:
         """The byte planes and bit lanes of the wire, without padding bytes."""
-        packed = BACKEND.pack(self.values, self.bits) if self.bits else BACKEND.pack_lanes(self.values)
+        packed = (
+            BACKEND.pack(self.values, self.bits) if self.bits else BACKEND.pack_lanes(self.values)
+        )
         raw, whole = np.frombuffer(packed, np.uint8), self.bits // 8
         lanes = raw[whole * self.n :].reshape(-1, 8 * -(-self.n // 64))[:, : self.n // 8]
         return [*raw[: whole * self.n].reshape(whole, self.n), *lanes]
@@ -486,11 +569,15 @@ class Cell:
 
 def opened_cells(outcome: Outcome, party: int = 0) -> list[Cell]:
     """What a party learned from openings."""
-    return [Cell(f"{o.step} round {o.round}", o.bits, o.n, o.values) for o in outcome.openings[party]]
+    return [
+        Cell(f"{o.step} round {o.round}", o.bits, o.n, o.values) for o in outcome.openings[party]
+    ]
 
 
 def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
-    """All a party sees in a run whose every value has n elements: openings, its own draws, what it was dealt."""
+    """All a party sees in a run whose every value has n elements: openings, its own draws, what it
+    was dealt.
+    """
     cells = opened_cells(outcome, party)
     for (_, step, name), (bits, values) in outcome.drawn[party].items():
         blocks = values.reshape(-1, n) if bits else values[None]
@@ -500,7 +587,10 @@ def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
 
 def every(*axes: Sequence[int] | npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
     """All combinations of the axes' entries, flat: one array an axis."""
-    return [grid.reshape(-1) for grid in np.meshgrid(*(np.asarray(axis, dtype=np.int64) for axis in axes), indexing="ij")]
+    return [
+        grid.reshape(-1)
+        for grid in np.meshgrid(*(np.asarray(axis, dtype=np.int64) for axis in axes), indexing="ij")
+    ]
 
 
 def unsigned(values: npt.ArrayLike) -> Words:

@@ -2,8 +2,8 @@
 
     python tests/run_groups.py [lint] [unit] [kernels] [protocols] [processes] [evidence]
 
-All groups but `evidence` run, even when an early one fails. The run ends with the time of each group and pytest's own
-closing lines.
+All groups but `evidence` run, even when an early one fails. The run ends with the time of each
+group and pytest's own closing lines.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-# Tests of protocols and networks, and those that start processes; `unit` is everything else, so no file is forgotten.
-# The kernels compiled for every architecture, and executed by the emulator.
+# Tests of protocols and networks, and those that start processes; `unit` is everything else, so no
+# file is forgotten. The kernels compiled for every architecture, and executed by the emulator.
 KERNELS = ("tests/kernels",)
 PROTOCOLS = ("tests/protocols", "tests/nn", "tests/program", "tests/oracle")
 EVIDENCE = "evidence"
@@ -43,7 +43,16 @@ def present(paths: tuple[str, ...]) -> list[str]:
 
 def pytest(*arguments: str) -> list[str]:
     """A pytest command whose failures name the test and the cause in one screen."""
-    return [sys.executable, "-m", "pytest", "--durations=5", "--benchmark-disable", "-m", "not evidence", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--durations=5",
+        "--benchmark-disable",
+        "-m",
+        "not evidence",
+        *arguments,
+    ]
 
 
 def commands() -> dict[str, list[list[str]]]:
@@ -52,6 +61,7 @@ def commands() -> dict[str, list[list[str]]]:
     return {
         "lint": [
             [str(BIN / "ruff"), "check", "."],
+            [str(BIN / "ruff"), "format", "--check", "."],
             [str(BIN / "lint-imports")],
             [str(BIN / "mypy")],
         ],
@@ -59,19 +69,28 @@ def commands() -> dict[str, list[list[str]]]:
         "kernels": [pytest("-n", "2", *found)] if (found := present(KERNELS)) else [],
         "protocols": [pytest("-n", "2", *found)] if (found := present(PROTOCOLS)) else [],
         # These start several processes each, which mostly wait; tests of one file share them.
-        "processes": [pytest("-n", "2", "--dist", "loadfile", *found)] if (found := present(PROCESSES)) else [],
+        "processes": [pytest("-n", "2", "--dist", "loadfile", *found)]
+        if (found := present(PROCESSES))
+        else [],
         EVIDENCE: [pytest("-n", "2", "-m", "evidence", "tests")],
     }
 
 
 def run(command: list[str]) -> tuple[bool, str]:
-    """Run one command from the repository's root: whether it succeeded, and pytest's closing line if it had one."""
+    """Run one command from the repository's root: whether it succeeded, and pytest's closing line
+    if it had one.
+    """
     print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
     closing = ""
     # One compute thread a process, as the roles have: two test processes already fill the machine.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
@@ -84,16 +103,23 @@ def main(names: list[str]) -> int:
     """Run the named groups, or all of them."""
     groups = commands()
     if unknown := [name for name in names if name not in groups]:
-        print(f"error: no group {', '.join(unknown)}; there are {', '.join(groups)}", file=sys.stderr)
+        print(
+            f"error: no group {', '.join(unknown)}; there are {', '.join(groups)}", file=sys.stderr
+        )
         return 2
     if shutil.which("g++") is None and names != ["lint"]:
-        print("error: g++ is missing; the tests compile the kernels. Install it: apt-get install g++", file=sys.stderr)
+        print(
+            "error: g++ is missing; the tests compile the kernels. Install it: apt-get install g++",
+            file=sys.stderr,
+        )
         return 1
     verdicts: list[str] = []
     closings: list[str] = []
     failed = False
     # While the linters run on one core: what every later process takes from the cache.
-    compiling = subprocess.Popen([sys.executable, "-c", "from gpumpc.ring.choose import choose_backend as c; c()"], cwd=ROOT)
+    compiling = subprocess.Popen(
+        [sys.executable, "-c", "from gpumpc.ring.choose import choose_backend as c; c()"], cwd=ROOT
+    )
     for name in names or [name for name in groups if name != EVIDENCE]:
         print(f"== {name} ==", flush=True)
         start = time.monotonic()

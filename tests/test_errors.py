@@ -20,7 +20,9 @@ CLASSES = {
 
 
 def drawn_tree() -> dict[str, str]:
-    """Each class drawn in the module's docstring, with its parent: a branch is four columns wide."""
+    """Each class drawn in the module's docstring, with its parent: a branch is four columns
+    wide.
+    """
     parents: dict[str, str] = {}
     path: list[str] = []
     for line in str(errors.__doc__).splitlines():
@@ -65,6 +67,8 @@ def test_message_names_cause_and_cure() -> None:
 
 
 def test_every_error_is_met_by_a_test() -> None:
-    named = set[str]().union(*(names_in(path) for path in TESTS.rglob("*.py") if path != Path(__file__).resolve()))
+    named = set[str]().union(
+        *(names_in(path) for path in TESTS.rglob("*.py") if path != Path(__file__).resolve())
+    )
     missing = sorted(leaves() - named)
     assert not missing, f"raised or named by no test: {', '.join(missing)}"

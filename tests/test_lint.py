@@ -19,7 +19,9 @@ LINES_AT_MOST = 400
 
 @dataclass
 class Source:
-    """One parsed file: the folder it belongs to, its syntax tree, and what its imported names stand for."""
+    """One parsed file: the folder it belongs to, its syntax tree, and what its imported names stand
+    for.
+    """
 
     path: str
     text: str
@@ -43,7 +45,9 @@ class Source:
         return self.path.split("/")[0]
 
     def dotted(self, node: ast.expr) -> str:
-        """The full name of an expression, through its imports: `np.random.rand` is `numpy.random.rand`; else ''."""
+        """The full name of an expression, through its imports: `np.random.rand` is
+        `numpy.random.rand`; else ''.
+        """
         if isinstance(node, ast.Name):
             return self.aliases.get(node.id, node.id)
         if isinstance(node, ast.Attribute) and (owner := self.dotted(node.value)):
@@ -93,7 +97,9 @@ def keyword(call: ast.Call, name: str) -> object:
 
 
 def imported_root(source: Source, name: str) -> bool:
-    """Whether a dotted name starts from an import of this file, not from a local variable of the same name."""
+    """Whether a dotted name starts from an import of this file, not from a local variable of the
+    same name.
+    """
     root = name.split(".")[0]
     return any(target.split(".")[0] == root for target in source.aliases.values())
 
@@ -109,7 +115,11 @@ def randomness(source: Source) -> Findings:
         elif re.match(r"torch\.rand", name) and source.folder == "gpumpc":
             yield line, f"{name}: randomness comes from gpumpc.ring.prg"
     for call, name in source.calls():
-        if source.folder == "models" and re.match(r"torch\.rand(?!om\.)", name) and keyword(call, "generator") is None:
+        if (
+            source.folder == "models"
+            and re.match(r"torch\.rand(?!om\.)", name)
+            and keyword(call, "generator") is None
+        ):
             yield call.lineno, f"{name} without generator=: weights are made from a named seed"
 
 
@@ -121,7 +131,11 @@ def seeded_tests(source: Source) -> Findings:
     for call, name in source.calls():
         if name.startswith("numpy.random.") and name.split(".")[2] not in made:
             yield call.lineno, f"{name}: use numpy.random.default_rng(seed)"
-        elif name in ("numpy.random.default_rng", "random.Random") and not call.args and not call.keywords:
+        elif (
+            name in ("numpy.random.default_rng", "random.Random")
+            and not call.args
+            and not call.keywords
+        ):
             yield call.lineno, f"{name} without a seed"
         elif is_in(name, "random") and name != "random.Random" and imported_root(source, name):
             yield call.lineno, f"{name}: use random.Random(seed)"
@@ -146,7 +160,9 @@ def pickles(source: Source) -> Findings:
 
 
 def second_copies(source: Source) -> Findings:
-    """`kernels` and `models` are imported as gpumpc.kernels and gpumpc.models: top-level names load a second copy."""
+    """`kernels` and `models` are imported as gpumpc.kernels and gpumpc.models: top-level names load
+    a second copy.
+    """
     for line, name in source.imports():
         if name.split(".")[0] in ("kernels", "models"):
             yield line, f"import of {name}: write gpumpc.{name}"
@@ -163,14 +179,22 @@ def asserts(source: Source) -> Findings:
 SECRET = re.compile(r"seed|share|secret", re.IGNORECASE)
 HARMLESS = re.compile(r"(^n_)|(_(path|file|folder|dir|id|ids|name|count|bytes|shape)$)")
 DESCRIPTION = {"shape", "dtype", "nbytes", "bits", "frac", "owner", "size"}
-PRINTERS = re.compile(r"^(print|typer\.(echo|secho)|rich\.print)$|\.(print|echo|debug|info|warning|error|critical|log)$")
+PRINTERS = re.compile(
+    r"^(print|typer\.(echo|secho)|rich\.print)$|\.(print|echo|debug|info|warning|error|critical|log)$"
+)
 
 
 def spoken_names(node: ast.AST) -> Iterator[str]:
-    """Names whose value an expression would show; lengths, shapes and the like are not the value."""
+    """Names whose value an expression would show; lengths, shapes and the like are not the
+    value.
+    """
     if isinstance(node, ast.Attribute) and node.attr in DESCRIPTION:
         return
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "type"):
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("len", "type")
+    ):
         return
     if isinstance(node, ast.Name):
         yield node.id
@@ -207,7 +231,10 @@ def unfinished(source: Source) -> Findings:
         return
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Name) and node.id == "NotImplementedError":
-            yield node.lineno, "NotImplementedError: build it, or refuse with an error of gpumpc.errors"
+            yield (
+                node.lineno,
+                "NotImplementedError: build it, or refuse with an error of gpumpc.errors",
+            )
         elif isinstance(node, ast.Constant) and re.search(r"\b(TODO|FIXME)\b", str(node.value)):
             yield node.lineno, "TODO or FIXME"
     for line, comment in source.comments():
@@ -279,8 +306,16 @@ CAUGHT: list[tuple[Rule, str, str]] = [
 PASSED: list[tuple[Rule, str, str]] = [
     (randomness, "gpumpc", "random = 3\nprint(random)\n"),
     (randomness, "gpumpc", "import numpy as np\nx = np.asarray(3)\n"),
-    (randomness, "models", "import torch\ng = torch.Generator().manual_seed(7)\nx = torch.randn(3, generator=g)\n"),
-    (randomness, "models", "import torch\nwith torch.random.fork_rng():\n    torch.manual_seed(7)\n"),
+    (
+        randomness,
+        "models",
+        "import torch\ng = torch.Generator().manual_seed(7)\nx = torch.randn(3, generator=g)\n",
+    ),
+    (
+        randomness,
+        "models",
+        "import torch\nwith torch.random.fork_rng():\n    torch.manual_seed(7)\n",
+    ),
     (randomness, "tests", "import numpy as np\nx = np.random.default_rng(7)\n"),
     (seeded_tests, "tests", "import numpy as np\nx = np.random.default_rng(7).integers(0, 9)\n"),
     (pickles, "gpumpc", "model.eval()\n"),

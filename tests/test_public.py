@@ -1,4 +1,6 @@
-"""What the outside sees: the public names, an import without extras, and a wheel with every file in it."""
+"""What the outside sees: the public names, an import without extras, and a wheel with every file in
+it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ for name in sys.argv[1:]:
 
 def import_without_extras(*names: str) -> subprocess.CompletedProcess[str]:
     """Import modules in a fresh interpreter that has no optional package."""
-    return subprocess.run([sys.executable, "-c", BLOCKED, *names], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED, *names], capture_output=True, text=True, check=False
+    )
 
 
 def test_blocker_blocks() -> None:
@@ -59,9 +63,17 @@ def test_nothing_else_is_public() -> None:
 
 
 def test_every_folder_is_a_package() -> None:
-    """Without its `__init__.py` a folder is left out of the wheel, and nobody notices in an editable install."""
-    folders = {path.parent for folder in ("gpumpc", "kernels", "models") for path in (ROOT / folder).rglob("*.py")}
-    bare = sorted(str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists())
+    """Without its `__init__.py` a folder is left out of the wheel, and nobody notices in an
+    editable install.
+    """
+    folders = {
+        path.parent
+        for folder in ("gpumpc", "kernels", "models")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    bare = sorted(
+        str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists()
+    )
     assert not bare
 
 
@@ -75,8 +87,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         shutil.copytree(ROOT / name, work / "source" / name, symlinks=True, ignore=skipped)
     for name in ("pyproject.toml", "setup.cfg", "LICENSE"):
         shutil.copy(ROOT / name, work / "source" / name)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*build, "-w", str(work), str(work / "source")], capture_output=True, text=True, check=False)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    done = subprocess.run(
+        [*build, "-w", str(work), str(work / "source")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (built,) = work.glob("*.whl")
     return set(zipfile.ZipFile(built).namelist())
@@ -90,7 +112,11 @@ def shipped(folder: str, prefix: str) -> set[str]:
 
 
 def test_wheel_holds_every_file(wheel: set[str]) -> None:
-    wanted = shipped("gpumpc", "gpumpc/") | shipped("kernels", "gpumpc/kernels/") | shipped("models", "gpumpc/models/")
+    wanted = (
+        shipped("gpumpc", "gpumpc/")
+        | shipped("kernels", "gpumpc/kernels/")
+        | shipped("models", "gpumpc/models/")
+    )
     assert "gpumpc/kernels/__init__.py" in wanted
     assert not wanted - wheel
 

@@ -1,8 +1,10 @@
-"""`python -m bench.gpu --part conformance|suite|sanitizer|kernels|networks [--emulated] [--out FILE]`.
+"""`python -m bench.gpu --part conformance|suite|sanitizer|kernels|networks [--emulated] [--out
+FILE]`.
 
-For the hour in which a GPU is there. Each part ends within nine minutes and writes a row to its JSON file as it has it, with
-the device's name and versions, under bench/results/. It needs numpy, cupy, pytest and cryptography, and says what it skips
-without which. The exit status is 1 if anything failed.
+For the hour in which a GPU is there. Each part ends within nine minutes and writes a row to its
+JSON file as it has it, with the device's name and versions, under bench/results/. It needs numpy,
+cupy, pytest and cryptography, and says what it skips without which. The exit status is 1 if
+anything failed.
 
   conformance  each inline-PTX wrapper against its model
   suite        all kernel and engine tests on the device
@@ -10,7 +12,8 @@ without which. The exit status is 1 if anything failed.
   kernels      timings against ceilings measured in the same run, and against float64-limb products
   networks     whole networks, both servers and the dealer on the one device
 
-`--emulated` runs a miniature of each through the emulator of tests/emulator: so that the command works the day it is needed.
+`--emulated` runs a miniature of each through the emulator of tests/emulator: so that the command
+works the day it is needed.
 """
 
 from __future__ import annotations
@@ -51,13 +54,22 @@ def conformance(make: Make, results: Results, small: bool) -> bool:
 def suite(make: Make, results: Results, small: bool) -> bool:
     """The tests on the device; in small, one file of them in the emulator."""
     if small:
-        return run(results, "emulated", LIMIT_S, ["tests/kernels/test_three.py"], "ascending and truncation")
+        return run(
+            results,
+            "emulated",
+            LIMIT_S,
+            ["tests/kernels/test_three.py"],
+            "ascending and truncation",
+        )
     return run(results, "cupy", LIMIT_S)
 
 
 def sanitizer(make: Make, results: Results, small: bool) -> bool:
     """compute-sanitizer; there is nothing in small, and nothing where it is not installed."""
-    return sanitize(results, "emulated" if small else "cupy", LIMIT_S) or "skipped" in results.content["rows"][-1]
+    return (
+        sanitize(results, "emulated" if small else "cupy", LIMIT_S)
+        or "skipped" in results.content["rows"][-1]
+    )
 
 
 def kernels(make: Make, results: Results, small: bool) -> bool:
@@ -89,17 +101,23 @@ RUN: dict[str, Callable[[Make, Results, bool], bool]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one part."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.split("\n\n")[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu", description=__doc__.split("\n\n")[1]
+    )
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--emulated", action="store_true", help="a miniature, through the emulator")
-    parser.add_argument("--out", type=Path, help="the JSON file (default: bench/results/DEVICE-PART.json)")
+    parser.add_argument(
+        "--out", type=Path, help="the JSON file (default: bench/results/DEVICE-PART.json)"
+    )
     chosen = parser.parse_args(arguments)
     if not chosen.emulated and (why := missing("cupy")):
         print(f"error: {why}", file=sys.stderr)
         return 1
     make: Make = emulated if chosen.emulated else lambda: CupyBackend(CupyDevice())
     started = time.monotonic()
-    results = Results(chosen.out or ROOT / "bench" / "results" / "unnamed.json", chosen.part, make())
+    results = Results(
+        chosen.out or ROOT / "bench" / "results" / "unnamed.json", chosen.part, make()
+    )
     if chosen.out is None:
         device = re.sub(r"[^a-z0-9]+", "-", str(results.content["device"]).lower()).strip("-")
         results.path.unlink()

@@ -1,8 +1,10 @@
-"""Makes the rooms below `protocols` importable on a machine that has NumPy and CuPy and little else.
+"""Makes the rooms below `protocols` importable on a machine that has NumPy and CuPy and little
+else.
 
-A GPU is often lent without a network. What runs there needs none of the roles, so the package's public front, which imports
-them, is passed by; and where msgspec is absent, records are plain dataclasses: nothing there is decoded. Does nothing on a
-machine where the package is installed whole.
+A GPU is often lent without a network. What runs there needs none of the roles, so the package's
+public front, which imports them, is passed by; and where msgspec is absent, records are plain
+dataclasses: nothing there is decoded. Does nothing on a machine where the package is installed
+whole.
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ def _refuse(*arguments: object, **options: object) -> None:
 def _stand_in() -> types.ModuleType:
     module = types.ModuleType("msgspec")
     coder = types.SimpleNamespace(encode=_refuse, decode=_refuse)
-    values = {"Struct": Struct, "Meta": lambda **bounds: bounds, "msgpack": coder, "json": coder, "DecodeError": ValueError}
+    values = {
+        "Struct": Struct,
+        "Meta": lambda **bounds: bounds,
+        "msgpack": coder,
+        "json": coder,
+        "DecodeError": ValueError,
+    }
     vars(module).update(values, ValidationError=ValueError)
     return module
 

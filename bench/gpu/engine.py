@@ -1,6 +1,8 @@
-"""Both servers and the dealer in one process, each with a backend of its own: the real protocol, timed and written down.
+"""Both servers and the dealer in one process, each with a backend of its own: the real protocol,
+timed and written down.
 
-Three threads would be three processes on a network; here they may share one GPU. Weights and inputs are random ring
+Three threads would be three processes on a network; here they may share one GPU. Weights and inputs
+are random ring
 elements: what a protocol computes, sends and costs does not depend on values.
 """
 
@@ -43,7 +45,9 @@ class Parties:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a batch left: both shares on the host, every message by round, the corrections, the cost, the seconds."""
+    """What a batch left: both shares on the host, every message by round, the corrections, the
+    cost, the seconds.
+    """
 
     shares: tuple[Words, Words]
     messages: list[tuple[bytes, bytes]]
@@ -85,7 +89,9 @@ class _Corrections:
 
 def roots(seed: int) -> tuple[bytes, bytes]:
     """Both parties' 32 bytes."""
-    first, second = (hashlib.sha256(f"bench root {party} of {seed}".encode()).digest() for party in (0, 1))
+    first, second = (
+        hashlib.sha256(f"bench root {party} of {seed}".encode()).digest() for party in (0, 1)
+    )
     return first, second
 
 
@@ -108,7 +114,10 @@ class Engine:
         self.program, self.parties, self.seed = program, parties, seed
         self._roots, self._batch = roots(seed), 0
         self._masks = dealer.weight_masks(
-            parties.dealer, program.params.cipher, self._trees(WEIGHT_SESSION, 0), program.mask_shapes()
+            parties.dealer,
+            program.params.cipher,
+            self._trees(WEIGHT_SESSION, 0),
+            program.mask_shapes(),
         )
         self._static = [self._share_weights(party, weights) for party in (0, 1)]
 
@@ -120,20 +129,26 @@ class Engine:
         backend, found = self.parties.servers[party], dict[str, StaticWeight]()
         tree = self._trees(WEIGHT_SESSION, 0)[party]
         for layer, spec in self.program.weights.items():
-            own = backend.expand_words(self.program.params.cipher, tree.key(layer, "Bm"), spec.shape, spec.bits)
+            own = backend.expand_words(
+                self.program.params.cipher, tree.key(layer, "Bm"), spec.shape, spec.bits
+            )
             mask = backend.upload(self.parties.dealer.download(self._masks[layer]))
             weight, bias = (backend.upload(array) for array in weights[layer])
             opened = backend.reduce(weight - mask, spec.bits)
             share = backend.reduce(opened + own, spec.bits) if party == 0 else own
             operands = backend.opened(share, spec.bits), backend.opened(opened, spec.bits)
-            found[layer] = StaticWeight(*operands, bias if party == 0 else backend.zeros(spec.bias_shape))
+            found[layer] = StaticWeight(
+                *operands, bias if party == 0 else backend.zeros(spec.bias_shape)
+            )
         return found
 
     def deal(self) -> bytes:
         """The corrections of the next batch."""
         pieces: list[memoryview] = []
         trees = self._trees(SESSION, self._batch)
-        dealing = dealer.Dealing(self.parties.dealer, self.program.params.cipher, trees, self._masks, pieces.append)
+        dealing = dealer.Dealing(
+            self.parties.dealer, self.program.params.cipher, trees, self._masks, pieces.append
+        )
         dealer.deal_batch(self.program.steps, dealing)
         return b"".join(pieces)
 
@@ -151,17 +166,28 @@ class Engine:
             channel.begin(SESSION, self._batch)
             stream = _Corrections(corrections) if party else None
             tree = self._trees(SESSION, self._batch)[party]
-            arguments: tuple[Any, ...] = backend, channel, self.program.params.cipher, tree, stream, self._static[party]
+            arguments: tuple[Any, ...] = (
+                backend,
+                channel,
+                self.program.params.cipher,
+                tree,
+                stream,
+                self._static[party],
+            )
             session = Session(party, *arguments)
             value = self.program.input
-            result = self.program.run(session, Additive(backend.upload(shares[party]), value.bits, value.frac))
+            result = self.program.run(
+                session, Additive(backend.upload(shares[party]), value.bits, value.frac)
+            )
             results[party], costs[party] = backend.download(result.words), session.measured()
 
         both([functools.partial(serve, party) for party in (0, 1)], channels)
         end = time.perf_counter()
         self._batch += 1
         messages = list(zip(channels[0].sent, channels[1].sent, strict=True))
-        return Run((results[0], results[1]), messages, corrections, costs[1], dealt - start, end - dealt)
+        return Run(
+            (results[0], results[1]), messages, corrections, costs[1], dealt - start, end - dealt
+        )
 
 
 def both(work: Sequence[Callable[[], None]], channels: Sequence[Any]) -> None:

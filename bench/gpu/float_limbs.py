@@ -1,8 +1,9 @@
-"""What the tensor-core kernels are measured against: the same ring product through float64 matrix products.
+"""What the tensor-core kernels are measured against: the same ring product through float64 matrix
+products.
 
-`six` cuts words into balanced digits of 22, 22 and 20 bits and needs the six products below 2^64, sums of 1024 terms at a
-time; `sixteen` is the route of the published engines: four 16-bit limbs, all sixteen products. Splitting and recombination
-are part of both.
+`six` cuts words into balanced digits of 22, 22 and 20 bits and needs the six products below 2^64,
+sums of 1024 terms at a time; `sixteen` is the route of the published engines: four 16-bit limbs,
+all sixteen products. Splitting and recombination are part of both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 DIGITS = {"six": (22, 22, 20), "sixteen": (16, 16, 16, 16)}
-# Terms whose float64 sum is exact: digits of 22 bits are below 2^21 in magnitude, 16-bit limbs below 2^16.
+# Terms whose float64 sum is exact: digits of 22 bits are below 2^21 in magnitude, 16-bit limbs
+# below 2^16.
 TERMS = {"six": 1024, "sixteen": 1 << 20}
 
 
@@ -19,7 +21,9 @@ def _digits(arrays: Any, words: Any, route: str) -> list[Any]:
     found = []
     if route == "sixteen":
         for i in range(4):
-            found.append(((words >> arrays.uint64(16 * i)) & arrays.uint64(0xFFFF)).astype(arrays.float64))
+            found.append(
+                ((words >> arrays.uint64(16 * i)) & arrays.uint64(0xFFFF)).astype(arrays.float64)
+            )
         return found
     rest = words.view(arrays.int64)
     for width in DIGITS[route]:

@@ -1,8 +1,23 @@
-"""The networks that are timed, as graph records: Lite0, ResNet-18, ResNet-50, VGG-16, and a tiny one for tests."""
+"""The networks that are timed, as graph records: Lite0, ResNet-18, ResNet-50, VGG-16, and a tiny
+one for tests.
+"""
 
 from __future__ import annotations
 
-from gpumpc.nn.graph import Add, AnyLayer, AvgPool, Clamp, Conv2d, Flatten, Graph, Input, Linear, MaxPool, Pair, ReLU
+from gpumpc.nn.graph import (
+    Add,
+    AnyLayer,
+    AvgPool,
+    Clamp,
+    Conv2d,
+    Flatten,
+    Graph,
+    Input,
+    Linear,
+    MaxPool,
+    Pair,
+    ReLU,
+)
 
 # repeats, kernel, stride, expansion, channels after: EfficientNet-Lite0
 LITE0 = (
@@ -32,14 +47,23 @@ class Builder:
         self.layers.append(layer)
         self.last = layer.name
 
-    def conv(self, channels: int, kernel: int, stride: int = 1, groups: int = 1, source: str | None = None) -> None:
+    def conv(
+        self,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        source: str | None = None,
+    ) -> None:
         """A convolution that keeps the size, or divides it by the stride."""
         out = -(-self.size // stride)
         total = max((out - 1) * stride + kernel - self.size, 0)
         padding = (total // 2, total - total // 2) * 2
         place: Pair = (kernel, kernel)
         name = self._name("conv")
-        self.put(Conv2d(name, (source or self.last,), place, channels, (stride, stride), padding, groups))
+        self.put(
+            Conv2d(name, (source or self.last,), place, channels, (stride, stride), padding, groups)
+        )
         self.size, self.channels = out, channels
 
     def relu(self) -> None:
@@ -54,7 +78,9 @@ class Builder:
         """Maximum over square windows, `before` padding above and to the left."""
         after = max((-(-self.size // stride) - 1) * stride + window - self.size - before, 0)
         padding = (before, after, before, after)
-        self.put(MaxPool(self._name("max"), (self.last,), (window, window), (stride, stride), padding))
+        self.put(
+            MaxPool(self._name("max"), (self.last,), (window, window), (stride, stride), padding)
+        )
         self.size = (self.size + before + after - window) // stride + 1
 
     def add(self, other: str) -> None:
@@ -95,7 +121,9 @@ def lite0(size: int = 224, classes: int = 1000) -> Graph:
     return b.head(classes)
 
 
-def resnet(blocks: tuple[int, ...], bottleneck: bool, size: int = 224, classes: int = 1000) -> Graph:
+def resnet(
+    blocks: tuple[int, ...], bottleneck: bool, size: int = 224, classes: int = 1000
+) -> Graph:
     """A residual network with 1x1 shortcuts where the shape changes."""
     b = Builder(size)
     b.conv(64, 7, 2)
@@ -108,7 +136,9 @@ def resnet(blocks: tuple[int, ...], bottleneck: bool, size: int = 224, classes: 
             source, before, came = b.last, b.channels, b.size
             stride = 2 if stage and i == 0 else 1
             for kernel, channels, step in (
-                ((1, width, 1), (3, width, stride), (1, after, 1)) if bottleneck else ((3, width, stride), (3, after, 1))
+                ((1, width, 1), (3, width, stride), (1, after, 1))
+                if bottleneck
+                else ((3, width, stride), (3, after, 1))
             ):
                 b.conv(channels, kernel, step)
                 b.relu()
@@ -148,7 +178,9 @@ def vgg16(size: int = 224) -> Graph:
 
 
 def tiny(size: int = 8) -> Graph:
-    """Every kind of layer once: convolutions, depthwise, clamp, ReLU, both pools, a residual, a linear layer."""
+    """Every kind of layer once: convolutions, depthwise, clamp, ReLU, both pools, a residual, a
+    linear layer.
+    """
     b = Builder(size)
     b.conv(24, 3)
     b.clamp()

@@ -1,4 +1,6 @@
-"""Parts `suite` and `sanitizer`: the kernels' and the engine's tests on the device, plain and under compute-sanitizer."""
+"""Parts `suite` and `sanitizer`: the kernels' and the engine's tests on the device, plain and under
+compute-sanitizer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ TESTS = [f"tests/kernels/test_{name}.py" for name in ("three", "contract", "fuse
 TESTS.append("tests/kernels/test_emulator.py::test_wrappers_do_what_their_models_say")
 # One small test of each kernel: a sanitizer slows a kernel a hundred times.
 SMALL = (
-    "test_int64 or test_truncation or test_beaver or (65 and 33) or test_planes or test_leaves or test_a_lift or wrappers"
+    "test_int64 or test_truncation or test_beaver or (65 and 33) or test_planes or "
+    "test_leaves "
+    "or test_a_lift or wrappers"
 )
 TOOLS = ("memcheck", "racecheck", "synccheck")
 
@@ -38,11 +42,22 @@ def _environment(device: str) -> dict[str, str]:
 
 def pytest_command(tests: Sequence[str], report: Path, keyword: str) -> list[str]:
     """pytest with its report, and with the rooms it needs importable on a bare machine."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "bench.gpu.bare", f"--junitxml={report}", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "bench.gpu.bare",
+        f"--junitxml={report}",
+        *tests,
+    ]
     return command + (["-k", keyword] if keyword else [])
 
 
-def run(results: Results, device: str, limit_s: float, tests: Sequence[str] = TESTS, keyword: str = "") -> bool:
+def run(
+    results: Results, device: str, limit_s: float, tests: Sequence[str] = TESTS, keyword: str = ""
+) -> bool:
     """The tests, a row a file, and a row for each that failed. True if all passed."""
     if why := missing("pytest"):
         results.skip("suite", why)
@@ -52,40 +67,62 @@ def run(results: Results, device: str, limit_s: float, tests: Sequence[str] = TE
     for test in tests:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
-            done = _limited(pytest_command([test], report, keyword), device, deadline - time.monotonic())
+            done = _limited(
+                pytest_command([test], report, keyword), device, deadline - time.monotonic()
+            )
             passed &= _report(results, test, report, done)
     return passed
 
 
-def _limited(command: Sequence[str], device: str, left_s: float) -> subprocess.CompletedProcess[str] | None:
+def _limited(
+    command: Sequence[str], device: str, left_s: float
+) -> subprocess.CompletedProcess[str] | None:
     """The command, or None where the time was up."""
     try:
         return subprocess.run(
-            command, cwd=ROOT, env=_environment(device), capture_output=True, text=True, timeout=max(1.0, left_s)
+            command,
+            cwd=ROOT,
+            env=_environment(device),
+            capture_output=True,
+            text=True,
+            timeout=max(1.0, left_s),
         )
     except subprocess.TimeoutExpired:
         return None
 
 
-def _report(results: Results, test: str, report: Path, done: subprocess.CompletedProcess[str] | None) -> bool:
+def _report(
+    results: Results, test: str, report: Path, done: subprocess.CompletedProcess[str] | None
+) -> bool:
     if done is None or not report.exists():
         why = "the time was up" if done is None else (done.stdout + done.stderr).strip()[-500:]
         results.add(test, passed=False, reason=why)
         return False
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
-    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    failed = [
+        case for case in cases if case.find("failure") is not None or case.find("error") is not None
+    ]
     skipped = sum(case.find("skipped") is not None for case in cases)
     took = sum(float(case.get("time", 0)) for case in cases)
     for case in failed:
         results.add(f"{test}::{case.get('name')}", passed=False)
     good = not failed and done.returncode in (0, 5)
-    results.add(test, passed=good, n_tests=len(cases), n_failed=len(failed), n_skipped=skipped, seconds_total=took)
+    results.add(
+        test,
+        passed=good,
+        n_tests=len(cases),
+        n_failed=len(failed),
+        n_skipped=skipped,
+        seconds_total=took,
+    )
     return good
 
 
 def sanitize(results: Results, device: str, limit_s: float) -> bool:
     """Each tool of compute-sanitizer over a small selection of the tests."""
-    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    program = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin"
+    )
     if why := missing("pytest"):
         results.skip("sanitizer", why)
         return False
@@ -96,7 +133,15 @@ def sanitize(results: Results, device: str, limit_s: float) -> bool:
     for i, tool in enumerate(TOOLS):
         left = (deadline - time.monotonic()) / (len(TOOLS) - i)
         with tempfile.TemporaryDirectory() as folder:
-            command = [program, "--tool", tool, "--error-exitcode", "99", "--target-processes", "all"]
+            command = [
+                program,
+                "--tool",
+                tool,
+                "--error-exitcode",
+                "99",
+                "--target-processes",
+                "all",
+            ]
             command += pytest_command([*TESTS[:3], TESTS[4]], Path(folder) / "report.xml", SMALL)
             start = time.monotonic()
             done = _limited(command, device, left)

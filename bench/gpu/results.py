@@ -1,4 +1,6 @@
-"""Results of one run as one JSON file, written anew after every row: what was measured before a crash is not lost."""
+"""Results of one run as one JSON file, written anew after every row: what was measured before a
+crash is not lost.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from typing import Any
 from bench.schema import row
 from gpumpc.ring.cupy_backend import CupyBackend
 
-PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "cryptography", "pytest", "nvidia-cuda-nvrtc")
+PACKAGES = (
+    "numpy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "torch",
+    "cryptography",
+    "pytest",
+    "nvidia-cuda-nvrtc",
+)
 Row = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -37,7 +47,10 @@ def describe(backend: CupyBackend) -> Row:
         about["device"] = properties["name"].decode()
         about["memory_bytes"] = int(properties["totalGlobalMem"])
         about["multiprocessors"] = int(properties["multiProcessorCount"])
-        about["driver"], about["runtime"] = cuda.runtime.driverGetVersion(), cuda.runtime.runtimeGetVersion()
+        about["driver"], about["runtime"] = (
+            cuda.runtime.driverGetVersion(),
+            cuda.runtime.runtimeGetVersion(),
+        )
     else:
         about["device"] = "none: kernels executed by the emulator"
     return about
@@ -62,7 +75,9 @@ class Results:
         checked = row(part=self.part, name=name, backend=self._backend, **values)
         self.content["rows"].append(checked)
         self._write()
-        told = ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None)
+        told = ", ".join(
+            f"{key} {_short(value)}" for key, value in values.items() if value is not None
+        )
         self._say(f"{self.part}: {name}: {told}")
         return checked
 

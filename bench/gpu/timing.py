@@ -9,8 +9,12 @@ from typing import Any
 from gpumpc.ring.cupy_backend import CupyBackend
 
 
-def seconds(backend: CupyBackend, work: Callable[[], Any], least_s: float = 0.2, most: int = 200) -> float:
-    """Mean seconds of one call, after one that warms up: calls until they took `least_s`, `most` at most."""
+def seconds(
+    backend: CupyBackend, work: Callable[[], Any], least_s: float = 0.2, most: int = 200
+) -> float:
+    """Mean seconds of one call, after one that warms up: calls until they took `least_s`, `most` at
+    most.
+    """
     backend.device.enter()
     work()
     backend.device.synchronize()

@@ -1,8 +1,11 @@
-"""Part `kernels`: each kernel's time beside the ceilings measured in the same run, and beside float64-limb products."""
+"""Part `kernels`: each kernel's time beside the ceilings measured in the same run, and beside
+float64-limb products.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +23,9 @@ KEY = bytes(range(32))
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How large: elements of the memory-bound kernels, matrix product, convolution (B, H, C, N), rounds of the rates."""
+    """How large: elements of the memory-bound kernels, matrix product, convolution (B, H, C, N),
+    rounds of the rates.
+    """
 
     n: int
     gemm: tuple[int, int, int]
@@ -37,7 +42,9 @@ SMALL = Sizes(2048, (64, 64, 64), (1, 5, 20, 17), 2, 2, 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """Per second: bytes copied (read and written both count), bytes' and words' multiply-adds, float64 operations / 2."""
+    """Per second: bytes copied (read and written both count), bytes' and words' multiply-adds,
+    float64 operations / 2.
+    """
 
     copy: float
     int8: float
@@ -58,8 +65,12 @@ def ceilings(backend: CupyBackend, results: Results, sizes: Sizes) -> Ceilings:
     copy = 16 * sizes.n / seconds(backend, lambda: arrays.copyto(y, x), least)
     threads = 256 * sizes.blocks
     out32, out64 = backend.new((threads,), np.uint32), backend.new((threads,))
-    t_mma = seconds(backend, lambda: backend.launch("rate_mma", sizes.blocks, out32, sizes.rounds), least)
-    t_imad = seconds(backend, lambda: backend.launch("rate_imad", sizes.blocks, out64, sizes.rounds), least)
+    t_mma = seconds(
+        backend, lambda: backend.launch("rate_mma", sizes.blocks, out32, sizes.rounds), least
+    )
+    t_imad = seconds(
+        backend, lambda: backend.launch("rate_imad", sizes.blocks, out64, sizes.rounds), least
+    )
     side = 4096 if sizes is FULL else 64
     a = arrays.ones((side, side), dtype=arrays.float64)
     t_float = seconds(backend, lambda: a @ a, least)
@@ -69,7 +80,10 @@ def ceilings(backend: CupyBackend, results: Results, sizes: Sizes) -> Ceilings:
         threads * sizes.rounds * 8 / t_imad,
         side**3 / t_float,
     )
-    results.add("ceilings", **{f"{name}_per_second": value for name, value in dataclasses.asdict(found).items()})
+    results.add(
+        "ceilings",
+        **{f"{name}_per_second": value for name, value in dataclasses.asdict(found).items()},
+    )
     return found
 
 
@@ -80,15 +94,21 @@ def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings
     reference = _routes(backend, results, sizes, "gemm", x, w, m * depth * n)
     for bits in (64, 48, 40, 32):
         left, right = backend.opened(x, bits), backend.opened(w, bits)
-        time = seconds(backend, lambda left=left, right=right, bits=bits: backend.matmul(left, right, bits), sizes.least_s)  # type: ignore[misc]  # bound at once
+        time = seconds(backend, functools.partial(backend.matmul, left, right, bits), sizes.least_s)
         _product_row(results, f"limb_gemm_{bits}", time, m * depth * n, bits, top, reference)
-    time = seconds(backend, lambda: backend.matmul(backend.opened(x, 64), backend.opened(w, 64), 64), sizes.least_s)
+    time = seconds(
+        backend,
+        lambda: backend.matmul(backend.opened(x, 64), backend.opened(w, 64), 64),
+        sizes.least_s,
+    )
     _product_row(results, "limb_gemm_64_cut_anew", time, m * depth * n, 64, top, reference)
     out = backend.new((m, n))
     blocks = -(-m // 64) * -(-n // 64)
     time = seconds(
         backend,
-        lambda: backend.launch("ring_gemm", blocks, x, w, out, None, None, m, depth, n, (1 << 64) - 1),
+        lambda: backend.launch(
+            "ring_gemm", blocks, x, w, out, None, None, m, depth, n, (1 << 64) - 1
+        ),
         sizes.least_s,
     )
     results.add(
@@ -105,20 +125,28 @@ def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings
         left, right = backend.opened(image, bits), backend.opened(filters, bits)
         time = seconds(
             backend,
-            lambda left=left, right=right, bits=bits: backend.conv2d(left, right, (1, 1), (1, 1, 1, 1), 1, bits),  # type: ignore[misc]  # bound at once
+            lambda left=left, right=right, bits=bits: backend.conv2d(
+                left, right, (1, 1), (1, 1, 1, 1), 1, bits
+            ),  # type: ignore[misc]  # bound at once
             sizes.least_s,
         )
         _product_row(results, f"limb_conv_{bits}", time, count, bits, top, reference)
 
 
-def _routes(backend: CupyBackend, results: Results, sizes: Sizes, kind: str, x: Any, w: Any, count: int) -> dict[str, float]:
+def _routes(
+    backend: CupyBackend, results: Results, sizes: Sizes, kind: str, x: Any, w: Any, count: int
+) -> dict[str, float]:
     """Seconds of the float64 routes, after one check that they give the same words."""
     arrays, found = backend.device.arrays, {}
     call = float_limbs.matmul if kind == "gemm" else float_limbs.conv2d
-    ours = backend.matmul(x, w, 64) if kind == "gemm" else backend.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 64)
+    ours = (
+        backend.matmul(x, w, 64)
+        if kind == "gemm"
+        else backend.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 64)
+    )
     for route in float_limbs.DIGITS:
         same = bool((call(arrays, x, w, route) == ours).all())
-        found[route] = seconds(backend, lambda route=route: call(arrays, x, w, route), sizes.least_s)  # type: ignore[misc]  # bound at once
+        found[route] = seconds(backend, functools.partial(call, arrays, x, w, route), sizes.least_s)
         results.add(
             f"float64_{kind}_{route}",
             seconds_total=found[route],
@@ -129,7 +157,13 @@ def _routes(backend: CupyBackend, results: Results, sizes: Sizes, kind: str, x: 
 
 
 def _product_row(
-    results: Results, name: str, time: float, count: int, bits: int, top: Ceilings, reference: dict[str, float]
+    results: Results,
+    name: str,
+    time: float,
+    count: int,
+    bits: int,
+    top: Ceilings,
+    reference: dict[str, float],
 ) -> None:
     limbs = limbs_for(bits)
     pairs = limbs * (limbs + 1) // 2
@@ -148,7 +182,9 @@ Case = tuple[str, Callable[[], Any], int]
 
 
 def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
-    """(kernel, one launch of it, bytes it must move): what is bound by memory, without any copy to the host."""
+    """(kernel, one launch of it, bytes it must move): what is bound by memory, without any copy to
+    the host.
+    """
     n, launch = sizes.n, backend.launch
     blocks, lanes = -(-n // 1024), n_lanes(n)
     x, y, z = (words(backend, (n,), seed) for seed in (1, 2, 3))
@@ -165,24 +201,56 @@ def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
     yield "pack", lambda: launch("pack", -(-64 * lanes // 1024), x, packed, n, 40), 13 * n
     yield "unpack", lambda: launch("unpack", blocks, packed, out, n, 40), 13 * n
     planes = backend.new((27, lanes))
-    yield "to_planes", lambda: launch("to_planes", blocks, x, planes, n, lanes, 27), 8 * n + 27 * 8 * lanes
-    limb_planes = backend.new((5, n // 64, 64), np.uint8)
-    yield "split_rows", lambda: launch("split_rows", blocks, x, limb_planes, n // 64, 64, 64, 5), 13 * n
-    yield "combine", lambda: launch("combine", blocks, x, packed, limb_planes, None, n // 64, 64, 64, 40, 5, keep), 18 * n
-    yield "chacha_words", lambda: launch("chacha_words", -(-8 * n // 16384), out, n, 8, keep, *range(8)), 8 * n
     yield (
-        "mask_words",
-        lambda: launch("mask_words", -(-8 * n // 16384), x, packed, None, None, n, 40, 8, 1, keep, *range(8)),
+        "to_planes",
+        lambda: launch("to_planes", blocks, x, planes, n, lanes, 27),
+        8 * n + 27 * 8 * lanes,
+    )
+    limb_planes = backend.new((5, n // 64, 64), np.uint8)
+    yield (
+        "split_rows",
+        lambda: launch("split_rows", blocks, x, limb_planes, n // 64, 64, 64, 5),
         13 * n,
     )
-    yield "mask_add", lambda: launch("mask_add", -(-8 * n // 16384), x, out, n, 8, 1, keep, *range(8)), 16 * n
+    yield (
+        "combine",
+        lambda: launch(
+            "combine", blocks, x, packed, limb_planes, None, n // 64, 64, 64, 40, 5, keep
+        ),
+        18 * n,
+    )
+    yield (
+        "chacha_words",
+        lambda: launch("chacha_words", -(-8 * n // 16384), out, n, 8, keep, *range(8)),
+        8 * n,
+    )
+    yield (
+        "mask_words",
+        lambda: launch(
+            "mask_words", -(-8 * n // 16384), x, packed, None, None, n, 40, 8, 1, keep, *range(8)
+        ),
+        13 * n,
+    )
+    yield (
+        "mask_add",
+        lambda: launch("mask_add", -(-8 * n // 16384), x, out, n, 8, 1, keep, *range(8)),
+        16 * n,
+    )
     yield "add_packed", lambda: launch("add_packed", blocks, x, packed, out, n, 40, keep), 21 * n
     digits = backend.new((9, 3, max(1, lanes // 64)))
     tables = backend.new((9, 7, digits.shape[2]))
     j, below = digits.shape[2], backend.new((digits.shape[2],))
     lt, eq = backend.new((9, j)), backend.new((9, j))
-    yield "thermometer", lambda: launch("thermometer", -(-j // 256) * 9, digits, tables, j, 3, 9), 10 * 8 * 9 * j
-    yield "lookup", lambda: launch("lookup", -(-j // 256) * 9, tables, digits, below, lt, eq, j, 3, 9), 12 * 8 * 9 * j
+    yield (
+        "thermometer",
+        lambda: launch("thermometer", -(-j // 256) * 9, digits, tables, j, 3, 9),
+        10 * 8 * 9 * j,
+    )
+    yield (
+        "lookup",
+        lambda: launch("lookup", -(-j // 256) * 9, tables, digits, below, lt, eq, j, 3, 9),
+        12 * 8 * 9 * j,
+    )
     image = x[: n // 64 * 64].reshape(1, 8, n // 512, 64)
     taps = words(backend, (3, 3, 1, 64), 5)
     yield "depthwise", lambda: backend.conv2d(image, taps, (1, 1), (1, 1, 1, 1), 64, 40), 16 * n
@@ -199,5 +267,11 @@ def run(backend: CupyBackend, results: Results, sizes: Sizes = FULL) -> None:
         time = seconds(backend, call, sizes.least_s)
         share = n_bytes / time / top.copy
         bound = "integer pipe" if name in COMPUTE_BOUND else "memory"
-        results.add(name, seconds_total=time, bytes_per_second=n_bytes / time, share_of_copy_rate=share, bound_by=bound)
+        results.add(
+            name,
+            seconds_total=time,
+            bytes_per_second=n_bytes / time,
+            share_of_copy_rate=share,
+            bound_by=bound,
+        )
     products(backend, results, sizes, top)

@@ -1,4 +1,5 @@
-"""Part `networks`: whole networks as graph records, both servers and the dealer on the one device, images a second.
+"""Part `networks`: whole networks as graph records, both servers and the dealer on the one device,
+images a second.
 
 Batches double until the memory or a minute is full. Weights and inputs are random ring elements.
 """
@@ -25,7 +26,9 @@ Make = Callable[[], CupyBackend]
 
 
 class Busy:
-    """The share of time in which the device ran anything, as nvidia-smi samples it; None where it is not there."""
+    """The share of time in which the device ran anything, as nvidia-smi samples it; None where it
+    is not there.
+    """
 
     def __init__(self) -> None:
         self.share: float | None = None
@@ -36,7 +39,13 @@ class Busy:
         if shutil.which("nvidia-smi") is None:
             yield
             return
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100"]
+        command = [
+            "nvidia-smi",
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+            "-lms",
+            "100",
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield
@@ -47,7 +56,10 @@ class Busy:
 
 
 def run(
-    make: Make, results: Results, seconds_each: float = 60.0, graphs: dict[str, Callable[[], Graph]] | None = None
+    make: Make,
+    results: Results,
+    seconds_each: float = 60.0,
+    graphs: dict[str, Callable[[], Graph]] | None = None,
 ) -> None:
     """Every network; `make` gives a backend of its own to each party."""
     for name, graph in (graphs or NETWORKS).items():

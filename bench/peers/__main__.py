@@ -1,7 +1,9 @@
-"""Ours beside CrypTen and SPU: `python -m bench.peers --workloads relu,lenet --runs 5 --json out.json`.
+"""Ours beside CrypTen and SPU: `python -m bench.peers --workloads relu,lenet --runs 5 --json
+out.json`.
 
-Every engine runs the same case, one run each in turn, after one run that warms it up; operands are shared before the clock
-and results left shared. The table says which peer did not run and why. Exit status 1 if one did not.
+Every engine runs the same case, one run each in turn, after one run that warms it up; operands are
+shared before the clock and results left shared. The table says which peer did not run and why. Exit
+status 1 if one did not.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def case_arrays(work: Workload, seed: int) -> dict[str, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way of running ours: ring, fraction bits, backend (empty: the fastest that is installed)."""
+    """One way of running ours: ring, fraction bits, backend (empty: the fastest that is
+    installed)."""
 
     k: int
     f: int
@@ -70,12 +73,18 @@ def makers(
         own.mkdir()
         save(work, arrays, own / talk.INPUTS)
         # CrypTen's parties tell each other where they are: no relay can stand between them.
-        return Peer(name, own, work.name, options.ours[0].f, python, link if name == "spu" else None)
+        return Peer(
+            name, own, work.name, options.ours[0].f, python, link if name == "spu" else None
+        )
 
     def ours(variant: Variant) -> Engine:
-        return Ours(work, arrays, Params(k=variant.k, f=variant.f), options.net, variant.backend or None)
+        return Ours(
+            work, arrays, Params(k=variant.k, f=variant.f), options.net, variant.backend or None
+        )
 
-    found: dict[str, Callable[[], Engine]] = {str(variant): partial(ours, variant) for variant in options.ours}
+    found: dict[str, Callable[[], Engine]] = {
+        str(variant): partial(ours, variant) for variant in options.ours
+    }
     return found | {name: partial(peer, name) for name in options.peers}
 
 
@@ -85,7 +94,10 @@ def measure(work: Workload, options: argparse.Namespace) -> list[Row]:
     exact = evaluate(work, arrays)
     engines: dict[str, Engine] = {}
     faults: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="gpumpc-peers-") as folder, contextlib.ExitStack() as ends:
+    with (
+        tempfile.TemporaryDirectory(prefix="gpumpc-peers-") as folder,
+        contextlib.ExitStack() as ends,
+    ):
         wanted = makers(work, arrays, options, Path(folder))
         for name, make in wanted.items():
             try:
@@ -105,7 +117,12 @@ def measure(work: Workload, options: argparse.Namespace) -> list[Row]:
 
 
 def _row(
-    work: Workload, name: str, engine: Engine, runs: Sequence[Measured], exact: Array, options: argparse.Namespace
+    work: Workload,
+    name: str,
+    engine: Engine,
+    runs: Sequence[Measured],
+    exact: Array,
+    options: argparse.Namespace,
 ) -> Row:
     fields: Row = {"f": options.ours[0].f}
     if isinstance(engine, Ours):
@@ -115,12 +132,15 @@ def _row(
     return computed_row(measured, link) if link and name == "crypten" else measured
 
 
-def interleave(work: Workload, engines: dict[str, Engine], faults: dict[str, str], n: int) -> dict[str, list[Measured]]:
+def interleave(
+    work: Workload, engines: dict[str, Engine], faults: dict[str, str], n: int
+) -> dict[str, list[Measured]]:
     """n runs of each, in turn; an engine that fails is out."""
     runs: dict[str, list[Measured]] = {name: [] for name in engines}
     for i in range(n):
         for name in [name for name in engines if name not in faults]:
-            # What the engine before it still tidies up, and has left for the disk to write, is not this one's.
+            # What the engine before it still tidies up, and has left for the disk to write, is not
+            # this one's.
             os.sync()
             time.sleep(_SETTLE_S)
             try:
@@ -142,32 +162,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.peers", description="gpumpc beside CrypTen (TTP) and SPU (SEMI2K)."
     )
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}")
+    parser.add_argument(
+        "--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}"
+    )
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers, separated by commas")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each engine")
-    ours = "ours, k:f or k:f:backend; the first is the headline, at the peers' fraction bits; 44:16 unless given"
+    ours = (
+        "ours, k:f or k:f:backend; the first is the headline, at the peers' fraction bits; "
+        "44:16 unless given"
+    )
     parser.add_argument("--ours", type=Variant.of, action="append", metavar="K:F", help=ours)
     parser.add_argument("--net", default="loopback", help="loopback, lan or wan")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
-    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where bench.peers.setup put them")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write one JSON object, to stdout without FILE")
+    parser.add_argument(
+        "--environments", type=Path, default=ENVIRONMENTS, help="where bench.peers.setup put them"
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write one JSON object, to stdout without FILE",
+    )
     options = parser.parse_args(arguments)
     options.peers = [name for name in options.peers.split(",") if name]
     options.ours = options.ours or [Variant(44, 16)]
     wanted = options.workloads.split(",")
     if unknown := sorted({*wanted} - {*WORKLOADS} | {*options.peers} - {*PEERS}):
-        parser.error(f"not known: {', '.join(unknown)}; there are {', '.join((*WORKLOADS, *PEERS))}")
+        parser.error(
+            f"not known: {', '.join(unknown)}; there are {', '.join((*WORKLOADS, *PEERS))}"
+        )
     rows: list[Row] = []
     for name in wanted:
         rows += measure(WORKLOADS[name], options)
         add_ratios(rows)
-        text = json.dumps(report_of(rows, {**machine(), "net": options.net, "runs": options.runs}), indent=1)
+        text = json.dumps(
+            report_of(rows, {**machine(), "net": options.net, "runs": options.runs}), indent=1
+        )
         if options.json and options.json != "-":
-            Path(options.json).write_text(text + "\n")  # after each workload: a long run leaves what it has
+            Path(options.json).write_text(
+                text + "\n"
+            )  # after each workload: a long run leaves what it has
     if options.json == "-":
         print(text)
     else:
-        title = f"{machine()['processor']}, one compute thread a process, {options.net}, medians of {options.runs}"
+        title = (
+            f"{machine()['processor']}, one compute thread a process, {options.net}, medians "
+            f"of {options.runs}"
+        )
         Console(width=None if sys.stdout.isatty() else 140).print(table_of(rows, title))
     return int(any(entry.get("fault") for entry in rows))
 

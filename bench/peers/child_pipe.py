@@ -1,7 +1,7 @@
 """What the comparison and an engine's runner say to each other. Standard library and NumPy alone.
 
-Commands are lines: `run` (one run, fresh randomness), `rounds` (an untimed run that counts them), `stop`. Answers are JSON
-lines; the runner's other output goes to a log.
+Commands are lines: `run` (one run, fresh randomness), `rounds` (an untimed run that counts them),
+`stop`. Answers are JSON lines; the runner's other output goes to a log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ INPUTS = "inputs.npz"
 DIGEST_BYTES = 1 << 16
 # One compute thread a process, whatever library computes.
 ONE_THREAD: Mapping[str, str] = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
+    **dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+    ),
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
 
@@ -74,7 +76,9 @@ class Stage:
 
     def spawn(self, module: str, folder: Path, rank: int) -> subprocess.Popen[bytes]:
         """Another party, in the same environment."""
-        return subprocess.Popen([sys.executable, "-m", module, str(folder), str(rank)], stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(folder), str(rank)], stdin=subprocess.DEVNULL
+        )
 
 
 def commands() -> Iterator[str]:

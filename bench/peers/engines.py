@@ -87,12 +87,21 @@ class Peer:
     """
 
     def __init__(
-        self, name: str, folder: Path, workload: str, frac_bits: int, python: Path, link: Shape | None = None
+        self,
+        name: str,
+        folder: Path,
+        workload: str,
+        frac_bits: int,
+        python: Path,
+        link: Shape | None = None,
     ) -> None:
         self.name, self._folder, self._frac_bits = name, folder, frac_bits
         self._relays = [Relay(link), Relay(link)] if link else []
         ports = _free_ports(2)
-        doors = [int(r.door(f"tcp://127.0.0.1:{p}").rsplit(":", 1)[1]) for r, p in zip(self._relays, ports, strict=False)]
+        doors = [
+            int(r.door(f"tcp://127.0.0.1:{p}").rsplit(":", 1)[1])
+            for r, p in zip(self._relays, ports, strict=False)
+        ]
         talk.Case(workload, frac_bits, (ports[0], ports[1]), tuple(doors or ports)).write(folder)  # type: ignore[arg-type]  # two
         with (folder / f"{name}.log").open("ab") as errors:
             self._process = subprocess.Popen(
@@ -173,7 +182,10 @@ class Peer:
         return told
 
     def _line(self) -> bytes:
-        """The next line of stdout; empty at its end. Raises EngineFailed after `TIMEOUT_S` seconds."""
+        """The next line of stdout; empty at its end.
+
+        Raises EngineFailed after `TIMEOUT_S` seconds.
+        """
         deadline = time.monotonic() + TIMEOUT_S
         out = self._process.stdout
         while out is not None and b"\n" not in self._unread:
@@ -188,12 +200,18 @@ class Peer:
         return line
 
     def _failed(self) -> EngineFailed:
-        return EngineFailed(last_words((self._folder / f"{self.name}.log").read_text(errors="replace")))
+        return EngineFailed(
+            last_words((self._folder / f"{self.name}.log").read_text(errors="replace"))
+        )
 
 
 def peer_environment() -> dict[str, str]:
     """This one with a single compute thread, and without a path to our own packages."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
     return {**kept, **talk.ONE_THREAD}
 
 

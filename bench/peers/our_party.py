@@ -8,12 +8,16 @@ from gpumpc.measure.pipes import Message
 
 
 class CountingParty(ServerParty):
-    """Counts from one run's end to the next one's: a dealer may begin before a server is asked to run."""
+    """Counts from one run's end to the next one's: a dealer may begin before a server is asked to
+    run.
+    """
 
     def open(self, binding: str, pids: dict[str, int]) -> Message:
         """As `ServerParty`."""
         answer = super().open(binding, pids)
-        self._counter = Counter({name: pid for name, pid in pids.items() if name != f"server{self.party}"})
+        self._counter = Counter(
+            {name: pid for name, pid in pids.items() if name != f"server{self.party}"}
+        )
         return answer
 
     def run(self, batch: int) -> Message:

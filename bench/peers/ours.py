@@ -15,7 +15,8 @@ from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
 from gpumpc.program.plan import Plan, Weights, make_plan
 
-# Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and the inputs make 64.
+# Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and
+# the inputs make 64.
 _ROOM_BITS = 1
 MODULE = "bench.peers.our_party"
 
@@ -27,7 +28,11 @@ def model_arrays(work: Workload) -> dict[str, Array]:
     module, _ = named(work.name, 64, lambda: None)  # type: ignore[arg-type, return-value]  # no checkpoint is asked for
     parts = [array.detach().double().numpy() for array in module.state_dict().values()]
     names = [
-        f"{i}.{part}" for i, layer in enumerate(work.layers) if layer.weight for part in ("weight", "bias") if layer.has_bias
+        f"{i}.{part}"
+        for i, layer in enumerate(work.layers)
+        if layer.weight
+        for part in ("weight", "bias")
+        if layer.has_bias
     ]
     return dict(zip(names, parts, strict=True))
 
@@ -43,7 +48,9 @@ def as_torch(y: Array) -> Array:
 
 
 def ring_of_product(params: Params) -> Params:
-    """The product of two operands is lifted back to their ring, which needs room for three fractions."""
+    """The product of two operands is lifted back to their ring, which needs room for three
+    fractions.
+    """
     return Params(k=max(params.k, 3 * params.f + _ROOM_BITS), f=params.f)
 
 
@@ -52,13 +59,20 @@ def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> tupl
     if work.is_network:
         compiled = compile_named(work.name, k=params.k, f=params.f)
         return compiled.plan, compiled.weights
-    # An elementwise value is one item of many numbers; a product's rows and an image are items of a batch.
-    shape = work.shape if len(work.shape) == 1 else channels_last(np.empty(work.shape, dtype=bool)).shape[1:]
+    # An elementwise value is one item of many numbers; a product's rows and an image are items of a
+    # batch.
+    shape = (
+        work.shape
+        if len(work.shape) == 1
+        else channels_last(np.empty(work.shape, dtype=bool)).shape[1:]
+    )
     graph, weights = _single(work.layers[0], Input("x", (), shape, -work.high, work.high), arrays)
     return make_plan(work.name, graph, weights, params)
 
 
-def _single(layer: Layer, source: Input, arrays: Mapping[str, Array]) -> tuple[Graph, dict[str, Array]]:
+def _single(
+    layer: Layer, source: Input, arrays: Mapping[str, Array]
+) -> tuple[Graph, dict[str, Array]]:
     weight = arrays.get("0.weight")
     if layer.kind == "pool":
         return Graph((source, MaxPool("y", ("x",), (2, 2), (2, 2)))), {}
@@ -73,7 +87,9 @@ def _single(layer: Layer, source: Input, arrays: Mapping[str, Array]) -> tuple[G
 
 
 def _read(source: Input, product: Conv2d | Linear) -> Graph:
-    """That something reads a product makes it a truncated one, as the peers' are; a last product is kept as it is."""
+    """That something reads a product makes it a truncated one, as the peers' are; a last product is
+    kept as it is.
+    """
     return Graph((source, product, Concat("y", ("p",))))
 
 
@@ -101,7 +117,15 @@ class Ours:
         if work.layers[0].kind == "multiply":
             operands, operator = [arrays["x"], arrays["0.weight"]], "*"
         self._shape = work.shape if len(work.shape) == 1 else ()
-        self._trial = Trial(plan, weights, operands, operator=operator, network=network, backend=backend, module=MODULE)
+        self._trial = Trial(
+            plan,
+            weights,
+            operands,
+            operator=operator,
+            network=network,
+            backend=backend,
+            module=MODULE,
+        )
 
     @property
     def backend(self) -> str:
@@ -130,8 +154,13 @@ class Ours:
 
     @property
     def payload_bytes(self) -> dict[str, int]:
-        """Without any framing: what the program declares, compared with the measured at every run."""
-        return {"online_bytes": self._trial.cost.online_bytes, "offline_bytes": self._trial.cost.dealer_bytes}
+        """Without any framing: what the program declares, compared with the measured at every
+        run.
+        """
+        return {
+            "online_bytes": self._trial.cost.online_bytes,
+            "offline_bytes": self._trial.cost.dealer_bytes,
+        }
 
     def stop(self) -> None:
         """End the processes."""

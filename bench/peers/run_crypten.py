@@ -1,7 +1,7 @@
 """CrypTen on one case: `python -m bench.peers.run_crypten FOLDER`, run by CrypTen's own Python.
 
-Three processes: party 0 (this one), party 1 and the trusted third party. Commands come as lines on stdin, answers go as
-JSON lines to stdout. See `bench.peers.child_pipe` for what is said.
+Three processes: party 0 (this one), party 1 and the trusted third party. Commands come as lines on
+stdin, answers go as JSON lines to stdout. See `bench.peers.child_pipe` for what is said.
 """
 
 from __future__ import annotations
@@ -23,14 +23,23 @@ _BARRIERS = 2
 
 def import_crypten(case: talk.Case, folder: Path, rank: int) -> Any:
     """CrypTen with a third-party dealer, for this rank."""
-    address = {"RANK": rank, "WORLD_SIZE": 2, "RENDEZVOUS": f"file://{folder}/rendezvous", "DISTRIBUTED_BACKEND": "gloo"}
-    os.environ.update({name: str(value) for name, value in address.items()}, GLOO_SOCKET_IFNAME="lo")
+    address = {
+        "RANK": rank,
+        "WORLD_SIZE": 2,
+        "RENDEZVOUS": f"file://{folder}/rendezvous",
+        "DISTRIBUTED_BACKEND": "gloo",
+    }
+    os.environ.update(
+        {name: str(value) for name, value in address.items()}, GLOO_SOCKET_IFNAME="lo"
+    )
     import torch
 
     torch.set_num_threads(1)
-    # The third party draws its seeds from torch's global generator, whose seed is the same in every fresh process.
+    # The third party draws its seeds from torch's global generator, whose seed is the same in every
+    # fresh process.
     torch.seed()
-    # Modules that later releases of torch no longer have; they serve an importer that nothing here uses.
+    # Modules that later releases of torch no longer have; they serve an importer that nothing here
+    # uses.
     for name in ("torch.onnx.symbolic_registry", "torch.onnx._internal.registration"):
         sys.modules.setdefault(name, types.ModuleType(name))
     import crypten
@@ -72,7 +81,9 @@ class Party:
         import crypten.communicator
 
         self.link = crypten.communicator.get()
-        self._shared = {name: self._share(array) for name, array in load(folder / talk.INPUTS).items()}
+        self._shared = {
+            name: self._share(array) for name, array in load(folder / talk.INPUTS).items()
+        }
 
     def _share(self, array: Array) -> Any:
         import torch
@@ -84,7 +95,8 @@ class Party:
         return str(self.link.broadcast_obj(command if self.rank == 0 else None, 0))
 
     def run(self) -> tuple[Any, float, str]:
-        """Output shares, seconds from shares to shares, and the digest of the first opened message."""
+        """Output shares, seconds from shares to shares, and the digest of the first opened
+        message."""
         with self._crypten.no_grad():
             opened = self._watch_first()
             self.link.barrier()
@@ -102,10 +114,13 @@ class Party:
             self.link.__dict__.pop(name, None)
             original = getattr(self.link, name)
 
-            def watched(tensor: Any, *arguments: Any, original: Any = original, **options: Any) -> Any:
+            def watched(
+                tensor: Any, *arguments: Any, original: Any = original, **options: Any
+            ) -> Any:
                 if not digests:
                     first = tensor[0] if isinstance(tensor, list) else tensor
-                    # A contiguous copy of the beginning alone: the digest must not cost what it watches.
+                    # A contiguous copy of the beginning alone: the digest must not cost what it
+                    # watches.
                     part = first.data.reshape(-1)[: talk.DIGEST_BYTES // 8].numpy()
                     digests.append(talk.digest(part.tobytes()))
                 return original(tensor, *arguments, **options)
@@ -114,7 +129,9 @@ class Party:
         return digests
 
     def count_rounds(self) -> int:
-        """Rounds of one run, as CrypTen counts them: openings and the messages to and from the third party."""
+        """Rounds of one run, as CrypTen counts them: openings and the messages to and from the
+        third party.
+        """
         self._crypten.cfg.communicator.verbose = True
         self.link.reset_communication_stats()
         self.run()
@@ -169,7 +186,9 @@ def lead(case: talk.Case, folder: Path) -> None:
             offline_bytes=traffic["dealer"][1],
             opened_digest=first,
             output=talk.save_output(folder, party.reveal(shared)),
-            peak_memory_bytes=talk.peaks({"party_0": os.getpid(), "party_1": others[0].pid, "dealer": others[1].pid}),
+            peak_memory_bytes=talk.peaks(
+                {"party_0": os.getpid(), "party_1": others[0].pid, "dealer": others[1].pid}
+            ),
         )
     party._crypten.uninit()
     talk.end(others)

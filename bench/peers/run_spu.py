@@ -1,7 +1,7 @@
 """SPU on one case: `python -m bench.peers.run_spu FOLDER`, run by SPU's own Python.
 
-Two processes, SEMI2K over 64 bits; the beaver triples come from the trusted first party, which is party 0: the wheel has no
-dealer of its own. Says and hears what `bench.peers.child_pipe` describes.
+Two processes, SEMI2K over 64 bits; the beaver triples come from the trusted first party, which is
+party 0: the wheel has no dealer of its own. Says and hears what `bench.peers.child_pipe` describes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def apply(layer: Layer, x: Any, weight: Any, bias: Any) -> Any:
         case "relu":
             return jnp.maximum(x, 0)
         case "pool":
-            return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+            return jax.lax.reduce_window(
+                x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+            )
         case "flatten":
             return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         case "mean":
@@ -40,7 +42,9 @@ def apply(layer: Layer, x: Any, weight: Any, bias: Any) -> Any:
         case "linear":
             return x @ weight + bias
     edge = (layer.padding, layer.padding)
-    y = jax.lax.conv_general_dilated(x, weight, (1, 1), (edge, edge), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = jax.lax.conv_general_dilated(
+        x, weight, (1, 1), (edge, edge), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     return y if bias is None else y + bias
 
 
@@ -52,7 +56,9 @@ def channels_last(work: Workload, arrays: dict[str, Array]) -> dict[str, Array]:
     for i, layer in enumerate(work.layers):
         if layer.kind in ("conv", "linear"):
             weight = arrays[f"{i}.weight"]
-            turned[f"{i}.weight"] = weight.transpose(2, 3, 1, 0) if layer.kind == "conv" else weight.T
+            turned[f"{i}.weight"] = (
+                weight.transpose(2, 3, 1, 0) if layer.kind == "conv" else weight.T
+            )
     return {name: array.astype("float32") for name, array in turned.items()}
 
 
@@ -81,7 +87,9 @@ class Party:
 
     def _configuration(self, case: talk.Case) -> Any:
         library = self._spu.libspu
-        config = library.RuntimeConfig(library.ProtocolKind.SEMI2K, library.FieldType.FM64, case.frac_bits)
+        config = library.RuntimeConfig(
+            library.ProtocolKind.SEMI2K, library.FieldType.FM64, case.frac_bits
+        )
         config.max_concurrency = 1
         return config
 
@@ -96,7 +104,13 @@ class Party:
 
         secret = self._spu.Visibility.VIS_SECRET
         program, _ = frontend.compile(
-            frontend.Kind.JAX, network, arguments, {}, self._names, [secret] * len(arguments), lambda flat: ["y"]
+            frontend.Kind.JAX,
+            network,
+            arguments,
+            {},
+            self._names,
+            [secret] * len(arguments),
+            lambda flat: ["y"],
         )
         return program
 
@@ -148,7 +162,9 @@ class Party:
         self.run(self._spu.Runtime(self.link, config))
 
     def reveal(self, share: Any) -> Array | None:
-        """The output in the clear at party 0, after the clock and the counters, in torch's order of axes."""
+        """The output in the clear at party 0, after the clock and the counters, in torch's order of
+        axes.
+        """
         self.link.barrier()
         if self.rank == 1:
             self._send(share)

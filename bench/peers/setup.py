@@ -1,6 +1,7 @@
 """Make the peers' environments: `python -m bench.peers.setup [crypten] [spu] [--folder out/peers]`.
 
-Each peer has its own, from pinned requirements; about 1.3 GB for CrypTen and 1 GB for SPU. One that is there is left alone.
+Each peer has its own, from pinned requirements; about 1.3 GB for CrypTen and 1 GB for SPU. One that
+is there is left alone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from bench.peers.engines import ENVIRONMENTS, last_words
 HERE = Path(__file__).parent
 # What is installed, in order: a requirements file, and options of pip.
 STEPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "crypten": (("requirements-crypten.txt", ()), ("requirements-crypten-alone.txt", ("--no-deps",))),
+    "crypten": (
+        ("requirements-crypten.txt", ()),
+        ("requirements-crypten-alone.txt", ("--no-deps",)),
+    ),
     "spu": (("requirements-spu.txt", ("--only-binary=:all:",)),),
 }
 CURE = {
-    "crypten": "it needs a torch that pip can find for this Python; see bench/peers/requirements-crypten.txt",
+    "crypten": "it needs a torch that pip can find for this Python; see "
+    "bench/peers/requirements-crypten.txt",
     "spu": "its wheels are for Python 3.10 and 3.11 on Linux; give --python a path to such a one",
 }
 
@@ -39,7 +44,20 @@ def install(name: str, folder: Path, python: str, options: Sequence[str] = ()) -
     folder.mkdir(parents=True, exist_ok=True)
     _run(name, [python, "-m", "venv", "--clear", str(home)])
     for file, own in STEPS[name]:
-        _run(name, [str(home / "bin" / "python"), "-m", "pip", "install", "-q", *own, *options, "-r", str(HERE / file)])
+        _run(
+            name,
+            [
+                str(home / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                *own,
+                *options,
+                "-r",
+                str(HERE / file),
+            ],
+        )
     (home / ".installed").touch()
     print(f"{name}: ready")
 
@@ -47,19 +65,29 @@ def install(name: str, folder: Path, python: str, options: Sequence[str] = ()) -
 def _run(name: str, command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SetupFailed(f"{name} cannot be installed: {pip_error(done.stderr or done.stdout)}\n  {CURE[name]}")
+        raise SetupFailed(
+            f"{name} cannot be installed: {pip_error(done.stderr or done.stdout)}\n  {CURE[name]}"
+        )
 
 
 def pip_error(text: str) -> str:
     """What pip says is wrong: its last line that begins with ERROR."""
-    errors = [line.removeprefix("ERROR:").strip() for line in text.splitlines() if line.startswith("ERROR:")]
+    errors = [
+        line.removeprefix("ERROR:").strip()
+        for line in text.splitlines()
+        if line.startswith("ERROR:")
+    ]
     return errors[-1] if errors else last_words(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is asked for; 1 if one could not be made."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.setup", description="Make the peers' environments.")
-    parser.add_argument("names", nargs="*", metavar="PEER", help=f"{' or '.join(STEPS)}; all when absent")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.peers.setup", description="Make the peers' environments."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="PEER", help=f"{' or '.join(STEPS)}; all when absent"
+    )
     parser.add_argument("--folder", type=Path, default=ENVIRONMENTS, help="where they go")
     parser.add_argument("--python", default=sys.executable, help="the Python they are made with")
     parser.add_argument("--extra-index-url", help="given to pip, for a CPU build of torch")

@@ -26,7 +26,10 @@ def row_of(
     params: Mapping[str, Any],
     extra: Mapping[str, Any],
 ) -> Row:
-    """Medians of one engine's runs, in the schema. Raises ValueError if two runs opened the same first message."""
+    """Medians of one engine's runs, in the schema.
+
+    Raises ValueError if two runs opened the same first message.
+    """
     digests = [run.opened_digest for run in runs]
     if len({*digests}) < len(digests):
         raise ValueError(f"{engine} used the same randomness in two runs of {work.name}")
@@ -40,7 +43,9 @@ def row_of(
         seconds_total_runs=[run.seconds_total for run in runs],
         seconds_online=statistics.median(online) if online else None,
         online_bytes=int(statistics.median(run.online_bytes for run in runs)),
-        offline_bytes=offline if offline is None else int(statistics.median(run.offline_bytes or 0 for run in runs)),
+        offline_bytes=offline
+        if offline is None
+        else int(statistics.median(run.offline_bytes or 0 for run in runs)),
         rounds=rounds,
         max_error=max(float(np.abs(run.output - exact).max()) for run in runs),
         items_per_second=work.items / statistics.median(run.seconds_total for run in runs),
@@ -68,7 +73,9 @@ def failed_row(work: Workload, engine: str, why: str) -> Row:
 
 
 def add_ratios(rows: Sequence[Row]) -> None:
-    """Beside each peer's row how many times faster our headline is; beside each of ours, how many times the better peer."""
+    """Beside each peer's row how many times faster our headline is; beside each of ours, how many
+    times the better peer.
+    """
     for work in {entry["workload"] for entry in rows}:
         ran = [entry for entry in rows if entry["workload"] == work and not entry.get("fault")]
         ours = [entry for entry in ran if entry["engine"] == OURS]
@@ -83,16 +90,29 @@ def add_ratios(rows: Sequence[Row]) -> None:
 
 def report_of(rows: Sequence[Row], about: Mapping[str, Any]) -> Row:
     """All rows in one object of the schema, with the headline's ratios by workload, for figures."""
-    headlines = {r["workload"]: r for r in reversed(rows) if r["engine"] == OURS and not r.get("fault")}
+    headlines = {
+        r["workload"]: r for r in reversed(rows) if r["engine"] == OURS and not r.get("fault")
+    }
     crypten = {r["workload"]: r for r in rows if r["engine"] == "crypten" and not r.get("fault")}
     both = [name for name in headlines if name in crypten]
     return row(
         **about,
-        times={name: r["times_better_peer"] for name, r in headlines.items() if "times_better_peer" in r},
-        times_crypten={name: crypten[name]["seconds_total"] / headlines[name]["seconds_total"] for name in both},
-        times_crypten_online={name: crypten[name]["seconds_total"] / headlines[name]["seconds_online"] for name in both},
+        times={
+            name: r["times_better_peer"]
+            for name, r in headlines.items()
+            if "times_better_peer" in r
+        },
+        times_crypten={
+            name: crypten[name]["seconds_total"] / headlines[name]["seconds_total"] for name in both
+        },
+        times_crypten_online={
+            name: crypten[name]["seconds_total"] / headlines[name]["seconds_online"]
+            for name in both
+        },
         error_over_crypten={
-            name: headlines[name]["max_error"] / crypten[name]["max_error"] for name in both if crypten[name]["max_error"]
+            name: headlines[name]["max_error"] / crypten[name]["max_error"]
+            for name in both
+            if crypten[name]["max_error"]
         },
         rows=list(rows),
     )
@@ -103,7 +123,15 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     table = Table(title=title)
     table.add_column("workload")
     table.add_column("engine", overflow="fold")
-    for name in ("seconds total", "online", "times", "MB a party", "dealer MB", "rounds", "max error"):
+    for name in (
+        "seconds total",
+        "online",
+        "times",
+        "MB a party",
+        "dealer MB",
+        "rounds",
+        "max error",
+    ):
         table.add_column(name, justify="right")
     before = ""
     for entry in rows:
@@ -118,7 +146,9 @@ def _cells(entry: Row) -> list[str]:
     if entry.get("fault"):
         return [f"{entry['engine']}: did not run: {entry['fault']}"]
     times = entry.get("times_better_peer") or entry.get("gpumpc_is_faster")
-    engine = entry["engine"] + (f" k={entry['k']} f={entry['f']}" if entry["k"] is not None else f" f={entry['f']}")
+    engine = entry["engine"] + (
+        f" k={entry['k']} f={entry['f']}" if entry["k"] is not None else f" f={entry['f']}"
+    )
     return [
         engine + (" (computed)" if entry.get("computed") else ""),
         _number(entry["seconds_total"], ".3f"),

@@ -1,7 +1,9 @@
-"""Bytes that this process has sent and received over TCP, by the process at the other end, from the kernel's counters.
+"""Bytes that this process has sent and received over TCP, by the process at the other end, from the
+kernel's counters.
 
-Standard library alone: every engine's own Python reads it. Payload and the transport's own framing, without TCP and IP
-headers. A connection that was closed is not counted any more: the engines here keep theirs open.
+Standard library alone: every engine's own Python reads it. Payload and the transport's own framing,
+without TCP and IP headers. A connection that was closed is not counted any more: the engines here
+keep theirs open.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ class Counter:
     def read(self) -> Traffic:
         """(sent, received) by name, since `reset`."""
         now = self._totals()
-        return {name: (now[name][0] - start[0], now[name][1] - start[1]) for name, start in self._start.items()}
+        return {
+            name: (now[name][0] - start[0], now[name][1] - start[1])
+            for name, start in self._start.items()
+        }
 
     def _totals(self) -> Traffic:
         ports = {name: ports_of(pid) for name, pid in self._pids.items()}
@@ -55,7 +60,10 @@ def own_connections() -> Iterator[tuple[int, int, int]]:
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(name))) as end:
-                if end.family not in (socket.AF_INET, socket.AF_INET6) or end.type != socket.SOCK_STREAM:
+                if (
+                    end.family not in (socket.AF_INET, socket.AF_INET6)
+                    or end.type != socket.SOCK_STREAM
+                ):
                     continue
                 remote = end.getpeername()[1]
                 info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
@@ -63,7 +71,9 @@ def own_connections() -> Iterator[tuple[int, int, int]]:
             continue
         if len(info) < _INFO_BYTES:
             raise OSError("this kernel's tcp_info has no bytes_sent: Linux 4.19 or later is needed")
-        [received], [sent], [again] = (struct.unpack_from("=Q", info, at) for at in (_RECEIVED, _SENT, _SENT_AGAIN))
+        [received], [sent], [again] = (
+            struct.unpack_from("=Q", info, at) for at in (_RECEIVED, _SENT, _SENT_AGAIN)
+        )
         yield remote, sent - again, received
 
 

@@ -1,4 +1,6 @@
-"""`gpumpc bench WORKLOAD`: time and bytes of one workload, dealer included, as a table or one JSON object."""
+"""`gpumpc bench WORKLOAD`: time and bytes of one workload, dealer included, as a table or one JSON
+object.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,46 @@ from gpumpc.params import Params
 
 def bench(
     workload: Annotated[str, typer.Argument(help=" | ".join(WORKLOADS))],
-    n: Annotated[int, typer.Option(min=0, help=f"Elements (relu, relu6, mul): {N:,}. Rows (retrieval): {N_ROWS:,}.")] = 0,
-    batch: Annotated[int, typer.Option(min=0, help="Images, rows or queries a batch; 0: the usual number.")] = 0,
+    n: Annotated[
+        int,
+        typer.Option(
+            min=0, help=f"Elements (relu, relu6, mul): {N:,}. Rows (retrieval): {N_ROWS:,}."
+        ),
+    ] = 0,
+    batch: Annotated[
+        int, typer.Option(min=0, help="Images, rows or queries a batch; 0: the usual number.")
+    ] = 0,
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
-    backend: Annotated[str, typer.Option(help="numpy or numba; default: the fastest that is installed.")] = "",
-    net: Annotated[str, typer.Option(help="loopback, lan or wan: three real processes; without it three threads.")] = "",
-    in_flight: Annotated[int, typer.Option(min=0, help="With --net: time a stream of batches too, so many at a time.")] = 0,
+    backend: Annotated[
+        str, typer.Option(help="numpy or numba; default: the fastest that is installed.")
+    ] = "",
+    net: Annotated[
+        str,
+        typer.Option(help="loopback, lan or wan: three real processes; without it three threads."),
+    ] = "",
+    in_flight: Annotated[
+        int,
+        typer.Option(min=0, help="With --net: time a stream of batches too, so many at a time."),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a workload with fresh randomness: dealer and both servers, as threads of this process or as processes."""
+    """Measure a workload with fresh randomness: dealer and both servers, as threads of this process
+    or as processes.
+    """
     with told():
         chosen = backend or None
         if in_flight and not net:
-            raise ConfigError("--in-flight is for three processes", "there is no connection to share", "give --net as well")
+            raise ConfigError(
+                "--in-flight is for three processes",
+                "there is no connection to share",
+                "give --net as well",
+            )
         if net:
-            row = measure_processes(workload, n, batch, Params(k=k, f=f), runs, chosen, net, in_flight)
+            row = measure_processes(
+                workload, n, batch, Params(k=k, f=f), runs, chosen, net, in_flight
+            )
         else:
             row = measure(workload, n, batch, Params(k=k, f=f), runs, chosen)
     if as_json:
@@ -45,10 +70,13 @@ def bench(
         _show(row)
 
 
-def measure(workload: str, n: int, batch: int, params: Params, runs: int, backend: str | None) -> dict[str, Any]:
+def measure(
+    workload: str, n: int, batch: int, params: Params, runs: int, backend: str | None
+) -> dict[str, Any]:
     """One row of figures. Raises ConfigError for an unknown workload or backend.
 
-    One run before the timed ones is not counted: it makes plans and masks that every later batch uses again.
+    One run before the timed ones is not counted: it makes plans and masks that every later batch
+    uses again.
     """
     case = case_of(workload, n, batch, params)
     measured = open_workload(case, backend)
@@ -57,13 +85,21 @@ def measure(workload: str, n: int, batch: int, params: Params, runs: int, backen
         # In turn, so that what else the machine does meets both alike.
         seconds = [(measured.runner.total(), measured.runner.online()) for _ in range(runs)]
         n_threads = int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1))
-        row = row_of(case, workload, batch, params, measured.cost, seconds, measured.runner.result.reveal())
+        row = row_of(
+            case, workload, batch, params, measured.cost, seconds, measured.runner.result.reveal()
+        )
         return row | {"backend": session.backend.name, "n_threads": n_threads}
 
 
 def _show(row: dict[str, Any]) -> None:
     table = Table("figure", "measured")
     for key, value in row.items():
-        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        text = (
+            f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else str(value)
+        )
         table.add_row(key, text)
     Console().print(table)

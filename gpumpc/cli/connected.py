@@ -1,4 +1,6 @@
-"""What the verbs of owners and users have in common: a client, a catalogue, files that become items."""
+"""What the verbs of owners and users have in common: a client, a catalogue, files that become
+items.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ console = Console(stderr=True)
 ConfigOption = Annotated[Path, typer.Option("--config", help="This party's TOML file.")]
 PlanOption = Annotated[Path, typer.Option("--plan", help="Folder with plan.json.")]
 CatalogOption = Annotated[
-    Path | None, typer.Option("--catalog", help="The local map from item ids to files; beside --config unless given.")
+    Path | None,
+    typer.Option(
+        "--catalog", help="The local map from item ids to files; beside --config unless given."
+    ),
 ]
 
 
@@ -60,13 +65,19 @@ def items_of(catalog: Catalog, names: Sequence[str]) -> list[str]:
         if not found and _ITEM.fullmatch(name):  # also of inputs that never were files
             found = [name]
         if not found:
-            raise MissingFile(f"'{name}' is no file that was shared from here, and no item", "", "see `gpumpc store info`")
+            raise MissingFile(
+                f"'{name}' is no file that was shared from here, and no item",
+                "",
+                "see `gpumpc store info`",
+            )
         items.update(dict.fromkeys(found))
     return list(items)
 
 
 def place_of(catalog: Catalog, item: str) -> str:
-    """Where an item is on this machine, for people: a path, with the frame where the file has several."""
+    """Where an item is on this machine, for people: a path, with the frame where the file has
+    several.
+    """
     entries = catalog.find(item)
     if not entries:
         return f"item {item[:8]} (not in this catalogue)"
@@ -77,4 +88,6 @@ def place_of(catalog: Catalog, item: str) -> str:
 def check_named(names: Sequence[str], everything: bool) -> None:
     """Raises ConfigError unless either items or --all are given."""
     if bool(names) == everything:
-        raise ConfigError("either items or --all must be given", "", "name files or item ids, or use --all")
+        raise ConfigError(
+            "either items or --all must be given", "", "name files or item ids, or use --all"
+        )

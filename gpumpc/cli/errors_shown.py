@@ -20,5 +20,9 @@ def told() -> Iterator[None]:
     try:
         yield
     except GpumpcError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True, highlight=False)
+        console.print(
+            f"[bold red]error[/] {type(error).__name__}: {escape(str(error))}",
+            soft_wrap=True,
+            highlight=False,
+        )
         raise typer.Exit(1) from None

@@ -1,4 +1,6 @@
-"""`gpumpc evaluate FEATURES --labels labels.csv`: how well revealed features find and classify, on the user's side."""
+"""`gpumpc evaluate FEATURES --labels labels.csv`: how well revealed features find and classify, on
+the user's side.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,27 @@ class Parts(NamedTuple):
 
 
 def evaluate(
-    features: Annotated[Path, typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes.")],
+    features: Annotated[
+        Path,
+        typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes."),
+    ],
     labels: Annotated[Path, typer.Option(help="A table: file,label[,source][,part].")],
-    queries: Annotated[Path | None, typer.Option(help="Features of queries; FEATURES is the gallery then.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Features of queries; FEATURES is the gallery then.")
+    ] = None,
     metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
     k: Annotated[str, typer.Option(help="Depths of P@k, recall@k and mAP@k.")] = "1,5,10",
     vote: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 5,
-    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Even if the labels name parts.")] = False,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Even if the labels name parts.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Search with each query among the gallery, in the clear, and print P@k, recall, mAP and k-NN accuracy.
+    """Search with each query among the gallery, in the clear, and print P@k, recall, mAP and k-NN
+    accuracy.
 
-    Without --queries the labels' column `part` tells gallery and queries apart; without that, each item is a query
-    among all the others.
+    Without --queries the labels' column `part` tells gallery and queries apart; without that, each
+    item is a query among all the others.
     """
     with told():
         row = measure(features, labels, queries, metric, k, vote, leave_one_out)
@@ -62,11 +72,19 @@ def measure(
     if metric not in ("cosine", "l2"):
         raise BadValue(f"'{metric}' is no metric", "", "use cosine or l2")
     if queries is not None and leave_one_out:
-        raise BadValue("--queries and --leave-one-out contradict each other", "", "give one of them")
+        raise BadValue(
+            "--queries and --leave-one-out contradict each other", "", "give one of them"
+        )
     depths, table = _depths(k), read_labels(labels)
     gallery = read_features(features)
-    parts = _halves(gallery, table, leave_one_out) if queries is None else _two_files(gallery, read_features(queries), table)
-    figures = assess(parts.gallery, parts.queries, metric=cast(Metric, metric), ks=depths, vote=vote)
+    parts = (
+        _halves(gallery, table, leave_one_out)
+        if queries is None
+        else _two_files(gallery, read_features(queries), table)
+    )
+    figures = assess(
+        parts.gallery, parts.queries, metric=cast(Metric, metric), ks=depths, vote=vote
+    )
     return _row(parts, metric, figures)
 
 
@@ -74,9 +92,13 @@ def _depths(text: str) -> tuple[int, ...]:
     try:
         depths = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        raise BadValue(f"'{text}' is no list of depths", "", "write whole numbers like 1,5,10") from None
+        raise BadValue(
+            f"'{text}' is no list of depths", "", "write whole numbers like 1,5,10"
+        ) from None
     if depths[0] < 1:
-        raise BadValue(f"a depth of {depths[0]}", "the first rank is 1", "write whole numbers like 1,5,10")
+        raise BadValue(
+            f"a depth of {depths[0]}", "the first rank is 1", "write whole numbers like 1,5,10"
+        )
     return depths
 
 
@@ -109,7 +131,9 @@ def _halves(found: Features, table: Labels, leave_one_out: bool) -> Parts:
 def _chosen(found: Features, rows: list[Label], train: bool) -> Features:
     kept = [i for i, row in enumerate(rows) if row.train is train]
     return Features(
-        found.features[kept], tuple(found.items[i] for i in kept), tuple(found.files[i] for i in kept if found.files)
+        found.features[kept],
+        tuple(found.items[i] for i in kept),
+        tuple(found.files[i] for i in kept if found.files),
     )
 
 
@@ -131,7 +155,9 @@ def _row(parts: Parts, metric: str, figures: list[Figure]) -> dict[str, Any]:
         "n_gallery_sources": len(set(parts.gallery.sources)) or None,
         "n_query_sources": len(sources) or None,
         "n_sources_in_both": len(sources & set(parts.gallery.sources)) if parts.queries else None,
-        "n_queries_without_match": sum(label not in set(parts.gallery.labels) for label in queries.labels),
+        "n_queries_without_match": sum(
+            label not in set(parts.gallery.labels) for label in queries.labels
+        ),
         "interval_level": LEVEL,
         "interval_by": None if len(sources) == 1 else "source" if sources else "item",
         "figures": {f.key: {"mean": f.mean, "low": f.low, "high": f.high} for f in figures},
@@ -141,8 +167,13 @@ def _row(parts: Parts, metric: str, figures: list[Figure]) -> dict[str, Any]:
 
 
 def _show(row: dict[str, Any]) -> None:
-    title = f"{row['n_queries']} queries among {row['n_gallery']} images of {row['n_classes']} classes, {row['mode']}"
-    table = Table("figure", "mean", f"{100 * LEVEL:.0f} % interval", "mean over the queries of", title=title)
+    title = (
+        f"{row['n_queries']} queries among {row['n_gallery']} images of {row['n_classes']} "
+        f"classes, {row['mode']}"
+    )
+    table = Table(
+        "figure", "mean", f"{100 * LEVEL:.0f} % interval", "mean over the queries of", title=title
+    )
     for key, figure in row["figures"].items():
         low, high = figure["low"], figure["high"]
         interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
@@ -159,9 +190,15 @@ def _notes(row: dict[str, Any]) -> list[str]:
     sources = row["n_query_sources"]
     match row["interval_by"]:
         case "source":
-            notes.append(f"intervals: bootstrap over the {sources} sources of the queries; few sources, wide truth")
+            notes.append(
+                f"intervals: bootstrap over the {sources} sources of the queries; few sources, "
+                "wide truth"
+            )
         case "item":
-            notes.append("intervals: bootstrap over images as if each were a witness of its own; the labels name no sources")
+            notes.append(
+                "intervals: bootstrap over images as if each were a witness of its own; the labels "
+                "name no sources"
+            )
         case _:
             notes.append("no intervals: all queries come from one source")
     if row["n_sources_in_both"]:
@@ -169,5 +206,8 @@ def _notes(row: dict[str, Any]) -> list[str]:
     if row["mode"] == "leave-one-out" and row["n_query_sources"]:
         notes.append("leave-one-out: other images of the query's own source may be found")
     if row["n_queries_without_match"]:
-        notes.append(f"{row['n_queries_without_match']} queries have a label that the gallery lacks, and count as 0")
+        notes.append(
+            f"{row['n_queries_without_match']} queries have a label that the gallery lacks, and "
+            "count as 0"
+        )
     return notes

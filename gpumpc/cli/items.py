@@ -40,24 +40,40 @@ if TYPE_CHECKING:
 # Images that are read before they are sent.
 PORTION = 64
 
-Paths = Annotated[list[Path], typer.Argument(help="Image files, or folders of them (PNG, JPEG, TIFF, NIfTI, DICOM).")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(help="Image files, or folders of them (PNG, JPEG, TIFF, NIfTI, DICOM)."),
+]
 Named = Annotated[list[str] | None, typer.Argument(help="Files that were shared, or item ids.")]
 All = Annotated[bool, typer.Option("--all", help="Everything that is shared.")]
-Axis = Annotated[int, typer.Option(min=0, max=2, help="Cut volumes along: 0 sagittal, 1 coronal, 2 axial.")]
+Axis = Annotated[
+    int, typer.Option(min=0, max=2, help="Cut volumes along: 0 sagittal, 1 coronal, 2 axial.")
+]
 
 
-def share(paths: Paths, config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None, axis: Axis = 2) -> None:
-    """Split images between the two servers. Nothing but pixels' shares and random ids leaves this machine.
+def share(
+    paths: Paths,
+    config: ConfigOption,
+    plan: PlanOption,
+    catalog: CatalogOption = None,
+    axis: Axis = 2,
+) -> None:
+    """Split images between the two servers. Nothing but pixels' shares and random ids leaves this
+    machine.
 
-    What is shared already is left out, so an interrupted share goes on when it is asked again. Files that cannot be read
-    are listed and the rest goes through; the exit code is then 1.
+    What is shared already is left out, so an interrupted share goes on when it is asked again.
+    Files that cannot be read are listed and the rest goes through; the exit code is then 1.
     """
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         client.wait_connected(READY_S)
         arrays = [path for path in paths if path.suffix == ".npy"]
         if arrays and len(arrays) < len(paths):
-            raise ConfigError("arrays and images were given together", "", "share .npy files by themselves")
-        refused = _share_arrays(client, arrays) if arrays else _share_images(client, known, paths, axis)
+            raise ConfigError(
+                "arrays and images were given together", "", "share .npy files by themselves"
+            )
+        refused = (
+            _share_arrays(client, arrays) if arrays else _share_images(client, known, paths, axis)
+        )
     if refused:
         raise typer.Exit(1)
 
@@ -82,7 +98,11 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
     with console.status("reading images") as status:
         for portion in _portions(found, refused):
             ids = known.add_all(portion)
-            fresh = {item_id: item for item_id, item in zip(ids, portion, strict=True) if item_id not in present}
+            fresh = {
+                item_id: item
+                for item_id, item in zip(ids, portion, strict=True)
+                if item_id not in present
+            }
             n_present += len(portion) - len(fresh)
             if fresh:
                 share_items(client, fresh)
@@ -91,7 +111,9 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
             status.update(f"{n_shared} images shared, {n_present} were there already")
     for bad in refused:
         console.print(f"[yellow]left out:[/] {escape(str(bad))}", soft_wrap=True, highlight=False)
-    typer.echo(f"{n_shared} images shared, {n_present} were there already, {len(refused)} files left out")
+    typer.echo(
+        f"{n_shared} images shared, {n_present} were there already, {len(refused)} files left out"
+    )
     return len(refused)
 
 
@@ -99,7 +121,10 @@ def share_items(client: Client, images: dict[str, Item]) -> None:
     """Share read images under their ids."""
     from gpumpc.media.preprocess import preprocess
 
-    client.share(preprocess(np.stack([image.pixels for image in images.values()]), recipe_of(client.plan)), list(images))
+    client.share(
+        preprocess(np.stack([image.pixels for image in images.values()]), recipe_of(client.plan)),
+        list(images),
+    )
 
 
 def recipe_of(plan: Plan) -> Preprocessing:
@@ -134,10 +159,13 @@ def extract(
     plan: PlanOption,
     items: Named = None,
     everything: All = False,
-    out: Annotated[Path | None, typer.Option(help="Reveal the features to this user: a .npz or .csv file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Reveal the features to this user: a .npz or .csv file.")
+    ] = None,
     catalog: CatalogOption = None,
 ) -> None:
-    """Extract the features of shared images; they stay at the servers as shares, ready to be searched.
+    """Extract the features of shared images; they stay at the servers as shares, ready to be
+    searched.
 
     Asked again after any interruption it goes on where it was.
     """
@@ -164,7 +192,10 @@ def extract(
 
 
 def save_features(path: Path, features: Any, items: Sequence[str], files: Sequence[str]) -> None:
-    """Features, ids and files as .npz or .csv. Raises ConfigError for another suffix or a full disk."""
+    """Features, ids and files as .npz or .csv.
+
+    Raises ConfigError for another suffix or a full disk.
+    """
     from gpumpc.retrieval.features import write_features
 
     write_features(path, features, items, files)
@@ -173,16 +204,26 @@ def save_features(path: Path, features: Any, items: Sequence[str], files: Sequen
 def classify(
     config: ConfigOption,
     plan: Annotated[
-        Path, typer.Option("--plan", help="Folder of the plan that ends in a class; with --index, that of the features.")
+        Path,
+        typer.Option(
+            "--plan",
+            help="Folder of the plan that ends in a class; with --index, that of the features.",
+        ),
     ],
     items: Named = None,
     everything: All = False,
-    source: Annotated[Path | None, typer.Option(help="Folder of the plan whose kept features the head takes.")] = None,
-    index: Annotated[str, typer.Option(help="Let the nearest rows of this index vote, instead of a head.")] = "",
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of the plan whose kept features the head takes.")
+    ] = None,
+    index: Annotated[
+        str, typer.Option(help="Let the nearest rows of this index vote, instead of a head.")
+    ] = "",
     top: Annotated[int, typer.Option(min=1, help="How many of them vote.")] = 5,
     catalog: CatalogOption = None,
 ) -> None:
-    """Classify shared images; what comes back is what the plan's policy says, or the nearest's vote, sealed to this user."""
+    """Classify shared images; what comes back is what the plan's policy says, or the nearest's
+    vote, sealed to this user.
+    """
     from gpumpc.program import plan as plan_files
 
     names = items or []
@@ -191,7 +232,9 @@ def classify(
         client.wait_ready(READY_S)
         if index:
             chosen = client.kept() if everything else items_of(known, names)
-            for item, label in zip(chosen, client.open_index(index).classify(chosen, top), strict=True):
+            for item, label in zip(
+                chosen, client.open_index(index).classify(chosen, top), strict=True
+            ):
                 typer.echo(f"{place_of(known, item)}\t{label}")
             return
         below = plan_files.load(source) if source else None
@@ -201,7 +244,11 @@ def classify(
         else:
             chosen = client.stored() if everything else items_of(known, names)
         if not chosen:
-            raise MissingFile("no image is shared, or none is extracted", "", "use `gpumpc share` and `gpumpc extract`")
+            raise MissingFile(
+                "no image is shared, or none is extracted",
+                "",
+                "use `gpumpc share` and `gpumpc extract`",
+            )
         with counted("images", client.batch, len(chosen)) as progress:
             result = client.run(chosen, progress, source=below).reveal()
         for item, row in zip(chosen, result, strict=True):
@@ -213,18 +260,23 @@ def _shown(row: Any, client: Client) -> str:
     if not client.program.result_is_index:
         names = classes or range(len(row))
         return "\t".join(f"{name}={value:.4f}" for name, value in zip(names, row, strict=True))
-    return "\t".join(classes[int(index)] if classes else str(int(index)) for index in np.atleast_1d(row))
+    return "\t".join(
+        classes[int(index)] if classes else str(int(index)) for index in np.atleast_1d(row)
+    )
 
 
 def search(
-    image: Annotated[str, typer.Argument(help="An image file, or an item that is extracted already.")],
+    image: Annotated[
+        str, typer.Argument(help="An image file, or an item that is extracted already.")
+    ],
     config: ConfigOption,
     plan: PlanOption,
     index: Annotated[str, typer.Option(help="Name of the index.")],
     top: Annotated[int, typer.Option(min=1, help="How many neighbours.")] = 5,
     catalog: CatalogOption = None,
 ) -> None:
-    """Find the images most like one; neither server learns the question, the answer or a distance."""
+    """Find the images most like one; neither server learns the question, the answer or a
+    distance."""
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         client.wait_ready(READY_S)
         asked, temporary = _asked(client, known, image)
@@ -254,7 +306,11 @@ def _asked(client: Client, known: Catalog, image: str) -> tuple[str, bool]:
         return item, False
     read = read_image(path, recipe_of(client.plan))
     if len(read) > 1:
-        raise ConfigError(f"{path} holds {len(read)} images", "a question is one image", "share it, and search by item id")
+        raise ConfigError(
+            f"{path} holds {len(read)} images",
+            "a question is one image",
+            "share it, and search by item id",
+        )
     digest = pixel_digest(read[0].pixels)
     for entry in known.find_file(path):
         if entry.sha256 == digest and entry.item_id in kept:
@@ -272,7 +328,9 @@ def load_array(path: Path) -> Any:
     except FileNotFoundError:
         raise MissingFile(f"there is no file {path}", "", "give a .npy file") from None
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path} is no array of numbers", str(error), "save it with numpy.save") from error
+        raise ConfigError(
+            f"{path} is no array of numbers", str(error), "save it with numpy.save"
+        ) from error
 
 
 def save_array(path: Path, array: Any) -> None:

@@ -37,15 +37,22 @@ console = Console(stderr=True)
 
 def _log(name: str) -> None:
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s", force=True
+        stream=sys.stderr,
+        level=logging.INFO,
+        format=f"%(asctime)s {name} %(levelname)s %(message)s",
+        force=True,
     )
 
 
-SupervisedOption = Annotated[bool, typer.Option("--supervised", help="Stop when standard input ends, as `up` starts it.")]
+SupervisedOption = Annotated[
+    bool, typer.Option("--supervised", help="Stop when standard input ends, as `up` starts it.")
+]
 
 
 def _until_signal(run: Callable[[], None], stop: Callable[[], None], supervised: bool) -> None:
-    """Run a role; SIGTERM and Ctrl-C ask it to stop, and so does the end of a supervisor at the other end of stdin."""
+    """Run a role; SIGTERM and Ctrl-C ask it to stop, and so does the end of a supervisor at the
+    other end of stdin.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop())
     if supervised:
@@ -59,7 +66,9 @@ def _until_signal(run: Callable[[], None], stop: Callable[[], None], supervised:
 
 
 @app.callback(invoke_without_command=True)
-def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     """Evaluate neural networks on images that no server ever sees."""
     if version:
         typer.echo(VERSION)
@@ -77,7 +86,9 @@ def keygen(
 
     with told():
         if role not in ("dealer", "server0", "server1", "owner", "user"):
-            raise ConfigError(f"'{role}' is no role", "", "use dealer, server0, server1, owner or user")
+            raise ConfigError(
+                f"'{role}' is no role", "", "use dealer, server0, server1, owner or user"
+            )
         keys.keygen(folder, name or role, role)  # type: ignore[arg-type]  # checked in the line above
         typer.echo(f"keys are in {folder}; give {folder / 'card.toml'} to the other parties")
 
@@ -108,16 +119,26 @@ def server(
     with told():
         settings = load_server(config)
         if settings.party != party:
-            raise ConfigError(f"{config} is of party {settings.party}", f"--party says {party}", "correct one of them")
+            raise ConfigError(
+                f"{config} is of party {settings.party}",
+                f"--party says {party}",
+                "correct one of them",
+            )
         role = Server(settings)
         _until_signal(role.run, role.stop, supervised)
 
 
 @app.command()
 def up(
-    plan: Annotated[list[Path], typer.Option("--plan", help="Folder with plan.json; several for several plans.")],
-    local: Annotated[bool, typer.Option("--local", help="Dealer and both servers on this machine.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where keys, state and logs go.")] = Path("out/local"),
+    plan: Annotated[
+        list[Path], typer.Option("--plan", help="Folder with plan.json; several for several plans.")
+    ],
+    local: Annotated[
+        bool, typer.Option("--local", help="Dealer and both servers on this machine.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Where keys, state and logs go.")] = Path(
+        "out/local"
+    ),
     batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
     ahead: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
 ) -> None:
@@ -126,29 +147,45 @@ def up(
 
     with told():
         if not local:
-            raise ConfigError("only --local is supervised", "each party starts its own process", "use `gpumpc server`")
+            raise ConfigError(
+                "only --local is supervised",
+                "each party starts its own process",
+                "use `gpumpc server`",
+            )
         stopping: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):  # before anything is started: nothing is left behind
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # before anything is started: nothing is left behind
             signal.signal(number, lambda got, _: stopping.append(got))
         with LocalCluster(_local_setup(folder, plan, batch, ahead)) as cluster:
-            console.print(f"dealer, server 0 and server 1 run; logs and client.toml are in {folder}; Ctrl-C stops them")
+            console.print(
+                f"dealer, server 0 and server 1 run; logs and client.toml are in {folder}; Ctrl-C "
+                "stops them"
+            )
             while not stopping:
                 cluster.check()
                 time.sleep(0.3)
 
 
 def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> LocalSetup:
-    """The set-up in `folder`, made now if there is none. Raises ConfigError if one is there for something else."""
+    """The set-up in `folder`, made now if there is none.
+
+    Raises ConfigError if one is there for something else.
+    """
     from gpumpc.deploy.config import LocalSetup, load_server, write_local
 
-    setup = LocalSetup(folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")))
+    setup = LocalSetup(
+        folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client"))
+    )
     if not setup.client.exists():
         return write_local(folder, plans, batch, ahead=ahead)
     known = load_server(setup.server0)
     wanted = tuple(plan.absolute() for plan in plans)
     if (known.plans, known.batch) != (wanted, batch):
         raise ConfigError(
-            f"the set-up in {folder} is for plan {', '.join(map(str, known.plans))} and batches of {known.batch}",
+            f"the set-up in {folder} is for plan {', '.join(map(str, known.plans))} and batches of "
+            f"{known.batch}",
             f"{', '.join(map(str, wanted))} and batches of {batch} were asked for",
             "give another --folder, or the same --plan and --batch as before",
         )
@@ -157,26 +194,41 @@ def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> Loc
 
 @app.command(name="compile")
 def compile_(
-    model: Annotated[str, typer.Argument(help="lite0, lenet, vgg, resnet18, or a .pt2 file made by torch.export.save.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="lite0, lenet, vgg, resnet18, or a .pt2 file made by torch.export.save."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for plan.json and weights.safetensors.")],
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 64,
     k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     weights: Annotated[str, typer.Option(help="private or public.")] = "private",
     bounds: Annotated[str, typer.Option(help="certified, or calibrated on sample inputs.")] = "",
-    policy: Annotated[str, typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits.")] = "",
+    policy: Annotated[
+        str,
+        typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits."),
+    ] = "",
 ) -> None:
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
     from gpumpc.local import named_networks as models
 
     with told():
         compiled = models.compile_named(
-            model, size=size, k=k, f=f, weights=weights, bounds=bounds or None, policy=policy or None
+            model,
+            size=size,
+            k=k,
+            f=f,
+            weights=weights,
+            bounds=bounds or None,
+            policy=policy or None,
         )
         compiled.save(out)
         console.print(models.widths_table(compiled.plan))
         typer.echo(
-            f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; weights.safetensors is the owner's"
+            f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; "
+            "weights.safetensors is the owner's"
         )
 
 
@@ -192,7 +244,9 @@ def share_weights(config: ConfigOption, plan: PlanOption) -> None:
 
 
 @app.command()
-def doctor(config: Annotated[Path | None, typer.Option(help="A client's TOML file.")] = None) -> None:
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="A client's TOML file.")] = None,
+) -> None:
     """Say what is installed, which backend is used, and how the servers are."""
     from gpumpc.cli import doctor as checks
 

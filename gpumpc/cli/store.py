@@ -33,17 +33,28 @@ Name = Annotated[str, typer.Argument(help="The index's name.")]
 
 @store.command()
 def info(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None) -> None:
-    """How much each server holds of this user's, and how many images of it the local catalogue knows."""
+    """How much each server holds of this user's, and how many images of it the local catalogue
+    knows.
+    """
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         table = Table("", "server 0", "server 1")
         first, second = client.store_status()
         table.add_row("store pair", first.pair_id[:8] or "none", second.pair_id[:8] or "none")
         for kind in sorted({*first.rows, *second.rows}):
-            table.add_row(_kind(kind), *(str(status.rows.get(kind, 0)) for status in (first, second)))
+            table.add_row(
+                _kind(kind), *(str(status.rows.get(kind, 0)) for status in (first, second))
+            )
         table.add_row("bytes of shares", *(str(status.n_bytes) for status in (first, second)))
         Console().print(table)
-        stored, kept, here = client.stored(), client.kept(), {entry.item_id for entry in known.all()}
-        typer.echo(f"of this plan: {len(stored)} images, {len(kept)} features; {len(here)} images in the local catalogue")
+        stored, kept, here = (
+            client.stored(),
+            client.kept(),
+            {entry.item_id for entry in known.all()},
+        )
+        typer.echo(
+            f"of this plan: {len(stored)} images, {len(kept)} features; {len(here)} images in the "
+            "local catalogue"
+        )
         if foreign := {*stored} - here:
             console.print(f"[yellow]{len(foreign)} shared images are not in this catalogue[/]")
 
@@ -61,14 +72,18 @@ def delete(
     plan: PlanOption,
     items: Named = None,
     everything: All = False,
-    inputs_only: Annotated[bool, typer.Option("--images-only", help="Keep the features and index rows.")] = False,
+    inputs_only: Annotated[
+        bool, typer.Option("--images-only", help="Keep the features and index rows.")
+    ] = False,
     catalog: CatalogOption = None,
 ) -> None:
     """Delete images at both servers, with their features and index rows."""
     names = items or []
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
-        chosen = sorted({*client.stored(), *client.kept()}) if everything else items_of(known, names)
+        chosen = (
+            sorted({*client.stored(), *client.kept()}) if everything else items_of(known, names)
+        )
         client.forget(chosen, inputs_only)
         if not inputs_only:
             for item in chosen:
@@ -77,7 +92,11 @@ def delete(
 
 
 @store.command()
-def verify(config: Annotated[Path, typer.Option("--config", help="A server's TOML file; the server must not run.")]) -> None:
+def verify(
+    config: Annotated[
+        Path, typer.Option("--config", help="A server's TOML file; the server must not run.")
+    ],
+) -> None:
     """A server's operator reads every share at rest and compares its SHA-256."""
     from gpumpc.deploy.config import load_server
     from gpumpc.store import Store
@@ -86,7 +105,10 @@ def verify(config: Annotated[Path, typer.Option("--config", help="A server's TOM
         settings = load_server(config)
         opened = Store(settings.state / "store", settings.party)
         try:
-            n_segments, rows = opened.verify(), sum(n for kind, n in opened.info().items() if kind != "bytes")
+            n_segments, rows = (
+                opened.verify(),
+                sum(n for kind, n in opened.info().items() if kind != "bytes"),
+            )
         finally:
             opened.close()
         typer.echo(f"{n_segments} segments with {rows} rows are as they were written")
@@ -98,7 +120,10 @@ def create(
     config: ConfigOption,
     plan: PlanOption,
     metric: Annotated[str, typer.Option(help="l2, ip or cosine.")] = "cosine",
-    classes: Annotated[str, typer.Option(help="Names, separated by commas: rows carry secret labels that can vote.")] = "",
+    classes: Annotated[
+        str,
+        typer.Option(help="Names, separated by commas: rows carry secret labels that can vote."),
+    ] = "",
 ) -> None:
     """Make an empty index over a plan's features."""
     from gpumpc.local.named_networks import one_of
@@ -117,10 +142,15 @@ def add(
     plan: PlanOption,
     items: Named = None,
     everything: All = False,
-    labels: Annotated[Path | None, typer.Option(help="For an index with classes: a table file,label.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="For an index with classes: a table file,label.")
+    ] = None,
     catalog: CatalogOption = None,
 ) -> None:
-    """Take extracted features into an index; what is there already stays. Labels go as shares, like everything."""
+    """Take extracted features into an index; what is there already stays.
+
+    Labels go as shares, like everything.
+    """
     from gpumpc.retrieval.labels import read_labels
 
     names = items or []
@@ -139,18 +169,28 @@ def add(
 
 
 @index.command(name="info")
-def index_info(name: Name, config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None) -> None:
+def index_info(
+    name: Name, config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None
+) -> None:
     """What is in an index."""
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         opened = client.open_index(name)
         ids = opened.ids
-        typer.echo(f"index '{name}': {len(ids)} rows of {opened.dim} entries, metric {opened.metric}")
+        typer.echo(
+            f"index '{name}': {len(ids)} rows of {opened.dim} entries, metric {opened.metric}"
+        )
         for item in ids:
             typer.echo(place_of(known, item))
 
 
 @index.command()
-def remove(name: Name, config: ConfigOption, plan: PlanOption, items: Named = None, catalog: CatalogOption = None) -> None:
+def remove(
+    name: Name,
+    config: ConfigOption,
+    plan: PlanOption,
+    items: Named = None,
+    catalog: CatalogOption = None,
+) -> None:
     """Take images out of an index; their features stay."""
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(items or [], everything=False)

@@ -1,4 +1,6 @@
-"""`gpumpc train-head`: the model's owner trains a linear classifier on revealed features, in the clear, into a plan."""
+"""`gpumpc train-head`: the model's owner trains a linear classifier on revealed features, in the
+clear, into a plan.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,30 @@ from gpumpc.cli.errors_shown import told
 
 
 def train_head(
-    features: Annotated[Path, typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes.")],
-    labels: Annotated[Path, typer.Option(help="A table: file,label[,source][,part]; lines of part `test` are left out.")],
+    features: Annotated[
+        Path,
+        typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes."),
+    ],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            help="A table: file,label[,source][,part]; lines of part `test` are left out."
+        ),
+    ],
     on: Annotated[Path, typer.Option("--on", help="Folder of the plan that made the features.")],
-    out: Annotated[Path, typer.Option(help="Folder for the head's plan.json and weights.safetensors.")],
-    policy: Annotated[str, typer.Option(help="What a user learns of an image: label, top5 or logits.")] = "label",
-    l2: Annotated[float, typer.Option(help="Penalty on the weights of standardised features.")] = 1.0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the head's plan.json and weights.safetensors.")
+    ],
+    policy: Annotated[
+        str, typer.Option(help="What a user learns of an image: label, top5 or logits.")
+    ] = "label",
+    l2: Annotated[
+        float, typer.Option(help="Penalty on the weights of standardised features.")
+    ] = 1.0,
 ) -> None:
-    """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify --source` uses it."""
+    """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify
+    --source` uses it.
+    """
     from gpumpc.local.named_networks import one_of
     from gpumpc.program import plan as plan_files
     from gpumpc.program.head import Policy, compile_head
@@ -34,4 +52,7 @@ def train_head(
         head = train(found.features[used], [rows[i].label for i in used], l2=l2)
         plan, weights = compile_head(below, head.weight, head.bias, head.classes, chosen)
         plan_files.save(plan, weights, out)
-        typer.echo(f"plan '{plan.name}' of {len(head.classes)} classes, trained on {len(used)} images, is in {out}")
+        typer.echo(
+            f"plan '{plan.name}' of {len(head.classes)} classes, trained on {len(used)} images, is "
+            f"in {out}"
+        )

@@ -1,4 +1,6 @@
-"""Owner and user: share inputs between the two servers, have them evaluated, put the sealed results together."""
+"""Owner and user: share inputs between the two servers, have them evaluated, put the sealed results
+together.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
-from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Parts, Progress
+from gpumpc.client.connection import (
+    ANSWER_S,
+    CONNECT_S,
+    ITEMS_PER_REQUEST,
+    Connection,
+    Parts,
+    Progress,
+)
 from gpumpc.client.index import RemoteIndex
 from gpumpc.deploy.config import ClientConfig
 from gpumpc.errors import (
@@ -46,7 +55,9 @@ BATCHES_PER_REQUEST = 16
 
 @dataclasses.dataclass(frozen=True)
 class SharedInput:
-    """A handle to inputs that the two servers hold as shares: the items' ids, and the shape of the array."""
+    """A handle to inputs that the two servers hold as shares: the items' ids, and the shape of the
+    array.
+    """
 
     items: tuple[str, ...]
     shape: tuple[int, ...]
@@ -105,7 +116,11 @@ class Client(Connection):
         alike = [plan.fields for plan in status.plans if plan.fields.get("model") == self.plan.name]
         fields = next(iter([*alike, *(plan.fields for plan in status.plans)]), {"model": "none"})
         try:
-            compare(agreed_fields(self.plan, program_of(self.plan, int(fields.get("batch size", "1")))), fields, peer)
+            compare(
+                agreed_fields(self.plan, program_of(self.plan, int(fields.get("batch size", "1")))),
+                fields,
+                peer,
+            )
         except HandshakeMismatch as error:
             return error
         return HandshakeMismatch("plan", self.plan_id[:16], "another", peer)
@@ -114,12 +129,18 @@ class Client(Connection):
         batch = 0
         for party, status in enumerate(self.plan_status()):
             batch = int(status.fields["batch size"])
-            compare(agreed_fields(self.plan, program_of(self.plan, batch)), status.fields, f"server {party}")
+            compare(
+                agreed_fields(self.plan, program_of(self.plan, batch)),
+                status.fields,
+                f"server {party}",
+            )
         return batch
 
     @property
     def is_ready(self) -> bool:
-        """Whether the servers are connected to each other and have the same weight shares and session."""
+        """Whether the servers are connected to each other and have the same weight shares and
+        session.
+        """
         first, second = self.plan_status()
         return bool(first.session) and first.session == second.session and self.is_connected
 
@@ -141,13 +162,17 @@ class Client(Connection):
             time.sleep(0.1)
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until the servers are connected to each other and have weights. Raises ShareError."""
+        """Wait until the servers are connected to each other and have weights.
+
+        Raises ShareError.
+        """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready:
             if time.monotonic() > deadline:
                 raise ShareError(
                     f"plan '{self.plan.name}' is not ready at the servers",
-                    "its weights are not shared yet, or the servers are not connected to each other",
+                    "its weights are not shared yet, or the servers are not connected to each "
+                    "other",
                     "the model's owner runs `gpumpc share-weights`; see both servers' logs",
                 )
             time.sleep(0.1)
@@ -155,9 +180,11 @@ class Client(Connection):
     # the model's owner
 
     def share_weights(self, weights: Weights) -> None:
-        """Split the weights between the servers under a fresh share-pair id, and wait until they have opened F.
+        """Split the weights between the servers under a fresh share-pair id, and wait until they
+        have opened F.
 
-        Raises BadValue for NaN or for weights that are not those of the plan, before anything is sent.
+        Raises BadValue for NaN or for weights that are not those of the plan, before anything is
+        sent.
         """
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
         if weight_digest(weights) != self.plan.weight_digest:
@@ -172,20 +199,29 @@ class Client(Connection):
     # inputs at rest
 
     def share(
-        self, values: npt.ArrayLike, items: Sequence[str] | None = None, progress: Progress | None = None
+        self,
+        values: npt.ArrayLike,
+        items: Sequence[str] | None = None,
+        progress: Progress | None = None,
     ) -> SharedInput:
-        """Split real inputs (B, *shape) between the servers, where they stay until `forget`: for each a 32-byte seed to
-        server 0, words to server 1. `progress(done, of)` counts items.
+        """Split real inputs (B, *shape) between the servers, where they stay until `forget`: for
+        each a 32-byte seed to server 0, words to server 1. `progress(done, of)` counts items.
 
         Args:
-            items: an id each, 32 hex digits; new random ones where none are given. What is shared already stays.
+            items: an id each, 32 hex digits; new random ones where none are given. What is shared
+                already stays.
 
-        Raises BadShape, BadValue, OutOfRange before anything is sent; ShareError if an item did not reach both.
+        Raises BadShape, BadValue, OutOfRange before anything is sent; ShareError if an item did not
+        reach both.
         """
         x = check_input(self.plan.graph.input, values)
         names = list(items) if items is not None else [secrets.token_hex(16) for _ in range(len(x))]
         if not names or len(names) != len(x) or len(set(names)) != len(names):
-            raise BadShape(f"{len(set(names))} ids came for {len(x)} inputs", "", "give each input an id of its own")
+            raise BadShape(
+                f"{len(set(names))} ids came for {len(x)} inputs",
+                "",
+                "give each input an id of its own",
+            )
         n_bytes = packed_bytes(int(np.prod(x.shape[1:])), self.program.input.bits)
         size = max(1, min(ITEMS_PER_REQUEST, BYTES_PER_REQUEST // n_bytes))
         for start in range(0, len(names), size):
@@ -195,7 +231,10 @@ class Client(Connection):
         return SharedInput(tuple(names), x.shape)
 
     def _share(self, x: Array, names: list[str]) -> None:
-        """One portion. What a crash left at one server alone is deleted by `Settle` and goes out a second time."""
+        """One portion.
+
+        What a crash left at one server alone is deleted by `Settle` and goes out a second time.
+        """
         missing, row = names, {name: i for i, name in enumerate(names)}
         for _ in range(2):
             self._put(x[[row[name] for name in missing]], missing)
@@ -213,10 +252,14 @@ class Client(Connection):
         seeds, rows = [], []
         for words in encode_input(self.program, x):
             seeds.append(secrets.token_bytes(SEED_BYTES))
-            _, share_1 = split(self.backend, cipher, seeds[-1], self.backend.upload(words[None]), bits)
+            _, share_1 = split(
+                self.backend, cipher, seeds[-1], self.backend.upload(words[None]), bits
+            )
             rows.append(bytes(self.backend.pack(share_1, bits)))
         request = m.PutShares(self.plan_id, secrets.token_hex(16), names)
-        self.both_done(self.ask((request, request), (b"".join(seeds), b"".join(rows))), self.patience_s)
+        self.both_done(
+            self.ask((request, request), (b"".join(seeds), b"".join(rows))), self.patience_s
+        )
 
     def _settled(self, names: list[str]) -> list[str]:
         """Have both servers compare what they hold; what is missing at one of them."""
@@ -225,7 +268,9 @@ class Client(Connection):
         for party in (0, 1):
             reply, _ = self.answer(party, sequence, self.patience_s)
             if not isinstance(reply, m.Settled):
-                raise BadFrame(f"server {party} did not settle", "", "use the same version everywhere")
+                raise BadFrame(
+                    f"server {party} did not settle", "", "use the same version everywhere"
+                )
             missing |= {*reply.missing}
         return [name for name in names if name in missing]
 
@@ -240,10 +285,14 @@ class Client(Connection):
         return first, second
 
     def forget(self, shared: SharedInput | Sequence[str], inputs_only: bool = False) -> None:
-        """Delete items at both servers: inputs, results and their rows in every index; or their inputs alone."""
+        """Delete items at both servers: inputs, results and their rows in every index; or their
+        inputs alone.
+        """
         items = _items(shared)
         for start in range(0, len(items), ITEMS_PER_REQUEST):
-            request = m.Forget(items[start : start + ITEMS_PER_REQUEST], "inputs" if inputs_only else "all")
+            request = m.Forget(
+                items[start : start + ITEMS_PER_REQUEST], "inputs" if inputs_only else "all"
+            )
             self.both_done(self.ask((request, request)), ANSWER_S)
 
     # evaluation
@@ -254,16 +303,20 @@ class Client(Connection):
         progress: Progress | None = None,
         source: Plan | None = None,
     ) -> SealedResult:
-        """Evaluate items; the result stays sealed until `reveal`. `progress(done, of)` counts batches.
+        """Evaluate items; the result stays sealed until `reveal`. `progress(done, of)` counts
+        batches.
 
         Args:
             source: None: the items' inputs; else the plan whose kept results are this plan's input.
 
-        Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the items stay where they are.
+        Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the items stay where
+        they are.
         """
         items, source_id = _items(shared), plan_hash(source).hex() if source else None
         return self._sealed(
-            items, progress, lambda job, names: self.ask_together(m.Run(self.plan_id, job, names, source_id))
+            items,
+            progress,
+            lambda job, names: self.ask_together(m.Run(self.plan_id, job, names, source_id)),
         )
 
     def keep(
@@ -272,16 +325,20 @@ class Client(Connection):
         progress: Progress | None = None,
         source: Plan | None = None,
     ) -> list[str]:
-        """Evaluate items and keep the results at the servers as shares, under the same ids; returns these.
+        """Evaluate items and keep the results at the servers as shares, under the same ids; returns
+        these.
 
-        What is kept already stays as it is, so after any crash the same call goes on where it was. Raises like `run`.
+        What is kept already stays as it is, so after any crash the same call goes on where it was.
+        Raises like `run`.
         """
         items, source_id = _items(shared), plan_hash(source).hex() if source else None
         size = BATCHES_PER_REQUEST * self.batch
         of = -(-len(items) // self.batch)
         for start in range(0, len(items), size):
             before = start // self.batch
-            request = m.Keep(self.plan_id, secrets.token_hex(16), items[start : start + size], source_id)
+            request = m.Keep(
+                self.plan_id, secrets.token_hex(16), items[start : start + size], source_id
+            )
             self.until_done(self.ask_together(request), _shifted(progress, before, of))
         return items
 
@@ -290,7 +347,9 @@ class Client(Connection):
         first, second = self.listed(m.AskItems(self.plan_id, "results"))
         return sorted({*first} & {*second})
 
-    def fetch(self, shared: SharedInput | Sequence[str], progress: Progress | None = None) -> SealedResult:
+    def fetch(
+        self, shared: SharedInput | Sequence[str], progress: Progress | None = None
+    ) -> SealedResult:
         """Kept results, sealed to this user. Raises RemoteError naming an item without one."""
         return self._sealed(
             _items(shared),
@@ -298,7 +357,9 @@ class Client(Connection):
             lambda job, names: self.ask((m.Fetch(self.plan_id, job, names),) * 2),
         )
 
-    def _sealed(self, items: list[str], progress: Progress | None, ask: Callable[[str, list[str]], int]) -> SealedResult:
+    def _sealed(
+        self, items: list[str], progress: Progress | None, ask: Callable[[str, list[str]], int]
+    ) -> SealedResult:
         """Every portion's parts from both servers."""
         if not items:
             raise BadShape("no item is named", "there is nothing to compute", "name at least one")
@@ -307,24 +368,32 @@ class Client(Connection):
         for start in range(0, len(items), size):
             job, names = secrets.token_hex(16), items[start : start + size]
             shifted = (
-                _shifted(progress, start // self.batch, -(-len(items) // self.batch)) if len(items) > size else progress
+                _shifted(progress, start // self.batch, -(-len(items) // self.batch))
+                if len(items) > size
+                else progress
             )
             jobs.append((job, self.collect(job, ask(job, names), shifted)))
         value = self.program.result
 
         def reveal() -> Array:
-            opened = [self.opened(self.plan_id, job, parts, value.shape[1:], value.bits) for job, parts in jobs]
+            opened = [
+                self.opened(self.plan_id, job, parts, value.shape[1:], value.bits)
+                for job, parts in jobs
+            ]
             return decode_result(self.program, np.concatenate(opened))
 
         return SealedResult(reveal, len(items))
 
     # search
 
-    def index(self, name: str, metric: Metric = "l2", dim: int | None = None, classes: Sequence[str] = ()) -> RemoteIndex:
+    def index(
+        self, name: str, metric: Metric = "l2", dim: int | None = None, classes: Sequence[str] = ()
+    ) -> RemoteIndex:
         """An index over this plan's results, made if there is none of this name.
 
-        With classes its rows carry secret labels, and the nearest can vote (`RemoteIndex.classify`). Both servers read the
-        classes' names, and nobody which row has which.
+        With classes its rows carry secret labels, and the nearest can vote
+        (`RemoteIndex.classify`). Both servers read the classes' names, and nobody which row has
+        which.
 
         Raises BadShape for another dimension than the results have, RemoteError for another metric.
         """
@@ -343,7 +412,11 @@ class Client(Connection):
         """An index that is there. Raises RemoteError if it is not."""
         (first, _), (second, _) = self.both(m.AskIndex(self.plan_id, name), m.Kept)
         if first != second:
-            raise BadFrame("the servers describe an index differently", "", "restart both servers, and make it anew")
+            raise BadFrame(
+                "the servers describe an index differently",
+                "",
+                "restart both servers, and make it anew",
+            )
         return RemoteIndex(self, name, first.metric, first.classes)  # type: ignore[arg-type]  # what the servers accepted at its making
 
 
@@ -357,7 +430,10 @@ def _shifted(progress: Progress | None, before: int, of: int) -> Progress | None
 
 
 def connect(config: ClientConfig, plan: Plan, timeout_s: float = CONNECT_S) -> Client:
-    """A client, waiting for servers that are still starting. Raises the last error after `timeout_s` seconds."""
+    """A client, waiting for servers that are still starting.
+
+    Raises the last error after `timeout_s` seconds.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         try:

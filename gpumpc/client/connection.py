@@ -1,4 +1,6 @@
-"""A client's line to both servers: numbered requests, their answers, and sealed results put together."""
+"""A client's line to both servers: numbered requests, their answers, and sealed results put
+together.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,12 @@ class Connection:
         self._sequence = 0
         self._servers: list[Requester] = []
         try:
-            for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True)):
-                server = Requester(endpoint, self._identity.curve, card.curve_key, peer=f"server {party}")
+            for party, (endpoint, card) in enumerate(
+                zip(config.server_endpoints, config.server_cards, strict=True)
+            ):
+                server = Requester(
+                    endpoint, self._identity.curve, card.curve_key, peer=f"server {party}"
+                )
                 self._servers.append(server)
                 server.wait_peer(CONNECT_S)
         except BaseException:
@@ -59,7 +65,12 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -67,7 +78,9 @@ class Connection:
         for server in self._servers:
             server.close()
 
-    def ask(self, requests: tuple[m.Request, m.Request], bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
+    def ask(
+        self, requests: tuple[m.Request, m.Request], bulks: tuple[bytes, bytes] = (b"", b"")
+    ) -> int:
         """Send one request to each server; its number, which answers carry."""
         self._sequence += 1
         for server, request, bulk in zip(self._servers, requests, bulks, strict=True):
@@ -75,12 +88,16 @@ class Connection:
         return self._sequence
 
     def ask_together(self, request: m.Request, bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
-        """A request that both carry out in lock step: server 0 hears of it when server 1 has all of it."""
+        """A request that both carry out in lock step: server 0 hears of it when server 1 has all of
+        it.
+        """
         self._sequence += 1
         self._servers[1].send(Kind.REQUEST, m.pack(request, bulks[1]), sequence=self._sequence)
         reply, _ = self.answer(1, self._sequence, self.patience_s)
         if not isinstance(reply, m.Queued):
-            raise BadFrame("server 1 did not take the request", "", "use the same version everywhere")
+            raise BadFrame(
+                "server 1 did not take the request", "", "use the same version everywhere"
+            )
         self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
         return self._sequence
 
@@ -88,7 +105,9 @@ class Connection:
         """A server's next answer to this request; late answers to earlier ones are dropped."""
         deadline = time.monotonic() + timeout_s
         while True:
-            frame: Frame = self._servers[party].receive(max(0.0, deadline - time.monotonic()), errors_of=sequence)
+            frame: Frame = self._servers[party].receive(
+                max(0.0, deadline - time.monotonic()), errors_of=sequence
+            )
             if frame.sequence == sequence:
                 return m.unpack(frame.payload, m.Reply)
 
@@ -102,14 +121,22 @@ class Connection:
                     self.answer(party, sequence, _TURN_S)
                     open_parties.discard(party)
             if open_parties and time.monotonic() > deadline:
-                raise PeerTimeout(f"server {min(open_parties)} did not answer for {timeout_s:g} s", "", "see its log")
+                raise PeerTimeout(
+                    f"server {min(open_parties)} did not answer for {timeout_s:g} s",
+                    "",
+                    "see its log",
+                )
 
-    def both(self, request: m.Request, kind: type[T]) -> tuple[tuple[T, memoryview], tuple[T, memoryview]]:
+    def both(
+        self, request: m.Request, kind: type[T]
+    ) -> tuple[tuple[T, memoryview], tuple[T, memoryview]]:
         """Both servers' answers to one request, which must be of this kind, with their bulk."""
         sequence = self.ask((request, request))
         first, second = (self.answer(party, sequence, ANSWER_S) for party in (0, 1))
         if not isinstance(first[0], kind) or not isinstance(second[0], kind):
-            raise BadFrame("a server gave an answer of another kind", "", "use the same version everywhere")
+            raise BadFrame(
+                "a server gave an answer of another kind", "", "use the same version everywhere"
+            )
         return (first[0], first[1]), (second[0], second[1])
 
     def listed(self, request: m.AskItems | m.AskIndex) -> tuple[list[str], list[str]]:
@@ -130,12 +157,19 @@ class Connection:
                     if isinstance(reply, m.Done):
                         open_parties.discard(party)
             if time.monotonic() - heard > self.patience_s:
-                raise PeerTimeout(f"no progress for {self.patience_s:g} s", "a server hangs", "see both servers' logs")
+                raise PeerTimeout(
+                    f"no progress for {self.patience_s:g} s",
+                    "a server hangs",
+                    "see both servers' logs",
+                )
 
     # sealed results
 
     def collect(self, job: str, sequence: int, progress: Progress | None) -> Parts:
-        """Every part of a job from both servers. Raises PeerTimeout, RevealError for parts that do not belong together."""
+        """Every part of a job from both servers.
+
+        Raises PeerTimeout, RevealError for parts that do not belong together.
+        """
         parts: Parts = ({}, {})
         of, done, heard = 1, 0, time.monotonic()
         while min(len(parts[0]), len(parts[1])) < of:
@@ -143,19 +177,34 @@ class Connection:
                 with contextlib.suppress(PeerTimeout):
                     reply, bulk = self.answer(party, sequence, _TURN_S)
                     if not isinstance(reply, m.Part) or reply.job != job:
-                        raise BadFrame(f"server {party} sent no part of this job", "", "use the same version everywhere")
+                        raise BadFrame(
+                            f"server {party} sent no part of this job",
+                            "",
+                            "use the same version everywhere",
+                        )
                     parts[party][reply.part] = (reply, bytes(bulk))
                     of, heard = reply.of, time.monotonic()
             if progress and min(map(len, parts)) > done:
                 done = min(map(len, parts))
                 progress(done, of)
             if time.monotonic() - heard > self.patience_s:
-                raise PeerTimeout(f"no result for {self.patience_s:g} s", "a server hangs", "see both servers' logs")
+                raise PeerTimeout(
+                    f"no result for {self.patience_s:g} s",
+                    "a server hangs",
+                    "see both servers' logs",
+                )
         return parts
 
-    def opened(self, plan: str, job: str, parts: Parts, shape: tuple[int, ...], bits: int) -> npt.NDArray[np.uint64]:
-        """Both shares of every part, opened and added modulo 2^bits: (n_items, *shape). Raises RevealError."""
-        return np.concatenate([self._opened(plan, job, parts, part, shape, bits) for part in range(len(parts[0]))])
+    def opened(
+        self, plan: str, job: str, parts: Parts, shape: tuple[int, ...], bits: int
+    ) -> npt.NDArray[np.uint64]:
+        """Both shares of every part, opened and added modulo 2^bits: (n_items, *shape).
+
+        Raises RevealError.
+        """
+        return np.concatenate(
+            [self._opened(plan, job, parts, part, shape, bits) for part in range(len(parts[0]))]
+        )
 
     def _opened(
         self, plan: str, job: str, parts: Parts, part: int, shape: tuple[int, ...], bits: int
@@ -169,7 +218,9 @@ class Connection:
             )
         total: Any = None
         for party in (0, 1):
-            packed = open_sealed(self._identity, parts[party][part][1], m.result_aad(plan, job, part, party))
+            packed = open_sealed(
+                self._identity, parts[party][part][1], m.result_aad(plan, job, part, party)
+            )
             share = self.backend.unpack(memoryview(packed), (records[party].n_items, *shape), bits)
             total = share if total is None else self.backend.reduce(total + share, bits)
         words: npt.NDArray[np.uint64] = np.ascontiguousarray(self.backend.download(total))

@@ -1,9 +1,11 @@
 """Private features as a step of a scikit-learn pipeline.
 
-    make_pipeline(SecureFeatureExtractor(config="client.toml", plan="plan"), LogisticRegression()).fit(images, labels)
+    make_pipeline(SecureFeatureExtractor(config="client.toml", plan="plan"),
+    LogisticRegression()).fit(images, labels)
 
-The features are revealed to this user, who trains on them in the clear; the servers see neither images nor features.
-scikit-learn is not imported here: the class follows its conventions, and works without it.
+The features are revealed to this user, who trains on them in the clear; the servers see neither
+images nor features. scikit-learn is not imported here: the class follows its conventions, and works
+without it.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ READY_S = 4.0
 class SecureFeatureExtractor:
     """A transformer from images to the private network's outputs; it learns nothing from data.
 
-    Give a `client` that is connected, or `config` and `plan`, from which a connection is made when it is first needed
-    and kept until `close`, or to the end of a `with` block. A clone shares a given client.
+    Give a `client` that is connected, or `config` and `plan`, from which a connection is made when
+    it is first needed and kept until `close`, or to the end of a `with` block. A clone shares a
+    given client.
 
     Args:
         client: a connected `Client`.
@@ -66,7 +69,10 @@ class SecureFeatureExtractor:
     # what scikit-learn asks of a transformer
 
     def fit(self, X: Any, y: Any = None) -> SecureFeatureExtractor:
-        """Check the images against the plan; nothing is learned and nothing is sent. Raises like `transform`."""
+        """Check the images against the plan; nothing is learned and nothing is sent.
+
+        Raises like `transform`.
+        """
         self._values(X)
         return self
 
@@ -74,11 +80,12 @@ class SecureFeatureExtractor:
         """Private features of images, (N, d).
 
         Args:
-            X: preprocessed images (N, H, W, C), or a list of N paths of image files with one image each, to which the
-                plan's preprocessing is applied.
+            X: preprocessed images (N, H, W, C), or a list of N paths of image files with one image
+                each, to which the plan's preprocessing is applied.
 
         Raises:
-            BadShape, BadValue, OutOfRange: images that the plan does not admit, before anything is sent.
+            BadShape, BadValue, OutOfRange: images that the plan does not admit, before anything is
+                sent.
             UnreadableImage, MissingFile: a file that gives no image.
             ConfigError: neither a client nor a configuration with a plan was given.
             WireError, ShareError and others of `Client.run`.
@@ -101,10 +108,15 @@ class SecureFeatureExtractor:
         return {name: getattr(self, name) for name in PARAMETERS}
 
     def set_params(self, **params: Any) -> SecureFeatureExtractor:
-        """Change arguments of the constructor; a connection made from the old ones is ended. Raises BadValue."""
+        """Change arguments of the constructor; a connection made from the old ones is ended.
+
+        Raises BadValue.
+        """
         unknown = sorted(set(params) - set(PARAMETERS))
         if unknown:
-            raise BadValue(f"there is no parameter '{unknown[0]}'", "", f"use {', '.join(PARAMETERS)}")
+            raise BadValue(
+                f"there is no parameter '{unknown[0]}'", "", f"use {', '.join(PARAMETERS)}"
+            )
         self.close()
         for name, value in params.items():
             setattr(self, name, value)
@@ -138,7 +150,12 @@ class SecureFeatureExtractor:
     def __enter__(self) -> SecureFeatureExtractor:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -159,9 +176,13 @@ class SecureFeatureExtractor:
 
         if self.config is None:
             raise ConfigError(
-                "there is no way to the servers", "neither client nor config was given", "pass config='client.toml'"
+                "there is no way to the servers",
+                "neither client nor config was given",
+                "pass config='client.toml'",
             )
-        config = self.config if isinstance(self.config, ClientConfig) else load_client(Path(self.config))
+        config = (
+            self.config if isinstance(self.config, ClientConfig) else load_client(Path(self.config))
+        )
         client = connect(config, self._plan())
         try:
             client.wait_ready(READY_S)
@@ -189,7 +210,11 @@ class SecureFeatureExtractor:
         if self.client is not None:
             return self.client.plan
         if self.plan is None:
-            raise ConfigError("there is no plan", "neither client nor plan was given", "pass plan='FOLDER' with plan.json")
+            raise ConfigError(
+                "there is no plan",
+                "neither client nor plan was given",
+                "pass plan='FOLDER' with plan.json",
+            )
         return self.plan if isinstance(self.plan, Plan) else plan_files.load(Path(self.plan))
 
     def _values(self, X: Any) -> Array:
@@ -219,7 +244,8 @@ class SecureFeatureExtractor:
         if [item.path for item in items] != wanted:
             raise BadShape(
                 f"{len(wanted)} paths hold {len(items)} images",
-                "one of them is a folder, or a file of several images, and rows would no longer match labels",
+                "one of them is a folder, or a file of several images, and rows would no longer "
+                "match labels",
                 "pass one file an image, or arrays",
             )
         return preprocess(np.stack([item.pixels for item in items]), recipe)
@@ -228,4 +254,8 @@ class SecureFeatureExtractor:
 def _are_paths(X: Any) -> bool:
     if isinstance(X, np.ndarray) and X.dtype.kind not in "UO":
         return False
-    return isinstance(X, (list, tuple, np.ndarray)) and len(X) > 0 and all(isinstance(x, (str, os.PathLike)) for x in X)
+    return (
+        isinstance(X, (list, tuple, np.ndarray))
+        and len(X) > 0
+        and all(isinstance(x, (str, os.PathLike)) for x in X)
+    )

@@ -34,9 +34,14 @@ class SavedIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RemoteIndex:
-    """An index at the two servers, in the words of faiss; ids are item ids. Made by `Client.index`."""
+    """An index at the two servers, in the words of faiss; ids are item ids.
 
-    def __init__(self, client: Client, name: str, metric: Metric, classes: tuple[str, ...] = ()) -> None:
+    Made by `Client.index`.
+    """
+
+    def __init__(
+        self, client: Client, name: str, metric: Metric, classes: tuple[str, ...] = ()
+    ) -> None:
         self._client, self.name, self.metric, self.classes = client, name, metric, classes
         self._geometry = geometry_of(client.program, metric)
 
@@ -55,7 +60,11 @@ class RemoteIndex:
         """Item ids by position. Raises RevealError if the servers hold different rows."""
         first, second = self._client.listed(m.AskIndex(self._client.plan_id, self.name))
         if first != second:
-            raise RevealError("the servers hold different rows of this index", "one of them is behind", "search again")
+            raise RevealError(
+                "the servers hold different rows of this index",
+                "one of them is behind",
+                "search again",
+            )
         return first
 
     @property
@@ -64,7 +73,8 @@ class RemoteIndex:
         return len(self.ids)
 
     def save(self, path: Path) -> None:
-        """Write down what this index is, as JSON: its name, metric and plan. The rows stay at the servers, as shares.
+        """Write down what this index is, as JSON: its name, metric and plan. The rows stay at the
+        servers, as shares.
 
         Raises ConfigError for a full disk.
         """
@@ -77,41 +87,63 @@ class RemoteIndex:
 
     @classmethod
     def load(cls, client: Client, path: Path) -> RemoteIndex:
-        """The index that `save` wrote down. Raises MissingFile, CorruptPlan, and what `Client.open_index` raises."""
+        """The index that `save` wrote down.
+
+        Raises MissingFile, CorruptPlan, and what `Client.open_index` raises.
+        """
         try:
             record = msgspec.json.decode(path.read_bytes(), type=SavedIndex)
         except FileNotFoundError:
-            raise MissingFile(f"there is no file {path}", "", "save an index first, or open it by its name") from None
+            raise MissingFile(
+                f"there is no file {path}", "", "save an index first, or open it by its name"
+            ) from None
         except (OSError, msgspec.DecodeError) as error:
             raise CorruptPlan(
-                f"{path} is no saved index", str(error), "open the index by its name, and save it again"
+                f"{path} is no saved index",
+                str(error),
+                "open the index by its name, and save it again",
             ) from error
         if record.plan != client.plan_id:
             raise CorruptPlan(
-                f"{path} is of an index over another plan", "features of two networks cannot be compared", "use its plan"
+                f"{path} is of an index over another plan",
+                "features of two networks cannot be compared",
+                "use its plan",
             )
         return client.open_index(record.name)
 
-    def add(self, items: Sequence[str], progress: Progress | None = None, labels: Sequence[str] | None = None) -> None:
+    def add(
+        self,
+        items: Sequence[str],
+        progress: Progress | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         """Take kept results in; what is there already stays.
 
         Args:
             labels: for an index with classes, the class of each item; the servers get shares of it.
 
-        Raises BadShape, BadValue for labels that do not fit, RemoteError naming an item without a result.
+        Raises BadShape, BadValue for labels that do not fit, RemoteError naming an item without a
+        result.
         """
         client = self._client
         words = self._numbered(items, labels)
         for start in range(0, len(items), ITEMS_PER_REQUEST):
-            names, chosen = list(items[start : start + ITEMS_PER_REQUEST]), words[start : start + ITEMS_PER_REQUEST]
+            names, chosen = (
+                list(items[start : start + ITEMS_PER_REQUEST]),
+                words[start : start + ITEMS_PER_REQUEST],
+            )
             pad = np.frombuffer(secrets.token_bytes(8 * len(chosen)), dtype="<u8")
             bulks = (pad.tobytes(), (chosen - pad).astype("<u8").tobytes())  # shares modulo 2^64
             request = m.AddRows(client.plan_id, secrets.token_hex(16), self.name, names)
             client.until_done(client.ask_together(request, bulks), progress)
 
-    def _numbered(self, items: Sequence[str], labels: Sequence[str] | None) -> npt.NDArray[np.uint64]:
+    def _numbered(
+        self, items: Sequence[str], labels: Sequence[str] | None
+    ) -> npt.NDArray[np.uint64]:
         """Labels as numbers; none for an index without classes."""
-        if (labels is not None) != bool(self.classes) or (labels is not None and len(labels) != len(items)):
+        if (labels is not None) != bool(self.classes) or (
+            labels is not None and len(labels) != len(items)
+        ):
             raise BadShape(
                 f"{len(labels or ())} labels came for {len(items)} items",
                 f"index '{self.name}' has {len(self.classes)} classes",
@@ -119,14 +151,19 @@ class RemoteIndex:
             )
         unknown = {*(labels or ())} - {*self.classes}
         if unknown:
-            raise BadValue(f"'{min(unknown)}' is no class of index '{self.name}'", "", f"use {', '.join(self.classes)}")
+            raise BadValue(
+                f"'{min(unknown)}' is no class of index '{self.name}'",
+                "",
+                f"use {', '.join(self.classes)}",
+            )
         return np.array([self.classes.index(label) for label in labels or ()], dtype=np.uint64)
 
     def classify(self, items: Sequence[str], k: int = 5) -> list[str]:
-        """The class that most of the k nearest rows have, for each kept item; of equals, the one whose first is nearest.
+        """The class that most of the k nearest rows have, for each kept item; of equals, the one
+        whose first is nearest.
 
-        Neither server learns a label, and the user learns nothing but the answer. Raises RemoteError for an index without
-        classes.
+        Neither server learns a label, and the user learns nothing but the answer. Raises
+        RemoteError for an index without classes.
         """
         numbers = self._answers(items, k, vote=True, shape=(), bits=label_bits(len(self.classes)))
         return [self.classes[int(number)] for number in numbers]
@@ -134,13 +171,16 @@ class RemoteIndex:
     def remove_ids(self, items: Sequence[str]) -> None:
         """Take items out."""
         client = self._client
-        client.both_done(client.ask((m.RemoveRows(client.plan_id, self.name, list(items)),) * 2), ANSWER_S)
+        client.both_done(
+            client.ask((m.RemoveRows(client.plan_id, self.name, list(items)),) * 2), ANSWER_S
+        )
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
         """The k best rows for each kept item: scores (n, k) and item ids, best first.
 
-        Scores are squared distances, ascending, or inner products, descending, of the quantised features; equal scores come
-        in order of position. The servers learn neither, nor which rows were found.
+        Scores are squared distances, ascending, or inner products, descending, of the quantised
+        features; equal scores come in order of position. The servers learn neither, nor which rows
+        were found.
         """
         positions = self.ids
         id_bits = self._geometry.id_bits(len(positions))
@@ -148,7 +188,9 @@ class RemoteIndex:
         keys = signed(self._answers(items, k, vote=False, shape=(k,), bits=bits), bits)
         ids = keys & ((1 << id_bits) - 1)
         scores = ((keys - ids) >> id_bits) / self._geometry.score_scale
-        return scores if self.metric == "l2" else -scores, [[positions[i] for i in row] for row in ids]
+        return scores if self.metric == "l2" else -scores, [
+            [positions[i] for i in row] for row in ids
+        ]
 
     def _answers(
         self, items: Sequence[str], k: int, *, vote: bool, shape: tuple[int, ...], bits: int

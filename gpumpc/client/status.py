@@ -19,15 +19,23 @@ def ask_status(config: ClientConfig, timeout_s: float = CONNECT_S) -> list[m.Sta
     answers: list[m.Status | GpumpcError] = []
     servers = [
         Requester(endpoint, identity.curve, card.curve_key, peer=f"server {party}")
-        for party, (endpoint, card) in enumerate(zip(config.server_endpoints, config.server_cards, strict=True))
+        for party, (endpoint, card) in enumerate(
+            zip(config.server_endpoints, config.server_cards, strict=True)
+        )
     ]
     deadline = time.monotonic() + timeout_s  # for both: they connect side by side
     for server in servers:
         try:
             server.wait_peer(max(0.1, deadline - time.monotonic()))
             server.send(Kind.REQUEST, m.pack(m.AskStatus()))
-            reply, _ = m.unpack(server.receive(max(0.5, deadline - time.monotonic())).payload, m.Reply)
-            answers.append(reply if isinstance(reply, m.Status) else BadFrame("no status came", "", "update gpumpc"))
+            reply, _ = m.unpack(
+                server.receive(max(0.5, deadline - time.monotonic())).payload, m.Reply
+            )
+            answers.append(
+                reply
+                if isinstance(reply, m.Status)
+                else BadFrame("no status came", "", "update gpumpc")
+            )
         except GpumpcError as error:
             answers.append(error)
         finally:

@@ -1,4 +1,6 @@
-"""Archives of packages: downloaded by their ordinary clients, opened without running anything of theirs."""
+"""Archives of packages: downloaded by their ordinary clients, opened without running anything of
+theirs.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from gpumpc.errors import ConfigError
 TIMEOUT_S = 900
 WANTED = "wanted.txt"
 
-# pip asks a source archive's build system for its name and version before it hands the archive over, which runs code of
-# the package. This stands in for that build system and reads both from the archive's own PKG-INFO instead.
+# pip asks a source archive's build system for its name and version before it hands the archive
+# over, which runs code of the package. This stands in for that build system and reads both from the
+# archive's own PKG-INFO instead.
 _STAND_IN = """
 import email, os, shutil
 
@@ -43,7 +46,10 @@ __legacy__ = Reader()
 
 
 def download(source: Source, folder: Path) -> None:
-    """Put the archive into the folder. Raises ConfigError with the client's last words if it cannot."""
+    """Put the archive into the folder.
+
+    Raises ConfigError with the client's last words if it cannot.
+    """
     if source.kind == "deb":
         _run(["apt-get", "download", f"{source.package}={source.version}"], folder=folder)
     elif source.kind == "sdist":
@@ -56,7 +62,8 @@ def found(source: Source, folder: Path) -> list[Path]:
     """The archives of a source that lie in the folder."""
     pattern = {
         "wheel": f"{source.package.replace('-', '_')}-{source.version}-*.whl",
-        "sdist": f"*-{source.version}.tar.gz",  # with dashes or underscores in its name, as its maker pleased
+        # with dashes or underscores in its name, as its maker pleased
+        "sdist": f"*-{source.version}.tar.gz",
         "deb": f"{source.package}_*.deb",
     }
     return list(folder.glob(pattern[source.kind]))
@@ -66,7 +73,8 @@ def found(source: Source, folder: Path) -> list[Path]:
 def opened(path: Path, source: Source) -> Iterator[Callable[[DataFile], bytes]]:
     """A function that reads one file of an archive, at most a byte more than its pinned size.
 
-    Raises ConfigError for an archive with another digest, and, from the function, for a file that is not inside.
+    Raises ConfigError for an archive with another digest, and, from the function, for a file that
+    is not inside.
     """
     if source.sha256 and _sha256(path) != source.sha256:
         raise ConfigError(
@@ -79,7 +87,11 @@ def opened(path: Path, source: Source) -> Iterator[Callable[[DataFile], bytes]]:
             yield lambda file: _content(wheel.open, file)
         return
     # dpkg-deb gives a package's files as one tar, without installing and without root.
-    stream = io.BytesIO(_run(["dpkg-deb", "--fsys-tarfile", str(path)])) if source.kind == "deb" else None
+    stream = (
+        io.BytesIO(_run(["dpkg-deb", "--fsys-tarfile", str(path)]))
+        if source.kind == "deb"
+        else None
+    )
     with tarfile.open(None if stream else path, fileobj=stream) as tar:
         yield lambda file: _content(tar.extractfile, file)
 
@@ -90,7 +102,9 @@ def _content(opener: Callable[[str], IO[bytes] | None], file: DataFile) -> bytes
     except KeyError:
         stream = None
     if stream is None:  # also what tarfile says of a folder
-        raise ConfigError(f"the archive does not contain {file.inside}", "", "report it to the project")
+        raise ConfigError(
+            f"the archive does not contain {file.inside}", "", "report it to the project"
+        )
     with stream:
         return stream.read(file.n_bytes + 1)
 
@@ -114,18 +128,31 @@ def _pip_sdist(source: Source, folder: Path) -> None:
         _pip([*options, "-r", str(wanted)], folder, environment)
 
 
-def _run(command: list[str], *, folder: Path | None = None, environment: dict[str, str] | None = None) -> bytes:
+def _run(
+    command: list[str], *, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> bytes:
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL, cwd=folder, env=environment
+            command,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
         )
     except FileNotFoundError as error:
-        raise ConfigError(f"the program {command[0]} is missing", "it belongs to Debian", "go on without it") from error
+        raise ConfigError(
+            f"the program {command[0]} is missing", "it belongs to Debian", "go on without it"
+        ) from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
-        words = [line for line in lines if line.startswith(("ERROR", "E:"))] or [f"code {done.returncode}"]
+        words = [line for line in lines if line.startswith(("ERROR", "E:"))] or [
+            f"code {done.returncode}"
+        ]
         wanted = "the source archive" if command[-1].endswith(WANTED) else command[-1]
-        raise ConfigError(f"{wanted} could not be had", words[-1], "check the network, then fetch again")
+        raise ConfigError(
+            f"{wanted} could not be had", words[-1], "check the network, then fetch again"
+        )
     return done.stdout
 
 

@@ -1,8 +1,9 @@
-"""brain-region-8: where in the brain is the centre of this patch? Gallery of one man, queries of 152 other people.
+"""brain-region-8: where in the brain is the centre of this patch? Gallery of one man, queries of
+152 other people.
 
-Patches are 64 x 64 mm, axial, three slices 4 mm apart as channels. The label is the AAL region at the centre, in the
-eight groups of its code's first digit. Both volumes lie in MNI space, so one atlas labels both, and both show the
-brain without the skull.
+Patches are 64 x 64 mm, axial, three slices 4 mm apart as channels. The label is the AAL region at
+the centre, in the eight groups of its code's first digit. Both volumes lie in MNI space, so one
+atlas labels both, and both show the brain without the skull.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def brain_region8(cache: Path = CACHE, *, n_gallery: int = 64, n_query: int = 32
         template = path_of("icbm152", TEMPLATE, cache)
     except MissingFile as error:
         why = f"{error.what}; mricron-data is a Debian package, so it may not be for this machine"
-        raise MissingFile("brain-region-8 lacks a volume", why, "run `gpumpc data fetch icbm152 mricron`") from error
+        raise MissingFile(
+            "brain-region-8 lacks a volume", why, "run `gpumpc data fetch icbm152 mricron`"
+        ) from error
     nibabel = extra("nibabel")
     points, groups = _labelled_points(nibabel.load(atlas), _groups(names))
     gallery = _patches(nibabel.load(colin), points, groups, n_gallery)
@@ -86,8 +89,12 @@ def _labelled_points(atlas: Any, groups: dict[int, int]) -> tuple[Floats, npt.ND
     return where @ atlas.affine[:3, :3].T + atlas.affine[:3, 3], inner[tuple(where.T)]
 
 
-def _patches(volume: Any, points: Floats, groups: npt.NDArray[np.int64], count: int) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Per group, at most `count` evenly spaced patches that lie inside the volume, with their groups."""
+def _patches(
+    volume: Any, points: Floats, groups: npt.NDArray[np.int64], count: int
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Per group, at most `count` evenly spaced patches that lie inside the volume, with their
+    groups.
+    """
     values = np.asarray(volume.dataobj, dtype=np.float64)
     grey = window(values, 0.0, float(np.percentile(values[values > 0], 99.5)))
     inverse = np.linalg.inv(volume.affine)
@@ -97,12 +104,16 @@ def _patches(volume: Any, points: Floats, groups: npt.NDArray[np.int64], count: 
     centres, kept = centres[inside], groups[inside]
     members = [np.flatnonzero(kept == group) for group in GROUPS]
     chosen = np.concatenate([index[spaced(count, len(index))] for index in members])
-    return np.stack([_patch(grey, centre) for centre in centres[chosen]]).astype(np.float64), kept[chosen]
+    return np.stack([_patch(grey, centre) for centre in centres[chosen]]).astype(np.float64), kept[
+        chosen
+    ]
 
 
 def _patch(grey: npt.NDArray[np.float32], centre: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """(64, 64, 3) around a voxel; a voxel is a cube of 1 mm."""
     half = SIZE // 2
     x, y, z = (int(index) for index in centre)
-    block = grey[x - half : x + half, y - half : y + half, z - APART_MM : z + APART_MM + 1 : APART_MM]
+    block = grey[
+        x - half : x + half, y - half : y + half, z - APART_MM : z + APART_MM + 1 : APART_MM
+    ]
     return np.asarray(block.transpose(1, 0, 2)[::-1])

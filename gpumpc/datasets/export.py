@@ -22,7 +22,9 @@ LABELS_FILE, NOTICE_FILE = "labels.csv", "NOTICE.txt"
 
 
 class Benchmark(NamedTuple):
-    """Attributes: build (cache, train and test patches a class), sources it is cut from, and what it asks."""
+    """Attributes: build (cache, train and test patches a class), sources it is cut from, and what
+    it asks.
+    """
 
     build: Callable[[Path, int, int], LabelledImages]
     sources: tuple[str, ...]
@@ -44,7 +46,8 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def write_folder(images: LabelledImages, folder: Path, sources: Iterable[str]) -> int:
-    """Write `train/CLASS/` and `test/CLASS/` of 8-bit PNG files, `labels.csv` and the licences; how many files.
+    """Write `train/CLASS/` and `test/CLASS/` of 8-bit PNG files, `labels.csv` and the licences; how
+    many files.
 
     The folder is there whole, or not at all.
 
@@ -59,7 +62,9 @@ def write_folder(images: LabelledImages, folder: Path, sources: Iterable[str]) -
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is not empty", "nothing in it is overwritten", "give a new folder")
+            raise ConfigError(
+                f"{folder} is not empty", "nothing in it is overwritten", "give a new folder"
+            )
         draft.mkdir(parents=True)
         try:
             rows = _write_pictures(images, draft)

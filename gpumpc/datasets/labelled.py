@@ -23,7 +23,8 @@ class LabelledImages(NamedTuple):
     Attributes:
         images: (N, H, W, C) in [0, 1].
         labels: (N,) names of classes.
-        sources: (N,) names of what an image was cut from: a person, a section, a dish. None is in train and in test.
+        sources: (N,) names of what an image was cut from: a person, a section, a dish. None is in
+            train and in test.
         train: (N,) whether an image belongs to the gallery or training part.
     """
 
@@ -40,7 +41,9 @@ class LabelledImages(NamedTuple):
     def part(self, *, train: bool) -> LabelledImages:
         """The gallery (train) or the queries."""
         kept = self.train == train
-        return LabelledImages(self.images[kept], self.labels[kept], self.sources[kept], self.train[kept])
+        return LabelledImages(
+            self.images[kept], self.labels[kept], self.sources[kept], self.train[kept]
+        )
 
     def counts(self) -> dict[str, Count]:
         """Images and sources of each class: print both beside any accuracy."""
@@ -48,5 +51,7 @@ class LabelledImages(NamedTuple):
 
     def _count(self, chosen: npt.NDArray[np.bool_]) -> Count:
         parts = (chosen & self.train, chosen & ~self.train)
-        (n_train, s_train), (n_test, s_test) = ((int(p.sum()), len(np.unique(self.sources[p]))) for p in parts)
+        (n_train, s_train), (n_test, s_test) = (
+            (int(p.sum()), len(np.unique(self.sources[p]))) for p in parts
+        )
         return Count(n_train, n_test, s_train, s_test)

@@ -1,7 +1,9 @@
-"""What the fetched packages say of their images' licences, and what has to go along with copies of them.
+"""What the fetched packages say of their images' licences, and what has to go along with copies of
+them.
 
-Read in the packages themselves, at the pinned versions; where a package says nothing of an image apart from its own
-licence, that is said. Nothing of them is part of this repository but the small fixture of the tests.
+Read in the packages themselves, at the pinned versions; where a package says nothing of an image
+apart from its own licence, that is said. Nothing of them is part of this repository but the small
+fixture of the tests.
 """
 
 from __future__ import annotations
@@ -26,34 +28,55 @@ LICENCES: dict[str, Licence] = {
     "lite0": Licence("Apache-2.0", "weights trained on ImageNet-1k; under the package's licence"),
     "icbm152": Licence(
         "BSD-3-Clause",
-        "ICBM152 2009a template, McConnell Brain Imaging Centre, McGill; nilearn itself says 'License: unknown' of it and"
+        "ICBM152 2009a template, McConnell Brain Imaging Centre, McGill; nilearn itself says "
+        "'License: unknown' of it and"
         " refers to the centre, whose notice is below",
     ),
     "skimage": Licence(
         "BSD-3-Clause",
-        "retina: Wikimedia Commons, CC0; ihc: Center for Microscopy and Molecular Imaging, no known copyright"
-        " restrictions; microaneurysms: cut from 07_dr.JPG of the HRF database, CC0 given by the owner (Andreas Maier)",
+        "retina: Wikimedia Commons, CC0; ihc: Center for Microscopy and Molecular Imaging, no "
+        "known copyright"
+        " restrictions; microaneurysms: cut from 07_dr.JPG of the HRF database, CC0 given by the "
+        "owner (Andreas Maier)",
     ),
-    "nuclear": Licence("MIT", "fluorescence micrograph; nothing is said of it apart from the package's licence"),
+    "nuclear": Licence(
+        "MIT", "fluorescence micrograph; nothing is said of it apart from the package's licence"
+    ),
     "stardist": Licence(
         "BSD-3-Clause",
-        "histo: The Cancer Imaging Archive; img2d: 2018 Data Science Bowl (Caicedo et al., Nature Methods 16, 2019);"
+        "histo: The Cancer Imaging Archive; img2d: 2018 Data Science Bowl (Caicedo et al., Nature "
+        "Methods 16, 2019);"
         " nothing is said of their licences apart from the package's",
     ),
-    "pydicom": Licence("MIT", "an echocardiogram and a still of a lymph node, of its test files; no other licence is named"),
-    "pyradiomics": Licence("BSD-3-Clause", "its test cases; nothing is said of them apart from the package's licence"),
-    "deid": Licence("MIT", "an echocardiogram of its test images; nothing is said of it apart from the package's licence"),
+    "pydicom": Licence(
+        "MIT",
+        "an echocardiogram and a still of a lymph node, of its test files; no other licence is "
+        "named",
+    ),
+    "pyradiomics": Licence(
+        "BSD-3-Clause", "its test cases; nothing is said of them apart from the package's licence"
+    ),
+    "deid": Licence(
+        "MIT",
+        "an echocardiogram of its test images; nothing is said of it apart from the package's "
+        "licence",
+    ),
     "mricron": Licence(
-        "BSD-3-Clause", "Colin27 without skull and the AAL labels; Debian's copyright file names no other licence for them"
+        "BSD-3-Clause",
+        "Colin27 without skull and the AAL labels; Debian's copyright file names no other licence "
+        "for them",
     ),
 }
 
 # To be kept with every copy, by source.
 NOTICES = {
     "icbm152": (
-        "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill"
-        " University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose"
-        " and without fee is hereby granted, provided that the above copyright notice appear in all copies."
+        "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal "
+        "Neurological Institute, McGill"
+        " University. Permission to use, copy, modify, and distribute this software and its "
+        "documentation for any purpose"
+        " and without fee is hereby granted, provided that the above copyright notice appear in "
+        "all copies."
     )
 }
 
@@ -63,5 +86,9 @@ def notice(sources: Iterable[str]) -> str:
     lines = ["These images were cut from files of the following packages.", ""]
     for name in sorted(set(sources)):
         licence = LICENCES[name]
-        lines += [f"{name} ({licence.package}): {licence.images}.", *([NOTICES[name]] if name in NOTICES else []), ""]
+        lines += [
+            f"{name} ({licence.package}): {licence.images}.",
+            *([NOTICES[name]] if name in NOTICES else []),
+            "",
+        ]
     return "\n".join(lines)

@@ -1,10 +1,12 @@
-"""modality-6: which machine made this image? Grey 64 x 64 patches of real images, the same on every run.
+"""modality-6: which machine made this image? Grey 64 x 64 patches of real images, the same on every
+run.
 
-MR, CT and echocardiograms are brought to 1 mm a pixel; the other pictures have no scale in mm. No source (person,
-section or dish) is in both train and test. The sources are few, and the fundus test patches overlap: print both
-numbers of `counts` beside any accuracy, and leave fundus out of headlines. Which histology source trains was chosen
-after both ways were tried: from the stained section to H&E a linear probe on Lite0 features finds nearly all of that
-class, the other way less than a third. Accuracy therefore says how close fixed point and shares come to float, on real
+MR, CT and echocardiograms are brought to 1 mm a pixel; the other pictures have no scale in mm. No
+source (person, section or dish) is in both train and test. The sources are few, and the fundus test
+patches overlap: print both numbers of `counts` beside any accuracy, and leave fundus out of
+headlines. Which histology source trains was chosen after both ways were tried: from the stained
+section to H&E a linear probe on Lite0 features finds nearly all of that class, the other way less
+than a third. Accuracy therefore says how close fixed point and shares come to float, on real
 pictures; it is no estimate of how well modalities can be told apart.
 """
 
@@ -38,7 +40,9 @@ Slices = Callable[[Path], list[Pixels]]
 
 
 class Origin(NamedTuple):
-    """One source: its class, part, fetched package and file, how it becomes grey slices, and the step of its tiles."""
+    """One source: its class, part, fetched package and file, how it becomes grey slices, and the
+    step of its tiles.
+    """
 
     label: str
     train: bool
@@ -70,7 +74,9 @@ def modality6(cache: Path = CACHE, *, n_train: int = 64, n_test: int = 32) -> La
             f"run `gpumpc data fetch {' '.join(sorted({o.package for o in ORIGINS}))}`",
         )
     every = [origin for origin, _ in complete]
-    cut = [_cut(origin, path, every, n_train if origin.train else n_test) for origin, path in complete]
+    cut = [
+        _cut(origin, path, every, n_train if origin.train else n_test) for origin, path in complete
+    ]
     sizes = [len(tiles) for tiles in cut]
     return LabelledImages(
         np.concatenate(cut),
@@ -84,7 +90,9 @@ def tile(image: Pixels, stride: int = STRIDE) -> Pixels:
     """The tiles (n, 64, 64) of an image (H, W) that show more than background, row by row."""
     if min(image.shape) < SIZE:
         return np.empty((0, SIZE, SIZE), dtype=np.float32)
-    every = np.lib.stride_tricks.sliding_window_view(image, (SIZE, SIZE))[::stride, ::stride].reshape(-1, SIZE, SIZE)
+    every = np.lib.stride_tricks.sliding_window_view(image, (SIZE, SIZE))[
+        ::stride, ::stride
+    ].reshape(-1, SIZE, SIZE)
     spread, cover = every.std(axis=(1, 2)), (every > BLACK).mean(axis=(1, 2))
     return np.asarray(every[(spread > MIN_SPREAD) & (cover >= MIN_COVER)])
 
@@ -115,7 +123,9 @@ def _cut(origin: Origin, path: Path, every: list[Origin], n_class: int) -> npt.N
     share = (n_class + len(beside) - 1 - beside.index(origin)) // len(beside)
     tiles = np.concatenate([tile(image, origin.stride) for image in origin.slices(path)])
     if not len(tiles):
-        raise ConfigError(f"{path} yields no patch", "it is all black or too small", "fetch it again")
+        raise ConfigError(
+            f"{path} yields no patch", "it is all black or too small", "fetch it again"
+        )
     return np.asarray(tiles[spaced(share, len(tiles)), :, :, None], dtype=np.float64)
 
 
@@ -159,14 +169,20 @@ def _echo(path: Path) -> list[Pixels]:
     frames = [frame[..., 0] for frame in list(images(path, Options(channels=1)))[::3]]
     # A file that was scaled down after the scan still has the region of the original.
     shrunk = max(1, -(-int(region.RegionLocationMaxY1) // frames[0].shape[0]))
-    rows = slice(int(region.RegionLocationMinY0) // shrunk, int(region.RegionLocationMaxY1) // shrunk)
-    cols = slice(int(region.RegionLocationMinX0) // shrunk, int(region.RegionLocationMaxX1) // shrunk)
+    rows = slice(
+        int(region.RegionLocationMinY0) // shrunk, int(region.RegionLocationMaxY1) // shrunk
+    )
+    cols = slice(
+        int(region.RegionLocationMinX0) // shrunk, int(region.RegionLocationMaxX1) // shrunk
+    )
     mm = 10.0 * shrunk * float(region.PhysicalDeltaX)  # the file has cm
     return [_at_1mm(frame[rows, cols], (mm, mm)) for frame in frames]
 
 
 def _lymph_node(path: Path) -> list[Pixels]:
-    """The scan alone, without the text around it, at half its size; no scale is written in the file."""
+    """The scan alone, without the text around it, at half its size; no scale is written in the
+    file.
+    """
     return [_resized(image[108:336, 45:597], 0.5, 0.5) for image in _grey(path)]
 
 
@@ -187,13 +203,17 @@ def _bright_half(path: Path) -> list[Pixels]:
 
 
 def _brightened(image: Pixels) -> Pixels:
-    """From the 1st percentile to the 99.5th: a fluorescence camera uses a small part of its range."""
+    """From the 1st percentile to the 99.5th: a fluorescence camera uses a small part of its
+    range.
+    """
     low, high = np.percentile(image, (1, 99.5))
     return window(image, float(low), float(high))
 
 
 ORIGINS = (
-    Origin("MR brain", True, "icbm152", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", _template),
+    Origin(
+        "MR brain", True, "icbm152", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", _template
+    ),
     Origin("MR brain", True, "pyradiomics", "brain1_image.nrrd", _mr),
     Origin("MR brain", False, "pyradiomics", "brain2_image.nrrd", _mr),
     Origin("CT thorax", True, "pyradiomics", "lung1_image.nrrd", _ct),

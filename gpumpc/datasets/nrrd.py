@@ -1,4 +1,7 @@
-"""Volumes in NRRD files: the part of the format that the fetched packages use. For files of known digest only."""
+"""Volumes in NRRD files: the part of the format that the fetched packages use.
+
+For files of known digest only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,13 @@ import numpy.typing as npt
 
 from gpumpc.errors import UnreadableImage
 
-TYPES = {"short": "<i2", "unsigned short": "<u2", "int": "<i4", "unsigned char": "u1", "float": "<f4"}
+TYPES = {
+    "short": "<i2",
+    "unsigned short": "<u2",
+    "int": "<i4",
+    "unsigned char": "u1",
+    "float": "<f4",
+}
 
 
 class Volume(NamedTuple):
@@ -23,10 +32,15 @@ class Volume(NamedTuple):
 
 
 def read_nrrd(path: Path) -> Volume:
-    """A volume of three axes, little-endian, compressed with gzip, data attached. Raises UnreadableImage."""
+    """A volume of three axes, little-endian, compressed with gzip, data attached.
+
+    Raises UnreadableImage.
+    """
     try:
         head, _, packed = path.read_bytes().partition(b"\n\n")
-        fields = dict(line.split(": ", 1) for line in head.decode("ascii").splitlines() if ": " in line)
+        fields = dict(
+            line.split(": ", 1) for line in head.decode("ascii").splitlines() if ": " in line
+        )
         x, y, z = (int(word) for word in fields["sizes"].split())
         if (fields["encoding"], fields.get("endian", "little")) != ("gzip", "little"):
             raise ValueError("another encoding")
@@ -37,5 +51,7 @@ def read_nrrd(path: Path) -> Volume:
         dx, dy, dz = (math.hypot(*(float(part) for part in axis)) for axis in directions)
     except (KeyError, ValueError, zlib.error) as error:
         cure = "fetch it again with `gpumpc data fetch`"
-        raise UnreadableImage(f"{path} is no NRRD volume that is read here", str(error), cure) from error
+        raise UnreadableImage(
+            f"{path} is no NRRD volume that is read here", str(error), cure
+        ) from error
     return Volume(values, (dx, dy, dz))

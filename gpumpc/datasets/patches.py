@@ -1,4 +1,6 @@
-"""The demo's input: 64 x 64 RGB patches of real medical images, cut from fetched packages, the same on every run."""
+"""The demo's input: 64 x 64 RGB patches of real medical images, cut from fetched packages, the same
+on every run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ MIN_COVER, BLACK = 0.6, 0.05
 
 
 class Patches(NamedTuple):
-    """Attributes: images (N, 64, 64, 3) in [0, 1]; one label (the modality) and one source name an image."""
+    """Attributes: images (N, 64, 64, 3) in [0, 1]; one label (the modality) and one source name an
+    image.
+    """
 
     images: FloatArray
     labels: tuple[str, ...]
@@ -31,7 +35,9 @@ class Patches(NamedTuple):
 
 
 class Modality(NamedTuple):
-    """A kind of image: its label, the fetched file it is cut from, and the function that cuts tiles."""
+    """A kind of image: its label, the fetched file it is cut from, and the function that cuts
+    tiles.
+    """
 
     label: str
     source: str
@@ -39,7 +45,9 @@ class Modality(NamedTuple):
     tiles: Callable[[Path], FloatArray]
 
 
-def build_patches(count: int = 96, cache: Path = CACHE, sources: dict[str, Source] = SOURCES) -> Patches:
+def build_patches(
+    count: int = 96, cache: Path = CACHE, sources: dict[str, Source] = SOURCES
+) -> Patches:
     """Patches of every modality whose file is in the cache, in equal parts.
 
     Args:
@@ -71,7 +79,9 @@ def build_patches(count: int = 96, cache: Path = CACHE, sources: dict[str, Sourc
 
 
 def mr_tiles(path: Path) -> FloatArray:
-    """Tiles of every fourth axial slice of a T1 volume, grey as three channels, brightest percentile at 1."""
+    """Tiles of every fourth axial slice of a T1 volume, grey as three channels, brightest
+    percentile at 1.
+    """
     nibabel = extra("nibabel")
     scaled = _brightened(np.asarray(nibabel.load(path).dataobj, dtype=np.float64))
     slices = [scaled[:, :, z] for z in range(scaled.shape[2] // 4, scaled.shape[2] * 4 // 5, 4)]
@@ -136,6 +146,8 @@ def _pick(tiles: FloatArray, count: int, label: str) -> FloatArray:
     """`count` tiles, evenly spaced."""
     if len(tiles) < count:
         raise ConfigError(
-            f"the {label} image yields {len(tiles)} patches, {count} were asked for", "", "ask for fewer patches"
+            f"the {label} image yields {len(tiles)} patches, {count} were asked for",
+            "",
+            "ask for fewer patches",
         )
     return tiles[np.arange(count) * len(tiles) // max(count, 1)]

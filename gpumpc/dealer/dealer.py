@@ -34,12 +34,18 @@ log = logging.getLogger("gpumpc")
 
 
 class Dealer:
-    """`run` returns after `stop`. Raises on construction: ConfigError, ExposedSecret, CorruptPlan."""
+    """`run` returns after `stop`.
+
+    Raises on construction: ConfigError, ExposedSecret, CorruptPlan.
+    """
 
     def __init__(self, config: DealerConfig) -> None:
         self.config = config
         self._identity = load_identity(config.identity)
-        first, second = (agree_root(self._identity, card, party) for party, card in enumerate(config.server_cards))
+        first, second = (
+            agree_root(self._identity, card, party)
+            for party, card in enumerate(config.server_cards)
+        )
         self._roots = first, second
         self._plans: list[tuple[Plan, Program]] = []
         self._engines: dict[str, DealerEngine] = {}
@@ -47,7 +53,9 @@ class Dealer:
             plan = plan_files.load(folder)
             program = program_of(plan, config.batch)
             self._plans.append((plan, program))
-            self._engines[plan_hash(plan).hex()] = DealerEngine(plan, program, self._roots, choose_backend())
+            self._engines[plan_hash(plan).hex()] = DealerEngine(
+                plan, program, self._roots, choose_backend()
+            )
         self._stopping = threading.Event()
         # Steps are dealt here, so that a long one does not silence this process.
         self._showed_life_at = 0.0
@@ -58,7 +66,10 @@ class Dealer:
         self._stopping.set()
 
     def run(self) -> None:
-        """Deal until `stop`. Raises HandshakeMismatch or AccessDenied: nothing can be dealt then."""
+        """Deal until `stop`.
+
+        Raises HandshakeMismatch or AccessDenied: nothing can be dealt then.
+        """
         while not self._stopping.is_set():
             servers: list[Requester] = []
             try:
@@ -83,16 +94,29 @@ class Dealer:
 
     def _connect(self, party: int) -> Requester:
         card = self.config.server_cards[party]
-        return Requester(self.config.server_endpoints[party], self._identity.curve, card.curve_key, peer=f"server{party}")
+        return Requester(
+            self.config.server_endpoints[party],
+            self._identity.curve,
+            card.curve_key,
+            peer=f"server{party}",
+        )
 
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):
             n_plans = {"number of plans": str(len(self._plans))}
-            ours = {"root": self._roots[party].fingerprint(), **n_plans, **agreed_fields(plan, program)}
+            ours = {
+                "root": self._roots[party].fingerprint(),
+                **n_plans,
+                **agreed_fields(plan, program),
+            }
             server.send(Kind.HELLO, pack_hello(ours, {}), sequence=index)
             frame = server.receive(_HELLO_S)
             if frame.kind is not Kind.HELLO:
-                raise BadFrame(f"server {party} answered a hello with {frame.kind.name}", "", "use the same version")
+                raise BadFrame(
+                    f"server {party} answered a hello with {frame.kind.name}",
+                    "",
+                    "use the same version",
+                )
             compare(ours, unpack_hello(frame.payload).equal, f"server {party}")
 
     def _serve(self, servers: list[Requester]) -> None:

@@ -1,4 +1,6 @@
-"""Cost by layer: added up over a program's steps, drawn as an inline SVG, and listed for those who read numbers."""
+"""Cost by layer: added up over a program's steps, drawn as an inline SVG, and listed for those who
+read numbers.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class LayerCost(NamedTuple):
 
 
 def layer_costs(steps: Iterable[_Step], batch: int) -> list[LayerCost]:
-    """Costs of a program's steps added up by layer (`conv/product` and `conv/open` belong to `conv`), bytes an image.
+    """Costs of a program's steps added up by layer (`conv/product` and `conv/open` belong to
+    `conv`), bytes an image.
 
     Layers that send nothing are left out.
     """
@@ -49,7 +52,10 @@ def layer_costs(steps: Iterable[_Step], batch: int) -> list[LayerCost]:
     for step in steps:
         layer = step.name.split("/")[0]
         totals[layer] = totals.get(layer, Cost()) + step.cost
-    rows = [LayerCost(name, c.online_bytes / batch, c.dealer_bytes / batch, c.rounds) for name, c in totals.items()]
+    rows = [
+        LayerCost(name, c.online_bytes / batch, c.dealer_bytes / batch, c.rounds)
+        for name, c in totals.items()
+    ]
     return [row for row in rows if row.online_bytes or row.dealer_bytes or row.rounds]
 
 
@@ -65,7 +71,10 @@ def cost_section(layers: Sequence[LayerCost]) -> str:
     """The plot with the table of the costliest layers, as HTML; nothing for no layers."""
     if not layers:
         return ""
-    online, dealer = sum(row.online_bytes for row in layers), sum(row.dealer_bytes for row in layers)
+    online, dealer = (
+        sum(row.online_bytes for row in layers),
+        sum(row.dealer_bytes for row in layers),
+    )
     # By place: two layers may cost the same and have the same name.
     ranked = sorted(range(len(layers)), key=lambda i: -_bytes(layers[i]))[:N_LISTED]
     total = max(online + dealer, 1e-9)
@@ -74,10 +83,12 @@ def cost_section(layers: Sequence[LayerCost]) -> str:
         f'<th class="n">{head}</th>' for head in ("online", "dealer", "rounds", "of all bytes")
     )
     return (
-        f"<p>{len(layers)} layers that send something, in the order of the network. An image costs {bytes_text(online)} from"
+        f"<p>{len(layers)} layers that send something, in the order of the network. An image costs "
+        f"{bytes_text(online)} from"
         f" one server to the other and {bytes_text(dealer)} from the dealer; a batch takes"
         f" {sum(row.rounds for row in layers)} rounds.</p>{_plot(layers, ranked)}"
-        f'<div class="wide"><table class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        '<div class="wide"><table '
+        f'class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -86,14 +97,24 @@ def _bytes(row: LayerCost) -> float:
 
 
 def _line(rank: int, row: LayerCost, total: float) -> str:
-    cells = bytes_text(row.online_bytes), bytes_text(row.dealer_bytes), str(row.rounds), f"{100 * _bytes(row) / total:.1f} %"
+    cells = (
+        bytes_text(row.online_bytes),
+        bytes_text(row.dealer_bytes),
+        str(row.rounds),
+        f"{100 * _bytes(row) / total:.1f} %",
+    )
     numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
     return f'<tr><td class="n">{rank}</td><td><code>{escape(row.name)}</code></td>{numbers}</tr>'
 
 
 def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
-    """Online bytes upwards, the dealer's downwards in the same scale, and rounds in a strip below."""
-    most_online, most_dealer = max(row.online_bytes for row in layers), max(row.dealer_bytes for row in layers)
+    """Online bytes upwards, the dealer's downwards in the same scale, and rounds in a strip
+    below.
+    """
+    most_online, most_dealer = (
+        max(row.online_bytes for row in layers),
+        max(row.dealer_bytes for row in layers),
+    )
     scale = BYTES_HEIGHT / max(most_online + most_dealer, 1e-9)
     top_rounds = max(*(row.rounds for row in layers), 1)
     up = TOP + scale * most_online
@@ -113,7 +134,9 @@ def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
         ]
         if place in ranked:
             rank = str(ranked.index(place) + 1)
-            parts.append(_text(x + width / 2, up - height - 4, rank, 'class="rank" text-anchor="middle"'))
+            parts.append(
+                _text(x + width / 2, up - height - 4, rank, 'class="rank" text-anchor="middle"')
+            )
     parts += [
         _text(LEFT, 12, "online, one server to the other"),
         _text(LEFT, down - 8, "dealer to server"),
@@ -121,7 +144,9 @@ def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
     ]
     box = f"0 0 {WIDTH:g} {strip + ROUNDS_HEIGHT + 8:.0f}"
     label = "Bars of bytes and rounds by layer; the table below lists the costliest"
-    return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return (
+        f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    )
 
 
 def _told(row: LayerCost) -> str:
@@ -134,7 +159,9 @@ def _text(x: float, y: float, text: str, attributes: str = "") -> str:
 
 
 def _bar(kind: str, x: float, y: float, width: float, height: float) -> str:
-    return f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"/>'
+    return (
+        f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"/>'
+    )
 
 
 def _axis(zero: float, scale: float, most: float) -> str:

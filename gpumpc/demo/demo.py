@@ -1,4 +1,6 @@
-"""`gpumpc demo`: real images to two servers, classified and searched on shares, compared with the clear, as a page."""
+"""`gpumpc demo`: real images to two servers, classified and searched on shares, compared with the
+clear, as a page.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, A
         study = st.prepare(n_gallery, n_queries, progress)
     compiled = time.perf_counter()
     secure = _secure(study, batch, folder)
-    seconds = {"seconds_fetching": ready - start, "seconds_in_the_clear": compiled - ready, **secure.seconds}
+    seconds = {
+        "seconds_fetching": ready - start,
+        "seconds_in_the_clear": compiled - ready,
+        **secure.seconds,
+    }
     row = _row(study, secure, batch) | seconds
     row["seconds_total"] = time.perf_counter() - start
     write_report(folder / "report.html", _report(study, secure, row, batch))
@@ -73,7 +79,10 @@ def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
     study.head.save(folder / "head")
     shutil.rmtree(folder / "cluster", ignore_errors=True)
     setup = write_local(folder / "cluster", [folder / "features", folder / "head"], batch)
-    console.print("starting dealer, server 0 and server 1 as processes; logs are beside their keys in", folder / "cluster")
+    console.print(
+        "starting dealer, server 0 and server 1 as processes; logs are beside their keys in",
+        folder / "cluster",
+    )
     chosen = np.concatenate([study.gallery, study.queries])
     config, clock = load_client(setup.client), _Clock()
     with (
@@ -100,7 +109,10 @@ def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
         with counted("taken into the index, batches") as progress:
             index.add(gallery, progress)
         clock.lap("seconds_indexing")
-        console.print(f"searching {len(gallery)} images for the {st.TOP} nearest of each of {len(queries)} queries")
+        console.print(
+            f"searching {len(gallery)} images for the {st.TOP} nearest of each of {len(queries)} "
+            "queries"
+        )
         scores, found = index.search(queries, st.TOP)
         clock.lap("seconds_searching")
         features = owner.fetch(items).reveal()
@@ -133,7 +145,9 @@ def _row(study: st.Study, secure: Secure, batch: int) -> dict[str, Any]:
     in_float = st.ranked_in_float(study.clear[gallery], study.clear[queries], st.TOP)
     # What the servers kept, computed on in the clear: labels and ranks must be these, every one.
     kept_labels = st.labels_of(study.head, secure.features[n:], "fixed")
-    kept_ranks = st.ranked_in_fixed(study.features, secure.features[:n], secure.features[n:], st.TOP)
+    kept_ranks = st.ranked_in_fixed(
+        study.features, secure.features[:n], secure.features[n:], st.TOP
+    )
     fixed_labels = st.labels_of(study.head, study.fixed[queries], "fixed")
     spread = float(study.clear.std(axis=0).mean())
     error = np.abs(secure.features - study.clear[np.concatenate([gallery, queries])]) / spread
@@ -154,7 +168,9 @@ def _row(study: st.Study, secure: Secure, batch: int) -> dict[str, Any]:
             "secure": accuracy(truth, secure.labels),
         },
         **st.full_figures(study),
-        "secure_equals_oracle": bool((secure.labels == kept_labels).all() and (secure.ranks == kept_ranks).all()),
+        "secure_equals_oracle": bool(
+            (secure.labels == kept_labels).all() and (secure.ranks == kept_ranks).all()
+        ),
         "labels_differing": int((secure.labels != kept_labels).sum()),
         "ranks_differing": int((secure.ranks != kept_ranks).any(axis=1).sum()),
         "precision_at_1": {"float": float_found.p_at_1, "secure": secure_found.p_at_1},
@@ -183,39 +199,64 @@ def rows_for_people(row: dict[str, Any]) -> list[tuple[str, str]]:
     """What was measured, for people."""
     hits = row["accuracy"]
     overlap, full = row["ranking_overlap_at_5"], row["full_ranking_overlap_at_5"]
-    same = "all equal" if row["secure_equals_oracle"] else f"{row['labels_differing']} and {row['ranks_differing']} differ"
+    same = (
+        "all equal"
+        if row["secure_equals_oracle"]
+        else f"{row['labels_differing']} and {row['ranks_differing']} differ"
+    )
     return [
-        ("images", f"{row['n_gallery']} in the archive, {row['n_test']} queries, from {row['sources']} sources"),
+        (
+            "images",
+            f"{row['n_gallery']} in the archive, {row['n_test']} queries, from {row['sources']} "
+            "sources",
+        ),
         ("accuracy: chance", f"{hits['chance']:.3f}"),
-        ("accuracy: float / fixed / secure", f"{hits['float']:.3f} / {hits['fixed']:.3f} / {hits['secure']:.3f}"),
+        (
+            "accuracy: float / fixed / secure",
+            f"{hits['float']:.3f} / {hits['fixed']:.3f} / {hits['secure']:.3f}",
+        ),
         (
             f"accuracy, all {row['n_full']} held out: float / fixed",
             f"{row['float_full_accuracy']:.3f} / {row['fixed_full_accuracy']:.3f}",
         ),
-        ("P@1: float / secure", f"{row['precision_at_1']['float']:.3f} / {row['precision_at_1']['secure']:.3f}"),
-        ("P@5: float / secure", f"{row['precision_at_5']['float']:.3f} / {row['precision_at_5']['secure']:.3f}"),
-        ("mAP@5: float / secure", f"{row['map_at_5']['float']:.3f} / {row['map_at_5']['secure']:.3f}"),
+        (
+            "P@1: float / secure",
+            f"{row['precision_at_1']['float']:.3f} / {row['precision_at_1']['secure']:.3f}",
+        ),
+        (
+            "P@5: float / secure",
+            f"{row['precision_at_5']['float']:.3f} / {row['precision_at_5']['secure']:.3f}",
+        ),
+        (
+            "mAP@5: float / secure",
+            f"{row['map_at_5']['float']:.3f} / {row['map_at_5']['secure']:.3f}",
+        ),
         ("top-5 overlap with float: secure", f"{overlap:.3f} (fixed, all held out: {full:.3f})"),
         ("labels and ranks against the clear, on what is kept", same),
         ("images a second", f"{row['images_per_s']:.2f}"),
         ("sent by each server, an image", f"{row['online_bytes_per_image'] / 1e6:.2f} MB"),
         ("sent by the dealer, an image", f"{row['offline_bytes_per_image'] / 1e6:.2f} MB"),
         ("rounds a batch", str(row["rounds_per_batch"])),
-        ("mode", f"k = {row['k']}, f = {row['f']}, {row['bounds']} bounds, private weights, {row['backend']} backend"),
+        (
+            "mode",
+            f"k = {row['k']}, f = {row['f']}, {row['bounds']} bounds, private weights, "
+            f"{row['backend']} backend",
+        ),
         ("seconds in all", f"{row['seconds_total']:.0f}"),
     ]
 
 
-_HOW = """Dealer, server 0 and server 1 ran as three processes on one machine and spoke over encrypted channels. Neither
-server saw an image, a feature, a weight, a class, a distance or which rows were found; this page was put together by the
-user, who holds both halves of every answer.
+_HOW = """Dealer, server 0 and server 1 ran as three processes on one machine and spoke over
+encrypted channels. Neither server saw an image, a feature, a weight, a class, a distance or which
+rows were found; this page was put together by the user, who holds both halves of every answer.
 
-"Fixed" is the same integer arithmetic in the clear. Labels and ranks are compared with it on the very features that the
-servers kept."""
-_DATA = """Few sources stand behind these images, and no source is both in the archive and among the queries; the fundus
-queries are overlapping patches of one eye. Accuracy therefore says how close fixed point and shares come to float on real
-pictures: it is no estimate of how well modalities can be told apart. How the data set is cut was chosen after about
-fifteen settings had been looked at on the held-out part.
+"Fixed" is the same integer arithmetic in the clear. Labels and ranks are compared with it on the
+very features that the servers kept."""
+_DATA = """Few sources stand behind these images, and no source is both in the archive and among
+the queries; the fundus queries are overlapping patches of one eye. Accuracy therefore says how
+close fixed point and shares come to float on real pictures: it is no estimate of how well
+modalities can be told apart. How the data set is cut was chosen after about fifteen settings had
+been looked at on the held-out part.
 
 The head was trained by the model's owner, in the clear, on float features of the training part."""
 
@@ -230,7 +271,15 @@ def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch: int) ->
             Found(data.images[place], str(data.labels[place]), float(score))
             for place, score in zip(places, secure.scores[i], strict=True)
         ]
-        asked.append(Query(data.images[position], str(data.labels[position]), str(secure.labels[i]), str(fixed[i]), found))
+        asked.append(
+            Query(
+                data.images[position],
+                str(data.labels[position]),
+                str(secure.labels[i]),
+                str(fixed[i]),
+                found,
+            )
+        )
     return Report(
         "Found without being seen",
         rows_for_people(row),
@@ -238,6 +287,7 @@ def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch: int) ->
         layer_costs(program_of(study.features.plan, batch).steps, batch),
         class_rows(data),
         [Note("How it was computed", _HOW), Note("What the numbers are worth", _DATA)],
-        lead="Real medical images, classified and searched by two servers that hold nothing but random shares of them.",
+        lead="Real medical images, classified and searched by two servers that hold nothing but "
+        "random shares of them.",
         score="cosine",
     )

@@ -1,7 +1,7 @@
 """The demo's report: one HTML file that needs nothing else, no network, no script, no font.
 
-Pictures are PNG data inside the page. A policy in its head forbids the browser to load anything, so that opening it
-tells nobody of it. It holds revealed images: it is written for this user alone.
+Pictures are PNG data inside the page. A policy in its head forbids the browser to load anything, so
+that opening it tells nobody of it. It holds revealed images: it is written for this user alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from gpumpc.media.png import png
 from gpumpc.offline.secret import file_error
 
 Image = npt.NDArray[np.floating]
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
+)
 
 
 class Found(NamedTuple):
@@ -140,18 +143,26 @@ def html(report: Report) -> str:
         ("Images and their sources", _classes(report.classes)),
         ("Notes", "".join(map(_note, report.notes))),
     )
-    body = "".join(f"<section><h2>{heading}</h2>{content}</section>" for heading, content in sections if content)
+    body = "".join(
+        f"<section><h2>{heading}</h2>{content}</section>"
+        for heading, content in sections
+        if content
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" '
+        'content="no-referrer">'
         f"<title>{escape(report.title)}</title><style>{STYLE}</style></head>"
         f"<body><header><h1>{escape(report.title)}</h1>{lead}</header><main>{_headline(report.rows)}{body}</main></body></html>\n"
     )
 
 
 def _headline(rows: Sequence[tuple[str, str]]) -> str:
-    lines = "".join(f'<tr><th scope="row">{escape(what)}</th><td>{escape(measured)}</td></tr>' for what, measured in rows)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(what)}</th><td>{escape(measured)}</td></tr>'
+        for what, measured in rows
+    )
     return f'<table class="headline"><tbody>{lines}</tbody></table>' if rows else ""
 
 
@@ -165,16 +176,23 @@ def _queries(report: Report) -> str:
     n_right = sum(query.secure_label == query.truth for query in report.queries)
     n_same = sum(query.secure_label == query.fixed_label for query in report.queries)
     return (
-        f"<p>On shares, {n_right} of {of} labels are right, and {n_same} of {of} equal those of fixed-point arithmetic in"
-        " the clear. Beside each query stands what the search found, nearest first: a solid frame and ✓ where the class is"
-        f" the query's, a dashed frame and ✗ where it is another. Under each: class and {escape(report.score)}.</p>"
+        f"<p>On shares, {n_right} of {of} labels are right, and {n_same} of {of} equal those of "
+        "fixed-point arithmetic in"
+        " the clear. Beside each query stands what the search found, nearest first: a solid frame "
+        "and ✓ where the class is"
+        " the query's, a dashed frame and ✗ where it is another. Under each: class and "
+        f"{escape(report.score)}.</p>"
         f'<ul class="queries">{"".join(map(_query, report.queries))}</ul>'
     )
 
 
 def _query(query: Query) -> str:
     right = query.secure_label == query.truth
-    verdict = '<span class="word-right">✓ right</span>' if right else '<span class="word-wrong">✗ wrong</span>'
+    verdict = (
+        '<span class="word-right">✓ right</span>'
+        if right
+        else '<span class="word-wrong">✗ wrong</span>'
+    )
     if query.fixed_label == query.secure_label:
         fixed = "fixed: the same"
     else:
@@ -182,7 +200,8 @@ def _query(query: Query) -> str:
     found = "".join(_found(result, query.truth) for result in query.found)
     return (
         f'<li class="query"><div class="asked">{_img(query.image, f"query, {query.truth}")}</div>'
-        f'<div><p class="said"><strong>{escape(query.truth)}</strong> <span>secure: {escape(query.secure_label)} {verdict}'
+        f'<div><p class="said"><strong>{escape(query.truth)}</strong> <span>secure: '
+        f"{escape(query.secure_label)} {verdict}"
         f'</span> <span class="soft">{fixed}</span></p><ol class="found">{found}</ol></div></li>'
     )
 
@@ -190,14 +209,20 @@ def _query(query: Query) -> str:
 def _found(result: Found, truth: str) -> str:
     kind, mark = ("right", "✓") if result.label == truth else ("wrong", "✗")
     return (
-        f'<li class="{kind}"><figure><div class="frame">{_img(result.image, f"found, {result.label}")}'
-        f'<span class="badge" aria-hidden="true">{mark}</span></div><figcaption><span class="hidden">{kind}: </span>'
-        f'{escape(result.label)}<br><span class="soft">{result.score:.4g}</span></figcaption></figure></li>'
+        f'<li class="{kind}"><figure><div '
+        f'class="frame">{_img(result.image, f"found, {result.label}")}'
+        f'<span class="badge" aria-hidden="true">{mark}</span></div><figcaption><span '
+        f'class="hidden">{kind}: </span>'
+        f"{escape(result.label)}<br><span "
+        f'class="soft">{result.score:.4g}</span></figcaption></figure></li>'
     )
 
 
 def _img(image: Image, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png(image)).decode()}">'
+    return (
+        f'<img alt="{escape(alt)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png(image)).decode()}">'
+    )
 
 
 # data and notes
@@ -208,18 +233,28 @@ def _classes(rows: Sequence[ClassRow]) -> str:
         return ""
     body = "".join(
         f'<tr><th scope="row">{escape(row.name)}</th>'
-        f'<td class="n">{row.counted.n_train}</td><td>{_named(row.counted.n_train_sources, row.train_sources)}</td>'
-        f'<td class="n">{row.counted.n_test}</td><td>{_named(row.counted.n_test_sources, row.test_sources)}</td></tr>'
+        f'<td class="n">{row.counted.n_train}</td>'
+        f"<td>{_named(row.counted.n_train_sources, row.train_sources)}</td>"
+        f'<td class="n">{row.counted.n_test}</td>'
+        f"<td>{_named(row.counted.n_test_sources, row.test_sources)}</td></tr>"
         for row in rows
     )
-    n_train, n_test = sum(row.counted.n_train for row in rows), sum(row.counted.n_test for row in rows)
+    n_train, n_test = (
+        sum(row.counted.n_train for row in rows),
+        sum(row.counted.n_test for row in rows),
+    )
     s_train = {name for row in rows for name in row.train_sources}
     s_test = {name for row in rows for name in row.test_sources}
-    heads = '<th>class</th><th class="n">train</th><th>from</th><th class="n">test</th><th>from</th>'
+    heads = (
+        '<th>class</th><th class="n">train</th><th>from</th><th class="n">test</th><th>from</th>'
+    )
     return (
-        f"<p>{n_train} images from {len(s_train)} sources to train on and to search, {n_test} from {len(s_test)} to test"
-        f" with; {len(s_train & s_test) or 'none'} of them in both. Images of one source are no independent witnesses.</p>"
-        f'<div class="wide"><table class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"<p>{n_train} images from {len(s_train)} sources to train on and to search, {n_test} from "
+        f"{len(s_test)} to test"
+        f" with; {len(s_train & s_test) or 'none'} of them in both. Images of one source are no "
+        "independent witnesses.</p>"
+        '<div class="wide"><table '
+        f'class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -228,5 +263,7 @@ def _named(count: int, names: Sequence[str]) -> str:
 
 
 def _note(note: Note) -> str:
-    paragraphs = "".join(f"<p>{escape(part)}</p>" for part in note.text.split("\n\n") if part.strip())
+    paragraphs = "".join(
+        f"<p>{escape(part)}</p>" for part in note.text.split("\n\n") if part.strip()
+    )
     return f"<h3>{escape(note.heading)}</h3>{paragraphs}"

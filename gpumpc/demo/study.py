@@ -1,4 +1,6 @@
-"""What the demo compares with: modality-6 in the clear, in float and fixed point, and a head its model's owner trained."""
+"""What the demo compares with: modality-6 in the clear, in float and fixed point, and a head its
+model's owner trained.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Study(NamedTuple):
 
 
 def prepare(n_gallery: int, n_queries: int, progress: Callable[[int, int], None]) -> Study:
-    """Load, compile, train the head on the float features of the whole training part, evaluate everything in the clear."""
+    """Load, compile, train the head on the float features of the whole training part, evaluate
+    everything in the clear.
+    """
     data = modality6()
     inputs = preprocess(data.images)
     features = models.compile_named("lite0")
@@ -82,13 +86,19 @@ def prepare(n_gallery: int, n_queries: int, progress: Callable[[int, int], None]
 
 
 def _spread(data: LabelledImages, count: int, *, train: bool) -> Ints:
-    """Positions of about equally many images of each class of a part, evenly spaced among the class's."""
+    """Positions of about equally many images of each class of a part, evenly spaced among the
+    class's.
+    """
     chosen = []
     for number, name in enumerate(data.classes):
         share = (count + len(data.classes) - 1 - number) // len(data.classes)
         [found] = np.nonzero((data.labels == name) & (data.train == train))
         if len(found) < share:
-            raise ConfigError(f"there are {len(found)} images of {name}, {share} were asked for", "", "ask for fewer")
+            raise ConfigError(
+                f"there are {len(found)} images of {name}, {share} were asked for",
+                "",
+                "ask for fewer",
+            )
         chosen.append(found[np.arange(share) * len(found) // share])
     return np.concatenate(chosen).astype(np.int64)
 
@@ -100,8 +110,13 @@ def labels_of(head: CompiledPlan, features: Floats, mode: str) -> npt.NDArray[np
 
 
 def ranked_in_float(gallery: Floats, queries: Floats, k: int) -> Ints:
-    """Positions of the k best rows of each query by cosine, in float64; the lowest position on ties."""
-    unit = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (gallery, queries)]
+    """Positions of the k best rows of each query by cosine, in float64; the lowest position on
+    ties.
+    """
+    unit = [
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        for rows in (gallery, queries)
+    ]
     order = (-(unit[1] @ unit[0].T)).argsort(axis=1, kind="stable")[:, :k]
     return np.asarray(order, dtype=np.int64)
 

@@ -1,4 +1,5 @@
-"""One TOML file a party, read strictly: an unknown key, a missing one or a wrong type is refused by its name.
+"""One TOML file a party, read strictly: an unknown key, a missing one or a wrong type is refused by
+its name.
 
 Relative paths in a file are relative to the folder of that file.
 """
@@ -23,7 +24,9 @@ from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.offline.secret import file_error, private_folder
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_LISTENING_PORTS = range(20_000, 32_000)  # below what Linux gives to outgoing connections (from 32768 up)
+_LISTENING_PORTS = range(
+    20_000, 32_000
+)  # below what Linux gives to outgoing connections (from 32768 up)
 _ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
 
 Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
@@ -41,17 +44,18 @@ class ServerConfig:
         listen: endpoint for dealer, owners and users.
         peer_listen: endpoint for server 1; at party 0 only, else None.
         peer_connect: endpoint of server 0; at party 1 only, else None.
-        peer_bulk: where the servers' stream is: server 0 listens there, server 1 connects to it; else beside `peer_listen`,
-            at a free port.
-        dealer_bulk: at party 1, where the dealer's stream is listened for; else beside `listen`, at a free port.
+        peer_bulk: where the servers' stream is: server 0 listens there, server 1 connects to it;
+            else beside `peer_listen`, at a free port.
+        dealer_bulk: at party 1, where the dealer's stream is listened for; else beside `listen`, at
+            a free port.
         plans: the plan folders served.
         batch: images in one batch.
         ahead_bytes: how far the dealer may work ahead.
         uploads_bytes: how much the uploads of one owner or user may take.
         backend: its name; empty for the fastest that is installed.
         timeout_s: seconds a living peer may be silent in a run.
-        in_flight: batches of one request that run at a time, so that one computes while another waits for the network;
-            the same at both servers.
+        in_flight: batches of one request that run at a time, so that one computes while another
+            waits for the network; the same at both servers.
     """
 
     party: int
@@ -85,7 +89,8 @@ class DealerConfig:
     """What `gpumpc dealer` reads; endpoints and cards of server 0 and server 1, in that order.
 
     Attributes:
-        dealer_bulk: where server 1's stream is reached; else at its host, at the port that it tells.
+        dealer_bulk: where server 1's stream is reached; else at its host, at the port that it
+            tells.
     """
 
     identity: Path
@@ -163,13 +168,22 @@ def parse_size(text: str) -> int:
 
 
 def load_server(path: Path) -> ServerConfig:
-    """A server's configuration with the cards it names. Raises ConfigError or MissingFile naming file and key."""
+    """A server's configuration with the cards it names.
+
+    Raises ConfigError or MissingFile naming file and key.
+    """
     file, raw = _File(Path(path)), _read(Path(path), _ServerFile)
-    wanted, other = ("peer_listen", "peer_connect") if raw.party == 0 else ("peer_connect", "peer_listen")
+    wanted, other = (
+        ("peer_listen", "peer_connect") if raw.party == 0 else ("peer_connect", "peer_listen")
+    )
     if getattr(raw, wanted) is None or getattr(raw, other) is not None:
-        raise file.bad(f"party {raw.party} must have the key `{wanted}` and must not have `{other}`")
+        raise file.bad(
+            f"party {raw.party} must have the key `{wanted}` and must not have `{other}`"
+        )
     if raw.party == 0 and raw.dealer_bulk is not None:
-        raise file.bad("the key `dealer_bulk` is for party 1: the dealer sends nothing in bulk to party 0")
+        raise file.bad(
+            "the key `dealer_bulk` is for party 1: the dealer sends nothing in bulk to party 0"
+        )
     if raw.timeout_s == float("inf"):
         raise file.bad("`timeout_s` must be a finite number of seconds")
     with file.at("ahead"):
@@ -205,17 +219,27 @@ def load_server(path: Path) -> ServerConfig:
 
 
 def load_dealer(path: Path) -> DealerConfig:
-    """The dealer's configuration with the servers' cards. Raises ConfigError or MissingFile naming file and key."""
+    """The dealer's configuration with the servers' cards.
+
+    Raises ConfigError or MissingFile naming file and key.
+    """
     file, raw = _File(Path(path)), _read(Path(path), _DealerFile)
     plans = tuple(file.path(plan) for plan in raw.plans)
     cards = file.server_cards(raw.server_cards)
-    return DealerConfig(file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch, raw.dealer_bulk)
+    return DealerConfig(
+        file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch, raw.dealer_bulk
+    )
 
 
 def load_client(path: Path) -> ClientConfig:
-    """A client's configuration with the servers' cards. Raises ConfigError or MissingFile naming file and key."""
+    """A client's configuration with the servers' cards.
+
+    Raises ConfigError or MissingFile naming file and key.
+    """
     file, raw = _File(Path(path)), _read(Path(path), _ClientFile)
-    return ClientConfig(file.path(raw.identity), raw.server_endpoints, file.server_cards(raw.server_cards))
+    return ClientConfig(
+        file.path(raw.identity), raw.server_endpoints, file.server_cards(raw.server_cards)
+    )
 
 
 def write_local(
@@ -227,7 +251,8 @@ def write_local(
     backend: str = "",
     timeout_s: float = 600.0,
 ) -> LocalSetup:
-    """A complete set-up on 127.0.0.1 in a new `folder`: keys of dealer, both servers and one user who is also owner.
+    """A complete set-up on 127.0.0.1 in a new `folder`: keys of dealer, both servers and one user
+    who is also owner.
 
     The ports are free at this moment. Raises ConfigError if keys or files are there already.
     """
@@ -236,17 +261,43 @@ def write_local(
     for role in roles:
         keygen(folder / role, role, role)
     listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
-    work: dict[str, object] = {"plans": [str(Path(plan).absolute()) for plan in plans], "batch": batch}
-    server: dict[str, object] = {"dealer_card": "dealer/card.toml", "user_cards": ["user/card.toml"]}
-    server |= {"owner_cards": ["user/card.toml"], "ahead": ahead, "backend": backend, "timeout_s": timeout_s, **work}
+    work: dict[str, object] = {
+        "plans": [str(Path(plan).absolute()) for plan in plans],
+        "batch": batch,
+    }
+    server: dict[str, object] = {
+        "dealer_card": "dealer/card.toml",
+        "user_cards": ["user/card.toml"],
+    }
+    server |= {
+        "owner_cards": ["user/card.toml"],
+        "ahead": ahead,
+        "backend": backend,
+        "timeout_s": timeout_s,
+        **work,
+    }
     clients: dict[str, object] = {"server_endpoints": [listen_0, listen_1]}
     clients |= {"server_cards": ["server0/card.toml", "server1/card.toml"]}
-    own_0: dict[str, object] = {"listen": listen_0, "peer_listen": between, "peer_card": "server1/card.toml"}
-    own_1: dict[str, object] = {"listen": listen_1, "peer_connect": between, "peer_card": "server0/card.toml"}
+    own_0: dict[str, object] = {
+        "listen": listen_0,
+        "peer_listen": between,
+        "peer_card": "server1/card.toml",
+    }
+    own_1: dict[str, object] = {
+        "listen": listen_1,
+        "peer_connect": between,
+        "peer_card": "server0/card.toml",
+    }
     return LocalSetup(
         folder,
-        _write(folder / "server0.toml", {"party": 0, "identity": "server0", "state": "state0", **own_0, **server}),
-        _write(folder / "server1.toml", {"party": 1, "identity": "server1", "state": "state1", **own_1, **server}),
+        _write(
+            folder / "server0.toml",
+            {"party": 0, "identity": "server0", "state": "state0", **own_0, **server},
+        ),
+        _write(
+            folder / "server1.toml",
+            {"party": 1, "identity": "server1", "state": "state1", **own_1, **server},
+        ),
         _write(folder / "dealer.toml", {"identity": "dealer", **clients, **work}),
         _write(folder / "client.toml", {"identity": "user", **clients}),
     )
@@ -262,20 +313,29 @@ class _File:
         return self.file.absolute().parent / text
 
     def bad(self, why: str) -> ConfigError:
-        return ConfigError(f"the configuration {self.file} cannot be used", why, "correct that key, then start again")
+        return ConfigError(
+            f"the configuration {self.file} cannot be used",
+            why,
+            "correct that key, then start again",
+        )
 
     @contextlib.contextmanager
     def at(self, key: str) -> Iterator[None]:
         try:
             yield
         except ConfigError as error:
-            raise type(error)(f"{self.file}, key `{key}`: {error.what}", error.why, error.cure) from error
+            raise type(error)(
+                f"{self.file}, key `{key}`: {error.what}", error.why, error.cure
+            ) from error
 
     def card(self, key: str, text: str, *roles: Role) -> Card:
         with self.at(key):
             card = load_card(self.path(text))
         if card.role not in roles:
-            raise self.bad(f"`{key}` names a card with the role {card.role}, and {' or '.join(roles)} is expected")
+            raise self.bad(
+                f"`{key}` names a card with the role {card.role}, and {' or '.join(roles)} is "
+                "expected"
+            )
         return card
 
     def check_names(self, *cards: Card) -> None:
@@ -286,7 +346,9 @@ class _File:
                 raise self.bad(f"two different cards have the name '{card.name}'")
 
     def server_cards(self, paths: tuple[str, str]) -> tuple[Card, Card]:
-        return self.card("server_cards", paths[0], "server0"), self.card("server_cards", paths[1], "server1")
+        return self.card("server_cards", paths[0], "server0"), self.card(
+            "server_cards", paths[1], "server1"
+        )
 
 
 def _read(path: Path, kind: type[T]) -> T:
@@ -305,8 +367,11 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def _write(path: Path, fields: dict[str, object]) -> Path:
-    # A number, string or list in JSON is TOML as well, unless ensure_ascii writes surrogate escapes.
-    text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
+    # A number, string or list in JSON is TOML as well, unless ensure_ascii writes surrogate
+    # escapes.
+    text = "".join(
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()
+    )
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
@@ -316,10 +381,12 @@ def _write(path: Path, fields: dict[str, object]) -> Path:
 
 
 def _free_ports(n: int) -> list[int]:
-    """Ports that are free now and that the system gives to nobody who does not ask for them by number.
+    """Ports that are free now and that the system gives to nobody who does not ask for them by
+    number.
 
-    A port from the range for outgoing connections may be taken by one of them while a server restarts: even by its own
-    peer, whose attempts to connect to a closed local port can meet themselves.
+    A port from the range for outgoing connections may be taken by one of them while a server
+    restarts: even by its own peer, whose attempts to connect to a closed local port can meet
+    themselves.
     """
     found: set[int] = set()
     while len(found) < n:

@@ -1,7 +1,8 @@
 """A party's keys: made by itself in its own folder, its public card given to the others.
 
-A folder holds `secret.toml` (0600, never leaves it) and `card.toml` (public). A party has two key pairs: CURVE, by
-which ZeroMQ knows it, and X25519, by which dealer and server agree on a root and results are sealed to a user.
+A folder holds `secret.toml` (0600, never leaves it) and `card.toml` (public). A party has two key
+pairs: CURVE, by which ZeroMQ knows it, and X25519, by which dealer and server agree on a root and
+results are sealed to a user.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class Identity:
 def keygen(folder: Path, name: str, role: Role) -> Card:
     """Make a party's keys in `folder` (0700): `secret.toml` and `card.toml`.
 
-    Raises ConfigError if keys are there already or the name cannot be used, ExposedSecret if others may write there.
+    Raises ConfigError if keys are there already or the name cannot be used, ExposedSecret if others
+    may write there.
     """
     if not re.search(_NAME, name):
         why = "it has 1 to 40 of the characters a-z 0-9 _ -, the first a letter or digit"
@@ -87,7 +89,10 @@ def keygen(folder: Path, name: str, role: Role) -> Card:
     folder = private_folder(Path(folder))
     for file in ("secret.toml", "card.toml"):
         if (folder / file).exists():
-            why, cure = "keys are never overwritten", "give another folder, or move the old one away"
+            why, cure = (
+                "keys are never overwritten",
+                "give another folder, or move the old one away",
+            )
             raise ConfigError(f"{folder / file} is there already", why, cure)
     curve, own = curve_keypair(), X25519PrivateKey.generate()
     card = Card(name, role, curve.public.decode(), own.public_key().public_bytes_raw().hex())
@@ -112,60 +117,89 @@ def load_card(path: Path) -> Card:
 
 
 def load_identity(folder: Path) -> Identity:
-    """A party's own keys. Raises ExposedSecret if others can read them, MissingFile, ConfigError."""
+    """A party's own keys.
+
+    Raises ExposedSecret if others can read them, MissingFile, ConfigError.
+    """
     path = Path(folder) / "secret.toml"
     secret: _SecretFile = _parse(path, read_private(path), _SecretFile)
     card = load_card(Path(folder) / "card.toml")
     try:
         x25519_secret = bytes.fromhex(secret.x25519_secret)
-        x25519_public = X25519PrivateKey.from_private_bytes(x25519_secret).public_key().public_bytes_raw()
+        x25519_public = (
+            X25519PrivateKey.from_private_bytes(x25519_secret).public_key().public_bytes_raw()
+        )
     except ValueError:
         raise _bad_card(f"{path}", "its X25519 key is no key") from None
-    if curve_public(secret.curve_secret.encode()) != card.curve_key or x25519_public.hex() != card.x25519_public:
+    if (
+        curve_public(secret.curve_secret.encode()) != card.curve_key
+        or x25519_public.hex() != card.x25519_public
+    ):
         raise _bad_card(f"{path}", "its keys do not belong to the card.toml beside it")
     return Identity(card, Secret(secret.curve_secret.encode()), Secret(x25519_secret))
 
 
 def agree_root(identity: Identity, peer_card: Card, party: int) -> Secret:
-    """The 32-byte root that the dealer and server `party` alone can derive; the same at both. Raises ConfigError.
+    """The 32-byte root that the dealer and server `party` alone can derive; the same at both.
+    Raises ConfigError.
 
-    X25519 of the two static keys, then HKDF-SHA256 with the party's number and both public keys in the info.
+    X25519 of the two static keys, then HKDF-SHA256 with the party's number and both public keys in
+    the info.
     """
     cards = {card.role: card for card in (identity.card, peer_card)}
     server: Role = "server0" if party == 0 else "server1"
     if set(cards) != {"dealer", server}:
-        why = f"one card must be the dealer's and one {server}'s, and they are of {' and '.join(sorted(cards))}"
+        why = (
+            f"one card must be the dealer's and one {server}'s, and they are of "
+            f"{' and '.join(sorted(cards))}"
+        )
         raise _bad_card(f"no root can be agreed with {peer_card.name}", why)
     both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("dealer", server))
-    return Secret(_derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc root 1 %d " % party + both))
+    return Secret(
+        _derive(
+            _agree(_private(identity), peer_card.x25519_key), b"gpumpc root 1 %d " % party + both
+        )
+    )
 
 
 def agree_pair(identity: Identity, peer_card: Card) -> Secret:
     """The 32 bytes that the two servers alone can derive; the same at both. Raises ConfigError.
 
-    With it they re-randomise result shares, so that the dealer's knowledge of masks is worth nothing outside the servers.
+    With it they re-randomise result shares, so that the dealer's knowledge of masks is worth
+    nothing outside the servers.
     """
     cards = {card.role: card for card in (identity.card, peer_card)}
     if set(cards) != {"server0", "server1"}:
-        why = f"one card must be server0's and one server1's, and they are of {' and '.join(sorted(cards))}"
+        why = (
+            "one card must be server0's and one server1's, and they are of "
+            f"{' and '.join(sorted(cards))}"
+        )
         raise _bad_card(f"no secret can be agreed with {peer_card.name}", why)
     both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("server0", "server1"))
-    return Secret(_derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc servers 1 " + both))
+    return Secret(
+        _derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc servers 1 " + both)
+    )
 
 
 def seal(card: Card, payload: bytes, aad: bytes) -> bytes:
-    """`payload` for the owner of `card` alone, bound to `aad` (which is not sent). Raises ConfigError.
+    """`payload` for the owner of `card` alone, bound to `aad` (which is not sent). Raises
+    ConfigError.
 
     An ephemeral X25519 key (32 bytes), then ChaCha20-Poly1305: 48 bytes longer than the payload.
     """
     ephemeral = X25519PrivateKey.generate()
     key = _sealing_key(_agree(ephemeral, card.x25519_key), ephemeral.public_key(), card)
     # One key seals one message, so a constant nonce is never used twice under a key.
-    return ephemeral.public_key().public_bytes_raw() + ChaCha20Poly1305(key).encrypt(bytes(12), payload, aad)
+    return ephemeral.public_key().public_bytes_raw() + ChaCha20Poly1305(key).encrypt(
+        bytes(12), payload, aad
+    )
 
 
 def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
-    """What was sealed to this party with the same `aad`. Raises RevealError if anything of it was changed."""
+    """What was sealed to this party with the same `aad`.
+
+    Raises RevealError if anything of it was changed.
+    """
     if len(blob) < _KEY_BYTES + _TAG_BYTES:
         raise _unopened(f"it has {len(blob)} bytes, fewer than an empty message")
     ephemeral = X25519PublicKey.from_public_bytes(blob[:_KEY_BYTES])
@@ -173,7 +207,9 @@ def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
         key = _sealing_key(_agree(_private(identity), ephemeral), ephemeral, identity.card)
         return ChaCha20Poly1305(key).decrypt(bytes(12), blob[_KEY_BYTES:], aad)
     except (InvalidTag, ConfigError):
-        raise _unopened("it was changed on the way, or sealed to another key or for another request") from None
+        raise _unopened(
+            "it was changed on the way, or sealed to another key or for another request"
+        ) from None
 
 
 def _private(identity: Identity) -> X25519PrivateKey:
@@ -184,11 +220,15 @@ def _agree(own: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return own.exchange(public)
     except ValueError as error:
-        raise _bad_card("no key can be agreed", "the other X25519 key is one that gives the same to all") from error
+        raise _bad_card(
+            "no key can be agreed", "the other X25519 key is one that gives the same to all"
+        ) from error
 
 
 def _sealing_key(shared: bytes, ephemeral: X25519PublicKey, card: Card) -> bytes:
-    return _derive(shared, b"gpumpc seal 1 " + ephemeral.public_bytes_raw() + bytes.fromhex(card.x25519_public))
+    return _derive(
+        shared, b"gpumpc seal 1 " + ephemeral.public_bytes_raw() + bytes.fromhex(card.x25519_public)
+    )
 
 
 def _derive(shared: bytes, info: bytes) -> bytes:
@@ -211,7 +251,9 @@ def _parse(path: Path, text: bytes, kind: type[Any]) -> Any:
 
 
 def _bad_card(what: str, why: str) -> ConfigError:
-    return ConfigError(f"{what} cannot be used", why, "copy the file anew from its party, or make new keys")
+    return ConfigError(
+        f"{what} cannot be used", why, "copy the file anew from its party, or make new keys"
+    )
 
 
 def _unopened(why: str) -> RevealError:

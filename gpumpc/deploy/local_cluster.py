@@ -21,7 +21,8 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 class LocalCluster:
-    """Dealer and two servers as processes of this machine, for trying out: it protects nothing by itself.
+    """Dealer and two servers as processes of this machine, for trying out: it protects nothing by
+    itself.
 
     Use as a context manager; leaving it stops all three.
     """
@@ -34,7 +35,12 @@ class LocalCluster:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def start(self) -> None:

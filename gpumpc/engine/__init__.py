@@ -1,1 +1,4 @@
-"""What the two servers and the dealer run of a program: sessions, batches, corrections. No client, no socket loop."""
+"""What the two servers and the dealer run of a program: sessions, batches, corrections.
+
+No client, no socket loop.
+"""

@@ -40,10 +40,12 @@ def is_local(operator: str) -> bool:
 def binary_program(operator: str, x: Operand, y: Operand, params: Params) -> Program:
     """x * y or x @ y of two shared tensors: 2 rounds to open, 1 to lift back.
 
-    The product of scale 2^(fx + fy) is truncated to 2^fx and lifted back to the smaller operand's bits. Its real value
-    must stay below 2^(bits - fx - fy - 2): that is for the caller to know, nothing here can see it.
+    The product of scale 2^(fx + fy) is truncated to 2^fx and lifted back to the smaller operand's
+    bits. Its real value must stay below 2^(bits - fx - fy - 2): that is for the caller to know,
+    nothing here can see it.
 
-    Raises BadShape where shapes do not fit, FracMismatch for operands that carry a divisor or leave no room.
+    Raises BadShape where shapes do not fit, FracMismatch for operands that carry a divisor or leave
+    no room.
     """
     bits, shift = min(x.bits, y.bits), y.frac
     if (x.divisor, y.divisor) != (1, 1) or bits <= x.frac + 2 * shift:
@@ -65,7 +67,9 @@ def binary_program(operator: str, x: Operand, y: Operand, params: Params) -> Pro
     return Program(steps, inputs, "result", Value(out_shape, bits, x.frac), {}, params)
 
 
-def _operator(operator: str, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[Operator, tuple[int, ...]]:
+def _operator(
+    operator: str, x: tuple[int, ...], y: tuple[int, ...]
+) -> tuple[Operator, tuple[int, ...]]:
     if operator == "*" and x == y:
         return Elementwise(), x
     if operator == "@" and len(x) == len(y) == 2 and x[1] == y[0]:

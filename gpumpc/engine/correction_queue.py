@@ -14,7 +14,8 @@ from gpumpc.offline.deal_batch import Send
 
 # Corrections travel in frames of about this size: small, so that the first is there soon.
 FRAME_BYTES = 1 << 20
-# Frames, each less than twice that, that wait for a server that reads slowly, before dealing waits as well.
+# Frames, each less than twice that, that wait for a server that reads slowly, before dealing waits
+# as well.
 _WAITING_FRAMES = 16
 _LOOK_S = 0.25
 
@@ -33,8 +34,11 @@ class Courier:
         self._pending: Frame = []
         self._given_up = threading.Event()
 
-    def frames(self, hand: Executor, deal: Callable[[Send], None], idle_s: float) -> Generator[Frame, None, None]:
-        """Deal in the thread `hand`; the frames as they fill, and an empty one after every `idle_s` seconds without any.
+    def frames(
+        self, hand: Executor, deal: Callable[[Send], None], idle_s: float
+    ) -> Generator[Frame, None, None]:
+        """Deal in the thread `hand`; the frames as they fill, and an empty one after every `idle_s`
+        seconds without any.
 
         Raises what `deal` raises. Whoever stops before the end ends the dealing too.
         """

@@ -1,4 +1,6 @@
-"""The dealer's engine: correction bytes of any batch of one program, for whoever is allowed to ask."""
+"""The dealer's engine: correction bytes of any batch of one program, for whoever is allowed to
+ask.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class DealerEngine:
         roots: the secrets agreed with server 0 and with server 1.
     """
 
-    def __init__(self, plan: Plan, program: Program, roots: tuple[Secret, Secret], backend: Backend) -> None:
+    def __init__(
+        self, plan: Plan, program: Program, roots: tuple[Secret, Secret], backend: Backend
+    ) -> None:
         self.plan, self.program, self.backend = plan, program, backend
         self._roots = roots
         self._masks: dict[tuple[str, str], dict[str, Words]] = {}
@@ -38,27 +42,42 @@ class DealerEngine:
         send: dealer.Send,
         task: m.SideTask | None = None,
     ) -> None:
-        """Give `send` the corrections of one batch of the session with these nonces, in program order.
+        """Give `send` the corrections of one batch of the session with these nonces, in program
+        order.
 
-        Dealing is a function of the roots and these names: asked again, it gives the same bytes. The session id is computed
-        here, from this plan and program: two programs or share pairs are never dealt under one.
+        Dealing is a function of the roots and these names: asked again, it gives the same bytes.
+        The session id is computed here, from this plan and program: two programs or share pairs are
+        never dealt under one.
         """
         program = self.program
         if task is not None:
-            program, pair_id = side.program_of_task(self.plan, self.program, task), side.binding(task)
+            program, pair_id = (
+                side.program_of_task(self.plan, self.program, task),
+                side.binding(task),
+            )
         session_id = Opened.of(self.plan, program, pair_id, nonces).session_id
-        masks = self._row_masks(task) if task is not None else self._weight_masks(self.plan.weight_digest, pair_id)
-        dealing = dealer.Dealing(self.backend, program.params.cipher, self._trees(session_id, batch), masks, send)
+        masks = (
+            self._row_masks(task)
+            if task is not None
+            else self._weight_masks(self.plan.weight_digest, pair_id)
+        )
+        dealing = dealer.Dealing(
+            self.backend, program.params.cipher, self._trees(session_id, batch), masks, send
+        )
         dealer.deal_batch(program.steps, dealing)
 
     def _row_masks(self, task: m.SideTask) -> dict[str, Words]:
-        """The static mask of an index's rows: both servers' draws, named by where each row was added."""
+        """The static mask of an index's rows: both servers' draws, named by where each row was
+        added.
+        """
         if isinstance(task, m.RowsTask):
             return {}
         geometry = geometry_of(self.program, task.metric)
         versions = side.versions_of(task)
         parts = [
-            draw_masks(self.backend, self.program.params.cipher, geometry, versions, self._tree_of(root))
+            draw_masks(
+                self.backend, self.program.params.cipher, geometry, versions, self._tree_of(root)
+            )
             for root in self._roots
         ]
         return {ROWS: weight_mask(self.backend, geometry, parts[0] + parts[1])}
@@ -77,6 +96,8 @@ class DealerEngine:
             trees = self._trees(seeds.weight_session(version, pair_id), 0)
             # Only the masks in use are kept: an older share pair is never dealt for again.
             self._masks = {
-                key: dealer.weight_masks(self.backend, self.program.params.cipher, trees, self.program.mask_shapes())
+                key: dealer.weight_masks(
+                    self.backend, self.program.params.cipher, trees, self.program.mask_shapes()
+                )
             }
         return self._masks[key]

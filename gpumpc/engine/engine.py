@@ -1,7 +1,9 @@
-"""One server's side of everything the two servers do in lock step: agree, take in weights, run batches.
+"""One server's side of everything the two servers do in lock step: agree, take in weights, run
+batches.
 
-The same engine serves a server process over ZeroMQ and a thread over an in-memory channel. Whatever the servers must
-agree on is compared before the first masked byte; every batch number is reserved durably before it is used.
+The same engine serves a server process over ZeroMQ and a thread over an in-memory channel. Whatever
+the servers must agree on is compared before the first masked byte; every batch number is reserved
+durably before it is used.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Engine(Evaluation):
         program: Program | None = None,
     ) -> None:
         program = program or program_of(plan, batch_size)
-        super().__init__(party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, hand)
+        super().__init__(
+            party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, hand
+        )
         self._why_not_ready = "the servers hold none for this plan"
         self._folder = folder
         self.in_flight = in_flight
@@ -77,9 +81,14 @@ class Engine(Evaluation):
     # agreement
 
     def agree(self, channel: Channel) -> None:
-        """Compare everything that does not depend on weights, then take up stored weights if both have the same."""
+        """Compare everything that does not depend on weights, then take up stored weights if both
+        have the same.
+        """
         own = self._stored_pair()
-        equal = {**agreed_fields(self.plan, self.program), "secret of the servers": self.pair_secret.fingerprint()}
+        equal = {
+            **agreed_fields(self.plan, self.program),
+            "secret of the servers": self.pair_secret.fingerprint(),
+        }
         equal["batches in flight"] = str(self.in_flight)
         theirs = exchange_hello(channel, equal=equal, told={"share pair": own})
         other = theirs.get("share pair", "")
@@ -93,7 +102,11 @@ class Engine(Evaluation):
                 f"the servers' stores do not belong together: here share pair {own[:8] or 'none'}, "
                 f"there {other[:8] or 'none'}; a state folder was lost, restored or exchanged"
             )
-            log.warning("the weights of plan %s must be shared again: %s", self.plan.name, self._why_not_ready)
+            log.warning(
+                "the weights of plan %s must be shared again: %s",
+                self.plan.name,
+                self._why_not_ready,
+            )
 
     @property
     def pair_id(self) -> str:
@@ -118,28 +131,37 @@ class Engine(Evaluation):
 
     @property
     def _weights_path(self) -> Path:
-        return self._folder / f"{self.plan.weight_digest}.{self.program.digest.hex()[:16]}.safetensors"
+        return (
+            self._folder / f"{self.plan.weight_digest}.{self.program.digest.hex()[:16]}.safetensors"
+        )
 
     def _stored_pair(self) -> str:
         path = self._weights_path.with_suffix(".pair")
         return path.read_text().strip() if path.exists() and self._weights_path.exists() else ""
 
     def receive_weights(self, sent: memoryview) -> ws.RawShares:
-        """What an owner sent to this server, as shares. Raises BadFrame if it does not fit the plan."""
+        """What an owner sent to this server, as shares.
+
+        Raises BadFrame if it does not fit the plan.
+        """
         return ws.receive_weights(self.program, self.party, sent, self.backend)
 
     def install_weights(self, channel: Channel, pair_id: str, raw: ws.RawShares) -> None:
         """Take in weight shares under a fresh share-pair id: open F once, keep it, open a session.
 
-        Raises BatchAlreadyUsed if this pair id was used before, also by a process that died in between.
+        Raises BatchAlreadyUsed if this pair id was used before, also by a process that died in
+        between.
         """
         exchange_hello(channel, equal={"share pair": pair_id}, told={})
         session_id = seeds.weight_session(self.plan.weight_digest, pair_id)
         self.ledger.reserve_once(f"weights {self.plan.weight_digest} {pair_id}")
         channel.begin(session_id, 0)
-        session = self.new_session(channel, seeds.SeedTree(self.root.reveal(), session_id, 0), None, {})
+        session = self.new_session(
+            channel, seeds.SeedTree(self.root.reveal(), session_id, 0), None, {}
+        )
         weights = ws.open_static(session, self.program, raw)
-        # What was installed before goes first, its name before its shares: a half-written pair is none.
+        # What was installed before goes first, its name before its shares: a half-written pair is
+        # none.
         self.opened = CLOSED
         pair_path = self._weights_path.with_suffix(".pair")
         for path in (pair_path, self._weights_path):
@@ -153,19 +175,23 @@ class Engine(Evaluation):
     # batches
 
     def run(self, channel: Channel, batch: int, share: Words) -> Additive:
-        """One batch on this server's input share, its number reserved durably first; the result share, re-randomised.
+        """One batch on this server's input share, its number reserved durably first; the result
+        share, re-randomised.
 
         A batch that needs a second try takes the next number: `next_batch` says how many were used.
 
-        Raises ShareError before a session is open, BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch,
-        LeftoverCorrelations.
+        Raises ShareError before a session is open, BatchAlreadyUsed, CorrelationsMissing, PeerLost,
+        CostMismatch, LeftoverCorrelations.
         """
         self.check_ready()
         result, batch = self.evaluate_again(channel, batch, self._weights, self._operand(share))
         return self._to_release(result, batch, self.backend)
 
-    def run_all(self, channel: Lane, first_batch: int, shares: Iterable[Words]) -> Iterator[tuple[int, Additive]]:
-        """(batch, result share) of each input share, in order; several run at a time, each in a lane of its own.
+    def run_all(
+        self, channel: Lane, first_batch: int, shares: Iterable[Words]
+    ) -> Iterator[tuple[int, Additive]]:
+        """(batch, result share) of each input share, in order; several run at a time, each in a
+        lane of its own.
 
         Raises what `run` raises; whatever runs beside a batch that fails is given up.
         """
@@ -179,9 +205,12 @@ class Engine(Evaluation):
         self.check_ready()
         latest: collections.deque[Begun] = collections.deque(maxlen=1)
         try:
-            yield from in_flight(channel, self.in_flight, self._beginnings(first_batch, shares, latest))
+            yield from in_flight(
+                channel, self.in_flight, self._beginnings(first_batch, shares, latest)
+            )
         finally:
-            # The last to begin may have waited for a lane when another failed. What has flown is discarded already.
+            # The last to begin may have waited for a lane when another failed. What has flown is
+            # discarded already.
             for begun in latest:
                 self.give_up(begun)
 
@@ -194,7 +223,9 @@ class Engine(Evaluation):
 
             self.backend.synchronize()  # the lane's thread reads the operand
 
-            def fly(lane: Lane, begun: Begun = begun, operand: Additive = operand) -> tuple[int, Additive]:
+            def fly(
+                lane: Lane, begun: Begun = begun, operand: Additive = operand
+            ) -> tuple[int, Additive]:
                 backend = self._beside[lane.number]
                 result = self.carry_out(lane, begun, self._weights, operand, backend=backend)
                 released = self._to_release(result, begun.batch, backend)
@@ -205,7 +236,9 @@ class Engine(Evaluation):
 
     def _operand(self, share: Words) -> Additive:
         value = self.program.input
-        return Additive(self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor)
+        return Additive(
+            self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor
+        )
 
     def _to_release(self, result: Additive, batch: int, backend: Backend) -> Additive:
         return self.rerandomised(result.at_bits(backend, self.program.result.bits), batch, backend)

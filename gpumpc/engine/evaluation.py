@@ -23,7 +23,8 @@ from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 
 T = TypeVar("T")
-# A selection fails less than once in ten thousand batches and rows: so often in a row it never does.
+# A selection fails less than once in ten thousand batches and rows: so often in a row it never
+# does.
 TRIES = 8
 # A plan that would need more memory for what is prepared computes it in its turn.
 _MOST_AHEAD_BYTES = 1 << 30
@@ -49,11 +50,16 @@ class CorrectionSource(Protocol):
 
 
 def told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
-    """A field the other server told. Raises HandshakeMismatch where it is missing or makes no sense."""
+    """A field the other server told.
+
+    Raises HandshakeMismatch where it is missing or makes no sense.
+    """
     try:
         return read(fields[name])
     except (KeyError, ValueError):
-        raise HandshakeMismatch(name, "well formed", "missing or malformed", "the other server") from None
+        raise HandshakeMismatch(
+            name, "well formed", "missing or malformed", "the other server"
+        ) from None
 
 
 class Preparation:
@@ -114,7 +120,8 @@ class Evaluation:
         # One object: another thread reads its parts together.
         self.opened = CLOSED
         self.next_batch = 0
-        # The first batch whose corrections are still to be taken: a reserved batch waits for its own.
+        # The first batch whose corrections are still to be taken: a reserved batch waits for its
+        # own.
         self.first_needed = 0
         self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
         self.corrections, self.wait_s = corrections, wait_s
@@ -135,13 +142,17 @@ class Evaluation:
         nonces = (nonce, other) if self.party == 0 else (other, nonce)
         opened = Opened.of(self.plan, self.program, binding, nonces)
         mark = self.ledger.high_water(opened.session_id)
-        theirs = exchange_hello(channel, equal={"session": opened.session_id.hex()}, told={"high-water mark": str(mark)})
+        theirs = exchange_hello(
+            channel, equal={"session": opened.session_id.hex()}, told={"high-water mark": str(mark)}
+        )
         self.next_batch = self.first_needed = max(mark, told(theirs, "high-water mark", int))
         self.opened = opened
         if self.corrections is not None:
             self.corrections.discard_before(opened.session_id, self.next_batch)
 
-    def evaluate(self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive) -> Any:
+    def evaluate(
+        self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive
+    ) -> Any:
         """One batch, its number reserved durably first; what the program's output step returns.
 
         Raises BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
@@ -149,7 +160,8 @@ class Evaluation:
         return self.carry_out(channel, self.begin(batch, weights), weights, *inputs)
 
     def begin(self, batch: int, weights: Mapping[str, StaticWeight]) -> Begun:
-        """Reserve a batch and take what lies ready for it. Batches begin one after the other, in order.
+        """Reserve a batch and take what lies ready for it. Batches begin one after the other, in
+        order.
 
         Raises BatchAlreadyUsed, CorrelationsMissing.
         """
@@ -173,14 +185,17 @@ class Evaluation:
         *inputs: Additive,
         backend: Backend | None = None,
     ) -> Any:
-        """The run of a batch that has begun; several may run at a time, each over a channel and on a backend of its own.
+        """The run of a batch that has begun; several may run at a time, each over a channel and on
+        a backend of its own.
 
         Raises PeerLost, CostMismatch, LeftoverCorrelations, CorrelationsMissing.
         """
         try:
             channel.begin(begun.session_id, begun.batch)
             tree = seeds.SeedTree(self.root.reveal(), begun.session_id, begun.batch)
-            session = self.new_session(channel, tree, begun.corrections, weights, begun.ahead, backend)
+            session = self.new_session(
+                channel, tree, begun.corrections, weights, begun.ahead, backend
+            )
             result = self.program.run(session, *inputs)
             # Only now may what was made elsewhere for this batch be given up.
             session.backend.synchronize()
@@ -215,15 +230,22 @@ class Evaluation:
                 batch = self.next_batch
         return self.evaluate(channel, batch, weights, *inputs), batch
 
-    def rerandomised(self, result: Additive, batch: int, backend: Backend | None = None) -> Additive:
+    def rerandomised(
+        self, result: Additive, batch: int, backend: Backend | None = None
+    ) -> Additive:
         """The same value under shares that only the two servers can tell from uniform ones.
 
-        The dealer knows the masks inside a step's output. Who held such a share beside the dealer's knowledge, as the user
-        does who is given both result shares, would learn values from inside the network.
+        The dealer knows the masks inside a step's output. Who held such a share beside the dealer's
+        knowledge, as the user does who is given both result shares, would learn values from inside
+        the network.
         """
-        key = seeds.SeedTree(self.pair_secret.reveal(), self.session_id, batch).key("result", "re-randomise")
+        key = seeds.SeedTree(self.pair_secret.reveal(), self.session_id, batch).key(
+            "result", "re-randomise"
+        )
         sign = 1 if self.party == 0 else -1
-        words = (backend or self.backend).add_uniform(result.words, self.plan.params.cipher, key, result.bits, sign)
+        words = (backend or self.backend).add_uniform(
+            result.words, self.plan.params.cipher, key, result.bits, sign
+        )
         return result.with_words(words)
 
     def _take(self, batch: int) -> TakenCorrections | None:
@@ -234,7 +256,8 @@ class Evaluation:
         return self.corrections.take(self.session_id, batch, self.wait_s)
 
     def prepare(self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]) -> None:
-        """Compute what needs no input of a batch, until the batch begins or all is there. Nothing leaves the server.
+        """Compute what needs no input of a batch, until the batch begins or all is there. Nothing
+        leaves the server.
 
         Args:
             session_id: the one that the weights belong to; another may have been opened meanwhile.
@@ -256,7 +279,9 @@ class Evaluation:
         if self._hand is not None:
             self._hand.submit(self._try_to_prepare, self.session_id, self.next_batch, weights)
 
-    def _try_to_prepare(self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]) -> None:
+    def _try_to_prepare(
+        self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]
+    ) -> None:
         try:
             if (session_id, batch) == (self.session_id, self.next_batch):  # or it came too late
                 self.prepare(session_id, batch, weights)
@@ -285,6 +310,10 @@ class Evaluation:
     ) -> Session:
         """What the program's steps run in. Raises ConfigError for the other party's channel."""
         if channel.party != self.party:
-            raise ConfigError(f"server {self.party} was given the channel of server {channel.party}")
+            raise ConfigError(
+                f"server {self.party} was given the channel of server {channel.party}"
+            )
         cipher = self.plan.params.cipher
-        return Session(self.party, backend or self.backend, channel, cipher, tree, corrections, weights, ahead)
+        return Session(
+            self.party, backend or self.backend, channel, cipher, tree, corrections, weights, ahead
+        )

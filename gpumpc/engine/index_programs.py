@@ -1,4 +1,7 @@
-"""Programs beside a plan's own: an index takes in rows, or answers queries. The same at both servers and at the dealer."""
+"""Programs beside a plan's own: an index takes in rows, or answers queries.
+
+The same at both servers and at the dealer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ def program_of_task(plan: Plan, program: Program, task: m.SideTask) -> Program:
     geometry = geometry_of(program, task.metric)
     if isinstance(task, m.RowsTask):
         return rows_program(geometry, ROWS_PER_BATCH, plan.params)
-    return query_program(geometry, task.n_queries, len(versions_of(task)), task.k, plan.params, task.n_labels)
+    return query_program(
+        geometry, task.n_queries, len(versions_of(task)), task.k, plan.params, task.n_labels
+    )
 
 
 def binding(task: m.SideTask) -> str:
@@ -31,7 +36,10 @@ def binding(task: m.SideTask) -> str:
 def segments_of(versions: list[RowVersion]) -> list[m.Segment]:
     """Row versions, in order, as runs of one batch each."""
     runs = itertools.groupby(versions, key=lambda version: (version.session_id, version.batch))
-    return [m.Segment(place[0].hex(), place[1], [version.slot for version in run]) for place, run in runs]
+    return [
+        m.Segment(place[0].hex(), place[1], [version.slot for version in run])
+        for place, run in runs
+    ]
 
 
 def versions_of(task: m.QueryTask) -> list[RowVersion]:
@@ -42,5 +50,9 @@ def versions_of(task: m.QueryTask) -> list[RowVersion]:
         for slot in segment.slots
     ]
     if any(not 0 <= version.slot < ROWS_PER_BATCH for version in versions):
-        raise PlanError("a row version names a slot that no batch has", "the request is malformed", "search again")
+        raise PlanError(
+            "a row version names a slot that no batch has",
+            "the request is malformed",
+            "search again",
+        )
     return versions

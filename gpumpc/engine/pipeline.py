@@ -21,7 +21,8 @@ def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> 
     Args:
         flights: batches that have begun; each is carried out in the lane that it is given.
 
-    When one fails, the connection is closed under the others: they have lost their peer's half. Raises the cause.
+    When one fails, the connection is closed under the others: they have lost their peer's half.
+    Raises the cause.
     """
     free = collections.deque(channel.lanes.beside(n))
     under_way: collections.deque[tuple[Lane, Future[T]]] = collections.deque()
@@ -50,7 +51,9 @@ def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> 
 
 
 def _started(flight: Callable[[Lane], T], lane: Lane) -> Future[T]:
-    """A flight in a thread of its own, and not an executor's: a process that stops waits for those."""
+    """A flight in a thread of its own, and not an executor's: a process that stops waits for
+    those.
+    """
     future: Future[T] = Future()
 
     def fly() -> None:
@@ -64,11 +67,17 @@ def _started(flight: Callable[[Lane], T], lane: Lane) -> Future[T]:
 
 
 def _give_up(channel: Lane, error: BaseException, others: Iterable[Future[T]]) -> BaseException:
-    """End what else is under way; if this end is the cause, say so to the peer first. What was the cause of it all."""
+    """End what else is under way; if this end is the cause, say so to the peer first.
+
+    What was the cause of it all.
+    """
     if isinstance(error, GpumpcError) and not isinstance(error, PeerLost):
         with contextlib.suppress(GpumpcError):
             channel.send_error(error)
     channel.close()
-    # One that fails may have closed the connection itself: those that began before it see no more than that.
+    # One that fails may have closed the connection itself: those that began before it see no more
+    # than that.
     failures = [error, *(future.exception() for future in others)]
-    return next((failure for failure in failures if failure and not isinstance(failure, PeerLost)), error)
+    return next(
+        (failure for failure in failures if failure and not isinstance(failure, PeerLost)), error
+    )

@@ -1,4 +1,6 @@
-"""A session of one program: what it is bound to, and its id, the same at both servers and at the dealer."""
+"""A session of one program: what it is bound to, and its id, the same at both servers and at the
+dealer.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from gpumpc.program.program import Program
 class Opened:
     """An open session.
 
-    The id is a hash of the program, the plan, the share pair and both ledgers' nonces. The dealer computes it itself from
+    The id is a hash of the program, the plan, the share pair and both ledgers' nonces. The dealer
+    computes it itself from
     these: whatever it is told, it never deals two programs or two share pairs under one session.
 
     Attributes:

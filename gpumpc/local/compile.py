@@ -1,4 +1,6 @@
-"""One object, three modes: a compiled network evaluated in float64, in fixed point in the clear, or on shares."""
+"""One object, three modes: a compiled network evaluated in float64, in fixed point in the clear, or
+on shares.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ BATCH = 8
 class CompiledPlan:
     """A plan with its weights: what the model's owner has in hand.
 
-    Call it as `compiled(x, mode="float" | "fixed" | "secure")` with x (B, H, W, C) in the input's declared range.
+    Call it as `compiled(x, mode="float" | "fixed" | "secure")` with x (B, H, W, C) in the input's
+    declared range.
     """
 
     def __init__(self, plan: Plan, weights: Weights) -> None:
@@ -40,13 +43,18 @@ class CompiledPlan:
         return f"CompiledPlan({self.plan.name!r}, {self.plan.params})"
 
     def __call__(self, x: npt.ArrayLike, mode: Mode = "secure", batch: int = BATCH) -> Array:
-        """Real result (B, ..). Raises BadShape, BadValue, OutOfRange for an input the plan does not admit."""
+        """Real result (B, ..).
+
+        Raises BadShape, BadValue, OutOfRange for an input the plan does not admit.
+        """
         values = check_input(self.plan.graph.input, x)
         if mode == "float":
             return evaluate_float(self.plan.graph, self.weights, values)
         if mode == "fixed":
             program = program_of(self.plan, len(values))
-            return evaluate_fixed(program, integer_weights(program, self.weights), values, choose_backend())
+            return evaluate_fixed(
+                program, integer_weights(program, self.weights), values, choose_backend()
+            )
         with self.session(batch) as session:
             return session.run(session.share(values)).reveal()
 
@@ -66,7 +74,8 @@ class CompiledPlan:
         policy: Policy = "label",
         params: Params = HEAD_PARAMS,
     ) -> CompiledPlan:
-        """A linear classifier on this plan's kept results, see `gpumpc.program.head.compile_head`."""
+        """A linear classifier on this plan's kept results, see
+        `gpumpc.program.head.compile_head`."""
         return CompiledPlan(*compile_head(self.plan, weight, bias, classes, policy, params))
 
     @classmethod
@@ -99,10 +108,12 @@ def compile(  # the verb the user knows, as in re.compile
         example: a tensor (1, C, H, W) for a torch module.
         low, high: the range every input value is promised to lie in.
         params: ring, fraction bits, cipher, private or public weights.
-        policy: of a network that ends in logits, what the user learns: `label`, `top5` or `logits`; None: its output.
+        policy: of a network that ends in logits, what the user learns: `label`, `top5` or `logits`;
+            None: its output.
         classes: names of what an index means; every party reads them.
         weight_fracs: fraction bits of a layer's weights, where they are not f.
-        bounds: `certified` by interval arithmetic, or `calibrated` on `samples` (B, H, W, C) with `guard_bits` to spare.
+        bounds: `certified` by interval arithmetic, or `calibrated` on `samples` (B, H, W, C) with
+            `guard_bits` to spare.
 
     Raises:
         UnsupportedOperator: names the operator, its module and what to do.
@@ -128,12 +139,16 @@ def _is_graph(model: Any) -> bool:
     return isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Graph)
 
 
-def _import_torch(model: Any, example: Any, low: float, high: float) -> tuple[Graph, dict[str, Array]]:
+def _import_torch(
+    model: Any, example: Any, low: float, high: float
+) -> tuple[Graph, dict[str, Array]]:
     try:
         # Only here: the servers, the dealer and the clients run without torch.
         from gpumpc.nn.from_torch import graph_from_torch
     except ImportError as error:
         raise MissingExtra(
-            "a torch module cannot be compiled", f"torch is not installed ({error})", "pip install 'gpumpc[torch]'"
+            "a torch module cannot be compiled",
+            f"torch is not installed ({error})",
+            "pip install 'gpumpc[torch]'",
         ) from error
     return graph_from_torch(model, example, low, high)

@@ -1,7 +1,9 @@
-"""Dealer, server 0 and server 1 in one process: three threads, the same engines, a real in-memory channel.
+"""Dealer, server 0 and server 1 in one process: three threads, the same engines, a real in-memory
+channel.
 
-For trying out, for tests and for research on networks: it protects nothing, since one process holds both shares. Only
-messages cross between the threads; each server keeps its shares in a dictionary of its own, and only `reveal` adds them.
+For trying out, for tests and for research on networks: it protects nothing, since one process holds
+both shares. Only messages cross between the threads; each server keeps its shares in a dictionary
+of its own, and only `reveal` adds them.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ class SharedTensor:
         return self._session.combine("@", self, other)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("a SharedTensor has no value in the clear; reveal() asks both servers for it")
+        raise TypeError(
+            "a SharedTensor has no value in the clear; reveal() asks both servers for it"
+        )
 
     # Nothing reveals by accident, and nothing branches on a secret.
     __array__ = __float__ = __int__ = __bool__ = __iter__ = __len__ = __getitem__ = _refuse
@@ -97,7 +101,9 @@ def _forget(stores: tuple[dict[int, Additive], dict[int, Additive]], key: int) -
 
 
 class _Source:
-    """Server 1's corrections: those of a batch that it takes because a selection is repeated are dealt when it asks."""
+    """Server 1's corrections: those of a batch that it takes because a selection is repeated are
+    dealt when it asks.
+    """
 
     def __init__(self, pool: MemoryPool, demand: Callable[[int], None]) -> None:
         self._pool, self._demand = pool, demand
@@ -119,7 +125,8 @@ class LocalSession:
         plan, weights: a compiled network; its owner is this process.
         batch: images a batch; a run takes any number and pads the last batch.
         backend: for all three roles.
-        program: what is run on inputs of the plan in place of its network; then the weights are this program's.
+        program: what is run on inputs of the plan in place of its network; then the weights are
+            this program's.
     """
 
     def __init__(
@@ -174,14 +181,21 @@ class LocalSession:
         def start(party: int) -> None:
             engine, channel = self._engines[party], self._channels[party]
             engine.agree(channel)
-            engine.install_weights(channel, pair_id, engine.receive_weights(memoryview(sent[party])))
+            engine.install_weights(
+                channel, pair_id, engine.receive_weights(memoryview(sent[party]))
+            )
 
         self._both(start)
 
     def __enter__(self) -> LocalSession:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -193,10 +207,14 @@ class LocalSession:
             ledger.close()
         self._folder.cleanup()
 
-    def _both(self, work: Callable[[int], Any], deal: Callable[[], None] = lambda: None) -> list[Any]:
-        """Run `work(party)` for both servers and the dealer's `deal`, each in its thread; the first cause is raised.
+    def _both(
+        self, work: Callable[[int], Any], deal: Callable[[], None] = lambda: None
+    ) -> list[Any]:
+        """Run `work(party)` for both servers and the dealer's `deal`, each in its thread; the first
+        cause is raised.
 
-        After an error both servers get a new channel: what was on its way in the old one belongs to a burnt batch.
+        After an error both servers get a new channel: what was on its way in the old one belongs to
+        a burnt batch.
         """
         self._pool.forget_failures()
         futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
@@ -206,8 +224,11 @@ class LocalSession:
             for channel in self._channels:
                 channel.close()
             self._channels = memory_pair()
-            # A server whose peer or dealer stopped only knows that: the other one's error tells more.
-            raise min(errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, NotDealt))
+            # A server whose peer or dealer stopped only knows that: the other one's error tells
+            # more.
+            raise min(
+                errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, NotDealt)
+            )
         return [future.result() for future in futures[:2]]
 
     def _as_server(self, work: Callable[[int], Any], party: int) -> Any:
@@ -220,15 +241,22 @@ class LocalSession:
     # the three verbs
 
     def share(self, values: npt.ArrayLike) -> SharedTensor:
-        """Split real inputs (B, *shape of the plan's input) as an owner does. Raises BadShape, BadValue, OutOfRange."""
+        """Split real inputs (B, *shape of the plan's input) as an owner does.
+
+        Raises BadShape, BadValue, OutOfRange.
+        """
         x = check_input(self.plan.graph.input, values)
         value = self.program.input
         return self._hand_out(encode_input(self.program, x), value.bits, value.frac)
 
-    def share_array(self, values: npt.ArrayLike, bits: int | None = None, frac: int | None = None) -> SharedTensor:
+    def share_array(
+        self, values: npt.ArrayLike, bits: int | None = None, frac: int | None = None
+    ) -> SharedTensor:
         """Split any real array, modulo 2^bits at scale 2^frac (the plan's k and f unless given)."""
         bits, frac = bits or self.plan.params.k, self.plan.params.f if frac is None else frac
-        return self._hand_out(encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits), bits, frac)
+        return self._hand_out(
+            encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits), bits, frac
+        )
 
     def _hand_out(self, words: npt.NDArray[np.uint64], bits: int, frac: int) -> SharedTensor:
         key = secrets.token_bytes(32)
@@ -241,8 +269,12 @@ class LocalSession:
             store[key] = dataclasses.replace(share, owner=self.owner)
         first = shares[0]
         shape = tuple(first.words.shape)
-        handle = SharedTensor(shape, first.bits, first.frac, first.divisor, self.owner, key, is_index, self)
-        weakref.finalize(handle, _forget, self._stores, key)  # shares live as long as somebody can ask for them
+        handle = SharedTensor(
+            shape, first.bits, first.frac, first.divisor, self.owner, key, is_index, self
+        )
+        weakref.finalize(
+            handle, _forget, self._stores, key
+        )  # shares live as long as somebody can ask for them
         return handle
 
     def run(self, x: SharedTensor) -> SharedTensor:
@@ -251,7 +283,9 @@ class LocalSession:
         want = self.program.input.shape
         if x.shape[1:] != want[1:]:
             raise BadShape(
-                f"the shared input has shape {x.shape}", f"the plan takes (batch, {want[1:]})", "share such a one"
+                f"the shared input has shape {x.shape}",
+                f"the plan takes (batch, {want[1:]})",
+                "share such a one",
             )
         parts = [self._run_batch(x, start) for start in range(0, x.shape[0], want[0])]
         shares = []
@@ -286,7 +320,9 @@ class LocalSession:
             self._dealt.discard(batch)
             raise
 
-    def _store(self, session_id: bytes, batch: int, program: Program, deal: Callable[[dealer.Send], None]) -> None:
+    def _store(
+        self, session_id: bytes, batch: int, program: Program, deal: Callable[[dealer.Send], None]
+    ) -> None:
         """Server 1 may read the first corrections while later ones are dealt."""
         try:
             writer = self._pool.writer(session_id, batch, program.cost.dealer_bytes)
@@ -304,7 +340,9 @@ class LocalSession:
             words = self._stores[party][x._key].words[start : start + size]
             missing = size - len(words)
             if missing:
-                words = self.backend.concat([words, self.backend.zeros((missing, *words.shape[1:]))], 0)
+                words = self.backend.concat(
+                    [words, self.backend.zeros((missing, *words.shape[1:]))], 0
+                )
             return self._engines[party].run(self._channels[party], batch, words)
 
         return self._both(run, lambda: self._deal(batch))
@@ -312,7 +350,9 @@ class LocalSession:
     def reveal(self, x: SharedTensor) -> npt.NDArray[np.float64]:
         """Both shares of a value, added, as reals."""
         self._check_owner(x)
-        words = self.backend.download(reconstruct(self.backend, *(store[x._key] for store in self._stores)))
+        words = self.backend.download(
+            reconstruct(self.backend, *(store[x._key] for store in self._stores))
+        )
         if x._is_index:
             return decode_result(self.program, words)
         return decode(words, 2.0**x.frac * x.divisor, x.bits)
@@ -320,14 +360,22 @@ class LocalSession:
     # arithmetic on handles
 
     def combine(
-        self, operator: str, x: SharedTensor, y: SharedTensor, on_dealt: Callable[[], None] | None = None
+        self,
+        operator: str,
+        x: SharedTensor,
+        y: SharedTensor,
+        on_dealt: Callable[[], None] | None = None,
     ) -> SharedTensor:
-        """x (operator) y for + - * @; a product is truncated back to scale 2^f and lifted back to its bits.
+        """x (operator) y for + - * @; a product is truncated back to scale 2^f and lifted back to
+        its bits.
 
-        Its corrections are dealt while it is computed; with `on_dealt` they are dealt first, and then it is called.
+        Its corrections are dealt while it is computed; with `on_dealt` they are dealt first, and
+        then it is called.
         """
         if not isinstance(y, SharedTensor):
-            raise TypeError("a SharedTensor combines with SharedTensors only; share the other operand first")
+            raise TypeError(
+                "a SharedTensor combines with SharedTensors only; share the other operand first"
+            )
         self._check_owner(x)
         self._check_owner(y)
         if is_local(operator):
@@ -342,7 +390,11 @@ class LocalSession:
         return left.plus(self.backend, right)
 
     def _run_once(
-        self, program: Program, x: SharedTensor, y: SharedTensor, on_dealt: Callable[[], None] | None
+        self,
+        program: Program,
+        x: SharedTensor,
+        y: SharedTensor,
+        on_dealt: Callable[[], None] | None,
     ) -> list[Additive]:
         """A program of its own session, used for one batch."""
         session_id = secrets.token_bytes(seeds.SESSION_BYTES)
@@ -353,14 +405,18 @@ class LocalSession:
             first, second = (seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots)
 
             def deal_into(send: dealer.Send) -> None:
-                dealer.deal_batch(program.steps, dealer.Dealing(self.backend, cipher, (first, second), {}, send))
+                dealer.deal_batch(
+                    program.steps, dealer.Dealing(self.backend, cipher, (first, second), {}, send)
+                )
 
             self._store(session_id, 0, program, deal_into)
 
         def run(party: int) -> Additive:
             corrections = self._pool.take(session_id, 0, _DEAL_S) if party else None
             self._channels[party].begin(session_id, 0)
-            session = Session(party, self.backend, self._channels[party], cipher, trees[party], corrections, {})
+            session = Session(
+                party, self.backend, self._channels[party], cipher, trees[party], corrections, {}
+            )
             operands = [dataclasses.replace(self._stores[party][t._key], owner="") for t in (x, y)]
             return program.run(session, *operands)
 

@@ -1,4 +1,5 @@
-"""One process of a trial: `python -m gpumpc.measure.benchmark_party server0|server1|dealer`, spoken to over its pipes.
+"""One process of a trial: `python -m gpumpc.measure.benchmark_party server0|server1|dealer`, spoken
+to over its pipes.
 
 Times are those of the machine's monotonic clock, which all processes share.
 """
@@ -78,7 +79,10 @@ class Source:
     def __init__(self, folder: Path, keys: CurveKeys, dealer_key: bytes, n_bytes: int) -> None:
         self._pool, self._n_bytes = Pool(folder / "pool", _POOL_BYTES), n_bytes
         self._listener = Listener(_ANYWHERE, keys, {dealer_key: "dealer"}, stream_peers=["dealer"])
-        self.endpoint, self.stream_endpoint = self._listener.endpoint, self._listener.stream_endpoint
+        self.endpoint, self.stream_endpoint = (
+            self._listener.endpoint,
+            self._listener.stream_endpoint,
+        )
         self._writing: tuple[Writer, int] | None = None
         threading.Thread(target=self._listen, name="dealer's door", daemon=True).start()
 
@@ -89,12 +93,16 @@ class Source:
                 if arrival is not None and arrival.frame.kind is Kind.CORRECTION:
                     self._store(arrival.frame.session, arrival.frame.batch, arrival.frame.payload)
         except BaseException:
-            # Nobody would ever hear of it: the trial sees that this process ends, and says what it said last.
+            # Nobody would ever hear of it: the trial sees that this process ends, and says what it
+            # said last.
             traceback.print_exc()
             os._exit(1)
 
     def _store(self, session_id: bytes, batch: int, piece: memoryview) -> None:
-        writer, left = self._writing or (self._pool.writer(session_id, batch, self._n_bytes), self._n_bytes)
+        writer, left = self._writing or (
+            self._pool.writer(session_id, batch, self._n_bytes),
+            self._n_bytes,
+        )
         writer.append(piece)
         self._writing = (writer, left - len(piece)) if left > len(piece) else None
         if self._writing is None:
@@ -128,7 +136,9 @@ class ServerParty:
         if self.party == 0:
             self._meet(ZmqChannel.bind(_ANYWHERE, self._keys, self._peer_key, patience_s=_DEALT_S))
         else:
-            self.source = Source(self._folder, self._keys, setup["dealer_key"].encode(), program.cost.dealer_bytes)
+            self.source = Source(
+                self._folder, self._keys, setup["dealer_key"].encode(), program.cost.dealer_bytes
+            )
         self._evaluation = Evaluation(
             self.party,
             plan,
@@ -151,7 +161,9 @@ class ServerParty:
     def channel(self) -> Witness:
         """The connection to the other server."""
         if self._channel is None:
-            raise ConfigError("a server of the trial was asked to run before it was told where the other one is")
+            raise ConfigError(
+                "a server of the trial was asked to run before it was told where the other one is"
+            )
         return self._channel
 
     @property
@@ -166,7 +178,9 @@ class ServerParty:
 
     def connect(self, endpoint: str, stream: str) -> Message:
         """Server 1: to server 0."""
-        channel = ZmqChannel.connect(endpoint, self._keys, self._peer_key, patience_s=_DEALT_S, stream_endpoint=stream)
+        channel = ZmqChannel.connect(
+            endpoint, self._keys, self._peer_key, patience_s=_DEALT_S, stream_endpoint=stream
+        )
         self._meet(channel)
         return {}
 
@@ -188,7 +202,9 @@ class ServerParty:
         session_id = seeds.weight_session(evaluation.plan.weight_digest, binding)
         self.channel.begin(session_id, 0)
         tree = seeds.SeedTree(evaluation.root.reveal(), session_id, 0)
-        self._weights = ws.open_static(evaluation.new_session(self.channel, tree, None, {}), self.program, raw)
+        self._weights = ws.open_static(
+            evaluation.new_session(self.channel, tree, None, {}), self.program, raw
+        )
 
     def wait_dealt(self, batch: int) -> Message:
         """Wait until a batch is in the pool (server 1)."""
@@ -219,7 +235,9 @@ class ServerParty:
         return fly
 
     def run(self, batch: int) -> Message:
-        """One batch, its result share kept in a file after the clock; not `found` where a selection has failed."""
+        """One batch, its result share kept in a file after the clock; not `found` where a selection
+        has failed.
+        """
         start = time.monotonic()
         result: Words | None = None
         # Both servers see it at once, and the trial has the dealer deal another batch.
@@ -239,7 +257,9 @@ class ServerParty:
 
     def evaluate(self, batch: int) -> Words:
         """The words of the re-randomised result share."""
-        result: Additive = self._evaluation.evaluate(self.channel, batch, self._weights, *self._operands)
+        result: Additive = self._evaluation.evaluate(
+            self.channel, batch, self._weights, *self._operands
+        )
         bits = self.program.result.bits
         return self._evaluation.rerandomised(result.at_bits(self.backend, bits), batch).words
 
@@ -250,7 +270,9 @@ class DealerParty:
     def __init__(self, setup: Message) -> None:
         plan, program = Spec.of(setup["spec"]).load()
         first, second = (Secret(bytes.fromhex(root)) for root in setup["roots"])
-        self._engine = DealerEngine(plan, program, (first, second), choose_backend(setup["backend"]))
+        self._engine = DealerEngine(
+            plan, program, (first, second), choose_backend(setup["backend"])
+        )
         self._keys = CurveKeys(setup["public"].encode(), setup["secret"].encode())
         self._server_key = setup["server_key"].encode()
         self._server: Requester | None = None
@@ -275,7 +297,9 @@ class DealerParty:
         """Deal one batch and send it, in frames as the product's dealer does."""
         binding, nonces, session_id = self._opened
         if self._server is None:
-            raise ConfigError("the dealer of the trial was asked to deal before it was told where server 1 is")
+            raise ConfigError(
+                "the dealer of the trial was asked to deal before it was told where server 1 is"
+            )
         start = time.monotonic()
         deal = functools.partial(self._engine.deal, binding, nonces, batch)
         for frame in Courier().frames(self._hand, deal, _IDLE_S):

@@ -1,4 +1,6 @@
-"""A workload for `gpumpc bench --net`: three processes, over loopback or a link with a rate and a delay."""
+"""A workload for `gpumpc bench --net`: three processes, over loopback or a link with a rate and a
+delay.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +16,42 @@ _STREAM_BATCHES = 8
 
 
 def measure_processes(
-    workload: str, n: int, batch: int, params: Params, runs: int, backend: str | None, network: str, in_flight: int = 0
+    workload: str,
+    n: int,
+    batch: int,
+    params: Params,
+    runs: int,
+    backend: str | None,
+    network: str,
+    in_flight: int = 0,
 ) -> dict[str, Any]:
     """One row of figures: dealer, server 0 and server 1 as processes with one compute thread each.
 
     With `in_flight`, a stream of batches is timed as well, so many of them at a time.
-    The links between the servers and from the dealer are the network's. One run before the timed ones is not counted.
+    The links between the servers and from the dealer are the network's. One run before the timed
+    ones is not counted.
 
-    Raises ConfigError for an unknown workload, network or backend, PeerLost with its last words if a process ends.
+    Raises ConfigError for an unknown workload, network or backend, PeerLost with its last words if
+    a process ends.
     """
     link = network_named(network)
     case = case_of(workload, n, batch, params)
     plan, weights = case.compiled.plan, case.compiled.weights
-    with Trial(plan, weights, case.inputs, operator=case.operator, network=network, backend=backend) as trial:
+    with Trial(
+        plan, weights, case.inputs, operator=case.operator, network=network, backend=backend
+    ) as trial:
         if in_flight and trial.program.may_repeat:
             why = "a batch whose selection fails is run again under the next number"
-            raise ConfigError(f"batches of '{workload}' run one at a time", why, "leave --in-flight away")
+            raise ConfigError(
+                f"batches of '{workload}' run one at a time", why, "leave --in-flight away"
+            )
         trial.run()
         pairs = [(trial.run(), trial.run(dealt_before=True)) for _ in range(runs)]
         seconds = [(total.seconds, online.seconds) for total, online in pairs]
-        peaks = {name: max(one.peak_memory_bytes[name] for one, _ in pairs) for name in pairs[0][0].peak_memory_bytes}
+        peaks = {
+            name: max(one.peak_memory_bytes[name] for one, _ in pairs)
+            for name in pairs[0][0].peak_memory_bytes
+        }
         row = row_of(case, workload, batch, params, trial.cost, seconds, pairs[-1][0].value)
         if in_flight:
             a_batch_s = trial.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES

@@ -13,7 +13,9 @@ from typing import IO, Any
 from gpumpc.errors import PeerLost
 
 Message = dict[str, Any]
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 _STOP_S = 5.0
 
 
@@ -109,7 +111,9 @@ def answer(message: Message) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size this process has had; not getrusage's, which begins with the parent's."""
+    """The largest resident size this process has had; not getrusage's, which begins with the
+    parent's.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -38,7 +38,8 @@ class Outcome:
     """One run.
 
     Attributes:
-        seconds: from the first dealt byte to output shares at both servers, or only what needs the input.
+        seconds: from the first dealt byte to output shares at both servers, or only what needs the
+            input.
         value: the revealed result.
         opened_digest: of the first opened message of server 0: another one on every run.
         peak_memory_bytes: by process, since it started.
@@ -58,7 +59,8 @@ class Trial:
     Args:
         plan, weights: a compiled network; with an operator, only the plan's ring is used.
         inputs: the real operands, one for a network.
-        operator: `*` or `@` for a product of two shared operands; `nearest` for a search, see `Spec`.
+        operator: `*` or `@` for a product of two shared operands; `nearest` for a search, see
+            `Spec`.
         network: a link of `NETWORKS`; between the servers, and from the dealer to server 1.
         module: what the servers' processes run, as `roles.trial.party` does.
 
@@ -123,7 +125,9 @@ class Trial:
         """The processes."""
         return {name: child.pid for name, child in self._children.items()}
 
-    def _share(self, inputs: Sequence[Array], weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
+    def _share(
+        self, inputs: Sequence[Array], weights: Mapping[str, npt.NDArray[np.floating]]
+    ) -> None:
         """Operands and weights, as their owners split them; for each server a folder."""
         folders = [private_folder(self.folder / f"server{party}") for party in (0, 1)]
         cipher = self.plan.params.cipher
@@ -143,19 +147,29 @@ class Trial:
         keys = {name: curve_keypair() for name in ("server0", "server1", "dealer")}
         public = {name: key.public.decode() for name, key in keys.items()}
         for name, key in keys.items():
-            setup: dict[str, Any] = {"spec": dataclasses.asdict(self._spec), "backend": self.backend.name}
+            setup: dict[str, Any] = {
+                "spec": dataclasses.asdict(self._spec),
+                "backend": self.backend.name,
+            }
             setup |= {"public": public[name], "secret": key.secret.decode()}
             if name == "dealer":
                 setup |= {"roots": roots, "server_key": public["server1"]}
             else:
                 party = int(name[-1])
-                setup |= {"party": party, "folder": str(self.folder / name), "root": roots[party], "pair": pair}
+                setup |= {
+                    "party": party,
+                    "folder": str(self.folder / name),
+                    "root": roots[party],
+                    "pair": pair,
+                }
                 setup |= {"peer_key": public[f"server{1 - party}"], "dealer_key": public["dealer"]}
             module = PARTY if name == "dealer" else self._module
             self._children[name] = Child(name, module, self.folder / f"{name}.log", setup)
 
     def _connect(self, shape: Shape | None) -> None:
-        server0, server1, dealer = (self._children[name] for name in ("server0", "server1", "dealer"))
+        server0, server1, dealer = (
+            self._children[name] for name in ("server0", "server1", "dealer")
+        )
         heard = [server0.hear(), server1.hear()]
         ends, streams = ([told[key] for told in heard] for key in ("endpoint", "stream"))
         dealer.hear()
@@ -163,7 +177,8 @@ class Trial:
             self._relays = [Relay(shape), Relay(shape)]
             # A link carries what CURVE says and what goes in bulk beside it.
             ends, streams = (
-                [relay.door(end) for relay, end in zip(self._relays, places, strict=True)] for places in (ends, streams)
+                [relay.door(end) for relay, end in zip(self._relays, places, strict=True)]
+                for places in (ends, streams)
             )
         server1.ask({"verb": "connect", "endpoint": ends[0], "stream": streams[0]})
         binding = secrets.token_hex(16)
@@ -179,9 +194,11 @@ class Trial:
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
-        """One batch under fresh randomness: from empty pools, or with corrections there and a network's products prepared.
+        """One batch under fresh randomness: from empty pools, or with corrections there and a
+        network's products prepared.
 
-        A selection that fails is repeated under the next batch, and all its tries count. Raises SelectionFailed if they do.
+        A selection that fails is repeated under the next batch, and all its tries count. Raises
+        SelectionFailed if they do.
         """
         seconds = 0.0
         for _ in range(TRIES):
@@ -190,7 +207,9 @@ class Trial:
             if all(answer["found"] for answer in answers):
                 return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
         raise SelectionFailed(
-            f"a selection has failed {TRIES} times", "that is no chance", "this is a bug: please report it"
+            f"a selection has failed {TRIES} times",
+            "that is no chance",
+            "this is a bug: please report it",
         )
 
     def _try(self, dealt_before: bool) -> tuple[float, dict[str, int], tuple[Message, Message]]:
@@ -203,7 +222,9 @@ class Trial:
         if needs_dealer and dealt_before:
             peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
             self._children["server1"].ask({"verb": "wait_dealt", "batch": batch})
-            if self._spec.operator != NEAREST:  # servers prepare a network's batches, and no search's
+            if (
+                self._spec.operator != NEAREST
+            ):  # servers prepare a network's batches, and no search's
                 self._both({"verb": "prepare", "batch": batch})
         elif needs_dealer:
             dealer.tell(deal)
@@ -218,12 +239,16 @@ class Trial:
         return max(answer["ended"] for answer in answers) - min(starts), peaks, answers
 
     def stream(self, n: int, at_a_time: int) -> float:
-        """Seconds for `n` batches from empty pools, up to `at_a_time` in flight, dealt one after the other meanwhile.
+        """Seconds for `n` batches from empty pools, up to `at_a_time` in flight, dealt one after
+        the other meanwhile.
 
         For a program that may not repeat a batch.
         """
         first, self._next_batch = self._next_batch, self._next_batch + n
-        dealer, dealt = self._children["dealer"], range(first, first + n) if self.cost.dealer_bytes else ()
+        dealer, dealt = (
+            self._children["dealer"],
+            range(first, first + n) if self.cost.dealer_bytes else (),
+        )
         for batch in dealt:
             dealer.tell({"verb": "deal", "batch": batch})
         answers = self._both({"verb": "stream", "first": first, "n": n, "at_a_time": at_a_time})

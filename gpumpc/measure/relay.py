@@ -1,6 +1,8 @@
-"""A link between two machines, played on one: TCP connections pass through at a rate and with a delay.
+"""A link between two machines, played on one: TCP connections pass through at a rate and with a
+delay.
 
-For measuring only. One thread, no busy waiting: it sleeps until a socket is ready or the next bytes are due.
+For measuring only. One thread, no busy waiting: it sleeps until a socket is ready or the next bytes
+are due.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 _READ_BYTES = 1 << 16
-# A link has no store: what may pass at once is a few packets, or many small rounds would go faster than the link.
+# A link has no store: what may pass at once is a few packets, or many small rounds would go faster
+# than the link.
 _BURST_BYTES = 1 << 12
 # Read ahead of the link, beyond what is on its way: keeps it busy without hiding that it is slow.
 _AHEAD_BYTES = 1 << 20
@@ -33,7 +36,11 @@ class Shape:
     round_trip_s: float
 
 
-NETWORKS: Mapping[str, Shape | None] = {"loopback": None, "lan": Shape(1e9, 0.5e-3), "wan": Shape(100e6, 40e-3)}
+NETWORKS: Mapping[str, Shape | None] = {
+    "loopback": None,
+    "lan": Shape(1e9, 0.5e-3),
+    "wan": Shape(100e6, 40e-3),
+}
 
 
 class TokenBucket:
@@ -88,7 +95,8 @@ class Relay:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self._out, self._back = _Way(shape), _Way(shape)
-        # select(2) alone takes a timeout in microseconds: the others round half a millisecond up to one.
+        # select(2) alone takes a timeout in microseconds: the others round half a millisecond up to
+        # one.
         self._selector = selectors.SelectSelector()
         self._ends: list[_End] = []
         self._woken, self._waker = socket.socketpair()

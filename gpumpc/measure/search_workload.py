@@ -1,8 +1,10 @@
-"""A search to be measured: an index's own program on queries of a plan's results, the rows of an archive at rest.
+"""A search to be measured: an index's own program on queries of a plan's results, the rows of an
+archive at rest.
 
-The rows are to it what static weights are to a network: each server holds a share and the public rows under their masks,
-opened once before any query. Here their owner shares them all at once, and the dealer draws their masks once; an index takes
-them in batch by batch, and its dealer draws their masks anew for each request.
+The rows are to it what static weights are to a network: each server holds a share and the public
+rows under their masks, opened once before any query. Here their owner shares them all at once, and
+the dealer draws their masks once; an index takes them in batch by batch, and its dealer draws their
+masks anew for each request.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ N_BEST = 10
 
 
 def geometry_for(plan: Plan) -> Geometry:
-    """What an index over this plan's results is made for. Raises PlanError for results that are no vectors."""
+    """What an index over this plan's results is made for.
+
+    Raises PlanError for results that are no vectors.
+    """
     return geometry_of(program_of(plan, 1), METRIC)
 
 
@@ -34,14 +39,18 @@ def search_program(plan: Plan, n_queries: int, n_rows: int) -> Program:
 
 
 def rows_at_rest(plan: Plan, rows: Array) -> dict[str, Array]:
-    """Real rows (N, dim) as the program's static operand: -2 V^T and |v|^2, integers of quantised features."""
+    """Real rows (N, dim) as the program's static operand: -2 V^T and |v|^2, integers of quantised
+    features.
+    """
     geometry = geometry_for(plan)
     v = _units(geometry, rows)
     return {f"{ROWS}.weight": geometry.weight_factor * v.T, f"{ROWS}.bias": (v * v).sum(axis=1)}
 
 
 def quantised(plan: Plan, features: Array) -> Array:
-    """Features as an index keeps them, as reals; what is so already is truncated on shares without an error."""
+    """Features as an index keeps them, as reals; what is so already is truncated on shares without
+    an error.
+    """
     geometry = geometry_for(plan)
     return np.asarray(_units(geometry, features) / np.sqrt(geometry.score_scale))
 
@@ -52,8 +61,12 @@ def _units(geometry: Geometry, features: Array) -> Array:
 
 
 def differences(plan: Plan, queries: Array, rows: Array, keys: Array) -> tuple[float, int]:
-    """Keys that a search found beside the ranking in the clear: the largest difference of a distance, wrong positions."""
+    """Keys that a search found beside the ranking in the clear: the largest difference of a
+    distance, wrong positions.
+    """
     geometry = geometry_for(plan)
     scores, positions = plain_search(geometry, plan.params, rows, queries, N_BEST)
     found_scores, found = np.divmod(keys, 2.0 ** geometry.id_bits(len(rows)))
-    return float(np.abs(found_scores / geometry.score_scale - scores).max()), int((found != positions).sum())
+    return float(np.abs(found_scores / geometry.score_scale - scores).max()), int(
+        (found != positions).sum()
+    )

@@ -20,8 +20,9 @@ class Spec:
 
     Attributes:
         batch: images a batch; ignored for an operator.
-        operator: empty for the plan's own network; `*` or `@` for a product of two shared operands in the plan's ring;
-            `nearest` for a search of the first operand's rows, which are results of the plan, among those of the second.
+        operator: empty for the plan's own network; `*` or `@` for a product of two shared operands
+            in the plan's ring; `nearest` for a search of the first operand's rows, which are
+            results of the plan, among those of the second.
         shapes: of the two operands.
     """
 

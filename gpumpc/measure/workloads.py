@@ -1,4 +1,6 @@
-"""What `gpumpc bench` measures: each workload as a thing that can be run, with its dealing before or beside it."""
+"""What `gpumpc bench` measures: each workload as a thing that can be run, with its dealing before
+or beside it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from gpumpc.engine.binary_program import binary_program
 from gpumpc.local import named_networks as models
 from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
-from gpumpc.measure.search_workload import NEAREST, differences, quantised, rows_at_rest, search_program
+from gpumpc.measure.search_workload import (
+    NEAREST,
+    differences,
+    quantised,
+    rows_at_rest,
+    search_program,
+)
 from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
 from gpumpc.program.plan import make_plan
@@ -101,7 +109,9 @@ class _Multiplication(Runner):
 
     def online(self) -> float:
         begun: list[float] = []
-        self.result = self.session.combine("*", *self.operands, on_dealt=lambda: begun.append(time.perf_counter()))
+        self.result = self.session.combine(
+            "*", *self.operands, on_dealt=lambda: begun.append(time.perf_counter())
+        )
         return time.perf_counter() - begun[0]
 
 
@@ -111,7 +121,8 @@ class Case:
 
     Attributes:
         n_items: what `items_per_second` counts.
-        bounds: how a network's ranges were shown to fit; empty where this file chooses inputs that do.
+        bounds: how a network's ranges were shown to fit; empty where this file chooses inputs that
+            do.
     """
 
     compiled: CompiledPlan
@@ -121,21 +132,31 @@ class Case:
     bounds: str
 
     def errors(self, value: Array) -> dict[str, float]:
-        """Of a result: `max_error` against float64; of a search against the one in the clear, and the `wrong` positions."""
+        """Of a result: `max_error` against float64; of a search against the one in the clear, and
+        the `wrong` positions.
+        """
         if self.operator == NEAREST:
             queries, rows = self.inputs
             error, wrong = differences(self.compiled.plan, queries, rows, value)
             return {"max_error": error, "wrong": wrong}
-        exact = self.inputs[0] * self.inputs[1] if self.operator else self.compiled(self.inputs[0], "float")
+        exact = (
+            self.inputs[0] * self.inputs[1]
+            if self.operator
+            else self.compiled(self.inputs[0], "float")
+        )
         return {"max_error": float(np.abs(value - exact).max())}
 
 
 def case_of(name: str, n: int, batch: int, params: Params) -> Case:
-    """The workload; n or batch 0 stand for the usual number. Raises ConfigError for an unknown one."""
+    """The workload; n or batch 0 stand for the usual number.
+
+    Raises ConfigError for an unknown one.
+    """
     models.one_of(name, *WORKLOADS)
     n, batch = n or (N_ROWS if name == "retrieval" else N), batch or BATCH[name]
     if name == "mul":
-        # As many bits above the product's fraction as below one operand's, the sign and the lift's bit among them.
+        # As many bits above the product's fraction as below one operand's, the sign and the lift's
+        # bit among them.
         high = 2.0 ** ((params.k - 3 * params.f - 2) / 2) if params.k > 3 * params.f + 2 else 0.5
         grey = models.sample_inputs((2, n), -high, high)
         return Case(_compiled("relu", 1, params), (grey[0], grey[1]), "*", n, "")
@@ -150,7 +171,13 @@ def case_of(name: str, n: int, batch: int, params: Params) -> Case:
 
 
 def row_of(
-    case: Case, name: str, batch: int, params: Params, cost: Cost, seconds: Sequence[tuple[float, float]], value: Array
+    case: Case,
+    name: str,
+    batch: int,
+    params: Params,
+    cost: Cost,
+    seconds: Sequence[tuple[float, float]],
+    value: Array,
 ) -> dict[str, Any]:
     """What is printed of a workload however it was run.
 
@@ -220,10 +247,23 @@ def _compiled(name: str, n: int, params: Params) -> CompiledPlan:
 
 
 def _product(name: str) -> tuple[Graph, dict[str, Array]]:
-    """A product under static weights; that something reads it makes it a truncated one, as inside a network."""
-    matmul: tuple[AnyLayer, tuple[int, ...], tuple[int, ...]] = Linear("p", ("x",), _SIDE), (_SIDE,), (_SIDE, _SIDE)
-    convolution = Conv2d("p", ("x",), _KERNEL[:2], _KERNEL[3], padding=(1, 1, 1, 1)), _IMAGE, _KERNEL
+    """A product under static weights; that something reads it makes it a truncated one, as inside a
+    network.
+    """
+    matmul: tuple[AnyLayer, tuple[int, ...], tuple[int, ...]] = (
+        Linear("p", ("x",), _SIDE),
+        (_SIDE,),
+        (_SIDE, _SIDE),
+    )
+    convolution = (
+        Conv2d("p", ("x",), _KERNEL[:2], _KERNEL[3], padding=(1, 1, 1, 1)),
+        _IMAGE,
+        _KERNEL,
+    )
     layer, shape, weight = matmul if name == "matmul" else convolution
     n_terms = int(np.prod(weight[:-1]))
-    weights = {"p.weight": models.sample_inputs(weight) * (4.0 / n_terms), "p.bias": np.zeros(weight[-1])}
+    weights = {
+        "p.weight": models.sample_inputs(weight) * (4.0 / n_terms),
+        "p.bias": np.zeros(weight[-1]),
+    }
     return Graph((Input("x", (), shape, -1.0, 1.0), layer, Concat("y", ("p",)))), weights

@@ -1,6 +1,8 @@
-"""The client's own map from random item ids to files. It never leaves this machine: servers see the ids alone.
+"""The client's own map from random item ids to files. It never leaves this machine: servers see the
+ids alone.
 
-An id belongs to pixels, not to a file: the same image twice has one id, and every place where it was found.
+An id belongs to pixels, not to a file: the same image twice has one id, and every place where it
+was found.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Entry(NamedTuple):
 class Catalog(SqliteFile):
     """The SQLite file of the map (0600, its folder 0700 where it is made here).
 
-    Raises ConfigError where it cannot be opened, read or written; ExposedSecret if others may write in its folder.
+    Raises ConfigError where it cannot be opened, read or written; ExposedSecret if others may write
+    in its folder.
     """
 
     noun = "catalog"
@@ -71,12 +74,17 @@ class Catalog(SqliteFile):
             raise
 
     def add(self, item: Item) -> str:
-        """The id of an image: the one it has, or a new one, on disk before this returns. Raises ConfigError."""
+        """The id of an image: the one it has, or a new one, on disk before this returns.
+
+        Raises ConfigError.
+        """
         return self.add_all([item])[0]
 
     def add_all(self, items: Iterable[Item]) -> list[str]:
         """The id of each image, in one transaction. Raises ConfigError."""
-        rows = [(pixel_digest(item.pixels), os.path.abspath(item.path), item.frame) for item in items]
+        rows = [
+            (pixel_digest(item.pixels), os.path.abspath(item.path), item.frame) for item in items
+        ]
         with self._change() as db:
             return [_added(db, *row) for row in rows]
 
@@ -86,7 +94,9 @@ class Catalog(SqliteFile):
 
     def find_file(self, path: Path) -> list[Entry]:
         """The images of a file, by frame. Raises ConfigError."""
-        return self._entries(f"{_ENTRIES} WHERE file = ? ORDER BY frame, added", os.path.abspath(path))
+        return self._entries(
+            f"{_ENTRIES} WHERE file = ? ORDER BY frame, added", os.path.abspath(path)
+        )
 
     def all(self) -> list[Entry]:
         """Everything, by file and frame. Raises ConfigError."""
@@ -100,7 +110,10 @@ class Catalog(SqliteFile):
     def _entries(self, query: str, *arguments: Any) -> list[Entry]:
         with self._read() as db:
             rows = db.execute(query, arguments).fetchall()
-        return [Entry(item_id, Path(file), frame, digest, added) for item_id, file, frame, digest, added in rows]
+        return [
+            Entry(item_id, Path(file), frame, digest, added)
+            for item_id, file, frame, digest, added in rows
+        ]
 
 
 def _added(db: sqlite3.Connection, digest: str, file: str, frame: int) -> str:

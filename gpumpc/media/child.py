@@ -1,7 +1,9 @@
-"""The reader process: `python -m gpumpc.media.child`, requests on stdin, images on stdout. Started by `read_images`.
+"""The reader process: `python -m gpumpc.media.child`, requests on stdin, images on stdout. Started
+by `read_images`.
 
-A file that takes this process over finds no memory, no processor time and no right to write a file, and a parent that
-believes nothing it says. Error texts of libraries may quote a patient's name: only their type is passed on.
+A file that takes this process over finds no memory, no processor time and no right to write a file,
+and a parent that believes nothing it says. Error texts of libraries may quote a patient's name:
+only their type is passed on.
 """
 
 from __future__ import annotations
@@ -21,17 +23,26 @@ from gpumpc.errors import MissingExtra, UnreadableImage
 from gpumpc.media.child_messages import DONE, IMAGE, Header, Request, refusal
 from gpumpc.media.decode import images
 
-MEMORY_CURE = "share it on a machine that can give more memory (read_images(limits=...)), or split the file"
+MEMORY_CURE = (
+    "share it on a machine that can give more memory (read_images(limits=...)), or split the file"
+)
 
 
 def main() -> None:
-    """Serve requests, one JSON line each, until stdin ends. The one argument is the limit of memory in bytes."""
+    """Serve requests, one JSON line each, until stdin ends.
+
+    The one argument is the limit of memory in bytes.
+    """
     memory_bytes = int(sys.argv[1])
     warnings.simplefilter("ignore")
     # Whatever a library prints must not land between two headers.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    for limit, value in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
         resource.setrlimit(limit, (value, value))
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line, type=Request)
@@ -41,7 +52,9 @@ def main() -> None:
 
 
 def answer(request: Request) -> Iterator[bytes]:
-    """The messages about one file: images and the end of them, or, at any moment, a refusal that takes all back."""
+    """The messages about one file: images and the end of them, or, at any moment, a refusal that
+    takes all back.
+    """
     try:
         for image in images(Path(request.path), request.options):
             pixels = np.ascontiguousarray(image, dtype="<f4")
@@ -51,13 +64,21 @@ def answer(request: Request) -> Iterator[bytes]:
     except (UnreadableImage, MissingExtra) as error:
         yield refusal(f"{error.what}: {error.why}", error.cure)
     except MemoryError:
-        yield refusal("it asks for more memory than the reader process may take: too large, or damaged", MEMORY_CURE)
+        yield refusal(
+            "it asks for more memory than the reader process may take: too large, or damaged",
+            MEMORY_CURE,
+        )
     except RecursionError:
         yield refusal("its parts are nested too deep", "export it again")
     except PermissionError:
-        yield refusal("it may not be read by this user", "check the permissions of the file and its folder")
+        yield refusal(
+            "it may not be read by this user", "check the permissions of the file and its folder"
+        )
     except Exception as error:
-        cause = f"it is damaged, truncated, or of a variant that is not read here ({type(error).__name__})"
+        cause = (
+            "it is damaged, truncated, or of a variant that is not read here "
+            f"({type(error).__name__})"
+        )
         yield refusal(cause, "export or copy it again")
 
 

@@ -1,6 +1,7 @@
 """What the reader process and its parent say to each other: fixed headers, raw pixels, no pickle.
 
-The parent trusts nothing that comes back: a file that took the reader over can only send numbers and short texts.
+The parent trusts nothing that comes back: a file that took the reader over can only send numbers
+and short texts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.float32]
 
-# At most this many pixels an image (a mammogram has 20 million), images a file, and pixels a file in all.
+# At most this many pixels an image (a mammogram has 20 million), images a file, and pixels a file
+# in all.
 MAX_PIXELS = 1 << 25
 MAX_FRAMES = 4096
 MAX_FILE_PIXELS = 1 << 28
@@ -70,7 +72,10 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes | bytearray, options: Options) -> Header:
-    """Check a header against what was asked for. Raises ValueError: the reader sends what it never should."""
+    """Check a header against what was asked for.
+
+    Raises ValueError: the reader sends what it never should.
+    """
     magic, *fields = _HEADER.unpack(data)
     header = Header(*fields)
     shape = header[1:]

@@ -1,4 +1,5 @@
-"""A file's images as float32 in [0, 1]. Runs in the reader process: files are hostile until they are decoded.
+"""A file's images as float32 in [0, 1]. Runs in the reader process: files are hostile until they
+are decoded.
 
 The kind of a file is told from its first bytes, never from its name.
 """
@@ -22,7 +23,8 @@ PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0",
 DICM = slice(128, 132)
 GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 352
-# The magic of a NIfTI-1 and a NIfTI-2 file lies at these offsets; "n+1" means header and data in one file.
+# The magic of a NIfTI-1 and a NIfTI-2 file lies at these offsets; "n+1" means header and data in
+# one file.
 _NIFTI1, _NIFTI2 = slice(344, 348), slice(4, 8)
 # A volume without a window: these percentiles of its values become 0 and 1.
 DARKEST, BRIGHTEST = 0.5, 99.5
@@ -41,7 +43,8 @@ def images(path: Path, options: Options) -> Iterator[Pixels]:
 
 
 def fit(image: Pixels, options: Options) -> Pixels:
-    """An image (H, W) or (H, W, 3) in the wanted size (antialiased triangle filter) and channels."""
+    """An image (H, W) or (H, W, 3) in the wanted size (antialiased triangle filter) and
+    channels."""
     planes = image[..., None] if image.ndim == 2 else image
     if options.channels == 1 and planes.shape[2] == 3:
         planes = planes @ LUMA[:, None]
@@ -69,7 +72,9 @@ def _native(path: Path, options: Options) -> Iterator[Pixels]:
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
-        raise UnreadableImage("the file is empty", "it has zero bytes", "copy it again from where it came from")
+        raise UnreadableImage(
+            "the file is empty", "it has zero bytes", "copy it again from where it came from"
+        )
     # A DICOM file may begin like a TIFF, for readers of both.
     if head[DICM] != b"DICM" and head.startswith(PICTURES):
         return pictures(path, options)
@@ -86,10 +91,11 @@ def _native(path: Path, options: Options) -> Iterator[Pixels]:
 
 
 def pictures(path: Path, options: Options) -> Iterator[Pixels]:
-    """The pages of a PNG, JPEG or TIFF: 8-bit grey or RGB (alpha is dropped), 16-bit grey, 32-bit grey.
+    """The pages of a PNG, JPEG or TIFF: 8-bit grey or RGB (alpha is dropped), 16-bit grey, 32-bit
+    grey.
 
-    8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run from their minimum to
-    their maximum.
+    8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run
+    from their minimum to their maximum.
     """
     image: Any = extra("PIL.Image")
     ops = extra("PIL.ImageOps")
@@ -118,14 +124,17 @@ def _grey_levels(page: Any, options: Options) -> Pixels:
 
 
 def slices(path: Path, kind: str, opener: Callable[..., Any], options: Options) -> Iterator[Pixels]:
-    """The slices of a NIfTI volume along an axis, as a radiologist sees them: patient's left on the right, head up."""
+    """The slices of a NIfTI volume along an axis, as a radiologist sees them: patient's left on the
+    right, head up.
+    """
     nibabel = extra("nibabel")
     with opener(path, "rb") as stream:
         volume = getattr(nibabel, kind).from_stream(stream)
         shape = volume.shape
         if not 2 <= len(shape) <= 4 or volume.get_data_dtype().fields:
             raise UnreadableImage(
-                f"the NIfTI file holds an array of shape {shape} and type {volume.get_data_dtype()}",
+                f"the NIfTI file holds an array of shape {shape} and type "
+                f"{volume.get_data_dtype()}",
                 "grey volumes of 2 to 4 axes are read",
                 "save one volume, one value a voxel",
             )
@@ -135,7 +144,9 @@ def slices(path: Path, kind: str, opener: Callable[..., Any], options: Options) 
     values = values.reshape(shape + (1,) * (4 - len(shape)))
     if np.isnan(codes).any():
         codes = np.array([[0, 1], [1, 1], [2, 1]])
-    upright = nibabel.orientations.apply_orientation(values, codes)[::-1, ::-1, ::-1]  # to left, back, down
+    upright = nibabel.orientations.apply_orientation(values, codes)[
+        ::-1, ::-1, ::-1
+    ]  # to left, back, down
     low, high = _range(values, options)
     for moment in range(upright.shape[3]):
         for cut in _along(upright[..., moment], options.axis):
@@ -143,7 +154,9 @@ def slices(path: Path, kind: str, opener: Callable[..., Any], options: Options) 
 
 
 def _along(volume: Pixels, axis: int) -> Iterator[Pixels]:
-    """Slices from the patient's right, front or feet on; rows run down or back, columns left or back."""
+    """Slices from the patient's right, front or feet on; rows run down or back, columns left or
+    back.
+    """
     moved = np.moveaxis(volume, axis, 0)
     if axis == 2:
         moved = moved[::-1]

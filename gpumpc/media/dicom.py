@@ -1,7 +1,8 @@
 """DICOM files as grey levels or RGB in [0, 1]. Runs in the reader process.
 
-Chain for grey images (PS3.3 C.11): stored value, modality (slope and intercept, or table), window (the recipe's, else
-the file's first, else its table, else minimum to maximum of the file), MONOCHROME1 turned round.
+Chain for grey images (PS3.3 C.11): stored value, modality (slope and intercept, or table), window
+(the recipe's, else the file's first, else its table, else minimum to maximum of the file),
+MONOCHROME1 turned round.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ Values = npt.NDArray[Any]
 
 # A real file never has more bytes of pixels for one of compressed data; blank frames reach 3000.
 MAX_RATIO = 10_000
-CONVERT = "install pylibjpeg with its plug-ins, or convert the file to Explicit VR Little Endian (gdcmconv --raw)"
+CONVERT = (
+    "install pylibjpeg with its plug-ins, or convert the file to Explicit VR Little Endian "
+    "(gdcmconv --raw)"
+)
 _RLE = "1.2.840.10008.1.2.5"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -37,7 +41,8 @@ def dicom_frames(path: Path, chosen: Window | None) -> Iterator[Pixels]:
         chosen: centre and width that take the place of the file's own, for grey images.
 
     Raises:
-        UnreadableImage: not DICOM, no pixels, too large, shorter than it says, a transfer syntax without decoder.
+        UnreadableImage: not DICOM, no pixels, too large, shorter than it says, a transfer syntax
+            without decoder.
         MissingExtra: pydicom is not installed.
     """
     pydicom = extra("pydicom", "dicom")
@@ -83,12 +88,20 @@ def _check(dataset: Any, pydicom: Any) -> None:
     data = next((dataset[name].value for name in _PIXELS if name in dataset), None)
     if not data or "Rows" not in dataset or "Columns" not in dataset:
         why = "it is a report, a plan, a structure set, a waveform or a directory"
-        raise UnreadableImage("the DICOM file holds no pixels", why, "share the image series itself")
+        raise UnreadableImage(
+            "the DICOM file holds no pixels", why, "share the image series itself"
+        )
     n_frames = int(dataset.get("NumberOfFrames") or 1)
     check_size(int(dataset.Columns), int(dataset.Rows), n_frames)
     syntax = dataset.file_meta.TransferSyntaxUID
-    samples = 2 if dataset.PhotometricInterpretation == "YBR_FULL_422" else int(dataset.get("SamplesPerPixel", 1))
-    n_bits = int(dataset.Columns) * int(dataset.Rows) * n_frames * samples * int(dataset.BitsAllocated)
+    samples = (
+        2
+        if dataset.PhotometricInterpretation == "YBR_FULL_422"
+        else int(dataset.get("SamplesPerPixel", 1))
+    )
+    n_bits = (
+        int(dataset.Columns) * int(dataset.Rows) * n_frames * samples * int(dataset.BitsAllocated)
+    )
     n_bytes = -(-n_bits // 8)
     if syntax.is_compressed and not syntax.is_deflated:
         _check_decoder(syntax, pydicom)
@@ -120,7 +133,9 @@ def _decoded(dataset: Any) -> Iterator[Values]:
     try:
         for index in range(int(dataset.get("NumberOfFrames") or 1)):
             # Not iter_pixels: of pydicom 3.0.2 it fails on frames whose sign it has to correct.
-            yield _stored(extra("pydicom.pixels", "dicom").pixel_array(dataset, index=index), dataset)
+            yield _stored(
+                extra("pydicom.pixels", "dicom").pixel_array(dataset, index=index), dataset
+            )
     except RuntimeError as error:  # every installed decoder has tried and failed
         syntax = dataset.file_meta.TransferSyntaxUID
         raise UnreadableImage(
@@ -131,15 +146,21 @@ def _decoded(dataset: Any) -> Iterator[Values]:
 
 
 def _stored(frame: Values, dataset: Any) -> Values:
-    """The stored value alone: bits above it may hold an overlay. Other decoders have seen to that themselves."""
+    """The stored value alone: bits above it may hold an overlay.
+
+    Other decoders have seen to that themselves.
+    """
     syntax = dataset.file_meta.TransferSyntaxUID
-    if frame.dtype.kind == "f" or (syntax.is_compressed and not syntax.is_deflated and syntax != _RLE):
+    if frame.dtype.kind == "f" or (
+        syntax.is_compressed and not syntax.is_deflated and syntax != _RLE
+    ):
         return frame
     stored = int(dataset.BitsStored)
     high, width = int(dataset.get("HighBit", stored - 1)), 8 * frame.dtype.itemsize
     if not 0 < stored <= high + 1 <= width or stored == width or int(dataset.BitsAllocated) == 1:
         return frame
-    # Left, so that the highest stored bit is on top; then back, which extends the sign of signed types.
+    # Left, so that the highest stored bit is on top; then back, which extends the sign of signed
+    # types.
     return (frame << (width - 1 - high)) >> (width - stored)
 
 
@@ -150,7 +171,9 @@ def _coloured(frames: Iterator[Values], dataset: Any) -> Iterator[Pixels]:
         yield window(colours[..., :3], 0.0, float(np.iinfo(colours.dtype).max))
 
 
-def _greys(frames: Iterator[Values], dataset: Any, chosen: Window | None, *, inverted: bool) -> Iterator[Pixels]:
+def _greys(
+    frames: Iterator[Values], dataset: Any, chosen: Window | None, *, inverted: bool
+) -> Iterator[Pixels]:
     values = (_modality(frame, dataset, index) for index, frame in enumerate(frames))
     if chosen is None and not _windows(dataset, 0) and "VOILUTSequence" not in dataset:
         kept = list(values)
@@ -165,9 +188,16 @@ def _greys(frames: Iterator[Values], dataset: Any, chosen: Window | None, *, inv
 def _modality(frame: Values, dataset: Any, index: int) -> Values:
     holder = _described(dataset, index, "PixelValueTransformationSequence")
     if "ModalityLUTSequence" in holder:
-        return finite(np.asarray(extra("pydicom.pixels", "dicom").apply_modality_lut(frame, holder), dtype=np.float64))
+        return finite(
+            np.asarray(
+                extra("pydicom.pixels", "dicom").apply_modality_lut(frame, holder), dtype=np.float64
+            )
+        )
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
-    slope, intercept = 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
+    slope, intercept = (
+        1.0 if slope is None else float(slope),
+        0.0 if intercept is None else float(intercept),
+    )
     if not math.isfinite(slope) or not math.isfinite(intercept):
         what = "the rescale slope or intercept is not a number"
         raise UnreadableImage(what, "the header is damaged", "export it again")
@@ -185,9 +215,13 @@ def _shown(values: Values, dataset: Any, index: int, chosen: Window | None) -> P
         looked_up = extra("pydicom.pixels", "dicom").apply_voi(values.astype(np.int64), dataset)
         return window(looked_up, 0.0, 2.0 ** int(table[2]) - 1)
     centre, width = pairs[0]
-    function = str(_described(dataset, index, "FrameVOILUTSequence").get("VOILUTFunction") or "LINEAR")
+    function = str(
+        _described(dataset, index, "FrameVOILUTSequence").get("VOILUTFunction") or "LINEAR"
+    )
     if function == "SIGMOID":  # C.11.2.1.3.1; the exponent is cut where float64 says 0 or 1 anyway
-        return (1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))).astype(np.float32)
+        return (1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))).astype(
+            np.float32
+        )
     if function == "LINEAR_EXACT":  # C.11.2.1.3.2
         return window(values, centre - width / 2, centre + width / 2)
     low = centre - 0.5 - (width - 1) / 2  # C.11.2.1.2
@@ -206,14 +240,24 @@ def _windows(dataset: Any, index: int) -> list[Window]:
 def _numbers(value: Any) -> list[float]:
     if value is None or value == "":
         return []
-    return [float(v) for v in (value if isinstance(value, list | tuple) or hasattr(value, "append") else [value])]
+    return [
+        float(v)
+        for v in (value if isinstance(value, list | tuple) or hasattr(value, "append") else [value])
+    ]
 
 
 def _described(dataset: Any, index: int, name: str) -> Any:
-    """Where an attribute of a frame stands: in its own group, in the shared group, or in the file itself."""
-    own, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    """Where an attribute of a frame stands: in its own group, in the shared group, or in the file
+    itself.
+    """
+    own, shared = (
+        dataset.get("PerFrameFunctionalGroupsSequence"),
+        dataset.get("SharedFunctionalGroupsSequence"),
+    )
     groups = [*([own[index]] if own and index < len(own) else []), *([shared[0]] if shared else [])]
-    return next((group[name].value[0] for group in groups if name in group and group[name].value), dataset)
+    return next(
+        (group[name].value[0] for group in groups if name in group and group[name].value), dataset
+    )
 
 
 def _extent(frames: list[Values], dataset: Any) -> Window:
@@ -221,10 +265,18 @@ def _extent(frames: list[Values], dataset: Any) -> Window:
     padding = dataset.get("PixelPaddingValue")
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     blank = None if padding is None else float(padding) * float(slope or 1) + float(intercept or 0)
-    shown = [kept for frame in frames if (kept := frame if blank is None else frame[frame != blank]).size]
-    return (min(float(f.min()) for f in shown), max(float(f.max()) for f in shown)) if shown else (0.0, 1.0)
+    shown = [
+        kept for frame in frames if (kept := frame if blank is None else frame[frame != blank]).size
+    ]
+    return (
+        (min(float(f.min()) for f in shown), max(float(f.max()) for f in shown))
+        if shown
+        else (0.0, 1.0)
+    )
 
 
 def _foreign() -> UnreadableImage:
     why = "its content is not PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
-    return UnreadableImage("the file is no image that is read here", why, "convert it to one of these")
+    return UnreadableImage(
+        "the file is no image that is read here", why, "convert it to one of these"
+    )

@@ -14,7 +14,8 @@ LITE0_INPUT = Preprocessing(size=(64, 64), mean=(127.0, 127.0, 127.0), std=(128.
 
 
 def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> FloatArray:
-    """Pixels in [0, 1], (B, H, W, C), to the model's input: `(255 x - mean) / std`; grey gives every channel.
+    """Pixels in [0, 1], (B, H, W, C), to the model's input: `(255 x - mean) / std`; grey gives
+    every channel.
 
     Raises:
         BadShape: the images are not of the recipe's size, or have another number of channels.
@@ -25,7 +26,8 @@ def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> Fl
     if pixels.shape[1:] != (*recipe.size, len(recipe.mean)):
         raise BadShape(
             f"images of shape {pixels.shape}",
-            f"the plan's preprocessing takes (batch, {recipe.size[0]}, {recipe.size[1]}, {len(recipe.mean)})",
+            f"the plan's preprocessing takes (batch, {recipe.size[0]}, {recipe.size[1]}, "
+            f"{len(recipe.mean)})",
             "cut or resize the images to that size, channels last",
         )
     return np.asarray((pixels * 255.0 - recipe.mean) / recipe.std)

@@ -1,4 +1,5 @@
-"""Files to images, on the client: each file is parsed in a child process, so that a bad one harms nothing.
+"""Files to images, on the client: each file is parsed in a child process, so that a bad one harms
+nothing.
 
 for found in read_images([Path("scans")], LITE0_INPUT):
     if isinstance(found, Refused): print(found)
@@ -94,13 +95,15 @@ def read_images(
     axis: int = 2,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Item | Refused]:
-    """Every image of files and folders, in order of their names; a bad file is reported and the rest goes on.
+    """Every image of files and folders, in order of their names; a bad file is reported and the
+    rest goes on.
 
-    PNG, JPEG, TIFF, NIfTI and DICOM, told apart by their content. Images of one file come together, once the file was
-    read to its end.
+    PNG, JPEG, TIFF, NIfTI and DICOM, told apart by their content. Images of one file come together,
+    once the file was read to its end.
 
     Args:
-        paths: files, and folders that are searched with all below them; names that begin with a dot are left out.
+        paths: files, and folders that are searched with all below them; names that begin with a dot
+            are left out.
         recipe: size, number of channels and window; None: images as they are.
         axis: axis of volumes that slices are cut along: 0 sagittal, 1 coronal, 2 axial.
         limits: what a file may take.
@@ -131,13 +134,23 @@ def read_image(path: Path, recipe: Preprocessing | None = None, *, axis: int = 2
 
 def _options(recipe: Preprocessing | None, axis: int) -> Options:
     if axis not in (0, 1, 2):
-        raise BadValue(f"a volume has no axis {axis}", "", "use 0 (sagittal), 1 (coronal) or 2 (axial)")
+        raise BadValue(
+            f"a volume has no axis {axis}", "", "use 0 (sagittal), 1 (coronal) or 2 (axial)"
+        )
     if recipe is None:
         return Options(axis=axis)
     if len(recipe.mean) not in (1, 3):
-        raise BadValue(f"a recipe of {len(recipe.mean)} channels", "images have 1 or 3", "compile the model again")
-    if recipe.window is not None and not (np.isfinite(recipe.window).all() and recipe.window[1] > 0):
-        raise BadValue(f"a window of {recipe.window}", "its width must be above 0", "give (centre, width)")
+        raise BadValue(
+            f"a recipe of {len(recipe.mean)} channels",
+            "images have 1 or 3",
+            "compile the model again",
+        )
+    if recipe.window is not None and not (
+        np.isfinite(recipe.window).all() and recipe.window[1] > 0
+    ):
+        raise BadValue(
+            f"a window of {recipe.window}", "its width must be above 0", "give (centre, width)"
+        )
     return Options((recipe.size[0], recipe.size[1]), len(recipe.mean), recipe.window, axis)
 
 
@@ -147,7 +160,8 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             yield from (
                 found
                 for found in sorted(path.rglob("*"))
-                if not found.is_dir() and not any(part.startswith(".") for part in found.relative_to(path).parts)
+                if not found.is_dir()
+                and not any(part.startswith(".") for part in found.relative_to(path).parts)
             )
         elif path.exists():
             yield path
@@ -173,10 +187,17 @@ class _Reader:
             return [Refused(path, *refusal.args)]
         except TimeoutError:
             self.close()
-            why = f"it took more than {self._limits.silence_s:g} s an image or {self._limits.file_s:g} s in all"
-            return [Refused(path, why, "it is damaged or made to waste time: export it again, smaller")]
+            why = (
+                f"it took more than {self._limits.silence_s:g} s an image or "
+                f"{self._limits.file_s:g} s in all"
+            )
+            return [
+                Refused(path, why, "it is damaged or made to waste time: export it again, smaller")
+            ]
         except (EOFError, ConnectionError):
-            return [Refused(path, self._epitaph(), "it is damaged or hostile: export it again, smaller")]
+            return [
+                Refused(path, self._epitaph(), "it is damaged or hostile: export it again, smaller")
+            ]
         except ValueError:
             self.close()
             cure = "the file may be hostile: do not open it elsewhere"
@@ -213,11 +234,17 @@ class _Reader:
         if self._child is not None:
             return
         self._line, theirs = socket.socketpair()
-        # Nothing of our environment but what Python needs to start; one thread, since each reserves memory.
-        environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": _package_root(), "OPENBLAS_NUM_THREADS": "1"}
+        # Nothing of our environment but what Python needs to start; one thread, since each reserves
+        # memory.
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": _package_root(),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         with theirs:
             self._child = subprocess.Popen(
-                # -P: no module is taken from the current folder, which may be full of foreign files.
+                # -P: no module is taken from the current folder, which may be full of foreign
+                # files.
                 [sys.executable, "-P", "-m", "gpumpc.media.child", str(self._limits.memory_bytes)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),

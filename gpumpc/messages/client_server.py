@@ -1,4 +1,6 @@
-"""Records between a client and a server: requests, each with raw bytes behind it, and their replies."""
+"""Records between a client and a server: requests, each with raw bytes behind it, and their
+replies.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,20 @@ class AskStatus(Record, frozen=True):
 
 
 class PutWeights(Record, frozen=True):
-    """Weight shares for a plan under a fresh share-pair id; bulk: what `split_weights` made for this server."""
+    """Weight shares for a plan under a fresh share-pair id; bulk: what `split_weights` made for
+    this server.
+    """
 
     plan: PlanHash
     pair_id: Identifier
 
 
 class PutShares(Record, frozen=True):
-    """Input shares, one row an item; bulk: a 32-byte seed each for server 0, packed words each for server 1.
+    """Input shares, one row an item; bulk: a 32-byte seed each for server 0, packed words each for
+    server 1.
 
-    `version` is drawn anew for every sending: two halves that do not belong together never have the same.
+    `version` is drawn anew for every sending: two halves that do not belong together never have the
+    same.
     """
 
     plan: PlanHash
@@ -35,7 +41,9 @@ class PutShares(Record, frozen=True):
 
 
 class Settle(Record, frozen=True):
-    """Compare what both servers hold of these inputs: what both have may be used, half of one is deleted."""
+    """Compare what both servers hold of these inputs: what both have may be used, half of one is
+    deleted.
+    """
 
     plan: PlanHash
     job: Identifier
@@ -52,7 +60,8 @@ class Run(Record, frozen=True):
 
 
 class Keep(Record, frozen=True):
-    """Evaluate items and keep the results as shares, one row an item; nothing comes back but progress.
+    """Evaluate items and keep the results as shares, one row an item; nothing comes back but
+    progress.
 
     `source` None: the items' inputs; else the plan whose kept results are this plan's input.
     """
@@ -90,7 +99,9 @@ class Forget(Record, frozen=True):
 
 
 class MakeIndex(Record, frozen=True):
-    """A new, empty index over this plan's results; with classes, its rows carry secret labels that can vote."""
+    """A new, empty index over this plan's results; with classes, its rows carry secret labels that
+    can vote.
+    """
 
     plan: PlanHash
     name: IndexName
@@ -126,7 +137,9 @@ class AskIndex(Record, frozen=True):
 
 
 class Search(Record, frozen=True):
-    """The k best rows for each of some kept results; keys come back sealed, batch by batch, or the label they vote for."""
+    """The k best rows for each of some kept results; keys come back sealed, batch by batch, or the
+    label they vote for.
+    """
 
     plan: PlanHash
     job: Identifier
@@ -137,7 +150,9 @@ class Search(Record, frozen=True):
 
 
 IndexRequest = MakeIndex | AddRows | RemoveRows | AskIndex | Search
-ArchiveRequest = PutShares | Settle | Run | Keep | Fetch | AskItems | AskStore | Forget | IndexRequest
+ArchiveRequest = (
+    PutShares | Settle | Run | Keep | Fetch | AskItems | AskStore | Forget | IndexRequest
+)
 Request = AskStatus | PutWeights | ArchiveRequest
 
 # server -> client
@@ -198,13 +213,16 @@ class Stored(Record, frozen=True):
 
 
 class Queued(Record, frozen=True):
-    """Server 1 has a request that both carry out: only now the client asks server 0, which orders it."""
+    """Server 1 has a request that both carry out: only now the client asks server 0, which orders
+    it.
+    """
 
 
 class Part(Record, frozen=True):
     """Result share of one batch; bulk: sealed packed words.
 
-    `rows` names what it was read from, where it was read: shares of two different evaluations must not be added.
+    `rows` names what it was read from, where it was read: shares of two different evaluations must
+    not be added.
     """
 
     job: Identifier

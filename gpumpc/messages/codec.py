@@ -1,6 +1,7 @@
 """How a record and its bulk bytes make one payload, and the fields that several records share.
 
-A payload is the record's length (4 bytes, little endian), the record in MessagePack, and the bulk bytes.
+A payload is the record's length (4 bytes, little endian), the record in MessagePack, and the bulk
+bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:
 
 
 def unpack(payload: Buffer, kind: Any) -> tuple[Any, memoryview]:
-    """Record of one of the types in `kind` (a Struct or a union of them), and bulk. Raises BadFrame."""
+    """Record of one of the types in `kind` (a Struct or a union of them), and bulk.
+
+    Raises BadFrame.
+    """
     payload = memoryview(payload)
     size = int.from_bytes(payload[:_LENGTH_BYTES], "little")
     if len(payload) < _LENGTH_BYTES + size:

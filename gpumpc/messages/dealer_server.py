@@ -11,9 +11,11 @@ from gpumpc.messages.index_tasks import SideTask
 
 
 class Want(Record, frozen=True):
-    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session and batch.
+    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session
+    and batch.
 
-    `task` is None for the plan's own program; `pair_id` is then its share pair, else the task's binding.
+    `task` is None for the plan's own program; `pair_id` is then its share pair, else the task's
+    binding.
     """
 
     plan: PlanHash

@@ -25,7 +25,9 @@ class RowsTask(Record, frozen=True):
 
 
 class QueryTask(Record, frozen=True):
-    """The program that answers queries to an index of these rows; with n_labels, the k best vote."""
+    """The program that answers queries to an index of these rows; with n_labels, the k best
+    vote.
+    """
 
     metric: Metric
     n_queries: Count

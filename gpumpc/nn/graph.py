@@ -1,9 +1,11 @@
 """The few layer records a network is made of, with shapes. Channels last, everywhere.
 
-A graph is a tuple of records in evaluation order. A record names its inputs by the names of earlier records; its own
-value has its own name. Weights stand beside the graph in a dict of float64 arrays: `NAME.weight`, `NAME.bias`.
+A graph is a tuple of records in evaluation order. A record names its inputs by the names of earlier
+records; its own value has its own name. Weights stand beside the graph in a dict of float64 arrays:
+`NAME.weight`, `NAME.bias`.
 
-Shapes are those of one item: (H, W, C) for images, (C,) for vectors; the batch axis comes first in every array.
+Shapes are those of one item: (H, W, C) for images, (C,) for vectors; the batch axis comes first in
+every array.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Layer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 class Input(Layer, frozen=True):
     """What the owner shares. Every real value must lie in [low, high].
 
-    Shares come at the plan's own k and f, unless these fields say otherwise: modulo 2^bits at scale 2^frac * divisor, as
-    another plan's results are kept.
+    Shares come at the plan's own k and f, unless these fields say otherwise: modulo 2^bits at scale
+    2^frac * divisor, as another plan's results are kept.
     """
 
     shape: Shape
@@ -102,12 +104,27 @@ class Argmax(Layer, frozen=True):
 
 
 class TopK(Layer, frozen=True):
-    """Indices of the k largest entries of a vector, largest first, the lowest index on ties: shape (k,)."""
+    """Indices of the k largest entries of a vector, largest first, the lowest index on ties: shape
+    (k,).
+    """
 
     k: Positive
 
 
-AnyLayer = Input | Conv2d | Linear | ReLU | Clamp | MaxPool | AvgPool | Add | Concat | Flatten | Argmax | TopK
+AnyLayer = (
+    Input
+    | Conv2d
+    | Linear
+    | ReLU
+    | Clamp
+    | MaxPool
+    | AvgPool
+    | Add
+    | Concat
+    | Flatten
+    | Argmax
+    | TopK
+)
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +137,9 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The only input, always the first record."""
         first = self.layers[0]
         if not isinstance(first, Input):
-            raise PlanError("the graph does not begin with an Input record", "", "compile the model again")
+            raise PlanError(
+                "the graph does not begin with an Input record", "", "compile the model again"
+            )
         return first
 
     @property
@@ -129,11 +148,16 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.layers[-1]
 
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every value, by name, for one item. Raises PlanError where records do not fit."""
+        """Shape of every value, by name, for one item.
+
+        Raises PlanError where records do not fit.
+        """
         shapes: dict[str, Shape] = {}
         for layer in self.layers:
             if layer.name in shapes:
-                raise PlanError(f"two layers are called '{layer.name}'", "", "give each a name of its own")
+                raise PlanError(
+                    f"two layers are called '{layer.name}'", "", "give each a name of its own"
+                )
             if "/" in layer.name:
                 raise PlanError(
                     f"a layer is called '{layer.name}'",
@@ -151,7 +175,10 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return shapes
 
     def weight_shapes(self) -> dict[str, Shape]:
-        """Shape of every weight array the records name, by its name. Raises PlanError like `shapes`."""
+        """Shape of every weight array the records name, by its name.
+
+        Raises PlanError like `shapes`.
+        """
         shapes, weights = self.shapes(), dict[str, Shape]()
         for layer in self.layers:
             if isinstance(layer, Conv2d):
@@ -178,7 +205,10 @@ def _window_shape(shape: Shape, window: Pair, stride: Pair, padding: Padding) ->
 
 
 def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
-    """Shape of one item of a layer's value, given its inputs' shapes. Raises PlanError where they do not fit."""
+    """Shape of one item of a layer's value, given its inputs' shapes.
+
+    Raises PlanError where they do not fit.
+    """
     _check_inputs(layer, inputs)
     shape = _output_shape(layer, inputs)
     if any(size < 1 for size in shape):
@@ -193,9 +223,15 @@ def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
 def _check_inputs(layer: AnyLayer, inputs: list[Shape]) -> None:
     """Number and rank of a record's inputs, and channels that divide into groups."""
     count = {"Input": 0, "Add": 2, "Concat": max(1, len(inputs))}.get(type(layer).__name__, 1)
-    rank = {"Conv2d": 3, "MaxPool": 3, "AvgPool": 3, "Flatten": 3, "Linear": 1, "Argmax": 1, "TopK": 1}.get(
-        type(layer).__name__
-    )
+    rank = {
+        "Conv2d": 3,
+        "MaxPool": 3,
+        "AvgPool": 3,
+        "Flatten": 3,
+        "Linear": 1,
+        "Argmax": 1,
+        "TopK": 1,
+    }.get(type(layer).__name__)
     fits = len(inputs) == count and all(rank in (None, len(shape)) for shape in inputs)
     if isinstance(layer, Conv2d) and fits:
         fits = inputs[0][2] % layer.groups == 0 and layer.out_channels % layer.groups == 0
@@ -216,18 +252,28 @@ def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
         case Input():
             return layer.shape
         case Conv2d():
-            return (*_window_shape(inputs[0], layer.kernel, layer.stride, layer.padding), layer.out_channels)
+            return (
+                *_window_shape(inputs[0], layer.kernel, layer.stride, layer.padding),
+                layer.out_channels,
+            )
         case MaxPool():
             top, bottom, left, right = layer.padding
             if max(top, bottom) >= layer.window[0] or max(left, right) >= layer.window[1]:
                 raise PlanError(
-                    f"max-pool '{layer.name}' pads {layer.padding} around windows of {layer.window}",
+                    f"max-pool '{layer.name}' pads {layer.padding} around windows of "
+                    f"{layer.window}",
                     "a window would lie in the padding alone and have no maximum",
                     "pad by less than the window",
                 )
-            return (*_window_shape(inputs[0], layer.window, layer.stride, layer.padding), inputs[0][2])
+            return (
+                *_window_shape(inputs[0], layer.window, layer.stride, layer.padding),
+                inputs[0][2],
+            )
         case AvgPool():
-            return (*_window_shape(inputs[0], layer.window, layer.stride, (0, 0, 0, 0)), inputs[0][2])
+            return (
+                *_window_shape(inputs[0], layer.window, layer.stride, (0, 0, 0, 0)),
+                inputs[0][2],
+            )
         case Linear():
             return (layer.out_features,)
         case Flatten():

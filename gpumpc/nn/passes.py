@@ -1,8 +1,8 @@
 """Rewrites of a freshly imported network, each exact in real arithmetic: NumPy only.
 
-An importer may emit two records that no plan contains: `Affine` (a batch norm) and `Pad`. The passes fold both into
-neighbouring layers, drop what nothing uses, and move max-pool before the activation, which is the same function and
-compares a quarter as many values.
+An importer may emit two records that no plan contains: `Affine` (a batch norm) and `Pad`. The
+passes fold both into neighbouring layers, drop what nothing uses, and move max-pool before the
+activation, which is the same function and compares a quarter as many values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ Record = TypeVar("Record", bound=Layer)
 
 
 class Affine(Layer, frozen=True):
-    """`scale x + shift` per channel; arrays `NAME.scale`, `NAME.shift`, each (C,). `image`: its value is (H, W, C)."""
+    """`scale x + shift` per channel; arrays `NAME.scale`, `NAME.shift`, each (C,).
+
+    `image`: its value is (H, W, C).
+    """
 
     image: bool
 
@@ -40,7 +43,9 @@ RawLayer = AnyLayer | Affine | Pad
 def batch_norm_affine(
     gamma: FloatArray, beta: FloatArray, mean: FloatArray, var: FloatArray, eps: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Scale and shift of a batch norm in evaluation mode, all (C,): `(x - mean) / sqrt(var + eps) * gamma + beta`."""
+    """Scale and shift of a batch norm in evaluation mode, all (C,): `(x - mean) / sqrt(var + eps) *
+    gamma + beta`.
+    """
     scale = gamma / np.sqrt(var + eps)
     return scale, beta - mean * scale
 
@@ -49,7 +54,8 @@ def simplify(layers: Iterable[RawLayer], weights: Weights) -> tuple[Graph, Weigh
     """All passes in order.
 
     Args:
-        layers: records in evaluation order, `Affine` and `Pad` among them; the last one is the output.
+        layers: records in evaluation order, `Affine` and `Pad` among them; the last one is the
+            output.
         weights: their arrays; not changed.
 
     Returns:
@@ -66,7 +72,9 @@ def simplify(layers: Iterable[RawLayer], weights: Weights) -> tuple[Graph, Weigh
 
 
 def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
-    """Without the records that the last one does not depend on; the first record, the input, stays."""
+    """Without the records that the last one does not depend on; the first record, the input,
+    stays.
+    """
     needed = {layers[0].name, layers[-1].name}
     kept = []
     for layer in reversed(layers):
@@ -76,8 +84,11 @@ def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
     return kept[::-1]
 
 
-def fold_affine(layers: Sequence[RawLayer], weights: Weights) -> tuple[list[AnyLayer | Pad], Weights]:
-    """Every `Affine` into the convolution or linear layer before it, else into a 1x1 depthwise convolution.
+def fold_affine(
+    layers: Sequence[RawLayer], weights: Weights
+) -> tuple[list[AnyLayer | Pad], Weights]:
+    """Every `Affine` into the convolution or linear layer before it, else into a 1x1 depthwise
+    convolution.
 
     Raises:
         UnsupportedOperator: the affine map acts on a vector that no linear layer alone produced.
@@ -94,7 +105,8 @@ def fold_affine(layers: Sequence[RawLayer], weights: Weights) -> tuple[list[AnyL
         before = next(item for item in out if item.name == layer.inputs[0])
         readers = [*out, *(_renamed(later, renamed) for later in layers[index:])]
         if isinstance(before, Conv2d | Linear) and _consumers(before.name, readers) == 1:
-            # (x W + b) s + t = x (W s) + (b s + t): the output channel is the last axis of every weight.
+            # (x W + b) s + t = x (W s) + (b s + t): the output channel is the last axis of every
+            # weight.
             arrays[f"{before.name}.weight"] = arrays[f"{before.name}.weight"] * scale
             arrays[f"{before.name}.bias"] = arrays[f"{before.name}.bias"] * scale + shift
             renamed[layer.name] = before.name
@@ -108,7 +120,8 @@ def _depthwise(layer: Affine, scale: FloatArray, shift: FloatArray, arrays: Weig
     if not layer.image:
         raise UnsupportedOperator(
             f"operator batch_norm at '{layer.name}' is not supported here",
-            "it acts on a vector that does not come from one linear layer alone, so it cannot be folded",
+            "it acts on a vector that does not come from one linear layer alone, so it cannot be "
+            "folded",
             "put it directly after a Linear layer, or after the convolution before the flatten",
         )
     arrays[f"{layer.name}.weight"] = scale.reshape(1, 1, 1, -1)
@@ -120,7 +133,8 @@ def fold_padding(layers: Sequence[AnyLayer | Pad]) -> list[AnyLayer]:
     """Every `Pad` into the convolutions that read it.
 
     Raises:
-        UnsupportedOperator: something else than a convolution reads a padded value, or it is the output.
+        UnsupportedOperator: something else than a convolution reads a padded value, or it is the
+            output.
     """
     pads: dict[str, Pad] = {}
     out: list[AnyLayer] = []
@@ -162,13 +176,17 @@ def _plus(a: Padding, b: Padding) -> Padding:
 def pool_before_activation(layers: Sequence[AnyLayer]) -> list[AnyLayer]:
     """`pool(act(x)) -> act(pool(x))` wherever only that max-pool reads the activation.
 
-    Both activations are monotone and every window holds a real element, so the two are equal, ties included.
+    Both activations are monotone and every window holds a real element, so the two are equal, ties
+    included.
     """
     out = list(layers)
     while (pair := _next_pair(out)) is not None:
         act, pool = pair
         moved = [_swapped(layer, act, pool) for layer in out if layer is not act]
-        moved.insert(next(i for i, layer in enumerate(moved) if layer.name == pool.name) + 1, _over(act, pool.name))
+        moved.insert(
+            next(i for i, layer in enumerate(moved) if layer.name == pool.name) + 1,
+            _over(act, pool.name),
+        )
         out = moved
     return out
 
@@ -177,7 +195,11 @@ def _next_pair(layers: Sequence[AnyLayer]) -> tuple[ReLU | Clamp, MaxPool] | Non
     values = {layer.name: layer for layer in layers}
     for pool in layers:
         before = values[pool.inputs[0]] if isinstance(pool, MaxPool) else None
-        if isinstance(pool, MaxPool) and isinstance(before, ReLU | Clamp) and _consumers(before.name, layers) == 1:
+        if (
+            isinstance(pool, MaxPool)
+            and isinstance(before, ReLU | Clamp)
+            and _consumers(before.name, layers) == 1
+        ):
             return before, pool
     return None
 
@@ -197,7 +219,9 @@ def _renamed(layer: Record, names: dict[str, str]) -> Record:
     """The record with its inputs renamed."""
     if not any(name in names for name in layer.inputs):
         return layer
-    return msgspec.structs.replace(layer, inputs=tuple(names.get(name, name) for name in layer.inputs))
+    return msgspec.structs.replace(
+        layer, inputs=tuple(names.get(name, name) for name in layer.inputs)
+    )
 
 
 def _consumers(name: str, layers: Sequence[RawLayer]) -> int:

@@ -1,4 +1,7 @@
-"""A network in plaintext, float64: what every private result is compared with. Channels last, batch first."""
+"""A network in plaintext, float64: what every private result is compared with.
+
+Channels last, batch first.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
     try:
         values = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadValue("the input is not an array of numbers", str(error), "pass a float array") from error
+        raise BadValue(
+            "the input is not an array of numbers", str(error), "pass a float array"
+        ) from error
     if values.shape[1:] != record.shape or values.ndim == 0:
         raise BadShape(
             f"the input has shape {values.shape}",
@@ -64,11 +69,15 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
 
 
 @overload
-def evaluate_float(graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: Literal[False] = False) -> FloatArray: ...
+def evaluate_float(
+    graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: Literal[False] = False
+) -> FloatArray: ...
 
 
 @overload
-def evaluate_float(graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: Literal[True]) -> dict[str, FloatArray]: ...
+def evaluate_float(
+    graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: Literal[True]
+) -> dict[str, FloatArray]: ...
 
 
 def evaluate_float(
@@ -80,7 +89,8 @@ def evaluate_float(
         graph: what to compute.
         weights: the arrays its layers name; computed with in float64.
         x: a batch (B, *graph.input.shape), inside the input's declared range.
-        trace: return every layer's value by name, the input's included; it keeps them all in memory.
+        trace: return every layer's value by name, the input's included; it keeps them all in
+            memory.
 
     Returns:
         (B, *output shape); an argmax comes as a float index.
@@ -104,13 +114,19 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
     x = inputs[0]
     match layer:
         case Conv2d() | Linear():
-            return _linear(layer, x, *(weights[f"{layer.name}.{part}"].astype(float) for part in ("weight", "bias")))
+            return _linear(
+                layer,
+                x,
+                *(weights[f"{layer.name}.{part}"].astype(float) for part in ("weight", "bias")),
+            )
         case ReLU():
             return np.maximum(x, 0.0)
         case Clamp():
             return np.clip(x, 0.0, layer.high)
         case MaxPool():
-            return _total(_windows(_padded(x, layer.padding, -np.inf), layer.window, layer.stride), np.maximum)
+            return _total(
+                _windows(_padded(x, layer.padding, -np.inf), layer.window, layer.stride), np.maximum
+            )
         case AvgPool():
             return _total(_windows(x, layer.window, layer.stride), np.add) / math.prod(layer.window)
         case Add():
@@ -127,7 +143,9 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
             return x
 
 
-def _linear(layer: Conv2d | Linear, x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
+def _linear(
+    layer: Conv2d | Linear, x: FloatArray, weight: FloatArray, bias: FloatArray
+) -> FloatArray:
     if isinstance(layer, Linear):
         return np.add(x @ weight, bias)
     return np.add(_conv(layer, _padded(x, layer.padding, 0.0), weight), bias)
@@ -155,14 +173,20 @@ def _windows(x: FloatArray, window: Pair, stride: Pair) -> list[FloatArray]:
     rows = window_count(x.shape[1], window[0], stride[0], 0, 0)
     cols = window_count(x.shape[2], window[1], stride[1], 0, 0)
     return [
-        x[:, i : i + (rows - 1) * stride[0] + 1 : stride[0], j : j + (cols - 1) * stride[1] + 1 : stride[1]]
+        x[
+            :,
+            i : i + (rows - 1) * stride[0] + 1 : stride[0],
+            j : j + (cols - 1) * stride[1] + 1 : stride[1],
+        ]
         for i in range(window[0])
         for j in range(window[1])
     ]
 
 
 def _conv(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
-    """Padded input (B, H, W, Cin) and weight (kh, kw, Cin/groups, Cout) to (B, Ho, Wo, Cout), without the bias."""
+    """Padded input (B, H, W, Cin) and weight (kh, kw, Cin/groups, Cout) to (B, Ho, Wo, Cout),
+    without the bias.
+    """
     if layer.groups == 1:
         return _dense(layer, x, weight)
     if weight.shape[2] == 1:
@@ -179,7 +203,9 @@ def _dense(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
     """One matrix product a tap: nothing is unrolled, and BLAS does the work."""
     views = _windows(x, layer.kernel, layer.stride)
     taps = weight.reshape(-1, *weight.shape[2:])
-    products = (view.reshape(-1, view.shape[-1]) @ tap for view, tap in zip(views, taps, strict=True))
+    products = (
+        view.reshape(-1, view.shape[-1]) @ tap for view, tap in zip(views, taps, strict=True)
+    )
     return _total(products, np.add).reshape(*views[0].shape[:3], -1)
 
 

@@ -1,7 +1,8 @@
 """The dealer's side of a batch: walk the program, deal each step, hand out its correction bytes.
 
-The dealer knows both roots and no input. What is uniform comes from the seeds; what is a function of other masks is
-share 0 from server 0's seed and a correction to server 1, packed at the number of bits that matter.
+The dealer knows both roots and no input. What is uniform comes from the seeds; what is a function
+of other masks is share 0 from server 0's seed and a correction to server 1, packed at the number of
+bits that matter.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Dealing:
         backend, cipher: must be those of the servers' program.
         seeds: the two parties' trees for this (session, batch).
         weight_masks: static masks by layer, already added up.
-        send: given every correction as soon as it is dealt: server 1 reads the first while later ones are computed.
+        send: given every correction as soon as it is dealt: server 1 reads the first while later
+            ones are computed.
 
     Attributes:
         sent_bytes: what `send` was given so far.
@@ -77,25 +79,35 @@ class Dealing:
 
     def words(self, party: int, name: str, shape: Sequence[int], bits: int) -> Words:
         """What party `party` draws under this name."""
-        return self.backend.expand_words(self._cipher, self._seeds[party].key(self._step, name), shape, bits)
+        return self.backend.expand_words(
+            self._cipher, self._seeds[party].key(self._step, name), shape, bits
+        )
 
     def lanes(self, party: int, name: str, planes: int, n: int) -> Lanes:
         """The same for lanes."""
-        return self.backend.expand_lanes(self._cipher, self._seeds[party].key(self._step, name), planes, n)
+        return self.backend.expand_lanes(
+            self._cipher, self._seeds[party].key(self._step, name), planes, n
+        )
 
     def permutations(self, party: int, name: str, rows: int, n: int) -> selection.Index:
         """The permutations party `party` draws under this name."""
-        return selection.permutations(self._cipher, self._seeds[party].key(self._step, name), rows, n)
+        return selection.permutations(
+            self._cipher, self._seeds[party].key(self._step, name), rows, n
+        )
 
     def sum_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """A mask both parties hold additive shares of: the sum of their draws."""
         first = self.words(0, name, shape, bits)
-        return self.backend.add_uniform(first, self._cipher, self._seeds[1].key(self._step, name), bits)
+        return self.backend.add_uniform(
+            first, self._cipher, self._seeds[1].key(self._step, name), bits
+        )
 
     def xor_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """A mask both parties hold XOR shares of."""
         first = self.lanes(0, name, planes, n)
-        return self.backend.xor_uniform(first, self._cipher, self._seeds[1].key(self._step, name), n)
+        return self.backend.xor_uniform(
+            first, self._cipher, self._seeds[1].key(self._step, name), n
+        )
 
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
@@ -115,9 +127,9 @@ class Dealing:
 def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> None:
     """Deal every step, in program order.
 
-    A step's `deal` receives what the steps behind its inputs returned (the mask of an opening, usually None), so that a
-    product finds the mask of its operand without asking for it by name. Raises CostMismatch if a step deals another
-    number of bytes than it declares.
+    A step's `deal` receives what the steps behind its inputs returned (the mask of an opening,
+    usually None), so that a product finds the mask of its operand without asking for it by name.
+    Raises CostMismatch if a step deals another number of bytes than it declares.
     """
     masks: dict[str, Any] = {}
     for step in steps:
@@ -134,9 +146,14 @@ def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> None:
 
 
 def weight_masks(
-    backend: Backend, cipher: Cipher, seeds: tuple[SeedTree, SeedTree], shapes: Mapping[str, tuple[Sequence[int], int]]
+    backend: Backend,
+    cipher: Cipher,
+    seeds: tuple[SeedTree, SeedTree],
+    shapes: Mapping[str, tuple[Sequence[int], int]],
 ) -> dict[str, Words]:
-    """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by layer."""
+    """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by
+    layer.
+    """
     dealing = Dealing(backend, cipher, seeds, {}, _none)
     masks = {}
     for layer, (shape, bits) in shapes.items():

@@ -1,9 +1,9 @@
 """What is reserved, spent and burnt: the durable memory that keeps a mask from hiding two values.
 
-A batch number is `reserved` before its first masked byte leaves, `spent` when its run has ended well, and `burnt` when
-its run failed, when it was reserved and the process ended, or when it was skipped. Numbers only go up: below the
-high-water mark nothing is ever handed out again. Every method that changes something returns after the change has reached
-the disk.
+A batch number is `reserved` before its first masked byte leaves, `spent` when its run has ended
+well, and `burnt` when its run failed, when it was reserved and the process ended, or when it was
+skipped. Numbers only go up: below the high-water mark nothing is ever handed out again. Every
+method that changes something returns after the change has reached the disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _MAX_BATCH = 1 << 62
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS nonces (program BLOB PRIMARY KEY, nonce BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS once (name TEXT PRIMARY KEY) WITHOUT ROWID;
--- One row for the batches first .. first + n - 1 of a session: skipping a million numbers costs one row.
+-- One row for the batches first .. first + n - 1 of a session: skipping a million numbers costs
+-- one row.
 CREATE TABLE IF NOT EXISTS batches (
     session BLOB NOT NULL, first INTEGER NOT NULL, n INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('reserved', 'spent', 'burnt')),
@@ -41,8 +42,8 @@ class Ledger(SqliteFile):
     Args:
         path: the SQLite file; it and its folder are made (0600, 0700) where missing.
 
-    Raises ConfigError if another process has it open, or if it cannot be read or written; ExposedSecret if others may
-    write in its folder.
+    Raises ConfigError if another process has it open, or if it cannot be read or written;
+    ExposedSecret if others may write in its folder.
     """
 
     noun = "ledger"
@@ -60,7 +61,9 @@ class Ledger(SqliteFile):
             raise
 
     def nonce(self, program_id: bytes) -> bytes:
-        """This party's 16 random bytes for a program, drawn at the first call and the same ever after."""
+        """This party's 16 random bytes for a program, drawn at the first call and the same ever
+        after.
+        """
         with self._change() as db:
             fresh = secrets.token_bytes(NONCE_BYTES)
             db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", (program_id, fresh))
@@ -68,34 +71,50 @@ class Ledger(SqliteFile):
             return bytes(row[0])
 
     def high_water(self, session_id: bytes) -> int:
-        """The first batch number of a session that was never reserved nor skipped; 0 for a new session."""
+        """The first batch number of a session that was never reserved nor skipped; 0 for a new
+        session.
+        """
         with self._change() as db:
             return _high_water(db, session_id)
 
     def reserve(self, session_id: bytes, batch: int) -> None:
-        """Take a batch number, durably, before anything is sent under it; numbers skipped on the way are burnt.
+        """Take a batch number, durably, before anything is sent under it; numbers skipped on the
+        way are burnt.
 
-        Raises BatchAlreadyUsed below the high-water mark, BadValue for a number no session reaches, ConfigError.
+        Raises BatchAlreadyUsed below the high-water mark, BadValue for a number no session reaches,
+        ConfigError.
         """
         if not 0 <= batch < _MAX_BATCH:
-            raise BadValue(f"{batch} is no batch number", "they count from 0 up", "use the session's high-water mark")
+            raise BadValue(
+                f"{batch} is no batch number",
+                "they count from 0 up",
+                "use the session's high-water mark",
+            )
         with self._change() as db:
             mark = _high_water(db, session_id)
             if batch < mark:
                 raise BatchAlreadyUsed(
                     f"batch {batch} of session {session_id.hex()} was used before",
                     f"the next free number is {mark}; one mask must never hide two values",
-                    "ask for a new batch; if a state folder was restored from a copy, start a new session",
+                    "ask for a new batch; if a state folder was restored from a copy, start a new "
+                    "session",
                 )
             if batch > mark:
-                db.execute("INSERT INTO batches VALUES (?, ?, ?, 'burnt')", (session_id, mark, batch - mark))
+                db.execute(
+                    "INSERT INTO batches VALUES (?, ?, ?, 'burnt')",
+                    (session_id, mark, batch - mark),
+                )
             db.execute("INSERT INTO batches VALUES (?, ?, 1, 'reserved')", (session_id, batch))
 
     def spend(self, session_id: bytes, batch: int) -> None:
-        """Note that a reserved batch has ended well. Raises BatchAlreadyUsed if it is not reserved, ConfigError."""
+        """Note that a reserved batch has ended well.
+
+        Raises BatchAlreadyUsed if it is not reserved, ConfigError.
+        """
         with self._change() as db:
             changed = db.execute(
-                "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND state = 'reserved'",
+                "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND "
+                "state = 'reserved'",
                 (session_id, batch),
             )
             if changed.rowcount != 1:
@@ -106,10 +125,14 @@ class Ledger(SqliteFile):
                 )
 
     def burn(self, session_id: bytes, batch: int) -> None:
-        """Note that a reserved batch will not end well; one that is spent or burnt stays so. Raises ConfigError."""
+        """Note that a reserved batch will not end well; one that is spent or burnt stays so.
+
+        Raises ConfigError.
+        """
         with self._change() as db:
             db.execute(
-                "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND state = 'reserved'",
+                "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND "
+                "state = 'reserved'",
                 (session_id, batch),
             )
 
@@ -123,17 +146,23 @@ class Ledger(SqliteFile):
                 raise BatchAlreadyUsed(
                     f"'{name}' was done before",
                     "it opens a value under a mask that may be used once",
-                    "use what was stored the first time; if it is lost, make a new version under a new name",
+                    "use what was stored the first time; if it is lost, make a new version under a "
+                    "new name",
                 )
 
     def counts(self, session_id: bytes) -> dict[str, int]:
         """How many batches of a session are in each state; states without one are left out."""
         with self._change() as db:
-            rows = db.execute("SELECT state, sum(n) FROM batches WHERE session = ? GROUP BY state", (session_id,))
+            rows = db.execute(
+                "SELECT state, sum(n) FROM batches WHERE session = ? GROUP BY state", (session_id,)
+            )
             return {str(state): int(n) for state, n in rows}
 
     def close(self) -> None:
-        """Close the file and let other processes have it; safe to call twice. What is reserved stays so until then."""
+        """Close the file and let other processes have it; safe to call twice.
+
+        What is reserved stays so until then.
+        """
         with self._lock:
             super().close()
             if self._held >= 0:

@@ -1,7 +1,9 @@
-"""Corrections that never leave one process: server 1 reads a batch while the dealer is still writing it.
+"""Corrections that never leave one process: server 1 reads a batch while the dealer is still
+writing it.
 
-For a session in one process. Nothing has to outlast the process, so there is no file; and because a batch that runs is
-used up whether or not it is finished, it may begin before its last byte is dealt. Each batch is read once, front to back.
+For a session in one process. Nothing has to outlast the process, so there is no file; and because a
+batch that runs is used up whether or not it is finished, it may begin before its last byte is
+dealt. Each batch is read once, front to back.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ class _Batch:
 
 
 class MemoryPool:
-    """Batches by (session, number); the dealer's thread writes, server 1's reads. Nothing bounds it but its users."""
+    """Batches by (session, number); the dealer's thread writes, server 1's reads.
+
+    Nothing bounds it but its users.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -40,16 +45,27 @@ class MemoryPool:
         with self._changed:
             entry = self._entry((session_id, batch))
             if entry.n_bytes is not None or entry.failed:
-                raise BadFrame(f"corrections of batch {batch} came twice", "they are here", "see the dealer's log")
+                raise BadFrame(
+                    f"corrections of batch {batch} came twice",
+                    "they are here",
+                    "see the dealer's log",
+                )
             entry.n_bytes = n_bytes
         return MemoryWriter(self, entry, (session_id, batch))
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> MemoryCorrections:
-        """The corrections of a batch, which may still be dealt; each read waits. Raises MaskReused at a second call."""
+        """The corrections of a batch, which may still be dealt; each read waits.
+
+        Raises MaskReused at a second call.
+        """
         with self._changed:
             entry = self._entry((session_id, batch))
             if entry.taken:
-                raise MaskReused(f"batch {batch} was taken twice", "its corrections are in use", "take another batch")
+                raise MaskReused(
+                    f"batch {batch} was taken twice",
+                    "its corrections are in use",
+                    "take another batch",
+                )
             entry.taken = True
         return MemoryCorrections(self, (session_id, batch), entry, timeout_s)
 
@@ -66,9 +82,15 @@ class MemoryPool:
                 del self._batches[key]
 
     def discard_before(self, session_id: bytes, batch: int) -> None:
-        """Forget the batches of a session below `batch` that nobody reads: they can never be used."""
+        """Forget the batches of a session below `batch` that nobody reads: they can never be
+        used.
+        """
         with self._changed:
-            for key in [k for k, e in self._batches.items() if k[0] == session_id and k[1] < batch and not e.taken]:
+            for key in [
+                k
+                for k, e in self._batches.items()
+                if k[0] == session_id and k[1] < batch and not e.taken
+            ]:
                 del self._batches[key]
 
     def drop(self, key: _Key) -> None:
@@ -90,7 +112,9 @@ class MemoryPool:
             self._changed.notify_all()
 
     def wait(self, entry: _Batch, n_bytes: int, timeout_s: float) -> bool:
-        """Until so many bytes of a batch were written, or it failed, or time is up: whether they are there."""
+        """Until so many bytes of a batch were written, or it failed, or time is up: whether they
+        are there.
+        """
         with self._changed:
             self._changed.wait_for(lambda: entry.n_written >= n_bytes or entry.failed, timeout_s)
             return entry.n_written >= n_bytes
@@ -106,7 +130,10 @@ class MemoryWriter:
         self._pool, self._entry, self._key = pool, entry, key
 
     def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes, which stay as they are. Raises BadFrame if that is more than announced."""
+        """Add the next bytes, which stay as they are.
+
+        Raises BadFrame if that is more than announced.
+        """
         if self._entry.n_written + len(piece) > (self._entry.n_bytes or 0):
             self._refuse(self._entry.n_written + len(piece))
         if piece:

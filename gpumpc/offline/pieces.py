@@ -6,7 +6,9 @@ import collections
 
 
 def cut(pieces: collections.deque[memoryview], n_bytes: int) -> memoryview:
-    """The first `n_bytes` bytes, which must be there: a view of one piece wherever they lie in one."""
+    """The first `n_bytes` bytes, which must be there: a view of one piece wherever they lie in
+    one.
+    """
     found = list[memoryview]()
     while n_bytes:
         piece = pieces.popleft()

@@ -1,11 +1,12 @@
 """S1's store of the dealer's corrections: bounded, on disk, each batch read once.
 
-A batch arrives in pieces into `<session>.<batch>.part`; `commit` makes it durable under `<session>.<batch>.corr` in one
-step, so a file of that name is always whole. A batch that is taken while it arrives is read as it comes: its number is
-reserved, so it is used up whether or not it is finished, and nothing of it has to outlast the process.
+A batch arrives in pieces into `<session>.<batch>.part`; `commit` makes it durable under
+`<session>.<batch>.corr` in one step, so a file of that name is always whole. A batch that is taken
+while it arrives is read as it comes: its number is reserved, so it is used up whether or not it is
+finished, and nothing of it has to outlast the process.
 
-The bound is kept by asking: the server asks the dealer for the batch numbers that `wanted` gives, and the dealer sends
-no others.
+The bound is kept by asking: the server asks the dealer for the batch numbers that `wanted` gives,
+and the dealer sends no others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from gpumpc.errors import BadFrame, ConfigError, CorrelationsMissing, LeftoverCorrelations, MaskReused
+from gpumpc.errors import (
+    BadFrame,
+    ConfigError,
+    CorrelationsMissing,
+    LeftoverCorrelations,
+    MaskReused,
+)
 from gpumpc.offline.pieces import cut
 from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
 
@@ -38,9 +45,11 @@ class Pool:
 
     Args:
         folder: where the files are; made (0700) where missing.
-        capacity_bytes: how much may lie there, except that one batch of a session is always admitted.
+        capacity_bytes: how much may lie there, except that one batch of a session is always
+            admitted.
 
-    Raises ConfigError if another process uses the folder or it cannot be used, ExposedSecret if others may write there.
+    Raises ConfigError if another process uses the folder or it cannot be used, ExposedSecret if
+    others may write there.
     """
 
     def __init__(self, folder: Path, capacity_bytes: int) -> None:
@@ -57,47 +66,72 @@ class Pool:
             raise self.error(error) from error
 
     def writer(self, session_id: bytes, batch: int, n_bytes: int) -> Writer:
-        """Begin to store one batch of `n_bytes` bytes. Raises BadFrame if it is here already, ConfigError."""
+        """Begin to store one batch of `n_bytes` bytes.
+
+        Raises BadFrame if it is here already, ConfigError.
+        """
         key = (bytes(session_id), batch)
         with self._changed:
             if key in self._committed or key in self._arriving:
-                raise BadFrame(f"corrections of batch {batch} came twice", "they are here", "see the dealer's log")
+                raise BadFrame(
+                    f"corrections of batch {batch} came twice",
+                    "they are here",
+                    "see the dealer's log",
+                )
             writer = Writer(self, key, n_bytes)
             self._arriving[key] = writer
             return writer
 
     def wanted(self, session_id: bytes, first_batch: int, n_bytes_per_batch: int) -> list[int]:
-        """The next batch numbers to ask the dealer for, from `first_batch` up, in order; empty while there is no room.
+        """The next batch numbers to ask the dealer for, from `first_batch` up, in order; empty
+        while there is no room.
 
-        Committed, arriving and wanted batches stay within the capacity together. A session without any batch at or
-        above `first_batch` is given one whatever the capacity, so that none waits for ever. The answer marks nothing:
-        ask again only when the dealer has begun on the last one.
+        Committed, arriving and wanted batches stay within the capacity together. A session without
+        any batch at or above `first_batch` is given one whatever the capacity, so that none waits
+        for ever. The answer marks nothing: ask again only when the dealer has begun on the last
+        one.
         """
         with self._changed:
             here = {*self._committed, *self._arriving}
-            used = sum(self._committed.values()) + sum(writer.n_bytes for writer in self._arriving.values())
-            ahead = {batch for session, batch in here if session == session_id and batch >= first_batch}
+            used = sum(self._committed.values()) + sum(
+                writer.n_bytes for writer in self._arriving.values()
+            )
+            ahead = {
+                batch for session, batch in here if session == session_id and batch >= first_batch
+            }
         room = max(0, self.capacity_bytes - used) // max(1, n_bytes_per_batch)
         n_wanted = min(max(room, 0 if ahead else 1), _MAX_WANTED)
-        free = (batch for batch in range(first_batch, first_batch + n_wanted + len(ahead)) if batch not in ahead)
+        free = (
+            batch
+            for batch in range(first_batch, first_batch + n_wanted + len(ahead))
+            if batch not in ahead
+        )
         return [batch for batch, _ in zip(free, range(n_wanted), strict=False)]
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
         """The corrections of a batch, waiting up to `timeout_s` seconds for the first of them.
 
-        Raises CorrelationsMissing if they do not come, MaskReused if they were handed out already, ConfigError.
+        Raises CorrelationsMissing if they do not come, MaskReused if they were handed out already,
+        ConfigError.
         """
         key = (bytes(session_id), batch)
         with self._changed:
-            self._changed.wait_for(lambda: key in self._committed or key in self._arriving, timeout_s)
+            self._changed.wait_for(
+                lambda: key in self._committed or key in self._arriving, timeout_s
+            )
             if key not in self._committed and key not in self._arriving:
                 raise CorrelationsMissing(
                     f"no corrections for batch {batch} within {timeout_s:g} s",
                     "the dealer does not run, has stopped, or is slower than this server",
-                    "start gpumpc dealer or see its log; a larger --ahead lets it work further ahead",
+                    "start gpumpc dealer or see its log; a larger --ahead lets it work further "
+                    "ahead",
                 )
             if key in self._taken:
-                raise MaskReused(f"batch {batch} was taken twice", "its corrections are in use", "take another batch")
+                raise MaskReused(
+                    f"batch {batch} was taken twice",
+                    "its corrections are in use",
+                    "take another batch",
+                )
             corrections = Corrections(self, key, self._arriving.get(key) or self._committed[key])
             self._taken.add(key)
             return corrections
@@ -115,14 +149,18 @@ class Pool:
         with self._changed:
             if writer.handed is None and not is_filed:
                 return False
-            if writer.handed is not None and not writer.ended:  # else it was given up: nobody reads the rest
+            if (
+                writer.handed is not None and not writer.ended
+            ):  # else it was given up: nobody reads the rest
                 writer.handed.append(piece.toreadonly())
             writer.n_written += len(piece)
             self._changed.notify_all()
             return writer.handed is not None
 
     def wait_written(self, writer: Writer, n_bytes: int) -> bool:
-        """Wait for the first `n_bytes` of an arriving batch, as long as more may come: whether they are there."""
+        """Wait for the first `n_bytes` of an arriving batch, as long as more may come: whether they
+        are there.
+        """
         with self._changed:
             self._changed.wait_for(lambda: writer.n_written >= n_bytes or writer.ended)
             return writer.n_written >= n_bytes
@@ -130,17 +168,27 @@ class Pool:
     def ahead(self, session_id: bytes, first_batch: int) -> int:
         """How many batches of a session from `first_batch` up are here, whole."""
         with self._changed:
-            return sum(session == session_id and batch >= first_batch for session, batch in self._committed)
+            return sum(
+                session == session_id and batch >= first_batch for session, batch in self._committed
+            )
 
     def sessions(self) -> set[bytes]:
-        """The sessions that have committed batches here: discard those that no plan of this server uses."""
+        """The sessions that have committed batches here: discard those that no plan of this server
+        uses.
+        """
         with self._changed:
             return {session for session, _ in self._committed}
 
     def discard_before(self, session_id: bytes, batch: int) -> None:
-        """Delete the committed batches of a session below `batch` that nobody reads: they can never be used."""
+        """Delete the committed batches of a session below `batch` that nobody reads: they can never
+        be used.
+        """
         with self._changed:
-            for key in [k for k in self._committed if k[0] == session_id and k[1] < batch and k not in self._taken]:
+            for key in [
+                k
+                for k in self._committed
+                if k[0] == session_id and k[1] < batch and k not in self._taken
+            ]:
                 self.drop(key)
 
     def close(self) -> None:
@@ -200,8 +248,8 @@ class Writer:
     Attributes:
         n_bytes: announced.
         n_written: have come, in the file or handed over.
-        handed: for who reads along, what came since the batch was taken: it is not written to the file, for nothing of it
-            has to outlast the process.
+        handed: for who reads along, what came since the batch was taken: it is not written to the
+            file, for nothing of it has to outlast the process.
         ended: nothing more comes.
     """
 
@@ -217,8 +265,8 @@ class Writer:
             raise pool.error(error) from error
 
     def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes, which stay as they are. Raises BadFrame if more come than announced, ConfigError if the disk
-        is full.
+        """Add the next bytes, which stay as they are. Raises BadFrame if more come than announced,
+        ConfigError if the disk is full.
         """
         left = memoryview(piece)
         if self.n_written + len(left) > self.n_bytes:
@@ -226,7 +274,8 @@ class Writer:
         try:
             while left and not self._pool.hand_over(self, left, is_filed=False):
                 n_bytes = self._file.write(left)
-                # Taken while it was written, it is handed over all the same: the file was mapped without it.
+                # Taken while it was written, it is handed over all the same: the file was mapped
+                # without it.
                 self._pool.hand_over(self, left[:n_bytes], is_filed=True)
                 left = left[n_bytes:]
         except OSError as error:
@@ -234,7 +283,10 @@ class Writer:
             raise self._pool.error(error) from error
 
     def commit(self) -> None:
-        """Make the batch durable and hand it out. Raises BadFrame unless all bytes are there, ConfigError."""
+        """Make the batch durable and hand it out.
+
+        Raises BadFrame unless all bytes are there, ConfigError.
+        """
         if self.n_written != self.n_bytes:
             self._refuse(self.n_written)
         try:
@@ -251,12 +303,16 @@ class Writer:
 
     def read_along(self) -> collections.deque[memoryview]:
         """What has come and what comes, for one reader; under the pool's lock."""
-        self.handed = collections.deque([_mapped(self._file, self.n_written)] if self.n_written else [])
+        self.handed = collections.deque(
+            [_mapped(self._file, self.n_written)] if self.n_written else []
+        )
         return self.handed
 
     def abort(self) -> None:
         """Leave nothing of the batch behind; safe to call twice."""
-        with contextlib.suppress(OSError):  # it is swept at the next start; who reads along must hear of it now
+        with contextlib.suppress(
+            OSError
+        ):  # it is swept at the next start; who reads along must hear of it now
             self._path.unlink(missing_ok=True)
         self._pool.end(self._key)
         self._close()
@@ -292,7 +348,8 @@ class Corrections:
             raise pool.error(error) from error
 
     def read(self, n_bytes: int) -> memoryview:
-        """The next `n_bytes` bytes, read-only, valid as long as they are referred to; waited for where they still come.
+        """The next `n_bytes` bytes, read-only, valid as long as they are referred to; waited for
+        where they still come.
 
         Raises CorrelationsMissing.
         """
@@ -305,14 +362,19 @@ class Corrections:
         self._n_read += n_bytes
         if self._writer is not None and not self._pool.wait_written(self._writer, self._n_read):
             raise CorrelationsMissing(
-                f"the corrections of batch {self._key[1]} ended after {self._writer.n_written} bytes",
+                f"the corrections of batch {self._key[1]} ended after {self._writer.n_written} "
+                "bytes",
                 "the dealer stopped, or its connection was lost, in the middle of this batch",
-                "see the dealer's log, then ask again: the batch is given up and the next one is used",
+                "see the dealer's log, then ask again: the batch is given up and the next one is "
+                "used",
             )
         return cut(self._pieces, n_bytes)
 
     def finish(self) -> None:
-        """End the batch and delete its file. Raises LeftoverCorrelations if bytes are unread, ConfigError."""
+        """End the batch and delete its file.
+
+        Raises LeftoverCorrelations if bytes are unread, ConfigError.
+        """
         n_unread = self._n_bytes - self._n_read
         self.discard()
         if n_unread:
@@ -323,7 +385,10 @@ class Corrections:
             )
 
     def discard(self) -> None:
-        """Delete the file of a batch whose run has failed; safe to call twice. Raises ConfigError."""
+        """Delete the file of a batch whose run has failed; safe to call twice.
+
+        Raises ConfigError.
+        """
         self._pieces.clear()
         self._pool.drop(self._key)
 

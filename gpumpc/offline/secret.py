@@ -46,7 +46,8 @@ class Secret:
 def private_folder(folder: Path) -> Path:
     """The folder, made for this user alone (0700) where it is missing, with its parents.
 
-    Raises ExposedSecret if others may write in it (they could put an old ledger back), else ConfigError.
+    Raises ExposedSecret if others may write in it (they could put an old ledger back), else
+    ConfigError.
     """
     try:
         for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
@@ -66,7 +67,10 @@ def private_folder(folder: Path) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only this user can read (0600), durably. Raises ConfigError if it is there already."""
+    """Write a new file that only this user can read (0600), durably.
+
+    Raises ConfigError if it is there already.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -85,7 +89,10 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """A secret file's bytes. Raises ExposedSecret if others may read or write it, MissingFile, ConfigError."""
+    """A secret file's bytes.
+
+    Raises ExposedSecret if others may read or write it, MissingFile, ConfigError.
+    """
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -106,7 +113,8 @@ def read_private(path: Path) -> bytes:
 def lock_file(path: Path, what: str) -> int:
     """Take the file lock at `path` for this process; returns the descriptor to close when done.
 
-    The kernel gives it back when the process ends, however it ends. Raises ConfigError if another holds it.
+    The kernel gives it back when the process ends, however it ends. Raises ConfigError if another
+    holds it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -117,7 +125,9 @@ def lock_file(path: Path, what: str) -> int:
     except OSError as error:
         os.close(descriptor)
         cure = "stop the other process, or give each party a state folder of its own"
-        raise ConfigError(f"{what} is in use", f"another process holds {path} ({error.strerror})", cure) from error
+        raise ConfigError(
+            f"{what} is in use", f"another process holds {path} ({error.strerror})", cure
+        ) from error
     return descriptor
 
 

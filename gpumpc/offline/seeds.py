@@ -1,8 +1,9 @@
 """Domain-separated keys: seed(p, session, batch, step, name) = HKDF(root_p, ...).
 
-A key belongs to exactly one expansion; whoever asks for the same name twice in one batch gets MaskReused, because a mask
-hides one value, ever. Source: RFC 5869, extract once per batch, expand once per name; every field is length-prefixed, so
-no two different field lists give the same info string.
+A key belongs to exactly one expansion; whoever asks for the same name twice in one batch gets
+MaskReused, because a mask hides one value, ever. Source: RFC 5869, extract once per batch, expand
+once per name; every field is length-prefixed, so no two different field lists give the same info
+string.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class SeedTree:
         return "SeedTree(<secret>)"
 
     def key(self, step: str, name: str) -> bytes:
-        """32 bytes for the one expansion called `name` in `step`. Raises MaskReused on a second call."""
+        """32 bytes for the one expansion called `name` in `step`.
+
+        Raises MaskReused on a second call.
+        """
         if (step, name) in self._used:
             raise MaskReused(
                 f"the mask '{name}' of step '{step}' was asked for twice in one batch",
@@ -50,10 +54,18 @@ class SeedTree:
 
 
 def weight_session(version: str, pair_id: str) -> bytes:
-    """The session id under which the static masks of one weight version and share pair are drawn."""
-    return hashlib.sha256(_fields(_LABEL, b"weights", version.encode(), pair_id.encode())).digest()[:SESSION_BYTES]
+    """The session id under which the static masks of one weight version and share pair are
+    drawn.
+    """
+    return hashlib.sha256(_fields(_LABEL, b"weights", version.encode(), pair_id.encode())).digest()[
+        :SESSION_BYTES
+    ]
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:
-    """Bound to the program and to both ledgers: a ledger that was lost leads to another session, never to old masks."""
-    return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[:SESSION_BYTES]
+    """Bound to the program and to both ledgers: a ledger that was lost leads to another session,
+    never to old masks.
+    """
+    return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[
+        :SESSION_BYTES
+    ]

@@ -1,4 +1,6 @@
-"""A private SQLite file: right modes from the first byte, every change on disk or not made, every refusal explained."""
+"""A private SQLite file: right modes from the first byte, every change on disk or not made, every
+refusal explained.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ class SqliteFile:
 
     noun: ClassVar[str] = "file"
     refusal: ClassVar[type[ConfigError]] = ConfigError
-    cure: ClassVar[str] = "free some space on its disk and check its permissions, then start again; nothing was half written"
+    cure: ClassVar[str] = (
+        "free some space on its disk and check its permissions, then start again; nothing was half "
+        "written"
+    )
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
         self.path = path
         self._lock = threading.RLock()
         try:
-            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right first.
+            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right
+            # first.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.chmod(path, 0o600)
         except OSError as error:
@@ -51,8 +57,14 @@ class SqliteFile:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, version):
             why = f"its format is {found} and this program writes {version}"
-            raise ConfigError(f"the {self.noun} {self.path} cannot be used", why, "run the newer gpumpc that made it")
-        self._db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
+            raise ConfigError(
+                f"the {self.noun} {self.path} cannot be used",
+                why,
+                "run the newer gpumpc that made it",
+            )
+        self._db.executescript(
+            f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"
+        )
         sync_folder(self.path.parent)
 
     def close(self) -> None:
@@ -64,7 +76,12 @@ class SqliteFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     @contextlib.contextmanager
@@ -91,6 +108,8 @@ class SqliteFile:
         try:
             yield
         except sqlite3.Error as error:
-            raise self.refusal(f"the {self.noun} {self.path} cannot be used", str(error), self.cure) from error
+            raise self.refusal(
+                f"the {self.noun} {self.path} cannot be used", str(error), self.cure
+            ) from error
         except OSError as error:
             raise file_error(f"the {self.noun} {self.path} cannot be used", error) from error

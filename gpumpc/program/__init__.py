@@ -1,1 +1,3 @@
-"""What the parties agree on and run: a network lowered to protocol steps, its plan, its weights as shares."""
+"""What the parties agree on and run: a network lowered to protocol steps, its plan, its weights as
+shares.
+"""

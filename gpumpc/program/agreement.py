@@ -10,7 +10,9 @@ PACKING = "byte planes, then bit lanes"
 
 
 def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
-    """What all parties must have equal, in the order in which it is compared: what tells most of a difference first."""
+    """What all parties must have equal, in the order in which it is compared: what tells most of a
+    difference first.
+    """
     params = plan.params
     return {
         "gpumpc version": VERSION,
@@ -22,7 +24,9 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
         "batch size": str(program.input.shape[0]),
         "weights": params.weights,
         "weight version": plan.weight_digest,
-        "widths": " ".join(f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())),
+        "widths": " ".join(
+            f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())
+        ),
         "program": program.digest.hex(),
         "plan": plan_hash(plan).hex(),
     }

@@ -1,4 +1,5 @@
-"""From a network to a plan: quantise, check that every value fits its ring, commit to the weights."""
+"""From a network to a plan: quantise, check that every value fits its ring, commit to the
+weights."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def compile_graph(
     preprocessing: Preprocessing | None = None,
     weight_fracs: Mapping[str, int] | None = None,
 ) -> tuple[Plan, Weights]:
-    """Make a plan whose every value provably fits its ring, or, calibrated, fitted it on the samples.
+    """Make a plan whose every value provably fits its ring, or, calibrated, fitted it on the
+    samples.
 
     Args:
         samples: inputs (B, *shape) that stand for the world; needed for `calibrated` bounds.
@@ -48,7 +50,9 @@ def compile_graph(
     """
     arrays = dict(weights)
     fracs = dict(weight_fracs or {})
-    program = compile_program(graph, params, 1, widths={layer: Width(params.k, frac) for layer, frac in fracs.items()})
+    program = compile_program(
+        graph, params, 1, widths={layer: Width(params.k, frac) for layer, frac in fracs.items()}
+    )
     integers = integer_weights(program, arrays)
     measured = None
     if bounds == "calibrated":
@@ -57,8 +61,9 @@ def compile_graph(
     found = bounds_of(program, integers, source.low, source.high, measured)
     check_fits(program, found)
     result = found[program.output]
-    # |v| (1 + 1/32) < 2^(bits - 2): one bit more than the value needs, and room for rounding, so that a share at rest can be
-    # truncated and lifted. An index is not signed and brings its own width.
+    # |v| (1 + 1/32) < 2^(bits - 2): one bit more than the value needs, and room for rounding, so
+    # that a share at rest can be truncated and lifted. An index is not signed and brings its own
+    # width.
     output_bits = min(program.result.bits, int(result.magnitude * 33 / 32).bit_length() + 2)
     plan, salted = make_plan(name, graph, arrays, params, preprocessing)
     fields = {
@@ -76,7 +81,10 @@ def program_of(plan: Plan, batch: int) -> Program:
 
 
 def _measure(
-    graph: Graph, weights: dict[str, npt.NDArray[np.floating]], samples: npt.NDArray[np.floating] | None, guard_bits: int
+    graph: Graph,
+    weights: dict[str, npt.NDArray[np.floating]],
+    samples: npt.NDArray[np.floating] | None,
+    guard_bits: int,
 ) -> dict[str, float]:
     """Largest |product| by layer in real units over the samples, times 2^guard_bits."""
     if samples is None:

@@ -1,4 +1,6 @@
-"""Answers on top of a network: what the user learns of an image, and heads that take another plan's kept results."""
+"""Answers on top of a network: what the user learns of an image, and heads that take another plan's
+kept results.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,31 @@ from gpumpc.params import Params
 from gpumpc.program.compiler import compile_graph, program_of
 from gpumpc.program.plan import Plan, Weights
 
-# label: the best class alone; top5: the five best, in order, without their scores; logits: every class's score.
+# label: the best class alone; top5: the five best, in order, without their scores; logits: every
+# class's score.
 Policy = Literal["label", "top5", "logits"]
 
 HEAD_PARAMS = Params(k=48, f=13)
 
 
 def with_policy(graph: Graph, policy: Policy) -> Graph:
-    """A graph that ends in logits, with what the policy shows of them. Raises PlanError where they are no vector."""
+    """A graph that ends in logits, with what the policy shows of them.
+
+    Raises PlanError where they are no vector.
+    """
     [n_classes, *rest] = graph.shapes()[graph.output.name] or [0]
     if rest or n_classes < 2:
-        raise PlanError("the network does not end in a vector of logits", "", "compile it up to its last linear layer")
+        raise PlanError(
+            "the network does not end in a vector of logits",
+            "",
+            "compile it up to its last linear layer",
+        )
     if policy == "logits":
         return graph
     last = (graph.output.name,)
-    layer: Layer = Argmax("label", last) if policy == "label" else TopK("top5", last, min(5, n_classes))
+    layer: Layer = (
+        Argmax("label", last) if policy == "label" else TopK("top5", last, min(5, n_classes))
+    )
     return Graph((*graph.layers, layer))  # type: ignore[arg-type]  # both are records of AnyLayer
 
 
@@ -57,7 +69,11 @@ def compile_head(
     program = program_of(plan, 1)
     result = program.result
     if len(result.shape) != 2 or program.result_is_index:
-        raise PlanError("this plan's results are no vectors", "a linear head takes vectors", "compile it up to its features")
+        raise PlanError(
+            "this plan's results are no vectors",
+            "a linear head takes vectors",
+            "compile it up to its features",
+        )
     shapes = (tuple(weight.shape), tuple(bias.shape))
     if shapes != ((result.shape[1], len(classes)), (len(classes),)):
         raise BadShape(
@@ -67,7 +83,9 @@ def compile_head(
         )
     # What a share at rest may hold: it is lifted, so one bit less than its ring.
     bound = (2.0 ** (result.bits - 2) - 1) / result.scale
-    source = Input("features", (), result.shape[1:], -bound, bound, result.bits, result.frac, result.divisor)
+    source = Input(
+        "features", (), result.shape[1:], -bound, bound, result.bits, result.frac, result.divisor
+    )
     graph = with_policy(Graph((source, Linear("logits", ("features",), len(classes)))), policy)
     arrays: Mapping[str, npt.NDArray[np.floating]] = {"logits.weight": weight, "logits.bias": bias}
     head, weights = compile_graph(name or f"{plan.name}-{policy}", graph, arrays, params)

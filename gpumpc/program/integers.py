@@ -1,4 +1,6 @@
-"""A network's weights as ring elements, and the mode `fixed`: the program in the clear, on integers."""
+"""A network's weights as ring elements, and the mode `fixed`: the program in the clear, on
+integers.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,15 @@ def integer_weights(program: Program, weights: Mapping[str, npt.NDArray[np.float
     """
     return {
         layer: (
-            encode(weights[f"{layer}.weight"], spec.weight_scale, spec.bits, f"the weight of layer '{layer}'"),
-            encode(weights[f"{layer}.bias"], spec.bias_scale, spec.bits, f"the bias of layer '{layer}'"),
+            encode(
+                weights[f"{layer}.weight"],
+                spec.weight_scale,
+                spec.bits,
+                f"the weight of layer '{layer}'",
+            ),
+            encode(
+                weights[f"{layer}.bias"], spec.bias_scale, spec.bits, f"the bias of layer '{layer}'"
+            ),
         )
         for layer, spec in program.weights.items()
     }
@@ -32,9 +41,14 @@ def integer_weights(program: Program, weights: Mapping[str, npt.NDArray[np.float
 def evaluate_fixed(
     program: Program, weights: Integers, x: npt.NDArray[np.float64], backend: Backend
 ) -> npt.NDArray[np.float64]:
-    """The program in the clear: real input (B, ..) in, real result out. Truncations round to nearest."""
+    """The program in the clear: real input (B, ..) in, real result out.
+
+    Truncations round to nearest.
+    """
     words = encode_input(program, x)
-    clear = Clear(backend, {name: (backend.upload(w), backend.upload(b)) for name, (w, b) in weights.items()})
+    clear = Clear(
+        backend, {name: (backend.upload(w), backend.upload(b)) for name, (w, b) in weights.items()}
+    )
     lifted = signed(words, program.input.bits).view(np.uint64)
     result = backend.download(program.plain(clear, backend.upload(lifted)))
     return decode_result(program, result)
@@ -46,7 +60,9 @@ def encode_input(program: Program, x: npt.NDArray[np.float64]) -> npt.NDArray[np
 
 
 def decode_result(program: Program, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Ring words of the result as reals; an index (no fraction bits, never negative) is read unsigned."""
+    """Ring words of the result as reals; an index (no fraction bits, never negative) is read
+    unsigned.
+    """
     result = program.result
     if program.result_is_index:
         return np.asarray(words & np.uint64((1 << result.bits) - 1), dtype=np.float64)

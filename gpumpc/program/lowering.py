@@ -1,8 +1,8 @@
 """graph + params -> program: which steps a layer becomes, and how many bits each value has.
 
-Where bits change hands: a product is one modulo 2^k; truncation leaves K = k - shift bits; ReLU and clamp bring their
-result to whatever the next product needs in their own last round; what has no activation is lifted where it is needed,
-once.
+Where bits change hands: a product is one modulo 2^k; truncation leaves K = k - shift bits; ReLU and
+clamp bring their result to whatever the next product needs in their own last round; what has no
+activation is lifted where it is needed, once.
 """
 
 from __future__ import annotations
@@ -26,23 +26,33 @@ from gpumpc.protocols.truncation import Lift, Truncate
 
 
 def compile_program(
-    graph: g.Graph, params: Params, batch: int, output_bits: int | None = None, widths: Widths | None = None
+    graph: g.Graph,
+    params: Params,
+    batch: int,
+    output_bits: int | None = None,
+    widths: Widths | None = None,
 ) -> Program:
     """The program of a graph for a fixed batch size.
 
     Args:
-        output_bits: how many bits the revealed value needs, sign included; None for as many as the ring has.
+        output_bits: how many bits the revealed value needs, sign included; None for as many as the
+            ring has.
         widths: of its layers; what is not named computes in k bits with weights at 2^f.
 
-    Raises PlanError where scales do not fit (for example two summands averaged over different windows).
+    Raises PlanError where scales do not fit (for example two summands averaged over different
+    windows).
     """
     return _Compiler(graph, params, batch, output_bits, widths or {}).program()
 
 
 class _Compiler:
-    """Walks the graph once backwards (which bits are needed) and once forwards (which steps give them)."""
+    """Walks the graph once backwards (which bits are needed) and once forwards (which steps give
+    them).
+    """
 
-    def __init__(self, graph: g.Graph, params: Params, batch: int, output_bits: int | None, widths: Widths) -> None:
+    def __init__(
+        self, graph: g.Graph, params: Params, batch: int, output_bits: int | None, widths: Widths
+    ) -> None:
         self.graph, self.params, self.batch, self.widths = graph, params, batch, widths
         self.shapes = {name: (batch, *shape) for name, shape in graph.shapes().items()}
         self.consumers: dict[str, list[g.AnyLayer]] = {layer.name: [] for layer in graph.layers}
@@ -62,7 +72,14 @@ class _Compiler:
         source, name = self.graph.input, self.graph.output.name
         bits = min(self.needed[name], self.values[name].bits)
         result = dataclasses.replace(self.values[name], bits=bits)
-        return Program(tuple(self.steps), {source.name: self.values[source.name]}, name, result, self.weights, self.params)
+        return Program(
+            tuple(self.steps),
+            {source.name: self.values[source.name]},
+            name,
+            result,
+            self.weights,
+            self.params,
+        )
 
     # backwards
 
@@ -79,9 +96,13 @@ class _Compiler:
         if isinstance(layer, (g.Conv2d, g.Linear)):
             return self._width(layer.name).k
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
-            # These compare in whatever bits they are given, but a clamp gives just what its own constant needs: no room
-            # for a difference, nor for a sum on the way here.
-            return self.widths[layer.name].k if layer.name in self.widths else self.params.k - self.params.f
+            # These compare in whatever bits they are given, but a clamp gives just what its own
+            # constant needs: no room for a difference, nor for a sum on the way here.
+            return (
+                self.widths[layer.name].k
+                if layer.name in self.widths
+                else self.params.k - self.params.f
+            )
         return needed[layer.name]
 
     def _width(self, product: str) -> Width:
@@ -114,7 +135,11 @@ class _Compiler:
         if layer.bits is None and self.widths:
             bits = min(bits, self.needed[layer.name])
         if bits > self.params.k:
-            raise PlanError(f"shares of {bits} bits do not fit a ring of {self.params.k}", "", "choose a larger k")
+            raise PlanError(
+                f"shares of {bits} bits do not fit a ring of {self.params.k}",
+                "",
+                "choose a larger k",
+            )
         frac = self.params.f if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
@@ -136,8 +161,12 @@ class _Compiler:
         return self.lifted[name]
 
     def _operand(self, name: str) -> str:
-        """Name of the value as an operand of private products: lifted, then opened under a mask, once for all of them."""
-        readers = [reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))]
+        """Name of the value as an operand of private products: lifted, then opened under a mask,
+        once for all of them.
+        """
+        readers = [
+            reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))
+        ]
         k = max(self._width(reader.name).k for reader in readers)
         source = self._at_bits(name, k)
         if self.params.weights == "public":
@@ -154,7 +183,11 @@ class _Compiler:
         source = self.values[name]
         shape, operator = _operator(layer, source.shape)
         self.weights[layer.name] = WeightSpec(
-            shape, shape[-1:], k, float(2**width.weight_frac) / source.divisor, float(2 ** (source.frac + width.weight_frac))
+            shape,
+            shape[-1:],
+            k,
+            float(2**width.weight_frac) / source.divisor,
+            float(2 ** (source.frac + width.weight_frac)),
         )
         product = Value(self.shapes[layer.name], k, source.frac + width.weight_frac)
         kept = all(isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name])
@@ -162,11 +195,22 @@ class _Compiler:
         operand = self._operand(name)
         kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
         self.steps.append(
-            kind(target, (operand,), target, source.shape, layer.name, operator, product.shape, k, product.frac)
+            kind(
+                target,
+                (operand,),
+                target,
+                source.shape,
+                layer.name,
+                operator,
+                product.shape,
+                k,
+                product.frac,
+            )
         )
         self.values[target] = product
         if not kept:
-            # The product loses what operand and weights brought in beyond it, so that every layer works at scale 2^f.
+            # The product loses what operand and weights brought in beyond it, so that every layer
+            # works at scale 2^f.
             shift = product.frac - f
             self.steps.append(Truncate(layer.name, (target,), layer.name, product.shape, k, shift))
             self.values[layer.name] = dataclasses.replace(product, bits=k - shift, frac=f)
@@ -179,12 +223,19 @@ class _Compiler:
         [name] = layer.inputs
         source, bits, high = self.values[name], self._compared_bits(name), self.needed[layer.name]
         if isinstance(layer, g.ReLU):
-            self._step(relu.ReLU, layer, dataclasses.replace(source, bits=max(bits, high)), bits=bits, high=high)
+            self._step(
+                relu.ReLU,
+                layer,
+                dataclasses.replace(source, bits=max(bits, high)),
+                bits=bits,
+                high=high,
+            )
             return
         top = round(layer.high * source.scale)
         if not 0 < top < 1 << (bits - 2):
             raise PlanError(
-                f"layer '{layer.name}' clamps at {layer.high}, outside its ring of {bits} bits at scale {source.scale:g}",
+                f"layer '{layer.name}' clamps at {layer.high}, outside its ring of {bits} bits at "
+                f"scale {source.scale:g}",
                 "the constant must be positive and leave room above it",
                 "choose a larger k or a smaller f",
             )
@@ -216,7 +267,9 @@ class _Compiler:
         self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)
 
     def _top_k(self, layer: g.TopK) -> None:
-        """Keys -value * 2^id_bits + index, shuffled, the k smallest selected, and of them the indices alone."""
+        """Keys -value * 2^id_bits + index, shuffled, the k smallest selected, and of them the
+        indices alone.
+        """
         source, name = self.values[layer.inputs[0]], layer.name
         bits, id_bits = source.bits, max(1, (source.shape[1] - 1).bit_length())
         if bits + id_bits > 62:
@@ -228,14 +281,32 @@ class _Compiler:
         selected = (source.shape[0], layer.k)
         self.steps += [
             Negate(f"{name}/negated", layer.inputs, f"{name}/negated", source.shape, bits),
-            Shuffle(f"{name}/shuffled", (f"{name}/negated",), f"{name}/shuffled", source.shape, bits, id_bits),
-            TopK(f"{name}/best", (f"{name}/shuffled",), f"{name}/best", source.shape, bits + id_bits, layer.k),
+            Shuffle(
+                f"{name}/shuffled",
+                (f"{name}/negated",),
+                f"{name}/shuffled",
+                source.shape,
+                bits,
+                id_bits,
+            ),
+            TopK(
+                f"{name}/best",
+                (f"{name}/shuffled",),
+                f"{name}/best",
+                source.shape,
+                bits + id_bits,
+                layer.k,
+            ),
             Positions(name, (f"{name}/best",), name, selected, id_bits),
         ]
         self.values[name] = Value(selected, id_bits, 0)
 
     def _join(self, layer: g.AnyLayer) -> None:
-        kinds: dict[type, type[Step]] = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}
+        kinds: dict[type, type[Step]] = {
+            g.Add: pooling.Add,
+            g.Concat: pooling.Concat,
+            g.Flatten: pooling.Flatten,
+        }
         sources = [self.values[name] for name in layer.inputs]
         scales = {(source.frac, source.divisor) for source in sources}
         if len(scales) > 1:
@@ -251,9 +322,11 @@ class _Compiler:
         self.values[layer.name] = value
 
     def _summands(self, layer: g.Add) -> tuple[str, ...]:
-        """Operands of a sum: where one is there in the bits the sum needs, the others are lifted instead of the sum.
+        """Operands of a sum: where one is there in the bits the sum needs, the others are lifted
+        instead of the sum.
 
-        It costs the same, and a summand spans less than the sum: a lift holds half of what the ring holds.
+        It costs the same, and a summand spans less than the sum: a lift holds half of what the ring
+        holds.
         """
         needed = self.needed[layer.name]
         widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)
@@ -262,7 +335,9 @@ class _Compiler:
         return tuple(self._at_bits(name, needed) for name in layer.inputs)
 
 
-def _operator(layer: g.Conv2d | g.Linear, shape: Sequence[int]) -> tuple[Shape, MatMul | Convolution]:
+def _operator(
+    layer: g.Conv2d | g.Linear, shape: Sequence[int]
+) -> tuple[Shape, MatMul | Convolution]:
     """Weight shape and operator of a layer whose input has this shape."""
     if isinstance(layer, g.Linear):
         return (shape[-1], layer.out_features), MatMul()

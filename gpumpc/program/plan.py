@@ -1,7 +1,9 @@
-"""A compiled network on disk: `plan.json`, which every party reads, and `weights.safetensors`, for the owner alone.
+"""A compiled network on disk: `plan.json`, which every party reads, and `weights.safetensors`, for
+the owner alone.
 
-The plan names its weights by a digest over a random salt and all arrays. Every party sees the digest, so without the
-salt it must give nothing away: a hiding commitment. The salt lies in the weights file.
+The plan names its weights by a digest over a random salt and all arrays. Every party sees the
+digest, so without the salt it must give nothing away: a hiding commitment. The salt lies in the
+weights file.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From pixels in [0, 1] to the model's input: resize to `size`, then `(255 x - mean) / std` per channel.
+    """From pixels in [0, 1] to the model's input: resize to `size`, then `(255 x - mean) / std` per
+    channel.
 
     Attributes:
         size: height and width in pixels.
         mean, std: one grey level (0 to 255) a channel.
-        window: centre and width, in the file's own units (Hounsfield in CT), that become [0, 1] in files of more
-            than 8 bits; None: the file's own window, else its full range.
+        window: centre and width, in the file's own units (Hounsfield in CT), that become [0, 1] in
+            files of more than 8 bits; None: the file's own window, else its full range.
     """
 
     size: Pair
@@ -63,10 +66,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weight_digest: SHA-256 over salt and weights, hex.
         preprocessing: what the client does to an image; None: nothing.
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
-        bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample images did.
+        bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample
+            images did.
         guard_bits: bits above what the samples reached (calibrated only).
-        widths: of the layers, see `gpumpc.program.program.Width`; what is not named has k bits and weights at 2^f.
-        classes: what an index in the result means; empty where it means nothing. Every party reads them.
+        widths: of the layers, see `gpumpc.program.program.Width`; what is not named has k bits and
+            weights at 2^f.
+        classes: what an index in the result means; empty where it means nothing. Every party reads
+            them.
     """
 
     format: int
@@ -119,7 +125,9 @@ def make_plan(
 
 
 def weight_digest(weights: Weights) -> str:
-    """Hex SHA-256 over the salt, then name, type, shape and little-endian bytes of each array, by sorted name."""
+    """Hex SHA-256 over the salt, then name, type, shape and little-endian bytes of each array, by
+    sorted name.
+    """
     digest = hashlib.sha256(b"gpumpc weights 1\0" + weights.salt)
     for name in sorted(weights):
         array = weights[name]
@@ -136,7 +144,8 @@ def plan_hash(plan: Plan) -> bytes:
 
 
 def save(plan: Plan, weights: Weights, folder: Path) -> None:
-    """Write both files, each atomically; the weights (mode 0600) first, so that a plan never lacks them.
+    """Write both files, each atomically; the weights (mode 0600) first, so that a plan never lacks
+    them.
 
     Raises:
         BadShape, BadValue: the weights are not those of the plan.
@@ -149,10 +158,14 @@ def save(plan: Plan, weights: Weights, folder: Path) -> None:
             "make the plan again from these weights",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    stored: dict[str, npt.NDArray[Any]] = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    stored: dict[str, npt.NDArray[Any]] = {
+        name: np.ascontiguousarray(array) for name, array in weights.items()
+    }
     stored[_SALT_KEY] = np.frombuffer(weights.salt, dtype=np.uint8)
     _write(folder / WEIGHTS_FILE, safetensors.numpy.save(stored), 0o600)
-    _write(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n", 0o644)
+    _write(
+        folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n", 0o644
+    )
 
 
 def load(folder: Path) -> Plan:
@@ -189,7 +202,11 @@ def load_weights(folder: Path, plan: Plan) -> Weights:
     path = folder / WEIGHTS_FILE
     data = _read(path)
     if plan.params.weights == "private" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ExposedSecret(f"{path} can be read by other users", "private weights are a secret", f"chmod 600 {path}")
+        raise ExposedSecret(
+            f"{path} can be read by other users",
+            "private weights are a secret",
+            f"chmod 600 {path}",
+        )
     try:
         arrays = safetensors.numpy.load(data)
         salt = arrays.pop(_SALT_KEY).tobytes()
@@ -198,7 +215,11 @@ def load_weights(folder: Path, plan: Plan) -> Weights:
     _check_weights(plan.graph, arrays, str(path))
     weights = Weights(arrays, salt)
     if len(salt) != SALT_BYTES or weight_digest(weights) != plan.weight_digest:
-        raise _corrupt(path, f"its digest is not the one in {PLAN_FILE}: these are other weights, or they were changed")
+        raise _corrupt(
+            path,
+            f"its digest is not the one in {PLAN_FILE}: these are other weights, or they were "
+            "changed",
+        )
     return weights
 
 
@@ -213,13 +234,19 @@ def _check_weights(graph: Graph, weights: Mapping[str, npt.NDArray[Any]], what: 
                 "compile the model again",
             )
         if weights[name].dtype.name not in ("float32", "float64"):
-            raise BadValue(f"'{name}' in {what} has type {weights[name].dtype}", "", "use float32 or float64")
+            raise BadValue(
+                f"'{name}' in {what} has type {weights[name].dtype}", "", "use float32 or float64"
+            )
         if not np.isfinite(weights[name]).all():
-            raise BadValue(f"'{name}' in {what} contains NaN or infinity", "", "train or load the model again")
+            raise BadValue(
+                f"'{name}' in {what} contains NaN or infinity", "", "train or load the model again"
+            )
 
 
 def _corrupt(path: Path, why: str) -> CorruptPlan:
-    return CorruptPlan(f"{path} cannot be used", why, "compile the model again, or copy the file again")
+    return CorruptPlan(
+        f"{path} cannot be used", why, "compile the model again, or copy the file again"
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -232,7 +259,10 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """All or nothing: a reader sees the old file or the new one. Mode holds from the first byte on."""
+    """All or nothing: a reader sees the old file or the new one.
+
+    Mode holds from the first byte on.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -44,7 +44,8 @@ PROTOCOL_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What is known of a value before any run: shape with the batch, bits, scale 2^frac * divisor."""
+    """What is known of a value before any run: shape with the batch, bits, scale 2^frac *
+    divisor."""
 
     shape: Shape
     bits: int
@@ -59,7 +60,9 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSpec:
-    """A layer's weights as ring elements: weight * weight_scale and bias * bias_scale, rounded, modulo 2^bits."""
+    """A layer's weights as ring elements: weight * weight_scale and bias * bias_scale, rounded,
+    modulo 2^bits.
+    """
 
     shape: Shape
     bias_shape: Shape
@@ -87,7 +90,10 @@ class Program:
     @property
     def result_is_index(self) -> bool:
         """Whether the result counts classes: an unsigned integer, not a fixed-point number."""
-        return any(isinstance(step, (Argmax, Positions)) and step.output == self.output for step in self.steps)
+        return any(
+            isinstance(step, (Argmax, Positions)) and step.output == self.output
+            for step in self.steps
+        )
 
     @property
     def may_repeat(self) -> bool:
@@ -97,7 +103,17 @@ class Program:
     @property
     def digest(self) -> bytes:
         """32 bytes that differ whenever two programs do: every field of every step is in it."""
-        text = repr((PROTOCOL_VERSION, self.steps, self.inputs, self.output, self.result, self.weights, self.params))
+        text = repr(
+            (
+                PROTOCOL_VERSION,
+                self.steps,
+                self.inputs,
+                self.output,
+                self.result,
+                self.weights,
+                self.params,
+            )
+        )
         return hashlib.sha256(text.encode()).digest()
 
     @property
@@ -113,10 +129,16 @@ class Program:
         return {layer: (spec.shape, spec.bits) for layer, spec in self.weights.items()}
 
     def run(self, session: Session, *shares: Additive) -> Additive:
-        """One server's evaluation. Raises BadShape, FracMismatch where a share does not fit the program's input."""
+        """One server's evaluation.
+
+        Raises BadShape, FracMismatch where a share does not fit the program's input.
+        """
         for share, (name, value) in zip(shares, self.inputs.items(), strict=True):
             if tuple(share.words.shape) != value.shape:
-                raise BadShape(f"input '{name}' has shape {tuple(share.words.shape)}, the program wants {value.shape}")
+                raise BadShape(
+                    f"input '{name}' has shape {tuple(share.words.shape)}, the program wants "
+                    f"{value.shape}"
+                )
             if (share.frac, share.divisor) != (value.frac, value.divisor):
                 raise FracMismatch(
                     f"input '{name}' has scale 2^{share.frac} * {share.divisor}",
@@ -136,7 +158,9 @@ class Program:
         return sum(step.ahead_bytes for step in self.steps)
 
     def prepare(self, draws: Draws) -> Iterator[tuple[str, Words]]:
-        """What one server can compute of a batch before any input is there: (step, words), in program order."""
+        """What one server can compute of a batch before any input is there: (step, words), in
+        program order.
+        """
         values: dict[str, Any] = dict.fromkeys(self.inputs)
         for step in self._walk(values):
             draws.at(step.name)

@@ -1,8 +1,9 @@
 """Does every value fit its ring? Interval bounds on the integers the program really computes with.
 
-*certified*: bounds follow from the input's declared range and the integer weights, channel by channel; no input in range
-can exceed them. *calibrated*: the bounds of each product are what sample images reached, times 2^guard; an input outside
-the calibrated world may wrap unnoticed. A value that does not fit is refused here, before anything is shared.
+*certified*: bounds follow from the input's declared range and the integer weights, channel by
+channel; no input in range can exceed them. *calibrated*: the bounds of each product are what sample
+images reached, times 2^guard; an input outside the calibrated world may wrap unnoticed. A value
+that does not fit is refused here, before anything is shared.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 
 Floats = npt.NDArray[np.float64]
-# A float64 sum of n products errs by at most n 2^-53 of the sum of their magnitudes (Higham 2002, section 3.1). Rows here
-# are shorter than 2^12, so every bound is widened by this fraction of that sum: rounding can never make it too tight.
+# A float64 sum of n products errs by at most n 2^-53 of the sum of their magnitudes (Higham 2002,
+# section 3.1). Rows here are shorter than 2^12, so every bound is widened by this fraction of that
+# sum: rounding can never make it too tight.
 _SLACK = 2.0**-40
 
 
@@ -57,7 +59,8 @@ class Interval:
         positive, negative = np.maximum(matrix, 0), np.minimum(matrix, 0)
         slack = self.rounding(np.abs(matrix))
         return Interval(
-            self.low @ positive + self.high @ negative - slack, self.high @ positive + self.low @ negative + slack
+            self.low @ positive + self.high @ negative - slack,
+            self.high @ positive + self.low @ negative + slack,
         )
 
     def rounding(self, magnitudes: Floats) -> Floats:
@@ -73,8 +76,8 @@ class Interval:
 class Affine:
     """v = sum_j sources[j] @ matrices[j] + rest, pixel by pixel.
 
-    Where layers without an activation follow one another (project, add, expand), their matrices are multiplied before
-    signs are dropped: much tighter than one interval after the other.
+    Where layers without an activation follow one another (project, add, expand), their matrices are
+    multiplied before signs are dropped: much tighter than one interval after the other.
     """
 
     sources: tuple[Interval, ...]
@@ -105,7 +108,10 @@ class Affine:
 
     def plus(self, other: Affine) -> Affine:
         """The sum; a source that both have is counted once."""
-        terms = {id(source): (source, matrix) for source, matrix in zip(self.sources, self.matrices, strict=True)}
+        terms = {
+            id(source): (source, matrix)
+            for source, matrix in zip(self.sources, self.matrices, strict=True)
+        }
         for source, matrix in zip(other.sources, other.matrices, strict=True):
             known = terms.get(id(source))
             terms[id(source)] = (source, matrix if known is None else known[1] + matrix)
@@ -120,13 +126,18 @@ class Affine:
 
 
 def check_ranges(
-    program: Program, weights: Integers, low: float, high: float, measured: Mapping[str, float] | None = None
+    program: Program,
+    weights: Integers,
+    low: float,
+    high: float,
+    measured: Mapping[str, float] | None = None,
 ) -> Interval:
     """Bounds of the program's result. Raises RangeTooWide naming the first step that does not fit.
 
     Args:
         low, high: declared real range of the input.
-        measured: calibrated mode: largest |product| in real units by layer, guard included; None for certified mode.
+        measured: calibrated mode: largest |product| in real units by layer, guard included; None
+            for certified mode.
     """
     bounds = bounds_of(program, weights, low, high, measured)
     check_fits(program, bounds)
@@ -134,15 +145,24 @@ def check_ranges(
 
 
 def bounds_of(
-    program: Program, weights: Integers, low: float, high: float, measured: Mapping[str, float] | None = None
+    program: Program,
+    weights: Integers,
+    low: float,
+    high: float,
+    measured: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
-    """Bounds of every value by name, whether they fit or not: see `check_ranges`. They do not depend on any ring."""
+    """Bounds of every value by name, whether they fit or not: see `check_ranges`.
+
+    They do not depend on any ring.
+    """
     [(name, value)] = program.inputs.items()
     ones = np.ones(value.shape[-1] if len(value.shape) > 1 else 1)
     source = Interval(np.floor(ones * low * value.scale), np.ceil(ones * high * value.scale))
     bounds = {name: Affine.of(source)}
     for step in program.steps:
-        bounds[step.output] = _bounds(step, [bounds[name] for name in step.inputs], weights, measured)
+        bounds[step.output] = _bounds(
+            step, [bounds[name] for name in step.inputs], weights, measured
+        )
     return {name: affine.interval for name, affine in bounds.items()}
 
 
@@ -150,7 +170,8 @@ def check_fits(program: Program, bounds: Mapping[str, Interval]) -> None:
     """Raises RangeTooWide naming the first step whose ring does not hold what it is exact for."""
 
     def of(name: str) -> Interval:
-        # A lift or an opening has the bounds of what it is of, and may exist in one program of a graph and not in another.
+        # A lift or an opening has the bounds of what it is of, and may exist in one program of a
+        # graph and not in another.
         return bounds[name] if name in bounds else bounds[name.rpartition("/")[0]]
 
     for step in program.steps:
@@ -176,10 +197,14 @@ def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
         case relu.Clamp():
             _fits(step, Interval(x.low - step.top, x.high), step.bits - 1)
         case pooling.MaxPool() | Argmax() | Negate():
-            _fits(step, x, step.bits - 2)  # a difference, or keys that must differ by less than half of their ring
+            _fits(
+                step, x, step.bits - 2
+            )  # a difference, or keys that must differ by less than half of their ring
 
 
-def _bounds(step: Step, inputs: list[Affine], weights: Integers, measured: Mapping[str, float] | None) -> Affine:
+def _bounds(
+    step: Step, inputs: list[Affine], weights: Integers, measured: Mapping[str, float] | None
+) -> Affine:
     """Bounds of a step's value."""
     affine = inputs[0]
     match step:
@@ -219,12 +244,16 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             area = step.window[0] * step.window[1]
             return Interval(x.low * area, x.high * area)
         case pooling.Concat():
-            return Interval(np.concatenate([i.low for i in inputs]), np.concatenate([i.high for i in inputs]))
+            return Interval(
+                np.concatenate([i.low for i in inputs]), np.concatenate([i.high for i in inputs])
+            )
         case pooling.Flatten():
             times = math.prod(step.shape[1:]) // len(x.low)
             return Interval(np.tile(x.low, times), np.tile(x.high, times))
         case _:
-            raise PlanError(f"no range rule for step '{step.name}'", "", "this is a bug: please report it")
+            raise PlanError(
+                f"no range rule for step '{step.name}'", "", "this is a bug: please report it"
+            )
 
 
 def _product(
@@ -255,7 +284,9 @@ def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
     return True
 
 
-def _windowed(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weight: Floats, bias: Floats) -> Interval:
+def _windowed(
+    step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weight: Floats, bias: Floats
+) -> Interval:
     """Bounds of a product over a window, each tap at its worst."""
     groups = 1
     if isinstance(step.operator, linear.Convolution):
@@ -272,11 +303,15 @@ def _windowed(step: linear.PrivateProduct | linear.PublicProduct, x: Interval, w
 
 
 def _fits(step: Step, interval: Interval, bits: int) -> None:
-    """Raises RangeTooWide unless every value v of it has |v| < 2^bits (the lower end may reach it)."""
+    """Raises RangeTooWide unless every value v of it has |v| < 2^bits (the lower end may reach
+    it).
+    """
     if interval.low.min() < -(2.0**bits) or interval.high.max() >= 2.0**bits:
         reached = np.log2(interval.magnitude)
         raise RangeTooWide(
-            f"layer '{step.name}' may reach 2^{reached:.2f} ring units, and has room below 2^{bits}",
+            f"layer '{step.name}' may reach 2^{reached:.2f} ring units, and has room below "
+            f"2^{bits}",
             "the bounds of its inputs and weights allow it",
-            "choose a larger k or a smaller f, or compile with bounds='calibrated' and sample images",
+            "choose a larger k or a smaller f, or compile with bounds='calibrated' and sample "
+            "images",
         )

@@ -1,7 +1,9 @@
-"""A network's weights as shares: the owner splits them once, the servers open F = W - Bm once, every batch uses both.
+"""A network's weights as shares: the owner splits them once, the servers open F = W - Bm once,
+every batch uses both.
 
-Server 0's share travels as a 32-byte seed, server 1's as packed words. Public weights travel as packed words to both, and
-nothing is opened. What a server keeps is one safetensors file; F in it is never opened a second time.
+Server 0's share travels as a 32-byte seed, server 1's as packed words. Public weights travel as
+packed words to both, and nothing is opened. What a server keeps is one safetensors file; F in it is
+never opened a second time.
 """
 
 from __future__ import annotations
@@ -47,25 +49,41 @@ def split_weights(program: Program, integers: Integers, backend: Backend) -> tup
     Private weights: a seed, and W - PRG(seed) packed. Public weights: W packed, to both.
     """
     cipher = program.params.cipher
-    clear = [integers[layer][0 if part == "weight" else 1] for layer, part, _, _ in _arrays(program)]
+    clear = [
+        integers[layer][0 if part == "weight" else 1] for layer, part, _, _ in _arrays(program)
+    ]
     specs = [spec for _, _, _, spec in _arrays(program)]
     if program.params.weights == "public":
-        words = b"".join(backend.pack(backend.upload(w), spec.bits) for w, spec in zip(clear, specs, strict=True))
+        words = b"".join(
+            backend.pack(backend.upload(w), spec.bits) for w, spec in zip(clear, specs, strict=True)
+        )
         return words, words
     seed = secrets.token_bytes(SEED_BYTES)
     shares = zip(clear, _expand(backend, cipher, program, seed), specs, strict=True)
-    return seed, b"".join(backend.pack(backend.upload(w) - share, spec.bits) for w, share, spec in shares)
+    return seed, b"".join(
+        backend.pack(backend.upload(w) - share, spec.bits) for w, share, spec in shares
+    )
 
 
 def receive_weights(program: Program, party: int, sent: memoryview, backend: Backend) -> RawShares:
-    """One server's raw shares (weight, bias) by layer. Raises BadFrame if the bytes do not fit the program."""
+    """One server's raw shares (weight, bias) by layer.
+
+    Raises BadFrame if the bytes do not fit the program.
+    """
     if program.params.weights == "private" and party == 0:
         if len(sent) != SEED_BYTES:
-            raise BadFrame(f"a weight seed of {len(sent)} bytes came", f"it has {SEED_BYTES}", "share the weights again")
+            raise BadFrame(
+                f"a weight seed of {len(sent)} bytes came",
+                f"it has {SEED_BYTES}",
+                "share the weights again",
+            )
         words = list(_expand(backend, program.params.cipher, program, bytes(sent)))
     else:
         words = list(_unpack(program, sent, backend))
-    parts = {(layer, part): array for (layer, part, _, _), array in zip(_arrays(program), words, strict=True)}
+    parts = {
+        (layer, part): array
+        for (layer, part, _, _), array in zip(_arrays(program), words, strict=True)
+    }
     return {layer: (parts[layer, "weight"], parts[layer, "bias"]) for layer in program.weights}
 
 
@@ -86,14 +104,16 @@ def _unpack(program: Program, sent: memoryview, backend: Backend) -> Iterator[Wo
 def open_static(session: Session, program: Program, raw: RawShares) -> dict[str, StaticWeight]:
     """Open F = W - Bm of every layer in one round, and keep W_0 = F + Bm_0, W_1 = Bm_1.
 
-    The session must be one of `seeds.weight_session`, its name reserved in the ledger: two openings under one Bm would
-    give away the difference of two models.
+    The session must be one of `seeds.weight_session`, its name reserved in the ledger: two openings
+    under one Bm would give away the difference of two models.
     """
     backend = session.backend
     if program.params.weights == "public":
         zero = 1 - session.party  # the bias is added once, by server 0
         return {
-            layer: StaticWeight(backend.static(w, program.weights[layer].bits), None, b * np.uint64(zero))
+            layer: StaticWeight(
+                backend.static(w, program.weights[layer].bits), None, b * np.uint64(zero)
+            )
             for layer, (w, b) in raw.items()
         }
     masks, sums = {}, []
@@ -104,18 +124,25 @@ def open_static(session: Session, program: Program, raw: RawShares) -> dict[str,
         sums.append(Sum(w - masks[layer], spec.bits))
     opened = dict(zip(raw, session.open_many(*sums), strict=True))
     return {
-        layer: _static(backend, masks[layer], opened[layer], bias, program.weights[layer].bits, session.party)
+        layer: _static(
+            backend, masks[layer], opened[layer], bias, program.weights[layer].bits, session.party
+        )
         for layer, (_, bias) in raw.items()
     }
 
 
-def _static(backend: Backend, mask: Words, opened: Words, bias: Words, bits: int, party: int) -> StaticWeight:
+def _static(
+    backend: Backend, mask: Words, opened: Words, bias: Words, bits: int, party: int
+) -> StaticWeight:
     own = backend.reduce(mask + opened, bits) if party == 0 else mask
     return StaticWeight(backend.static(own, bits), backend.static(opened, bits), bias)
 
 
 def save_static(path: Path, backend: Backend, static: dict[str, StaticWeight]) -> None:
-    """Keep a server's part, mode 0600, all or nothing. Raises ConfigError where the disk refuses."""
+    """Keep a server's part, mode 0600, all or nothing.
+
+    Raises ConfigError where the disk refuses.
+    """
     arrays: dict[str, npt.NDArray[np.uint64]] = {}
     for layer, part in static.items():
         arrays[f"{layer}.weight"] = backend.download(part.weight)
@@ -131,17 +158,25 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
         arrays = safetensors.numpy.load(read_private(path))
         return {
             layer: StaticWeight(
-                backend.static(backend.upload(arrays[f"{layer}.weight"].reshape(spec.shape)), spec.bits),
-                _opened(arrays, layer, spec, backend) if program.params.weights == "private" else None,
+                backend.static(
+                    backend.upload(arrays[f"{layer}.weight"].reshape(spec.shape)), spec.bits
+                ),
+                _opened(arrays, layer, spec, backend)
+                if program.params.weights == "private"
+                else None,
                 backend.upload(arrays[f"{layer}.bias"].reshape(spec.bias_shape)),
             )
             for layer, spec in program.weights.items()
         }
     except (SafetensorError, KeyError, ValueError) as error:
         raise CorruptPlan(
-            f"the weight shares in {path} cannot be used", str(error), "delete the file and share the weights again"
+            f"the weight shares in {path} cannot be used",
+            str(error),
+            "delete the file and share the weights again",
         ) from error
 
 
-def _opened(arrays: dict[str, npt.NDArray[np.uint64]], layer: str, spec: WeightSpec, backend: Backend) -> Words:
+def _opened(
+    arrays: dict[str, npt.NDArray[np.uint64]], layer: str, spec: WeightSpec, backend: Backend
+) -> Words:
     return backend.static(backend.upload(arrays[f"{layer}.opened"].reshape(spec.shape)), spec.bits)

@@ -1,8 +1,9 @@
 """How many bits each layer needs: every value only as wide as its bounds ask for.
 
-The bounds of a value do not depend on the rings it is computed in, so they are found once; a width is then tried by walking
-the program's range checks over the known bounds, which takes milliseconds. Greedy and forward: comparisons first, which may
-take whatever they are given, then products, each to the narrowest ring in which all that follows still fits.
+The bounds of a value do not depend on the rings it is computed in, so they are found once; a width
+is then tried by walking the program's range checks over the known bounds, which takes milliseconds.
+Greedy and forward: comparisons first, which may take whatever they are given, then products, each
+to the narrowest ring in which all that follows still fits.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ class _Search:
             return None
         return program if program.result.bits == self.output_bits else None
 
-    def narrowed(self, widths: dict[str, Width], layer: str, width: Width, least: int) -> dict[str, Width]:
-        """These widths with the narrowest of one layer that fits and costs no more, from `least` to what it is."""
+    def narrowed(
+        self, widths: dict[str, Width], layer: str, width: Width, least: int
+    ) -> dict[str, Width]:
+        """These widths with the narrowest of one layer that fits and costs no more, from `least` to
+        what it is.
+        """
         low, high = least, width.k
         while low < high:
             middle = (low + high) // 2
@@ -86,13 +91,17 @@ def plan_widths(
         elif isinstance(layer, _COMPARING):
             widths[layer.name] = Width(params.k - params.f, 0)
     if search.program(widths) is None:
-        raise PlanError("the network does not fit its widest rings", "", "choose a larger k or a smaller f")
+        raise PlanError(
+            "the network does not fit its widest rings", "", "choose a larger k or a smaller f"
+        )
     for layer in graph.layers:
         if isinstance(layer, _COMPARING):
             widths = search.narrowed(widths, layer.name, widths[layer.name], least=1)
     for layer in graph.layers:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            widths = search.narrowed(widths, layer.name, widths[layer.name], _least(weights, layer.name, params))
+            widths = search.narrowed(
+                widths, layer.name, widths[layer.name], _least(weights, layer.name, params)
+            )
     return widths
 
 

@@ -1,15 +1,18 @@
-"""Comparing public values with one the dealer knows: [y < r], and the sign of a shared value through it.
+"""Comparing public values with one the dealer knows: [y < r], and the sign of a shared value
+through it.
 
-Both numbers are cut into digits. The dealer shares by XOR, for each digit of r, the thermometer code T[v] = [v < r_j];
-each server then has its share of lt_j = [y_j < r_j] and eq_j = [y_j = r_j] *locally*, by looking up its own share of the
-table at the public y_j. Digits are combined from the top by
+Both numbers are cut into digits. The dealer shares by XOR, for each digit of r, the thermometer
+code T[v] = [v < r_j]; each server then has its share of lt_j = [y_j < r_j] and eq_j = [y_j = r_j]
+*locally*, by looking up its own share of the table at the public y_j. Digits are combined from the
+top by
 
     (lt, eq)_hi . (lt, eq)_lo = (lt_hi ^ eq_hi lt_lo, eq_hi eq_lo),
 
-up to four at a time: each lt and eq that is multiplied is opened under a fresh mask, and the dealer has shared every
-product of masks that occurs.
+up to four at a time: each lt and eq that is multiplied is opened under a fresh mask, and the dealer
+has shared every product of masks that occurs.
 
-Several y may be compared with one r (a clamp needs two); where they agree in the low `shared_low` bits, these are one chain.
+Several y may be compared with one r (a clamp needs two); where they agree in the low `shared_low`
+bits, these are one chain.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from gpumpc.session import Session, Xor
 
 MAX_FAN_IN = 4
 MAX_DIGIT_BITS = 4
-# What the planner minimises, in bits an element: an opened bit crosses both ways; a round is worth some latency.
+# What the planner minimises, in bits an element: an opened bit crosses both ways; a round is worth
+# some latency.
 _OPENED_WEIGHT = 2
 _ROUND_WEIGHT = 24
 
@@ -34,7 +38,8 @@ _ROUND_WEIGHT = 24
 class Node:
     """A node of a tree: `fan_in` digits in, one (lt, eq) out; the lowest chain needs no eq.
 
-    Factors are numbered eq_{m-1} .. eq_0 (eq_0 only where eq is kept), then lt_{m-2} .. lt_0; lt_{m-1} is never multiplied.
+    Factors are numbered eq_{m-1} .. eq_0 (eq_0 only where eq is kept), then lt_{m-2} .. lt_0;
+    lt_{m-1} is never multiplied.
     """
 
     fan_in: int
@@ -52,7 +57,9 @@ class Node:
 
     @functools.cached_property
     def terms(self) -> tuple[Factors, ...]:
-        """Factor lists of the products: eq_{m-1} .. eq_{j+1} lt_j for j = m-2 .. 0, then the product of all eq."""
+        """Factor lists of the products: eq_{m-1} .. eq_{j+1} lt_j for j = m-2 .. 0, then the
+        product of all eq.
+        """
         terms = [tuple(range(j)) + (self.n_eq + j - 1,) for j in range(1, self.fan_in)]
         if self.keep_eq:
             terms.append(tuple(range(self.fan_in)))
@@ -76,7 +83,9 @@ _node = functools.cache(Node)
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """How a run of bits is cut (digit widths, top first) and combined (group sizes a level, top first)."""
+    """How a run of bits is cut (digit widths, top first) and combined (group sizes a level, top
+    first).
+    """
 
     widths: tuple[int, ...]
     levels: tuple[tuple[int, ...], ...]
@@ -95,12 +104,22 @@ class Chain:
     @property
     def opened_bits(self) -> int:
         """Opened bits an element, all levels."""
-        return sum(node.n_masks for level in range(len(self.levels)) for node in self.nodes(level) if node.fan_in > 1)
+        return sum(
+            node.n_masks
+            for level in range(len(self.levels))
+            for node in self.nodes(level)
+            if node.fan_in > 1
+        )
 
     @property
     def product_bits(self) -> int:
         """Corrected products an element, all levels."""
-        return sum(len(node.products) for level in range(len(self.levels)) for node in self.nodes(level) if node.fan_in > 1)
+        return sum(
+            len(node.products)
+            for level in range(len(self.levels))
+            for node in self.nodes(level)
+            if node.fan_in > 1
+        )
 
 
 def _spread(total: int, parts: int) -> tuple[int, ...]:
@@ -121,7 +140,9 @@ def _groupings(n_digits: int, max_levels: int) -> Iterator[tuple[tuple[int, ...]
 
 @functools.cache
 def plan_chain(bits: int, max_levels: int, keep_eq: bool, copies: int) -> Chain | None:
-    """The cheapest chain for `bits` bits in at most `max_levels` levels, its tables serving `copies` trees."""
+    """The cheapest chain for `bits` bits in at most `max_levels` levels, its tables serving
+    `copies` trees.
+    """
 
     def price(chain: Chain) -> int:
         return chain.table_bits + copies * (_OPENED_WEIGHT * chain.opened_bits + chain.product_bits)
@@ -138,11 +159,12 @@ def plan_chain(bits: int, max_levels: int, keep_eq: bool, copies: int) -> Chain 
 class Comparison:
     """`copies` public values against one r of `high bits + shared_low` bits.
 
-    **Computes** XOR shares of l_c = [y_c < r] for each copy c; all y_c agree in the low `shared_low` bits.
-    **Hides** r and l_c from both servers: every opened bit carries a fresh uniform mask of both parties.
-    **Cost** `rounds`; `opened_bits` and `dealt_bits` an element, as lanes.
-    **Error** none.
-    **Source** this project; docs/protocols.md section 6. Thermometer leaves after Boyle et al.'s lookup sharing idea.
+    **Computes** XOR shares of l_c = [y_c < r] for each copy c; all y_c agree in the low
+    `shared_low` bits. **Hides** r and l_c from both servers: every opened bit carries a fresh
+    uniform mask of both parties. **Cost** `rounds`; `opened_bits` and `dealt_bits` an element, as
+    lanes. **Error** none.
+    **Source** this project; docs/protocols.md section 6. Thermometer leaves after Boyle et al.'s
+    lookup sharing idea.
     """
 
     high: Chain
@@ -173,7 +195,9 @@ class Comparison:
     def opened_bits(self) -> int:
         """Bits an element opened by each server."""
         merge = self.copies + 1 if self.low else 0
-        return self.copies * self.high.opened_bits + (self.low.opened_bits if self.low else 0) + merge
+        return (
+            self.copies * self.high.opened_bits + (self.low.opened_bits if self.low else 0) + merge
+        )
 
     @property
     def dealt_bits(self) -> int:
@@ -207,7 +231,9 @@ class Comparison:
             _deal_merge(dealing, self.copies, n)
 
     def run(self, session: Session, y_planes: Sequence[Lanes], n: int) -> list[Lanes]:
-        """Shares of l_c, one lane (n_lanes,) a copy; `y_planes[c]` are the planes of y_c's low `bits` bits."""
+        """Shares of l_c, one lane (n_lanes,) a copy; `y_planes[c]` are the planes of y_c's low
+        `bits` bits.
+        """
         chains = self._leaves(session, y_planes, n)
         for level in range(self.n_levels):
             self._combine_level(session, chains, level, n)
@@ -215,8 +241,12 @@ class Comparison:
             return [chain[0][0] for chain in chains]
         return _merge(session, [chain[0] for chain in chains[:-1]], chains[-1][0][0], n)
 
-    def _leaves(self, session: Session, y_planes: Sequence[Lanes], n: int) -> list[list[tuple[Lanes, Lanes]]]:
-        """(lt, eq) of every digit: a list a chain, the high chain once a copy, the low chain last."""
+    def _leaves(
+        self, session: Session, y_planes: Sequence[Lanes], n: int
+    ) -> list[list[tuple[Lanes, Lanes]]]:
+        """(lt, eq) of every digit: a list a chain, the high chain once a copy, the low chain
+        last.
+        """
         per_table = []
         below = ones_at_party_0(session, n)
         for name, chain, lowest in self._tables():
@@ -239,7 +269,9 @@ class Comparison:
     # levels
 
     def _level(self, level: int) -> list[tuple[Node, list[tuple[int, int]]]]:
-        """The kinds of node of one level, each with its places (chain, group): all run side by side."""
+        """The kinds of node of one level, each with its places (chain, group): all run side by
+        side.
+        """
         chains = [self.high] * self.copies + ([self.low] if self.low else [])
         kinds: dict[Node, list[tuple[int, int]]] = {}
         for c, chain in enumerate(chains):
@@ -248,11 +280,17 @@ class Comparison:
                     kinds.setdefault(node, []).append((c, g))
         return sorted(kinds.items(), key=lambda item: (item[0].fan_in, item[0].keep_eq))
 
-    def _combine_level(self, session: Session, chains: list[list[tuple[Lanes, Lanes]]], level: int, n: int) -> None:
+    def _combine_level(
+        self, session: Session, chains: list[list[tuple[Lanes, Lanes]]], level: int, n: int
+    ) -> None:
         structure = [self.high] * self.copies + ([self.low] if self.low else [])
-        groups = [_grouped(nodes, chain, level) for nodes, chain in zip(chains, structure, strict=True)]
+        groups = [
+            _grouped(nodes, chain, level) for nodes, chain in zip(chains, structure, strict=True)
+        ]
         work = [
-            _NodeRun(session, f"level{level}.{_label(node)}", node, [groups[c][g] for c, g in places], n)
+            _NodeRun(
+                session, f"level{level}.{_label(node)}", node, [groups[c][g] for c, g in places], n
+            )
             for node, places in self._level(level)
         ]
         if not work:
@@ -273,7 +311,9 @@ def _label(node: Node) -> str:
     return f"{node.fan_in}{'e' if node.keep_eq else ''}"
 
 
-def _grouped(nodes: list[tuple[Lanes, Lanes]], chain: Chain, level: int) -> list[list[tuple[Lanes, Lanes]]]:
+def _grouped(
+    nodes: list[tuple[Lanes, Lanes]], chain: Chain, level: int
+) -> list[list[tuple[Lanes, Lanes]]]:
     sizes = chain.levels[level] if level < len(chain.levels) else (1,) * len(nodes)
     taken = iter(nodes)
     return [list(itertools.islice(taken, size)) for size in sizes]
@@ -291,7 +331,9 @@ def _digits(chain: Chain, planes: Lanes, lowest: int) -> Iterator[tuple[str, int
 
 
 def _deal_products(dealing: Dealing, name: str, node: Node, count: int, n: int) -> None:
-    masks = dealing.xor_lanes(f"{name}.masks", count * node.n_masks, n).reshape(count, node.n_masks, -1)
+    masks = dealing.xor_lanes(f"{name}.masks", count * node.n_masks, n).reshape(
+        count, node.n_masks, -1
+    )
     products = dealing.backend.mask_products(masks, node.products)
     dealing.deal_lanes(f"{name}.products", products.reshape(count * len(node.products), -1), n)
 
@@ -299,11 +341,19 @@ def _deal_products(dealing: Dealing, name: str, node: Node, count: int, n: int) 
 class _NodeRun:
     """All nodes of one kind at one level, between masking and unmasking."""
 
-    def __init__(self, session: Session, name: str, node: Node, groups: list[list[tuple[Lanes, Lanes]]], n: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        node: Node,
+        groups: list[list[tuple[Lanes, Lanes]]],
+        n: int,
+    ) -> None:
         self.session, self.node, self.count = session, node, len(groups)
         self.top_lt = [group[0][0] for group in groups]
         rows = [
-            [eq for _, eq in group[: node.n_eq]] + [lt for lt, _ in group[1:]]  # factors, in the node's numbering
+            [eq for _, eq in group[: node.n_eq]]
+            + [lt for lt, _ in group[1:]]  # factors, in the node's numbering
             for group in groups
         ]
         factors = session.backend.concat([row[None] for group in rows for row in group], 0)
@@ -312,15 +362,20 @@ class _NodeRun:
         self.masked = factors ^ self.masks
 
     def finish(self, opened: Lanes) -> list[tuple[Lanes, Lanes]]:
-        """(lt, eq) of each node from the opened factors; eq is lt again where the node keeps none."""
+        """(lt, eq) of each node from the opened factors; eq is lt again where the node keeps
+        none.
+        """
         node = self.node
         opened = opened.reshape(self.count, node.n_masks, -1)
         masks = self.masks.reshape(self.count, node.n_masks, -1)
         dealt = self.dealt.reshape(self.count, len(node.products), -1)
-        # Terms end with the product of all eq, where eq is kept; the others add up to what joins lt_{m-1}.
+        # Terms end with the product of all eq, where eq is kept; the others add up to what joins
+        # lt_{m-1}.
         lt_terms, eq_terms = node.terms[: node.fan_in - 1], node.terms[node.fan_in - 1 :]
         sums = (lt_terms, eq_terms) if node.keep_eq else (lt_terms,)
-        found = self.session.backend.masked_products(opened, masks, dealt, sums, node.products, self.session.party)
+        found = self.session.backend.masked_products(
+            opened, masks, dealt, sums, node.products, self.session.party
+        )
         lts = [lt ^ more for lt, more in zip(self.top_lt, found[0], strict=True)]
         return list(zip(lts, found[-1] if node.keep_eq else lts, strict=True))
 
@@ -332,7 +387,9 @@ def _deal_merge(dealing: Dealing, copies: int, n: int) -> None:
 
 
 def _merge(session: Session, high: list[tuple[Lanes, Lanes]], lt_low: Lanes, n: int) -> list[Lanes]:
-    """lt_hi ^ eq_hi lt_lo for every copy, lt_lo masked once: its mask hides one value, used in several products."""
+    """lt_hi ^ eq_hi lt_lo for every copy, lt_lo masked once: its mask hides one value, used in
+    several products.
+    """
     copies = len(high)
     masks = session.lanes("merge.masks", copies + 1, n)
     products = session.dealt_lanes("merge.products", copies, n)
@@ -355,7 +412,11 @@ def plan_comparison(bits: int, shared_low: int = 0, copies: int = 1) -> Comparis
     shared_low = shared_low if copies > 1 else 0
 
     def price(comparison: Comparison) -> int:
-        return _OPENED_WEIGHT * comparison.opened_bits + comparison.dealt_bits + _ROUND_WEIGHT * comparison.rounds
+        return (
+            _OPENED_WEIGHT * comparison.opened_bits
+            + comparison.dealt_bits
+            + _ROUND_WEIGHT * comparison.rounds
+        )
 
     options = []
     for depth in range(8):

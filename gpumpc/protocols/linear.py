@@ -1,7 +1,8 @@
-"""Products: with static weights under a static mask, with public weights, and of two fresh operands (Beaver).
+"""Products: with static weights under a static mask, with public weights, and of two fresh operands
+(Beaver).
 
-`o` is one of the `Operator`s below: bilinear, so the same formulas serve matrix products, convolutions and element-wise
-multiplication. Zero padding pads an opened value and its mask alike.
+`o` is one of the `Operator`s below: bilinear, so the same formulas serve matrix products,
+convolutions and element-wise multiplication. Zero padding pads an opened value and its mask alike.
 """
 
 from __future__ import annotations
@@ -26,10 +27,19 @@ class _Weighted(abc.ABC):
         return self.sum(backend, [(x, w)], bits)
 
     @abc.abstractmethod
-    def sum(self, backend: Backend, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+    def sum(
+        self,
+        backend: Backend,
+        pairs: Pairs,
+        bits: int,
+        plus: Words | None = None,
+        bias: Words | None = None,
+    ) -> Words:
         """x o w of each pair, added up, plus words of the result's shape, plus a bias."""
 
-    def beaver(self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int) -> Words:
+    def beaver(
+        self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int
+    ) -> Words:
         """(1-p) E o F + E o B_p + A_p o F + C_p, as two products."""
         right = y.mask if party else backend.sum_of(y.mask, y.opened, bits)
         return self.sum(backend, [(x.opened, right), (x.mask, y.opened)], bits, c)
@@ -39,7 +49,14 @@ class _Weighted(abc.ABC):
 class MatMul(_Weighted):
     """(M, K) o (K, N) -> (M, N)."""
 
-    def sum(self, backend: Backend, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+    def sum(
+        self,
+        backend: Backend,
+        pairs: Pairs,
+        bits: int,
+        plus: Words | None = None,
+        bias: Words | None = None,
+    ) -> Words:
         return backend.matmul_sum(pairs, bits, plus, bias)
 
 
@@ -52,7 +69,14 @@ class Convolution(_Weighted):
     padding: Padding
     groups: int
 
-    def sum(self, backend: Backend, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+    def sum(
+        self,
+        backend: Backend,
+        pairs: Pairs,
+        bits: int,
+        plus: Words | None = None,
+        bias: Words | None = None,
+    ) -> Words:
         return backend.conv2d_sum(pairs, self.stride, self.padding, self.groups, bits, plus, bias)
 
 
@@ -63,7 +87,9 @@ class Elementwise:
     def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
         return backend.multiply(x, w, bits)
 
-    def beaver(self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int) -> Words:
+    def beaver(
+        self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int
+    ) -> Words:
         return backend.beaver(x.opened, y.opened, x.mask, y.mask, c, party, bits)
 
 
@@ -74,9 +100,9 @@ Operator = MatMul | Convolution | Elementwise
 class Open(Step):
     """Mask and open an operand: E = X - A modulo 2^bits.
 
-    **Computes** the public E beside each server's mask share A_p; every product that reads the value uses the same E.
-    **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server knows only its own part.
-    **Cost** 1 round; bits an element each way; no corrections.
+    **Computes** the public E beside each server's mask share A_p; every product that reads the
+    value uses the same E. **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server
+    knows only its own part. **Cost** 1 round; bits an element each way; no corrections.
     **Error** none.
     **Source** Beaver 1991; here A is drawn from seeds.
     """
@@ -97,7 +123,9 @@ class Open(Step):
         x.check_bits(self.bits)  # an opening is reduced
         mask, masked = session.masked_operand(x.words, "A", self.bits)
         [opened] = session.open_many(masked)
-        return Masked(opened, session.backend.opened(mask, self.bits), self.bits, x.frac, x.divisor, x.owner)
+        return Masked(
+            opened, session.backend.opened(mask, self.bits), self.bits, x.frac, x.divisor, x.owner
+        )
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return x
@@ -107,9 +135,10 @@ class Open(Step):
 class OpenColumn(Step):
     """Mask and open one value a row, as an operand that multiplies every entry of its row.
 
-    **Computes** E = x - A modulo 2^bits of x (N,), and E and A_p repeated over `columns` columns, (N, columns). An
-    element-wise `BeaverProduct` with a matrix then scales its rows: the opened word is used for a whole row, opened once.
-    **Hides** x as `Open`. **Cost** 1 round; bits a row each way; no corrections. **Error** none. **Source** Beaver 1991.
+    **Computes** E = x - A modulo 2^bits of x (N,), and E and A_p repeated over `columns` columns,
+    (N, columns). An element-wise `BeaverProduct` with a matrix then scales its rows: the opened
+    word is used for a whole row, opened once. **Hides** x as `Open`. **Cost** 1 round; bits a row
+    each way; no corrections. **Error** none. **Source** Beaver 1991.
     """
 
     bits: int
@@ -127,7 +156,9 @@ class OpenColumn(Step):
         x = x.at_bits(backend, self.bits)
         mask = session.words("A", self.shape, self.bits)
         [opened] = session.open_many(Sum(x.words - mask, self.bits))
-        e, a = (backend.opened(self._repeated(backend, words), self.bits) for words in (opened, mask))
+        e, a = (
+            backend.opened(self._repeated(backend, words), self.bits) for words in (opened, mask)
+        )
         return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
 
     def _repeated(self, backend: Backend, words: Words) -> Words:
@@ -139,10 +170,11 @@ class OpenColumn(Step):
 
 @dataclasses.dataclass(frozen=True)
 class PrivateProduct(Step):
-    """X o W + b with W under a static mask: F = W - Bm was opened once, when the weights were shared.
+    """X o W + b with W under a static mask: F = W - Bm was opened once, when the weights were
+    shared.
 
-    **Computes** Z_p = E o W_p + A_p o F + C_p + b_p modulo 2^k, shares of X o W + b, with C of A o Bm dealt.
-    **Hides** nothing is sent here; E and F hide X and W under uniform masks.
+    **Computes** Z_p = E o W_p + A_p o F + C_p + b_p modulo 2^k, shares of X o W + b, with C of A o
+    Bm dealt. **Hides** nothing is sent here; E and F hide X and W under uniform masks.
     **Cost** no round; k correction bits an output element.
     **Error** none: sum_p = E o (F + Bm) + A o F + A o Bm = (E + A) o (F + Bm) = X o W.
     **Source** Beaver 1991 with one operand's mask fixed; docs/protocols.md section 3.
@@ -173,7 +205,9 @@ class PrivateProduct(Step):
         """A_p o F + b_p."""
         [a] = masks
         backend, static = draws.backend, draws.weights[self.layer]
-        return self.operator.sum(backend, [(backend.opened(a, self.k), static.opened)], self.k, None, static.bias)
+        return self.operator.sum(
+            backend, [(backend.opened(a, self.k), static.opened)], self.k, None, static.bias
+        )
 
     def run(self, session: Session, x: Masked) -> Additive:
         x.check_bits(self.k)
@@ -182,9 +216,13 @@ class PrivateProduct(Step):
         ahead = session.ahead(self.name)
         if ahead is None:
             c = session.dealt_words("C", self.out_shape, self.k)
-            words = self.operator.sum(backend, [online, (x.mask, static.opened)], self.k, c, static.bias)
+            words = self.operator.sum(
+                backend, [online, (x.mask, static.opened)], self.k, c, static.bias
+            )
         else:
-            words = self.operator.sum(backend, [online], self.k, session.plus_dealt(ahead, "C", self.k))
+            words = self.operator.sum(
+                backend, [online], self.k, session.plus_dealt(ahead, "C", self.k)
+            )
         return Additive(words, self.k, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -195,8 +233,8 @@ class PrivateProduct(Step):
 class PublicProduct(Step):
     """X o W + b with public W.
 
-    **Computes** Z_p = X_p o W, plus b at server 0, modulo 2^k. **Hides** everything: nothing is sent. **Cost** none.
-    **Error** none. **Source** linearity.
+    **Computes** Z_p = X_p o W, plus b at server 0, modulo 2^k. **Hides** everything: nothing is
+    sent. **Cost** none. **Error** none. **Source** linearity.
     """
 
     layer: str
@@ -227,9 +265,9 @@ def plain_product(step: PrivateProduct | PublicProduct, clear: Clear, x: Words) 
 class BeaverProduct(Step):
     """X o Y of two fresh shared operands, both opened by `Open` steps.
 
-    **Computes** Z_p = (1-p) E o F + E o B_p + A_p o F + C_p modulo 2^k, with E = X - A, F = Y - B, C = A o B.
-    **Hides** nothing is sent here; E and F hide X and Y. **Cost** no round; k correction bits an output element.
-    **Error** none. **Source** Beaver 1991.
+    **Computes** Z_p = (1-p) E o F + E o B_p + A_p o F + C_p modulo 2^k, with E = X - A, F = Y - B,
+    C = A o B. **Hides** nothing is sent here; E and F hide X and Y. **Cost** no round; k correction
+    bits an output element. **Error** none. **Source** Beaver 1991.
     """
 
     operator: Operator

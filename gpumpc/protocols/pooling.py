@@ -19,8 +19,8 @@ from gpumpc.shares import Additive
 class Window:
     """One axis of a pooling window.
 
-    Padding repeats the edge entry instead of adding a "minus infinity": that entry lies in the same window, so the
-    maximum is unchanged, and every compared value is a real one.
+    Padding repeats the edge entry instead of adding a "minus infinity": that entry lies in the same
+    window, so the maximum is unchanged, and every compared value is a real one.
     """
 
     axis: int
@@ -33,18 +33,22 @@ class Window:
         """For each offset in the window, the entry every output reads along the axis."""
         count = (length + self.before + self.after - self.size) // self.stride + 1
         starts = [self.stride * i - self.before for i in range(count)]
-        return [[min(max(start + offset, 0), length - 1) for start in starts] for offset in range(self.size)]
+        return [
+            [min(max(start + offset, 0), length - 1) for start in starts]
+            for offset in range(self.size)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool(Step):
-    """Maximum over a window, one axis after the other, each as a knock-out of max(a, b) = b + max(a - b, 0).
+    """Maximum over a window, one axis after the other, each as a knock-out of max(a, b) = b + max(a
+    - b, 0).
 
-    **Computes** the maximum over each window of x (B, H, W, C), modulo 2^bits, for |v| < 2^(bits-2): a difference needs
-    one bit more than a value.
-    **Hides** all values and which of them won, as `Positive` does; the differences are opened, not the values.
-    **Cost** `Positive` on all pairs of a knock-out round at once; ceil(log2 w) rounds of it an axis.
-    **Error** none.
+    **Computes** the maximum over each window of x (B, H, W, C), modulo 2^bits, for |v| <
+    2^(bits-2): a difference needs one bit more than a value.
+    **Hides** all values and which of them won, as `Positive` does; the differences are opened, not
+    the values. **Cost** `Positive` on all pairs of a knock-out round at once; ceil(log2 w) rounds
+    of it an axis. **Error** none.
     **Source** this project; docs/protocols.md section 8.
     """
 
@@ -59,7 +63,10 @@ class MaxPool(Step):
             remaining = window.size
             while remaining > 1:
                 pairs = remaining // 2
-                yield f"axis{window.axis}.of{remaining}", Positive(pairs * math.prod(shape), self.bits, self.bits)
+                yield (
+                    f"axis{window.axis}.of{remaining}",
+                    Positive(pairs * math.prod(shape), self.bits, self.bits),
+                )
                 remaining -= pairs
 
     @property
@@ -82,7 +89,9 @@ class MaxPool(Step):
 
         for window in self.windows:
             words = self._knock_out(session.backend, words, window, positive)
-        return dataclasses.replace(x, words=session.backend.reduce(words, self.bits), bits=self.bits)
+        return dataclasses.replace(
+            x, words=session.backend.reduce(words, self.bits), bits=self.bits
+        )
 
     def plain(self, clear: Clear, x: Words) -> Words:
         for window in self.windows:
@@ -90,7 +99,9 @@ class MaxPool(Step):
         return x
 
     @staticmethod
-    def _knock_out(backend: Backend, words: Words, window: Window, positive: Callable[[Words], Words]) -> Words:
+    def _knock_out(
+        backend: Backend, words: Words, window: Window, positive: Callable[[Words], Words]
+    ) -> Words:
         indices = window.indices(words.shape[window.axis])
         entries = [backend.take(words, index, window.axis) for index in indices]
         while len(entries) > 1:
@@ -111,8 +122,8 @@ def _replaced(shape: Shape, axis: int, size: int) -> Shape:
 class SumPool(Step):
     """Average pooling as an integer sum; the division is in the scale.
 
-    **Computes** the sum over each window of x (B, H, W, C): `frac` grows by log2 of the window's area where that is a power
-    of two, else `divisor` by the area.
+    **Computes** the sum over each window of x (B, H, W, C): `frac` grows by log2 of the window's
+    area where that is a power of two, else `divisor` by the area.
     **Hides** everything: nothing is sent. **Cost** none. **Error** none. **Source** folklore.
     """
 
@@ -120,7 +131,9 @@ class SumPool(Step):
     stride: tuple[int, int]
 
     def run(self, session: Session, x: Additive) -> Additive:
-        words = session.backend.reduce(session.backend.window_sum(x.words, self.window, self.stride), x.bits)
+        words = session.backend.reduce(
+            session.backend.window_sum(x.words, self.window, self.stride), x.bits
+        )
         frac, divisor = averaged(x.frac, x.divisor, self.window)
         return dataclasses.replace(x, words=words, frac=frac, divisor=divisor)
 
@@ -131,12 +144,18 @@ class SumPool(Step):
 def averaged(frac: int, divisor: int, window: tuple[int, int]) -> tuple[int, int]:
     """Scale of a mean kept as a sum."""
     area = window[0] * window[1]
-    return (frac + area.bit_length() - 1, divisor) if area & (area - 1) == 0 else (frac, divisor * area)
+    return (
+        (frac + area.bit_length() - 1, divisor)
+        if area & (area - 1) == 0
+        else (frac, divisor * area)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Add(Step):
-    """x + y of one scale, modulo the smaller power of two. **Hides** everything: nothing is sent. **Error** none."""
+    """x + y of one scale, modulo the smaller power of two. **Hides** everything: nothing is sent.
+    **Error** none.
+    """
 
     def run(self, session: Session, x: Additive, y: Additive) -> Additive:
         return x.plus(session.backend, y)
@@ -147,7 +166,9 @@ class Add(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Concat(Step):
-    """Joined along the last axis, modulo the smallest power of two. **Hides** everything: nothing is sent."""
+    """Joined along the last axis, modulo the smallest power of two. **Hides** everything: nothing
+    is sent.
+    """
 
     def run(self, session: Session, *parts: Additive) -> Additive:
         for part in parts[1:]:

@@ -1,8 +1,9 @@
 """The sign of a shared value, and what is selected by it: ReLU and clamp.
 
-The dealer knows r; the servers open y = v + r modulo 2^K. With l = [y_low < r_low] on the low K - 1 bits,
-drelu = [v >= 0] = 1 ^ msb(y) ^ msb(r) ^ l. The bit t, shared also as words t and t r, turns the opened c = drelu ^ t into
-a choice between two candidates that both servers already hold: drelu v = t y - t r where c = 0, v minus that where c = 1.
+The dealer knows r; the servers open y = v + r modulo 2^K. With l = [y_low < r_low] on the low K - 1
+bits, drelu = [v >= 0] = 1 ^ msb(y) ^ msb(r) ^ l. The bit t, shared also as words t and t r, turns
+the opened c = drelu ^ t into a choice between two candidates that both servers already hold: drelu
+v = t y - t r where c = 0, v minus that where c = 1.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def split_top(planes: Lanes) -> tuple[Lanes, Lanes]:
 class Positive:
     """max(v, 0) of n flat elements, the core of ReLU, max-pool and their kin.
 
-    **Computes** v [v >= 0] for |v| < 2^(bits-1); modulo 2^high if high > bits (lifted in the same round), else 2^bits.
-    **Hides** v: y under r; each tree bit under its own mask; drelu under t; top bits of both candidates under two masks.
-    **Cost** 2 + tree rounds; bits + tree + 1 (+ 2 if lifted) bits an element each way.
-    **Error** none.
+    **Computes** v [v >= 0] for |v| < 2^(bits-1); modulo 2^high if high > bits (lifted in the same
+    round), else 2^bits. **Hides** v: y under r; each tree bit under its own mask; drelu under t;
+    top bits of both candidates under two masks. **Cost** 2 + tree rounds; bits + tree + 1 (+ 2 if
+    lifted) bits an element each way. **Error** none.
     **Source** this project; docs/protocols.md section 7.
     """
 
@@ -47,7 +48,9 @@ class Positive:
     @property
     def lift(self) -> LiftBits | None:
         """The lift of both candidates, where the result goes further up."""
-        return LiftBits(self.n, self.bits, self.high, candidates=2) if self.high > self.bits else None
+        return (
+            LiftBits(self.n, self.bits, self.high, candidates=2) if self.high > self.bits else None
+        )
 
     @property
     def cost(self) -> Cost:
@@ -127,11 +130,11 @@ class ReLU(Step):
 class Clamp(Step):
     """min(max(v, 0), top): ReLU6 with top = 6 * 2^f.
 
-    **Computes** dm v + top d1 with d1 = [v >= top], dm = [v >= 0] ^ d1, for -2^(bits-1) + top <= v < 2^(bits-1);
-    modulo 2^high. The words that carry dm v are only as wide as the clamp (`narrow`), not as v.
-    **Hides** v and both signs: y under r, tree bits under masks of their own, dm under tm, d1 under t1.
-    **Cost** 2 + tree rounds; both comparisons share the tables, and one subtree for the low bits in which
-    y and y - top agree.
+    **Computes** dm v + top d1 with d1 = [v >= top], dm = [v >= 0] ^ d1, for -2^(bits-1) + top <= v
+    < 2^(bits-1); modulo 2^high. The words that carry dm v are only as wide as the clamp (`narrow`),
+    not as v. **Hides** v and both signs: y under r, tree bits under masks of their own, dm under
+    tm, d1 under t1. **Cost** 2 + tree rounds; both comparisons share the tables, and one subtree
+    for the low bits in which y and y - top agree.
     **Error** none; the constant is exact at the value's scale.
     **Source** this project; docs/protocols.md section 7.
     """
@@ -163,12 +166,18 @@ class Clamp(Step):
     @property
     def lift(self) -> LiftBits | None:
         """The lift of both candidates for dm v."""
-        return LiftBits(self.n, self.narrow, self.high, candidates=2) if self.high > self.narrow else None
+        return (
+            LiftBits(self.n, self.narrow, self.high, candidates=2)
+            if self.high > self.narrow
+            else None
+        )
 
     @property
     def cost(self) -> Cost:
         sent = packed_bytes(self.n, self.bits) + lane_bytes(self.n, self.comparison.opened_bits + 2)
-        dealt = lane_bytes(self.n, self.comparison.dealt_bits) + 2 * packed_bytes(self.n, self.narrow)
+        dealt = lane_bytes(self.n, self.comparison.dealt_bits) + 2 * packed_bytes(
+            self.n, self.narrow
+        )
         dealt += packed_bytes(self.n, self._step_bits)
         if self.lift:
             sent, dealt = sent + self.lift.told_bytes, dealt + self.lift.dealer_bytes
@@ -199,7 +208,9 @@ class Clamp(Step):
         v = x.words.reshape(-1)
         [y] = session.open_many(session.masked(v, "r", self.bits))
         below = backend.add_constant(y, -self.top, self.bits)
-        (y_low, y_top), (below_low, below_top) = (split_top(backend.to_planes(value, self.bits)) for value in (y, below))
+        (y_low, y_top), (below_low, below_top) = (
+            split_top(backend.to_planes(value, self.bits)) for value in (y, below)
+        )
         less, less_below = self.comparison.run(session, [y_low, below_low], n)
         # dm ^ tm = msb(y) ^ msb(y - top) ^ l ^ l1 ^ tm;   d1 ^ t1 = 1 ^ msb(y - top) ^ l1 ^ t1'
         middle = less ^ less_below ^ session.lanes("tm", 1, n)[0]
@@ -231,4 +242,6 @@ class Clamp(Step):
         # min(p, top) = top - max(top - p, 0)
         backend = clear.backend
         short = backend.add_constant(backend.scale(positive_part(backend, x), -1, 64), self.top, 64)
-        return backend.add_constant(backend.scale(positive_part(backend, short), -1, 64), self.top, 64)
+        return backend.add_constant(
+            backend.scale(positive_part(backend, short), -1, 64), self.top, 64
+        )

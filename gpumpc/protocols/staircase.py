@@ -1,12 +1,14 @@
 """A public piecewise-constant function of a shared integer, from one opening of it.
 
-With thresholds theta_1 < .. < theta_J the bits b_j = [s >= theta_j] say on which step s stands. All come from one opened
-y = s + r and one set of the dealer's tables, looked up at the public y - theta_j. The value on that step is, bit by bit,
+With thresholds theta_1 < .. < theta_J the bits b_j = [s >= theta_j] say on which step s stands. All
+come from one opened y = s + r and one set of the dealer's tables, looked up at the public y -
+theta_j. The value on that step is, bit by bit,
 
     g = g_0 ^ XOR_j (g_j ^ g_{j-1}) b_j,
 
-because the steps up to s telescope. The differences are public, so this is local on XOR shares of the b_j: neither are
-these opened nor does the dealer share a word for any of them. Only the few bits of g itself become arithmetic.
+because the steps up to s telescope. The differences are public, so this is local on XOR shares of
+the b_j: neither are these opened nor does the dealer share a word for any of them. Only the few
+bits of g itself become arithmetic.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from gpumpc.shares import Additive
 class RepeatedTables(Comparison):
     """Comparisons of n = times * rows elements, threshold by threshold, whose rows have one r each.
 
-    The tables are dealt once a row; each tree has masks of its own, for every threshold. Cost, Error, Source: `Comparison`.
+    The tables are dealt once a row; each tree has masks of its own, for every threshold. Cost,
+    Error, Source: `Comparison`.
     """
 
     times: int = 1
@@ -42,7 +45,10 @@ class RepeatedTables(Comparison):
     def _table(self, session: Session, name: str, planes: int, n: int) -> Lanes:
         rows = n // self.times
         table = session.dealt_lanes(name, planes, rows)
-        blocks = [repeated_lanes(session.backend, table[i : i + 64], rows, self.times) for i in range(0, planes, 64)]
+        blocks = [
+            repeated_lanes(session.backend, table[i : i + 64], rows, self.times)
+            for i in range(0, planes, 64)
+        ]
         return session.backend.concat(blocks, 0)
 
 
@@ -64,17 +70,18 @@ def plan_stairs(bits: int, times: int) -> RepeatedTables:
 class Staircase(Step):
     """A public step function of each element.
 
-    **Computes** values[j] of s (N,), j the number of thresholds <= s, for -2^(bits-1) + thresholds[-1] <= s < 2^(bits-1);
-    modulo 2^high, at scale 2^frac. d_j = y - theta_j: b_j = 1 ^ msb(d_j) ^ msb(r) ^ [d_j low < r low]; bit i of the value is
-    opened as c = bit ^ t, and is c + (1 - 2c) t.
-    **Hides** s: y under r, every tree bit under a mask of its own, each bit of the value under its own t. msb(r) appears in
-    a bit once for every threshold at which it changes; where that is odd, the dealer puts it into t.
-    **Cost** 2 + tree rounds; each way `bits` and the value's bits a row, tree bits a row and threshold; corrections: tables
-    a row, products a row and threshold, a word of `high` bits a row and bit of the value.
-    **Error** none.
+    **Computes** values[j] of s (N,), j the number of thresholds <= s, for -2^(bits-1) +
+    thresholds[-1] <= s < 2^(bits-1); modulo 2^high, at scale 2^frac. d_j = y - theta_j: b_j = 1 ^
+    msb(d_j) ^ msb(r) ^ [d_j low < r low]; bit i of the value is opened as c = bit ^ t, and is c +
+    (1 - 2c) t. **Hides** s: y under r, every tree bit under a mask of its own, each bit of the
+    value under its own t. msb(r) appears in a bit once for every threshold at which it changes;
+    where that is odd, the dealer puts it into t. **Cost** 2 + tree rounds; each way `bits` and the
+    value's bits a row, tree bits a row and threshold; corrections: tables a row, products a row and
+    threshold, a word of `high` bits a row and bit of the value. **Error** none.
     **Source** this project; docs/protocols.md section 9a.
 
-    Raises PlanError for thresholds that do not ascend or lie outside the ring, and for values that do.
+    Raises PlanError for thresholds that do not ascend or lie outside the ring, and for values that
+    do.
     """
 
     bits: int
@@ -87,11 +94,15 @@ class Staircase(Step):
         edges = (0, *self.thresholds, 1 << (self.bits - 1))
         if len(edges) < 3 or any(low >= high for low, high in itertools.pairwise(edges)):
             raise PlanError(
-                f"step '{self.name}' has thresholds that do not ascend between 0 and 2^{self.bits - 1}",
+                f"step '{self.name}' has thresholds that do not ascend between 0 and "
+                f"2^{self.bits - 1}",
                 "each must lie above the one before, and there must be one",
                 "this is a bug: please report it",
             )
-        if len(self.values) != len(self.thresholds) + 1 or not 0 <= min(self.values) <= max(self.values) < 1 << self.high:
+        if (
+            len(self.values) != len(self.thresholds) + 1
+            or not 0 <= min(self.values) <= max(self.values) < 1 << self.high
+        ):
             raise PlanError(
                 f"step '{self.name}' has values that do not fit",
                 f"there must be one more than thresholds, from 0 to 2^{self.high} - 1",
@@ -117,25 +128,37 @@ class Staircase(Step):
     def cost(self) -> Cost:
         tree, n = self.comparison, self.n
         every = n * len(self.thresholds)
-        sent = packed_bytes(n, self.bits) + lane_bytes(every, tree.opened_bits) + lane_bytes(n, self.value_bits)
+        sent = (
+            packed_bytes(n, self.bits)
+            + lane_bytes(every, tree.opened_bits)
+            + lane_bytes(n, self.value_bits)
+        )
         dealt = lane_bytes(n, tree.high.table_bits) + lane_bytes(every, tree.high.product_bits)
-        return Cost.both_ways(2 + tree.rounds, sent, dealt + packed_bytes(self.value_bits * n, self.high))
+        return Cost.both_ways(
+            2 + tree.rounds, sent, dealt + packed_bytes(self.value_bits * n, self.high)
+        )
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
         backend, n = dealing.backend, self.n
         low, top = split_top(backend.to_planes(dealing.sum_words("r", (n,), self.bits), self.bits))
         self.comparison.deal(dealing, low, n * len(self.thresholds))
         t = dealing.xor_lanes("t'", self.value_bits, n)
-        # XOR_j (g_j ^ g_{j-1}) = g_J ^ g_0: where msb(r) stays in a bit of the value, t takes it out.
+        # XOR_j (g_j ^ g_{j-1}) = g_J ^ g_0: where msb(r) stays in a bit of the value, t takes it
+        # out.
         odd = self.values[-1] ^ self.values[0]
-        words = [backend.from_bit(lane ^ top if odd >> i & 1 else lane, (1, n)) for i, lane in enumerate(t)]
+        words = [
+            backend.from_bit(lane ^ top if odd >> i & 1 else lane, (1, n))
+            for i, lane in enumerate(t)
+        ]
         dealing.deal_words("t", backend.concat(words, 0), self.high)
 
     def run(self, session: Session, s: Additive) -> Additive:
         backend, n = session.backend, self.n
         s.check_bits(self.bits)  # an opening is reduced
         [y] = session.open_many(session.masked(s.words.reshape(-1), "r", self.bits))
-        bits = self._value_lanes(session, backend.reduce(self._less_thresholds(backend, y), self.bits))
+        bits = self._value_lanes(
+            session, backend.reduce(self._less_thresholds(backend, y), self.bits)
+        )
         t = session.dealt_words("t", (self.value_bits, n), self.high)
         [c] = session.open_many(Xor(bits ^ session.lanes("t'", self.value_bits, n), n))
         total = backend.zeros((n,))
@@ -148,7 +171,9 @@ class Staircase(Step):
 
     def _less_thresholds(self, backend: Backend, y: Words) -> Words:
         """y - theta_j, (J, N)."""
-        return backend.concat([backend.add_constant(y[None], -theta, 64) for theta in self.thresholds], 0)
+        return backend.concat(
+            [backend.add_constant(y[None], -theta, 64) for theta in self.thresholds], 0
+        )
 
     def _value_lanes(self, session: Session, differences: Words) -> Lanes:
         """XOR shares of the value's bits, but for msb(r): (value_bits, n_lanes)."""
@@ -174,7 +199,9 @@ class Staircase(Step):
         backend = clear.backend
         differences = self._less_thresholds(backend, s.reshape(-1))
         below = backend.from_bit(backend.bit(differences, 63), differences.shape)
-        value = xor_rows(backend, (below ^ self._column(backend, [1])) * self._column(backend, self.changes))
+        value = xor_rows(
+            backend, (below ^ self._column(backend, [1])) * self._column(backend, self.changes)
+        )
         return (value ^ self._column(backend, self.values[:1])[0]).reshape(s.shape)
 
 

@@ -1,7 +1,7 @@
 """A step: one layer's work, with `cost`, `deal`, `run` and `plain` side by side.
 
-The dealer and the two servers walk the same list of steps. `plain` says in the clear what the step computes; the mode
-`fixed` walks it, and tests compare `run` with it.
+The dealer and the two servers walk the same list of steps. `plain` says in the clear what the step
+computes; the mode `fixed` walks it, and tests compare `run` with it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Step(abc.ABC):
     def prepare(self, draws: Draws, *masks: Any) -> Any:
         """What of `run` depends on no input and no message, computed before.
 
-        A step with `ahead_bytes` finds it by `Session.ahead`, under its name. As with `deal`, what is returned also reaches
-        the `prepare` of steps that read `output`. None: nothing.
+        A step with `ahead_bytes` finds it by `Session.ahead`, under its name. As with `deal`, what
+        is returned also reaches the `prepare` of steps that read `output`. None: nothing.
         """
         return None
 

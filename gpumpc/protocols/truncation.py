@@ -17,12 +17,13 @@ from gpumpc.shares import Additive
 class Truncate(Step):
     """Divide by 2^shift, on each server alone.
 
-    **Computes** floor(x / 2^shift) or that plus one, modulo 2^(k - shift), elementwise; multiples of 2^shift exactly.
-    **Hides** everything: nothing is sent.
+    **Computes** floor(x / 2^shift) or that plus one, modulo 2^(k - shift), elementwise; multiples
+    of 2^shift exactly. **Hides** everything: nothing is sent.
     **Cost** none.
-    **Error** below one ulp, unbiased; exact law for -2^(k-1) <= x <= 2^(k-1) - 2^shift: given the shares the result is
-    ((x_0 + 2^shift - 1) mod 2^k >> shift) + ((x_1 mod 2^k) >> shift). There are no large errors.
-    **Source** this project; docs/protocols.md section 4, proved exhaustively for small k in tests/protocols.
+    **Error** below one ulp, unbiased; exact law for -2^(k-1) <= x <= 2^(k-1) - 2^shift: given the
+    shares the result is ((x_0 + 2^shift - 1) mod 2^k >> shift) + ((x_1 mod 2^k) >> shift). There
+    are no large errors. **Source** this project; docs/protocols.md section 4, proved exhaustively
+    for small k in tests/protocols.
     """
 
     k: int
@@ -31,7 +32,9 @@ class Truncate(Step):
     def run(self, session: Session, x: Additive) -> Additive:
         x.check_bits(self.k)  # truncation itself reduces
         words = session.backend.truncate(x.words, self.k, self.shift, session.party)
-        return dataclasses.replace(x, words=words, bits=self.k - self.shift, frac=x.frac - self.shift)
+        return dataclasses.replace(
+            x, words=words, bits=self.k - self.shift, frac=x.frac - self.shift
+        )
 
     def plain(self, clear: Clear, x: Words) -> Words:
         # Rounded to nearest, ties up: always one of the two values `run` may give.
@@ -41,10 +44,12 @@ class Truncate(Step):
 
 @dataclasses.dataclass(frozen=True)
 class LiftBits:
-    """The one bit that takes shares of 0 <= v < 2^(low-1) from modulo 2^low to modulo 2^high, for several candidates.
+    """The one bit that takes shares of 0 <= v < 2^(low-1) from modulo 2^low to modulo 2^high, for
+    several candidates.
 
-    v = s_0 + s_1 - 2^low (m_0 OR m_1), m_p the top bit of s_p, known to S_p alone. S_p tells g_p = m_p ^ a_p; the dealer
-    has shared P = a_0 a_1 modulo 2^(high-low). Each candidate has its own masks; one may be kept afterwards.
+    v = s_0 + s_1 - 2^low (m_0 OR m_1), m_p the top bit of s_p, known to S_p alone. S_p tells g_p =
+    m_p ^ a_p; the dealer has shared P = a_0 a_1 modulo 2^(high-low). Each candidate has its own
+    masks; one may be kept afterwards.
     """
 
     n: int
@@ -63,7 +68,9 @@ class LiftBits:
         return packed_bytes(self.candidates * self.n, self.high - self.low)
 
     def deal(self, dealing: Dealing) -> None:
-        both = dealing.lanes(0, "lift.a", self.candidates, self.n) & dealing.lanes(1, "lift.a", self.candidates, self.n)
+        both = dealing.lanes(0, "lift.a", self.candidates, self.n) & dealing.lanes(
+            1, "lift.a", self.candidates, self.n
+        )
         dealing.deal_words("lift.P", dealing.backend.from_lanes(both, self.n), self.high - self.low)
 
     def tell(self, session: Session, shares: list[Words]) -> LiftInFlight:
@@ -90,13 +97,17 @@ class LiftInFlight:
         """What leaves this server."""
         return Tell(self.told, self.lift.n)
 
-    def keep(self, session: Session, theirs: Lanes, kept: Lanes | None, shares: Sequence[Words]) -> Words:
+    def keep(
+        self, session: Session, theirs: Lanes, kept: Lanes | None, shares: Sequence[Words]
+    ) -> Words:
         """Lift the candidate that the public lane `kept` names (None where there is one only)."""
         # v = s_p - 2^low w_p with
         # w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0
         # w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
         lanes = LiftLanes(self.tops, self.told, theirs, self.masks, kept)
-        return session.backend.lift(shares, lanes, self.products, session.party, self.lift.low, self.lift.high)
+        return session.backend.lift(
+            shares, lanes, self.products, session.party, self.lift.low, self.lift.high
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""How well features tell labels apart: exact search in the clear, and every figure with its definition and interval."""
+"""How well features tell labels apart: exact search in the clear, and every figure with its
+definition and interval.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ def assess(
 
     Args:
         gallery: what is searched.
-        queries: what is searched for; None: every item of the gallery, in all the others (leave-one-out).
+        queries: what is searched for; None: every item of the gallery, in all the others
+            (leave-one-out).
         metric: what the ranking goes by; of equals, the first of the gallery comes first.
         ks: depths of P@k, recall@k and AP@k.
         vote: how many neighbours vote.
@@ -90,13 +93,16 @@ def assess(
         hits = majority_vote(found[:, :vote]) == labels[rows]
         columns.setdefault(_vote_title(vote), []).append(hits.astype(np.float64))
         start += len(order)
-    return [_figure(title, np.concatenate(parts), asked.sources) for title, parts in columns.items()]
+    return [
+        _figure(title, np.concatenate(parts), asked.sources) for title, parts in columns.items()
+    ]
 
 
 def _check(gallery: Labelled, asked: Labelled, depths: Sequence[int], n_ranks: int) -> None:
     if gallery.features.shape[1:] != asked.features.shape[1:]:
         raise BadShape(
-            f"{gallery.features.shape[1]} features an item in the gallery, {asked.features.shape[1]} in the queries",
+            f"{gallery.features.shape[1]} features an item in the gallery, "
+            f"{asked.features.shape[1]} in the queries",
             "they come from two networks or two layers",
             "extract both with one plan",
         )
@@ -117,10 +123,18 @@ def _per_query(
         title = f"precision_at_{k}", f"P@{k}", f"relevant among the first {k}, over {k}"
         figures[title] = precision_at_k(relevant, k)
     for k in ks:
-        title = f"recall_at_{k}", f"recall@{k}", f"relevant among the first {k}, over all relevant of the gallery"
+        title = (
+            f"recall_at_{k}",
+            f"recall@{k}",
+            f"relevant among the first {k}, over all relevant of the gallery",
+        )
         figures[title] = recall_at_k(relevant, totals, k)
     for k in ks:
-        title = f"map_at_{k}", f"mAP@{k}", f"sum of P@i over relevant i up to {k}, over min({k}, relevant)"
+        title = (
+            f"map_at_{k}",
+            f"mAP@{k}",
+            f"sum of P@i over relevant i up to {k}, over min({k}, relevant)",
+        )
         figures[title] = average_precision_at_k(relevant, totals, k)
     whole = "map", "mAP", "sum of P@i over relevant i, over relevant"
     return {**figures, whole: average_precision_at_k(relevant, totals, relevant.shape[1])}
@@ -137,8 +151,12 @@ def _figure(title: tuple[str, str, str], values: Floats, sources: Sequence[str])
     return Figure(*title, *bootstrap(values, sources or None, level=LEVEL))
 
 
-def _rankings(gallery: Floats, queries: Floats, metric: Metric, *, itself: bool) -> Iterator[npt.NDArray[np.int64]]:
-    """Pieces (Q', R) of gallery indices, best first; without the query itself where it is part of the gallery."""
+def _rankings(
+    gallery: Floats, queries: Floats, metric: Metric, *, itself: bool
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Pieces (Q', R) of gallery indices, best first; without the query itself where it is part of
+    the gallery.
+    """
     if metric == "cosine":
         gallery, queries = _directions(gallery, "gallery"), _directions(queries, "queries")
     rows = max(1, _PIECE // len(gallery))
@@ -153,11 +171,17 @@ def _rankings(gallery: Floats, queries: Floats, metric: Metric, *, itself: bool)
 
 
 def _distances(gallery: Floats, queries: Floats) -> Floats:
-    """`|q - g|^2 - |q|^2`, which ranks like the distance; on directions, like one minus the cosine."""
+    """`|q - g|^2 - |q|^2`, which ranks like the distance; on directions, like one minus the
+    cosine.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         distances = np.asarray((gallery * gallery).sum(axis=1) - 2.0 * (queries @ gallery.T))
     if not np.isfinite(distances).all():
-        raise BadValue("the features are too large to be compared", "their squares leave float64", "scale them down")
+        raise BadValue(
+            "the features are too large to be compared",
+            "their squares leave float64",
+            "scale them down",
+        )
     return distances
 
 
@@ -165,7 +189,12 @@ def _directions(values: Floats, what: str) -> Floats:
     """Rows of length 1; scaled first, so that no square leaves float64."""
     largest = np.abs(values).max(axis=1, keepdims=True)
     if not largest.all():
-        why = f"item {int(np.flatnonzero(largest[:, 0] == 0)[0])} of the {what} is all zeros and has no direction"
-        raise BadValue("the cosine is not defined", why, "use the metric l2, or leave that item out")
+        why = (
+            f"item {int(np.flatnonzero(largest[:, 0] == 0)[0])} of the {what} is all zeros and "
+            "has no direction"
+        )
+        raise BadValue(
+            "the cosine is not defined", why, "use the metric l2, or leave that item out"
+        )
     scaled = values / largest
     return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))

@@ -1,8 +1,10 @@
-"""Files of revealed features: what `extract --out` writes and `evaluate` reads, as `.npz` or `.csv`.
+"""Files of revealed features: what `extract --out` writes and `evaluate` reads, as `.npz` or
+`.csv`.
 
-A `.npz` holds `features` (N, d), `items` (N,) ids and, where the places are known, `files` (N,) names. A `.csv` has the
-columns `item`, `file` and one a feature. A file from elsewhere may be damaged or hostile: sizes are checked before
-anything is unpacked, and nothing inside is ever executed.
+A `.npz` holds `features` (N, d), `items` (N,) ids and, where the places are known, `files` (N,)
+names. A `.csv` has the columns `item`, `file` and one a feature. A file from elsewhere may be
+damaged or hostile: sizes are checked before anything is unpacked, and nothing inside is ever
+executed.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ MAX_HEADER = 1024
 _LENGTHS = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}
 _SIZES = rb"(?:\d{1,19}, ?)*(?:\d{1,19})?"
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|][a-zA-Z]\d{1,5})', 'fortran_order': (True|False), 'shape': \((" + _SIZES + rb")\), \}\s*"
+    rb"\{'descr': '([<>|][a-zA-Z]\d{1,5})', 'fortran_order': (True|False), 'shape': \(("
+    + _SIZES
+    + rb")\), \}\s*"
 )
 _ITEM, _FILE = "item", "file"
 # No clock in the archive: the same features give the same bytes.
@@ -75,8 +79,11 @@ class Features(NamedTuple):
         return self.files or self.items
 
 
-def write_features(path: Path, features: npt.ArrayLike, items: Sequence[str], files: Sequence[str] = ()) -> None:
-    """Write all of a features file or nothing of it, for this user alone (0600); an old one is replaced.
+def write_features(
+    path: Path, features: npt.ArrayLike, items: Sequence[str], files: Sequence[str] = ()
+) -> None:
+    """Write all of a features file or nothing of it, for this user alone (0600); an old one is
+    replaced.
 
     Args:
         path: ends in `.npz` or `.csv`.
@@ -121,7 +128,11 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
     """
     suffix = check_name(path)
     if not path.exists():
-        raise MissingFile(f"there is no file {path}", "", "write one with `gpumpc extract --out`, or correct the path")
+        raise MissingFile(
+            f"there is no file {path}",
+            "",
+            "write one with `gpumpc extract --out`, or correct the path",
+        )
     if not path.is_file():
         raise _unusable(path, "it is no plain file")
     try:
@@ -140,44 +151,61 @@ def check_name(path: Path) -> str:
     """Its suffix. Raises ConfigError for one that names no format of features files."""
     if path.suffix not in SUFFIXES:
         why = f"its name ends in '{path.suffix}', which says nothing about the format"
-        raise ConfigError(f"{path} is no name for a features file", why, f"use {' or '.join(SUFFIXES)}")
+        raise ConfigError(
+            f"{path} is no name for a features file", why, f"use {' or '.join(SUFFIXES)}"
+        )
     return path.suffix
 
 
 def _unusable(path: Path, why: str) -> BadValue:
-    return BadValue(f"{path} is no usable features file", why, "write it again with `gpumpc extract --out`")
+    return BadValue(
+        f"{path} is no usable features file", why, "write it again with `gpumpc extract --out`"
+    )
 
 
 def _numbers(path: Path, values: npt.ArrayLike) -> Floats:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadValue(f"the features for {path} are no array of numbers", str(error), "pass a float array") from error
+        raise BadValue(
+            f"the features for {path} are no array of numbers", str(error), "pass a float array"
+        ) from error
 
 
 def _texts(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as text that every program can print: bytes of a file name that are no UTF-8 come as escapes."""
+    """Names as text that every program can print: bytes of a file name that are no UTF-8 come as
+    escapes.
+    """
     return tuple(str(name).encode("utf-8", "backslashreplace").decode() for name in names)
 
 
 def _checked(path: Path, found: Features) -> Features:
     values, items, files = found
-    if values.ndim != 2 or not values.size or len(items) != len(values) or len(files) not in (0, len(items)):
+    if (
+        values.ndim != 2
+        or not values.size
+        or len(items) != len(values)
+        or len(files) not in (0, len(items))
+    ):
         raise BadShape(
-            f"features of shape {values.shape} with {len(items)} items and {len(files)} files for {path}",
+            f"features of shape {values.shape} with {len(items)} items and {len(files)} files for "
+            f"{path}",
             "a features file holds (N, d) numbers, N items and N files or none",
             "write it again with `gpumpc extract --out`",
         )
     if not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         raise BadValue(
-            f"{len(rows)} of {len(values)} items in {path} have NaN or infinity among their features",
+            f"{len(rows)} of {len(values)} items in {path} have NaN or infinity among their "
+            "features",
             f"the first is '{items[rows[0]]}'",
             "extract them again",
         )
     for name in (*items, *files):
         if len(name) > MAX_NAME or "\0" in name:
-            raise _unusable(path, f"a name is longer than {MAX_NAME} characters or holds a zero byte")
+            raise _unusable(
+                path, f"a name is longer than {MAX_NAME} characters or holds a zero byte"
+            )
     return found
 
 
@@ -185,12 +213,17 @@ def _checked(path: Path, found: Features) -> Features:
 
 
 def _write_npz(file: IO[bytes], table: Features) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {"features": table.features, "items": np.array(table.items)}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "features": table.features,
+        "items": np.array(table.items),
+    }
     if table.files:
         arrays["files"] = np.array(table.files)
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as stream:
+            with archive.open(
+                zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True
+            ) as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
@@ -199,21 +232,36 @@ def _read_npz(path: Path, file: IO[bytes], max_bytes: int) -> Features:
         members = archive.infolist()
         # Sizes are what the archive says of itself; zipfile reads no byte beyond them.
         if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > max_bytes:
-            raise _unusable(path, f"it unpacks to more than {max_bytes} bytes or {MAX_MEMBERS} arrays")
+            raise _unusable(
+                path, f"it unpacks to more than {max_bytes} bytes or {MAX_MEMBERS} arrays"
+            )
         names = {member.filename for member in members}
         if missing := {"features.npy", "items.npy"} - names:
             raise _unusable(path, f"it has no array '{min(missing).removesuffix('.npy')}'")
         features = _member(path, archive, "features", "fiu").astype(np.float64)
         items = _member(path, archive, "items", "U")
-        files = _member(path, archive, "files", "U") if "files.npy" in names else np.empty(0, dtype=np.str_)
+        files = (
+            _member(path, archive, "files", "U")
+            if "files.npy" in names
+            else np.empty(0, dtype=np.str_)
+        )
     if items.ndim != 1 or files.ndim != 1:
-        raise BadShape(f"items of shape {items.shape}, files of shape {files.shape} in {path}", "", "use one axis")
+        raise BadShape(
+            f"items of shape {items.shape}, files of shape {files.shape} in {path}",
+            "",
+            "use one axis",
+        )
     return Features(features, _strict(items), _strict(files))
 
 
 def _strict(names: npt.NDArray[Any]) -> tuple[str, ...]:
-    """The names. Raises ValueError for code points that are no text, which NumPy passes on as they are."""
-    codes = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))[:, None].view(np.uint32)
+    """The names.
+
+    Raises ValueError for code points that are no text, which NumPy passes on as they are.
+    """
+    codes = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))[:, None].view(
+        np.uint32
+    )
     if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
         raise ValueError("a name is no text")
     return tuple(names.tolist())
@@ -236,9 +284,11 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> npt.
 
 
 def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int] | None:
-    """Type, order, shape, and where the values begin; None for anything but what NumPy writes of plain numbers and text.
+    """Type, order, shape, and where the values begin; None for anything but what NumPy writes of
+    plain numbers and text.
 
-    NumPy's own reader hands the header to Python's parser and tokenizer, which raise a dozen kinds of errors.
+    NumPy's own reader hands the header to Python's parser and tokenizer, which raise a dozen kinds
+    of errors.
     """
     if data[:6] != b"\x93NUMPY" or data[6:8] not in _LENGTHS:
         return None
@@ -291,9 +341,11 @@ def _read_csv(path: Path, file: IO[bytes]) -> Features:
 
 
 def csv_rows(path: Path, text: IO[str]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of a table whose rows are all as long as the first; empty lines are left out.
+    """(line number, cells) of a table whose rows are all as long as the first; empty lines are left
+    out.
 
-    Raises BadShape for another length, csv.Error and UnicodeDecodeError for what is no table of text.
+    Raises BadShape for another length, csv.Error and UnicodeDecodeError for what is no table of
+    text.
     """
     reader = csv.reader(text, strict=True)
     width: int | None = None
@@ -312,15 +364,24 @@ def csv_rows(path: Path, text: IO[str]) -> Iterator[tuple[int, list[str]]]:
 
 @contextlib.contextmanager
 def opened_text(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Iterator[IO[str]]:
-    """A text file of people's own, such as labels. Raises MissingFile, ConfigError, and BadValue for what is no text."""
+    """A text file of people's own, such as labels.
+
+    Raises MissingFile, ConfigError, and BadValue for what is no text.
+    """
     if not path.exists():
         raise MissingFile(f"there is no file {path}", "", f"give {what}")
     if not path.is_file() or path.stat().st_size > max_bytes:
-        raise BadValue(f"{path} cannot be {what}", f"it is no plain file of up to {max_bytes} bytes", f"give {what}")
+        raise BadValue(
+            f"{path} cannot be {what}",
+            f"it is no plain file of up to {max_bytes} bytes",
+            f"give {what}",
+        )
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
             yield text
     except OSError as error:
         raise file_error(f"{path} cannot be read", error) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadValue(f"{path} is no table of text", str(error), f"give {what}, in UTF-8") from error
+        raise BadValue(
+            f"{path} is no table of text", str(error), f"give {what}, in UTF-8"
+        ) from error

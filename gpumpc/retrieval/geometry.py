@@ -12,16 +12,18 @@ from gpumpc.retrieval.programs import Geometry, Metric
 def geometry_of(program: Program, metric: Metric) -> Geometry:
     """What an index over a plan's results is made for.
 
-    Features are truncated and lifted, so |v| (1 + 1/32) < 2^(bits-2) must hold. `compile_graph` chooses `output_bits` so,
-    unless the ring of the result ends below that. A result with all the bits of its ring may be such a one: nobody here
-    knows how large values get, so it is refused.
+    Features are truncated and lifted, so |v| (1 + 1/32) < 2^(bits-2) must hold. `compile_graph`
+    chooses `output_bits` so, unless the ring of the result ends below that. A result with all the
+    bits of its ring may be such a one: nobody here knows how large values get, so it is refused.
 
     Raises PlanError for results that are no vectors, or that may not have the two spare bits.
     """
     result = program.result
     if len(result.shape) != 2 or program.result_is_index:
         raise PlanError(
-            "this plan's results cannot be indexed", "an index holds vectors", "compile the network up to its features"
+            "this plan's results cannot be indexed",
+            "an index holds vectors",
+            "compile the network up to its features",
         )
     room = _ring_of(program, program.output)
     if not 3 <= result.bits < room:
@@ -34,7 +36,9 @@ def geometry_of(program: Program, metric: Metric) -> Geometry:
 
 
 def _ring_of(program: Program, name: str) -> int:
-    """Bits that a value would have if its reader wanted as many as there are: what caps `output_bits`."""
+    """Bits that a value would have if its reader wanted as many as there are: what caps
+    `output_bits`.
+    """
     made = {step.output: step for step in program.steps}
     if name not in made:
         return program.inputs[name].bits

@@ -1,8 +1,9 @@
 """An index at one server: rows in the store, and the static operand that a query multiplies with.
 
-A row is kept as the public F = V - Bm, packed, and this server's share of |v|^2. Its version says where its mask comes from:
-the session and batch in which it was added, and its slot there. So the masks of all rows can be drawn again, by each server
-from its own seeds and by the dealer from both, and F is opened once a version, never again.
+A row is kept as the public F = V - Bm, packed, and this server's share of |v|^2. Its version says
+where its mask comes from: the session and batch in which it was added, and its slot there. So the
+masks of all rows can be drawn again, by each server from its own seeds and by the dealer from both,
+and F is opened once a version, never again.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def decode_index(text: str) -> IndexRecord:
     try:
         return msgspec.json.decode(text, type=IndexRecord)
     except msgspec.DecodeError as error:
-        raise CorruptStore("an index's record cannot be read", str(error), "make the index anew") from error
+        raise CorruptStore(
+            "an index's record cannot be read", str(error), "make the index anew"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -87,30 +90,45 @@ class RowVersion:
         """The inverse of str(). Raises CorruptStore."""
         found = _VERSION.fullmatch(text)
         if found is None:
-            raise CorruptStore(f"'{text}' is no row version", "the store was changed", "make the index anew")
+            raise CorruptStore(
+                f"'{text}' is no row version", "the store was changed", "make the index anew"
+            )
         return cls(bytes.fromhex(found[1]), int(found[2]), int(found[3]))
 
 
 def row_bytes(geometry: Geometry, n_labels: int = 0) -> int:
-    """Bytes of one row at rest: F, the norm's share, and the label's share where rows are labelled."""
+    """Bytes of one row at rest: F, the norm's share, and the label's share where rows are
+    labelled."""
     return packed_bytes(geometry.dim, geometry.score_bits) + (2 if n_labels else 1) * WORD_BYTES
 
 
 def pack_rows(
-    backend: Backend, geometry: Geometry, rows: Rows, n_used: int, labels: npt.NDArray[np.uint64] | None = None
+    backend: Backend,
+    geometry: Geometry,
+    rows: Rows,
+    n_used: int,
+    labels: npt.NDArray[np.uint64] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The first `n_used` rows of a batch as bytes (n_used, row_bytes).
 
     Args:
-        labels: this server's shares modulo 2^64 of the rows' labels (n_used,), for a labelled index.
+        labels: this server's shares modulo 2^64 of the rows' labels (n_used,), for a labelled
+            index.
 
     Raises BadShape for another number of labels.
     """
     opened, norms = backend.download(rows.masked.opened), backend.download(rows.norms.words)
     words = [norms[:n_used]] if labels is None else [norms[:n_used], labels]
     if any(column.shape != (n_used,) for column in words):
-        raise BadShape(f"{words[-1].shape} label shares for {n_used} rows", "each row has one label", "pass (n_rows,)")
-    packed = [np.frombuffer(backend.pack(opened[i], geometry.score_bits), dtype=np.uint8) for i in range(n_used)]
+        raise BadShape(
+            f"{words[-1].shape} label shares for {n_used} rows",
+            "each row has one label",
+            "pass (n_rows,)",
+        )
+    packed = [
+        np.frombuffer(backend.pack(opened[i], geometry.score_bits), dtype=np.uint8)
+        for i in range(n_used)
+    ]
     return np.concatenate((packed, np.stack(words, axis=1).view(np.uint8)), axis=1)
 
 
@@ -121,14 +139,18 @@ def draw_masks(
     versions: Sequence[RowVersion],
     tree: Callable[[bytes, int], SeedTree],
 ) -> Words:
-    """One party's mask shares of these rows, (N, dim): drawn again under the names they were first drawn under."""
+    """One party's mask shares of these rows, (N, dim): drawn again under the names they were first
+    drawn under.
+    """
     batches: dict[tuple[bytes, int], Words] = {}
     parts = []
     for version in versions:
         place = (version.session_id, version.batch)
         if place not in batches:
             key = tree(*place).key("v/opened", "A")
-            batches[place] = backend.expand_words(cipher, key, (ROWS_PER_BATCH, geometry.dim), geometry.score_bits)
+            batches[place] = backend.expand_words(
+                cipher, key, (ROWS_PER_BATCH, geometry.dim), geometry.score_bits
+            )
         parts.append(batches[place][version.slot : version.slot + 1])
     return backend.concat(parts, 0)
 
@@ -144,7 +166,8 @@ class LoadedIndex:
     Attributes:
         keys: the rows by position: what position i of a result means.
         operand: W_p, F and the norms' shares.
-        labels: shares of the rows' labels, the second input of a labelled `query_program`; None where there are none.
+        labels: shares of the rows' labels, the second input of a labelled `query_program`; None
+            where there are none.
     """
 
     def __init__(
@@ -164,14 +187,19 @@ class LoadedIndex:
         at = packed_bytes(geometry.dim, bits)
         if data.shape[1] != row_bytes(geometry, record.n_labels):
             raise CorruptStore(
-                f"rows of index '{record.name}' have {data.shape[1]} bytes, not {row_bytes(geometry, record.n_labels)}",
+                f"rows of index '{record.name}' have {data.shape[1]} bytes, not "
+                f"{row_bytes(geometry, record.n_labels)}",
                 "its record says otherwise about labels or length",
                 "make the index anew",
             )
-        opened = backend.concat([backend.unpack(memoryview(row[:at]), shape, bits) for row in data], 0)
+        opened = backend.concat(
+            [backend.unpack(memoryview(row[:at]), shape, bits) for row in data], 0
+        )
         masks = draw_masks(backend, cipher, geometry, self.versions, tree)
         own = backend.reduce(masks + opened, bits) if party == 0 else masks
-        words = backend.upload(np.ascontiguousarray(np.ascontiguousarray(data[:, at:]).view(np.uint64).T))
+        words = backend.upload(
+            np.ascontiguousarray(np.ascontiguousarray(data[:, at:]).view(np.uint64).T)
+        )
         self.labels = Additive(words[1], LABEL_WORD_BITS) if record.n_labels else None
         bias = words[0] if geometry.metric == "l2" else backend.zeros((len(keys),))
         self.operand = StaticWeight(
@@ -183,4 +211,6 @@ class LoadedIndex:
 
 def row_keys(items: Sequence[str], session_id: bytes, batch: int) -> list[RowKey]:
     """Names of the rows that one batch adds."""
-    return [RowKey(item, str(RowVersion(session_id, batch, slot))) for slot, item in enumerate(items)]
+    return [
+        RowKey(item, str(RowVersion(session_id, batch, slot))) for slot, item in enumerate(items)
+    ]

@@ -1,7 +1,8 @@
-"""`labels.csv`: what a person knows of images, as a table with the columns file, label and, if known, source and part.
+"""`labels.csv`: what a person knows of images, as a table with the columns file, label and, if
+known, source and part.
 
-`source` is what an image was cut from (a person, a section, a dish): images of one source are no independent
-witnesses. `part` is `train` or `gallery`, `test` or `query`.
+`source` is what an image was cut from (a person, a section, a dish): images of one source are no
+independent witnesses. `part` is `train` or `gallery`, `test` or `query`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Label(NamedTuple):
 
 
 class Labels:
-    """Labels by file: by the name as it is written, and by the place it names, seen from the table's own folder."""
+    """Labels by file: by the name as it is written, and by the place it names, seen from the
+    table's own folder.
+    """
 
     def __init__(self, path: Path, rows: Iterable[tuple[str, Label]]) -> None:
         self.path = path
@@ -43,7 +46,9 @@ class Labels:
         for name, label in rows:
             for key in (name, os.path.abspath(path.parent / name)):
                 if self._by_name.setdefault(key, label) != label:
-                    raise BadValue(f"{path} says two things of '{name}'", "", "leave one line a file")
+                    raise BadValue(
+                        f"{path} says two things of '{name}'", "", "leave one line a file"
+                    )
 
     def __len__(self) -> int:
         return len({id(label) for label in self._by_name.values()})
@@ -54,15 +59,24 @@ class Labels:
         return next((self._by_name[key] for key in keys if key in self._by_name), None)
 
     def of(self, items: Sequence[str], files: Sequence[str]) -> list[Label]:
-        """The label of each item, by its file or else its id. Raises BadValue that counts those without one."""
+        """The label of each item, by its file or else its id.
+
+        Raises BadValue that counts those without one.
+        """
         places = files or [""] * len(items)
         found = [self.find(place, item) for item, place in zip(items, places, strict=True)]
-        lost = [place or item for item, place, label in zip(items, places, found, strict=True) if label is None]
+        lost = [
+            place or item
+            for item, place, label in zip(items, places, found, strict=True)
+            if label is None
+        ]
         if lost:
             raise BadValue(
                 f"{len(lost)} of {len(items)} items have no label in {self.path}",
-                f"the first is '{lost[0]}', and the table begins with '{next(iter(self._by_name), '')}'",
-                "write names in the column 'file' as in the features file, or paths from the table's folder",
+                f"the first is '{lost[0]}', and the table begins with "
+                f"'{next(iter(self._by_name), '')}'",
+                "write names in the column 'file' as in the features file, or paths from the "
+                "table's folder",
             )
         return [label for label in found if label is not None]
 
@@ -72,8 +86,8 @@ def read_labels(path: Path) -> Labels:
 
     Raises:
         MissingFile: there is none.
-        BadShape, BadValue: no columns `file` and `label`, an empty name or label, an unknown part, no line at all, two
-            lines that disagree, or no table.
+        BadShape, BadValue: no columns `file` and `label`, an empty name or label, an unknown part,
+            no line at all, two lines that disagree, or no table.
         ConfigError: the system does not give the file.
     """
     with opened_text(path, "a table of labels", max_bytes=MAX_BYTES) as text:
@@ -85,7 +99,9 @@ def _rows(path: Path, text: IO[str]) -> list[tuple[str, Label]]:
     _, header = next(lines, (0, []))
     if not {"file", "label"} <= set(header):
         raise BadValue(
-            f"{path} is no table of labels", "its first line names no columns file and label", f"use {','.join(COLUMNS)}"
+            f"{path} is no table of labels",
+            "its first line names no columns file and label",
+            f"use {','.join(COLUMNS)}",
         )
     at = {name: header.index(name) for name in COLUMNS if name in header}
     rows = []
@@ -93,10 +109,18 @@ def _rows(path: Path, text: IO[str]) -> list[tuple[str, Label]]:
         row = {name: cells[index].strip() for name, index in at.items()}
         part = row.get("part", "")
         if not row["file"] or not row["label"]:
-            raise BadValue(f"line {line} of {path} has no file or no label", "its cell is empty", "fill it in")
+            raise BadValue(
+                f"line {line} of {path} has no file or no label", "its cell is empty", "fill it in"
+            )
         if part and part not in PARTS:
-            raise BadValue(f"line {line} of {path} has the part '{part}'", "", f"use {', '.join(PARTS)}, or leave it empty")
-        rows.append((row["file"], Label(row["label"], row.get("source", ""), PARTS[part] if part else None)))
+            raise BadValue(
+                f"line {line} of {path} has the part '{part}'",
+                "",
+                f"use {', '.join(PARTS)}, or leave it empty",
+            )
+        rows.append(
+            (row["file"], Label(row["label"], row.get("source", ""), PARTS[part] if part else None))
+        )
     if not rows:
         raise BadValue(f"{path} has no line below its first", "", "write one line a file")
     return rows

@@ -1,7 +1,7 @@
 """How good a ranking or a classification is. Everything here is plaintext, on the user's side.
 
-Rankings are (Q, R) arrays of gallery ids or labels, best first; `relevant` is a boolean (Q, R) array of the same order:
-whether the item found at that rank has the query's label.
+Rankings are (Q, R) arrays of gallery ids or labels, best first; `relevant` is a boolean (Q, R)
+array of the same order: whether the item found at that rank has the query's label.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Interval(NamedTuple):
 
 
 def relevance(query_labels: npt.ArrayLike, found_labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """(Q,) labels of queries and (Q, R) labels found, best first, to (Q, R) booleans. Raises BadShape."""
+    """(Q,) labels of queries and (Q, R) labels found, best first, to (Q, R) booleans.
+
+    Raises BadShape.
+    """
     asked, found = np.asarray(query_labels), np.asarray(found_labels)
     if asked.ndim != 1 or found.ndim != 2 or len(asked) != len(found):
         raise BadShape(
@@ -46,36 +49,56 @@ def precision_at_k(relevant: npt.ArrayLike, k: int) -> Floats:
 
 
 def recall_at_k(relevant: npt.ArrayLike, n_relevant: npt.ArrayLike, k: int) -> Floats:
-    """Relevant items among the first k, over all `n_relevant` (Q,) of the gallery; 0 where there are none. (Q,)."""
+    """Relevant items among the first k, over all `n_relevant` (Q,) of the gallery; 0 where there
+    are none. (Q,).
+    """
     hits = _ranked(relevant, k)[:, :k].sum(axis=1)
     totals = _totals(n_relevant, len(hits))
     return np.asarray(hits / np.maximum(totals, 1))
 
 
 def average_precision_at_k(relevant: npt.ArrayLike, n_relevant: npt.ArrayLike, k: int) -> Floats:
-    """`AP@k = sum of P@i over relevant ranks i <= k / min(k, n_relevant)`; (Q,), 0 where nothing is relevant."""
+    """`AP@k = sum of P@i over relevant ranks i <= k / min(k, n_relevant)`; (Q,), 0 where nothing is
+    relevant.
+    """
     hits = _ranked(relevant, k)[:, :k]
     totals = _totals(n_relevant, len(hits))
     precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
     return np.asarray((precisions * hits).sum(axis=1) / np.maximum(np.minimum(totals, k), 1))
 
 
-def mean_average_precision(relevant: npt.ArrayLike, n_relevant: npt.ArrayLike, k: int | None = None) -> float:
+def mean_average_precision(
+    relevant: npt.ArrayLike, n_relevant: npt.ArrayLike, k: int | None = None
+) -> float:
     """The mean of AP@k over the queries; without k, over all ranks given."""
     depth = np.asarray(relevant).shape[-1] if k is None else k
     return float(average_precision_at_k(relevant, n_relevant, depth).mean())
 
 
 def overlap_at_k(first: npt.ArrayLike, second: npt.ArrayLike, k: int) -> Floats:
-    """Share of ids common to the first k ranks of two rankings (Q, R), in any order; (Q,). Raises BadShape."""
+    """Share of ids common to the first k ranks of two rankings (Q, R), in any order; (Q,).
+
+    Raises BadShape.
+    """
     one, other = _ranking(first, k), _ranking(second, k)
     if len(one) != len(other):
-        raise BadShape(f"rankings of {len(one)} and of {len(other)} queries", "", "rank the same queries both times")
-    return np.array([len(set(a) & set(b)) / k for a, b in zip(one[:, :k].tolist(), other[:, :k].tolist(), strict=True)])
+        raise BadShape(
+            f"rankings of {len(one)} and of {len(other)} queries",
+            "",
+            "rank the same queries both times",
+        )
+    return np.array(
+        [
+            len(set(a) & set(b)) / k
+            for a, b in zip(one[:, :k].tolist(), other[:, :k].tolist(), strict=True)
+        ]
+    )
 
 
 def majority_vote(neighbour_labels: npt.ArrayLike) -> npt.NDArray[np.generic]:
-    """The commonest label of each row of (Q, k) labels, nearest first; of equals, the one whose first is nearest."""
+    """The commonest label of each row of (Q, k) labels, nearest first; of equals, the one whose
+    first is nearest.
+    """
     rows = _ranking(neighbour_labels, 1)
     counts = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
     # argmax takes the first of equals, and the first belongs to the nearest.
@@ -86,7 +109,11 @@ def accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     """Share of the predictions that are right. Raises BadShape."""
     truth, guess = np.asarray(labels), np.asarray(predicted)
     if truth.shape != guess.shape or truth.size == 0:
-        raise BadShape(f"labels {truth.shape} and predictions {guess.shape}", "", "pass as many of one as of the other")
+        raise BadShape(
+            f"labels {truth.shape} and predictions {guess.shape}",
+            "",
+            "pass as many of one as of the other",
+        )
     return float((truth == guess).mean())
 
 
@@ -102,7 +129,8 @@ def bootstrap(
 
     Args:
         values: (Q,) figures, such as P@5 of each query, or 0 and 1 for wrong and right.
-        groups: (Q,) names of sources. Images of one source are no independent witnesses: whole groups are drawn then.
+        groups: (Q,) names of sources. Images of one source are no independent witnesses: whole
+            groups are drawn then.
         level: probability that the interval aims at.
         n_resamples: how many samples are drawn.
         seed: names the cipher stream that draws them.
@@ -124,13 +152,23 @@ def bootstrap(
 
 def _check_sample(figures: Floats, names: npt.NDArray[np.generic], level: float) -> None:
     if figures.ndim != 1 or figures.size == 0 or names.shape != figures.shape:
-        raise BadShape(f"{figures.shape} values in {names.shape} groups", "", "pass one value, and one group, a query")
+        raise BadShape(
+            f"{figures.shape} values in {names.shape} groups",
+            "",
+            "pass one value, and one group, a query",
+        )
     if not np.isfinite(figures).all() or not 0 < level < 1:
-        raise BadValue("the sample or the level cannot be used", "NaN, infinity, or a level outside (0, 1)", "clean it")
+        raise BadValue(
+            "the sample or the level cannot be used",
+            "NaN, infinity, or a level outside (0, 1)",
+            "clean it",
+        )
 
 
 def _indices(seed: bytes, n_rows: int, n_cols: int) -> npt.NDArray[np.int64]:
-    """Uniform indices below n_cols, (n_rows, n_cols): 64 random bits modulo n_cols, biased by less than 2^-40."""
+    """Uniform indices below n_cols, (n_rows, n_cols): 64 random bits modulo n_cols, biased by less
+    than 2^-40.
+    """
     key = hashlib.sha256(seed).digest()
     words = expand("chacha20", key, 8 * math.prod((n_rows, n_cols))).view("<u8")
     return np.asarray((words % np.uint64(n_cols)).astype(np.int64).reshape(n_rows, n_cols))
@@ -154,5 +192,7 @@ def _ranking(rows: npt.ArrayLike, k: int) -> npt.NDArray[np.generic]:
 def _totals(n_relevant: npt.ArrayLike, n_queries: int) -> npt.NDArray[np.int64]:
     totals = np.asarray(n_relevant, dtype=np.int64)
     if totals.shape != (n_queries,):
-        raise BadShape(f"{totals.shape} totals for {n_queries} queries", "", "pass one number a query")
+        raise BadShape(
+            f"{totals.shape} totals for {n_queries} queries", "", "pass one number a query"
+        )
     return totals

@@ -1,8 +1,9 @@
 """Vectors scaled to length one on shares, so that an inner product of two is a cosine.
 
-|v|^2 is a sum of squares of the opened operand; a `Staircase` gives a coarse 1 / |v| from it, v times that is nearly a unit
-vector w, and one step of Newton's, w (3 - |w|^2) / 2, makes it one: an error of e becomes 1.5 e^2. So 32 thresholds an
-octave do what thousands would without it, and the step works on numbers near one, whatever the length of v was.
+|v|^2 is a sum of squares of the opened operand; a `Staircase` gives a coarse 1 / |v| from it, v
+times that is nearly a unit vector w, and one step of Newton's, w (3 - |w|^2) / 2, makes it one: an
+error of e becomes 1.5 e^2. So 32 thresholds an octave do what thousands would without it, and the
+step works on numbers near one, whatever the length of v was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
-# Fraction bits of a normalised vector, of the coarse one before it, and of the factor between the two.
+# Fraction bits of a normalised vector, of the coarse one before it, and of the factor between the
+# two.
 UNIT_FRAC = 13
 COARSE_FRAC = 15
 FACTOR_FRAC = 15
@@ -27,16 +29,22 @@ MAX_DIM = 1 << 22
 
 _COARSE_LOW = COARSE_FRAC + 3
 _FACTOR_LOW = FACTOR_FRAC + 3
-# |w|^2 < 2^(2 COARSE_FRAC + 1), and what it is taken from: truncated, the factor keeps FACTOR_FRAC + 3 bits.
+# |w|^2 < 2^(2 COARSE_FRAC + 1), and what it is taken from: truncated, the factor keeps FACTOR_FRAC
+# + 3 bits.
 _NORM_BITS = 2 * COARSE_FRAC + 4
 _PRODUCT_BITS = COARSE_FRAC + FACTOR_FRAC + 3
 
 
 def unit_score_bits(dim: int) -> int:
-    """|q.v| < 2^(bits-2) for normalised q and v, of length 2^UNIT_FRAC + 2 + sqrt(dim) at most. Raises PlanError."""
+    """|q.v| < 2^(bits-2) for normalised q and v, of length 2^UNIT_FRAC + 2 + sqrt(dim) at most.
+
+    Raises PlanError.
+    """
     if dim > MAX_DIM:
         raise PlanError(
-            f"vectors of {dim} numbers cannot be normalised", f"at most {MAX_DIM} can", "use the metric l2 or ip"
+            f"vectors of {dim} numbers cannot be normalised",
+            f"at most {MAX_DIM} can",
+            "use the metric l2 or ip",
         )
     return int(((1 << UNIT_FRAC) + 3 + math.isqrt(dim)) ** 2).bit_length() + 2
 
@@ -47,7 +55,9 @@ def largest_square(dim: int, value_bits: int) -> int:
 
 
 def coarse_frac(largest: int) -> int:
-    """Fraction bits of 1 / |v|: nine bits are left of it at the largest |v|, and some to truncate at the smallest."""
+    """Fraction bits of 1 / |v|: nine bits are left of it at the largest |v|, and some to truncate
+    at the smallest.
+    """
     return max((largest.bit_length() + 1) // 2 + 9, COARSE_FRAC + 1)
 
 
@@ -57,7 +67,8 @@ def thresholds(largest: int) -> tuple[int, ...]:
     found: dict[int, None] = {}
     for i in range(PER_OCTAVE * largest.bit_length() + 1):
         root = 1 << i
-        # The 32nd root by five square ones: floors may be taken one by one. No float: all parties find the same.
+        # The 32nd root by five square ones: floors may be taken one by one. No float: all parties
+        # find the same.
         for _ in range(PER_OCTAVE.bit_length() - 1):
             root = math.isqrt(root)
         if root <= largest:
@@ -67,24 +78,33 @@ def thresholds(largest: int) -> tuple[int, ...]:
 
 @functools.cache
 def coarse_values(largest: int) -> tuple[int, ...]:
-    """0, then for each step from lo to hi the g = 2 * 2^F / (sqrt(lo) + sqrt(hi)) that errs least at its two ends."""
+    """0, then for each step from lo to hi the g = 2 * 2^F / (sqrt(lo) + sqrt(hi)) that errs least
+    at its two ends.
+    """
     edges = thresholds(largest)
     ends = [*(edge - 1 for edge in edges[1:]), largest]
     scaled = 1 << (coarse_frac(largest) + 1 + 64)
-    roots = (math.isqrt(lo << 128) + math.isqrt(hi << 128) for lo, hi in zip(edges, ends, strict=True))
+    roots = (
+        math.isqrt(lo << 128) + math.isqrt(hi << 128) for lo, hi in zip(edges, ends, strict=True)
+    )
     return (0, *((scaled + both // 2) // both for both in roots))
 
 
-def normalised(name: str, source: str, shape: tuple[int, int], value_bits: int, score_bits: int) -> list[Step]:
-    """Steps from `source`, quantised vectors modulo 2^value_bits, to `name`/wide, modulo 2^score_bits.
+def normalised(
+    name: str, source: str, shape: tuple[int, int], value_bits: int, score_bits: int
+) -> list[Step]:
+    """Steps from `source`, quantised vectors modulo 2^value_bits, to `name`/wide, modulo
+    2^score_bits.
 
-    **Computes** u = 2^UNIT_FRAC v / |v| of each row of v (N, d), |v_j| <= 2^(value_bits-2); zero for v = 0.
-    **Error** |u - 2^UNIT_FRAC v / |v|| <= sqrt(d) + 2^UNIT_FRAC (1.02 sqrt(d) 2^-COARSE_FRAC + 1.5 b^2 + b^3 / 2) + 1/2:
-    each entry of u is rounded by one unit at most, and so is each of the coarse w, which turns it; Newton's rest, where
-    ||w| - 1| <= b = 0.7 % + sqrt(d) 2^-COARSE_FRAC; and the factor's rounding. So a cosine errs by 2 E + E^2 at most, E
-    being this bound over 2^UNIT_FRAC. Roundings average out: at d = 1280 the bound is 1.1e-2, and 6e-5 is what is found.
-    **Hides** everything: each step hides its values; which step of the staircase a vector stands on stays shared.
-    **Source** this project; docs/protocols.md section 9a. The refinement is Newton's for 1 / sqrt.
+    **Computes** u = 2^UNIT_FRAC v / |v| of each row of v (N, d), |v_j| <= 2^(value_bits-2); zero
+    for v = 0. **Error** |u - 2^UNIT_FRAC v / |v|| <= sqrt(d) + 2^UNIT_FRAC (1.02 sqrt(d)
+    2^-COARSE_FRAC + 1.5 b^2 + b^3 / 2) + 1/2: each entry of u is rounded by one unit at most, and
+    so is each of the coarse w, which turns it; Newton's rest, where ||w| - 1| <= b = 0.7 % +
+    sqrt(d) 2^-COARSE_FRAC; and the factor's rounding. So a cosine errs by 2 E + E^2 at most, E
+    being this bound over 2^UNIT_FRAC. Roundings average out: at d = 1280 the bound is 1.1e-2, and
+    6e-5 is what is found. **Hides** everything: each step hides its values; which step of the
+    staircase a vector stands on stays shared. **Source** this project; docs/protocols.md section
+    9a. The refinement is Newton's for 1 / sqrt.
     """
     n_rows, dim = shape
     largest = largest_square(dim, value_bits)
@@ -96,7 +116,9 @@ def normalised(name: str, source: str, shape: tuple[int, int], value_bits: int, 
         distances.AsIntegers(f"{v}/integers", (source,), f"{v}/integers", shape),
         Lift(f"{v}/wide", (f"{v}/integers",), f"{v}/wide", shape, value_bits, operand_bits),
         linear.Open(f"{v}/opened", (f"{v}/wide",), f"{v}/opened", shape, operand_bits),
-        distances.SquaredNorm(f"{v}/square", (f"{v}/opened",), f"{v}/square", shape, square_bits, 0),
+        distances.SquaredNorm(
+            f"{v}/square", (f"{v}/opened",), f"{v}/square", shape, square_bits, 0
+        ),
         Staircase(
             f"{v}/inverse",
             (f"{v}/square",),
@@ -108,10 +130,16 @@ def normalised(name: str, source: str, shape: tuple[int, int], value_bits: int, 
             thresholds(largest),
             coarse_values(largest),
         ),
-        *_scaled(v, f"{v}/opened", f"{v}/inverse", w, shape, product_bits, frac - COARSE_FRAC, _NORM_BITS),
+        *_scaled(
+            v, f"{v}/opened", f"{v}/inverse", w, shape, product_bits, frac - COARSE_FRAC, _NORM_BITS
+        ),
         linear.Open(f"{w}/opened", (f"{w}/wide",), f"{w}/opened", shape, _NORM_BITS),
-        distances.SquaredNorm(f"{w}/square", (f"{w}/opened",), f"{w}/square", shape, _NORM_BITS, 2 * COARSE_FRAC),
-        distances.ConstantLess(f"{w}/rest", (f"{w}/square",), f"{w}/rest", (n_rows,), 3 << 2 * COARSE_FRAC),
+        distances.SquaredNorm(
+            f"{w}/square", (f"{w}/opened",), f"{w}/square", shape, _NORM_BITS, 2 * COARSE_FRAC
+        ),
+        distances.ConstantLess(
+            f"{w}/rest", (f"{w}/square",), f"{w}/rest", (n_rows,), 3 << 2 * COARSE_FRAC
+        ),
         Truncate(
             f"{w}/short factor",
             (f"{w}/rest",),
@@ -120,21 +148,46 @@ def normalised(name: str, source: str, shape: tuple[int, int], value_bits: int, 
             _NORM_BITS,
             2 * COARSE_FRAC + 1 - FACTOR_FRAC,
         ),
-        Lift(f"{w}/factor", (f"{w}/short factor",), f"{w}/factor", (n_rows,), _FACTOR_LOW, _PRODUCT_BITS),
+        Lift(
+            f"{w}/factor",
+            (f"{w}/short factor",),
+            f"{w}/factor",
+            (n_rows,),
+            _FACTOR_LOW,
+            _PRODUCT_BITS,
+        ),
         *_scaled(
-            w, f"{w}/opened", f"{w}/factor", name, shape, _PRODUCT_BITS, COARSE_FRAC + FACTOR_FRAC - UNIT_FRAC, score_bits
+            w,
+            f"{w}/opened",
+            f"{w}/factor",
+            name,
+            shape,
+            _PRODUCT_BITS,
+            COARSE_FRAC + FACTOR_FRAC - UNIT_FRAC,
+            score_bits,
         ),
     ]
 
 
 def _scaled(
-    name: str, matrix: str, factor: str, output: str, shape: tuple[int, int], bits: int, shift: int, high: int
+    name: str,
+    matrix: str,
+    factor: str,
+    output: str,
+    shape: tuple[int, int],
+    bits: int,
+    shift: int,
+    high: int,
 ) -> list[Step]:
-    """Rows of an opened matrix times one factor each, modulo 2^bits, cut by `shift` bits, lifted to `output`/wide."""
+    """Rows of an opened matrix times one factor each, modulo 2^bits, cut by `shift` bits, lifted to
+    `output`/wide.
+    """
     product, short, column = f"{name}/product", f"{name}/short product", f"{factor}/opened"
     return [
         linear.OpenColumn(column, (factor,), column, shape[:1], bits, shape[1]),
-        linear.BeaverProduct(product, (matrix, column), product, shape, linear.Elementwise(), shape, bits),
+        linear.BeaverProduct(
+            product, (matrix, column), product, shape, linear.Elementwise(), shape, bits
+        ),
         Truncate(short, (product,), short, shape, bits, shift),
         Lift(f"{output}/wide", (short,), f"{output}/wide", shape, bits - shift, high),
     ]

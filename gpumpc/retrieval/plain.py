@@ -1,4 +1,7 @@
-"""A search in the clear: the very programs of an index, walked on integers. What the private search is compared with."""
+"""A search in the clear: the very programs of an index, walked on integers.
+
+What the private search is compared with.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ Floats = npt.NDArray[np.float64]
 def plain_search(
     geometry: Geometry, params: Params, gallery: Floats, queries: Floats, k: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Scores (Q, k), as a user sees them, and positions (Q, k) of the best rows for each query, best first.
+    """Scores (Q, k), as a user sees them, and positions (Q, k) of the best rows for each query,
+    best first.
 
-    Truncations round to nearest here, while those on shares go up or down: a row may differ in its last bits.
+    Truncations round to nearest here, while those on shares go up or down: a row may differ in its
+    last bits.
 
     Args:
         gallery, queries: (N, d) and (Q, d) fixed-point features, as reals.
@@ -28,9 +33,16 @@ def plain_search(
     """
     backend = choose_backend()
     scale = 2.0**geometry.frac * geometry.divisor
-    rows, asked = (backend.upload(np.rint(values * scale).astype(np.int64).view(np.uint64)) for values in (gallery, queries))
+    rows, asked = (
+        backend.upload(np.rint(values * scale).astype(np.int64).view(np.uint64))
+        for values in (gallery, queries)
+    )
     kept = rows_program(geometry, len(gallery), params).plain(Clear(backend, {}), rows)
-    norms = backend.row_dot(kept, kept, 64) if geometry.metric == "l2" else backend.zeros((len(gallery),))
+    norms = (
+        backend.row_dot(kept, kept, 64)
+        if geometry.metric == "l2"
+        else backend.zeros((len(gallery),))
+    )
     operand = backend.scale(kept.T, geometry.weight_factor, 64)
     program = query_program(geometry, len(queries), len(gallery), k, params)
     keys = backend.download(program.plain(Clear(backend, {ROWS: (operand, norms)}), asked))

@@ -1,7 +1,9 @@
-"""A linear head on features: multinomial logistic regression, trained in the clear by the model's owner.
+"""A linear head on features: multinomial logistic regression, trained in the clear by the model's
+owner.
 
-Float64 NumPy and the same result on every run. The objective is scikit-learn's with C = 1 / l2, on standardised
-features; the standardisation is folded into the head, which therefore takes features as they are.
+Float64 NumPy and the same result on every run. The objective is scikit-learn's with C = 1 / l2, on
+standardised features; the standardisation is folded into the head, which therefore takes features
+as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from gpumpc.errors import BadShape, BadValue
 
 NEWTON_STEPS = 200
 CG_STEPS = 500
-# Newton stops where the quadratic model promises less than this part of the objective at zero weights.
+# Newton stops where the quadratic model promises less than this part of the objective at zero
+# weights.
 TOLERANCE = 1e-12
 # A step is halved until it brings at least this part of what its slope promises.
 ARMIJO, HALVINGS = 1e-4, 40
@@ -47,7 +50,8 @@ class Head(NamedTuple):
 
 
 def train_head(features: npt.ArrayLike, labels: npt.ArrayLike, *, l2: float = 1.0) -> Head:
-    """The head that minimises `sum of -log p(label) + l2 / 2 * |weight|^2`; the bias is not penalised.
+    """The head that minimises `sum of -log p(label) + l2 / 2 * |weight|^2`; the bias is not
+    penalised.
 
     Args:
         features: (N, d). A feature that never varies gets weight 0.
@@ -56,7 +60,8 @@ def train_head(features: npt.ArrayLike, labels: npt.ArrayLike, *, l2: float = 1.
 
     Raises:
         BadShape: not one label an item.
-        BadValue: NaN or infinity, fewer than two classes, an `l2` that is not positive, or no minimum found.
+        BadValue: NaN or infinity, fewer than two classes, an `l2` that is not positive, or no
+            minimum found.
     """
     x, classes, member = _checked(features, labels, l2)
     mean, spread = x.mean(axis=0), x.std(axis=0)
@@ -68,21 +73,33 @@ def train_head(features: npt.ArrayLike, labels: npt.ArrayLike, *, l2: float = 1.
     return Head(tuple(classes.tolist()), weight, solution[-1] - mean @ weight)
 
 
-def _checked(features: npt.ArrayLike, labels: npt.ArrayLike, l2: float) -> tuple[Floats, npt.NDArray[np.str_], Floats]:
+def _checked(
+    features: npt.ArrayLike, labels: npt.ArrayLike, l2: float
+) -> tuple[Floats, npt.NDArray[np.str_], Floats]:
     """Features, names of classes, and (N, C) ones and zeros."""
     try:
         x, names = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.str_)
     except (TypeError, ValueError) as error:
-        raise BadValue("the features are no array of numbers", str(error), "pass (N, d) floats and N names") from error
+        raise BadValue(
+            "the features are no array of numbers", str(error), "pass (N, d) floats and N names"
+        ) from error
     if x.ndim != 2 or not x.size or names.shape != x.shape[:1]:
-        raise BadShape(f"features {x.shape} with labels {names.shape}", "", "pass (N, d) features and (N,) labels")
+        raise BadShape(
+            f"features {x.shape} with labels {names.shape}",
+            "",
+            "pass (N, d) features and (N,) labels",
+        )
     if not np.isfinite(x).all():
         raise BadValue("the features contain NaN or infinity", "", "extract them again")
     if not (np.isfinite(l2) and l2 > 0):
-        raise BadValue(f"a penalty of {l2}", "without one there may be no minimum", "use a positive l2")
+        raise BadValue(
+            f"a penalty of {l2}", "without one there may be no minimum", "use a positive l2"
+        )
     classes, index = np.unique(names, return_inverse=True)
     if len(classes) < 2:
-        raise BadValue(f"all labels are '{classes[0]}'", "there is nothing to tell apart", "add another class")
+        raise BadValue(
+            f"all labels are '{classes[0]}'", "there is nothing to tell apart", "add another class"
+        )
     return x, classes, np.eye(len(classes))[index]
 
 
@@ -111,7 +128,9 @@ def _minimise(x: Floats, member: Floats, n_classes: int, l2: float) -> Floats:
     raise BadValue("no head was found", f"{NEWTON_STEPS} steps were not enough", "use a larger l2")
 
 
-def _objective(x: Floats, member: Floats, penalty: Floats, solution: Floats) -> tuple[float, Floats, Floats]:
+def _objective(
+    x: Floats, member: Floats, penalty: Floats, solution: Floats
+) -> tuple[float, Floats, Floats]:
     """The objective, its gradient, and the (N, C) probabilities."""
     logits = x @ solution
     logits -= logits.max(axis=1, keepdims=True)
@@ -136,8 +155,13 @@ def _newton_step(x: Floats, chance: Floats, penalty: Floats, gradient: Floats) -
     return _conjugate_gradients(hessian, -gradient, min(0.1, norm**0.5) * norm)
 
 
-def _conjugate_gradients(apply: Callable[[Floats], Floats], target: Floats, residual_at_most: float) -> Floats:
-    """Solve `apply(v) = target` from 0. The constant over classes, which the softmax ignores, stays 0 by itself."""
+def _conjugate_gradients(
+    apply: Callable[[Floats], Floats], target: Floats, residual_at_most: float
+) -> Floats:
+    """Solve `apply(v) = target` from 0.
+
+    The constant over classes, which the softmax ignores, stays 0 by itself.
+    """
     solution, residual = np.zeros_like(target), target.copy()
     direction, square = residual.copy(), float((target * target).sum())
     for _ in range(CG_STEPS):

@@ -1,8 +1,10 @@
-"""The two programs of an index: take in rows, and answer queries. No data, no files: what all parties walk.
+"""The two programs of an index: take in rows, and answer queries. No data, no files: what all
+parties walk.
 
-Feature shares come at the bits and scale of the plan that made them. Both programs first cut them down to `VALUE_BITS`
-(truncate, then lift): rows and queries are quantised alike, and a distance fits its ring. For cosines, both are then scaled
-to length one (`normalise`), and what follows is an inner product.
+Feature shares come at the bits and scale of the plan that made them. Both programs first cut them
+down to `VALUE_BITS` (truncate, then lift): rows and queries are quantised alike, and a distance
+fits its ring. For cosines, both are then scaled to length one (`normalise`), and what follows is an
+inner product.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Geometry:
 
     Attributes:
         dim: length of a vector.
-        metric: squared Euclidean distance (smallest first), inner product or cosine (largest first).
+        metric: squared Euclidean distance (smallest first), inner product or cosine (largest
+            first).
         bits, frac, divisor: of the feature shares that come in.
     """
 
@@ -52,7 +55,8 @@ class Geometry:
     def shift(self) -> int:
         """Fraction bits a feature loses.
 
-        For -2^(bits-2) <= v <= 2^(bits-2) - 2^shift: what would round up to 2^(VALUE_BITS-2) is outside the lift's range.
+        For -2^(bits-2) <= v <= 2^(bits-2) - 2^shift: what would round up to 2^(VALUE_BITS-2) is
+        outside the lift's range.
         """
         return max(0, self.bits - VALUE_BITS)
 
@@ -68,7 +72,8 @@ class Geometry:
 
     @property
     def score_bits(self) -> int:
-        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more for differences.
+        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more
+        for differences.
 
         A cosine is one at most, whatever d is.
         """
@@ -78,7 +83,9 @@ class Geometry:
 
     @property
     def weight_factor(self) -> int:
-        """What a row is multiplied by in a score: |v|^2 - 2 q.v + |q|^2, or -q.v, normalised or not."""
+        """What a row is multiplied by in a score: |v|^2 - 2 q.v + |q|^2, or -q.v, normalised or
+        not.
+        """
         return -2 if self.metric == "l2" else -1
 
     @property
@@ -108,7 +115,11 @@ def _quantised(geometry: Geometry, name: str, shape: tuple[int, int]) -> list[St
     steps: list[Step] = []
     current, low, high = name, geometry.value_bits, geometry.score_bits
     if geometry.shift:
-        steps.append(Truncate(f"{name}/short", (name,), f"{name}/short", shape, geometry.bits, geometry.shift))
+        steps.append(
+            Truncate(
+                f"{name}/short", (name,), f"{name}/short", shape, geometry.bits, geometry.shift
+            )
+        )
         current = f"{name}/short"
     if geometry.metric == "cosine":
         steps += normalised(name, current, shape, low, high)
@@ -119,38 +130,58 @@ def _quantised(geometry: Geometry, name: str, shape: tuple[int, int]) -> list[St
 
 
 def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
-    """Feature shares (n_rows, dim) -> `distances.Rows`: opened rows under masks of this batch, and their norms."""
+    """Feature shares (n_rows, dim) -> `distances.Rows`: opened rows under masks of this batch, and
+    their norms.
+    """
     shape, k = (n_rows, geometry.dim), geometry.score_bits
     steps = _quantised(geometry, "v", shape)
-    steps.append(distances.SquaredNorm("norms", ("v/opened",), "norms", shape, k, geometry.score_frac))
+    steps.append(
+        distances.SquaredNorm("norms", ("v/opened",), "norms", shape, k, geometry.score_frac)
+    )
     steps.append(distances.KeepRows("kept", ("v/opened", "norms"), "kept", shape))
     result = Value((n_rows,), k, geometry.score_frac, geometry.score_divisor)
     return Program(tuple(steps), {"v": _input(geometry, shape)}, "kept", result, {}, params)
 
 
 def label_bits(n_labels: int) -> int:
-    """Bits of a label among n_labels; none where there are no labels. Raises PlanError for a number that none can be."""
+    """Bits of a label among n_labels; none where there are no labels.
+
+    Raises PlanError for a number that none can be.
+    """
     if n_labels < 0:
-        raise PlanError(f"{n_labels} classes were asked for", "a number of classes is positive", "give it, or 0 for none")
+        raise PlanError(
+            f"{n_labels} classes were asked for",
+            "a number of classes is positive",
+            "give it, or 0 for none",
+        )
     return max(1, (n_labels - 1).bit_length()) if n_labels else 0
 
 
-def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, params: Params, n_labels: int = 0) -> Program:
-    """Feature shares (n_queries, dim) -> the k best keys of each, score * 2^id_bits + position, ascending by score.
+def query_program(
+    geometry: Geometry, n_queries: int, n_rows: int, k: int, params: Params, n_labels: int = 0
+) -> Program:
+    """Feature shares (n_queries, dim) -> the k best keys of each, score * 2^id_bits + position,
+    ascending by score.
 
-    Scores are |q - v|^2 for l2, -q.v for ip, and for cosine -q.v of vectors of length one: the best is the smallest. Raises
-    PlanError if k rows cannot be had or a key does not fit 62 bits.
+    Scores are |q - v|^2 for l2, -q.v for ip, and for cosine -q.v of vectors of length one: the best
+    is the smallest. Raises PlanError if k rows cannot be had or a key does not fit 62 bits.
 
-    With labels there is a second input, the rows' label shares (n_rows,) modulo 2^64, and the k best rows vote: the result
-    is the label most of them have, (n_queries,) modulo 2^label_bits, and nothing else.
+    With labels there is a second input, the rows' label shares (n_rows,) modulo 2^64, and the k
+    best rows vote: the result is the label most of them have, (n_queries,) modulo 2^label_bits, and
+    nothing else.
     """
     bits, id_bits, tag_bits = geometry.score_bits, geometry.id_bits(n_rows), label_bits(n_labels)
     key_bits = bits + id_bits + tag_bits
     if not 1 <= k <= n_rows:
-        raise PlanError(f"{k} neighbours were asked of {n_rows} rows", "there are not so many", f"ask for 1 to {n_rows}")
+        raise PlanError(
+            f"{k} neighbours were asked of {n_rows} rows",
+            "there are not so many",
+            f"ask for 1 to {n_rows}",
+        )
     if key_bits > 62:
         raise PlanError(
-            f"keys of {bits} score bits, {id_bits} position bits and {tag_bits} label bits do not fit 62 bits",
+            f"keys of {bits} score bits, {id_bits} position bits and {tag_bits} label bits do not "
+            "fit 62 bits",
             "the vectors are too long or the index too large",
             "split the index",
         )
@@ -158,12 +189,20 @@ def query_program(geometry: Geometry, n_queries: int, n_rows: int, k: int, param
     frac = geometry.score_frac
     steps = _quantised(geometry, "q", shape)
     name = "products"
-    steps.append(linear.PrivateProduct(name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac))
+    steps.append(
+        linear.PrivateProduct(
+            name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac
+        )
+    )
     if geometry.metric == "l2":
         steps.append(distances.SquaredNorm("q/norm", ("q/opened",), "q/norm", shape, bits, frac))
         steps.append(distances.AddColumn("scores", (name, "q/norm"), "scores", product))
         name = "scores"
-    inputs, result, output = {"q": _input(geometry, shape)}, Value((n_queries, k), key_bits, 0), "best"
+    inputs, result, output = (
+        {"q": _input(geometry, shape)},
+        Value((n_queries, k), key_bits, 0),
+        "best",
+    )
     if n_labels:
         steps.append(LabelledKeys("keys", (name, LABELS), "keys", product, bits, id_bits, tag_bits))
         steps.append(Shuffle("shuffled", ("keys",), "shuffled", product, key_bits, 0))

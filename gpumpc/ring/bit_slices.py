@@ -1,4 +1,6 @@
-"""Arithmetic on lanes, 64 elements to a word, for the NumPy definition: transposition, and products of masked bits."""
+"""Arithmetic on lanes, 64 elements to a word, for the NumPy definition: transposition, and products
+of masked bits.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _SWAPS = tuple(
 
 
 def transpose_64x64(rows: np.ndarray) -> np.ndarray:
-    """Bit-transpose in place: rows (64, L), bit b of row r <-> bit r of row b, for each of L columns."""
+    """Bit-transpose in place: rows (64, L), bit b of row r <-> bit r of row b, for each of L
+    columns.
+    """
     for j, m in _SWAPS:
         pairs = rows.reshape(64 // (2 * int(j)), 2, int(j), -1)
         low, high = pairs[:, 0], pairs[:, 1]
@@ -44,11 +48,14 @@ def lane_of_bits(bits: np.ndarray) -> np.ndarray:
     return lane.view(np.uint64)
 
 
-def masked_product(opened: Lanes, shares: dict[Factors, Lanes], factors: Factors, party: int) -> Lanes:
+def masked_product(
+    opened: Lanes, shares: dict[Factors, Lanes], factors: Factors, party: int
+) -> Lanes:
     """Share of prod_i (o_i ^ m_i), folding one factor at a time.
 
-    After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j. The empty product is the
-    public one, held by party 0 as "all ones": None stands for it, or for zero at party 1.
+    After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j.
+    The empty product is the public one, held by party 0 as "all ones": None stands for it, or for
+    zero at party 1.
     """
     table: dict[Factors, Lanes | None] = {(): None}
     for size in range(1, len(factors) + 1):
@@ -58,7 +65,9 @@ def masked_product(opened: Lanes, shares: dict[Factors, Lanes], factors: Factors
         folded: dict[Factors, Lanes | None] = {}
         for size in range(len(rest) + 1):
             for subset in itertools.combinations(rest, size):
-                folded[subset] = _fold(table[(i, *subset)], opened[:, i], table[subset], party == 0 and done == 0)
+                folded[subset] = _fold(
+                    table[(i, *subset)], opened[:, i], table[subset], party == 0 and done == 0
+                )
         table = folded
     product: Any = table[()]  # every factor has been folded: a lane, not the empty product
     found: Lanes = product

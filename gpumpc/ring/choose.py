@@ -1,4 +1,7 @@
-"""Which backend: argument, then environment, then the best that is there. Asked for and absent is an error."""
+"""Which backend: argument, then environment, then the best that is there.
+
+Asked for and absent is an error.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,16 @@ NAMES = ("cupy", "cupy:N", "numba", "numpy")
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest that is there.
+    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest that
+    is there.
 
-    `cupy:N` is the GPU number N, `cupy` the first: dealer and servers may sit on different ones. A backend is ready to
-    compute: what needs a compiler was compiled, or read from its cache, before this returns; a GPU's kernels are compiled
-    when they are first launched.
+    `cupy:N` is the GPU number N, `cupy` the first: dealer and servers may sit on different ones. A
+    backend is ready to
+    compute: what needs a compiler was compiled, or read from its cache, before this returns; a
+    GPU's kernels are compiled when they are first launched.
 
-    Raises ConfigError for a name that is not known and for a GPU that is not there, MissingExtra for a package that is not
+    Raises ConfigError for a name that is not known and for a GPU that is not there, MissingExtra
+    for a package that is not
     installed: never another backend instead.
     """
     keep_freed_memory()
@@ -35,7 +41,11 @@ def choose_backend(name: str | None = None) -> Backend:
         return _numba()
     if kind == "cupy" and (number.isdecimal() or wanted == "cupy"):
         return CupyBackend(CupyDevice(int(number or 0)))
-    raise ConfigError(f"there is no backend '{wanted}'", f"this version has {', '.join(NAMES)}", "choose one of these")
+    raise ConfigError(
+        f"there is no backend '{wanted}'",
+        f"this version has {', '.join(NAMES)}",
+        "choose one of these",
+    )
 
 
 def _fastest() -> str:
@@ -53,5 +63,7 @@ def _numba() -> Backend:
         # Only here: everything runs without numba too.
         from gpumpc.ring.numba_backend import NumbaBackend
     except ImportError as error:
-        raise MissingExtra("the backend 'numba' is not installed", str(error), "pip install 'gpumpc[cpu]'") from error
+        raise MissingExtra(
+            "the backend 'numba' is not installed", str(error), "pip install 'gpumpc[cpu]'"
+        ) from error
     return NumbaBackend()

@@ -1,4 +1,6 @@
-"""Reals as ring elements: v is round(v * scale) modulo 2^bits, with scale = 2^frac, or 2^frac times a divisor."""
+"""Reals as ring elements: v is round(v * scale) modulo 2^bits, with scale = 2^frac, or 2^frac times
+a divisor.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ def mask(bits: int) -> np.uint64:
 def encode(values: np.ndarray, scale: float, bits: int, name: str = "value") -> np.ndarray:
     """round(values * scale) modulo 2^bits as uint64 words, ties to even.
 
-    Raises BadValue for NaN and infinity, OutOfRange where |values * scale| does not fit a signed word of `bits` bits.
+    Raises BadValue for NaN and infinity, OutOfRange where |values * scale| does not fit a signed
+    word of `bits` bits.
     """
     scaled = np.rint(np.asarray(values, dtype=np.float64) * scale)
     if not np.isfinite(scaled).all():
-        raise BadValue(f"{name} holds NaN or infinity", "it cannot be a ring element", "clean the data first")
+        raise BadValue(
+            f"{name} holds NaN or infinity", "it cannot be a ring element", "clean the data first"
+        )
     if scaled.size and float(np.abs(scaled).max()) >= 2.0 ** (bits - 1):
         raise OutOfRange(
             f"{name} reaches {float(np.abs(values).max()):.6g}",

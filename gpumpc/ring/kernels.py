@@ -1,7 +1,9 @@
-"""The CUDA sources of `kernels/`: found, inlined to one text, parsed, compiled to machine code; nothing else reads them.
+"""The CUDA sources of `kernels/`: found, inlined to one text, parsed, compiled to machine code;
+nothing else reads them.
 
-NVRTC is called through ctypes, because it needs neither a driver nor a device: the same call makes the cubins that a test
-inspects and those that a GPU loads. A cubin is cached under the hash of everything it depends on.
+NVRTC is called through ctypes, because it needs neither a driver nor a device: the same call makes
+the cubins that a test inspects and those that a GPU loads. A cubin is cached under the hash of
+everything it depends on.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ CACHE = "GPUMPC_KERNEL_CACHE"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
 
 _INCLUDE = re.compile(r'^#include "([a-z0-9_]+\.cuh)"$', re.MULTILINE)
-_KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\((\d+)(?:, \d+)?\)\s*(\w+)\(([^)]*)\)')
+_KERNEL = re.compile(
+    r'extern "C" __global__ void __launch_bounds__\((\d+)(?:, \d+)?\)\s*(\w+)\(([^)]*)\)'
+)
 _SHARED = re.compile(r"^DYNAMIC_SHARED\((\w+), (\d+)\)$", re.MULTILINE)
 _PARAMETER = re.compile(r"(const )?(u8|u32|u64|i64|int)(\*?) (\w+)")
 _TYPES = {"u8": np.uint8, "u32": np.uint32, "u64": np.uint64, "i64": np.int64, "int": np.int32}
@@ -60,7 +64,9 @@ def files() -> list[str]:
 
 @functools.cache
 def source(file: str) -> str:
-    """One source with every header put in its place, once: the text that is compiled and that cubins are cached by."""
+    """One source with every header put in its place, once: the text that is compiled and that
+    cubins are cached by.
+    """
     return inline((FOLDER / f"{file}.cu").read_text(), f"{file}.cu")
 
 
@@ -75,7 +81,10 @@ def inline(text: str, name: str) -> str:
                 header = found[1]
                 if header not in seen:
                     seen.add(header)
-                    parts += [expand((FOLDER / header).read_text(), header), f'#line {line + 1} "{name}"']
+                    parts += [
+                        expand((FOLDER / header).read_text(), header),
+                        f'#line {line + 1} "{name}"',
+                    ]
             elif row != "#pragma once":
                 parts.append(row)
             else:
@@ -86,14 +95,21 @@ def inline(text: str, name: str) -> str:
 
 
 def parse(text: str, file: str) -> list[Kernel]:
-    """The kernels of an inlined source. Raises ConfigError for a parameter of a type that the launcher does not know."""
+    """The kernels of an inlined source.
+
+    Raises ConfigError for a parameter of a type that the launcher does not know.
+    """
     shared = {name: int(n_bytes) for name, n_bytes in _SHARED.findall(text)}
     kernels = []
     for threads, name, declared in _KERNEL.findall(text):
         parameters = tuple(_parameter(part, f"{file}.{name}") for part in declared.split(","))
         kernels.append(Kernel(name, file, int(threads), shared.get(name, 0), parameters))
     if len(kernels) != text.count("__global__ void"):
-        raise ConfigError(f"a kernel of {file}.cu is not declared as the launcher reads it", "", "see docs/kernels.md")
+        raise ConfigError(
+            f"a kernel of {file}.cu is not declared as the launcher reads it",
+            "",
+            "see docs/kernels.md",
+        )
     return kernels
 
 
@@ -101,7 +117,9 @@ def _parameter(text: str, where: str) -> Parameter:
     found = _PARAMETER.fullmatch(" ".join(text.split()))
     if not found:
         raise ConfigError(
-            f"parameter '{text.strip()}' of {where} has a type that cannot be checked", "", "see docs/kernels.md"
+            f"parameter '{text.strip()}' of {where} has a type that cannot be checked",
+            "",
+            "see docs/kernels.md",
         )
     const, ctype, pointer, name = found.groups()
     return Parameter(name, np.dtype(_TYPES[ctype]), bool(pointer), bool(const), ctype)
@@ -114,7 +132,11 @@ def catalogue() -> dict[str, Kernel]:
     for file in files():
         for kernel in parse(source(file), file):
             if kernel.name in found:
-                raise ConfigError(f"two kernels are called {kernel.name}", f"{file}.cu has the second", "rename one")
+                raise ConfigError(
+                    f"two kernels are called {kernel.name}",
+                    f"{file}.cu has the second",
+                    "rename one",
+                )
             found[kernel.name] = kernel
     return found
 
@@ -146,7 +168,9 @@ class Cubin:
             registers = re.search(r"Used (\d+) registers", block)
             if not name or not registers:
                 raise ConfigError(
-                    "the assembler's log cannot be read", "another version of NVRTC", "install gpumpc[kernels]"
+                    "the assembler's log cannot be read",
+                    "another version of NVRTC",
+                    "install gpumpc[kernels]",
                 )
             spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", block)
             stack = re.search(r"(\d+) bytes stack frame", block)
@@ -170,7 +194,10 @@ def _library_paths() -> list[str]:
 
 
 class Nvrtc:
-    """NVIDIA's run-time compiler, as far as it is used here. Raises MissingExtra where it is not installed."""
+    """NVIDIA's run-time compiler, as far as it is used here.
+
+    Raises MissingExtra where it is not installed.
+    """
 
     def __init__(self) -> None:
         for path in _library_paths():
@@ -186,32 +213,49 @@ class Nvrtc:
                 "pip install 'gpumpc[kernels]' (or [cuda12], [cuda13])",
             )
         major, minor = ctypes.c_int(), ctypes.c_int()
-        self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
+        self._check(
+            self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion"
+        )
         self.version = f"{major.value}.{minor.value}"
 
     @staticmethod
     def _check(status: int, call: str) -> None:
         if status:
-            raise ConfigError(f"{call} failed with status {status}", "", "install the NVRTC that constraints.txt names")
+            raise ConfigError(
+                f"{call} failed with status {status}",
+                "",
+                "install the NVRTC that constraints.txt names",
+            )
 
     def compile(self, text: str, name: str, architecture: str) -> Cubin:
-        """Machine code of an inlined source. Raises ConfigError with the compiler's log where it does not compile."""
+        """Machine code of an inlined source.
+
+        Raises ConfigError with the compiler's log where it does not compile.
+        """
         library, program = self._library, ctypes.c_void_p()
         options = [option.encode() for option in _options(architecture)]
-        created = library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
+        created = library.nvrtcCreateProgram(
+            ctypes.byref(program), text.encode(), name.encode(), 0, None, None
+        )
         self._check(created, "nvrtcCreateProgram")
         try:
-            status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+            status = library.nvrtcCompileProgram(
+                program, len(options), (ctypes.c_char_p * len(options))(*options)
+            )
             log = self._read(program, "ProgramLog").decode(errors="replace").rstrip("\0")
             if status:
-                raise ConfigError(f"{name} does not compile for {architecture}", log, "mend the source")
+                raise ConfigError(
+                    f"{name} does not compile for {architecture}", log, "mend the source"
+                )
             return Cubin(self._read(program, "CUBIN"), log)
         finally:
             library.nvrtcDestroyProgram(ctypes.byref(program))
 
     def _read(self, program: ctypes.c_void_p, what: str) -> bytes:
         size = ctypes.c_size_t()
-        self._check(getattr(self._library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what)
+        self._check(
+            getattr(self._library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what
+        )
         buffer = ctypes.create_string_buffer(size.value)
         self._check(getattr(self._library, f"nvrtcGet{what}")(program, buffer), what)
         return buffer.raw
@@ -219,7 +263,12 @@ class Nvrtc:
 
 def _options(architecture: str) -> list[str]:
     # --ptxas-options=-v: registers, spills and shared memory, in the log.
-    return [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v", "--extra-device-vectorization"]
+    return [
+        f"--gpu-architecture={architecture}",
+        "--std=c++17",
+        "--ptxas-options=-v",
+        "--extra-device-vectorization",
+    ]
 
 
 @functools.cache
@@ -231,7 +280,11 @@ def nvrtc() -> Nvrtc:
 def cache_folder() -> Path:
     """Where compiled kernels are kept: $GPUMPC_KERNEL_CACHE, or the user's cache."""
     root = os.environ.get(CACHE)
-    folder = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpumpc" / "kernels"
+    folder = (
+        Path(root)
+        if root
+        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpumpc" / "kernels"
+    )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
@@ -239,7 +292,9 @@ def cache_folder() -> Path:
 def cubin_path(file: str, architecture: str) -> Path:
     """The cached machine code of one source file, compiled if it is not there."""
     text, compiler = source(file), nvrtc()
-    key = hashlib.sha256("\0".join([compiler.version, *_options(architecture), text]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join([compiler.version, *_options(architecture), text]).encode()
+    ).hexdigest()
     code = cache_folder() / f"{file}-{architecture}-{key[:32]}.cubin"
     if not code.exists():
         cubin = compiler.compile(text, f"{file}.cu", architecture)

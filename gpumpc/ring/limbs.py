@@ -1,12 +1,13 @@
 """Exact products modulo 2^bits through float64 BLAS: NumPy has no BLAS for integers.
 
-A word is cut into balanced digits of 22 bits, x = sum_i x_i 2^(22 i) with |x_i| <= 2^21, the last one balanced modulo
-what is left. Digits of one diagonal d = i + j share one float64 product,
+A word is cut into balanced digits of 22 bits, x = sum_i x_i 2^(22 i) with |x_i| <= 2^21, the last
+one balanced modulo what is left. Digits of one diagonal d = i + j share one float64 product,
 
     diagonal d  =  [x_0 | x_1 | .. | x_d] @ [w_d ; .. ; w_1 ; w_0],
 
-exact while (d + 1) K 2^42 <= 2^53, that is K <= 2048 / (d + 1); longer rows are cut. 44 bits take 3 unit products,
-64 bits take 6. Proof: every partial sum is an integer of magnitude at most 2^53, so no rounding ever happens.
+exact while (d + 1) K 2^42 <= 2^53, that is K <= 2048 / (d + 1); longer rows are cut. 44 bits take 3
+unit products, 64 bits take 6. Proof: every partial sum is an integer of magnitude at most 2^53, so
+no rounding ever happens.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def n_digits(bits: int) -> int:
 
 
 def cut(x: np.ndarray, bits: int, out: np.ndarray) -> None:
-    """Write the digits of words x (any shape) to the float64 array `out` of shape (n_digits, *x.shape)."""
+    """Write the digits of words x (any shape) to the float64 array `out` of shape (n_digits,
+    *x.shape).
+    """
     rest = x.view(np.int64)
     for i in range(len(out)):
         shift = np.int64(64 - min(DIGIT_BITS, bits - i * DIGIT_BITS))
@@ -41,14 +44,18 @@ def cut(x: np.ndarray, bits: int, out: np.ndarray) -> None:
 
 
 def _stacked(w: np.ndarray, bits: int) -> list[np.ndarray]:
-    """For each diagonal d the right operand [w_d ; .. ; w_0] of shape ((d + 1) K, N), as (d + 1, K, N)."""
+    """For each diagonal d the right operand [w_d ; .. ; w_0] of shape ((d + 1) K, N), as (d + 1, K,
+    N).
+    """
     digits = np.empty((n_digits(bits), *w.shape))
     cut(np.ascontiguousarray(w), bits, digits)
     return [np.ascontiguousarray(digits[d::-1]) for d in range(len(digits))]
 
 
 def _diagonals(x: np.ndarray, stacked: list[np.ndarray]) -> np.ndarray:
-    """sum_d 2^(22 d) [x_0 | .. | x_d] @ stacked[d], modulo 2^64: x (rows, D, K) float64, result (rows, N) uint64."""
+    """sum_d 2^(22 d) [x_0 | .. | x_d] @ stacked[d], modulo 2^64: x (rows, D, K) float64, result
+    (rows, N) uint64.
+    """
     rows, _, n_terms = x.shape
     total = np.zeros((rows, stacked[0].shape[-1]), dtype=np.int64)
     for d, right in enumerate(stacked):
@@ -75,14 +82,18 @@ def matmul(x: np.ndarray, w: np.ndarray, bits: int) -> np.ndarray:
         piece = np.ascontiguousarray(x[start : start + block])
         digits = np.empty((len(stacked), *piece.shape))
         cut(piece, bits, digits)
-        out[start : start + block] = _diagonals(np.ascontiguousarray(digits.transpose(1, 0, 2)), stacked) & keep
+        out[start : start + block] = (
+            _diagonals(np.ascontiguousarray(digits.transpose(1, 0, 2)), stacked) & keep
+        )
     return out
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, stride: Pair, bits: int) -> np.ndarray:
-    """Dense convolution of padded words: x (B, H, W, Cin), w (kh, kw, Cin, Cout) -> (B, Ho, Wo, Cout).
+    """Dense convolution of padded words: x (B, H, W, Cin), w (kh, kw, Cin, Cout) -> (B, Ho, Wo,
+    Cout).
 
-    Digits are cut once; windows are gathered image rows at a time, so that the gathered block stays small.
+    Digits are cut once; windows are gathered image rows at a time, so that the gathered block stays
+    small.
     """
     kh, kw, c_in, c_out = w.shape
     keep = np.uint64((1 << bits) - 1)
@@ -100,5 +111,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: Pair, bits: int) -> np.ndarray:
         for start in range(0, out_shape[0], block):
             piece = windows[start : start + block]
             gathered = piece.reshape(piece.shape[0] * piece.shape[1], len(stacked), -1)
-            result[start : start + block] = (_diagonals(gathered, stacked) & keep).reshape(*piece.shape[:2], c_out)
+            result[start : start + block] = (_diagonals(gathered, stacked) & keep).reshape(
+                *piece.shape[:2], c_out
+            )
     return out

@@ -12,7 +12,17 @@ import numpy as np
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import Backend, Factors, LiftLanes, Padding, Pair, Pairs, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.backend import (
+    Backend,
+    Factors,
+    LiftLanes,
+    Padding,
+    Pair,
+    Pairs,
+    lane_bytes,
+    n_lanes,
+    packed_bytes,
+)
 from gpumpc.ring.bit_slices import lane_of_bits, masked_product, transpose_64x64
 from gpumpc.ring.fixed_point import signed
 
@@ -62,15 +72,23 @@ class NumpyBackend:
         return self.reduce(words, bits, out=words)
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
-        lanes = prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
+        lanes = (
+            prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
+        )
         if n % 64:
             lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
         return lanes
 
-    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+    def add_uniform(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+    ) -> Words:
         uniform = self.expand_words(cipher, key, words.shape, bits)
         # Only the draw is this function's own to write into.
-        total = np.add(words, uniform, out=uniform) if sign > 0 else np.subtract(words, uniform, out=uniform)
+        total = (
+            np.add(words, uniform, out=uniform)
+            if sign > 0
+            else np.subtract(words, uniform, out=uniform)
+        )
         return self.reduce(total, bits, out=total)
 
     def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
@@ -109,14 +127,20 @@ class NumpyBackend:
         total += words
         return self.reduce(total, bits, out=total)
 
-    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+    def pack_masked(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+    ) -> memoryview:
         return self.pack(self.add_uniform(words, cipher, key, bits, sign), bits)
 
-    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+    def mask_and_pack(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int
+    ) -> tuple[Words, memoryview]:
         masked = self.add_uniform(words, cipher, key, bits)
         return masked, self.pack(masked, bits)
 
-    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+    def draw_and_pack(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int
+    ) -> tuple[Words, Words, memoryview]:
         drawn = self.expand_words(cipher, key, words.shape, bits)
         masked = words - drawn
         return drawn, masked, self.pack(masked, bits)
@@ -145,7 +169,9 @@ class NumpyBackend:
         return transpose_64x64(np.ascontiguousarray(padded.reshape(-1, 64).T))[:bits]
 
     def bit(self, words: Words, position: int) -> Lanes:
-        return lane_of_bits((words.reshape(-1) >> np.uint64(position)).astype(np.uint8) & np.uint8(1))
+        return lane_of_bits(
+            (words.reshape(-1) >> np.uint64(position)).astype(np.uint8) & np.uint8(1)
+        )
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
         bits = np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
@@ -196,21 +222,29 @@ class NumpyBackend:
     ) -> Lanes:
         shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(masks.shape[1])}
         shares |= {subset: dealt[:, j] for j, subset in enumerate(products)}
-        totals = [[masked_product(opened, shares, factors, party) for factors in terms] for terms in sums]
+        totals = [
+            [masked_product(opened, shares, factors, party) for factors in terms] for terms in sums
+        ]
         return np.stack([functools.reduce(np.bitwise_xor, terms) for terms in totals])
 
     def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
-        columns = [functools.reduce(np.bitwise_and, (masks[:, i] for i in factors)) for factors in products]
+        columns = [
+            functools.reduce(np.bitwise_and, (masks[:, i] for i in factors)) for factors in products
+        ]
         return np.stack(columns, axis=1)
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         shape = if_one.shape
-        choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(shape)
+        choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(
+            shape
+        )
         return np.where(choice.view(bool), if_one, if_zero)
 
     # what a public bit chooses
 
-    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+    def candidates(
+        self, y: Words, t: Words, t_r: Words, v: Words, bits: int
+    ) -> tuple[Words, Words]:
         zero = y * t
         zero -= t_r
         self.reduce(zero, bits, out=zero)
@@ -221,7 +255,15 @@ class NumpyBackend:
         tops = np.stack([self.bit(share, low - 1) for share in shares])
         return tops, tops ^ masks
 
-    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+    def lift(
+        self,
+        shares: Sequence[Words],
+        lanes: LiftLanes,
+        products: Words,
+        party: int,
+        low: int,
+        high: int,
+    ) -> Words:
         kept, n = lanes.kept, shares[0].size
 
         def pick(planes: Lanes) -> Words:
@@ -237,7 +279,9 @@ class NumpyBackend:
             carry = m - _flip(told, heard * pick(lanes.masks) + _flip(heard, product))
         return self.reduce(share - (carry << np.uint64(low)), high)
 
-    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+    def add_flipped(
+        self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
+    ) -> Words:
         flipped = t - self.from_bit(lane, t.shape) * (t + t - np.uint64(1 - party))
         return self.reduce(words + flipped * np.uint64(factor), bits)
 
@@ -249,7 +293,9 @@ class NumpyBackend:
     def multiply(self, x: Words, w: Words, bits: int) -> Words:
         return self.reduce(x * w, bits)
 
-    def beaver(self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int) -> Words:
+    def beaver(
+        self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int
+    ) -> Words:
         total = e * (b if party else b + f)
         total += a * f
         total += c
@@ -258,7 +304,9 @@ class NumpyBackend:
     def sum_of(self, x: Words, y: Words, bits: int) -> Words:
         return self.reduce(x + y, bits)
 
-    def matmul_sum(self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+    def matmul_sum(
+        self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None
+    ) -> Words:
         return self._summed([self.matmul(x, w, bits) for x, w in pairs], plus, bias, bits)
 
     def conv2d_sum(
@@ -271,9 +319,13 @@ class NumpyBackend:
         plus: Words | None = None,
         bias: Words | None = None,
     ) -> Words:
-        return self._summed([self.conv2d(x, w, stride, padding, groups, bits) for x, w in pairs], plus, bias, bits)
+        return self._summed(
+            [self.conv2d(x, w, stride, padding, groups, bits) for x, w in pairs], plus, bias, bits
+        )
 
-    def _summed(self, products: list[Words], plus: Words | None, bias: Words | None, bits: int) -> Words:
+    def _summed(
+        self, products: list[Words], plus: Words | None, bias: Words | None, bits: int
+    ) -> Words:
         """All added up, in the memory of the first product."""
         total, *rest = products
         for part in (*rest, plus, bias):
@@ -284,13 +336,17 @@ class NumpyBackend:
     def row_dot(self, x: Words, y: Words, bits: int) -> Words:
         return self.reduce(np.einsum("ij,ij->i", x, y), bits)
 
-    def conv2d(self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+    def conv2d(
+        self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int
+    ) -> Words:
         top, bottom, left, right = padding
         kh, kw, per_group, c_out = w.shape
         if any(padding):
             x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
         if (kh, kw, stride, groups) == (1, 1, (1, 1), 1):
-            return limbs.matmul(x.reshape(-1, per_group), w[0, 0], bits).reshape(*x.shape[:3], c_out)
+            return limbs.matmul(x.reshape(-1, per_group), w[0, 0], bits).reshape(
+                *x.shape[:3], c_out
+            )
         if groups == 1:
             return limbs.conv2d(x, w, stride, bits)
         if per_group == 1 and c_out == groups:
@@ -313,7 +369,9 @@ class NumpyBackend:
 
     # local steps
 
-    def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
+    def truncate(
+        self, words: Words, k: int, shift: int, party: int, out: Words | None = None
+    ) -> Words:
         result: Words = np.add(words, np.uint64((1 << shift) - 1 if party == 0 else 0), out=out)
         result &= np.uint64((1 << k) - 1)
         result >>= np.uint64(shift)
@@ -346,7 +404,11 @@ class NumpyBackend:
         return np.take_along_axis(words, index, axis=1)
 
     def download_bits(self, lane: Lanes, shape: Sequence[int]) -> np.ndarray:
-        return np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little").view(bool).reshape(shape)
+        return (
+            np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
+            .view(bool)
+            .reshape(shape)
+        )
 
     def smallest_signed(self, words: Words, k: int) -> Words:
         return np.sort(words.view(np.int64), axis=-1)[..., :k].view(np.uint64)

@@ -1,7 +1,8 @@
 """Uniform bytes from a 32-byte key: AES-128 in counter mode, or ChaCha20.
 
-One key is expanded once, from the beginning of its stream: nothing here keeps a position, so no stream can be
-continued or overlapped by accident. Source: NIST SP 800-38A section 6.5; RFC 8439 section 2.4.
+One key is expanded once, from the beginning of its stream: nothing here keeps a position, so no
+stream can be continued or overlapped by accident. Source: NIST SP 800-38A section 6.5; RFC 8439
+section 2.4.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from gpumpc.errors import InputError
 from gpumpc.params import Cipher
 
 KEY_BYTES = 32
-# ChaCha20 counts 64-byte blocks in 32 bits; past this many bytes the counter would wrap and the stream repeat.
+# ChaCha20 counts 64-byte blocks in 32 bits; past this many bytes the counter would wrap and the
+# stream repeat.
 MAX_STREAM_BYTES = 64 << 32
 # Zeros are encrypted in pieces that stay in the cache.
 _PIECE_BYTES = 1 << 16
@@ -26,14 +28,16 @@ def check(key: bytes, n_bytes: int) -> None:
     if len(key) != KEY_BYTES:
         raise InputError(f"a stream key has {KEY_BYTES} bytes, this one {len(key)}")
     if n_bytes > MAX_STREAM_BYTES:
-        raise InputError(f"{n_bytes} bytes asked of one key", "its counter would wrap", "use a smaller batch")
+        raise InputError(
+            f"{n_bytes} bytes asked of one key", "its counter would wrap", "use a smaller batch"
+        )
 
 
 def expand(cipher: Cipher, key: bytes, n_bytes: int) -> np.ndarray:
     """The first `n_bytes` of the key's stream, as a writable uint8 array.
 
-    AES-128 takes the key's first half as key and the second as initial counter block, so that two keys that agree in
-    one half still give unrelated streams with all but negligible probability.
+    AES-128 takes the key's first half as key and the second as initial counter block, so that two
+    keys that agree in one half still give unrelated streams with all but negligible probability.
     """
     check(key, n_bytes)
     encryptor = _encryptor(cipher, key)

@@ -1,4 +1,6 @@
-"""Server 1's side of the dealer: asks for batches, stores what comes, and is the engines' source of corrections."""
+"""Server 1's side of the dealer: asks for batches, stores what comes, and is the engines' source of
+corrections.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from gpumpc.errors import BadFrame, CorrelationsMissing
 from gpumpc.offline.pool import Corrections, Pool, Writer
 from gpumpc.program.plan import plan_hash
 
-# A dealer that sent nothing for this long is taken for stopped; it gives a sign of life every second, also while it deals.
+# A dealer that sent nothing for this long is taken for stopped; it gives a sign of life every
+# second, also while it deals.
 DEALER_SILENCE_S = 3.5
 # However small a batch is: each is a file.
 MAX_BATCHES_AHEAD = 1024
@@ -19,7 +22,9 @@ _NO_BATCH_ABOVE = 1 << 62
 
 
 class DealerDesk:
-    """`hear` and `ask` belong to the listening thread, `take` and `keep_only` to the lock-step thread."""
+    """`hear` and `ask` belong to the listening thread, `take` and `keep_only` to the lock-step
+    thread.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -51,7 +56,9 @@ class DealerDesk:
         self._last_heard = time.monotonic()
 
     def ask(self, engine: Engine) -> m.Want | None:
-        """What to ask for next, if there is room: one batch at a time in flight, one more asked ahead."""
+        """What to ask for next, if there is room: one batch at a time in flight, one more asked
+        ahead.
+        """
         opened = engine.opened
         session_id = opened.session_id
         if not session_id or not engine.program.cost.dealer_bytes or len(self._asked) > 1:
@@ -68,7 +75,9 @@ class DealerDesk:
         return None
 
     def ask_aside(self) -> m.Want | None:
-        """What the lock-step thread waits for beside the plans' batches, asked once, and again from a new dealer."""
+        """What the lock-step thread waits for beside the plans' batches, asked once, and again from
+        a new dealer.
+        """
         for key, (want, n_bytes) in [*self._side_wants.items()]:
             if key not in self._asked and not self.pool.ahead(*key):
                 self._asked[key] = n_bytes
@@ -80,7 +89,10 @@ class DealerDesk:
         return self._asked.get((session_id, batch))
 
     def take_aside(self, want: m.Want, n_bytes: int, timeout_s: float) -> Corrections:
-        """The corrections of one batch of a side program, asked for now. Raises CorrelationsMissing."""
+        """The corrections of one batch of a side program, asked for now.
+
+        Raises CorrelationsMissing.
+        """
         key = (bytes.fromhex(want.session), want.batch)
         self._side_wants[key] = (want, n_bytes)
         try:
@@ -92,7 +104,11 @@ class DealerDesk:
         """One piece of a batch that was asked for. Raises BadFrame, ConfigError."""
         key = (session_id, batch)
         if key not in self._asked:
-            raise BadFrame(f"corrections of batch {batch} came unasked", "the dealer is of another session", "restart it")
+            raise BadFrame(
+                f"corrections of batch {batch} came unasked",
+                "the dealer is of another session",
+                "restart it",
+            )
         if key not in self._writers:
             self._writers[key] = (self.pool.writer(session_id, batch, n_bytes), n_bytes)
         writer, left = self._writers.pop(key)
@@ -112,7 +128,8 @@ class DealerDesk:
             writer.abort()
 
     def check(self, session_id: bytes, batch: int) -> None:
-        """Raises CorrelationsMissing if a batch is not here and no dealer comes: no number is burnt for it.
+        """Raises CorrelationsMissing if a batch is not here and no dealer comes: no number is burnt
+        for it.
 
         It waits a moment for a dealer that is starting.
         """
@@ -123,7 +140,10 @@ class DealerDesk:
             time.sleep(0.05)
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
-        """The corrections of a batch, as long as a dealer is there to deal them. Raises CorrelationsMissing."""
+        """The corrections of a batch, as long as a dealer is there to deal them.
+
+        Raises CorrelationsMissing.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             try:

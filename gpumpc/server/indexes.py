@@ -1,4 +1,7 @@
-"""A server's indexes over kept results: rows taken in, queries answered. Lock-step parts run at both servers."""
+"""A server's indexes over kept results: rows taken in, queries answered.
+
+Lock-step parts run at both servers.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,21 @@ Progress = Callable[[int, int], None]
 class _OnDemand:
     """Server 1's corrections of a side program: asked of the dealer when a batch needs them."""
 
-    def __init__(self, desk: DealerDesk, engine: Engine, task: m.SideTask, evaluation: Evaluation | None = None) -> None:
+    def __init__(
+        self,
+        desk: DealerDesk,
+        engine: Engine,
+        task: m.SideTask,
+        evaluation: Evaluation | None = None,
+    ) -> None:
         self.desk, self.engine, self.task, self.evaluation = desk, engine, task, evaluation
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
         """See `DealerDesk.take_aside`."""
         if self.evaluation is None:
-            raise InputError("a side program was run before it was bound", "", "this is a bug: please report it")
+            raise InputError(
+                "a side program was run before it was bound", "", "this is a bug: please report it"
+            )
         opened = self.evaluation.opened
         nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
         plan = plan_hash(self.engine.plan).hex()
@@ -62,16 +73,28 @@ class Indexes:
         self._archive, self._store, self._desk = archive, archive.store, desk
         self._loaded: tuple[tuple[object, ...], ix.LoadedIndex] | None = None
 
-    def make(self, engine: Engine, name: str, metric: Metric, owner: str, classes: tuple[str, ...] = ()) -> None:
-        """A new index. Raises InputError if its name is taken by a different one, PlanError if results are no vectors."""
+    def make(
+        self, engine: Engine, name: str, metric: Metric, owner: str, classes: tuple[str, ...] = ()
+    ) -> None:
+        """A new index.
+
+        Raises InputError if its name is taken by a different one, PlanError if results are no
+        vectors.
+        """
         geometry = geometry_of(engine.program, metric)
         if len(classes) == 1 or len({*classes}) != len(classes):
-            raise InputError(f"an index of {len(classes)} classes", "one is alone, or named twice", "name at least two")
+            raise InputError(
+                f"an index of {len(classes)} classes",
+                "one is alone, or named twice",
+                "name at least two",
+            )
         plan = plan_hash(engine.plan).hex()
         record = ix.IndexRecord(name, plan, geometry.dim, metric, owner, len(classes), classes)
         if self._store.note(record.kind, ix.encode_index(record)) != ix.encode_index(record):
             raise InputError(
-                f"there is an index '{name}' already", "it has another metric, plan or classes", "choose another name"
+                f"there is an index '{name}' already",
+                "it has another metric, plan or classes",
+                "choose another name",
             )
 
     def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:
@@ -80,7 +103,11 @@ class Indexes:
         found = self._store.noted(f"index/{owner}/{name}")
         record = ix.decode_index(found) if found else None
         if record is None or record.plan != plan:
-            raise MissingFile(f"there is no index '{name}' over this plan", "", "make it with `gpumpc index create`")
+            raise MissingFile(
+                f"there is no index '{name}' over this plan",
+                "",
+                "make it with `gpumpc index create`",
+            )
         return record
 
     def rows_of(self, record: ix.IndexRecord) -> list[str]:
@@ -92,25 +119,40 @@ class Indexes:
         found = self._store.find(record.kind, items, record.owner)
         self._store.forget(record.kind, [row.key for row in found.values()])
 
-    def check_search(self, record: ix.IndexRecord, items: Sequence[str], k: int, vote: bool) -> None:
-        """Raises InputError for an empty index or question, more neighbours than rows, or a vote without labels."""
+    def check_search(
+        self, record: ix.IndexRecord, items: Sequence[str], k: int, vote: bool
+    ) -> None:
+        """Raises InputError for an empty index or question, more neighbours than rows, or a vote
+        without labels.
+        """
         if vote and not record.n_labels:
-            raise InputError(f"index '{record.name}' has no classes", "its rows have no labels", "make one with classes")
+            raise InputError(
+                f"index '{record.name}' has no classes",
+                "its rows have no labels",
+                "make one with classes",
+            )
         n_rows = len(self.rows_of(record))
         if not items or not 1 <= k <= n_rows:
             raise InputError(
-                f"{len(items)} questions for {k} neighbours each to index '{record.name}' of {n_rows} rows",
+                f"{len(items)} questions for {k} neighbours each to index '{record.name}' of "
+                f"{n_rows} rows",
                 "there must be a question, and no more neighbours than rows",
                 f"ask for 1 to {n_rows}, or add rows with `gpumpc index add`",
             )
 
     @staticmethod
-    def labels_of(record: ix.IndexRecord, items: Sequence[str], bulk: bytes) -> dict[str, np.uint64]:
-        """This server's share of each item's label. Raises BadFrame unless there is one each, for an index with classes."""
+    def labels_of(
+        record: ix.IndexRecord, items: Sequence[str], bulk: bytes
+    ) -> dict[str, np.uint64]:
+        """This server's share of each item's label.
+
+        Raises BadFrame unless there is one each, for an index with classes.
+        """
         expected = ix.WORD_BYTES * len(items) if record.n_labels else 0
         if len(bulk) != expected:
             raise BadFrame(
-                f"{len(items)} rows came with {len(bulk)} bytes of labels, and {expected} are their size",
+                f"{len(items)} rows came with {len(bulk)} bytes of labels, and {expected} are "
+                "their size",
                 "an index with classes takes a label with each row, and any other takes none",
                 "give `labels` for it, or leave them out",
             )
@@ -125,18 +167,26 @@ class Indexes:
         labels: Mapping[str, np.uint64],
         progress: Progress,
     ) -> None:
-        """Take kept results into an index, a batch of rows at a time, with this server's shares of their labels."""
+        """Take kept results into an index, a batch of rows at a time, with this server's shares of
+        their labels.
+        """
         self._archive.reconcile(channel, record.kind)
         present = set(self.rows_of(record))
         fresh = [item for item in items if item not in present]
         geometry = geometry_of(engine.program, record.metric)
         runner = self._side(channel, engine, m.RowsTask(record.metric))
         of = -(-len(fresh) // ix.ROWS_PER_BATCH)
-        for part, (words, names) in enumerate(self._features(engine, fresh, record.owner, ix.ROWS_PER_BATCH)):
+        for part, (words, names) in enumerate(
+            self._features(engine, fresh, record.owner, ix.ROWS_PER_BATCH)
+        ):
             batch = runner.next_batch
             rows: Rows = runner.evaluate(channel, batch, {}, _operand(geometry, words))
             keys = ix.row_keys(names, runner.session_id, batch)
-            words = np.array([labels[name] for name in names], dtype=np.uint64) if record.n_labels else None
+            words = (
+                np.array([labels[name] for name in names], dtype=np.uint64)
+                if record.n_labels
+                else None
+            )
             packed = ix.pack_rows(engine.backend, geometry, rows, len(names), words)
             self._store.put(record.kind, keys, record.owner, packed)
             self._archive.confirm(channel, record.kind, keys)
@@ -152,7 +202,8 @@ class Indexes:
         vote: bool,
         found: Found,
     ) -> None:
-        """The k best rows of each item, as key shares by batch; or shares of the label that they vote for.
+        """The k best rows of each item, as key shares by batch; or shares of the label that they
+        vote for.
 
         Positions in keys are those of `rows_of`.
         """
@@ -160,18 +211,28 @@ class Indexes:
         geometry = geometry_of(engine.program, record.metric)
         loaded = self._load(engine, record, geometry)
         size = min(QUERIES_PER_BATCH, len(items))
-        task = m.QueryTask(record.metric, size, k, side.segments_of(loaded.versions), record.n_labels if vote else 0)
+        task = m.QueryTask(
+            record.metric,
+            size,
+            k,
+            side.segments_of(loaded.versions),
+            record.n_labels if vote else 0,
+        )
         runner = self._side(channel, engine, task)
         of = -(-len(items) // size)
         for part, (words, names) in enumerate(self._features(engine, items, record.owner, size)):
             inputs = [_operand(geometry, words)]
             if vote and loaded.labels is not None:
                 inputs.append(loaded.labels)
-            keys, batch = runner.evaluate_again(channel, runner.next_batch, {ROWS: loaded.operand}, *inputs)
+            keys, batch = runner.evaluate_again(
+                channel, runner.next_batch, {ROWS: loaded.operand}, *inputs
+            )
             keys = runner.rerandomised(keys, batch)
             found(part, of, keys.with_words(keys.words[: len(names)]))
 
-    def _features(self, engine: Engine, items: Sequence[str], owner: str, size: int) -> Iterator[tuple[Words, list[str]]]:
+    def _features(
+        self, engine: Engine, items: Sequence[str], owner: str, size: int
+    ) -> Iterator[tuple[Words, list[str]]]:
         """Result shares of items, `size` at a time, the last batch filled with zero rows."""
         shelf = self._archive.results(engine)
         for start in range(0, len(items), size):
@@ -182,13 +243,17 @@ class Indexes:
         version = (record, tuple(row.key for row in self._store.rows(record.kind, "ready")))
         if self._loaded is None or self._loaded[0] != version:
             if not version[1]:
-                raise InputError(f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`")
+                raise InputError(
+                    f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`"
+                )
 
             def tree(session_id: bytes, batch: int) -> SeedTree:
                 return SeedTree(engine.root.reveal(), session_id, batch)
 
             cipher = engine.plan.params.cipher
-            loaded = ix.LoadedIndex(self._store, record, geometry, engine.party, engine.backend, cipher, tree)
+            loaded = ix.LoadedIndex(
+                self._store, record, geometry, engine.party, engine.backend, cipher, tree
+            )
             self._loaded = (version, loaded)
         return self._loaded[1]
 
@@ -214,7 +279,9 @@ class Indexes:
 
 
 def filled(engine: Engine, words: Words, size: int) -> Words:
-    """A batch of `size` items: what is missing is filled with zero shares, whose results are dropped."""
+    """A batch of `size` items: what is missing is filled with zero shares, whose results are
+    dropped.
+    """
     missing = size - len(words)
     if not missing:
         return words

@@ -22,8 +22,8 @@ class Task(NamedTuple):
     Attributes:
         client: whose request it is.
         plan, job, what: must be the same at both servers.
-        prepare: everything that can fail at this server alone; returns the lock-step part, which takes the channel and
-            the number of the first batch.
+        prepare: everything that can fail at this server alone; returns the lock-step part, which
+            takes the channel and the number of the first batch.
         fail: tells the client why nothing comes of it.
     """
 
@@ -43,11 +43,21 @@ class TaskQueue:
         self._arrived = threading.Condition()
 
     def put(self, task: Task) -> None:
-        """Add a task. Raises InputError if its job waits here already, or too many of its client's do."""
+        """Add a task.
+
+        Raises InputError if its job waits here already, or too many of its client's do.
+        """
         with self._arrived:
             if task.job in self._tasks:
-                raise InputError(f"job {task.job[:8]} waits here already", "a job has a number of its own", "draw a new one")
-            if sum(waiting.client == task.client for waiting, _ in self._tasks.values()) >= MAX_TASKS_PER_CLIENT:
+                raise InputError(
+                    f"job {task.job[:8]} waits here already",
+                    "a job has a number of its own",
+                    "draw a new one",
+                )
+            if (
+                sum(waiting.client == task.client for waiting, _ in self._tasks.values())
+                >= MAX_TASKS_PER_CLIENT
+            ):
                 raise InputError(
                     f"{task.client} has {MAX_TASKS_PER_CLIENT} requests waiting here",
                     "no client may fill the queue",

@@ -1,7 +1,8 @@
 """The thread of a server that walks programs in lock step with the other server.
 
-Server 0 leads: it takes tasks in the order in which they came and orders server 1 to do the same. Whatever can fail at
-one server alone is done before the order is accepted: such a failure disturbs nobody else and burns no batch.
+Server 0 leads: it takes tasks in the order in which they came and orders server 1 to do the same.
+Whatever can fail at one server alone is done before the order is accepted: such a failure disturbs
+nobody else and burns no batch.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from gpumpc.wire.multiplexer import Lane, Lanes
 from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.zmq_channel import ZmqChannel
 
-# How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for one that it is
-# ordered and does not have it waits for a moment only.
+# How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for
+# one that it is ordered and does not have it waits for a moment only.
 SAME_REQUEST_S = 3.0
 _ALREADY_S = 0.5
 _ANSWER_S = 30.0  # what server 1 may take to prepare a request of the largest size
@@ -76,7 +77,8 @@ class LockStep:
             try:
                 self._with_peer()
             except HandshakeMismatch as error:
-                # Nothing can be computed with a peer that does not agree: stop, and say which field differs.
+                # Nothing can be computed with a peer that does not agree: stop, and say which field
+                # differs.
                 log.error("%s", error)
                 self.fatal = cause = error
                 self.stopping.set()
@@ -109,7 +111,9 @@ class LockStep:
                 while not self.stopping.is_set():
                     step(channel)
             finally:
-                self.is_connected = False  # closing takes a moment, and no request should be taken in meanwhile
+                self.is_connected = (
+                    False  # closing takes a moment, and no request should be taken in meanwhile
+                )
 
     def _lead(self, channel: Lane) -> None:
         task = self._tasks.first(_IDLE_S)
@@ -133,7 +137,9 @@ class LockStep:
         elif isinstance(answer, m.Accept) and answer.job == task.job:
             self._carry_out(channel, task, work, first_batch)
         else:
-            wrong = BadFrame("server 1 answered another order than was given", "", "restart both servers")
+            wrong = BadFrame(
+                "server 1 answered another order than was given", "", "restart both servers"
+            )
             task.fail(wrong)
             raise wrong
 
@@ -161,10 +167,16 @@ class LockStep:
             if task is None:
                 raise _one_sided(0)
             if (task.plan, task.what) != (order.plan, order.what):
-                raise InputError("the two servers were given different requests", "", "send the same to both servers")
+                raise InputError(
+                    "the two servers were given different requests",
+                    "",
+                    "send the same to both servers",
+                )
             work = self._prepared(task)
         except GpumpcError as error:
-            channel.send_control(m.pack(m.Refuse(type(error).__name__, error.what, error.why, error.cure)))
+            channel.send_control(
+                m.pack(m.Refuse(type(error).__name__, error.what, error.why, error.cure))
+            )
             if task is not None:
                 task.fail(error)
             return
@@ -177,7 +189,9 @@ class LockStep:
         except GpumpcError as error:
             log.warning("%s: %s", task.client, error)
             raise
-        except Exception as error:  # this request fails, such as for want of memory, and the server goes on
+        except (
+            Exception
+        ) as error:  # this request fails, such as for want of memory, and the server goes on
             log.exception("a request of %s failed", task.client)
             raise unexpected(error) from error
 
@@ -187,7 +201,9 @@ class LockStep:
         except HandshakeMismatch as error:
             # The servers agree on their plans; what differs here concerns this request alone.
             task.fail(error)
-            raise BadFrame("the two servers differ in a request", error.what, "ask again") from error
+            raise BadFrame(
+                "the two servers differ in a request", error.what, "ask again"
+            ) from error
         except GpumpcError as error:
             task.fail(error)
             if not isinstance(error, WireError):
@@ -212,9 +228,15 @@ class LockStep:
 
 def _one_sided(party: int) -> InputError:
     what = f"the request reached server {party} only"
-    return InputError(what, "the client sent it to one server, or lost its way to the other", "send it to both servers")
+    return InputError(
+        what,
+        "the client sent it to one server, or lost its way to the other",
+        "send it to both servers",
+    )
 
 
 def unexpected(error: Exception) -> GpumpcError:
     """What a client is told of an error that no one foresaw: nothing of what was computed."""
-    return GpumpcError("the server failed", type(error).__name__, "this is a bug: please report what its log says")
+    return GpumpcError(
+        "the server failed", type(error).__name__, "this is a bug: please report what its log says"
+    )

@@ -31,7 +31,9 @@ log = logging.getLogger("gpumpc")
 
 
 class ClientDesk:
-    """Answers of one server; `answer` belongs to the listening thread, the work it queues to the lock-step thread."""
+    """Answers of one server; `answer` belongs to the listening thread, the work it queues to the
+    lock-step thread.
+    """
 
     def __init__(
         self,
@@ -46,7 +48,12 @@ class ClientDesk:
         lock_step: LockStep,
         weights_changed: Callable[[], None],
     ) -> None:
-        self.party, self._engines, self._archive, self._indexes = config.party, engines, archive, indexes
+        self.party, self._engines, self._archive, self._indexes = (
+            config.party,
+            engines,
+            archive,
+            indexes,
+        )
         self._desk, self._backend, self._listener = desk, backend, listener
         self._tasks, self._lock_step, self._weights_changed = tasks, lock_step, weights_changed
         self._cards: dict[str, Card] = {card.name: card for card in (*config.owners, *config.users)}
@@ -64,17 +71,28 @@ class ClientDesk:
             case m.AskStore():
                 store = self._archive.store
                 rows = {kind: n for kind, n in store.info(arrival.peer).items() if kind != "bytes"}
-                self._reply(arrival, m.StoreStatus(self.party, store.pair_id, rows, store.held_bytes(arrival.peer)))
+                self._reply(
+                    arrival,
+                    m.StoreStatus(self.party, store.pair_id, rows, store.held_bytes(arrival.peer)),
+                )
             case m.PutShares():
                 self._archive.take_in(self._engine_of(request.plan), request, arrival.peer, bulk)
                 self._reply(arrival, m.Done())
             case m.Forget():
-                self._archive.store.delete(request.items, arrival.peer, INPUTS if request.what == "inputs" else "")
+                self._archive.store.delete(
+                    request.items, arrival.peer, INPUTS if request.what == "inputs" else ""
+                )
                 self._reply(arrival, m.Done())
             case m.AskItems():
                 engine = self._engine_of(request.plan)
-                shelf = self._archive.inputs(engine) if request.what == "inputs" else self._archive.results(engine)
-                self._reply(arrival, m.Kept(), m.pack_items(self._archive.ready(shelf.kind, arrival.peer)))
+                shelf = (
+                    self._archive.inputs(engine)
+                    if request.what == "inputs"
+                    else self._archive.results(engine)
+                )
+                self._reply(
+                    arrival, m.Kept(), m.pack_items(self._archive.ready(shelf.kind, arrival.peer))
+                )
             case m.Settle() | m.Run() | m.Keep() | m.Fetch():
                 self._archive.check_paired()
                 self._answer_items(arrival, request)
@@ -84,7 +102,11 @@ class ClientDesk:
 
     def _answer_items(self, arrival: Arrival, request: m.Settle | m.Run | m.Keep | m.Fetch) -> None:
         if not request.items or len(set(request.items)) != len(request.items):
-            raise BadShape("no item is named, or one is named twice", "a row has a name of its own", "name each once")
+            raise BadShape(
+                "no item is named, or one is named twice",
+                "a row has a name of its own",
+                "name each once",
+            )
         match request:
             case m.Settle():
                 self._settle(arrival, request)
@@ -104,7 +126,11 @@ class ClientDesk:
         record = self._indexes.find(engine, request.name, owner)
         match request:
             case m.AskIndex():
-                self._reply(arrival, m.Kept(record.metric, record.classes), m.pack_items(self._indexes.rows_of(record)))
+                self._reply(
+                    arrival,
+                    m.Kept(record.metric, record.classes),
+                    m.pack_items(self._indexes.rows_of(record)),
+                )
             case m.RemoveRows():
                 self._indexes.remove(record, request.items)
                 self._reply(arrival, m.Done())
@@ -114,7 +140,9 @@ class ClientDesk:
                 self._search(arrival, request, engine, record)
 
     def _reply(self, arrival: Arrival, reply: m.Reply, bulk: bytes = b"") -> None:
-        self._listener.reply(arrival.routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=arrival.frame.sequence)
+        self._listener.reply(
+            arrival.routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=arrival.frame.sequence
+        )
 
     def fail(self, arrival: Arrival, error: GpumpcError) -> None:
         """Tell a client why nothing comes of its request."""
@@ -122,7 +150,9 @@ class ClientDesk:
 
     def _engine_of(self, plan: str) -> Engine:
         if plan not in self._engines:
-            raise HandshakeMismatch("plan", ", ".join(key[:16] for key in self._engines), plan[:16], "the client")
+            raise HandshakeMismatch(
+                "plan", ", ".join(key[:16] for key in self._engines), plan[:16], "the client"
+            )
         return self._engines[plan]
 
     def _status(self) -> m.Status:
@@ -136,19 +166,34 @@ class ClientDesk:
             )
             for engine in self._engines.values()
         ]
-        return m.Status(self.party, plans, self._lock_step.is_connected, bool(self._desk and self._desk.is_connected))
+        return m.Status(
+            self.party,
+            plans,
+            self._lock_step.is_connected,
+            bool(self._desk and self._desk.is_connected),
+        )
 
     # what both servers do together
 
-    def _submit(self, arrival: Arrival, plan: str, job: str, what: str, prepare: Callable[[], Work]) -> None:
+    def _submit(
+        self, arrival: Arrival, plan: str, job: str, what: str, prepare: Callable[[], Work]
+    ) -> None:
         lost = PeerLost(
             f"server {self.party} is not connected to server {1 - self.party}",
             "the other server does not run, is starting, or their configurations differ",
             "start it, see both logs, then ask again: nothing was lost",
         )
-        task = Task(arrival.peer, plan, job, f"{arrival.peer}: {what}", prepare, lambda error: self.fail(arrival, error))
+        task = Task(
+            arrival.peer,
+            plan,
+            job,
+            f"{arrival.peer}: {what}",
+            prepare,
+            lambda error: self.fail(arrival, error),
+        )
         self._tasks.put(task)
-        # Looked at after it is put: whenever the connection ends, this or the lock-step thread gives the task up.
+        # Looked at after it is put: whenever the connection ends, this or the lock-step thread
+        # gives the task up.
         if not self._lock_step.is_connected:
             self._tasks.pop(job, 0.0)
             raise lost
@@ -157,7 +202,11 @@ class ClientDesk:
 
     def _put_weights(self, arrival: Arrival, request: m.PutWeights, bulk: memoryview) -> None:
         if arrival.peer not in self._owners:
-            raise AccessDenied(f"{arrival.peer} may not share weights", "only owners may", "add its card to owner_cards")
+            raise AccessDenied(
+                f"{arrival.peer} may not share weights",
+                "only owners may",
+                "add its card to owner_cards",
+            )
         engine, sent = self._engine_of(request.plan), bytes(bulk)
 
         def prepare() -> Work:
@@ -180,7 +229,9 @@ class ClientDesk:
             missing = self._archive.settle(channel, kind, request.items, arrival.peer)
             self._reply(arrival, m.Settled(request.job, missing))
 
-        self._submit(arrival, request.plan, request.job, f"settle {named(request.items)}", lambda: work)
+        self._submit(
+            arrival, request.plan, request.job, f"settle {named(request.items)}", lambda: work
+        )
 
     def _run(self, arrival: Arrival, request: m.Run) -> None:
         def work(channel: Lane, first_batch: int, engine: Engine, shelf: Shelf) -> None:
@@ -198,7 +249,9 @@ class ClientDesk:
             self._archive.reconcile(channel, kind)
             present = {*self._archive.ready(kind, owner)}
             todo = [item for item in request.items if item not in present]
-            for part, of, names, number, result in self._batches(channel, engine, shelf, todo, owner, first_batch):
+            for part, of, names, number, result in self._batches(
+                channel, engine, shelf, todo, owner, first_batch
+            ):
                 self._archive.keep(channel, engine, number, owner, names, result)
                 self._reply(arrival, m.Stored(request.job, part, of))
             self._reply(arrival, m.Done())
@@ -214,7 +267,9 @@ class ClientDesk:
         """Queue an evaluation of items, after everything that can be found out at once."""
         engine, owner = self._engine_of(request.plan), arrival.peer
         engine.check_ready()
-        shelf = self._archive.source_of(engine, self._engine_of(request.source) if request.source else None)
+        shelf = self._archive.source_of(
+            engine, self._engine_of(request.source) if request.source else None
+        )
         self._archive.keys(shelf.kind, request.items, owner)
 
         def prepare() -> Work:
@@ -230,21 +285,38 @@ class ClientDesk:
             return together
 
         verb = type(request).__name__.lower()
-        self._submit(arrival, request.plan, request.job, f"{verb} {request.source} {named(request.items)}", prepare)
+        self._submit(
+            arrival,
+            request.plan,
+            request.job,
+            f"{verb} {request.source} {named(request.items)}",
+            prepare,
+        )
 
     def _batches(
-        self, channel: Lane, engine: Engine, shelf: Shelf, items: Sequence[str], owner: str, batch: int
+        self,
+        channel: Lane,
+        engine: Engine,
+        shelf: Shelf,
+        items: Sequence[str],
+        owner: str,
+        batch: int,
     ) -> Iterator[tuple[int, int, list[str], int, Additive]]:
         """(part, of, items, batch number, result share) of each batch."""
         size = engine.program.input.shape[0]
         portions = [[*items[start : start + size]] for start in range(0, len(items), size)]
-        shares = (filled(engine, self._archive.words(shelf, engine, names, owner), size) for names in portions)
+        shares = (
+            filled(engine, self._archive.words(shelf, engine, names, owner), size)
+            for names in portions
+        )
         results = engine.run_all(channel, batch, shares)
         for part, (names, (number, result)) in enumerate(zip(portions, results, strict=True)):
             yield part, len(portions), names, number, result.with_words(result.words[: len(names)])
 
     def _fetch(self, arrival: Arrival, request: m.Fetch) -> None:
-        """Answered at once: nothing is computed, and the client sees whether both servers read the same rows."""
+        """Answered at once: nothing is computed, and the client sees whether both servers read the
+        same rows.
+        """
         engine, owner = self._engine_of(request.plan), arrival.peer
         shelf, portion = self._archive.results(engine), FETCHED_PER_PART
         of = -(-len(request.items) // portion)
@@ -256,7 +328,9 @@ class ClientDesk:
             sealed = self._seal(owner, request.plan, request.job, part, result)
             self._reply(arrival, m.Part(request.job, part, of, len(names), rows), sealed)
 
-    def _add_rows(self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord, bulk: bytes) -> None:
+    def _add_rows(
+        self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord, bulk: bytes
+    ) -> None:
         kind = self._archive.results(engine).kind
         labels = self._indexes.labels_of(record, request.items, bulk)
 
@@ -273,9 +347,17 @@ class ClientDesk:
 
             return work
 
-        self._submit(arrival, request.plan, request.job, f"add {request.name} {named(request.items)}", prepare)
+        self._submit(
+            arrival,
+            request.plan,
+            request.job,
+            f"add {request.name} {named(request.items)}",
+            prepare,
+        )
 
-    def _search(self, arrival: Arrival, request: m.Search, engine: Engine, record: IndexRecord) -> None:
+    def _search(
+        self, arrival: Arrival, request: m.Search, engine: Engine, record: IndexRecord
+    ) -> None:
         self._indexes.check_search(record, request.items, request.k, request.vote)
         kind = self._archive.results(engine).kind
 
@@ -288,7 +370,9 @@ class ClientDesk:
                     self._reply(arrival, m.Part(request.job, part, of, len(best.words)), sealed)
 
                 self._archive.compare(channel, kind, keys)
-                self._indexes.search(channel, engine, record, request.items, request.k, request.vote, found)
+                self._indexes.search(
+                    channel, engine, record, request.items, request.k, request.vote, found
+                )
 
             return work
 

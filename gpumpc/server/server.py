@@ -1,8 +1,10 @@
-"""A server process: one thread answers clients and dealer, one walks programs in lock step with the other server.
+"""A server process: one thread answers clients and dealer, one walks programs in lock step with the
+other server.
 
-Server 0 leads: it takes requests in the order in which they came and orders server 1 to do the same. Server 1 answers
-only for requests that it has received itself, so neither server can make the other evaluate anything. Whatever can fail
-at one server alone is done before the order is accepted: such a failure disturbs nobody else and burns no batch.
+Server 0 leads: it takes requests in the order in which they came and orders server 1 to do the
+same. Server 1 answers only for requests that it has received itself, so neither server can make the
+other evaluate anything. Whatever can fail at one server alone is done before the order is accepted:
+such a failure disturbs nobody else and burns no batch.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ log = logging.getLogger("gpumpc")
 class Server:
     """One server. `run` returns after `stop`.
 
-    Raises on construction whatever is wrong with the party's files: ConfigError, ExposedSecret, CorruptPlan.
+    Raises on construction whatever is wrong with the party's files: ConfigError, ExposedSecret,
+    CorruptPlan.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -67,7 +70,9 @@ class Server:
         self._backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
         self._hand = ThreadPoolExecutor(1, thread_name_prefix="ahead")
-        self._engines = {plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)}
+        self._engines = {
+            plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)
+        }
         store = Store(config.state / "store", self.party)
         self._archive = Archive(store, self.party, self._backend, config.uploads_bytes)
         self._listener = Listener(
@@ -82,7 +87,9 @@ class Server:
         self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._tasks = TaskQueue()
         self._stopping = threading.Event()
-        self._lock_step = LockStep(self.party, self._engines, self._tasks, self._connect, self._met, self._stopping)
+        self._lock_step = LockStep(
+            self.party, self._engines, self._tasks, self._connect, self._met, self._stopping
+        )
         self._clients = ClientDesk(
             config,
             self._engines,
@@ -117,7 +124,10 @@ class Server:
         self._stopping.set()
 
     def run(self) -> None:
-        """Serve until `stop`. Raises HandshakeMismatch if the other server does not agree with this one."""
+        """Serve until `stop`.
+
+        Raises HandshakeMismatch if the other server does not agree with this one.
+        """
         worker = threading.Thread(target=self._lock_step.run, name="lock step", daemon=True)
         worker.start()
         log.info("server %d listens at %s", self.party, self.endpoint)
@@ -135,10 +145,14 @@ class Server:
 
     def _end(self, worker: threading.Thread) -> None:
         if self._desk:
-            self._desk.give_up()  # nobody listens to the dealer any longer: whoever waits for it would wait for ever
+            # nobody listens to the dealer any longer: whoever waits for it would wait for ever
+            self._desk.give_up()
         worker.join(_STOP_S)
         if worker.is_alive():
-            log.warning("stopped in the middle of a batch: its number is burnt, and it must be asked for again")
+            log.warning(
+                "stopped in the middle of a batch: its number is burnt, and it must be asked for "
+                "again"
+            )
         self._hand.shutdown(wait=False, cancel_futures=True)
         for engine in self._engines.values():
             engine.stop_preparing()
@@ -157,7 +171,11 @@ class Server:
             elif arrival.frame.kind is Kind.REQUEST:
                 self._clients.answer(arrival)
             else:
-                raise BadFrame(f"a {arrival.frame.kind.name} frame is no request", "", "use gpumpc's own client")
+                raise BadFrame(
+                    f"a {arrival.frame.kind.name} frame is no request",
+                    "",
+                    "use gpumpc's own client",
+                )
         except GpumpcError as error:
             log.warning("%s: %s", arrival.peer, error)
             self._refuse(arrival, error)
@@ -178,7 +196,8 @@ class Server:
             self._greet_dealer(arrival)
         elif self._desk is not None:  # server 0 only wants to know that they agree
             if arrival.routing_id == self._greeted:
-                # What it sends after its hellos shows that it agrees on every plan too: now it may be asked, and it alone.
+                # What it sends after its hellos shows that it agrees on every plan too: now it may
+                # be asked, and it alone.
                 self._greeted, self._dealer_route = None, arrival.routing_id
                 self._desk.restart()
             if arrival.routing_id == self._dealer_route:
@@ -190,16 +209,22 @@ class Server:
     def _store(desk: DealerDesk, frame: Frame) -> None:
         n_bytes = desk.expected_bytes(frame.session, frame.batch)
         if n_bytes is None:
-            desk.forget(frame.session, frame.batch)  # of a session that has ended, or of a search that was given up
+            desk.forget(
+                frame.session, frame.batch
+            )  # of a session that has ended, or of a search that was given up
         else:
             desk.store(frame.session, frame.batch, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
-        """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a difference."""
+        """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a
+        difference.
+        """
         index = arrival.frame.sequence
         engines = list(self._engines.values())
         if index >= len(engines):
-            raise HandshakeMismatch("number of plans", str(len(engines)), f"at least {index + 1}", "the dealer")
+            raise HandshakeMismatch(
+                "number of plans", str(len(engines)), f"at least {index + 1}", "the dealer"
+            )
         ours = {
             "root": self._root.fingerprint(),
             "number of plans": str(len(engines)),
@@ -212,9 +237,11 @@ class Server:
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
     def _dismiss_dealer(self, desk: DealerDesk) -> None:
-        """Hear this dealer no more before it has greeted anew, as it does when it is told of an error.
+        """Hear this dealer no more before it has greeted anew, as it does when it is told of an
+        error.
 
-        What is still on its way is the rest of a batch that is given up, and would be taken for the beginning of one.
+        What is still on its way is the rest of a batch that is given up, and would be taken for the
+        beginning of one.
         """
         desk.give_up()
         self._dealer_route = None
@@ -223,7 +250,11 @@ class Server:
         if self._desk is None or self._dealer_route is None:
             return
         if not self._desk.is_connected:
-            silent = PeerTimeout(f"the dealer was silent for {DEALER_SILENCE_S:g} s", "", "it connects anew by itself")
+            silent = PeerTimeout(
+                f"the dealer was silent for {DEALER_SILENCE_S:g} s",
+                "",
+                "it connects anew by itself",
+            )
             self._listener.reply_error(self._dealer_route, silent)
             self._dismiss_dealer(self._desk)
             return
@@ -234,7 +265,9 @@ class Server:
     # lock-step thread
 
     def _met(self, channel: FramedChannel) -> None:
-        """Both servers agree on their plans: bring their stores together, and forget what can never be used."""
+        """Both servers agree on their plans: bring their stores together, and forget what can never
+        be used.
+        """
         self._archive.meet(channel)
         self._forget_old_sessions()
 
@@ -247,11 +280,16 @@ class Server:
         make, endpoint = ZmqChannel.bind, config.peer_listen
         if endpoint is None:
             make, endpoint = ZmqChannel.connect, config.peer_connect or ""
-        return make(endpoint, curve, peer_key, patience_s=config.timeout_s, stream_endpoint=config.peer_bulk)
+        return make(
+            endpoint, curve, peer_key, patience_s=config.timeout_s, stream_endpoint=config.peer_bulk
+        )
 
 
 def _claim(state: Path, card: Card) -> None:
-    """Mark a new state folder as this party's. Raises ConfigError if it is another's: its shares are of other secrets."""
+    """Mark a new state folder as this party's.
+
+    Raises ConfigError if it is another's: its shares are of other secrets.
+    """
     path = private_folder(state) / "owner"
     if not path.exists():
         write_private(path, card.curve_key)

@@ -1,7 +1,9 @@
-"""What a server holds of its clients': inputs and results at rest, as shares. Lock-step parts run at both servers.
+"""What a server holds of its clients': inputs and results at rest, as shares. Lock-step parts run
+at both servers.
 
-Every row is put down as pending, under a version that names the random values behind it; the servers then compare what they
-hold and confirm what both have. So half an upload, or what a crash leaves behind, is nothing that anybody could use.
+Every row is put down as pending, under a version that names the random values behind it; the
+servers then compare what they hold and confirm what both have. So half an upload, or what a crash
+leaves behind, is nothing that anybody could use.
 """
 
 from __future__ import annotations
@@ -61,13 +63,20 @@ class Archive:
     """
 
     def __init__(self, store: Store, party: int, backend: Backend, capacity_bytes: int) -> None:
-        self.store, self.party, self.backend, self._capacity_bytes = store, party, backend, capacity_bytes
+        self.store, self.party, self.backend, self._capacity_bytes = (
+            store,
+            party,
+            backend,
+            capacity_bytes,
+        )
         self.trouble = "the servers have not met"
 
     # pairing
 
     def meet(self, channel: FramedChannel) -> None:
-        """Bind the two stores to each other at their first meeting; later, see whether they belong together."""
+        """Bind the two stores to each other at their first meeting; later, see whether they belong
+        together.
+        """
         own = self.store.pair_id
         fresh = secrets.token_hex(16)
         theirs = exchange_hello(channel, equal={}, told={"store": own, "fresh": fresh})
@@ -87,29 +96,36 @@ class Archive:
             raise CorruptStore(
                 "the two servers' stores do not belong together",
                 f"{self.trouble}; a state folder was lost, restored or exchanged",
-                "start both servers with the state folders they had, or remove the folder `store` of both and share again",
+                "start both servers with the state folders they had, or remove the folder `store` "
+                "of both and share again",
             )
 
     # inputs
 
     def inputs(self, engine: Engine) -> Shelf:
         """Where a plan's inputs lie: server 0 has seeds, server 1 packed words."""
-        return Shelf(f"{INPUTS}{plan_hash(engine.plan).hex()}", engine.program.input, from_seed=self.party == 0)
+        return Shelf(
+            f"{INPUTS}{plan_hash(engine.plan).hex()}",
+            engine.program.input,
+            from_seed=self.party == 0,
+        )
 
     def take_in(self, engine: Engine, request: m.PutShares, owner: str, bulk: memoryview) -> None:
         """Put down inputs as pending; what is there already stays.
 
-        Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room, InputError for an item of
-        another owner.
+        Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room,
+        InputError for an item of another owner.
         """
         shelf = self.inputs(engine)
         n, n_packed = len(request.items), _row_bytes(shelf.value)
         row_bytes = SEED_BYTES if shelf.from_seed else n_packed
-        # A seed says nothing of the size: what server 1 could not be sent is not taken in here either.
+        # A seed says nothing of the size: what server 1 could not be sent is not taken in here
+        # either.
         if not n or len(bulk) != n * row_bytes or n * n_packed > MAX_PAYLOAD_BYTES:
             raise BadFrame(
                 f"{n} inputs came with {len(bulk)} bytes, and {n * row_bytes} are their size",
-                f"they were cut, made for another plan, or take more than {MAX_PAYLOAD_BYTES} bytes",
+                f"they were cut, made for another plan, or take more than {MAX_PAYLOAD_BYTES} "
+                "bytes",
                 "share them again with the plan that the servers run, in smaller portions",
             )
         used = self.store.held_bytes(owner)
@@ -117,13 +133,20 @@ class Archive:
             raise ConfigError(
                 f"there is no room for inputs of {len(bulk)} bytes",
                 f"what {owner} has here takes {used} of {self._capacity_bytes} bytes",
-                "delete what is done with (`gpumpc store delete`), or raise `uploads` in the servers' configurations",
+                "delete what is done with (`gpumpc store delete`), or raise `uploads` in the "
+                "servers' configurations",
             )
         keys = [RowKey(item, request.version) for item in request.items]
-        self.store.put(shelf.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes))
+        self.store.put(
+            shelf.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
+        )
 
-    def settle(self, channel: FramedChannel, kind: str, items: Sequence[str], owner: str) -> list[str]:
-        """What both servers hold of these items may be used from now on, the rest is deleted; which items that is."""
+    def settle(
+        self, channel: FramedChannel, kind: str, items: Sequence[str], owner: str
+    ) -> list[str]:
+        """What both servers hold of these items may be used from now on, the rest is deleted; which
+        items that is.
+        """
         own = {item: row.key for item, row in self.store.find(kind, items, owner).items()}
         common = self._held_by_both(channel, sorted(own.values()))
         self.store.forget(kind, [key for key in own.values() if key not in common])
@@ -136,10 +159,18 @@ class Archive:
     @staticmethod
     def results(engine: Engine) -> Shelf:
         """Where a plan's results lie."""
-        return Shelf(f"result/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False)
+        return Shelf(
+            f"result/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
+        )
 
     def keep(
-        self, channel: FramedChannel, engine: Engine, batch: int, owner: str, items: Sequence[str], result: Additive
+        self,
+        channel: FramedChannel,
+        engine: Engine,
+        batch: int,
+        owner: str,
+        items: Sequence[str],
+        result: Additive,
     ) -> None:
         """Keep a batch's result shares under its items, at both servers or at none."""
         keys, kind = row_keys(items, engine.session_id, batch), self.results(engine).kind
@@ -147,15 +178,22 @@ class Archive:
         self.confirm(channel, kind, keys)
 
     def source_of(self, engine: Engine, source: Engine | None) -> Shelf:
-        """Where a program's input is found: inputs, or another plan's results. Raises PlanError if those do not fit it."""
+        """Where a program's input is found: inputs, or another plan's results.
+
+        Raises PlanError if those do not fit it.
+        """
         if source is None:
             return self.inputs(engine)
         wanted, found = engine.program.input, source.program.result
         same = (wanted.bits, wanted.frac, wanted.divisor, wanted.shape[1:])
-        if same != (found.bits, found.frac, found.divisor, found.shape[1:]) or source.program.result_is_index:
+        if (
+            same != (found.bits, found.frac, found.divisor, found.shape[1:])
+            or source.program.result_is_index
+        ):
             raise PlanError(
                 f"plan '{engine.plan.name}' does not take the results of plan '{source.plan.name}'",
-                f"it wants {wanted.shape[1:]} of {wanted.bits} bits, those are {found.shape[1:]} of {found.bits} bits",
+                f"it wants {wanted.shape[1:]} of {wanted.bits} bits, those are {found.shape[1:]} "
+                f"of {found.bits} bits",
                 "compile it on top of that plan",
             )
         return self.results(source)
@@ -173,7 +211,8 @@ class Archive:
             if item not in found or found[item].state != "ready":
                 raise MissingFile(
                     f"item {item[:8]} is not in the store",
-                    "it was never shared here, is not extracted yet, was deleted, or belongs to someone else",
+                    "it was never shared here, is not extracted yet, was deleted, or belongs to "
+                    "someone else",
                     "see `gpumpc store info`, and share it again",
                 )
         return [found[item].key for item in items]
@@ -184,7 +223,9 @@ class Archive:
         value, cipher = shelf.value, engine.plan.params.cipher
         shape = (1, *value.shape[1:])
         if shelf.from_seed:
-            parts = [self.backend.expand_words(cipher, row.tobytes(), shape, value.bits) for row in data]
+            parts = [
+                self.backend.expand_words(cipher, row.tobytes(), shape, value.bits) for row in data
+            ]
         else:
             parts = [self.backend.unpack(memoryview(row), shape, value.bits) for row in data]
         return self.backend.concat(parts, 0)
@@ -192,22 +233,34 @@ class Archive:
     # what both servers do to rows
 
     @staticmethod
-    def compare(channel: FramedChannel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S) -> None:
+    def compare(
+        channel: FramedChannel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
+    ) -> None:
         """Raises HandshakeMismatch unless both servers mean the same rows."""
-        exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, told={}, timeout_s=timeout_s)
+        exchange_hello(
+            channel, equal={"rows": f"{kind} {digest(keys)}"}, told={}, timeout_s=timeout_s
+        )
 
     def confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
-        """Both servers have put these down: from now on they may be used. Raises HandshakeMismatch if they differ."""
-        # The other may be as far only when its dealer is: it begins a later batch before it looks at this one.
+        """Both servers have put these down: from now on they may be used.
+
+        Raises HandshakeMismatch if they differ.
+        """
+        # The other may be as far only when its dealer is: it begins a later batch before it looks
+        # at this one.
         self.compare(channel, kind, keys, channel.patience_s)
         self.store.confirm(kind, keys)
 
     def reconcile(self, channel: FramedChannel, kind: str) -> None:
-        """After a crash: what one server alone holds is deleted, what both hold is ready at both."""
+        """After a crash: what one server alone holds is deleted, what both hold is ready at
+        both.
+        """
         own = sorted(row.key for row in self.store.rows(kind))
         common = self._held_by_both(channel, own)
         self.store.forget(kind, [key for key in own if key not in common])
-        self.store.confirm(kind, [row.key for row in self.store.rows(kind, "pending") if row.key in common])
+        self.store.confirm(
+            kind, [row.key for row in self.store.rows(kind, "pending") if row.key in common]
+        )
 
     @staticmethod
     def _held_by_both(channel: FramedChannel, own: Sequence[RowKey]) -> set[RowKey]:
@@ -215,12 +268,16 @@ class Archive:
         theirs = exchange_hello(channel, equal={}, told={"digest": digest(own)})
         if theirs.get("digest") == digest(own):
             return {*own}
-        return {*own} & {RowKey(*line.split(" ", 1)) for line in _exchange_lines(channel, own) if " " in line}
+        return {*own} & {
+            RowKey(*line.split(" ", 1)) for line in _exchange_lines(channel, own) if " " in line
+        }
 
 
 def digest(keys: Sequence[RowKey]) -> str:
     """Hex SHA-256 over names and versions, in this order."""
-    return hashlib.sha256("\n".join(f"{key.item} {key.version}" for key in keys).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(f"{key.item} {key.version}" for key in keys).encode()
+    ).hexdigest()
 
 
 def _row_bytes(value: Value) -> int:
@@ -229,7 +286,9 @@ def _row_bytes(value: Value) -> int:
 
 def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
     """Result shares as rows (n_items, row_bytes)."""
-    rows = [np.frombuffer(backend.pack(words, result.bits), dtype=np.uint8) for words in result.words]
+    rows = [
+        np.frombuffer(backend.pack(words, result.bits), dtype=np.uint8) for words in result.words
+    ]
     return np.stack(rows)
 
 
@@ -242,9 +301,13 @@ def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
     try:
         n_theirs = int(told["portions"])
     except (KeyError, ValueError):
-        raise CorruptStore("the other server's list of rows is malformed", "", "see its log") from None
+        raise CorruptStore(
+            "the other server's list of rows is malformed", "", "see its log"
+        ) from None
     theirs: list[str] = []
     for i in range(max(len(mine), n_theirs)):
         part = "\n".join(mine[i]) if i < len(mine) else ""
-        theirs += exchange_hello(channel, equal={}, told={"rows": part}).get("rows", "").splitlines()
+        theirs += (
+            exchange_hello(channel, equal={}, told={"rows": part}).get("rows", "").splitlines()
+        )
     return theirs

@@ -1,9 +1,11 @@
-"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest that says which may be used.
+"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest that says
+which may be used.
 
-A row belongs to an item and a kind ("input/PLAN", "result/PLAN"); its version names the random values behind the share
-(an upload, or a session and batch). Only when both servers hold the same version is the row *ready*: half an upload is
-never used, and `sweep` removes it. A segment is written and synced before the manifest mentions it; a segment the
-manifest does not mention is deleted at the next opening.
+A row belongs to an item and a kind ("input/PLAN", "result/PLAN"); its version names the random
+values behind the share (an upload, or a session and batch). Only when both servers hold the same
+version is the row *ready*: half an upload is never used, and `sweep` removes it. A segment is
+written and synced before the manifest mentions it; a segment the manifest does not mention is
+deleted at the next opening.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ FORMAT = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS segments (
-    id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, row_bytes INTEGER NOT NULL, n_rows INTEGER NOT NULL,
-    sha256 TEXT NOT NULL
+    id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, row_bytes INTEGER NOT NULL,
+    n_rows INTEGER NOT NULL, sha256 TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS rows (
     kind TEXT NOT NULL, item TEXT NOT NULL, version TEXT NOT NULL, owner TEXT NOT NULL,
@@ -67,7 +69,8 @@ class Store(SqliteFile):
         folder: made (0700) where missing.
         party: 0 or 1.
 
-    Raises ConfigError if another process has it open or it is of the other party, CorruptStore if it cannot be read.
+    Raises ConfigError if another process has it open or it is of the other party, CorruptStore if
+    it cannot be read.
     """
 
     noun = "store"
@@ -136,21 +139,32 @@ class Store(SqliteFile):
     def noted(self, name: str) -> str | None:
         """The text under a name, if there is one."""
         with self._read():
-            found = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"note {name}",)).fetchone()
+            found = self._db.execute(
+                "SELECT value FROM meta WHERE key = ?", (f"note {name}",)
+            ).fetchone()
             return str(found[0]) if found else None
 
     # rows
 
     def put(self, kind: str, keys: Sequence[RowKey], owner: str, rows: Matrix) -> int:
-        """Add rows (n, row_bytes) as pending; how many were new. An item that is ready already keeps its old row.
+        """Add rows (n, row_bytes) as pending; how many were new. An item that is ready already
+        keeps its old row.
 
-        Raises BadFrame where keys and rows do not fit, InputError for an item of another owner, ConfigError for a full
-        disk; then nothing is kept.
+        Raises BadFrame where keys and rows do not fit, InputError for an item of another owner,
+        ConfigError for a full disk; then nothing is kept.
         """
         if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
-            raise BadFrame(f"{len(keys)} names came for {len(rows)} rows, or one name twice", "", "send them again")
+            raise BadFrame(
+                f"{len(keys)} names came for {len(rows)} rows, or one name twice",
+                "",
+                "send them again",
+            )
         if rows.ndim != 2 or rows.dtype != np.uint8 or (len(rows) and not rows.shape[1]):
-            raise BadFrame(f"rows of shape {rows.shape} and type {rows.dtype} came", "a row is bytes", "send them again")
+            raise BadFrame(
+                f"rows of shape {rows.shape} and type {rows.dtype} came",
+                "a row is bytes",
+                "send them again",
+            )
         with self._read():
             fresh = [i for i, key in enumerate(keys) if not self._is_settled(kind, key.item, owner)]
             if fresh:
@@ -161,7 +175,9 @@ class Store(SqliteFile):
         query = "SELECT owner, state FROM rows WHERE kind = ? AND item = ?"
         found = self._db.execute(query, (kind, item)).fetchone()
         if found and found[0] != owner:
-            raise InputError(f"item {item[:8]} belongs to someone else", "item ids are random", "draw a new id")
+            raise InputError(
+                f"item {item[:8]} belongs to someone else", "item ids are random", "draw a new id"
+            )
         return bool(found) and found[1] == "ready"
 
     def _append(self, kind: str, keys: list[RowKey], owner: str, rows: Matrix) -> None:
@@ -171,11 +187,16 @@ class Store(SqliteFile):
         try:
             sync_folder(self.folder)
             self._enter(kind, keys, owner, name, data, rows.shape[1])
-        except (ConfigError, OSError):  # refused by the disk: rolled back, so nothing mentions the segment
+        except (
+            ConfigError,
+            OSError,
+        ):  # refused by the disk: rolled back, so nothing mentions the segment
             (self.folder / name).unlink(missing_ok=True)
             raise
 
-    def _enter(self, kind: str, keys: list[RowKey], owner: str, name: str, data: bytes, row_bytes: int) -> None:
+    def _enter(
+        self, kind: str, keys: list[RowKey], owner: str, name: str, data: bytes, row_bytes: int
+    ) -> None:
         with self._change() as db:
             cursor = db.execute(
                 "INSERT INTO segments (file, row_bytes, n_rows, sha256) VALUES (?, ?, ?, ?)",
@@ -184,7 +205,10 @@ class Store(SqliteFile):
             segment, now = cursor.lastrowid, time.time()
             db.executemany(
                 "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
-                [(kind, key.item, key.version, owner, segment, slot, now) for slot, key in enumerate(keys)],
+                [
+                    (kind, key.item, key.version, owner, segment, slot, now)
+                    for slot, key in enumerate(keys)
+                ],
             )
 
     def confirm(self, kind: str, keys: Iterable[RowKey]) -> None:
@@ -203,40 +227,58 @@ class Store(SqliteFile):
                 query, values = f"{query} AND {column} = ?", [*values, value]
         with self._read():
             found = self._db.execute(query + " ORDER BY item", values).fetchall()
-        return [Row(RowKey(item, version), holder, status) for item, version, holder, status in found]
+        return [
+            Row(RowKey(item, version), holder, status) for item, version, holder, status in found
+        ]
 
     def find(self, kind: str, items: Iterable[str], owner: str) -> dict[str, Row]:
         """What an owner has of these items, in any state, by item."""
-        query = "SELECT item, version, owner, state FROM rows WHERE kind = ? AND item = ? AND owner = ?"
+        query = (
+            "SELECT item, version, owner, state FROM rows WHERE kind = ? AND item = ? AND owner = ?"
+        )
         with self._read():
             found = [self._db.execute(query, (kind, item, owner)).fetchone() for item in items]
-        return {row[0]: Row(RowKey(row[0], row[1]), row[2], row[3]) for row in found if row is not None}
+        return {
+            row[0]: Row(RowKey(row[0], row[1]), row[2], row[3]) for row in found if row is not None
+        }
 
     def held_bytes(self, owner: str) -> int:
         """Bytes of all rows of an owner."""
-        query = "SELECT coalesce(sum(row_bytes), 0) FROM rows JOIN segments ON segment = id WHERE owner = ?"
+        query = (
+            "SELECT coalesce(sum(row_bytes), 0) FROM rows JOIN segments ON segment = id WHERE "
+            "owner = ?"
+        )
         with self._read():
             return int(self._db.execute(query, (owner,)).fetchone()[0])
 
     def kinds(self) -> list[str]:
         """Kinds that have rows."""
         with self._read():
-            return [row[0] for row in self._db.execute("SELECT DISTINCT kind FROM rows ORDER BY kind")]
+            return [
+                row[0] for row in self._db.execute("SELECT DISTINCT kind FROM rows ORDER BY kind")
+            ]
 
-    def read(self, kind: str, items: Sequence[str], owner: str | None = None) -> tuple[list[RowKey], Matrix]:
-        """Keys and bytes (n, row_bytes) of ready rows, in the order asked. Raises MissingFile, CorruptStore."""
+    def read(
+        self, kind: str, items: Sequence[str], owner: str | None = None
+    ) -> tuple[list[RowKey], Matrix]:
+        """Keys and bytes (n, row_bytes) of ready rows, in the order asked.
+
+        Raises MissingFile, CorruptStore.
+        """
         keys, places = [], []
         with self._read():
             for item in items:
                 found = self._db.execute(
-                    "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON segment = id "
+                    "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON "
+                    "segment = id "
                     "WHERE kind = ? AND item = ? AND state = 'ready'",
                     (kind, item),
                 ).fetchone()
                 if found is None or (owner is not None and found[1] != owner):
                     raise MissingFile(
                         f"item {item[:8]} is not in the store",
-                        "it was never shared here, is not extracted yet, was deleted, or belongs to someone else",
+                        "it was never shared here, is not extracted yet, was deleted, or belongs "
+                        "to someone else",
                         "see `gpumpc store info`, and share it again",
                     )
                 keys.append(RowKey(item, found[0]))
@@ -252,7 +294,9 @@ class Store(SqliteFile):
             if file not in maps:
                 maps[file] = self._map(file, row_bytes)
             if slot >= len(maps[file]) or row_bytes != out.shape[1]:
-                raise self._unreadable(file, f"row {slot} of {row_bytes} bytes is not in it as the manifest says")
+                raise self._unreadable(
+                    file, f"row {slot} of {row_bytes} bytes is not in it as the manifest says"
+                )
             out[i] = maps[file][slot]
         return out
 
@@ -272,7 +316,10 @@ class Store(SqliteFile):
 
         Segments that nothing uses any more go too.
         """
-        query, values = "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?", [len(prefix), prefix]
+        query, values = (
+            "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?",
+            [len(prefix), prefix],
+        )
         if owner is not None:
             query, values = f"{query} AND owner = ?", [*values, owner]
         with self._change() as db:
@@ -292,7 +339,10 @@ class Store(SqliteFile):
     def sweep(self, older_than_s: float) -> int:
         """Delete rows that have been pending for long: half uploads. How many there were."""
         with self._change() as db:
-            cursor = db.execute("DELETE FROM rows WHERE state = 'pending' AND since < ?", (time.time() - older_than_s,))
+            cursor = db.execute(
+                "DELETE FROM rows WHERE state = 'pending' AND since < ?",
+                (time.time() - older_than_s,),
+            )
         self._drop_unused()
         return cursor.rowcount
 
@@ -309,14 +359,22 @@ class Store(SqliteFile):
 
     def info(self, owner: str | None = None) -> dict[str, int]:
         """Counts: rows by kind and state, of one owner or of all; bytes on disk, of all."""
-        query = "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY kind, state"
+        query = (
+            "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY "
+            "kind, state"
+        )
         with self._read():
             counted = self._db.execute(query, (owner, owner)).fetchall()
-            n_bytes = self._db.execute("SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments").fetchone()[0]
+            n_bytes = self._db.execute(
+                "SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments"
+            ).fetchone()[0]
         return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes)}
 
     def verify(self) -> int:
-        """Read every segment and compare its SHA-256; how many there were. Raises CorruptStore naming the first bad one."""
+        """Read every segment and compare its SHA-256; how many there were.
+
+        Raises CorruptStore naming the first bad one.
+        """
         with self._read():
             segments = self._db.execute("SELECT file, sha256 FROM segments").fetchall()
         for file, digest in segments:
@@ -325,7 +383,8 @@ class Store(SqliteFile):
                 raise CorruptStore(
                     f"the segment {path} is missing or was changed",
                     "its SHA-256 is not the one in the manifest",
-                    "restore it from a backup of this server, or delete its items and share them again",
+                    "restore it from a backup of this server, or delete its items and share them "
+                    "again",
                 )
         return len(segments)
 

@@ -1,8 +1,9 @@
 """The contract of a channel between the two servers, and a real in-memory pair.
 
-A channel moves payload bytes in lock step and counts them. `begin` names the (session, batch) that the next openings
-belong to; every opening frame carries it with a running number, and a frame that is not exactly the expected one is
-refused. Control messages (handshake, job orders) travel the same way and are not counted: they carry no masked byte.
+A channel moves payload bytes in lock step and counts them. `begin` names the (session, batch) that
+the next openings belong to; every opening frame carries it with a running number, and a frame that
+is not exactly the expected one is refused. Control messages (handshake, job orders) travel the same
+way and are not counted: they carry no masked byte.
 """
 
 from __future__ import annotations
@@ -65,14 +66,16 @@ class Channel(Protocol):
 
 
 class FramedChannel(abc.ABC):
-    """What every transport shares: frames are made, checked and counted here; a transport only moves them.
+    """What every transport shares: frames are made, checked and counted here; a transport only
+    moves them.
 
     One thread at a time may use a channel.
 
     Args:
         party: this end's party number, 0 or 1.
         peer: the other end's name, for messages.
-        patience_s: seconds that a living peer may compute before `exchange` and `receive` raise PeerTimeout.
+        patience_s: seconds that a living peer may compute before `exchange` and `receive` raise
+            PeerTimeout.
     """
 
     def __init__(self, party: int, peer: str, patience_s: float) -> None:
@@ -97,7 +100,8 @@ class FramedChannel(abc.ABC):
                 finish()
         except BaseException:
             if finish is not None:
-                self._abort()  # the caller's arrays must not be read any longer: they may be changed now
+                # the caller's arrays must not be read any longer: they may be changed now
+                self._abort()
             raise
         self._rounds += 1
         return received
@@ -108,14 +112,21 @@ class FramedChannel(abc.ABC):
         self._rounds += 1
 
     def receive(self) -> memoryview:
-        """Receive one message: a round, counted at both ends. Raises PeerLost, PeerTimeout, BadFrame, RemoteError."""
+        """Receive one message: a round, counted at both ends.
+
+        Raises PeerLost, PeerTimeout, BadFrame, RemoteError.
+        """
         received = self._receive_opening()
         self._rounds += 1
         return received
 
     def measured(self) -> Cost:
         """Rounds and payload bytes of both directions since `begin` (dealer_bytes = 0)."""
-        by_party = (self._bytes_out, self._bytes_in) if self.party == 0 else (self._bytes_in, self._bytes_out)
+        by_party = (
+            (self._bytes_out, self._bytes_in)
+            if self.party == 0
+            else (self._bytes_in, self._bytes_out)
+        )
         return Cost(self._rounds, *by_party)
 
     def send_control(self, record: bytes) -> None:
@@ -124,7 +135,8 @@ class FramedChannel(abc.ABC):
         self._controls_out += 1
 
     def receive_control(self, timeout_s: float) -> bytes:
-        """Wait `timeout_s` seconds for a control record. Raises PeerTimeout, PeerLost, BadFrame, RemoteError.
+        """Wait `timeout_s` seconds for a control record. Raises PeerTimeout, PeerLost, BadFrame,
+        RemoteError.
 
         After PeerTimeout the channel is as before: call again to go on waiting.
         """
@@ -133,7 +145,10 @@ class FramedChannel(abc.ABC):
         return bytes(frame.payload)
 
     def send_error(self, error: GpumpcError) -> None:
-        """Tell the peer why this end stops: it raises RemoteError at its next receive. Raises PeerLost."""
+        """Tell the peer why this end stops: it raises RemoteError at its next receive.
+
+        Raises PeerLost.
+        """
         record = encode_record(ErrorRecord.of(error))
         self._put(encode_header(Kind.ERROR, len(record)), [record])
 
@@ -143,10 +158,14 @@ class FramedChannel(abc.ABC):
 
     @abc.abstractmethod
     def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
-        """Hand one frame, its payload in parts, to the transport; they may be changed on return. Raises PeerLost."""
+        """Hand one frame, its payload in parts, to the transport; they may be changed on return.
+
+        Raises PeerLost.
+        """
 
     def _start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
-        """Like `_put`, but the parts must not be changed before a call of what is returned, if that is not None.
+        """Like `_put`, but the parts must not be changed before a call of what is returned, if that
+        is not None.
 
         Raises PeerLost; so does the call, or PeerTimeout.
         """
@@ -161,7 +180,9 @@ class FramedChannel(abc.ABC):
     def _get(self, timeout_s: float) -> Frame:
         """The next frame of the peer. Raises PeerLost, PeerTimeout, BadFrame."""
 
-    def _send_opening(self, payload: Sequence[Buffer], hand_over: Callable[[bytes, Sequence[Buffer]], T]) -> T:
+    def _send_opening(
+        self, payload: Sequence[Buffer], hand_over: Callable[[bytes, Sequence[Buffer]], T]
+    ) -> T:
         n_bytes = sum(map(len, payload))
         place = {"batch": self._batch, "sequence": self._out}
         header = encode_header(Kind.OPENING, n_bytes, session=self._session, **place)
@@ -175,7 +196,8 @@ class FramedChannel(abc.ABC):
         return handed
 
     def _raise_last_words(self) -> None:
-        # A peer that stopped on an error may have said so before it went away: that tells more than PeerLost.
+        # A peer that stopped on an error may have said so before it went away: that tells more than
+        # PeerLost.
         with contextlib.suppress(PeerLost, PeerTimeout, BadFrame):
             frame = self._get(0.0)
             if frame.kind is Kind.ERROR:
@@ -187,7 +209,9 @@ class FramedChannel(abc.ABC):
         self._bytes_in += len(frame.payload)
         return frame.payload
 
-    def _expect(self, kind: Kind, timeout_s: float, session: bytes, batch: int, sequence: int) -> Frame:
+    def _expect(
+        self, kind: Kind, timeout_s: float, session: bytes, batch: int, sequence: int
+    ) -> Frame:
         frame = self._get(timeout_s)
         if frame.kind is Kind.ERROR:
             raise decode_record(frame.payload, ErrorRecord).as_error(self.peer)
@@ -198,16 +222,26 @@ class FramedChannel(abc.ABC):
         if frame.batch != batch:
             raise self._refused(f"batch {batch} is running and the frame is of batch {frame.batch}")
         if frame.sequence != sequence:
-            late = "it came twice or late" if frame.sequence < sequence else "frames before it are missing"
-            raise self._refused(f"number {sequence} was due and number {frame.sequence} came: {late}")
+            late = (
+                "it came twice or late"
+                if frame.sequence < sequence
+                else "frames before it are missing"
+            )
+            raise self._refused(
+                f"number {sequence} was due and number {frame.sequence} came: {late}"
+            )
         return frame
 
     def _refused(self, why: str) -> BadFrame:
-        return BadFrame(f"a frame of {self.peer} was refused", why, "stop this session and start a new one")
+        return BadFrame(
+            f"a frame of {self.peer} was refused", why, "stop this session and start a new one"
+        )
 
     def _lost(self, why: str) -> PeerLost:
         return PeerLost(
-            f"the connection to {self.peer} is gone", why, f"see the log of {self.peer}, start it again and retry"
+            f"the connection to {self.peer} is gone",
+            why,
+            f"see the log of {self.peer}, start it again and retry",
         )
 
     def _late(self, timeout_s: float) -> PeerTimeout:
@@ -228,7 +262,10 @@ class MemoryChannel(FramedChannel):
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """Close this end; the other reads what was sent before and then raises PeerLost. Safe to call twice."""
+        """Close this end; the other reads what was sent before and then raises PeerLost.
+
+        Safe to call twice.
+        """
         if not self._closed.is_set():
             self._closed.set()
             self._other._inbox.put(None)
@@ -249,7 +286,9 @@ class MemoryChannel(FramedChannel):
             raise self._late(timeout_s) from None
         if parts is None:
             self._inbox.put(None)  # closed stays closed: the next call must see it too
-            raise self._lost("this end was closed" if self._closed.is_set() else "the other end was closed")
+            raise self._lost(
+                "this end was closed" if self._closed.is_set() else "the other end was closed"
+            )
         return decode(parts)
 
 

@@ -1,11 +1,13 @@
 """The one frame of this project: a fixed header and raw payload bytes, decoded strictly.
 
-A frame travels as two parts, header and payload, so that a large payload is never copied to be joined to its header:
+A frame travels as two parts, header and payload, so that a large payload is never copied to be
+joined to its header:
 
-    magic 4s "GMPC" | version u8 | kind u8 | flags u16 | session 16s | batch u64 | sequence u32 | payload bytes u64
+    magic 4s "GMPC" | version u8 | kind u8 | flags u16 | session 16s | batch u64 | sequence u32 |
+    payload bytes u64
 
-all little-endian, 44 bytes. Small structured records inside a payload are msgspec Structs in MessagePack. Nothing that
-can carry code (pickle and its like) is ever read from a wire.
+all little-endian, 44 bytes. Small structured records inside a payload are msgspec Structs in
+MessagePack. Nothing that can carry code (pickle and its like) is ever read from a wire.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class Frame:
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An error as it is told to the other process: its class name and its three texts, no secrets."""
+    """An error as it is told to the other process: its class name and its three texts, no
+    secrets."""
 
     name: str
     what: str
@@ -78,25 +81,41 @@ class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, error: GpumpcError) -> ErrorRecord:
         """The record that tells of `error`."""
-        return cls(type(error).__name__, *(text[:_MAX_TEXT] for text in (error.what, error.why, error.cure)))
+        return cls(
+            type(error).__name__,
+            *(text[:_MAX_TEXT] for text in (error.what, error.why, error.cure)),
+        )
 
     def as_error(self, peer: str) -> RemoteError:
         """The exception to raise at the end that was told."""
         # The texts come from another process: only printable characters reach our terminal and log.
-        name, what, why, cure = (_printable(text) for text in (self.name, self.what, self.why, self.cure))
+        name, what, why, cure = (
+            _printable(text) for text in (self.name, self.what, self.why, self.cure)
+        )
         return RemoteError(f"{peer} reports {name}: {what}", why, cure)
 
 
-def encode_header(kind: Kind, n_bytes: int, *, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0) -> bytes:
-    """The 44 header bytes that announce a payload of `n_bytes` bytes. Raises BadFrame if a field does not fit."""
+def encode_header(
+    kind: Kind, n_bytes: int, *, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0
+) -> bytes:
+    """The 44 header bytes that announce a payload of `n_bytes` bytes.
+
+    Raises BadFrame if a field does not fit.
+    """
     if len(session) != len(NO_SESSION):
-        raise BadFrame(f"a session id of {len(session)} bytes cannot be sent", "it has 16 bytes", "pass the whole id")
+        raise BadFrame(
+            f"a session id of {len(session)} bytes cannot be sent",
+            "it has 16 bytes",
+            "pass the whole id",
+        )
     if n_bytes > MAX_PAYLOAD_BYTES:
         raise _too_large(n_bytes, MAX_PAYLOAD_BYTES)
     try:
         return HEADER.pack(MAGIC, VERSION, kind, 0, session, batch, sequence, n_bytes)
     except struct.error as error:
-        raise BadFrame("a frame header cannot be made", str(error), "start a new session") from error
+        raise BadFrame(
+            "a frame header cannot be made", str(error), "start a new session"
+        ) from error
 
 
 class Header(NamedTuple):
@@ -110,7 +129,10 @@ class Header(NamedTuple):
 
 
 def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Header:
-    """The 44 bytes in front of a payload, checked field by field. Raises BadFrame naming the first that is wrong."""
+    """The 44 bytes in front of a payload, checked field by field.
+
+    Raises BadFrame naming the first that is wrong.
+    """
     if len(header) != HEADER.size:
         raise _bad(f"its header has {len(header)} bytes and must have {HEADER.size}")
     magic, version, kind, flags, session, batch, sequence, n_bytes = HEADER.unpack(header)
@@ -121,18 +143,25 @@ def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) ->
 
 
 def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
-    """Header and payload, checked field by field. Raises BadFrame naming the first thing that is wrong."""
+    """Header and payload, checked field by field.
+
+    Raises BadFrame naming the first thing that is wrong.
+    """
     if len(parts) != 2:
         raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
     payload = memoryview(parts[1]).cast("B")
-    kind, session, batch, sequence, n_bytes = decode_header(memoryview(parts[0]).cast("B"), max_payload_bytes)
+    kind, session, batch, sequence, n_bytes = decode_header(
+        memoryview(parts[0]).cast("B"), max_payload_bytes
+    )
     if len(payload) != n_bytes:
         raise _bad(f"its header announces {n_bytes} payload bytes and {len(payload)} came")
     return Frame(kind, payload, session, batch, sequence)
 
 
 def encode_record(record: object) -> bytes:
-    """A small structured record (a msgspec Struct or plain dict of texts and numbers) as MessagePack."""
+    """A small structured record (a msgspec Struct or plain dict of texts and numbers) as
+    MessagePack.
+    """
     return msgspec.msgpack.encode(record)
 
 
@@ -159,7 +188,11 @@ def _check_start(magic: bytes, version: int, kind: int, flags: int) -> None:
 
 
 def _bad(why: str) -> BadFrame:
-    return BadFrame("a frame was refused", why, "run the same version of gpumpc at both ends, and start both again")
+    return BadFrame(
+        "a frame was refused",
+        why,
+        "run the same version of gpumpc at both ends, and start both again",
+    )
 
 
 def _too_large(n_bytes: int, limit: int) -> BadFrame:

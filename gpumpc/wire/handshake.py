@@ -1,7 +1,8 @@
 """Everything the parties must agree on, compared before the first masked byte.
 
-Both parties send their fields first and compare afterwards, in the order in which the fields were given. So whoever
-finds a difference has already told the other, and both raise HandshakeMismatch naming the same field.
+Both parties send their fields first and compare afterwards, in the order in which the fields were
+given. So whoever finds a difference has already told the other, and both raise HandshakeMismatch
+naming the same field.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def exchange_hello(
 ) -> Hello:
     """Tell the peer our fields, compare its `equal` fields with ours, and return what it told.
 
-    Raises HandshakeMismatch (at both ends), PeerTimeout after `timeout_s` seconds, PeerLost, BadFrame.
+    Raises HandshakeMismatch (at both ends), PeerTimeout after `timeout_s` seconds, PeerLost,
+    BadFrame.
     """
     channel.send_control(pack_hello(equal, told))
     theirs = unpack_hello(channel.receive_control(timeout_s))

@@ -1,7 +1,8 @@
-"""One connection shared by several batches in flight, so that one computes while another waits for the network.
+"""One connection shared by several batches in flight, so that one computes while another waits for
+the network.
 
-Every frame names its session and batch: that says whose it is. Whoever waits for a frame reads the connection for all;
-what belongs to another lane is laid in that lane's inbox.
+Every frame names its session and batch: that says whose it is. Whoever waits for a frame reads the
+connection for all; what belongs to another lane is laid in that lane's inbox.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ _MAX_WAITING = 16
 
 
 class Lane(FramedChannel):
-    """One batch's share of a connection; for one thread at a time. The first lane also carries the control records."""
+    """One batch's share of a connection; for one thread at a time.
+
+    The first lane also carries the control records.
+    """
 
     def __init__(self, lanes: Lanes, number: int = 0) -> None:
         self.lanes, self.number = lanes, number
@@ -67,7 +71,8 @@ class Lanes:
         self._failed: GpumpcError | None = None
         self._last_words: Frame | None = None
         self._owners: dict[_Key, Lane] = {}
-        # Frames of batches that the peer has begun and this end has not; their number is bounded by the lanes beside.
+        # Frames of batches that the peer has begun and this end has not; their number is bounded by
+        # the lanes beside.
         self._early: dict[_Key, collections.deque[Frame]] = {}
         self._n_beside = 0
         self.first = Lane(self)
@@ -128,7 +133,10 @@ class Lanes:
         return self._last_words
 
     def _read(self, lane: Lane, deadline: float, timeout_s: float) -> Frame | None:
-        """Read one frame, and lay it where it belongs: the lane's own one is returned. None: look again."""
+        """Read one frame, and lay it where it belongs: the lane's own one is returned.
+
+        None: look again.
+        """
         try:
             left_s = max(0.0, deadline - time.monotonic())
             frame = self.connection._get(min(left_s, _LOOK_S) if self._n_beside else left_s)
@@ -163,5 +171,7 @@ class Lanes:
 
     def _wait(self, inbox: collections.deque[Frame], frame: Frame) -> None:
         if len(inbox) >= _MAX_WAITING:
-            raise self.first._refused(f"{_MAX_WAITING} frames of batch {frame.batch} wait already: it runs in lock step")
+            raise self.first._refused(
+                f"{_MAX_WAITING} frames of batch {frame.batch} wait already: it runs in lock step"
+            )
         inbox.append(frame)

@@ -16,7 +16,8 @@ log = logging.getLogger("gpumpc")
 
 
 def reach(wait_peer: Callable[[float], None], stopping: threading.Event) -> bool:
-    """Call `wait_peer` until it finds the peer, saying now and then why it may not come; false if `stopping` is set first.
+    """Call `wait_peer` until it finds the peer, saying now and then why it may not come; false if
+    `stopping` is set first.
 
     Raises what `wait_peer` raises but PeerTimeout.
     """

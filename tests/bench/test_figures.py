@@ -7,12 +7,28 @@ from typing import Any
 import pytest
 
 from bench import figures
-from bench.figures import Figure, last_json_object, look_up, measure, read_table, run_command, select
+from bench.figures import (
+    Figure,
+    last_json_object,
+    look_up,
+    measure,
+    read_table,
+    run_command,
+    select,
+)
 from tests.bench.test_schema import GOOD
 
 
 def figure(**changes: Any) -> Figure:
-    values = {"id": "a", "command": "c", "key": "x.y", "comparison": "<=", "bound": 5, "unit": "", "machine": "any"}
+    values = {
+        "id": "a",
+        "command": "c",
+        "key": "x.y",
+        "comparison": "<=",
+        "bound": 5,
+        "unit": "",
+        "machine": "any",
+    }
     return Figure(**{**values, "issue": 2, **changes})
 
 
@@ -20,17 +36,25 @@ def test_table_is_well_formed() -> None:
     table = read_table()
     assert len({f.id for f in table}) == len(table)
     assert {f.machine for f in table} <= {"any", "cpu2", "gpu"}
-    assert all(f.command.startswith(("{python} -m ", "{gpumpc} ")) and f.command.endswith("--json") for f in table)
+    assert all(
+        f.command.startswith(("{python} -m ", "{gpumpc} ")) and f.command.endswith("--json")
+        for f in table
+    )
 
 
 def test_repeated_id_is_refused(tmp_path: Path) -> None:
-    entry = '[[figure]]\nid="a"\ncommand="c"\nkey="k"\ncomparison="report"\nunit=""\nmachine="any"\nissue=2\n'
+    entry = (
+        '[[figure]]\nid="a"\ncommand="c"\nkey="k"\ncomparison="report"\n'
+        'unit=""\nmachine="any"\nissue=2\n'
+    )
     (tmp_path / "t.toml").write_text(entry * 2)
     with pytest.raises(ValueError, match="twice: a"):
         read_table(tmp_path / "t.toml")
 
 
-@pytest.mark.parametrize("changes", [{"comparison": "~"}, {"comparison": "report"}, {"bound": None}])
+@pytest.mark.parametrize(
+    "changes", [{"comparison": "~"}, {"comparison": "report"}, {"bound": None}]
+)
 def test_bad_row_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="figure a"):
         figure(**changes)
@@ -68,7 +92,14 @@ def test_shared_command_runs_once_and_bounds_decide() -> None:
         return {"x": {"y": 5}}, ""
 
     asked: list[tuple[str, int | None, bool]]
-    asked = [("<=", 5, True), ("<", 5, False), (">=", 6, False), ("==", 5, True), (">", 4, True), ("report", None, True)]
+    asked = [
+        ("<=", 5, True),
+        ("<", 5, False),
+        (">=", 6, False),
+        ("==", 5, True),
+        (">", 4, True),
+        ("report", None, True),
+    ]
     results = measure([figure(comparison=word, bound=bound) for word, bound, _ in asked], run)
     assert [r.met for r in results] == [met for _, _, met in asked]
     assert ran == ["c"]
@@ -76,7 +107,9 @@ def test_shared_command_runs_once_and_bounds_decide() -> None:
 
 def test_fault_is_a_miss() -> None:
     (absent,) = measure([figure()], lambda _: ({"x": 1}, ""))
-    (broken,) = measure([figure(comparison="report", bound=None)], lambda _: (None, "exit status 3"))
+    (broken,) = measure(
+        [figure(comparison="report", bound=None)], lambda _: (None, "exit status 3")
+    )
     assert not absent.met
     assert "no key 'x.y'" in absent.verdict
     assert not broken.met
@@ -104,7 +137,9 @@ def test_program_that_is_not_there() -> None:
     assert "cannot start" in run_command("/nowhere/program")[1]
 
 
-def test_exit_status_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status_and_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(figures, "run_command", lambda _: ({**GOOD, "rounds": 6}, ""))
     assert figures.main(["relu.rounds", "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)

@@ -48,9 +48,20 @@ def measured(seconds: float, digest: str = "a", **changes: Any) -> Measured:
 
 def rows() -> list[dict[str, Any]]:
     exact = np.zeros(4)
-    ours = [measured(0.1, "a", seconds_online=0.05, offline_bytes=9), measured(0.3, "b", seconds_online=0.07)]
+    ours = [
+        measured(0.1, "a", seconds_online=0.05, offline_bytes=9),
+        measured(0.3, "b", seconds_online=0.07),
+    ]
     made = [
-        row_of(SMALL, OURS, ours, 4, exact, {"k": 44, "f": 16, "backend": "numpy"}, {"bounds": "certified"}),
+        row_of(
+            SMALL,
+            OURS,
+            ours,
+            4,
+            exact,
+            {"k": 44, "f": 16, "backend": "numpy"},
+            {"bounds": "certified"},
+        ),
         row_of(SMALL, "crypten", [measured(4.0)], 36, exact, {"f": 16}, {}),
         row_of(SMALL, "spu", [measured(2.0, why_no_message="why")], None, exact, {"f": 16}, {}),
     ]
@@ -78,7 +89,9 @@ def test_case_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lenet", "maxpool", "conv", "matmul"])
 def test_our_plan_computes_what_the_peers_do(name: str) -> None:
-    """The same answer in float64 from our graph, channels last, and from the definition, channels first."""
+    """The same answer in float64 from our graph, channels last, and from the definition, channels
+    first.
+    """
     work = WORKLOADS[name]
     arrays = peers.case_arrays(work, seed=0)
     few = {**arrays, "x": arrays["x"][:2]}
@@ -100,7 +113,9 @@ def test_model_arrays_are_in_the_order_of_layers() -> None:
     work = WORKLOADS["vgg"]
     arrays = model_arrays(work)
     weights = {f"{i}.weight": layer.weight for i, layer in enumerate(work.layers) if layer.weight}
-    assert {name: array.shape for name, array in arrays.items() if name.endswith("weight")} == weights
+    assert {
+        name: array.shape for name, array in arrays.items() if name.endswith("weight")
+    } == weights
 
 
 def test_arrays_for_jax_are_channels_last() -> None:
@@ -172,14 +187,22 @@ def test_error_is_the_largest_of_all_runs() -> None:
 
 def test_table_says_who_did_not_run_and_why() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(table_of([*rows(), failed_row(WORKLOADS["vgg"], "crypten", "not installed")], "title"))
+    console.print(
+        table_of([*rows(), failed_row(WORKLOADS["vgg"], "crypten", "not installed")], "title")
+    )
     text = console.export_text()
     assert "did not run: not installed" in text
     assert "gpumpc k=44 f=16" in text
 
 
 def test_computed_row_adds_what_the_link_takes_and_says_so() -> None:
-    base = {**rows()[1], "rounds": 100, "online_bytes": 10**6, "offline_bytes": 10**6, "seconds_total": 1.0}
+    base = {
+        **rows()[1],
+        "rounds": 100,
+        "online_bytes": 10**6,
+        "offline_bytes": 10**6,
+        "seconds_total": 1.0,
+    }
     computed = computed_row(base, Shape(8e6, 0.04))
     assert computed["seconds_total"] == pytest.approx(1.0 + 75 * 0.02 + 2.0)
     assert (computed["computed"], computed["seconds_compute"]) == (True, 1.0)
@@ -187,7 +210,9 @@ def test_computed_row_adds_what_the_link_takes_and_says_so() -> None:
 
 
 def test_rounds_are_read_from_the_last_profile() -> None:
-    line = "[info] Link details: total send bytes {}, recv bytes 1, send actions {}, recv actions 8\n"
+    line = (
+        "[info] Link details: total send bytes {}, recv bytes 1, send actions {}, recv actions 8\n"
+    )
     assert rounds_in(line.format(1, 7) + "noise\n" + line.format(72000000, 8)) == 8
     assert rounds_in("nothing") is None
 
@@ -225,8 +250,9 @@ print(json.dumps({"ready": True}), flush=True)
 for line in sys.stdin:
     if line.strip() == "run":
         numpy.save(sys.argv[1] + "/output.npy", numpy.ones(3))
-        print(json.dumps({"seconds_total": 2.0, "online_bytes": 5, "share_digest": "d", "peak_memory_bytes": {},
-                          "output": sys.argv[1] + "/output.npy"}), flush=True)
+        print(json.dumps({"seconds_total": 2.0, "online_bytes": 5, "share_digest": "d",
+                          "peak_memory_bytes": {}, "output": sys.argv[1] + "/output.npy"}),
+              flush=True)
     elif line.strip() == "rounds":
         print(json.dumps({"rounds": 8}), flush=True)
     else:
@@ -237,7 +263,12 @@ for line in sys.stdin:
 def test_runner_is_driven_and_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     peer = fake_peer(monkeypatch, tmp_path, RUNNER)
     run = peer.run()
-    assert (run.seconds_total, run.online_bytes, run.offline_bytes, run.opened_digest) == (2.0, 5, None, "d")
+    assert (run.seconds_total, run.online_bytes, run.offline_bytes, run.opened_digest) == (
+        2.0,
+        5,
+        None,
+        "d",
+    )
     assert run.why_no_message
     assert run.output.sum() == 3
     assert peer.rounds() == 8
@@ -245,12 +276,16 @@ def test_runner_is_driven_and_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path:
     peer.stop()
 
 
-def test_runner_that_ends_gives_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_runner_that_ends_gives_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(EngineFailed, match="RuntimeError: no such protocol"):
         fake_peer(monkeypatch, tmp_path, "raise RuntimeError('no such protocol')")
 
 
-def test_runner_that_dies_in_a_run_gives_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_runner_that_dies_in_a_run_gives_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     code = "print('{}', flush=True)\ninput()\nraise MemoryError('too much')"
     peer = fake_peer(monkeypatch, tmp_path, code)
     with pytest.raises(EngineFailed, match="MemoryError: too much"):
@@ -258,18 +293,26 @@ def test_runner_that_dies_in_a_run_gives_its_last_words(monkeypatch: pytest.Monk
     peer.stop()
 
 
-def test_setup_says_what_pip_said_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_setup_says_what_pip_said_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found for spu==0.9.5' >&2\nexit 1\n")
+    script.write_text(
+        "#!/bin/sh\necho 'ERROR: No matching distribution found for spu==0.9.5' >&2\nexit 1\n"
+    )
     script.chmod(0o755)
-    assert peer_setup.main(["spu", "--folder", str(tmp_path / "envs"), "--python", str(script)]) == 1
+    assert (
+        peer_setup.main(["spu", "--folder", str(tmp_path / "envs"), "--python", str(script)]) == 1
+    )
     told = capsys.readouterr().err
     assert "spu cannot be installed: No matching distribution found for spu==0.9.5" in told
     assert "Python 3.10 and 3.11" in told
     assert not (tmp_path / "envs" / "spu" / ".installed").exists()
 
 
-def test_environment_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_environment_that_is_there_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "spu").mkdir()
     (tmp_path / "spu" / ".installed").touch()
     assert peer_setup.main(["spu", "--folder", str(tmp_path), "--python", "/nowhere"]) == 0
@@ -279,7 +322,11 @@ def test_environment_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize("steps", peer_setup.STEPS.values())
 def test_requirements_are_pinned(steps: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
     for file, _ in steps:
-        lines = [line for line in (peer_setup.HERE / file).read_text().splitlines() if line and line[0] != "#"]
+        lines = [
+            line
+            for line in (peer_setup.HERE / file).read_text().splitlines()
+            if line and line[0] != "#"
+        ]
         assert lines
         assert all("==" in line for line in lines)
 
@@ -287,7 +334,9 @@ def test_requirements_are_pinned(steps: tuple[tuple[str, tuple[str, ...]], ...])
 def test_report_of_ours_alone_with_a_missing_peer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three real processes, a small workload; the peer that is not there is in the table and in the exit status."""
+    """Three real processes, a small workload; the peer that is not there is in the table and in the
+    exit status.
+    """
     monkeypatch.setattr(peers, "WORKLOADS", {"relu": SMALL})
     out = tmp_path / "rows.json"
     arguments = [

@@ -21,7 +21,14 @@ GOOD: dict[str, Any] = {
 
 def test_good_row() -> None:
     check_row(GOOD)
-    check_row({**GOOD, "online_bytes_per_image": 6_400_000.0, "layers": {"conv_1": 3}, "seconds_online": None})
+    check_row(
+        {
+            **GOOD,
+            "online_bytes_per_image": 6_400_000.0,
+            "layers": {"conv_1": 3},
+            "seconds_online": None,
+        }
+    )
 
 
 @pytest.mark.parametrize("key", COMMON)

@@ -12,9 +12,15 @@ from gpumpc.measure.workloads import BATCH
 
 
 def test_suites_by_name() -> None:
-    assert [path.stem for path in suite.files_of([])] == ["bench_protocols", "bench_ring", "bench_workloads"]
+    assert [path.stem for path in suite.files_of([])] == [
+        "bench_protocols",
+        "bench_ring",
+        "bench_workloads",
+    ]
     assert [path.stem for path in suite.files_of(["ring"])] == ["bench_ring"]
-    with pytest.raises(ValueError, match="no suite 'nonsense'; there are protocols, ring, workloads"):
+    with pytest.raises(
+        ValueError, match="no suite 'nonsense'; there are protocols, ring, workloads"
+    ):
         suite.files_of(["nonsense"])
 
 
@@ -23,7 +29,9 @@ def test_workloads_of_the_suite_are_those_of_the_command() -> None:
     assert {*networks.BATCH} < {*BATCH}
 
 
-def test_first_run_compares_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_run_compares_with_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "--benchmark-compare" not in suite.command(["ring"], tmp_path)
     assert "nothing to compare" in capsys.readouterr().out
 
@@ -46,7 +54,11 @@ def test_machine_has_a_name_for_a_folder() -> None:
 
 
 def test_processor_is_read_from_the_first_entry() -> None:
-    text = "processor\t: 0\nmodel name\t: Some CPU 9\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nmodel name\t: Other\n"
+    text = (
+        "processor\t: 0\nmodel name\t: Some CPU 9\nflags\t\t: fpu avx2\n\nprocessor\t: "
+        "1\nmodel "
+        "name\t: Other\n"
+    )
     assert machine._cpu_fields(text)["model name"] == "Some CPU 9"
     assert machine._cpu_fields("") == {}
 
@@ -55,7 +67,10 @@ def test_floor_of_a_link() -> None:
     link = networks.floor(31, 12_500_000, 25_000_000, "wan")
     assert link["link_seconds_online"] == pytest.approx(31 * 0.02 + 1.0)
     assert link["link_seconds_dealer"] == pytest.approx(0.02 + 2.0)
-    assert networks.floor(31, 1, 1, "loopback") == {"link_seconds_online": None, "link_seconds_dealer": None}
+    assert networks.floor(31, 1, 1, "loopback") == {
+        "link_seconds_online": None,
+        "link_seconds_dealer": None,
+    }
 
 
 def test_tcp_counters_see_what_passes() -> None:

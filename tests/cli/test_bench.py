@@ -1,4 +1,6 @@
-"""`gpumpc bench` on small sizes: right results, the declared bytes, one schema, whatever the backend."""
+"""`gpumpc bench` on small sizes: right results, the declared bytes, one schema, whatever the
+backend.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from gpumpc.measure.workloads import NETWORKS, WORKLOADS, Case, case_of
 from gpumpc.params import Params
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 
-# Arguments that keep a run short, and the largest error against float64 at f = 13: an ulp or two, times what is summed.
+# Arguments that keep a run short, and the largest error against float64 at f = 13: an ulp or two,
+# times what is summed.
 SMALL = {
     "relu": (["--n", "999"], 2e-4),
     "relu6": (["--n", "999"], 2e-4),
@@ -54,7 +57,12 @@ def test_every_workload_but_the_networks_is_here():
 def test_a_search_finds_what_a_search_in_the_clear_finds(net):
     row = run("retrieval", "--n", "1000", *net)
     check_row(row)
-    assert (row["workload"], row["batch"], row["max_error"], row["wrong"]) == ("retrieval", 1, 0.0, 0)
+    assert (row["workload"], row["batch"], row["max_error"], row["wrong"]) == (
+        "retrieval",
+        1,
+        0.0,
+        0,
+    )
     assert row["online_bytes"] > 0 and row["offline_bytes"] > 0 and row["rounds"] > 0
 
 
@@ -89,7 +97,9 @@ def test_bytes_of_a_multiplication():
 
 
 def test_bytes_of_a_convolution():
-    """One opening of the input, one correction an output; F was opened when the weights were shared."""
+    """One opening of the input, one correction an output; F was opened when the weights were
+    shared.
+    """
     row = run("conv", "--batch", "1", "--k", "44", "--f", "16")
     assert row["online_bytes"] == row["offline_bytes"] == packed_bytes(32 * 32 * 64, 44)
     assert row["rounds"] == 1
@@ -102,7 +112,10 @@ def test_an_unknown_workload_or_backend_is_an_error():
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
-    [(["mul"], "give --net"), (["retrieval", "--n", "300", "--net", "loopback"], "run one at a time")],
+    [
+        (["mul"], "give --net"),
+        (["retrieval", "--n", "300", "--net", "loopback"], "run one at a time"),
+    ],
 )
 def test_batches_in_flight_need_a_connection_and_no_second_try(arguments, why):
     done = CliRunner().invoke(app, ["bench", *arguments, "--in-flight", "2"])

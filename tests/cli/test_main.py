@@ -37,7 +37,9 @@ def gpumpc(*arguments: object, rc: int = 0) -> str:
 def up(folder: Path, plan: Path, *more: str) -> subprocess.Popen[str]:
     options = ["--local", "--plan", str(plan), "--folder", str(folder), "--batch", "2", *more]
     command = [sys.executable, "-m", "gpumpc", "up", *options]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -79,7 +81,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch warns of torch
 def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
-    plan, folder, inputs, out = tmp_path / "plan", tmp_path / "local", tmp_path / "x.npy", tmp_path / "y.npz"
+    plan, folder, inputs, out = (
+        tmp_path / "plan",
+        tmp_path / "local",
+        tmp_path / "x.npy",
+        tmp_path / "y.npz",
+    )
     assert "plan 'small' (calibrated bounds)" in gpumpc("compile", model, "--out", plan)
     x = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1))
     np.save(inputs, x)
@@ -92,7 +99,9 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
         assert text == "weights are shared"
         items = gpumpc("share", inputs, *options).split()[-3:]
         assert all(re.fullmatch("[0-9a-f]{32}", item) for item in items)
-        assert "features (3, 3) of 3 images saved to" in gpumpc("extract", *items, *options, "--out", out)
+        assert "features (3, 3) of 3 images saved to" in gpumpc(
+            "extract", *items, *options, "--out", out
+        )
         assert "0 of 3 images" not in gpumpc("extract", "--all", *options)
         assert "ready, next batch 2" in gpumpc("doctor", "--config", config)
         assert "OutOfRange" in _refused(folder, plan, x * 3)
@@ -112,7 +121,9 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
 
 def _refused(folder: Path, plan: Path, x: np.ndarray) -> str:
     np.save(folder / "bad.npy", x)
-    return gpumpc("share", folder / "bad.npy", "--config", folder / "client.toml", "--plan", plan, rc=1)
+    return gpumpc(
+        "share", folder / "bad.npy", "--config", folder / "client.toml", "--plan", plan, rc=1
+    )
 
 
 @pytest.fixture
@@ -134,7 +145,9 @@ def test_killed_without_a_word_up_leaves_no_process_behind(set_up: Cluster) -> N
 
 
 def test_up_again_and_its_end(set_up: Cluster) -> None:
-    """SIGTERM at any time leaves no process behind; what is there is taken up, if it is what was asked for."""
+    """SIGTERM at any time leaves no process behind; what is there is taken up, if it is what was
+    asked for.
+    """
     folder, plan = set_up.folder, set_up.folder.parent / "plan"
     supervisor = up(folder, plan)
     while not processes_of(folder)[1:]:
@@ -169,15 +182,21 @@ def test_files_that_are_not_there(set_up: Cluster, tmp_path: Path) -> None:
     text = gpumpc("server", "--party", 1, "--config", set_up.setup.server0, rc=1)
     assert "is of party 0" in text and "What to do: correct one of them" in text
     options = ("--config", set_up.setup.client)
-    assert "gpumpc compile" in gpumpc("share", tmp_path / "x.npy", *options, "--plan", tmp_path / "none", rc=1)
+    assert "gpumpc compile" in gpumpc(
+        "share", tmp_path / "x.npy", *options, "--plan", tmp_path / "none", rc=1
+    )
     assert "there is no network" in gpumpc("compile", "none", "--out", plan / "new", rc=1)
-    assert "is not known" in gpumpc("compile", "lenet", "--bounds", "guessed", "--out", plan / "new", rc=1)
+    assert "is not known" in gpumpc(
+        "compile", "lenet", "--bounds", "guessed", "--out", plan / "new", rc=1
+    )
     assert "only --local" in gpumpc("up", "--plan", plan, rc=1)
 
 
 def test_servers_that_do_not_run(set_up: Cluster, tmp_path: Path) -> None:
     start = time.monotonic()
-    text = gpumpc("share-weights", "--config", set_up.setup.client, "--plan", tmp_path / "plan", rc=1)
+    text = gpumpc(
+        "share-weights", "--config", set_up.setup.client, "--plan", tmp_path / "plan", rc=1
+    )
     assert "PeerTimeout: no server 0 at" in text and "nothing answers there" in text
     assert time.monotonic() - start < 6.5
 
@@ -188,7 +207,11 @@ def test_an_input_file_that_is_none(tmp_path: Path, content: bytes) -> None:
     from gpumpc.errors import ConfigError, MissingFile
 
     (tmp_path / "x.npy").write_bytes(content)
-    for path, error in ((tmp_path / "x.npy", ConfigError), (tmp_path / "none.npy", MissingFile), (tmp_path, ConfigError)):
+    for path, error in (
+        (tmp_path / "x.npy", ConfigError),
+        (tmp_path / "none.npy", MissingFile),
+        (tmp_path, ConfigError),
+    ):
         with pytest.raises(error):
             load_array(path)
 
@@ -201,7 +224,9 @@ def test_version_and_doctor() -> None:
 
 def test_bench_over_a_link() -> None:
     """Three processes and a relay; the row says which link."""
-    row = json.loads(RUNNER.invoke(app, ["bench", "relu", "--n", "1000", "--net", "lan", "--json"]).stdout)
+    row = json.loads(
+        RUNNER.invoke(app, ["bench", "relu", "--n", "1000", "--net", "lan", "--json"]).stdout
+    )
     check_row(row)
     assert (row["net"], row["net_round_trip_seconds"], row["n_threads"]) == ("lan", 0.0005, 1)
     assert row["seconds_online"] >= row["rounds"] * row["net_round_trip_seconds"] / 2
@@ -209,4 +234,6 @@ def test_bench_over_a_link() -> None:
 
 
 def test_bench_over_an_unknown_link() -> None:
-    assert "there is no network 'moon'" in gpumpc("bench", "relu", "--n", "10", "--net", "moon", rc=1)
+    assert "there is no network 'moon'" in gpumpc(
+        "bench", "relu", "--n", "10", "--net", "moon", rc=1
+    )

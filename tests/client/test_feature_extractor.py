@@ -1,4 +1,6 @@
-"""The transformer with a client that computes in the clear: in scikit-learn's hands, with files, and when things fail."""
+"""The transformer with a client that computes in the clear: in scikit-learn's hands, with files,
+and when things fail.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import pytest
 from gpumpc.client import client as client_module
 from gpumpc.client.client import SealedResult, SharedInput
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
-from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile, OutOfRange, PeerLost, UnreadableImage
+from gpumpc.errors import (
+    BadShape,
+    BadValue,
+    ConfigError,
+    MissingFile,
+    OutOfRange,
+    PeerLost,
+    UnreadableImage,
+)
 from gpumpc.local.compile import CompiledPlan, compile
 from gpumpc.media.png import png
 from gpumpc.nn.graph import Flatten, Graph, Input, Linear
@@ -170,13 +180,20 @@ def test_in_a_pipeline():
 def test_parameters():
     client: Any = FakeClient()
     extractor = SecureFeatureExtractor(config="a.toml", plan="folder")
-    assert extractor.get_params() == {"client": None, "config": "a.toml", "plan": "folder", "progress": None}
+    assert extractor.get_params() == {
+        "client": None,
+        "config": "a.toml",
+        "plan": "folder",
+        "progress": None,
+    }
     assert extractor.set_params(client=client) is extractor and extractor.client is client
     with pytest.raises(BadValue, match="no parameter 'size'"):
         extractor.set_params(size=3)
 
 
-@pytest.mark.parametrize("error", [PeerLost("server 0 is gone"), ConfigError("no space"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [PeerLost("server 0 is gone"), ConfigError("no space"), KeyboardInterrupt()]
+)
 def test_what_fails_is_told_and_the_upload_deleted_if_it_can_be(error):
     client = FakeClient(error=error)
     with pytest.raises(type(error)) as caught:
@@ -195,7 +212,9 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
         return made[-1]
 
     monkeypatch.setattr(client_module, "connect", connect)
-    monkeypatch.setattr("gpumpc.client.feature_extractor.load_client", lambda path: "the configuration")
+    monkeypatch.setattr(
+        "gpumpc.client.feature_extractor.load_client", lambda path: "the configuration"
+    )
     with SecureFeatureExtractor(config="client.toml", plan=tmp_path / "plan") as extractor:
         extractor.fit(X)
         assert not made
@@ -231,6 +250,8 @@ def test_nothing_was_given():
 
 
 def test_it_needs_no_scikit_learn():
-    code = "import sys; sys.modules['sklearn'] = None; import gpumpc; gpumpc.SecureFeatureExtractor()"
+    code = (
+        "import sys; sys.modules['sklearn'] = None; import gpumpc; gpumpc.SecureFeatureExtractor()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

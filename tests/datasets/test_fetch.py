@@ -1,4 +1,6 @@
-"""Fetching, without a network: tiny archives made here, from a stub and from pip's own --find-links."""
+"""Fetching, without a network: tiny archives made here, from a stub and from pip's own
+--find-links.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,15 @@ def write_wheel(folder, package="toy-images"):
     with zipfile.ZipFile(folder / f"{stem}-1.0-py3-none-any.whl", "w") as archive:
         for inside, data in CONTENT.items():
             archive.writestr(inside, data)
-        archive.writestr("toy/__init__.py", "raise SystemExit('a fetched package must never be imported')")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "toy/__init__.py", "raise SystemExit('a fetched package must never be imported')"
+        )
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
 
 
@@ -56,7 +64,9 @@ def test_only_the_listed_files_are_unpacked_and_nothing_is_fetched_twice(tmp_pat
     lines: list[str] = []
     first = fetch(["toy", "toy"], tmp_path, sources=table, download=stub, say=lines.append)
     assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["a.png", "b.nii.gz"]
-    assert [path.read_bytes() for path in first.files["toy"]] == list(CONTENT.values()) and not first.missing
+    assert [path.read_bytes() for path in first.files["toy"]] == list(
+        CONTENT.values()
+    ) and not first.missing
     assert "0.0 MB in all" in lines[0] and "toy-images 1.0" in lines[1]
     again = fetch(["toy"], tmp_path, sources=table, download=stub, say=lines.append)
     assert again == first and stub.calls == ["toy-images"] and len(lines) == 2
@@ -65,7 +75,9 @@ def test_only_the_listed_files_are_unpacked_and_nothing_is_fetched_twice(tmp_pat
 def test_a_source_that_cannot_be_had_is_reported_and_the_rest_goes_on(tmp_path):
     table = {"gone": source("gone"), "toy": source()}
     lines: list[str] = []
-    got = fetch(["gone", "toy"], tmp_path, sources=table, download=Stub(broken=("gone",)), say=lines.append)
+    got = fetch(
+        ["gone", "toy"], tmp_path, sources=table, download=Stub(broken=("gone",)), say=lines.append
+    )
     assert list(got.files) == ["toy"] and "no such package" in got.missing["gone"]
     assert any(line.startswith("skipped gone") for line in lines)
     with pytest.raises(MissingFile, match="data fetch gone"):
@@ -86,8 +98,13 @@ def test_a_broken_wheel_is_thrown_away_and_fetched_anew(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy_images-1.0-py3-none-any.whl").write_bytes(b"PK half a wheel")
     stub, table = Stub(), {"toy": source()}
-    assert "toy" in fetch(["toy"], tmp_path, sources=table, download=stub, say=lambda line: None).missing
-    assert "toy" in fetch(["toy"], tmp_path, sources=table, download=stub, say=lambda line: None).files
+    assert (
+        "toy"
+        in fetch(["toy"], tmp_path, sources=table, download=stub, say=lambda line: None).missing
+    )
+    assert (
+        "toy" in fetch(["toy"], tmp_path, sources=table, download=stub, say=lambda line: None).files
+    )
 
 
 def test_a_file_with_another_hash_is_never_kept(tmp_path):
@@ -103,7 +120,13 @@ def test_a_wheel_without_the_file_is_reported(tmp_path):
 
 
 def test_a_download_that_brings_nothing_is_reported(tmp_path):
-    got = fetch(["toy"], tmp_path, sources={"toy": source()}, download=lambda s, f: None, say=lambda line: None)
+    got = fetch(
+        ["toy"],
+        tmp_path,
+        sources={"toy": source()},
+        download=lambda s, f: None,
+        say=lambda line: None,
+    )
     assert "no wheel" in got.missing["toy"]
 
 
@@ -150,7 +173,9 @@ def write_sdist(folder):
 
 
 def inner(prefix, **changed):
-    return tuple(file._replace(inside=f"{prefix}/{file.inside}") for file in source(**changed).files)
+    return tuple(
+        file._replace(inside=f"{prefix}/{file.inside}") for file in source(**changed).files
+    )
 
 
 def test_a_source_archive_is_downloaded_without_running_it(tmp_path, monkeypatch):
@@ -162,7 +187,10 @@ def test_a_source_archive_is_downloaded_without_running_it(tmp_path, monkeypatch
     entry = Source("toy-images", "1.0", 9, inner("toy-images-1.0"), "sdist", digest)
     got = fetch(["toy"], tmp_path / "cache", sources={"toy": entry}, say=lambda line: None)
     assert [path.read_bytes() for path in got.files["toy"]] == list(CONTENT.values()), got.missing
-    assert sorted(path.name for path in (tmp_path / "cache" / "toy").iterdir()) == ["a.png", "b.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "cache" / "toy").iterdir()) == [
+        "a.png",
+        "b.nii.gz",
+    ]
     foreign = entry._replace(sha256="0" * 64)
     refused = fetch(["toy"], tmp_path / "other", sources={"toy": foreign}, say=lambda line: None)
     assert "source archive could not be had" in refused.missing["toy"]
@@ -174,7 +202,9 @@ def test_an_archive_with_another_digest_is_not_opened(tmp_path):
 
     entry = Source("toy-images", "1.0", 9, inner("toy-images-1.0"), "sdist", "0" * 64)
     got = fetch(["toy"], tmp_path, sources={"toy": entry}, download=bring, say=lambda line: None)
-    assert "not the expected archive" in got.missing["toy"] and not list((tmp_path / "toy").iterdir())
+    assert "not the expected archive" in got.missing["toy"] and not list(
+        (tmp_path / "toy").iterdir()
+    )
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
@@ -183,7 +213,8 @@ def test_a_debian_package_is_unpacked_without_root(tmp_path):
     (tree / "DEBIAN").mkdir(parents=True, mode=0o755)
     (tree / "DEBIAN").chmod(0o755)
     (tree / "DEBIAN" / "control").write_text(
-        "Package: toy-images\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <no@localhost>\nDescription: toy\n"
+        "Package: toy-images\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody "
+        "<no@localhost>\nDescription: toy\n"
     )
     for inside, data in CONTENT.items():
         path = tree / "usr" / "share" / inside
@@ -191,7 +222,11 @@ def test_a_debian_package_is_unpacked_without_root(tmp_path):
         path.write_bytes(data)
     (tmp_path / "cache" / "toy").mkdir(parents=True)
     package = tmp_path / "cache" / "toy" / "toy-images_1.0_all.deb"
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, package], check=True, capture_output=True)
+    subprocess.run(
+        ["dpkg-deb", "--build", "--root-owner-group", tree, package],
+        check=True,
+        capture_output=True,
+    )
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
     entry = Source("toy-images", "1.0", 9, inner("./usr/share"), "deb", digest)
     got = fetch(["toy"], tmp_path / "cache", sources={"toy": entry}, say=lambda line: None)

@@ -1,4 +1,6 @@
-"""The report: it loads nothing, says what it was given, escapes it, and tells right from wrong without colour."""
+"""The report: it loads nothing, says what it was given, escapes it, and tells right from wrong
+without colour.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not insta
 rng = np.random.default_rng(5)
 PICTURES = rng.integers(0, 256, (8, 6, 6, 3)) / 255.0
 EVIL = '<script>alert("1")</script>\'&amp;'
-LAYERS = [LayerCost("conv1", 1e6, 4e6, 1), LayerCost(f"relu {EVIL}", 2e6, 3e6, 5), LayerCost("fc", 0.0, 500.0, 0)]
+LAYERS = [
+    LayerCost("conv1", 1e6, 4e6, 1),
+    LayerCost(f"relu {EVIL}", 2e6, 3e6, 5),
+    LayerCost("fc", 0.0, 500.0, 0),
+]
 
 
 def query(truth="MR", secure="MR", fixed="MR", labels=("MR", "CT", "MR")):
@@ -85,31 +91,75 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def of(self, tag, **attributes):
-        return [found for name, found in self.elements if name == tag and attributes.items() <= found.items()]
+        return [
+            found
+            for name, found in self.elements
+            if name == tag and attributes.items() <= found.items()
+        ]
 
 
 def test_it_loads_nothing():
     page = Page(html(report()))
-    loaders = {"script", "link", "iframe", "object", "embed", "base", "form", "a", "use", "video", "audio"}
+    loaders = {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "a",
+        "use",
+        "video",
+        "audio",
+    }
     assert not loaders & {tag for tag, _ in page.elements}
     for _, attributes in page.elements:
         for name, value in attributes.items():
-            assert not name.startswith("on") and name not in ("href", "srcset", "style", "background", "action")
+            assert not name.startswith("on") and name not in (
+                "href",
+                "srcset",
+                "style",
+                "background",
+                "action",
+            )
             assert name != "src" or value.startswith("data:image/png;base64,")
-    [policy] = [a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    [policy] = [
+        a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy.startswith("default-src 'none'")
-    assert "url(" not in html(report()) and "@import" not in html(report()) and "http" not in html(report(title="x"))[300:]
+    assert (
+        "url(" not in html(report())
+        and "@import" not in html(report())
+        and "http" not in html(report(title="x"))[300:]
+    )
 
 
 def test_everything_given_is_there():
     page = Page(html(report()))
-    for word in ("Private search", "A sentence.", "553 from 14", "0.91", "Two.", "What was tried", "class and cosine"):
+    for word in (
+        "Private search",
+        "A sentence.",
+        "553 from 14",
+        "0.91",
+        "Two.",
+        "What was tried",
+        "class and cosine",
+    ):
         assert word in page.text
     assert "On shares, 2 of 3 labels are right, and 2 of 3 equal" in page.text
-    assert "5 images from 4 sources to train on and to search, 3 from 3 to test with; none of them in both" in page.text
+    assert (
+        "5 images from 4 sources to train on and to search, 3 from 3 to test with; none of them in "
+        "both" in page.text
+    )
     assert "2 sources: a, b" in page.text and "1 source: f" in page.text
     sections = re.findall("<h2>(.*?)</h2>", html(report()))
-    assert sections == ["Queries, and what was found", "Cost by layer", "Images and their sources", "Notes"]
+    assert sections == [
+        "Queries, and what was found",
+        "Cost by layer",
+        "Images and their sources",
+        "Notes",
+    ]
     bare = Page(html(Report("only a title", [])))
     assert bare.text == "only a title only a title"
 
@@ -119,14 +169,29 @@ def test_images_are_the_images():
     assert len(shown) == 4
     for data, want in zip(shown, (PICTURES[0], *PICTURES[1:4, ..., :1]), strict=True):
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
-            np.testing.assert_array_equal(np.asarray(picture).reshape(want.shape), np.rint(want * 255))
+            np.testing.assert_array_equal(
+                np.asarray(picture).reshape(want.shape), np.rint(want * 255)
+            )
 
 
 def test_right_and_wrong_differ_in_words_and_signs():
     right = Page(html(report(queries=[query(labels=["MR"])], layers=(), classes=(), notes=())))
-    wrong = Page(html(report(queries=[query(secure="CT", fixed="MR", labels=["CT"])], layers=(), classes=(), notes=())))
-    assert len(right.of("li", **{"class": "right"})) == 1 and not right.of("li", **{"class": "wrong"})
-    assert len(wrong.of("li", **{"class": "wrong"})) == 1 and not wrong.of("li", **{"class": "right"})
+    wrong = Page(
+        html(
+            report(
+                queries=[query(secure="CT", fixed="MR", labels=["CT"])],
+                layers=(),
+                classes=(),
+                notes=(),
+            )
+        )
+    )
+    assert len(right.of("li", **{"class": "right"})) == 1 and not right.of(
+        "li", **{"class": "wrong"}
+    )
+    assert len(wrong.of("li", **{"class": "wrong"})) == 1 and not wrong.of(
+        "li", **{"class": "right"}
+    )
     assert "secure: MR ✓ right fixed: the same ✓ right: MR" in right.text
     assert "secure: CT ✗ wrong fixed: MR ≠ differs ✗ wrong: CT" in wrong.text
     [picture] = [a["alt"] for a in wrong.of("img") if a["alt"].startswith("found")]
@@ -137,12 +202,19 @@ def test_everything_is_escaped():
     evil = query(truth=EVIL, secure=EVIL, fixed=EVIL, labels=[EVIL])
     different = query(fixed=EVIL)
     text = html(
-        report(title=EVIL, rows=[(EVIL, EVIL)], queries=[evil, different], notes=[Note(EVIL, EVIL)], lead=EVIL, score=EVIL)
+        report(
+            title=EVIL,
+            rows=[(EVIL, EVIL)],
+            queries=[evil, different],
+            notes=[Note(EVIL, EVIL)],
+            lead=EVIL,
+            score=EVIL,
+        )
     )
     page = Page(text)
     assert "<script" not in text and not page.of("script")
-    # title twice, two cells, lead, score, heading and paragraph; truth and secure; the found; the other's fixed label;
-    # a source; the layer's name and its tooltip
+    # title twice, two cells, lead, score, heading and paragraph; truth and secure; the found; the
+    # other's fixed label; a source; the layer's name and its tooltip
     assert page.text.count('<script>alert("1")</script>\'&amp;') == 8 + 2 + 1 + 1 + 1 + 2
     assert [a["alt"] for a in page.of("img")][:2] == [f"query, {EVIL}", f"found, {EVIL}"]
 
@@ -155,17 +227,31 @@ def test_bars_are_as_high_as_they_cost():
     text = html(report())
     online, dealer, rounds = (bars(text, kind) for kind in ("online", "dealer", "rounds"))
     unit = dealer[0][1] / 4e6
-    np.testing.assert_allclose([height for _, height in online], [1e6 * unit, 2e6 * unit, 0], atol=0.02)
-    np.testing.assert_allclose([height for _, height in dealer], [4e6 * unit, 3e6 * unit, 500 * unit], atol=0.02)
+    np.testing.assert_allclose(
+        [height for _, height in online], [1e6 * unit, 2e6 * unit, 0], atol=0.02
+    )
+    np.testing.assert_allclose(
+        [height for _, height in dealer], [4e6 * unit, 3e6 * unit, 500 * unit], atol=0.02
+    )
     np.testing.assert_allclose([height for _, height in rounds], [44 / 5, 44, 0], atol=0.02)
-    assert len({round(y + height, 1) for y, height in online}) == 1 and len({y for y, _ in dealer}) == 1
+    assert (
+        len({round(y + height, 1) for y, height in online}) == 1
+        and len({y for y, _ in dealer}) == 1
+    )
     heights = [float(a["viewbox"].split()[3]) for a in Page(text).of("svg")]
     assert max(y + height for y, height in rounds) <= heights[0]
-    assert "3 layers that send something" in Page(text).text and "3 MB from one server" in Page(text).text
+    assert (
+        "3 layers that send something" in Page(text).text
+        and "3 MB from one server" in Page(text).text
+    )
     assert "a batch takes 6 rounds" in Page(text).text and "50.0 %" in Page(text).text
 
 
-PLOTS = [[LayerCost("a", 0, 0, 1)], [LayerCost("a", 1, 0, 0)] * 300, [LayerCost("a", 1e12, 1, 2)] * 2]
+PLOTS = [
+    [LayerCost("a", 0, 0, 1)],
+    [LayerCost("a", 1, 0, 0)] * 300,
+    [LayerCost("a", 1e12, 1, 2)] * 2,
+]
 
 
 @pytest.mark.parametrize("layers", PLOTS)

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from gpumpc.deploy.config import LocalSetup, load_client, load_dealer, load_server, parse_size, write_local
+from gpumpc.deploy.config import (
+    LocalSetup,
+    load_client,
+    load_dealer,
+    load_server,
+    parse_size,
+    write_local,
+)
 from gpumpc.deploy.keys import keygen, load_identity
 from gpumpc.errors import ConfigError, MissingFile
 
@@ -17,13 +24,22 @@ def local(tmp_path: Path) -> LocalSetup:
 
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
-    [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("1.5KiB", 1536), ("7", 7), ("7B", 7), ("1TiB", 1 << 40)],
+    [
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+        ("1.5KiB", 1536),
+        ("7", 7),
+        ("7B", 7),
+        ("1TiB", 1 << 40),
+    ],
 )
 def test_sizes(text: str, n_bytes: int) -> None:
     assert parse_size(text) == n_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "2GB", "2 gib", "1e9", "nan", "2GiB2", "0x10"])
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "-1GiB", "2GB", "2 gib", "1e9", "nan", "2GiB2", "0x10"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="2GiB"):
         parse_size(text)
@@ -36,14 +52,23 @@ def test_a_local_set_up_is_complete(local: LocalSetup, tmp_path: Path) -> None:
     assert s0.peer_listen == s1.peer_connect and s0.peer_connect is s1.peer_listen is None
     assert dealer.server_endpoints == client.server_endpoints == (s0.listen, s1.listen)
     assert len({s0.listen, s1.listen, s0.peer_listen}) == 3
-    identities = [load_identity(folder) for folder in (s0.identity, s1.identity, dealer.identity, client.identity)]
+    identities = [
+        load_identity(folder)
+        for folder in (s0.identity, s1.identity, dealer.identity, client.identity)
+    ]
     cards = [identity.card for identity in identities]
     assert [s1.peer, s0.peer, s0.dealer, s1.users[0]] == cards
     assert dealer.server_cards == client.server_cards == (cards[0], cards[1])
     assert s0.users == s0.owners == s1.users
     assert s0.allowed == {cards[2].curve_key: "dealer", cards[3].curve_key: "user"}
     assert s0.plans == dealer.plans == (tmp_path / "plan",)
-    assert (s0.batch, dealer.batch, s0.ahead_bytes, s0.backend, s0.timeout_s) == (8, 8, 64 << 20, "", 30)
+    assert (s0.batch, dealer.batch, s0.ahead_bytes, s0.backend, s0.timeout_s) == (
+        8,
+        8,
+        64 << 20,
+        "",
+        30,
+    )
     assert s0.state == local.folder / "state0" != s1.state
     with pytest.raises(ConfigError, match="never overwritten"):
         write_local(local.folder, [], 8)
@@ -54,7 +79,9 @@ def test_paths_with_odd_characters_survive(tmp_path: Path) -> None:
     assert load_dealer(write_local(tmp_path / "x", [plan], 1).dealer).plans == (plan,)
 
 
-def test_relative_paths_are_relative_to_the_file(local: LocalSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_relative_to_the_file(
+    local: LocalSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(local.folder)
     assert load_server(Path("server0.toml")).identity == local.folder / "server0"
 
@@ -78,9 +105,17 @@ def test_relative_paths_are_relative_to_the_file(local: LocalSetup, monkeypatch:
         (r"^timeout_s.*", "timeout_s = inf", "`timeout_s`"),
         (r"^peer_card.*", 'peer_card = "dealer/card.toml"', "role dealer, and server1 is expected"),
         (r"^peer_card.*", 'peer_card = "nobody/card.toml"', "key `peer_card`"),
-        (r"^user_cards.*", 'user_cards = ["server1/card.toml"]', "`user_cards` names a card with the role server1"),
+        (
+            r"^user_cards.*",
+            'user_cards = ["server1/card.toml"]',
+            "`user_cards` names a card with the role server1",
+        ),
         (r"^party.*", "party == 0", "no TOML"),
-        (r"^backend.*", 'backend = "numpy"\npeer_connect = "tcp://h:1"', "must not have `peer_connect`"),
+        (
+            r"^backend.*",
+            'backend = "numpy"\npeer_connect = "tcp://h:1"',
+            "must not have `peer_connect`",
+        ),
     ],
 )
 def test_a_wrong_key_is_named(local: LocalSetup, pattern: str, line: str, cause: str) -> None:
@@ -94,7 +129,9 @@ def test_a_wrong_key_is_named(local: LocalSetup, pattern: str, line: str, cause:
 
 def test_two_cards_of_one_name_are_refused(local: LocalSetup) -> None:
     keygen(local.folder / "other", "user", "user")
-    text = local.server0.read_text().replace('["user/card.toml"]', '["user/card.toml", "other/card.toml"]')
+    text = local.server0.read_text().replace(
+        '["user/card.toml"]', '["user/card.toml", "other/card.toml"]'
+    )
     local.server0.write_text(text)
     with pytest.raises(ConfigError, match="two different cards have the name 'user'"):
         load_server(local.server0)
@@ -103,7 +140,11 @@ def test_two_cards_of_one_name_are_refused(local: LocalSetup) -> None:
 def test_the_other_files_are_as_strict(local: LocalSetup) -> None:
     for path, load in ((local.dealer, load_dealer), (local.client, load_client)):
         good = path.read_text()
-        for bad in (good + "more = 1\n", good.replace("identity", "id"), re.sub(r"(s = \[)[^,]*, ", r"\1", good)):
+        for bad in (
+            good + "more = 1\n",
+            good.replace("identity", "id"),
+            re.sub(r"(s = \[)[^,]*, ", r"\1", good),
+        ):
             path.write_text(bad)
             with pytest.raises(ConfigError, match=str(path)):
                 load(path)

@@ -1,11 +1,23 @@
-"""Keys: made once, readable by their party alone, agreeing with the right peer and with no other."""
+"""Keys: made once, readable by their party alone, agreeing with the right peer and with no
+other.
+"""
 
 import stat
 from pathlib import Path
 
 import pytest
 
-from gpumpc.deploy.keys import Card, Identity, Role, agree_root, keygen, load_card, load_identity, open_sealed, seal
+from gpumpc.deploy.keys import (
+    Card,
+    Identity,
+    Role,
+    agree_root,
+    keygen,
+    load_card,
+    load_identity,
+    open_sealed,
+    seal,
+)
 from gpumpc.errors import ConfigError, ExposedSecret, MissingFile, RevealError
 from gpumpc.wire.zmq_channel import Listener, Requester
 
@@ -39,28 +51,44 @@ def test_a_name_is_plain(tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_secret_shows(tmp_path: Path, user: Identity) -> None:
-    secrets = [line.split('"')[1] for line in (tmp_path / "ann" / "secret.toml").read_text().splitlines()]
+    secrets = [
+        line.split('"')[1] for line in (tmp_path / "ann" / "secret.toml").read_text().splitlines()
+    ]
     assert len(secrets) == 2
-    for text in (repr(user), str(user), repr(user.curve), (tmp_path / "ann" / "card.toml").read_text()):
+    for text in (
+        repr(user),
+        str(user),
+        repr(user.curve),
+        (tmp_path / "ann" / "card.toml").read_text(),
+    ):
         assert not any(secret in text for secret in secrets)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
-def test_an_exposed_secret_is_refused_with_its_cure(tmp_path: Path, user: Identity, mode: int) -> None:
+def test_an_exposed_secret_is_refused_with_its_cure(
+    tmp_path: Path, user: Identity, mode: int
+) -> None:
     path = tmp_path / "ann" / "secret.toml"
     path.chmod(mode)
     with pytest.raises(ExposedSecret, match=f"chmod 600 {path}"):
         load_identity(tmp_path / "ann")
 
 
-def test_missing_and_damaged_files_are_named_without_their_content(tmp_path: Path, user: Identity) -> None:
+def test_missing_and_damaged_files_are_named_without_their_content(
+    tmp_path: Path, user: Identity
+) -> None:
     folder = tmp_path / "ann"
     with pytest.raises(MissingFile):
         load_identity(tmp_path / "bob")
     with pytest.raises(MissingFile):
         load_card(tmp_path / "card.toml")
     secret = (folder / "secret.toml").read_text()
-    for damaged in (secret[:-3], secret.replace("curve_secret", "curve"), secret + 'more = "1"\n', "\xff"):
+    for damaged in (
+        secret[:-3],
+        secret.replace("curve_secret", "curve"),
+        secret + 'more = "1"\n',
+        "\xff",
+    ):
         (folder / "secret.toml").write_text(damaged)
         with pytest.raises(ConfigError, match=r"secret\.toml cannot be used") as caught:
             load_identity(folder)
@@ -69,7 +97,12 @@ def test_missing_and_damaged_files_are_named_without_their_content(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("user", "boss"), ("ann", "An\\u001b"), ("curve_public", "curve"), ("x25519_public = ", "x25519_public = 7 #")],
+    [
+        ("user", "boss"),
+        ("ann", "An\\u001b"),
+        ("curve_public", "curve"),
+        ("x25519_public = ", "x25519_public = 7 #"),
+    ],
 )
 def test_a_damaged_card_is_refused(tmp_path: Path, user: Identity, old: str, new: str) -> None:
     path = tmp_path / "ann" / "card.toml"
@@ -114,7 +147,9 @@ def test_a_key_that_agrees_with_everybody_is_refused(tmp_path: Path, user: Ident
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(100_000)])
-def test_what_is_sealed_is_opened_by_its_user_alone(tmp_path: Path, user: Identity, payload: bytes) -> None:
+def test_what_is_sealed_is_opened_by_its_user_alone(
+    tmp_path: Path, user: Identity, payload: bytes
+) -> None:
     blob = seal(user.card, payload, b"request 1")
     assert len(blob) == len(payload) + 48
     assert open_sealed(user, blob, b"request 1") == payload

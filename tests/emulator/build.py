@@ -1,4 +1,6 @@
-"""g++ compiles a kernel source of `kernels/` for this machine; each result is kept under the hash of all it depends on."""
+"""g++ compiles a kernel source of `kernels/` for this machine; each result is kept under the hash
+of all it depends on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ CACHE = HERE.parent.parent / "out" / "emulator"
 # -Bsymbolic: a kernel may be called like a function of the C library.
 FLAGS = ["-std=c++17", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wall"]
 FLAGS += ["-Wno-unknown-pragmas", "-Wno-unused-function"]
-# -O1 keeps an access where the source has it; the sanitizer's own run time is not linked: runtime.cpp stands in for it.
+# -O1 keeps an access where the source has it; the sanitizer's own run time is not linked:
+# runtime.cpp stands in for it.
 RACE_FLAGS = ["-O1", "-fsanitize=thread"]
 
 
@@ -31,7 +34,8 @@ def compiler() -> str:
     found = shutil.which("g++")
     if found is None:
         raise CompilerMissing(
-            "g++ is missing; the tests compile the kernels for this machine. Install it: apt-get install g++"
+            "g++ is missing; the tests compile the kernels for this machine. Install it: apt-get "
+            "install g++"
         )
     return found
 
@@ -42,9 +46,24 @@ def _compile(text: str, name: str, flags: Sequence[str], libraries: Sequence[str
     if target.exists():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Processes and threads may compile the same source at the same time: a name each, and a rename is all or nothing.
+    # Processes and threads may compile the same source at the same time: a name each, and a rename
+    # is all or nothing.
     partial = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-    command = [compiler(), *FLAGS, *flags, "-x", "c++", "-", "-x", "none", "-I", str(HERE), "-o", str(partial), *libraries]
+    command = [
+        compiler(),
+        *FLAGS,
+        *flags,
+        "-x",
+        "c++",
+        "-",
+        "-x",
+        "none",
+        "-I",
+        str(HERE),
+        "-o",
+        str(partial),
+        *libraries,
+    ]
     done = subprocess.run(command, input=text, text=True, capture_output=True)
     if done.returncode:
         raise RuntimeError(f"g++ does not compile {name}:\n{done.stderr}")
@@ -61,7 +80,9 @@ def runtime() -> Path:
 
 
 def library(text: str, file: str, races: bool = False) -> Path:
-    """A kernel source, inlined, as a shared library: `emu_<kernel>` takes pointers to its arguments."""
+    """A kernel source, inlined, as a shared library: `emu_<kernel>` takes pointers to its
+    arguments.
+    """
     parts = [(HERE / "shim.h").read_text(), text]
     for kernel in kernels.parse(text, file):
         arguments = []
@@ -71,12 +92,17 @@ def library(text: str, file: str, races: bool = False) -> Path:
             arguments.append(f"*({kind}*)arguments[{i}]")
         call = f"{kernel.name}({', '.join(arguments)})"
         parts.append(f'extern "C" void emu_{kernel.name}(void** arguments) {{ {call}; }}')
-    # -fsanitize=thread at the link would bring its run time: compile only, and let the linker see no sanitizer.
+    # -fsanitize=thread at the link would bring its run time: compile only, and let the linker see
+    # no sanitizer.
     flags = [*RACE_FLAGS, "-nostdlib", "-nodefaultlibs", "-lc"] if races else []
-    return _compile("\n".join(parts) + "\n", file + ("-races" if races else ""), flags, [str(runtime())])
+    return _compile(
+        "\n".join(parts) + "\n", file + ("-races" if races else ""), flags, [str(runtime())]
+    )
 
 
 def line_of(path: Path, offset: int) -> str:
     """file:line of an address in a library."""
-    done = subprocess.run(["addr2line", "-e", str(path), hex(offset)], text=True, capture_output=True, check=True)
+    done = subprocess.run(
+        ["addr2line", "-e", str(path), hex(offset)], text=True, capture_output=True, check=True
+    )
     return Path(done.stdout.split(" ")[0].strip()).name

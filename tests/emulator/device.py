@@ -1,4 +1,7 @@
-"""A device whose kernels run on the CPU: what a test swaps for `CupyDevice`. Everything above it is the product's own."""
+"""A device whose kernels run on the CPU: what a test swaps for `CupyDevice`.
+
+Everything above it is the product's own.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,16 @@ POISON = 0xA5
 
 
 class EmulationError(AssertionError):
-    """A kernel did what a GPU does not forgive: a race, an access outside its arguments, a barrier that not all reach."""
+    """A kernel did what a GPU does not forgive: a race, an access outside its arguments, a barrier
+    that not all reach.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How threads and copies are scheduled: order 0 ascending, 1 descending, 2 drawn anew each round."""
+    """How threads and copies are scheduled: order 0 ascending, 1 descending, 2 drawn anew each
+    round.
+    """
 
     order: int = 0
     late_copies: bool = False
@@ -55,7 +62,10 @@ def _entry(text: str, file: str, name: str, races: bool) -> tuple[Any, Path, Any
 
 
 class EmulatedDevice:
-    """Arrays are NumPy's. `sources` replaces the inlined text of a file, which is how bugs are planted."""
+    """Arrays are NumPy's.
+
+    `sources` replaces the inlined text of a file, which is how bugs are planted.
+    """
 
     name = "emulated"
     arrays: Any = np
@@ -104,12 +114,25 @@ class EmulatedDevice:
         message, race = ctypes.create_string_buffer(512), (ctypes.c_void_p * 2)()
         mode = self.mode
         failed = _runtime()(
-            ctypes.cast(entry, ctypes.c_void_p), n, data, sizes, kinds, _Dim(blocks, 1, 1), _Dim(kernel.threads, 1, 1),
-            ctypes.c_uint64(kernel.shared_bytes), mode.order, int(mode.late_copies), int(mode.races), int(mode.at_end),
-            message, race,
-        )  # fmt: skip
+            ctypes.cast(entry, ctypes.c_void_p),
+            n,
+            data,
+            sizes,
+            kinds,
+            _Dim(blocks, 1, 1),
+            _Dim(kernel.threads, 1, 1),
+            ctypes.c_uint64(kernel.shared_bytes),
+            mode.order,
+            int(mode.late_copies),
+            int(mode.races),
+            int(mode.at_end),
+            message,
+            race,
+        )
         if failed:
-            raise EmulationError(f"{kernel.name}: {message.value.decode()}{_places(library, path, race)}")
+            raise EmulationError(
+                f"{kernel.name}: {message.value.decode()}{_places(library, path, race)}"
+            )
 
 
 def _places(library: Any, path: Path, race: Any) -> str:

@@ -18,10 +18,14 @@ def dealing(*sizes):
     return deal
 
 
-@pytest.mark.parametrize("sizes", [(), (0,), (5,), (FRAME_BYTES,), (3 * FRAME_BYTES + 7, 1, 0), (FRAME_BYTES - 1,) * 5])
+@pytest.mark.parametrize(
+    "sizes", [(), (0,), (5,), (FRAME_BYTES,), (3 * FRAME_BYTES + 7, 1, 0), (FRAME_BYTES - 1,) * 5]
+)
 def test_all_of_it_comes_in_bounded_frames(sizes):
     frames = [frame for frame in Courier().frames(HAND, dealing(*sizes), 5) if frame]
-    assert b"".join(part for frame in frames for part in frame) == b"".join(bytes([i]) * n for i, n in enumerate(sizes))
+    assert b"".join(part for frame in frames for part in frame) == b"".join(
+        bytes([i]) * n for i, n in enumerate(sizes)
+    )
     assert all(0 < sum(map(len, frame)) < 2 * FRAME_BYTES for frame in frames)
 
 

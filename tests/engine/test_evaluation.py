@@ -1,4 +1,6 @@
-"""Batches that are prepared are used under their own names or not at all; those that have begun are given back."""
+"""Batches that are prepared are used under their own names or not at all; those that have begun are
+given back.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ class Later:
 def evaluation(hand: Later) -> Any:
     """One whose program prepares a step: what comes out says with which weights."""
     program: Any = SimpleNamespace(
-        ahead_bytes=0, cost=SimpleNamespace(dealer_bytes=0), prepare=lambda draws: [("step", draws.weights["w"])]
+        ahead_bytes=0,
+        cost=SimpleNamespace(dealer_bytes=0),
+        prepare=lambda draws: [("step", draws.weights["w"])],
     )
     plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
     ledger: Any = SimpleNamespace(reserve=lambda session_id, batch: None)
     busy: Any = hand
-    made = Evaluation(0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy)
+    made = Evaluation(
+        0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy
+    )
     made.opened = SESSIONS[0]
     return made
 

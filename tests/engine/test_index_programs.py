@@ -1,4 +1,6 @@
-"""What an index accepts of a plan: vectors with two bits to spare, and nothing that may have been cut."""
+"""What an index accepts of a plan: vectors with two bits to spare, and nothing that may have been
+cut.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ PARAMS = Params(k=K, f=F)
 def linear_ending(weight: float) -> Program:
     """Results reach 16 `weight` (1 + 2^-8), at scale 2^16, in a ring of 32 bits."""
     graph = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3)))
-    weights: dict[str, npt.NDArray[np.floating]] = {"y.weight": np.full((16, 3), weight), "y.bias": np.zeros(3)}
+    weights: dict[str, npt.NDArray[np.floating]] = {
+        "y.weight": np.full((16, 3), weight),
+        "y.bias": np.zeros(3),
+    }
     plan, _ = compile_graph("features", graph, weights, PARAMS)
     return program_of(plan, 2)
 
@@ -35,7 +40,9 @@ def test_a_result_that_fits_is_indexed_as_it_is():
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_a_result_that_the_ring_cut_is_refused(metric):
-    """16 w 2^16 (33/32) stays below 2^30 up to w = 992; from there the compiler gives all 32 bits, and two are not free."""
+    """16 w 2^16 (33/32) stays below 2^30 up to w = 992; from there the compiler gives all 32 bits,
+    and two are not free.
+    """
     below, above = linear_ending(450.0), linear_ending(1100.0)
     assert geometry_of(below, metric).bits == below.result.bits == 31
     assert above.result.bits == K
@@ -49,14 +56,20 @@ LAYERS: dict[str, list[g.AnyLayer]] = {
     "relu": [g.ReLU("r", ("c",)), g.Flatten("y", ("r",))],
     "truncated": [g.AvgPool("p", ("c",), (2, 2), (2, 2)), g.Flatten("y", ("p",))],
     "max-pool": [g.MaxPool("p", ("c",), (2, 2), (2, 2), (0, 0, 0, 0)), g.Flatten("y", ("p",))],
-    "clamp": [g.Clamp("r", ("c",), 6.0), g.AvgPool("p", ("r",), (4, 4), (4, 4)), g.Flatten("y", ("p",))],
+    "clamp": [
+        g.Clamp("r", ("c",), 6.0),
+        g.AvgPool("p", ("r",), (4, 4), (4, 4)),
+        g.Flatten("y", ("p",)),
+    ],
     "added": [g.ReLU("r", ("c",)), g.Add("s", ("r", "c")), g.Flatten("y", ("s",))],
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_all_bits_of_the_ring_are_refused_whatever_comes_last(name):
-    """Compiled with as many bits as there are, a result may be one that was cut; with one less, it was not."""
+    """Compiled with as many bits as there are, a result may be one that was cut; with one less, it
+    was not.
+    """
     convolution = g.Conv2d("c", ("x",), (3, 3), 2, (1, 1), (1, 1, 1, 1), 1)
     graph = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), convolution, *LAYERS[name]))
     most = compile_program(graph, PARAMS, 1)
@@ -78,7 +91,9 @@ def test_results_too_narrow_to_be_lifted_are_refused():
 
 
 def test_an_index_or_an_image_is_no_vector():
-    scores = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3), g.Argmax("a", ("y",))))
+    scores = g.Graph(
+        (g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3), g.Argmax("a", ("y",)))
+    )
     image = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), g.ReLU("y", ("x",))))
     for graph in (scores, image):
         with pytest.raises(PlanError, match="holds vectors"):

@@ -1,6 +1,8 @@
-"""One file of tests, several devices: the emulator in three thread orders, and a GPU where there is one.
+"""One file of tests, several devices: the emulator in three thread orders, and a GPU where there is
+one.
 
-GPUMPC_KERNEL_TESTS=emulated or =cupy runs one kind alone; asked for and absent, the GPU is an error.
+GPUMPC_KERNEL_TESTS=emulated or =cupy runs one kind alone; asked for and absent, the GPU is an
+error.
 """
 
 import os

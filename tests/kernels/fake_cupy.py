@@ -1,7 +1,7 @@
 """As much of CuPy as `CupyDevice` uses, with arrays in host memory and kernels in the emulator.
 
-It shows that the device module makes its calls in an order that works, and which ones; not that CuPy answers as here: a
-test asks an installed CuPy for the same names.
+It shows that the device module makes its calls in an order that works, and which ones; not that
+CuPy answers as here: a test asks an installed CuPy for the same names.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from tests.emulator.device import EmulatedDevice
 
 # What CupyDevice reads of the module.
 NAMES = [
-    "ndarray", "empty", "ascontiguousarray", "RawModule", "cuda.is_available", "cuda.Device", "cuda.Stream", "cuda.Event",
-    "cuda.get_current_stream", "cuda.alloc_pinned_memory", "cuda.runtime.getDeviceCount", "cuda.runtime.getDevice",
-    "cuda.runtime.memcpyAsync", "cuda.runtime.memcpyHostToDevice", "cuda.runtime.memcpyDeviceToHost",
-    "arange", "zeros", "concatenate", "sort",
+    "ndarray", "empty", "ascontiguousarray", "RawModule", "cuda.is_available", "cuda.Device",
+    "cuda.Stream", "cuda.Event", "cuda.get_current_stream", "cuda.alloc_pinned_memory",
+    "cuda.runtime.getDeviceCount", "cuda.runtime.getDevice", "cuda.runtime.memcpyAsync",
+    "cuda.runtime.memcpyHostToDevice", "cuda.runtime.memcpyDeviceToHost", "arange", "zeros",
+    "concatenate", "sort",
 ]  # fmt: skip
 
 
@@ -93,8 +94,9 @@ class Fake(types.ModuleType):
         runtime.getDevice = lambda: fake.current.device
         runtime.memcpyAsync = copy
         self.cuda = types.SimpleNamespace(
-            runtime=runtime, Device=Device, Stream=Stream, Event=Event, is_available=lambda: devices > 0,
-            get_current_stream=lambda: fake.current.stream, alloc_pinned_memory=bytearray,
+            runtime=runtime, Device=Device, Stream=Stream, Event=Event, is_available=lambda:
+            devices > 0, get_current_stream=lambda: fake.current.stream,
+            alloc_pinned_memory=bytearray,
         )  # fmt: skip
         emulator = EmulatedDevice()
 
@@ -104,13 +106,26 @@ class Fake(types.ModuleType):
             def __init__(self, kernel: kernels.Kernel) -> None:
                 self.kernel = kernel
 
-            def __call__(self, grid: tuple[int], block: tuple[int], arguments: tuple[Any, ...], shared_mem: int) -> None:
+            def __call__(
+                self,
+                grid: tuple[int],
+                block: tuple[int],
+                arguments: tuple[Any, ...],
+                shared_mem: int,
+            ) -> None:
                 assert block == (self.kernel.threads,) and shared_mem == self.kernel.shared_bytes
                 assert shared_mem <= self.max_dynamic_shared_size_bytes
                 assert fake.current.stream is not None
                 fake.log.append(self.kernel.name)
-                values = [None if isinstance(a, np.uintp) and p.is_pointer else a for a, p in self._pairs(arguments)]
-                emulator.launch(self.kernel, grid[0], [v.view(np.ndarray) if isinstance(v, Array) else v for v in values])
+                values = [
+                    None if isinstance(a, np.uintp) and p.is_pointer else a
+                    for a, p in self._pairs(arguments)
+                ]
+                emulator.launch(
+                    self.kernel,
+                    grid[0],
+                    [v.view(np.ndarray) if isinstance(v, Array) else v for v in values],
+                )
 
             def _pairs(self, arguments: tuple[Any, ...]) -> Any:
                 return zip(arguments, self.kernel.parameters, strict=True)

@@ -1,4 +1,6 @@
-"""`python -m bench.gpu` must work the day a GPU is there: each part in miniature, through the emulator."""
+"""`python -m bench.gpu` must work the day a GPU is there: each part in miniature, through the
+emulator.
+"""
 
 import json
 import subprocess
@@ -24,13 +26,24 @@ def test_a_miniature_of_each_part(part, tmp_path, capsys):
     out = tmp_path / "results" / f"{part}.json"
     assert main(["--part", part, "--emulated", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
-    assert content["part"] == part and content["device"].startswith("none") and content["versions"]["numpy"]
+    assert (
+        content["part"] == part
+        and content["device"].startswith("none")
+        and content["versions"]["numpy"]
+    )
     names = {row["name"] for row in content["rows"]}
     wanted = {
         "conformance": {"mma_u8", "ldmatrix_x4", "cp_async", "lanes"},
         "suite": {"tests/kernels/test_three.py"},
         "sanitizer": set(),
-        "kernels": {"ceilings", "limb_gemm_64", "limb_conv_40", "float64_gemm_six", "float64_conv_sixteen", "pack"},
+        "kernels": {
+            "ceilings",
+            "limb_gemm_64",
+            "limb_conv_40",
+            "float64_gemm_six",
+            "float64_conv_sixteen",
+            "pack",
+        },
         "networks": {"tiny batch 1"},
     }[part]
     assert wanted | {"whole"} <= names
@@ -53,7 +66,9 @@ def test_rows_are_written_as_they_come(tmp_path):
 def test_a_test_that_fails_is_a_row_and_fails_the_part(tmp_path):
     bad = tmp_path / "test_bad.py"
     bad.write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
-    results = Results(tmp_path / "rows.json", "suite", CupyBackend(EmulatedDevice()), say=lambda text: None)
+    results = Results(
+        tmp_path / "rows.json", "suite", CupyBackend(EmulatedDevice()), say=lambda text: None
+    )
     assert not run(results, "emulated", 60, [str(bad)])
     rows = {row["name"]: row for row in results.rows()}
     assert rows[f"{bad}::test_bad"]["passed"] is False and rows[str(bad)]["n_failed"] == 1
@@ -70,23 +85,30 @@ def test_without_cupy_it_says_so(monkeypatch, capsys):
 @pytest.mark.parametrize("full", [False, True])
 def test_the_routes_it_is_measured_against_are_exact(route, full):
     rng = np.random.default_rng(1)
-    x, w = (rng.integers(0, 2**64 - 1, shape, np.uint64, endpoint=True) for shape in ((5, 2100), (2100, 7)))
+    x, w = (
+        rng.integers(0, 2**64 - 1, shape, np.uint64, endpoint=True)
+        for shape in ((5, 2100), (2100, 7))
+    )
     if full:
         x[:], w[:] = 0x8000020000200000, 0x8000020000200000
     assert np.array_equal(float_limbs.matmul(np, x, w, route), x @ w)
 
 
 def test_it_runs_on_a_machine_with_little_but_numpy(tmp_path):
-    """Only NumPy, cryptography and pytest can be imported: a network runs all the same, and it is said what does not."""
+    """Only NumPy, cryptography and pytest can be imported: a network runs all the same, and it is
+    said what does not.
+    """
     blocker = (
         "import sys, importlib.abc\n"
-        "absent = {'msgspec', 'zmq', 'safetensors', 'typer', 'rich', 'hypothesis', 'scipy', 'torch', 'numba', 'cupy'}\n"
+        "absent = {'msgspec', 'zmq', 'safetensors', 'typer', 'rich', 'hypothesis', 'scipy', "
+        "'torch', 'numba', 'cupy'}\n"
         "class Block(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name.split('.')[0] in absent: raise ModuleNotFoundError(name, name=name)\n"
         "import importlib.util\n"
         "real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name in absent else real(name, *rest)\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in absent else real(name, "
+        "*rest)\n"
         "sys.meta_path.insert(0, Block())\n"
         "import runpy\n"
         "sys.argv[0] = 'bench.gpu'\n"

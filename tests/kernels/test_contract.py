@@ -1,4 +1,6 @@
-"""The whole contract, operation by operation: the same arguments to this backend and to NumPy's, the same bits back."""
+"""The whole contract, operation by operation: the same arguments to this backend and to NumPy's,
+the same bits back.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,11 @@ def up(backend, *arrays):
 @pytest.mark.parametrize("bits", [1, 8, 9, 16, 27, 32, 40, 62, 64])
 def test_words_of_a_stream(backend, cipher, bits):
     for shape in ((0,), (1,), (19, 53), (3, 2049)):
-        same(backend, backend.expand_words(cipher, KEY, shape, bits), NUMPY.expand_words(cipher, KEY, shape, bits))
+        same(
+            backend,
+            backend.expand_words(cipher, KEY, shape, bits),
+            NUMPY.expand_words(cipher, KEY, shape, bits),
+        )
 
 
 @pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])
@@ -37,8 +43,16 @@ def test_lanes_of_a_stream(backend, cipher, n):
 
 def test_a_long_stream(backend):
     """Several blocks of the kernel, the last one short."""
-    same(backend, backend.expand_words("chacha20", KEY, (70001,), 8), NUMPY.expand_words("chacha20", KEY, (70001,), 8))
-    same(backend, backend.expand_lanes("chacha20", KEY, 7, 90001), NUMPY.expand_lanes("chacha20", KEY, 7, 90001))
+    same(
+        backend,
+        backend.expand_words("chacha20", KEY, (70001,), 8),
+        NUMPY.expand_words("chacha20", KEY, (70001,), 8),
+    )
+    same(
+        backend,
+        backend.expand_lanes("chacha20", KEY, 7, 90001),
+        NUMPY.expand_lanes("chacha20", KEY, 7, 90001),
+    )
 
 
 def test_keys_and_streams_that_are_refused(backend):
@@ -116,8 +130,13 @@ def test_leaves(backend, width, n):
     planes = NUMPY.expand_lanes("chacha20", KEY, digits * width, n).reshape(digits, width, -1)
     table = NUMPY.thermometer(planes)
     same(backend, backend.thermometer(backend.upload(planes)), table)
-    queries = NUMPY.expand_lanes("chacha20", KEY[::-1], digits * width, n).reshape(digits, width, -1)
-    for below in (np.zeros(n_lanes(n), dtype=np.uint64), NUMPY.expand_lanes("chacha20", KEY, 1, n)[0]):
+    queries = NUMPY.expand_lanes("chacha20", KEY[::-1], digits * width, n).reshape(
+        digits, width, -1
+    )
+    for below in (
+        np.zeros(n_lanes(n), dtype=np.uint64),
+        NUMPY.expand_lanes("chacha20", KEY, 1, n)[0],
+    ):
         got = backend.lookup(*up(backend, table, queries, below))
         for one, expected in zip(got, NUMPY.lookup(table, queries, below), strict=True):
             same(backend, one, expected)
@@ -125,15 +144,31 @@ def test_leaves(backend, width, n):
 
 def test_leaves_of_reversed_planes(backend):
     planes = words("strided", (12, 5))[2:].reshape(5, 2, -1)[::-1]
-    same(backend, backend.thermometer(backend.upload(np.ascontiguousarray(planes))), NUMPY.thermometer(planes))
-    lt, _ = backend.lookup(*(backend.upload(words(n, s)) for n, s in (("t", (5, 3, 5)), ("y", (5, 2, 5)), ("b", 5))))
+    same(
+        backend,
+        backend.thermometer(backend.upload(np.ascontiguousarray(planes))),
+        NUMPY.thermometer(planes),
+    )
+    lt, _ = backend.lookup(
+        *(backend.upload(words(n, s)) for n, s in (("t", (5, 3, 5)), ("y", (5, 2, 5)), ("b", 5)))
+    )
     assert lt.shape == (5, 5)
 
 
 # products
 
 
-SHAPES = [(1, 1, 1), (1, 500, 300), (3, 0, 4), (0, 5, 7), (8, 33, 1), (9, 40, 5), (17, 15, 40), (64, 32, 64), (65, 33, 67)]
+SHAPES = [
+    (1, 1, 1),
+    (1, 500, 300),
+    (3, 0, 4),
+    (0, 5, 7),
+    (8, 33, 1),
+    (9, 40, 5),
+    (17, 15, 40),
+    (64, 32, 64),
+    (65, 33, 67),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -156,7 +191,9 @@ def test_the_longest_sum(backend, bits, depth):
     x, w = np.full((16, depth), FULL), np.full((depth, 16), FULL)
     before = backend.launch.launched.total()
     got = backend.matmul(*up(backend, x, w), bits)
-    same(backend, got, np.full((16, 16), np.uint64(depth & ((1 << bits) - 1))))  # (-1)(-1) = 1, `depth` times
+    same(
+        backend, got, np.full((16, 16), np.uint64(depth & ((1 << bits) - 1)))
+    )  # (-1)(-1) = 1, `depth` times
     assert backend.launch.launched.total() - before == (3 if depth == 16512 else 4)
 
 
@@ -164,7 +201,10 @@ def test_the_bound_of_one_launch_is_sharp(one_backend):
     """A slice more and the fourth diagonal passes 2^32."""
     backend, depth = one_backend, MAX_TERMS[8] + 32
     assert 4 * 255**2 * MAX_TERMS[8] < 1 << 32 <= 4 * 255**2 * depth
-    x, w = (backend.operand(backend.upload(np.full(shape, FULL)), 64) for shape in ((16, depth), (depth, 16)))
+    x, w = (
+        backend.operand(backend.upload(np.full(shape, FULL)), 64)
+        for shape in ((16, depth), (depth, 16))
+    )
     out = backend.new((16, 16))
     sizes = (16, 16, depth, 0, depth // 32, int(FULL))
     backend.launch("limb_gemm_l8", 1, x.rows(8), w.columns(8), None, None, out, None, None, *sizes)
@@ -186,7 +226,9 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: "-".join(map(str, case)).replace(" ", ""))
+@pytest.mark.parametrize(
+    "case", CONVOLUTIONS, ids=lambda case: "-".join(map(str, case)).replace(" ", "")
+)
 @pytest.mark.parametrize("bits", [32, 40, 44, 64])
 def test_convolutions(backend, case, bits):
     image, c_in, kernel, c_out, stride, padding, groups = case
@@ -232,7 +274,11 @@ def test_local_steps(backend, n):
             same(backend, backend.truncate(device, 44, 16, party), NUMPY.truncate(x, 44, 16, party))
         for bits in (1, 40, 64):
             same(backend, backend.reduce(device, bits), NUMPY.reduce(x, bits))
-            same(backend, backend.add_constant(device, -(2**70) - 3, bits), NUMPY.add_constant(x, -(2**70) - 3, bits))
+            same(
+                backend,
+                backend.add_constant(device, -(2**70) - 3, bits),
+                NUMPY.add_constant(x, -(2**70) - 3, bits),
+            )
             same(backend, backend.scale(device, -7, bits), NUMPY.scale(x, -7, bits))
             same(backend, backend.sign_extend(device, bits), NUMPY.sign_extend(x, bits))
         same(backend, backend.shift_signed(device, 13), NUMPY.shift_signed(x, 13))
@@ -245,10 +291,16 @@ def test_order(backend, shape):
         same(backend, backend.smallest_signed(backend.upload(x), 1), NUMPY.smallest_signed(x, 1))
 
 
-@pytest.mark.parametrize(("window", "stride"), [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((1, 1), (1, 1)), ((7, 5), (1, 1))])
+@pytest.mark.parametrize(
+    ("window", "stride"), [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((1, 1), (1, 1)), ((7, 5), (1, 1))]
+)
 def test_window_sums(backend, window, stride):
     for [x] in every_kind("pool", (2, 7, 5, 3)):
-        same(backend, backend.window_sum(backend.upload(x), window, stride), NUMPY.window_sum(x, window, stride))
+        same(
+            backend,
+            backend.window_sum(backend.upload(x), window, stride),
+            NUMPY.window_sum(x, window, stride),
+        )
 
 
 def test_places(backend):
@@ -259,7 +311,11 @@ def test_places(backend):
     same(backend, backend.gather(device, index[:, :0]), NUMPY.gather(x, index[:, :0]))
     y = words("axes", (3, 5, 4))
     for axis in (0, 1, 2, -1):
-        same(backend, backend.take(backend.upload(y), [2, 0, 0], axis), NUMPY.take(y, [2, 0, 0], axis))
+        same(
+            backend,
+            backend.take(backend.upload(y), [2, 0, 0], axis),
+            NUMPY.take(y, [2, 0, 0], axis),
+        )
         same(backend, backend.concat(up(backend, y, y), axis), NUMPY.concat([y, y], axis))
     same(backend, backend.counting(70), NUMPY.counting(70))
     same(backend, backend.zeros((3, 4)), NUMPY.zeros((3, 4)))
@@ -279,7 +335,9 @@ def test_arguments_are_left_alone(backend):
     backend.conv2d(*device, (1, 1), (1, 1, 1, 1), 1, 44)
     backend.truncate(device[0], 44, 16, 0)
     backend.to_planes(device[0], 44)
-    assert np.array_equal(host(backend, device[0]), x) and np.array_equal(host(backend, device[1]), w)
+    assert np.array_equal(host(backend, device[0]), x) and np.array_equal(
+        host(backend, device[1]), w
+    )
 
 
 def test_results_go_where_they_are_told(backend):
@@ -298,7 +356,10 @@ def test_results_go_where_they_are_told(backend):
 def test_what_a_kernel_would_misread_is_refused(backend):
     x = backend.upload(words("x", (20, 20)))
     refused = [
-        (InputError, lambda: backend.reduce(backend.device.upload(np.zeros(3, dtype=np.float64)), 40)),
+        (
+            InputError,
+            lambda: backend.reduce(backend.device.upload(np.zeros(3, dtype=np.float64)), 40),
+        ),
         (InputError, lambda: backend.reduce(x, 65)),
         (InputError, lambda: backend.truncate(x, 10, 11, 0)),
         (BadShape, lambda: backend.reduce(x, 40, out=backend.new((3,)))),
@@ -307,17 +368,29 @@ def test_what_a_kernel_would_misread_is_refused(backend):
         (BadShape, lambda: backend.multiply(x, x[:5], 40)),
         (BadShape, lambda: backend.row_dot(x, x[:5], 40)),
         (BadShape, lambda: backend.select(backend.new((1,)), x, x)),
-        (BadShape, lambda: backend.conv2d(x[None, :, :, None], x[:, :, None, None], (1, 1), (0, 0, 0, -1), 1, 40)),
         (
             BadShape,
-            lambda: backend.conv2d(x[None, :, :, None], x[:3, :3, None].repeat(2, 2)[..., None], (1, 1), (0,) * 4, 1, 8),
+            lambda: backend.conv2d(
+                x[None, :, :, None], x[:, :, None, None], (1, 1), (0, 0, 0, -1), 1, 40
+            ),
+        ),
+        (
+            BadShape,
+            lambda: backend.conv2d(
+                x[None, :, :, None], x[:3, :3, None].repeat(2, 2)[..., None], (1, 1), (0,) * 4, 1, 8
+            ),
         ),
         (BadShape, lambda: backend.gather(x, np.full((20, 1), 20))),
         (BadShape, lambda: backend.gather(x, np.full((19, 1), 0))),
         (BadShape, lambda: backend.take(x, [-1], 0)),
         (BadShape, lambda: backend.window_sum(x[None, :, :, None], (21, 1), (1, 1))),
         (BadShape, lambda: backend.argmax_signed(x[:, :0])),
-        (BadShape, lambda: backend.lookup(backend.new((1, 3, 2)), backend.new((1, 2, 2)), backend.new((3,)))),
+        (
+            BadShape,
+            lambda: backend.lookup(
+                backend.new((1, 3, 2)), backend.new((1, 2, 2)), backend.new((3,))
+            ),
+        ),
         (BadShape, lambda: backend.from_planes(backend.new((3, 2)), (64,))),
         (InputError, lambda: backend.thermometer(backend.new((1, 7, 2)))),
     ]

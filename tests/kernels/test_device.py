@@ -1,4 +1,6 @@
-"""The device is the one thing that emulation swaps; and the device that is a GPU, as far as it shows without one."""
+"""The device is the one thing that emulation swaps; and the device that is a GPU, as far as it
+shows without one.
+"""
 
 import ast
 import inspect
@@ -33,12 +35,18 @@ def fake(monkeypatch):
 
 
 def test_the_emulated_run_shares_the_products_code():
-    """One backend class and one launcher; only the device differs, and it has nothing but what a device must have."""
+    """One backend class and one launcher; only the device differs, and it has nothing but what a
+    device must have.
+    """
     backend = CupyBackend(EmulatedDevice())
     assert type(backend) is CupyBackend and type(backend.launch) is Launcher
-    modules = {method.__func__.__module__ for _, method in inspect.getmembers(backend, inspect.ismethod)}
+    modules = {
+        method.__func__.__module__ for _, method in inspect.getmembers(backend, inspect.ismethod)
+    }
     assert modules and all(name.startswith("gpumpc.ring.cupy_backend.") for name in modules)
-    wanted = {name for name in vars(Device) if not name.startswith("_")} | set(Device.__annotations__)
+    wanted = {name for name in vars(Device) if not name.startswith("_")} | set(
+        Device.__annotations__
+    )
     for kind in (EmulatedDevice, CupyDevice):
         for name in wanted - {"name", "arrays"}:
             ours, theirs = (inspect.signature(getattr(owner, name)) for owner in (Device, kind))
@@ -56,13 +64,18 @@ def test_the_product_does_not_know_that_it_is_emulated():
 
 def test_only_the_device_module_imports_cupy():
     for path in FOLDER.glob("*.py"):
-        statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
+        statements = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)
+        ]
         imported = {name.name for statement in statements for name in statement.names}
         assert ("cupy" in imported) == (path.name == "device.py")
 
 
 def test_nothing_imports_cupy_before_it_is_asked_for():
-    code = "import sys, gpumpc, gpumpc.ring.choose, gpumpc.ring.cupy_backend; sys.exit('cupy' in sys.modules)"
+    code = (
+        "import sys, gpumpc, gpumpc.ring.choose, gpumpc.ring.cupy_backend; sys.exit('cupy' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -126,14 +139,23 @@ def test_the_contract_on_the_device_module(fake):
 
 
 def test_an_opening_crosses_once_each_way(fake):
-    """Between the kernels of an opening there is one download, which is waited for, and one upload, which is not."""
+    """Between the kernels of an opening there is one download, which is waited for, and one upload,
+    which is not.
+    """
     backend = CupyBackend(CupyDevice())
     words = backend.upload(np.arange(40, dtype=np.uint64))
     fake.log.clear()
     sent = backend.pack(words, 40)
     received = backend.unpack(sent, (40,), 40)
     backend.reduce(words + received, 40)
-    assert [entry for entry in fake.log if entry != "load"] == ["pack", "download", "wait", "upload", "unpack", "affine"]
+    assert [entry for entry in fake.log if entry != "load"] == [
+        "pack",
+        "download",
+        "wait",
+        "upload",
+        "unpack",
+        "affine",
+    ]
 
 
 def test_a_module_is_loaded_once_for_each_kernel(fake):
@@ -147,7 +169,9 @@ def test_a_module_is_loaded_once_for_each_kernel(fake):
 
 def test_an_installed_cupy_has_the_names():
     """CuPy imports without a GPU; it is not part of the tests' requirements."""
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed; its names were checked where it is")
+    cupy = pytest.importorskip(
+        "cupy", reason="CuPy is not installed; its names were checked where it is"
+    )
     for name in NAMES:
         found = cupy
         for part in name.split("."):
@@ -158,7 +182,10 @@ def test_an_installed_cupy_has_the_names():
 
 def test_this_machine_has_a_gpu():
     if not device.has_gpu():
-        pytest.skip("this machine shows no GPU to CuPy: `python -m bench.gpu` runs these tests where there is one")
+        pytest.skip(
+            "this machine shows no GPU to CuPy: `python -m bench.gpu` runs these tests where there "
+            "is one"
+        )
     assert choose_backend().name == "cupy"
 
 

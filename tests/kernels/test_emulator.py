@@ -21,7 +21,10 @@ def test_wrappers_do_what_their_models_say(backend, name):
 
 def launch(body, monkeypatch, threads=64, mode=ORDERS[0], n=64):
     """Run a kernel of two arrays with this body on words 0 .. n - 1; what it leaves in `out`."""
-    head = f'extern "C" __global__ void __launch_bounds__({threads}) k(const u64* x, u64* out, u64* spare)'
+    head = (
+        f'extern "C" __global__ void __launch_bounds__({threads}) k(const u64* x, u64* out, '
+        "u64* spare)"
+    )
     text = kernels.inline(f'#include "ring.cuh"\n{head} {{ {body} }}\n', "k.cu")
     [kernel] = kernels.parse(text, "k")
     monkeypatch.setitem(kernels.catalogue(), "k", kernel)
@@ -42,9 +45,16 @@ def launch(body, monkeypatch, threads=64, mode=ORDERS[0], n=64):
         ("((u64*)x)[0] = 1;", "constant"),
         ("spare[0] = 1;", "outside its arguments"),
         ("if (threadIdx.x) __syncthreads();", "left behind"),
-        ("if (threadIdx.x & 1) { *out = 1; __syncthreads(); } else { __syncthreads(); out[1] = 1; }", "two different"),
+        (
+            "if (threadIdx.x & 1) { *out = 1; __syncthreads(); } else { __syncthreads(); out[1] = "
+            "1; }",
+            "two different",
+        ),
         ("if (threadIdx.x & 1) __ballot_sync(~0u, 1); else __syncthreads();", "deadlock"),
-        ("if (threadIdx.x & 1) __ballot_sync(~0u, 1); else __shfl_xor_sync(~0u, 1, 1);", "two different operations"),
+        (
+            "if (threadIdx.x & 1) __ballot_sync(~0u, 1); else __shfl_xor_sync(~0u, 1, 1);",
+            "two different operations",
+        ),
         ("if (threadIdx.x < 7) __ballot_sync(~0u, 1);", "deadlock"),
         ("__ballot_sync(1u, 1);", "whole warps"),
         ("cp_async_16(shared_address(dynamic_shared()), x, true);", "copies under way|outside"),
@@ -90,7 +100,8 @@ LATE = """
   SHARED(Words, s);
   s.word[threadIdx.x] = 7;
   __syncthreads();
-  if (threadIdx.x < 32) cp_async_16(shared_address(s.word + 2 * threadIdx.x), x + 2 * threadIdx.x, true);
+  if (threadIdx.x < 32)
+    cp_async_16(shared_address(s.word + 2 * threadIdx.x), x + 2 * threadIdx.x, true);
   cp_async_commit();
   __syncthreads();
   const u64 before = s.word[threadIdx.x];
@@ -108,7 +119,9 @@ def test_copies_land_early_or_late(late, monkeypatch):
 
 
 def test_shared_memory_begins_as_poison(monkeypatch):
-    out = launch("struct W { u64 w[64]; }; SHARED(W, s); out[threadIdx.x] = s.w[threadIdx.x];", monkeypatch)
+    out = launch(
+        "struct W { u64 w[64]; }; SHARED(W, s); out[threadIdx.x] = s.w[threadIdx.x];", monkeypatch
+    )
     assert set(out.tolist()) == {0xCDCDCDCDCDCDCDCD}
 
 
@@ -127,5 +140,7 @@ def test_a_fault_that_is_not_a_kernels_still_ends_the_process():
         "b = CupyBackend(EmulatedDevice()); b.reduce(b.upload([1, 2]), 1)\n"
         "ctypes.string_at(8)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=build.HERE.parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=build.HERE.parent.parent
+    )
     assert done.returncode < 0

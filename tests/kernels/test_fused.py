@@ -1,4 +1,6 @@
-"""Steps of the protocols in one kernel each, against the composition of NumPy's operations that they stand for."""
+"""Steps of the protocols in one kernel each, against the composition of NumPy's operations that
+they stand for.
+"""
 
 import functools
 import itertools
@@ -125,7 +127,13 @@ def test_a_sum_that_does_not_fit_is_refused(backend):
 
 def factor_shares(node, masks):
     """Products of masks in dealing order."""
-    return np.stack([functools.reduce(np.bitwise_and, (masks[:, i] for i in subset)) for subset in node.products], axis=1)
+    return np.stack(
+        [
+            functools.reduce(np.bitwise_and, (masks[:, i] for i in subset))
+            for subset in node.products
+        ],
+        axis=1,
+    )
 
 
 @pytest.mark.parametrize("fan_in", [2, 3, 4])
@@ -142,8 +150,12 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
     opened = factors ^ masks
     results = []
     for party in (0, 1):
-        own = lanes("share", count * node.n_masks, n).reshape(masks.shape) ^ (masks if party else np.uint64(0))
-        part = lanes("part", count * len(node.products), n).reshape(products.shape) ^ (products if party else np.uint64(0))
+        own = lanes("share", count * node.n_masks, n).reshape(masks.shape) ^ (
+            masks if party else np.uint64(0)
+        )
+        part = lanes("part", count * len(node.products), n).reshape(products.shape) ^ (
+            products if party else np.uint64(0)
+        )
         lt_terms, eq_terms = node.terms[: fan_in - 1], node.terms[fan_in - 1 :]
         sums = [lt_terms, eq_terms] if keep_eq else [lt_terms]
         expected = NUMPY.masked_products(opened, own, part, sums, node.products, party)
@@ -155,23 +167,40 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
     # and both parties' shares are the node's formula in the clear
     lt = np.zeros((count, row), dtype=np.uint64)
     for j in range(1, fan_in):
-        lt ^= functools.reduce(np.bitwise_and, (factors[:, i] for i in range(j))) & factors[:, node.n_eq + j - 1]
+        lt ^= (
+            functools.reduce(np.bitwise_and, (factors[:, i] for i in range(j)))
+            & factors[:, node.n_eq + j - 1]
+        )
     assert np.array_equal(results[0][0] ^ results[1][0], lt)
 
 
 def test_sums_that_are_no_node(backend):
     """The contract names any sums; those of no node are written out."""
-    masks, opened, dealt = (lanes(name, 3 * 4, 700).reshape(3, 4, -1) for name in ("masks", "opened", "dealt"))
+    masks, opened, dealt = (
+        lanes(name, 3 * 4, 700).reshape(3, 4, -1) for name in ("masks", "opened", "dealt")
+    )
     sums: list[list[Factors]] = [[(0,), (1, 3)], [(0, 2, 3)]]
     products: list[Factors] = [(0, 2), (0, 3), (1, 3), (2, 3)]
     dealt_all = np.concatenate([dealt, dealt[:, :1]], axis=1)
     for party in (0, 1):
         named = [*products, (0, 2, 3)]
         expected = NUMPY.masked_products(opened, masks, dealt_all, sums, named, party)
-        same(backend, backend.masked_products(*up(backend, opened, masks, dealt_all), sums, named, party), expected)
-    same(backend, backend.mask_products(backend.upload(masks), products), NUMPY.mask_products(masks, products))
+        same(
+            backend,
+            backend.masked_products(*up(backend, opened, masks, dealt_all), sums, named, party),
+            expected,
+        )
+    same(
+        backend,
+        backend.mask_products(backend.upload(masks), products),
+        NUMPY.mask_products(masks, products),
+    )
     # the products of a node, of masks that are more
-    same(backend, backend.mask_products(backend.upload(masks), [(0, 1)]), NUMPY.mask_products(masks, [(0, 1)]))
+    same(
+        backend,
+        backend.mask_products(backend.upload(masks), [(0, 1)]),
+        NUMPY.mask_products(masks, [(0, 1)]),
+    )
 
 
 def test_nodes_that_do_not_fit_are_refused(backend):
@@ -193,7 +222,11 @@ def test_a_lift(backend, n, candidates, party):
     low, high = 27, 40
     shares = words("shares", (candidates, n)) & mask(low)
     products = words("products", (candidates, n)) & mask(high - low)
-    masks, theirs, kept = lanes("masks", candidates, n), lanes("theirs", candidates, n), lanes("kept", 1, n)[0]
+    masks, theirs, kept = (
+        lanes("masks", candidates, n),
+        lanes("theirs", candidates, n),
+        lanes("kept", 1, n)[0],
+    )
     tops = np.stack([NUMPY.bit(row, low - 1) for row in shares])
     with pytest.raises(BadShape, match="candidates"):
         backend.lift_told(up(backend, *shares), backend.new((candidates + 1, n_lanes(n))), low)
@@ -217,7 +250,11 @@ def test_candidates_and_clamp(backend, n):
     lane = lanes("c", 1, n)[0]
     for party, (inside, t) in itertools.product((0, 1), every_kind("clamp", n, n)):
         expected = NUMPY.add_flipped(inside, lane, t, 6 << 13, party, 40)
-        same(backend, backend.add_flipped(*up(backend, inside, lane, t), 6 << 13, party, 40), expected)
+        same(
+            backend,
+            backend.add_flipped(*up(backend, inside, lane, t), 6 << 13, party, 40),
+            expected,
+        )
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (2, 989), (3, 1), (5, 700), (4, 0)])
@@ -247,9 +284,17 @@ def test_added_streams_and_messages(backend, cipher, n):
         expected = NUMPY.add_uniform(x, cipher, KEY, bits, sign)
         same(backend, backend.add_uniform(backend.upload(x), cipher, KEY, bits, sign), expected)
         packed = NUMPY.pack(words("came", n), bits)
-        same(backend, backend.add_packed(backend.upload(x), packed, bits), NUMPY.add_packed(x, packed, bits))
+        same(
+            backend,
+            backend.add_packed(backend.upload(x), packed, bits),
+            NUMPY.add_packed(x, packed, bits),
+        )
     planes = lanes("planes", 3, n)
-    same(backend, backend.xor_uniform(backend.upload(planes), cipher, KEY, n), NUMPY.xor_uniform(planes, cipher, KEY, n))
+    same(
+        backend,
+        backend.xor_uniform(backend.upload(planes), cipher, KEY, n),
+        NUMPY.xor_uniform(planes, cipher, KEY, n),
+    )
     same(backend, backend.from_lanes(backend.upload(planes), n), NUMPY.from_lanes(planes, n))
     for bit in (0, 1):
         same(backend, backend.constant_lane(bit, n), NUMPY.constant_lane(bit, n))

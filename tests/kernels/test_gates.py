@@ -1,5 +1,6 @@
-"""Every kernel compiled to machine code for every architecture: no spill, registers and shared memory within bounds, and
-the tensor cores busy. A missing compiler is an error, never a skip."""
+"""Every kernel compiled to machine code for every architecture: no spill, registers and shared
+memory within bounds, and the tensor cores busy. A missing compiler is an error, never a skip.
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,17 @@ from tests.emulator import build
 BUDGET = json.loads(Path(__file__).with_name("registers.json").read_text())
 # Another release of the compiler may want a few registers more.
 SLACK = 1.05
-# Dynamic and static shared memory a block may have: CUDA C++ Programming Guide, table of compute capabilities.
-SHARED_KB = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_90a": 227, "sm_100": 227, "sm_120": 99}
+# Dynamic and static shared memory a block may have: CUDA C++ Programming Guide, table of compute
+# capabilities.
+SHARED_KB = {
+    "sm_80": 163,
+    "sm_86": 99,
+    "sm_89": 99,
+    "sm_90": 227,
+    "sm_90a": 227,
+    "sm_100": 227,
+    "sm_120": 99,
+}
 # Least share of tensor-core instructions in the hot loop, by limbs.
 GEMM_SHARE = {8: 0.45, 6: 0.45, 5: 0.45, 4: 0.43}
 CONV_SHARE = {8: 0.38, 6: 0.38, 5: 0.38, 4: 0.32}
@@ -32,10 +42,14 @@ def test_gates(file, architecture):
     for name, found in resources.items():
         kernel = declared[name]
         assert found.spill_bytes == 0, f"{name} spills {found.spill_bytes} bytes on {architecture}"
-        assert found.registers * kernel.threads <= 65536, f"{name} does not fit a multiprocessor of {architecture}"
+        assert found.registers * kernel.threads <= 65536, (
+            f"{name} does not fit a multiprocessor of {architecture}"
+        )
         assert found.shared_bytes + kernel.shared_bytes <= SHARED_KB[architecture] << 10
         assert found.shared_bytes <= 48 << 10
-        assert found.registers <= SLACK * BUDGET[name], f"{name} uses {found.registers} registers on {architecture}"
+        assert found.registers <= SLACK * BUDGET[name], (
+            f"{name} uses {found.registers} registers on {architecture}"
+        )
 
 
 def test_the_budget_names_the_kernels_there_are():
@@ -52,13 +66,18 @@ def test_the_tensor_cores_have_most_of_the_hot_loop(file, least, architecture):
         found = [i for i in code.hot_loop() if i.opcode.startswith("IMMA.16832.U8.U8")]
         # all limb pairs of a 32x16 tile by one slice of 32, four products each, and not one more
         assert len(found) == 4 * limbs * (limbs + 1) // 2
-        assert code.tensor_share >= share, f"{file}_l{limbs} on {architecture}: {code.tensor_share:.3f}"
+        assert code.tensor_share >= share, (
+            f"{file}_l{limbs} on {architecture}: {code.tensor_share:.3f}"
+        )
         assert code.count("LDL", "STL") == 0
 
 
 @pytest.mark.parametrize("file", kernels.files())
 def test_integers_only(file):
-    """Nothing that rounds: results are equal bit for bit on every machine. Divisions of integers begin with an estimate."""
+    """Nothing that rounds: results are equal bit for bit on every machine.
+
+    Divisions of integers begin with an estimate.
+    """
     for name, code in disassemble(kernels.compiled(file, "sm_90")).items():
         rounding = {i.opcode for i in code.instructions if i.opcode.startswith(FLOAT)}
         assert not rounding, f"{name}: {rounding}"
@@ -68,11 +87,14 @@ def test_integers_only(file):
 
 
 def test_a_spill_would_be_seen():
-    """Sixty-four words in a loop that indexes them: local memory, in the log and in the disassembly."""
+    """Sixty-four words in a loop that indexes them: local memory, in the log and in the
+    disassembly.
+    """
     text = (
         'extern "C" __global__ void __launch_bounds__(1024) spill(unsigned* x, int n) {'
         " unsigned v[64]; for (int i = 0; i < 64; ++i) v[i] = x[i];"
-        " for (int i = 0; i < n; ++i) v[x[i] & 63] += i; for (int i = 0; i < 64; ++i) x[i] = v[i]; }"
+        " for (int i = 0; i < n; ++i) v[x[i] & 63] += i; for (int i = 0; i < 64; ++i) x[i] = v[i]; "
+        "}"
     )
     cubin = kernels.nvrtc().compile(text, "spill.cu", "sm_80")
     assert cubin.resources()["spill"].spill_bytes > 0
@@ -81,7 +103,9 @@ def test_a_spill_would_be_seen():
 
 def test_the_hot_loop_is_the_innermost_with_tensor_cores():
     def code(*names):
-        return tuple(Instruction(name.split()[0], name.split()[1] if " " in name else "") for name in names)
+        return tuple(
+            Instruction(name.split()[0], name.split()[1] if " " in name else "") for name in names
+        )
 
     body = code("MOV", "IADD", "IMMA.1", "IMMA.1", "BRA a", "IADD", "BRA b", "EXIT", "BRA c", "NOP")
     found = Code(body, {"a": 1, "b": 0, "c": 8})

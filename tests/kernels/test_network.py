@@ -1,4 +1,6 @@
-"""A small network, both servers and the dealer, through the kernels: NumPy's shares and messages, bit for bit."""
+"""A small network, both servers and the dealer, through the kernels: NumPy's shares and messages,
+bit for bit.
+"""
 
 import collections
 
@@ -14,7 +16,9 @@ from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.conftest import backend_of, device_names
 
-PROGRAM = {k: compile_program(tiny(), Params(k=k, f=13, cipher="chacha20"), batch=4) for k in (40, 44)}
+PROGRAM = {
+    k: compile_program(tiny(), Params(k=k, f=13, cipher="chacha20"), batch=4) for k in (40, 44)
+}
 
 
 def run(parties: Parties, k: int) -> list[Run]:
@@ -28,7 +32,12 @@ def both_runs(request):
     numpy_runs = run(Parties(NumpyBackend(), (NumpyBackend(), NumpyBackend())), request.param)
     # a device each, in three orders where they are emulated
     three = [backend_of(name) for name in (device_names() * 3)[:3]]
-    return numpy_runs, run(Parties(three[0], (three[1], three[2])), request.param), three, request.param
+    return (
+        numpy_runs,
+        run(Parties(three[0], (three[1], three[2])), request.param),
+        three,
+        request.param,
+    )
 
 
 def test_shares_and_messages_are_numpys(both_runs):
@@ -46,16 +55,19 @@ def test_two_batches_differ(both_runs):
 
 
 def test_the_kernels_that_qualify_ran(both_runs):
-    """Dispatch, counted: the tensor-core kernel ran for every product that qualifies, the baseline for none."""
+    """Dispatch, counted: the tensor-core kernel ran for every product that qualifies, the baseline
+    for none.
+    """
     _, _, backends, k = both_runs
     limbs = {40: 5, 44: 6}[k]
     n_batches = 2
     for i, backend in enumerate(backends):
         ran = backend.launch.launched
-        # the dealer multiplies once a layer, a server twice: E W_p and A_p F, on tensor cores in one launch
+        # the dealer multiplies once a layer, a server twice: E W_p and A_p F, on tensor cores in
+        # one launch
         times = n_batches * (1 if i == 0 else 2)
-        # two wide 3x3 convolutions by windows, the narrow first one and the 1x1 as products; four items are too few rows for
-        # the linear layer, which goes to the kernel for few rows
+        # two wide 3x3 convolutions by windows, the narrow first one and the 1x1 as products; four
+        # items are too few rows for the linear layer, which goes to the kernel for few rows
         assert ran[f"limb_conv_l{limbs}"] == 2 * n_batches
         assert ran[f"limb_gemm_l{limbs}"] == 2 * n_batches
         assert ran["split_windows"] == times
@@ -72,12 +84,18 @@ def test_openings_and_corrections_take_one_kernel(both_runs):
     for ran in servers:
         assert not ran["pack"] and not ran["take_bit"]
         assert ran["combine"] == n_batches * n_operands
-        assert ran["mask_words"] == 2 * ran["combine"]  # as many comparisons: two clamps, two ReLUs, two levels of a maximum
+        assert (
+            ran["mask_words"] == 2 * ran["combine"]
+        )  # as many comparisons: two clamps, two ReLUs, two levels of a maximum
         assert ran["lift_tell"] == ran["lift_keep"] > 0
         assert ran["tree_finish"] == dealer["tree_deal"] > 0
     assert not dealer["pack"]
     # every correction of words leaves the dealer so, and reaches server 1 unpacked or added at once
-    one_way = servers[1]["unpack"] + servers[1]["add_packed"] - (servers[1]["mask_words"] - servers[1]["combine"])
+    one_way = (
+        servers[1]["unpack"]
+        + servers[1]["add_packed"]
+        - (servers[1]["mask_words"] - servers[1]["combine"])
+    )
     assert dealer["mask_words"] == one_way > 0
 
 
@@ -86,7 +104,9 @@ def test_what_does_not_qualify_runs_on_the_integer_pipe(one_backend):
     before = collections.Counter(ran)
     x = one_backend.zeros((2, 5, 5, 6))
     one_backend.conv2d(x, one_backend.zeros((3, 3, 3, 4)), (1, 1), (0, 0, 0, 0), 2, 40)  # groups
-    one_backend.conv2d(x, one_backend.zeros((3, 3, 6, 8)), (1, 1), (0, 0, 0, 0), 1, 40)  # few channels
+    one_backend.conv2d(
+        x, one_backend.zeros((3, 3, 6, 8)), (1, 1), (0, 0, 0, 0), 1, 40
+    )  # few channels
     one_backend.matmul(one_backend.zeros((20, 15)), one_backend.zeros((15, 20)), 40)  # few terms
     assert collections.Counter(ran) - before == {"ring_conv": 2, "ring_gemm": 1}
 
@@ -101,8 +121,13 @@ def test_parties_may_mix_backends(both_runs):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_networks_that_are_timed_compile(name):
     program = compile_program(NETWORKS[name](), Params(cipher="chacha20"), batch=1)
-    n_weights = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}[name]
-    total = sum(int(np.prod(spec.shape)) + int(np.prod(spec.bias_shape)) for spec in program.weights.values())
+    n_weights = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}[
+        name
+    ]
+    total = sum(
+        int(np.prod(spec.shape)) + int(np.prod(spec.bias_shape))
+        for spec in program.weights.values()
+    )
     assert n_weights is None or abs(total - n_weights) / n_weights < 0.01
 
 
@@ -111,10 +136,15 @@ def test_the_backend_is_the_products_own(both_runs):
 
 
 def test_static_weights_of_another_stream(one_backend):
-    """A lane's backend multiplies by operands that the server's has made, in every form a kernel reads."""
+    """A lane's backend multiplies by operands that the server's has made, in every form a kernel
+    reads.
+    """
     beside = CupyBackend(one_backend.device.beside())
     rng = np.random.default_rng(5)
-    words = [rng.integers(0, 1 << 40, shape, dtype=np.uint64) for shape in ((2, 6, 6, 32), (3, 3, 32, 20), (20, 40))]
+    words = [
+        rng.integers(0, 1 << 40, shape, dtype=np.uint64)
+        for shape in ((2, 6, 6, 32), (3, 3, 32, 20), (20, 40))
+    ]
     x, w, v = (one_backend.opened(one_backend.upload(array), 40) for array in words)
     geometry = ((1, 1), (1, 1, 1, 1), 1, 40)
     own = beside.opened(beside.upload(words[0]), 40)
@@ -123,5 +153,9 @@ def test_static_weights_of_another_stream(one_backend):
         assert np.array_equal(got, NumpyBackend().conv2d(words[0], words[1], *geometry))
     flat = words[0].reshape(-1)[:340].reshape(17, 20)
     rows = beside.opened(beside.upload(flat), 40)
-    assert np.array_equal(beside.download(beside.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40))
-    assert np.array_equal(beside.download(beside.multiply(v, v, 40)), (words[2] * words[2]) & np.uint64(2**40 - 1))
+    assert np.array_equal(
+        beside.download(beside.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40)
+    )
+    assert np.array_equal(
+        beside.download(beside.multiply(v, v, 40)), (words[2] * words[2]) & np.uint64(2**40 - 1)
+    )

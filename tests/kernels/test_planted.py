@@ -1,5 +1,6 @@
-"""Planted bugs: each a small change of a kernel's source that a named test must catch, in some thread order or by the race
-check. The same test passes on the source as it stands, which the other files show.
+"""Planted bugs: each a small change of a kernel's source that a named test must catch, in some
+thread order or by the race check. The same test passes on the source as it stands, which the other
+files show.
 
 A change that no test noticed would mean that the tests, not the kernels, are at fault.
 """
@@ -40,23 +41,55 @@ def matrix(name: str, old: str, new: str, shape: tuple[int, int, int] = (65, 97,
 
 
 BARRIER = (
-    "    __syncthreads();              // of all threads; and all are done with slice s - 1, whose stage is filled next\n"
+    "    __syncthreads();              // of all threads; and all are done with slice s - "
+    "1, "
+    "whose stage is filled next\n"
 )
 BUGS = [
     # tensor-core products
     matrix("no barrier after the copies", BARRIER, ""),
-    matrix("one slice too few waited for", "cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES - 1>();"),
-    matrix("copies never closed into groups", "    cp_async_commit();\n    sum.multiply", "    sum.multiply"),
-    matrix("a stage filled while it is read", "    next = stage;\n", ""),
-    matrix("one limb pair short", "for (int j = 0; j < L - i; ++j)", "for (int j = 0; j < L - i - (i == 3); ++j)"),
-    matrix("a fragment of B for another", "b[j][2 * n], b[j][2 * n + 1]", "b[j][2 * n + 1], b[j][2 * n]"),
-    matrix("rows of A from the wrong lanes", "(lane & 15), lane >> 4)", "(lane & 7), lane >> 4)"),
-    matrix("swizzled on one side only", "PLANE + place(warp % 4", "PLANE + (lane & 4) * 4 + place(warp % 4"),
     matrix(
-        "accumulators not cleared", "  sum.clear();\n  limb::accumulate<L>(sum, source", "  limb::accumulate<L>(sum, source"
+        "one slice too few waited for",
+        "cp_async_wait<STAGES - 2>();",
+        "cp_async_wait<STAGES - 1>();",
     ),
-    matrix("a row too many copied", "const bool inside = row < rows;", "const bool inside = row <= rows;"),
-    matrix("a column too many stored", "row < rows && column + e < columns;", "row < rows && column < columns;"),
+    matrix(
+        "copies never closed into groups",
+        "    cp_async_commit();\n    sum.multiply",
+        "    sum.multiply",
+    ),
+    matrix("a stage filled while it is read", "    next = stage;\n", ""),
+    matrix(
+        "one limb pair short",
+        "for (int j = 0; j < L - i; ++j)",
+        "for (int j = 0; j < L - i - (i == 3); ++j)",
+    ),
+    matrix(
+        "a fragment of B for another",
+        "b[j][2 * n], b[j][2 * n + 1]",
+        "b[j][2 * n + 1], b[j][2 * n]",
+    ),
+    matrix("rows of A from the wrong lanes", "(lane & 15), lane >> 4)", "(lane & 7), lane >> 4)"),
+    matrix(
+        "swizzled on one side only",
+        "PLANE + place(warp % 4",
+        "PLANE + (lane & 4) * 4 + place(warp % 4",
+    ),
+    matrix(
+        "accumulators not cleared",
+        "  sum.clear();\n  limb::accumulate<L>(sum, source",
+        "  limb::accumulate<L>(sum, source",
+    ),
+    matrix(
+        "a row too many copied",
+        "const bool inside = row < rows;",
+        "const bool inside = row <= rows;",
+    ),
+    matrix(
+        "a column too many stored",
+        "row < rows && column + e < columns;",
+        "row < rows && column < columns;",
+    ),
     Bug(
         "a diagonal taken as signed",
         "limb_gemm",
@@ -66,9 +99,16 @@ BUGS = [
         (64, 16512),
     ),
     matrix(
-        "a diagonal shifted short", "<< (8 * d);\n          const i64 row", "<< (8 * d - (d == 7));\n          const i64 row"
+        "a diagonal shifted short",
+        "<< (8 * d);\n          const i64 row",
+        "<< (8 * d - (d == 7));\n          const i64 row",
     ),
-    matrix("not reduced", "out[at] = total[e] & keep", "out[at] = total[e] | (keep ^ keep) | 1", (64, 32, 64)),
+    matrix(
+        "not reduced",
+        "out[at] = total[e] & keep",
+        "out[at] = total[e] | (keep ^ keep) | 1",
+        (64, 32, 64),
+    ),
     Bug(
         "the second pair never reached",
         "limb_gemm",
@@ -78,12 +118,29 @@ BUGS = [
         (1,),
     ),
     Bug(
-        "the dealer's term left out", "limb_gemm", "inside && addend", "!inside && addend", fused.test_beaver_products, (0,)
+        "the dealer's term left out",
+        "limb_gemm",
+        "inside && addend",
+        "!inside && addend",
+        fused.test_beaver_products,
+        (0,),
     ),
     Bug(
-        "padding read as data", "limb_conv", "(z + v) < (u32)W", "(z + v) <= (u32)W", contract.test_convolutions, (CONV, 40)
+        "padding read as data",
+        "limb_conv",
+        "(z + v) < (u32)W",
+        "(z + v) <= (u32)W",
+        contract.test_convolutions,
+        (CONV, 40),
     ),
-    Bug("lines of the window run on", "limb_conv", "(W - KW) * CP", "W * CP", contract.test_convolutions, (CONV, 64)),
+    Bug(
+        "lines of the window run on",
+        "limb_conv",
+        "(W - KW) * CP",
+        "W * CP",
+        contract.test_convolutions,
+        (CONV, 64),
+    ),
     Bug(
         "channels step over a tap",
         "limb_conv",
@@ -165,9 +222,23 @@ BUGS = [
         contract.test_matrix_products,
         ((8, 700, 5), 64),
     ),
-    Bug("half a warp forgotten", "row_dot", "int step = 16", "int step = 8", contract.test_element_wise_products, (64,)),
+    Bug(
+        "half a warp forgotten",
+        "row_dot",
+        "int step = 16",
+        "int step = 8",
+        contract.test_element_wise_products,
+        (64,),
+    ),
     # local steps
-    Bug("rounded by the wrong party", "truncate", "x[i] + round", "x[i] - round", three.test_truncation, (65, 0)),
+    Bug(
+        "rounded by the wrong party",
+        "truncate",
+        "x[i] + round",
+        "x[i] - round",
+        three.test_truncation,
+        (65, 0),
+    ),
     Bug(
         "shifted before it is reduced",
         "truncate",
@@ -176,7 +247,14 @@ BUGS = [
         three.test_truncation,
         (65, 0),
     ),
-    Bug("both parties add e f", "beaver", "public_part * g", "g", three.test_beaver_multiplication, (65,)),
+    Bug(
+        "both parties add e f",
+        "beaver",
+        "public_part * g",
+        "g",
+        three.test_beaver_multiplication,
+        (65,),
+    ),
     Bug(
         "elements past the end",
         "truncate",
@@ -201,8 +279,21 @@ BUGS = [
         contract.test_order,
         ((3, 40),),
     ),
-    Bug("every row gathers from the first", "gather", "x[i / picked * row + index[i]]", "x[index[i]]", contract.test_places),
-    Bug("strides exchanged", "pool", "y * stride_y + u", "y * stride_x + u", contract.test_window_sums, ((3, 2), (1, 2))),
+    Bug(
+        "every row gathers from the first",
+        "gather",
+        "x[i / picked * row + index[i]]",
+        "x[index[i]]",
+        contract.test_places,
+    ),
+    Bug(
+        "strides exchanged",
+        "pool",
+        "y * stride_y + u",
+        "y * stride_x + u",
+        contract.test_window_sums,
+        ((3, 2), (1, 2)),
+    ),
     # streams and the wire
     Bug(
         "every block draws the same stream",
@@ -300,7 +391,14 @@ BUGS = [
         contract.test_one_lane,
         (65,),
     ),
-    Bug("[v <= r] for [v < r]", "thermometer", "u64 less = 0;", "u64 less = ~0ull;", contract.test_leaves, (3, 64)),
+    Bug(
+        "[v <= r] for [v < r]",
+        "thermometer",
+        "u64 less = 0;",
+        "u64 less = ~0ull;",
+        contract.test_leaves,
+        (3, 64),
+    ),
     Bug(
         "an entry read past a table",
         "lookup",
@@ -333,11 +431,46 @@ BUGS = [
         fused.test_a_level_of_a_tree,
         (2, False, 65),
     ),
-    Bug("a lift without its mask", "lift", "half ^ masks[at / 32]", "half", fused.test_a_lift, (65, 2, 0)),
-    Bug("one top bit told of both candidates", "lift", "(row ? second : first)", "first", fused.test_a_lift, (65, 2, 0)),
-    Bug("a lift of the other candidate", "lift", "products[c * n + i]", "products[i]", fused.test_a_lift, (65, 2, 1)),
-    Bug("an odd entry lost", "max_level", "row < pairs ?", "row <= pairs ?", fused.test_a_level_of_a_maximum, ((5, 700),)),
-    Bug("the clamp's constant added twice", "choose", "public_part * bit", "bit", fused.test_candidates_and_clamp, (65,)),
+    Bug(
+        "a lift without its mask",
+        "lift",
+        "half ^ masks[at / 32]",
+        "half",
+        fused.test_a_lift,
+        (65, 2, 0),
+    ),
+    Bug(
+        "one top bit told of both candidates",
+        "lift",
+        "(row ? second : first)",
+        "first",
+        fused.test_a_lift,
+        (65, 2, 0),
+    ),
+    Bug(
+        "a lift of the other candidate",
+        "lift",
+        "products[c * n + i]",
+        "products[i]",
+        fused.test_a_lift,
+        (65, 2, 1),
+    ),
+    Bug(
+        "an odd entry lost",
+        "max_level",
+        "row < pairs ?",
+        "row <= pairs ?",
+        fused.test_a_level_of_a_maximum,
+        ((5, 700),),
+    ),
+    Bug(
+        "the clamp's constant added twice",
+        "choose",
+        "public_part * bit",
+        "bit",
+        fused.test_candidates_and_clamp,
+        (65,),
+    ),
     # only the race check sees these: every order happens to give the right words
     Bug(
         "a race that no order shows",
@@ -363,7 +496,9 @@ def fails(bug: Bug, text: str, mode: Mode) -> bool:
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_is_caught(bug):
     text = kernels.source(bug.file)
-    assert text.count(bug.old) == 1, f"{bug.name}: '{bug.old}' stands {text.count(bug.old)} times in {bug.file}"
+    assert text.count(bug.old) == 1, (
+        f"{bug.name}: '{bug.old}' stands {text.count(bug.old)} times in {bug.file}"
+    )
     modes = [Mode(races=True)] if bug.only_races else [*ORDERS, Mode(races=True)]
     assert any(fails(bug, text.replace(bug.old, bug.new), mode) for mode in modes)
 
@@ -371,7 +506,9 @@ def test_is_caught(bug):
 def test_shared_memory_declared_too_small_is_caught():
     class Short(EmulatedDevice):
         def launch(self, kernel: kernels.Kernel, *arguments: Any) -> None:
-            super().launch(dataclasses.replace(kernel, shared_bytes=kernel.shared_bytes // 3 * 2), *arguments)
+            super().launch(
+                dataclasses.replace(kernel, shared_bytes=kernel.shared_bytes // 3 * 2), *arguments
+            )
 
     contract.test_matrix_products(CupyBackend(EmulatedDevice()), (65, 97, 67), 64)
     with pytest.raises(EmulationError, match="outside its arguments"):

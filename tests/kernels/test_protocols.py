@@ -1,4 +1,6 @@
-"""Every step of a protocol with one party, or all, on the emulated device: messages, corrections and shares are NumPy's."""
+"""Every step of a protocol with one party, or all, on the emulated device: messages, corrections
+and shares are NumPy's.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from tests.harness import Name, Words, run_step, share
 from tests.protocols import test_backends_agree as agree
 from tests.protocols.cases import truncate
 
-MIXED = [("emulated", "numpy", "numpy"), ("numpy", "emulated", "numpy"), ("numpy", "numpy", "emulated"), ("emulated",) * 3]
+MIXED = [
+    ("emulated", "numpy", "numpy"),
+    ("numpy", "emulated", "numpy"),
+    ("numpy", "numpy", "emulated"),
+    ("emulated",) * 3,
+]
 
 
 class ScriptedEmulated(CupyBackend):
@@ -58,7 +65,12 @@ def test_steps(name, n):
     [
         ((20, 50), (50, 20), MatMul(), (20, 20)),
         ((2, 9, 9, 3), (3, 3, 3, 20), Convolution((3, 3), (2, 2), (0, 1, 0, 1), 1), (2, 4, 4, 20)),
-        ((2, 9, 9, 12), (5, 5, 1, 12), Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12), (2, 9, 9, 12)),
+        (
+            (2, 9, 9, 12),
+            (5, 5, 1, 12),
+            Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12),
+            (2, 9, 9, 12),
+        ),
     ],
 )
 def test_products(shape, weight, operator, out, weights, cipher):
@@ -74,7 +86,9 @@ def test_a_comparison():
 
 
 def test_a_kernel_with_a_mistake_is_caught(monkeypatch):
-    """Planted: the kernel of party 0's truncation forgets 2^shift - 1; a plain result may still be off by one only."""
+    """Planted: the kernel of party 0's truncation forgets 2^shift - 1; a plain result may still be
+    off by one only.
+    """
     honest = CupyBackend.truncate
     wrong = lambda self, words, k, shift, party, out=None: honest(self, words, k, shift, 1, out)  # noqa: E731  one line
     monkeypatch.setattr(CupyBackend, "truncate", wrong)

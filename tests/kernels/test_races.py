@@ -1,4 +1,6 @@
-"""Every kernel under the race check: two accesses to a byte, one of them a write, must be ordered by a barrier."""
+"""Every kernel under the race check: two accesses to a byte, one of them a write, must be ordered
+by a barrier.
+"""
 
 import re
 
@@ -50,7 +52,9 @@ def checked():
     return CupyBackend(EmulatedDevice(Mode(order=2, races=True)))
 
 
-@pytest.mark.parametrize(("test", "arguments"), CHECKS, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("test", "arguments"), CHECKS, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_no_race(checked, test, arguments):
     test(checked, *arguments)
 
@@ -59,8 +63,14 @@ def test_the_probes_do_not_race_and_no_kernel_is_left_out(checked):
     assert all(agrees for _, agrees in wrappers.check(checked))
     checked.launch("rate_mma", 2, checked.new((512,), np.uint32), 2)
     checked.launch("rate_imad", 2, checked.new((512,)), 2)
-    for test, arguments in CHECKS:  # again, if this test runs alone or in another process than those above
-        if not {kernel.name for kernel in kernels.catalogue().values()} - checked.launch.launched.keys():
+    for (
+        test,
+        arguments,
+    ) in CHECKS:  # again, if this test runs alone or in another process than those above
+        if (
+            not {kernel.name for kernel in kernels.catalogue().values()}
+            - checked.launch.launched.keys()
+        ):
             break
         test(checked, *arguments)
     assert checked.launch.launched.keys() == kernels.catalogue().keys()
@@ -84,9 +94,13 @@ extern "C" __global__ void __launch_bounds__(64) racy(u32* out, int kind) {
 """
 
 
-@pytest.mark.parametrize(("kind", "races"), [(0, True), (1, False), (2, False), (3, True), (4, True)])
+@pytest.mark.parametrize(
+    ("kind", "races"), [(0, True), (1, False), (2, False), (3, True), (4, True)]
+)
 def test_what_counts_as_a_race(kind, races, monkeypatch):
-    """No barrier; a barrier; a warp's own barrier for a warp's own words; a barrier too late; all threads to one word."""
+    """No barrier; a barrier; a warp's own barrier for a warp's own words; a barrier too late; all
+    threads to one word.
+    """
     text = kernels.inline(RACY.strip() + "\n", "racy.cu")
     backend = CupyBackend(EmulatedDevice(Mode(races=True), {"racy": text}))
     [kernel] = kernels.parse(text, "racy")
@@ -99,7 +113,9 @@ def test_what_counts_as_a_race(kind, races, monkeypatch):
         assert lines == ([11, 11] if kind == 4 else [6, 9])
     else:
         backend.launch("racy", 2, out, kind)
-        assert out[:64].tolist() == ([i ^ 1 for i in range(64)] if kind == 2 else list(range(63, -1, -1)))
+        assert out[:64].tolist() == (
+            [i ^ 1 for i in range(64)] if kind == 2 else list(range(63, -1, -1))
+        )
 
 
 def test_the_sanitizers_run_time_is_not_linked():

@@ -1,4 +1,6 @@
-"""The tests of the CPU backends, the very same functions, with the emulated backend in the place of the compiled loops."""
+"""The tests of the CPU backends, the very same functions, with the emulated backend in the place of
+the compiled loops.
+"""
 
 import inspect
 
@@ -15,7 +17,8 @@ EMULATED = CupyBackend(EmulatedDevice(ORDERS[2]))
 SIZES = [0, 1, 33, 64, 989, 16_421]
 WIDTHS = [1, 13, 40, 64]
 
-# Every test there that takes a backend, with its parameters: against loops that a reader can check by eye.
+# Every test there that takes a backend, with its parameters: against loops that a reader can check
+# by eye.
 for _name, _test in vars(loops).items():
     if _name.startswith("test_") and "backend" in inspect.signature(_test).parameters:
         globals()[_name] = _test
@@ -39,7 +42,11 @@ def test_it_keeps_the_contract():
 
 
 def test_no_test_there_was_left_out():
-    taken = [name for name in globals() if name.startswith("test_") and globals()[name] is getattr(loops, name, None)]
+    taken = [
+        name
+        for name in globals()
+        if name.startswith("test_") and globals()[name] is getattr(loops, name, None)
+    ]
     assert len(taken) > 15
 
 

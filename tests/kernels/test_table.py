@@ -16,7 +16,9 @@ def test_the_document_holds_what_the_command_prints(capsys):
 
 def test_every_kernel_has_a_line_and_every_byte_a_kernel():
     text = kernel_table.written()
-    assert re.findall(r"^\| (\w+) \| \d", text, re.MULTILINE) == [line.name for line in kernel_table.lines()]
+    assert re.findall(r"^\| (\w+) \| \d", text, re.MULTILINE) == [
+        line.name for line in kernel_table.lines()
+    ]
     assert kernel_table.BYTES.keys() <= kernels.catalogue().keys()
 
 

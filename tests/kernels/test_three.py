@@ -1,4 +1,6 @@
-"""The three kernels that were asked for by name, each launched as it stands in `kernels/`, against a few lines of NumPy."""
+"""The three kernels that were asked for by name, each launched as it stands in `kernels/`, against
+a few lines of NumPy.
+"""
 
 import numpy as np
 import pytest
@@ -34,14 +36,40 @@ def test_int64_ring_convolution(backend, case):
         for g in range(groups):
             out, channels = slice(g * n_out, (g + 1) * n_out), slice(g * n_in, (g + 1) * n_in)
             for u, v in np.ndindex(kh, kw):
-                window = padded[:, u : u + sy * ho : sy, v : v + sx * wo : sx, channels][:, :ho, :wo]
+                window = padded[:, u : u + sy * ho : sy, v : v + sx * wo : sx, channels][
+                    :, :ho, :wo
+                ]
                 expected[..., out] += np.einsum("byxc,co->byxo", window, weight[u, v][:, out])
         expected = (expected + term + bias) & mask(44)
         device = [backend.upload(array) for array in (x, weight)]
         result = backend.new(expected.shape)
         n_blocks = blocks(b * ho * wo, 64) * blocks(n_out, 64) * groups
-        place = (b, h, w, c_in, ho, wo, c_out, kw, kh * kw, sy, sx, top, left, groups, int(mask(44)))
-        backend.launch("ring_conv", n_blocks, *device, result, backend.upload(term), backend.upload(bias), *place)
+        place = (
+            b,
+            h,
+            w,
+            c_in,
+            ho,
+            wo,
+            c_out,
+            kw,
+            kh * kw,
+            sy,
+            sx,
+            top,
+            left,
+            groups,
+            int(mask(44)),
+        )
+        backend.launch(
+            "ring_conv",
+            n_blocks,
+            *device,
+            result,
+            backend.upload(term),
+            backend.upload(bias),
+            *place,
+        )
         same(backend, result, expected)
 
 
@@ -53,7 +81,9 @@ def test_truncation(backend, n, party):
         up = (1 << shift) - 1 if party == 0 else 0
         expected = ((x + np.uint64(up)) & mask(k)) >> np.uint64(shift)
         result = backend.new((n,))
-        backend.launch("truncate", blocks(n, 1024), backend.upload(x), result, n, up, int(mask(k)), shift)
+        backend.launch(
+            "truncate", blocks(n, 1024), backend.upload(x), result, n, up, int(mask(k)), shift
+        )
         same(backend, result, expected)
 
 
@@ -67,7 +97,9 @@ def test_beaver_multiplication(backend, n):
         for party, (a, b, c) in enumerate([(a0, b0, c0), (a1, b1, c1)]):
             arguments = [backend.upload(array) for array in (e, f, a, b, c)]
             result = backend.new((n,))
-            backend.launch("beaver", blocks(n, 1024), *arguments, result, n, 1 - party, int(mask(k)))
+            backend.launch(
+                "beaver", blocks(n, 1024), *arguments, result, n, 1 - party, int(mask(k))
+            )
             same(backend, result, ((1 - party) * e * f + e * b + a * f + c) & mask(k))
             results.append(result)
         x, y = e + a0 + a1, f + b0 + b1

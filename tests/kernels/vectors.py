@@ -1,4 +1,6 @@
-"""Values that kernels meet: random ones, all bytes 0xFF (the largest sums of limbs), the edges of signs."""
+"""Values that kernels meet: random ones, all bytes 0xFF (the largest sums of limbs), the edges of
+signs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def words(name: str, shape: Sequence[int] | int, kind: str = "random") -> Words:
     if kind == "full":
         return np.full(shape, FULL)
     if kind == "edges":
-        edges = np.array([0, 1, 2**63, 2**63 - 1, 2**64 - 1, 2**39, 2**40 - 1, 2**26, 2**27 - 1, 255, 256], dtype=np.uint64)
+        edges = np.array(
+            [0, 1, 2**63, 2**63 - 1, 2**64 - 1, 2**39, 2**40 - 1, 2**26, 2**27 - 1, 255, 256],
+            dtype=np.uint64,
+        )
         return rng.choice(edges, shape)
     return rng.integers(0, FULL, shape, dtype=np.uint64, endpoint=True)
 

@@ -1,4 +1,6 @@
-"""Dealer and both servers in one process: arithmetic on handles, the one door, and errors that end in an error."""
+"""Dealer and both servers in one process: arithmetic on handles, the one door, and errors that end
+in an error.
+"""
 
 from __future__ import annotations
 
@@ -150,14 +152,20 @@ def test_nothing_reveals_by_accident(session: LocalSession, accident: Callable[[
 def test_no_text_shows_a_value(session: LocalSession) -> None:
     x = session.share_array(np.array([123.625, -7.5]))
     for text in (repr(x), str(x), f"{x}", f"{x!r}", "%s" % x, repr([x])):  # noqa: UP031  one more way to print
-        assert "123.6" not in text and "7.5" not in text and "shape=(2,)" in text and "owner" in text
+        assert (
+            "123.6" not in text and "7.5" not in text and "shape=(2,)" in text and "owner" in text
+        )
     assert np.array_equal(x.reveal(), [123.625, -7.5])
 
 
 def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: CompiledPlan) -> None:
     with compiled.session(batch=1) as other:
         foreign = other.share(numbers(1, 4, 4, 1))
-        for work in (session.run, session.reveal, lambda x: session.share_array(numbers(1, 4, 4, 1)) + x):
+        for work in (
+            session.run,
+            session.reveal,
+            lambda x: session.share_array(numbers(1, 4, 4, 1)) + x,
+        ):
             with pytest.raises(ForeignShare, match="share the value in this session"):
                 work(foreign)
 
@@ -204,10 +212,14 @@ def test_argmax_reveals_an_index() -> None:
     sorted_logits = np.sort(logits, axis=1)
     assert (sorted_logits[:, -1] - sorted_logits[:, -2]).min() > 20 * ULP  # no tie within the error
     assert np.array_equal(compiled(x, batch=2), logits.argmax(axis=1))
-    assert np.array_equal(compiled(x, "fixed"), logits.argmax(axis=1)) and compiled(x, "float").shape == (5,)
+    assert np.array_equal(compiled(x, "fixed"), logits.argmax(axis=1)) and compiled(
+        x, "float"
+    ).shape == (5,)
 
 
-@pytest.mark.parametrize("params", [PARAMS, Params(k=40, f=10, cipher="chacha20"), Params(k=40, f=10, weights="public")])
+@pytest.mark.parametrize(
+    "params", [PARAMS, Params(k=40, f=10, cipher="chacha20"), Params(k=40, f=10, weights="public")]
+)
 def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
     compiled = compiled_plan(params=params)
     x = numbers(3, 4, 4, 1)
@@ -216,7 +228,9 @@ def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
     assert (np.abs(secure - fixed) <= law(compiled) + 1e-12).all()
     compiled.save(tmp_path)
     again = CompiledPlan.load(tmp_path)
-    assert np.array_equal(again(x, "fixed"), fixed) and repr(again).startswith("CompiledPlan('tiny'")
+    assert np.array_equal(again(x, "fixed"), fixed) and repr(again).startswith(
+        "CompiledPlan('tiny'"
+    )
 
 
 def test_what_a_plan_does_not_admit(compiled: CompiledPlan, session: LocalSession) -> None:
@@ -244,7 +258,9 @@ def test_what_cannot_be_compiled() -> None:
 # errors end in an error, and the next run is right
 
 
-def fails_then_works(compiled: CompiledPlan, where: Any, error: type[BaseException], match: str) -> None:
+def fails_then_works(
+    compiled: CompiledPlan, where: Any, error: type[BaseException], match: str
+) -> None:
     x = numbers(2, 4, 4, 1)
     with compiled.session(batch=2) as session:
         shared = session.share(x)
@@ -255,7 +271,9 @@ def fails_then_works(compiled: CompiledPlan, where: Any, error: type[BaseExcepti
                 session.run(shared)
             assert time.monotonic() - start < SOON_S
         for _ in range(2):
-            assert (np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
+            assert (
+                np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12
+            ).all()
         product = session.share_array(numbers(2, 2)) @ session.share_array(numbers(2, 2))
         assert product.shape == (2, 2)
         rows = [ledger.counts(session._engines[0].session_id) for ledger in session._ledgers]
@@ -298,7 +316,12 @@ def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
     def short(_: DealerEngine, pair_id: str, nonces: Any, batch: int, send: Send) -> None:
         send(memoryview(b"abc"))
 
-    fails_then_works(compiled, mock.patch.object(DealerEngine, "deal", short), GpumpcError, "were announced and 3 came")
+    fails_then_works(
+        compiled,
+        mock.patch.object(DealerEngine, "deal", short),
+        GpumpcError,
+        "were announced and 3 came",
+    )
 
 
 def test_corrections_of_another_program(compiled: CompiledPlan) -> None:
@@ -319,14 +342,21 @@ def test_corrections_that_nobody_reads(compiled: CompiledPlan) -> None:
         corrections._n_read -= 4
         finish(corrections)
 
-    fails_then_works(compiled, mock.patch.object(MemoryCorrections, "finish", early), LeftoverCorrelations, "4 bytes")
+    fails_then_works(
+        compiled,
+        mock.patch.object(MemoryCorrections, "finish", early),
+        LeftoverCorrelations,
+        "4 bytes",
+    )
 
 
 def test_a_run_that_costs_more_than_declared(compiled: CompiledPlan) -> None:
     from gpumpc.wire.channel import FramedChannel
 
     measured = FramedChannel.measured
-    more = mock.patch.object(FramedChannel, "measured", lambda channel: measured(channel) + measured(channel))
+    more = mock.patch.object(
+        FramedChannel, "measured", lambda channel: measured(channel) + measured(channel)
+    )
     fails_then_works(compiled, more, CostMismatch, "the result was not released")
 
 
@@ -382,11 +412,15 @@ def test_a_selection_that_fails_is_dealt_for_again(compiled: CompiledPlan, n_ahe
         assert sorted(failed) == [0, 0, 1, 1]
         assert (np.abs(result.reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
         assert not session._pool.n_bytes_held
-        assert (np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
+        assert (
+            np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12
+        ).all()
 
 
 def test_released_shares_are_rerandomised(session: LocalSession, compiled: CompiledPlan) -> None:
-    """The dealer knows the masks in a step's output share; what leaves a server differs from it by what it cannot know."""
+    """The dealer knows the masks in a step's output share; what leaves a server differs from it by
+    what it cannot know.
+    """
     inside: dict[int, Additive] = {}
     run = type(session.program).run
 

@@ -35,7 +35,9 @@ def test_loopback_total_and_online() -> None:
 
 def test_link_delays_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "NETWORKS", {})
-    monkeypatch.setattr("gpumpc.measure.process_benchmark.NETWORKS", {"slow": relay.Shape(1e9, 0.1)})
+    monkeypatch.setattr(
+        "gpumpc.measure.process_benchmark.NETWORKS", {"slow": relay.Shape(1e9, 0.1)}
+    )
     compiled, x = tiny(), images(2)
     with Trial(compiled.plan, compiled.weights, [x], network="slow") as trial:
         trial.run()
@@ -75,7 +77,9 @@ def test_search_of_rows_at_rest() -> None:
 def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: bool) -> None:
     compiled, queries, rows = vectors()
     unlucky = "tests.measure.unlucky_party"
-    with Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial:
+    with Trial(
+        compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky
+    ) as trial:
         outcome = trial.run(dealt_before)
         assert nearest.differences(compiled.plan, queries, rows, outcome.value) == (0.0, 0)
         assert trial._next_batch == 3
@@ -86,7 +90,9 @@ def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, queries, rows = vectors()
     unlucky = "tests.measure.unlucky_party"
     with (
-        Trial(compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky) as trial,
+        Trial(
+            compiled.plan, compiled.weights, [queries, rows], operator="nearest", module=unlucky
+        ) as trial,
         pytest.raises(SelectionFailed, match="failed 2 times"),
     ):
         trial.run()

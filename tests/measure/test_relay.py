@@ -40,7 +40,11 @@ def echoing(shape: Shape) -> Iterator[tuple[Relay, tuple[str, int]]]:
     """A relay in front of an echo, and where its door is."""
     with socket.create_server(("127.0.0.1", 0)) as server, Relay(shape) as relay:
         threading.Thread(target=serve, args=(server,), daemon=True).start()
-        host, port = relay.door(f"tcp://127.0.0.1:{server.getsockname()[1]}").removeprefix("tcp://").split(":")
+        host, port = (
+            relay.door(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+            .removeprefix("tcp://")
+            .split(":")
+        )
         yield relay, (host, int(port))
         server.shutdown(socket.SHUT_RDWR)
 
@@ -95,7 +99,9 @@ def test_small_message_takes_a_round_trip() -> None:
 
 
 def test_short_delay_is_kept() -> None:
-    """Half a millisecond each way must not become one: the median of many, on a machine that may be busy."""
+    """Half a millisecond each way must not become one: the median of many, on a machine that may be
+    busy.
+    """
     with echoing(Shape(1e9, 0.001)) as (_, door), dial(door) as end:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         times = sorted(there_and_back(end, b"x")[1] for _ in range(40))
@@ -110,7 +116,8 @@ def test_rate_holds_each_way_and_both_ways_at_once() -> None:
         answer, seconds = there_and_back(end, data)
         assert relay.passed_bytes == (len(data), len(data))
     assert answer == data
-    # Both directions carry everything at the same time: half a second, not a whole one; a burst passes at once.
+    # Both directions carry everything at the same time: half a second, not a whole one; a burst
+    # passes at once.
     assert (len(data) - (1 << 12)) / rate * 0.95 <= seconds < len(data) / rate * 1.6 + SLACK_S
 
 

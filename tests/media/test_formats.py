@@ -42,7 +42,9 @@ def test_depths_are_exact(tmp_path, suffix):
 def test_a_window_is_for_more_than_8_bits(tmp_path):
     Image.fromarray(GREY16).save(tmp_path / "deep.png")
     Image.fromarray(GREY8).save(tmp_path / "flat.png")
-    (deep,), (flat,) = (read(tmp_path / name, window=(1000.0, 400.0)) for name in ("deep.png", "flat.png"))
+    (deep,), (flat,) = (
+        read(tmp_path / name, window=(1000.0, 400.0)) for name in ("deep.png", "flat.png")
+    )
     np.testing.assert_allclose(deep[..., 0], np.clip((GREY16 - 800.0) / 400.0, 0, 1), atol=1e-6)
     np.testing.assert_allclose(flat[..., 0], GREY8 / 255.0, atol=1e-6)
 
@@ -50,7 +52,9 @@ def test_a_window_is_for_more_than_8_bits(tmp_path):
 def test_other_modes_of_a_picture(tmp_path):
     Image.fromarray(GREY8 > 127).save(tmp_path / "bits.png")
     assert set(np.unique(read(tmp_path / "bits.png")[0])) == {0.0, 1.0}
-    Image.fromarray(COLOUR).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+    Image.fromarray(COLOUR).convert("P", palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / "palette.png"
+    )
     assert read(tmp_path / "palette.png")[0].shape == (20, 30, 3)
     Image.fromarray(np.dstack([COLOUR, GREY8])).save(tmp_path / "alpha.png")
     np.testing.assert_allclose(read(tmp_path / "alpha.png")[0], COLOUR / 255.0, atol=1e-6)
@@ -87,7 +91,9 @@ def test_the_recipe_gives_size_and_channels(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "colour.png")
     for item in read_images(tmp_path, LITE0_INPUT):
         assert isinstance(item, Item) and item.pixels.shape == (64, 64, 3)
-        assert (item.path.name == "grey.png") == np.array_equal(item.pixels[..., 0], item.pixels[..., 2])
+        assert (item.path.name == "grey.png") == np.array_equal(
+            item.pixels[..., 0], item.pixels[..., 2]
+        )
     one = Preprocessing((10, 15), (0.0,), (1.0,))
     grey = read_image(tmp_path / "colour.png", one)[0].pixels
     assert grey.shape == (10, 15, 1)
@@ -107,9 +113,12 @@ def test_slices_of_a_volume(tmp_path, name):
     values = volume(made)
     made.rename(tmp_path / name)
     window = (0.0, 1000.0)
-    # An identity affine is right, front, up: what a radiologist sees has left, back and down in front.
+    # An identity affine is right, front, up: what a radiologist sees has left, back and down in
+    # front.
     seen = np.clip((values[::-1, ::-1, ::-1] + 500.0) / 1000.0, 0, 1)
-    axial, coronal, sagittal = (read(tmp_path / name, axis=axis, window=window) for axis in (2, 1, 0))
+    axial, coronal, sagittal = (
+        read(tmp_path / name, axis=axis, window=window) for axis in (2, 1, 0)
+    )
     assert (len(sagittal), len(coronal), len(axial)) == values.shape
     np.testing.assert_allclose(axial[2][..., 0], seen[:, :, ::-1][:, :, 2].T, atol=1e-6)
     np.testing.assert_allclose(coronal[2][..., 0], seen[:, 2, :].T, atol=1e-6)
@@ -124,13 +133,18 @@ def test_the_way_a_volume_is_stored_does_not_show(tmp_path):
     turned = nibabel.Nifti1Image(values[::-1].transpose(0, 2, 1), flipped @ np.eye(4)[[0, 2, 1, 3]])
     nibabel.save(turned, tmp_path / "b.nii")
     for axis in (0, 1, 2):
-        np.testing.assert_array_equal(read(tmp_path / "a.nii", axis=axis), read(tmp_path / "b.nii", axis=axis))
+        np.testing.assert_array_equal(
+            read(tmp_path / "a.nii", axis=axis), read(tmp_path / "b.nii", axis=axis)
+        )
 
 
 def test_volumes_of_other_forms(tmp_path):
     volume(tmp_path / "time.nii", shape=(4, 5, 6, 2))
     assert len(read(tmp_path / "time.nii")) == 12
-    nibabel.save(nibabel.Nifti2Image(np.ones((4, 5, 6), dtype=np.float32), np.eye(4)), tmp_path / "second.nii")
+    nibabel.save(
+        nibabel.Nifti2Image(np.ones((4, 5, 6), dtype=np.float32), np.eye(4)),
+        tmp_path / "second.nii",
+    )
     assert len(read(tmp_path / "second.nii")) == 6
     volume(tmp_path / "five.nii", shape=(3, 3, 3, 2, 2))
     with pytest.raises(UnreadableImage, match="2 to 4 axes"):
@@ -142,7 +156,10 @@ def test_volumes_of_other_forms(tmp_path):
 
 
 def test_what_cannot_be_asked_for(tmp_path):
-    for recipe in (Preprocessing((4, 4), (0.0,) * 2, (1.0,) * 2), Preprocessing((4, 4), (0.0,), (1.0,), (40.0, 0.0))):
+    for recipe in (
+        Preprocessing((4, 4), (0.0,) * 2, (1.0,) * 2),
+        Preprocessing((4, 4), (0.0,), (1.0,), (40.0, 0.0)),
+    ):
         with pytest.raises(BadValue):
             read_images(tmp_path, recipe)
     with pytest.raises(BadValue, match="no axis 3"):

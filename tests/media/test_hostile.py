@@ -1,4 +1,6 @@
-"""Files that are damaged or made to harm: refused within 5 s, by name, and the files beside them go through."""
+"""Files that are damaged or made to harm: refused within 5 s, by name, and the files beside them go
+through.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ import numpy as np
 import pytest
 
 from gpumpc.media import read
-from gpumpc.media.child_messages import IMAGE, REFUSED, Header, Options, parse_header, parse_pixels, parse_refusal, refusal
+from gpumpc.media.child_messages import (
+    IMAGE,
+    REFUSED,
+    Header,
+    Options,
+    parse_header,
+    parse_pixels,
+    parse_refusal,
+    refusal,
+)
 from gpumpc.media.read import Item, Limits, Refused, read_images
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
@@ -34,7 +45,12 @@ def dicom(path: Path, data: bytes, syntax=pydicom.uid.ExplicitVRLittleEndian, **
     meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID = syntax, "1.2.3"
     meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     dataset = pydicom.dataset.FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
-    standard = {"Rows": 8, "Columns": 8, "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    standard = {
+        "Rows": 8,
+        "Columns": 8,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+    }
     bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
     for name, value in {**standard, **bits, **elements}.items():
         setattr(dataset, name, value)
@@ -50,7 +66,9 @@ def bombs(folder: Path) -> dict[str, str]:
     blank = io.BytesIO()
     Image.new("L", (5700, 5700)).save(blank, "JPEG2000")
     frames = pydicom.encaps.encapsulate([blank.getvalue()] * 8)
-    dicom(folder / "j2k.dcm", frames, pydicom.uid.JPEG2000, Rows=5700, Columns=5700, NumberOfFrames=8)
+    dicom(
+        folder / "j2k.dcm", frames, pydicom.uid.JPEG2000, Rows=5700, Columns=5700, NumberOfFrames=8
+    )
     dicom(folder / "deflate.dcm", bytes(300 << 20), pydicom.uid.DeflatedExplicitVRLittleEndian)
     picture = bytearray(good(folder / "bomb.png").read_bytes())
     picture[16:24] = (30000).to_bytes(4, "big") * 2
@@ -104,7 +122,9 @@ def test_bad_files_are_refused_in_time_and_the_good_go_through(tmp_path):
 
 
 def stand_in(monkeypatch, tmp_path: Path, body: str) -> None:
-    """A reader process that a file has taken over: it does `body` when asked for a file named `evil`."""
+    """A reader process that a file has taken over: it does `body` when asked for a file named
+    `evil`.
+    """
     package = tmp_path / "elsewhere" / "gpumpc"
     (package / "media").mkdir(parents=True)
     for folder in (package, package / "media"):
@@ -133,9 +153,15 @@ for line in sys.stdin.buffer:
         ("out.write(b'G' * 30)", "nonsense"),
         (f"out.write({Header(IMAGE, 60000, 60000, 3).pack()!r})", "nonsense"),
         (f"out.write({Header(IMAGE, 1, 1, 1).pack()!r} + struct.pack('<f', 7.0))", "nonsense"),
-        (f"out.write({Header(IMAGE, 1, 1, 1).pack()!r} + struct.pack('<f', float('nan')))", "nonsense"),
+        (
+            f"out.write({Header(IMAGE, 1, 1, 1).pack()!r} + struct.pack('<f', float('nan')))",
+            "nonsense",
+        ),
         (f"out.write({Header(2).pack()!r})", "no image in it"),
-        (f"[out.write({Header(IMAGE, 1, 1, 1).pack()!r} + bytes(4)) for _ in range(5000)]", "nonsense"),
+        (
+            f"[out.write({Header(IMAGE, 1, 1, 1).pack()!r} + bytes(4)) for _ in range(5000)]",
+            "nonsense",
+        ),
     ],
 )
 def test_a_reader_that_dies_or_lies_costs_one_file(tmp_path, monkeypatch, body, words):
@@ -172,7 +198,13 @@ def test_messages_are_strict():
     options = Options(size=(2, 3), channels=3)
     header = parse_header(Header(IMAGE, 2, 3, 3).pack(), options)
     assert parse_pixels(header, bytes(72)).shape == (2, 3, 3)
-    wrong = [Header(IMAGE, 3, 2, 3), Header(IMAGE, 2, 3, 1), Header(IMAGE, 2, 3, 2), Header(7), Header(REFUSED, 5000)]
+    wrong = [
+        Header(IMAGE, 3, 2, 3),
+        Header(IMAGE, 2, 3, 1),
+        Header(IMAGE, 2, 3, 2),
+        Header(7),
+        Header(REFUSED, 5000),
+    ]
     for header in (*wrong, Header(2, 1), Header(REFUSED, 3, 1)):
         with pytest.raises(ValueError, match="not a header"):
             parse_header(header.pack(), options)

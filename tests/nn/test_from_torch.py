@@ -10,7 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpumpc.errors import BadValue, ConfigError, MissingFile, OutOfRange, PlanError, UnsupportedOperator
+from gpumpc.errors import (
+    BadValue,
+    ConfigError,
+    MissingFile,
+    OutOfRange,
+    PlanError,
+    UnsupportedOperator,
+)
 from gpumpc.models.lenet import lenet
 from gpumpc.models.lite0 import Lite0, lite0, lite0_untrained
 from gpumpc.models.resnet import resnet18
@@ -69,7 +76,9 @@ def test_named_networks_match_torch(batch):
 def test_lite0_has_the_published_count_of_relu6():
     graph = imported(lite0_untrained(), 3, 64, 64)
     shapes = graph.shapes()
-    count = sum(int(np.prod(shapes[layer.name])) for layer in graph.layers if isinstance(layer, Clamp))
+    count = sum(
+        int(np.prod(shapes[layer.name])) for layer in graph.layers if isinstance(layer, Clamp)
+    )
     assert (count, shapes[graph.output.name]) == (502_656, (1280,))
     stem = next(layer for layer in graph.layers if layer.name == "_conv_stem")
     assert isinstance(stem, Conv2d) and stem.padding == (0, 1, 0, 1)
@@ -111,11 +120,15 @@ def test_convolutions(name):
 
 MODULES = {
     "batch norm": nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU()),
-    "two batch norms": nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.BatchNorm2d(6, affine=False)),
+    "two batch norms": nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.BatchNorm2d(6, affine=False)
+    ),
     "batch norm first": nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, padding=1)),
     "batch norm on linear": nn.Sequential(nn.Flatten(), nn.Linear(396, 5), nn.BatchNorm1d(5)),
     "relu in place": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), nn.Dropout(0.5)),
-    "relu after flatten": nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Dropout(0.5), nn.Linear(396, 5)),
+    "relu after flatten": nn.Sequential(
+        nn.Flatten(), nn.ReLU(), nn.Dropout(0.5), nn.Linear(396, 5)
+    ),
     "clamps": nn.Sequential(nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.Hardtanh(0.0, 2.0)),
     "max pool": nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), nn.MaxPool2d((2, 1))),
     "avg pool": nn.Sequential(nn.AvgPool2d((3, 2), stride=(2, 3)), nn.Flatten(), nn.Linear(64, 2)),
@@ -161,7 +174,9 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "norm": nn.BatchNorm2d(4)}
-    if name == "unused branch":  # traced, but nothing of the result depends on it: still refused, by its name
+    if (
+        name == "unused branch"
+    ):  # traced, but nothing of the result depends on it: still refused, by its name
         with pytest.raises(UnsupportedOperator, match="mean"):
             imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
         return
@@ -176,9 +191,18 @@ def test_names_come_from_module_paths():
     block = nn.Sequential()
     block.add_module("conv", nn.Conv2d(4, 4, 1))
     block.add_module("act", nn.ReLU())
-    graph = imported(Fn(lambda m, x: F.relu(m.features(m.features(x))), features=nn.Sequential(block)), 4, 5, 5)
+    graph = imported(
+        Fn(lambda m, x: F.relu(m.features(m.features(x))), features=nn.Sequential(block)), 4, 5, 5
+    )
     names = [layer.name for layer in graph.layers]
-    expected = ["input", "features.0.conv", "features.0.act", "features.0.conv_2", "features.0.act_2", "relu"]
+    expected = [
+        "input",
+        "features.0.conv",
+        "features.0.act",
+        "features.0.conv_2",
+        "features.0.act_2",
+        "relu",
+    ]
     assert names == expected
 
 
@@ -220,14 +244,21 @@ REFUSED = {
     "dropout": (lambda m, x: F.dropout(x, 0.5, training=True), "training mode"),
     "computed weight": (lambda m, x: F.linear(x.flatten(1), x.flatten(1)), "computed while"),
     "norm of a vector": (lambda m, x: m.norm(x.mean((2, 3))), "batch_norm"),
-    "in place on a view": (lambda m, x: (y := m.conv(x), y.flatten(1).relu_(), y)[-1], "flattened view"),
+    "in place on a view": (
+        lambda m, x: (y := m.conv(x), y.flatten(1).relu_(), y)[-1],
+        "flattened view",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_operator_path_and_cure(name):
     body, words = REFUSED[name]
-    parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "dilated": nn.Conv2d(4, 4, 3, dilation=2)}
+    parts = {
+        "conv": nn.Conv2d(4, 4, 1),
+        "fc": nn.Linear(396, 5),
+        "dilated": nn.Conv2d(4, 4, 3, dilation=2),
+    }
     module = Fn(body, **parts, norm=nn.BatchNorm1d(4))
     module.bias = nn.Parameter(torch.zeros(1, 4, 9, 11))
     module.rows = nn.Parameter(torch.zeros(5, 11))

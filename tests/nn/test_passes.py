@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import PlanError, UnsupportedOperator
-from gpumpc.nn.graph import Add, AnyLayer, Clamp, Concat, Conv2d, Flatten, Graph, Input, Linear, MaxPool, ReLU
+from gpumpc.nn.graph import (
+    Add,
+    AnyLayer,
+    Clamp,
+    Concat,
+    Conv2d,
+    Flatten,
+    Graph,
+    Input,
+    Linear,
+    MaxPool,
+    ReLU,
+)
 from gpumpc.nn.passes import (
     Affine,
     Pad,
@@ -43,7 +55,9 @@ def test_batch_norm_is_an_affine_map():
     gamma, beta, mean, x = RNG.normal(size=(4, 5))
     var = RNG.uniform(0.1, 2, 5)
     scale, shift = batch_norm_affine(gamma, beta, mean, var, 1e-3)
-    np.testing.assert_allclose(scale * x + shift, (x - mean) / np.sqrt(var + 1e-3) * gamma + beta, rtol=1e-12)
+    np.testing.assert_allclose(
+        scale * x + shift, (x - mean) / np.sqrt(var + 1e-3) * gamma + beta, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -56,7 +70,9 @@ def test_affine_is_folded_or_becomes_a_depthwise_layer(shared):
     conv = evaluate_float(Graph((IMAGE, CONV)), weights, x)
     expected = conv * weights["n.scale"] + weights["n.shift"]
     graph = Graph(tuple(fold_padding(layers)))
-    np.testing.assert_allclose(evaluate_float(graph, folded, x), expected + conv if shared else expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        evaluate_float(graph, folded, x), expected + conv if shared else expected, rtol=1e-10
+    )
     assert names(layers) == (["x", "c", "n", "a"] if shared else ["x", "c"])
     assert all(np.array_equal(before[name], weights[name]) for name in before)
 
@@ -69,7 +85,10 @@ def test_affine_on_a_bare_vector_is_refused():
 
 def test_chained_padding_is_folded_into_every_reader():
     pads = [Pad("p1", ("x",), (1, 0, 0, 2)), Pad("p2", ("p1",), (0, 1, 0, 0))]
-    readers = [Conv2d("c", ("p2",), (3, 3), 4, padding=(1, 1, 1, 1)), Conv2d("d", ("p1",), (3, 3), 4)]
+    readers = [
+        Conv2d("c", ("p2",), (3, 3), 4, padding=(1, 1, 1, 1)),
+        Conv2d("d", ("p1",), (3, 3), 4),
+    ]
     folded = fold_padding([IMAGE, *pads, *readers, Concat("j", ("c", "c"))])
     assert names(folded) == ["x", "c", "d", "j"]
     assert [(layer.inputs, layer.padding) for layer in folded if isinstance(layer, Conv2d)] == [
@@ -78,7 +97,9 @@ def test_chained_padding_is_folded_into_every_reader():
     ]
 
 
-@pytest.mark.parametrize("tail", [[MaxPool("m", ("p",), (2, 2), (2, 2))], [Add("a", ("x", "p"))], []])
+@pytest.mark.parametrize(
+    "tail", [[MaxPool("m", ("p",), (2, 2), (2, 2))], [Add("a", ("x", "p"))], []]
+)
 def test_padding_for_anything_else_is_refused(tail):
     with pytest.raises(UnsupportedOperator, match="pad at 'p'"):
         fold_padding([IMAGE, Pad("p", ("x",), (1, 1, 1, 1)), *tail])

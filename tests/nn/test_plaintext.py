@@ -42,7 +42,9 @@ def naive_conv(x, weight, bias, stride, padding, groups):
     for b, i, j, o in np.ndindex(*out.shape):
         g = o // (width // groups)
         window = x[b, i * stride[0] : i * stride[0] + kh, j * stride[1] : j * stride[1] + kw]
-        out[b, i, j, o] = (window[..., g * depth : (g + 1) * depth] * weight[..., o]).sum() + bias[o]
+        out[b, i, j, o] = (window[..., g * depth : (g + 1) * depth] * weight[..., o]).sum() + bias[
+            o
+        ]
     return out
 
 
@@ -52,7 +54,9 @@ def test_conv_is_the_definition(groups, width, stride, padding):
     weight, bias = RNG.normal(size=(3, 2, 4 // groups, width)), RNG.normal(size=width)
     layer = Conv2d("c", ("x",), (3, 2), width, stride, padding, groups)
     x, got = run(layer, weights={"c.weight": weight, "c.bias": bias})
-    np.testing.assert_allclose(got, naive_conv(x, weight, bias, stride, padding, groups), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        got, naive_conv(x, weight, bias, stride, padding, groups), rtol=1e-12, atol=1e-12
+    )
     assert got.shape[1:] == Graph((IMAGE, layer)).shapes()["c"]
 
 
@@ -63,12 +67,18 @@ def test_pools_are_the_definition():
         assert got[b, i, j, c] == padded[b, 2 * i : 2 * i + 3, 2 * j : 2 * j + 2, c].max()
     x, got = run(AvgPool("p", ("x",), (3, 2), (2, 1)))
     for b, i, j, c in np.ndindex(*got.shape):
-        assert got[b, i, j, c] == pytest.approx(x[b, 2 * i : 2 * i + 3, j : j + 2, c].mean(), abs=1e-12)
+        assert got[b, i, j, c] == pytest.approx(
+            x[b, 2 * i : 2 * i + 3, j : j + 2, c].mean(), abs=1e-12
+        )
 
 
 def test_the_small_layers():
-    x, got = run(ReLU("r", ("x",)), Clamp("k", ("x",), 0.5), Add("a", ("r", "k")), Concat("c", ("a", "x")))
-    np.testing.assert_array_equal(got, np.concatenate([np.maximum(x, 0) + np.clip(x, 0, 0.5), x], axis=-1))
+    x, got = run(
+        ReLU("r", ("x",)), Clamp("k", ("x",), 0.5), Add("a", ("r", "k")), Concat("c", ("a", "x"))
+    )
+    np.testing.assert_array_equal(
+        got, np.concatenate([np.maximum(x, 0) + np.clip(x, 0, 0.5), x], axis=-1)
+    )
     weights = {"l.weight": RNG.normal(size=(168, 5)), "l.bias": RNG.normal(size=5)}
     x, got = run(Flatten("f", ("x",)), Linear("l", ("f",), 5), Argmax("m", ("l",)), weights=weights)
     logits = x.reshape(2, -1) @ weights["l.weight"] + weights["l.bias"]

@@ -1,4 +1,6 @@
-"""The ledger: a batch number is used once, also across crashes, restarts, threads and full disks."""
+"""The ledger: a batch number is used once, also across crashes, restarts, threads and full
+disks.
+"""
 
 import os
 import signal
@@ -24,7 +26,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    head = "import os, sys, signal, resource\nfrom pathlib import Path\nfrom gpumpc.offline.ledger import Ledger\n"
+    head = (
+        "import os, sys, signal, resource\nfrom pathlib import Path\nfrom "
+        "gpumpc.offline.ledger "
+        "import Ledger\n"
+    )
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
@@ -100,7 +106,8 @@ def test_after_reopening_nothing_can_be_used_again(path: Path) -> None:
 
 def test_kill_9_between_reserve_and_spend_burns(path: Path) -> None:
     killed = run(
-        "ledger = Ledger(Path(sys.argv[1])); ledger.reserve(bytes(16), 0); ledger.spend(bytes(16), 0)\n"
+        "ledger = Ledger(Path(sys.argv[1])); ledger.reserve(bytes(16), 0); ledger.spend(bytes(16), "
+        "0)\n"
         "ledger.reserve(bytes(16), 1); ledger.nonce(b'p'); os.kill(os.getpid(), signal.SIGKILL)",
         path,
     )

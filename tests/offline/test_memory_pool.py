@@ -1,4 +1,6 @@
-"""Corrections inside one process: read while they are written, once, to the last byte; no reader waits for a dead dealer."""
+"""Corrections inside one process: read while they are written, once, to the last byte; no reader
+waits for a dead dealer.
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,9 @@ def test_who_reads_along_hears_that_no_more_comes(pool: Pool) -> None:
     assert names(pool) == set() and not pool.ahead(A, 0)
 
 
-def test_who_reads_along_hears_of_the_end_also_where_the_disk_refuses(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_along_hears_of_the_end_also_where_the_disk_refuses(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = pool.writer(A, 0, 6)
     corrections = pool.take(A, 0, 0)
 
@@ -142,7 +144,9 @@ def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) ->
 
 
 def test_a_batch_may_be_taken_at_any_moment_of_its_arrival(pool: Pool) -> None:
-    """Taken by another thread while it is written and committed: all of it is read, whichever came first."""
+    """Taken by another thread while it is written and committed: all of it is read, whichever came
+    first.
+    """
     for batch in range(60):
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             arriving = threads.submit(put, pool, A, batch, b"abcdefgh")
@@ -268,7 +272,11 @@ for n in (100_000, 50_100):
 print(sorted(p.name for p in pool.folder.iterdir()), pool.wanted(bytes(16), 0, 10**9 - 4))
 """
     full = subprocess.run(
-        [sys.executable, "-c", code, str(pool.folder)], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", code, str(pool.folder)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
     )
     assert full.stdout.count("free some space") == 2 and str(pool.folder) in full.stdout
     assert full.stdout.splitlines()[-1] == f"['{A.hex()}.0.corr', 'lock'] [0]"

@@ -1,17 +1,19 @@
-"""The oracle: what every layer of a secure run holds, bit for bit, from the formulas and the seeds alone.
+"""The oracle: what every layer of a secure run holds, bit for bit, from the formulas and the seeds
+alone.
 
-Written from the protocol book (sections 2 to 8), not from the engine: its ring arithmetic, its convolution, its scales
-and its rounding are its own. From the package it takes the layer records, the key derivation and the stream cipher, no
-more.
+Written from the protocol book (sections 2 to 8), not from the engine: its ring arithmetic, its
+convolution, its scales and its rounding are its own. From the package it takes the layer records,
+the key derivation and the stream cipher, no more.
 
 Why seeds suffice when weights are private. With E = X - A and F = W - Bm, all modulo 2^k,
 
     z_0 = E o W_0 + A_0 o F + C_0 + b_0,    W_0 = F + Bm_0,
 
-and everything on the right is X, W, or drawn from a seed that the oracle is given: A and Bm from both roots, C_0 from
-server 0's, b_0 from the weight owner's. The product Z = X o W + b is exact, so z_1 = Z - z_0; truncated by s bits that
-is ((z_0 + 2^s - 1) mod 2^k >> s) + (z_1 mod 2^k >> s). Every other layer is exact on the value: its shares do not
-matter. With public weights z_0 = X_0 o W depends on the share of X that the protocol before left: the oracle declines.
+and everything on the right is X, W, or drawn from a seed that the oracle is given: A and Bm from
+both roots, C_0 from server 0's, b_0 from the weight owner's. The product Z = X o W + b is exact, so
+z_1 = Z - z_0; truncated by s bits that is ((z_0 + 2^s - 1) mod 2^k >> s) + (z_1 mod 2^k >> s).
+Every other layer is exact on the value: its shares do not matter. With public weights z_0 = X_0 o W
+depends on the share of X that the protocol before left: the oracle declines.
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ def signed(words: Words, bits: int) -> Ints:
     return ((words ^ top) - top).view(np.int64)
 
 
-def draw(params: Params, tree: SeedTree, step: str, name: str, shape: Sequence[int], bits: int) -> Words:
+def draw(
+    params: Params, tree: SeedTree, step: str, name: str, shape: Sequence[int], bits: int
+) -> Words:
     """Uniform words modulo 2^bits: the low bits of the little-endian words of the name's stream."""
     size = word_bytes(bits)
     stream = expand(params.cipher, tree.key(step, name), math.prod(shape) * size)
@@ -134,13 +138,17 @@ def _taps(x: npt.NDArray[Integer], axis: int, size: int, stride: int) -> list[np
 
 
 def _channels(x: Words, w: Words, groups: int) -> Words:
-    """(.., Cin) times (Cin / groups, Cout): the outputs of a group read the inputs of that group."""
+    """(.., Cin) times (Cin / groups, Cout): the outputs of a group read the inputs of that
+    group.
+    """
     depth, width = w.shape[0], w.shape[1] // groups
     if depth == 1:
         return np.asarray(np.repeat(x, width, axis=-1) * w[0])
     flat = x.reshape(-1, x.shape[-1])
     parts = [
-        flat[:, n * depth : (n + 1) * depth] @ np.ascontiguousarray(w[:, n * width : (n + 1) * width]) for n in range(groups)
+        flat[:, n * depth : (n + 1) * depth]
+        @ np.ascontiguousarray(w[:, n * width : (n + 1) * width])
+        for n in range(groups)
     ]
     return np.concatenate(parts, axis=1).reshape(*x.shape[:-1], -1)
 
@@ -149,8 +157,14 @@ def _channels(x: Words, w: Words, groups: int) -> Words:
 
 
 def kept(graph: g.Graph, layer: Product) -> bool:
-    """Whether a product stays at product scale: what only an argmax or a top-k reads, or nobody, is not truncated."""
-    return all(isinstance(reader, g.Argmax | g.TopK) for reader in graph.layers if layer.name in reader.inputs)
+    """Whether a product stays at product scale: what only an argmax or a top-k reads, or nobody, is
+    not truncated.
+    """
+    return all(
+        isinstance(reader, g.Argmax | g.TopK)
+        for reader in graph.layers
+        if layer.name in reader.inputs
+    )
 
 
 def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
@@ -161,7 +175,9 @@ def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
             case g.Input():
                 found[layer.name] = Scale(f)
             case g.Conv2d() | g.Linear():
-                found[layer.name] = Scale(found[layer.inputs[0]].frac + f if kept(graph, layer) else f)
+                found[layer.name] = Scale(
+                    found[layer.inputs[0]].frac + f if kept(graph, layer) else f
+                )
             case g.AvgPool():
                 source, area = found[layer.inputs[0]], math.prod(layer.window)
                 power = area.bit_length() - 1
@@ -182,14 +198,22 @@ def quantised(values: npt.ArrayLike, units: float) -> Ints:
     return np.rint(np.asarray(values, dtype=np.float64) * units).astype(np.int64)
 
 
-def integer_weights(graph: g.Graph, f: int, weights: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, Ints]:
-    """Weights at scale 2^f, divided by the divisor their operand brings; biases at the product's scale."""
+def integer_weights(
+    graph: g.Graph, f: int, weights: Mapping[str, npt.NDArray[np.floating]]
+) -> dict[str, Ints]:
+    """Weights at scale 2^f, divided by the divisor their operand brings; biases at the product's
+    scale.
+    """
     at, integers = scales(graph, f), dict[str, Ints]()
     for layer in graph.layers:
         if isinstance(layer, g.Conv2d | g.Linear):
             source = at[layer.inputs[0]]
-            integers[f"{layer.name}.weight"] = quantised(weights[f"{layer.name}.weight"], 2.0**f / source.divisor)
-            integers[f"{layer.name}.bias"] = quantised(weights[f"{layer.name}.bias"], 2.0 ** (source.frac + f))
+            integers[f"{layer.name}.weight"] = quantised(
+                weights[f"{layer.name}.weight"], 2.0**f / source.divisor
+            )
+            integers[f"{layer.name}.bias"] = quantised(
+                weights[f"{layer.name}.bias"], 2.0 ** (source.frac + f)
+            )
     return integers
 
 
@@ -211,15 +235,23 @@ class Oracle:
     """Predicts batches of one network under private weights.
 
     Args:
-        weights: signed integers by `NAME.weight` and `NAME.bias`, at the scales of `integer_weights`.
+        weights: signed integers by `NAME.weight` and `NAME.bias`, at the scales of
+            `integer_weights`.
         ks: bits of the product of a layer, where they are not k.
     """
 
     def __init__(
-        self, graph: g.Graph, params: Params, weights: Mapping[str, Ints], seeds: Seeds, ks: Mapping[str, int] | None = None
+        self,
+        graph: g.Graph,
+        params: Params,
+        weights: Mapping[str, Ints],
+        seeds: Seeds,
+        ks: Mapping[str, int] | None = None,
     ) -> None:
         if params.weights != "private":
-            raise ValueError("with public weights the rounding depends on shares that no seed alone determines")
+            raise ValueError(
+                "with public weights the rounding depends on shares that no seed alone determines"
+            )
         self.graph, self.params, self.seeds = graph, params, seeds
         self.scales, self._ks = scales(graph, params.f), ks or {}
         session = weight_session(seeds.version, seeds.pair_id)
@@ -231,7 +263,9 @@ class Oracle:
             if isinstance(layer, g.Conv2d | g.Linear)
         }
 
-    def _static_of(self, name: str, weights: Mapping[str, Ints], masks: list[SeedTree], owner: SeedTree) -> _Static:
+    def _static_of(
+        self, name: str, weights: Mapping[str, Ints], masks: list[SeedTree], owner: SeedTree
+    ) -> _Static:
         weight, bias = (weights[f"{name}.{part}"].view(np.uint64) for part in ("weight", "bias"))
         k = self.k_of(name)
         bm_0, bm_1 = (draw(self.params, tree, name, "Bm", weight.shape, k) for tree in masks)
@@ -247,10 +281,16 @@ class Oracle:
     def opened_bits(self, name: str) -> int:
         """Bits in which a value is opened: as many as the widest product that reads it has."""
         layers = self.graph.layers
-        return max(self.k_of(r.name) for r in layers if name in r.inputs and isinstance(r, g.Conv2d | g.Linear))
+        return max(
+            self.k_of(r.name)
+            for r in layers
+            if name in r.inputs and isinstance(r, g.Conv2d | g.Linear)
+        )
 
     def predict(self, x: Ints, batch: int) -> Prediction:
-        """Every layer of the batch with this number, on integer inputs (B, *shape): all B of them, padding included."""
+        """Every layer of the batch with this number, on integer inputs (B, *shape): all B of them,
+        padding included.
+        """
         trees = [SeedTree(root, self.seeds.session_id, batch) for root in self.seeds.roots]
         run = _Batch(self, trees[0], trees[1])
         for layer in self.graph.layers:
@@ -278,7 +318,9 @@ class _Batch:
             case g.ReLU():
                 return np.asarray(np.maximum(inputs[0], 0))
             case g.Clamp():
-                return np.clip(inputs[0], 0, round(layer.high * self.oracle.scales[layer.inputs[0]].units))
+                return np.clip(
+                    inputs[0], 0, round(layer.high * self.oracle.scales[layer.inputs[0]].units)
+                )
             case g.MaxPool():
                 return _pooled(inputs[0], layer.window, layer.stride, layer.padding, np.maximum)
             case g.AvgPool():
@@ -315,7 +357,12 @@ class _Batch:
         step = layer.name if keep else f"{layer.name}/product"
         c_0 = draw(self.params, self.trees[0], step, "C", z.shape, k)
         # z_0 = E o W_0 + A_0 o F + C_0 + b_0;  z_1 = Z - z_0
-        z_0 = bilinear(layer, e, static.weight_0) + bilinear(layer, a_0, static.opened) + c_0 + static.bias_0
+        z_0 = (
+            bilinear(layer, e, static.weight_0)
+            + bilinear(layer, a_0, static.opened)
+            + c_0
+            + static.bias_0
+        )
         z_0, z_1 = reduced(z_0, k), reduced(z - z_0, k)
         self.found.shares[layer.name] = z_0, z_1
         self.found.products[layer.name] = signed(z, k)

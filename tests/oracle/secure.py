@@ -1,7 +1,8 @@
 """A secure run with everything written down: what an oracle must know, and what it must predict.
 
-Both servers' engines and the dealer are those of the package, in one process. Each engine's program also keeps the
-output share of every step, so that a test or a benchmark can add the two and compare.
+Both servers' engines and the dealer are those of the package, in one process. Each engine's program
+also keeps the output share of every step, so that a test or a benchmark can add the two and
+compare.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ Output = Additive | Masked
 
 @contextlib.contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Roots, keys, names and nonces from a number instead of the system: a run that fails must fail again."""
+    """Roots, keys, names and nonces from a number instead of the system: a run that fails must fail
+    again.
+    """
     count = itertools.count()
 
     def token_bytes(nbytes: int | None = None) -> bytes:
@@ -43,9 +46,14 @@ def drawn_from(seed: int) -> Iterator[None]:
 
     def nonce(ledger: Ledger, program_id: bytes) -> bytes:
         # The two servers' threads ask in any order, so a nonce depends on who asks.
-        return hashlib.shake_256(f"{seed}, {ledger.path.parent.name}".encode() + program_id).digest(NONCE_BYTES)
+        return hashlib.shake_256(f"{seed}, {ledger.path.parent.name}".encode() + program_id).digest(
+            NONCE_BYTES
+        )
 
-    with mock.patch.object(secrets, "token_bytes", token_bytes), mock.patch.object(Ledger, "nonce", nonce):
+    with (
+        mock.patch.object(secrets, "token_bytes", token_bytes),
+        mock.patch.object(Ledger, "nonce", nonce),
+    ):
         yield
 
 
@@ -66,7 +74,9 @@ class RecordingProgram(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One batch as it ran: its number, the values of both servers by name, and the result as reals."""
+    """One batch as it ran: its number, the values of both servers by name, and the result as
+    reals.
+    """
 
     number: int
     seen: tuple[Mapping[str, Output], Mapping[str, Output]]
@@ -86,7 +96,9 @@ class SecureRun(local.LocalSession):
         with mock.patch.object(local, "split_weights", kept):
             super().__init__(plan, weights, batch, backend)
         self._weight_seed = sent[0]
-        fields = {field.name: getattr(self.program, field.name) for field in dataclasses.fields(Program)}
+        fields = {
+            field.name: getattr(self.program, field.name) for field in dataclasses.fields(Program)
+        }
         self._programs = RecordingProgram(**fields), RecordingProgram(**fields)
         for engine, program in zip(self._engines, self._programs, strict=True):
             engine.program = program
@@ -99,7 +111,13 @@ class SecureRun(local.LocalSession):
         """Everything random that the batches depend on."""
         root_0, root_1 = (root.reveal() for root in self._roots)
         engine = self._engines[0]
-        return Seeds((root_0, root_1), self._weight_seed, self.plan.weight_digest, engine.pair_id, engine.session_id)
+        return Seeds(
+            (root_0, root_1),
+            self._weight_seed,
+            self.plan.weight_digest,
+            engine.pair_id,
+            engine.session_id,
+        )
 
     def run_batch(self, values: npt.NDArray[np.float64]) -> Batch:
         """At most one batch of real inputs."""
@@ -111,7 +129,9 @@ class SecureRun(local.LocalSession):
     def integers(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """The integer input of a batch, with the zeros that fill it up."""
         missing = self.program.input.shape[0] - len(values)
-        return quantised(np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)), 2.0**self.plan.params.f)
+        return quantised(
+            np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)), 2.0**self.plan.params.f
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +139,8 @@ class Verdict:
     """How many elements differ, by name of the value; every value that was compared has an entry.
 
     Attributes:
-        values: sums of shares against predicted values, as signed integers: also one that left its ring differs.
+        values: sums of shares against predicted values, as signed integers: also one that left its
+            ring differs.
         shares: server 0's and server 1's shares of each product, and each opened E.
         n_values: elements compared in `values`.
     """
@@ -141,12 +162,20 @@ def compare(session: SecureRun, batch: Batch, expected: Prediction) -> Verdict:
             ends = (_words(session.backend, end.opened) for end in (first, second))
             verdict.shares[name] = sum(_differing(end, e) for end in ends)
             continue
-        assert isinstance(first, Additive) and isinstance(second, Additive) and first.bits == second.bits
-        shares = tuple(reduced(_words(session.backend, end.words), first.bits) for end in (first, second))
+        assert (
+            isinstance(first, Additive)
+            and isinstance(second, Additive)
+            and first.bits == second.bits
+        )
+        shares = tuple(
+            reduced(_words(session.backend, end.words), first.bits) for end in (first, second)
+        )
         total = reduced(shares[0] + shares[1], first.bits)
         # An index is never negative.
         found = total.view(np.int64) if layer in indices else signed(total, first.bits)
-        is_product = name.endswith("/product") or (name in expected.products and f"{name}/product" not in batch.seen[0])
+        is_product = name.endswith("/product") or (
+            name in expected.products and f"{name}/product" not in batch.seen[0]
+        )
         value = expected.products[layer] if is_product else expected.values[layer]
         verdict.values[name] = _differing(found, value)
         n_values += found.size
@@ -161,4 +190,8 @@ def _words(backend: Backend, words: Any) -> Words:
 
 def _differing(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> int:
     """Elements that differ; all of them where the shapes do."""
-    return int((found != expected).sum()) if found.shape == expected.shape else max(found.size, expected.size, 1)
+    return (
+        int((found != expected).sum())
+        if found.shape == expected.shape
+        else max(found.size, expected.size, 1)
+    )

@@ -21,7 +21,14 @@ from tests.oracle import oracle
 from tests.oracle.secure import SecureRun, compare, drawn_from
 
 ORACLE = Path(__file__).with_name("oracle.py")
-ALLOWED = {"gpumpc.offline.seeds", "gpumpc.ring.prg", "gpumpc.nn.graph", "gpumpc.params", "numpy", "numpy.typing"}
+ALLOWED = {
+    "gpumpc.offline.seeds",
+    "gpumpc.ring.prg",
+    "gpumpc.nn.graph",
+    "gpumpc.params",
+    "numpy",
+    "numpy.typing",
+}
 STANDARD = {"__future__", "collections.abc", "dataclasses", "math", "typing"}
 
 
@@ -44,11 +51,14 @@ def predicting(compiled, session, **changed):
     """The oracle of a session; `changed` replaces fields of what it is told."""
     graph, params = compiled.plan.graph, compiled.plan.params
     weights = oracle.integer_weights(graph, params.f, compiled.weights)
-    return oracle.Oracle(graph, params, weights, dataclasses.replace(session.seeds, **changed), ks(compiled))
+    return oracle.Oracle(
+        graph, params, weights, dataclasses.replace(session.seeds, **changed), ks(compiled)
+    )
 
 
 def check(compiled, batch=3, sizes=(3, 2)):
-    """Secure batches against the oracle; returns the kinds of layers seen and the last prediction."""
+    """Secure batches against the oracle; returns the kinds of layers seen and the last
+    prediction."""
     with SecureRun(compiled.plan, compiled.weights, batch, NumpyBackend()) as session:
         predictor = predicting(compiled, session)
         for i, size in enumerate(sizes):
@@ -60,7 +70,9 @@ def check(compiled, batch=3, sizes=(3, 2)):
             assert not any(verdict.values.values()), verdict.values
             assert not any(verdict.shares.values()), verdict.shares
             assert {layer.name for layer in compiled.plan.graph.layers} <= verdict.values.keys()
-            assert expected.shares.keys() == {n.removesuffix("/product") for n in verdict.shares if "/open" not in n}
+            assert expected.shares.keys() == {
+                n.removesuffix("/product") for n in verdict.shares if "/open" not in n
+            }
             output = compiled.plan.graph.output.name
             revealed = expected.values[output][:size] / predictor.scales[output].units
             np.testing.assert_array_equal(ran.result, revealed)
@@ -85,17 +97,25 @@ def test_tiny_residual(cipher):
 def test_lenet():
     import torch
 
-    compiled = gpumpc.compile(lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(k=44, f=13))
+    compiled = gpumpc.compile(
+        lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(k=44, f=13)
+    )
     check(compiled, batch=2, sizes=(2, 1))
 
 
 class GraphMaker:
-    """A random network: every kind of layer and every way to join them, in random order and sizes."""
+    """A random network: every kind of layer and every way to join them, in random order and
+    sizes.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
         self.names = (f"v{i}" for i in itertools.count())
-        shape = (int(self.random.integers(9, 13)), int(self.random.integers(9, 13)), int(self.random.integers(1, 4)))
+        shape = (
+            int(self.random.integers(9, 13)),
+            int(self.random.integers(9, 13)),
+            int(self.random.integers(1, 4)),
+        )
         self.layers: list[g.AnyLayer] = [g.Input(next(self.names), (), shape, -1.0, 1.0)]
         self.weights: dict[str, np.ndarray] = {}
 
@@ -122,10 +142,22 @@ class GraphMaker:
         padding = (1, 1, 1, 1) if same else self.padding(kernel)
         stride = (1, 1) if same else (self.pick(1, 2), 1)
         out = out or self.pick(2, 5)
-        return self.add(g.Conv2d, x, kernel=kernel, out_channels=out, stride=stride, padding=padding, groups=groups)
+        return self.add(
+            g.Conv2d,
+            x,
+            kernel=kernel,
+            out_channels=out,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+        )
 
     def activation(self, x: str) -> str:
-        return self.add(g.ReLU, x) if self.pick(0, 1) else self.add(g.Clamp, x, high=float(self.random.uniform(0.1, 2)))
+        return (
+            self.add(g.ReLU, x)
+            if self.pick(0, 1)
+            else self.add(g.Clamp, x, high=float(self.random.uniform(0.1, 2)))
+        )
 
     def depthwise(self, x: str) -> str:
         channels = self.shape(x)[-1]
@@ -136,7 +168,9 @@ class GraphMaker:
 
     def pool(self, x: str) -> str:
         window = (self.pick(2, 3), self.pick(2, 3))
-        return self.add(g.MaxPool, x, window=window, stride=(self.pick(1, 2), 1), padding=self.padding(window))
+        return self.add(
+            g.MaxPool, x, window=window, stride=(self.pick(1, 2), 1), padding=self.padding(window)
+        )
 
     def residual(self, x: str) -> str:
         """An operand that is read twice; one summand may come activated, the other not."""
@@ -156,7 +190,14 @@ class GraphMaker:
 
     def make(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
         x = self.conv(self.layers[0].name)
-        parts = [self.depthwise, self.grouped, self.pool, self.residual, self.branches, self.average]
+        parts = [
+            self.depthwise,
+            self.grouped,
+            self.pool,
+            self.residual,
+            self.branches,
+            self.average,
+        ]
         for i in self.random.permutation(len(parts)):
             x = parts[i](x)
         x = self.add(g.AvgPool, x, window=(2, 2), stride=(2, 2))
@@ -175,15 +216,22 @@ def test_random_graphs(seed, k, f):
 def test_random_graphs_have_every_layer():
     made = [GraphMaker(seed).make()[0].layers for seed in range(4)]
     kinds = {type(layer) for layers in made for layer in layers}
-    # What a selection opens is a random order, which seeds alone do not give: see tests/protocols/test_topk.py.
+    # What a selection opens is a random order, which seeds alone do not give: see
+    # tests/protocols/test_topk.py.
     assert kinds == set(g.AnyLayer.__args__) - {g.TopK}
-    assert any(any(layer.padding) for layers in made for layer in layers if isinstance(layer, g.MaxPool))
+    assert any(
+        any(layer.padding) for layers in made for layer in layers if isinstance(layer, g.MaxPool)
+    )
 
 
-# A clamp leaves its value in a ring that just holds it; whoever compares next needs more room, a sum on the way too.
+# A clamp leaves its value in a ring that just holds it; whoever compares next needs more room, a
+# sum on the way too.
 AFTER_CLAMPS = {
     "max-pool": (g.MaxPool("o", ("a",), window=(2, 2), stride=(2, 2)),),
-    "average": (g.AvgPool("m", ("a",), window=(3, 3), stride=(2, 2)), g.Clamp("o", ("m",), high=2.0)),
+    "average": (
+        g.AvgPool("m", ("a",), window=(3, 3), stride=(2, 2)),
+        g.Clamp("o", ("m",), high=2.0),
+    ),
     "sum": (g.Add("m", ("a", "b")), g.ReLU("o", ("m",))),
     "concat": (g.Concat("m", ("a", "b")), g.MaxPool("o", ("m",), window=(2, 2), stride=(1, 1))),
     "argmax": (g.Flatten("m", ("b",)), g.Argmax("o", ("m",))),
@@ -229,13 +277,17 @@ def test_true_seeds_agree(tiny_run):
     assert rounding_differs(tiny_run) == (0, 0)
 
 
-@pytest.mark.parametrize("field", ["root 0", "root 1", "weight_seed", "version", "pair_id", "session_id", "batch"])
+@pytest.mark.parametrize(
+    "field", ["root 0", "root 1", "weight_seed", "version", "pair_id", "session_id", "batch"]
+)
 def test_a_wrong_seed_differs(tiny_run, field):
     seeds = tiny_run[1].seeds
     changed: dict[str, object] = {}
     if field.startswith("root"):
         party = int(field[-1])
-        changed["roots"] = tuple(bytes(32) if p == party else root for p, root in enumerate(seeds.roots))
+        changed["roots"] = tuple(
+            bytes(32) if p == party else root for p, root in enumerate(seeds.roots)
+        )
     elif field != "batch":
         value = getattr(seeds, field)
         changed[field] = value + "x" if isinstance(value, str) else bytes(len(value))
@@ -292,7 +344,11 @@ def test_imports_nothing_it_checks():
             assert node.module and not node.level
             # `from package import module` imports a module as well.
             is_package = node.module in ("gpumpc", "gpumpc.nn", "gpumpc.offline", "gpumpc.ring")
-            found |= {f"{node.module}.{name.name}" for name in node.names} if is_package else {node.module}
+            found |= (
+                {f"{node.module}.{name.name}" for name in node.names}
+                if is_package
+                else {node.module}
+            )
     assert found <= ALLOWED | STANDARD
     assert ALLOWED <= found
     assert "__import__" not in ORACLE.read_text() and "importlib" not in ORACLE.read_text()
@@ -309,7 +365,9 @@ def test_weights_are_the_engines(tiny_run):
 
 CONVOLUTIONS = [
     g.Conv2d("c", ("x",), kernel=(3, 2), out_channels=4, stride=(2, 1), padding=(2, 0, 1, 1)),
-    g.Conv2d("c", ("x",), kernel=(2, 3), out_channels=8, stride=(1, 2), padding=(0, 1, 2, 0), groups=4),
+    g.Conv2d(
+        "c", ("x",), kernel=(2, 3), out_channels=8, stride=(1, 2), padding=(0, 1, 2, 0), groups=4
+    ),
     g.Conv2d("c", ("x",), kernel=(3, 3), out_channels=6, padding=(1, 1, 1, 1), groups=2),
     g.Conv2d("c", ("x",), kernel=(1, 1), out_channels=3),
 ]
@@ -320,25 +378,37 @@ def test_convolution_is_its_definition(layer):
     """Against Python's unbounded integers, term by term."""
     random = np.random.default_rng(3)
     x = random.integers(0, 1 << 64, (2, 6, 5, 4), dtype=np.uint64)
-    w = random.integers(0, 1 << 64, (*layer.kernel, 4 // layer.groups, layer.out_channels), dtype=np.uint64)
+    w = random.integers(
+        0, 1 << 64, (*layer.kernel, 4 // layer.groups, layer.out_channels), dtype=np.uint64
+    )
     result = oracle.bilinear(layer, x, w)
     assert result.shape[1:] == g.output_shape(layer, [(6, 5, 4)])
     depth, width = w.shape[2], w.shape[3] // layer.groups
     for b, r, c, o in np.ndindex(*result.shape):
         total = 0
         for i, j, d in np.ndindex(*layer.kernel, depth):
-            row, column = r * layer.stride[0] + i - layer.padding[0], c * layer.stride[1] + j - layer.padding[2]
+            row, column = (
+                r * layer.stride[0] + i - layer.padding[0],
+                c * layer.stride[1] + j - layer.padding[2],
+            )
             if 0 <= row < 6 and 0 <= column < 5:
                 total += int(x[b, row, column, o // width * depth + d]) * int(w[i, j, d, o])
         assert int(result[b, r, c, o]) == total % (1 << 64)
 
 
 def test_truncation_law():
-    """All shares of all values a ring of 8 bits admits, shift 3: floor or that plus one, multiples of 8 exactly."""
-    x, z_0 = (grid.reshape(-1) for grid in np.meshgrid(np.arange(-128, 121), np.arange(256), indexing="ij"))
+    """All shares of all values a ring of 8 bits admits, shift 3: floor or that plus one, multiples
+    of 8 exactly.
+    """
+    x, z_0 = (
+        grid.reshape(-1)
+        for grid in np.meshgrid(np.arange(-128, 121), np.arange(256), indexing="ij")
+    )
     shares = z_0.astype(np.uint64), (x - z_0).astype(np.int64).view(np.uint64)
     found = oracle.truncated(shares[0], shares[1], 8, 3)
     np.testing.assert_array_equal((found - x // 8)[x % 8 == 0], 0)
     assert np.isin(found - x // 8, (0, 1)).all()
     # Unbiased: over all shares the mean is x / 8.
-    np.testing.assert_array_equal(found.reshape(249, 256).sum(axis=1) * 8, np.arange(-128, 121) * 256)
+    np.testing.assert_array_equal(
+        found.reshape(249, 256).sum(axis=1) * 8, np.arange(-128, 121) * 256
+    )

@@ -1,4 +1,5 @@
-"""A tiny network and three real processes for tests, with faults injected from outside the product."""
+"""A tiny network and three real processes for tests, with faults injected from outside the
+product."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ import sys
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision"):
-            raise ModuleNotFoundError(f"No module named {name!r} (this test's environment has none)")
+            raise ModuleNotFoundError(f"No module named {name!r} (as in an environment without it)")
 sys.meta_path.insert(0, NoTorch())
 """
 
@@ -65,7 +66,9 @@ FramedChannel.begin = recorded
 """
 
 
-def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str = "tiny") -> CompiledPlan:
+def tiny(
+    seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str = "tiny"
+) -> CompiledPlan:
     rng = np.random.default_rng(seed)
     weights = {key: 0.3 * rng.normal(size=shape) for key, shape in graph.weight_shapes().items()}
     return compile((graph, weights), name=name, params=params)
@@ -74,7 +77,9 @@ def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str
 def rewrite(file: Path, **fields: object) -> None:
     """Change keys of a configuration."""
     known = {**tomllib.loads(file.read_text()), **fields}
-    file.write_text("".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()))
+    file.write_text(
+        "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items())
+    )
 
 
 def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
@@ -82,42 +87,64 @@ def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
 
 
 def law(compiled: CompiledPlan) -> npt.NDArray[np.float64]:
-    """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times |weight|, plus 1."""
+    """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times
+    |weight|, plus 1.
+    """
     weights = np.abs(compiled.weights["fc.weight"]).astype(np.float64)
     return np.asarray((1 + weights.sum(axis=0)) * ULP, dtype=np.float64)
 
 
-def close(compiled: CompiledPlan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]) -> bool:
+def close(
+    compiled: CompiledPlan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]
+) -> bool:
     expected = compiled(x, "fixed")
-    return expected.shape == result.shape and bool((np.abs(result - expected) <= law(compiled) + 1e-12).all())
+    return expected.shape == result.shape and bool(
+        (np.abs(result - expected) <= law(compiled) + 1e-12).all()
+    )
 
 
 class Cluster(LocalCluster):
-    """Three processes in an environment without torch; `faults` gives some of them code that runs first."""
+    """Three processes in an environment without torch; `faults` gives some of them code that runs
+    first.
+    """
 
     def __init__(self, setup: LocalSetup, compiled: CompiledPlan) -> None:
         super().__init__(setup)
         self.compiled = compiled
         self.faults: dict[str, str] = {}
         self.names = ["server0", "server1", "dealer"]
-        # Tiny networks need no compiled loops, whose loading takes seconds a process. Empty: what a user would get.
+        # Tiny networks need no compiled loops, whose loading takes seconds a process. Empty: what a
+        # user would get.
         self.backend = "numpy"
 
     @classmethod
-    def make(cls, folder: Path, compiled: CompiledPlan | None = None, batch: int = BATCH, ahead: str = "64KiB") -> Cluster:
+    def make(
+        cls,
+        folder: Path,
+        compiled: CompiledPlan | None = None,
+        batch: int = BATCH,
+        ahead: str = "64KiB",
+    ) -> Cluster:
         compiled = compiled or tiny()
         compiled.save(folder / "plan")
-        return cls(write_local(folder / "local", [folder / "plan"], batch, ahead=ahead, timeout_s=30.0), compiled)
+        return cls(
+            write_local(folder / "local", [folder / "plan"], batch, ahead=ahead, timeout_s=30.0),
+            compiled,
+        )
 
     @property
     def folder(self) -> Path:
         return self.setup.folder
 
     def _commands(self) -> dict[str, list[str]]:
-        return {name: command for name, command in super()._commands().items() if name in self.names}
+        return {
+            name: command for name, command in super()._commands().items() if name in self.names
+        }
 
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        code = NO_TORCH + self.faults.get(name, "") + _RECORD.format(file=str(self.folder / "begun"))
+        code = (
+            NO_TORCH + self.faults.get(name, "") + _RECORD.format(file=str(self.folder / "begun"))
+        )
         (self.folder / f"inject-{name}").mkdir(exist_ok=True)
         (self.folder / f"inject-{name}" / "sitecustomize.py").write_text(code)
         with self.log_path(name).open("ab") as output:
@@ -142,15 +169,21 @@ class Cluster(LocalCluster):
     def log(self, name: str) -> str:
         return self.log_path(name).read_text() if self.log_path(name).exists() else ""
 
-    def wait_log(self, name: str, pattern: str, timeout_s: float = LIMIT_S + SLACK_S, start: int = 0) -> str:
+    def wait_log(
+        self, name: str, pattern: str, timeout_s: float = LIMIT_S + SLACK_S, start: int = 0
+    ) -> str:
         deadline = time.monotonic() + timeout_s
         while not re.search(pattern, self.log(name)[start:]):
-            assert time.monotonic() < deadline, f"{pattern!r} did not come in the log of {name}:\n{self.log(name)[start:]}"
+            assert time.monotonic() < deadline, (
+                f"{pattern!r} did not come in the log of {name}:\n{self.log(name)[start:]}"
+            )
             time.sleep(0.05)
         return self.log(name)[start:]
 
     def client(self, compiled: CompiledPlan | None = None, config: Path | None = None) -> Client:
-        return connect(load_client(config or self.setup.client), (compiled or self.compiled).plan, 10.0)
+        return connect(
+            load_client(config or self.setup.client), (compiled or self.compiled).plan, 10.0
+        )
 
     @contextmanager
     def ready(self) -> Iterator[Client]:
@@ -177,7 +210,9 @@ class Cluster(LocalCluster):
     def ledger(self, party: int) -> list[tuple[str, int, int, str]]:
         """(session, first, n, state) of every row; only while the server does not run."""
         with sqlite3.connect(self.folder / f"state{party}" / "ledger.sqlite") as db:
-            rows = db.execute("SELECT hex(session), first, n, state FROM batches ORDER BY session, first").fetchall()
+            rows = db.execute(
+                "SELECT hex(session), first, n, state FROM batches ORDER BY session, first"
+            ).fetchall()
         db.close()
         return rows
 

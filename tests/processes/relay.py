@@ -1,4 +1,6 @@
-"""A TCP relay that counts what passes, and reads ZMTP as far as anybody on the way can: lengths, not contents."""
+"""A TCP relay that counts what passes, and reads ZMTP as far as anybody on the way can: lengths,
+not contents.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,19 @@ import socket
 import threading
 
 GREETING_BYTES = 64
-# RFC 26: a MESSAGE command has 8 bytes of name, 8 of nonce, and a box of 16 bytes and one of flags around the content.
+# RFC 26: a MESSAGE command has 8 bytes of name, 8 of nonce, and a box of 16 bytes and one of flags
+# around the content.
 CURVE_BYTES = 8 + 8 + 16 + 1
 HEADER_BYTES = 44
 _LONG, _COMMAND = 2, 4
 
 
 class Relay:
-    """Listens at a free port of 127.0.0.1 and passes everything on to `target`; `streams` keeps both directions.
+    """Listens at a free port of 127.0.0.1 and passes everything on to `target`; `streams` keeps
+    both directions.
 
-    streams[0]: from whoever connects to the target; streams[1]: back. Only the newest connection is kept.
+    streams[0]: from whoever connects to the target; streams[1]: back. Only the newest connection is
+    kept.
     """
 
     def __init__(self, target: str) -> None:
@@ -65,7 +70,8 @@ class Relay:
 
 
 def frames(stream: bytes) -> list[tuple[bool, int, int]]:
-    """(is a command, body bytes, bytes with framing) of every whole ZMTP frame behind the greeting."""
+    """(is a command, body bytes, bytes with framing) of every whole ZMTP frame behind the
+    greeting."""
     found, at = [], GREETING_BYTES
     while at + 2 <= len(stream):
         flags = stream[at]
@@ -81,7 +87,8 @@ def frames(stream: bytes) -> list[tuple[bool, int, int]]:
 def payloads(stream: bytes) -> list[int]:
     """Payload bytes of every gpumpc frame: a part of 44 bytes, and the part behind it.
 
-    What else is there must be known: the CURVE handshake in the clear, and sealed heartbeats (at most 23 bytes).
+    What else is there must be known: the CURVE handshake in the clear, and sealed heartbeats (at
+    most 23 bytes).
     """
     sizes: list[int] = []
     parts = [size - CURVE_BYTES for is_command, size, _ in frames(stream) if not is_command]

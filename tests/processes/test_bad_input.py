@@ -99,19 +99,27 @@ def answer(client: Client, party: int, sequence: int) -> m.Reply:
 def test_inputs_that_the_plan_does_not_admit(client: Client) -> None:
     refused(BadShape, "channels last", lambda: client.share(np.zeros((1, 4, 4, 3))))
     refused(BadShape, "takes .batch, 4, 4, 1", lambda: client.share(np.zeros((4, 4, 1))))
-    refused(OutOfRange, r"spans .*declares values in \[-1, 1\]", lambda: client.share(np.full((1, 4, 4, 1), 1.5)))
+    refused(
+        OutOfRange,
+        r"spans .*declares values in \[-1, 1\]",
+        lambda: client.share(np.full((1, 4, 4, 1), 1.5)),
+    )
     refused(BadValue, "NaN or infinity", lambda: client.share(np.full((1, 4, 4, 1), np.nan)))
     refused(BadValue, "not an array of numbers", lambda: client.share([["a"]]))
 
 
 def test_nan_in_weights(client: Client, cluster: Cluster) -> None:
-    weights = type(cluster.compiled.weights)(cluster.compiled.weights, cluster.compiled.weights.salt)
+    weights = type(cluster.compiled.weights)(
+        cluster.compiled.weights, cluster.compiled.weights.salt
+    )
     weights["fc.weight"] = np.full_like(weights["fc.weight"], np.nan)
     refused(BadValue, "layer 'fc'", lambda: client.share_weights(weights))
 
 
 def test_weights_of_another_plan(client: Client, cluster: Cluster) -> None:
-    """Other weights of the same shapes do not belong to this plan: the result would silently be another model's."""
+    """Other weights of the same shapes do not belong to this plan: the result would silently be
+    another model's.
+    """
     other = tiny(seed=5)
     refused(BadValue, "not those of plan 'tiny'", lambda: client.share_weights(other.weights))
 
@@ -160,11 +168,15 @@ def test_no_more_room(client: Client) -> None:
 def test_an_unlisted_key(cluster: Cluster, tmp_path: Path) -> None:
     keygen(tmp_path / "stranger", "stranger", "user")
     config = replace(load_client(cluster.setup.client), identity=tmp_path / "stranger")
-    text = refused(AccessDenied, "not on its allow-list", lambda: connect(config, cluster.compiled.plan))
+    text = refused(
+        AccessDenied, "not on its allow-list", lambda: connect(config, cluster.compiled.plan)
+    )
     assert "card.toml" in text
 
 
-def test_a_wrong_server_key(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_server_key(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection_module, "CONNECT_S", 1.0)
     config = load_client(cluster.setup.client)
     wrong = keygen(tmp_path / "wrong", "server1", "server1")
@@ -179,7 +191,9 @@ def test_only_owners_share_weights(cluster: Cluster) -> None:
         before = user.plan_status()
         pattern = "AccessDenied: second may not share weights"
         text = refused(RemoteError, pattern, lambda: user.share_weights(cluster.compiled.weights))
-        assert "owner_cards" in text and [p.pair_id for p in user.plan_status()] == [p.pair_id for p in before]
+        assert "owner_cards" in text and [p.pair_id for p in user.plan_status()] == [
+            p.pair_id for p in before
+        ]
 
 
 def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
@@ -187,7 +201,9 @@ def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
     with as_user(cluster, "second") as thief:
         refused(RemoteError, "belongs to someone else", lambda: thief.run(shared))
         thief.forget(shared)
-        refused(RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared.items))
+        refused(
+            RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared.items)
+        )
         assert not thief.stored() and thief.store_status()[0].n_bytes == 0
     assert client.run(shared).reveal().shape == (1, 3)
     client.forget(shared)
@@ -211,7 +227,11 @@ def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> N
     sequence = ask(client, party, request)
     if party == 1:
         assert isinstance(answer(client, 1, sequence), m.Queued)
-    refused(RemoteError, f"reached server {party} only.*send it to both", lambda: answer(client, party, sequence))
+    refused(
+        RemoteError,
+        f"reached server {party} only.*send it to both",
+        lambda: answer(client, party, sequence),
+    )
     client.forget(shared)
 
 
@@ -229,13 +249,21 @@ def test_different_requests_at_the_two_servers(client: Client) -> None:
 
 def test_uploads_of_a_wrong_size(client: Client) -> None:
     for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (0, 0, 0)):
-        request = m.PutShares(client.plan_id, secrets.token_hex(16), [secrets.token_hex(16) for _ in range(n_items)])
+        request = m.PutShares(
+            client.plan_id, secrets.token_hex(16), [secrets.token_hex(16) for _ in range(n_items)]
+        )
         sequence = client.ask((request, request), (bytes(seed), bytes(words)))
-        refused(RemoteError, "BadFrame.*cut, made for another plan", partial(client.both_done, sequence, LIMIT_S))
+        refused(
+            RemoteError,
+            "BadFrame.*cut, made for another plan",
+            partial(client.both_done, sequence, LIMIT_S),
+        )
 
 
 def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
-    """What reached one server alone cannot be used, is deleted when its items are settled, and can be shared again."""
+    """What reached one server alone cannot be used, is deleted when its items are settled, and can
+    be shared again.
+    """
     name, x = secrets.token_hex(16), images(1)
     request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
     assert isinstance(answer(client, 0, ask(client, 0, request, bytes(32))), m.Done)
@@ -244,26 +272,38 @@ def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
     pending = f"input/{client.plan_id} pending"
     before = [status.rows.get(pending, 0) for status in client.store_status()]
     assert client._settled([name]) == [name]
-    assert [status.rows.get(pending, 0) for status in client.store_status()] == [before[0] - 1, before[1]]
+    assert [status.rows.get(pending, 0) for status in client.store_status()] == [
+        before[0] - 1,
+        before[1],
+    ]
     shared = client.share(x, [name])
     assert close(cluster.compiled, x, client.run(shared).reveal()) and name in client.stored()
     client.forget(shared)
 
 
 def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client) -> None:
-    """Server 0 has one sending of an item and server 1 another: their sum would be noise. `share` sends it once more."""
+    """Server 0 has one sending of an item and server 1 another: their sum would be noise.
+
+    `share` sends it once more.
+    """
     name, x = secrets.token_hex(16), images(1)
     client._put(x, [name])
     assert client._settled([name]) == []
-    row_bytes = len(client.backend.pack(np.zeros((1, 4, 4, 1), np.uint64), client.program.input.bits))
+    row_bytes = len(
+        client.backend.pack(np.zeros((1, 4, 4, 1), np.uint64), client.program.input.bits)
+    )
     for party, n_bytes in ((0, 32), (1, row_bytes)):  # ready at both: what comes now is left out
         request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
-        assert isinstance(answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done)
+        assert isinstance(
+            answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done
+        )
     assert close(cluster.compiled, x, client.run([name]).reveal())
     client.forget([name])
     for party, n_bytes in ((0, 32), (1, row_bytes)):
         request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
-        assert isinstance(answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done)
+        assert isinstance(
+            answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done
+        )
     assert client._settled([name]) == [name]
     client.forget(client.share(x, [name]))
 
@@ -273,7 +313,9 @@ def test_the_same_image_twice_is_one_row(client: Client) -> None:
     client.share(x[:1], [name])
     before = [status.n_bytes for status in client.store_status()]
     client.share(x[:1], [name])
-    assert name in client.stored() and [status.n_bytes for status in client.store_status()] == before
+    assert (
+        name in client.stored() and [status.n_bytes for status in client.store_status()] == before
+    )
     refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name]))
     refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name, name]))
     client.forget([name])
@@ -281,7 +323,9 @@ def test_the_same_image_twice_is_one_row(client: Client) -> None:
 
 def test_cut_weights(client: Client) -> None:
     before = client.plan_status()[0].pair_id
-    sequence = client.ask_together(m.PutWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5)))
+    sequence = client.ask_together(
+        m.PutWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5))
+    )
     refused(RemoteError, "5 weight bytes came", lambda: client.both_done(sequence, LIMIT_S))
     assert client.plan_status()[0].pair_id == before  # what was there is still in use
 
@@ -304,7 +348,10 @@ def _weight_bytes(client: Client) -> int:
     return len(split_weights(client.program, zeros, client.backend)[1])
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive()), m.pack(m.Done())])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive()), m.pack(m.Done())],
+)
 def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
     for party in (0, 1):
         client._servers[party].send(Kind.REQUEST, payload, sequence=77)
@@ -325,7 +372,9 @@ def test_nobody_fills_the_queue(client: Client) -> None:
     for _ in range(MAX_TASKS_PER_CLIENT + 1):
         sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), [*shared.items]))
         first = first or sequence
-    refused(RemoteError, f"{MAX_TASKS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence))
+    refused(
+        RemoteError, f"{MAX_TASKS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence)
+    )
     # None of them reached server 0: after a while server 1 says so and has room again.
     deadline = time.monotonic() + LIMIT_S + SLACK_S
     while True:
@@ -355,7 +404,9 @@ def test_a_job_number_is_not_taken_twice(client: Client, cluster: Cluster) -> No
 
 
 def test_a_stopped_dealer(cluster: Cluster, client: Client) -> None:
-    """What was dealt ahead is still used; then both servers say who is missing, and no more than one batch is burnt."""
+    """What was dealt ahead is still used; then both servers say who is missing, and no more than
+    one batch is burnt.
+    """
     dealer = cluster.processes["dealer"]
     dealer.send_signal(signal.SIGSTOP)
     shared = client.share(images(2))

@@ -1,7 +1,8 @@
 """The bytes on the cable, counted outside the engine, are the declared ones and explained framing.
 
-Between the servers, and from the dealer, nearly everything goes by a stream: a relay sees sealed records and no lengths,
-so the sums are compared, to the byte. What CURVE carries beside it is read frame by frame.
+Between the servers, and from the dealer, nearly everything goes by a stream: a relay sees sealed
+records and no lengths, so the sums are compared, to the byte. What CURVE carries beside it is read
+frame by frame.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ CALL, ANSWER = TICKET_BYTES + on_the_cable(0), on_the_cable(0)
 
 
 class Relayed(NamedTuple):
-    """A cluster whose connections between the servers and from the dealer to server 1 pass relays."""
+    """A cluster whose connections between the servers and from the dealer to server 1 pass
+    relays.
+    """
 
     cluster: Cluster
     curve_between: Relay
@@ -51,13 +54,25 @@ class Relayed(NamedTuple):
 def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
     cluster = Cluster.make(tmp_path_factory.mktemp("bytes"), ahead="1KiB")
     setup = cluster.setup
-    between, to_server1 = load_server(setup.server1).peer_connect, load_dealer(setup.dealer).server_endpoints
+    between, to_server1 = (
+        load_server(setup.server1).peer_connect,
+        load_dealer(setup.dealer).server_endpoints,
+    )
     assert between
     places = [_free_place() for _ in range(2)]
     relays = [Relay(target) for target in (between, places[0], to_server1[1], places[1])]
     rewrite(setup.server0, peer_bulk=places[0])
-    rewrite(setup.server1, peer_connect=relays[0].endpoint, peer_bulk=relays[1].endpoint, dealer_bulk=places[1])
-    rewrite(setup.dealer, server_endpoints=[to_server1[0], relays[2].endpoint], dealer_bulk=relays[3].endpoint)
+    rewrite(
+        setup.server1,
+        peer_connect=relays[0].endpoint,
+        peer_bulk=relays[1].endpoint,
+        dealer_bulk=places[1],
+    )
+    rewrite(
+        setup.dealer,
+        server_endpoints=[to_server1[0], relays[2].endpoint],
+        dealer_bulk=relays[3].endpoint,
+    )
     with cluster:
         yield Relayed(cluster, *relays)
     for relay in relays:
@@ -79,7 +94,9 @@ def test_payload_on_the_cable_is_the_declared_cost(relayed: Relayed) -> None:
     x = images(N_BATCHES * BATCH)
     with cluster.ready() as client:
         shared = client.share(x)
-        time.sleep(0.3)  # until what the answer did not have to wait for has passed the relay as well
+        time.sleep(
+            0.3
+        )  # until what the answer did not have to wait for has passed the relay as well
         before = [len(stream) for stream in relayed.between.streams]
         result = client.run(shared).reveal()
         cost: Cost = client.program.cost
@@ -101,12 +118,21 @@ def test_payload_on_the_cable_is_the_declared_cost(relayed: Relayed) -> None:
 
 def _check_dealer(relayed: Relayed, cost: Cost) -> None:
     plan = relayed.cluster.compiled.plan
-    fields = {"root": "0" * 32, "number of plans": "1", **agreed_fields(plan, program_of(plan, BATCH))}
+    fields = {
+        "root": "0" * 32,
+        "number of plans": "1",
+        **agreed_fields(plan, program_of(plan, BATCH)),
+    }
     hello = pack_hello(fields, {})
     rest = len(relayed.dealt.streams[0]) - CALL - on_the_cable(len(hello))
     batch = on_the_cable(cost.dealer_bytes)
-    # Three batches used, and at most two asked ahead; everything else is signs of life, two a second at most.
-    fitting = [n for n in range(rest // batch + 1) if (rest - n * batch) % ALIVE == 0 and (rest - n * batch) // ALIVE < 200]
+    # Three batches used, and at most two asked ahead; everything else is signs of life, two a
+    # second at most.
+    fitting = [
+        n
+        for n in range(rest // batch + 1)
+        if (rest - n * batch) % ALIVE == 0 and (rest - n * batch) // ALIVE < 200
+    ]
     assert len(fitting) == 1 and N_BATCHES <= fitting[0] <= N_BATCHES + 2, (rest, batch, ALIVE)
     assert len(relayed.dealt.streams[1]) == ANSWER  # server 1 answers by CURVE
 
@@ -115,7 +141,10 @@ def test_what_curve_carries_is_two_hellos_and_the_dealers_answers(relayed: Relay
     hello, port = (len(Exchange(b"", b"", port).hello) for port in (0, 20_000))
     with relayed.cluster.ready():
         time.sleep(0.3)
-    assert [payloads(bytes(stream)) for stream in relayed.curve_between.streams] == [[hello], [port]]
+    assert [payloads(bytes(stream)) for stream in relayed.curve_between.streams] == [
+        [hello],
+        [port],
+    ]
     to_1, from_1 = (payloads(bytes(stream)) for stream in relayed.curve_dealt.streams)
     assert to_1 == [hello] and from_1[0] == port
     agreed, *wanted = from_1[1:]
@@ -124,17 +153,26 @@ def test_what_curve_carries_is_two_hellos_and_the_dealers_answers(relayed: Relay
 
 
 def test_all_other_bytes_of_curve_are_framing(relayed: Relayed) -> None:
-    for stream in (bytes(s) for relay in (relayed.curve_between, relayed.curve_dealt) for s in relay.streams):
+    for stream in (
+        bytes(s) for relay in (relayed.curve_between, relayed.curve_dealt) for s in relay.streams
+    ):
         whole = frames(stream)
         payload = payloads(stream)
         sealed = [total for is_command, _, total in whole if not is_command]
         framing = sum(sealed) - sum(payload) - len(payload) * HEADER_BYTES
-        # A frame is two parts, each in a CURVE box behind 2 or 9 bytes; heartbeats are small boxes of their own.
+        # A frame is two parts, each in a CURVE box behind 2 or 9 bytes; heartbeats are small boxes
+        # of their own.
         n_beats = len(sealed) - 2 * len(payload)
         assert 0 <= n_beats < 60
         n_parts = 2 * len(payload)
-        assert n_parts * (CURVE_BYTES + 2) <= framing <= n_parts * (CURVE_BYTES + 9) + n_beats * (CURVE_BYTES + 2 + 23)
-        most = len(payload) * (HEADER_BYTES + 2 * (CURVE_BYTES + 9)) + n_beats * (CURVE_BYTES + 2 + 23)
+        assert (
+            n_parts * (CURVE_BYTES + 2)
+            <= framing
+            <= n_parts * (CURVE_BYTES + 9) + n_beats * (CURVE_BYTES + 2 + 23)
+        )
+        most = len(payload) * (HEADER_BYTES + 2 * (CURVE_BYTES + 9)) + n_beats * (
+            CURVE_BYTES + 2 + 23
+        )
         assert sum(payload) <= sum(sealed) <= sum(payload) + most
         handshake = len(stream) - sum(sealed)
         assert 0 < handshake < 700  # greeting and four commands

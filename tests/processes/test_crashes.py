@@ -1,4 +1,6 @@
-"""`kill -9` of each process at the worst moments: asked again, the answer is right, and no number is used twice."""
+"""`kill -9` of each process at the worst moments: asked again, the answer is right, and no number
+is used twice.
+"""
 
 from __future__ import annotations
 
@@ -82,14 +84,18 @@ def test_kill_9(tmp_path: Path, case: str) -> None:
 
 
 def _check_ledgers(cluster: Cluster, burnt: int) -> None:
-    """Every number was begun once at each server, and is spent, or burnt where the crash was, in both ledgers."""
+    """Every number was begun once at each server, and is spent, or burnt where the crash was, in
+    both ledgers.
+    """
     begun = Counter(cluster.begun())
     assert not [line for line, times in begun.items() if times > 1]
     tables = [cluster.ledger(party) for party in (0, 1)]
     for rows in tables:
         numbers = [(session, first + i) for session, first, n, _ in rows for i in range(n)]
         assert len(numbers) == len({*numbers}) and "spent" in {row[3] for row in rows}
-    by_number = [{(s, first): state for s, first, n, state in rows for _ in range(n)} for rows in tables]
+    by_number = [
+        {(s, first): state for s, first, n, state in rows for _ in range(n)} for rows in tables
+    ]
     lost = {key for states in by_number for key, state in states.items() if state != "spent"}
     assert len(lost) == burnt, (tables, begun)
     for key in lost:  # never spent at either: at most begun

@@ -1,4 +1,6 @@
-"""Parties that do not agree find out before the first masked byte, and say in what; numbers and frames are used once."""
+"""Parties that do not agree find out before the first masked byte, and say in what; numbers and
+frames are used once.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluste
         folder = tmp_path_factory.mktemp("pair")
         cluster = found[field] = Cluster.make(folder, SAME)
         other.save(folder / "other")
-        # Fourteen processes begin together, and none of them computes: the backend that is there at once.
+        # Fourteen processes begin together, and none of them computes: the backend that is there at
+        # once.
         rewrite(cluster.setup.server0, backend="numpy")
         rewrite(cluster.setup.server1, plans=[str(folder / "other")], batch=batch, backend="numpy")
         if field == "batches in flight":
@@ -73,12 +76,17 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluste
 
 
 @pytest.mark.parametrize("field", OTHERS)
-def test_servers_that_disagree_stop_and_name_the_field(pairs: dict[str, Cluster], field: str) -> None:
+def test_servers_that_disagree_stop_and_name_the_field(
+    pairs: dict[str, Cluster], field: str
+) -> None:
     cluster = pairs[field]
     for name, process in cluster.processes.items():
         assert process.wait(10) == 1
         log = cluster.log(name)
-        assert re.search(f"HandshakeMismatch: handshake with server [01] failed: the field '?{field}'? differs", log), log
+        assert re.search(
+            f"HandshakeMismatch: handshake with server [01] failed: the field '?{field}'? differs",
+            log,
+        ), log
         assert "What to do: give both parties the same plan" in log and "Traceback" not in log
     assert not (cluster.folder / "begun").exists()  # no masked byte has left
 
@@ -109,19 +117,28 @@ def second(cluster: Cluster, name: str, change: Callable[[Path], None]) -> tuple
 
 def test_a_dealer_with_another_plan(cluster: Cluster) -> None:
     changed(k=34).save(cluster.folder / "other")
-    code, log = second(cluster, "dealer", lambda file: rewrite(file, plans=[str(cluster.folder / "other")]))
+    code, log = second(
+        cluster, "dealer", lambda file: rewrite(file, plans=[str(cluster.folder / "other")])
+    )
     assert code == 1 and "the field 'k and f' differs" in log
     assert cluster.serves()  # with the dealer that was there before
 
 
 def test_a_dealer_with_another_root(cluster: Cluster) -> None:
-    """Its CURVE key is the known one, its X25519 key is not the one on the servers' card: the wrong card was handed out."""
+    """Its CURVE key is the known one, its X25519 key is not the one on the servers' card: the wrong
+    card was handed out.
+    """
     folder = cluster.folder / "odd"
     keygen(folder, "dealer", "dealer")
     for file in ("secret.toml", "card.toml"):
-        own, old = (tomllib.loads((where / file).read_text()) for where in (folder, cluster.folder / "dealer"))
+        own, old = (
+            tomllib.loads((where / file).read_text())
+            for where in (folder, cluster.folder / "dealer")
+        )
         curve = {key: value for key, value in old.items() if key.startswith("curve")}
-        (folder / file).write_text("".join(f'{key} = "{value}"\n' for key, value in {**own, **curve}.items()))
+        (folder / file).write_text(
+            "".join(f'{key} = "{value}"\n' for key, value in {**own, **curve}.items())
+        )
     code, log = second(cluster, "dealer", lambda file: rewrite(file, identity="odd"))
     assert code == 1 and "the field 'root' differs" in log
     assert cluster.serves()
@@ -134,18 +151,30 @@ def test_a_secret_that_others_can_read(cluster: Cluster) -> None:
         code, log = second(cluster, "dealer", lambda file: None)
     finally:
         secret.chmod(0o600)
-    assert code == 1 and f"ExposedSecret: the secret file {secret} is open" in log and f"chmod 600 {secret}" in log
+    assert (
+        code == 1
+        and f"ExposedSecret: the secret file {secret} is open" in log
+        and f"chmod 600 {secret}" in log
+    )
 
 
 def test_the_state_folder_of_the_other_server(cluster: Cluster) -> None:
-    code, log = second(cluster, "server1", lambda file: rewrite(file, state="state0", listen="tcp://127.0.0.1:0"))
-    assert code == 1 and "belongs to another party than server1" in log and "its own state folder" in log
+    code, log = second(
+        cluster, "server1", lambda file: rewrite(file, state="state0", listen="tcp://127.0.0.1:0")
+    )
+    assert (
+        code == 1
+        and "belongs to another party than server1" in log
+        and "its own state folder" in log
+    )
     code, log = second(cluster, "server1", lambda file: rewrite(file, listen="tcp://127.0.0.1:0"))
     assert code == 1 and "is in use" in log  # two processes with one ledger
 
 
 def test_a_restored_state_folder(cluster: Cluster) -> None:
-    """Its weight shares are of an earlier pair: nothing is computed with them until weights are shared anew."""
+    """Its weight shares are of an earlier pair: nothing is computed with them until weights are
+    shared anew.
+    """
     _stop(cluster, "server1")
     state, copy = cluster.folder / "state1", cluster.folder / "copy"
     shutil.copytree(state, copy)
@@ -177,7 +206,9 @@ def _stop(cluster: Cluster, name: str) -> None:
 
 
 def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
-    """Server 1 expects another key of server 0: nothing is agreed, and the log says whose card to copy."""
+    """Server 1 expects another key of server 0: nothing is agreed, and the log says whose card to
+    copy.
+    """
     keygen(tmp_path / "odd", "server0", "server0")
     _stop(cluster, "server1")
     start = len(cluster.log("server1"))
@@ -186,7 +217,10 @@ def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
     cluster.start()
     try:
         log = cluster.wait_log("server1", "no server0 at", start=start)
-        assert "its key is not the one in its card here" in log and "copy its card.toml here anew" in log
+        assert (
+            "its key is not the one in its card here" in log
+            and "copy its card.toml here anew" in log
+        )
     finally:
         cluster.setup.server1.write_text(saved)
         _stop(cluster, "server1")
@@ -195,7 +229,9 @@ def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
 
 
 class _Server0:
-    """A server 0 that this test plays: the real keys and state, but it can do what a real one never would."""
+    """A server 0 that this test plays: the real keys and state, but it can do what a real one never
+    would.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         config = load_server(cluster.setup.server0)
@@ -204,10 +240,14 @@ class _Server0:
         root = agree_root(identity, config.dealer, 0)
         pair_secret = agree_pair(identity, config.peer)
         backend = choose_backend()
-        self.engine = Engine(0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None)
+        self.engine = Engine(
+            0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None
+        )
         self.archive = Archive(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
-        self.channel = ZmqChannel.bind(config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S)
+        self.channel = ZmqChannel.bind(
+            config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S
+        )
 
     def meet(self) -> None:
         from gpumpc.wire.handshake import exchange_hello
@@ -223,14 +263,18 @@ class _Server0:
         deadline = time.monotonic() + LIMIT_S
         while True:  # server 1 may need a moment after the last word of the handshake
             client._sequence += 1
-            client._servers[1].send(Kind.REQUEST, m.pack(m.Run(client.plan_id, job, [item])), sequence=client._sequence)
+            client._servers[1].send(
+                Kind.REQUEST, m.pack(m.Run(client.plan_id, job, [item])), sequence=client._sequence
+            )
             try:
                 assert isinstance(client.answer(1, client._sequence, LIMIT_S)[0], m.Queued)
                 break
             except RemoteError as error:
                 if "not connected" not in error.what or time.monotonic() > deadline:
                     raise
-        self.channel.send_control(m.pack(m.Order(client.plan_id, job, f"user: run None {named([item])}", batch)))
+        self.channel.send_control(
+            m.pack(m.Order(client.plan_id, job, f"user: run None {named([item])}", batch))
+        )
         answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
         assert isinstance(answer, m.Accept)
         kind = self.archive.inputs(self.engine).kind
@@ -263,11 +307,21 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                     channel.receive()
             else:
                 server_0.ledger.reserve(server_0.engine.session_id, batch)
-                size = next(step.cost.s0_bytes for step in server_0.engine.program.steps if step.cost.s0_bytes)
+                size = next(
+                    step.cost.s0_bytes
+                    for step in server_0.engine.program.steps
+                    if step.cost.s0_bytes
+                )
                 for _ in range(2):
-                    header = encode_header(Kind.OPENING, size, session=server_0.engine.session_id, batch=batch)
+                    header = encode_header(
+                        Kind.OPENING, size, session=server_0.engine.session_id, batch=batch
+                    )
                     channel._put(header, [bytes(size)])
-                pattern = "BadFrame: a frame of server0 was refused.*number 1 was due and number 0 came: it came twice"
+                pattern = (
+                    "BadFrame: a frame of server0 was refused.*number 1 was due and number "
+                    "0 "
+                    "came: it came twice"
+                )
             with pytest.raises(RemoteError, match=pattern):
                 client.answer(1, sequence, LIMIT_S)
         finally:

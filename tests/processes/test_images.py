@@ -58,7 +58,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     below.save(folder / "features")
     head(below).save(folder / "head")
     plans = [folder / "features", folder / "head"]
-    cluster = Cluster(write_local(folder / "local", plans, 4, ahead="256KiB", timeout_s=30.0), below)
+    cluster = Cluster(
+        write_local(folder / "local", plans, 4, ahead="256KiB", timeout_s=30.0), below
+    )
     with cluster:
         for name in ("features", "head"):
             gpumpc(cluster, "share-weights", plan=name)
@@ -79,13 +81,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def gpumpc(cluster: Cluster, *arguments: object, plan: str = "features", rc: int = 0, config: str = "client") -> str:
+def gpumpc(
+    cluster: Cluster,
+    *arguments: object,
+    plan: str = "features",
+    rc: int = 0,
+    config: str = "client",
+) -> str:
     root = cluster.folder.parent
     options = ["--config", str(cluster.folder / f"{config}.toml"), "--plan", str(root / plan)]
     done = subprocess.run(
         [sys.executable, "-m", "gpumpc", *map(str, arguments), *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == rc, done.stderr + done.stdout
     return done.stdout + done.stderr
 
@@ -99,7 +110,9 @@ def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
     assert "answered a hello with" not in log
 
 
-def test_a_dealer_that_disagrees_on_the_last_plan_does_not_take_the_place_of_one_that_agrees(cluster: Cluster) -> None:
+def test_a_dealer_that_disagrees_on_the_last_plan_does_not_take_the_place_of_one_that_agrees(
+    cluster: Cluster,
+) -> None:
     root, file = cluster.folder.parent, cluster.setup.dealer
     other = features().head(np.ones((32, 2)), np.zeros(2), ("another", "head"))
     other.save(root / "other")
@@ -142,30 +155,62 @@ def test_no_name_leaves_the_client(cluster: Cluster, pictures: Path) -> None:
                 assert b"00.png" not in data and str(pictures).encode() not in data, path
 
 
-def test_extract_all_classify_and_evaluate(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
+def test_extract_all_classify_and_evaluate(
+    cluster: Cluster, pictures: Path, tmp_path: Path
+) -> None:
     text = gpumpc(cluster, "extract", pictures / "03.png")
     assert "0 of 1 images are extracted already" in text
     out = tmp_path / "features.npz"
     text = gpumpc(cluster, "extract", "--all", "--out", out)
-    assert f"1 of {N} images are extracted already" in text and f"features ({N}, 32) of {N} images saved" in text
+    assert (
+        f"1 of {N} images are extracted already" in text
+        and f"features ({N}, 32) of {N} images saved" in text
+    )
     found = np.load(out)
     assert sorted(Path(file).name for file in found["files"]) == [f"{i:02}.png" for i in range(N)]
-    text = gpumpc(cluster, "classify", "--all", "--source", cluster.folder.parent / "features", plan="head")
+    text = gpumpc(
+        cluster, "classify", "--all", "--source", cluster.folder.parent / "features", plan="head"
+    )
     for i in range(N):
         assert f"{i:02}.png\t{CLASSES[i > 5]}" in text
     rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
     done = subprocess.run(
-        [sys.executable, "-m", "gpumpc", "evaluate", out, "--labels", tmp_path / "labels.csv", "--metric", "l2", "--json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "gpumpc",
+            "evaluate",
+            out,
+            "--labels",
+            tmp_path / "labels.csv",
+            "--metric",
+            "l2",
+            "--json",
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
     done = subprocess.run(
-        [sys.executable, "-m", "gpumpc", "train-head", str(out), "--labels", str(tmp_path / "labels.csv")]
+        [
+            sys.executable,
+            "-m",
+            "gpumpc",
+            "train-head",
+            str(out),
+            "--labels",
+            str(tmp_path / "labels.csv"),
+        ]
         + ["--on", str(cluster.folder.parent / "features"), "--out", str(tmp_path / "head")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert f"of 2 classes, trained on {N} images" in done.stdout, done.stderr
     trained = CompiledPlan.load(tmp_path / "head")
     assert trained.plan.classes == CLASSES
@@ -196,23 +241,34 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
     gpumpc(cluster, "index", "create", "labelled", "--metric", "l2", "--classes", ",".join(CLASSES))
-    assert f"{N} rows" in gpumpc(cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "labels.csv")
+    assert f"{N} rows" in gpumpc(
+        cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "labels.csv"
+    )
     text = gpumpc(cluster, "classify", "--all", "--index", "labelled", "--top", "3")
     for i in range(N):
         assert f"{i:02}.png\t{CLASSES[i > 5]}" in text
     assert "give each item a label" in gpumpc(cluster, "index", "add", "labelled", "--all", rc=1)
     assert "has no classes" in gpumpc(cluster, "classify", "--all", "--index", "greys", rc=1)
-    (tmp_path / "wrong.csv").write_text("file,label\n" + "".join(f"{pictures / f'{i:02}.png'},grey\n" for i in range(N)))
-    text = gpumpc(cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "wrong.csv", rc=1)
+    (tmp_path / "wrong.csv").write_text(
+        "file,label\n" + "".join(f"{pictures / f'{i:02}.png'},grey\n" for i in range(N))
+    )
+    text = gpumpc(
+        cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "wrong.csv", rc=1
+    )
     assert "'grey' is no class of index 'labelled'" in text
     for party in (0, 1):  # names of classes are there, and no row says which it has
-        assert "light" in (cluster.folder / f"state{party}" / "store" / "manifest.sqlite-wal").read_text(errors="ignore")
+        assert "light" in (
+            cluster.folder / f"state{party}" / "store" / "manifest.sqlite-wal"
+        ).read_text(errors="ignore")
 
 
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (("search", "06.png", "--index", "greys", "--top", "50"), "50 neighbours each to index 'greys' of 11 rows"),
+        (
+            ("search", "06.png", "--index", "greys", "--top", "50"),
+            "50 neighbours each to index 'greys' of 11 rows",
+        ),
         (("search", "06.png", "--index", "none"), "there is no index 'none'"),
         (("search", "bad.png", "--index", "greys"), "bad.png is refused"),
         (("search", "nowhere.png", "--index", "greys"), "no file that was shared from here"),
@@ -227,20 +283,34 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
         (("store", "delete"), "items or --all"),
     ],
 )
-def test_what_is_asked_wrongly(cluster: Cluster, pictures: Path, arguments: tuple[str, ...], text: str) -> None:
+def test_what_is_asked_wrongly(
+    cluster: Cluster, pictures: Path, arguments: tuple[str, ...], text: str
+) -> None:
     start = time.monotonic()
-    named = [str(pictures / word) if word.endswith((".png", ".txt", ".npy", ".xls")) else word for word in arguments]
+    named = [
+        str(pictures / word) if word.endswith((".png", ".txt", ".npy", ".xls")) else word
+        for word in arguments
+    ]
     said = gpumpc(cluster, *named, rc=1)
     assert text in said and "What to do: " in said and "Traceback" not in said
-    assert time.monotonic() - start < LIMIT_S + 5.0  # an interpreter starts in it, on a busy machine
+    assert (
+        time.monotonic() - start < LIMIT_S + 5.0
+    )  # an interpreter starts in it, on a busy machine
 
 
 def test_deleted_images_are_gone_at_both_servers(cluster: Cluster, pictures: Path) -> None:
-    assert "1 items deleted at both servers" in gpumpc(cluster, "store", "delete", pictures / "00.png")
+    assert "1 items deleted at both servers" in gpumpc(
+        cluster, "store", "delete", pictures / "00.png"
+    )
     text = gpumpc(cluster, "store", "info")
-    assert f"of this plan: {N - 1} images, {N - 1} features; {N - 1} images in the local catalogue" in text
+    assert (
+        f"of this plan: {N - 1} images, {N - 1} features; {N - 1} images in the local catalogue"
+        in text
+    )
     assert f"has {N - 3} rows" in gpumpc(cluster, "index", "remove", "greys", pictures / "10.png")
-    assert "1 items deleted" in gpumpc(cluster, "store", "delete", "--images-only", pictures / "01.png")
+    assert "1 items deleted" in gpumpc(
+        cluster, "store", "delete", "--images-only", pictures / "01.png"
+    )
     assert f"{N - 2} images, {N - 1} features" in gpumpc(cluster, "store", "info")
 
 
@@ -250,8 +320,11 @@ def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
     def verify(rc: int) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "gpumpc", "store", "verify", "--config", cluster.setup.server1],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == rc, done.stderr
         return done.stdout + done.stderr
 
@@ -289,8 +362,12 @@ DealerEngine.deal = deal_and_die
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_kill_9_of_each_process_in_an_extraction_of_64_images(tmp_path: Path, in_flight: int) -> None:
-    """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used twice."""
+def test_kill_9_of_each_process_in_an_extraction_of_64_images(
+    tmp_path: Path, in_flight: int
+) -> None:
+    """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used
+    twice.
+    """
     cluster = Cluster.make(tmp_path, batch=4, ahead="8KiB")
     for file in (cluster.setup.server0, cluster.setup.server1):
         rewrite(file, in_flight=in_flight)

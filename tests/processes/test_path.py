@@ -33,8 +33,14 @@ def test_the_result_is_that_of_fixed_mode_and_of_one_process(cluster: Cluster, n
         seen: list[tuple[int, int]] = []
         result = client.run(shared, lambda done, of: seen.append((done, of))).reveal()
         again = client.run(shared).reveal()
-    assert result.shape == (n, 3) and close(cluster.compiled, x, result) and close(cluster.compiled, x, again)
-    assert (np.abs(result - cluster.compiled(x, "secure", batch=2)) <= 2 * law(cluster.compiled)).all()
+    assert (
+        result.shape == (n, 3)
+        and close(cluster.compiled, x, result)
+        and close(cluster.compiled, x, again)
+    )
+    assert (
+        np.abs(result - cluster.compiled(x, "secure", batch=2)) <= 2 * law(cluster.compiled)
+    ).all()
     assert seen[-1] == (-(-n // 2), -(-n // 2))
 
 
@@ -49,12 +55,17 @@ def test_weights_can_be_shared_again(cluster: Cluster) -> None:
 
 def test_the_environment_has_no_torch(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
-    code = "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.local.compile, sys; print('torch' in sys.modules)"
+    code = (
+        "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.local.compile, sys; "
+        "print('torch' in sys.modules)"
+    )
     for text, rc in (("import torch", 1), (code, 0)):
         done = subprocess.run(
             [sys.executable, "-c", text],
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == rc, done.stderr
     assert done.stdout == "False\n"
     for name in ("server0", "server1", "dealer"):
@@ -71,8 +82,11 @@ def test_the_client_runs_without_torch(cluster: Cluster, tmp_path: Path) -> None
     def run(*arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "gpumpc", *arguments, *options],
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -63,7 +63,9 @@ def test_search_finds_what_plain_search_finds(
     features = cluster.compiled(x, "fixed")
     if index.metric == "cosine":
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
-    step = 2.0**-index._geometry.value_frac + 2.0**-7  # quantisation and truncations of either operand
+    step = (
+        2.0**-index._geometry.value_frac + 2.0**-7
+    )  # quantisation and truncations of either operand
     for i, (row, names) in enumerate(zip(scores, found, strict=True)):
         difference = features[i] - features
         exact = (difference**2).sum(axis=1) if index.metric == "l2" else features @ features[i]
@@ -71,7 +73,10 @@ def test_search_finds_what_plain_search_finds(
         slack = 4 * step * np.abs(features).max() * features.shape[1]
         assert np.abs(row - exact[at]).max() < slack
         best = np.sort(exact)[:K] if index.metric == "l2" else np.sort(exact)[::-1][:K]
-        assert np.abs(row - best).max() < slack and (np.diff(row if index.metric == "l2" else -row) >= 0).all()
+        assert (
+            np.abs(row - best).max() < slack
+            and (np.diff(row if index.metric == "l2" else -row) >= 0).all()
+        )
         if index.metric != "ip":
             # The image itself; it and its duplicate are one image but for the rounding of each.
             assert at[0] == i or {i, at[0]} == {3, 31}
@@ -89,9 +94,15 @@ def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path:
     index.save(tmp_path / "small.json")
     again = RemoteIndex.load(client, tmp_path / "small.json")
     assert (again.name, again.metric, again.ids) == ("small", "l2", index.ids)
-    (tmp_path / "other.json").write_text((tmp_path / "small.json").read_text().replace(client.plan_id, "0" * 64))
+    (tmp_path / "other.json").write_text(
+        (tmp_path / "small.json").read_text().replace(client.plan_id, "0" * 64)
+    )
     (tmp_path / "none.json").write_text("{}")
-    for name, text in (("other", "another plan"), ("none", "no saved index"), ("lost", "there is no file")):
+    for name, text in (
+        ("other", "another plan"),
+        ("none", "no saved index"),
+        ("lost", "there is no file"),
+    ):
         with pytest.raises(GpumpcError, match=text):
             RemoteIndex.load(client, tmp_path / f"{name}.json")
     scores, found = index.search(gallery[2:3], 10)  # a removed row is not found
@@ -121,28 +132,47 @@ def test_an_item_is_kept_once(client: Client) -> None:
 @pytest.mark.parametrize(
     "what, text",
     [
-        (lambda c, i, g: i.search(g[:1], N + 1), f"neighbours each to index 'gallery-.*' of {N} rows.*ask for 1 to {N}"),
-        (lambda c, i, g: i.search(["0" * 32], 1), "item 00000000 is not in the store.*share it again"),
+        (
+            lambda c, i, g: i.search(g[:1], N + 1),
+            f"neighbours each to index 'gallery-.*' of {N} rows.*ask for 1 to {N}",
+        ),
+        (
+            lambda c, i, g: i.search(["0" * 32], 1),
+            "item 00000000 is not in the store.*share it again",
+        ),
         (lambda c, i, g: i.add(["1" * 32]), "item 11111111 is not in the store"),
-        (lambda c, i, g: RemoteIndex(c, "nowhere", "l2").search(g[:1], 1), "there is no index 'nowhere'.*index create"),
+        (
+            lambda c, i, g: RemoteIndex(c, "nowhere", "l2").search(g[:1], 1),
+            "there is no index 'nowhere'.*index create",
+        ),
         (
             lambda c, i, g: c.index(i.name, "ip" if i.metric == "l2" else "l2"),
             "there is an index .* already.*another metric",
         ),
-        (lambda c, i, g: RemoteIndex(c, "empty", "l2").search(g[:1], 1), "there is no index 'empty'"),
+        (
+            lambda c, i, g: RemoteIndex(c, "empty", "l2").search(g[:1], 1),
+            "there is no index 'empty'",
+        ),
         (lambda c, i, g: c.keep([g[0], g[0]]), "one is named twice"),
         (lambda c, i, g: c.fetch(["2" * 32]), "item 22222222 is not in the store"),
-        (lambda c, i, g: c.index(i.name, i.metric, dim=5), "dimension 5 was asked for.*have 3 entries"),
+        (
+            lambda c, i, g: c.index(i.name, i.metric, dim=5),
+            "dimension 5 was asked for.*have 3 entries",
+        ),
     ],
 )
-def test_bad_questions(client: Client, index: RemoteIndex, gallery: list[str], what: Any, text: str) -> None:
+def test_bad_questions(
+    client: Client, index: RemoteIndex, gallery: list[str], what: Any, text: str
+) -> None:
     with pytest.raises(GpumpcError, match=text):
         what(client, index, gallery)
     assert index.ntotal == N  # and the servers go on
 
 
 def test_kill_9_while_results_are_kept(tmp_path: Path) -> None:
-    """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and the rest follows."""
+    """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and
+    the rest follows.
+    """
     cluster = Cluster.make(tmp_path, batch=2, ahead="64KiB")
     cluster.faults["server1"] = _DIE_BETWEEN_PUT_AND_CONFIRM
     items = [secrets.token_hex(16) for _ in range(8)]

@@ -1,4 +1,6 @@
-"""What the user learns of an image: the label alone, the best five, or the logits, of a network or of kept results."""
+"""What the user learns of an image: the label alone, the best five, or the logits, of a network or
+of kept results.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def features() -> CompiledPlan:
 def head(policy: Policy) -> CompiledPlan:
     rng = np.random.default_rng(4)
     classes = [f"class {i}" for i in range(N_CLASSES)]
-    return features().head(rng.normal(size=(12, N_CLASSES)), rng.normal(size=N_CLASSES), classes, policy)
+    return features().head(
+        rng.normal(size=(12, N_CLASSES)), rng.normal(size=N_CLASSES), classes, policy
+    )
 
 
 def ranked(logits: np.ndarray) -> np.ndarray:
@@ -51,10 +55,16 @@ def ranked(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
 def test_a_networks_own_head(policy: Policy) -> None:
     arrays = weights(LOGITS)
-    compiled = compile((LOGITS, arrays), params=Params(k=40, f=12), policy=policy, classes=["a"] * N_CLASSES)
+    compiled = compile(
+        (LOGITS, arrays), params=Params(k=40, f=12), policy=policy, classes=["a"] * N_CLASSES
+    )
     logits = compile((LOGITS, arrays), params=Params(k=40, f=12))(images(20), "float")
-    assert np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3  # no order hangs on a rounding
-    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[policy]
+    assert (
+        np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3
+    )  # no order hangs on a rounding
+    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[
+        policy
+    ]
     tolerance = 1e-2 if policy == "logits" else 0.0
     for mode in ("float", "fixed", "secure"):
         assert np.abs(compiled(images(20), mode) - expected).max() <= tolerance, mode
@@ -63,7 +73,9 @@ def test_a_networks_own_head(policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
 def test_a_head_on_another_plans_results(policy: Policy) -> None:
-    """Its input is that plan's result as it is kept: same bits, scale and divisor; so nothing is converted in between."""
+    """Its input is that plan's result as it is kept: same bits, scale and divisor; so nothing is
+    converted in between.
+    """
     below, above = features(), head(policy)
     with below.session(4) as session:
         result = session.program.result
@@ -71,10 +83,14 @@ def test_a_head_on_another_plans_results(policy: Policy) -> None:
     with taken as session:
         wanted = session.program.input
     assert (wanted.bits, wanted.frac, wanted.divisor) == (result.bits, result.frac, result.divisor)
-    assert result.frac == 13 and result.bits < 32  # averaged over eight pixels, and cut to what is needed
+    assert (
+        result.frac == 13 and result.bits < 32
+    )  # averaged over eight pixels, and cut to what is needed
     x = below(images(20), "fixed")
     logits = head("logits")(x, "float")
-    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[policy]
+    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[
+        policy
+    ]
     assert np.abs(above(x, "secure") - expected).max() <= (2e-2 if policy == "logits" else 0.0)
 
 

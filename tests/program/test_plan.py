@@ -41,7 +41,9 @@ GRAPH = Graph(
 
 def arrays(dtype="float64"):
     rng = np.random.default_rng(2)
-    return {name: rng.normal(size=shape).astype(dtype) for name, shape in GRAPH.weight_shapes().items()}
+    return {
+        name: rng.normal(size=shape).astype(dtype) for name, shape in GRAPH.weight_shapes().items()
+    }
 
 
 @pytest.fixture
@@ -59,7 +61,10 @@ def test_round_trip(tmp_path, dtype):
     again = load(tmp_path / "deep" / "folder")
     assert again == plan and plan_hash(again) == plan_hash(plan) and len(plan_hash(plan)) == 32
     loaded = load_weights(tmp_path / "deep" / "folder", again)
-    assert all(np.array_equal(loaded[name], weights[name]) and loaded[name].dtype == dtype for name in weights)
+    assert all(
+        np.array_equal(loaded[name], weights[name]) and loaded[name].dtype == dtype
+        for name in weights
+    )
     assert set(loaded) == set(weights) and loaded.salt == weights.salt
 
 
@@ -84,7 +89,9 @@ def test_the_commitment_hides_and_binds():
     assert first.weight_digest != second.weight_digest  # same weights, other salt
     changed = Weights(weights, weights.salt)
     changed["l.bias"] = np.nextafter(weights["l.bias"], 9)
-    narrow = Weights({name: array.astype(np.float32) for name, array in weights.items()}, weights.salt)
+    narrow = Weights(
+        {name: array.astype(np.float32) for name, array in weights.items()}, weights.salt
+    )
     reshaped = Weights(weights | {"l.bias": weights["l.bias"].reshape(1, 3)}, weights.salt)
     fortran = Weights(weights | {"l.weight": np.asfortranarray(weights["l.weight"])}, weights.salt)
     digests = {weight_digest(some) for some in (weights, changed, narrow, reshaped)}
@@ -143,7 +150,9 @@ def test_damaged_plans_are_refused_by_name(saved, name):
 
 def rewritten(path, **changes):
     found = safetensors.numpy.load(path.read_bytes()) | changes
-    path.write_bytes(safetensors.numpy.save({name: array for name, array in found.items() if array is not None}))
+    path.write_bytes(
+        safetensors.numpy.save({name: array for name, array in found.items() if array is not None})
+    )
 
 
 WEIGHT_DAMAGE = {
@@ -205,9 +214,12 @@ def test_plans_load_and_run_where_torch_cannot_be_imported(saved):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\nimport numpy as np\n"
-        "from gpumpc.program.plan import load, load_weights\nfrom gpumpc.nn.plaintext import evaluate_float\n"
+        "from gpumpc.program.plan import load, load_weights\nfrom gpumpc.nn.plaintext import "
+        "evaluate_float\n"
         "folder = Path(sys.argv[1]); plan = load(folder); weights = load_weights(folder, plan)\n"
         "print(evaluate_float(plan.graph, weights, np.zeros((1, 4, 4, 1))).shape)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(saved[0])], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(saved[0])], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "(1, 3)"), done.stderr

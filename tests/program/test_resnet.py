@@ -25,9 +25,16 @@ def x() -> npt.NDArray[np.float64]:
     return sample_inputs((2, SIZE, SIZE, 3))
 
 
-def with_rounded_weights(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """In float64 with the weights as the plan rounds them: what is left is the error of the steps."""
-    weights = {n: np.rint(w / ULP) * ULP if n.endswith(".weight") else w for n, w in compiled.weights.items()}
+def with_rounded_weights(
+    compiled: CompiledPlan, x: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """In float64 with the weights as the plan rounds them: what is left is the error of the
+    steps.
+    """
+    weights = {
+        n: np.rint(w / ULP) * ULP if n.endswith(".weight") else w
+        for n, w in compiled.weights.items()
+    }
     return evaluate_float(compiled.plan.graph, weights, x)
 
 
@@ -48,14 +55,18 @@ def test_values_stay_in_a_sensible_range() -> None:
 
 def test_the_same_weights_every_time(compiled: CompiledPlan) -> None:
     other = compile_named("resnet18", size=SIZE)
-    assert all(np.array_equal(other.weights[name], array) for name, array in compiled.weights.items())
+    assert all(
+        np.array_equal(other.weights[name], array) for name, array in compiled.weights.items()
+    )
 
 
 def test_three_modes_agree(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> None:
     exact, rounded = compiled(x, "float"), with_rounded_weights(compiled, x)
     fixed, secure = compiled(x, "fixed"), compiled(x, "secure", batch=2)
-    # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a layer passes on about one.
+    # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a
+    # layer passes on about one.
     assert np.abs(fixed - rounded).max() < 10 * ULP
     assert np.abs(secure - rounded).max() < 20 * ULP
-    # Weights of 2^-13 / 2 off, up to 4608 a sum: far more than the steps, and still little beside values up to 3.
+    # Weights of 2^-13 / 2 off, up to 4608 a sum: far more than the steps, and still little beside
+    # values up to 3.
     assert np.abs(secure - exact).max() < 0.03

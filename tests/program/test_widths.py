@@ -1,4 +1,6 @@
-"""Every layer only as wide as it must be: no narrower one fits, and at the edges of the range results are still right."""
+"""Every layer only as wide as it must be: no narrower one fits, and at the edges of the range
+results are still right.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def compiled(scale: float = 1.0, **options: dict[str, int]) -> CompiledPlan:
 
 
 def corners() -> np.ndarray:
-    """Images at the very ends of the declared range, where bounds are nearly reached, and some inside it."""
+    """Images at the very ends of the declared range, where bounds are nearly reached, and some
+    inside it.
+    """
     rng = np.random.default_rng(2)
     ends = rng.choice([-1.0, 1.0], (12, 6, 6, 2))
     flat = np.array([np.full((6, 6, 2), value) for value in (-1.0, 0.0, 1.0)])
@@ -61,7 +65,9 @@ def test_no_width_can_be_less() -> None:
     assert products == ["wide", "left", "right", "fc"]
     for name in products:
         narrow = msgspec.structs.replace(plan.widths[name], k=plan.widths[name].k - 1)
-        less = compile_program(GRAPH, plan.params, 1, plan.output_bits, {**plan.widths, name: narrow})
+        less = compile_program(
+            GRAPH, plan.params, 1, plan.output_bits, {**plan.widths, name: narrow}
+        )
         too_narrow = less.result.bits < (plan.output_bits or 0)
         with pytest.raises(RangeTooWide):
             if not too_narrow:
@@ -72,8 +78,14 @@ def test_no_width_can_be_less() -> None:
 
 def test_it_costs_less_than_one_width_for_all() -> None:
     plan = compiled().plan
-    planned, flat = program_of(plan, 4).cost, compile_program(GRAPH, plan.params, 4, plan.output_bits).cost
-    assert planned.online_bytes < 0.9 * flat.online_bytes and planned.dealer_bytes < 0.9 * flat.dealer_bytes
+    planned, flat = (
+        program_of(plan, 4).cost,
+        compile_program(GRAPH, plan.params, 4, plan.output_bits).cost,
+    )
+    assert (
+        planned.online_bytes < 0.9 * flat.online_bytes
+        and planned.dealer_bytes < 0.9 * flat.dealer_bytes
+    )
     assert planned.rounds <= flat.rounds
 
 
@@ -113,10 +125,15 @@ def test_one_opening_serves_products_of_two_widths() -> None:
 def test_weights_may_have_fewer_fraction_bits() -> None:
     finer, coarser = compiled(), compiled(weight_fracs=dict.fromkeys(("wide", "left", "right"), 6))
     assert all(coarser.plan.widths[name].weight_frac == 6 for name in ("wide", "left", "right"))
-    assert all(coarser.plan.widths[name].k < finer.plan.widths[name].k for name in ("wide", "left", "right"))
+    assert all(
+        coarser.plan.widths[name].k < finer.plan.widths[name].k
+        for name in ("wide", "left", "right")
+    )
     x = corners()
     assert np.abs(coarser(x, "secure") - coarser(x, "fixed")).max() < 0.1
-    assert np.abs(coarser(x, "fixed") - coarser(x, "float")).max() < 2.0  # weights are rounded to 1/64
+    assert (
+        np.abs(coarser(x, "fixed") - coarser(x, "float")).max() < 2.0
+    )  # weights are rounded to 1/64
     cost, less = program_of(finer.plan, 1).cost, program_of(coarser.plan, 1).cost
     assert less.online_bytes < cost.online_bytes
 
@@ -124,7 +141,9 @@ def test_weights_may_have_fewer_fraction_bits() -> None:
 def test_a_pool_after_a_clamp_is_given_room_for_a_difference() -> None:
     """Ring by ring, at both ends of the clamp."""
     program = program_of(compiled().plan, 1)
-    clamp, pool = (next(step for step in program.steps if step.name == name) for name in ("clamp", "pool"))
+    clamp, pool = (
+        next(step for step in program.steps if step.name == name) for name in ("clamp", "pool")
+    )
     assert getattr(pool, "bits", 0) <= getattr(clamp, "out_bits", 0)
     assert 6 * 2**F < 2 ** (getattr(pool, "bits", 0) - 2)
 
@@ -134,14 +153,23 @@ def test_the_handshake_names_widths() -> None:
     other = msgspec.structs.replace(plan, widths={**plan.widths, "fc": Width(39, F)})
     ours, theirs = (agreed_fields(p, program_of(p, 1)) for p in (plan, other))
     assert "fc=39/10" in theirs["widths"]
-    first = next(name for name, one, two in zip(ours, ours.values(), theirs.values(), strict=True) if one != two)
+    first = next(
+        name
+        for name, one, two in zip(ours, ours.values(), theirs.values(), strict=True)
+        if one != two
+    )
     assert first == "widths"
 
 
 def test_all_small_rings_agree_with_the_clear() -> None:
     """A tiny product in every ring it fits, over all inputs of a coarse grid."""
     graph = g.Graph(
-        (g.Input("x", (), (2,), -1.0, 1.0), g.Linear("a", ("x",), 2), g.ReLU("r", ("a",)), g.Linear("b", ("r",), 1))
+        (
+            g.Input("x", (), (2,), -1.0, 1.0),
+            g.Linear("a", ("x",), 2),
+            g.ReLU("r", ("a",)),
+            g.Linear("b", ("r",), 1),
+        )
     )
     grid = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=2)))
     for size in (0.25, 1.0, 7.75):
@@ -152,4 +180,6 @@ def test_all_small_rings_agree_with_the_clear() -> None:
             "b.bias": np.ones(1),
         }
         network = compile((graph, arrays), params=Params(k=32, f=6))
-        assert np.abs(network(grid, "secure") - network(grid, "float")).max() < 0.05 * max(1.0, size**2)
+        assert np.abs(network(grid, "secure") - network(grid, "float")).max() < 0.05 * max(
+            1.0, size**2
+        )

@@ -1,4 +1,5 @@
-"""Steps as the protocol tests use them, with the law each declares, written out in plain integers."""
+"""Steps as the protocol tests use them, with the law each declares, written out in plain
+integers."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from gpumpc.ring.backend import Words, lane_bytes
 from gpumpc.session import Session
 
 Ints = npt.NDArray[np.int64]
-# (k, f): the two settings of docs/protocols.md section 7, and the widest ring that a plan may ask for.
+# (k, f): the two settings of docs/protocols.md section 7, and the widest ring that a plan may ask
+# for.
 RINGS = [(40, 13), (44, 16), (62, 20)]
 SIZES = [1, 19, 989]
 
@@ -48,10 +50,17 @@ def pair_max(n: int, bits: int) -> MaxPool:
 
 
 def max_pool(
-    shape: tuple[int, ...], bits: int, window: tuple[int, int], stride: tuple[int, int], padding: Sequence[int]
+    shape: tuple[int, ...],
+    bits: int,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    padding: Sequence[int],
 ) -> MaxPool:
     top, bottom, left, right = padding
-    windows = (Window(2, window[1], stride[1], left, right), Window(1, window[0], stride[0], top, bottom))
+    windows = (
+        Window(2, window[1], stride[1], left, right),
+        Window(1, window[0], stride[0], top, bottom),
+    )
     return MaxPool("pool", ("x",), "y", shape, bits, windows)
 
 
@@ -63,7 +72,9 @@ def argmax(shape: tuple[int, int], bits: int) -> Argmax:
 
 
 def outside_truncation(x: Ints, got: Ints, f: int) -> npt.NDArray[np.bool_]:
-    """Where a result is neither floor(x / 2^f) nor that plus one; multiples of 2^f must be exact."""
+    """Where a result is neither floor(x / 2^f) nor that plus one; multiples of 2^f must be
+    exact.
+    """
     floor = x >> f
     wrong: npt.NDArray[np.bool_] = (got != floor) & ((got != floor + 1) | (floor << f == x))
     return wrong
@@ -77,11 +88,16 @@ def outside_clamp(x: Ints, got: Ints, top: int) -> npt.NDArray[np.bool_]:
     return np.not_equal(got, np.clip(x, 0, top))
 
 
-def pool_by_loop(x: Ints, window: tuple[int, int], stride: tuple[int, int], padding: Sequence[int]) -> Ints:
+def pool_by_loop(
+    x: Ints, window: tuple[int, int], stride: tuple[int, int], padding: Sequence[int]
+) -> Ints:
     """Largest real entry of each window, one entry at a time."""
     top, bottom, left, right = padding
     b, h, w, c = x.shape
-    rows, columns = (h + top + bottom - window[0]) // stride[0] + 1, (w + left + right - window[1]) // stride[1] + 1
+    rows, columns = (
+        (h + top + bottom - window[0]) // stride[0] + 1,
+        (w + left + right - window[1]) // stride[1] + 1,
+    )
     out = np.empty((b, rows, columns, c), dtype=np.int64)
     for item, i, j, channel in np.ndindex(*out.shape):
         y, z = stride[0] * i - top, stride[1] * j - left
@@ -109,7 +125,9 @@ class Compare(Step):
     @property
     def cost(self) -> Cost:
         c = self.comparison
-        return Cost.both_ways(c.rounds, lane_bytes(self.n, c.opened_bits), lane_bytes(self.n, c.dealt_bits))
+        return Cost.both_ways(
+            c.rounds, lane_bytes(self.n, c.opened_bits), lane_bytes(self.n, c.dealt_bits)
+        )
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
         bits = self.comparison.bits

@@ -1,7 +1,9 @@
-"""What a run must satisfy, as functions that raise AssertionError: used on the protocols, and on planted bugs.
+"""What a run must satisfy, as functions that raise AssertionError: used on the protocols, and on
+planted bugs.
 
-False alarms: each test statistic is compared with a quantile chosen so that all of them together, over all tests here,
-fail an honest protocol with probability below 10^-6 for a random seed; the seeds are fixed.
+False alarms: each test statistic is compared with a quantile chosen so that all of them together,
+over all tests here, fail an honest protocol with probability below 10^-6 for a random seed; the
+seeds are fixed.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from tests.harness import Cell, Outcome, opened_cells, view_cells
 
 # 255 degrees of freedom; fewer than 5000 lanes are tested: below 5e-7 in all.
 CHI_SQUARE_AT_MOST = float(chi2.isf(1e-10, 255))
-# A sum of n signs, in standard deviations: 6.4e-14 two-sided; fewer than 5 * 10^6 sums are tested: below 5e-7 in all.
+# A sum of n signs, in standard deviations: 6.4e-14 two-sided; fewer than 5 * 10^6 sums are tested:
+# below 5e-7 in all.
 DEVIATIONS_AT_MOST = 7.5
 
 
@@ -53,7 +56,9 @@ def _signs(cells: Sequence[Cell]) -> tuple[list[str], npt.NDArray[np.float32]]:
 
 
 def check_independent(seen: Sequence[Cell], secret: Sequence[Cell] = ()) -> None:
-    """Every bit seen is unbiased, and independent of every other bit seen and of every secret bit, pair by pair."""
+    """Every bit seen is unbiased, and independent of every other bit seen and of every secret bit,
+    pair by pair.
+    """
     labels, rows = _signs(seen)
     n = rows.shape[1]
     limit = DEVIATIONS_AT_MOST * np.sqrt(n)
@@ -64,20 +69,26 @@ def check_independent(seen: Sequence[Cell], secret: Sequence[Cell] = ()) -> None
     if secret:
         secret_labels, secret_rows = _signs(secret)
         known = np.abs(rows @ secret_rows.T)
-        bad += [f"{labels[i]} with the secret {secret_labels[j]}" for i, j in np.argwhere(known > limit)]
+        bad += [
+            f"{labels[i]} with the secret {secret_labels[j]}" for i, j in np.argwhere(known > limit)
+        ]
     assert not bad, f"dependent: {', '.join(bad[:8])}"
 
 
 def gray(cell: Cell) -> Cell:
     """Neighbouring bits of a value, added: what the sum of two top bits tells of it."""
-    return Cell(f"gray code of {cell.label}", cell.bits, cell.n, cell.values ^ (cell.values >> np.uint64(1)))
+    return Cell(
+        f"gray code of {cell.label}", cell.bits, cell.n, cell.values ^ (cell.values >> np.uint64(1))
+    )
 
 
 def check_view(outcome: Outcome, party: int, n: int, secret: Sequence[Cell] = ()) -> None:
-    """The whole view of one party: openings, draws, what it was dealt; and what it can unmask with its own draws.
+    """The whole view of one party: openings, draws, what it was dealt; and what it can unmask with
+    its own draws.
 
-    Pairs of seen bits, and pairs with secret bits, must be independent. So must sums of two: an opened lane and an own
-    mask lane, or an opened lane and its neighbour, against openings and secrets.
+    Pairs of seen bits, and pairs with secret bits, must be independent. So must sums of two: an
+    opened lane and an own mask lane, or an opened lane and its neighbour, against openings and
+    secrets.
     """
     check_independent(view_cells(outcome, party, n), secret)
     opened = opened_cells(outcome, party)
@@ -103,7 +114,10 @@ def _check_rows_against(cell: Cell, targets: Sequence[Cell]) -> None:
     labels, rows = _signs([cell])
     target_labels, target_rows = _signs(targets)
     bad = [labels[i] for i in np.flatnonzero(np.abs(rows.sum(axis=1)) > limit)]
-    bad += [f"{labels[i]} with {target_labels[j]}" for i, j in np.argwhere(np.abs(rows @ target_rows.T) > limit)]
+    bad += [
+        f"{labels[i]} with {target_labels[j]}"
+        for i, j in np.argwhere(np.abs(rows @ target_rows.T) > limit)
+    ]
     assert not bad, f"dependent: {', '.join(bad[:8])}"
 
 
@@ -125,8 +139,12 @@ def check_padding(outcome: Outcome) -> None:
             for item in items:
                 start += item.n * (item.bits // 8)
                 planes = item.bits % 8 if item.bits else len(item.values)
-                lanes = np.frombuffer(message, "<u8", planes * n_lanes(item.n), start).reshape(planes, -1)
+                lanes = np.frombuffer(message, "<u8", planes * n_lanes(item.n), start).reshape(
+                    planes, -1
+                )
                 start += lanes.nbytes
                 keep = np.uint64((1 << (item.n % 64)) - 1)
-                assert not item.n % 64 or not (lanes[:, -1] & ~keep).any(), f"padding of S{party} in round {round_number}"
+                assert not item.n % 64 or not (lanes[:, -1] & ~keep).any(), (
+                    f"padding of S{party} in round {round_number}"
+                )
             assert start == len(message)

@@ -1,4 +1,6 @@
-"""A server on NumPy, the other on compiled loops: every message, correction and share is the same, bit for bit."""
+"""A server on NumPy, the other on compiled loops: every message, correction and share is the same,
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,27 @@ import pytest
 
 from gpumpc.params import Cipher, Params
 from gpumpc.protocols.comparison import plan_comparison
-from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
+from gpumpc.protocols.linear import (
+    BeaverProduct,
+    Convolution,
+    Elementwise,
+    MatMul,
+    Open,
+    PrivateProduct,
+    PublicProduct,
+)
 from gpumpc.protocols.pooling import SumPool
 from gpumpc.ring.numba_backend import NumbaBackend
 from tests.harness import NUMPY, run_step, run_steps, share
 from tests.protocols.cases import argmax, clamp, compare, lift, max_pool, relu, truncate
 from tests.protocols.test_random import values
 
-MIXED = [("numba", "numpy", "numpy"), ("numpy", "numba", "numpy"), ("numpy", "numpy", "numba"), ("numba",) * 3]
+MIXED = [
+    ("numba", "numpy", "numpy"),
+    ("numpy", "numba", "numpy"),
+    ("numpy", "numpy", "numba"),
+    ("numba",) * 3,
+]
 CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
 
 
@@ -25,7 +40,9 @@ def check_same(run):
     expected = run(NUMPY)
     for backends in MIXED:
         got = run(backends)
-        assert got.corrections == expected.corrections, f"the dealer's bytes differ under {backends}"
+        assert got.corrections == expected.corrections, (
+            f"the dealer's bytes differ under {backends}"
+        )
         assert got.sent == expected.sent, f"a message differs under {backends}"
         assert got.cost == expected.cost
         for one, other in zip(got.shares, expected.shares, strict=True):
@@ -51,7 +68,9 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_steps(name, n):
     step, bits = STEPS[name](n)
-    x = share(values(-(1 << (bits - 3)), 1 << (bits - 3), step.n).reshape(step.shape), bits, frac=26)
+    x = share(
+        values(-(1 << (bits - 3)), 1 << (bits - 3), step.n).reshape(step.shape), bits, frac=26
+    )
     check_same(lambda backends: run_step(step, x, backends=backends))
 
 
@@ -62,18 +81,31 @@ def test_steps(name, n):
     [
         ((8, 50), (50, 20), MatMul(), (8, 20)),
         ((2, 9, 9, 3), (3, 3, 3, 20), Convolution((3, 3), (2, 2), (0, 1, 0, 1), 1), (2, 4, 4, 20)),
-        ((2, 9, 9, 12), (5, 5, 1, 12), Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12), (2, 9, 9, 12)),
+        (
+            (2, 9, 9, 12),
+            (5, 5, 1, 12),
+            Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12),
+            (2, 9, 9, 12),
+        ),
         ((2, 9, 9, 6), (3, 3, 3, 8), Convolution((3, 3), (1, 1), (1, 1, 1, 1), 2), (2, 9, 9, 8)),
     ],
 )
 def test_products(shape, weight, operator, out, weights, cipher):
     rng, k = np.random.default_rng(1), 40
-    words = {"w": tuple(rng.integers(0, 1 << k, size, dtype=np.uint64) for size in (weight, weight[-1:]))}
+    words = {
+        "w": tuple(rng.integers(0, 1 << k, size, dtype=np.uint64) for size in (weight, weight[-1:]))
+    }
     x = {"x": share(rng.integers(-1000, 1000, shape), k)}
     kind = PrivateProduct if weights == "private" else PublicProduct
-    product = kind("p", ("e" if weights == "private" else "x",), "y", shape, "w", operator, out, k, 26)
+    product = kind(
+        "p", ("e" if weights == "private" else "x",), "y", shape, "w", operator, out, k, 26
+    )
     steps = [Open("o", ("x",), "e", shape, k), product] if weights == "private" else [product]
-    check_same(lambda b: run_steps(steps, x, words, Params(k=k, weights=weights, cipher=cipher), backends=b))
+    check_same(
+        lambda b: run_steps(
+            steps, x, words, Params(k=k, weights=weights, cipher=cipher), backends=b
+        )
+    )
 
 
 def test_products_of_two_secrets():
@@ -91,14 +123,19 @@ def test_a_comparison():
 
     def run(backends):
         got = run_step(step, *inputs, backends=backends)
-        first, second = (dataclasses.replace(inputs[0][0], words=np.stack(part.lanes), bits=64) for part in got.shares)
+        first, second = (
+            dataclasses.replace(inputs[0][0], words=np.stack(part.lanes), bits=64)
+            for part in got.shares
+        )
         return dataclasses.replace(got, shares=(first, second))
 
     check_same(run)
 
 
 def test_a_loop_with_a_mistake_is_caught(monkeypatch):
-    """Planted: the compiled truncation forgets party 0's 2^shift - 1; a plain result may still be off by one only."""
+    """Planted: the compiled truncation forgets party 0's 2^shift - 1; a plain result may still be
+    off by one only.
+    """
     honest = NumbaBackend.truncate
     wrong = lambda self, words, k, shift, party, out=None: honest(self, words, k, shift, 1, out)  # noqa: E731  one line
     monkeypatch.setattr(NumbaBackend, "truncate", wrong)

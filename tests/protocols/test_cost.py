@@ -1,5 +1,6 @@
-"""Declared cost == measured cost, for every step, where elements fill lanes and where they do not; and the table of
-docs/protocols.md section 7."""
+"""Declared cost == measured cost, for every step, where elements fill lanes and where they do not;
+and the table of docs/protocols.md section 7.
+"""
 
 import dataclasses
 
@@ -56,7 +57,9 @@ SIMPLE = {
 @pytest.mark.parametrize("name", SIMPLE)
 def test_declared_is_measured(name, n):
     step = SIMPLE[name](n)
-    got = run_step(step, zeros(step.shape, getattr(step, "bits", getattr(step, "k", getattr(step, "low", 40)))))
+    got = run_step(
+        step, zeros(step.shape, getattr(step, "bits", getattr(step, "k", getattr(step, "low", 40))))
+    )
     assert got.cost == step.cost
     assert step.cost.dealer_bytes == len(got.corrections)
     # The recording wrapper counted the bytes a second time, outside the engine.
@@ -79,9 +82,21 @@ def test_declared_is_measured_for_products(n, weights):
     ]
     for layer, operator, shape, out_shape in cases:
         kind = PrivateProduct if weights == "private" else PublicProduct
-        product = kind("p", ("e" if weights == "private" else "x",), "y", shape, layer, operator, out_shape, k, 32)
+        product = kind(
+            "p",
+            ("e" if weights == "private" else "x",),
+            "y",
+            shape,
+            layer,
+            operator,
+            out_shape,
+            k,
+            32,
+        )
         steps = [Open("o", ("x",), "e", shape, k), product] if weights == "private" else [product]
-        got = run_steps(steps, {"x": zeros(shape, k)}, {layer: w[layer]}, Params(k=k, f=16, weights=weights))
+        got = run_steps(
+            steps, {"x": zeros(shape, k)}, {layer: w[layer]}, Params(k=k, f=16, weights=weights)
+        )
         assert got.cost == sum((step.cost for step in steps), Cost())
 
 
@@ -99,14 +114,17 @@ def test_declared_is_measured_for_beaver_and_joins(n):
 
 
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize(("bits", "shared", "copies"), [(26, 0, 1), (7, 0, 1), (26, 14, 2), (9, 0, 2), (43, 0, 1)])
+@pytest.mark.parametrize(
+    ("bits", "shared", "copies"), [(26, 0, 1), (7, 0, 1), (26, 14, 2), (9, 0, 2), (43, 0, 1)]
+)
 def test_declared_is_measured_for_comparisons(bits, shared, copies, n):
     step = compare(n, plan_comparison(bits, shared, copies))
     got = run_step(step, *[zeros((n,), bits)] * copies)
     assert got.cost == step.cost
 
 
-# The table of section 7, in bytes an element: online each way, dealer, rounds. n is a multiple of 64.
+# The table of section 7, in bytes an element: online each way, dealer, rounds. n is a multiple of
+# 64.
 TABLE = [
     ("relu", 40, 13, 6.0, 20.625, 4),
     ("relu", 44, 16, 6.125, 22.125, 4),
@@ -123,7 +141,9 @@ TABLE = [
 @pytest.mark.parametrize(("kind", "k", "f", "online", "dealt", "rounds"), TABLE)
 def test_figures_of_the_protocol_book(kind, k, f, online, dealt, rounds):
     n, bits = 6400, k - f
-    pool = dataclasses.replace(max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0)), output="p")
+    pool = dataclasses.replace(
+        max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0)), output="p"
+    )
     kinds: dict[str, list[Step]] = {
         "relu": [relu(n, bits, k)],
         "clamp": [clamp(n, bits, k, 6 << f)],
@@ -150,7 +170,9 @@ def test_figures_of_the_comparison_table():
 @pytest.mark.parametrize("change", [{"rounds": 1}, {"s0_bytes": 8}, {"s1_bytes": -8}])
 def test_a_tampered_cost_is_refused(monkeypatch, change):
     honest = lift(19, 27, 40).cost
-    tampered = dataclasses.replace(honest, **{name: getattr(honest, name) + by for name, by in change.items()})
+    tampered = dataclasses.replace(
+        honest, **{name: getattr(honest, name) + by for name, by in change.items()}
+    )
     monkeypatch.setattr(Lift, "cost", property(lambda self: tampered))
     with pytest.raises(CostMismatch, match="was not released"):
         run_step(lift(19, 27, 40), zeros((19,), 27))

@@ -1,4 +1,6 @@
-"""Squared norms and the small steps around them: exact modulo their ring, at the declared cost, or refused."""
+"""Squared norms and the small steps around them: exact modulo their ring, at the declared cost, or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_a_column_is_added_to_every_row(rows, n):
     x, y = rng.integers(-99, 99, (rows, n)), rng.integers(-99, 99, rows)
     step = AddColumn("sum", ("x", "y"), "z", (rows, n))
     got = run_steps([step], {"x": share(x, 33, seed=1), "y": share(y, 33, seed=2)})
-    assert np.array_equal(got.values, x + y[:, None]) and np.array_equal(plain(step, x, y), x + y[:, None])
+    assert np.array_equal(got.values, x + y[:, None]) and np.array_equal(
+        plain(step, x, y), x + y[:, None]
+    )
     assert got.cost == step.cost == Cost()
 
 
@@ -143,10 +147,16 @@ def square_added_by_both(patch: Patch) -> None:
 
 def norm_without_its_correction(patch: Patch) -> None:
     honest = Session.dealt_words
-    patch.setattr(Session, "dealt_words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "A.A"))
+    patch.setattr(
+        Session,
+        "dealt_words",
+        lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "A.A"),
+    )
 
 
-@pytest.mark.parametrize("mistake", [cross_term_once, square_added_by_both, norm_without_its_correction])
+@pytest.mark.parametrize(
+    "mistake", [cross_term_once, square_added_by_both, norm_without_its_correction]
+)
 def test_a_planted_bug_is_caught(monkeypatch: Patch, mistake: Callable[[Patch], None]) -> None:
     norms_are_exact()
     mistake(monkeypatch)

@@ -1,5 +1,7 @@
-"""Small rings, everything: all inputs and all ways to share them, in one tensor, under random masks; for the smallest
-rings all masks too. The range each step states is sharp: one value beyond its edge some sharing gives another result."""
+"""Small rings, everything: all inputs and all ways to share them, in one tensor, under random
+masks; for the smallest rings all masks too. The range each step states is sharp: one value beyond
+its edge some sharing gives another result.
+"""
 
 import numpy as np
 import pytest
@@ -82,7 +84,8 @@ def test_lift(low, more):
     assert got.shares[0].bits == low + more and got.shares[0].frac == 9
     wrong = got.values != v
     edge = 1 << (low - 2)
-    # |v| < 2^(low-2) is what the step states; below, two values more are exact: -1 has no sharing with a carry.
+    # |v| < 2^(low-2) is what the step states; below, two values more are exact: -1 has no sharing
+    # with a carry.
     assert not wrong[(-edge - 1 <= v) & (v < edge)].any()
     assert wrong[v == edge].any() and wrong[v == -edge - 2].any()
 
@@ -100,7 +103,9 @@ def test_lift_over_all_masks(low):
 def lanes(bits):
     """Zeros and ones as one lane."""
     packed = np.packbits(np.asarray(bits, dtype=np.uint8), bitorder="little")
-    return np.concatenate([packed, np.zeros(-packed.size % 8, dtype=np.uint8)]).view(np.uint64)[None]
+    return np.concatenate([packed, np.zeros(-packed.size % 8, dtype=np.uint8)]).view(np.uint64)[
+        None
+    ]
 
 
 # compare
@@ -111,10 +116,17 @@ def check_comparison(comparison, y, r, *more):
     bits, n = comparison.bits, y.size
     r_0 = np.random.default_rng(n).integers(0, 1 << bits, n, dtype=np.uint64)
     script = {(0, "compare", "r"): r_0, (1, "compare", "r"): unsigned(r) - r_0}
-    ys = [(part, part) for part in (share(value, bits, first=unsigned(value))[0] for value in (y, *more))]
+    ys = [
+        (part, part)
+        for part in (share(value, bits, first=unsigned(value))[0] for value in (y, *more))
+    ]
     got = run_step(compare(n, comparison), *ys, script=script)
-    for value, first, second in zip((y, *more), got.shares[0].lanes, got.shares[1].lanes, strict=True):
-        less = np.unpackbits((first ^ second).view(np.uint8), count=n, bitorder="little").astype(bool)
+    for value, first, second in zip(
+        (y, *more), got.shares[0].lanes, got.shares[1].lanes, strict=True
+    ):
+        less = np.unpackbits((first ^ second).view(np.uint8), count=n, bitorder="little").astype(
+            bool
+        )
         assert np.array_equal(less, value < r), comparison
 
 
@@ -178,12 +190,15 @@ def test_relu_over_all_masks(bits, more):
     v, v_0, r = every(ring(bits), residues(bits), residues(bits))
     r_0 = np.random.default_rng(bits).integers(0, 1 << bits, v.size, dtype=np.uint64)
     script = {(0, "relu", "r"): r_0, (1, "relu", "r"): unsigned(r) - r_0}
-    got = run_step(relu(v.size, bits, bits + more), share(v, bits, first=unsigned(v_0)), script=script)
+    got = run_step(
+        relu(v.size, bits, bits + more), share(v, bits, first=unsigned(v_0)), script=script
+    )
     assert not outside_relu(v, got.values).any()
 
 
 @pytest.mark.parametrize(
-    ("bits", "high", "top"), [(8, 8, 24), (8, 13, 24), (8, 13, 63), (8, 1, 1), (8, 9, 32), (10, 15, 96), (10, 10, 255)]
+    ("bits", "high", "top"),
+    [(8, 8, 24), (8, 13, 24), (8, 13, 63), (8, 1, 1), (8, 9, 32), (10, 15, 96), (10, 10, 255)],
 )
 def test_clamp(bits, high, top):
     v, shares = all_shares(bits)
@@ -217,7 +232,9 @@ def test_max_of_all_pairs(bits):
 
 def test_max_of_all_pairs_in_all_sharings():
     bits, edge = 5, 8
-    a, b, a_0, b_0 = every(np.arange(-edge, edge), np.arange(-edge, edge), residues(bits), residues(bits))
+    a, b, a_0, b_0 = every(
+        np.arange(-edge, edge), np.arange(-edge, edge), residues(bits), residues(bits)
+    )
     x, first = (np.stack(pair, axis=1).reshape(-1, 1, 2, 1) for pair in ((a, b), (a_0, b_0)))
     got = run_step(pair_max(a.size, bits), share(x, bits, first=unsigned(first)))
     assert np.array_equal(got.values.reshape(-1), np.maximum(a, b))

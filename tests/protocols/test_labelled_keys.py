@@ -1,4 +1,5 @@
-"""Keys that carry secret labels, and their shuffle: here the whole width must be masked, not the score alone.
+"""Keys that carry secret labels, and their shuffle: here the whole width must be masked, not the
+score alone.
 
 Seeds are fixed; for the rate of false alarms see `checkers`.
 """
@@ -85,7 +86,9 @@ def keys_stay_the_same() -> None:
 
 
 def the_shuffle_hides_labels() -> None:
-    """Every byte that a server hears, of keys shared as themselves and zero: only masks can make noise of them."""
+    """Every byte that a server hears, of keys shared as themselves and zero: only masks can make
+    noise of them.
+    """
     got = shuffled(labelled(), first=np.zeros(SHUFFLED, dtype=np.uint64))
     for party in (0, 1):
         check_uniform(opened_cells(got, party))
@@ -110,14 +113,25 @@ def test_the_whole_width_costs_the_whole_width():
 
 
 def server_1_cannot_unmask() -> None:
-    """S1 holds beta, which takes a and Delta off what it hears: its low bits must still be noise. All labels are 5."""
+    """S1 holds beta, which takes a and Delta off what it hears: its low bits must still be noise.
+
+    All labels are 5.
+    """
     got = shuffled(np.broadcast_to((np.arange(SHUFFLED[1]) << 3) + 5, SHUFFLED))
     [heard] = [opening.values for opening in got.openings[1]]
     beta = got.drawn[1][1, "shuffled", "correction0"][1]
-    assert np.bincount(((heard + beta) & np.uint64(7)).reshape(-1).astype(np.int64)).max() < heard.size / 4
+    assert (
+        np.bincount(((heard + beta) & np.uint64(7)).reshape(-1).astype(np.int64)).max()
+        < heard.size / 4
+    )
 
 
-CHECKERS = [keys_stay_the_same, the_shuffle_hides_labels, the_view_hides_labels, server_1_cannot_unmask]
+CHECKERS = [
+    keys_stay_the_same,
+    the_shuffle_hides_labels,
+    the_view_hides_labels,
+    server_1_cannot_unmask,
+]
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
@@ -125,7 +139,9 @@ def test_the_shuffle_of_whole_keys_passes(checker: Callable[[], None]) -> None:
     checker()
 
 
-def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)) -> None:
+def _draws(
+    patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)
+) -> None:
     """Change what is drawn under a name, at the servers and at the dealer alike."""
 
     def changed(honest: Callable[..., Any], place: int) -> Callable[..., Any]:
@@ -166,7 +182,9 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+def test_a_planted_bug_is_caught(
+    mistake: Callable[[Patch], None], checker: Callable[[], None]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         drawn_openly(patch)
         mistake(patch)

@@ -1,4 +1,5 @@
-"""Planted bugs: deliberate mistakes, each with the checker that must fail on it; the same checker passes without it.
+"""Planted bugs: deliberate mistakes, each with the checker that must fail on it; the same checker
+passes without it.
 
 A mistake that no checker noticed would mean that the checkers, not the protocols, are at fault.
 """
@@ -24,7 +25,17 @@ from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from gpumpc.shares import Additive
-from tests.harness import BACKEND, Cell, Outcome, drawn_openly, opened_cells, run_step, run_steps, share, unsigned
+from tests.harness import (
+    BACKEND,
+    Cell,
+    Outcome,
+    drawn_openly,
+    opened_cells,
+    run_step,
+    run_steps,
+    share,
+    unsigned,
+)
 from tests.protocols.cases import (
     argmax,
     clamp,
@@ -70,7 +81,12 @@ def relu_opens_noise() -> None:
 def relu_view_of(party: int) -> None:
     x = random_values(BITS)
     peer = share(x, BITS, seed=2)[1 - party].words
-    check_view(run_relu(), party, N, [Cell("x", BITS, N, unsigned(x)), Cell("the peer's share", BITS, N, peer)])
+    check_view(
+        run_relu(),
+        party,
+        N,
+        [Cell("x", BITS, N, unsigned(x)), Cell("the peer's share", BITS, N, peer)],
+    )
 
 
 def relu_view_of_server_0() -> None:
@@ -103,14 +119,18 @@ def lift_view_of_server_0() -> None:
 def clamp_is_right() -> None:
     x = random_values(BITS, low=-(1 << (BITS - 1)) + TOP)
     x[4:7] = [TOP - 1, TOP, TOP + 1]
-    assert not outside_clamp(x, run_step(clamp(N, BITS, K, TOP), share(x, BITS, seed=2)).values, TOP).any()
+    assert not outside_clamp(
+        x, run_step(clamp(N, BITS, K, TOP), share(x, BITS, seed=2)).values, TOP
+    ).any()
 
 
 def truncation_is_right() -> None:
     x = random_values(K)
     x = np.minimum(x, (1 << (K - 1)) - (1 << F))
     x[5:500] = x[5:500] >> F << F
-    assert not outside_truncation(x, run_step(truncate(N, K, F), share(x, K, seed=2)).values, F).any()
+    assert not outside_truncation(
+        x, run_step(truncate(N, K, F), share(x, K, seed=2)).values, F
+    ).any()
 
 
 def truncation_has_no_large_errors() -> None:
@@ -159,11 +179,15 @@ def a_narrow_share_stays_narrow() -> None:
 def a_name_serves_once() -> None:
     steps = [Open("o", ("x",), "e", (N,), K), Open("o", ("y",), "f", (N,), K)]
     with pytest.raises(CorrelationError):
-        run_steps(steps, {"x": share(np.full(N, 1), K, seed=2), "y": share(np.full(N, 2), K, seed=3)})
+        run_steps(
+            steps, {"x": share(np.full(N, 1), K, seed=2), "y": share(np.full(N, 2), K, seed=3)}
+        )
 
 
 def opening_is_noise() -> None:
-    check_opened(run_step(Open("o", ("x",), "e", (N * 4,), K), share(np.full(N * 4, -1), K, seed=2)))
+    check_opened(
+        run_step(Open("o", ("x",), "e", (N * 4,), K), share(np.full(N * 4, -1), K, seed=2))
+    )
 
 
 CHECKERS = [
@@ -195,8 +219,12 @@ def test_the_protocols_pass(checker: Callable[[], None]) -> None:
 # mistakes
 
 
-def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)) -> None:
-    """Change what is drawn under names that end with `wanted`, at the servers and at the dealer alike."""
+def _draws(
+    patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)
+) -> None:
+    """Change what is drawn under names that end with `wanted`, at the servers and at the dealer
+    alike.
+    """
 
     def session_draw(honest: Callable[..., Any]) -> Callable[..., Any]:
         def draw(self: Session, name: str, *shape: Any) -> Any:
@@ -296,7 +324,9 @@ def table_sent_in_the_clear(patch: Patch) -> None:
 def correlation_used_twice(patch: Patch) -> None:
     """The batch number does not reach the seeds."""
     honest = SeedTree.__init__
-    patch.setattr(SeedTree, "__init__", lambda self, root, session, batch: honest(self, root, session, 0))
+    patch.setattr(
+        SeedTree, "__init__", lambda self, root, session, batch: honest(self, root, session, 0)
+    )
 
 
 def names_not_remembered(patch: Patch) -> None:
@@ -338,12 +368,20 @@ def truncation_without_reduce(patch: Patch) -> None:
 
 def truncation_constant_at_both(patch: Patch) -> None:
     honest = NumpyBackend.truncate
-    patch.setattr(NumpyBackend, "truncate", lambda self, words, k, shift, party: honest(self, words, k, shift, 0))
+    patch.setattr(
+        NumpyBackend,
+        "truncate",
+        lambda self, words, k, shift, party: honest(self, words, k, shift, 0),
+    )
 
 
 def truncation_constant_at_none(patch: Patch) -> None:
     honest = NumpyBackend.truncate
-    patch.setattr(NumpyBackend, "truncate", lambda self, words, k, shift, party: honest(self, words, k, shift, 1))
+    patch.setattr(
+        NumpyBackend,
+        "truncate",
+        lambda self, words, k, shift, party: honest(self, words, k, shift, 1),
+    )
 
 
 def product_without_c(patch: Patch) -> None:
@@ -413,12 +451,16 @@ def lift_products_of_the_wrong_masks(patch: Patch) -> None:
 
 
 def clamp_constant_off(patch: Patch) -> None:
-    """By the least amount that reaches the high digits: the low ones are compared only once for both constants."""
+    """By the least amount that reaches the high digits: the low ones are compared only once for
+    both constants.
+    """
     honest = NumpyBackend.add_constant
     patch.setattr(
         NumpyBackend,
         "add_constant",
-        lambda self, words, value, bits: honest(self, words, value - (TOP & -TOP) * (value == -TOP), bits),
+        lambda self, words, value, bits: honest(
+            self, words, value - (TOP & -TOP) * (value == -TOP), bits
+        ),
     )
 
 
@@ -434,7 +476,9 @@ def tie_goes_right(patch: Patch) -> None:
 
 def max_takes_the_smaller(patch: Patch) -> None:
     honest = relu_module.Positive.run
-    patch.setattr(relu_module.Positive, "run", lambda self, session, v: honest(self, session, zeroed(v) - v))
+    patch.setattr(
+        relu_module.Positive, "run", lambda self, session, v: honest(self, session, zeroed(v) - v)
+    )
 
 
 def lower_digit_first(patch: Patch) -> None:
@@ -442,14 +486,18 @@ def lower_digit_first(patch: Patch) -> None:
     honest = comparison._digits
 
     def digits(chain: Any, planes: Any, lowest: int) -> Any:
-        return [(label, width, block[::-1]) for label, width, block in honest(chain, planes, lowest)]
+        return [
+            (label, width, block[::-1]) for label, width, block in honest(chain, planes, lowest)
+        ]
 
     patch.setattr(comparison, "_digits", digits)
 
 
 def sum_takes_the_larger_ring(patch: Patch) -> None:
     def plus(self: Additive, backend: Any, other: Additive) -> Additive:
-        return dataclasses.replace(self, words=self.words + other.words, bits=max(self.bits, other.bits))
+        return dataclasses.replace(
+            self, words=self.words + other.words, bits=max(self.bits, other.bits)
+        )
 
     patch.setattr(Additive, "plus", plus)
 
@@ -463,7 +511,9 @@ def cost_forgets_the_lift(patch: Patch) -> None:
     patch.setattr(
         relu_module.Positive,
         "cost",
-        property(lambda self: dataclasses.replace(honest(self), s0_bytes=honest(self).s0_bytes - 1)),
+        property(
+            lambda self: dataclasses.replace(honest(self), s0_bytes=honest(self).s0_bytes - 1)
+        ),
     )
 
 
@@ -506,10 +556,13 @@ PLANTED: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 
 
 @pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=lambda function: function.__name__)
-def test_a_planted_bug_is_caught(plant: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+def test_a_planted_bug_is_caught(
+    plant: Callable[[Patch], None], checker: Callable[[], None]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         plant(patch)
-        # pytest.raises' own failure, where a checker expects an error that does not come, is no AssertionError.
+        # pytest.raises' own failure, where a checker expects an error that does not come, is no
+        # AssertionError.
         with pytest.raises((AssertionError, GpumpcError, pytest.fail.Exception)):
             checker()
 

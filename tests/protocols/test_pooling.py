@@ -60,7 +60,9 @@ def test_max_pool_sizes(shape):
     x = np.random.default_rng(1).integers(-(2**25), 2**25, shape)
     window = (min(2, shape[1]), min(2, shape[2]))
     step = max_pool(shape, 27, window, (1, 1), (0, 0, 0, 0))
-    assert np.array_equal(run_step(step, share(x, 27)).values, pool_by_loop(x, window, (1, 1), (0, 0, 0, 0)))
+    assert np.array_equal(
+        run_step(step, share(x, 27)).values, pool_by_loop(x, window, (1, 1), (0, 0, 0, 0))
+    )
 
 
 def pooled(layer, shape, params, x):
@@ -77,13 +79,20 @@ def test_max_pool_as_compiled(window, stride, padding):
     assert np.array_equal(got.values, pool_by_loop(x, window, stride, padding))
 
 
-@pytest.mark.parametrize(("window", "stride"), [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((7, 6), (1, 1)), ((1, 5), (1, 1))])
+@pytest.mark.parametrize(
+    ("window", "stride"), [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((7, 6), (1, 1)), ((1, 5), (1, 1))]
+)
 def test_average_pool_is_a_sum_and_a_scale(window, stride):
     x = np.random.default_rng(3).integers(-(2**15), 2**15, (2, 7, 6, 3))
     program, got = pooled(g.AvgPool("y", ("x",), window, stride), (7, 6, 3), Params(), x)
     area = window[0] * window[1]
     for b, i, j, c in np.ndindex(*got.values.shape):
-        part = x[b, stride[0] * i : stride[0] * i + window[0], stride[1] * j : stride[1] * j + window[1], c]
+        part = x[
+            b,
+            stride[0] * i : stride[0] * i + window[0],
+            stride[1] * j : stride[1] * j + window[1],
+            c,
+        ]
         assert got.values[b, i, j, c] == part.sum()
     scale = program.result.scale
     assert scale == 2.0**13 * area
@@ -91,14 +100,19 @@ def test_average_pool_is_a_sum_and_a_scale(window, stride):
         assert (program.result.frac, program.result.divisor) == (13, area)
     else:
         assert (program.result.frac, program.result.divisor) == (13 + area.bit_length() - 1, 1)
-    assert (got.shares[0].frac, got.shares[0].divisor) == (program.result.frac, program.result.divisor)
+    assert (got.shares[0].frac, got.shares[0].divisor) == (
+        program.result.frac,
+        program.result.divisor,
+    )
     assert got.cost.rounds == 0
 
 
 def test_averages_of_averages_multiply_their_areas():
     step = SumPool("s", ("x",), "y", (1, 3, 3, 1), (3, 3), (1, 1))
     first, second = share(np.arange(9).reshape(1, 3, 3, 1), 40, frac=13)
-    got = run_step(step, (dataclasses.replace(first, divisor=7), dataclasses.replace(second, divisor=7)))
+    got = run_step(
+        step, (dataclasses.replace(first, divisor=7), dataclasses.replace(second, divisor=7))
+    )
     assert (got.shares[0].frac, got.shares[0].divisor) == (13, 63)
     assert got.values.reshape(-1).tolist() == [36]
 
@@ -129,7 +143,9 @@ def test_flatten_keeps_memory_order():
 
 
 def test_a_residual_network_of_all_kinds():
-    """Convolution, clamp, residual add, pools, concat and a head, in one program, equal to `plain` within its roundings."""
+    """Convolution, clamp, residual add, pools, concat and a head, in one program, equal to `plain`
+    within its roundings.
+    """
     layers = (
         g.Input("x", (), (8, 8, 3), -1.0, 1.0),
         g.Conv2d("a", ("x",), (3, 3), 4, (1, 1), (1, 1, 1, 1)),
@@ -150,7 +166,9 @@ def test_a_residual_network_of_all_kinds():
 
     program = compile_program(graph, params, 2)
     rng = np.random.default_rng(5)
-    weights = integer_weights(program, {n: rng.normal(0, 0.3, s) for n, s in graph.weight_shapes().items()})
+    weights = integer_weights(
+        program, {n: rng.normal(0, 0.3, s) for n, s in graph.weight_shapes().items()}
+    )
     x = rng.integers(-(2**13), 2**13, (2, 8, 8, 3))
     got = run_program(program, [share(x, 40, 13)], weights)
     clear = program.plain(Clear(BACKEND, weights), x.view(np.uint64)).view(np.int64)

@@ -1,5 +1,6 @@
-"""Products under masks: static weights, public weights, and two fresh operands, each against the same product in the
-clear modulo 2^k, which is exact."""
+"""Products under masks: static weights, public weights, and two fresh operands, each against the
+same product in the clear modulo 2^k, which is exact.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ import pytest
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
-from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open, PrivateProduct, PublicProduct
+from gpumpc.protocols.linear import (
+    BeaverProduct,
+    Convolution,
+    Elementwise,
+    MatMul,
+    Open,
+    PrivateProduct,
+    PublicProduct,
+)
 from gpumpc.ring.fixed_point import mask, signed
 from tests.harness import BACKEND, run_program, run_steps, share
 from tests.protocols.cases import RINGS
@@ -42,7 +51,9 @@ OPERATORS = {
 def in_the_clear(operator, x, w, bias, k):
     """Every operator once, on Python-sized integers."""
     if isinstance(operator, Convolution):
-        result = BACKEND.conv2d(x, w, operator.stride, operator.padding, operator.groups, k)  # tested in tests/ring
+        result = BACKEND.conv2d(
+            x, w, operator.stride, operator.padding, operator.groups, k
+        )  # tested in tests/ring
     elif isinstance(operator, MatMul):
         result = x @ w
     else:
@@ -58,7 +69,9 @@ def test_static_weights(name, k, f, weights):
     x, w, bias = words(1, shape, k), words(2, weight_shape, k), words(3, out_shape[-1:], k)
     private = weights == "private"
     kind = PrivateProduct if private else PublicProduct
-    product = kind("p", ("e" if private else "x",), "y", shape, "layer", operator, out_shape, k, 2 * f)
+    product = kind(
+        "p", ("e" if private else "x",), "y", shape, "layer", operator, out_shape, k, 2 * f
+    )
     steps = [Open("open", ("x",), "e", shape, k), product] if private else [product]
     shares = share(x.view(np.int64), k, frac=f)
     got = run_steps(steps, {"x": shares}, {"layer": (w, bias)}, Params(k=k, f=f, weights=weights))
@@ -77,7 +90,10 @@ def test_two_fresh_operands(name, k, f):
         Open("open y", ("y",), "f", weight_shape, k),
         BeaverProduct("p", ("e", "f"), "z", shape, operator, out_shape, k),
     ]
-    inputs = {"x": share(x.view(np.int64), k, frac=f), "y": share(y.view(np.int64), k, frac=3, seed=1)}
+    inputs = {
+        "x": share(x.view(np.int64), k, frac=f),
+        "y": share(y.view(np.int64), k, frac=3, seed=1),
+    }
     got = run_steps(steps, inputs)
     assert np.array_equal(got.words, in_the_clear(operator, x, y, np.uint64(0), k))
     assert got.shares[0].frac == f + 3
@@ -97,7 +113,10 @@ def test_two_layers_share_one_opening():
     """Both products read the same E; the second opens nothing."""
     k, shape = 40, (3, 19)
     x = np.random.default_rng(6).integers(-(2**20), 2**20, shape)
-    w = {name: (words(seed, (19, 5), k), words(seed + 1, (5,), k)) for name, seed in (("a", 7), ("b", 9))}
+    w = {
+        name: (words(seed, (19, 5), k), words(seed + 1, (5,), k))
+        for name, seed in (("a", 7), ("b", 9))
+    }
     from gpumpc.protocols.pooling import Add
 
     steps = [
@@ -123,12 +142,21 @@ def test_what_was_prepared_changes_no_share_and_no_message(backend):
         g.Linear("l", ("v",), 4),
     )
     program = compile_program(g.Graph(layers), Params(k=40, f=10), 2)
-    weights = {name: (words(1, spec.shape, 40), words(2, spec.bias_shape, 40)) for name, spec in program.weights.items()}
+    weights = {
+        name: (words(1, spec.shape, 40), words(2, spec.bias_shape, 40))
+        for name, spec in program.weights.items()
+    }
     inputs = [share(words(3, program.input.shape, 9), 40, 10)]
-    runs = [run_program(program, inputs, weights, prepared=n, backends=(backend,) * 3) for n in (0, 1, 2)]
+    runs = [
+        run_program(program, inputs, weights, prepared=n, backends=(backend,) * 3)
+        for n in (0, 1, 2)
+    ]
     for run in runs[1:]:
         assert run.sent == runs[0].sent and run.cost == runs[0].cost
-        assert all(np.array_equal(a.words, b.words) for a, b in zip(run.shares, runs[0].shares, strict=True))
+        assert all(
+            np.array_equal(a.words, b.words)
+            for a, b in zip(run.shares, runs[0].shares, strict=True)
+        )
 
 
 def test_an_operand_in_a_wider_ring_goes_down_exactly():

@@ -1,5 +1,6 @@
-"""Real rings: random values over each step's whole range and both its edges, sizes that fill no lane, and every step
-equal to its own definition in the clear within the law it declares."""
+"""Real rings: random values over each step's whole range and both its edges, sizes that fill no
+lane, and every step equal to its own definition in the clear within the law it declares.
+"""
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
 
 
 def values(low, high, n, seed=0):
-    """n integers of [low, high): both edges, those around zero, then random ones of every magnitude."""
+    """n integers of [low, high): both edges, those around zero, then random ones of every
+    magnitude.
+    """
     rng = np.random.default_rng(seed)
     known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
     small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
@@ -50,7 +53,9 @@ class TestSteps:
         shares = share(x, k, frac=2 * f)
         got = run_step(truncate(n, k, f), shares).words
         pairs = zip(*(s.words.tolist() for s in shares), strict=True)
-        expected = [(((a + 2**f - 1) % 2**k >> f) + (b % 2**k >> f)) % 2 ** (k - f) for a, b in pairs]
+        expected = [
+            (((a + 2**f - 1) % 2**k >> f) + (b % 2**k >> f)) % 2 ** (k - f) for a, b in pairs
+        ]
         assert got.tolist() == expected
 
     def test_lift(self, k, f, n):
@@ -75,7 +80,13 @@ class TestSteps:
 
     def test_clamp(self, k, f, n):
         bits = k - f
-        for top, high in ((6 << f, k), (6 << f, 1), (round(2.7 * 2**f), k), (1, k), ((1 << (bits - 2)) - 1, k)):
+        for top, high in (
+            (6 << f, k),
+            (6 << f, 1),
+            (round(2.7 * 2**f), k),
+            (1, k),
+            ((1 << (bits - 2)) - 1, k),
+        ):
             v = values(-(1 << (bits - 1)) + top, 1 << (bits - 1), n)
             v[-3:] = [top - 1, top, top + 1][-len(v[-3:]) :]
             step = clamp(n, bits, high, top)
@@ -98,7 +109,10 @@ class TestSteps:
             got = run_step(argmax((n, entries), k), share(x, k, frac=2 * f))
             assert np.array_equal(got.words, np.argmax(x, axis=1).astype(np.uint64))
             assert np.array_equal(got.words.astype(np.int64), plain(argmax((n, entries), k), x))
-            assert (got.shares[0].frac, got.shares[0].bits) == (0, max(1, (entries - 1).bit_length()))
+            assert (got.shares[0].frac, got.shares[0].bits) == (
+                0,
+                max(1, (entries - 1).bit_length()),
+            )
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
@@ -111,7 +125,10 @@ def test_both_ciphers(cipher: Cipher):
 
 def test_the_ciphers_draw_different_masks():
     x = share(values(-100, 100, 989), 27)
-    ones = [run_steps([relu(989, 27, 40)], {"x": x}, params=Params(cipher=cipher)).sent for cipher in CIPHERS]
+    ones = [
+        run_steps([relu(989, 27, 40)], {"x": x}, params=Params(cipher=cipher)).sent
+        for cipher in CIPHERS
+    ]
     assert ones[0] != ones[1]
 
 
@@ -123,7 +140,9 @@ def test_the_same_roots_give_the_same_bytes():
 
 
 def test_truncation_is_unbiased():
-    """Mean error of 2 * 10^5 random sharings of x: below 5 standard deviations (false alarm 6e-7 a value)."""
+    """Mean error of 2 * 10^5 random sharings of x: below 5 standard deviations (false alarm 6e-7 a
+    value).
+    """
     n, k, f = 200_000, 40, 13
     for low_bits in (1, 2**12, 5000, 2**13 - 1):
         x = np.full(n, -(1 << 30) + low_bits)
@@ -144,7 +163,9 @@ def test_argmax_takes_the_lowest_index_of_several_maxima(entries, tie):
 @pytest.mark.parametrize("bits", [27, 40])
 def test_argmax_at_the_edge_of_its_range(bits):
     edge = 1 << (bits - 2)
-    x = np.array([[-edge, edge - 1, -edge], [edge - 1, -edge, edge - 1], [-edge, -edge, -edge], [0, -1, 0]])
+    x = np.array(
+        [[-edge, edge - 1, -edge], [edge - 1, -edge, edge - 1], [-edge, -edge, -edge], [0, -1, 0]]
+    )
     got = run_step(argmax(x.shape, bits), share(x, bits))
     assert got.words.tolist() == [1, 0, 0, 0]
     beyond = run_step(argmax((1, 2), bits), share(np.array([[edge, -edge]]), bits))

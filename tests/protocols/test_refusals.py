@@ -35,7 +35,9 @@ X = np.arange(19)
 # bits and scales
 
 
-@pytest.mark.parametrize("step", [lift(19, 28, 40), relu(19, 28, 40), clamp(19, 28, 40, 96), truncate(19, 40, 13)])
+@pytest.mark.parametrize(
+    "step", [lift(19, 28, 40), relu(19, 28, 40), clamp(19, 28, 40, 96), truncate(19, 40, 13)]
+)
 def test_no_step_takes_a_share_up_by_itself(step):
     with pytest.raises(BitsMismatch, match="lift it first"):
         run_step(step, share(X, 27))
@@ -47,14 +49,19 @@ def test_an_opening_does_not_take_a_share_up():
 
 
 def test_a_40_bit_share_where_64_bits_are_needed_is_refused():
-    with pytest.raises(BitsMismatch, match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"):
+    with pytest.raises(
+        BitsMismatch, match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"
+    ):
         share(X, 40)[0].at_bits(BACKEND, 64)
 
 
 def test_a_40_bit_share_plus_a_64_bit_one_is_a_40_bit_share():
     """The sum is exact in the smaller ring, and claims no more."""
     negative = -1 - X
-    wide = [Additive(words, 64) for words in split(BACKEND, "aes128ctr", bytes(32), negative.view(np.uint64), 62)]
+    wide = [
+        Additive(words, 64)
+        for words in split(BACKEND, "aes128ctr", bytes(32), negative.view(np.uint64), 62)
+    ]
     for first, second in zip(share(X, 40), wide, strict=True):
         total = first.plus(BACKEND, second)
         assert total.bits == 40 and (total.words >> np.uint64(40) == 0).all()
@@ -97,21 +104,29 @@ def test_split_and_reconstruct():
 
 
 def test_an_input_of_another_shape_is_refused():
-    program = compile_program(g.Graph((g.Input("x", (), (19,), -1, 1), g.ReLU("y", ("x",)))), Params(), 1)
+    program = compile_program(
+        g.Graph((g.Input("x", (), (19,), -1, 1), g.ReLU("y", ("x",)))), Params(), 1
+    )
     with pytest.raises(BadShape, match="the program wants"):
         run_program(program, [share(X, 40, frac=13)])
 
 
 def test_an_input_at_another_scale_is_refused():
     """The clamp's constant is one at the plan's scale, and nothing later would notice."""
-    program = compile_program(g.Graph((g.Input("x", (), (19,), -1, 1), g.Clamp("y", ("x",), 6.0))), Params(), 1)
+    program = compile_program(
+        g.Graph((g.Input("x", (), (19,), -1, 1), g.Clamp("y", ("x",), 6.0))), Params(), 1
+    )
     with pytest.raises(FracMismatch, match="encode the input for this plan"):
         run_program(program, [share(X[None], 40, frac=5)])
 
 
 def test_parts_of_two_scales_are_not_joined():
     with pytest.raises(FracMismatch):
-        run_step(Concat("c", ("x", "y"), "z", (19, 1)), share(X[:, None], 40, frac=3), share(X[:, None], 40, frac=9))
+        run_step(
+            Concat("c", ("x", "y"), "z", (19, 1)),
+            share(X[:, None], 40, frac=3),
+            share(X[:, None], 40, frac=9),
+        )
 
 
 def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
@@ -125,7 +140,9 @@ def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
 
 
 def test_an_owner_goes_through_a_product():
-    """A residual add of a product to its own operand is no sum of two sessions; a sum with another's is."""
+    """A residual add of a product to its own operand is no sum of two sessions; a sum with
+    another's is.
+    """
     shape, w = (1, 19), {"w": (np.eye(19, dtype=np.uint64), np.zeros(19, dtype=np.uint64))}
     steps = [
         Open("o", ("x",), "e", shape, 40),
@@ -166,7 +183,9 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
     """Also if the dealer did not look."""
     from gpumpc.offline import deal_batch as dealer
 
-    monkeypatch.setattr(dealer.Dealing, "sum_words", lambda self, name, shape, bits: BACKEND.zeros(shape))
+    monkeypatch.setattr(
+        dealer.Dealing, "sum_words", lambda self, name, shape, bits: BACKEND.zeros(shape)
+    )
     steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
     with pytest.raises(MaskReused):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
@@ -174,17 +193,36 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
 
 def test_every_field_changes_every_key():
     trees = [
-        SeedTree(root, session, batch) for root in roots(0) for session in (SESSION_ID, bytes(16)) for batch in (0, 1, 256)
+        SeedTree(root, session, batch)
+        for root in roots(0)
+        for session in (SESSION_ID, bytes(16))
+        for batch in (0, 1, 256)
     ]
-    names = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "b\x01"), ("b", "a"), ("a/b", ""), ("a", "/b")]
+    names = [
+        ("a", "b"),
+        ("ab", ""),
+        ("", "ab"),
+        ("a", "b\x01"),
+        ("b", "a"),
+        ("a/b", ""),
+        ("a", "/b"),
+    ]
     keys = [tree.key(*name) for tree in trees for name in names]
     assert len(set(keys)) == len(keys) and {len(key) for key in keys} == {32}
 
 
 def test_sessions_are_bound_to_program_and_ledgers_and_weights():
-    parts = [(b"p" * 32, b"0" * 16, b"1" * 16), (b"q" * 32, b"0" * 16, b"1" * 16), (b"p" * 32, b"1" * 16, b"0" * 16)]
+    parts = [
+        (b"p" * 32, b"0" * 16, b"1" * 16),
+        (b"q" * 32, b"0" * 16, b"1" * 16),
+        (b"p" * 32, b"1" * 16, b"0" * 16),
+    ]
     ids = [session_id(*part) for part in parts]
-    ids += [weight_session("v1", "pair"), weight_session("v2", "pair"), weight_session("v1", "pair2")]
+    ids += [
+        weight_session("v1", "pair"),
+        weight_session("v2", "pair"),
+        weight_session("v1", "pair2"),
+    ]
     ids += [weight_session("v", "1pair")]
     assert len(set(ids)) == len(ids) and {len(value) for value in ids} == {16}
 
@@ -202,7 +240,13 @@ def test_nothing_secret_is_shown():
     ]
     assert all("123456789" not in text and "<secret>" in text for text in shown)
     flight = LiftInFlight(LiftBits(1, 27, 40), secret, secret, secret, secret)
-    items = [Sum(secret, 40), Xor(secret, 1), Tell(secret, 1), flight, Clear(BACKEND, {"w": (secret, secret)})]
+    items = [
+        Sum(secret, 40),
+        Xor(secret, 1),
+        Tell(secret, 1),
+        flight,
+        Clear(BACKEND, {"w": (secret, secret)}),
+    ]
     assert all("123456789" not in repr(item) for item in items)
 
 
@@ -215,7 +259,8 @@ def planned(layers, low, high, params=None):
     return check_ranges(program, {}, low, high)
 
 
-# The planner's own sums are in float64, and it moves its bounds outward by more than their rounding.
+# The planner's own sums are in float64, and it moves its bounds outward by more than their
+# rounding.
 SLACK = 16 * 2.0**-13
 POOL = g.MaxPool("y", ("x",), (2, 2), (2, 2))
 K = 27  # bits after truncation, with 13 of them fraction
@@ -266,9 +311,15 @@ def test_a_top_k_has_the_range_of_a_difference():
 
 
 def test_a_product_that_may_outgrow_k_is_refused():
-    program = compile_program(g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))), Params(k=40, f=13), 1)
+    program = compile_program(
+        g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))),
+        Params(k=40, f=13),
+        1,
+    )
     for units, fits in ((2**26 - 16, True), (2**26, False)):
-        weights = {"fc": (np.full((4, 2), units // 4, dtype=np.uint64), np.zeros(2, dtype=np.uint64))}
+        weights = {
+            "fc": (np.full((4, 2), units // 4, dtype=np.uint64), np.zeros(2, dtype=np.uint64))
+        }
         weights["fc"][0][0] += np.uint64(units % 4)
         if fits:
             assert check_ranges(program, weights, -1.0, 1.0).magnitude < 2.0**39
@@ -286,17 +337,26 @@ def test_a_sum_at_the_very_end_must_fit_too(layer):
 
 
 def test_values_of_different_pixels_do_not_cancel():
-    """Two 1x1 convolutions of opposite sign, but of different strides: the sum of their values is not zero."""
+    """Two 1x1 convolutions of opposite sign, but of different strides: the sum of their values is
+    not zero.
+    """
     layers: list[g.AnyLayer] = [
         g.Conv2d("a", ("x",), (1, 1), 1, (2, 2)),
         g.Conv2d("b", ("x",), (1, 1), 1, (3, 3)),
         g.Add("s", ("a", "b")),
         g.ReLU("y", ("s",)),
     ]
-    program = compile_program(g.Graph((g.Input("x", (), (4, 4, 1), -1.0, 1.0), *layers)), Params(), 1)
-    one, minus_one = (np.array([[[[v]]]]).astype(np.uint64) for v in (1 << 13, (1 << 40) - (1 << 13)))
+    program = compile_program(
+        g.Graph((g.Input("x", (), (4, 4, 1), -1.0, 1.0), *layers)), Params(), 1
+    )
+    one, minus_one = (
+        np.array([[[[v]]]]).astype(np.uint64) for v in (1 << 13, (1 << 40) - (1 << 13))
+    )
     zero = np.zeros(1, dtype=np.uint64)
-    assert check_ranges(program, {"a": (one, zero), "b": (minus_one, zero)}, -1.0, 1.0).high[0] >= 2 << 13
+    assert (
+        check_ranges(program, {"a": (one, zero), "b": (minus_one, zero)}, -1.0, 1.0).high[0]
+        >= 2 << 13
+    )
 
 
 def test_values_of_two_scales_are_not_joined_by_a_plan():
@@ -322,4 +382,7 @@ def test_parameters_that_make_no_ring(k, f):
 
 
 def test_elementwise_needs_no_shape_of_its_own():
-    assert Elementwise().apply(BACKEND, X.astype(np.uint64), X.astype(np.uint64), 40).tolist() == (X * X).tolist()
+    assert (
+        Elementwise().apply(BACKEND, X.astype(np.uint64), X.astype(np.uint64), 40).tolist()
+        == (X * X).tolist()
+    )

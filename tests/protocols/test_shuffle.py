@@ -1,4 +1,5 @@
-"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, at the declared cost; planted bugs.
+"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, at the declared
+cost; planted bugs.
 
 For the rate of false alarms see `checkers`; seeds are fixed.
 """
@@ -47,9 +48,13 @@ def step(shape: tuple[int, int], bits: int = BITS, id_bits: int | None = None) -
     return Shuffle("shuffled", ("x",), "shuffled", shape, bits, places)
 
 
-def run(values: Ints, bits: int = BITS, seed: int = 1, script: Any = None, first: Any = None) -> Outcome:
+def run(
+    values: Ints, bits: int = BITS, seed: int = 1, script: Any = None, first: Any = None
+) -> Outcome:
     rows, n = values.shape
-    return run_step(step((rows, n), bits), share(values, bits, seed=seed, first=first), seed=seed, script=script)
+    return run_step(
+        step((rows, n), bits), share(values, bits, seed=seed, first=first), seed=seed, script=script
+    )
 
 
 def shuffled_keys(outcome: Outcome) -> Ints:
@@ -89,7 +94,9 @@ def test_opened_less_its_share_is_the_mask_that_the_dealer_returns(monkeypatch):
     monkeypatch.setattr(Shuffle, "deal", deal)
     got = run(np.random.default_rng(3).integers(-5, 5, (3, 64)))
     bits = got.shares[0].bits
-    assert np.array_equal(BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits), got.shares[0].opened)
+    assert np.array_equal(
+        BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits), got.shares[0].opened
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -99,7 +106,10 @@ def test_every_pair_of_permutations_gives_their_composition(n):
     values = np.random.default_rng(4).integers(-100, 100, pi.shape)
     script = {(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
     order = selection.compose(pi, sigma)
-    assert np.array_equal(shuffled_keys(run(values, script=script)), np.take_along_axis(keys_of(values), order, axis=1))
+    assert np.array_equal(
+        shuffled_keys(run(values, script=script)),
+        np.take_along_axis(keys_of(values), order, axis=1),
+    )
 
 
 def test_a_wider_share_is_cut_down_and_a_narrower_one_refused():
@@ -144,7 +154,11 @@ def test_declared_is_measured_in_both_directions(shape, bits):
     got, declared = run(np.zeros(shape, dtype=np.int64), bits), step(shape, bits).cost
     assert got.cost == declared
     assert declared.dealer_bytes == len(got.corrections)
-    assert [(bool(first), bool(second)) for first, second in got.sent] == [(False, True), (True, False), (False, True)]
+    assert [(bool(first), bool(second)) for first, second in got.sent] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
     assert declared.s0_bytes == sum(len(first) for first, _ in got.sent)
     assert declared.s1_bytes == sum(len(second) for _, second in got.sent)
 
@@ -164,8 +178,13 @@ KINDS = {
 def test_every_byte_lane_a_server_receives_is_uniform(kind, party):
     got = run(KINDS[kind], seed=6)
     cells = opened_cells(got, party)
-    assert [cell.bits for cell in cells] == ([BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS])
-    dealt = [Cell(name, bits, ROWS * N, words) for (_, _, name), (bits, words) in got.drawn[party].items()]
+    assert [cell.bits for cell in cells] == (
+        [BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS]
+    )
+    dealt = [
+        Cell(name, bits, ROWS * N, words)
+        for (_, _, name), (bits, words) in got.drawn[party].items()
+    ]
     assert party == 0 or sum(cell.label.startswith("correction") for cell in dealt) == 2
     check_uniform([*cells, *dealt])
 
@@ -200,7 +219,9 @@ def ids(words: Any) -> Any:
 
 
 def server_0_cannot_follow() -> None:
-    """S0 knows the low bits of what it sent, before sigma; S1 adds only multiples of 2^b to them, and its g."""
+    """S0 knows the low bits of what it sent, before sigma; S1 adds only multiples of 2^b to them,
+    and its g.
+    """
     got = run(KINDS["zero"], seed=11)
     messages = [memoryview(message) for message in (got.sent[1][0], got.sent[2][1])]
     sent, heard = (BACKEND.unpack(message, (ROWS, N), BITS + ID_BITS) for message in messages)
@@ -208,12 +229,16 @@ def server_0_cannot_follow() -> None:
 
 
 def server_1_cannot_follow() -> None:
-    """S1 knows a, sigma and the ids: it must find neither pi(a), nor pi(ids), nor these once it has undone sigma."""
+    """S1 knows a, sigma and the ids: it must find neither pi(a), nor pi(ids), nor these once it has
+    undone sigma.
+    """
     got = run(KINDS["zero"], seed=11)
     own = {name: words for (_, _, name), (_, words) in got.drawn[1].items()}
     [heard] = [opening.values for opening in got.openings[1]]
     # The permutations are those of the same key in another run: draw them again.
-    sigma = selection.permutations("aes128ctr", NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma"), ROWS, N)
+    sigma = selection.permutations(
+        "aes128ctr", NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma"), ROWS, N
+    )
     moved = np.empty_like(heard)
     np.put_along_axis(moved, sigma, own["correction1"], axis=1)
     assert not alike(own["correction0"], own["a"]).any(), "S1 recognises a in beta"
@@ -231,11 +256,15 @@ def messages_are_uniform() -> None:
 
 def keys_are_kept() -> None:
     values = np.random.default_rng(13).integers(-9, 9, (4, 64))
-    assert np.array_equal(np.sort(shuffled_keys(run(values)), axis=1), np.sort(keys_of(values), axis=1))
+    assert np.array_equal(
+        np.sort(shuffled_keys(run(values)), axis=1), np.sort(keys_of(values), axis=1)
+    )
 
 
 def rows_have_their_own_order() -> None:
-    """Rows of equal values: their ids in shuffled order, compared place by place with the row before."""
+    """Rows of equal values: their ids in shuffled order, compared place by place with the row
+    before.
+    """
     places = shuffled_keys(run(np.zeros((ROWS, 64), dtype=np.int64))) & 63
     # One place in 64 agrees: 63 of 4032 on average; 400 are 40 standard deviations more.
     assert (places[1:] == places[:-1]).sum() < 400, "two queries were shuffled alike"
@@ -294,17 +323,25 @@ def moved_sent_in_the_clear(patch: Patch) -> None:
 
 def beta_not_corrected(patch: Patch) -> None:
     honest = Session.correction
-    patch.setattr(Session, "correction", lambda self, shape, bits: honest(self, shape, bits) * np.uint64(bits != BITS))
+    patch.setattr(
+        Session,
+        "correction",
+        lambda self, shape, bits: honest(self, shape, bits) * np.uint64(bits != BITS),
+    )
 
 
 def delta_only_at_the_dealer(patch: Patch) -> None:
     honest = Session.words
-    patch.setattr(Session, "words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta"))
+    patch.setattr(
+        Session, "words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta")
+    )
 
 
 def one_shuffle_for_two_queries(patch: Patch) -> None:
     honest = selection.permutations
-    patch.setattr(selection, "permutations", lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0))
+    patch.setattr(
+        selection, "permutations", lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0)
+    )
 
 
 def ids_added_after_pi(patch: Patch) -> None:
@@ -315,7 +352,9 @@ def ids_added_after_pi(patch: Patch) -> None:
         masked = session.receive_words(shape, self.value_bits)
         moved = backend.gather(v + masked, session.permutations("pi", *shape))
         delta = session.words("Delta", shape, self.value_bits)
-        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits) + backend.counting(shape[1])
+        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits) + backend.counting(
+            shape[1]
+        )
         session.send_words(first - session.words("a'", shape, self.bits), self.bits)
         opened = session.receive_words(shape, self.bits)
         return Shuffled(opened, session.words("b'", shape, self.bits), self.bits)

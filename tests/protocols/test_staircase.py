@@ -1,5 +1,7 @@
-"""The staircase: values of a public step function, exact over small rings in every sharing, at both edges of its range and
-one beyond; silent; at its declared cost; planted bugs. Seeds are fixed; for the rate of false alarms see `checkers`."""
+"""The staircase: values of a public step function, exact over small rings in every sharing, at both
+edges of its range and one beyond; silent; at its declared cost; planted bugs. Seeds are fixed; for
+the rate of false alarms see `checkers`.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,28 @@ from gpumpc.errors import BitsMismatch, PlanError
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols import staircase as module
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, Open, OpenColumn
-from gpumpc.protocols.staircase import RepeatedTables, Staircase, plan_stairs, repeated_lanes, xor_rows
+from gpumpc.protocols.staircase import (
+    RepeatedTables,
+    Staircase,
+    plan_stairs,
+    repeated_lanes,
+    xor_rows,
+)
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
-from tests.harness import BACKEND, Cell, Outcome, every, opened_cells, plain, run_step, run_steps, share, unsigned
+from tests.harness import (
+    BACKEND,
+    Cell,
+    Outcome,
+    every,
+    opened_cells,
+    plain,
+    run_step,
+    run_steps,
+    share,
+    unsigned,
+)
 from tests.protocols.cases import SIZES, Ints
 from tests.protocols.checkers import check_independent, check_opened, check_same_law, check_view
 
@@ -32,7 +51,11 @@ VALUES = (0, 5000, 5001, 4999, 77, 8000, 8191, 16382)
 
 
 def stairs(
-    n: int, bits: int = BITS, edges: tuple[int, ...] = EDGES, values: tuple[int, ...] = VALUES, high: int = HIGH
+    n: int,
+    bits: int = BITS,
+    edges: tuple[int, ...] = EDGES,
+    values: tuple[int, ...] = VALUES,
+    high: int = HIGH,
 ) -> Staircase:
     return Staircase("stairs", ("s",), "g", (n,), bits, high, 7, edges, values)
 
@@ -78,7 +101,9 @@ def test_every_mask_of_a_small_ring():
 def test_random_values_and_both_edges(n, bits):
     step, rng = stairs(n, bits), np.random.default_rng(n)
     s = rng.integers(lowest(step), 1 << (bits - 1), n)
-    around = np.array([lowest(step), (1 << (bits - 1)) - 1, *(e + d for e in EDGES for d in (-1, 0)), 0, -1])
+    around = np.array(
+        [lowest(step), (1 << (bits - 1)) - 1, *(e + d for e in EDGES for d in (-1, 0)), 0, -1]
+    )
     s[: around.size] = around[:n]
     got = run_step(step, share(s, bits, seed=1))
     assert np.array_equal(got.values, by_search(s)) and np.array_equal(plain(step, s), by_search(s))
@@ -103,7 +128,13 @@ def test_a_wider_share_is_cut_down_and_a_narrower_one_refused():
 
 @pytest.mark.parametrize(
     ("edges", "values"),
-    [((), (1,)), ((0,), (0, 1)), ((3, 3), (0, 1, 2)), ((4, 3), (0, 1, 2)), ((1 << (BITS - 1),), (0, 1))],
+    [
+        ((), (1,)),
+        ((0,), (0, 1)),
+        ((3, 3), (0, 1, 2)),
+        ((4, 3), (0, 1, 2)),
+        ((1 << (BITS - 1),), (0, 1)),
+    ],
 )
 def test_thresholds_that_do_not_ascend_in_the_ring_are_refused(edges, values):
     with pytest.raises(PlanError, match="do not ascend"):
@@ -121,7 +152,9 @@ def test_lanes_are_repeated_threshold_by_threshold(n, times):
     bits = np.random.default_rng(3).integers(0, 2, (5, n), dtype=np.uint64)
     lanes = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
     got = repeated_lanes(BACKEND, lanes, n, times)
-    assert np.array_equal(got, np.concatenate([BACKEND.bit(np.tile(row, times), 0)[None] for row in bits]))
+    assert np.array_equal(
+        got, np.concatenate([BACKEND.bit(np.tile(row, times), 0)[None] for row in bits])
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
@@ -139,20 +172,38 @@ def test_declared_is_measured(n, edges):
     step = stairs(n, BITS, edges, tuple(range(len(edges) + 1)))
     got = run_step(step, share(np.zeros(n, dtype=np.int64), BITS))
     assert got.cost == step.cost and step.cost.dealer_bytes == len(got.corrections)
-    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [sum(map(len, sent)) for sent in zip(*got.sent, strict=True)]
+    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [
+        sum(map(len, sent)) for sent in zip(*got.sent, strict=True)
+    ]
     tree, every_n = step.comparison.high, n * len(edges)
-    sent = packed_bytes(n, BITS) + lane_bytes(every_n, tree.opened_bits) + lane_bytes(n, step.value_bits)
+    sent = (
+        packed_bytes(n, BITS)
+        + lane_bytes(every_n, tree.opened_bits)
+        + lane_bytes(n, step.value_bits)
+    )
     dealt = lane_bytes(n, tree.table_bits) + lane_bytes(every_n, tree.product_bits)
-    assert got.cost == Cost.both_ways(2 + len(tree.levels), sent, dealt + packed_bytes(n * step.value_bits, HIGH))
+    assert got.cost == Cost.both_ways(
+        2 + len(tree.levels), sent, dealt + packed_bytes(n * step.value_bits, HIGH)
+    )
 
 
 def test_a_threshold_costs_its_tree_alone():
-    """The figures of docs/protocols.md section 9a: no table, no word and no opened choice a threshold."""
+    """The figures of docs/protocols.md section 9a: no table, no word and no opened choice a
+    threshold.
+    """
     one, two = (plan_stairs(33, times) for times in (900, 901))
     assert isinstance(one, RepeatedTables) and one.high == two.high
-    assert (one.high.opened_bits, one.high.product_bits, one.high.table_bits, one.rounds) == (21, 18, 111, 3)
+    assert (one.high.opened_bits, one.high.product_bits, one.high.table_bits, one.rounds) == (
+        21,
+        18,
+        111,
+        3,
+    )
     costs = [stairs(64, 34, tuple(range(1, j + 1)), (0,) * (j + 1)).cost for j in (900, 901)]
-    assert costs[1].s0_bytes - costs[0].s0_bytes == 8 * 21 and costs[1].dealer_bytes - costs[0].dealer_bytes == 8 * 18
+    assert (
+        costs[1].s0_bytes - costs[0].s0_bytes == 8 * 21
+        and costs[1].dealer_bytes - costs[0].dealer_bytes == 8 * 18
+    )
 
 
 # a factor a row
@@ -181,7 +232,9 @@ def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
 
 
 def constant(kind: str, n: int = N) -> Ints:
-    return np.full(n, {"zero": 0, "lowest": lowest(stairs(1)), "highest": 2047, "on an edge": 100}[kind])
+    return np.full(
+        n, {"zero": 0, "lowest": lowest(stairs(1)), "highest": 2047, "on an edge": 100}[kind]
+    )
 
 
 def run_on(s: Ints, seed: int = 6) -> Outcome:
@@ -200,17 +253,27 @@ def test_two_inputs_give_transcripts_of_one_law():
 
 
 def pieces(got: Outcome) -> Outcome:
-    """Lanes of all thresholds cut into those of one each, so that every cell has one element a row."""
+    """Lanes of all thresholds cut into those of one each, so that every cell has one element a
+    row.
+    """
 
     def parts(side: dict[Any, tuple[int, Any]]) -> dict[Any, tuple[int, Any]]:
-        return {name: (bits, v if bits else _cut(v, 64 * v.shape[1])) for name, (bits, v) in side.items()}
+        return {
+            name: (bits, v if bits else _cut(v, 64 * v.shape[1]))
+            for name, (bits, v) in side.items()
+        }
 
     openings = [[_cut(o.values, o.n) for o in side] for side in got.openings]
     cut = tuple(
-        [dataclasses.replace(o, n=N, values=values) for o, values in zip(side, pieces_of, strict=True)]
+        [
+            dataclasses.replace(o, n=N, values=values)
+            for o, values in zip(side, pieces_of, strict=True)
+        ]
         for side, pieces_of in zip(got.openings, openings, strict=True)
     )
-    return dataclasses.replace(got, openings=(cut[0], cut[1]), drawn=(parts(got.drawn[0]), parts(got.drawn[1])))
+    return dataclasses.replace(
+        got, openings=(cut[0], cut[1]), drawn=(parts(got.drawn[0]), parts(got.drawn[1]))
+    )
 
 
 def _cut(values: Any, n: int) -> Any:
@@ -223,8 +286,14 @@ def view_of(party: int) -> None:
     pair = share(s, BITS, seed=10)
     got = run_step(stairs(N), pair, seed=11)
     steps = [(s >= edge).astype(np.uint64) for edge in (9, 1024)]
-    secret = [Cell("s", BITS, N, unsigned(s)), Cell("the peer's share", BITS, N, pair[1 - party].words)]
-    secret += [Cell("a step", 0, N, BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None]) for bit in steps]
+    secret = [
+        Cell("s", BITS, N, unsigned(s)),
+        Cell("the peer's share", BITS, N, pair[1 - party].words),
+    ]
+    secret += [
+        Cell("a step", 0, N, BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None])
+        for bit in steps
+    ]
     check_view(pieces(got), party, N, secret)
 
 
@@ -255,8 +324,14 @@ def view_of_server_1() -> None:
     view_of(1)
 
 
-def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)) -> None:
-    honest = {(kind, name): getattr(kind, name) for kind in (Session, Dealing) for name in ("words", "lanes")}
+def _draws(
+    patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)
+) -> None:
+    honest = {
+        (kind, name): getattr(kind, name)
+        for kind in (Session, Dealing)
+        for name in ("words", "lanes")
+    }
 
     def session_draw(kind: str) -> Callable[..., Any]:
         def draw(self: Session, name: str, *shape: Any) -> Any:
@@ -302,7 +377,9 @@ def trees_of_two_thresholds_share_masks(patch: Patch) -> None:
 def threshold_off_by_one(patch: Patch) -> None:
     honest = NumpyBackend.add_constant
     patch.setattr(
-        NumpyBackend, "add_constant", lambda self, w, value, bits: honest(self, w, value - (value == -EDGES[3]), bits)
+        NumpyBackend,
+        "add_constant",
+        lambda self, w, value, bits: honest(self, w, value - (value == -EDGES[3]), bits),
     )
 
 
@@ -341,13 +418,17 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 ]
 
 
-@pytest.mark.parametrize("checker", [values_are_right, openings_are_noise, view_of_server_1], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "checker", [values_are_right, openings_are_noise, view_of_server_1], ids=lambda f: f.__name__
+)
 def test_the_staircase_passes(checker: Callable[[], None]) -> None:
     checker()
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+def test_a_planted_bug_is_caught(
+    mistake: Callable[[Patch], None], checker: Callable[[], None]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         mistake(patch)
         with pytest.raises(AssertionError):

@@ -1,6 +1,7 @@
-"""What the servers see says nothing: every opened byte lane uniform for constant secrets, every bit of a party's whole
-view independent of every other and of the secret, and the same law for two different inputs. Seeds are fixed; for the
-rate of false alarms see `checkers`."""
+"""What the servers see says nothing: every opened byte lane uniform for constant secrets, every bit
+of a party's whole view independent of every other and of the secret, and the same law for two
+different inputs. Seeds are fixed; for the rate of false alarms see `checkers`.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ import pytest
 from gpumpc.protocols.linear import Convolution, Open, PrivateProduct
 from tests.harness import Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned
 from tests.protocols.cases import Ints, argmax, clamp, lift, max_pool, pair_max, relu
-from tests.protocols.checkers import check_independent, check_opened, check_same_law, check_uniform, check_view
+from tests.protocols.checkers import (
+    check_independent,
+    check_opened,
+    check_same_law,
+    check_uniform,
+    check_view,
+)
 
 N = 1 << 15
 BITS, K = 27, 40
@@ -29,7 +36,13 @@ def constant(kind: str, shape: tuple[int, ...], bits: int) -> Ints:
     """Secrets that show any leak: all zero, all extreme, or the two extremes in turn."""
     top = TOP if bits == BITS - 1 else 0  # the clamp's lower edge
     highest, lowest = (1 << bits) - 1, -(1 << bits) + top
-    values = {"zero": [0], "highest": [highest], "lowest": [lowest], "minus one": [-1], "apart": [highest, lowest]}[kind]
+    values = {
+        "zero": [0],
+        "highest": [highest],
+        "lowest": [lowest],
+        "minus one": [-1],
+        "apart": [highest, lowest],
+    }[kind]
     return np.resize(np.array(values, dtype=np.int64), shape)
 
 
@@ -54,18 +67,28 @@ def test_two_inputs_give_transcripts_of_one_law(name):
 @pytest.mark.parametrize("name", ["relu", "relu-unlifted", "clamp", "lift", "max", "argmax"])
 @pytest.mark.parametrize("party", [0, 1])
 def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
-    """Openings, own masks, the dealer's shares and the own input share, against each other and against the value."""
+    """Openings, own masks, the dealer's shares and the own input share, against each other and
+    against the value.
+    """
     step, bits = STEPS[name]
     rng = np.random.default_rng(14)
     x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)
     pair = share(x, BITS, seed=15)
     got = run_step(step, pair, seed=16)
-    inputs = [Cell("input share", BITS, N, column) for column in np.moveaxis(pair[party].words.reshape(N, -1), 1, 0)]
-    secret = [Cell("x", BITS, N, unsigned(column)) for column in np.moveaxis(x.reshape(N, -1), 1, 0)]
+    inputs = [
+        Cell("input share", BITS, N, column)
+        for column in np.moveaxis(pair[party].words.reshape(N, -1), 1, 0)
+    ]
+    secret = [
+        Cell("x", BITS, N, unsigned(column)) for column in np.moveaxis(x.reshape(N, -1), 1, 0)
+    ]
     if name in ("max", "argmax"):
         difference = x.reshape(N, 2)[:, 0] - x.reshape(N, 2)[:, 1]
         secret.append(Cell("a - b", BITS, N, unsigned(difference)))
-    peer = [Cell("peer's share", BITS, N, c) for c in np.moveaxis(pair[1 - party].words.reshape(N, -1), 1, 0)]
+    peer = [
+        Cell("peer's share", BITS, N, c)
+        for c in np.moveaxis(pair[1 - party].words.reshape(N, -1), 1, 0)
+    ]
     check_view(got, party, N, secret + peer)
     check_independent(inputs + opened_cells(got, party), secret)
 
@@ -83,7 +106,9 @@ def test_a_convolution_opens_uniform_bytes(kind):
     shape = (2, 32, 64, 8)
     w = np.random.default_rng(1).integers(0, 1 << K, (3, 3, 8, 2), dtype=np.uint64)
     weights = {"layer": (w, np.zeros(2, dtype=np.uint64))}
-    got = run_steps(conv_steps(shape), {"x": share(constant(kind, shape, K - 1), K)}, weights, seed=17)
+    got = run_steps(
+        conv_steps(shape), {"x": share(constant(kind, shape, K - 1), K)}, weights, seed=17
+    )
     check_opened(got)
 
 

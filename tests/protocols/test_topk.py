@@ -1,8 +1,9 @@
-"""The opened search: exact, ties by lowest id; what it opens is the law of a random order, for every database.
+"""The opened search: exact, ties by lowest id; what it opens is the law of a random order, for
+every database.
 
-Planted bugs at the end, each with the checker that must fail on it. Seeds are fixed. The checks of laws fail an honest
-search with probability below 10^-6 over the choice of masks: `check_law` shares that out among its statistics, and
-`checkers` says the same of its own.
+Planted bugs at the end, each with the checker that must fail on it. Seeds are fixed. The checks of
+laws fail an honest search with probability below 10^-6 over the choice of masks: `check_law` shares
+that out among its statistics, and `checkers` says the same of its own.
 """
 
 from __future__ import annotations
@@ -59,11 +60,14 @@ def test_the_k_smallest_keys_come_in_order(n, which):
 
 
 def test_a_thousand_queries_of_all_kinds_at_two_thousand_rows():
-    """The figure itself is `python -m bench.topk_failures --queries 1000 --n 2000`; here with k = 1, 5 and 10 instead."""
+    """The figure itself is `python -m bench.topk_failures --queries 1000 --n 2000`; here with k =
+    1, 5 and 10 instead.
+    """
     for k, n_queries in ((1, 300), (5, 400), (10, 300)):
         tally = count_wrong(n_queries, 2000, k, seed=k)
         assert (tally.queries, tally.wrong) == (n_queries, 0)
-        # 8 batches of 50 rows and 4 passes fail 0.16 times; five times with a probability below 1e-5.
+        # 8 batches of 50 rows and 4 passes fail 0.16 times; five times with a probability below
+        # 1e-5.
         assert tally.retries < 5
 
 
@@ -74,7 +78,9 @@ def test_the_plain_definition_agrees():
 
 
 def test_the_range_is_sharp():
-    """Keys may differ by less than 2^(bits-1): distances from -2^(BITS-2) to 2^(BITS-2) - 1 do, one more does not."""
+    """Keys may differ by less than 2^(bits-1): distances from -2^(BITS-2) to 2^(BITS-2) - 1 do, one
+    more does not.
+    """
     low, high = -(1 << (BITS - 2)), (1 << (BITS - 2)) - 1
     for pair in ([low, high], [high, low], [low, low], [high, high]):
         distances = np.tile(np.array(pair), (8, 1))
@@ -84,7 +90,9 @@ def test_the_range_is_sharp():
 
 
 def test_the_range_is_sharp_through_the_passes():
-    distances = np.random.default_rng(3).choice(np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1]), (4, 200))
+    distances = np.random.default_rng(3).choice(
+        np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1]), (4, 200)
+    )
     assert np.array_equal(search(distances, 5, seed=3).values, exact(distances, 5))
 
 
@@ -131,7 +139,9 @@ def _opened_sign(sign: OpenedSign, x: Ints) -> Any:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 13])
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (5, 5), (48, 5), (64, 1), (65, 50), (200, 5), (989, 10)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 1), (2, 1), (5, 5), (48, 5), (64, 1), (65, 50), (200, 5), (989, 10)]
+)
 def test_declared_is_measured_in_both_directions(rows, n, k):
     outcome = search(np.zeros((rows, n), dtype=np.int64), k, seed=6)
     declared = [step.cost for step in steps((rows, n), k)]
@@ -180,22 +190,34 @@ FIVE = {
     "duplicates": [4, 0, 4, 0, 4],
     "ascending": [0, 1, 2, 3, 4],
     "descending": [4, 3, 2, 1, 0],
-    "extremes": [-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1, 0, -(1 << (BITS - 2)), (1 << (BITS - 2)) - 1],
+    "extremes": [
+        -(1 << (BITS - 2)),
+        (1 << (BITS - 2)) - 1,
+        0,
+        -(1 << (BITS - 2)),
+        (1 << (BITS - 2)) - 1,
+    ],
 }
 
 
 def transcript_of(database: list[int], k: int) -> tuple[list[tuple[int, ...]], Ints]:
-    """What is opened of one database under every (pi, sigma): all comparison bits a row; and their composition."""
+    """What is opened of one database under every (pi, sigma): all comparison bits a row; and their
+    composition.
+    """
     pi, sigma = all_orders(5)
     distances = np.tile(np.array(database), (len(pi), 1))
-    outcome = search(distances, k, seed=8, script={(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma})
+    outcome = search(
+        distances, k, seed=8, script={(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
+    )
     assert np.array_equal(outcome.values, exact(distances, k))
     bits = np.concatenate(list(opened_signs(outcome, len(pi)).values()), axis=1)
     return [tuple(row) for row in bits.tolist()], selection.compose(pi, sigma)
 
 
 def check_every_order(k: int) -> None:
-    """The bits are a function of the composed permutation, each order's as often as any other's, for every database."""
+    """The bits are a function of the composed permutation, each order's as often as any other's,
+    for every database.
+    """
     laws = []
     for database in FIVE.values():
         opened, composed = transcript_of(database, k)
@@ -214,9 +236,15 @@ def test_every_order_at_five_is_opened_equally_often():
 
 
 def one_mixing(patch: Patch) -> None:
-    """The public coin of a pass the same for every row: so that a transcript is a function of the order alone."""
+    """The public coin of a pass the same for every row: so that a transcript is a function of the
+    order alone.
+    """
     honest = selection.permutations
-    patch.setattr(selection, "permutations", lambda c, key, rows, n: honest(c, bytes(32), 1, n).repeat(rows, axis=0))
+    patch.setattr(
+        selection,
+        "permutations",
+        lambda c, key, rows, n: honest(c, bytes(32), 1, n).repeat(rows, axis=0),
+    )
 
 
 @pytest.mark.parametrize("plan", [(Pass(5, 3, 2, 4),), (Pass(5, 4, 3, 4), Pass(4, 3, 2, 3))])
@@ -227,7 +255,9 @@ def test_every_order_at_five_is_opened_equally_often_with_passes(monkeypatch, pl
 
 
 def test_an_unlucky_order_is_unlucky_for_every_database(monkeypatch):
-    """Whether a selection fails is a function of the order too, of the same law: here every order, a row at a time."""
+    """Whether a selection fails is a function of the order too, of the same law: here every order,
+    a row at a time.
+    """
     monkeypatch.setattr(TopK, "passes", (Pass(5, 2, 1, 2),))
     pi, _ = all_orders(5)
     failed = []
@@ -253,7 +283,9 @@ def two_databases(n_queries: int, n: int, k: int) -> None:
     first = transcripts(np.tile(distances, (rows, 1)), n_queries, k, seed=11)
     second = transcripts(np.zeros((rows, n), dtype=np.int64), n_queries, k, seed=12)
     differing, n_statistics, _ = check_law(first, second)
-    assert n_statistics > 100 and not differing, f"the law depends on the database: {', '.join(differing[:8])}"
+    assert n_statistics > 100 and not differing, (
+        f"the law depends on the database: {', '.join(differing[:8])}"
+    )
 
 
 def two_databases_have_one_law() -> None:
@@ -261,7 +293,9 @@ def two_databases_have_one_law() -> None:
 
 
 def test_two_databases_have_one_law_for_the_nearest_alone():
-    """Ten thousand queries are asked by `python -m bench.topk_failures --queries 10000 --n 64 --law`."""
+    """Ten thousand queries are asked by `python -m bench.topk_failures --queries 10000 --n 64
+    --law`.
+    """
     two_databases(4000, 64, 1)
 
 
@@ -286,7 +320,9 @@ def lucky_search(distances: Ints, k: int, seed: int) -> Outcome:
 
 
 def opened_noise(outcome: Outcome) -> list[Cell]:
-    """Openings but for comparison bits: pivots and survivors under masks, and the factors of the trees."""
+    """Openings but for comparison bits: pivots and survivors under masks, and the factors of the
+    trees.
+    """
     last = {o.step: i for i, o in enumerate(outcome.openings[0]) if not o.bits}
     kept = [o for i, o in enumerate(outcome.openings[0]) if i not in last.values()]
     return [Cell(f"{o.step} round {o.round}", o.bits, o.n, o.values) for o in kept]
@@ -322,7 +358,9 @@ def search_is_exact_or_refused() -> None:
     try:
         for batch in range(60):
             try:
-                assert np.array_equal(search(distances, 4, seed=16, batch=batch).values, exact(distances, 4))
+                assert np.array_equal(
+                    search(distances, 4, seed=16, batch=batch).values, exact(distances, 4)
+                )
             except SelectionFailed as error:
                 assert "ask again" in str(error)
                 refused += 1
@@ -334,29 +372,40 @@ def search_is_exact_or_refused() -> None:
 def an_all_equal_transcript_varies() -> None:
     opened = transcripts(np.zeros((100, 64), dtype=np.int64), 100, 5, seed=17)
     for name, bits in opened.items():
-        assert len({tuple(row) for row in bits.tolist()}) > 90, f"{name} opens the same bits again and again"
+        assert len({tuple(row) for row in bits.tolist()}) > 90, (
+            f"{name} opens the same bits again and again"
+        )
 
 
 def queries_are_unrelated() -> None:
     """The same distances in every row: the bits of one row say nothing of the next one's."""
-    opened = transcripts(np.tile(np.random.default_rng(18).integers(0, 1 << 20, 64), (200, 1)), 200, 5, seed=18)
+    opened = transcripts(
+        np.tile(np.random.default_rng(18).integers(0, 1 << 20, 64), (200, 1)), 200, 5, seed=18
+    )
     for name, bits in opened.items():
         if name.endswith("sample"):
             alike = (bits[1:] == bits[:-1]).mean()
-            # Half of 276 bits a row; 0.6 is 8 standard deviations off, were only 24 of each row independent.
+            # Half of 276 bits a row; 0.6 is 8 standard deviations off, were only 24 of each row
+            # independent.
             assert alike < 0.6, f"{name}: two queries were compared in the same order"
 
 
 def pivots_and_survivors_are_noise() -> None:
-    """Themselves, neighbours subtracted, and one pass's from the next's; of equal distances: masks alone vary."""
+    """Themselves, neighbours subtracted, and one pass's from the next's; of equal distances: masks
+    alone vary.
+    """
     outcome = lucky_search(np.zeros((2056, 200), dtype=np.int64), 1, seed=19)
-    bits = 8 * ((BITS + 8) // 8)  # whole bytes: a lane of single bits would be too short for the test
+    bits = 8 * (
+        (BITS + 8) // 8
+    )  # whole bytes: a lane of single bits would be too short for the test
     sums = [o.values for o in outcome.openings[0] if o.bits and o.step.startswith("best/")]
     pivots = [words for words in sums if words.shape[1] == 1]
     assert len(pivots) >= 2
     apart = [words[1:] - words[:-1] for words in sums] + [pivots[0] - pivots[1]]
     columns = [words[:2047, i] for words in (*sums, *apart) for i in range(min(4, words.shape[1]))]
-    check_independent([Cell(f"opened {i}", bits, 2047, BACKEND.reduce(c, bits)) for i, c in enumerate(columns)])
+    check_independent(
+        [Cell(f"opened {i}", bits, 2047, BACKEND.reduce(c, bits)) for i, c in enumerate(columns)]
+    )
 
 
 CHECKERS: list[Callable[[], None]] = [
@@ -408,7 +457,11 @@ def survivors_opened_without_a_mask(patch: Patch) -> None:
 def r_star_of_the_first_pass_again(patch: Patch) -> None:
     """Two pivots under one mask: their difference is open."""
     honest = SeedTree.key
-    patch.setattr(SeedTree, "key", lambda self, step, name: honest(self, "best/pass0" if name == "R*" else step, name))
+    patch.setattr(
+        SeedTree,
+        "key",
+        lambda self, step, name: honest(self, "best/pass0" if name == "R*" else step, name),
+    )
 
 
 def and_names_not_remembered(patch: Patch) -> None:
@@ -437,12 +490,16 @@ def sample_taken_before_the_shuffle(patch: Patch) -> None:
 
 
 def no_shuffle_at_all(patch: Patch) -> None:
-    patch.setattr(selection, "permutations", lambda c, key, rows, n: np.tile(np.arange(n), (rows, 1)))
+    patch.setattr(
+        selection, "permutations", lambda c, key, rows, n: np.tile(np.arange(n), (rows, 1))
+    )
 
 
 def one_shuffle_for_two_queries(patch: Patch) -> None:
     honest = selection.permutations
-    patch.setattr(selection, "permutations", lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0))
+    patch.setattr(
+        selection, "permutations", lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0)
+    )
 
 
 def ties_broken_by_shuffled_position(patch: Patch) -> None:
@@ -452,13 +509,21 @@ def ties_broken_by_shuffled_position(patch: Patch) -> None:
 
 def beta_not_corrected(patch: Patch) -> None:
     honest = Session.correction
-    patch.setattr(Session, "correction", lambda self, shape, bits: honest(self, shape, bits) * np.uint64(bits != BITS))
+    patch.setattr(
+        Session,
+        "correction",
+        lambda self, shape, bits: honest(self, shape, bits) * np.uint64(bits != BITS),
+    )
 
 
 def tables_on_r_alone(patch: Patch) -> None:
     """The dealer forgets R* where the servers subtract w."""
     honest = Dealing.sum_words
-    patch.setattr(Dealing, "sum_words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "R*"))
+    patch.setattr(
+        Dealing,
+        "sum_words",
+        lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "R*"),
+    )
 
 
 def too_many_survivors_cut_off(patch: Patch) -> None:

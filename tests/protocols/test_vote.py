@@ -1,4 +1,5 @@
-"""The vote of the nearest: the commonest label, of equals the nearest's, exactly; silent; at its declared cost.
+"""The vote of the nearest: the commonest label, of equals the nearest's, exactly; silent; at its
+declared cost.
 
 Seeds are fixed; for the rate of false alarms see `checkers`.
 """
@@ -58,7 +59,9 @@ def keys_of(labels: Ints, bits: int, seed: int = 1) -> Ints:
 
 
 def run(labels: Ints, bits: int, seed: int = 1) -> Outcome:
-    return run_step(vote(labels.shape, bits), share(keys_of(labels, bits), BITS, seed=seed), seed=seed)
+    return run_step(
+        vote(labels.shape, bits), share(keys_of(labels, bits), BITS, seed=seed), seed=seed
+    )
 
 
 # exactness
@@ -82,12 +85,16 @@ def test_random_labels_with_few_and_many_kinds(rows, k, bits):
     labels = np.where(rng.random((rows, 1)) < 0.7, few, rng.integers(0, 1 << bits, (rows, k)))
     labels[0] = (1 << bits) - 1
     assert np.array_equal(run(labels, bits).words.astype(np.int64), majority_vote(labels))
-    assert np.array_equal(plain(vote(labels.shape, bits), keys_of(labels, bits)), majority_vote(labels))
+    assert np.array_equal(
+        plain(vote(labels.shape, bits), keys_of(labels, bits)), majority_vote(labels)
+    )
 
 
 def test_the_result_has_the_labels_bits_and_nothing_above():
     got = run(np.array([[2, 2, 1]]), 3)
-    assert all(part.bits == 3 and part.words.shape == (1,) and part.words.max() < 8 for part in got.shares)
+    assert all(
+        part.bits == 3 and part.words.shape == (1,) and part.words.max() < 8 for part in got.shares
+    )
 
 
 @pytest.mark.parametrize("bits", [0, 17])
@@ -109,14 +116,22 @@ class Compare(Step):
     @property
     def cost(self) -> Cost:
         e = Equality(self.bits)
-        return Cost.both_ways(e.rounds, lane_bytes(self.n, e.opened_bits), lane_bytes(self.n, e.dealt_bits))
+        return Cost.both_ways(
+            e.rounds, lane_bytes(self.n, e.opened_bits), lane_bytes(self.n, e.dealt_bits)
+        )
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
         r = dealing.sum_words("r", (self.n,), self.bits)
         Equality(self.bits).deal(dealing, dealing.backend.to_planes(r, self.bits), self.n)
 
     def run(self, session: Session, y: Any) -> Lt:
-        return Lt((Equality(self.bits).run(session, session.backend.to_planes(y.words, self.bits), self.n),))
+        return Lt(
+            (
+                Equality(self.bits).run(
+                    session, session.backend.to_planes(y.words, self.bits), self.n
+                ),
+            )
+        )
 
     def plain(self, clear: Clear, *values: Words) -> Words:
         raise AssertionError("an equality has no value in the clear")
@@ -124,7 +139,9 @@ class Compare(Step):
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 9, 13, 16])
 def test_equality_of_all_values_or_neighbours(bits):
-    near = np.unique([0, 1, (1 << bits) - 1, (1 << bits) // 2, (1 << bits) // 2 - 1, 5 % (1 << bits)])
+    near = np.unique(
+        [0, 1, (1 << bits) - 1, (1 << bits) // 2, (1 << bits) // 2 - 1, 5 % (1 << bits)]
+    )
     y, r = every(np.arange(1 << bits), np.arange(1 << bits)) if bits <= 6 else every(near, near)
     step = Compare("compare", ("y",), "e", (y.size,), bits)
     pair = tuple(dataclasses.replace(part, words=unsigned(y)) for part in share(y, bits))
@@ -144,7 +161,9 @@ def test_declared_is_measured(rows, k, bits):
     step = vote((rows, k), bits)
     got = run(np.zeros((rows, k), dtype=np.int64), bits)
     assert got.cost == step.cost and step.cost.dealer_bytes == len(got.corrections)
-    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [sum(map(len, sent)) for sent in zip(*got.sent, strict=True)] or k == 1
+    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [
+        sum(map(len, sent)) for sent in zip(*got.sent, strict=True)
+    ] or k == 1
     pairs, count = rows * k * (k - 1) // 2, (k - 1).bit_length() + 1
     if k == 1:
         assert step.cost == Cost()
@@ -201,14 +220,21 @@ def by_voter(got: Outcome) -> Outcome:
     """What has two elements a query, cut into the first voter's and the second's."""
 
     def opened(side: list[Any]) -> list[Any]:
-        halves = [[o] if o.n == N else [dataclasses.replace(o, n=N, values=v) for v in o.values.T.copy()] for o in side]
+        halves = [
+            [o] if o.n == N else [dataclasses.replace(o, n=N, values=v) for v in o.values.T.copy()]
+            for o in side
+        ]
         return list(itertools.chain.from_iterable(halves))
 
     def drawn(side: dict[Any, Any]) -> dict[Any, Any]:
-        return {name: (bits, v.T.copy() if v.shape == (N, 2) else v) for name, (bits, v) in side.items()}
+        return {
+            name: (bits, v.T.copy() if v.shape == (N, 2) else v) for name, (bits, v) in side.items()
+        }
 
     (first, second), (one, other) = got.openings, got.drawn
-    return dataclasses.replace(got, openings=(opened(first), opened(second)), drawn=(drawn(one), drawn(other)))
+    return dataclasses.replace(
+        got, openings=(opened(first), opened(second)), drawn=(drawn(one), drawn(other))
+    )
 
 
 def view_of(party: int) -> None:
@@ -261,7 +287,9 @@ def test_the_vote_passes(checker: Callable[[], None]) -> None:
     checker()
 
 
-def _draws(patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)) -> None:
+def _draws(
+    patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)
+) -> None:
     """Change what is drawn under a name, at the servers and at the dealer alike."""
 
     def changed(honest: Callable[..., Any], place: int) -> Callable[..., Any]:
@@ -282,7 +310,11 @@ def labels_opened_without_mask(patch: Patch) -> None:
 
 
 def one_mask_for_all_voters(patch: Patch) -> None:
-    _draws(patch, "r", lambda words: words * np.uint64(0) + words[..., :1] if words.ndim == 2 else words)
+    _draws(
+        patch,
+        "r",
+        lambda words: words * np.uint64(0) + words[..., :1] if words.ndim == 2 else words,
+    )
 
 
 def equality_opened(patch: Patch) -> None:
@@ -311,11 +343,17 @@ def choice_as_narrow_as_counts(patch: Patch) -> None:
 
 
 def farther_members_counted(patch: Patch) -> None:
-    """Each pair counts for its farther member alone, so that the last holder has the most. (The nearer would do.)"""
+    """Each pair counts for its farther member alone, so that the last holder has the most.
+
+    (The nearer would do.)
+    """
 
     def summed(self: Vote, backend: Any, pairs: Any) -> Any:
         _, right = selection.pairs(self.shape[1])
-        return np.stack([pairs[:, right == i].sum(axis=1, dtype=np.uint64) for i in range(self.shape[1])], axis=1)
+        return np.stack(
+            [pairs[:, right == i].sum(axis=1, dtype=np.uint64) for i in range(self.shape[1])],
+            axis=1,
+        )
 
     patch.setattr(Vote, "_summed", summed)
 
@@ -347,7 +385,9 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+def test_a_planted_bug_is_caught(
+    mistake: Callable[[Patch], None], checker: Callable[[], None]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         drawn_openly(patch)
         mistake(patch)

@@ -1,8 +1,9 @@
 """An index as two servers and the dealer keep it, and what it must find: for tests of its programs.
 
-The oracle quantises as the servers do, given the shares (truncation's rounding is a function of them), and is otherwise
-integer arithmetic that shares nothing with the programs. Index rows come in by batches of several sessions, through
-real stores, and the dealer draws their masks again from seeds: the way a server uses these programs.
+The oracle quantises as the servers do, given the shares (truncation's rounding is a function of
+them), and is otherwise integer arithmetic that shares nothing with the programs. Index rows come in
+by batches of several sessions, through real stores, and the dealer draws their masks again from
+seeds: the way a server uses these programs.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def opened_value(got: Outcome, step: str, shape: tuple[int, ...], bits: int) -> 
 
 
 def compared(got: Outcome, name: str, pair: Pair, geometry: Geometry) -> Ints:
-    """The vectors that scores are made of: quantised as the shares say, or as the servers normalised them."""
+    """The vectors that scores are made of: quantised as the shares say, or as the servers
+    normalised them.
+    """
     if geometry.metric == "cosine":
         return opened_value(got, f"{name}/opened", pair[0].words.shape, geometry.score_bits)
     return quantised(pair, geometry)
@@ -75,7 +78,9 @@ def scores_of(queries: Ints, rows: Ints, metric: Metric) -> Any:
 
 
 def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
-    """(score, position) of the k best of each query, the lowest position first where scores are equal."""
+    """(score, position) of the k best of each query, the lowest position first where scores are
+    equal.
+    """
     return [sorted((int(s), i) for i, s in enumerate(row))[:k] for row in scores]
 
 
@@ -87,15 +92,24 @@ class Index:
 
     def __init__(self, folder: Path, geometry: Geometry, n_labels: int = 0) -> None:
         self.geometry, self.n_labels = geometry, n_labels
-        self.record = index.IndexRecord("gallery", "a plan", geometry.dim, geometry.metric, "owner", n_labels)
+        self.record = index.IndexRecord(
+            "gallery", "a plan", geometry.dim, geometry.metric, "owner", n_labels
+        )
         self.labels: dict[str, int] = {}
         self.stores = [Store(folder / str(party), party) for party in (0, 1)]
         self.rows: dict[str, Ints] = {}
 
     def add(
-        self, features: Ints, session_id: bytes, batch: int = 1, first: Any = None, labels: Ints | None = None
+        self,
+        features: Ints,
+        session_id: bytes,
+        batch: int = 1,
+        first: Any = None,
+        labels: Ints | None = None,
     ) -> Outcome:
-        """Names follow the order of adding; a batch is filled up with zero rows, which are not kept."""
+        """Names follow the order of adding; a batch is filled up with zero rows, which are not
+        kept.
+        """
         padded = np.zeros((BATCH, self.geometry.dim), dtype=np.int64)
         padded[: len(features)] = features
         pair = feature_shares(padded, self.geometry, seed=batch, first=first)
@@ -107,7 +121,12 @@ class Index:
         halves = (None, None) if labels is None else label_shares(labels, seed=batch)
         for store, rows, half in zip(self.stores, got.shares, halves, strict=True):
             assert isinstance(rows, Rows)
-            store.put(self.record.kind, keys, "owner", index.pack_rows(BACKEND, self.geometry, rows, len(names), half))
+            store.put(
+                self.record.kind,
+                keys,
+                "owner",
+                index.pack_rows(BACKEND, self.geometry, rows, len(names), half),
+            )
             store.confirm(self.record.kind, keys)
         self.labels |= dict(zip(names, [] if labels is None else labels.tolist(), strict=False))
         self.rows |= dict(zip(names, compared(got, "v", pair, self.geometry), strict=False))
@@ -115,7 +134,10 @@ class Index:
 
     def remove(self, names: list[str]) -> None:
         for store in self.stores:
-            store.forget(self.record.kind, [row.key for row in store.rows(self.record.kind) if row.key.item in names])
+            store.forget(
+                self.record.kind,
+                [row.key for row in store.rows(self.record.kind) if row.key.item in names],
+            )
         self.rows = {name: row for name, row in self.rows.items() if name not in names}
 
     @property
@@ -130,37 +152,52 @@ class Index:
         """The index as each server finds it in its store."""
         cipher, geometry = PARAMS.cipher, self.geometry
         loaded = [
-            index.LoadedIndex(store, self.record, geometry, party, BACKEND, cipher, self.tree(party))
+            index.LoadedIndex(
+                store, self.record, geometry, party, BACKEND, cipher, self.tree(party)
+            )
             for party, store in enumerate(self.stores)
         ]
         assert loaded[0].keys == loaded[1].keys
         return loaded
 
     def static(self) -> Static:
-        """Both servers' operands from their stores; the dealer's mask from both seeds and the row versions alone."""
+        """Both servers' operands from their stores; the dealer's mask from both seeds and the row
+        versions alone.
+        """
         cipher, geometry, loaded = PARAMS.cipher, self.geometry, self.load()
         versions = loaded[0].versions
-        drawn = [index.draw_masks(BACKEND, cipher, geometry, versions, self.tree(party)) for party in (0, 1)]
+        drawn = [
+            index.draw_masks(BACKEND, cipher, geometry, versions, self.tree(party))
+            for party in (0, 1)
+        ]
         dealt = {ROWS: index.weight_mask(BACKEND, geometry, drawn[0] + drawn[1])}
         return ({ROWS: loaded[0].operand}, {ROWS: loaded[1].operand}), dealt
 
     def classify(self, queries: Ints, k: int, batch: int = 200) -> tuple[Outcome, Any]:
         """The run of a vote, and the scores that the oracle finds of all rows."""
-        program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS, self.n_labels)
+        program = query_program(
+            self.geometry, len(queries), len(self.rows), k, PARAMS, self.n_labels
+        )
         pair = feature_shares(queries, self.geometry, seed=batch)
         first, second = (loaded.labels for loaded in self.load())
         assert first is not None and second is not None
         static = self.static()
         while True:
             try:
-                got = run_program(program, [pair, (first, second)], seed=SEED, batch=batch, static=static)
+                got = run_program(
+                    program, [pair, (first, second)], seed=SEED, batch=batch, static=static
+                )
                 break
             except SelectionFailed:
                 batch += 1
         assert got.cost == program.cost
-        return got, scores_of(compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric)
+        return got, scores_of(
+            compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
+        )
 
-    def search(self, queries: Ints, k: int, batch: int = 100) -> tuple[list[list[tuple[int, int]]], Any]:
+    def search(
+        self, queries: Ints, k: int, batch: int = 100
+    ) -> tuple[list[list[tuple[int, int]]], Any]:
         """(score, position) found, and the scores that the oracle finds of all rows."""
         program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS)
         pair = feature_shares(queries, self.geometry, seed=batch)
@@ -175,8 +212,13 @@ class Index:
         assert got.cost.s0_bytes == sum(len(first) for first, _ in got.sent)
         assert got.cost.s1_bytes == sum(len(second) for _, second in got.sent)
         places = self.geometry.id_bits(len(self.rows))
-        found = [[(int(key >> places), int(key & ((1 << places) - 1))) for key in row] for row in got.values]
-        return found, scores_of(compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric)
+        found = [
+            [(int(key >> places), int(key & ((1 << places) - 1))) for key in row]
+            for row in got.values
+        ]
+        return found, scores_of(
+            compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
+        )
 
     def close(self) -> None:
         for store in self.stores:

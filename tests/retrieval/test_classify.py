@@ -1,7 +1,8 @@
-"""A k-nearest-neighbour vote over an index whose rows carry secret labels: the label equals that of integer arithmetic.
+"""A k-nearest-neighbour vote over an index whose rows carry secret labels: the label equals that of
+integer arithmetic.
 
-The oracle ranks the quantised (or normalised) vectors with Python's integers, ties by the lowest position, and votes in the
-clear. Rows and label shares lie in real stores, batch by batch.
+The oracle ranks the quantised (or normalised) vectors with Python's integers, ties by the lowest
+position, and votes in the clear. Rows and label shares lie in real stores, batch by batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ import pytest
 from gpumpc.errors import BadShape, BitsMismatch, CorruptStore, PlanError, SelectionFailed
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.retrieval import index_store as index
-from gpumpc.retrieval.index_store import IndexRecord, decode_index, encode_index, pack_rows, row_bytes
+from gpumpc.retrieval.index_store import (
+    IndexRecord,
+    decode_index,
+    encode_index,
+    pack_rows,
+    row_bytes,
+)
 from gpumpc.retrieval.metrics import majority_vote
 from gpumpc.retrieval.programs import LABELS, ROWS, Geometry, label_bits, query_program
 from gpumpc.ring.backend import packed_bytes
@@ -44,11 +51,15 @@ GEOMETRY = Geometry(8, "l2", 21, 13)
 
 def voted(scores: Any, labels: Ints, k: int) -> Ints:
     """The clear computation: rank, ties to the lowest position, vote."""
-    return np.asarray(majority_vote(np.array([[labels[i] for _, i in row] for row in best(scores, k)])))
+    return np.asarray(
+        majority_vote(np.array([[labels[i] for _, i in row] for row in best(scores, k)]))
+    )
 
 
 def small(n: int, geometry: Geometry, seed: int, top: int = 3) -> Ints:
-    """Few different vectors, so that ties and duplicates abound; multiples of 2^shift, so that none is rounded."""
+    """Few different vectors, so that ties and duplicates abound; multiples of 2^shift, so that none
+    is rounded.
+    """
     return np.random.default_rng(seed).integers(-top, top + 1, (n, geometry.dim)) << geometry.shift
 
 
@@ -59,11 +70,17 @@ def static_of(rows: Ints, geometry: Geometry) -> Static:
     """Rows shared outright: what `LoadedIndex` makes of a store's."""
     w = BACKEND.scale(unsigned(rows.T), geometry.weight_factor, geometry.score_bits)
     norms = unsigned((rows**2).sum(axis=1) * (geometry.metric == "l2"))
-    mask = np.random.default_rng(1).integers(0, 1 << geometry.score_bits, (2, *w.shape), dtype=np.uint64)
+    mask = np.random.default_rng(1).integers(
+        0, 1 << geometry.score_bits, (2, *w.shape), dtype=np.uint64
+    )
     opened = BACKEND.reduce(w - mask[0] - mask[1], geometry.score_bits)
-    first = StaticWeight(BACKEND.reduce(opened + mask[0], geometry.score_bits), opened, norms - np.uint64(77))
+    first = StaticWeight(
+        BACKEND.reduce(opened + mask[0], geometry.score_bits), opened, norms - np.uint64(77)
+    )
     second = StaticWeight(mask[1], opened, norms * np.uint64(0) + np.uint64(77))
-    return ({ROWS: first}, {ROWS: second}), {ROWS: BACKEND.reduce(mask[0] + mask[1], geometry.score_bits)}
+    return ({ROWS: first}, {ROWS: second}), {
+        ROWS: BACKEND.reduce(mask[0] + mask[1], geometry.score_bits)
+    }
 
 
 def halves(labels: Ints, seed: int = 3) -> Pair:
@@ -72,7 +89,13 @@ def halves(labels: Ints, seed: int = 3) -> Pair:
 
 
 def count_wrong(
-    rows: Ints, queries: Ints, labels: Ints, k: int, n_labels: int, geometry: Geometry = GEOMETRY, seed: int = 3
+    rows: Ints,
+    queries: Ints,
+    labels: Ints,
+    k: int,
+    n_labels: int,
+    geometry: Geometry = GEOMETRY,
+    seed: int = 3,
 ) -> int:
     program = query_program(geometry, len(queries), len(rows), k, PARAMS, n_labels)
     pair, batch = feature_shares(queries, geometry, seed=2), 1
@@ -80,20 +103,30 @@ def count_wrong(
     while True:
         try:
             got = run_program(
-                program, [pair, halves(labels, seed)], seed=SEED, batch=batch, static=static_of(rows, geometry)
+                program,
+                [pair, halves(labels, seed)],
+                seed=SEED,
+                batch=batch,
+                static=static_of(rows, geometry),
             )
             break
         except SelectionFailed:
             batch += 1
     assert got.cost == program.cost and got.shares[0].bits == label_bits(n_labels)
-    return int((got.words.astype(np.int64) != voted(scores_of(exact, rows, geometry.metric), labels, k)).sum())
+    return int(
+        (
+            got.words.astype(np.int64) != voted(scores_of(exact, rows, geometry.metric), labels, k)
+        ).sum()
+    )
 
 
 KINDS: dict[str, Callable[[np.random.Generator, int], Ints]] = {
     "random": lambda rng, n: rng.integers(-100, 101, (n, GEOMETRY.dim)),
     "duplicates": lambda rng, n: rng.integers(-2, 3, (7, GEOMETRY.dim))[rng.integers(0, 7, n)],
     "all equal": lambda rng, n: np.full((n, GEOMETRY.dim), 5),
-    "two clusters": lambda rng, n: rng.choice([-50, 50], (n, 1)) + rng.integers(-1, 2, (n, GEOMETRY.dim)),
+    "two clusters": lambda rng, n: (
+        rng.choice([-50, 50], (n, 1)) + rng.integers(-1, 2, (n, GEOMETRY.dim))
+    ),
 }
 
 
@@ -103,9 +136,16 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Ints]] = {
 def test_over_two_thousand_queries_are_labelled_as_in_the_clear(kind, k, n_labels, metric):
     rng = np.random.default_rng(len(kind) + k)
     rows = KINDS[kind](rng, 150)
-    queries = np.concatenate((rows[:50], rng.integers(-60, 61, (50, GEOMETRY.dim)))) << GEOMETRY.shift
+    queries = (
+        np.concatenate((rows[:50], rng.integers(-60, 61, (50, GEOMETRY.dim)))) << GEOMETRY.shift
+    )
     labels = rng.integers(0, n_labels, 150)
-    assert count_wrong(rows, queries, labels, k, n_labels, dataclasses.replace(GEOMETRY, metric=metric)) == 0
+    assert (
+        count_wrong(
+            rows, queries, labels, k, n_labels, dataclasses.replace(GEOMETRY, metric=metric)
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(("n_rows", "k"), [(1, 1), (2, 2), (5, 5), (989, 5)])
@@ -190,7 +230,9 @@ def test_an_unlabelled_index_loads_no_labels(tmp_path):
 # the program
 
 
-@pytest.mark.parametrize(("n_labels", "bits"), [(0, 0), (1, 1), (2, 1), (3, 2), (6, 3), (64, 6), (65, 7), (1 << 16, 16)])
+@pytest.mark.parametrize(
+    ("n_labels", "bits"), [(0, 0), (1, 1), (2, 1), (3, 2), (6, 3), (64, 6), (65, 7), (1 << 16, 16)]
+)
 def test_a_label_has_bits_enough(n_labels, bits):
     assert label_bits(n_labels) == bits
 
@@ -200,7 +242,9 @@ def test_keys_that_do_not_fit_are_refused():
     wide = Geometry(1 << 20, "l2", 21, 13)
     id_bits = 62 - wide.score_bits - 4
     query_program(wide, 1, 1 << id_bits, 1, PARAMS, 16)
-    with pytest.raises(PlanError, match=f"{wide.score_bits} score bits, {id_bits} position bits and 5 label bits"):
+    with pytest.raises(
+        PlanError, match=f"{wide.score_bits} score bits, {id_bits} position bits and 5 label bits"
+    ):
         query_program(wide, 1, 1 << id_bits, 1, PARAMS, 17)
     with pytest.raises(PlanError, match="is positive"):
         query_program(GEOMETRY, 1, 5, 1, PARAMS, -1)
@@ -213,15 +257,25 @@ def test_a_vote_gives_the_label_and_nothing_else():
     assert (program.output, program.result.shape, program.result.bits) == ("vote", (3,), 3)
     assert list(program.inputs) == ["q", LABELS] and program.inputs[LABELS].bits == 64
     without = query_program(GEOMETRY, 3, 50, 5, PARAMS)
-    assert len({program.digest, without.digest, query_program(GEOMETRY, 3, 50, 5, PARAMS, 9).digest}) == 3
-    assert (without.output, without.result.shape) == ("best", (3, 5)) and list(without.inputs) == ["q"]
+    assert (
+        len({program.digest, without.digest, query_program(GEOMETRY, 3, 50, 5, PARAMS, 9).digest})
+        == 3
+    )
+    assert (without.output, without.result.shape) == ("best", (3, 5)) and list(without.inputs) == [
+        "q"
+    ]
 
 
 def test_labels_cost_their_bits_and_the_vote():
-    """At a thousand rows: three label bits a key, ten position bits masked as well, and the vote's 8 rounds."""
+    """At a thousand rows: three label bits a key, ten position bits masked as well, and the vote's
+    8 rounds.
+    """
     plain, labelled = (query_program(GEOMETRY, 8, 1000, 5, PARAMS, n) for n in (0, 6))
     assert labelled.steps[-1].cost.rounds == 8 and labelled.steps[-1].cost.online_bytes == 232
-    shuffles = [next(step.cost for step in program.steps if step.name == "shuffled") for program in (plain, labelled)]
+    shuffles = [
+        next(step.cost for step in program.steps if step.name == "shuffled")
+        for program in (plain, labelled)
+    ]
     score, key = GEOMETRY.score_bits, GEOMETRY.score_bits + 10 + 3
     assert shuffles[0].s1_bytes == packed_bytes(8000, score) + packed_bytes(8000, key - 3)
     assert shuffles[1].s1_bytes == 2 * packed_bytes(8000, key) == 2 * shuffles[1].s0_bytes
@@ -239,7 +293,11 @@ def test_what_is_opened_is_uniform_whatever_the_labels_are(label):
     assert (got.words == label).all()
     for party in (0, 1):
         # Comparison outcomes of shuffled keys are opened as such: a random order's, no noise.
-        wide = [c for c in opened_cells(got, party) if c.n >= 1 << 14 and (c.bits or "best" not in c.label)]
+        wide = [
+            c
+            for c in opened_cells(got, party)
+            if c.n >= 1 << 14 and (c.bits or "best" not in c.label)
+        ]
         assert wide
         check_uniform(wide)
 
@@ -250,24 +308,35 @@ def test_what_is_opened_is_uniform_whatever_the_labels_are(label):
 def labels_are_right() -> None:
     rng = np.random.default_rng(16)
     rows, labels = rng.integers(-2, 3, (150, 8)), rng.integers(0, 6, 150)
-    assert count_wrong(rows, np.concatenate((rows[:50], rows[50:60])) << GEOMETRY.shift, labels, 5, 6) == 0
+    assert (
+        count_wrong(rows, np.concatenate((rows[:50], rows[50:60])) << GEOMETRY.shift, labels, 5, 6)
+        == 0
+    )
 
 
 def equal_rows_vote_by_position() -> None:
     """All rows alike, and one votes: the first, whatever the labels are."""
     for number in range(40):
         labels = np.random.default_rng(number).integers(0, 6, 8)
-        assert count_wrong(np.full((8, 8), 2), small(1, GEOMETRY, 19), labels, 1, 6, seed=number) == 0
+        assert (
+            count_wrong(np.full((8, 8), 2), small(1, GEOMETRY, 19), labels, 1, 6, seed=number) == 0
+        )
 
 
 def label_above_position(patch: Patch) -> None:
     """score, label, position: ties no longer go to the lowest position."""
 
     def run(self: LabelledKeys, session: Any, v: Any, labels: Any) -> Any:
-        words = (v.words << np.uint64(self.id_bits + self.label_bits)) + (labels.words << np.uint64(self.id_bits))[None]
+        words = (v.words << np.uint64(self.id_bits + self.label_bits)) + (
+            labels.words << np.uint64(self.id_bits)
+        )[None]
         place = np.arange(self.shape[1], dtype=np.uint64)
         # The vote still finds the label below, so only the order changes.
-        moved = words + ((place << np.uint64(self.label_bits)) if session.party == 0 else np.uint64(0)) + labels.words[None]
+        moved = (
+            words
+            + ((place << np.uint64(self.label_bits)) if session.party == 0 else np.uint64(0))
+            + labels.words[None]
+        )
         return Additive(BACKEND.reduce(moved, self.bits), self.bits)
 
     patch.setattr(LabelledKeys, "run", run)
@@ -287,7 +356,12 @@ def label_shares_cut_too_early(patch: Patch) -> None:
     honest = LabelledKeys.run
 
     def run(self: LabelledKeys, session: Any, v: Any, labels: Any) -> Any:
-        return honest(self, session, v, labels.with_words(labels.words & np.uint64((1 << self.label_bits) - 1)))
+        return honest(
+            self,
+            session,
+            v,
+            labels.with_words(labels.words & np.uint64((1 << self.label_bits) - 1)),
+        )
 
     patch.setattr(LabelledKeys, "run", run)
 
@@ -299,13 +373,17 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 ]
 
 
-@pytest.mark.parametrize("checker", [labels_are_right, equal_rows_vote_by_position], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "checker", [labels_are_right, equal_rows_vote_by_position], ids=lambda f: f.__name__
+)
 def test_the_vote_passes(checker: Callable[[], None]) -> None:
     checker()
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Callable[[], None]) -> None:
+def test_a_planted_bug_is_caught(
+    mistake: Callable[[Patch], None], checker: Callable[[], None]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         mistake(patch)
         with pytest.raises(AssertionError):
@@ -313,8 +391,14 @@ def test_a_planted_bug_is_caught(mistake: Callable[[Patch], None], checker: Call
 
 
 def test_shares_of_labels_must_be_as_wide_as_a_key() -> None:
-    narrow = tuple(dataclasses.replace(part, bits=3) for part in halves(np.zeros(20, dtype=np.int64)))
+    narrow = tuple(
+        dataclasses.replace(part, bits=3) for part in halves(np.zeros(20, dtype=np.int64))
+    )
     program = query_program(GEOMETRY, 1, 20, 1, PARAMS, 6)
     pair = feature_shares(small(1, GEOMETRY, 17), GEOMETRY, seed=1)
     with pytest.raises(BitsMismatch):
-        run_program(program, [pair, (narrow[0], narrow[1])], static=static_of(small(20, GEOMETRY, 18), GEOMETRY))
+        run_program(
+            program,
+            [pair, (narrow[0], narrow[1])],
+            static=static_of(small(20, GEOMETRY, 18), GEOMETRY),
+        )

@@ -1,6 +1,8 @@
-"""Cosines: rows and queries normalised on shares. The law that `normalised` states, searches exact on what came of it.
+"""Cosines: rows and queries normalised on shares. The law that `normalised` states, searches exact
+on what came of it.
 
-The oracle is float64; a search is compared with integer arithmetic on the normalised vectors, taken out of the run.
+The oracle is float64; a search is compared with integer arithmetic on the normalised vectors, taken
+out of the run.
 """
 
 from __future__ import annotations
@@ -21,11 +23,29 @@ from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear
 from gpumpc.retrieval import normalise
 from gpumpc.retrieval.metrics import overlap_at_k
-from gpumpc.retrieval.normalise import COARSE_FRAC, UNIT_FRAC, coarse_frac, coarse_values, largest_square, thresholds
+from gpumpc.retrieval.normalise import (
+    COARSE_FRAC,
+    UNIT_FRAC,
+    coarse_frac,
+    coarse_values,
+    largest_square,
+    thresholds,
+)
 from gpumpc.retrieval.programs import VALUE_BITS, Geometry, query_program, rows_program
 from tests.harness import BACKEND, Outcome, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.retrieval.indexes import BATCH, PARAMS, SEED, Index, Ints, best, compared, feature_shares, quantised, scores_of
+from tests.retrieval.indexes import (
+    BATCH,
+    PARAMS,
+    SEED,
+    Index,
+    Ints,
+    best,
+    compared,
+    feature_shares,
+    quantised,
+    scores_of,
+)
 
 Floats = npt.NDArray[np.float64]
 Patch = pytest.MonkeyPatch
@@ -50,14 +70,18 @@ def bound(dim: int) -> float:
     """What `normalised` promises of |u - 2^UNIT_FRAC v / |v||."""
     root = math.sqrt(dim)
     b = 0.007 + root / 2**COARSE_FRAC
-    return float(root + 2**UNIT_FRAC * (1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2) + 0.5)
+    return float(
+        root + 2**UNIT_FRAC * (1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2) + 0.5
+    )
 
 
 def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
     """As after a ReLU: half zeros, lengths spread over six octaves."""
     rng = np.random.default_rng(seed)
     raw = np.maximum(rng.normal(size=(n, dim)), 0) * np.exp2(-rng.uniform(0, 6, (n, 1)))
-    return np.asarray(np.rint(raw / max(raw.max(), 1.0) * ((1 << (bits - 2)) - (1 << bits - VALUE_BITS)))).astype(np.int64)
+    return np.asarray(
+        np.rint(raw / max(raw.max(), 1.0) * ((1 << (bits - 2)) - (1 << bits - VALUE_BITS)))
+    ).astype(np.int64)
 
 
 # the staircase of 1 / |v|
@@ -66,13 +90,19 @@ def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
 @pytest.mark.parametrize("largest", [1, 2, 1 << 6, 1280 << 22, (1 << 22) << 22])
 def test_the_coarse_factor_errs_by_what_its_steps_allow(largest):
     edges, values, frac = thresholds(largest), coarse_values(largest), coarse_frac(largest)
-    assert edges[0] == 1 and values[0] == 0 and list(edges) == sorted(set(edges)) and edges[-1] <= largest
+    assert (
+        edges[0] == 1
+        and values[0] == 0
+        and list(edges) == sorted(set(edges))
+        and edges[-1] <= largest
+    )
     assert len(values) == len(edges) + 1
     ends = np.array([*edges, *(edge - 1 for edge in edges[1:]), largest], dtype=np.float64)
     factors = np.array([*values[1:], *values[1:]], dtype=np.float64)
     error = np.abs(factors * np.sqrt(ends) / 2.0**frac - 1)
     assert error.max() < 0.0067
-    # No thresholds are missing: from one to the next is an integer, or less than a thirty-second of an octave and one.
+    # No thresholds are missing: from one to the next is an integer, or less than a thirty-second of
+    # an octave and one.
     assert all(high <= low * 2 ** (1 / 32) + 1 for low, high in itertools.pairwise(edges))
 
 
@@ -80,7 +110,8 @@ def test_the_coarse_factor_errs_by_what_its_steps_allow(largest):
 
 
 @pytest.mark.parametrize(
-    ("dim", "bits"), [(1, 20), (2, 5), (7, 20), (64, VALUE_BITS), (64, 40), (1280, 20), (4096, 20), (3, 4)]
+    ("dim", "bits"),
+    [(1, 20), (2, 5), (7, 20), (64, VALUE_BITS), (64, 40), (1280, 20), (4096, 20), (3, 4)],
 )
 def test_a_vector_has_length_one_within_the_stated_error(dim, bits):
     geometry, rng = Geometry(dim, "cosine", bits, 3), np.random.default_rng(dim)
@@ -100,15 +131,23 @@ def test_a_vector_has_length_one_within_the_stated_error(dim, bits):
 def test_cosines_of_features_err_by_a_ten_thousandth():
     v, u, _ = normalised(features(128, 1280, seed=2), LITE0)
     assert np.ptp(np.log2(np.linalg.norm(v, axis=1))) > 5
-    lengthy = np.linalg.norm(v, axis=1) > 1024  # of shorter ones an entry is a few units, and its rounding tells
+    lengthy = (
+        np.linalg.norm(v, axis=1) > 1024
+    )  # of shorter ones an entry is a few units, and its rounding tells
     for chosen, largest in ((lengthy, 5e-4), (~lengthy, 5e-3)):
         unit = directions(v[chosen])
         error = u[chosen] @ u[chosen].T / 4.0**UNIT_FRAC - unit @ unit.T
-        assert chosen.sum() > 20 and np.abs(error).max() < largest and np.sqrt((error**2).mean()) < 1e-4
+        assert (
+            chosen.sum() > 20
+            and np.abs(error).max() < largest
+            and np.sqrt((error**2).mean()) < 1e-4
+        )
 
 
 def test_the_five_nearest_are_those_of_float64():
-    """`plain` of the program; real features of Lite0 gave 0.997 in the clear and 0.999 on shares."""
+    """`plain` of the program; real features of Lite0 gave 0.997 in the clear and 0.999 on
+    shares.
+    """
     x = features(400, 1280, seed=3)
     program = rows_program(LITE0, len(x), PARAMS)
     u = program.plain(Clear(BACKEND, {}), unsigned(x)).view(np.int64)
@@ -138,7 +177,10 @@ def test_rows_are_found_as_cosines_say(tmp_path):
     found, scores = one.search(queries, 5)
     assert found == best(scores, 5)
     # A user divides by the scale and gets cosines.
-    exact = directions(queries) @ directions(np.concatenate((features(BATCH, 24, seed=5), features(20, 24, seed=6)))).T
+    exact = (
+        directions(queries)
+        @ directions(np.concatenate((features(BATCH, 24, seed=5), features(20, 24, seed=6)))).T
+    )
     for q, row in enumerate(found):
         for score, position in row:
             assert abs(-score / geometry.score_scale - exact[q, position]) < 0.02
@@ -151,7 +193,9 @@ def test_a_vector_of_zeros_is_at_a_right_angle_to_all(tmp_path):
     rows = np.zeros((5, 6), dtype=np.int64)
     rows[3], rows[4] = np.arange(6) << 14, np.arange(6, 0, -1) << 10
     one.add(rows, b"the first sessio")
-    found, _ = one.search(np.concatenate((np.zeros((1, 6), dtype=np.int64), rows[3:4], -rows[3:4])), 3)
+    found, _ = one.search(
+        np.concatenate((np.zeros((1, 6), dtype=np.int64), rows[3:4], -rows[3:4])), 3
+    )
     assert found[0] == [(0, 0), (0, 1), (0, 2)]
     assert found[1][0][1] == 3 and -found[1][0][0] / geometry.score_scale > 0.999
     assert [position for _, position in found[2]] == [0, 1, 2]
@@ -160,7 +204,9 @@ def test_a_vector_of_zeros_is_at_a_right_angle_to_all(tmp_path):
 
 @pytest.mark.parametrize("dim", [1, 64, 1280, 1 << 22])
 def test_every_score_keeps_its_promise(dim):
-    """|u|^2 < 2^(score_bits-2) for the longest u that the law allows, and two bits less would not do."""
+    """|u|^2 < 2^(score_bits-2) for the longest u that the law allows, and two bits less would not
+    do.
+    """
     longest = ((1 << UNIT_FRAC) + math.sqrt(dim) + 2) ** 2
     assert longest < 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 2)
     assert longest >= 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 4)
@@ -176,7 +222,9 @@ def test_vectors_too_long_are_refused():
 
 
 def test_a_row_costs_little_beside_an_image():
-    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row, where an image costs 5.9 MB and 17 MB."""
+    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row, where an image costs 5.9 MB and 17
+    MB.
+    """
     for n in (1, 8, BATCH):
         cost = rows_program(LITE0, n, PARAMS).cost
         assert cost.rounds == 14
@@ -206,14 +254,19 @@ def law_holds() -> None:
     for geometry in (Geometry(16, "cosine", 20, 15), Geometry(16, "cosine", VALUE_BITS, 3)):
         v, u, _ = normalised(features(64, 16, seed=10, bits=geometry.bits), geometry)
         assert np.linalg.norm(u - 2**UNIT_FRAC * directions(v), axis=1).max() <= bound(16)
-        # Roundings average out; Newton leaves 1.5 e^2 of the coarse factor's e, a hundred-thousandth or two.
+        # Roundings average out; Newton leaves 1.5 e^2 of the coarse factor's e, a
+        # hundred-thousandth or two.
         assert abs(np.linalg.norm(u, axis=1)[v.any(axis=1)].mean() / 2**UNIT_FRAC - 1) < 1e-4
 
 
 def no_newton_step(patch: Patch) -> None:
     """The factor is one: the coarse vector goes on."""
     constant = 2 << 2 * COARSE_FRAC
-    patch.setattr(distances.ConstantLess, "run", lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant))
+    patch.setattr(
+        distances.ConstantLess,
+        "run",
+        lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant),
+    )
 
 
 def values_off_by_one_step(patch: Patch) -> None:

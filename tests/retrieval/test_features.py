@@ -1,4 +1,5 @@
-"""Features files: what is written is read, by NumPy too, and what is damaged or hostile is refused."""
+"""Features files: what is written is read, by NumPy too, and what is damaged or hostile is
+refused."""
 
 from __future__ import annotations
 
@@ -44,8 +45,12 @@ def test_numpy_reads_it_and_what_numpy_writes_is_read(tmp_path):
         assert archive["items"].tolist() == ITEMS and archive["files"].tolist() == FILES
     whole = np.arange(35, dtype=np.int32).reshape(5, 7)
     for values in (FEATURES, np.asfortranarray(FEATURES), FEATURES.astype(">f4"), whole):
-        np.savez_compressed(tmp_path / "theirs.npz", features=values, items=np.array(ITEMS), extra=np.zeros(3))
-        np.testing.assert_array_equal(read_features(tmp_path / "theirs.npz").features, values.astype(float))
+        np.savez_compressed(
+            tmp_path / "theirs.npz", features=values, items=np.array(ITEMS), extra=np.zeros(3)
+        )
+        np.testing.assert_array_equal(
+            read_features(tmp_path / "theirs.npz").features, values.astype(float)
+        )
 
 
 def test_file_names_that_are_no_text_are_escaped(tmp_path):
@@ -153,13 +158,20 @@ def test_hostile_arrays_are_refused(tmp_path, broken):
 
 def test_hostile_archives_are_refused(tmp_path):
     path = tmp_path / "x.npz"
-    for content in (b"", b"PK", b"no archive at all" * 99, archive(path, **GOOD).read_bytes()[:-30]):
+    for content in (
+        b"",
+        b"PK",
+        b"no archive at all" * 99,
+        archive(path, **GOOD).read_bytes()[:-30],
+    ):
         path.write_bytes(content)
         with pytest.raises(BadValue, match="no usable features file"):
             read_features(path)
     for lacking in GOOD:
         with pytest.raises(BadValue, match=f"no array '{lacking}'"):
-            read_features(archive(path, **{name: data for name, data in GOOD.items() if name != lacking}))
+            read_features(
+                archive(path, **{name: data for name, data in GOOD.items() if name != lacking})
+            )
     many = {f"a{i}": b"" for i in range(20)}
     with pytest.raises(BadValue, match="16 arrays"):
         read_features(archive(path, **GOOD, **many))
@@ -228,7 +240,12 @@ def written(tmp_path_factory):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 255), st.integers(0, 10_000), st.sampled_from([".npz", ".csv"]))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 255),
+    st.integers(0, 10_000),
+    st.sampled_from([".npz", ".csv"]),
+)
 def test_no_damage_gives_another_error(written, at, byte, cut, suffix):
     path = written / f"x{suffix}"
     data = bytearray((written / f"good{suffix}").read_bytes())

@@ -1,4 +1,6 @@
-"""Tables of labels: found by name, by place or by id, and refused where they say too little or too much."""
+"""Tables of labels: found by name, by place or by id, and refused where they say too little or too
+much.
+"""
 
 from __future__ import annotations
 

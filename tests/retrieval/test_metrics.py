@@ -40,11 +40,17 @@ def plain_average_precision(row, total, k):
 
 @pytest.mark.parametrize("k", [1, 5, 19, RANKS])
 def test_against_plain_loops(k):
-    want = [plain_average_precision(row, total, k) for row, total in zip(RELEVANT, TOTALS, strict=True)]
+    want = [
+        plain_average_precision(row, total, k) for row, total in zip(RELEVANT, TOTALS, strict=True)
+    ]
     np.testing.assert_allclose(average_precision_at_k(RELEVANT, TOTALS, k), want, rtol=1e-12)
     assert mean_average_precision(RELEVANT, TOTALS, k) == pytest.approx(np.mean(want))
-    np.testing.assert_allclose(precision_at_k(RELEVANT, k), [sum(row[:k]) / k for row in RELEVANT], rtol=1e-12)
-    want = [sum(row[:k]) / total if total else 0.0 for row, total in zip(RELEVANT, TOTALS, strict=True)]
+    np.testing.assert_allclose(
+        precision_at_k(RELEVANT, k), [sum(row[:k]) / k for row in RELEVANT], rtol=1e-12
+    )
+    want = [
+        sum(row[:k]) / total if total else 0.0 for row, total in zip(RELEVANT, TOTALS, strict=True)
+    ]
     np.testing.assert_allclose(recall_at_k(RELEVANT, TOTALS, k), want, rtol=1e-12)
 
 
@@ -52,7 +58,9 @@ def test_full_average_precision_is_scikit_learns():
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     for row in RELEVANT[1:]:
         want = metrics.average_precision_score(row, -np.arange(RANKS))
-        assert average_precision_at_k([row], [row.sum()], RANKS)[0] == pytest.approx(want, rel=1e-12)
+        assert average_precision_at_k([row], [row.sum()], RANKS)[0] == pytest.approx(
+            want, rel=1e-12
+        )
 
 
 def test_the_vote_is_scikit_learns_where_no_labels_tie_and_the_nearest_else():
@@ -70,7 +78,10 @@ def test_the_vote_is_scikit_learns_where_no_labels_tie_and_the_nearest_else():
 
 
 def test_relevance_overlap_and_accuracy():
-    assert relevance(["a", "b"], [["a", "b"], ["a", "b"]]).tolist() == [[True, False], [False, True]]
+    assert relevance(["a", "b"], [["a", "b"], ["a", "b"]]).tolist() == [
+        [True, False],
+        [False, True],
+    ]
     assert overlap_at_k([[1, 2, 3], [4, 5, 6]], [[2, 1, 9], [7, 8, 9]], 2).tolist() == [1.0, 0.0]
     assert accuracy([1, 2, 3, 4], [1, 2, 3, 5]) == 0.75
 
@@ -88,7 +99,10 @@ def test_the_bootstrap_repeats_and_covers():
 
 def test_images_of_one_source_are_drawn_together():
     values = np.repeat([0.0, 1.0], 100)
-    alone, together = bootstrap(values), bootstrap(values, np.repeat(["left eye", "right eye"], 100))
+    alone, together = (
+        bootstrap(values),
+        bootstrap(values, np.repeat(["left eye", "right eye"], 100)),
+    )
     assert (together.low, together.high) == (0.0, 1.0) and alone.high - alone.low < 0.2
     assert together.mean == alone.mean == 0.5
 

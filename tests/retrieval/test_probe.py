@@ -1,4 +1,6 @@
-"""The head: at the minimum of its own objective, where scikit-learn's is too, and the same on every run."""
+"""The head: at the minimum of its own objective, where scikit-learn's is too, and the same on every
+run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from gpumpc.errors import BadShape, BadValue
 from gpumpc.retrieval import probe
 from gpumpc.retrieval.probe import train_head
 
-CASES = [(60, 5, 3, 1.0), (150, 400, 6, 1.0), (200, 20, 4, 1e-3), (300, 10, 2, 100.0), (90, 30, 3, 1e-6)]
+CASES = [
+    (60, 5, 3, 1.0),
+    (150, 400, 6, 1.0),
+    (200, 20, 4, 1e-3),
+    (300, 10, 2, 100.0),
+    (90, 30, 3, 1e-6),
+]
 
 
 def clusters(n, d, n_classes, seed=7, spread=3.0):
@@ -17,7 +25,9 @@ def clusters(n, d, n_classes, seed=7, spread=3.0):
     index = np.arange(n) % n_classes
     points = rng.normal(size=(n_classes, d))[index] + rng.normal(size=(n, d)) * spread
     # Features of very different sizes and far from 0, as those of a network are.
-    return points * np.geomspace(1e-2, 1e2, d) + rng.normal(size=d) * 10, np.array([f"class {i}" for i in index])
+    return points * np.geomspace(1e-2, 1e2, d) + rng.normal(size=d) * 10, np.array(
+        [f"class {i}" for i in index]
+    )
 
 
 def standardised_loss(x, labels, head, l2):
@@ -40,24 +50,33 @@ def test_no_step_from_it_goes_down(n, d, n_classes, l2):
         for _ in range(10):
             away = rng.normal(size=head.weight.shape) / x.std(axis=0)[:, None] * size
             # Around the mean of the features, so that the step is one of the standardised problem.
-            moved = head._replace(weight=head.weight + away, bias=head.bias - x.mean(axis=0) @ away + size * rng.normal())
+            moved = head._replace(
+                weight=head.weight + away,
+                bias=head.bias - x.mean(axis=0) @ away + size * rng.normal(),
+            )
             assert standardised_loss(x, labels, moved, l2) >= least
 
 
 @pytest.mark.parametrize(("n", "d", "n_classes", "l2"), [case for case in CASES if case[2] > 2])
 def test_it_is_scikit_learns(n, d, n_classes, l2):
-    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    linear_model = pytest.importorskip(
+        "sklearn.linear_model", reason="scikit-learn is not installed"
+    )
     x, labels = clusters(n, d, n_classes)
     head = train_head(x, labels, l2=l2)
     scaled = (x - x.mean(axis=0)) / x.std(axis=0)
-    theirs = linear_model.LogisticRegression(C=1 / l2, tol=1e-10, max_iter=100_000).fit(scaled, labels)
+    theirs = linear_model.LogisticRegression(C=1 / l2, tol=1e-10, max_iter=100_000).fit(
+        scaled, labels
+    )
     folded = theirs.coef_.T / x.std(axis=0)[:, None]
     other = probe.Head(tuple(theirs.classes_), folded, theirs.intercept_ - x.mean(axis=0) @ folded)
     ours, want = standardised_loss(x, labels, head, l2), standardised_loss(x, labels, other, l2)
     assert ours == pytest.approx(want, rel=1e-6, abs=1e-6)
     np.testing.assert_allclose(head.weight, folded, rtol=1e-3, atol=1e-4 * np.abs(folded).max())
     fresh, _ = clusters(2000, d, n_classes, seed=8)
-    assert (head.predict(fresh) == theirs.predict((fresh - x.mean(axis=0)) / x.std(axis=0))).mean() > 0.999
+    assert (
+        head.predict(fresh) == theirs.predict((fresh - x.mean(axis=0)) / x.std(axis=0))
+    ).mean() > 0.999
 
 
 def test_it_finds_what_is_there():
@@ -79,7 +98,9 @@ def test_the_same_on_every_run_whatever_the_features_units():
 
 def test_a_feature_that_never_varies_has_no_say():
     x, labels = clusters(60, 5, 3)
-    wide = np.concatenate([x, np.zeros((60, 1)), np.full((60, 1), 0.1), np.full((60, 1), 1e9 / 3)], axis=1)
+    wide = np.concatenate(
+        [x, np.zeros((60, 1)), np.full((60, 1), 0.1), np.full((60, 1), 1e9 / 3)], axis=1
+    )
     head = train_head(wide, labels)
     np.testing.assert_array_equal(head.weight[5:], 0.0)
     np.testing.assert_allclose(head.weight[:5], train_head(x, labels).weight, rtol=1e-6, atol=1e-9)
@@ -89,7 +110,12 @@ def test_classes_of_different_sizes_and_no_overlap():
     """Separable classes: without the penalty there would be no minimum."""
     x = np.array([[0.0], [1.0], [2.0], [10.0]])
     head = train_head(x, ["low", "low", "low", "high"])
-    assert head.classes == ("high", "low") and head.predict(x).tolist() == ["low", "low", "low", "high"]
+    assert head.classes == ("high", "low") and head.predict(x).tolist() == [
+        "low",
+        "low",
+        "low",
+        "high",
+    ]
     np.testing.assert_allclose(head.weight.sum(axis=1), 0, atol=1e-12)
     assert abs(head.bias.sum()) < 1e-12
 

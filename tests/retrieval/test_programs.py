@@ -1,4 +1,6 @@
-"""The two programs of an index, on two servers: ids and scores equal the plain quantised computation, for l2 and ip."""
+"""The two programs of an index, on two servers: ids and scores equal the plain quantised
+computation, for l2 and ip.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ from gpumpc.retrieval.programs import ROWS, VALUE_BITS, Geometry, query_program,
 from gpumpc.ring.fixed_point import signed
 from gpumpc.shares import Additive
 from tests.harness import BACKEND, plain, run_program, share, unsigned
-from tests.retrieval.indexes import BATCH, PARAMS, SEED, Index, Ints, best, feature_shares, quantised, scores_of
+from tests.retrieval.indexes import (
+    BATCH,
+    PARAMS,
+    SEED,
+    Index,
+    Ints,
+    best,
+    feature_shares,
+    quantised,
+    scores_of,
+)
 
 
 @pytest.fixture
@@ -40,7 +52,9 @@ GEOMETRIES = {
 
 def random_features(n: int, geometry: Geometry, seed: int) -> Ints:
     top = 1 << (geometry.bits - 2)
-    return np.random.default_rng(seed).integers(-top, top - (1 << geometry.shift) + 1, (n, geometry.dim))
+    return np.random.default_rng(seed).integers(
+        -top, top - (1 << geometry.shift) + 1, (n, geometry.dim)
+    )
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
@@ -57,7 +71,9 @@ def test_rows_of_two_sessions_are_searched_as_one_matrix(make, name, metric):
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_the_lowest_position_wins_among_duplicates(make, metric):
-    """The query itself thirty times over two batches, whose rounding is the same as multiples of 2^shift are exact."""
+    """The query itself thirty times over two batches, whose rounding is the same as multiples of
+    2^shift are exact.
+    """
     geometry = Geometry(6, metric, 21, 13)
     same = np.tile(np.random.default_rng(5).integers(-7, 8, (1, 6)) << geometry.shift, (15, 1))
     far = np.full((5, 6), 100 << geometry.shift) * (1 if metric == "l2" else 0)
@@ -107,8 +123,15 @@ def test_two_searches_of_one_index_open_nothing_alike(make):
     one.add(random_features(BATCH, geometry, 13), b"the first sessio")
     program = query_program(geometry, 2, BATCH, 3, PARAMS)
     pair = feature_shares(random_features(2, geometry, 14), geometry, seed=1)
-    runs = [run_program(program, [pair], seed=SEED, batch=batch, static=one.static()) for batch in (1, 2)]
-    wide = [(a, b) for a, b in zip(runs[0].openings[0], runs[1].openings[0], strict=True) if a.bits and a.n >= 4]
+    runs = [
+        run_program(program, [pair], seed=SEED, batch=batch, static=one.static())
+        for batch in (1, 2)
+    ]
+    wide = [
+        (a, b)
+        for a, b in zip(runs[0].openings[0], runs[1].openings[0], strict=True)
+        if a.bits and a.n >= 4
+    ]
     assert len(wide) >= 2 and not any(np.array_equal(a.values, b.values) for a, b in wide)
 
 
@@ -116,7 +139,8 @@ def test_a_row_opened_twice_is_opened_under_two_masks(make):
     geometry = Geometry(8, "l2", 21, 13)
     one, features = make(geometry), random_features(4, geometry, 15)
     first, second = (
-        one.add(features, session).shares[0].masked.opened[:4] for session in (b"the first sessio", b"other session id")
+        one.add(features, session).shares[0].masked.opened[:4]
+        for session in (b"the first sessio", b"other session id")
     )
     assert not (first == second).any()
 
@@ -132,9 +156,13 @@ def test_the_plain_program_agrees_where_nothing_is_rounded():
         values: dict[str, Any] = {"q": queries << geometry.shift}
         for step in program.steps:
             weights = {ROWS: (unsigned(w), unsigned(norms))}
-            values[step.output] = plain(step, *(values[name] for name in step.inputs), weights=weights)
+            values[step.output] = plain(
+                step, *(values[name] for name in step.inputs), weights=weights
+            )
         keys = values[program.output]
-        assert [[(int(k >> 6), int(k & 63)) for k in row] for row in keys] == best(scores_of(queries, rows, metric), 4)
+        assert [[(int(k >> 6), int(k & 63)) for k in row] for row in keys] == best(
+            scores_of(queries, rows, metric), 4
+        )
 
 
 # ranges
@@ -160,7 +188,9 @@ def test_extreme_vectors_are_searched_exactly(make, metric, dim, bits):
     geometry = Geometry(dim, metric, bits, 3)
     low, high = -(1 << (bits - 2)), (1 << (bits - 2)) - (1 << geometry.shift)
     kinds = np.array([low, low + 1, 0, -1, high - 1, high])
-    rows = np.concatenate((np.repeat(kinds[:, None], dim, axis=1), np.random.default_rng(17).choice(kinds, (20, dim))))
+    rows = np.concatenate(
+        (np.repeat(kinds[:, None], dim, axis=1), np.random.default_rng(17).choice(kinds, (20, dim)))
+    )
     one = make(geometry)
     one.add(rows, b"the first sessio")
     found, scores = one.search(rows[:6], 9)
@@ -168,7 +198,9 @@ def test_extreme_vectors_are_searched_exactly(make, metric, dim, bits):
 
 
 def test_one_beyond_the_range_breaks_a_row():
-    """2^(bits-2) - 1 may round up to what the lift cannot hold: with the shares that make it so, the row is wrong."""
+    """2^(bits-2) - 1 may round up to what the lift cannot hold: with the shares that make it so,
+    the row is wrong.
+    """
     geometry = Geometry(1, "l2", 21, 13)
     beyond, program = (1 << 19) - 1, rows_program(geometry, 2, PARAMS)
     half = 1 << (geometry.value_bits - 2)
@@ -202,7 +234,9 @@ def test_keys_that_do_not_fit_are_refused():
 
 
 def test_another_number_of_rows_is_another_program():
-    digests = {query_program(Geometry(4, "l2", 21, 13), 1, n, 1, PARAMS).digest for n in (5, 6, 300)}
+    digests = {
+        query_program(Geometry(4, "l2", 21, 13), 1, n, 1, PARAMS).digest for n in (5, 6, 300)
+    }
     digests |= {query_program(Geometry(4, "ip", 21, 13), 1, 5, 1, PARAMS).digest}
     digests |= {query_program(Geometry(4, "l2", 21, 13), 1, 5, 2, PARAMS).digest}
     assert len(digests) == 5

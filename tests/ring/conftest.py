@@ -1,4 +1,6 @@
-"""Hypothesis draws the same examples every time, and keeps no database: a test that fails must fail again."""
+"""Hypothesis draws the same examples every time, and keeps no database: a test that fails must fail
+again.
+"""
 
 from hypothesis import settings
 

@@ -1,4 +1,6 @@
-"""The primitive operations of every backend on a CPU, against loops that a reader can check by eye."""
+"""The primitive operations of every backend on a CPU, against loops that a reader can check by
+eye.
+"""
 
 import itertools
 
@@ -24,7 +26,9 @@ def backend(request):
 
 
 def words(seed, shape, bits=64):
-    return np.random.default_rng(seed).integers(0, (1 << bits) - 1, shape, dtype=np.uint64, endpoint=True)
+    return np.random.default_rng(seed).integers(
+        0, (1 << bits) - 1, shape, dtype=np.uint64, endpoint=True
+    )
 
 
 def bits_of(lane, n):
@@ -60,7 +64,9 @@ def test_pack_and_unpack_every_width(backend, bits, n):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [1, 7, 27, 44, 62])
 def test_packed_layout_and_zero_padding(backend, bits, n):
-    """A byte plane for each whole byte, then a lane for each bit left; bits past the last element are zero."""
+    """A byte plane for each whole byte, then a lane for each bit left; bits past the last element
+    are zero.
+    """
     values = words(bits, (n,))
     packed = bytes(backend.pack(values, bits))
     whole = bits // 8
@@ -118,8 +124,13 @@ def test_words_are_the_low_bits_of_the_stream(backend, bits):
 
     size = prg.word_bytes(bits)
     stream = bytes(prg.expand("chacha20", bytes(32), 15 * size))
-    expected = [int.from_bytes(stream[i : i + size], "little") % (1 << bits) for i in range(0, len(stream), size)]
-    assert backend.expand_words("chacha20", bytes(32), (3, 5), bits).reshape(-1).tolist() == expected
+    expected = [
+        int.from_bytes(stream[i : i + size], "little") % (1 << bits)
+        for i in range(0, len(stream), size)
+    ]
+    assert (
+        backend.expand_words("chacha20", bytes(32), (3, 5), bits).reshape(-1).tolist() == expected
+    )
 
 
 # bits
@@ -127,7 +138,10 @@ def test_words_are_the_low_bits_of_the_stream(backend, bits):
 
 def test_transpose():
     rows = words(5, (64, 3))
-    expected = [[sum(((int(rows[r, c]) >> b) & 1) << r for r in range(64)) for c in range(3)] for b in range(64)]
+    expected = [
+        [sum(((int(rows[r, c]) >> b) & 1) << r for r in range(64)) for c in range(3)]
+        for b in range(64)
+    ]
     assert transpose_64x64(rows.copy()).tolist() == expected
 
 
@@ -148,7 +162,9 @@ def test_from_bit_and_select(backend, shape):
     lane = backend.bit(values, 3)
     assert np.array_equal(backend.from_bit(lane, shape), (values >> np.uint64(3)) & np.uint64(1))
     other = words(8, shape)
-    assert np.array_equal(backend.select(lane, values, other), np.where(values & np.uint64(8), values, other))
+    assert np.array_equal(
+        backend.select(lane, values, other), np.where(values & np.uint64(8), values, other)
+    )
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
@@ -167,10 +183,15 @@ def test_thermometer_and_lookup_over_all_pairs(backend, width, digits):
     assert table.shape == (digits, size - 1, n_lanes(n))
     for d, v in itertools.product(range(digits), range(size - 1)):
         assert bits_of(table[d, v], n) == [int(v < value) for value in shifted[d]]
-    share_1 = backend.expand_lanes("aes128ctr", bytes(32), digits * (size - 1), n).reshape(table.shape)
+    share_1 = backend.expand_lanes("aes128ctr", bytes(32), digits * (size - 1), n).reshape(
+        table.shape
+    )
     ones, zeros = lane_of([1] * n), lane_of([0] * n)
     queries = planes([y] * digits)
-    parts = [backend.lookup(table ^ share_1, queries, ones), backend.lookup(share_1, queries, zeros)]
+    parts = [
+        backend.lookup(table ^ share_1, queries, ones),
+        backend.lookup(share_1, queries, zeros),
+    ]
     lt, eq = (parts[0][i] ^ parts[1][i] for i in (0, 1))
     for d in range(digits):
         assert bits_of(lt[d], n) == [int(a < b) for a, b in zip(y, shifted[d], strict=True)]
@@ -217,12 +238,16 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: "-".join(map(str, case)).replace(" ", ""))
+@pytest.mark.parametrize(
+    "case", CONVOLUTIONS, ids=lambda case: "-".join(map(str, case)).replace(" ", "")
+)
 @pytest.mark.parametrize("bits", [40, 64])
 def test_conv2d_against_a_plain_loop(backend, case, bits):
     image, c_in, kernel, c_out, stride, padding, groups = case
     x, w = words(1, (2, *image, c_in)), words(2, (*kernel, c_in // groups, c_out))
-    got = backend.conv2d(backend.opened(x, bits), backend.opened(w, bits), stride, padding, groups, bits)
+    got = backend.conv2d(
+        backend.opened(x, bits), backend.opened(w, bits), stride, padding, groups, bits
+    )
     assert np.array_equal(got, plain_conv(x, w, stride, padding, groups, bits))
 
 
@@ -287,20 +312,32 @@ def test_signed_operations(backend, bits, word, shift):
     x = np.array([word], dtype=np.uint64)
     extended = backend.sign_extend(x, bits)
     assert int(extended.view(np.int64)[0]) == int(signed(x, bits)[0])
-    assert int(backend.shift_signed(extended, shift).view(np.int64)[0]) == int(signed(x, bits)[0]) >> shift
+    assert (
+        int(backend.shift_signed(extended, shift).view(np.int64)[0])
+        == int(signed(x, bits)[0]) >> shift
+    )
 
 
 def test_argmax_takes_the_lowest_index_on_ties(backend):
-    values = np.array([[3, 7, 7, -1], [-5, -5, -9, -5], [0, 0, 0, 0], [-(2**63), 1, 2**63 - 1, 2]], dtype=np.int64)
+    values = np.array(
+        [[3, 7, 7, -1], [-5, -5, -9, -5], [0, 0, 0, 0], [-(2**63), 1, 2**63 - 1, 2]], dtype=np.int64
+    )
     assert backend.argmax_signed(values.view(np.uint64)).tolist() == [1, 0, 0, 2]
 
 
-@pytest.mark.parametrize(("window", "stride"), [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((1, 1), (1, 1)), ((7, 5), (1, 1))])
+@pytest.mark.parametrize(
+    ("window", "stride"), [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((1, 1), (1, 1)), ((7, 5), (1, 1))]
+)
 def test_window_sum_against_a_plain_loop(backend, window, stride):
     x = words(1, (2, 7, 5, 3))
     got = backend.window_sum(x, window, stride)
     for b, i, j, c in np.ndindex(*got.shape):
-        part = x[b, stride[0] * i : stride[0] * i + window[0], stride[1] * j : stride[1] * j + window[1], c]
+        part = x[
+            b,
+            stride[0] * i : stride[0] * i + window[0],
+            stride[1] * j : stride[1] * j + window[1],
+            c,
+        ]
         assert int(got[b, i, j, c]) == sum(int(v) for v in part.reshape(-1)) % (1 << 64)
 
 
@@ -308,6 +345,10 @@ def test_the_rest(backend):
     x = words(1, (2, 5, 3))
     assert np.array_equal(backend.take(x, [4, 0, 0], 1), x[:, [4, 0, 0]])
     assert np.array_equal(backend.concat([x, x[:, :1]], 1), np.concatenate([x, x[:, :1]], axis=1))
-    assert backend.counting(5).tolist() == [0, 1, 2, 3, 4] and backend.counting(5).dtype == np.uint64
+    assert (
+        backend.counting(5).tolist() == [0, 1, 2, 3, 4] and backend.counting(5).dtype == np.uint64
+    )
     assert not backend.zeros((3, 4)).any()
-    assert np.array_equal(backend.download(backend.upload([1, 2])), np.array([1, 2], dtype=np.uint64))
+    assert np.array_equal(
+        backend.download(backend.upload([1, 2])), np.array([1, 2], dtype=np.uint64)
+    )

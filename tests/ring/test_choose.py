@@ -30,7 +30,9 @@ def test_argument_then_environment_then_the_best_that_is_there(monkeypatch):
 def test_without_numba_the_definition_runs(monkeypatch):
     monkeypatch.delenv(choose.ENVIRONMENT, raising=False)
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else found(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "numba" else found(name)
+    )
     assert choose_backend().name == "numpy"
 
 
@@ -60,7 +62,8 @@ import json, sys
 from numba.core.dispatcher import Dispatcher
 from gpumpc.ring.choose import choose_backend
 backend = choose_backend("numba")
-loops = {id(loop): loop for name, module in sys.modules.items() if name.startswith("gpumpc.ring.numba_backend")
+loops = {id(loop): loop for name, module in sys.modules.items()
+         if name.startswith("gpumpc.ring.numba_backend")
          for loop in vars(module).values() if isinstance(loop, Dispatcher)}.values()
 import numpy as np
 x = np.arange(7 * 65, dtype=np.uint64).reshape(7, 65)
@@ -85,10 +88,24 @@ def installed(tmp_path_factory):
 
 def report(site: Path, home: Path) -> dict[str, int]:
     """What choosing the backend did in a process of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG", "PYTHON"))}
-    environment = {**kept, "PYTHONPATH": str(site), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("NUMBA", "XDG", "PYTHON"))
+    }
+    environment = {
+        **kept,
+        "PYTHONPATH": str(site),
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", REPORT], env=environment, cwd=site, capture_output=True, text=True, check=True
+        [sys.executable, "-c", REPORT],
+        env=environment,
+        cwd=site,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     counts: dict[str, int] = json.loads(done.stdout)
     return counts
@@ -105,7 +122,9 @@ def test_the_second_process_compiles_nothing_and_no_call_does(installed, tmp_pat
 
 @pytest.mark.evidence
 def test_an_installation_that_cannot_be_written(installed, tmp_path):
-    """The user's cache folder takes the code; where that cannot be written either, every process compiles for itself."""
+    """The user's cache folder takes the code; where that cannot be written either, every process
+    compiles for itself.
+    """
     beside = installed / "gpumpc" / "ring" / "numba_backend" / "__pycache__"
     shutil.rmtree(beside, ignore_errors=True)
     beside.write_text("a file where the folder would be: nobody can write there, not even root")

@@ -40,7 +40,10 @@ def test_scale_may_have_a_divisor():
 def test_the_largest_value_is_admitted_and_the_next_refused(bits):
     edge = 2.0 ** (bits - 1)
     inside = np.nextafter(edge, 0) if bits > 53 else edge - 1
-    assert signed(encode(np.array([-inside, inside]), 1.0, bits), bits).tolist() == [-int(inside), int(inside)]
+    assert signed(encode(np.array([-inside, inside]), 1.0, bits), bits).tolist() == [
+        -int(inside),
+        int(inside),
+    ]
     for outside in (edge, -edge, 4 * edge):
         with pytest.raises(OutOfRange, match="rescale the data"):
             encode(np.array([0.0, outside]), 1.0, bits)

@@ -21,10 +21,16 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of GNU's C library")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="the settings are those of GNU's C library"
+)
 def test_the_second_array_faults_no_pages_in():
     given_back, kept = (
-        int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for how in ("given back", "kept")
     )
     assert kept < 50 and kept <= given_back

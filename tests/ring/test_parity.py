@@ -1,6 +1,8 @@
-"""The compiled loops against the definition, bit for bit: every operation, at sizes on both sides of every block and tile.
+"""The compiled loops against the definition, bit for bit: every operation, at sizes on both sides
+of every block and tile.
 
-`check_*` functions hold for any backend; the last tests give them backends with a mistake, and each must be caught.
+`check_*` functions hold for any backend; the last tests give them backends with a mistake, and each
+must be caught.
 """
 
 from __future__ import annotations
@@ -76,7 +78,10 @@ def test_words(bits, n, fill):
     same(COMPILED.sign_extend(x, bits), DEFINITION.sign_extend(x, bits))
     for cipher in CIPHERS:
         key = bytes(range(32))
-        same(COMPILED.expand_words(cipher, key, (n,), bits), DEFINITION.expand_words(cipher, key, (n,), bits))
+        same(
+            COMPILED.expand_words(cipher, key, (n,), bits),
+            DEFINITION.expand_words(cipher, key, (n,), bits),
+        )
         same(COMPILED.expand_lanes(cipher, key, 3, n), DEFINITION.expand_lanes(cipher, key, 3, n))
 
 
@@ -134,7 +139,9 @@ def check_lookup(backend, digits, width, n, fill=False):
     queries = lanes(n + 1, digits * width, n).reshape(digits, width, -1)
     for below in (lanes(0, 1, n, fill=True)[0], lanes(0, 1, n)[0] & np.uint64(0)):
         expected = DEFINITION.lookup(tables, queries[::-1], below)
-        for got, right in zip(backend.lookup(read_only(tables), queries[::-1], below), expected, strict=True):
+        for got, right in zip(
+            backend.lookup(read_only(tables), queries[::-1], below), expected, strict=True
+        ):
             same(got, right)
 
 
@@ -150,7 +157,10 @@ def test_fused_with_the_stream(bits, n, cipher):
             same(backend.add_uniform(x, cipher, key, bits, sign), expected)
     planes = lanes(n, 3, n)
     for backend in (DEFINITION, COMPILED):
-        same(backend.xor_uniform(planes, cipher, key, n), planes ^ DEFINITION.expand_lanes(cipher, key, 3, n))
+        same(
+            backend.xor_uniform(planes, cipher, key, n),
+            planes ^ DEFINITION.expand_lanes(cipher, key, 3, n),
+        )
     assert np.array_equal(x, words(n, (n,))) and np.array_equal(planes, lanes(n, 3, n))
 
 
@@ -194,7 +204,10 @@ def test_a_counter_near_its_end(high, low):
     """The counter has 128 bits: where its lower half wraps, the upper one goes on."""
     key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
     for n in (1, 100, 20_000):
-        same(COMPILED.expand_words("aes128ctr", key, (n,), 40), DEFINITION.expand_words("aes128ctr", key, (n,), 40))
+        same(
+            COMPILED.expand_words("aes128ctr", key, (n,), 40),
+            DEFINITION.expand_words("aes128ctr", key, (n,), 40),
+        )
         expected = bytes(DEFINITION.pack_masked(words(n, (n,)), "aes128ctr", key, 27))
         assert bytes(COMPILED.pack_masked(words(n, (n,)), "aes128ctr", key, 27)) == expected
 
@@ -207,7 +220,10 @@ def test_adding_what_came(bits, n):
     for backend in (DEFINITION, COMPILED):
         same(backend.add_packed(x, packed, bits), expected)
         same(backend.add_packed(x, memoryview(b"x" + bytes(packed))[1:], bits), expected)
-        same(np.asarray(backend.download(backend.combine(x.reshape(1, n), packed, bits))), expected.reshape(1, n))
+        same(
+            np.asarray(backend.download(backend.combine(x.reshape(1, n), packed, bits))),
+            expected.reshape(1, n),
+        )
     assert np.array_equal(x, words(n, (n,)))
 
 
@@ -229,12 +245,16 @@ def test_candidates_and_flips(bits, n):
     y, t, t_r, v = (words(n + i, (n,)) for i in range(4))
     zero = (y * t - t_r) & mask(bits)
     for backend in (DEFINITION, COMPILED):
-        for got, right in zip(backend.candidates(y, t, t_r, v, bits), (zero, (v - zero) & mask(bits)), strict=True):
+        for got, right in zip(
+            backend.candidates(y, t, t_r, v, bits), (zero, (v - zero) & mask(bits)), strict=True
+        ):
             same(got, right)
     lane = lanes(n, 1, n)[0]
     bit = DEFINITION.from_bit(lane, (n,)).astype(bool)
     for party in (0, 1):
-        expected = (y + np.uint64(6 << 13) * np.where(bit, np.uint64(1 - party) - t, t)) & mask(bits)
+        expected = (y + np.uint64(6 << 13) * np.where(bit, np.uint64(1 - party) - t, t)) & mask(
+            bits
+        )
         for backend in (DEFINITION, COMPILED):
             same(backend.add_flipped(y, lane, t, 6 << 13, party, bits), expected)
 
@@ -279,7 +299,10 @@ def check_sums(backend, bits, m):
                         got = backend.conv2d_sum(pairs[:n_pairs], *geometry, bits, p, b)
                     same(got, expected)
     left = backend.sum_of(*(backend.opened(words(i, (m, 5)), bits) for i in range(2)), bits)
-    same(backend.matmul(left, np.eye(5, dtype=np.uint64), bits), (words(0, (m, 5)) + words(1, (m, 5))) & mask(bits))
+    same(
+        backend.matmul(left, np.eye(5, dtype=np.uint64), bits),
+        (words(0, (m, 5)) + words(1, (m, 5))) & mask(bits),
+    )
 
 
 @pytest.mark.parametrize("n", [1, 63, 65, 989, 16_421])
@@ -293,18 +316,31 @@ def test_lift(low, high, party, candidates, n):
     tops, told, heard, masks = (lanes(10 + i, candidates, n) for i in range(4))
     kept = lanes(20, 1, n)[0] if candidates == 2 else None
     choice = [0] * n if kept is None else DEFINITION.from_bit(kept, (n,)).tolist()
-    columns = [DEFINITION.from_lanes(planes, n).astype(int).tolist() for planes in (tops, told, heard, masks)]
+    columns = [
+        DEFINITION.from_lanes(planes, n).astype(int).tolist()
+        for planes in (tops, told, heard, masks)
+    ]
     expected = []
     for i, c in enumerate(choice):
         m, g, h, a = (column[c][i] for column in columns)
         p = int(products[c, i])
-        w = m - m * h - (1 - 2 * h) * (1 - 2 * g) * p if party == 0 else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
+        w = (
+            m - m * h - (1 - 2 * h) * (1 - 2 * g) * p
+            if party == 0
+            else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
+        )
         expected.append((int(shares[c][i]) - (w << low)) % (1 << high))
     expected_tops = np.stack([DEFINITION.bit(share, low - 1) for share in shares])
     for backend in (DEFINITION, COMPILED):
-        for got, right in zip(backend.lift_told(shares, masks, low), (expected_tops, expected_tops ^ masks), strict=True):
+        for got, right in zip(
+            backend.lift_told(shares, masks, low),
+            (expected_tops, expected_tops ^ masks),
+            strict=True,
+        ):
             same(got, right)
-        got = backend.lift(shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high)
+        got = backend.lift(
+            shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high
+        )
         same(got, np.array(expected, dtype=np.uint64))
 
 
@@ -315,25 +351,38 @@ def test_masked_products(party, n):
     sums: list[list[Factors]] = [[(0,), (0, 3), (0, 1, 2)], [(0, 1, 2, 3)], [(2, 3)]]
     products: list[Factors] = [(0, 3), (0, 1), (0, 2), (1, 2), (0, 1, 2), (2, 3), (1, 3)]
     products += [(0, 1, 3), (0, 2, 3), (1, 2, 3), (0, 1, 2, 3)]
-    opened, masks, dealt = (lanes(seed, 3 * size, n).reshape(3, size, -1) for seed, size in ((1, 4), (2, 4), (3, 11)))
+    opened, masks, dealt = (
+        lanes(seed, 3 * size, n).reshape(3, size, -1) for seed, size in ((1, 4), (2, 4), (3, 11))
+    )
     expected = np.zeros((3, 3, n_lanes(n)), dtype=np.uint64)
     for total, terms in zip(expected, sums, strict=True):
         for factors in terms:
-            for chosen in itertools.chain.from_iterable(itertools.combinations(factors, r) for r in range(len(factors) + 1)):
+            for chosen in itertools.chain.from_iterable(
+                itertools.combinations(factors, r) for r in range(len(factors) + 1)
+            ):
                 if not chosen and party == 1:
                     continue
                 share = np.full((3, n_lanes(n)), mask(64))
                 if chosen:
-                    share = masks[:, chosen[0]] if len(chosen) == 1 else dealt[:, products.index(chosen)]
+                    share = (
+                        masks[:, chosen[0]]
+                        if len(chosen) == 1
+                        else dealt[:, products.index(chosen)]
+                    )
                 for f in factors:
                     if f not in chosen:
                         share = share & opened[:, f]
                 total ^= share
-    dealt_products = [functools.reduce(np.bitwise_and, (masks[:, i] for i in product)) for product in products]
+    dealt_products = [
+        functools.reduce(np.bitwise_and, (masks[:, i] for i in product)) for product in products
+    ]
     for backend in (DEFINITION, COMPILED):
         same(backend.mask_products(masks, products), np.stack(dealt_products, axis=1))
         same(backend.mask_products(masks[:, ::-1], [(0, 3)]), masks[:, 3:] & masks[:, :1])
-        same(backend.masked_products(opened, masks, read_only(dealt), sums, products, party), expected)
+        same(
+            backend.masked_products(opened, masks, read_only(dealt), sums, products, party),
+            expected,
+        )
 
 
 def test_views_and_axes():
@@ -377,7 +426,12 @@ def check_matmul(backend, m, k, n, bits, fill=False):
     same(backend.matmul(x.T.copy().T, read_only(w.T).T, bits), expected)
 
 
-MATRICES = [(m, k, n) for m in (1, 3, 5, 6, 7, 8, 49, 97) for k in (1, 2, 65) for n in (1, 2, 3, 8, 9, 16, 17, 33)]
+MATRICES = [
+    (m, k, n)
+    for m in (1, 3, 5, 6, 7, 8, 49, 97)
+    for k in (1, 2, 65)
+    for n in (1, 2, 3, 8, 9, 16, 17, 33)
+]
 
 
 @pytest.mark.parametrize("fill", [False, True])
@@ -400,7 +454,10 @@ def test_matmul_of_nothing(shape):
 
 
 def check_conv(backend, x, w, stride, padding, groups, bits):
-    same(backend.conv2d(x, w, stride, padding, groups, bits), DEFINITION.conv2d(x, w, stride, padding, groups, bits))
+    same(
+        backend.conv2d(x, w, stride, padding, groups, bits),
+        DEFINITION.conv2d(x, w, stride, padding, groups, bits),
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -413,14 +470,21 @@ def test_conv2d_of_any_shape(data):
     c_in, c_out = groups * data.draw(st.integers(1, 9)), groups * data.draw(st.integers(1, 18))
     image = (data.draw(st.integers(kernel[0], 9)), data.draw(st.integers(kernel[1], 9)))
     bits, fill = data.draw(st.integers(1, 64)), data.draw(st.booleans())
-    x, w = words(1, (data.draw(small), *image, c_in), fill), words(2, (*kernel, c_in // groups, c_out), fill)
+    x, w = (
+        words(1, (data.draw(small), *image, c_in), fill),
+        words(2, (*kernel, c_in // groups, c_out), fill),
+    )
     check_conv(COMPILED, x, w, stride, padding, groups, bits)
 
 
 @pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_depthwise(bits, fill):
-    for channels, stride, padding in ((1, (1, 1), (0, 0, 0, 0)), (37, (2, 2), (0, 1, 0, 1)), (64, (1, 2), (2, 2, 2, 2))):
+    for channels, stride, padding in (
+        (1, (1, 1), (0, 0, 0, 0)),
+        (37, (2, 2), (0, 1, 0, 1)),
+        (64, (1, 2), (2, 2, 2, 2)),
+    ):
         x, w = words(1, (2, 7, 9, channels), fill), words(2, (5, 3, 1, channels), fill)
         check_conv(COMPILED, x, w, stride, padding, channels, bits)
 
@@ -429,13 +493,18 @@ def check_winograd(backend, shape, c_out, padding, bits, fill=False):
     x, w = words(1, shape, fill), words(2, (3, 3, shape[3], c_out), fill)
     check_conv(backend, x, w, (1, 1), padding, 1, bits)
     if bits + winograd.EXTRA_BITS <= 64:
-        same(products._winograd(x, w, padding, bits), DEFINITION.conv2d(x, w, (1, 1), padding, 1, bits))
+        same(
+            products._winograd(x, w, padding, bits),
+            DEFINITION.conv2d(x, w, (1, 1), padding, 1, bits),
+        )
 
 
 @pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("bits", WIDTHS + [26, 42, 43, 58, 59])
 def test_a_quarter_of_the_multiplications(bits, fill):
-    """Whole tiles and tiles over the edge, one block of channels and more, one chunk of tiles and more."""
+    """Whole tiles and tiles over the edge, one block of channels and more, one chunk of tiles and
+    more.
+    """
     for shape, c_out, padding in (
         ((2, 16, 16, 16), 16, (1, 1, 1, 1)),
         ((1, 5, 6, 3), 5, (0, 0, 0, 0)),
@@ -449,9 +518,13 @@ def test_where_tiles_are_used():
     big, w = np.empty((8, 16, 16, 64), np.uint64), np.empty((3, 3, 64, 64), np.uint64)
     around, none = (1, 1, 1, 1), (0, 0, 0, 0)
     assert products._suits_winograd(big, w, (1, 1), around, 40)
-    assert products._suits_winograd(big, w, (1, 1), around, 58) and not products._suits_winograd(big, w, (1, 1), around, 59)
+    assert products._suits_winograd(big, w, (1, 1), around, 58) and not products._suits_winograd(
+        big, w, (1, 1), around, 59
+    )
     assert not products._suits_winograd(big, w, (2, 1), around, 40)
-    assert not products._suits_winograd(big, np.empty((3, 1, 64, 64), np.uint64), (1, 1), around, 40)
+    assert not products._suits_winograd(
+        big, np.empty((3, 1, 64, 64), np.uint64), (1, 1), around, 40
+    )
     assert not products._suits_winograd(big[:1], w, (1, 1), around, 40)  # too few tiles
     assert not products._suits_winograd(big[..., :8], w[:, :, :8], (1, 1), around, 40)
     # 14 x 14 outputs fill their 4 x 4 tiles well enough, 5 x 5 would waste more than is saved.
@@ -472,7 +545,9 @@ def test_row_dot(bits):
 
 
 def test_the_stream_is_nist_s():
-    """SP 800-38A, F.5.1, through the loop that masks come from; with and without the processor's instructions."""
+    """SP 800-38A, F.5.1, through the loop that masks come from; with and without the processor's
+    instructions.
+    """
     words = COMPILED.expand_lanes("aes128ctr", AES_KEY + AES_COUNTER, 1, 64 * len(AES_PLAIN) // 8)
     assert words.tobytes() == bytes(a ^ b for a, b in zip(AES_PLAIN, AES_CIPHER, strict=True))
 
@@ -508,8 +583,15 @@ print("the same")
 @pytest.mark.evidence
 def test_a_machine_with_none_of_the_instructions(tmp_path):
     """Code for the plainest processor of this family, in a process of its own."""
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", PLAIN_MACHINE], env=plain, cwd=ROOT, capture_output=True, text=True)
+    plain = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_MACHINE], env=plain, cwd=ROOT, capture_output=True, text=True
+    )
     assert done.stdout == "the same\n", done.stderr
 
 
@@ -596,8 +678,14 @@ def test_tiles_without_spare_bits_are_caught(monkeypatch):
 
 @pytest.mark.parametrize("bits", [30, 40, 60])
 def test_static_operands_keep_their_forms(bits):
-    """The same products, the first time and again, by matrices, windows and tiles; what is computed of one is plain."""
-    cases = [((2, 20, 20, 32), (3, 3, 32, 32), 1), ((2, 9, 9, 5), (3, 3, 5, 7), 1), ((2, 4, 4, 6), (1, 1, 6, 9), 1)]
+    """The same products, the first time and again, by matrices, windows and tiles; what is computed
+    of one is plain.
+    """
+    cases = [
+        ((2, 20, 20, 32), (3, 3, 32, 32), 1),
+        ((2, 9, 9, 5), (3, 3, 5, 7), 1),
+        ((2, 4, 4, 6), (1, 1, 6, 9), 1),
+    ]
     for x, w, groups in [*cases, ((1, 5, 5, 6), (3, 3, 1, 6), 6)]:
         left, right = words(1, x), words(2, w)
         kept = COMPILED.static(right, bits)

@@ -1,4 +1,6 @@
-"""The generators behind every mask, against published vectors through the very function that masks come from."""
+"""The generators behind every mask, against published vectors through the very function that masks
+come from.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ AES_CIPHER = bytes.fromhex(
     "874d6191b620e3261bef6864990db6ce9806f66b7970fdff8617187bb9fffdff"
     "5ae4df3edbd5d35e5b4f09020db03eab1e031dda2fbe03d1792170a0f3009cee"
 )
-# RFC 8439, appendix A.1, vectors 1, 2 (key 0), 3 (key 00..01, block 1) and 4 (key 00ff00.., block 2); nonce 0.
+# RFC 8439, appendix A.1, vectors 1, 2 (key 0), 3 (key 00..01, block 1) and 4 (key 00ff00.., block
+# 2); nonce 0.
 CHACHA = [
     (
         bytes(32),
@@ -62,7 +65,9 @@ def test_chacha20_against_rfc_8439(key, block, expected) -> None:
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
-@pytest.mark.parametrize("n_bytes", [0, 1, 15, 16, 17, 63, 64, 65, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 989])
+@pytest.mark.parametrize(
+    "n_bytes", [0, 1, 15, 16, 17, 63, 64, 65, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 989]
+)
 def test_a_shorter_stream_is_the_beginning_of_a_longer_one(cipher: Cipher, n_bytes) -> None:
     key = bytes(range(32))
     longest = prg.expand(cipher, key, 3 * PIECE + 2000)
@@ -103,7 +108,17 @@ def test_a_stream_that_would_wrap_its_counter_is_refused(cipher: Cipher) -> None
 
 
 def test_word_bytes() -> None:
-    assert [prg.word_bytes(bits) for bits in (1, 8, 9, 16, 17, 32, 33, 40, 64)] == [1, 1, 2, 2, 4, 4, 8, 8, 8]
+    assert [prg.word_bytes(bits) for bits in (1, 8, 9, 16, 17, 32, 33, 40, 64)] == [
+        1,
+        1,
+        2,
+        2,
+        4,
+        4,
+        8,
+        8,
+        8,
+    ]
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)

@@ -1,4 +1,6 @@
-"""Public bookkeeping of a selection, against definitions by brute force and against chance itself."""
+"""Public bookkeeping of a selection, against definitions by brute force and against chance
+itself.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_compose_applies_the_first_then_the_second():
 @pytest.mark.parametrize("m", [0, 1, 2, 5, 48])
 def test_pairs_are_all_pairs_in_order(m):
     left, right = selection.pairs(m)
-    assert list(zip(left.tolist(), right.tolist(), strict=True)) == list(itertools.combinations(range(m), 2))
+    assert list(zip(left.tolist(), right.tolist(), strict=True)) == list(
+        itertools.combinations(range(m), 2)
+    )
 
 
 def test_repeated_rows():
@@ -72,7 +76,9 @@ def test_the_order_comes_back_from_every_order(m):
 def test_the_order_comes_back_for_many():
     rows = np.random.default_rng(4).random((30, 96))
     left, right = selection.pairs(96)
-    assert np.array_equal(selection.order_of_pairs(rows[:, left] < rows[:, right], 96), np.argsort(rows, axis=1))
+    assert np.array_equal(
+        selection.order_of_pairs(rows[:, left] < rows[:, right], 96), np.argsort(rows, axis=1)
+    )
 
 
 # survivors
@@ -95,7 +101,9 @@ def test_survivors_are_the_smallest_and_then_others():
         assert set(range(rank)) <= set(row[chosen].tolist())
 
 
-@pytest.mark.parametrize(("rank", "fits"), [(2, False), (3, True), (5, True), (8, True), (9, False)])
+@pytest.mark.parametrize(
+    ("rank", "fits"), [(2, False), (3, True), (5, True), (8, True), (9, False)]
+)
 def test_the_counts_that_fit_are_least_to_cap(rank, fits):
     """Just the pivot's rank, itself included; one row that does not fit spoils all."""
     for ranks in ([rank], [5, rank], [rank, 5, 5]):
@@ -119,7 +127,9 @@ def test_survivors_leave_what_they_are_given():
 
 
 def test_survivors_are_mixed_by_the_coin_and_apart_for_each_row():
-    """Where the pivot comes to lie: anywhere, as often as elsewhere (a chi-square; fails honestly with 10^-6)."""
+    """Where the pivot comes to lie: anywhere, as often as elsewhere (a chi-square; fails honestly
+    with 10^-6).
+    """
     rows, n, cap = 20_000, 12, 6
     below, pivots = np.tile(np.arange(n) < 3, (rows, 1)), np.full((rows, 1), 3)
     kept = selection.survivors(below, pivots, 2, cap, KEY)
@@ -134,10 +144,14 @@ def test_survivors_are_mixed_by_the_coin_and_apart_for_each_row():
 
 
 def chances(n: int, sample: int, rank: int) -> list[Fraction]:
-    """P[R = r] for r = 0 .. n by counting: R the overall rank of the `rank`-th smallest of a sample without return."""
+    """P[R = r] for r = 0 .. n by counting: R the overall rank of the `rank`-th smallest of a sample
+    without return.
+    """
     whole = math.comb(n, sample)
     inside = [
-        Fraction(math.comb(r - 1, rank - 1) * math.comb(n - r, sample - rank), whole) if r else Fraction(0)
+        Fraction(math.comb(r - 1, rank - 1) * math.comb(n - r, sample - rank), whole)
+        if r
+        else Fraction(0)
         for r in range(n + 1)
     ]
     assert sum(inside) == 1
@@ -146,8 +160,12 @@ def chances(n: int, sample: int, rank: int) -> list[Fraction]:
 
 @pytest.mark.parametrize(("n", "sample", "rank"), [(5, 2, 1), (8, 4, 2), (10, 5, 5), (9, 3, 3)])
 def test_the_law_of_a_rank_is_that_of_all_samples(n, sample, rank):
-    ranks = Counter(sorted(chosen)[rank - 1] + 1 for chosen in itertools.combinations(range(n), sample))
-    assert [Fraction(ranks[r], math.comb(n, sample)) for r in range(n + 1)] == chances(n, sample, rank)
+    ranks = Counter(
+        sorted(chosen)[rank - 1] + 1 for chosen in itertools.combinations(range(n), sample)
+    )
+    assert [Fraction(ranks[r], math.comb(n, sample)) for r in range(n + 1)] == chances(
+        n, sample, rank
+    )
 
 
 @pytest.mark.parametrize("failure", [0.3, 0.05, 1e-4])
@@ -181,13 +199,18 @@ def test_large_numbers_lose_no_precision():
     assert cap is not None
     assert sum(law[:5]) + sum(law[cap + 1 :]) <= Fraction(1e-4) < sum(law[:5]) + sum(law[cap:])
     huge = selection.smallest_cap(1_000_000, 96, 2, 5, 1e-4)
-    # P[R > c] is near (1 + u) e^-u with u = 96 c / 10^6: 1e-4 at u = 11.75, less in a sample without return.
+    # P[R > c] is near (1 + u) e^-u with u = 96 c / 10^6: 1e-4 at u = 11.75, less in a sample
+    # without return.
     assert huge is not None and 105_000 < huge < 123_000
 
 
-@pytest.mark.parametrize(("n", "sample", "rank", "least"), [(200, 48, 5, 5), (64, 24, 1, 1), (500, 32, 6, 10)])
+@pytest.mark.parametrize(
+    ("n", "sample", "rank", "least"), [(200, 48, 5, 5), (64, 24, 1, 1), (500, 32, 6, 10)]
+)
 def test_the_cap_against_chance(n, sample, rank, least):
-    """20,000 samples at a failure of 1 %: not more than the 1 - 10^-6 quantile of the binomial law."""
+    """20,000 samples at a failure of 1 %: not more than the 1 - 10^-6 quantile of the binomial
+    law.
+    """
     failure, rows = 0.01, 20_000
     cap = selection.smallest_cap(n, sample, rank, least, failure)
     assert cap is not None

@@ -26,7 +26,9 @@ from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Lane
 
-PROGRAM = compile_program(Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2)
+PROGRAM = compile_program(
+    Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2
+)
 PLAN, NAME = "a" * 64, "b" * 32
 SESSION = bytes(range(16))
 
@@ -66,7 +68,9 @@ def test_old_tasks_are_given_up() -> None:
     tasks.put(task("a"))
     time.sleep(0.05)
     tasks.put(task("b"))
-    assert [old.job for old in tasks.pop_older(0.04)] == ["a"] and [old.job for old in tasks.pop_older(0.0)] == ["b"]
+    assert [old.job for old in tasks.pop_older(0.04)] == ["a"] and [
+        old.job for old in tasks.pop_older(0.0)
+    ] == ["b"]
 
 
 @pytest.fixture
@@ -129,7 +133,9 @@ def test_sessions_that_ended_leave_the_pool(desk: DealerDesk) -> None:
 
 def test_without_a_dealer(desk: DealerDesk) -> None:
     for attempt in (lambda: desk.check(SESSION, 0), lambda: desk.take(SESSION, 0, 5.0)):
-        with pytest.raises(CorrelationsMissing, match="no dealer is connected.*start `gpumpc dealer`"):
+        with pytest.raises(
+            CorrelationsMissing, match="no dealer is connected.*start `gpumpc dealer`"
+        ):
             attempt()
     desk.heard()
     desk.check(SESSION, 0)
@@ -137,7 +143,9 @@ def test_without_a_dealer(desk: DealerDesk) -> None:
         desk.take(SESSION, 0, 0.0)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x05", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive())])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x05", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive())]
+)
 def test_a_record_that_is_none_of_a_union(payload: bytes) -> None:
     with pytest.raises(GpumpcError, match="BadFrame|message|record|frame") as caught:
         m.unpack(payload, m.Request)
@@ -145,7 +153,9 @@ def test_a_record_that_is_none_of_a_union(payload: bytes) -> None:
 
 
 def test_a_connection_that_closes_takes_no_requests() -> None:
-    """To close it may take two seconds: a client that asks again at once must not be told of the end of this one."""
+    """To close it may take two seconds: a client that asks again at once must not be told of the
+    end of this one.
+    """
     ends, stopping, connected = memory_pair(), threading.Event(), list[bool]()
 
     def agreed(channel: Lane) -> None:
@@ -158,7 +168,9 @@ def test_a_connection_that_closes_takes_no_requests() -> None:
     connection: Any = ends[0]
     connection.wait_peer, connection.close = lambda timeout_s: None, close
     lock_step = LockStep(0, {}, TaskQueue(), lambda: connection, agreed, stopping)
-    exchange = threading.Thread(target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"}, told={}))
+    exchange = threading.Thread(
+        target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"}, told={})
+    )
     exchange.start()
     lock_step.run()
     exchange.join()

@@ -1,4 +1,6 @@
-"""Server 1's way with its dealer, without processes: what comes is stored as one dealer's run dealt it, or not at all."""
+"""Server 1's way with its dealer, without processes: what comes is stored as one dealer's run dealt
+it, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,12 @@ def batch_of(server: Server) -> bytes:
     return bytes(i % 251 for i in range(engine.program.cost.dealer_bytes))
 
 
-def test_the_rest_of_a_batch_is_not_the_beginning_of_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dealer that was silent too long goes on where it was, while the same batch is wanted again."""
+def test_the_rest_of_a_batch_is_not_the_beginning_of_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dealer that was silent too long goes on where it was, while the same batch is wanted
+    again.
+    """
     batch = batch_of(server)
     greet(server, b"first")
     hear(server, b"first", Kind.CORRECTION, batch[:100])
@@ -74,7 +80,9 @@ def test_the_rest_of_a_batch_is_not_the_beginning_of_one(server: Server, monkeyp
     assert desk_of(server).take(SESSION, 0, 1.0).read(len(batch)) == batch
 
 
-def test_after_a_piece_that_could_not_be_stored_nothing_more_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = batch_of(server)
     greet(server, b"first")
     with monkeypatch.context() as patch:

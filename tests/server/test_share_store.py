@@ -1,4 +1,7 @@
-"""Rows at rest at two servers: what both hold may be used, everything else is nothing. Without processes."""
+"""Rows at rest at two servers: what both hold may be used, everything else is nothing.
+
+Without processes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,15 @@ import numpy as np
 import pytest
 
 from gpumpc import messages as m
-from gpumpc.errors import BadFrame, ConfigError, CorruptStore, HandshakeMismatch, InputError, MissingFile, PlanError
+from gpumpc.errors import (
+    BadFrame,
+    ConfigError,
+    CorruptStore,
+    HandshakeMismatch,
+    InputError,
+    MissingFile,
+    PlanError,
+)
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
@@ -28,23 +39,33 @@ from tests.processes.cluster import tiny
 COMPILED = tiny()
 PROGRAM = program_of(COMPILED.plan, 2)
 ENGINE: Any = SimpleNamespace(plan=COMPILED.plan, program=PROGRAM)
-ROW_BYTES = (SEED_BYTES, len(choose_backend().pack(np.zeros((1, 4, 4, 1), np.uint64), PROGRAM.input.bits)))
+ROW_BYTES = (
+    SEED_BYTES,
+    len(choose_backend().pack(np.zeros((1, 4, 4, 1), np.uint64), PROGRAM.input.bits)),
+)
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 KIND = f"input/{plan_hash(COMPILED.plan).hex()}"
 
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Iterator[list[Archive]]:
-    both = [Archive(Store(tmp_path / str(party), party), party, choose_backend(), 1000) for party in (0, 1)]
+    both = [
+        Archive(Store(tmp_path / str(party), party), party, choose_backend(), 1000)
+        for party in (0, 1)
+    ]
     yield both
     for archive in both:
         archive.store.close()
 
 
-def put(archive: Archive, items: list[str], version: str = "1" * 32, owner: str = "user", extra: int = 0) -> None:
+def put(
+    archive: Archive, items: list[str], version: str = "1" * 32, owner: str = "user", extra: int = 0
+) -> None:
     request = m.PutShares("a" * 64, version, items)
     bulk = bytes(range(200)) * 10
-    archive.take_in(ENGINE, request, owner, memoryview(bulk[: len(items) * ROW_BYTES[archive.party] + extra]))
+    archive.take_in(
+        ENGINE, request, owner, memoryview(bulk[: len(items) * ROW_BYTES[archive.party] + extra])
+    )
 
 
 def together(archives: list[Archive], work: Callable[[Archive, Any], Any]) -> list[Any]:
@@ -88,11 +109,15 @@ def test_halves_are_deleted_at_both(archives: list[Archive]) -> None:
     put(archives[0], [C], version="2" * 32)
     assert settle(archives, [A, B, C]) == [[A, C], [A, C]]
     assert ready(archives) == [[B], [B]]
-    assert not archives[0].store.find(KIND, [A, C], "user") and not archives[1].store.find(KIND, [C], "user")
+    assert not archives[0].store.find(KIND, [A, C], "user") and not archives[1].store.find(
+        KIND, [C], "user"
+    )
 
 
 def test_a_crash_between_the_two_confirmations(archives: list[Archive]) -> None:
-    """Server 0 has confirmed and server 1 has not: the same version is ready at both; another one is deleted at both."""
+    """Server 0 has confirmed and server 1 has not: the same version is ready at both; another one
+    is deleted at both.
+    """
     for archive in archives:
         put(archive, [A])
     archives[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
@@ -100,7 +125,9 @@ def test_a_crash_between_the_two_confirmations(archives: list[Archive]) -> None:
     for archive in archives:
         put(archive, [B])
     archives[0].store.confirm(KIND, [RowKey(B, "1" * 32)])
-    for archive in archives:  # shared again: server 0 keeps what is ready, server 1 takes the new half
+    for (
+        archive
+    ) in archives:  # shared again: server 0 keeps what is ready, server 1 takes the new half
         put(archive, [B], version="2" * 32)
     assert settle(archives, [B]) == [[B], [B]]
     for archive in archives:
@@ -108,8 +135,12 @@ def test_a_crash_between_the_two_confirmations(archives: list[Archive]) -> None:
     assert settle(archives, [B]) == [[], []] and ready(archives) == [[A, B], [A, B]]
 
 
-def test_a_server_that_waits_for_its_dealer_confirms_later(archives: list[Archive], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With several batches in flight it begins a later one, for which its dealer may take long, before it confirms this."""
+def test_a_server_that_waits_for_its_dealer_confirms_later(
+    archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several batches in flight it begins a later one, for which its dealer may take long,
+    before it confirms this.
+    """
     waited = []
 
     def noted(channel: Any, **arguments: Any) -> Any:
@@ -149,7 +180,9 @@ def test_half_uploads_are_swept(archives: list[Archive], monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_inputs_of_a_wrong_size_are_refused(archives: list[Archive], party: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_of_a_wrong_size_are_refused(
+    archives: list[Archive], party: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for items, extra in (([A], 1), ([A], -1), ([A, B], -ROW_BYTES[party]), ([], 0)):
         with pytest.raises(BadFrame, match="made for another plan"):
             put(archives[party], items, extra=extra)
@@ -194,7 +227,9 @@ def test_shares_are_read_back(archives: list[Archive]) -> None:
 
 def test_the_servers_must_mean_the_same_rows(archives: list[Archive]) -> None:
     keys = ([RowKey(A, "1")], [RowKey(A, "2")])
-    results = together(archives, lambda archive, channel: archive.compare(channel, KIND, keys[archive.party]))
+    results = together(
+        archives, lambda archive, channel: archive.compare(channel, KIND, keys[archive.party])
+    )
     assert all(isinstance(result, HandshakeMismatch) for result in results)
 
 
@@ -213,5 +248,8 @@ def test_stores_of_two_pairs(archives: list[Archive], tmp_path: Path) -> None:
 
 
 def test_results_that_another_plan_does_not_take(archives: list[Archive]) -> None:
-    with pytest.raises(PlanError, match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan"):
+    with pytest.raises(
+        PlanError,
+        match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan",
+    ):
         archives[0].source_of(ENGINE, ENGINE)

@@ -1,4 +1,6 @@
-"""What a store does when things go wrong: killed, full, damaged, opened twice, or asked by many threads at once."""
+"""What a store does when things go wrong: killed, full, damaged, opened twice, or asked by many
+threads at once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumpc.errors import BadFrame, ConfigError, CorruptStore, ExposedSecret, InputError, MissingFile
+from gpumpc.errors import (
+    BadFrame,
+    ConfigError,
+    CorruptStore,
+    ExposedSecret,
+    InputError,
+    MissingFile,
+)
 from gpumpc.store import RowKey, Store
 from gpumpc.store.rows import Matrix
 
@@ -46,7 +55,9 @@ def segments(folder: Path) -> list[str]:
 def python(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, in the repository."""
     command = [sys.executable, "-c", PRELUDE + text, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 PRELUDE = """
@@ -96,12 +107,17 @@ store._db = Dying()""",
 
 @pytest.mark.parametrize("when", BEFORE)
 def test_kill_9_before(tmp_path: Path, when: str) -> None:
-    """Nothing of the put is kept, nothing else is lost, and the next opening removes what it left."""
+    """Nothing of the put is kept, nothing else is lost, and the next opening removes what it
+    left.
+    """
     with Store(tmp_path, 0) as store:
         fill(store, 3)
         store.put(KIND, keys(2, 3), "owner", rows(2))
         before = segments(tmp_path)
-    got = python(BEFORE[when] + "\nstore.put('result/plan', keys(4, 10), 'owner', data(4, seed=2))\n", tmp_path)
+    got = python(
+        BEFORE[when] + "\nstore.put('result/plan', keys(4, 10), 'owner', data(4, seed=2))\n",
+        tmp_path,
+    )
     assert got.returncode == -signal.SIGKILL, got.stderr
     with Store(tmp_path, 0) as store:
         assert segments(tmp_path) == before and store.verify() == 2
@@ -124,7 +140,9 @@ def test_kill_9_after_the_commit_keeps_it_pending(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.05, 0.11])
 def test_kill_9_at_any_time(tmp_path: Path, delay_s: float) -> None:
-    """Puts and confirms as fast as they go; what was reported done is there, the rest whole or not at all."""
+    """Puts and confirms as fast as they go; what was reported done is there, the rest whole or not
+    at all.
+    """
     text = """
 for i in range(100000):
     store.put("result/plan", keys(3, 3 * i), "owner", data(3, seed=i))
@@ -173,7 +191,11 @@ print(store.put("result/plan", keys(2, 70), "owner", data(2)))
 """
     got = python(text, tmp_path)
     assert got.stdout.splitlines()[1:] == ["1 3", "2"], got.stdout + got.stderr
-    assert got.stdout.startswith("ConfigError") and "free some space" in got.stdout and str(tmp_path) in got.stdout
+    assert (
+        got.stdout.startswith("ConfigError")
+        and "free some space" in got.stdout
+        and str(tmp_path) in got.stdout
+    )
 
 
 def test_a_manifest_that_cannot_grow_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
@@ -204,7 +226,11 @@ print(len(list(store.folder.glob("*.seg"))), len(store.rows("result/plan")))
 def test_two_processes(tmp_path: Path) -> None:
     with Store(tmp_path, 0):
         got = python("", tmp_path)
-        assert got.returncode == 1 and "ConfigError" in got.stderr and "another process holds" in got.stderr
+        assert (
+            got.returncode == 1
+            and "ConfigError" in got.stderr
+            and "another process holds" in got.stderr
+        )
     assert python("", tmp_path).returncode == 0
 
 
@@ -216,8 +242,17 @@ def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
 def test_files_are_this_users_alone(tmp_path: Path) -> None:
     with Store(tmp_path / "store", 0) as store:
         fill(store, 3)
-        modes = {path.name.split(".")[-1]: stat.S_IMODE(path.stat().st_mode) for path in store.folder.iterdir()}
-        assert modes == dict.fromkeys(modes, 0o600) and {"seg", "sqlite", "lock", "sqlite-wal", "sqlite-shm"} <= set(modes)
+        modes = {
+            path.name.split(".")[-1]: stat.S_IMODE(path.stat().st_mode)
+            for path in store.folder.iterdir()
+        }
+        assert modes == dict.fromkeys(modes, 0o600) and {
+            "seg",
+            "sqlite",
+            "lock",
+            "sqlite-wal",
+            "sqlite-shm",
+        } <= set(modes)
         assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
 
 
@@ -278,7 +313,9 @@ def test_hostile_names_are_only_names(tmp_path: Path) -> None:
 def test_the_same_upload_twice_is_one_row(tmp_path: Path) -> None:
     with Store(tmp_path, 0) as store:
         assert store.put(KIND, keys(2), "owner", rows(2)) == 2
-        assert store.put(KIND, keys(2), "owner", rows(2)) == 2  # pending: the second takes the place of the first
+        assert (
+            store.put(KIND, keys(2), "owner", rows(2)) == 2
+        )  # pending: the second takes the place of the first
         store.confirm(KIND, keys(2))
         assert store.put(KIND, keys(2), "owner", rows(2, seed=9)) == 0
         assert len(store.rows(KIND)) == 2 and (store.read(KIND, items(keys(2)))[1] == rows(2)).all()
@@ -421,5 +458,7 @@ def test_sixty_four_of_twenty_thousand_rows(tmp_path: Path) -> None:
             store.confirm(KIND, keys(4000, start))
         chosen = np.random.default_rng(3).permutation(20_000)[:64]
         found, read = store.read(KIND, [f"item{i:05}" for i in chosen])
-        assert (read == data[chosen]).all() and [key.item for key in found] == [f"item{i:05}" for i in chosen]
+        assert (read == data[chosen]).all() and [key.item for key in found] == [
+            f"item{i:05}" for i in chosen
+        ]
         assert store.verify() == 5 and os.listdir(tmp_path).count("lock") == 1

@@ -43,7 +43,9 @@ def test_half_an_upload_is_never_read(store: Store) -> None:
     assert [row.key for row in store.rows("result", "pending")] == keys(2)[1:]
     with pytest.raises(MissingFile, match="item item001 is not in the store"):
         store.read("result", items(keys(2)))
-    assert store.sweep(older_than_s=-1.0) == 1 and [row.key for row in store.rows("result")] == keys(1)
+    assert store.sweep(older_than_s=-1.0) == 1 and [
+        row.key for row in store.rows("result")
+    ] == keys(1)
 
 
 def test_a_ready_row_stays_and_a_pending_one_is_replaced(store: Store) -> None:
@@ -66,7 +68,10 @@ def test_another_owners_item_is_refused(store: Store) -> None:
     assert store.delete(items(keys(1)), "other") == 0 and store.delete(items(keys(1)), "user") == 1
 
 
-@pytest.mark.parametrize("names, data", [(keys(2), rows(3)), (keys(1) * 2, rows(2)), (keys(1), rows(1).astype(np.uint16))])
+@pytest.mark.parametrize(
+    "names, data",
+    [(keys(2), rows(3)), (keys(1) * 2, rows(2)), (keys(1), rows(1).astype(np.uint16))],
+)
 def test_rows_that_do_not_fit_their_names(store: Store, names: list[RowKey], data: Matrix) -> None:
     with pytest.raises(BadFrame):
         store.put("result", names, "user", data)
@@ -87,9 +92,13 @@ def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
         store.put("result", keys(3), "user", rows(3))
         store.confirm("result", keys(3))
         store.pair("p" * 32)
-        (tmp_path / f"{'0' * 32}.seg").write_bytes(b"of a process that died before the manifest was written")
+        (tmp_path / f"{'0' * 32}.seg").write_bytes(
+            b"of a process that died before the manifest was written"
+        )
     with Store(tmp_path, 1) as store:
-        assert (store.read("result", items(keys(3)))[1] == rows(3)).all() and store.pair_id == "p" * 32
+        assert (
+            store.read("result", items(keys(3)))[1] == rows(3)
+        ).all() and store.pair_id == "p" * 32
         assert store.verify() == len([*tmp_path.glob("*.seg")]) == 1 and store.kinds() == ["result"]
 
 
@@ -125,4 +134,9 @@ def test_damage_is_found(store: Store, damage: str) -> None:
 
 def test_notes_are_written_once(store: Store) -> None:
     assert store.noted("index") is None
-    assert store.note("index", "first") == "first" == store.note("index", "second") == store.noted("index")
+    assert (
+        store.note("index", "first")
+        == "first"
+        == store.note("index", "second")
+        == store.noted("index")
+    )

@@ -1,4 +1,6 @@
-"""Batches that share one connection: each gets its own frames, in any order in which the ends begin and wait."""
+"""Batches that share one connection: each gets its own frames, in any order in which the ends begin
+and wait.
+"""
 
 import subprocess
 import sys
@@ -51,7 +53,9 @@ def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Lanes, Lanes]) 
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_batches_side_by_side(ends: tuple[Lanes, Lanes], n: int) -> None:
-    """Twelve batches in n lanes, one end slower than the other in every second one; the costs are each batch's own."""
+    """Twelve batches in n lanes, one end slower than the other in every second one; the costs are
+    each batch's own.
+    """
 
     def serve(end: Lanes) -> list[tuple[int, Cost]]:
         def flight(batch: int) -> Callable[[Lane], tuple[int, Cost]]:
@@ -152,7 +156,9 @@ def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_peer_cannot_fill_the_inbox_of_another_lane(ends: tuple[Lanes, Lanes], begun: bool) -> None:
+def test_a_peer_cannot_fill_the_inbox_of_another_lane(
+    ends: tuple[Lanes, Lanes], begun: bool
+) -> None:
     reader, other = ends[1].beside(2)
     reader.begin(SESSION, 0)
     if begun:

@@ -28,7 +28,15 @@ from gpumpc.errors import (
 )
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.zmq_channel import Arrival, CurveKeys, Listener, Requester, ZmqChannel, curve_keypair, curve_public
+from gpumpc.wire.zmq_channel import (
+    Arrival,
+    CurveKeys,
+    Listener,
+    Requester,
+    ZmqChannel,
+    curve_keypair,
+    curve_public,
+)
 
 ANY_PORT = "tcp://127.0.0.1:0"
 SESSION = bytes(range(16))
@@ -85,7 +93,9 @@ s1.begin({SESSION!r}, 1)
 s1.send_control(b"up")
 {then}
 """
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "KEY": S1.secret.decode()})
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "KEY": S1.secret.decode()}
+    )
 
 
 def test_port_zero_is_reported_as_a_real_port(pair: tuple[ZmqChannel, ZmqChannel]) -> None:
@@ -104,7 +114,9 @@ def test_frames_cross_and_are_counted_alike(pair: tuple[ZmqChannel, ZmqChannel])
     assert s0.measured() == s1.measured() == Cost(2, len(large) + 4, 5)
 
 
-def test_a_buffer_may_be_reused_as_soon_as_send_returns(pair: tuple[ZmqChannel, ZmqChannel]) -> None:
+def test_a_buffer_may_be_reused_as_soon_as_send_returns(
+    pair: tuple[ZmqChannel, ZmqChannel],
+) -> None:
     buffer = bytearray(b"a" * (1 << 20))
     pair[0].send([buffer])
     buffer[:] = b"b" * len(buffer)
@@ -121,7 +133,9 @@ def test_a_duplicate_is_refused(pair: tuple[ZmqChannel, ZmqChannel]) -> None:
         s1.receive()
 
 
-def test_both_ends_of_a_mismatched_handshake_name_the_field(pair: tuple[ZmqChannel, ZmqChannel]) -> None:
+def test_both_ends_of_a_mismatched_handshake_name_the_field(
+    pair: tuple[ZmqChannel, ZmqChannel],
+) -> None:
     def play(end: ZmqChannel) -> str:
         try:
             exchange_hello(end, equal={"version": "1", "plan": f"plan of {end.party}"}, told={})
@@ -150,7 +164,9 @@ def test_an_unlisted_key_is_denied_and_does_not_disturb(stack: ExitStack) -> Non
     assert s0.receive_control(5) == b"in"
 
 
-def test_a_wrong_server_key_and_an_absent_server_are_one_timeout_naming_both(stack: ExitStack) -> None:
+def test_a_wrong_server_key_and_an_absent_server_are_one_timeout_naming_both(
+    stack: ExitStack,
+) -> None:
     s0 = ZmqChannel.bind(ANY_PORT, S0, S1.public)
     stack.callback(s0.close)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -177,8 +193,12 @@ def test_a_killed_peer_is_noticed_in_the_middle_of_an_exchange(stack: ExitStack)
 
 
 def test_a_frozen_peer_is_noticed_and_a_slow_one_is_not(stack: ExitStack) -> None:
-    # The slow one holds the interpreter lock longer than the heartbeat's limit: only ZeroMQ's thread can answer.
-    busy = "end = time.monotonic() + 5.5\nwhile time.monotonic() < end: sum(range(10**7))\ns1.exchange([b'slow'])"
+    # The slow one holds the interpreter lock longer than the heartbeat's limit: only ZeroMQ's
+    # thread can answer.
+    busy = (
+        "end = time.monotonic() + 5.5\nwhile time.monotonic() < end: "
+        "sum(range(10**7))\ns1.exchange([b'slow'])"
+    )
     ends, peers = [], []
     for then in (busy, "time.sleep(60)"):
         ends.append(ZmqChannel.bind(ANY_PORT, S0, S1.public, patience_s=60))
@@ -197,7 +217,9 @@ def test_a_frozen_peer_is_noticed_and_a_slow_one_is_not(stack: ExitStack) -> Non
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_what_a_peer_sent_before_it_closed_still_arrives(pair: tuple[ZmqChannel, ZmqChannel], last: int) -> None:
+def test_what_a_peer_sent_before_it_closed_still_arrives(
+    pair: tuple[ZmqChannel, ZmqChannel], last: int
+) -> None:
     leaves, stays = pair[last], pair[1 - last]
     for i in range(20):
         leaves.send([bytes([i]) * 100_000])
@@ -207,7 +229,9 @@ def test_what_a_peer_sent_before_it_closed_still_arrives(pair: tuple[ZmqChannel,
     assert seconds_until(PeerLost, f"server{last} is gone", stays.receive) < DEADLINE_S
 
 
-def test_a_second_process_with_one_key_ends_the_session(pair: tuple[ZmqChannel, ZmqChannel], stack: ExitStack) -> None:
+def test_a_second_process_with_one_key_ends_the_session(
+    pair: tuple[ZmqChannel, ZmqChannel], stack: ExitStack
+) -> None:
     again = ZmqChannel.connect(pair[0].endpoint, S1, S0.public)
     stack.callback(again.close)
     with pytest.raises(WireError):  # nobody agrees on keys with it
@@ -216,7 +240,9 @@ def test_a_second_process_with_one_key_ends_the_session(pair: tuple[ZmqChannel, 
         pair[0].receive_control(5)
 
 
-def test_a_stranger_that_connects_and_leaves_does_not_end_the_session(pair: tuple[ZmqChannel, ZmqChannel]) -> None:
+def test_a_stranger_that_connects_and_leaves_does_not_end_the_session(
+    pair: tuple[ZmqChannel, ZmqChannel],
+) -> None:
     s0, s1 = pair
     host, port = s0.endpoint.removeprefix("tcp://").split(":")
     for hello in (b"", b"GET / HTTP/1.1\r\n\r\n"):
@@ -286,7 +312,9 @@ def test_another_thread_replies_while_poll_waits(listener: Listener, stack: Exit
     thread.join(10)
 
 
-def test_a_malformed_frame_is_answered_counted_and_dropped(listener: Listener, stack: ExitStack) -> None:
+def test_a_malformed_frame_is_answered_counted_and_dropped(
+    listener: Listener, stack: ExitStack
+) -> None:
     dealer = Requester(listener.endpoint, S1, S0.public)
     stack.callback(dealer.close)
     for parts in ((b"rubbish", b""), (b"",), (encode_header(Kind.REQUEST, 1), b"x", b"y")):
@@ -311,11 +339,16 @@ def test_a_requester_learns_why_it_is_not_served(listener: Listener, stack: Exit
     wrong = Requester(listener.endpoint, S1, STRANGER.public, peer="server0")
     for end in (stranger, wrong):
         stack.callback(end.close)
-    assert seconds_until(AccessDenied, "refused this party's key", lambda: stranger.receive(5)) < DEADLINE_S
+    assert (
+        seconds_until(AccessDenied, "refused this party's key", lambda: stranger.receive(5))
+        < DEADLINE_S
+    )
     assert seconds_until(PeerTimeout, "no server0 at", lambda: wrong.receive(0.5)) < DEADLINE_S
 
 
-def test_a_requester_notices_that_the_server_has_gone_or_is_silent(listener: Listener, stack: ExitStack) -> None:
+def test_a_requester_notices_that_the_server_has_gone_or_is_silent(
+    listener: Listener, stack: ExitStack
+) -> None:
     dealer = Requester(listener.endpoint, S1, S0.public)
     stack.callback(dealer.close)
     dealer.wait_peer()
@@ -352,7 +385,9 @@ def test_keys_do_not_show_and_belong_together() -> None:
 
 
 def test_both_ends_can_close_at_once() -> None:
-    """A peer that goes while its monitor closes must not stop ZeroMQ's thread: closing would wait for ever."""
+    """A peer that goes while its monitor closes must not stop ZeroMQ's thread: closing would wait
+    for ever.
+    """
     for _ in range(60):
         s0 = ZmqChannel.bind(ANY_PORT, S0, S1.public)
         s1 = ZmqChannel.connect(s0.endpoint, S1, S0.public)
@@ -369,7 +404,9 @@ def test_both_ends_can_close_at_once() -> None:
 def test_one_thread_at_a_time_touches_the_link(
     pair: tuple[ZmqChannel, ZmqChannel], monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    """With several batches in flight one thread may close while others still look after the peer, or close as well."""
+    """With several batches in flight one thread may close while others still look after the peer,
+    or close as well.
+    """
     s0, _ = pair
     inside = threading.Semaphore(1)
     met: list[str] = []

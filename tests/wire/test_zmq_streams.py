@@ -64,7 +64,9 @@ def _outcome(future: Future[object]) -> object:
     return future.exception(20) or future.result()
 
 
-def channels(stack: ExitStack, make_relay: Callable[[str], Relay] | None = None) -> tuple[ZmqChannel, ZmqChannel]:
+def channels(
+    stack: ExitStack, make_relay: Callable[[str], Relay] | None = None
+) -> tuple[ZmqChannel, ZmqChannel]:
     """Both ends, the stream through a relay."""
     place = free_port()
     reached = place
@@ -79,7 +81,9 @@ def channels(stack: ExitStack, make_relay: Callable[[str], Relay] | None = None)
     return s0, s1
 
 
-def met(stack: ExitStack, make_relay: Callable[[str], Relay] | None = None) -> tuple[ZmqChannel, ZmqChannel]:
+def met(
+    stack: ExitStack, make_relay: Callable[[str], Relay] | None = None
+) -> tuple[ZmqChannel, ZmqChannel]:
     s0, s1 = channels(stack, make_relay)
     assert both(s0.wait_peer, s1.wait_peer) == [None, None]
     for end in (s0, s1):
@@ -91,11 +95,16 @@ def met(stack: ExitStack, make_relay: Callable[[str], Relay] | None = None) -> t
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1000, RECORD_BYTES + 1, 5 << 20])
-def test_all_frames_go_by_the_stream_and_are_counted_as_payload(stack: ExitStack, n_bytes: int) -> None:
+def test_all_frames_go_by_the_stream_and_are_counted_as_payload(
+    stack: ExitStack, n_bytes: int
+) -> None:
     relays: list[Relay] = []
     s0, s1 = met(stack, lambda place: relays.append(Relay(place)) or relays[0])  # type: ignore[func-returns-value]  # append returns None, so `or` goes on
     data = [os.urandom(n_bytes) for _ in range(2)]
-    assert both(lambda: s0.exchange([data[0]]), lambda: s1.exchange([data[1]])) == [data[1], data[0]]
+    assert both(lambda: s0.exchange([data[0]]), lambda: s1.exchange([data[1]])) == [
+        data[1],
+        data[0],
+    ]
     s1.send_control(b"and this")
     assert s0.receive_control(5) == b"and this"
     assert s0.measured() == s1.measured() == Cost(1, n_bytes, n_bytes)
@@ -103,12 +112,24 @@ def test_all_frames_go_by_the_stream_and_are_counted_as_payload(stack: ExitStack
     frame = SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
     by_1, by_0 = (len(stream) for stream in relays[0].streams)
     assert by_0 == SEALED_HEADER_BYTES + frame  # the answer at the door, and the opening
-    assert by_1 == TICKET_BYTES + SEALED_HEADER_BYTES + frame + SEALED_HEADER_BYTES + len(b"and this") + TAG_BYTES
+    assert (
+        by_1
+        == TICKET_BYTES
+        + SEALED_HEADER_BYTES
+        + frame
+        + SEALED_HEADER_BYTES
+        + len(b"and this")
+        + TAG_BYTES
+    )
 
 
 @pytest.mark.parametrize("way", [0, 1])
-@pytest.mark.parametrize("at", [0, SEALED_HEADER_BYTES - 1, SEALED_HEADER_BYTES + 50, SEALED_HEADER_BYTES + 115])
-def test_a_flipped_bit_between_the_servers_reaches_no_session(stack: ExitStack, way: int, at: int) -> None:
+@pytest.mark.parametrize(
+    "at", [0, SEALED_HEADER_BYTES - 1, SEALED_HEADER_BYTES + 50, SEALED_HEADER_BYTES + 115]
+)
+def test_a_flipped_bit_between_the_servers_reaches_no_session(
+    stack: ExitStack, way: int, at: int
+) -> None:
     begun = SEALED_HEADER_BYTES + (TICKET_BYTES if way == 0 else 0)  # what is said at the door
     ends = met(stack, lambda place: Tampering(place, begun + at, way))
     sender, receiver = ends[1 - way], ends[way]
@@ -133,7 +154,9 @@ def test_a_cut_stream_is_a_lost_peer_at_both_ends_though_curve_stands(stack: Exi
 
 
 @pytest.mark.parametrize(("way", "at"), [(0, 3), (0, TICKET_BYTES + 3), (1, 3)])
-def test_tampering_at_the_door_fails_before_the_first_masked_byte(stack: ExitStack, way: int, at: int) -> None:
+def test_tampering_at_the_door_fails_before_the_first_masked_byte(
+    stack: ExitStack, way: int, at: int
+) -> None:
     ends = channels(stack, lambda place: Tampering(place, at, way))
     start = time.monotonic()
     found = both(ends[0].wait_peer, ends[1].wait_peer)
@@ -154,8 +177,16 @@ def test_an_absent_second_socket_fails_in_time_and_says_what_to_do(stack: ExitSt
     start = time.monotonic()
     here, there = both(s0.wait_peer, s1.wait_peer)
     assert time.monotonic() - start < DEADLINE_S
-    assert isinstance(there, PeerLost) and "no stream to server0 at" in there.what and "peer_bulk" in there.cure
-    assert isinstance(here, PeerTimeout) and "no stream of server1 at port" in here.what and "peer_bulk" in here.cure
+    assert (
+        isinstance(there, PeerLost)
+        and "no stream to server0 at" in there.what
+        and "peer_bulk" in there.cure
+    )
+    assert (
+        isinstance(here, PeerTimeout)
+        and "no stream of server1 at port" in here.what
+        and "peer_bulk" in here.cure
+    )
     for end in (s0, s1):  # what has failed once stays so: the keys of a connection are agreed once
         with pytest.raises(PeerLost, match="its stream did not come about"):
             end.wait_peer()
@@ -167,7 +198,13 @@ def test_a_stream_port_that_is_taken_is_a_config_error(stack: ExitStack) -> None
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
             ZmqChannel.bind(ANY_PORT, S0, S1.public, stream_endpoint=place)
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
-            Listener(ANY_PORT, S0, {DEALER.public: "dealer"}, stream_peers=["dealer"], stream_endpoint=place)
+            Listener(
+                ANY_PORT,
+                S0,
+                {DEALER.public: "dealer"},
+                stream_peers=["dealer"],
+                stream_endpoint=place,
+            )
 
 
 def test_a_peer_that_says_something_else_first_is_refused(stack: ExitStack) -> None:
@@ -209,7 +246,13 @@ def test_key_material_does_not_print(stack: ExitStack) -> None:
     for thing in met(stack):
         stream = thing._stream
         assert isinstance(stream, Stream)
-        for text in (repr(thing), repr(stream), repr(stream._opener), repr(stream._keys), repr(vars(stream))):
+        for text in (
+            repr(thing),
+            repr(stream),
+            repr(stream._opener),
+            repr(stream._keys),
+            repr(vars(stream)),
+        ):
             for secret in (stream._keys._peers, stream._opener._secret):
                 assert secret.hex() not in text and repr(secret)[2:-1] not in text
 
@@ -240,7 +283,9 @@ class Serving:
             if arrival is not None:
                 self.arrivals.append(arrival)
                 if arrival.frame.kind is Kind.REQUEST:
-                    self.listener.reply(arrival.routing_id, Kind.REPLY, b"heard", sequence=arrival.frame.sequence)
+                    self.listener.reply(
+                        arrival.routing_id, Kind.REPLY, b"heard", sequence=arrival.frame.sequence
+                    )
 
     def wait(self, n: int) -> list[Arrival]:
         deadline = time.monotonic() + DEADLINE_S
@@ -256,7 +301,9 @@ def requester(stack: ExitStack, serving: Serving, keys: object = DEALER) -> Requ
     return made
 
 
-def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(stack: ExitStack) -> None:
+def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(
+    stack: ExitStack,
+) -> None:
     serving = Serving(stack)
     dealer = requester(stack, serving)
     dealer.open_stream()
@@ -291,7 +338,10 @@ def test_a_user_has_no_stream_and_goes_on_without(stack: ExitStack) -> None:
     with pytest.raises(RemoteError, match="AccessDenied: no stream is open to this party"):
         user.open_stream()
     user.send(Kind.REQUEST, b"an upload, ", b"in parts", sequence=1)
-    assert user.receive(5).payload == b"heard" and serving.arrivals[0].frame.payload == b"an upload, in parts"
+    assert (
+        user.receive(5).payload == b"heard"
+        and serving.arrivals[0].frame.payload == b"an upload, in parts"
+    )
 
 
 def test_a_listener_without_streams_says_so(stack: ExitStack) -> None:
@@ -303,7 +353,9 @@ def test_a_listener_without_streams_says_so(stack: ExitStack) -> None:
     assert isinstance(opening, RemoteError) and "this server has none" in opening.why
 
 
-def test_a_flipped_bit_of_a_correction_is_counted_answered_and_nothing_arrives(stack: ExitStack) -> None:
+def test_a_flipped_bit_of_a_correction_is_counted_answered_and_nothing_arrives(
+    stack: ExitStack,
+) -> None:
     place = free_port()
     relay = Tampering(place, TICKET_BYTES + SEALED_HEADER_BYTES + 5_000)
     stack.callback(relay.close)
@@ -325,7 +377,9 @@ def test_a_flipped_bit_of_a_correction_is_counted_answered_and_nothing_arrives(s
     assert serving.wait(1)[0].frame.payload == b"as it should be"
 
 
-def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(stack: ExitStack) -> None:
+def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(
+    stack: ExitStack,
+) -> None:
     """One that is started again must not wait for its last connection to be noticed as dead."""
     serving = Serving(stack)
     dealers = [requester(stack, serving) for _ in range(6)]

@@ -1,7 +1,9 @@
-"""A torch module, through `torch.export`, as a graph of plan records. The only file of `nn/` that imports torch.
+"""A torch module, through `torch.export`, as a graph of plan records. The only file of `nn/` that
+imports torch.
 
-Torch counts channels first, plans count them last: convolution weights become (kh, kw, Cin / groups, Cout), linear
-weights (in, out), and a linear layer behind a flattened image gets its rows in (H, W, C) order.
+Torch counts channels first, plans count them last: convolution weights become (kh, kw, Cin /
+groups, Cout), linear weights (in, out), and a linear layer behind a flattened image gets its rows
+in (H, W, C) order.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from gpumpc.nn.passes import Weights
 __all__ = ["graph_from_torch"]
 
 
-def graph_from_torch(module: torch.nn.Module, example: torch.Tensor, low: float, high: float) -> tuple[Graph, Weights]:
+def graph_from_torch(
+    module: torch.nn.Module, example: torch.Tensor, low: float, high: float
+) -> tuple[Graph, Weights]:
     """Import a model in evaluation mode; the module itself is not changed.
 
     Args:
@@ -30,17 +34,20 @@ def graph_from_torch(module: torch.nn.Module, example: torch.Tensor, low: float,
         low, high: every real input value lies in [low, high].
 
     Returns:
-        the graph, and its float64 arrays `NAME.weight`, `NAME.bias`. Image values and a flattened image that is itself
-        the output are channels last.
+        the graph, and its float64 arrays `NAME.weight`, `NAME.bias`. Image values and a flattened
+        image that is itself the output are channels last.
 
     Raises:
-        UnsupportedOperator: an operator without a private counterpart, with its name and module path.
+        UnsupportedOperator: an operator without a private counterpart, with its name and module
+            path.
         BadValue: a parameter contains NaN or infinity.
         OutOfRange: [low, high] is not an interval of finite numbers.
         PlanError: torch.export cannot trace the module.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise OutOfRange(f"[{low}, {high}] is not a range of input values", "", "pass finite low < high")
+        raise OutOfRange(
+            f"[{low}, {high}] is not a range of input values", "", "pass finite low < high"
+        )
     return Importer(_export(module, example), HANDLERS).run(low, high)
 
 
@@ -54,7 +61,9 @@ def _export(module: torch.nn.Module, example: torch.Tensor) -> torch.export.Expo
             return torch.export.export(frozen, (example.detach().to(reference.dtype),))
     except Exception as error:  # torch.export raises errors of many unrelated types
         raise PlanError(
-            f"torch.export cannot trace {type(module).__name__} on an input of shape {tuple(example.shape)}",
+            f"torch.export cannot trace {type(module).__name__} on an input of shape "
+            f"{tuple(example.shape)}",
             (str(error).strip() or type(error).__name__).splitlines()[0],
-            "check that the module runs on this example, and remove control flow that depends on values",
+            "check that the module runs on this example, and remove control flow that depends on "
+            "values",
         ) from error

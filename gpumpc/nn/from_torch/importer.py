@@ -18,13 +18,16 @@ Arguments = dict[str, Any]
 CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 SUPPORTED = (
     "conv2d, linear, batch_norm, relu, relu6, hardtanh(0, c), clamp(0, c), max_pool2d, avg_pool2d, "
-    "adaptive_avg_pool2d, mean over H and W, add, cat over channels, flatten, zero padding, dropout, argmax"
+    "adaptive_avg_pool2d, mean over H and W, add, cat over channels, flatten, zero padding, "
+    "dropout, argmax"
 )
 Handler = Callable[["Importer", fx.Node, Arguments], str]
 
 
 class Importer:
-    """State of one import: which record holds each traced value, and in what order a flattened one lies."""
+    """State of one import: which record holds each traced value, and in what order a flattened one
+    lies.
+    """
 
     def __init__(self, program: torch.export.ExportedProgram, handlers: dict[str, Handler]) -> None:
         self.program, self.handlers = program, handlers
@@ -32,11 +35,16 @@ class Importer:
         self.weights: Weights = {}
         self.record_of: dict[fx.Node, str] = {}
         self.tensors = _tensors(program)
-        self.image_of: dict[str, Shape] = {}  # record of a flattened image -> (C, H, W) it came from
+        self.image_of: dict[
+            str, Shape
+        ] = {}  # record of a flattened image -> (C, H, W) it came from
         self.taken: set[str] = set()
 
     def run(self, low: float, high: float) -> tuple[Graph, Weights]:
-        """Graph and arrays; input values lie in [low, high]. Raises what `graph_from_torch` raises."""
+        """Graph and arrays; input values lie in [low, high].
+
+        Raises what `graph_from_torch` raises.
+        """
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node, low, high)
@@ -62,7 +70,9 @@ class Importer:
         operator = str(node.target).removeprefix("aten.").split(".")[0]
         handler = self.handlers.get(operator.removesuffix("_"))
         if handler is None or not str(node.target).startswith("aten."):
-            refuse(node, "it has no private counterpart here", f"rewrite that part with {SUPPORTED}")
+            refuse(
+                node, "it has no private counterpart here", f"rewrite that part with {SUPPORTED}"
+            )
         name = handler(self, node, bind(node))
         if operator.endswith("_"):
             self._rebind(node, name)
@@ -71,8 +81,15 @@ class Importer:
     def _rebind(self, node: fx.Node, name: str) -> None:
         """An operator in place: whoever reads its first operand from here on reads the result."""
         old = self.record(node, node.args[0])
-        if any(isinstance(layer, Flatten) and old in (layer.name, *layer.inputs) for layer in self.layers):
-            refuse(node, "it changes a tensor in place that has a flattened view", "use the form without underscore")
+        if any(
+            isinstance(layer, Flatten) and old in (layer.name, *layer.inputs)
+            for layer in self.layers
+        ):
+            refuse(
+                node,
+                "it changes a tensor in place that has a flattened view",
+                "use the form without underscore",
+            )
         for other, record in self.record_of.items():
             if record == old:
                 self.record_of[other] = name
@@ -87,12 +104,18 @@ class Importer:
                 "wrap the model in a module that returns one tensor",
             )
         last = self.record_of[result]
-        self.layers.sort(key=lambda layer: layer.name == last)  # stable: the output becomes the last record
+        self.layers.sort(
+            key=lambda layer: layer.name == last
+        )  # stable: the output becomes the last record
 
     def record(self, node: fx.Node, operand: Any) -> str:
         """The record of an operand. Raises UnsupportedOperator if it is a constant."""
         if not isinstance(operand, fx.Node) or operand not in self.record_of:
-            refuse(node, f"its operand {operand} is a constant or a parameter", "compute it from the input only")
+            refuse(
+                node,
+                f"its operand {operand} is a constant or a parameter",
+                "compute it from the input only",
+            )
         return self.record_of[operand]
 
     def tensor(self, operand: Any, node: fx.Node) -> FloatArray:
@@ -102,7 +125,9 @@ class Importer:
         name, value = self.tensors[operand.name]
         array = value.detach().cpu().double().numpy()
         if not np.isfinite(array).all():
-            raise BadValue(f"parameter '{name}' contains NaN or infinity", "", "train or load the model again")
+            raise BadValue(
+                f"parameter '{name}' contains NaN or infinity", "", "train or load the model again"
+            )
         return array
 
     def unique(self, name: str) -> str:
@@ -122,7 +147,9 @@ class Importer:
         return layer.name
 
     def name_for(self, node: fx.Node, operator: str, weight: Any = None) -> str:
-        """From the module path: the owner of the weight, else the torch module, else container plus operator."""
+        """From the module path: the owner of the weight, else the torch module, else container plus
+        operator.
+        """
         if isinstance(weight, fx.Node) and weight.name in self.tensors:
             return self.unique(self.tensors[weight.name][0].rpartition(".")[0] or operator)
         path, kind = module_of(node)
@@ -132,7 +159,9 @@ class Importer:
 
 
 def _tensors(program: torch.export.ExportedProgram) -> dict[str, tuple[str, torch.Tensor]]:
-    """Parameters, buffers and constants by the name of the node that reads them, with their names in the model."""
+    """Parameters, buffers and constants by the name of the node that reads them, with their names
+    in the model.
+    """
     signature = program.graph_signature
     names = {
         **signature.inputs_to_parameters,

@@ -1,4 +1,6 @@
-"""One handler an operator: it checks what torch was asked for and appends the record that computes the same."""
+"""One handler an operator: it checks what torch was asked for and appends the record that computes
+the same.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def _conv2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     importer.weights[f"{name}.weight"] = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
     importer.weights[f"{name}.bias"] = _vector(importer, node, a["bias"], np.zeros(len(weight)))
     source = importer.record(node, a["input"])
-    return importer.emit(Conv2d(name, (source,), kernel, len(weight), stride, padding, int(a["groups"])))
+    return importer.emit(
+        Conv2d(name, (source,), kernel, len(weight), stride, padding, int(a["groups"]))
+    )
 
 
 def _vector(importer: Importer, node: fx.Node, operand: Any, absent: FloatArray) -> FloatArray:
@@ -69,7 +73,9 @@ def _linear(importer: Importer, node: fx.Node, a: Arguments) -> str:
 
 
 def channels_last(values: FloatArray, image: Shape | None) -> FloatArray:
-    """The last axis from the flattened order of (C, H, W), `image`, to that of (H, W, C); None: nothing to do."""
+    """The last axis from the flattened order of (C, H, W), `image`, to that of (H, W, C); None:
+    nothing to do.
+    """
     if image is None:
         return values
     split = values.reshape(-1, *image)
@@ -91,10 +97,14 @@ def _batch_norm(importer: Importer, node: fx.Node, a: Arguments) -> str:
     return importer.emit(Affine(name, (source,), len(shape_of(node)) == 4), image)
 
 
-def _activation(importer: Importer, node: fx.Node, operand: Any, operator: str, high: float | None) -> str:
+def _activation(
+    importer: Importer, node: fx.Node, operand: Any, operator: str, high: float | None
+) -> str:
     source = importer.record(node, operand)
     name, image = importer.name_for(node, operator), importer.image_of.get(source)
-    return importer.emit(ReLU(name, (source,)) if high is None else Clamp(name, (source,), high), image)
+    return importer.emit(
+        ReLU(name, (source,)) if high is None else Clamp(name, (source,), high), image
+    )
 
 
 def _relu(importer: Importer, node: fx.Node, a: Arguments) -> str:
@@ -106,12 +116,18 @@ def _relu6(importer: Importer, node: fx.Node, a: Arguments) -> str:
 
 
 def _clamp(importer: Importer, node: fx.Node, a: Arguments) -> str:
-    """hardtanh, clamp, clamp_min: the lower bound is 0, the upper one a positive constant or none."""
+    """hardtanh, clamp, clamp_min: the lower bound is 0, the upper one a positive constant or
+    none.
+    """
     low = a["min_val"] if "min_val" in a else a["min"]
     high = a["max_val"] if "max_val" in a else a.get("max")
     constant = isinstance(high, int | float) and 0 < high < math.inf
     if not isinstance(low, int | float) or low != 0 or not (high is None or constant):
-        refuse(node, f"it clamps to [{low}, {high}]", "use a lower bound of 0 and a positive upper bound, or relu")
+        refuse(
+            node,
+            f"it clamps to [{low}, {high}]",
+            "use a lower bound of 0 and a positive upper bound, or relu",
+        )
     return _activation(importer, node, a["self"], "clamp", None if high is None else float(high))
 
 
@@ -121,7 +137,9 @@ def _max_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
         refuse(node, f"dilation {pair(a['dilation'])}", "use dilation 1")
     vertical, horizontal = pair(a["padding"])
     source, name = importer.record(node, a["self"]), importer.name_for(node, "max_pool2d")
-    return importer.emit(MaxPool(name, (source,), window, stride, (vertical, vertical, horizontal, horizontal)))
+    return importer.emit(
+        MaxPool(name, (source,), window, stride, (vertical, vertical, horizontal, horizontal))
+    )
 
 
 def _avg_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
@@ -139,16 +157,27 @@ def _window(node: fx.Node, a: Arguments) -> tuple[Pair, Pair]:
     window = pair(a["kernel_size"])
     stride = pair(a["stride"]) if a["stride"] else window
     sizes, border = shape_of(a["self"])[2:], pair(a["padding"])
-    exact = all((s + 2 * p - w) % step == 0 for s, p, w, step in zip(sizes, border, window, stride, strict=True))
+    exact = all(
+        (s + 2 * p - w) % step == 0
+        for s, p, w, step in zip(sizes, border, window, stride, strict=True)
+    )
     if a["ceil_mode"] and not exact:
-        refuse(node, f"ceil_mode adds windows that reach outside an input of {sizes}", "use ceil_mode=False")
+        refuse(
+            node,
+            f"ceil_mode adds windows that reach outside an input of {sizes}",
+            "use ceil_mode=False",
+        )
     return window, stride
 
 
 def _adaptive_avg_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     sizes, parts = shape_of(a["self"])[2:], shape_of(node)[2:]
     if any(size % part for size, part in zip(sizes, parts, strict=True)):
-        refuse(node, f"{sizes} does not divide into {parts} equal windows", "use an output size that divides it")
+        refuse(
+            node,
+            f"{sizes} does not divide into {parts} equal windows",
+            "use an output size that divides it",
+        )
     window = (sizes[0] // parts[0], sizes[1] // parts[1])
     source, name = importer.record(node, a["self"]), importer.name_for(node, "avg_pool2d")
     return importer.emit(AvgPool(name, (source,), window, window))
@@ -158,19 +187,33 @@ def _mean(importer: Importer, node: fx.Node, a: Arguments) -> str:
     shape = shape_of(a["self"])
     axes = {int(axis) % len(shape) for axis in (a.get("dim") or [])}
     if len(shape) != 4 or axes != {2, 3}:
-        refuse(node, f"it averages axes {sorted(axes)} of {shape}", "average over H and W of an image")
+        refuse(
+            node, f"it averages axes {sorted(axes)} of {shape}", "average over H and W of an image"
+        )
     source, name = importer.record(node, a["self"]), importer.name_for(node, "mean")
     pooled = importer.emit(AvgPool(name, (source,), shape[2:], shape[2:]))
-    return pooled if a["keepdim"] else importer.emit(Flatten(importer.unique(f"{name}.flatten"), (pooled,)))
+    return (
+        pooled
+        if a["keepdim"]
+        else importer.emit(Flatten(importer.unique(f"{name}.flatten"), (pooled,)))
+    )
 
 
 def _add(importer: Importer, node: fx.Node, a: Arguments) -> str:
     if a.get("alpha", 1) != 1 or not isinstance(a["other"], fx.Node):
-        refuse(node, "it adds a constant or scales an operand", "fold the constant into a layer before it")
+        refuse(
+            node,
+            "it adds a constant or scales an operand",
+            "fold the constant into a layer before it",
+        )
     names = importer.record(node, a["self"]), importer.record(node, a["other"])
     images = [importer.image_of.get(name) for name in names]
     if shape_of(a["self"]) != shape_of(a["other"]) or images[0] != images[1]:
-        refuse(node, "its operands differ in shape, or were flattened from different shapes", "add before flattening")
+        refuse(
+            node,
+            "its operands differ in shape, or were flattened from different shapes",
+            "add before flattening",
+        )
     return importer.emit(Add(importer.name_for(node, "add"), names), images[0])
 
 
@@ -178,7 +221,11 @@ def _cat(importer: Importer, node: fx.Node, a: Arguments) -> str:
     names = tuple(importer.record(node, item) for item in a["tensors"])
     rank = len(shape_of(node))
     if int(a["dim"]) % rank != 1 or any(name in importer.image_of for name in names):
-        refuse(node, "it joins another axis than channels, or flattened images", "join along axis 1, before flattening")
+        refuse(
+            node,
+            "it joins another axis than channels, or flattened images",
+            "join along axis 1, before flattening",
+        )
     return importer.emit(Concat(importer.name_for(node, "cat"), names))
 
 
@@ -196,7 +243,12 @@ def _flatten(importer: Importer, node: fx.Node, a: Arguments) -> str:
 
 def _pad(importer: Importer, node: fx.Node, a: Arguments) -> str:
     border = [int(size) for size in a["pad"]] + [0] * 4
-    if a.get("mode", "constant") != "constant" or a["value"] not in (None, 0) or any(border[4:]) or min(border) < 0:
+    if (
+        a.get("mode", "constant") != "constant"
+        or a["value"] not in (None, 0)
+        or any(border[4:])
+        or min(border) < 0
+    ):
         refuse(node, "it is not a border of zeros around H and W", "pad with zeros")
     left, right, top, bottom = border[:4]
     source, name = importer.record(node, a["self"]), importer.name_for(node, "pad")
@@ -213,7 +265,11 @@ def _argmax(importer: Importer, node: fx.Node, a: Arguments) -> str:
     shape, source = shape_of(a["self"]), importer.record(node, a["self"])
     last = len(shape) == 2 and a["dim"] is not None and int(a["dim"]) % 2 == 1
     if not last or a["keepdim"] or source in importer.image_of:
-        refuse(node, "it is not taken over the classes of (batch, classes)", "use argmax(-1) on a linear layer")
+        refuse(
+            node,
+            "it is not taken over the classes of (batch, classes)",
+            "use argmax(-1) on a linear layer",
+        )
     return importer.emit(Argmax(importer.name_for(node, "argmax"), (source,)))
 
 

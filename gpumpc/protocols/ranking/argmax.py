@@ -19,10 +19,11 @@ from gpumpc.shares import Additive
 class Duel:
     """From n pairs ((a, i), (b, j)) the larger value and its index; the left one where a >= b.
 
-    **Computes** b + d (a - b) modulo 2^bits and j + d (i - j) modulo 2^index_bits with d = [a - b >= 0],
-    for |a - b| < 2^(bits-1).
-    **Hides** as `Positive`: a - b under r, i - j under its own r', d under t. The words t serve both selections.
-    **Cost** 2 + tree rounds. **Error** none. **Source** this project; docs/protocols.md section 8.
+    **Computes** b + d (a - b) modulo 2^bits and j + d (i - j) modulo 2^index_bits with d = [a - b
+    >= 0], for |a - b| < 2^(bits-1).
+    **Hides** as `Positive`: a - b under r, i - j under its own r', d under t. The words t serve
+    both selections. **Cost** 2 + tree rounds. **Error** none. **Source** this project;
+    docs/protocols.md section 8.
     """
 
     n: int
@@ -43,7 +44,9 @@ class Duel:
         sent = packed_bytes(self.n, self.bits) + packed_bytes(self.n, self.index_bits)
         sent += lane_bytes(self.n, self.comparison.opened_bits + 1)
         dealt = lane_bytes(self.n, self.comparison.dealt_bits)
-        dealt += sum(packed_bytes(self.n, bits) for bits in (self.choice_bits, self.bits, self.index_bits))
+        dealt += sum(
+            packed_bytes(self.n, bits) for bits in (self.choice_bits, self.bits, self.index_bits)
+        )
         return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
 
     def deal(self, dealing: Dealing) -> None:
@@ -60,7 +63,9 @@ class Duel:
     def run(self, session: Session, v: Words, index: Words) -> tuple[Words, Words]:
         """d v and d index from shares of the differences, flat."""
         backend, n = session.backend, self.n
-        y, y_index = session.open_many(session.masked(v, "r", self.bits), session.masked(index, "r index", self.index_bits))
+        y, y_index = session.open_many(
+            session.masked(v, "r", self.bits), session.masked(index, "r index", self.index_bits)
+        )
         y_low, y_top = split_top(backend.to_planes(y, self.bits))
         [less] = self.comparison.run(session, [y_low], n)
         t = session.dealt_words("t", (n,), self.choice_bits)
@@ -70,16 +75,20 @@ class Duel:
         if session.party == 0:
             choice = choice ^ y_top
         [c] = session.open_many(Xor(choice[None], n))
-        return backend.select(c[0], v - zero, zero), backend.select(c[0], index - zero_index, zero_index)
+        return backend.select(c[0], v - zero, zero), backend.select(
+            c[0], index - zero_index, zero_index
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class KnockOut:
-    """Of each row of n values the largest one's payload, by levels of `Duel`s; an odd entry waits, in order.
+    """Of each row of n values the largest one's payload, by levels of `Duel`s; an odd entry waits,
+    in order.
 
-    **Computes** the payload of the first of the largest of (rows, n) values, modulo 2^payload_bits, for differences below
-    2^(bits-1). **Hides** as `Duel`; each level draws under a name of its own. **Cost** ceil(log2 n) duels. **Error** none.
-    **Source** this project; docs/protocols.md section 8.
+    **Computes** the payload of the first of the largest of (rows, n) values, modulo 2^payload_bits,
+    for differences below 2^(bits-1). **Hides** as `Duel`; each level draws under a name of its own.
+    **Cost** ceil(log2 n) duels. **Error** none. **Source** this project; docs/protocols.md section
+    8.
     """
 
     rows: int

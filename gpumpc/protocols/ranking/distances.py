@@ -17,9 +17,10 @@ from gpumpc.shares import Additive, Masked
 class SquaredNorm(Step):
     """|x|^2 of each row of an opened operand.
 
-    **Computes** sum_j x_ij^2 of x (N, d), as (N,), modulo 2^k: with x = E + A, shares of E.E + 2 E.A_p + [A.A].
-    **Hides** nothing is sent; E hides x. The dealer shares A.A, one word a row.
-    **Cost** no round; k correction bits a row. **Error** none. **Source** Beaver 1991, both operands the same.
+    **Computes** sum_j x_ij^2 of x (N, d), as (N,), modulo 2^k: with x = E + A, shares of E.E + 2
+    E.A_p + [A.A]. **Hides** nothing is sent; E hides x. The dealer shares A.A, one word a row.
+    **Cost** no round; k correction bits a row. **Error** none. **Source** Beaver 1991, both
+    operands the same.
     """
 
     k: int
@@ -71,7 +72,10 @@ class AsIntegers(Step):
 
 @dataclasses.dataclass(frozen=True)
 class ConstantLess(Step):
-    """(constant - x) / 2, the halving in the scale, modulo the bits of x. Nothing is sent. **Error** none."""
+    """(constant - x) / 2, the halving in the scale, modulo the bits of x.
+
+    Nothing is sent. **Error** none.
+    """
 
     constant: int
 
@@ -84,7 +88,9 @@ class ConstantLess(Step):
 
 
 class Rows(NamedTuple):
-    """What an index keeps of new rows: E with this server's mask share, and shares of the squared norms."""
+    """What an index keeps of new rows: E with this server's mask share, and shares of the squared
+    norms.
+    """
 
     masked: Masked
     norms: Additive

@@ -1,4 +1,7 @@
-"""What turns an exact selection of the smallest keys into the indices of the largest values. Nothing is sent here."""
+"""What turns an exact selection of the smallest keys into the indices of the largest values.
+
+Nothing is sent here.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ class Negate(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Positions(Step):
-    """The positions in keys value * 2^id_bits + position: a share modulo a smaller power of two is free and exact.
+    """The positions in keys value * 2^id_bits + position: a share modulo a smaller power of two is
+    free and exact.
 
     **Hides** the values: whoever adds the two shares learns positions alone.
     """

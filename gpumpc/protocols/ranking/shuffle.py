@@ -1,4 +1,6 @@
-"""Shuffle and masked opening in one: keys in a secret random order, opened under masks the dealer knows."""
+"""Shuffle and masked opening in one: keys in a secret random order, opened under masks the dealer
+knows.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,16 @@ class Shuffled:
 class Shuffle(Step):
     """Shuffle each row of value * 2^id_bits + position, and open it under a mask.
 
-    **Computes** keys x = v 2^b + i (i the position in the row, b = id_bits) of v (Q, N) modulo 2^value_bits; then shares of
-    x'' = sigma(pi(x)) and the public y = x'' + r, modulo 2^(value_bits + b). S0 knows pi and S1 sigma, so nobody the order.
-    Where b = 0, x = v: values that are keys already. The low b bits are not masked before pi, and pi hides them after:
-    nothing secret may be there, so keys with labels come whole.
-    **Hides** x, pi and sigma: S0 sees x_1 - a and y, S1 sees x'_0 - a', and y is its own; a, a', g are uniform.
-    Without g, S1's last message would tell S0 sigma(x') - sigma(a'), and with it sigma.
-    **Cost** 3 rounds; S1 sends value_bits and all bits of a key an element, S0 all bits; both corrections again as many.
-    **Error** none.
-    **Source** this project, after Chase, Ghosh and Poburinnaya 2020 (secret-shared shuffle); docs/protocols.md section 9.
+    **Computes** keys x = v 2^b + i (i the position in the row, b = id_bits) of v (Q, N) modulo
+    2^value_bits; then shares of x'' = sigma(pi(x)) and the public y = x'' + r, modulo 2^(value_bits
+    + b). S0 knows pi and S1 sigma, so nobody the order. Where b = 0, x = v: values that are keys
+    already. The low b bits are not masked before pi, and pi hides them after: nothing secret may be
+    there, so keys with labels come whole. **Hides** x, pi and sigma: S0 sees x_1 - a and y, S1 sees
+    x'_0 - a', and y is its own; a, a', g are uniform. Without g, S1's last message would tell S0
+    sigma(x') - sigma(a'), and with it sigma. **Cost** 3 rounds; S1 sends value_bits and all bits of
+    a key an element, S0 all bits; both corrections again as many. **Error** none.
+    **Source** this project, after Chase, Ghosh and Poburinnaya 2020 (secret-shared shuffle);
+    docs/protocols.md section 9.
     """
 
     value_bits: int
@@ -62,7 +65,10 @@ class Shuffle(Step):
         """Returns r (Q, N) for the steps that compare the opened keys."""
         rows, n = self.shape
         backend = dealing.backend
-        pi, sigma = dealing.permutations(0, "pi", rows, n), dealing.permutations(1, "sigma", rows, n)
+        pi, sigma = (
+            dealing.permutations(0, "pi", rows, n),
+            dealing.permutations(1, "sigma", rows, n),
+        )
         a = dealing.words(1, "a", self.shape, self.value_bits)
         moved = backend.gather(dealing.words(0, "a'", self.shape, self.bits), sigma)
         # S1 gets beta = pi(a) - Delta and sigma(a') - b'; S0's parts of these are Delta and b'.
@@ -72,7 +78,9 @@ class Shuffle(Step):
 
     def run(self, session: Session, v: Additive) -> Shuffled:
         v = v.at_bits(session.backend, self.value_bits)
-        return self._run_0(session, v.words) if session.party == 0 else self._run_1(session, v.words)
+        return (
+            self._run_0(session, v.words) if session.party == 0 else self._run_1(session, v.words)
+        )
 
     def _run_0(self, session: Session, v: Words) -> Shuffled:
         backend, (rows, n) = session.backend, self.shape

@@ -1,8 +1,9 @@
-"""The k smallest keys, exactly, from shuffled masked keys: comparisons are opened, and tell only a random order.
+"""The k smallest keys, exactly, from shuffled masked keys: comparisons are opened, and tell only a
+random order.
 
-With distinct keys in a secret uniform order, every opened bit is a bit of a random order: a simulator draws a permutation
-and answers from it, survivor counts included. So no threshold may come from a user, no shuffle may serve two queries, and
-the sample is taken after the shuffle.
+With distinct keys in a secret uniform order, every opened bit is a bit of a random order: a
+simulator draws a permutation and answers from it, survivor counts included. So no threshold may
+come from a user, no shuffle may serve two queries, and the sample is taken after the shuffle.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
-# A pass fails, and the whole selection is repeated under a new shuffle, with at most this probability.
+# A pass fails, and the whole selection is repeated under a new shuffle, with at most this
+# probability.
 FAILURE = 1e-4
 _SAMPLES = (16, 24, 32, 48, 64, 96)
 _MAX_RANK = 24
@@ -36,8 +38,8 @@ class OpenedSign:
 
     **Computes** msb(x) = msb(z) ^ msb(rho) ^ [z_low < rho_low] for |x| < 2^(bits-1).
     **Hides** x but for its sign; the caller answers for what the signs tell.
-    **Cost** 1 + tree rounds; tree + 1 bits an element each way; nothing where n is 0 (the pairs of a single key).
-    **Error** none. **Source** docs/protocols.md section 9.
+    **Cost** 1 + tree rounds; tree + 1 bits an element each way; nothing where n is 0 (the pairs of
+    a single key). **Error** none. **Source** docs/protocols.md section 9.
     """
 
     n: int
@@ -53,7 +55,9 @@ class OpenedSign:
         if not self.n:
             return Cost()
         return Cost.both_ways(
-            1 + tree.rounds, lane_bytes(self.n, tree.opened_bits + 1), lane_bytes(self.n, tree.dealt_bits + 1)
+            1 + tree.rounds,
+            lane_bytes(self.n, tree.opened_bits + 1),
+            lane_bytes(self.n, tree.dealt_bits + 1),
         )
 
     def deal(self, dealing: Dealing, rho: Words) -> None:
@@ -82,7 +86,9 @@ class OpenedSign:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One thinning of n keys a row: the `rank`-th smallest of a sample is the pivot, at most `cap` keys stay."""
+    """One thinning of n keys a row: the `rank`-th smallest of a sample is the pivot, at most `cap`
+    keys stay.
+    """
 
     n: int
     sample: int
@@ -92,7 +98,9 @@ class Pass:
 
 @functools.lru_cache(maxsize=256)
 def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
-    """The passes before all remaining keys are compared with all: each the cheapest by an estimate of what follows it."""
+    """The passes before all remaining keys are compared with all: each the cheapest by an estimate
+    of what follows it.
+    """
     options = [
         Pass(n, sample, rank, cap)
         for sample in _SAMPLES
@@ -115,12 +123,12 @@ def _price(p: Pass) -> float:
 class TopK(Step):
     """The k smallest of each row's shuffled keys, ascending.
 
-    **Computes** shares of the k smallest of x'' (Q, N) modulo 2^bits, in order, for distinct keys that differ by less than
-    2^(bits-1).
-    **Hides** keys, ids and which rows they came from; the opened bits are those of a uniformly random order.
-    **Cost** the sum over passes and the last all-pairs comparison; fixed in advance, whatever the data.
-    **Error** none; with probability below `FAILURE` a pass and row it raises SelectionFailed, and nothing is released.
-    **Source** this project; docs/protocols.md section 9.
+    **Computes** shares of the k smallest of x'' (Q, N) modulo 2^bits, in order, for distinct keys
+    that differ by less than 2^(bits-1).
+    **Hides** keys, ids and which rows they came from; the opened bits are those of a uniformly
+    random order. **Cost** the sum over passes and the last all-pairs comparison; fixed in advance,
+    whatever the data. **Error** none; with probability below `FAILURE` a pass and row it raises
+    SelectionFailed, and nothing is released. **Source** this project; docs/protocols.md section 9.
     """
 
     bits: int
@@ -155,7 +163,9 @@ class TopK(Step):
             self._pairs(p.sample).deal(dealing, self._differences(backend, r, p.sample))
             dealing.at(f"{self.name}/pass{number}")
             pivot_mask = dealing.sum_words("R*", (rows, 1), self.bits)
-            OpenedSign(rows * p.n, self.bits).deal(dealing, backend.reduce(r - pivot_mask, self.bits))
+            OpenedSign(rows * p.n, self.bits).deal(
+                dealing, backend.reduce(r - pivot_mask, self.bits)
+            )
             r = dealing.sum_words("r'", (rows, p.cap), self.bits)
         dealing.at(f"{self.name}/last")
         self._pairs(r.shape[1]).deal(dealing, self._differences(backend, r, r.shape[1]))
@@ -172,7 +182,9 @@ class TopK(Step):
         words = backend.gather(share, order[:, : self.k])
         return Additive(backend.reduce(words, self.bits), self.bits)
 
-    def _thin(self, session: Session, name: str, p: Pass, opened: Words, share: Words) -> selection.Index:
+    def _thin(
+        self, session: Session, name: str, p: Pass, opened: Words, share: Words
+    ) -> selection.Index:
         """Positions of the survivors of one pass."""
         backend, rows = session.backend, self.shape[0]
         session.at(f"{name}/sample")
@@ -181,12 +193,15 @@ class TopK(Step):
         # w = x_p + R*: the tables sit on r_i - R*, so that y_i - w compares x_i with x_p.
         [w] = session.open_many(session.masked(backend.gather(share, pivots), "R*", self.bits))
         below = OpenedSign(rows * p.n, self.bits).run(session, opened - w)
-        # w is uniform, open to both and independent of the order: a public coin for the next sample.
+        # w is uniform, open to both and independent of the order: a public coin for the next
+        # sample.
         coin = hashlib.sha256(backend.download(w).tobytes()).digest()
         kept = selection.survivors(below, pivots, self.k, p.cap, coin)
         if kept is None:
             raise SelectionFailed(
-                "a search met an unlucky sample", f"it happens less than once in {1 / FAILURE:g} searches", "ask again"
+                "a search met an unlucky sample",
+                f"it happens less than once in {1 / FAILURE:g} searches",
+                "ask again",
             )
         return kept
 

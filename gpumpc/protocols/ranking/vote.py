@@ -1,4 +1,6 @@
-"""Keys that carry a secret label, and the label that most of the nearest have: a k-nearest-neighbour vote on shares."""
+"""Keys that carry a secret label, and the label that most of the nearest have: a
+k-nearest-neighbour vote on shares.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,10 @@ MAX_LABEL_BITS = 4 * MAX_DIGIT_BITS
 class LabelledKeys(Step):
     """Scores, positions and labels as one number a row.
 
-    **Computes** v 2^(id_bits + label_bits) + i 2^label_bits + label_i of v (Q, N) modulo 2^value_bits and labels (N,) modulo
-    as much as the sum, 0 <= label < 2^label_bits. So ties go to the lowest position, and the label is the key modulo
-    2^label_bits. **Hides** everything: nothing is sent. **Cost** none. **Error** none.
+    **Computes** v 2^(id_bits + label_bits) + i 2^label_bits + label_i of v (Q, N) modulo
+    2^value_bits and labels (N,) modulo as much as the sum, 0 <= label < 2^label_bits. So ties go to
+    the lowest position, and the label is the key modulo 2^label_bits. **Hides** everything: nothing
+    is sent. **Cost** none. **Error** none.
     """
 
     value_bits: int
@@ -42,7 +45,9 @@ class LabelledKeys(Step):
     def run(self, session: Session, v: Additive, labels: Additive) -> Additive:
         backend = session.backend
         labels = labels.at_bits(backend, self.bits)
-        words = self._shifted(backend, v.at_bits(backend, self.value_bits).words) + labels.words[None]
+        words = (
+            self._shifted(backend, v.at_bits(backend, self.value_bits).words) + labels.words[None]
+        )
         if session.party == 0:
             words = words + self._ids(backend)
         return Additive(backend.reduce(words, self.bits), self.bits, owner=v.owner)
@@ -61,10 +66,11 @@ class LabelledKeys(Step):
 class Equality:
     """[y = r] of public y and the dealer's r, of `bits` bits.
 
-    **Computes** XOR shares of it: each digit's from one look-up in r's thermometer codes, as in a `Comparison`; the digits'
-    product from their openings under one mask each, with all products of masks dealt.
-    **Hides** r and the result. **Cost** no round for one digit, else one; `opened_bits`, `dealt_bits` an element.
-    **Error** none. **Source** docs/protocols.md sections 6 and 9b.
+    **Computes** XOR shares of it: each digit's from one look-up in r's thermometer codes, as in a
+    `Comparison`; the digits' product from their openings under one mask each, with all products of
+    masks dealt. **Hides** r and the result. **Cost** no round for one digit, else one;
+    `opened_bits`, `dealt_bits` an element. **Error** none. **Source** docs/protocols.md sections 6
+    and 9b.
     """
 
     bits: int
@@ -83,7 +89,9 @@ class Equality:
     def _subsets(self) -> list[tuple[int, ...]]:
         """Sets of two digits or more, whose masks' products are dealt."""
         digits = range(len(self._digits))
-        return [subset for size in digits[1:] for subset in itertools.combinations(digits, size + 1)]
+        return [
+            subset for size in digits[1:] for subset in itertools.combinations(digits, size + 1)
+        ]
 
     @property
     def rounds(self) -> int:
@@ -98,14 +106,20 @@ class Equality:
     @property
     def dealt_bits(self) -> int:
         """Bits an element corrected."""
-        return sum((1 << high - low) - 1 for low, high in itertools.pairwise(self.edges)) + len(self._subsets)
+        return sum((1 << high - low) - 1 for low, high in itertools.pairwise(self.edges)) + len(
+            self._subsets
+        )
 
     def deal(self, dealing: Dealing, r_planes: Lanes, n: int) -> None:
         for i, digit in enumerate(self._digits):
-            dealing.deal_lanes(f"eq.table{i}", dealing.backend.thermometer(r_planes[None, digit])[0], n)
+            dealing.deal_lanes(
+                f"eq.table{i}", dealing.backend.thermometer(r_planes[None, digit])[0], n
+            )
         if self.rounds:
             masks = dealing.xor_lanes("eq.masks", len(self._digits), n)
-            dealing.deal_lanes("eq.products", dealing.backend.mask_products(masks[None], self._subsets)[0], n)
+            dealing.deal_lanes(
+                "eq.products", dealing.backend.mask_products(masks[None], self._subsets)[0], n
+            )
 
     def run(self, session: Session, y_planes: Lanes, n: int) -> Lanes:
         """A share of [y = r], (n_lanes,); `y_planes` are the planes of y."""
@@ -127,7 +141,11 @@ class Equality:
         shares = {(i,): masks[i] for i in digits} | dict(zip(self._subsets, dealt, strict=True))
         terms = []
         for subset, share in shares.items():
-            terms.append(functools.reduce(lambda a, b: a & b, (opened[i] for i in digits if i not in subset), share))
+            terms.append(
+                functools.reduce(
+                    lambda a, b: a & b, (opened[i] for i in digits if i not in subset), share
+                )
+            )
         if session.party == 0:
             terms.append(functools.reduce(lambda a, b: a & b, opened))
         return functools.reduce(lambda a, b: a ^ b, terms)
@@ -137,13 +155,14 @@ class Equality:
 class Vote(Step):
     """The label that most of k have.
 
-    **Computes** of keys (Q, k), nearest first, the commonest label, modulo 2^label_bits, a key's label being the key modulo
-    that; of equally common ones the one whose first holder is nearest. y_i = label_i + r_i is opened once; for all pairs,
-    [label_i = label_j] from y_i - y_j and tables of r_i - r_j; their sums are the counts, and a `KnockOut` of counts
-    carries the label, the left operand winning ties.
-    **Hides** labels, which of them are equal, counts and winner: y under r, each pair's bit under its own t, then as `Duel`.
-    **Cost** 2 rounds, one more for labels of over 4 bits, and ceil(log2 k) duels; nothing for k = 1.
-    **Error** none. **Source** this project; docs/protocols.md section 9b.
+    **Computes** of keys (Q, k), nearest first, the commonest label, modulo 2^label_bits, a key's
+    label being the key modulo that; of equally common ones the one whose first holder is nearest.
+    y_i = label_i + r_i is opened once; for all pairs, [label_i = label_j] from y_i - y_j and tables
+    of r_i - r_j; their sums are the counts, and a `KnockOut` of counts carries the label, the left
+    operand winning ties. **Hides** labels, which of them are equal, counts and winner: y under r,
+    each pair's bit under its own t, then as `Duel`. **Cost** 2 rounds, one more for labels of over
+    4 bits, and ceil(log2 k) duels; nothing for k = 1. **Error** none. **Source** this project;
+    docs/protocols.md section 9b.
 
     Raises PlanError for labels of more than `MAX_LABEL_BITS` bits.
     """
@@ -153,7 +172,9 @@ class Vote(Step):
     def __post_init__(self) -> None:
         if not 1 <= self.label_bits <= MAX_LABEL_BITS:
             raise PlanError(
-                f"labels of {self.label_bits} bits cannot vote", f"1 to {MAX_LABEL_BITS} bits can", "use fewer classes"
+                f"labels of {self.label_bits} bits cannot vote",
+                f"1 to {MAX_LABEL_BITS} bits can",
+                "use fewer classes",
             )
 
     @property
@@ -204,7 +225,9 @@ class Vote(Step):
         """Shares of how many others have each one's label, (Q, k)."""
         backend, n = session.backend, self._pairs
         [y] = session.open_many(session.masked(labels, "r", self.label_bits))
-        equal = self._equality.run(session, backend.to_planes(self._differences(backend, y), self.label_bits), n)
+        equal = self._equality.run(
+            session, backend.to_planes(self._differences(backend, y), self.label_bits), n
+        )
         t = session.dealt_words("t", (n,), self._count_bits)
         [opened] = session.open_many(Xor((equal ^ session.lanes("t'", 1, n)[0])[None], n))
         # e = c + (1 - 2c) t
@@ -215,13 +238,20 @@ class Vote(Step):
         return backend.reduce(self._summed(backend, e.reshape(self.shape[0], -1)), self._count_bits)
 
     def _differences(self, backend: Backend, words: Words) -> Words:
-        left, right = (selection.repeat_rows(side, self.shape[0]) for side in selection.pairs(self.shape[1]))
-        return backend.reduce(backend.gather(words, left) - backend.gather(words, right), self.label_bits)
+        left, right = (
+            selection.repeat_rows(side, self.shape[0]) for side in selection.pairs(self.shape[1])
+        )
+        return backend.reduce(
+            backend.gather(words, left) - backend.gather(words, right), self.label_bits
+        )
 
     def _summed(self, backend: Backend, pairs: Words) -> Words:
         """(Q, pairs) -> (Q, k): the sum over the pairs that each one is in."""
         left, right = (side.tolist() for side in selection.pairs(self.shape[1]))
-        members = [[p for p, pair in enumerate(zip(left, right, strict=True)) if i in pair] for i in range(self.shape[1])]
+        members = [
+            [p for p, pair in enumerate(zip(left, right, strict=True)) if i in pair]
+            for i in range(self.shape[1])
+        ]
         columns = (backend.take(pairs, column, 1) for column in zip(*members, strict=True))
         return functools.reduce(lambda a, b: a + b, columns)
 
@@ -232,10 +262,15 @@ class Vote(Step):
             return labels[:, 0]
         # Of numbers from 0, zero alone is negative once one is taken away.
         differences = self._differences(backend, labels)
-        e = backend.from_bit(backend.bit(backend.add_constant(differences, -1, 64), 63), differences.shape)
+        e = backend.from_bit(
+            backend.bit(backend.add_constant(differences, -1, 64), 63), differences.shape
+        )
         counts = self._summed(backend, e)
         best, winner = counts[:, 0], labels[:, 0]
         for i in range(1, self.shape[1]):
             more = backend.bit(best - counts[:, i], 63)
-            best, winner = backend.select(more, counts[:, i], best), backend.select(more, labels[:, i], winner)
+            best, winner = (
+                backend.select(more, counts[:, i], best),
+                backend.select(more, labels[:, i], winner),
+            )
         return winner

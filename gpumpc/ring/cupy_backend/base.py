@@ -1,4 +1,6 @@
-"""What the parts of the backend share: the device, the launcher, and arrays as kernels take them."""
+"""What the parts of the backend share: the device, the launcher, and arrays as kernels take
+them.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,16 @@ def keep(bits: int) -> int:
 
 
 def quad_blocks(n_bytes: int) -> int:
-    """Blocks of the kernels that write four bytes of a plane a thread, and count them in 32 bits. Raises BadShape."""
+    """Blocks of the kernels that write four bytes of a plane a thread, and count them in 32 bits.
+
+    Raises BadShape.
+    """
     if n_bytes >= 4 << 32:
-        raise BadShape(f"a plane of {n_bytes} bytes", "kernels count them in fours, in 32 bits", "use a smaller batch")
+        raise BadShape(
+            f"a plane of {n_bytes} bytes",
+            "kernels count them in fours, in 32 bits",
+            "use a smaller batch",
+        )
     return blocks_of(n_bytes, 4 * THREADS)
 
 
@@ -45,12 +54,19 @@ class Base:
         self.launch = Launcher(device)
 
     def words(self, value: Any) -> Words:
-        """Contiguous words on the device; host arrays are copied there. Raises InputError for another type."""
+        """Contiguous words on the device; host arrays are copied there.
+
+        Raises InputError for another type.
+        """
         self.device.enter()
         if not self.device.owns(value):
             value = self.device.upload(np.ascontiguousarray(value))
         if value.dtype != np.uint64:
-            raise InputError(f"an array of {value.dtype} was used as ring elements", "they are uint64", "convert it first")
+            raise InputError(
+                f"an array of {value.dtype} was used as ring elements",
+                "they are uint64",
+                "convert it first",
+            )
         return self.device.arrays.ascontiguousarray(value)
 
     def new(self, shape: Sequence[int], dtype: type = np.uint64) -> Any:
@@ -63,7 +79,11 @@ class Base:
         if out is None:
             return self.new(shape)
         if not self.device.owns(out) or out.dtype != np.uint64 or tuple(out.shape) != tuple(shape):
-            raise BadShape(f"'out' is no array of {tuple(shape)} words of this device", "", "pass one of the input's shape")
+            raise BadShape(
+                f"'out' is no array of {tuple(shape)} words of this device",
+                "",
+                "pass one of the input's shape",
+            )
         return out if out.flags.c_contiguous else self.new(shape)
 
     def deliver(self, written: Words, out: Words | None) -> Words:
@@ -86,7 +106,11 @@ class Base:
         """Raises BadShape unless all arrays have the first one's shape."""
         shapes = [tuple(array.shape) for array in arrays]
         if any(shape != shapes[0] for shape in shapes):
-            raise BadShape(f"{what} was asked of shapes {shapes}", "it works element by element", "use arrays of one shape")
+            raise BadShape(
+                f"{what} was asked of shapes {shapes}",
+                "it works element by element",
+                "use arrays of one shape",
+            )
 
     def each(self, name: str, inputs: Sequence[Words], out: Words, *scalars: int) -> Words:
         """Launch an element-wise kernel: inputs, out, n, scalars."""

@@ -33,7 +33,8 @@ class Bits(Base):
         n, size = math.prod(shape), prg.word_bytes(bits)
         out = self.new(shape)
         if cipher != "chacha20":
-            # AES has look-up tables, which a GPU would read at secret places: the host expands, for programs made for CPUs.
+            # AES has look-up tables, which a GPU would read at secret places: the host expands, for
+            # programs made for CPUs.
             stream = prg.expand(cipher, key, n * size).view(f"<u{size}").astype(np.uint64)
             return self.each("affine", [self.words(stream)], out, 1, 0, keep(bits))
         prg.check(key, n * size)
@@ -65,7 +66,14 @@ class Bits(Base):
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n = math.prod(shape)
         out = self.new(shape)
-        self.launch("unpack", blocks_of(n, BLOCK), self.received(packed, packed_bytes(n, bits)), out, n, bits)
+        self.launch(
+            "unpack",
+            blocks_of(n, BLOCK),
+            self.received(packed, packed_bytes(n, bits)),
+            out,
+            n,
+            bits,
+        )
         return out
 
     def received(self, packed: memoryview, n_bytes: int) -> Any:
@@ -80,7 +88,9 @@ class Bits(Base):
         return self.device.download(self.words(lanes)).reshape(-1).view(np.uint8).data
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
-        return self.received(packed, lane_bytes(n, planes)).view(np.uint64).reshape(planes, n_lanes(n))
+        return (
+            self.received(packed, lane_bytes(n, planes)).view(np.uint64).reshape(planes, n_lanes(n))
+        )
 
     # bits
 
@@ -95,7 +105,11 @@ class Bits(Base):
         """The inverse of `to_planes`."""
         planes, n = self.words(planes), math.prod(shape)
         if planes.shape[1:] != (n_lanes(n),) or len(planes) > 64:
-            raise BadShape(f"planes {planes.shape} of {n} elements", "", "pass at most 64 planes of so many lanes")
+            raise BadShape(
+                f"planes {planes.shape} of {n} elements",
+                "",
+                "pass at most 64 planes of so many lanes",
+            )
         out = self.new(shape)
         self.launch("from_planes", blocks_of(n, _TILE), planes, out, n, n_lanes(n), len(planes))
         return out
@@ -113,7 +127,9 @@ class Bits(Base):
         lane = self.words(lane)
         if tuple(lane.shape) != (n_lanes(n),):
             raise BadShape(
-                f"a lane of shape {tuple(lane.shape)} was used for {n} elements", "", f"it has {n_lanes(n)} words"
+                f"a lane of shape {tuple(lane.shape)} was used for {n} elements",
+                "",
+                f"it has {n_lanes(n)} words",
             )
         return lane
 
@@ -123,9 +139,13 @@ class Bits(Base):
     def from_lanes(self, lanes: Lanes, n: int) -> Words:
         lanes = self.words(lanes)
         if lanes.shape[1:] != (n_lanes(n),):
-            raise BadShape(f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words")
+            raise BadShape(
+                f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words"
+            )
         out = self.new((len(lanes), n))
-        self.launch("from_lanes", blocks_of(out.size, BLOCK), lanes, out, out.size, max(1, n), n_lanes(n))
+        self.launch(
+            "from_lanes", blocks_of(out.size, BLOCK), lanes, out, out.size, max(1, n), n_lanes(n)
+        )
         return out
 
     def constant_lane(self, bit: int, n: int) -> Lanes:
@@ -142,7 +162,11 @@ class Bits(Base):
 
     def download_bits(self, lane: Lanes, shape: Sequence[int]) -> np.ndarray:
         host = self.device.download(self.lane(lane, math.prod(shape)))
-        return np.unpackbits(host.view(np.uint8), count=math.prod(shape), bitorder="little").view(bool).reshape(shape)
+        return (
+            np.unpackbits(host.view(np.uint8), count=math.prod(shape), bitorder="little")
+            .view(bool)
+            .reshape(shape)
+        )
 
     # leaves of comparisons
 
@@ -151,7 +175,15 @@ class Bits(Base):
         n_digits, width, lanes = planes.shape
         _check_width(width)
         table = self.new((n_digits, (1 << width) - 1, lanes))
-        self.launch("thermometer", blocks_of(lanes, THREADS) * n_digits, planes, table, lanes, width, n_digits)
+        self.launch(
+            "thermometer",
+            blocks_of(lanes, THREADS) * n_digits,
+            planes,
+            table,
+            lanes,
+            width,
+            n_digits,
+        )
         return table
 
     def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
@@ -159,7 +191,11 @@ class Bits(Base):
         n_digits, width, lanes = planes.shape
         _check_width(width)
         if tables.shape != (n_digits, (1 << width) - 1, lanes) or below.shape != (lanes,):
-            raise BadShape(f"tables {tables.shape} and a lane {below.shape} for digits {planes.shape}", "", "make them fit")
+            raise BadShape(
+                f"tables {tables.shape} and a lane {below.shape} for digits {planes.shape}",
+                "",
+                "make them fit",
+            )
         lt, eq = self.new((n_digits, lanes)), self.new((n_digits, lanes))
         blocks = blocks_of(lanes, THREADS) * n_digits
         self.launch("lookup", blocks, tables, planes, below, lt, eq, lanes, width, n_digits)
@@ -169,5 +205,7 @@ class Bits(Base):
 def _check_width(width: int) -> None:
     if not 1 <= width <= MAX_DIGIT_BITS:
         raise InputError(
-            f"a digit of {width} bits", f"kernels hold up to {MAX_DIGIT_BITS}", "cut the number into more digits"
+            f"a digit of {width} bits",
+            f"kernels hold up to {MAX_DIGIT_BITS}",
+            "cut the number into more digits",
         )

@@ -1,8 +1,10 @@
-"""What a device is to the backend, and the one that is a GPU: memory, copies, launches. The only import of CuPy.
+"""What a device is to the backend, and the one that is a GPU: memory, copies, launches. The only
+import of CuPy.
 
-Each CupyDevice has a stream of its own: two servers and a dealer, or several batches, overlap when each has its own
-backend. The stream is ordered against CuPy's default stream, so that array arithmetic of a thread that has not called the
-backend yet is still right. Buffers on the host are page-locked: copies do not hold up other streams.
+Each CupyDevice has a stream of its own: two servers and a dealer, or several batches, overlap when
+each has its own backend. The stream is ordered against CuPy's default stream, so that array
+arithmetic of a thread that has not called the backend yet is still right. Buffers on the host are
+page-locked: copies do not hold up other streams.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from gpumpc.ring import kernels
 
 
 class Device(Protocol):
-    """Memory and launches. `arrays` is a module with NumPy's interface whose arrays live on the device."""
+    """Memory and launches.
+
+    `arrays` is a module with NumPy's interface whose arrays live on the device.
+    """
 
     name: str
     arrays: Any
@@ -44,7 +49,8 @@ class Device(Protocol):
         """A copy on the host, after all work that was asked for before."""
 
     def launch(self, kernel: kernels.Kernel, blocks: int, arguments: Sequence[Any]) -> None:
-        """Run a kernel on checked arguments: arrays, None for a null pointer, sized NumPy scalars."""
+        """Run a kernel on checked arguments: arrays, None for a null pointer, sized NumPy
+        scalars."""
 
     def synchronize(self) -> None:
         """Wait for all work that was asked for."""
@@ -83,7 +89,8 @@ class CupyDevice:
             raise ConfigError(
                 f"the backend 'cupy' was asked for GPU {ordinal}",
                 f"this machine shows {available} of them",
-                "choose the backend 'numpy', or install gpumpc[cuda13] and its driver on a machine with a GPU",
+                "choose the backend 'numpy', or install gpumpc[cuda13] and its driver on a machine "
+                "with a GPU",
             )
         self._runtime = cupy.cuda.runtime
         self._ordinal, self._device = ordinal, cupy.cuda.Device(ordinal)
@@ -125,7 +132,13 @@ class CupyDevice:
         buffer, array = self._page_locked(host), self.empty(host.shape, host.dtype)
         buffer[...] = host
         runtime = self._runtime
-        runtime.memcpyAsync(array.data.ptr, buffer.ctypes.data, buffer.nbytes, runtime.memcpyHostToDevice, self.stream.ptr)
+        runtime.memcpyAsync(
+            array.data.ptr,
+            buffer.ctypes.data,
+            buffer.nbytes,
+            runtime.memcpyHostToDevice,
+            self.stream.ptr,
+        )
         with self._lock:
             self._uploads.append((self._recorded(), buffer))
             while self._uploads and self._uploads[0][0].done:
@@ -136,7 +149,13 @@ class CupyDevice:
         array = self.arrays.ascontiguousarray(array)
         buffer = self._page_locked(array)
         runtime = self._runtime
-        runtime.memcpyAsync(buffer.ctypes.data, array.data.ptr, buffer.nbytes, runtime.memcpyDeviceToHost, self.stream.ptr)
+        runtime.memcpyAsync(
+            buffer.ctypes.data,
+            array.data.ptr,
+            buffer.nbytes,
+            runtime.memcpyDeviceToHost,
+            self.stream.ptr,
+        )
         # Only what came before: other threads' later work on this stream is not waited for.
         self._recorded().synchronize()
         return buffer
@@ -149,7 +168,9 @@ class CupyDevice:
         with self._lock:
             if kernel.name not in self._functions:
                 # A cubin, not PTX: a newer NVRTC writes PTX that an older driver refuses.
-                module = self.arrays.RawModule(path=str(kernels.cubin_path(kernel.file, self.architecture)))
+                module = self.arrays.RawModule(
+                    path=str(kernels.cubin_path(kernel.file, self.architecture))
+                )
                 function = module.get_function(kernel.name)
                 if kernel.shared_bytes:
                     function.max_dynamic_shared_size_bytes = kernel.shared_bytes

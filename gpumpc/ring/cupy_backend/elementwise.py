@@ -16,9 +16,15 @@ from gpumpc.ring.cupy_backend.base import BLOCK, Base, blocks_of, keep
 class Local(Base):
     """What one server does alone."""
 
-    def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
+    def truncate(
+        self, words: Words, k: int, shift: int, party: int, out: Words | None = None
+    ) -> Words:
         if not 0 <= shift < 64 or k < shift:
-            raise InputError(f"a share modulo 2^{k} cannot be shifted by {shift}", "", "shift by fewer bits than it has")
+            raise InputError(
+                f"a share modulo 2^{k} cannot be shifted by {shift}",
+                "",
+                "shift by fewer bits than it has",
+            )
         words = self.words(words)
         round_up = (1 << shift) - 1 if party == 0 else 0
         target = self.target(words.shape, out)
@@ -35,7 +41,9 @@ class Local(Base):
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         words = self.words(words)
-        return self.each("affine", [words], self.new(words.shape), factor % (1 << 64), 0, keep(bits))
+        return self.each(
+            "affine", [words], self.new(words.shape), factor % (1 << 64), 0, keep(bits)
+        )
 
     def sign_extend(self, words: Words, bits: int) -> Words:
         words = self.words(words)
@@ -48,7 +56,11 @@ class Local(Base):
     def argmax_signed(self, words: Words) -> Words:
         words = self.words(words)
         if not words.shape or not words.shape[-1]:
-            raise BadShape(f"the largest of no entries, in shape {tuple(words.shape)}", "", "pass one entry at least")
+            raise BadShape(
+                f"the largest of no entries, in shape {tuple(words.shape)}",
+                "",
+                "pass one entry at least",
+            )
         out = self.new(words.shape[:-1])
         rows = math.prod(out.shape)
         self.launch("argmax_signed", blocks_of(rows, 8), words, out, rows, words.shape[-1])
@@ -80,7 +92,9 @@ class Local(Base):
         rows, length = words.shape
         places = self._index(index, length)
         if len(places) != rows:
-            raise BadShape(f"an index of {len(places)} rows for {rows} rows", "", "give every row its indices")
+            raise BadShape(
+                f"an index of {len(places)} rows for {rows} rows", "", "give every row its indices"
+            )
         out = self.new(places.shape)
         return self.each("gather", [words, places], out, length, max(1, places.shape[1]))
 
@@ -100,9 +114,13 @@ class Local(Base):
         words = self.words(words)
         (b, h, w, c), (kh, kw), (sy, sx) = words.shape, window, stride
         if kh > h or kw > w:
-            raise BadShape(f"a window {window} does not fit an image of {(h, w)}", "", "use a smaller window")
+            raise BadShape(
+                f"a window {window} does not fit an image of {(h, w)}", "", "use a smaller window"
+            )
         ho, wo = (h - kh) // sy + 1, (w - kw) // sx + 1
         out = self.new((b, ho, wo, c))
         n = math.prod(out.shape)
-        self.launch("window_sum", blocks_of(n, BLOCK), words, out, n, h, w, c, ho, wo, kh, kw, sy, sx)
+        self.launch(
+            "window_sum", blocks_of(n, BLOCK), words, out, n, h, w, c, ho, wo, kh, kw, sy, sx
+        )
         return out

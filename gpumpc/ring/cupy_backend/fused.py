@@ -1,7 +1,7 @@
 """Steps of the protocols in one pass each: what their formulas need, without a trip through memory.
 
-Those without a docstring are the contract's. The others go beyond it: each equals the composition of the contract's
-operations that its docstring names, bit for bit; the tests hold it to that.
+Those without a docstring are the contract's. The others go beyond it: each equals the composition
+of the contract's operations that its docstring names, bit for bit; the tests hold it to that.
 """
 
 from __future__ import annotations
@@ -34,19 +34,25 @@ class Fused(Products, Bits, Local):
 
     # openings
 
-    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+    def pack_masked(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+    ) -> memoryview:
         if cipher != "chacha20":
             return self.pack(self.add_uniform(words, cipher, key, bits, sign), bits)
         return self._mask_words(self.words(words), key, bits, sign, None, None)
 
-    def mask_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, memoryview]:
+    def mask_and_pack(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int
+    ) -> tuple[Words, memoryview]:
         if cipher != "chacha20":
             masked = self.add_uniform(words, cipher, key, bits)
             return masked, self.pack(masked, bits)
         masked = self.new(words.shape)
         return masked, self._mask_words(self.words(words), key, bits, 1, masked, None)
 
-    def draw_and_pack(self, words: Words, cipher: Cipher, key: bytes, bits: int) -> tuple[Words, Words, memoryview]:
+    def draw_and_pack(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int
+    ) -> tuple[Words, Words, memoryview]:
         if cipher != "chacha20":
             drawn = self.expand_words(cipher, key, words.shape, bits)
             masked = self.words(words) - drawn
@@ -55,7 +61,13 @@ class Fused(Products, Bits, Local):
         return drawn, masked, self._mask_words(self.words(words), key, bits, -1, masked, drawn)
 
     def _mask_words(
-        self, words: Words, key: bytes, bits: int, sign: int, masked: Words | None, drawn: Words | None
+        self,
+        words: Words,
+        key: bytes,
+        bits: int,
+        sign: int,
+        masked: Words | None,
+        drawn: Words | None,
     ) -> memoryview:
         n, size = math.prod(words.shape), prg.word_bytes(bits)
         prg.check(key, n * size)
@@ -65,7 +77,9 @@ class Fused(Products, Bits, Local):
         self.launch("mask_words", blocks, words, packed, masked, drawn, *scalars)
         return self.device.download(packed).data
 
-    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+    def add_uniform(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+    ) -> Words:
         words, size = self.words(words), prg.word_bytes(bits)
         if cipher != "chacha20":
             uniform = self.expand_words(cipher, key, words.shape, bits)
@@ -73,13 +87,17 @@ class Fused(Products, Bits, Local):
         n, out = math.prod(words.shape), self.new(words.shape)
         prg.check(key, n * size)
         blocks = blocks_of(n * size, _STREAM_BYTES)
-        self.launch("mask_add", blocks, words, out, n, size, sign % (1 << 64), keep(bits), *key_words(key))
+        self.launch(
+            "mask_add", blocks, words, out, n, size, sign % (1 << 64), keep(bits), *key_words(key)
+        )
         return out
 
     def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
         lanes = self.words(lanes)
         if lanes.shape[1:] != (n_lanes(n),):
-            raise BadShape(f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words")
+            raise BadShape(
+                f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words"
+            )
         if cipher != "chacha20":
             return lanes ^ self.expand_lanes(cipher, key, len(lanes), n)
         prg.check(key, lane_bytes(n, len(lanes)))
@@ -102,7 +120,20 @@ class Fused(Products, Bits, Local):
         rows, width = math.prod(own.shape[:-1]), padded(depth)
         planes = self.new((limbs, rows, width), np.uint8)
         blocks = quad_blocks(rows * width)
-        self.launch("combine", blocks, own, packed, planes, None, rows, depth, width, bits, limbs, keep(bits))
+        self.launch(
+            "combine",
+            blocks,
+            own,
+            packed,
+            planes,
+            None,
+            rows,
+            depth,
+            width,
+            bits,
+            limbs,
+            keep(bits),
+        )
         return Opened(self, tuple(own.shape), bits, None, planes)
 
     # Beaver multiplication
@@ -135,10 +166,26 @@ class Fused(Products, Bits, Local):
             return self._written_out(opened, masks, dealt, sums, products, party)
         fan_in, keep_eq = node
         if masks.shape[1] != _factors(fan_in, keep_eq):
-            raise BadShape(f"masks {masks.shape} of nodes with {_factors(fan_in, keep_eq)} factors", "", "make them fit")
+            raise BadShape(
+                f"masks {masks.shape} of nodes with {_factors(fan_in, keep_eq)} factors",
+                "",
+                "make them fit",
+            )
         out = self.new((len(sums), nodes, lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
-        self.launch("tree_finish", blocks, opened, masks, dealt, out, lanes, nodes, fan_in, int(keep_eq), int(party == 0))
+        self.launch(
+            "tree_finish",
+            blocks,
+            opened,
+            masks,
+            dealt,
+            out,
+            lanes,
+            nodes,
+            fan_in,
+            int(keep_eq),
+            int(party == 0),
+        )
         return out
 
     def _written_out(
@@ -157,7 +204,9 @@ class Fused(Products, Bits, Local):
         for terms in sums:
             total = self.zeros((len(masks), masks.shape[2]))
             for term, subset in ((whole, part) for whole in terms for part in _subsets(whole)):
-                factors = [opened[:, i] for i in term if i not in subset] + ([shares[subset]] if subset else [])
+                factors = [opened[:, i] for i in term if i not in subset] + (
+                    [shares[subset]] if subset else []
+                )
                 if subset or party == 0:
                     total = total ^ functools.reduce(operator.and_, factors)
             totals.append(total[None])
@@ -167,10 +216,22 @@ class Fused(Products, Bits, Local):
         masks = self.words(masks)
         (nodes, factors, lanes), node = masks.shape, node_of(None, products)
         if node is None or factors != _factors(*node):
-            columns = [functools.reduce(operator.and_, (masks[:, i] for i in chosen))[:, None] for chosen in products]
+            columns = [
+                functools.reduce(operator.and_, (masks[:, i] for i in chosen))[:, None]
+                for chosen in products
+            ]
             return self.concat(columns, 1)
         found = self.new((nodes, len(products), lanes))
-        self.launch("tree_deal", blocks_of(lanes, THREADS) * nodes, masks, found, lanes, nodes, node[0], int(node[1]))
+        self.launch(
+            "tree_deal",
+            blocks_of(lanes, THREADS) * nodes,
+            masks,
+            found,
+            lanes,
+            nodes,
+            node[0],
+            int(node[1]),
+        )
         return found
 
     # lifts
@@ -180,31 +241,71 @@ class Fused(Products, Bits, Local):
         self.same_shape("a lift", *candidates)
         n, row = candidates[0].size, n_lanes(candidates[0].size)
         if masks.shape != (len(candidates), row):
-            raise BadShape(f"masks {masks.shape} of {len(candidates)} candidates of {n}", "", "make them fit")
+            raise BadShape(
+                f"masks {masks.shape} of {len(candidates)} candidates of {n}", "", "make them fit"
+            )
         tops, told = self.new(masks.shape), self.new(masks.shape)
         lanes = [lane.view(np.uint32) for lane in (masks, tops, told)]
         halves = 2 * row
         blocks = blocks_of(32 * len(candidates) * halves, THREADS)
         second = candidates[1] if len(candidates) == 2 else None
-        self.launch("lift_tell", blocks, candidates[0], second, *lanes, n, max(1, halves), len(candidates) * halves, low)
+        self.launch(
+            "lift_tell",
+            blocks,
+            candidates[0],
+            second,
+            *lanes,
+            n,
+            max(1, halves),
+            len(candidates) * halves,
+            low,
+        )
         return tops, told
 
-    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+    def lift(
+        self,
+        shares: Sequence[Words],
+        lanes: LiftLanes,
+        products: Words,
+        party: int,
+        low: int,
+        high: int,
+    ) -> Words:
         candidates, products = [self.words(share) for share in shares], self.words(products)
         self.same_shape("a lift", *candidates)
         n = candidates[0].size
         if products.shape != (len(candidates), n) or (lanes.kept is None) != (len(candidates) == 1):
-            raise BadShape(f"products {products.shape} of {len(candidates)} candidates of {n}", "", "make them fit")
+            raise BadShape(
+                f"products {products.shape} of {len(candidates)} candidates of {n}",
+                "",
+                "make them fit",
+            )
         planes = [self.words(plane) for plane in (lanes.tops, lanes.masks, lanes.told, lanes.heard)]
-        second, kept = (None, None) if lanes.kept is None else (candidates[1], self.words(lanes.kept))
+        second, kept = (
+            (None, None) if lanes.kept is None else (candidates[1], self.words(lanes.kept))
+        )
         out = self.new((n,))
-        arguments = candidates[0], second, products, *planes, kept, out, n, n_lanes(n), party, low, keep(high)
+        arguments = (
+            candidates[0],
+            second,
+            products,
+            *planes,
+            kept,
+            out,
+            n,
+            n_lanes(n),
+            party,
+            low,
+            keep(high),
+        )
         self.launch("lift_keep", blocks_of(n, BLOCK), *arguments)
         return out
 
     # selections and sums
 
-    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+    def candidates(
+        self, y: Words, t: Words, t_r: Words, v: Words, bits: int
+    ) -> tuple[Words, Words]:
         inputs = [self.words(value) for value in (v, y, t, t_r)]
         self.same_shape("candidates", *inputs)
         n = math.prod(inputs[0].shape)
@@ -212,11 +313,15 @@ class Fused(Products, Bits, Local):
         self.launch("candidates", blocks_of(n, BLOCK), *inputs, out, n, keep(bits))
         return out[0], out[1]
 
-    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+    def add_flipped(
+        self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
+    ) -> Words:
         words, t = self.words(words), self.words(t)
         self.same_shape("a clamp", words, t)
         inputs = [words, self.lane(lane, math.prod(words.shape)), t]
-        return self.each("clamp_finish", inputs, self.new(words.shape), 1 - party, factor % (1 << 64), keep(bits))
+        return self.each(
+            "clamp_finish", inputs, self.new(words.shape), 1 - party, factor % (1 << 64), keep(bits)
+        )
 
     def add(self, x: Words, y: Words, bits: int) -> Words:
         """x + y: a residual."""
@@ -228,14 +333,18 @@ class Fused(Products, Bits, Local):
         """Entries 2 p minus 2 p + 1 of (E, m)."""
         entries = self.words(entries)
         out = self.new((len(entries) // 2, *entries.shape[1:]))
-        return self.each("level_difference", [entries], out, max(1, math.prod(entries.shape[1:])), keep(bits))
+        return self.each(
+            "level_difference", [entries], out, max(1, math.prod(entries.shape[1:])), keep(bits)
+        )
 
     def level_best(self, entries: Words, positive: Words, bits: int) -> Words:
         """Entries 2 p + 1 plus max(difference, 0); an odd last entry moves up."""
         entries, positive = self.words(entries), self.words(positive)
         pairs = len(entries) // 2
         if positive.shape != (pairs, *entries.shape[1:]):
-            raise BadShape(f"{positive.shape} results of a level of {entries.shape}", "", "one a pair")
+            raise BadShape(
+                f"{positive.shape} results of a level of {entries.shape}", "", "one a pair"
+            )
         out = self.new((len(entries) - pairs, *entries.shape[1:]))
         size = max(1, math.prod(entries.shape[1:]))
         return self.each("level_best", [entries, positive], out, size, pairs, keep(bits))
@@ -250,13 +359,26 @@ def _nodes() -> dict[tuple[Any, Any], tuple[int, bool]]:
         less = tuple((*range(j), n_eq + j - 1) for j in range(1, fan_in))
         equal = (tuple(range(fan_in)),)
         sums = (less, equal) if keep_eq else (less,)
-        subsets = {subset for terms in sums for term in terms for subset in _subsets(term) if len(subset) > 1}
-        found[sums, tuple(sorted(subsets, key=lambda subset: (len(subset), subset)))] = (fan_in, keep_eq)
+        subsets = {
+            subset
+            for terms in sums
+            for term in terms
+            for subset in _subsets(term)
+            if len(subset) > 1
+        }
+        found[sums, tuple(sorted(subsets, key=lambda subset: (len(subset), subset)))] = (
+            fan_in,
+            keep_eq,
+        )
     return found
 
 
-def node_of(sums: Sequence[Sequence[Factors]] | None, products: Sequence[Factors]) -> tuple[int, bool] | None:
-    """Which node of a tree these sums are, if any; without sums, the one whose products these are."""
+def node_of(
+    sums: Sequence[Sequence[Factors]] | None, products: Sequence[Factors]
+) -> tuple[int, bool] | None:
+    """Which node of a tree these sums are, if any; without sums, the one whose products these
+    are.
+    """
     named = tuple(tuple(product) for product in products)
     if sums is None:
         return next((node for (_, theirs), node in _nodes().items() if theirs == named), None)
@@ -264,7 +386,9 @@ def node_of(sums: Sequence[Sequence[Factors]] | None, products: Sequence[Factors
 
 
 def _subsets(term: Factors) -> Iterator[Factors]:
-    return itertools.chain.from_iterable(itertools.combinations(term, size) for size in range(len(term) + 1))
+    return itertools.chain.from_iterable(
+        itertools.combinations(term, size) for size in range(len(term) + 1)
+    )
 
 
 def _factors(fan_in: int, keep_eq: bool) -> int:

@@ -1,4 +1,6 @@
-"""Launches with every argument checked against the kernel's own declaration, and counted by kernel."""
+"""Launches with every argument checked against the kernel's own declaration, and counted by
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ _BUG = "this is a bug in the backend: please report it"
 
 
 class Launcher:
-    """Calls kernels of one device. `launched` counts them by name: tests ask which kernel a shape was sent to."""
+    """Calls kernels of one device.
+
+    `launched` counts them by name: tests ask which kernel a shape was sent to.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -26,10 +31,20 @@ class Launcher:
         """Run a kernel; nothing happens where there are no blocks. Raises InputError, BadShape."""
         kernel = kernels.catalogue()[name]
         if len(arguments) != len(kernel.parameters):
-            raise InputError(f"{name} takes {len(kernel.parameters)} arguments and got {len(arguments)}", "", _BUG)
-        checked = [self._checked(name, *pair) for pair in zip(kernel.parameters, arguments, strict=True)]
+            raise InputError(
+                f"{name} takes {len(kernel.parameters)} arguments and got {len(arguments)}",
+                "",
+                _BUG,
+            )
+        checked = [
+            self._checked(name, *pair) for pair in zip(kernel.parameters, arguments, strict=True)
+        ]
         if blocks > MAX_BLOCKS:
-            raise BadShape(f"{name} would need {blocks} blocks", "a launch has fewer than 2^31", "use a smaller batch")
+            raise BadShape(
+                f"{name} would need {blocks} blocks",
+                "a launch has fewer than 2^31",
+                "use a smaller batch",
+            )
         if blocks > 0:
             self.launched[name] += 1
             self.device.launch(kernel, blocks, checked)
@@ -50,8 +65,14 @@ class Launcher:
 
 
 def _scalar(where: str, dtype: np.dtype, value: Any) -> Any:
-    """A scalar of exactly this type: a kernel reads as many bytes as it declares, whatever was meant."""
+    """A scalar of exactly this type: a kernel reads as many bytes as it declares, whatever was
+    meant.
+    """
     limits = np.iinfo(dtype)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not limits.min <= int(value) <= limits.max:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or not limits.min <= int(value) <= limits.max
+    ):
         raise InputError(f"{where} is no number of type {dtype}", "", _BUG)
     return dtype.type(value)

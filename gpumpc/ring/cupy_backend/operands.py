@@ -1,7 +1,9 @@
-"""An operand of products: words, limb planes, or both, each made from the other when it is first needed.
+"""An operand of products: words, limb planes, or both, each made from the other when it is first
+needed.
 
-Limb planes are what the tensor-core kernels read: planes[l] holds byte l of every word, rows padded with zeros to a
-multiple of 32. A left operand keeps its last axis innermost ("rows"), a right operand its first axes ("columns").
+Limb planes are what the tensor-core kernels read: planes[l] holds byte l of every word, rows padded
+with zeros to a multiple of 32. A left operand keeps its last axis innermost ("rows"), a right
+operand its first axes ("columns").
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def padded(n: int) -> int:
 class Opened:
     """Words of `shape` modulo 2^bits in one form or both. Values do not print."""
 
-    def __init__(self, base: Base, shape: tuple[int, ...], bits: int, words: Words | None, rows: Any = None) -> None:
+    def __init__(
+        self, base: Base, shape: tuple[int, ...], bits: int, words: Words | None, rows: Any = None
+    ) -> None:
         self._base, self.shape, self.bits = base, shape, bits
         self._words, self._rows = words, rows
         self._columns: tuple[Any, bool] | None = None
@@ -40,7 +44,9 @@ class Opened:
         self._making = threading.RLock()
 
     def seen_by(self, base: Base) -> Opened:
-        """For products of `base`: itself, or what waits for the stream that makes a form when it is first needed."""
+        """For products of `base`: itself, or what waits for the stream that makes a form when it is
+        first needed.
+        """
         return self if base is self._base else _Foreign(self, base)
 
     def __repr__(self) -> str:
@@ -58,7 +64,9 @@ class Opened:
                 out = base.new(self.shape)
                 limbs, n_rows, width = self._rows.shape
                 n = math.prod(self.shape)
-                base.launch("join_rows", blocks_of(n, 1024), self._rows, out, n_rows, depth, width, limbs)
+                base.launch(
+                    "join_rows", blocks_of(n, 1024), self._rows, out, n_rows, depth, width, limbs
+                )
                 self._words = out
             return self._words
 
@@ -70,12 +78,15 @@ class Opened:
                 n_rows, width = math.prod(self.shape[:-1]), padded(depth)
                 planes = self._base.new((limbs, n_rows, width), np.uint8)
                 blocks = quad_blocks(n_rows * width)
-                self._base.launch("split_rows", blocks, self.words, planes, n_rows, depth, width, limbs)
+                self._base.launch(
+                    "split_rows", blocks, self.words, planes, n_rows, depth, width, limbs
+                )
                 self._rows = planes
             return self._rows
 
     def columns(self, limbs: int, flat: bool = False) -> Any:
-        """Planes (limbs or more, columns, taps * padded depth) of (depth, columns) or (kh, kw, depth, columns).
+        """Planes (limbs or more, columns, taps * padded depth) of (depth, columns) or (kh, kw,
+        depth, columns).
 
         `flat` takes the taps as part of the depth, as gathered windows do.
         """
@@ -88,13 +99,17 @@ class Opened:
                 width = padded(depth)
                 planes = self._base.new((limbs, n, n_taps * width), np.uint8)
                 blocks = blocks_of(n, 32) * (width // SLICE) * n_taps
-                self._base.launch("split_columns", blocks, self.words, planes, n_taps, depth, width, n, limbs)
+                self._base.launch(
+                    "split_columns", blocks, self.words, planes, n_taps, depth, width, n, limbs
+                )
                 self._columns = planes, flat
             return self._columns[0]
 
 
 class _Foreign(Opened):
-    """An operand of another stream, such as a static weight: that one is waited for, and the reader's is current again."""
+    """An operand of another stream, such as a static weight: that one is waited for, and the
+    reader's is current again.
+    """
 
     def __init__(self, of: Opened, reader: Base) -> None:
         super().__init__(reader, of.shape, of.bits, None)

@@ -1,7 +1,8 @@
 """Products modulo 2^bits: which kernel a shape is sent to, and how long sums are cut.
 
-Tensor cores multiply bytes: from 16 rows, columns and terms on they win over the integer pipe by far. A short left operand
-is bound by reading the right one; depthwise windows share nothing; groups and tiny shapes stay on the integer pipe.
+Tensor cores multiply bytes: from 16 rows, columns and terms on they win over the integer pipe by
+far. A short left operand is bound by reading the right one; depthwise windows share nothing; groups
+and tiny shapes stay on the integer pipe.
 """
 
 from __future__ import annotations
@@ -51,13 +52,17 @@ class Window:
         rows, columns = h + top + bottom - kh, w + left + right - kw
         if rows < 0 or columns < 0 or min(self.stride) < 1 or min(self.padding) < 0:
             raise BadShape(
-                f"a window {self.kernel} does not fit an image of {(h, w)}", f"padding {self.padding}", "pad more"
+                f"a window {self.kernel} does not fit an image of {(h, w)}",
+                f"padding {self.padding}",
+                "pad more",
             )
         return b, rows // self.stride[0] + 1, columns // self.stride[1] + 1, self.channels
 
 
 class Products(Base):
-    """The products of the contract, and the sums of two products that a Beaver multiplication needs."""
+    """The products of the contract, and the sums of two products that a Beaver multiplication
+    needs.
+    """
 
     def operand(self, value: Any, bits: int) -> Opened:
         """An operand as it is, or words made one."""
@@ -91,20 +96,42 @@ class Products(Base):
     def matmul(self, x: Any, w: Any, bits: int) -> Words:
         return self.matmul_sum([(x, w)], bits)
 
-    def matmul_sum(self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None) -> Words:
+    def matmul_sum(
+        self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None
+    ) -> Words:
         operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
         (m, depth), (depth_w, n) = operands[0][0].shape, operands[0][1].shape
-        if depth != depth_w or any((x.shape, w.shape) != ((m, depth), (depth, n)) for x, w in operands):
-            raise BadShape(f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}", "", "make them fit")
+        if depth != depth_w or any(
+            (x.shape, w.shape) != ((m, depth), (depth, n)) for x, w in operands
+        ):
+            raise BadShape(
+                f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}",
+                "",
+                "make them fit",
+            )
         out, extra = self.new((m, n)), self._extra((m, n), plus, bias)
         if m <= FEW_ROWS:
             for (x, w), term, bias in self._chain(operands, out, extra):
-                self.launch("distances", blocks_of(n, THREADS), x.words, w.words, out, term, bias, m, depth, n, keep(bits))
+                self.launch(
+                    "distances",
+                    blocks_of(n, THREADS),
+                    x.words,
+                    w.words,
+                    out,
+                    term,
+                    bias,
+                    m,
+                    depth,
+                    n,
+                    keep(bits),
+                )
             return out
         if min(m, n, depth) < FEWEST:
             blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
             for (x, w), term, bias in self._chain(operands, out, extra):
-                self.launch("ring_gemm", blocks, x.words, w.words, out, term, bias, m, depth, n, keep(bits))
+                self.launch(
+                    "ring_gemm", blocks, x.words, w.words, out, term, bias, m, depth, n, keep(bits)
+                )
             return out
         limbs = limbs_for(bits)
         planes = [(x.rows(limbs), w.columns(limbs)) for x, w in operands]
@@ -121,16 +148,26 @@ class Products(Base):
         if bias is not None:
             bias = self.words(bias)
             if bias.shape != shape[-1:]:
-                raise BadShape(f"a bias of shape {tuple(bias.shape)} beside rows of {shape[-1:]}", "it is one a column", "")
+                raise BadShape(
+                    f"a bias of shape {tuple(bias.shape)} beside rows of {shape[-1:]}",
+                    "it is one a column",
+                    "",
+                )
         if plus is not None:
             plus = self.words(plus)
             if tuple(plus.shape) != shape:
-                raise BadShape(f"{tuple(plus.shape)} words were to be added to {shape}", "", "make them fit")
+                raise BadShape(
+                    f"{tuple(plus.shape)} words were to be added to {shape}", "", "make them fit"
+                )
         return _Extra(plus, bias)
 
     @staticmethod
-    def _chain(operands: list[tuple[Opened, Opened]], out: Words, extra: _Extra) -> Iterator[tuple[Any, Any, Any]]:
-        """Launches that add up: the first takes the addend, the next what is there, the last the bias."""
+    def _chain(
+        operands: list[tuple[Opened, Opened]], out: Words, extra: _Extra
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """Launches that add up: the first takes the addend, the next what is there, the last the
+        bias.
+        """
         for i, pair in enumerate(operands):
             yield pair, out if i else extra.plus, extra.bias if i + 1 == len(operands) else None
 
@@ -140,7 +177,13 @@ class Products(Base):
         return ((first, min(most, slices - first)) for first in range(0, slices, most))
 
     def _limb_gemm(
-        self, limbs: int, planes: list[tuple[Any, Any]], out: Words, sizes: tuple[int, int, int], bits: int, extra: _Extra
+        self,
+        limbs: int,
+        planes: list[tuple[Any, Any]],
+        out: Words,
+        sizes: tuple[int, int, int],
+        bits: int,
+        extra: _Extra,
     ) -> None:
         m, n, width = sizes
         slices = width // SLICE
@@ -150,12 +193,16 @@ class Products(Base):
             bias = extra.bias if first + count == slices else None
             blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
             name = f"limb_gemm_l{limbs}"
-            self.launch(name, blocks, *pointers, out, term, bias, m, n, width, first, count, keep(bits))
+            self.launch(
+                name, blocks, *pointers, out, term, bias, m, n, width, first, count, keep(bits)
+            )
             term = out
 
     # convolutions
 
-    def conv2d(self, x: Any, w: Any, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+    def conv2d(
+        self, x: Any, w: Any, stride: Pair, padding: Padding, groups: int, bits: int
+    ) -> Words:
         return self.conv2d_sum([(x, w)], stride, padding, groups, bits)
 
     def conv2d_sum(
@@ -172,7 +219,9 @@ class Products(Base):
         image, (kh, kw, per_group, c_out) = operands[0][0].shape, operands[0][1].shape
         if image[3] != per_group * groups or c_out % groups:
             raise BadShape(
-                f"a convolution of {image} with {(kh, kw, per_group, c_out)} in {groups} groups", "", "make them fit"
+                f"a convolution of {image} with {(kh, kw, per_group, c_out)} in {groups} groups",
+                "",
+                "make them fit",
             )
         for x, w in operands[1:]:
             self.same_shape("a sum of convolutions", operands[0][0], x)
@@ -188,42 +237,121 @@ class Products(Base):
         return out
 
     def _depthwise(
-        self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: _Extra
+        self,
+        operands: list[tuple[Opened, Opened]],
+        window: Window,
+        out: Words,
+        bits: int,
+        extra: _Extra,
     ) -> None:
         (_, h, w, c), (_, ho, wo, _), n = window.image, window.out, math.prod(window.out)
-        place = (n, h, w, c, ho, wo, *window.kernel, *window.stride, window.padding[0], window.padding[2], keep(bits))
+        place = (
+            n,
+            h,
+            w,
+            c,
+            ho,
+            wo,
+            *window.kernel,
+            *window.stride,
+            window.padding[0],
+            window.padding[2],
+            keep(bits),
+        )
         for (x, weight), term, bias in self._chain(operands, out, extra):
-            self.launch("depthwise", blocks_of(n, 1024), x.words, weight.words, out, term, bias, *place)
+            self.launch(
+                "depthwise", blocks_of(n, 1024), x.words, weight.words, out, term, bias, *place
+            )
 
     def _ring_conv(
-        self, operands: list[tuple[Opened, Opened]], window: Window, groups: int, out: Words, bits: int, extra: _Extra
+        self,
+        operands: list[tuple[Opened, Opened]],
+        window: Window,
+        groups: int,
+        out: Words,
+        bits: int,
+        extra: _Extra,
     ) -> None:
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
-        blocks = blocks_of(math.prod(window.out[:3]), TILE) * blocks_of(c_out // groups, TILE) * groups
-        place = (*window.image, ho, wo, c_out, kw, kh * kw, *window.stride, window.padding[0], window.padding[2], groups)
+        blocks = (
+            blocks_of(math.prod(window.out[:3]), TILE) * blocks_of(c_out // groups, TILE) * groups
+        )
+        place = (
+            *window.image,
+            ho,
+            wo,
+            c_out,
+            kw,
+            kh * kw,
+            *window.stride,
+            window.padding[0],
+            window.padding[2],
+            groups,
+        )
         for (x, weight), term, bias in self._chain(operands, out, extra):
-            self.launch("ring_conv", blocks, x.words, weight.words, out, term, bias, *place, keep(bits))
+            self.launch(
+                "ring_conv", blocks, x.words, weight.words, out, term, bias, *place, keep(bits)
+            )
 
     def _limb_conv(
-        self, operands: list[tuple[Opened, Opened]], window: Window, out: Words, bits: int, extra: _Extra
+        self,
+        operands: list[tuple[Opened, Opened]],
+        window: Window,
+        out: Words,
+        bits: int,
+        extra: _Extra,
     ) -> None:
         limbs, (b, h, w, c) = limbs_for(bits), window.image
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
         rows, width = b * ho * wo, padded(c)
         is_flat = (kh, kw, window.stride, window.padding) == (1, 1, (1, 1), (0, 0, 0, 0))
-        if is_flat or 2 * c <= width:  # a product already, or channels that padding would more than double: gather windows
+        if (
+            is_flat or 2 * c <= width
+        ):  # a product already, or channels that padding would more than double: gather windows
             planes = [
-                (x.rows(limbs) if is_flat else self._windows(x, window, limbs), y.columns(limbs, True)) for x, y in operands
+                (
+                    x.rows(limbs) if is_flat else self._windows(x, window, limbs),
+                    y.columns(limbs, True),
+                )
+                for x, y in operands
             ]
             self._limb_gemm(limbs, planes, out, (rows, c_out, padded(kh * kw * c)), bits, extra)
             return
         pointers = [plane for x, y in operands for plane in (x.rows(limbs), y.columns(limbs))]
         pointers += [None] * (4 - len(pointers))
-        place = (b, h, w, width, ho, wo, c_out, kw, kh * kw, *window.stride, window.padding[0], window.padding[2])
-        blocks, slices, term = blocks_of(rows, TILE) * blocks_of(c_out, TILE), kh * kw * width // SLICE, extra.plus
+        place = (
+            b,
+            h,
+            w,
+            width,
+            ho,
+            wo,
+            c_out,
+            kw,
+            kh * kw,
+            *window.stride,
+            window.padding[0],
+            window.padding[2],
+        )
+        blocks, slices, term = (
+            blocks_of(rows, TILE) * blocks_of(c_out, TILE),
+            kh * kw * width // SLICE,
+            extra.plus,
+        )
         for first, count in self._cut(limbs, len(operands), slices):
             bias = extra.bias if first + count == slices else None
-            self.launch(f"limb_conv_l{limbs}", blocks, *pointers, out, term, bias, *place, first, count, keep(bits))
+            self.launch(
+                f"limb_conv_l{limbs}",
+                blocks,
+                *pointers,
+                out,
+                term,
+                bias,
+                *place,
+                first,
+                count,
+                keep(bits),
+            )
             term = out
 
     def _windows(self, x: Opened, window: Window, limbs: int) -> Any:
@@ -231,6 +359,20 @@ class Products(Base):
         (b, h, w, c), (_, ho, wo, _), (kh, kw) = window.image, window.out, window.kernel
         rows, width = b * ho * wo, padded(kh * kw * c)
         planes = self.new((limbs, rows, width), np.uint8)
-        place = (rows, h, w, c, ho, wo, kh, kw, *window.stride, window.padding[0], window.padding[2], width, limbs)
+        place = (
+            rows,
+            h,
+            w,
+            c,
+            ho,
+            wo,
+            kh,
+            kw,
+            *window.stride,
+            window.padding[0],
+            window.padding[2],
+            width,
+            limbs,
+        )
         self.launch("split_windows", quad_blocks(rows * width), x.words, planes, *place)
         return planes

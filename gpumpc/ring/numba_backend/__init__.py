@@ -1,7 +1,8 @@
-"""Compiled loops for the same contract: what users without a GPU run. Bit for bit what `numpy_backend` defines.
+"""Compiled loops for the same contract: what users without a GPU run. Bit for bit what
+`numpy_backend` defines.
 
-Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's; what has no loop here was
-measured and is as fast there.
+Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's; what
+has no loop here was measured and is as fast there.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class NumbaBackend(NumpyBackend):
             return _cut(lanes.reshape(planes, n_lanes(n)), n)
         return super().expand_lanes(cipher, key, planes, n)
 
-    def add_uniform(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> Words:
+    def add_uniform(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+    ) -> Words:
         size = prg.word_bytes(bits)
         if stream := _stream(cipher, key, words.size * size):
             total = np.empty(words.size, dtype=np.uint64)
@@ -78,7 +81,9 @@ class NumbaBackend(NumpyBackend):
         stream_loops.pack(_flat(words), bits, packed)
         return packed.data
 
-    def pack_masked(self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> memoryview:
+    def pack_masked(
+        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+    ) -> memoryview:
         size = prg.word_bytes(bits)
         if stream := _stream(cipher, key, words.size * size):
             packed = np.empty(packed_bytes(words.size, bits), dtype=np.uint8)
@@ -93,7 +98,10 @@ class NumbaBackend(NumpyBackend):
         return words.reshape(shape)
 
     def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
-        buffer, total = _expect(packed, packed_bytes(words.size, bits)), np.empty(words.size, dtype=np.uint64)
+        buffer, total = (
+            _expect(packed, packed_bytes(words.size, bits)),
+            np.empty(words.size, dtype=np.uint64),
+        )
         wire.unpack(buffer, bits // 8, bits % 8, _flat(words), 1, _keep(bits), total)
         return total.reshape(words.shape)
 
@@ -139,7 +147,9 @@ class NumbaBackend(NumpyBackend):
 
     def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
         lt, eq = (np.empty((len(tables), tables.shape[2]), dtype=np.uint64) for _ in range(2))
-        bit_loops.look_up(np.ascontiguousarray(tables), np.ascontiguousarray(planes), _flat(below), lt, eq)
+        bit_loops.look_up(
+            np.ascontiguousarray(tables), np.ascontiguousarray(planes), _flat(below), lt, eq
+        )
         return lt, eq
 
     def masked_products(
@@ -158,7 +168,9 @@ class NumbaBackend(NumpyBackend):
 
     def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
         found = np.empty((len(masks), len(products), masks.shape[2]), dtype=np.uint64)
-        chosen = np.array([sum(1 << factor for factor in factors) for factors in products], dtype=np.uint64)
+        chosen = np.array(
+            [sum(1 << factor for factor in factors) for factors in products], dtype=np.uint64
+        )
         bit_loops.multiply_masks(np.ascontiguousarray(masks), chosen, found)
         return found
 
@@ -169,26 +181,44 @@ class NumbaBackend(NumpyBackend):
 
     # what a public bit chooses
 
-    def candidates(self, y: Words, t: Words, t_r: Words, v: Words, bits: int) -> tuple[Words, Words]:
+    def candidates(
+        self, y: Words, t: Words, t_r: Words, v: Words, bits: int
+    ) -> tuple[Words, Words]:
         zero, one = np.empty(y.size, dtype=np.uint64), np.empty(y.size, dtype=np.uint64)
         loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _keep(bits), zero, one)
         return zero.reshape(y.shape), one.reshape(y.shape)
 
-    def lift(self, shares: Sequence[Words], lanes: LiftLanes, products: Words, party: int, low: int, high: int) -> Words:
+    def lift(
+        self,
+        shares: Sequence[Words],
+        lanes: LiftLanes,
+        products: Words,
+        party: int,
+        low: int,
+        high: int,
+    ) -> Words:
         kept = np.zeros_like(lanes.tops[0]) if lanes.kept is None else lanes.kept
         m, told, heard, mask = (
-            planes[0] ^ (kept & (planes[0] ^ planes[-1])) for planes in (lanes.tops, lanes.told, lanes.heard, lanes.masks)
+            planes[0] ^ (kept & (planes[0] ^ planes[-1]))
+            for planes in (lanes.tops, lanes.told, lanes.heard, lanes.masks)
         )
-        # w_0 = m (1 - heard) - (-1)^(heard ^ told) P; w_1 = m - (-1)^told heard mask - (-1)^(heard ^ told) P
+        # w_0 = m (1 - heard) - (-1)^(heard ^ told) P; w_1 = m - (-1)^told heard mask - (-1)^(heard
+        # ^ told) P
         crossed = heard & mask
-        terms = (m & ~heard, crossed ^ crossed, crossed ^ crossed) if party == 0 else (m, crossed & ~told, crossed & told)
+        terms = (
+            (m & ~heard, crossed ^ crossed, crossed ^ crossed)
+            if party == 0
+            else (m, crossed & ~told, crossed & told)
+        )
         out = np.empty(shares[0].size, dtype=np.uint64)
         chosen = np.stack([*terms, heard ^ told])
         pairs = (_flat(shares[0]), _flat(shares[-1]), _flat(products[0]), _flat(products[-1]))
         loops.lift_kept(*pairs, _flat(kept), chosen, low, _keep(high), out)
         return out
 
-    def add_flipped(self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int) -> Words:
+    def add_flipped(
+        self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
+    ) -> Words:
         out = np.empty(words.size, dtype=np.uint64)
         loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _keep(bits), out)
         return out.reshape(words.shape)
@@ -210,12 +240,16 @@ class NumbaBackend(NumpyBackend):
         loops.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _keep(bits), words)
         return words
 
-    def beaver(self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int) -> Words:
+    def beaver(
+        self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int
+    ) -> Words:
         words = np.empty(e.size, dtype=np.uint64)
         loops.beaver(*map(_flat, (e, f, a, b, c)), 1 - party, _keep(bits), words)
         return words.reshape(e.shape)
 
-    def _summed(self, products: list[Words], plus: Words | None, bias: Words | None, bits: int) -> Words:
+    def _summed(
+        self, products: list[Words], plus: Words | None, bias: Words | None, bits: int
+    ) -> Words:
         *parts, last = products if plus is None else [*products, plus]
         if bias is None or not parts:
             return super()._summed(products, plus, bias, bits)
@@ -224,20 +258,28 @@ class NumbaBackend(NumpyBackend):
         for part in rest:
             total += part
         rows = total.reshape(-1, bias.size)
-        loops.add_bias(rows, np.ascontiguousarray(last).reshape(rows.shape), _flat(bias), _keep(bits), rows)
+        loops.add_bias(
+            rows, np.ascontiguousarray(last).reshape(rows.shape), _flat(bias), _keep(bits), rows
+        )
         return total
 
-    def conv2d(self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int) -> Words:
+    def conv2d(
+        self, x: Words, w: Words, stride: Pair, padding: Padding, groups: int, bits: int
+    ) -> Words:
         if groups == 1:
             return products.conv2d(x, w, stride, padding, bits)
         if w.shape[2] == 1 and w.shape[3] == groups:
             return products.depthwise(x, w[:, :, 0], stride, padding, bits)
         parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3), strict=True)
-        return np.concatenate([products.conv2d(a, b, stride, padding, bits) for a, b in parts], axis=3)
+        return np.concatenate(
+            [products.conv2d(a, b, stride, padding, bits) for a, b in parts], axis=3
+        )
 
     # local steps
 
-    def truncate(self, words: Words, k: int, shift: int, party: int, out: Words | None = None) -> Words:
+    def truncate(
+        self, words: Words, k: int, shift: int, party: int, out: Words | None = None
+    ) -> Words:
         return self._add_mask_shift(words, (1 << shift) - 1 if party == 0 else 0, k, shift, out)
 
     def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
@@ -268,7 +310,12 @@ class NumbaBackend(NumpyBackend):
 
 def _stream(cipher: Cipher, key: bytes, n_bytes: int) -> Stream | None:
     """The key's stream in compiled code, where there is such for the cipher and so many bytes."""
-    if cipher != "aes128ctr" or not HAS_AES or len(key) != prg.KEY_BYTES or n_bytes > prg.MAX_STREAM_BYTES:
+    if (
+        cipher != "aes128ctr"
+        or not HAS_AES
+        or len(key) != prg.KEY_BYTES
+        or n_bytes > prg.MAX_STREAM_BYTES
+    ):
         return None
     stream = Stream(key)
     return stream if stream.reaches(n_bytes) else None

@@ -12,7 +12,10 @@ Array = npt.NDArray[np.uint64]
 
 
 class Static(np.ndarray):
-    """Words that do not change any more. What is computed from it, views included, is words like any other."""
+    """Words that do not change any more.
+
+    What is computed from it, views included, is words like any other.
+    """
 
     forms: dict[Hashable, Array] | None
 
@@ -28,7 +31,10 @@ def static(words: Array) -> Array:
 
 
 def formed(words: Array, name: Hashable, make: Callable[[], Array]) -> Array:
-    """What `make` makes of the words, made once where they are static. Threads that come together make it twice, alike."""
+    """What `make` makes of the words, made once where they are static.
+
+    Threads that come together make it twice, alike.
+    """
     forms = getattr(words, "forms", None)
     if forms is None:
         return make()

@@ -1,9 +1,11 @@
-"""AES-128 in counter mode with the processor's own AES instructions, joined with what the stream is needed for.
+"""AES-128 in counter mode with the processor's own AES instructions, joined with what the stream is
+needed for.
 
-The same bytes as `prg.expand`: round keys by FIPS 197, counter blocks by NIST SP 800-38A section 6.5, the counter a 128-bit
-number, big end first. No table is looked up, so no time depends on a key. Half a kilobyte at a time goes through a
-buffer in the first-level cache: masks are added where they are made, and what leaves is packed there, without the
-interpreter's lock. Packing without a mask is the same loop.
+The same bytes as `prg.expand`: round keys by FIPS 197, counter blocks by NIST SP 800-38A section
+6.5, the counter a 128-bit number, big end first. No table is looked up, so no time depends on a
+key. Half a kilobyte at a time goes through a buffer in the first-level cache: masks are added where
+they are made, and what leaves is packed there, without the interpreter's lock. Packing without a
+mask is the same loop.
 """
 
 from __future__ import annotations
@@ -41,12 +43,18 @@ _BUFFER_BLOCKS = 64  # between making and using
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _64_BYTES, _64_WORDS = ir.VectorType(ir.IntType(8), 64), ir.VectorType(_I64, 64)
 _NO_WORDS, _NO_BYTES = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
-_STATE, _KEY, _QUARTERS = ir.VectorType(_I64, 2 * _BLOCKS), ir.VectorType(_I64, 2), ir.VectorType(_I32, 4)
+_STATE, _KEY, _QUARTERS = (
+    ir.VectorType(_I64, 2 * _BLOCKS),
+    ir.VectorType(_I64, 2),
+    ir.VectorType(_I32, 4),
+)
 
 
 def _instruction(builder: Any, name: str, form: Any, *arguments: Any) -> Any:
     function_type = ir.FunctionType(form, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), list(arguments))
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function_type, name), list(arguments)
+    )
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
@@ -61,17 +69,25 @@ def _round_keys(typing_context: Any, key: Any, target: Any) -> Any:
         zeros = ir.Constant(_QUARTERS, [0] * 4)
         for number in range(_ROUNDS + 1):
             if number:
-                constant = ir.Constant(ir.IntType(8), (1, 2, 4, 8, 16, 32, 64, 128, 0x1B, 0x36)[number - 1])
-                helped = _instruction(b, "llvm.x86.aesni.aeskeygenassist", _KEY, b.bitcast(current, _KEY), constant)
+                constant = ir.Constant(
+                    ir.IntType(8), (1, 2, 4, 8, 16, 32, 64, 128, 0x1B, 0x36)[number - 1]
+                )
+                helped = _instruction(
+                    b, "llvm.x86.aesni.aeskeygenassist", _KEY, b.bitcast(current, _KEY), constant
+                )
                 words = current
                 for _ in range(3):  # word i becomes the sum of words 0 .. i
                     words = b.shuffle_vector(words, zeros, ir.Constant(_QUARTERS, [4, 0, 1, 2]))
                     current = b.xor(current, words)
                 last = ir.Constant(_QUARTERS, [3] * 4)
-                current = b.xor(current, b.shuffle_vector(b.bitcast(helped, _QUARTERS), zeros, last))
+                current = b.xor(
+                    current, b.shuffle_vector(b.bitcast(helped, _QUARTERS), zeros, last)
+                )
             for copy in range(_BLOCKS):
                 place = ir.Constant(_I64, 16 * (_BLOCKS * number + copy))
-                b.store(current, b.inttoptr(b.add(arguments[1], place), _QUARTERS.as_pointer()), align=8)
+                b.store(
+                    current, b.inttoptr(b.add(arguments[1], place), _QUARTERS.as_pointer()), align=8
+                )
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), generate
@@ -79,7 +95,9 @@ def _round_keys(typing_context: Any, key: Any, target: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def _group(typing_context: Any, keys: Any, high: Any, low: Any, target: Any) -> Any:
-    """`_GROUP_BLOCKS` blocks of the stream from the counter 2^64 high + low on; `low` does not wrap within them."""
+    """`_GROUP_BLOCKS` blocks of the stream from the counter 2^64 high + low on; `low` does not wrap
+    within them.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if not HAS_AES:  # nothing calls it then, but it must compile
@@ -125,7 +143,11 @@ def _byte_column(typing_context: Any, source: Any, shift: Any, target: Any) -> A
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = builder.load(builder.inttoptr(arguments[0], _64_WORDS.as_pointer()), align=8)
         shifted = builder.lshr(values, repeated(builder, arguments[1], _64_WORDS))
-        builder.store(builder.trunc(shifted, _64_BYTES), builder.inttoptr(arguments[2], _64_BYTES.as_pointer()), align=1)
+        builder.store(
+            builder.trunc(shifted, _64_BYTES),
+            builder.inttoptr(arguments[2], _64_BYTES.as_pointer()),
+            align=1,
+        )
         return context.get_dummy_value()
 
     return types.void(types.intp, types.uint64, types.intp), generate
@@ -161,7 +183,8 @@ def _store(typing_context: Any, value: Any, target: Any) -> Any:
 
 @compiled(Words, word, word, index, index, Words, index, OutWords, OutBytes)
 def _words(keys, high, low, size, sign, x, bits, out, packed):  # type: ignore[no-untyped-def]  # typed by its signature
-    """x + sign * stream modulo 2^bits, a stream word of `size` bytes an element: packed where `packed` has room, else words.
+    """x + sign * stream modulo 2^bits, a stream word of `size` bytes an element: packed where
+    `packed` has room, else words.
 
     Where sign is 0, words are the stream alone, and packed is x alone.
     """
@@ -172,7 +195,10 @@ def _words(keys, high, low, size, sign, x, bits, out, packed):  # type: ignore[n
     column, planes = np.empty(64, np.uint8), np.empty(8, np.uint64)
     by_1, by_2, by_4 = raw.view(np.uint8), raw.view(np.uint16), raw.view(np.uint32)
     count = 16 * _BUFFER_BLOCKS // size
-    stream, keep = raw if size == 8 else widened, np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits)
+    stream, keep = (
+        raw if size == 8 else widened,
+        np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits),
+    )
     for start in range(0, n, count):
         left = min(count, n - start)
         if not is_packed or sign != 0:
@@ -276,18 +302,34 @@ class Stream:
         self._high, self._low = (int.from_bytes(key[at : at + 8], "big") for at in (16, 24))
 
     def reaches(self, n_bytes: int) -> bool:
-        """Whether so many bytes leave the counter's upper half alone: all but one key in 2^28 do, whatever is asked."""
+        """Whether so many bytes leave the counter's upper half alone: all but one key in 2^28 do,
+        whatever is asked.
+        """
         return self._low + n_bytes // 16 + _BUFFER_BLOCKS < 1 << 64
 
     def words(self, out: npt.NDArray[np.uint64], size: int, bits: int) -> None:
         """Fill with stream words of `size` bytes modulo 2^bits."""
         _words(self._keys, self._high, self._low, size, 0, out, bits, out, _NO_BYTES)
 
-    def added(self, x: npt.NDArray[np.uint64], sign: int, out: npt.NDArray[np.uint64], size: int, bits: int) -> None:
+    def added(
+        self,
+        x: npt.NDArray[np.uint64],
+        sign: int,
+        out: npt.NDArray[np.uint64],
+        size: int,
+        bits: int,
+    ) -> None:
         """x + sign * stream modulo 2^bits."""
         _words(self._keys, self._high, self._low, size, sign, x, bits, out, _NO_BYTES)
 
-    def packed(self, x: npt.NDArray[np.uint64], sign: int, packed: npt.NDArray[np.uint8], size: int, bits: int) -> None:
+    def packed(
+        self,
+        x: npt.NDArray[np.uint64],
+        sign: int,
+        packed: npt.NDArray[np.uint8],
+        size: int,
+        bits: int,
+    ) -> None:
         """The same as bytes of the wire."""
         _words(self._keys, self._high, self._low, size, sign, x, bits, _NO_WORDS, packed)
 

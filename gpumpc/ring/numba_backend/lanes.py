@@ -66,7 +66,9 @@ def look_up(tables, planes, below, lt, eq):  # type: ignore[no-untyped-def]  # t
                     for i in range(count):
                         y = planes[d, b, start + i]
                         at[v, i] = at[2 * v, i] ^ (y & (at[2 * v, i] ^ at[2 * v + 1, i]))
-                        before[v, i] = before[2 * v, i] ^ (y & (before[2 * v, i] ^ before[2 * v + 1, i]))
+                        before[v, i] = before[2 * v, i] ^ (
+                            y & (before[2 * v, i] ^ before[2 * v + 1, i])
+                        )
             for i in range(count):
                 lt[d, start + i] = at[0, i]
                 eq[d, start + i] = at[0, i] ^ before[0, i]
@@ -74,7 +76,8 @@ def look_up(tables, planes, below, lt, eq):  # type: ignore[no-untyped-def]  # t
 
 @compiled(Lanes3, Lanes3, Lanes3, _TERMS, OutLanes3)
 def add_products(opened, masks, dealt, terms, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[s] ^= AND of the opened bits in `public`, and a share, for each row (s, public, share) of `terms`.
+    """out[s] ^= AND of the opened bits in `public`, and a share, for each row (s, public, share) of
+    `terms`.
 
     Shares are numbered masks first; -1 is the constant one.
     """
@@ -109,7 +112,9 @@ def add_products(opened, masks, dealt, terms, out):  # type: ignore[no-untyped-d
 
 @compiled(Lanes3, Words, OutLanes3)
 def multiply_masks(masks, chosen, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[node, j] = AND of the masks that are bits of chosen[j], of which there are two at least."""
+    """out[node, j] = AND of the masks that are bits of chosen[j], of which there are two at
+    least.
+    """
     nodes, factors, lanes = masks.shape
     one = np.uint64(1)
     for node in range(nodes):
@@ -131,9 +136,13 @@ def multiply_masks(masks, chosen, out):  # type: ignore[no-untyped-def]  # typed
 
 
 @functools.cache
-def terms_of(sums: tuple[tuple[Factors, ...], ...], products: tuple[Factors, ...], n_factors: int, party: int) -> Any:
+def terms_of(
+    sums: tuple[tuple[Factors, ...], ...], products: tuple[Factors, ...], n_factors: int, party: int
+) -> Any:
     """Rows (sum, opened factors as bits, share) of `add_products`."""
-    numbers = {(f,): f for f in range(n_factors)} | {subset: n_factors + j for j, subset in enumerate(products)}
+    numbers = {(f,): f for f in range(n_factors)} | {
+        subset: n_factors + j for j, subset in enumerate(products)
+    }
     rows = []
     for number, terms in enumerate(sums):
         for factors in terms:

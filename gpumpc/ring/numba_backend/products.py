@@ -1,4 +1,6 @@
-"""What surrounds the tiles: operands brought into the form of a kind, and products that need no tile."""
+"""What surrounds the tiles: operands brought into the form of a kind, and products that need no
+tile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ _OutBatch = types.Array(types.uint64, 4, "C")
 _OutNarrow = types.Array(types.uint32, 3, "C")
 # Fewer rows than this do not repay the making of panels, fewer columns do not fill one.
 _ROWS_AT_LEAST, _COLUMNS_AT_LEAST = 6, 3
-# A quarter of the multiplications: below these sizes the transformations take longer than what they save.
+# A quarter of the multiplications: below these sizes the transformations take longer than what they
+# save.
 _CHANNELS_AT_LEAST, _TILES_AT_LEAST, _CHUNK_TILES = (16, 64), 32, 48
 
 
@@ -62,7 +65,10 @@ def _pad(x, top, left, out):  # type: ignore[no-untyped-def]  # typed by its sig
 
 @compiled(Words2, index, OutLanes3, _OutNarrow)
 def _make_panels(w, kind, out, halves):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(K, N) words -> (panels, K, words of a panel's row); columns past the last are zero. `halves`: the same memory."""
+    """(K, N) words -> (panels, K, words of a panel's row); columns past the last are zero.
+
+    `halves`: the same memory.
+    """
     width = 16 if kind == 0 else 8
     low, upper, half = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF), np.uint64(32)
     row = np.zeros(16, np.uint64)
@@ -105,7 +111,10 @@ def _left(x: Array, padding: Padding, channels: int, kind: int) -> npt.NDArray[n
 
 def _panels(w: Array, kind: int, made: Array | None = None) -> Array:
     if made is None:
-        made = np.empty((-(-w.shape[1] // tiles.COLUMNS[kind]), w.shape[0], tiles.PANEL_WORDS[kind]), dtype=np.uint64)
+        made = np.empty(
+            (-(-w.shape[1] // tiles.COLUMNS[kind]), w.shape[0], tiles.PANEL_WORDS[kind]),
+            dtype=np.uint64,
+        )
     _make_panels(w, kind, made, made.view(np.uint32))
     return made
 
@@ -113,7 +122,11 @@ def _panels(w: Array, kind: int, made: Array | None = None) -> Array:
 def matmul(x: Array, w: Array, bits: int) -> Array:
     """x (M, K) @ w (K, N) modulo 2^bits."""
     given = w
-    x, w, out = np.ascontiguousarray(x), np.ascontiguousarray(w), np.empty((x.shape[0], w.shape[1]), dtype=np.uint64)
+    x, w, out = (
+        np.ascontiguousarray(x),
+        np.ascontiguousarray(w),
+        np.empty((x.shape[0], w.shape[1]), dtype=np.uint64),
+    )
     if 0 in (*out.shape, x.shape[1]):
         out[:] = 0
         return out
@@ -123,7 +136,10 @@ def matmul(x: Array, w: Array, bits: int) -> Array:
     elif x.shape[0] < _ROWS_AT_LEAST:
         _few_rows(x, w, keep, out)
     else:
-        left, panels = _left(x[None], (0, 0, 0, 0), 1, kind), formed(given, ("rows", kind), lambda: _panels(w, kind))
+        left, panels = (
+            _left(x[None], (0, 0, 0, 0), 1, kind),
+            formed(given, ("rows", kind), lambda: _panels(w, kind)),
+        )
         base = np.arange(x.shape[0], dtype=np.int64) * x.shape[1]
         tiles.product(kind, left.ctypes.data, base, 1, x.shape[1], 0, panels.ctypes.data, keep, out)
     return out
@@ -158,34 +174,51 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     if _suits_winograd(x, w, stride, padding, bits):
         return _winograd(x, w, padding, bits)
     kind = kind_of(bits)
-    left = _left(np.ascontiguousarray(x).reshape(n_images, height, width * c_in), padding, c_in, kind)
+    left = _left(
+        np.ascontiguousarray(x).reshape(n_images, height, width * c_in), padding, c_in, kind
+    )
     row = left.shape[2]
     n_y, n_x = (left.shape[1] - kh) // stride[0] + 1, (row // c_in - kw) // stride[1] + 1
     out = np.empty((n_images * n_y * n_x, c_out), dtype=np.uint64)
     images, rows, columns = (np.arange(n, dtype=np.int64) for n in (n_images, n_y, n_x))
     # Where the window of each output begins.
-    base = images[:, None, None] * (left.shape[1] * row) + rows[:, None] * (stride[0] * row) + columns * (stride[1] * c_in)
-    panels = formed(w, ("window", kind), lambda: _panels(np.ascontiguousarray(w).reshape(-1, c_out), kind))
+    base = (
+        images[:, None, None] * (left.shape[1] * row)
+        + rows[:, None] * (stride[0] * row)
+        + columns * (stride[1] * c_in)
+    )
+    panels = formed(
+        w, ("window", kind), lambda: _panels(np.ascontiguousarray(w).reshape(-1, c_out), kind)
+    )
     keep = (1 << bits) - 1
-    tiles.product(kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, keep, out)
+    tiles.product(
+        kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, keep, out
+    )
     return out.reshape(n_images, n_y, n_x, c_out)
 
 
 def _suits_winograd(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> bool:
     """Whether tiles of 4x4 outputs save more than their transformations cost."""
     extended = bits + winograd.EXTRA_BITS
-    channels = _CHANNELS_AT_LEAST[extended <= 32]  # words of 32 bits multiply so fast that little is left to save
+    channels = _CHANNELS_AT_LEAST[
+        extended <= 32
+    ]  # words of 32 bits multiply so fast that little is left to save
     if w.shape[:2] != (3, 3) or stride != (1, 1) or min(w.shape[2:]) < channels:
         return False
-    n_y, n_x = (x.shape[axis] + padding[2 * axis - 2] + padding[2 * axis - 1] - 2 for axis in (1, 2))
+    n_y, n_x = (
+        x.shape[axis] + padding[2 * axis - 2] + padding[2 * axis - 1] - 2 for axis in (1, 2)
+    )
     n_tiles = len(x) * -(-n_y // winograd.OUT) * -(-n_x // winograd.OUT)
-    # Outputs of tiles that reach over the edge are lost, and the weights are transformed for every call.
+    # Outputs of tiles that reach over the edge are lost, and the weights are transformed for every
+    # call.
     is_full = 1.6 * n_y * n_x * len(x) >= n_tiles * winograd.OUT**2
     return extended <= 64 and is_full and n_tiles >= _TILES_AT_LEAST
 
 
 def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
-    """A 3x3 convolution of stride 1, some tiles at a time, so that what is between the two transformations stays cached."""
+    """A 3x3 convolution of stride 1, some tiles at a time, so that what is between the two
+    transformations stays cached.
+    """
     n_images, height, width, c_in = x.shape
     c_out, kind = w.shape[3], kind_of(bits + winograd.EXTRA_BITS)
     top, bottom, left, right = padding
@@ -193,7 +226,9 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
     n_y, n_x = -(-shape[1] // winograd.OUT), -(-shape[2] // winograd.OUT)
     bottom += winograd.OUT * n_y - shape[1]
     right += winograd.OUT * n_x - shape[2]
-    padded = _left(np.ascontiguousarray(x).reshape(n_images, height, -1), (top, bottom, left, right), c_in, 2)
+    padded = _left(
+        np.ascontiguousarray(x).reshape(n_images, height, -1), (top, bottom, left, right), c_in, 2
+    )
     padded = padded.reshape(n_images, padded.shape[1], -1, c_in)
     panels = formed(w, ("tiles", kind), lambda: _tile_panels(np.ascontiguousarray(w), kind))
     out = np.empty(shape, dtype=np.uint64)
@@ -203,13 +238,21 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
     for first in range(0, n_tiles, _CHUNK_TILES):
         count = min(_CHUNK_TILES, n_tiles - first)
         if count != middle.shape[1]:  # the first time, and where the last chunk is shorter
-            operand = np.empty(winograd.TILE**2 * count * c_in, dtype=np.uint32 if kind == 0 else np.uint64)
+            operand = np.empty(
+                winograd.TILE**2 * count * c_in, dtype=np.uint32 if kind == 0 else np.uint64
+            )
             middle = np.empty((winograd.TILE**2, count, c_out), dtype=np.uint64)
         transformed = operand.reshape(winograd.TILE**2, count, c_in)
         unused = operand[:0].reshape(0, count, c_in)
-        wide, narrow = (unused.astype(np.uint64), transformed) if kind == 0 else (transformed, unused.astype(np.uint32))
+        wide, narrow = (
+            (unused.astype(np.uint64), transformed)
+            if kind == 0
+            else (transformed, unused.astype(np.uint32))
+        )
         winograd.transform_input(padded, n_x, first, kind, wide, narrow)
-        tiles.products(kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, keep, middle)
+        tiles.products(
+            kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, keep, middle
+        )
         winograd.transform_output(middle, n_y, n_x, first, (1 << bits) - 1, out)
     return out
 
@@ -219,7 +262,10 @@ def _tile_panels(w: Array, kind: int) -> Array:
     c_in, c_out = w.shape[2:]
     weights = np.empty((winograd.TILE**2, c_in, c_out), dtype=np.uint64)
     winograd.transform_weights(w, weights)
-    panels = np.empty((len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, tiles.PANEL_WORDS[kind]), dtype=np.uint64)
+    panels = np.empty(
+        (len(weights), -(-c_out // tiles.COLUMNS[kind]), c_in, tiles.PANEL_WORDS[kind]),
+        dtype=np.uint64,
+    )
     for matrix, made in zip(weights, panels, strict=True):
         _panels(matrix, kind, made)
     return panels
@@ -231,7 +277,10 @@ def depthwise(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> 
     flat = np.ascontiguousarray(x).reshape(n_images, height, width * channels)
     left = _left(flat, padding, channels, 2)
     left = left.reshape(n_images, left.shape[1], -1, channels)
-    n_y, n_x = (left.shape[1] - w.shape[0]) // stride[0] + 1, (left.shape[2] - w.shape[1]) // stride[1] + 1
+    n_y, n_x = (
+        (left.shape[1] - w.shape[0]) // stride[0] + 1,
+        (left.shape[2] - w.shape[1]) // stride[1] + 1,
+    )
     out = np.empty((n_images, n_y, n_x, channels), dtype=np.uint64)
     _depthwise(left, np.ascontiguousarray(w), *stride, (1 << bits) - 1, out)
     return out

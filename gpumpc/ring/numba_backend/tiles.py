@@ -1,8 +1,10 @@
-"""Ring products: a tile of rows by columns held in vector registers, written in LLVM's vector language, and its driver.
+"""Ring products: a tile of rows by columns held in vector registers, written in LLVM's vector
+language, and its driver.
 
-A product of words modulo 2^bits is a matrix product whose rows need not lie in one piece: row r of the left operand is
-`runs` runs of `run` words, `stride` words apart, from `base[r]` on. A matrix has one run; a window of an image (H, W, C)
-has kh runs of kw C words, so no convolution is ever unrolled in memory. The right operand lies in panels of 8 or 16 columns.
+A product of words modulo 2^bits is a matrix product whose rows need not lie in one piece: row r of
+the left operand is `runs` runs of `run` words, `stride` words apart, from `base[r]` on. A matrix
+has one run; a window of an image (H, W, C) has kh runs of kw C words, so no convolution is ever
+unrolled in memory. The right operand lies in panels of 8 or 16 columns.
 
 With x = xl + 2^32 xh and w = wl + 2^32 wh,
 
@@ -11,12 +13,14 @@ With x = xl + 2^32 xh and w = wl + 2^32 wh,
 and the kinds of tile differ in the second term:
 
     kind  for bits   x                        one row of a panel, in words of 64 bits
-    0     <= 32      words of 32 bits         16 columns of 32 bits                                4 rows a tile
-    1     <= 48      xl + 2^32 (x0 + 2^16 xh) 8 columns wl + .., 8 pairs (wh, w0) of 16 bits       3 rows
-    2     <= 64      words                    8 columns, 8 halves wl, 8 halves wh                  3 rows
+    0     <= 32      words of 32 bits         16 columns of 32 bits                                4
+    rows a tile 1     <= 48      xl + 2^32 (x0 + 2^16 xh) 8 columns wl + .., 8 pairs (wh, w0) of 16
+    bits       3 rows 2     <= 64      words                    8 columns, 8 halves wl, 8 halves wh
+    3 rows
 
-where x0, w0 are the low 16 bits: only 16 bits of the second term count in kind 1, and one multiply-and-add of 16-bit pairs
-makes it. Three rows by eight columns is what sixteen vector registers hold without spilling.
+where x0, w0 are the low 16 bits: only 16 bits of the second term count in kind 1, and one
+multiply-and-add of 16-bit pairs makes it. Three rows by eight columns is what sixteen vector
+registers hold without spilling.
 """
 
 from __future__ import annotations
@@ -92,7 +96,9 @@ def _panel_row(o: _Builder, kind: int, panel: Any, k: Any) -> list[Any]:
     return wide + [o.load(panel, o.b.add(at, o.number(64 + 32 * i)), _NARROW) for i in range(kind)]
 
 
-def _multiply_add(o: _Builder, kind: int, sums: list[Any], x: Any, at: Any, w: list[Any]) -> list[Any]:
+def _multiply_add(
+    o: _Builder, kind: int, sums: list[Any], x: Any, at: Any, w: list[Any]
+) -> list[Any]:
     """One row's sums after one more term."""
     b = o.b
     if kind == 0:
@@ -101,7 +107,10 @@ def _multiply_add(o: _Builder, kind: int, sums: list[Any], x: Any, at: Any, w: l
     place = b.mul(at, o.number(8))
     low = o.repeated(o.load(x, place, _I32))
     high = o.repeated(o.load(x, b.add(place, o.number(4)), _I32))
-    main = [b.add(total, b.mul(o.low_halves(low), column)) for total, column in zip(sums[:2], w[:2], strict=True)]
+    main = [
+        b.add(total, b.mul(o.low_halves(low), column))
+        for total, column in zip(sums[:2], w[:2], strict=True)
+    ]
     cross = o.pair_products(high, w[2]) if kind == 1 else b.add(b.mul(high, w[2]), b.mul(low, w[3]))
     return [*main, b.add(sums[2], cross)]
 
@@ -113,7 +122,9 @@ def _write(o: _Builder, kind: int, sums: list[Any], out: Any, row: int) -> None:
 
 
 def _tile(kind: int) -> Any:
-    """The tile of one kind: (x, base of 4 rows, runs, run, stride, panel, out), addresses and counts of words."""
+    """The tile of one kind: (x, base of 4 rows, runs, run, stride, panel, out), addresses and
+    counts of words.
+    """
     forms = [_NARROW, _NARROW] if kind == 0 else [_WIDE, _WIDE, _NARROW]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -122,7 +133,9 @@ def _tile(kind: int) -> Any:
         x, panel, out = (b.inttoptr(arguments[i], _I8.as_pointer()) for i in (0, 8, 9))
         bases, (runs, run, stride) = arguments[1 : 1 + _ROWS[kind]], arguments[5:8]
         before = b.block
-        each_run, each_term, run_done, done = (b.append_basic_block(name) for name in ("run", "term", "next", "done"))
+        each_run, each_term, run_done, done = (
+            b.append_basic_block(name) for name in ("run", "term", "next", "done")
+        )
         b.branch(each_run)
 
         b.position_at_end(each_run)
@@ -135,7 +148,10 @@ def _tile(kind: int) -> Any:
         j, k = b.phi(_I64), b.phi(_I64)
         sums = [[b.phi(form) for form in forms] for _ in bases]
         w = _panel_row(o, kind, panel, k)
-        added = [_multiply_add(o, kind, s, x, b.add(start, j), w) for s, start in zip(sums, starts, strict=True)]
+        added = [
+            _multiply_add(o, kind, s, x, b.add(start, j), w)
+            for s, start in zip(sums, starts, strict=True)
+        ]
         next_j, next_k = b.add(j, o.number(1)), b.add(k, o.number(1))
         b.cbranch(b.icmp_signed("<", next_j, run), each_term, run_done)
 
@@ -169,7 +185,8 @@ def _join(before: Any, back: Any, phis: list[Any], first: list[Any], again: list
 
 _tile_0, _tile_1, _tile_2 = (_tile(kind) for kind in range(3))
 _BASES = types.Array(types.int64, 1, "C", readonly=True)
-# Rows whose left operand is used with every panel before the next: it stays in the second-level cache.
+# Rows whose left operand is used with every panel before the next: it stays in the second-level
+# cache.
 _CHUNK = 48
 
 
@@ -187,7 +204,12 @@ def product(kind, x, base, runs, run, stride, panels, keep, out):  # type: ignor
             panel, left = panels + p * step, min(width, columns - p * width)
             for r in range(first, last, height):
                 # Past the last row the tile repeats it: what it makes there is not written.
-                a, b, c, d = base[r], base[min(r + 1, rows - 1)], base[min(r + 2, rows - 1)], base[min(r + 3, rows - 1)]
+                a, b, c, d = (
+                    base[r],
+                    base[min(r + 1, rows - 1)],
+                    base[min(r + 2, rows - 1)],
+                    base[min(r + 3, rows - 1)],
+                )
                 if kind == 0:
                     _tile_0(x, a, b, c, d, runs, run, stride, panel, target)
                     for i in range(min(height, last - r)):
@@ -209,7 +231,9 @@ def product(kind, x, base, runs, run, stride, panels, keep, out):  # type: ignor
 
 @compiled(index, index, index, index, index, word, OutLanes3)
 def products(kind, x, run, panels, step, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[b] = x[b] @ w[b] & keep for a stack of matrices: x (b, rows, run), panels `step` bytes apart; both addresses."""
+    """out[b] = x[b] @ w[b] & keep for a stack of matrices: x (b, rows, run), panels `step` bytes
+    apart; both addresses.
+    """
     stack, rows, columns = out.shape
     width, height = (16, 4) if kind == 0 else (8, 3)
     panel_bytes = run * (64 if kind == 0 else 96 if kind == 1 else 128)
@@ -220,7 +244,12 @@ def products(kind, x, run, panels, step, keep, out):  # type: ignore[no-untyped-
             panel, left = panels + s * step + p * panel_bytes, min(width, columns - p * width)
             for r in range(0, rows, height):
                 first, last = (s * rows + r) * run, (s * rows + rows - 1) * run
-                a, b, c, d = first, min(first + run, last), min(first + 2 * run, last), min(first + 3 * run, last)
+                a, b, c, d = (
+                    first,
+                    min(first + run, last),
+                    min(first + 2 * run, last),
+                    min(first + 3 * run, last),
+                )
                 if kind == 0:
                     _tile_0(x, a, b, c, d, 1, run, 0, panel, target)
                     for i in range(min(height, rows - r)):

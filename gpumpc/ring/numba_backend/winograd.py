@@ -1,9 +1,11 @@
-"""3x3 convolutions of stride 1 with a quarter of the multiplications, exactly: F(4x4, 3x3) over the integers modulo 2^n.
+"""3x3 convolutions of stride 1 with a quarter of the multiplications, exactly: F(4x4, 3x3) over the
+integers modulo 2^n.
 
-A tile of 4x4 outputs is A^T [ (G g G^T) * (B^T d B) ] A with Winograd's matrices for the points 0, 1, -1, 2, -2. G holds
-quarters, sixths and twenty-fourths. Thirds are no trouble modulo a power of two, where 3 has an inverse; so with 8 G every
-entry is an integer, and the result is 64 times what is wanted. Computed modulo 2^(bits + 6) and shifted by six, it is the
-convolution modulo 2^bits, whatever the words' upper bits are: an identity between integers, with no rounding anywhere.
+A tile of 4x4 outputs is A^T [ (G g G^T) * (B^T d B) ] A with Winograd's matrices for the points 0,
+1, -1, 2, -2. G holds quarters, sixths and twenty-fourths. Thirds are no trouble modulo a power of
+two, where 3 has an inverse; so with 8 G every entry is an integer, and the result is 64 times what
+is wanted. Computed modulo 2^(bits + 6) and shifted by six, it is the convolution modulo 2^bits,
+whatever the words' upper bits are: an identity between integers, with no rounding anywhere.
 
 Source: Winograd 1980; Lavin and Gray, CVPR 2016, section 4.3, for the matrices.
 """
@@ -45,15 +47,20 @@ def transform_weights(w, out):  # type: ignore[no-untyped-def]  # typed by its s
         for i in range(6):
             for j in range(3):
                 for o in range(w.shape[3]):
-                    half[j, o] = g[i, 0] * w[0, j, c, o] + g[i, 1] * w[1, j, c, o] + g[i, 2] * w[2, j, c, o]
+                    half[j, o] = (
+                        g[i, 0] * w[0, j, c, o] + g[i, 1] * w[1, j, c, o] + g[i, 2] * w[2, j, c, o]
+                    )
             for j in range(6):
                 for o in range(w.shape[3]):
-                    out[6 * i + j, c, o] = half[0, o] * g[j, 0] + half[1, o] * g[j, 1] + half[2, o] * g[j, 2]
+                    out[6 * i + j, c, o] = (
+                        half[0, o] * g[j, 0] + half[1, o] * g[j, 1] + half[2, o] * g[j, 2]
+                    )
 
 
 @compiled(_Batch, index, index, index, OutLanes3, _OutNarrow)
 def transform_input(x, n_x, first, kind, out, narrow):  # type: ignore[no-untyped-def]  # typed by its signature
-    """B^T d B of tiles first .. of padded images (B, H, W, C), `n_x` a row, in the form of a kind of product tile.
+    """B^T d B of tiles first .. of padded images (B, H, W, C), `n_x` a row, in the form of a kind
+    of product tile.
 
     Written to `narrow` (36, tiles, C) for kind 0, else to `out`.
     """
@@ -69,9 +76,18 @@ def transform_input(x, n_x, first, kind, out, narrow):  # type: ignore[no-untype
             count = min(_BLOCK, channels - start)
             for j in range(6):
                 for c in range(count):
-                    d0, d1 = x[image, top, left + j, start + c], x[image, top + 1, left + j, start + c]
-                    d2, d3 = x[image, top + 2, left + j, start + c], x[image, top + 3, left + j, start + c]
-                    d4, d5 = x[image, top + 4, left + j, start + c], x[image, top + 5, left + j, start + c]
+                    d0, d1 = (
+                        x[image, top, left + j, start + c],
+                        x[image, top + 1, left + j, start + c],
+                    )
+                    d2, d3 = (
+                        x[image, top + 2, left + j, start + c],
+                        x[image, top + 3, left + j, start + c],
+                    )
+                    d4, d5 = (
+                        x[image, top + 4, left + j, start + c],
+                        x[image, top + 5, left + j, start + c],
+                    )
                     half[0, j, c] = four * d0 - five * d2 + d4
                     a, b = d4 - four * d2, d3 - four * d1
                     half[1, j, c] = a + b
@@ -109,7 +125,9 @@ def transform_input(x, n_x, first, kind, out, narrow):  # type: ignore[no-untype
 
 @compiled(_Stack, index, index, index, word, _OutBatch)
 def transform_output(m, n_y, n_x, first, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """A^T m A of tiles first .. of m (36, tiles, Cout), shifted back, to images (B, Ho, Wo, Cout); what is beyond is cut."""
+    """A^T m A of tiles first .. of m (36, tiles, Cout), shifted back, to images (B, Ho, Wo, Cout);
+    what is beyond is cut.
+    """
     channels = out.shape[3]
     half = np.empty((4, 6, _BLOCK), np.uint64)
     two, four, eight, shift = np.uint64(2), np.uint64(4), np.uint64(8), np.uint64(6)
@@ -122,7 +140,12 @@ def transform_output(m, n_y, n_x, first, keep, out):  # type: ignore[no-untyped-
             for j in range(6):
                 for c in range(count):
                     at = start + c
-                    m1, m2, m3, m4 = m[6 + j, t, at], m[12 + j, t, at], m[18 + j, t, at], m[24 + j, t, at]
+                    m1, m2, m3, m4 = (
+                        m[6 + j, t, at],
+                        m[12 + j, t, at],
+                        m[18 + j, t, at],
+                        m[24 + j, t, at],
+                    )
                     half[0, j, c] = m[j, t, at] + (m1 + m2) + (m3 + m4)
                     half[1, j, c] = (m1 - m2) + two * (m3 - m4)
                     half[2, j, c] = (m1 + m2) + four * (m3 + m4)
@@ -131,7 +154,10 @@ def transform_output(m, n_y, n_x, first, keep, out):  # type: ignore[no-untyped-
                 for c in range(count):
                     m1, m2, m3, m4 = half[i, 1, c], half[i, 2, c], half[i, 3, c], half[i, 4, c]
                     y0, y1 = half[i, 0, c] + (m1 + m2) + (m3 + m4), (m1 - m2) + two * (m3 - m4)
-                    y2, y3 = (m1 + m2) + four * (m3 + m4), (m1 - m2) + eight * (m3 - m4) + half[i, 5, c]
+                    y2, y3 = (
+                        (m1 + m2) + four * (m3 + m4),
+                        (m1 - m2) + eight * (m3 - m4) + half[i, 5, c],
+                    )
                     half[i, 0, c], half[i, 1, c], half[i, 2, c], half[i, 3, c] = y0, y1, y2, y3
                 for j in range(columns):
                     for c in range(count):

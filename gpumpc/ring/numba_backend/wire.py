@@ -1,4 +1,7 @@
-"""From what the wire carries to words: byte planes, and lanes by transposition of 64 bits by 64. The way out: `stream`."""
+"""From what the wire carries to words: byte planes, and lanes by transposition of 64 bits by 64.
+
+The way out: `stream`.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,23 @@ _BLOCK_BYTES, _BLOCK_WORDS = ir.VectorType(ir.IntType(8), 32), ir.VectorType(_WO
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def _bytes_of_bits(typing_context: Any, source: Any, step: Any, count: Any, target: Any) -> Any:
-    """The inverse of `_bit_planes` for `count` (at least 1) words, `step` bytes apart: 64 bytes at `target`."""
+    """The inverse of `_bit_planes` for `count` (at least 1) words, `step` bytes apart: 64 bytes at
+    `target`.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, step, count, target = arguments
 
         def more(bit: Any, total: Any) -> Any:
-            place = builder.inttoptr(builder.add(source, builder.mul(bit, step)), _WORD.as_pointer())
+            place = builder.inttoptr(
+                builder.add(source, builder.mul(bit, step)), _WORD.as_pointer()
+            )
             flags = builder.bitcast(builder.load(place, align=1), ir.VectorType(ir.IntType(1), 64))
-            weight = repeated(builder, builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)), _BYTES)
+            weight = repeated(
+                builder,
+                builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)),
+                _BYTES,
+            )
             return builder.or_(total, builder.select(flags, weight, ir.Constant(_BYTES, [0] * 64)))
 
         total = _gathered(builder, count, _BYTES, more)
@@ -44,7 +55,9 @@ def _join_bytes(typing_context: Any, source: Any, step: Any, count: Any, target:
         source, step, count, target = arguments
 
         def more(j: Any, words: Any) -> Any:
-            place = builder.inttoptr(builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer())
+            place = builder.inttoptr(
+                builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer()
+            )
             wide = builder.zext(builder.load(place, align=1), _BLOCK_WORDS)
             shift = repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
             return builder.or_(words, builder.shl(wide, shift))
@@ -58,12 +71,19 @@ def _join_bytes(typing_context: Any, source: Any, step: Any, count: Any, target:
 
 def _gathered(builder: Any, count: Any, form: Any, more: Any) -> Any:
     """A loop: zero, then `more(i, total)` for i = 0 .. count - 1; count is at least 1."""
-    before, each, done = builder.block, builder.append_basic_block("each"), builder.append_basic_block("done")
+    before, each, done = (
+        builder.block,
+        builder.append_basic_block("each"),
+        builder.append_basic_block("done"),
+    )
     builder.branch(each)
     builder.position_at_end(each)
     i, total = builder.phi(_WORD), builder.phi(form)
     grown, following = more(i, total), builder.add(i, ir.Constant(_WORD, 1))
-    for phi, first, again in ((i, ir.Constant(_WORD, 0), following), (total, ir.Constant(form, [0] * form.count), grown)):
+    for phi, first, again in (
+        (i, ir.Constant(_WORD, 0), following),
+        (total, ir.Constant(form, [0] * form.count), grown),
+    ):
         phi.add_incoming(first, before)
         phi.add_incoming(again, each)
     builder.cbranch(builder.icmp_signed("<", following, count), each, done)
@@ -80,14 +100,18 @@ def _bit_of_words(typing_context: Any, source: Any, position: Any) -> Any:
         # Up to the sign's place: a vector of signs is one instruction.
         up = builder.sub(ir.Constant(_WORD, 63), arguments[1])
         moved = builder.shl(values, repeated(builder, up, _WORDS))
-        return builder.bitcast(builder.icmp_signed("<", moved, ir.Constant(_WORDS, [0] * 64)), _WORD)
+        return builder.bitcast(
+            builder.icmp_signed("<", moved, ir.Constant(_WORDS, [0] * 64)), _WORD
+        )
 
     return types.uint64(types.intp, types.intp), generate
 
 
 @compiled(Bytes, index, index, Words, index, word, OutWords)
 def unpack(packed, whole, rest, x, plus, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Words of `whole` byte planes and `rest` lanes; added to x modulo keep + 1 where `plus` is 1."""
+    """Words of `whole` byte planes and `rest` lanes; added to x modulo keep + 1 where `plus` is
+    1.
+    """
     n = out.size
     lanes = (n + 63) // 64
     source, target = packed.ctypes.data, out.ctypes.data

@@ -95,12 +95,16 @@ def add_flipped(x, lane, t, factor, one, keep, out):  # type: ignore[no-untyped-
         for i in range(min(64, out.size - start)):
             flip = np.uint64(0) - ((bits >> np.uint64(i)) & np.uint64(1))
             value = t[start + i]
-            out[start + i] = (x[start + i] + factor * (value ^ ((value ^ (one - value)) & flip))) & keep
+            out[start + i] = (
+                x[start + i] + factor * (value ^ ((value ^ (one - value)) & flip))
+            ) & keep
 
 
 @compiled(Words, Words, Words, Words, Words, Words2, word, word, OutWords)
 def lift_kept(zero, one, zero_p, one_p, kept, lanes, low, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """share - 2^low w with w = a - b + c - (-1)^s P: `lanes` are a, b, c and s, already those of the kept candidate."""
+    """share - 2^low w with w = a - b + c - (-1)^s P: `lanes` are a, b, c and s, already those of
+    the kept candidate.
+    """
     unit = np.uint64(1)
     for j in range(kept.size):
         start = 64 * j

@@ -1,7 +1,8 @@
 """Frames over plain TCP as AES-256-GCM records, beside a CURVE connection that says who is there.
 
-CURVE identifies the peers and carries the key agreement; what is bulk crosses here at the speed of AES, and small
-frames without a change of threads: the thread that sends is the one that calls the kernel.
+CURVE identifies the peers and carries the key agreement; what is bulk crosses here at the speed of
+AES, and small frames without a change of threads: the thread that sends is the one that calls the
+kernel.
 
 records  keys from an exchange of ephemeral keys, one for each direction; sealing and opening
 outbox   sending: at once where the kernel takes it, else by a thread of its own

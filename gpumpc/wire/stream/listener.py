@@ -1,8 +1,8 @@
 """How the two ends of a stream find each other: the listening end's door, and the other end's call.
 
-A caller first says the ticket of its connection, in the clear, and then seals a HELLO frame; the door answers with one.
-So each end has seen that the other holds the keys before anything else is said. Whoever does not get so far costs the
-door a socket for three seconds.
+A caller first says the ticket of its connection, in the clear, and then seals a HELLO frame; the
+door answers with one. So each end has seen that the other holds the keys before anything else is
+said. Whoever does not get so far costs the door a socket for three seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from gpumpc.wire.stream.stream import Stream
 
 _CALLER_S = 3.0
 _MAX_CALLERS = 16
-_CURE = "let that port through, or name another with the key `peer_bulk` or `dealer_bulk` at both ends"
+_CURE = (
+    "let that port through, or name another with the key `peer_bulk` or `dealer_bulk` at both ends"
+)
 
 
 @dataclasses.dataclass
@@ -47,7 +49,8 @@ class Door:
     """A listening TCP socket for streams whose keys are agreed already; for one thread at a time.
 
     Args:
-        endpoint: `tcp://host:port`; port 0 takes a free one, which `port` tells; host `*` is every address.
+        endpoint: `tcp://host:port`; port 0 takes a free one, which `port` tells; host `*` is every
+            address.
 
     Raises ConfigError if the endpoint cannot be had.
     """
@@ -80,7 +83,9 @@ class Door:
         select.select(self.filenos(), [], [], timeout_s)
 
     def step(self) -> list[tuple[bytes, Stream]]:
-        """Go on with whoever knocks, without waiting; ticket and stream of each caller that has proved its keys."""
+        """Go on with whoever knocks, without waiting; ticket and stream of each caller that has
+        proved its keys.
+        """
         self._greet()
         found = []
         for caller in [*self._callers]:
@@ -127,19 +132,28 @@ class Door:
         if expected is None or expected.deadline < time.monotonic():
             raise ConnectionRefusedError
         if caller.stream is None:
-            caller.stream = Stream(caller.socket, expected.keys, expected.peer, self._max_payload_bytes)
+            caller.stream = Stream(
+                caller.socket, expected.keys, expected.peer, self._max_payload_bytes
+            )
         frame = caller.stream.receive()
         if frame is None:
             return None
         if frame.kind is not Kind.HELLO:
             raise ConnectionRefusedError
-        # From here on this connection has the keys, and no other can: a copy of what it said comes too late.
+        # From here on this connection has the keys, and no other can: a copy of what it said comes
+        # too late.
         del self._expected[caller.ticket]
         caller.stream.put(encode_header(Kind.HELLO, 0), [], lambda: None)
         return caller.stream
 
 
-def dial(endpoint: str, keys: StreamKeys, peer: str, timeout_s: float, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Stream:
+def dial(
+    endpoint: str,
+    keys: StreamKeys,
+    peer: str,
+    timeout_s: float,
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+) -> Stream:
     """Connect to the door at `endpoint` of a peer that expects these keys.
 
     Raises PeerTimeout, PeerLost, BadFrame, ConfigError.
@@ -149,7 +163,9 @@ def dial(endpoint: str, keys: StreamKeys, peer: str, timeout_s: float, max_paylo
     try:
         sock = socket.create_connection(host_and_port(endpoint), timeout_s)
     except TimeoutError as error:
-        raise PeerTimeout(f"{what} within {timeout_s:g} s", "nothing answers there", _CURE) from error
+        raise PeerTimeout(
+            f"{what} within {timeout_s:g} s", "nothing answers there", _CURE
+        ) from error
     except OSError as error:
         raise PeerLost(what, error.strerror or str(error), _CURE) from error
     stream = Stream(sock, keys, peer, max_payload_bytes)
@@ -159,17 +175,30 @@ def dial(endpoint: str, keys: StreamKeys, peer: str, timeout_s: float, max_paylo
         answer = stream.get(max(0.0, deadline - time.monotonic()), lambda: None)
     except (BadFrame, PeerLost, OSError) as error:
         stream.abort()
-        kind, cause = (PeerLost, str(error)) if isinstance(error, OSError) else (type(error), error.why)
-        raise kind(what, f"whoever answers there does not hold this connection's keys: {cause}", _CURE) from error
+        kind, cause = (
+            (PeerLost, str(error)) if isinstance(error, OSError) else (type(error), error.why)
+        )
+        raise kind(
+            what, f"whoever answers there does not hold this connection's keys: {cause}", _CURE
+        ) from error
     if answer is None or answer.kind is not Kind.HELLO:
         stream.abort()
-        raise PeerTimeout(f"{what} within {timeout_s:g} s", "something answers there, and is not that peer", _CURE)
+        raise PeerTimeout(
+            f"{what} within {timeout_s:g} s", "something answers there, and is not that peer", _CURE
+        )
     return stream
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
     """The two parts of `tcp://host:port`. Raises ConfigError."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not host or not port.isdecimal() or int(port) >= 1 << 16:
-        raise ConfigError(f"{endpoint} is no endpoint", "it has the form tcp://host:port", "correct it")
+    if (
+        not endpoint.startswith("tcp://")
+        or not host
+        or not port.isdecimal()
+        or int(port) >= 1 << 16
+    ):
+        raise ConfigError(
+            f"{endpoint} is no endpoint", "it has the form tcp://host:port", "correct it"
+        )
     return host, int(port)

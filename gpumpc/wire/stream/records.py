@@ -1,13 +1,15 @@
 """Keys of one connection, and the records under them.
 
-Both ends send a `StreamHello` with an ephemeral X25519 key inside the CURVE channel. HKDF-SHA256 over the agreed secret,
-with both CURVE public keys and both hellos in its info, gives one secret for each direction and a ticket that names the
-connection. So nothing recorded on one connection, or in the other direction, opens on another.
+Both ends send a `StreamHello` with an ephemeral X25519 key inside the CURVE channel. HKDF-SHA256
+over the agreed secret, with both CURVE public keys and both hellos in its info, gives one secret
+for each direction and a ticket that names the connection. So nothing recorded on one connection, or
+in the other direction, opens on another.
 
-A frame is a record of its header, of fixed size, and records of its payload, each of `RECORD_BYTES` but the last, with
-the whole header as associated data. The nonce is the number of the record in its direction. It is never sent: whatever is
-not exactly the next record of this connection and direction does not open. After `RECORDS_A_KEY` records the key is
-replaced by one derived from the direction's secret, which is replaced as well; the numbers go on.
+A frame is a record of its header, of fixed size, and records of its payload, each of `RECORD_BYTES`
+but the last, with the whole header as associated data. The nonce is the number of the record in its
+direction. It is never sent: whatever is not exactly the next record of this connection and
+direction does not open. After `RECORDS_A_KEY` records the key is replaced by one derived from the
+direction's secret, which is replaced as well; the numbers go on.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ from gpumpc.wire.frames import HEADER, Buffer, decode_record, encode_record
 VERSION = 1
 TAG_BYTES = 16
 TICKET_BYTES = 16
-# Large enough that the calls cost nothing, small enough that a record stays in the cache between cipher and kernel.
+# Large enough that the calls cost nothing, small enough that a record stays in the cache between
+# cipher and kernel.
 RECORD_BYTES = 1 << 19
 SEALED_HEADER_BYTES = HEADER.size + TAG_BYTES
-# 2^19 records of 2^15 blocks: the distance of AES-GCM from ideal is then below 2^-60 (sigma^2 / 2^129).
+# 2^19 records of 2^15 blocks: the distance of AES-GCM from ideal is then below 2^-60 (sigma^2 /
+# 2^129).
 RECORDS_A_KEY = 1 << 19
 HEADER_LABEL = b"gpumpc header"
 
@@ -65,18 +69,29 @@ class Exchange:
     def __init__(self, own_key: bytes, peer_key: bytes, port: int = 0) -> None:
         self._identities, self._listens = (own_key, peer_key), port > 0
         self._secret: X25519PrivateKey | None = X25519PrivateKey.generate()
-        self.hello = encode_record(StreamHello(VERSION, self._secret.public_key().public_bytes_raw(), port))
+        self.hello = encode_record(
+            StreamHello(VERSION, self._secret.public_key().public_bytes_raw(), port)
+        )
 
     def agree(self, theirs: Buffer) -> tuple[StreamKeys, int]:
-        """The connection's keys, and the port that the peer told, from the peer's hello. Raises BadFrame."""
+        """The connection's keys, and the port that the peer told, from the peer's hello.
+
+        Raises BadFrame.
+        """
         secret, self._secret = self._secret, None
         told = decode_record(theirs, StreamHello)
         if secret is None:
             raise _bad("a second hello came", "one exchange gives one connection's keys")
         if told.version != VERSION:
-            raise _bad("the peer speaks another version of the record layer", f"{told.version}, and here {VERSION}")
+            raise _bad(
+                "the peer speaks another version of the record layer",
+                f"{told.version}, and here {VERSION}",
+            )
         if not 0 <= told.port < 1 << 16 or (told.port > 0) == self._listens:
-            raise _bad("the peer's hello does not fit", f"its port is {told.port}, and one of the two ends listens")
+            raise _bad(
+                "the peer's hello does not fit",
+                f"its port is {told.port}, and one of the two ends listens",
+            )
         try:
             shared = secret.exchange(X25519PublicKey.from_public_bytes(told.ephemeral))
         except ValueError as error:
@@ -90,7 +105,9 @@ class Exchange:
         for text in (*listener, *connector):
             transcript.update(len(text).to_bytes(4, "little") + text)
         info = b"gpumpc stream 1 " + transcript.digest()
-        secrets = HKDF(hashes.SHA256(), 2 * _KEY_BYTES + TICKET_BYTES, salt=None, info=info).derive(shared)
+        secrets = HKDF(hashes.SHA256(), 2 * _KEY_BYTES + TICKET_BYTES, salt=None, info=info).derive(
+            shared
+        )
         by_listener, by_connector = secrets[:_KEY_BYTES], secrets[_KEY_BYTES : 2 * _KEY_BYTES]
         own, peers = (by_listener, by_connector) if self._listens else (by_connector, by_listener)
         return StreamKeys(own, peers, secrets[2 * _KEY_BYTES :])
@@ -111,7 +128,10 @@ class StreamKeys:
         self._peers, self.ticket = peers, ticket
 
     def sealer(self) -> Sealer:
-        """The one that seals for this end. Raises BadFrame if it was taken: two would use the same nonces."""
+        """The one that seals for this end.
+
+        Raises BadFrame if it was taken: two would use the same nonces.
+        """
         own, self._own = self._own, None
         if own is None:
             raise _bad("a connection's keys were used twice", "one sealer takes all its numbers")
@@ -135,7 +155,10 @@ class _Direction:
         self._secret, self._records_a_key, self.n_records = secret, records_a_key, 0
 
     def _next(self) -> bytes:
-        """The nonce of the next record; the key is the one that belongs to it. No number comes twice."""
+        """The nonce of the next record; the key is the one that belongs to it.
+
+        No number comes twice.
+        """
         if self.n_records % self._records_a_key == 0:
             self._aead = AESGCM(_expanded(self._secret, b"gpumpc stream key"))
             self._secret = _expanded(self._secret, b"gpumpc stream next")
@@ -165,7 +188,8 @@ class Opener(_Direction):
     def open_into(self, sealed: Buffer, associated: bytes, out: memoryview | bytearray) -> None:
         """Check the next record and write what it holds into `out`, which is just as long.
 
-        Raises BadFrame if it is not exactly the next record of this connection; `out` must not be used then.
+        Raises BadFrame if it is not exactly the next record of this connection; `out` must not be
+        used then.
         """
         nonce = self._next()
         try:
@@ -174,7 +198,10 @@ class Opener(_Direction):
             raise self._refused() from None
 
     def open(self, sealed: Buffer, associated: bytes) -> bytes:
-        """What the next record holds. Raises BadFrame if it is not exactly the next record of this connection."""
+        """What the next record holds.
+
+        Raises BadFrame if it is not exactly the next record of this connection.
+        """
         nonce = self._next()
         try:
             return self._aead.decrypt(nonce, sealed, associated)
@@ -185,7 +212,8 @@ class Opener(_Direction):
         return BadFrame(
             f"record {self.n_records - 1} of a connection was refused",
             "it was changed, cut, repeated or moved on the way, or belongs to another connection",
-            "this connection is over: start a new one, and look at who can write on the network between",
+            "this connection is over: start a new one, and look at who can write on the network "
+            "between",
         )
 
 

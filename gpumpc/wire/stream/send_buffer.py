@@ -1,8 +1,9 @@
 """Sending frames as records: by the caller as long as the kernel takes them, else by a thread.
 
-A call never waits for the peer to read, as two ends that both send before they receive would wait for each other. What
-the kernel does not take at once goes on in a thread: sealed already, so that the caller may use its arrays again (`put`),
-or sealed there straight from the caller's arrays while it receives (`start`).
+A call never waits for the peer to read, as two ends that both send before they receive would wait
+for each other. What the kernel does not take at once goes on in a thread: sealed already, so that
+the caller may use its arrays again (`put`), or sealed there straight from the caller's arrays while
+it receives (`start`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from typing import TypeVar
 
 from gpumpc.errors import PeerLost, PeerTimeout
 from gpumpc.wire.frames import Buffer
-from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, Sealer
+from gpumpc.wire.stream.records import (
+    HEADER_LABEL,
+    RECORD_BYTES,
+    SEALED_HEADER_BYTES,
+    TAG_BYTES,
+    Sealer,
+)
 
 T = TypeVar("T", bound=Buffer)
 
@@ -64,10 +71,14 @@ class Outbox:
             self._stopped = True  # behind half a frame nothing more can be sent
             raise
 
-    def start(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> Sending | None:
-        """Begin to send one frame from the parts themselves, which must not be changed before `Sending.finish`.
+    def start(
+        self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]
+    ) -> Sending | None:
+        """Begin to send one frame from the parts themselves, which must not be changed before
+        `Sending.finish`.
 
-        A small frame is sent at once, and the answer is None. Raises PeerLost, and what `check` raises.
+        A small frame is sent at once, and the answer is None. Raises PeerLost, and what `check`
+        raises.
         """
         if sum(map(len, parts)) < LARGE_BYTES:
             self.put(header, parts, check)
@@ -81,11 +92,19 @@ class Outbox:
     def flush(self, deadline: float) -> None:
         """Wait until nothing waits, or until `deadline` (monotonic); raises nothing."""
         with self._changed:
-            while self._waiting and not self._error and not self._stopped and time.monotonic() < deadline:
+            while (
+                self._waiting
+                and not self._error
+                and not self._stopped
+                and time.monotonic() < deadline
+            ):
                 self._changed.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Send nothing more; on return no array of a caller is read any longer. The socket must be shut down before."""
+        """Send nothing more; on return no array of a caller is read any longer.
+
+        The socket must be shut down before.
+        """
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -98,18 +117,26 @@ class Outbox:
         while sending in self._waiting:
             self._check()
             if time.monotonic() > deadline:
-                what, why = f"{self._peer} took nothing for {timeout_s:g} s", "its process is up but busy or stopped"
-                raise PeerTimeout(what, why, f"see the log of {self._peer}, or allow more time with timeout_s")
+                what, why = (
+                    f"{self._peer} took nothing for {timeout_s:g} s",
+                    "its process is up but busy or stopped",
+                )
+                raise PeerTimeout(
+                    what, why, f"see the log of {self._peer}, or allow more time with timeout_s"
+                )
             self._await_change(check)
         self._check()  # it may have ended in an error
 
     def _after_large(self, check: Callable[[], None]) -> None:
-        # The numbers of records are taken in the order in which they leave, by one thread at a time.
+        # The numbers of records are taken in the order in which they leave, by one thread at a
+        # time.
         while any(isinstance(item, Sending) for item in [*self._waiting]):
             self._await_change(check)
 
     def _sealed(self, header: bytes, parts: Sequence[Buffer]) -> Iterator[memoryview]:
-        """The records of one frame, the header's together with the first of the payload; each valid until the next."""
+        """The records of one frame, the header's together with the first of the payload; each valid
+        until the next.
+        """
         start = SEALED_HEADER_BYTES
         self._sealer.seal_into(header, HEADER_LABEL, self._scratch[:start])
         whole = sum(map(len, parts)) <= RECORD_BYTES
@@ -138,7 +165,9 @@ class Outbox:
             self._waiting.append(item)
             self._waiting_bytes += len(item)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="gpumpc-sending", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="gpumpc-sending", daemon=True
+                )
                 self._thread.start()
             self._changed.notify_all()
 
@@ -163,10 +192,20 @@ class Outbox:
                     return
                 item = self._waiting[0]
             try:
-                for record in [memoryview(item)] if isinstance(item, bytes) else self._sealed(item.header, item.parts):
+                for record in (
+                    [memoryview(item)]
+                    if isinstance(item, bytes)
+                    else self._sealed(item.header, item.parts)
+                ):
                     self._send_all(record)
-            except Exception as error:  # of the socket, or none that is foreseen: whoever waits must hear of it
-                self._error = error if isinstance(error, OSError) else OSError(0, f"{type(error).__name__} in sending")
+            except (
+                Exception
+            ) as error:  # of the socket, or none that is foreseen: whoever waits must hear of it
+                self._error = (
+                    error
+                    if isinstance(error, OSError)
+                    else OSError(0, f"{type(error).__name__} in sending")
+                )
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(item)
@@ -195,12 +234,17 @@ class Sending:
         return 0  # it takes no memory of its own
 
     def finish(self, timeout_s: float, check: Callable[[], None]) -> None:
-        """Wait until all is sent. Raises PeerTimeout, PeerLost, and what `check` raises: stop the stream then."""
+        """Wait until all is sent.
+
+        Raises PeerTimeout, PeerLost, and what `check` raises: stop the stream then.
+        """
         self._outbox.await_end(self, timeout_s, check)
 
 
 def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
-    """The bytes of all parts in order, `size` at a time: views, but for a piece that lies across parts."""
+    """The bytes of all parts in order, `size` at a time: views, but for a piece that lies across
+    parts.
+    """
     across: list[memoryview] = []
     n_across = 0
     for part in parts:

@@ -15,7 +15,13 @@ import numpy as np
 
 from gpumpc.errors import BadFrame, PeerLost
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Header, decode_header
-from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, StreamKeys
+from gpumpc.wire.stream.records import (
+    HEADER_LABEL,
+    RECORD_BYTES,
+    SEALED_HEADER_BYTES,
+    TAG_BYTES,
+    StreamKeys,
+)
 from gpumpc.wire.stream.send_buffer import Outbox, Sending
 
 _LOOK_S = 0.25
@@ -29,13 +35,20 @@ _TCP_CLOSE = 7
 class Stream:
     """Frames over a connected socket under one connection's keys; for one thread at a time.
 
-    After BadFrame or PeerLost it stays unusable. Nothing of a frame is handed out before all of its records have opened.
+    After BadFrame or PeerLost it stays unusable. Nothing of a frame is handed out before all of its
+    records have opened.
 
     Args:
         peer: the other end's name, for messages.
     """
 
-    def __init__(self, sock: socket.socket, keys: StreamKeys, peer: str, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        keys: StreamKeys,
+        peer: str,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
         self.peer, self._max_payload_bytes = peer, max_payload_bytes
         self._socket = sock
         sock.setblocking(False)
@@ -48,11 +61,16 @@ class Stream:
         self._readable.register(sock, select.POLLIN)
         self._opener = keys.opener()
         self._keys = keys
-        self._outbox: Outbox | None = None  # made when this end first speaks: a connection takes its numbers once
+        self._outbox: Outbox | None = (
+            None  # made when this end first speaks: a connection takes its numbers once
+        )
         # Sealed bytes that have come and are not opened yet: [start, end) of the buffer.
-        self._arrived = memoryview(bytearray(SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES + _AHEAD_BYTES))
+        self._arrived = memoryview(
+            bytearray(SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES + _AHEAD_BYTES)
+        )
         self._start = self._end = 0
-        # The frame that is coming: its header, where its payload goes, and how much of that is there.
+        # The frame that is coming: its header, where its payload goes, and how much of that is
+        # there.
         self._header: Header | None = None
         self._raw_header = b""
         self._payload = memoryview(b"")
@@ -65,11 +83,17 @@ class Stream:
         return self._socket.fileno()
 
     def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
-        """Send one frame; its parts may be changed on return. Raises PeerLost, and what `check` raises."""
+        """Send one frame; its parts may be changed on return.
+
+        Raises PeerLost, and what `check` raises.
+        """
         self._out().put(header, parts, check)
 
-    def start(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> Sending | None:
-        """Begin to send one frame; its parts must not be changed before `finish` of what it returns, or `abort`.
+    def start(
+        self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]
+    ) -> Sending | None:
+        """Begin to send one frame; its parts must not be changed before `finish` of what it
+        returns, or `abort`.
 
         Raises PeerLost, and what `check` raises.
         """
@@ -79,7 +103,8 @@ class Stream:
         """The next frame; None after `timeout_s` without a whole one.
 
         Args:
-            check: called before it waits, and now and then while it does; raises if the peer has gone.
+            check: called before it waits, and now and then while it does; raises if the peer has
+                gone.
 
         Raises BadFrame, PeerLost, and what `check` raises.
         """
@@ -116,11 +141,15 @@ class Stream:
         return self._whole(header) if header is not None else None
 
     def abort(self) -> None:
-        """Cut the connection and close: nothing more is sent, and no array of a caller is read any longer."""
+        """Cut the connection and close: nothing more is sent, and no array of a caller is read any
+        longer.
+        """
         self._close(flush_s=0.0)
 
     def close(self) -> None:
-        """Send what waits, until the peer's machine has it (at most two seconds), and close; safe to call twice."""
+        """Send what waits, until the peer's machine has it (at most two seconds), and close; safe
+        to call twice.
+        """
         self._close(flush_s=_CLOSE_S)
 
     def _open_header(self) -> Header | None:
@@ -143,7 +172,9 @@ class Stream:
 
     def _whole(self, header: Header) -> Frame:
         payload, self._header, self._payload = self._payload, None, memoryview(b"")
-        return Frame(header.kind, payload.toreadonly(), header.session, header.batch, header.sequence)
+        return Frame(
+            header.kind, payload.toreadonly(), header.session, header.batch, header.sequence
+        )
 
     def _take(self, n_bytes: int) -> memoryview:
         start = self._start
@@ -151,7 +182,10 @@ class Stream:
         return self._arrived[start : self._start]
 
     def _fill(self, n_bytes: int, ahead_bytes: int) -> bool:
-        """Whether `n_bytes` sealed bytes are here; up to `ahead_bytes` more are read along. Raises PeerLost."""
+        """Whether `n_bytes` sealed bytes are here; up to `ahead_bytes` more are read along.
+
+        Raises PeerLost.
+        """
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start + n_bytes + ahead_bytes > len(self._arrived):
@@ -160,7 +194,9 @@ class Stream:
             self._arrived[: len(rest)] = rest
         while self._end - self._start < n_bytes:
             try:
-                n_read = self._socket.recv_into(self._arrived[self._end : self._start + n_bytes + ahead_bytes])
+                n_read = self._socket.recv_into(
+                    self._arrived[self._end : self._start + n_bytes + ahead_bytes]
+                )
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -211,7 +247,9 @@ class Stream:
 def _undelivered(sock: socket.socket) -> int:
     """Bytes sent and not acknowledged by the other machine, if it may still do so."""
     try:
-        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:  # reset: nothing more will come
+        if (
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        ):  # reset: nothing more will come
             return 0
         return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     except OSError:

@@ -13,12 +13,13 @@ from zmq.utils import z85
 from gpumpc.errors import ConfigError
 
 _LINGER_MS = 2000
-# High-water marks count messages, not bytes: in lock step few are on their way, and a stream of corrections is held
-# back after so many pieces.
+# High-water marks count messages, not bytes: in lock step few are on their way, and a stream of
+# corrections is held back after so many pieces.
 _HWM = 64
 _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 1000, 4000
 _HANDSHAKE_MS = 3000
-# ZeroMQ's own limit counts what CURVE adds to each part, and holds for the parts of the handshake as well.
+# ZeroMQ's own limit counts what CURVE adds to each part, and holds for the parts of the handshake
+# as well.
 _HANDSHAKE_BYTES, _CURVE_BYTES = 1024, 64
 _OPTIONS = {
     zmq.LINGER: _LINGER_MS,
@@ -46,15 +47,22 @@ def curve_keypair() -> CurveKeys:
 
 
 def curve_public(secret: bytes) -> bytes:
-    """The public key (z85) that belongs to a secret one. Raises ConfigError if `secret` is no key."""
+    """The public key (z85) that belongs to a secret one.
+
+    Raises ConfigError if `secret` is no key.
+    """
     try:
         return zmq.curve_public(secret)
     except (ValueError, zmq.ZMQError) as error:
-        raise ConfigError("a CURVE key cannot be used", "it is not 40 z85 characters", "make new keys") from error
+        raise ConfigError(
+            "a CURVE key cannot be used", "it is not 40 z85 characters", "make new keys"
+        ) from error
 
 
 class Gatekeeper(threading.Thread):
-    """Answers ZeroMQ's question "may this key connect?" for one context; ends when the context is closed."""
+    """Answers ZeroMQ's question "may this key connect?" for one context; ends when the context is
+    closed.
+    """
 
     def __init__(self, context: zmq.Context[Any], names_by_key: Mapping[bytes, str]) -> None:
         super().__init__(name="gpumpc-gatekeeper", daemon=True)
@@ -71,12 +79,14 @@ class Gatekeeper(threading.Thread):
         except zmq.ContextTerminated:
             pass
         finally:
-            # Also if this thread dies of an error: everybody is refused then, and closing must not wait for the socket.
+            # Also if this thread dies of an error: everybody is refused then, and closing must not
+            # wait for the socket.
             self._socket.close()
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         version, request_id = request[0], request[1]
-        # RFC 27: version, id, domain, address, identity, mechanism, then the mechanism's credentials.
+        # RFC 27: version, id, domain, address, identity, mechanism, then the mechanism's
+        # credentials.
         known = version == b"1.0" and len(request) == 7 and request[5] == b"CURVE"
         name = self._names.get(request[6]) if known else None
         if name is None:
@@ -92,12 +102,15 @@ class Endpoint:
         self.socket = self.context.socket(kind)
         for option, value in _OPTIONS.items():
             self.socket.setsockopt(option, value)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, max(max_payload_bytes, _HANDSHAKE_BYTES) + _CURVE_BYTES)
+        self.socket.setsockopt(
+            zmq.MAXMSGSIZE, max(max_payload_bytes, _HANDSHAKE_BYTES) + _CURVE_BYTES
+        )
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.public, keys.secret
         self._gatekeeper: Gatekeeper | None = None
 
     def bind(self, endpoint: str, allowed: Mapping[bytes, str]) -> str:
-        """Listen for the keys in `allowed` (z85 -> name) alone; returns the endpoint with its real port.
+        """Listen for the keys in `allowed` (z85 -> name) alone; returns the endpoint with its real
+        port.
 
         Raises ConfigError.
         """
@@ -139,4 +152,6 @@ def beside(endpoint: str, port: int) -> str:
 
 
 def _no_endpoint(what: str, error: Exception) -> ConfigError:
-    return ConfigError(what, str(error), "give an endpoint like tcp://127.0.0.1:7000 whose port is free")
+    return ConfigError(
+        what, str(error), "give an endpoint like tcp://127.0.0.1:7000 whose port is free"
+    )

@@ -36,7 +36,9 @@ class Link:
         self._monitor = self._socket.get_monitor_socket(_UP | _DOWN | _REFUSED | _READY)
         self._listens, self.endpoint = False, ""
         self._open: set[int] = set()
-        self._peers_own: set[int] | None = None  # the connections one of which is the peer's, once it has come
+        self._peers_own: set[int] | None = (
+            None  # the connections one of which is the peer's, once it has come
+        )
         self._gone, self._refused, self._reached = "", 0, False
 
     def bind(self, endpoint: str, peer_key: bytes) -> None:
@@ -49,7 +51,10 @@ class Link:
             raise
 
     def connect(self, endpoint: str, server_key: bytes) -> None:
-        """Begin to connect to the server with the public key `server_key` (z85). Raises ConfigError."""
+        """Begin to connect to the server with the public key `server_key` (z85).
+
+        Raises ConfigError.
+        """
         self.endpoint, self._peer_key = endpoint, server_key
         try:
             self._end.connect(endpoint, server_key)
@@ -68,7 +73,10 @@ class Link:
         self._check_usable()
 
     def put(self, parts: Sequence[bytes]) -> None:
-        """Hand over one message, waiting while the peer is slow. Raises AccessDenied, PeerTimeout, PeerLost."""
+        """Hand over one message, waiting while the peer is slow.
+
+        Raises AccessDenied, PeerTimeout, PeerLost.
+        """
         self.wait_peer(CONNECT_S)
         while True:
             self._read_monitor()
@@ -102,18 +110,31 @@ class Link:
         self._check_usable()
 
     def absent(self, timeout_s: float) -> PeerTimeout:
-        """The error for a peer that has not come within `timeout_s` seconds: names every likely cause."""
+        """The error for a peer that has not come within `timeout_s` seconds: names every likely
+        cause.
+        """
         what = f"no {self.peer} at {self.endpoint} within {timeout_s:g} s"
         if self._listens:
-            refused = f"; {self._refused} connections with a key that is not its own were refused" * bool(self._refused)
+            refused = (
+                f"; {self._refused} connections with a key that is not its own were refused"
+                * bool(self._refused)
+            )
             why = f"{self.peer} does not run, or it pins another key than this party's{refused}"
-            return PeerTimeout(what, why, f"start {self.peer}; compare the cards that both ends are configured with")
+            return PeerTimeout(
+                what,
+                why,
+                f"start {self.peer}; compare the cards that both ends are configured with",
+            )
         hint = "something listens there" if self._reached else "nothing answers there"
         why = f"{self.peer} does not run there, or its key is not the one in its card here ({hint})"
-        return PeerTimeout(what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here anew")
+        return PeerTimeout(
+            what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here anew"
+        )
 
     def exchange(self, port: int = 0) -> Exchange:
-        """A key agreement with the peer that has proved its key; `port` is where this end listens for the stream."""
+        """A key agreement with the peer that has proved its key; `port` is where this end listens
+        for the stream.
+        """
         return Exchange(self._keys.public, self._peer_key, port)
 
     @property
@@ -125,7 +146,8 @@ class Link:
         """Flush for a moment and close; safe to call twice."""
         self._gone = self._gone or "this end was closed"
         if not self._socket.closed:
-            # In this order: an event that finds the monitor's other end closed would stop ZeroMQ's own thread for ever.
+            # In this order: an event that finds the monitor's other end closed would stop ZeroMQ's
+            # own thread for ever.
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
         self._end.close()
@@ -163,9 +185,12 @@ class Link:
             self._refused += 1
         elif event == _READY:
             if self._peers_own is not None:
-                self._gone = "it connected a second time, so it was started again, or two processes use its key"
-            # The event does not say which connection it is about. A stranger's that is open too soon ends by itself:
-            # it cannot pass the handshake, and HANDSHAKE_IVL limits that.
+                self._gone = (
+                    "it connected a second time, so it was started again, or two "
+                    "processes use its key"
+                )
+            # The event does not say which connection it is about. A stranger's that is open too
+            # soon ends by itself: it cannot pass the handshake, and HANDSHAKE_IVL limits that.
             self._peers_own = set(self._open)
 
     def _check_usable(self) -> None:
@@ -176,12 +201,15 @@ class Link:
             raise AccessDenied(
                 f"{self.peer} at {self.endpoint} refused this party's key",
                 "the public key of this party's identity is not on its allow-list",
-                f"add this party's card.toml to the configuration of {self.peer}, and start it again",
+                f"add this party's card.toml to the configuration of {self.peer}, and start it "
+                "again",
             )
 
 
 def sender_of(part: zmq.Frame) -> str | None:
-    """The name the allow-list gave to the sender of a received part; None at a connecting end, which pins a key."""
+    """The name the allow-list gave to the sender of a received part; None at a connecting end,
+    which pins a key.
+    """
     try:
         return str(part.get("User-Id"))
     except zmq.ZMQError:

@@ -1,4 +1,6 @@
-"""The channel between the two servers: CURVE says who is there, a stream beside it carries every frame."""
+"""The channel between the two servers: CURVE says who is there, a stream beside it carries every
+frame.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,18 @@ from gpumpc.wire.zmq_channel.endpoint import CurveKeys, beside
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
 from gpumpc.wire.zmq_channel.streams import STREAM_S
 
-# How often the CURVE connection is asked whether the peer is still there; the end of the stream itself is known at once.
+# How often the CURVE connection is asked whether the peer is still there; the end of the stream
+# itself is known at once.
 _CHECK_S = 0.25
 _STEP_S = 0.05
 
 
 class ZmqChannel(FramedChannel):
-    """One server's end of the connection between the two servers: made by `bind` or `connect`, then `wait_peer`.
+    """One server's end of the connection between the two servers: made by `bind` or `connect`, then
+    `wait_peer`.
 
-    One thread at a time may send, and one receive; any may close. After PeerLost it stays unusable: close it, make another.
+    One thread at a time may send, and one receive; any may close. After PeerLost it stays unusable:
+    close it, make another.
     """
 
     def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
@@ -32,21 +37,32 @@ class ZmqChannel(FramedChannel):
         self._stream_endpoint: str | None = None
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
-        # Of several threads that send, receive and close, one at a time touches the link; and who closes or aborts
-        # returns when all is closed, also if another thread has begun it.
+        # Of several threads that send, receive and close, one at a time touches the link; and who
+        # closes or aborts returns when all is closed, also if another thread has begun it.
         self._checked_at, self._link_free = 0.0, threading.Lock()
 
     @classmethod
     def bind(
-        cls, endpoint: str, keys: CurveKeys, peer_key: bytes, *, peer: str = "server1", party: int = 0,
-        patience_s: float = 600.0, max_payload_bytes: int = MAX_PAYLOAD_BYTES, stream_endpoint: str | None = None,
-    ) -> ZmqChannel:  # fmt: skip
-        """Listen at `endpoint` (`tcp://host:port`, port 0 for a free one) for the owner of `peer_key` (z85) alone.
+        cls,
+        endpoint: str,
+        keys: CurveKeys,
+        peer_key: bytes,
+        *,
+        peer: str = "server1",
+        party: int = 0,
+        patience_s: float = 600.0,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        stream_endpoint: str | None = None,
+    ) -> ZmqChannel:
+        """Listen at `endpoint` (`tcp://host:port`, port 0 for a free one) for the owner of
+        `peer_key` (z85) alone.
 
         Args:
-            stream_endpoint: where to listen for the stream; else at the same address, at a free port. The peer is told.
+            stream_endpoint: where to listen for the stream; else at the same address, at a free
+                port. The peer is told.
 
-        Returns at once; `endpoint` then tells the real port. Raises ConfigError if an endpoint cannot be had.
+        Returns at once; `endpoint` then tells the real port. Raises ConfigError if an endpoint
+        cannot be had.
         """
         link = Link(peer, keys, max_payload_bytes)
         link.bind(endpoint, peer_key)
@@ -60,13 +76,22 @@ class ZmqChannel(FramedChannel):
 
     @classmethod
     def connect(
-        cls, endpoint: str, keys: CurveKeys, peer_key: bytes, *, peer: str = "server0", party: int = 1,
-        patience_s: float = 600.0, max_payload_bytes: int = MAX_PAYLOAD_BYTES, stream_endpoint: str | None = None,
-    ) -> ZmqChannel:  # fmt: skip
+        cls,
+        endpoint: str,
+        keys: CurveKeys,
+        peer_key: bytes,
+        *,
+        peer: str = "server0",
+        party: int = 1,
+        patience_s: float = 600.0,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        stream_endpoint: str | None = None,
+    ) -> ZmqChannel:
         """Connect to the server whose public key is `peer_key` (z85).
 
         Args:
-            stream_endpoint: where to reach its stream; else at the host of `endpoint`, at the port that it tells.
+            stream_endpoint: where to reach its stream; else at the host of `endpoint`, at the port
+                that it tells.
 
         Returns at once. Raises ConfigError.
         """
@@ -89,7 +114,8 @@ class ZmqChannel(FramedChannel):
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
 
-        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. While the peer has not come, it can be called again.
+        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. While the peer has not come, it can be
+        called again.
         """
         self._connected(timeout_s)
 
@@ -180,5 +206,6 @@ class ZmqChannel(FramedChannel):
         raise PeerTimeout(
             f"no stream of {self.peer} at port {door.port} within {STREAM_S:g} s",
             f"{self.peer} is there, but its second connection does not arrive",
-            f"let port {door.port} through, or name another with the key `peer_bulk` at both servers",
+            f"let port {door.port} through, or name another with the key `peer_bulk` at both "
+            "servers",
         )

@@ -33,18 +33,21 @@ from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
 class Listener:
     """A server's door for many known peers (ROUTER, CURVE server, allow-list).
 
-    One thread calls `poll` in a loop. `reply` may be called from any thread: it queues the frame and wakes a waiting
-    `poll` through a pipe, and the polling thread sends it (a zmq socket must stay in one thread).
+    One thread calls `poll` in a loop. `reply` may be called from any thread: it queues the frame
+    and wakes a waiting `poll` through a pipe, and the polling thread sends it (a zmq socket must
+    stay in one thread).
 
     Args:
         endpoint: `tcp://host:port`; port 0 takes a free one, and the attribute `endpoint` tells it.
         allowed: public key (z85) -> name of every peer that may connect.
         stream_peers: names of the peers that may send by a stream; without any there is none.
-        stream_endpoint: where to listen for streams; else at the same address, at a free port. The peers are told.
+        stream_endpoint: where to listen for streams; else at the same address, at a free port. The
+            peers are told.
 
     Attributes:
         stream_endpoint: where streams are listened for; empty where there are none.
-        malformed: frames dropped because they could not be decoded; their senders got an ERROR frame.
+        malformed: frames dropped because they could not be decoded; their senders got an ERROR
+            frame.
         undelivered: replies whose receiver was gone or did not read.
 
     Raises ConfigError if an endpoint cannot be had.
@@ -84,7 +87,9 @@ class Listener:
         self._closed = False
 
     def poll(self, timeout_s: float) -> Arrival | None:
-        """The next request, or None after `timeout_s` seconds; a malformed one is answered, counted and dropped."""
+        """The next request, or None after `timeout_s` seconds; a malformed one is answered, counted
+        and dropped.
+        """
         self._thread = threading.get_ident()
         deadline = time.monotonic() + timeout_s
         poller = zmq.Poller()
@@ -115,8 +120,9 @@ class Listener:
     ) -> None:
         """Send a frame to the sender of an earlier arrival; from any thread.
 
-        It leaves at once if a `poll` is waiting or in the polling thread, else at the next `poll`. A receiver that
-        has gone is no error here: it is counted in `undelivered`. Raises BadFrame if the frame cannot be made.
+        It leaves at once if a `poll` is waiting or in the polling thread, else at the next `poll`.
+        A receiver that has gone is no error here: it is counted in `undelivered`. Raises BadFrame
+        if the frame cannot be made.
         """
         header = encode_header(kind, len(payload), session=session, batch=batch, sequence=sequence)
         self._outbox.append((routing_id, header, bytes(payload)))
@@ -126,7 +132,9 @@ class Listener:
             self._wake()
 
     def reply_error(self, routing_id: bytes, error: GpumpcError, *, sequence: int = 0) -> None:
-        """Tell a peer why its request failed: its `receive` raises RemoteError with the same texts."""
+        """Tell a peer why its request failed: its `receive` raises RemoteError with the same
+        texts.
+        """
         self.reply(routing_id, Kind.ERROR, encode_record(ErrorRecord.of(error)), sequence=sequence)
 
     def close(self) -> None:
@@ -163,7 +171,11 @@ class Listener:
     def _receive(self) -> Arrival | None:
         # In turns: clients that send without a pause must not silence the dealer, nor it them.
         self._streams_first = not self._streams_first
-        if self._streams_first and self._streams and (arrival := self._streams.receive(self._refuse)):
+        if (
+            self._streams_first
+            and self._streams
+            and (arrival := self._streams.receive(self._refuse))
+        ):
             return arrival
         while True:
             try:
@@ -186,7 +198,9 @@ class Listener:
     def _agree(self, arrival: Arrival) -> None:
         try:
             if self._streams is None:
-                raise AccessDenied("no stream is open to this party", "this server has none", "send by requests")
+                raise AccessDenied(
+                    "no stream is open to this party", "this server has none", "send by requests"
+                )
             hello = self._streams.agree(arrival)
         except AccessDenied as error:
             self.reply_error(arrival.routing_id, error)
@@ -221,33 +235,54 @@ class Requester:
         self._stream: Stream | None = None
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
-        """Wait until the server has proved its key and accepted ours. Raises AccessDenied, PeerTimeout, PeerLost."""
+        """Wait until the server has proved its key and accepted ours.
+
+        Raises AccessDenied, PeerTimeout, PeerLost.
+        """
         self._link.wait_peer(timeout_s)
 
     def open_stream(self, endpoint: str | None = None) -> None:
-        """From now on send every frame by a stream beside CURVE; answers come as before. Only right after `wait_peer`.
+        """From now on send every frame by a stream beside CURVE; answers come as before. Only right
+        after `wait_peer`.
 
         Args:
-            endpoint: where to reach it; else at the server's host, at the port that the server tells.
+            endpoint: where to reach it; else at the server's host, at the port that the server
+                tells.
 
-        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame, RemoteError if the server has no stream for this party.
+        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame, RemoteError if the server has no
+        stream for this party.
         """
         self._link.wait_peer(CONNECT_S)
         exchange = self._link.exchange()
         self._link.put((encode_header(Kind.STREAM, len(exchange.hello)), exchange.hello))
         frame = self.receive(STREAM_S)
         if frame.kind is not Kind.STREAM:
-            raise BadFrame(f"{self.peer} answered with {frame.kind.name} where STREAM was due", "", "use the same version")
+            raise BadFrame(
+                f"{self.peer} answered with {frame.kind.name} where STREAM was due",
+                "",
+                "use the same version",
+            )
         keys, port = exchange.agree(frame.payload)
         endpoint = endpoint or beside(self._link.endpoint, port)
         self._stream = dial(endpoint, keys, self.peer, STREAM_S, self._max_payload_bytes)
 
-    def send(self, kind: Kind, *payload: Buffer, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0) -> None:
-        """Send one frame, its payload in any number of parts, connecting first (5 s); they may be changed on return.
+    def send(
+        self,
+        kind: Kind,
+        *payload: Buffer,
+        session: bytes = NO_SESSION,
+        batch: int = 0,
+        sequence: int = 0,
+    ) -> None:
+        """Send one frame, its payload in any number of parts, connecting first (5 s); they may be
+        changed on return.
 
-        It waits only for a server that is far behind. Raises AccessDenied, PeerTimeout, PeerLost, BadFrame.
+        It waits only for a server that is far behind. Raises AccessDenied, PeerTimeout, PeerLost,
+        BadFrame.
         """
-        header = encode_header(kind, sum(map(len, payload)), session=session, batch=batch, sequence=sequence)
+        header = encode_header(
+            kind, sum(map(len, payload)), session=session, batch=batch, sequence=sequence
+        )
         if self._stream is None:
             self._link.put((header, bytes(payload[0]) if len(payload) == 1 else b"".join(payload)))
         else:
@@ -258,11 +293,12 @@ class Requester:
         """The next frame from the server, within `timeout_s` seconds.
 
         Args:
-            errors_of: raise only errors that answer the request of this sequence number, or none in particular (0);
-                late ones to earlier requests are dropped. Without it every error is raised.
+            errors_of: raise only errors that answer the request of this sequence number, or none in
+                particular (0); late ones to earlier requests are dropped. Without it every error is
+                raised.
 
-        Raises RemoteError for an ERROR frame, AccessDenied, PeerTimeout (call again to go on waiting), PeerLost,
-        BadFrame.
+        Raises RemoteError for an ERROR frame, AccessDenied, PeerTimeout (call again to go on
+        waiting), PeerLost, BadFrame.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -282,5 +318,8 @@ class Requester:
         self._link.close()
 
     def _late(self, timeout_s: float) -> PeerTimeout:
-        why, cure = "it is up but busy", f"see the log of {self.peer}, or allow more time with timeout_s"
+        why, cure = (
+            "it is up but busy",
+            f"see the log of {self.peer}, or allow more time with timeout_s",
+        )
         return PeerTimeout(f"{self.peer} sent no reply for {timeout_s:g} s", why, cure)

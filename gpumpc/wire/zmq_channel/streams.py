@@ -1,4 +1,6 @@
-"""A listener's streams: of peers that CURVE has identified, one a connection, for what they send in bulk."""
+"""A listener's streams: of peers that CURVE has identified, one a connection, for what they send in
+bulk.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Streams:
         peers: the names of those that may open a stream.
     """
 
-    def __init__(self, door: Door, keys: CurveKeys, names_by_key: Mapping[bytes, str], peers: Collection[str]) -> None:
+    def __init__(
+        self, door: Door, keys: CurveKeys, names_by_key: Mapping[bytes, str], peers: Collection[str]
+    ) -> None:
         self._door, self._own_key, self._peers = door, keys.public, frozenset(peers)
         self._keys_by_name = {name: key for key, name in names_by_key.items()}
         self._coming: dict[bytes, tuple[str, bytes]] = {}
@@ -52,7 +56,11 @@ class Streams:
         Raises AccessDenied, BadFrame.
         """
         if arrival.peer not in self._peers:
-            raise AccessDenied("no stream is open to this party", "it is for bulk of the dealer alone", "send by requests")
+            raise AccessDenied(
+                "no stream is open to this party",
+                "it is for bulk of the dealer alone",
+                "send by requests",
+            )
         exchange = Exchange(self._own_key, self._keys_by_name[arrival.peer], self._door.port)
         keys, _ = exchange.agree(arrival.frame.payload)
         self._door.expect(keys, arrival.peer, STREAM_S)
@@ -65,7 +73,8 @@ class Streams:
         """The next frame that has come whole, without waiting.
 
         Args:
-            refuse: told the routing id of a peer whose stream was closed for a record that does not open, and the error.
+            refuse: told the routing id of a peer whose stream was closed for a record that does not
+                open, and the error.
         """
         for ticket, stream in self._door.step():
             known = self._coming.pop(ticket, None)

@@ -81,17 +81,29 @@ def test_each_of_many_that_are_expected_is_told_apart(entrance: Door) -> None:
     for i, (inside, _) in enumerate(keys):
         entrance.expect(inside, f"peer{i}", LIMIT_S)
     with ThreadPoolExecutor() as pool:
-        calls = [pool.submit(dial, at(entrance), outside, "door", LIMIT_S) for _, outside in reversed(keys)]
+        calls = [
+            pool.submit(dial, at(entrance), outside, "door", LIMIT_S)
+            for _, outside in reversed(keys)
+        ]
         found: dict[bytes, Stream] = {}
         while len(found) < 5:
             found |= dict(let_in(entrance))
         streams = [call.result() for call in calls]
-    assert {ticket: s.peer for ticket, s in found.items()} == {k.ticket: f"peer{i}" for i, (k, _) in enumerate(keys)}
+    assert {ticket: s.peer for ticket, s in found.items()} == {
+        k.ticket: f"peer{i}" for i, (k, _) in enumerate(keys)
+    }
     for stream in (*streams, *found.values()):
         stream.abort()
 
 
-STRANGERS = ["silent", "unknown ticket", "no proof", "wrong proof", "another's proof", "half a ticket"]
+STRANGERS = [
+    "silent",
+    "unknown ticket",
+    "no proof",
+    "wrong proof",
+    "another's proof",
+    "half a ticket",
+]
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
@@ -184,7 +196,9 @@ def answering(answer: bytes) -> tuple[str, socket.socket]:
         (b"HTTP/1.1 400 Bad Request\r\n" * 20, BadFrame, "does not hold this connection's keys"),
     ],
 )
-def test_a_wrong_port_fails_with_a_deadline_and_says_so(answer: bytes, error: type[WireError], why: str) -> None:
+def test_a_wrong_port_fails_with_a_deadline_and_says_so(
+    answer: bytes, error: type[WireError], why: str
+) -> None:
     endpoint, server = answering(answer)
     start = time.monotonic()
     with pytest.raises(error, match=f"no stream to server0 at {endpoint}.*{why}.*peer_bulk"):
@@ -197,12 +211,15 @@ def test_a_wrong_port_fails_with_a_deadline_and_says_so(answer: bytes, error: ty
 def test_an_absent_door_fails_and_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(PeerLost, match=f"no stream to server0 at {endpoint}.*refused.*let that port through"):
+    with pytest.raises(
+        PeerLost, match=f"no stream to server0 at {endpoint}.*refused.*let that port through"
+    ):
         dial(endpoint, both_keys()[1], "server0", 0.5)
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"]
+    "endpoint",
+    ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"],
 )
 def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
     for action in (partial(Door, endpoint), partial(dial, endpoint, both_keys()[1], "x", 0.1)):

@@ -1,4 +1,6 @@
-"""Keys of a connection: the same at both ends, other ones everywhere else; records open once, in order, unchanged."""
+"""Keys of a connection: the same at both ends, other ones everywhere else; records open once, in
+order, unchanged.
+"""
 
 import copy
 import itertools
@@ -15,7 +17,9 @@ LISTENER, CONNECTOR = b"L" * 40, b"C" * 40
 SECRET = bytes(range(32))
 
 
-def agreed(listener: bytes = LISTENER, connector: bytes = CONNECTOR) -> tuple[StreamKeys, StreamKeys]:
+def agreed(
+    listener: bytes = LISTENER, connector: bytes = CONNECTOR
+) -> tuple[StreamKeys, StreamKeys]:
     """Both ends' keys; the identities are what the connecting end believes."""
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(connector, listener)
     keys, port = there.agree(here.hello)
@@ -41,7 +45,9 @@ def test_both_ends_agree_and_each_direction_has_its_key() -> None:
     sealers = here.sealer(), there.sealer()
     sealed = [seal(sealer, b"the same words") for sealer in sealers]
     assert sealed[0] != sealed[1]
-    assert unseal(there.opener(), sealed[0]) == unseal(here.opener(), sealed[1]) == b"the same words"
+    assert (
+        unseal(there.opener(), sealed[0]) == unseal(here.opener(), sealed[1]) == b"the same words"
+    )
     with pytest.raises(BadFrame, match="refused"):
         unseal(here.opener(), sealed[0])  # sent back to whom it came from
 
@@ -63,17 +69,23 @@ def test_ends_that_see_another_identity_have_other_keys(wrong: dict[str, bytes])
 
 @pytest.mark.parametrize("field", ["port", "version"])
 def test_the_hellos_themselves_are_bound(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever of a hello one end reads differently, the keys differ, ephemeral keys being the same."""
+    """Whatever of a hello one end reads differently, the keys differ, ephemeral keys being the
+    same.
+    """
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(CONNECTOR, LISTENER)
     told = msgspec.msgpack.decode(here.hello, type=StreamHello)
     monkeypatch.setattr(records, "VERSION", 2 if field == "version" else 1)
-    changed = encode_record(msgspec.structs.replace(told, **{field: {"port": 7002, "version": 2}[field]}))
+    changed = encode_record(
+        msgspec.structs.replace(told, **{field: {"port": 7002, "version": 2}[field]})
+    )
     back = there.hello if field == "port" else _version_2(there.hello)
     assert here.agree(back)[0].ticket != there.agree(changed)[0].ticket
 
 
 def _version_2(hello: bytes) -> bytes:
-    return encode_record(msgspec.structs.replace(msgspec.msgpack.decode(hello, type=StreamHello), version=2))
+    return encode_record(
+        msgspec.structs.replace(msgspec.msgpack.decode(hello, type=StreamHello), version=2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,14 +94,19 @@ def _version_2(hello: bytes) -> bytes:
         ({"version": 2}, "another version"),
         ({"port": 7001}, "one of the two ends listens"),
         ({"port": -1}, "one of the two ends listens"),
-        ({"ephemeral": bytes(32)}, "its ephemeral key is none"),  # the point that agrees on zero with everybody
+        (
+            {"ephemeral": bytes(32)},
+            "its ephemeral key is none",
+        ),  # the point that agrees on zero with everybody
         ({"ephemeral": b"short"}, "its ephemeral key is none"),
     ],
 )
 def test_a_hello_that_does_not_fit_is_refused(change: dict[str, object], cause: str) -> None:
     told = msgspec.msgpack.decode(Exchange(CONNECTOR, LISTENER).hello, type=StreamHello)
     with pytest.raises(BadFrame, match=cause):
-        Exchange(LISTENER, CONNECTOR, 7001).agree(encode_record(msgspec.structs.replace(told, **change)))
+        Exchange(LISTENER, CONNECTOR, 7001).agree(
+            encode_record(msgspec.structs.replace(told, **change))
+        )
 
 
 @pytest.mark.parametrize("hello", [b"", b"\x90", encode_record({"version": 1, "port": 0})])
@@ -144,7 +161,8 @@ def test_nonces_never_repeat_and_keys_are_renewed() -> None:
         assert (id(keys[-1]), nonce) not in seen
         seen.add((id(keys[-1]), nonce))
     assert len({*map(id, keys)}) == 4 and sealer.n_records == 10
-    # The number goes on over a change of keys: so not even a key that came back would see a nonce twice.
+    # The number goes on over a change of keys: so not even a key that came back would see a nonce
+    # twice.
     assert len({nonce for _, nonce in seen}) == 10
 
 
@@ -163,7 +181,11 @@ def test_the_limit_of_a_key_keeps_far_from_the_bound_of_the_mode() -> None:
 def test_keys_do_not_print_and_are_not_copied() -> None:
     here, _ = agreed()
     for thing in (Exchange(LISTENER, CONNECTOR), here, here.sealer(), here.opener()):
-        secrets = [value for value in vars(thing).values() if isinstance(value, bytes) and value != here.ticket]
+        secrets = [
+            value
+            for value in vars(thing).values()
+            if isinstance(value, bytes) and value != here.ticket
+        ]
         for secret in secrets:
             assert secret.hex() not in repr(thing) and repr(secret)[2:-1] not in repr(thing)
         assert "<secret>" in repr(thing) and "<secret>" in f"{thing}"
@@ -173,7 +195,9 @@ def test_keys_do_not_print_and_are_not_copied() -> None:
                 copied(thing)
 
 
-@pytest.mark.parametrize("bug", ["constant nonce", "header not bound", "one key for both", "identities not bound"])
+@pytest.mark.parametrize(
+    "bug", ["constant nonce", "header not bound", "one key for both", "identities not bound"]
+)
 def test_planted_bugs_are_seen(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these would let a test above fail: they are no decoration."""
     if bug == "constant nonce":

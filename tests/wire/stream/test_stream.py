@@ -14,7 +14,14 @@ from gpumpc.errors import BadFrame, PeerLost, PeerTimeout, WireError
 from gpumpc.wire.frames import Frame, Kind, encode_header
 from gpumpc.wire.stream import Stream
 from gpumpc.wire.stream import send_buffer as outbox
-from gpumpc.wire.stream.records import HEADER_LABEL, RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, Opener, Sealer
+from gpumpc.wire.stream.records import (
+    HEADER_LABEL,
+    RECORD_BYTES,
+    SEALED_HEADER_BYTES,
+    TAG_BYTES,
+    Opener,
+    Sealer,
+)
 from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
 from tests.wire.stream.wires import SEALED_RECORD_BYTES, SESSION, Wire, both_keys, nothing, tcp_pair
 
@@ -59,17 +66,23 @@ def test_frames_of_every_size_cross_in_order(wire: Wire, n_bytes: int) -> None:
     wire.give(1, on_the_wire)
     frames = [got(wire.ends[1]) for _ in range(3)]
     assert [frame.payload for frame in frames] == payloads
-    assert [(f.kind, f.session, f.batch, f.sequence) for f in frames] == [(Kind.OPENING, SESSION, 1, i) for i in range(3)]
+    assert [(f.kind, f.session, f.batch, f.sequence) for f in frames] == [
+        (Kind.OPENING, SESSION, 1, i) for i in range(3)
+    ]
     assert all(frame.payload.readonly for frame in frames)
     # Exactly what is declared on the cable: a header, its tag, and a tag for each record begun.
-    assert len(on_the_wire) == 3 * (SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES))
+    assert len(on_the_wire) == 3 * (
+        SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
+    )
 
 
 def test_bytes_may_come_one_by_one(wire: Wire) -> None:
     data = wire.take(0, b"slow", 0) + wire.take(0, b"line", 1)
     for i in range(len(data)):
         early = wire.ends[1].receive()
-        assert early is None or (i == SEALED_HEADER_BYTES + 4 + TAG_BYTES and early.payload == b"slow")
+        assert early is None or (
+            i == SEALED_HEADER_BYTES + 4 + TAG_BYTES and early.payload == b"slow"
+        )
         wire.give(1, data[i : i + 1])
     assert got(wire.ends[1]).payload == b"line"
 
@@ -79,8 +92,13 @@ def test_nothing_of_a_frame_is_on_the_wire_in_the_clear(wire: Wire) -> None:
     assert b"a word that" not in data and b"GMPC" not in data and SESSION not in data
 
 
-@pytest.mark.parametrize("cuts", [[], [0], [1], [RECORD_BYTES], [5, 5, RECORD_BYTES + 3], [RECORD_BYTES - 1, RECORD_BYTES]])
-def test_parts_are_joined_wherever_they_are_cut(pair: tuple[Stream, Stream], cuts: list[int]) -> None:
+@pytest.mark.parametrize(
+    "cuts",
+    [[], [0], [1], [RECORD_BYTES], [5, 5, RECORD_BYTES + 3], [RECORD_BYTES - 1, RECORD_BYTES]],
+)
+def test_parts_are_joined_wherever_they_are_cut(
+    pair: tuple[Stream, Stream], cuts: list[int]
+) -> None:
     whole = os.urandom(2 * RECORD_BYTES + 100)
     edges = [0, *sorted(cuts), len(whole)]
     put(pair[0], *(whole[a:b] for a, b in itertools.pairwise(edges)))
@@ -91,7 +109,11 @@ def test_a_piece_is_a_view_unless_it_lies_across_parts() -> None:
     part = bytearray(20)
     found = [*pieces([part, b"", b"tail"], 8)]
     assert [len(piece) for piece in found] == [8, 8, 8]
-    assert [isinstance(piece, memoryview) and piece.obj is part for piece in found] == [True, True, False]
+    assert [isinstance(piece, memoryview) and piece.obj is part for piece in found] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_buffer_may_be_reused_as_soon_as_put_returns(pair: tuple[Stream, Stream]) -> None:
@@ -139,7 +161,9 @@ def test_a_small_frame_behind_a_large_one_waits_its_turn(pair: tuple[Stream, Str
 # time
 
 
-def test_get_keeps_to_its_time_and_asks_whether_the_peer_is_there(pair: tuple[Stream, Stream]) -> None:
+def test_get_keeps_to_its_time_and_asks_whether_the_peer_is_there(
+    pair: tuple[Stream, Stream],
+) -> None:
     start, asked = time.monotonic(), []
     assert pair[0].get(0.6, lambda: asked.append(1)) is None
     assert 0.6 <= time.monotonic() - start < 1.5 and len(asked) >= 2
@@ -149,7 +173,9 @@ def gone() -> None:
     raise PeerLost("the peer is gone", "its heart stopped", "")
 
 
-def test_a_peer_that_is_known_to_be_gone_ends_the_wait_but_not_what_has_come(pair: tuple[Stream, Stream]) -> None:
+def test_a_peer_that_is_known_to_be_gone_ends_the_wait_but_not_what_has_come(
+    pair: tuple[Stream, Stream],
+) -> None:
     put(pair[0], b"last words")
     time.sleep(0.1)
     frame = pair[1].get(5.0, gone)
@@ -164,12 +190,17 @@ def test_a_peer_that_takes_nothing_is_a_timeout_or_lost(pair: tuple[Stream, Stre
     large = bytes(64 << 20)
     sending = pair[0].start(header_of(len(large)), [large], nothing)
     assert sending is not None
-    for check, error, why in ((nothing, PeerTimeout, "took nothing for 0.4 s"), (gone, PeerLost, "its heart stopped")):
+    for check, error, why in (
+        (nothing, PeerTimeout, "took nothing for 0.4 s"),
+        (gone, PeerLost, "its heart stopped"),
+    ):
         with pytest.raises(error, match=why):
             sending.finish(0.4, check)
 
 
-def test_put_waits_when_much_is_waiting(pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_waits_when_much_is_waiting(
+    pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outbox, "_WAITING_BYTES", 1 << 20)
     with pytest.raises(PeerLost, match="its heart stopped"):
         for i in range(100):
@@ -179,7 +210,9 @@ def test_put_waits_when_much_is_waiting(pair: tuple[Stream, Stream], monkeypatch
         put(pair[0], b"x")
 
 
-def test_a_bug_in_the_sending_thread_is_told(pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_sending_thread_is_told(
+    pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outbox, "pieces", None)
     sending = pair[0].start(header_of(2 << 20), [bytes(2 << 20)], nothing)
     assert sending is not None
@@ -203,7 +236,9 @@ def test_what_was_sent_before_closing_still_arrives(pair: tuple[Stream, Stream])
         pair[1].get(5.0, nothing)
 
 
-def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(pair: tuple[Stream, Stream]) -> None:
+def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(
+    pair: tuple[Stream, Stream],
+) -> None:
     put(pair[0], bytes(20 << 20))
     start = time.monotonic()
     pair[0].close()
@@ -215,7 +250,9 @@ def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(pair: tuple[St
 
 
 @pytest.mark.parametrize("n_bytes", [10, 3 << 20, 12 << 20])
-def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(pair: tuple[Stream, Stream], n_bytes: int) -> None:
+def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(
+    pair: tuple[Stream, Stream], n_bytes: int
+) -> None:
     """A dealer whose server was killed must be back within seconds."""
     put(pair[0], bytes(n_bytes))
     pair[1].abort()
@@ -229,7 +266,9 @@ def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(pair: tuple[Stream
 
 
 def test_after_abort_no_array_is_read(pair: tuple[Stream, Stream]) -> None:
-    """An error in the middle of an exchange: what the caller writes into its arrays afterwards must not leave."""
+    """An error in the middle of an exchange: what the caller writes into its arrays afterwards must
+    not leave.
+    """
     data = bytearray(32 << 20)
     sending = pair[0].start(header_of(len(data)), [data], nothing)
     assert sending is not None
@@ -257,7 +296,9 @@ FRAME = SEALED_HEADER_BYTES + SMALL + TAG_BYTES
 
 
 def attacked(wire: Wire, attack: str) -> tuple[bytes, int]:
-    """What reaches end 1 of three small frames and a long one, and how many frames are whole and in order before it."""
+    """What reaches end 1 of three small frames and a long one, and how many frames are whole and in
+    order before it.
+    """
     first, second, third = (wire.take(0, bytes([i]) * SMALL, i) for i in range(3))
     long = wire.take(0, os.urandom(LONG), 3)
     head, body = long[:SEALED_HEADER_BYTES], long[SEALED_HEADER_BYTES:]
@@ -271,12 +312,24 @@ def attacked(wire: Wire, attack: str) -> tuple[bytes, int]:
         "reordering of frames": (second + first, 0),
         "deletion of a frame": (first + third, 1),
         "deletion of the first": (second, 0),
-        "reordering of records": (first + second + third + head + records[1] + records[0] + records[2], 3),
-        "repetition of a record": (first + second + third + head + records[0] + records[0] + records[2], 3),
-        "deletion of a record": (first + second + third + head + records[0] + records[2] + bytes(SEALED_RECORD_BYTES), 3),
+        "reordering of records": (
+            first + second + third + head + records[1] + records[0] + records[2],
+            3,
+        ),
+        "repetition of a record": (
+            first + second + third + head + records[0] + records[0] + records[2],
+            3,
+        ),
+        "deletion of a record": (
+            first + second + third + head + records[0] + records[2] + bytes(SEALED_RECORD_BYTES),
+            3,
+        ),
         "another connection's frame": (foreign[0], 0),
         "another connection's frame at its place": (first + foreign[1], 1),
-        "another connection's record": (first + second[:SEALED_HEADER_BYTES] + foreign[1][SEALED_HEADER_BYTES:], 1),
+        "another connection's record": (
+            first + second[:SEALED_HEADER_BYTES] + foreign[1][SEALED_HEADER_BYTES:],
+            1,
+        ),
         "own words sent back": (back, 0),
         "another header": (first + third[:SEALED_HEADER_BYTES] + second[SEALED_HEADER_BYTES:], 1),
         "insertion": (first + bytes(FRAME) + second, 1),
@@ -286,10 +339,11 @@ def attacked(wire: Wire, attack: str) -> tuple[bytes, int]:
 
 
 ATTACKS = [
-    "replay", "late replay", "insertion", "a byte too many", "a byte too few", "another header", "own words sent back",
-    "reordering of frames", "deletion of a frame", "deletion of the first",
+    "replay", "late replay", "insertion", "a byte too many", "a byte too few", "another header",
+    "own words sent back", "reordering of frames", "deletion of a frame", "deletion of the first",
     "reordering of records", "repetition of a record", "deletion of a record",
-    "another connection's frame", "another connection's frame at its place", "another connection's record",
+    "another connection's frame", "another connection's frame at its place", "another connection's "
+                                                                             "record",
 ]  # fmt: skip
 
 
@@ -300,8 +354,14 @@ def test_an_attack_on_the_wire_ends_the_connection(attack: str) -> None:
         data, n_whole = attacked(wire, attack)
         wire.give(1, data)
         *frames, error = wire.outcome(1)
-        assert isinstance(error, BadFrame) and "was changed, cut, repeated or moved" in error.why and error.cure
-        assert [bytes(f.payload[:1]) for f in frames if isinstance(f, Frame)] == [bytes([i]) for i in range(n_whole)]
+        assert (
+            isinstance(error, BadFrame)
+            and "was changed, cut, repeated or moved" in error.why
+            and error.cure
+        )
+        assert [bytes(f.payload[:1]) for f in frames if isinstance(f, Frame)] == [
+            bytes([i]) for i in range(n_whole)
+        ]
         with pytest.raises(BadFrame):  # and it stays refused, also for what would be right
             wire.ends[1].receive()
 
@@ -312,7 +372,9 @@ def test_truncation_in_a_frame_is_told_and_the_frame_dropped(wire: Wire, n_bytes
     wire.cut(1)
     frame, error = wire.outcome(1)
     assert isinstance(frame, Frame) and frame.payload == b"whole"
-    assert isinstance(error, PeerLost) and "in the middle of a frame, which was dropped" in error.why
+    assert (
+        isinstance(error, PeerLost) and "in the middle of a frame, which was dropped" in error.why
+    )
 
 
 def test_truncation_between_frames_is_the_end_of_the_connection(wire: Wire) -> None:
@@ -395,19 +457,25 @@ def test_planted_a_constant_nonce_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
         test_an_attack_on_the_wire_ends_the_connection("replay")
 
 
-def test_planted_an_end_taken_for_the_end_of_a_frame_is_seen(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_an_end_taken_for_the_end_of_a_frame_is_seen(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Stream, "_ended", lambda self: self._lost("it closed the connection"))
     with pytest.raises(AssertionError):
         test_truncation_in_a_frame_is_told_and_the_frame_dropped(wire, 1)
 
 
-def test_planted_payload_handed_out_before_it_has_opened_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_payload_handed_out_before_it_has_opened_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Stream, "receive", _hands_out_early)
     with pytest.raises(AssertionError):
         test_an_attack_on_the_wire_ends_the_connection("repetition of a record")
 
 
-def test_planted_an_abort_that_does_not_wait_is_seen(pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_an_abort_that_does_not_wait_is_seen(
+    pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(outbox.Outbox, "stop", lambda self: None)
         with pytest.raises(AssertionError):

@@ -33,7 +33,9 @@ def nothing() -> None:
 
 
 class Wire:
-    """`ends` are the streams; what one sends is got with `take` and given to the other with `give`."""
+    """`ends` are the streams; what one sends is got with `take` and given to the other with
+    `give`.
+    """
 
     def __init__(self, max_payload_bytes: int = 1 << 26) -> None:
         pairs = tcp_pair(), tcp_pair()
@@ -45,7 +47,9 @@ class Wire:
 
     def take(self, party: int, payload: bytes, sequence: int = 0) -> bytes:
         """The bytes on the wire of one frame that end `party` sends."""
-        header = encode_header(Kind.OPENING, len(payload), session=SESSION, batch=1, sequence=sequence)
+        header = encode_header(
+            Kind.OPENING, len(payload), session=SESSION, batch=1, sequence=sequence
+        )
         self.ends[party].put(header, [payload], nothing)
         n_records = -(-len(payload) // RECORD_BYTES)
         return self.read(party, SEALED_HEADER_BYTES + len(payload) + n_records * TAG_BYTES)
@@ -58,7 +62,9 @@ class Wire:
         return bytes(found)
 
     def give(self, party: int, data: bytes) -> None:
-        """Let `data` reach end `party`; what is more than the kernel takes goes on while the end reads."""
+        """Let `data` reach end `party`; what is more than the kernel takes goes on while the end
+        reads.
+        """
         self.taps[party].settimeout(LIMIT_S)
         if len(data) < 1 << 16:
             self.taps[party].sendall(data)
@@ -73,11 +79,15 @@ class Wire:
         self.taps[party].shutdown(socket.SHUT_WR)
 
     def outcome(self, party: int, wait_s: float = LIMIT_S) -> list[Frame | WireError]:
-        """The frames that end `party` accepts, and the error in which it ends, if it does within `wait_s` seconds."""
+        """The frames that end `party` accepts, and the error in which it ends, if it does within
+        `wait_s` seconds.
+        """
         found: list[Frame | WireError] = []
         deadline = time.monotonic() + wait_s
         try:
-            while (frame := self.ends[party].get(max(0.0, deadline - time.monotonic()), nothing)) is not None:
+            while (
+                frame := self.ends[party].get(max(0.0, deadline - time.monotonic()), nothing)
+            ) is not None:
                 found.append(frame)
         except WireError as error:
             found.append(error)
