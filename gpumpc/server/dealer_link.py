@@ -21,7 +21,7 @@ MAX_BATCHES_AHEAD = 1024
 _NO_BATCH_ABOVE = 1 << 62
 
 
-class DealerDesk:
+class DealerLink:
     """`hear` and `ask` belong to the listening thread, `take` and `keep_only` to the lock-step
     thread.
     """

@@ -21,7 +21,7 @@ from gpumpc.retrieval import index_store as ix
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric
 from gpumpc.ring.backend import Words
-from gpumpc.server.dealer_link import DealerDesk
+from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.share_store import Archive
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import FramedChannel
@@ -37,15 +37,20 @@ class _OnDemand:
 
     def __init__(
         self,
-        desk: DealerDesk,
+        dealer_link: DealerLink,
         engine: Engine,
         task: m.SideTask,
         evaluation: Evaluation | None = None,
     ) -> None:
-        self.desk, self.engine, self.task, self.evaluation = desk, engine, task, evaluation
+        self.dealer_link, self.engine, self.task, self.evaluation = (
+            dealer_link,
+            engine,
+            task,
+            evaluation,
+        )
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
-        """See `DealerDesk.take_aside`."""
+        """See `DealerLink.take_aside`."""
         if self.evaluation is None:
             raise InputError(
                 "a side program was run before it was bound", "", "this is a bug: please report it"
@@ -54,11 +59,13 @@ class _OnDemand:
         nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
         plan = plan_hash(self.engine.plan).hex()
         want = m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch, self.task)
-        return self.desk.take_aside(want, self.evaluation.program.cost.dealer_bytes, timeout_s)
+        return self.dealer_link.take_aside(
+            want, self.evaluation.program.cost.dealer_bytes, timeout_s
+        )
 
     def discard_before(self, session_id: bytes, batch: int) -> None:
         """Forget batches that can never be used."""
-        self.desk.discard_before(session_id, batch)
+        self.dealer_link.discard_before(session_id, batch)
 
 
 class Indexes:
@@ -66,11 +73,11 @@ class Indexes:
 
     Args:
         archive: the rows they are made of, and where theirs lie.
-        desk: server 1's way to the dealer; None at server 0.
+        dealer_link: server 1's way to the dealer; None at server 0.
     """
 
-    def __init__(self, archive: Archive, desk: DealerDesk | None) -> None:
-        self._archive, self._store, self._desk = archive, archive.store, desk
+    def __init__(self, archive: Archive, dealer_link: DealerLink | None) -> None:
+        self._archive, self._store, self._dealer_link = archive, archive.store, dealer_link
         self._loaded: tuple[tuple[object, ...], ix.LoadedIndex] | None = None
 
     def make(
@@ -260,7 +267,7 @@ class Indexes:
     def _side(self, channel: FramedChannel, engine: Engine, task: m.SideTask) -> Evaluation:
         """A program beside the plan's, its session open."""
         program = side.program_of_task(engine.plan, engine.program, task)
-        source = _OnDemand(self._desk, engine, task) if self._desk else None
+        source = _OnDemand(self._dealer_link, engine, task) if self._dealer_link else None
         runner = Evaluation(
             engine.party,
             engine.plan,

@@ -14,7 +14,7 @@ from gpumpc.errors import AccessDenied, BadShape, GpumpcError, HandshakeMismatch
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.retrieval.index_store import IndexRecord
 from gpumpc.ring.backend import Backend
-from gpumpc.server.dealer_link import DealerDesk
+from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.indexes import Indexes, filled
 from gpumpc.server.jobs import Task, TaskQueue, Work
 from gpumpc.server.peer_loop import LockStep
@@ -30,7 +30,7 @@ FETCHED_PER_PART = 1024
 log = logging.getLogger("gpumpc")
 
 
-class ClientDesk:
+class RequestHandler:
     """Answers of one server; `answer` belongs to the listening thread, the work it queues to the
     lock-step thread.
     """
@@ -41,7 +41,7 @@ class ClientDesk:
         engines: Mapping[str, Engine],
         archive: Archive,
         indexes: Indexes,
-        desk: DealerDesk | None,
+        dealer_link: DealerLink | None,
         backend: Backend,
         listener: Listener,
         tasks: TaskQueue,
@@ -54,7 +54,7 @@ class ClientDesk:
             archive,
             indexes,
         )
-        self._desk, self._backend, self._listener = desk, backend, listener
+        self._dealer_link, self._backend, self._listener = dealer_link, backend, listener
         self._tasks, self._lock_step, self._weights_changed = tasks, lock_step, weights_changed
         self._cards: dict[str, Card] = {card.name: card for card in (*config.owners, *config.users)}
         self._owners = {card.name for card in config.owners}
@@ -162,7 +162,9 @@ class ClientDesk:
                 engine.pair_id,
                 engine.session_id.hex(),
                 engine.next_batch,
-                self._desk.pool.ahead(engine.session_id, engine.next_batch) if self._desk else 0,
+                self._dealer_link.pool.ahead(engine.session_id, engine.next_batch)
+                if self._dealer_link
+                else 0,
             )
             for engine in self._engines.values()
         ]
@@ -170,7 +172,7 @@ class ClientDesk:
             self.party,
             plans,
             self._lock_step.is_connected,
-            bool(self._desk and self._desk.is_connected),
+            bool(self._dealer_link and self._dealer_link.is_connected),
         )
 
     # what both servers do together
@@ -274,8 +276,8 @@ class ClientDesk:
 
         def prepare() -> Work:
             engine.check_ready()
-            if self._desk and engine.program.cost.dealer_bytes:
-                self._desk.check(engine.session_id, engine.next_batch)
+            if self._dealer_link and engine.program.cost.dealer_bytes:
+                self._dealer_link.check(engine.session_id, engine.next_batch)
             keys = self._archive.keys(shelf.kind, request.items, owner)
 
             def together(channel: Lane, first_batch: int) -> None:

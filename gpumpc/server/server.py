@@ -32,11 +32,11 @@ from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerDesk
+from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
 from gpumpc.server.indexes import Indexes
 from gpumpc.server.jobs import TaskQueue
 from gpumpc.server.peer_loop import LockStep, unexpected
-from gpumpc.server.requests import ClientDesk
+from gpumpc.server.requests import RequestHandler
 from gpumpc.server.share_store import Archive
 from gpumpc.store import Store
 from gpumpc.wire.channel import FramedChannel
@@ -64,9 +64,9 @@ class Server:
         self._pair_secret = agree_pair(self._identity, config.peer)
         _claim(config.state, self._identity.card)
         self._ledger = Ledger(config.state / "ledger.sqlite")
-        self._desk: DealerDesk | None = None
+        self._dealer_link: DealerLink | None = None
         if self.party == 1:
-            self._desk = DealerDesk(Pool(config.state / "pool", config.ahead_bytes))
+            self._dealer_link = DealerLink(Pool(config.state / "pool", config.ahead_bytes))
         self._backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
         self._hand = ThreadPoolExecutor(1, thread_name_prefix="ahead")
@@ -79,7 +79,7 @@ class Server:
             config.listen,
             self._identity.curve,
             config.allowed,
-            stream_peers=[config.dealer.name] if self._desk else [],
+            stream_peers=[config.dealer.name] if self._dealer_link else [],
             stream_endpoint=config.dealer_bulk,
         )
         self.endpoint = self._listener.endpoint
@@ -90,12 +90,12 @@ class Server:
         self._lock_step = LockStep(
             self.party, self._engines, self._tasks, self._connect, self._met, self._stopping
         )
-        self._clients = ClientDesk(
+        self._clients = RequestHandler(
             config,
             self._engines,
             self._archive,
-            Indexes(self._archive, self._desk),
-            self._desk,
+            Indexes(self._archive, self._dealer_link),
+            self._dealer_link,
             self._backend,
             self._listener,
             self._tasks,
@@ -113,7 +113,7 @@ class Server:
             self._ledger,
             self._backend,
             self.config.state,
-            self._desk,
+            self._dealer_link,
             wait_s=self.config.timeout_s,
             hand=self._hand,
             in_flight=self.config.in_flight,
@@ -144,9 +144,9 @@ class Server:
             raise self._lock_step.fatal
 
     def _end(self, worker: threading.Thread) -> None:
-        if self._desk:
+        if self._dealer_link:
             # nobody listens to the dealer any longer: whoever waits for it would wait for ever
-            self._desk.give_up()
+            self._dealer_link.give_up()
         worker.join(_STOP_S)
         if worker.is_alive():
             log.warning(
@@ -159,8 +159,8 @@ class Server:
         self._listener.close()
         self._ledger.close()
         self._archive.store.close()
-        if self._desk:
-            self._desk.pool.close()
+        if self._dealer_link:
+            self._dealer_link.pool.close()
 
     # listening thread
 
@@ -185,8 +185,8 @@ class Server:
 
     def _refuse(self, arrival: Arrival, error: GpumpcError) -> None:
         self._clients.fail(arrival, error)
-        if self._desk and arrival.routing_id == self._dealer_route:
-            self._dismiss_dealer(self._desk)
+        if self._dealer_link and arrival.routing_id == self._dealer_route:
+            self._dismiss_dealer(self._dealer_link)
 
     # dealer
 
@@ -194,26 +194,26 @@ class Server:
         frame = arrival.frame
         if frame.kind is Kind.HELLO:
             self._greet_dealer(arrival)
-        elif self._desk is not None:  # server 0 only wants to know that they agree
+        elif self._dealer_link is not None:  # server 0 only wants to know that they agree
             if arrival.routing_id == self._greeted:
                 # What it sends after its hellos shows that it agrees on every plan too: now it may
                 # be asked, and it alone.
                 self._greeted, self._dealer_route = None, arrival.routing_id
-                self._desk.restart()
+                self._dealer_link.restart()
             if arrival.routing_id == self._dealer_route:
-                self._desk.heard()
+                self._dealer_link.heard()
                 if frame.kind is Kind.CORRECTION:
-                    self._store(self._desk, frame)
+                    self._store(self._dealer_link, frame)
 
     @staticmethod
-    def _store(desk: DealerDesk, frame: Frame) -> None:
-        n_bytes = desk.expected_bytes(frame.session, frame.batch)
+    def _store(dealer_link: DealerLink, frame: Frame) -> None:
+        n_bytes = dealer_link.expected_bytes(frame.session, frame.batch)
         if n_bytes is None:
-            desk.forget(
+            dealer_link.forget(
                 frame.session, frame.batch
             )  # of a session that has ended, or of a search that was given up
         else:
-            desk.store(frame.session, frame.batch, n_bytes, frame.payload)
+            dealer_link.store(frame.session, frame.batch, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
         """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a
@@ -236,29 +236,32 @@ class Server:
             self._greeted = arrival.routing_id
         log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
 
-    def _dismiss_dealer(self, desk: DealerDesk) -> None:
+    def _dismiss_dealer(self, dealer_link: DealerLink) -> None:
         """Hear this dealer no more before it has greeted anew, as it does when it is told of an
         error.
 
         What is still on its way is the rest of a batch that is given up, and would be taken for the
         beginning of one.
         """
-        desk.give_up()
+        dealer_link.give_up()
         self._dealer_route = None
 
     def _ask_dealer(self) -> None:
-        if self._desk is None or self._dealer_route is None:
+        if self._dealer_link is None or self._dealer_route is None:
             return
-        if not self._desk.is_connected:
+        if not self._dealer_link.is_connected:
             silent = PeerTimeout(
                 f"the dealer was silent for {DEALER_SILENCE_S:g} s",
                 "",
                 "it connects anew by itself",
             )
             self._listener.reply_error(self._dealer_route, silent)
-            self._dismiss_dealer(self._desk)
+            self._dismiss_dealer(self._dealer_link)
             return
-        for want in (self._desk.ask_aside(), *map(self._desk.ask, self._engines.values())):
+        for want in (
+            self._dealer_link.ask_aside(),
+            *map(self._dealer_link.ask, self._engines.values()),
+        ):
             if want is not None:
                 self._listener.reply(self._dealer_route, Kind.CONTROL, m.pack(want))
 
@@ -272,8 +275,8 @@ class Server:
         self._forget_old_sessions()
 
     def _forget_old_sessions(self) -> None:
-        if self._desk:
-            self._desk.keep_only([engine.session_id for engine in self._engines.values()])
+        if self._dealer_link:
+            self._dealer_link.keep_only([engine.session_id for engine in self._engines.values()])
 
     def _connect(self) -> ZmqChannel:
         config, curve, peer_key = self.config, self._identity.curve, self.config.peer.curve_key

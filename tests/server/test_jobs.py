@@ -1,4 +1,4 @@
-"""The queue of requests, server 1's desk for the dealer, without processes."""
+"""The queue of requests, server 1's dealer_link for the dealer, without processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from gpumpc.nn.graph import Graph, Input, ReLU
 from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
-from gpumpc.server import dealer_link as desk_module
-from gpumpc.server.dealer_link import DealerDesk
+from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT, Task, TaskQueue
 from gpumpc.server.peer_loop import LockStep
 from gpumpc.wire.channel import memory_pair
@@ -74,10 +73,10 @@ def test_old_tasks_are_given_up() -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(desk_module, "DEALER_SILENCE_S", 0.2)
+def dealer_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("gpumpc.server.dealer_link.DEALER_SILENCE_S", 0.2)
     pool = Pool(tmp_path / "pool", 100)
-    yield DealerDesk(pool)
+    yield DealerLink(pool)
     pool.close()
 
 
@@ -94,53 +93,56 @@ def _plan() -> Any:
     return compiled_plan().plan
 
 
-def test_the_desk_asks_for_two_batches_and_takes_no_others(desk: DealerDesk) -> None:
+def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLink) -> None:
     served = engine()
-    wants = [desk.ask(served) for _ in range(3)]
+    wants = [dealer_link.ask(served) for _ in range(3)]
     assert [want and want.batch for want in wants] == [0, 1, None]
     with pytest.raises(BadFrame, match="unasked"):
-        desk.store(SESSION, 2, 10, memoryview(bytes(10)))
-    desk.store(SESSION, 0, 10, memoryview(bytes(4)))
-    desk.store(SESSION, 0, 10, memoryview(bytes(6)))
+        dealer_link.store(SESSION, 2, 10, memoryview(bytes(10)))
+    dealer_link.store(SESSION, 0, 10, memoryview(bytes(4)))
+    dealer_link.store(SESSION, 0, 10, memoryview(bytes(6)))
     with pytest.raises(BadFrame, match="unasked"):
-        desk.store(SESSION, 0, 10, memoryview(bytes(10)))
+        dealer_link.store(SESSION, 0, 10, memoryview(bytes(10)))
     with pytest.raises(BadFrame, match="10 bytes were announced and 11 came"):
-        desk.store(SESSION, 1, 10, memoryview(bytes(11)))
-    assert desk.ask(engine(pair_id="", session_id=b"")) is None
+        dealer_link.store(SESSION, 1, 10, memoryview(bytes(11)))
+    assert dealer_link.ask(engine(pair_id="", session_id=b"")) is None
 
 
-def test_a_batch_that_a_run_waits_for_is_asked_again(desk: DealerDesk) -> None:
+def test_a_batch_that_a_run_waits_for_is_asked_again(dealer_link: DealerLink) -> None:
     """The dealer was started again while a reserved batch waited for its corrections."""
     served = engine(first=4)
-    assert getattr(desk.ask(served), "batch", None) == 4
-    desk.store(SESSION, 4, 10, memoryview(bytes(4)))
-    desk.restart()
-    assert getattr(desk.ask(served), "batch", None) == 4
-    desk.store(SESSION, 4, 10, memoryview(bytes(10)))
-    assert desk.take(SESSION, 4, 1.0).read(10) == bytes(10)
+    assert getattr(dealer_link.ask(served), "batch", None) == 4
+    dealer_link.store(SESSION, 4, 10, memoryview(bytes(4)))
+    dealer_link.restart()
+    assert getattr(dealer_link.ask(served), "batch", None) == 4
+    dealer_link.store(SESSION, 4, 10, memoryview(bytes(10)))
+    assert dealer_link.take(SESSION, 4, 1.0).read(10) == bytes(10)
 
 
-def test_sessions_that_ended_leave_the_pool(desk: DealerDesk) -> None:
-    desk.ask(engine())
-    desk.ask(engine())
-    desk.store(SESSION, 0, 10, memoryview(bytes(10)))
-    desk.store(SESSION, 1, 10, memoryview(bytes(3)))
-    desk.keep_only([b"x" * 16])
-    desk.forget(SESSION, 1)
-    assert desk.pool.sessions() == set() and not [*desk.pool.folder.glob("*.*")]
-    assert getattr(desk.ask(engine()), "batch", None) == 0  # nothing is in flight any more
+def test_sessions_that_ended_leave_the_pool(dealer_link: DealerLink) -> None:
+    dealer_link.ask(engine())
+    dealer_link.ask(engine())
+    dealer_link.store(SESSION, 0, 10, memoryview(bytes(10)))
+    dealer_link.store(SESSION, 1, 10, memoryview(bytes(3)))
+    dealer_link.keep_only([b"x" * 16])
+    dealer_link.forget(SESSION, 1)
+    assert dealer_link.pool.sessions() == set() and not [*dealer_link.pool.folder.glob("*.*")]
+    assert getattr(dealer_link.ask(engine()), "batch", None) == 0  # nothing is in flight any more
 
 
-def test_without_a_dealer(desk: DealerDesk) -> None:
-    for attempt in (lambda: desk.check(SESSION, 0), lambda: desk.take(SESSION, 0, 5.0)):
+def test_without_a_dealer(dealer_link: DealerLink) -> None:
+    for attempt in (
+        lambda: dealer_link.check(SESSION, 0),
+        lambda: dealer_link.take(SESSION, 0, 5.0),
+    ):
         with pytest.raises(
             CorrelationsMissing, match="no dealer is connected.*start `gpumpc dealer`"
         ):
             attempt()
-    desk.heard()
-    desk.check(SESSION, 0)
+    dealer_link.heard()
+    dealer_link.check(SESSION, 0)
     with pytest.raises(CorrelationsMissing):
-        desk.take(SESSION, 0, 0.0)
+        dealer_link.take(SESSION, 0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from gpumpc import messages as m
 from gpumpc.deploy.config import load_server, write_local
 from gpumpc.engine.session_binding import Opened
 from gpumpc.errors import CorrelationsMissing, GpumpcError
-from gpumpc.server import dealer_link as desk_module
-from gpumpc.server.dealer_link import DealerDesk
+from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival
@@ -38,9 +37,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     desk_of(server).pool.close()
 
 
-def desk_of(server: Server) -> DealerDesk:
-    assert server._desk is not None
-    return server._desk
+def desk_of(server: Server) -> DealerLink:
+    assert server._dealer_link is not None
+    return server._dealer_link
 
 
 def hear(server: Server, route: bytes, kind: Kind, payload: bytes) -> None:
@@ -69,7 +68,7 @@ def test_the_rest_of_a_batch_is_not_the_beginning_of_one(
     greet(server, b"first")
     hear(server, b"first", Kind.CORRECTION, batch[:100])
     with monkeypatch.context() as patch:
-        patch.setattr(desk_module, "DEALER_SILENCE_S", 0.0)
+        patch.setattr("gpumpc.server.dealer_link.DEALER_SILENCE_S", 0.0)
         server._ask_dealer()
     for piece in (batch[100:200], batch[200:], batch[:100], batch[100:200]):
         hear(server, b"first", Kind.CORRECTION, piece)
@@ -86,7 +85,7 @@ def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
     batch = batch_of(server)
     greet(server, b"first")
     with monkeypatch.context() as patch:
-        patch.setattr(DealerDesk, "store", full)
+        patch.setattr(DealerLink, "store", full)
         hear(server, b"first", Kind.CORRECTION, batch[:100])
     for piece in (batch[100:], batch[:100]):
         hear(server, b"first", Kind.CORRECTION, piece)
