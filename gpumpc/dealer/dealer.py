@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gpumpc import messages as m
 from gpumpc.deploy.config import DealerConfig
 from gpumpc.deploy.keys import agree_root, load_identity
-from gpumpc.engine.correction_queue import Courier
+from gpumpc.engine.correction_queue import CorrectionQueue
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
 from gpumpc.program import plan as plan_files
@@ -59,7 +59,7 @@ class Dealer:
         self._stopping = threading.Event()
         # Steps are dealt here, so that a long one does not silence this process.
         self._showed_life_at = 0.0
-        self._hand = ThreadPoolExecutor(1, thread_name_prefix="dealing")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="dealing")
 
     def stop(self) -> None:
         """Ask `run` to return; from any thread or a signal handler."""
@@ -90,7 +90,7 @@ class Dealer:
             finally:
                 for server in servers:
                     server.close()
-        self._hand.shutdown()
+        self._executor.shutdown()
 
     def _connect(self, party: int) -> Requester:
         card = self.config.server_cards[party]
@@ -143,7 +143,7 @@ class Dealer:
         # Only where the frames go: the masks depend on what the dealer computes itself.
         session_id = bytes.fromhex(want.session)
         deal = functools.partial(engine.deal, want.pair_id, nonces, want.batch, task=want.task)
-        for frame in Courier().frames(self._hand, deal, _ALIVE_S):
+        for frame in CorrectionQueue().frames(self._executor, deal, _ALIVE_S):
             self._show_life(servers)
             if self._stopping.is_set():
                 return

@@ -26,7 +26,7 @@ class GivenUp(Exception):
     """Nobody waits for the rest of a batch."""
 
 
-class Courier:
+class CorrectionQueue:
     """Carries one batch's corrections from the thread that deals to the one that sends."""
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Courier:
         self._given_up = threading.Event()
 
     def frames(
-        self, hand: Executor, deal: Callable[[Send], None], idle_s: float
+        self, executor: Executor, deal: Callable[[Send], None], idle_s: float
     ) -> Generator[Frame, None, None]:
         """Deal in the thread `hand`; the frames as they fill, and an empty one after every `idle_s`
         seconds without any.
 
         Raises what `deal` raises. Whoever stops before the end ends the dealing too.
         """
-        dealing = hand.submit(self._deal, deal)
+        dealing = executor.submit(self._deal, deal)
         try:
             while (frame := self._next(idle_s)) is not None:
                 yield frame

@@ -46,7 +46,7 @@ class Engine(Evaluation):
         folder: where the server keeps its weight shares.
         corrections: server 1's pool; None at server 0.
         wait_s: how long a batch waits for the dealer.
-        hand: where the next batch is prepared; None prepares nothing.
+        executor: where the next batch is prepared; None prepares nothing.
         in_flight: batches of one request that run at a time, the same number at both servers.
         program: what runs on inputs of the plan in place of its network.
     """
@@ -63,7 +63,7 @@ class Engine(Evaluation):
         folder: Path,
         corrections: CorrectionSource | None,
         wait_s: float = 60.0,
-        hand: Executor | None = None,
+        executor: Executor | None = None,
         in_flight: int = 1,
         program: Program | None = None,
     ) -> None:

@@ -100,7 +100,7 @@ class Evaluation:
         pair_secret: the secret agreed with the other server, which the dealer does not know.
         corrections: server 1's source; None at server 0.
         wait_s: how long a batch waits for the dealer.
-        hand: where the next batch is prepared while one runs and after; None prepares nothing.
+        executor: where the next batch is prepared while one runs and after; None prepares nothing.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Evaluation:
         backend: Backend,
         corrections: CorrectionSource | None,
         wait_s: float,
-        hand: Executor | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.party, self.plan, self.program, self.backend = party, plan, program, backend
         # One object: another thread reads its parts together.
@@ -125,8 +125,8 @@ class Evaluation:
         self.first_needed = 0
         self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
         self.corrections, self.wait_s = corrections, wait_s
-        self._hand = hand
-        self._backend_ahead = backend.beside() if hand else backend
+        self._executor = hand
+        self._backend_ahead = backend.beside() if executor else backend
         self._preparation = Preparation(b"", 0)
 
     @property
@@ -276,8 +276,8 @@ class Evaluation:
 
     def prepare_next(self, weights: Mapping[str, StaticWeight]) -> None:
         """Begin to prepare the next batch beside whatever else this server does."""
-        if self._hand is not None:
-            self._hand.submit(self._try_to_prepare, self.session_id, self.next_batch, weights)
+        if self._executor is not None:
+            self._executor.submit(self._try_to_prepare, self.session_id, self.next_batch, weights)
 
     def _try_to_prepare(
         self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]

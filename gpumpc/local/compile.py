@@ -30,7 +30,7 @@ BATCH = 8
 
 
 class CompiledPlan:
-    """A plan with its weights: what the model's owner has in hand.
+    """A plan with its weights: what the model's owner has in executor.
 
     Call it as `compiled(x, mode="float" | "fixed" | "secure")` with x (B, H, W, C) in the input's
     declared range.

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumpc.engine.correction_queue import Courier
+from gpumpc.engine.correction_queue import CorrectionQueue
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.evaluation import Evaluation
 from gpumpc.engine.pipeline import in_flight
@@ -276,7 +276,7 @@ class DealerParty:
         self._keys = CurveKeys(setup["public"].encode(), setup["secret"].encode())
         self._server_key = setup["server_key"].encode()
         self._server: Requester | None = None
-        self._hand = ThreadPoolExecutor(1, thread_name_prefix="dealing")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="dealing")
         self._opened: tuple[str, tuple[bytes, bytes], bytes] = ("", (b"", b""), b"")
 
     def connect(self, endpoint: str, stream: str) -> Message:
@@ -302,7 +302,7 @@ class DealerParty:
             )
         start = time.monotonic()
         deal = functools.partial(self._engine.deal, binding, nonces, batch)
-        for frame in Courier().frames(self._hand, deal, _IDLE_S):
+        for frame in CorrectionQueue().frames(self._executor, deal, _IDLE_S):
             if frame:
                 self._server.send(Kind.CORRECTION, *frame, session=session_id, batch=batch)
         return {"start": start, "ended": time.monotonic(), "peak_memory_bytes": peak_memory_bytes()}

@@ -69,7 +69,7 @@ class Server:
             self._dealer_link = DealerLink(Pool(config.state / "pool", config.ahead_bytes))
         self._backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
-        self._hand = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._engines = {
             plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)
         }
@@ -115,7 +115,7 @@ class Server:
             self.config.state,
             self._dealer_link,
             wait_s=self.config.timeout_s,
-            hand=self._hand,
+            executor=self._executor,
             in_flight=self.config.in_flight,
         )
 
@@ -153,7 +153,7 @@ class Server:
                 "stopped in the middle of a batch: its number is burnt, and it must be asked for "
                 "again"
             )
-        self._hand.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
         for engine in self._engines.values():
             engine.stop_preparing()
         self._listener.close()

@@ -33,7 +33,7 @@ class Later:
         self.jobs.append(lambda: work(*arguments))
 
 
-def evaluation(hand: Later) -> Any:
+def evaluation(executor: Later) -> Any:
     """One whose program prepares a step: what comes out says with which weights."""
     program: Any = SimpleNamespace(
         ahead_bytes=0,
@@ -51,20 +51,20 @@ def evaluation(hand: Later) -> Any:
 
 
 def test_a_batch_finds_what_was_prepared_for_it() -> None:
-    hand = Later()
-    made, weights = evaluation(hand), {"w": "first"}
+    executor = Later()
+    made, weights = evaluation(executor), {"w": "first"}
     made.prepare_next(weights)
-    hand.jobs.pop()()
+    executor.jobs.pop()()
     assert made.begin(0, weights).ahead == {"step": "first"}
-    late = hand.jobs.pop()
+    late = executor.jobs.pop()
     assert made.begin(1, weights).ahead == {}
     late()
     assert made.begin(2, weights).ahead == {}
 
 
 def test_a_preparation_ends_with_the_process() -> None:
-    hand, seen = Later(), list[str]()
-    made = evaluation(hand)
+    executor, seen = Later(), list[str]()
+    made = evaluation(executor)
 
     def prepare(draws: object) -> Iterator[tuple[str, str]]:
         for step in "abc":
@@ -74,17 +74,17 @@ def test_a_preparation_ends_with_the_process() -> None:
 
     made.program.prepare = prepare
     made.prepare_next({})
-    hand.jobs.pop()()
+    executor.jobs.pop()()
     assert seen == ["a"]
 
 
 def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
     """Batch 0 of the next session is another batch, though its number is the same."""
-    hand = Later()
-    made = evaluation(hand)
+    executor = Later()
+    made = evaluation(executor)
     made.prepare_next({"w": "first"})
     made.opened = SESSIONS[1]
-    hand.jobs.pop()()
+    executor.jobs.pop()()
     assert made.begin(0, {"w": "second"}).ahead == {}
 
 
