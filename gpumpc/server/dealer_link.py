@@ -75,7 +75,7 @@ class DealerLink:
         return None
 
     def ask_aside(self) -> m.Want | None:
-        """What the lock-step thread waits for beside the plans' batches, asked once, and again from
+        """What the peer loop's thread waits for beside the plans' batches, asked once, and again from
         a new dealer.
         """
         for key, (want, n_bytes) in [*self._side_wants.items()]:

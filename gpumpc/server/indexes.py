@@ -22,7 +22,7 @@ from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric
 from gpumpc.ring.backend import Words
 from gpumpc.server.dealer_link import DealerLink
-from gpumpc.server.share_store import Archive
+from gpumpc.server.share_store import ShareStore
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import FramedChannel
 
@@ -72,12 +72,16 @@ class Indexes:
     """One server's indexes.
 
     Args:
-        archive: the rows they are made of, and where theirs lie.
+        share_store: the rows they are made of, and where theirs lie.
         dealer_link: server 1's way to the dealer; None at server 0.
     """
 
-    def __init__(self, archive: Archive, dealer_link: DealerLink | None) -> None:
-        self._archive, self._store, self._dealer_link = archive, archive.store, dealer_link
+    def __init__(self, share_store: ShareStore, dealer_link: DealerLink | None) -> None:
+        self._share_store, self._store, self._dealer_link = (
+            share_store,
+            share_store.store,
+            dealer_link,
+        )
         self._loaded: tuple[tuple[object, ...], ix.LoadedIndex] | None = None
 
     def make(
@@ -119,7 +123,7 @@ class Indexes:
 
     def rows_of(self, record: ix.IndexRecord) -> list[str]:
         """Items of an index, in order of position."""
-        return self._archive.ready(record.kind, record.owner)
+        return self._share_store.ready(record.kind, record.owner)
 
     def remove(self, record: ix.IndexRecord, items: Sequence[str]) -> None:
         """Take items out of an index."""
@@ -177,7 +181,7 @@ class Indexes:
         """Take kept results into an index, a batch of rows at a time, with this server's shares of
         their labels.
         """
-        self._archive.reconcile(channel, record.kind)
+        self._share_store.reconcile(channel, record.kind)
         present = set(self.rows_of(record))
         fresh = [item for item in items if item not in present]
         geometry = geometry_of(engine.program, record.metric)
@@ -196,7 +200,7 @@ class Indexes:
             )
             packed = ix.pack_rows(engine.backend, geometry, rows, len(names), words)
             self._store.put(record.kind, keys, record.owner, packed)
-            self._archive.confirm(channel, record.kind, keys)
+            self._share_store.confirm(channel, record.kind, keys)
             progress(part + 1, of)
 
     def search(
@@ -214,7 +218,7 @@ class Indexes:
 
         Positions in keys are those of `rows_of`.
         """
-        self._archive.reconcile(channel, record.kind)
+        self._share_store.reconcile(channel, record.kind)
         geometry = geometry_of(engine.program, record.metric)
         loaded = self._load(engine, record, geometry)
         size = min(QUERIES_PER_BATCH, len(items))
@@ -241,10 +245,13 @@ class Indexes:
         self, engine: Engine, items: Sequence[str], owner: str, size: int
     ) -> Iterator[tuple[Words, list[str]]]:
         """Result shares of items, `size` at a time, the last batch filled with zero rows."""
-        shelf = self._archive.results(engine)
+        row_kind = self._share_store.results(engine)
         for start in range(0, len(items), size):
             names = list(items[start : start + size])
-            yield filled(engine, self._archive.words(shelf, engine, names, owner), size), names
+            yield (
+                filled(engine, self._share_store.words(row_kind, engine, names, owner), size),
+                names,
+            )
 
     def _load(self, engine: Engine, record: ix.IndexRecord, geometry: Geometry) -> ix.LoadedIndex:
         version = (record, tuple(row.key for row in self._store.rows(record.kind, "ready")))

@@ -1,6 +1,6 @@
 """The thread of a server that walks programs in lock step with the other server.
 
-Server 0 leads: it takes tasks in the order in which they came and orders server 1 to do the same.
+Server 0 leads: it takes jobs in the order in which they came and orders server 1 to do the same.
 Whatever can fail at one server alone is done before the order is accepted: such a failure disturbs
 nobody else and burns no batch.
 """
@@ -25,7 +25,7 @@ from gpumpc.errors import (
     RemoteError,
     WireError,
 )
-from gpumpc.server.jobs import Task, TaskQueue, Work
+from gpumpc.server.jobs import Job, JobQueue, Work
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Lane, Lanes
 from gpumpc.wire.wait_for_peer import reach
@@ -43,7 +43,7 @@ _RECONNECT_S = 0.5
 log = logging.getLogger("gpumpc")
 
 
-class LockStep:
+class PeerLoop:
     """What both servers do together; `run` is the body of a thread.
 
     Args:
@@ -59,12 +59,12 @@ class LockStep:
         self,
         party: int,
         engines: Mapping[str, Engine],
-        tasks: TaskQueue,
+        jobs: JobQueue,
         connect: Callable[[], ZmqChannel],
         agreed: Callable[[Lane], None],
         stopping: threading.Event,
     ) -> None:
-        self._party, self._engines, self._tasks = party, engines, tasks
+        self._party, self._engines, self._jobs = party, engines, jobs
         self._connect, self._agreed, self.stopping = connect, agreed, stopping
         self.is_connected = False
         self.fatal: GpumpcError | None = None
@@ -87,7 +87,7 @@ class LockStep:
                 cause = error
             except Exception as error:  # a bug must stop the server loudly, not leave it half alive
                 if not self.stopping.is_set():  # else its files were closed under it
-                    log.exception("the lock-step thread failed")
+                    log.exception("the peer loop's thread failed")
                     self.fatal = cause = unexpected(error)
                     self.stopping.set()
             self.is_connected = False
@@ -116,7 +116,7 @@ class LockStep:
                 )
 
     def _lead(self, channel: Lane) -> None:
-        task = self._tasks.first(_IDLE_S)
+        task = self._jobs.first(_IDLE_S)
         if task is None:
             self._tell_idle(channel)
             return
@@ -157,12 +157,12 @@ class LockStep:
         except PeerTimeout:
             return
         if isinstance(order, m.Idle):
-            for waiting in self._tasks.pop_older(SAME_REQUEST_S):
+            for waiting in self._jobs.pop_older(SAME_REQUEST_S):
                 waiting.fail(_one_sided(1))
             return
         if not isinstance(order, m.Order):
             raise BadFrame("server 0 sent no order where one was due", "", "restart both servers")
-        task = self._tasks.pop(order.job, _ALREADY_S)
+        task = self._jobs.pop(order.job, _ALREADY_S)
         try:
             if task is None:
                 raise _one_sided(0)
@@ -183,7 +183,7 @@ class LockStep:
         channel.send_control(m.pack(m.Accept(task.job)))
         self._carry_out(channel, task, work, order.first_batch)
 
-    def _prepared(self, task: Task) -> Work:
+    def _prepared(self, task: Job) -> Work:
         try:
             return task.prepare()
         except GpumpcError as error:
@@ -195,7 +195,7 @@ class LockStep:
             log.exception("a request of %s failed", task.client)
             raise unexpected(error) from error
 
-    def _carry_out(self, channel: Lane, task: Task, work: Work, first_batch: int) -> None:
+    def _carry_out(self, channel: Lane, task: Job, work: Work, first_batch: int) -> None:
         try:
             work(channel, first_batch)
         except HandshakeMismatch as error:
@@ -215,14 +215,14 @@ class LockStep:
             raise
 
     def give_up(self, cause: GpumpcError | None) -> None:
-        """Tell the clients of all tasks that wait that nothing comes of them."""
+        """Tell the clients of all jobs that wait that nothing comes of them."""
         why = cause.what if cause else f"server {self._party} stops"
         lost = PeerLost(
             "the connection between the two servers has ended before the request's turn came",
             why,
             "see both logs, then ask again: the images are still shared",
         )
-        for waiting in self._tasks.pop_older(0.0):
+        for waiting in self._jobs.pop_older(0.0):
             waiting.fail(lost)
 
 

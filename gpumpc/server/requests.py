@@ -16,9 +16,9 @@ from gpumpc.retrieval.index_store import IndexRecord
 from gpumpc.ring.backend import Backend
 from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.indexes import Indexes, filled
-from gpumpc.server.jobs import Task, TaskQueue, Work
-from gpumpc.server.peer_loop import LockStep
-from gpumpc.server.share_store import INPUTS, Archive, Shelf, digest
+from gpumpc.server.jobs import Job, JobQueue, Work
+from gpumpc.server.peer_loop import PeerLoop
+from gpumpc.server.share_store import INPUTS, RowKind, ShareStore, digest
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.multiplexer import Lane
@@ -32,30 +32,30 @@ log = logging.getLogger("gpumpc")
 
 class RequestHandler:
     """Answers of one server; `answer` belongs to the listening thread, the work it queues to the
-    lock-step thread.
+    peer loop's thread.
     """
 
     def __init__(
         self,
         config: ServerConfig,
         engines: Mapping[str, Engine],
-        archive: Archive,
+        share_store: ShareStore,
         indexes: Indexes,
         dealer_link: DealerLink | None,
         backend: Backend,
         listener: Listener,
-        tasks: TaskQueue,
-        lock_step: LockStep,
+        jobs: JobQueue,
+        peer_loop: PeerLoop,
         weights_changed: Callable[[], None],
     ) -> None:
-        self.party, self._engines, self._archive, self._indexes = (
+        self.party, self._engines, self._share_store, self._indexes = (
             config.party,
             engines,
-            archive,
+            share_store,
             indexes,
         )
         self._dealer_link, self._backend, self._listener = dealer_link, backend, listener
-        self._tasks, self._lock_step, self._weights_changed = tasks, lock_step, weights_changed
+        self._jobs, self._peer_loop, self._weights_changed = jobs, peer_loop, weights_changed
         self._cards: dict[str, Card] = {card.name: card for card in (*config.owners, *config.users)}
         self._owners = {card.name for card in config.owners}
 
@@ -69,35 +69,39 @@ class RequestHandler:
             case m.PutWeights():
                 self._put_weights(arrival, request, bulk)
             case m.AskStore():
-                store = self._archive.store
+                store = self._share_store.store
                 rows = {kind: n for kind, n in store.info(arrival.peer).items() if kind != "bytes"}
                 self._reply(
                     arrival,
                     m.StoreStatus(self.party, store.pair_id, rows, store.held_bytes(arrival.peer)),
                 )
             case m.PutShares():
-                self._archive.take_in(self._engine_of(request.plan), request, arrival.peer, bulk)
+                self._share_store.take_in(
+                    self._engine_of(request.plan), request, arrival.peer, bulk
+                )
                 self._reply(arrival, m.Done())
             case m.Forget():
-                self._archive.store.delete(
+                self._share_store.store.delete(
                     request.items, arrival.peer, INPUTS if request.what == "inputs" else ""
                 )
                 self._reply(arrival, m.Done())
             case m.AskItems():
                 engine = self._engine_of(request.plan)
-                shelf = (
-                    self._archive.inputs(engine)
+                row_kind = (
+                    self._share_store.inputs(engine)
                     if request.what == "inputs"
-                    else self._archive.results(engine)
+                    else self._share_store.results(engine)
                 )
                 self._reply(
-                    arrival, m.Kept(), m.pack_items(self._archive.ready(shelf.kind, arrival.peer))
+                    arrival,
+                    m.Kept(),
+                    m.pack_items(self._share_store.ready(row_kind.kind, arrival.peer)),
                 )
             case m.Settle() | m.Run() | m.Keep() | m.Fetch():
-                self._archive.check_paired()
+                self._share_store.check_paired()
                 self._answer_items(arrival, request)
             case _:
-                self._archive.check_paired()
+                self._share_store.check_paired()
                 self._answer_index(arrival, request, bytes(bulk))
 
     def _answer_items(self, arrival: Arrival, request: m.Settle | m.Run | m.Keep | m.Fetch) -> None:
@@ -171,7 +175,7 @@ class RequestHandler:
         return m.Status(
             self.party,
             plans,
-            self._lock_step.is_connected,
+            self._peer_loop.is_connected,
             bool(self._dealer_link and self._dealer_link.is_connected),
         )
 
@@ -185,7 +189,7 @@ class RequestHandler:
             "the other server does not run, is starting, or their configurations differ",
             "start it, see both logs, then ask again: nothing was lost",
         )
-        task = Task(
+        task = Job(
             arrival.peer,
             plan,
             job,
@@ -193,11 +197,11 @@ class RequestHandler:
             prepare,
             lambda error: self.fail(arrival, error),
         )
-        self._tasks.put(task)
-        # Looked at after it is put: whenever the connection ends, this or the lock-step thread
+        self._jobs.put(task)
+        # Looked at after it is put: whenever the connection ends, this or the peer loop's thread
         # gives the task up.
-        if not self._lock_step.is_connected:
-            self._tasks.pop(job, 0.0)
+        if not self._peer_loop.is_connected:
+            self._jobs.pop(job, 0.0)
             raise lost
         if self.party == 1:
             self._reply(arrival, m.Queued())
@@ -225,10 +229,10 @@ class RequestHandler:
         self._submit(arrival, request.plan, request.pair_id, "weights", prepare)
 
     def _settle(self, arrival: Arrival, request: m.Settle) -> None:
-        kind = self._archive.inputs(self._engine_of(request.plan)).kind
+        kind = self._share_store.inputs(self._engine_of(request.plan)).kind
 
         def work(channel: Lane, first_batch: int) -> None:
-            missing = self._archive.settle(channel, kind, request.items, arrival.peer)
+            missing = self._share_store.settle(channel, kind, request.items, arrival.peer)
             self._reply(arrival, m.Settled(request.job, missing))
 
         self._submit(
@@ -236,9 +240,9 @@ class RequestHandler:
         )
 
     def _run(self, arrival: Arrival, request: m.Run) -> None:
-        def work(channel: Lane, first_batch: int, engine: Engine, shelf: Shelf) -> None:
+        def work(channel: Lane, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
             for part, of, names, _, result in self._batches(
-                channel, engine, shelf, request.items, arrival.peer, first_batch
+                channel, engine, row_kind, request.items, arrival.peer, first_batch
             ):
                 sealed = self._seal(arrival.peer, request.plan, request.job, part, result)
                 self._reply(arrival, m.Part(request.job, part, of, len(names)), sealed)
@@ -246,15 +250,15 @@ class RequestHandler:
         self._evaluate(arrival, request, work)
 
     def _keep(self, arrival: Arrival, request: m.Keep) -> None:
-        def work(channel: Lane, first_batch: int, engine: Engine, shelf: Shelf) -> None:
-            kind, owner = self._archive.results(engine).kind, arrival.peer
-            self._archive.reconcile(channel, kind)
-            present = {*self._archive.ready(kind, owner)}
+        def work(channel: Lane, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
+            kind, owner = self._share_store.results(engine).kind, arrival.peer
+            self._share_store.reconcile(channel, kind)
+            present = {*self._share_store.ready(kind, owner)}
             todo = [item for item in request.items if item not in present]
             for part, of, names, number, result in self._batches(
-                channel, engine, shelf, todo, owner, first_batch
+                channel, engine, row_kind, todo, owner, first_batch
             ):
-                self._archive.keep(channel, engine, number, owner, names, result)
+                self._share_store.keep(channel, engine, number, owner, names, result)
                 self._reply(arrival, m.Stored(request.job, part, of))
             self._reply(arrival, m.Done())
 
@@ -264,25 +268,25 @@ class RequestHandler:
         self,
         arrival: Arrival,
         request: m.Run | m.Keep,
-        work: Callable[[Lane, int, Engine, Shelf], None],
+        work: Callable[[Lane, int, Engine, RowKind], None],
     ) -> None:
         """Queue an evaluation of items, after everything that can be found out at once."""
         engine, owner = self._engine_of(request.plan), arrival.peer
         engine.check_ready()
-        shelf = self._archive.source_of(
+        row_kind = self._share_store.source_of(
             engine, self._engine_of(request.source) if request.source else None
         )
-        self._archive.keys(shelf.kind, request.items, owner)
+        self._share_store.keys(row_kind.kind, request.items, owner)
 
         def prepare() -> Work:
             engine.check_ready()
             if self._dealer_link and engine.program.cost.dealer_bytes:
                 self._dealer_link.check(engine.session_id, engine.next_batch)
-            keys = self._archive.keys(shelf.kind, request.items, owner)
+            keys = self._share_store.keys(row_kind.kind, request.items, owner)
 
             def together(channel: Lane, first_batch: int) -> None:
-                self._archive.compare(channel, shelf.kind, keys)
-                work(channel, first_batch, engine, shelf)
+                self._share_store.compare(channel, row_kind.kind, keys)
+                work(channel, first_batch, engine, row_kind)
 
             return together
 
@@ -299,7 +303,7 @@ class RequestHandler:
         self,
         channel: Lane,
         engine: Engine,
-        shelf: Shelf,
+        row_kind: RowKind,
         items: Sequence[str],
         owner: str,
         batch: int,
@@ -308,7 +312,7 @@ class RequestHandler:
         size = engine.program.input.shape[0]
         portions = [[*items[start : start + size]] for start in range(0, len(items), size)]
         shares = (
-            filled(engine, self._archive.words(shelf, engine, names, owner), size)
+            filled(engine, self._share_store.words(row_kind, engine, names, owner), size)
             for names in portions
         )
         results = engine.run_all(channel, batch, shares)
@@ -320,30 +324,32 @@ class RequestHandler:
         same rows.
         """
         engine, owner = self._engine_of(request.plan), arrival.peer
-        shelf, portion = self._archive.results(engine), FETCHED_PER_PART
+        row_kind, portion = self._share_store.results(engine), FETCHED_PER_PART
         of = -(-len(request.items) // portion)
         for part in range(of):
             names = request.items[part * portion : (part + 1) * portion]
-            rows = digest(self._archive.keys(shelf.kind, names, owner))
-            words = self._archive.words(shelf, engine, names, owner)
-            result = Additive(words, shelf.value.bits, shelf.value.frac, shelf.value.divisor)
+            rows = digest(self._share_store.keys(row_kind.kind, names, owner))
+            words = self._share_store.words(row_kind, engine, names, owner)
+            result = Additive(
+                words, row_kind.value.bits, row_kind.value.frac, row_kind.value.divisor
+            )
             sealed = self._seal(owner, request.plan, request.job, part, result)
             self._reply(arrival, m.Part(request.job, part, of, len(names), rows), sealed)
 
     def _add_rows(
         self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord, bulk: bytes
     ) -> None:
-        kind = self._archive.results(engine).kind
+        kind = self._share_store.results(engine).kind
         labels = self._indexes.labels_of(record, request.items, bulk)
 
         def prepare() -> Work:
-            keys = self._archive.keys(kind, request.items, arrival.peer)
+            keys = self._share_store.keys(kind, request.items, arrival.peer)
 
             def work(channel: Lane, first_batch: int) -> None:
                 def progress(part: int, of: int) -> None:
                     self._reply(arrival, m.Stored(request.job, part - 1, of))
 
-                self._archive.compare(channel, kind, keys)
+                self._share_store.compare(channel, kind, keys)
                 self._indexes.add(channel, engine, record, request.items, labels, progress)
                 self._reply(arrival, m.Done())
 
@@ -361,17 +367,17 @@ class RequestHandler:
         self, arrival: Arrival, request: m.Search, engine: Engine, record: IndexRecord
     ) -> None:
         self._indexes.check_search(record, request.items, request.k, request.vote)
-        kind = self._archive.results(engine).kind
+        kind = self._share_store.results(engine).kind
 
         def prepare() -> Work:
-            keys = self._archive.keys(kind, request.items, arrival.peer)
+            keys = self._share_store.keys(kind, request.items, arrival.peer)
 
             def work(channel: Lane, first_batch: int) -> None:
                 def found(part: int, of: int, best: Additive) -> None:
                     sealed = self._seal(arrival.peer, request.plan, request.job, part, best)
                     self._reply(arrival, m.Part(request.job, part, of, len(best.words)), sealed)
 
-                self._archive.compare(channel, kind, keys)
+                self._share_store.compare(channel, kind, keys)
                 self._indexes.search(
                     channel, engine, record, request.items, request.k, request.vote, found
                 )

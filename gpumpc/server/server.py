@@ -34,10 +34,10 @@ from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
 from gpumpc.server.indexes import Indexes
-from gpumpc.server.jobs import TaskQueue
-from gpumpc.server.peer_loop import LockStep, unexpected
+from gpumpc.server.jobs import JobQueue
+from gpumpc.server.peer_loop import PeerLoop, unexpected
 from gpumpc.server.requests import RequestHandler
-from gpumpc.server.share_store import Archive
+from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import Frame, Kind
@@ -74,7 +74,7 @@ class Server:
             plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)
         }
         store = Store(config.state / "store", self.party)
-        self._archive = Archive(store, self.party, self._backend, config.uploads_bytes)
+        self._share_store = ShareStore(store, self.party, self._backend, config.uploads_bytes)
         self._listener = Listener(
             config.listen,
             self._identity.curve,
@@ -85,21 +85,21 @@ class Server:
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
         self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
-        self._tasks = TaskQueue()
+        self._jobs = JobQueue()
         self._stopping = threading.Event()
-        self._lock_step = LockStep(
-            self.party, self._engines, self._tasks, self._connect, self._met, self._stopping
+        self._peer_loop = PeerLoop(
+            self.party, self._engines, self._jobs, self._connect, self._met, self._stopping
         )
         self._clients = RequestHandler(
             config,
             self._engines,
-            self._archive,
-            Indexes(self._archive, self._dealer_link),
+            self._share_store,
+            Indexes(self._share_store, self._dealer_link),
             self._dealer_link,
             self._backend,
             self._listener,
-            self._tasks,
-            self._lock_step,
+            self._jobs,
+            self._peer_loop,
             self._forget_old_sessions,
         )
 
@@ -128,7 +128,7 @@ class Server:
 
         Raises HandshakeMismatch if the other server does not agree with this one.
         """
-        worker = threading.Thread(target=self._lock_step.run, name="lock step", daemon=True)
+        worker = threading.Thread(target=self._peer_loop.run, name="lock step", daemon=True)
         worker.start()
         log.info("server %d listens at %s", self.party, self.endpoint)
         try:
@@ -140,8 +140,8 @@ class Server:
         finally:
             self._stopping.set()
             self._end(worker)
-        if self._lock_step.fatal:
-            raise self._lock_step.fatal
+        if self._peer_loop.fatal:
+            raise self._peer_loop.fatal
 
     def _end(self, worker: threading.Thread) -> None:
         if self._dealer_link:
@@ -158,7 +158,7 @@ class Server:
             engine.stop_preparing()
         self._listener.close()
         self._ledger.close()
-        self._archive.store.close()
+        self._share_store.store.close()
         if self._dealer_link:
             self._dealer_link.pool.close()
 
@@ -265,13 +265,13 @@ class Server:
             if want is not None:
                 self._listener.reply(self._dealer_route, Kind.CONTROL, m.pack(want))
 
-    # lock-step thread
+    # peer loop's thread
 
     def _met(self, channel: FramedChannel) -> None:
         """Both servers agree on their plans: bring their stores together, and forget what can never
         be used.
         """
-        self._archive.meet(channel)
+        self._share_store.meet(channel)
         self._forget_old_sessions()
 
     def _forget_old_sessions(self) -> None:

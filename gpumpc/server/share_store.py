@@ -39,7 +39,7 @@ _BOTH_S = 5.0
 log = logging.getLogger("gpumpc")
 
 
-class Shelf(NamedTuple):
+class RowKind(NamedTuple):
     """Rows of one kind that a program can take as its input.
 
     Attributes:
@@ -53,7 +53,7 @@ class Shelf(NamedTuple):
     from_seed: bool
 
 
-class Archive:
+class ShareStore:
     """One server's rows at rest.
 
     Args:
@@ -102,9 +102,9 @@ class Archive:
 
     # inputs
 
-    def inputs(self, engine: Engine) -> Shelf:
+    def inputs(self, engine: Engine) -> RowKind:
         """Where a plan's inputs lie: server 0 has seeds, server 1 packed words."""
-        return Shelf(
+        return RowKind(
             f"{INPUTS}{plan_hash(engine.plan).hex()}",
             engine.program.input,
             from_seed=self.party == 0,
@@ -116,9 +116,9 @@ class Archive:
         Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room,
         InputError for an item of another owner.
         """
-        shelf = self.inputs(engine)
-        n, n_packed = len(request.items), _row_bytes(shelf.value)
-        row_bytes = SEED_BYTES if shelf.from_seed else n_packed
+        row_kind = self.inputs(engine)
+        n, n_packed = len(request.items), _row_bytes(row_kind.value)
+        row_bytes = SEED_BYTES if row_kind.from_seed else n_packed
         # A seed says nothing of the size: what server 1 could not be sent is not taken in here
         # either.
         if not n or len(bulk) != n * row_bytes or n * n_packed > MAX_PAYLOAD_BYTES:
@@ -138,7 +138,7 @@ class Archive:
             )
         keys = [RowKey(item, request.version) for item in request.items]
         self.store.put(
-            shelf.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
+            row_kind.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
         )
 
     def settle(
@@ -157,9 +157,9 @@ class Archive:
     # results
 
     @staticmethod
-    def results(engine: Engine) -> Shelf:
+    def results(engine: Engine) -> RowKind:
         """Where a plan's results lie."""
-        return Shelf(
+        return RowKind(
             f"result/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
         )
 
@@ -177,7 +177,7 @@ class Archive:
         self.store.put(kind, keys, owner, _packed(self.backend, result))
         self.confirm(channel, kind, keys)
 
-    def source_of(self, engine: Engine, source: Engine | None) -> Shelf:
+    def source_of(self, engine: Engine, source: Engine | None) -> RowKind:
         """Where a program's input is found: inputs, or another plan's results.
 
         Raises PlanError if those do not fit it.
@@ -217,12 +217,12 @@ class Archive:
                 )
         return [found[item].key for item in items]
 
-    def words(self, shelf: Shelf, engine: Engine, items: Sequence[str], owner: str) -> Words:
+    def words(self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str) -> Words:
         """This server's shares of items, (n, ..)."""
-        _, data = self.store.read(shelf.kind, items, owner)
-        value, cipher = shelf.value, engine.plan.params.cipher
+        _, data = self.store.read(row_kind.kind, items, owner)
+        value, cipher = row_kind.value, engine.plan.params.cipher
         shape = (1, *value.shape[1:])
-        if shelf.from_seed:
+        if row_kind.from_seed:
             parts = [
                 self.backend.expand_words(cipher, row.tobytes(), shape, value.bits) for row in data
             ]

@@ -35,7 +35,7 @@ from gpumpc.errors import (
     ShareError,
 )
 from gpumpc.params import Params
-from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT
+from gpumpc.server.jobs import MAX_JOBS_PER_CLIENT
 from gpumpc.wire.frames import Kind
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line, tiny
 
@@ -369,11 +369,11 @@ def test_a_name_that_is_none(client: Client, name: str) -> None:
 def test_nobody_fills_the_queue(client: Client) -> None:
     shared = client.share(images(1))
     first = 0
-    for _ in range(MAX_TASKS_PER_CLIENT + 1):
+    for _ in range(MAX_JOBS_PER_CLIENT + 1):
         sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), [*shared.items]))
         first = first or sequence
     refused(
-        RemoteError, f"{MAX_TASKS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence)
+        RemoteError, f"{MAX_JOBS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence)
     )
     # None of them reached server 0: after a while server 1 says so and has room again.
     deadline = time.monotonic() + LIMIT_S + SLACK_S

@@ -26,7 +26,7 @@ from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.requests import named
-from gpumpc.server.share_store import Archive
+from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import ZmqChannel
@@ -243,7 +243,7 @@ class _Server0:
         self.engine = Engine(
             0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None
         )
-        self.archive = Archive(Store(config.state / "store", 0), 0, backend, 1 << 30)
+        self.archive = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
         self.channel = ZmqChannel.bind(
             config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S
@@ -255,7 +255,7 @@ class _Server0:
         self.channel.wait_peer(5.0)
         exchange_hello(self.channel, equal={"number of plans": "1"}, told={})
         self.engine.agree(self.channel)
-        self.archive.meet(self.channel)
+        self.share_store.meet(self.channel)
 
     def order(self, client: Client, item: str, batch: int) -> tuple[str, int]:
         """Have server 1 begin a run as batch number `batch`."""
@@ -277,14 +277,14 @@ class _Server0:
         )
         answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
         assert isinstance(answer, m.Accept)
-        kind = self.archive.inputs(self.engine).kind
-        self.archive.compare(self.channel, kind, self.archive.keys(kind, [item], "user"))
+        kind = self.share_store.inputs(self.engine).kind
+        self.share_store.compare(self.channel, kind, self.share_store.keys(kind, [item], "user"))
         return job, client._sequence
 
     def close(self) -> None:
         self.channel.close()
         self.ledger.close()
-        self.archive.store.close()
+        self.share_store.store.close()
 
 
 @pytest.mark.parametrize("attack", ["second use", "replay"])

@@ -19,8 +19,8 @@ from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
 from gpumpc.server.dealer_link import DealerLink
-from gpumpc.server.jobs import MAX_TASKS_PER_CLIENT, Task, TaskQueue
-from gpumpc.server.peer_loop import LockStep
+from gpumpc.server.jobs import MAX_JOBS_PER_CLIENT, Job, JobQueue
+from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Lane
@@ -32,43 +32,43 @@ PLAN, NAME = "a" * 64, "b" * 32
 SESSION = bytes(range(16))
 
 
-def task(job: str, client: str = "user") -> Task:
-    return Task(client, PLAN, job, "run", lambda: lambda channel, batch: None, lambda error: None)
+def task(job: str, client: str = "user") -> Job:
+    return Job(client, PLAN, job, "run", lambda: lambda channel, batch: None, lambda error: None)
 
 
 def test_tasks_leave_in_their_order() -> None:
-    tasks = TaskQueue()
+    jobs = JobQueue()
     for job in "abc":
-        tasks.put(task(job))
-    popped = tasks.pop("b", 0.0)
-    assert popped is not None and popped.job == "b" and tasks.pop("b", 0.0) is None
-    assert [getattr(tasks.first(0.0), "job", None) for _ in range(3)] == ["a", "c", None]
+        jobs.put(task(job))
+    popped = jobs.pop("b", 0.0)
+    assert popped is not None and popped.job == "b" and jobs.pop("b", 0.0) is None
+    assert [getattr(jobs.first(0.0), "job", None) for _ in range(3)] == ["a", "c", None]
 
 
 def test_a_task_is_waited_for() -> None:
-    tasks = TaskQueue()
-    threading.Timer(0.05, tasks.put, [task("a")]).start()
-    assert tasks.pop("a", 2.0) is not None
+    jobs = JobQueue()
+    threading.Timer(0.05, jobs.put, [task("a")]).start()
+    assert jobs.pop("a", 2.0) is not None
 
 
 def test_a_client_has_its_share_of_the_queue() -> None:
-    tasks = TaskQueue()
-    for i in range(MAX_TASKS_PER_CLIENT):
-        tasks.put(task(str(i)))
+    jobs = JobQueue()
+    for i in range(MAX_JOBS_PER_CLIENT):
+        jobs.put(task(str(i)))
     with pytest.raises(InputError, match="user has 32 requests waiting"):
-        tasks.put(task("more"))
-    tasks.put(task("other", "second"))
+        jobs.put(task("more"))
+    jobs.put(task("other", "second"))
     with pytest.raises(InputError, match="waits here already"):
-        tasks.put(task("other", "third"))
+        jobs.put(task("other", "third"))
 
 
 def test_old_tasks_are_given_up() -> None:
-    tasks = TaskQueue()
-    tasks.put(task("a"))
+    jobs = JobQueue()
+    jobs.put(task("a"))
     time.sleep(0.05)
-    tasks.put(task("b"))
-    assert [old.job for old in tasks.pop_older(0.04)] == ["a"] and [
-        old.job for old in tasks.pop_older(0.0)
+    jobs.put(task("b"))
+    assert [old.job for old in jobs.pop_older(0.04)] == ["a"] and [
+        old.job for old in jobs.pop_older(0.0)
     ] == ["b"]
 
 
@@ -164,16 +164,16 @@ def test_a_connection_that_closes_takes_no_requests() -> None:
         ends[1].close()
 
     def close() -> None:
-        connected.append(lock_step.is_connected)
+        connected.append(peer_loop.is_connected)
         stopping.set()
 
     connection: Any = ends[0]
     connection.wait_peer, connection.close = lambda timeout_s: None, close
-    lock_step = LockStep(0, {}, TaskQueue(), lambda: connection, agreed, stopping)
+    peer_loop = PeerLoop(0, {}, JobQueue(), lambda: connection, agreed, stopping)
     exchange = threading.Thread(
         target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"}, told={})
     )
     exchange.start()
-    lock_step.run()
+    peer_loop.run()
     exchange.join()
     assert connected == [False]

@@ -33,7 +33,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     yield server
     server._listener.close()
     server._ledger.close()
-    server._archive.store.close()
+    server._share_store.store.close()
     desk_of(server).pool.close()
 
 

@@ -28,8 +28,8 @@ from gpumpc.errors import (
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server import share_store as archive_module
-from gpumpc.server.share_store import Archive
+from gpumpc.server import share_store as share_store_module
+from gpumpc.server.share_store import ShareStore
 from gpumpc.shares import SEED_BYTES
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import memory_pair
@@ -48,27 +48,34 @@ KIND = f"input/{plan_hash(COMPILED.plan).hex()}"
 
 
 @pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[Archive]]:
+def archives(tmp_path: Path) -> Iterator[list[ShareStore]]:
     both = [
-        Archive(Store(tmp_path / str(party), party), party, choose_backend(), 1000)
+        ShareStore(Store(tmp_path / str(party), party), party, choose_backend(), 1000)
         for party in (0, 1)
     ]
     yield both
     for archive in both:
-        archive.store.close()
+        share_store.store.close()
 
 
 def put(
-    archive: Archive, items: list[str], version: str = "1" * 32, owner: str = "user", extra: int = 0
+    share_store: ShareStore,
+    items: list[str],
+    version: str = "1" * 32,
+    owner: str = "user",
+    extra: int = 0,
 ) -> None:
     request = m.PutShares("a" * 64, version, items)
     bulk = bytes(range(200)) * 10
-    archive.take_in(
-        ENGINE, request, owner, memoryview(bulk[: len(items) * ROW_BYTES[archive.party] + extra])
+    share_store.take_in(
+        ENGINE,
+        request,
+        owner,
+        memoryview(bulk[: len(items) * ROW_BYTES[share_store.party] + extra]),
     )
 
 
-def together(archives: list[Archive], work: Callable[[Archive, Any], Any]) -> list[Any]:
+def together(archives: list[ShareStore], work: Callable[[ShareStore, Any], Any]) -> list[Any]:
     """Both servers' lock-step parts over an in-memory channel."""
     results: list[Any] = [None, None]
     channels = memory_pair(patience_s=5.0)
@@ -87,23 +94,25 @@ def together(archives: list[Archive], work: Callable[[Archive, Any], Any]) -> li
     return results
 
 
-def settle(archives: list[Archive], items: list[str]) -> list[Any]:
-    return together(archives, lambda archive, channel: archive.settle(channel, KIND, items, "user"))
+def settle(archives: list[ShareStore], items: list[str]) -> list[Any]:
+    return together(
+        archives, lambda share_store, channel: share_store.settle(channel, KIND, items, "user")
+    )
 
 
-def ready(archives: list[Archive]) -> list[list[str]]:
-    return [archive.ready(KIND, "user") for archive in archives]
+def ready(archives: list[ShareStore]) -> list[list[str]]:
+    return [share_store.ready(KIND, "user") for archive in archives]
 
 
-def test_what_both_hold_is_ready(archives: list[Archive]) -> None:
+def test_what_both_hold_is_ready(archives: list[ShareStore]) -> None:
     for archive in archives:
-        put(archive, [A, B])
+        put(share_store, [A, B])
     assert ready(archives) == [[], []]
     assert settle(archives, [A, B]) == [[], []]
     assert ready(archives) == [[A, B], [A, B]]
 
 
-def test_halves_are_deleted_at_both(archives: list[Archive]) -> None:
+def test_halves_are_deleted_at_both(archives: list[ShareStore]) -> None:
     put(archives[0], [A, B])
     put(archives[1], [B, C])
     put(archives[0], [C], version="2" * 32)
@@ -114,29 +123,29 @@ def test_halves_are_deleted_at_both(archives: list[Archive]) -> None:
     )
 
 
-def test_a_crash_between_the_two_confirmations(archives: list[Archive]) -> None:
+def test_a_crash_between_the_two_confirmations(archives: list[ShareStore]) -> None:
     """Server 0 has confirmed and server 1 has not: the same version is ready at both; another one
     is deleted at both.
     """
     for archive in archives:
-        put(archive, [A])
+        put(share_store, [A])
     archives[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
     assert settle(archives, [A]) == [[], []] and ready(archives) == [[A], [A]]
     for archive in archives:
-        put(archive, [B])
+        put(share_store, [B])
     archives[0].store.confirm(KIND, [RowKey(B, "1" * 32)])
     for (
         archive
     ) in archives:  # shared again: server 0 keeps what is ready, server 1 takes the new half
-        put(archive, [B], version="2" * 32)
+        put(share_store, [B], version="2" * 32)
     assert settle(archives, [B]) == [[B], [B]]
     for archive in archives:
-        put(archive, [B], version="3" * 32)
+        put(share_store, [B], version="3" * 32)
     assert settle(archives, [B]) == [[], []] and ready(archives) == [[A, B], [A, B]]
 
 
 def test_a_server_that_waits_for_its_dealer_confirms_later(
-    archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+    archives: list[ShareStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With several batches in flight it begins a later one, for which its dealer may take long,
     before it confirms this.
@@ -147,12 +156,12 @@ def test_a_server_that_waits_for_its_dealer_confirms_later(
         waited.append(arguments["timeout_s"])
         return exchange_hello(channel, **arguments)
 
-    monkeypatch.setattr(archive_module, "exchange_hello", noted)
+    monkeypatch.setattr(share_store_module, "exchange_hello", noted)
     channels = memory_pair(patience_s=50.0)
     keys = [RowKey(A, "1" * 32)]
     threads = [
-        threading.Thread(target=archive.confirm, args=(channel, KIND, keys))
-        for archive, channel in zip(archives, channels, strict=True)
+        threading.Thread(target=share_store.confirm, args=(channel, KIND, keys))
+        for share_store, channel in zip(archives, channels, strict=True)
     ]
     for thread in threads:
         thread.start()
@@ -161,40 +170,42 @@ def test_a_server_that_waits_for_its_dealer_confirms_later(
     assert waited == [50.0, 50.0]
 
 
-def test_another_owners_items_are_not_settled(archives: list[Archive]) -> None:
+def test_another_owners_items_are_not_settled(archives: list[ShareStore]) -> None:
     for archive in archives:
-        put(archive, [A], owner="second")
+        put(share_store, [A], owner="second")
         with pytest.raises(InputError, match="belongs to someone else"):
-            put(archive, [A])
+            put(share_store, [A])
     assert settle(archives, [A]) == [[A], [A]]
     assert archives[0].store.find(KIND, [A], "second")
 
 
-def test_half_uploads_are_swept(archives: list[Archive], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_uploads_are_swept(
+    archives: list[ShareStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(archives[0], [A])
     settle(archives, [B])
     assert archives[0].store.find(KIND, [A], "user")
-    monkeypatch.setattr(archive_module, "SWEEP_S", -1.0)
+    monkeypatch.setattr(share_store_module, "SWEEP_S", -1.0)
     settle(archives, [B])
     assert not archives[0].store.find(KIND, [A], "user")
 
 
 @pytest.mark.parametrize("party", [0, 1])
 def test_inputs_of_a_wrong_size_are_refused(
-    archives: list[Archive], party: int, monkeypatch: pytest.MonkeyPatch
+    archives: list[ShareStore], party: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for items, extra in (([A], 1), ([A], -1), ([A, B], -ROW_BYTES[party]), ([], 0)):
         with pytest.raises(BadFrame, match="made for another plan"):
             put(archives[party], items, extra=extra)
     # 32 bytes at server 0 must not make it expand what server 1 could not even be sent.
-    monkeypatch.setattr(archive_module, "MAX_PAYLOAD_BYTES", ROW_BYTES[1] - 1)
+    monkeypatch.setattr(share_store_module, "MAX_PAYLOAD_BYTES", ROW_BYTES[1] - 1)
     with pytest.raises(BadFrame):
         put(archives[party], [A])
     assert not archives[party].store.kinds()
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_an_owner_has_a_bounded_place(archives: list[Archive], party: int) -> None:
+def test_an_owner_has_a_bounded_place(archives: list[ShareStore], party: int) -> None:
     n = 1000 // ROW_BYTES[party]
     names = [secrets.token_hex(16) for _ in range(n)]
     put(archives[party], names)
@@ -205,13 +216,13 @@ def test_an_owner_has_a_bounded_place(archives: list[Archive], party: int) -> No
     put(archives[party], [B])
 
 
-def test_shares_are_read_back(archives: list[Archive]) -> None:
+def test_shares_are_read_back(archives: list[ShareStore]) -> None:
     backend = choose_backend()
     for archive in archives:
-        put(archive, [A, B])
+        put(share_store, [A, B])
     settle(archives, [A, B])
     for party, archive in enumerate(archives):
-        words = archive.words(archive.inputs(ENGINE), ENGINE, [B, A], "user")
+        words = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
         if party == 0:
@@ -225,29 +236,33 @@ def test_shares_are_read_back(archives: list[Archive]) -> None:
         archives[0].keys(KIND, [A], "second")
 
 
-def test_the_servers_must_mean_the_same_rows(archives: list[Archive]) -> None:
+def test_the_servers_must_mean_the_same_rows(archives: list[ShareStore]) -> None:
     keys = ([RowKey(A, "1")], [RowKey(A, "2")])
     results = together(
-        archives, lambda archive, channel: archive.compare(channel, KIND, keys[archive.party])
+        archives,
+        lambda share_store, channel: share_store.compare(channel, KIND, keys[share_store.party]),
     )
     assert all(isinstance(result, HandshakeMismatch) for result in results)
 
 
-def test_stores_of_two_pairs(archives: list[Archive], tmp_path: Path) -> None:
+def test_stores_of_two_pairs(archives: list[ShareStore], tmp_path: Path) -> None:
     with pytest.raises(CorruptStore, match="have not met"):
         archives[0].check_paired()
-    assert together(archives, lambda archive, channel: archive.meet(channel)) == [None, None]
+    assert together(archives, lambda share_store, channel: share_store.meet(channel)) == [
+        None,
+        None,
+    ]
     for archive in archives:
-        archive.check_paired()
-    stranger = Archive(Store(tmp_path / "stranger", 1), 1, choose_backend(), 1000)
-    together([archives[0], stranger], lambda archive, channel: archive.meet(channel))
+        share_store.check_paired()
+    stranger = ShareStore(Store(tmp_path / "stranger", 1), 1, choose_backend(), 1000)
+    together([archives[0], stranger], lambda share_store, channel: share_store.meet(channel))
     for archive in (archives[0], stranger):
         with pytest.raises(CorruptStore, match="do not belong together"):
-            archive.check_paired()
+            share_store.check_paired()
     stranger.store.close()
 
 
-def test_results_that_another_plan_does_not_take(archives: list[Archive]) -> None:
+def test_results_that_another_plan_does_not_take(archives: list[ShareStore]) -> None:
     with pytest.raises(
         PlanError,
         match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan",
