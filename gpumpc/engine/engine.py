@@ -69,7 +69,7 @@ class Engine(Evaluation):
     ) -> None:
         program = program or program_of(plan, batch_size)
         super().__init__(
-            party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, hand
+            party, plan, program, root, pair_secret, ledger, backend, corrections, wait_s, executor
         )
         self._why_not_ready = "the servers hold none for this plan"
         self._folder = folder

@@ -125,7 +125,7 @@ class Evaluation:
         self.first_needed = 0
         self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
         self.corrections, self.wait_s = corrections, wait_s
-        self._executor = hand
+        self._executor = executor
         self._backend_ahead = backend.beside() if executor else backend
         self._preparation = Preparation(b"", 0)
 

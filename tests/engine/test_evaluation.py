@@ -42,7 +42,7 @@ def evaluation(executor: Later) -> Any:
     )
     plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
     ledger: Any = SimpleNamespace(reserve=lambda session_id, batch: None)
-    busy: Any = hand
+    busy: Any = executor
     made = Evaluation(
         0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy
     )

@@ -243,7 +243,7 @@ class _Server0:
         self.engine = Engine(
             0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None
         )
-        self.archive = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
+        self.share_store = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
         self.channel = ZmqChannel.bind(
             config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S

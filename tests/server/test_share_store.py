@@ -54,7 +54,7 @@ def archives(tmp_path: Path) -> Iterator[list[ShareStore]]:
         for party in (0, 1)
     ]
     yield both
-    for archive in both:
+    for share_store in both:
         share_store.store.close()
 
 
@@ -101,11 +101,11 @@ def settle(archives: list[ShareStore], items: list[str]) -> list[Any]:
 
 
 def ready(archives: list[ShareStore]) -> list[list[str]]:
-    return [share_store.ready(KIND, "user") for archive in archives]
+    return [share_store.ready(KIND, "user") for share_store in archives]
 
 
 def test_what_both_hold_is_ready(archives: list[ShareStore]) -> None:
-    for archive in archives:
+    for share_store in archives:
         put(share_store, [A, B])
     assert ready(archives) == [[], []]
     assert settle(archives, [A, B]) == [[], []]
@@ -127,19 +127,19 @@ def test_a_crash_between_the_two_confirmations(archives: list[ShareStore]) -> No
     """Server 0 has confirmed and server 1 has not: the same version is ready at both; another one
     is deleted at both.
     """
-    for archive in archives:
+    for share_store in archives:
         put(share_store, [A])
     archives[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
     assert settle(archives, [A]) == [[], []] and ready(archives) == [[A], [A]]
-    for archive in archives:
+    for share_store in archives:
         put(share_store, [B])
     archives[0].store.confirm(KIND, [RowKey(B, "1" * 32)])
     for (
-        archive
+        share_store
     ) in archives:  # shared again: server 0 keeps what is ready, server 1 takes the new half
         put(share_store, [B], version="2" * 32)
     assert settle(archives, [B]) == [[B], [B]]
-    for archive in archives:
+    for share_store in archives:
         put(share_store, [B], version="3" * 32)
     assert settle(archives, [B]) == [[], []] and ready(archives) == [[A, B], [A, B]]
 
@@ -171,7 +171,7 @@ def test_a_server_that_waits_for_its_dealer_confirms_later(
 
 
 def test_another_owners_items_are_not_settled(archives: list[ShareStore]) -> None:
-    for archive in archives:
+    for share_store in archives:
         put(share_store, [A], owner="second")
         with pytest.raises(InputError, match="belongs to someone else"):
             put(share_store, [A])
@@ -218,10 +218,10 @@ def test_an_owner_has_a_bounded_place(archives: list[ShareStore], party: int) ->
 
 def test_shares_are_read_back(archives: list[ShareStore]) -> None:
     backend = choose_backend()
-    for archive in archives:
+    for share_store in archives:
         put(share_store, [A, B])
     settle(archives, [A, B])
-    for party, archive in enumerate(archives):
+    for party, share_store in enumerate(archives):
         words = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
@@ -252,11 +252,11 @@ def test_stores_of_two_pairs(archives: list[ShareStore], tmp_path: Path) -> None
         None,
         None,
     ]
-    for archive in archives:
+    for share_store in archives:
         share_store.check_paired()
     stranger = ShareStore(Store(tmp_path / "stranger", 1), 1, choose_backend(), 1000)
     together([archives[0], stranger], lambda share_store, channel: share_store.meet(channel))
-    for archive in (archives[0], stranger):
+    for share_store in (archives[0], stranger):
         with pytest.raises(CorruptStore, match="do not belong together"):
             share_store.check_paired()
     stranger.store.close()
