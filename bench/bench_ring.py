@@ -30,7 +30,7 @@ def words(backend: Backend, *shape: int, bits: int = K, seed: int = 0) -> Any:
 
 def operand(backend: Backend, *shape: int, seed: int = 0) -> Any:
     """An operand of products."""
-    return backend.opened(words(backend, *shape, seed=seed), K)
+    return backend.operand(words(backend, *shape, seed=seed), K)
 
 
 def expand(backend: Backend) -> Callable[[], Any]:

@@ -125,7 +125,7 @@ def measured_rates(backend: Backend) -> Rates:
     """What this machine does now, with one thread."""
     side = _RATE_SIDE
     x, w = (
-        backend.opened(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40)
+        backend.operand(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40)
         for i in (1, 2)
     )
     words = backend.zeros((_RATE_BYTES // 8,))

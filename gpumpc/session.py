@@ -16,7 +16,7 @@ from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
 from gpumpc.ring import selection
-from gpumpc.ring.backend import Backend, Lanes, Opened, Words, lane_bytes, packed_bytes
+from gpumpc.ring.backend import Backend, Lanes, Operand, Words, lane_bytes, packed_bytes
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel
 
@@ -71,8 +71,8 @@ class StaticWeight:
     share of the bias.
     """
 
-    weight: Opened
-    opened: Opened | None
+    weight: Operand
+    opened: Operand | None
     bias: Words
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 
 from gpumpc.errors import BitsMismatch, ForeignShare, FracMismatch, RevealError
 from gpumpc.params import Cipher
-from gpumpc.ring.backend import Backend, Opened, Words
+from gpumpc.ring.backend import Backend, Operand, Words
 
 # A share that is drawn from a seed travels as the seed.
 SEED_BYTES = 32
@@ -94,8 +94,8 @@ class Masked:
         mask: this server's share A_p, as an operand of products.
     """
 
-    opened: Opened
-    mask: Opened
+    opened: Operand
+    mask: Operand
     bits: int
     frac: int
     divisor: int = 1

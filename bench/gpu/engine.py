@@ -136,7 +136,7 @@ class Engine:
             weight, bias = (backend.upload(array) for array in weights[layer])
             opened = backend.reduce(weight - mask, spec.bits)
             share = backend.reduce(opened + own, spec.bits) if party == 0 else own
-            operands = backend.opened(share, spec.bits), backend.opened(opened, spec.bits)
+            operands = backend.operand(share, spec.bits), backend.operand(opened, spec.bits)
             found[layer] = StaticWeight(
                 *operands, bias if party == 0 else backend.zeros(spec.bias_shape)
             )

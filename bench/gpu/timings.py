@@ -93,12 +93,12 @@ def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings
     x, w = words(backend, (m, depth), 1), words(backend, (depth, n), 2)
     reference = _routes(backend, results, sizes, "gemm", x, w, m * depth * n)
     for bits in (64, 48, 40, 32):
-        left, right = backend.opened(x, bits), backend.opened(w, bits)
+        left, right = backend.operand(x, bits), backend.operand(w, bits)
         time = seconds(backend, functools.partial(backend.matmul, left, right, bits), sizes.least_s)
         _product_row(results, f"limb_gemm_{bits}", time, m * depth * n, bits, top, reference)
     time = seconds(
         backend,
-        lambda: backend.matmul(backend.opened(x, 64), backend.opened(w, 64), 64),
+        lambda: backend.matmul(backend.operand(x, 64), backend.operand(w, 64), 64),
         sizes.least_s,
     )
     _product_row(results, "limb_gemm_64_cut_anew", time, m * depth * n, 64, top, reference)
@@ -122,7 +122,7 @@ def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings
     count = b * side * side * 9 * c * channels
     reference = _routes(backend, results, sizes, "conv", image, filters, count)
     for bits in (64, 40):
-        left, right = backend.opened(image, bits), backend.opened(filters, bits)
+        left, right = backend.operand(image, bits), backend.operand(filters, bits)
         time = seconds(
             backend,
             lambda left=left, right=right, bits=bits: backend.conv2d(

@@ -12,7 +12,7 @@ from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
 
-class Operand(Protocol):
+class SharedOperand(Protocol):
     """What is known of a shared tensor."""
 
     @property
@@ -37,7 +37,7 @@ def is_local(operator: str) -> bool:
     return operator in "+-"
 
 
-def binary_program(operator: str, x: Operand, y: Operand, params: Params) -> Program:
+def binary_program(operator: str, x: SharedOperand, y: SharedOperand, params: Params) -> Program:
     """x * y or x @ y of two shared tensors: 2 rounds to open, 1 to lift back.
 
     The product of scale 2^(fx + fy) is truncated to 2^fx and lifted back to the smaller operand's

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gpumpc import messages as m
 from gpumpc.engine import index_programs as side
-from gpumpc.engine.session_binding import Opened
+from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline import seeds
 from gpumpc.offline.secret import Secret
@@ -55,7 +55,7 @@ class DealerEngine:
                 side.program_of_task(self.plan, self.program, task),
                 side.binding(task),
             )
-        session_id = Opened.of(self.plan, program, pair_id, nonces).session_id
+        session_id = SessionBinding.of(self.plan, program, pair_id, nonces).session_id
         masks = (
             self._row_masks(task)
             if task is not None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
-from gpumpc.engine.session_binding import CLOSED, Opened, program_id
+from gpumpc.engine.session_binding import CLOSED, SessionBinding, program_id
 from gpumpc.errors import ConfigError, HandshakeMismatch, SelectionFailed
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
@@ -140,7 +140,7 @@ class Evaluation:
         theirs = exchange_hello(channel, equal={"share pair": binding}, told={"nonce": nonce.hex()})
         other = told(theirs, "nonce", bytes.fromhex)
         nonces = (nonce, other) if self.party == 0 else (other, nonce)
-        opened = Opened.of(self.plan, self.program, binding, nonces)
+        opened = SessionBinding.of(self.plan, self.program, binding, nonces)
         mark = self.ledger.high_water(opened.session_id)
         theirs = exchange_hello(
             channel, equal={"session": opened.session_id.hex()}, told={"high-water mark": str(mark)}

@@ -13,7 +13,7 @@ from gpumpc.program.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class SessionBinding:
     """An open session.
 
     The id is a hash of the program, the plan, the share pair and both ledgers' nonces. The dealer
@@ -31,12 +31,14 @@ class Opened:
     session_id: bytes
 
     @classmethod
-    def of(cls, plan: Plan, program: Program, pair_id: str, nonces: tuple[bytes, bytes]) -> Opened:
+    def of(
+        cls, plan: Plan, program: Program, pair_id: str, nonces: tuple[bytes, bytes]
+    ) -> SessionBinding:
         """The session of these."""
         return cls(pair_id, nonces, seeds.session_id(program_id(plan, program, pair_id), *nonces))
 
 
-CLOSED = Opened("", (b"", b""), b"")
+CLOSED = SessionBinding("", (b"", b""), b"")
 
 
 def program_id(plan: Plan, program: Program, pair_id: str) -> bytes:

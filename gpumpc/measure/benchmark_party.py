@@ -25,7 +25,7 @@ from gpumpc.engine.correction_queue import CorrectionQueue
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.evaluation import Evaluation
 from gpumpc.engine.pipeline import in_flight
-from gpumpc.engine.session_binding import Opened
+from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import ConfigError, SelectionFailed
 from gpumpc.measure.pipes import Message, answer, messages, peak_memory_bytes
 from gpumpc.measure.workload_spec import Spec
@@ -289,7 +289,9 @@ class DealerParty:
     def open(self, binding: str, nonces: Sequence[str]) -> Message:
         """The session that the servers have agreed on."""
         first, second = map(bytes.fromhex, nonces)
-        opened = Opened.of(self._engine.plan, self._engine.program, binding, (first, second))
+        opened = SessionBinding.of(
+            self._engine.plan, self._engine.program, binding, (first, second)
+        )
         self._opened = (binding, (first, second), opened.session_id)
         return {}
 

@@ -14,7 +14,7 @@ import math
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.step import Clear, Shape, Step
-from gpumpc.ring.backend import Backend, Opened, Padding, Pair, Pairs, Words, packed_bytes
+from gpumpc.ring.backend import Backend, Operand, Padding, Pair, Pairs, Words, packed_bytes
 from gpumpc.session import Draws, Session, Sum
 from gpumpc.shares import Additive, Masked
 
@@ -22,7 +22,7 @@ from gpumpc.shares import Additive, Masked
 class _Weighted(abc.ABC):
     """A product that may stand in a sum of two."""
 
-    def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
+    def apply(self, backend: Backend, x: Operand, w: Operand, bits: int) -> Words:
         """x o w."""
         return self.sum(backend, [(x, w)], bits)
 
@@ -84,7 +84,7 @@ class Convolution(_Weighted):
 class Elementwise:
     """Two operands of one shape."""
 
-    def apply(self, backend: Backend, x: Opened, w: Opened, bits: int) -> Words:
+    def apply(self, backend: Backend, x: Operand, w: Operand, bits: int) -> Words:
         return backend.multiply(x, w, bits)
 
     def beaver(
@@ -124,7 +124,7 @@ class Open(Step):
         mask, masked = session.masked_operand(x.words, "A", self.bits)
         [opened] = session.open_many(masked)
         return Masked(
-            opened, session.backend.opened(mask, self.bits), self.bits, x.frac, x.divisor, x.owner
+            opened, session.backend.operand(mask, self.bits), self.bits, x.frac, x.divisor, x.owner
         )
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -157,7 +157,7 @@ class OpenColumn(Step):
         mask = session.words("A", self.shape, self.bits)
         [opened] = session.open_many(Sum(x.words - mask, self.bits))
         e, a = (
-            backend.opened(self._repeated(backend, words), self.bits) for words in (opened, mask)
+            backend.operand(self._repeated(backend, words), self.bits) for words in (opened, mask)
         )
         return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
 
@@ -194,7 +194,7 @@ class PrivateProduct(Step):
         [a] = masks
         backend = dealing.backend
         bm = dealing.weight_masks[self.layer]
-        c = self.operator.apply(backend, backend.opened(a, self.k), bm, self.k)
+        c = self.operator.apply(backend, backend.operand(a, self.k), bm, self.k)
         dealing.deal_words("C", c, self.k)
 
     @property
@@ -206,7 +206,7 @@ class PrivateProduct(Step):
         [a] = masks
         backend, static = draws.backend, draws.weights[self.layer]
         return self.operator.sum(
-            backend, [(backend.opened(a, self.k), static.opened)], self.k, None, static.bias
+            backend, [(backend.operand(a, self.k), static.opened)], self.k, None, static.bias
         )
 
     def run(self, session: Session, x: Masked) -> Additive:
@@ -245,7 +245,7 @@ class PublicProduct(Step):
 
     def run(self, session: Session, x: Additive) -> Additive:
         backend, static = session.backend, session.weights[self.layer]
-        operand = backend.opened(x.at_bits(backend, self.k).words, self.k)
+        operand = backend.operand(x.at_bits(backend, self.k).words, self.k)
         words = self.operator.sum(backend, [(operand, static.weight)], self.k, None, static.bias)
         return Additive(words, self.k, self.frac, owner=x.owner)
 
@@ -257,7 +257,7 @@ def plain_product(step: PrivateProduct | PublicProduct, clear: Clear, x: Words) 
     """X o W + b of signed words, in the clear."""
     weight, bias = clear.weights[step.layer]
     backend = clear.backend
-    operands = backend.opened(x, step.k), backend.opened(weight, step.k)
+    operands = backend.operand(x, step.k), backend.operand(weight, step.k)
     return backend.sign_extend(step.operator.apply(backend, *operands, step.k) + bias, step.k)
 
 
@@ -279,7 +279,7 @@ class BeaverProduct(Step):
         return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.k))
 
     def deal(self, dealing: Dealing, *masks: Words) -> None:
-        a, b = (dealing.backend.opened(mask, self.k) for mask in masks)
+        a, b = (dealing.backend.operand(mask, self.k) for mask in masks)
         dealing.deal_words("C", self.operator.apply(dealing.backend, a, b, self.k), self.k)
 
     def run(self, session: Session, x: Masked, y: Masked) -> Additive:
@@ -292,5 +292,5 @@ class BeaverProduct(Step):
 
     def plain(self, clear: Clear, x: Words, y: Words) -> Words:
         backend = clear.backend
-        operands = backend.opened(x, self.k), backend.opened(y, self.k)
+        operands = backend.operand(x, self.k), backend.operand(y, self.k)
         return backend.sign_extend(self.operator.apply(backend, *operands, self.k), self.k)

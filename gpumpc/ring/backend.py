@@ -6,7 +6,7 @@ array's own. *Lanes* are bits, 64 elements to a word: shape (planes, n_lanes(n))
 j belongs to element 64 j + i of the flattened tensor; bits past the last element are always zero.
 `& ^` act on 64 elements at a time. *Packed* values are what the wire carries: for each of the `bits
 // 8` low bytes a plane of n bytes, then for each of the `bits % 8` bits left a lane. 40 bits cost
-five bytes an element, 27 bits three bytes and three bits. *Opened* is the backend's own form of an
+five bytes an element, 27 bits three bytes and three bits. *Operand* is the backend's own form of an
 opened value or a static operand of a product: plain words on a CPU, limb planes on a GPU. Nothing
 looks inside it but `product` operations.
 
@@ -22,10 +22,10 @@ from gpumpc.params import Cipher
 
 Words = Any  # an array of the backend: uint64
 Lanes = Any  # an array of the backend: uint64, shape (planes, n_lanes)
-Opened = Any  # opaque
+Operand = Any  # opaque
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
-Pairs = Sequence[tuple[Opened, Opened]]
+Pairs = Sequence[tuple[Operand, Operand]]
 Factors = tuple[int, ...]  # numbers of bits that are multiplied
 
 
@@ -134,8 +134,8 @@ class Backend(Protocol):
         more.
         """
 
-    def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
-        """opened(add_packed(..)): both halves of an opening as an operand of products."""
+    def combine(self, own: Words, theirs: memoryview, bits: int) -> Operand:
+        """operand(add_packed(..)): both halves of an opening as an operand of products."""
 
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         """Lanes as bytes, little endian."""
@@ -143,11 +143,11 @@ class Backend(Protocol):
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
         """The inverse of `pack_lanes`."""
 
-    def opened(self, words: Words, bits: int) -> Opened:
+    def operand(self, words: Words, bits: int) -> Operand:
         """Words as an operand of products."""
 
-    def static(self, words: Words, bits: int) -> Opened:
-        """`opened` for a right operand of many products: what they bring it into is kept."""
+    def static(self, words: Words, bits: int) -> Operand:
+        """`operand` for a right operand of many products: what they bring it into is kept."""
 
     # bits
     def to_planes(self, words: Words, bits: int) -> Lanes:
@@ -240,28 +240,28 @@ class Backend(Protocol):
         """
 
     # products modulo 2^bits
-    def matmul(self, x: Opened, w: Opened, bits: int) -> Words:
+    def matmul(self, x: Operand, w: Operand, bits: int) -> Words:
         """x (M, K) @ w (K, N)."""
 
-    def multiply(self, x: Opened, w: Opened, bits: int) -> Words:
+    def multiply(self, x: Operand, w: Operand, bits: int) -> Words:
         """Element-wise product."""
 
-    def row_dot(self, x: Opened, y: Opened, bits: int) -> Words:
+    def row_dot(self, x: Operand, y: Operand, bits: int) -> Words:
         """sum_j x_ij y_ij of two (N, d), as (N,)."""
 
     def conv2d(
-        self, x: Opened, w: Opened, stride: Pair, padding: Padding, groups: int, bits: int
+        self, x: Operand, w: Operand, stride: Pair, padding: Padding, groups: int, bits: int
     ) -> Words:
         """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding
         top/bottom/left/right.
         """
 
     def beaver(
-        self, e: Opened, f: Opened, a: Opened, b: Opened, c: Words, party: int, bits: int
+        self, e: Operand, f: Operand, a: Operand, b: Operand, c: Words, party: int, bits: int
     ) -> Words:
         """(1 - party) e f + e b + a f + c, element by element."""
 
-    def sum_of(self, x: Opened, y: Opened, bits: int) -> Opened:
+    def sum_of(self, x: Operand, y: Operand, bits: int) -> Operand:
         """Two operands of one shape added up, as an operand."""
 
     # sums over one or two pairs of operands, plus words of the result's shape, plus a bias (C,) for

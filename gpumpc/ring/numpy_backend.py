@@ -146,7 +146,7 @@ class NumpyBackend:
         return drawn, masked, self.pack(masked, bits)
 
     def combine(self, own: Words, theirs: memoryview, bits: int) -> Words:
-        return self.opened(self.add_packed(own, theirs, bits), bits)
+        return self.operand(self.add_packed(own, theirs, bits), bits)
 
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         return np.ascontiguousarray(lanes).reshape(-1).view(np.uint8).data
@@ -154,7 +154,7 @@ class NumpyBackend:
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
         return _expect(packed, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
 
-    def opened(self, words: Words, bits: int) -> Words:
+    def operand(self, words: Words, bits: int) -> Words:
         return words
 
     def static(self, words: Words, bits: int) -> Words:

@@ -12,7 +12,7 @@ import pytest
 
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Begun, Evaluation
-from gpumpc.engine.session_binding import Opened
+from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import PeerLost
 from gpumpc.offline.secret import Secret
 from gpumpc.shares import Additive
@@ -20,7 +20,7 @@ from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.multiplexer import Lane, Lanes
 
 BACKEND: Any = SimpleNamespace(beside=lambda: BACKEND, synchronize=lambda: None)
-SESSIONS = [Opened("", (b"", b""), bytes([i]) * 16) for i in range(2)]
+SESSIONS = [SessionBinding("", (b"", b""), bytes([i]) * 16) for i in range(2)]
 
 
 class Later:

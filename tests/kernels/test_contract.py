@@ -176,7 +176,7 @@ SHAPES = [
 def test_matrix_products(backend, shape, bits):
     m, depth, n = shape
     for x, w in every_kind("matmul", (m, depth), (depth, n)):
-        left, right = (backend.opened(array, bits) for array in up(backend, x, w))
+        left, right = (backend.operand(array, bits) for array in up(backend, x, w))
         same(backend, backend.matmul(left, right, bits), NUMPY.matmul(x, w, bits))
 
 
@@ -249,16 +249,16 @@ def test_element_wise_products(backend, bits):
 
 def test_an_operand_comes_back_as_words(backend):
     x = words("operand", (5, 37))
-    operand = backend.opened(backend.upload(x), 64)
+    operand = backend.operand(backend.upload(x), 64)
     same(backend, operand, x)
-    backend.matmul(operand, backend.opened(backend.upload(words("w", (37, 20))), 64), 64)
+    backend.matmul(operand, backend.operand(backend.upload(words("w", (37, 20))), 64), 64)
     same(backend, operand, x)
 
 
 @pytest.mark.parametrize(("first", "then"), [(32, 64), (64, 32), (40, 44)])
 def test_an_operand_serves_products_of_several_widths(backend, first, then):
     x, w = words("several", (20, 40)), words("widths", (40, 20))
-    left, right = (backend.opened(array, 64) for array in up(backend, x, w))
+    left, right = (backend.operand(array, 64) for array in up(backend, x, w))
     for bits in (first, then):
         same(backend, backend.matmul(left, right, bits), NUMPY.matmul(x, w, bits))
 

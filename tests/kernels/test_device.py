@@ -222,5 +222,5 @@ def test_a_launch_of_too_many_blocks_is_refused():
 
 def test_operands_do_not_print():
     backend = CupyBackend(EmulatedDevice())
-    operand = backend.opened(backend.upload([[987654321]]), 64)
+    operand = backend.operand(backend.upload([[987654321]]), 64)
     assert "987654321" not in repr(operand) and len(operand) == 1

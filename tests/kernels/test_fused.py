@@ -110,7 +110,7 @@ def test_beaver_convolutions(backend, party, channels):
 def beaver(operator, backend, values, party, bits):
     """As `BeaverProduct` asks for it."""
     *operands, c = up(backend, *values)
-    e, f, a, b = (backend.opened(value, bits) for value in operands)
+    e, f, a, b = (backend.operand(value, bits) for value in operands)
     return operator.beaver(backend, Masked(e, a, bits, 0), Masked(f, b, bits, 0), c, party, bits)
 
 

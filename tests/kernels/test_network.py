@@ -145,14 +145,14 @@ def test_static_weights_of_another_stream(one_backend):
         rng.integers(0, 1 << 40, shape, dtype=np.uint64)
         for shape in ((2, 6, 6, 32), (3, 3, 32, 20), (20, 40))
     ]
-    x, w, v = (one_backend.opened(one_backend.upload(array), 40) for array in words)
+    x, w, v = (one_backend.operand(one_backend.upload(array), 40) for array in words)
     geometry = ((1, 1), (1, 1, 1, 1), 1, 40)
-    own = beside.opened(beside.upload(words[0]), 40)
+    own = beside.operand(beside.upload(words[0]), 40)
     for left in (x, own):
         got = beside.download(beside.conv2d(left, w, *geometry))
         assert np.array_equal(got, NumpyBackend().conv2d(words[0], words[1], *geometry))
     flat = words[0].reshape(-1)[:340].reshape(17, 20)
-    rows = beside.opened(beside.upload(flat), 40)
+    rows = beside.operand(beside.upload(flat), 40)
     assert np.array_equal(
         beside.download(beside.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40)
     )

@@ -246,7 +246,7 @@ def test_conv2d_against_a_plain_loop(backend, case, bits):
     image, c_in, kernel, c_out, stride, padding, groups = case
     x, w = words(1, (2, *image, c_in)), words(2, (*kernel, c_in // groups, c_out))
     got = backend.conv2d(
-        backend.opened(x, bits), backend.opened(w, bits), stride, padding, groups, bits
+        backend.operand(x, bits), backend.operand(w, bits), stride, padding, groups, bits
     )
     assert np.array_equal(got, plain_conv(x, w, stride, padding, groups, bits))
 

@@ -298,7 +298,7 @@ def check_sums(backend, bits, m):
                     else:
                         got = backend.conv2d_sum(pairs[:n_pairs], *geometry, bits, p, b)
                     same(got, expected)
-    left = backend.sum_of(*(backend.opened(words(i, (m, 5)), bits) for i in range(2)), bits)
+    left = backend.sum_of(*(backend.operand(words(i, (m, 5)), bits) for i in range(2)), bits)
     same(
         backend.matmul(left, np.eye(5, dtype=np.uint64), bits),
         (words(0, (m, 5)) + words(1, (m, 5))) & mask(bits),

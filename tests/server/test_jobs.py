@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from gpumpc import messages as m
-from gpumpc.engine.session_binding import Opened
+from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import BadFrame, CorrelationsMissing, GpumpcError, InputError
 from gpumpc.nn.graph import Graph, Input, ReLU
 from gpumpc.offline.pool import Pool
@@ -83,7 +83,7 @@ def dealer_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def engine(first: int = 0, pair_id: str = NAME, session_id: bytes = SESSION) -> Any:
     program = SimpleNamespace(cost=SimpleNamespace(dealer_bytes=10))
     plan = msgspec.structs.replace(_plan(), weight_digest="c" * 64)
-    opened = Opened(pair_id, (bytes(16), bytes(16)), session_id)
+    opened = SessionBinding(pair_id, (bytes(16), bytes(16)), session_id)
     return SimpleNamespace(opened=opened, first_needed=first, program=program, plan=plan)
 
 

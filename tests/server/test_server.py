@@ -12,7 +12,7 @@ import pytest
 
 from gpumpc import messages as m
 from gpumpc.deploy.config import load_server, write_local
-from gpumpc.engine.session_binding import Opened
+from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import CorrelationsMissing, GpumpcError
 from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.server import Server
@@ -29,7 +29,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     compiled_plan().save(tmp_path / "plan")
     server = Server(load_server(write_local(tmp_path / "local", [tmp_path / "plan"], 2).server1))
     [engine] = server._engines.values()
-    engine.opened = Opened("b" * 32, (bytes(16), bytes(16)), SESSION)
+    engine.opened = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
     yield server
     server._listener.close()
     server._ledger.close()

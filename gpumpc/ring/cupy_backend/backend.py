@@ -9,7 +9,7 @@ import numpy as np
 from gpumpc.ring.backend import Words
 from gpumpc.ring.cupy_backend.device import CupyDevice, Device
 from gpumpc.ring.cupy_backend.fused import Fused
-from gpumpc.ring.cupy_backend.operands import Opened
+from gpumpc.ring.cupy_backend.operands import Operand
 
 
 class CupyBackend(Fused):
@@ -31,4 +31,6 @@ class CupyBackend(Fused):
         return self.device.upload(np.ascontiguousarray(host, dtype=np.uint64))
 
     def download(self, words: Any) -> np.ndarray:
-        return self.device.download(words.words if isinstance(words, Opened) else self.words(words))
+        return self.device.download(
+            words.words if isinstance(words, Operand) else self.words(words)
+        )

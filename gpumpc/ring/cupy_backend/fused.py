@@ -22,7 +22,7 @@ from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Words, lane_bytes, n_
 from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, blocks_of, keep, quad_blocks
 from gpumpc.ring.cupy_backend.bits import Bits, key_words
 from gpumpc.ring.cupy_backend.elementwise import Local
-from gpumpc.ring.cupy_backend.operands import Opened, limbs_for, padded
+from gpumpc.ring.cupy_backend.operands import Operand, limbs_for, padded
 from gpumpc.ring.cupy_backend.products import Products
 
 _STREAM_BYTES = THREADS * 64
@@ -113,7 +113,7 @@ class Fused(Products, Bits, Local):
         self.launch("add_packed", blocks_of(n, BLOCK), words, received, out, n, bits, keep(bits))
         return out
 
-    def combine(self, own: Words, theirs: memoryview, bits: int) -> Opened:
+    def combine(self, own: Words, theirs: memoryview, bits: int) -> Operand:
         own = self.words(own)
         n, depth, limbs = math.prod(own.shape), own.shape[-1], limbs_for(bits)
         packed = self.received(theirs, packed_bytes(n, bits))
@@ -134,7 +134,7 @@ class Fused(Products, Bits, Local):
             limbs,
             keep(bits),
         )
-        return Opened(self, tuple(own.shape), bits, None, planes)
+        return Operand(self, tuple(own.shape), bits, None, planes)
 
     # Beaver multiplication
 

@@ -31,7 +31,7 @@ def padded(n: int) -> int:
     return -(-n // SLICE) * SLICE
 
 
-class Opened:
+class Operand:
     """Words of `shape` modulo 2^bits in one form or both. Values do not print."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Opened:
         # Static weights are read by several threads; a plane that was replaced might still be read.
         self._making = threading.RLock()
 
-    def seen_by(self, base: Base) -> Opened:
+    def seen_by(self, base: Base) -> Operand:
         """For products of `base`: itself, or what waits for the stream that makes a form when it is
         first needed.
         """
@@ -106,12 +106,12 @@ class Opened:
             return self._columns[0]
 
 
-class _Foreign(Opened):
+class _Foreign(Operand):
     """An operand of another stream, such as a static weight: that one is waited for, and the
     reader's is current again.
     """
 
-    def __init__(self, of: Opened, reader: Base) -> None:
+    def __init__(self, of: Operand, reader: Base) -> None:
         super().__init__(reader, of.shape, of.bits, None)
         self._of = of
 

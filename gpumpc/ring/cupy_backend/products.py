@@ -17,7 +17,7 @@ import numpy as np
 from gpumpc.errors import BadShape
 from gpumpc.ring.backend import Padding, Pair, Pairs, Words
 from gpumpc.ring.cupy_backend.base import THREADS, Base, blocks_of, keep, quad_blocks
-from gpumpc.ring.cupy_backend.operands import SLICE, Opened, limbs_for, padded
+from gpumpc.ring.cupy_backend.operands import SLICE, Operand, limbs_for, padded
 
 TILE = 64
 FEWEST = 16  # rows, columns and terms from which tensor cores are used
@@ -64,17 +64,17 @@ class Products(Base):
     needs.
     """
 
-    def operand(self, value: Any, bits: int) -> Opened:
+    def operand(self, value: Any, bits: int) -> Operand:
         """An operand as it is, or words made one."""
-        if isinstance(value, Opened):
+        if isinstance(value, Operand):
             return value.seen_by(self)
         words = self.words(value)
-        return Opened(self, tuple(words.shape), bits, words)
+        return Operand(self, tuple(words.shape), bits, words)
 
-    def opened(self, words: Words, bits: int) -> Opened:
+    def operand(self, words: Words, bits: int) -> Operand:
         return self.operand(words, bits)
 
-    def static(self, words: Words, bits: int) -> Opened:
+    def static(self, words: Words, bits: int) -> Operand:
         return self.operand(words, bits)
 
     def multiply(self, x: Any, w: Any, bits: int) -> Words:
@@ -138,7 +138,7 @@ class Products(Base):
         self._limb_gemm(limbs, planes, out, (m, n, padded(depth)), bits, extra)
         return out
 
-    def sum_of(self, x: Any, y: Any, bits: int) -> Opened:
+    def sum_of(self, x: Any, y: Any, bits: int) -> Operand:
         left, right = self.operand(x, bits).words, self.operand(y, bits).words
         self.same_shape("a sum of operands", left, right)
         return self.operand(self.each("add", [left, right], self.new(left.shape), keep(bits)), bits)
@@ -163,7 +163,7 @@ class Products(Base):
 
     @staticmethod
     def _chain(
-        operands: list[tuple[Opened, Opened]], out: Words, extra: _Extra
+        operands: list[tuple[Operand, Operand]], out: Words, extra: _Extra
     ) -> Iterator[tuple[Any, Any, Any]]:
         """Launches that add up: the first takes the addend, the next what is there, the last the
         bias.
@@ -238,7 +238,7 @@ class Products(Base):
 
     def _depthwise(
         self,
-        operands: list[tuple[Opened, Opened]],
+        operands: list[tuple[Operand, Operand]],
         window: Window,
         out: Words,
         bits: int,
@@ -265,7 +265,7 @@ class Products(Base):
 
     def _ring_conv(
         self,
-        operands: list[tuple[Opened, Opened]],
+        operands: list[tuple[Operand, Operand]],
         window: Window,
         groups: int,
         out: Words,
@@ -295,7 +295,7 @@ class Products(Base):
 
     def _limb_conv(
         self,
-        operands: list[tuple[Opened, Opened]],
+        operands: list[tuple[Operand, Operand]],
         window: Window,
         out: Words,
         bits: int,
@@ -354,7 +354,7 @@ class Products(Base):
             )
             term = out
 
-    def _windows(self, x: Opened, window: Window, limbs: int) -> Any:
+    def _windows(self, x: Operand, window: Window, limbs: int) -> Any:
         """Planes (limbs, pixels, padded kh kw c): every window a row."""
         (b, h, w, c), (_, ho, wo, _), (kh, kw) = window.image, window.out, window.kernel
         rows, width = b * ho * wo, padded(kh * kw * c)
