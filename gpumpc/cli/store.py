@@ -39,7 +39,9 @@ def info(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None) 
     with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
         table = Table("", "server 0", "server 1")
         first, second = client.store_status()
-        table.add_row("store pair", first.pair_id[:8] or "none", second.pair_id[:8] or "none")
+        table.add_row(
+            "store pair", first.store_pair_id[:8] or "none", second.store_pair_id[:8] or "none"
+        )
         for kind in sorted({*first.rows, *second.rows}):
             table.add_row(
                 _kind(kind), *(str(status.rows.get(kind, 0)) for status in (first, second))

@@ -142,7 +142,9 @@ class Dealer:
         nonces = bytes.fromhex(want.nonce_0), bytes.fromhex(want.nonce_1)
         # Only where the frames go: the masks depend on what the dealer computes itself.
         session_id = bytes.fromhex(want.session)
-        deal = functools.partial(engine.deal, want.pair_id, nonces, want.batch, task=want.task)
+        deal = functools.partial(
+            engine.deal, want.weight_sharing_id, nonces, want.batch, task=want.task
+        )
         for frame in CorrectionQueue().frames(self._executor, deal, _ALIVE_S):
             self._show_life(servers)
             if self._stopping.is_set():

@@ -1,4 +1,4 @@
-# ruff: noqa: E501  # CSS, one rule a line
+# ruff: noqa: E501
 """How the report looks: one style sheet, for screens light and dark and for paper."""
 
 STYLE = """

@@ -36,7 +36,7 @@ class DealerEngine:
 
     def deal(
         self,
-        pair_id: str,
+        weight_sharing_id: str,
         nonces: tuple[bytes, bytes],
         batch: int,
         send: dealer.Send,
@@ -46,20 +46,20 @@ class DealerEngine:
         order.
 
         Dealing is a function of the roots and these names: asked again, it gives the same bytes.
-        The session id is computed here, from this plan and program: two programs or share pairs are
+        The session id is computed here, from this plan and program: two programs or weight sharings are
         never dealt under one.
         """
         program = self.program
         if task is not None:
-            program, pair_id = (
+            program, weight_sharing_id = (
                 side.program_of_task(self.plan, self.program, task),
-                side.binding(task),
+                side.task_id(task),
             )
-        session_id = SessionBinding.of(self.plan, program, pair_id, nonces).session_id
+        session_id = SessionBinding.of(self.plan, program, weight_sharing_id, nonces).session_id
         masks = (
             self._row_masks(task)
             if task is not None
-            else self._weight_masks(self.plan.weight_digest, pair_id)
+            else self._weight_masks(self.plan.weight_digest, weight_sharing_id)
         )
         dealing = dealer.Dealing(
             self.backend, program.params.cipher, self._trees(session_id, batch), masks, send
@@ -90,11 +90,11 @@ class DealerEngine:
         first, second = (seeds.SeedTree(root.reveal(), session_id, batch) for root in self._roots)
         return first, second
 
-    def _weight_masks(self, version: str, pair_id: str) -> dict[str, Words]:
-        key = (version, pair_id)
+    def _weight_masks(self, version: str, weight_sharing_id: str) -> dict[str, Words]:
+        key = (version, weight_sharing_id)
         if key not in self._masks:
-            trees = self._trees(seeds.weight_session(version, pair_id), 0)
-            # Only the masks in use are kept: an older share pair is never dealt for again.
+            trees = self._trees(seeds.weight_session(version, weight_sharing_id), 0)
+            # Only the masks in use are kept: an older weight sharing is never dealt for again.
             self._masks = {
                 key: dealer.weight_masks(
                     self.backend, self.program.params.cipher, trees, self.program.mask_shapes()

@@ -90,16 +90,16 @@ class Engine(Evaluation):
             "secret of the servers": self.pair_secret.fingerprint(),
         }
         equal["batches in flight"] = str(self.in_flight)
-        theirs = exchange_hello(channel, equal=equal, told={"share pair": own})
-        other = theirs.get("share pair", "")
-        self.opened = CLOSED
+        theirs = exchange_hello(channel, equal=equal, told={"weight sharing": own})
+        other = theirs.get("weight sharing", "")
+        self.binding = CLOSED
         if own and own == other:
             self._weights = ws.load_static(self._weights_path, self.backend, self.program)
             self.open_session(channel, own)
             self.prepare_next(self._weights)
         elif own or other:
             self._why_not_ready = (
-                f"the servers' stores do not belong together: here share pair {own[:8] or 'none'}, "
+                f"the servers' stores do not belong together: here weight sharing {own[:8] or 'none'}, "
                 f"there {other[:8] or 'none'}; a state folder was lost, restored or exchanged"
             )
             log.warning(
@@ -109,9 +109,9 @@ class Engine(Evaluation):
             )
 
     @property
-    def pair_id(self) -> str:
-        """The share pair in use; empty before weights are shared."""
-        return self.opened.pair_id
+    def weight_sharing_id(self) -> str:
+        """The weight sharing in use; empty before weights are shared."""
+        return self.binding.weight_sharing_id
 
     @property
     def is_ready(self) -> bool:
@@ -146,15 +146,15 @@ class Engine(Evaluation):
         """
         return ws.receive_weights(self.program, self.party, sent, self.backend)
 
-    def install_weights(self, channel: Channel, pair_id: str, raw: ws.RawShares) -> None:
+    def install_weights(self, channel: Channel, weight_sharing_id: str, raw: ws.RawShares) -> None:
         """Take in weight shares under a fresh share-pair id: open F once, keep it, open a session.
 
         Raises BatchAlreadyUsed if this pair id was used before, also by a process that died in
         between.
         """
-        exchange_hello(channel, equal={"share pair": pair_id}, told={})
-        session_id = seeds.weight_session(self.plan.weight_digest, pair_id)
-        self.ledger.reserve_once(f"weights {self.plan.weight_digest} {pair_id}")
+        exchange_hello(channel, equal={"weight sharing": weight_sharing_id}, told={})
+        session_id = seeds.weight_session(self.plan.weight_digest, weight_sharing_id)
+        self.ledger.reserve_once(f"weights {self.plan.weight_digest} {weight_sharing_id}")
         channel.begin(session_id, 0)
         session = self.new_session(
             channel, seeds.SeedTree(self.root.reveal(), session_id, 0), None, {}
@@ -162,14 +162,14 @@ class Engine(Evaluation):
         weights = ws.open_static(session, self.program, raw)
         # What was installed before goes first, its name before its shares: a half-written pair is
         # none.
-        self.opened = CLOSED
+        self.binding = CLOSED
         pair_path = self._weights_path.with_suffix(".pair")
         for path in (pair_path, self._weights_path):
             path.unlink(missing_ok=True)
         self._weights = weights
         ws.save_static(self._weights_path, self.backend, self._weights)
-        write_private(pair_path, pair_id.encode())
-        self.open_session(channel, pair_id)
+        write_private(pair_path, weight_sharing_id.encode())
+        self.open_session(channel, weight_sharing_id)
         self.prepare_next(self._weights)
 
     # batches

@@ -118,7 +118,7 @@ class Evaluation:
     ) -> None:
         self.party, self.plan, self.program, self.backend = party, plan, program, backend
         # One object: another thread reads its parts together.
-        self.opened = CLOSED
+        self.binding = CLOSED
         self.next_batch = 0
         # The first batch whose corrections are still to be taken: a reserved batch waits for its
         # own.
@@ -132,23 +132,27 @@ class Evaluation:
     @property
     def session_id(self) -> bytes:
         """The session in use; empty before one is open."""
-        return self.opened.session_id
+        return self.binding.session_id
 
-    def open_session(self, channel: Channel, binding: str) -> None:
+    def open_session(self, channel: Channel, weight_sharing_id: str) -> None:
         """Agree on the session id and on the first batch number neither ledger has seen."""
-        nonce = self.ledger.nonce(program_id(self.plan, self.program, binding))
-        theirs = exchange_hello(channel, equal={"share pair": binding}, told={"nonce": nonce.hex()})
+        nonce = self.ledger.nonce(program_id(self.plan, self.program, weight_sharing_id))
+        theirs = exchange_hello(
+            channel, equal={"weight sharing": weight_sharing_id}, told={"nonce": nonce.hex()}
+        )
         other = told(theirs, "nonce", bytes.fromhex)
         nonces = (nonce, other) if self.party == 0 else (other, nonce)
-        opened = SessionBinding.of(self.plan, self.program, binding, nonces)
-        mark = self.ledger.high_water(opened.session_id)
+        binding = SessionBinding.of(self.plan, self.program, weight_sharing_id, nonces)
+        mark = self.ledger.high_water(binding.session_id)
         theirs = exchange_hello(
-            channel, equal={"session": opened.session_id.hex()}, told={"high-water mark": str(mark)}
+            channel,
+            equal={"session": binding.session_id.hex()},
+            told={"high-water mark": str(mark)},
         )
         self.next_batch = self.first_needed = max(mark, told(theirs, "high-water mark", int))
-        self.opened = opened
+        self.binding = binding
         if self.corrections is not None:
-            self.corrections.discard_before(opened.session_id, self.next_batch)
+            self.corrections.discard_before(binding.session_id, self.next_batch)
 
     def evaluate(
         self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive

@@ -28,8 +28,8 @@ def program_of_task(plan: Plan, program: Program, task: m.SideTask) -> Program:
     )
 
 
-def binding(task: m.SideTask) -> str:
-    """32 hex digits in place of a share pair: the sessions of two tasks are never one."""
+def task_id(task: m.SideTask) -> str:
+    """32 hex digits in place of a weight sharing: the sessions of two tasks are never one."""
     return hashlib.sha256(b"gpumpc side task" + encode_record(task)).hexdigest()[:32]
 
 

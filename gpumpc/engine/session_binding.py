@@ -16,9 +16,9 @@ from gpumpc.program.program import Program
 class SessionBinding:
     """An open session.
 
-    The id is a hash of the program, the plan, the share pair and both ledgers' nonces. The dealer
+    The id is a hash of the program, the plan, the weight sharing and both ledgers' nonces. The dealer
     computes it itself from
-    these: whatever it is told, it never deals two programs or two share pairs under one session.
+    these: whatever it is told, it never deals two programs or two weight sharings under one session.
 
     Attributes:
         pair_id: which sharing of the weights is in use; empty where no session is open.
@@ -26,21 +26,25 @@ class SessionBinding:
         session_id: 16 bytes.
     """
 
-    pair_id: str
+    weight_sharing_id: str
     nonces: tuple[bytes, bytes]
     session_id: bytes
 
     @classmethod
     def of(
-        cls, plan: Plan, program: Program, pair_id: str, nonces: tuple[bytes, bytes]
+        cls, plan: Plan, program: Program, weight_sharing_id: str, nonces: tuple[bytes, bytes]
     ) -> SessionBinding:
         """The session of these."""
-        return cls(pair_id, nonces, seeds.session_id(program_id(plan, program, pair_id), *nonces))
+        return cls(
+            weight_sharing_id,
+            nonces,
+            seeds.session_id(program_id(plan, program, weight_sharing_id), *nonces),
+        )
 
 
 CLOSED = SessionBinding("", (b"", b""), b"")
 
 
-def program_id(plan: Plan, program: Program, pair_id: str) -> bytes:
+def program_id(plan: Plan, program: Program, weight_sharing_id: str) -> bytes:
     """32 bytes: what a ledger's nonce is drawn for."""
-    return hashlib.sha256(program.digest + plan_hash(plan) + pair_id.encode()).digest()
+    return hashlib.sha256(program.digest + plan_hash(plan) + weight_sharing_id.encode()).digest()

@@ -176,13 +176,13 @@ class LocalSession:
 
     def _start(self, weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
-        pair_id = secrets.token_hex(16)
+        weight_sharing_id = secrets.token_hex(16)
 
         def start(party: int) -> None:
             engine, channel = self._engines[party], self._channels[party]
             engine.agree(channel)
             engine.install_weights(
-                channel, pair_id, engine.receive_weights(memoryview(sent[party]))
+                channel, weight_sharing_id, engine.receive_weights(memoryview(sent[party]))
             )
 
         self._both(start)
@@ -312,10 +312,12 @@ class LocalSession:
         if batch in self._dealt:
             return
         self._dealt.add(batch)
-        opened = self._engines[0].opened
+        binding = self._engines[0].binding
         try:
-            deal = functools.partial(self._dealer.deal, opened.pair_id, opened.nonces, batch)
-            self._store(opened.session_id, batch, self.program, deal)
+            deal = functools.partial(
+                self._dealer.deal, binding.weight_sharing_id, binding.nonces, batch
+            )
+            self._store(binding.session_id, batch, self.program, deal)
         except BaseException:
             self._dealt.discard(batch)
             raise

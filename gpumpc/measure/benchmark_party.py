@@ -184,22 +184,22 @@ class ServerParty:
         self._meet(channel)
         return {}
 
-    def open(self, binding: str, pids: dict[str, int]) -> Message:
+    def open(self, weight_sharing_id: str, pids: dict[str, int]) -> Message:
         """Take in operands and weights, agree on a session."""
         self.channel.wait_peer(_CONNECT_S)
         for name, value in self.program.inputs.items():
             words = self.backend.upload(np.load(self._folder / f"{name}.npy"))
             self._operands.append(Additive(words, value.bits, value.frac, value.divisor))
         if self.program.weights:
-            self._open_weights(binding)
-        self._evaluation.open_session(self.channel, binding)
-        return {"nonces": [nonce.hex() for nonce in self._evaluation.opened.nonces]}
+            self._open_weights(weight_sharing_id)
+        self._evaluation.open_session(self.channel, weight_sharing_id)
+        return {"nonces": [nonce.hex() for nonce in self._evaluation.binding.nonces]}
 
-    def _open_weights(self, binding: str) -> None:
+    def _open_weights(self, weight_sharing_id: str) -> None:
         sent = memoryview((self._folder / "weights").read_bytes())
         raw = ws.receive_weights(self.program, self.party, sent, self.backend)
         evaluation = self._evaluation
-        session_id = seeds.weight_session(evaluation.plan.weight_digest, binding)
+        session_id = seeds.weight_session(evaluation.plan.weight_digest, weight_sharing_id)
         self.channel.begin(session_id, 0)
         tree = seeds.SeedTree(evaluation.root.reveal(), session_id, 0)
         self._weights = ws.open_static(
@@ -277,7 +277,7 @@ class DealerParty:
         self._server_key = setup["server_key"].encode()
         self._server: Requester | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="dealing")
-        self._opened: tuple[str, tuple[bytes, bytes], bytes] = ("", (b"", b""), b"")
+        self._binding: tuple[str, tuple[bytes, bytes], bytes] = ("", (b"", b""), b"")
 
     def connect(self, endpoint: str, stream: str) -> Message:
         """To server 1."""
@@ -286,24 +286,24 @@ class DealerParty:
         self._server.open_stream(stream)
         return {}
 
-    def open(self, binding: str, nonces: Sequence[str]) -> Message:
+    def open(self, weight_sharing_id: str, nonces: Sequence[str]) -> Message:
         """The session that the servers have agreed on."""
         first, second = map(bytes.fromhex, nonces)
-        opened = SessionBinding.of(
-            self._engine.plan, self._engine.program, binding, (first, second)
+        binding = SessionBinding.of(
+            self._engine.plan, self._engine.program, weight_sharing_id, (first, second)
         )
-        self._opened = (binding, (first, second), opened.session_id)
+        self._binding = (weight_sharing_id, (first, second), binding.session_id)
         return {}
 
     def deal(self, batch: int) -> Message:
         """Deal one batch and send it, in frames as the product's dealer does."""
-        binding, nonces, session_id = self._opened
+        weight_sharing_id, nonces, session_id = self._binding
         if self._server is None:
             raise ConfigError(
                 "the dealer of the trial was asked to deal before it was told where server 1 is"
             )
         start = time.monotonic()
-        deal = functools.partial(self._engine.deal, binding, nonces, batch)
+        deal = functools.partial(self._engine.deal, weight_sharing_id, nonces, batch)
         for frame in CorrectionQueue().frames(self._executor, deal, _IDLE_S):
             if frame:
                 self._server.send(Kind.CORRECTION, *frame, session=session_id, batch=batch)

@@ -181,10 +181,14 @@ class Trial:
                 for places in (ends, streams)
             )
         server1.ask({"verb": "connect", "endpoint": ends[0], "stream": streams[0]})
-        binding = secrets.token_hex(16)
-        [told, _] = self._both({"verb": "open", "binding": binding, "pids": self.pids})
+        weight_sharing_id = secrets.token_hex(16)
+        [told, _] = self._both(
+            {"verb": "open", "weight_sharing_id": weight_sharing_id, "pids": self.pids}
+        )
         dealer.ask({"verb": "connect", "endpoint": ends[1], "stream": streams[1]})
-        dealer.ask({"verb": "open", "binding": binding, "nonces": told["nonces"]})
+        dealer.ask(
+            {"verb": "open", "weight_sharing_id": weight_sharing_id, "nonces": told["nonces"]}
+        )
 
     def _both(self, message: Message) -> tuple[Message, Message]:
         servers = self._children["server0"], self._children["server1"]

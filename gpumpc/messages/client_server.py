@@ -24,7 +24,7 @@ class PutWeights(Record, frozen=True):
     """
 
     plan: PlanHash
-    pair_id: Identifier
+    weight_sharing_id: Identifier
 
 
 class PutShares(Record, frozen=True):
@@ -159,10 +159,10 @@ Request = AskStatus | PutWeights | ArchiveRequest
 
 
 class PlanStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One served plan. `pair_id` is empty until weights are shared."""
+    """One served plan. `weight_sharing_id` is empty until weights are shared."""
 
     fields: dict[str, str]
-    pair_id: str
+    weight_sharing_id: str
     session: str
     next_batch: int
     batches_ahead: int
@@ -192,7 +192,7 @@ class StoreStatus(Record, frozen=True):
     """Answer to AskStore: rows by kind and state, and their bytes."""
 
     party: int
-    pair_id: str
+    store_pair_id: str
     rows: dict[str, int]
     n_bytes: int
 

@@ -14,12 +14,12 @@ class Want(Record, frozen=True):
     """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session
     and batch.
 
-    `task` is None for the plan's own program; `pair_id` is then its share pair, else the task's
+    `task` is None for the plan's own program; `weight_sharing_id` is then its weight sharing, else the task's
     binding.
     """
 
     plan: PlanHash
-    pair_id: Identifier
+    weight_sharing_id: Identifier
     nonce_0: Identifier
     nonce_1: Identifier
     session: Identifier

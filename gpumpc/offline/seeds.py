@@ -53,13 +53,13 @@ class SeedTree:
         return hmac.digest(self._prk, _fields(step.encode(), name.encode()) + b"\x01", "sha256")
 
 
-def weight_session(version: str, pair_id: str) -> bytes:
-    """The session id under which the static masks of one weight version and share pair are
+def weight_session(version: str, weight_sharing_id: str) -> bytes:
+    """The session id under which the static masks of one weight version and weight sharing are
     drawn.
     """
-    return hashlib.sha256(_fields(_LABEL, b"weights", version.encode(), pair_id.encode())).digest()[
-        :SESSION_BYTES
-    ]
+    return hashlib.sha256(
+        _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
+    ).digest()[:SESSION_BYTES]
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:

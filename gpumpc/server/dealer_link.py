@@ -59,8 +59,8 @@ class DealerLink:
         """What to ask for next, if there is room: one batch at a time in flight, one more asked
         ahead.
         """
-        opened = engine.opened
-        session_id = opened.session_id
+        binding = engine.binding
+        session_id = binding.session_id
         if not session_id or not engine.program.cost.dealer_bytes or len(self._asked) > 1:
             return None
         first = engine.first_needed
@@ -70,8 +70,10 @@ class DealerLink:
             if (session_id, batch) not in self._asked:
                 self._asked[session_id, batch] = engine.program.cost.dealer_bytes
                 plan = plan_hash(engine.plan).hex()
-                nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
-                return m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch)
+                nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
+                return m.Want(
+                    plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch
+                )
         return None
 
     def ask_aside(self) -> m.Want | None:

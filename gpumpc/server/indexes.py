@@ -55,10 +55,12 @@ class _OnDemand:
             raise InputError(
                 "a side program was run before it was bound", "", "this is a bug: please report it"
             )
-        opened = self.evaluation.opened
-        nonce_0, nonce_1 = (nonce.hex() for nonce in opened.nonces)
+        binding = self.evaluation.binding
+        nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
         plan = plan_hash(self.engine.plan).hex()
-        want = m.Want(plan, opened.pair_id, nonce_0, nonce_1, session_id.hex(), batch, self.task)
+        want = m.Want(
+            plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch, self.task
+        )
         return self.dealer_link.take_aside(
             want, self.evaluation.program.cost.dealer_bytes, timeout_s
         )
@@ -288,7 +290,7 @@ class Indexes:
         )
         if source:
             source.evaluation = runner
-        runner.open_session(channel, side.binding(task))
+        runner.open_session(channel, side.task_id(task))
         return runner
 
 

@@ -73,7 +73,9 @@ class RequestHandler:
                 rows = {kind: n for kind, n in store.info(arrival.peer).items() if kind != "bytes"}
                 self._reply(
                     arrival,
-                    m.StoreStatus(self.party, store.pair_id, rows, store.held_bytes(arrival.peer)),
+                    m.StoreStatus(
+                        self.party, store.store_pair_id, rows, store.held_bytes(arrival.peer)
+                    ),
                 )
             case m.PutShares():
                 self._share_store.take_in(
@@ -163,7 +165,7 @@ class RequestHandler:
         plans = [
             m.PlanStatus(
                 agreed_fields(engine.plan, engine.program),
-                engine.pair_id,
+                engine.weight_sharing_id,
                 engine.session_id.hex(),
                 engine.next_batch,
                 self._dealer_link.pool.ahead(engine.session_id, engine.next_batch)
@@ -219,14 +221,14 @@ class RequestHandler:
             raw = engine.receive_weights(memoryview(sent))
 
             def work(channel: Lane, first_batch: int) -> None:
-                engine.install_weights(channel, request.pair_id, raw)
+                engine.install_weights(channel, request.weight_sharing_id, raw)
                 self._weights_changed()
                 log.info("weights of plan %s are shared", engine.plan.name)
                 self._reply(arrival, m.Done())
 
             return work
 
-        self._submit(arrival, request.plan, request.pair_id, "weights", prepare)
+        self._submit(arrival, request.plan, request.weight_sharing_id, "weights", prepare)
 
     def _settle(self, arrival: Arrival, request: m.Settle) -> None:
         kind = self._share_store.inputs(self._engine_of(request.plan)).kind

@@ -77,7 +77,7 @@ class ShareStore:
         """Bind the two stores to each other at their first meeting; later, see whether they belong
         together.
         """
-        own = self.store.pair_id
+        own = self.store.store_pair_id
         fresh = secrets.token_hex(16)
         theirs = exchange_hello(channel, equal={}, told={"store": own, "fresh": fresh})
         other = theirs.get("store", "")

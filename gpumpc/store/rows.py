@@ -111,19 +111,19 @@ class Store(SqliteFile):
     # pairing
 
     @property
-    def pair_id(self) -> str:
+    def store_pair_id(self) -> str:
         """Drawn by the two servers together at their first meeting; empty before."""
         with self._read():
             found = self._db.execute("SELECT value FROM meta WHERE key = 'pair'").fetchone()
             return str(found[0]) if found else ""
 
-    def pair(self, pair_id: str) -> None:
+    def pair(self, store_pair_id: str) -> None:
         """Bind this store to its partner, once. Raises CorruptStore if it is bound to another."""
         with self._change() as db:
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (pair_id,))
-        if self.pair_id != pair_id:
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (store_pair_id,))
+        if self.store_pair_id != store_pair_id:
             raise CorruptStore(
-                f"the store {self.folder} belongs to pair {self.pair_id[:8]}, not {pair_id[:8]}",
+                f"the store {self.folder} belongs to pair {self.store_pair_id[:8]}, not {store_pair_id[:8]}",
                 "the two servers' stores do not belong together",
                 "start each server with the state folder it always had",
             )

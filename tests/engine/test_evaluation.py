@@ -46,7 +46,7 @@ def evaluation(executor: Later) -> Any:
     made = Evaluation(
         0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy
     )
-    made.opened = SESSIONS[0]
+    made.binding = SESSIONS[0]
     return made
 
 

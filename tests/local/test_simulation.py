@@ -305,7 +305,9 @@ def test_a_server_that_fails(compiled: CompiledPlan, party: int) -> None:
 
 
 def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
-    def broken(_: DealerEngine, pair_id: str, nonces: Any, batch: int, send: Send) -> None:
+    def broken(
+        _: DealerEngine, weight_sharing_id: str, nonces: Any, batch: int, send: Send
+    ) -> None:
         send(memoryview(b"abc"))
         raise _Bug("the dealer")
 
@@ -313,7 +315,7 @@ def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
 
 
 def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
-    def short(_: DealerEngine, pair_id: str, nonces: Any, batch: int, send: Send) -> None:
+    def short(_: DealerEngine, weight_sharing_id: str, nonces: Any, batch: int, send: Send) -> None:
         send(memoryview(b"abc"))
 
     fails_then_works(

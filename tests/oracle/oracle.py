@@ -51,7 +51,7 @@ class Seeds:
     roots: tuple[bytes, bytes]
     weight_seed: bytes
     version: str
-    pair_id: str
+    weight_sharing_id: str
     session_id: bytes
 
 
@@ -254,7 +254,7 @@ class Oracle:
             )
         self.graph, self.params, self.seeds = graph, params, seeds
         self.scales, self._ks = scales(graph, params.f), ks or {}
-        session = weight_session(seeds.version, seeds.pair_id)
+        session = weight_session(seeds.version, seeds.weight_sharing_id)
         masks = [SeedTree(root, session, 0) for root in seeds.roots]
         owner = SeedTree(seeds.weight_seed, bytes(SESSION_BYTES), 0)
         self._static = {

@@ -115,7 +115,7 @@ class SecureRun(local.LocalSession):
             (root_0, root_1),
             self._weight_seed,
             self.plan.weight_digest,
-            engine.pair_id,
+            engine.weight_sharing_id,
             engine.session_id,
         )
 

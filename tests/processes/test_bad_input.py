@@ -191,8 +191,8 @@ def test_only_owners_share_weights(cluster: Cluster) -> None:
         before = user.plan_status()
         pattern = "AccessDenied: second may not share weights"
         text = refused(RemoteError, pattern, lambda: user.share_weights(cluster.compiled.weights))
-        assert "owner_cards" in text and [p.pair_id for p in user.plan_status()] == [
-            p.pair_id for p in before
+        assert "owner_cards" in text and [p.weight_sharing_id for p in user.plan_status()] == [
+            p.weight_sharing_id for p in before
         ]
 
 
@@ -322,19 +322,19 @@ def test_the_same_image_twice_is_one_row(client: Client) -> None:
 
 
 def test_cut_weights(client: Client) -> None:
-    before = client.plan_status()[0].pair_id
+    before = client.plan_status()[0].weight_sharing_id
     sequence = client.ask_together(
         m.PutWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5))
     )
     refused(RemoteError, "5 weight bytes came", lambda: client.both_done(sequence, LIMIT_S))
-    assert client.plan_status()[0].pair_id == before  # what was there is still in use
+    assert client.plan_status()[0].weight_sharing_id == before  # what was there is still in use
 
 
 def test_a_share_pair_id_is_used_once(client: Client, cluster: Cluster) -> None:
     """F = W - Bm is never opened twice under one Bm."""
-    pair_id = client.plan_status()[0].pair_id
+    weight_sharing_id = client.plan_status()[0].weight_sharing_id
     sent = (bytes(32), bytes(_weight_bytes(client)))
-    sequence = client.ask_together(m.PutWeights(client.plan_id, pair_id), sent)
+    sequence = client.ask_together(m.PutWeights(client.plan_id, weight_sharing_id), sent)
     refused(RemoteError, "BatchAlreadyUsed.*weights", lambda: client.both_done(sequence, LIMIT_S))
 
 

@@ -49,7 +49,7 @@ def test_weights_can_be_shared_again(cluster: Cluster) -> None:
         before = client.plan_status()[0]
         client.share_weights(cluster.compiled.weights)
         after = client.plan_status()[0]
-    assert before.pair_id != after.pair_id and before.session != after.session
+    assert before.weight_sharing_id != after.weight_sharing_id and before.session != after.session
     assert cluster.serves()
 
 

@@ -80,10 +80,10 @@ def dealer_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     pool.close()
 
 
-def engine(first: int = 0, pair_id: str = NAME, session_id: bytes = SESSION) -> Any:
+def engine(first: int = 0, weight_sharing_id: str = NAME, session_id: bytes = SESSION) -> Any:
     program = SimpleNamespace(cost=SimpleNamespace(dealer_bytes=10))
     plan = msgspec.structs.replace(_plan(), weight_digest="c" * 64)
-    opened = SessionBinding(pair_id, (bytes(16), bytes(16)), session_id)
+    opened = SessionBinding(weight_sharing_id, (bytes(16), bytes(16)), session_id)
     return SimpleNamespace(opened=opened, first_needed=first, program=program, plan=plan)
 
 
@@ -105,7 +105,7 @@ def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLi
         dealer_link.store(SESSION, 0, 10, memoryview(bytes(10)))
     with pytest.raises(BadFrame, match="10 bytes were announced and 11 came"):
         dealer_link.store(SESSION, 1, 10, memoryview(bytes(11)))
-    assert dealer_link.ask(engine(pair_id="", session_id=b"")) is None
+    assert dealer_link.ask(engine(weight_sharing_id="", session_id=b"")) is None
 
 
 def test_a_batch_that_a_run_waits_for_is_asked_again(dealer_link: DealerLink) -> None:

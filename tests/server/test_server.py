@@ -29,7 +29,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     compiled_plan().save(tmp_path / "plan")
     server = Server(load_server(write_local(tmp_path / "local", [tmp_path / "plan"], 2).server1))
     [engine] = server._engines.values()
-    engine.opened = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
+    engine.binding = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
     yield server
     server._listener.close()
     server._ledger.close()

@@ -98,7 +98,7 @@ def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
     with Store(tmp_path, 1) as store:
         assert (
             store.read("result", items(keys(3)))[1] == rows(3)
-        ).all() and store.pair_id == "p" * 32
+        ).all() and store.store_pair_id == "p" * 32
         assert store.verify() == len([*tmp_path.glob("*.seg")]) == 1 and store.kinds() == ["result"]
 
 

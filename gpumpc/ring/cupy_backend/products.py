@@ -71,9 +71,6 @@ class Products(Base):
         words = self.words(value)
         return Operand(self, tuple(words.shape), bits, words)
 
-    def operand(self, words: Words, bits: int) -> Operand:
-        return self.operand(words, bits)
-
     def static(self, words: Words, bits: int) -> Operand:
         return self.operand(words, bits)
 
