@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpumpc import messages as m
-from gpumpc.engine import index_programs as side
+from gpumpc.engine import index_programs
 from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline import seeds
@@ -40,7 +40,7 @@ class DealerEngine:
         nonces: tuple[bytes, bytes],
         batch: int,
         send: dealer.Send,
-        task: m.SideTask | None = None,
+        task: m.IndexTask | None = None,
     ) -> None:
         """Give `send` the corrections of one batch of the session with these nonces, in program
         order.
@@ -52,8 +52,8 @@ class DealerEngine:
         program = self.program
         if task is not None:
             program, weight_sharing_id = (
-                side.program_of_task(self.plan, self.program, task),
-                side.task_id(task),
+                index_programs.program_of_task(self.plan, self.program, task),
+                index_programs.task_id(task),
             )
         session_id = SessionBinding.of(self.plan, program, weight_sharing_id, nonces).session_id
         masks = (
@@ -66,14 +66,14 @@ class DealerEngine:
         )
         dealer.deal_batch(program.steps, dealing)
 
-    def _row_masks(self, task: m.SideTask) -> dict[str, Words]:
+    def _row_masks(self, task: m.IndexTask) -> dict[str, Words]:
         """The static mask of an index's rows: both servers' draws, named by where each row was
         added.
         """
         if isinstance(task, m.RowsTask):
             return {}
         geometry = geometry_of(self.program, task.metric)
-        versions = side.versions_of(task)
+        versions = index_programs.versions_of(task)
         parts = [
             draw_masks(
                 self.backend, self.program.params.cipher, geometry, versions, self._tree_of(root)

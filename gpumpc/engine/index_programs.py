@@ -18,7 +18,7 @@ from gpumpc.retrieval.programs import query_program, rows_program
 from gpumpc.wire.frames import encode_record
 
 
-def program_of_task(plan: Plan, program: Program, task: m.SideTask) -> Program:
+def program_of_task(plan: Plan, program: Program, task: m.IndexTask) -> Program:
     """The program behind a task. Raises PlanError where it does not fit."""
     geometry = geometry_of(program, task.metric)
     if isinstance(task, m.RowsTask):
@@ -28,7 +28,7 @@ def program_of_task(plan: Plan, program: Program, task: m.SideTask) -> Program:
     )
 
 
-def task_id(task: m.SideTask) -> str:
+def task_id(task: m.IndexTask) -> str:
     """32 hex digits in place of a weight sharing: the sessions of two tasks are never one."""
     return hashlib.sha256(b"gpumpc side task" + encode_record(task)).hexdigest()[:32]
 

@@ -52,10 +52,10 @@ from gpumpc.messages.dealer_server import (
     Want,
 )
 from gpumpc.messages.index_tasks import (
+    IndexTask,
     QueryTask,
     RowsTask,
     Segment,
-    SideTask,
 )
 from gpumpc.messages.server_server import (
     Accept,
@@ -85,6 +85,7 @@ __all__ = [
     "Idle",
     "IndexName",
     "IndexRequest",
+    "IndexTask",
     "Items",
     "Keep",
     "Kept",
@@ -107,7 +108,6 @@ __all__ = [
     "Segment",
     "Settle",
     "Settled",
-    "SideTask",
     "Status",
     "StoreStatus",
     "Stored",

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from gpumpc.messages.codec import Identifier, PlanHash, Record
-from gpumpc.messages.index_tasks import SideTask
+from gpumpc.messages.index_tasks import IndexTask
 
 
 class Want(Record, frozen=True):
@@ -24,7 +24,7 @@ class Want(Record, frozen=True):
     nonce_1: Identifier
     session: Identifier
     batch: Annotated[int, msgspec.Meta(ge=0)]
-    task: SideTask | None = None
+    task: IndexTask | None = None
 
 
 class Alive(Record, frozen=True):

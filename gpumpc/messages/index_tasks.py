@@ -36,4 +36,4 @@ class QueryTask(Record, frozen=True):
     n_labels: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
 
 
-SideTask = RowsTask | QueryTask
+IndexTask = RowsTask | QueryTask

@@ -76,7 +76,7 @@ class DealerLink:
                 )
         return None
 
-    def ask_aside(self) -> m.Want | None:
+    def ask_on_demand(self) -> m.Want | None:
         """What the peer loop's thread waits for beside the plans' batches, asked once, and again from
         a new dealer.
         """
@@ -90,7 +90,7 @@ class DealerLink:
         """Size of a batch that was asked for; None for any other."""
         return self._asked.get((session_id, batch))
 
-    def take_aside(self, want: m.Want, n_bytes: int, timeout_s: float) -> Corrections:
+    def take_on_demand(self, want: m.Want, n_bytes: int, timeout_s: float) -> Corrections:
         """The corrections of one batch of a side program, asked for now.
 
         Raises CorrelationsMissing.

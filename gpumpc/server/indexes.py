@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from gpumpc import messages as m
-from gpumpc.engine import index_programs as side
+from gpumpc.engine import index_programs
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Evaluation, TakenCorrections
 from gpumpc.errors import BadFrame, InputError, MissingFile
@@ -39,7 +39,7 @@ class _OnDemand:
         self,
         dealer_link: DealerLink,
         engine: Engine,
-        task: m.SideTask,
+        task: m.IndexTask,
         evaluation: Evaluation | None = None,
     ) -> None:
         self.dealer_link, self.engine, self.task, self.evaluation = (
@@ -50,7 +50,7 @@ class _OnDemand:
         )
 
     def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
-        """See `DealerLink.take_aside`."""
+        """See `DealerLink.take_on_demand`."""
         if self.evaluation is None:
             raise InputError(
                 "a side program was run before it was bound", "", "this is a bug: please report it"
@@ -61,7 +61,7 @@ class _OnDemand:
         want = m.Want(
             plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch, self.task
         )
-        return self.dealer_link.take_aside(
+        return self.dealer_link.take_on_demand(
             want, self.evaluation.program.cost.dealer_bytes, timeout_s
         )
 
@@ -228,7 +228,7 @@ class Indexes:
             record.metric,
             size,
             k,
-            side.segments_of(loaded.versions),
+            index_programs.segments_of(loaded.versions),
             record.n_labels if vote else 0,
         )
         runner = self._side(channel, engine, task)
@@ -273,9 +273,9 @@ class Indexes:
             self._loaded = (version, loaded)
         return self._loaded[1]
 
-    def _side(self, channel: FramedChannel, engine: Engine, task: m.SideTask) -> Evaluation:
+    def _side(self, channel: FramedChannel, engine: Engine, task: m.IndexTask) -> Evaluation:
         """A program beside the plan's, its session open."""
-        program = side.program_of_task(engine.plan, engine.program, task)
+        program = index_programs.program_of_task(engine.plan, engine.program, task)
         source = _OnDemand(self._dealer_link, engine, task) if self._dealer_link else None
         runner = Evaluation(
             engine.party,
@@ -290,7 +290,7 @@ class Indexes:
         )
         if source:
             source.evaluation = runner
-        runner.open_session(channel, side.task_id(task))
+        runner.open_session(channel, index_programs.task_id(task))
         return runner
 
 

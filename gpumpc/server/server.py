@@ -259,7 +259,7 @@ class Server:
             self._dismiss_dealer(self._dealer_link)
             return
         for want in (
-            self._dealer_link.ask_aside(),
+            self._dealer_link.ask_on_demand(),
             *map(self._dealer_link.ask, self._engines.values()),
         ):
             if want is not None:
