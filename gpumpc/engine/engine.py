@@ -75,7 +75,7 @@ class Engine(Evaluation):
         self._folder = folder
         self.in_flight = in_flight
         # On a GPU, what one lane copies overlaps with what another computes.
-        self._beside = [backend.beside() for _ in range(in_flight)] if in_flight > 1 else []
+        self._forks = [backend.fork() for _ in range(in_flight)] if in_flight > 1 else []
         self._weights: dict[str, StaticWeight] = {}
 
     # agreement
@@ -226,7 +226,7 @@ class Engine(Evaluation):
             def fly(
                 lane: Lane, begun: Begun = begun, operand: Additive = operand
             ) -> tuple[int, Additive]:
-                backend = self._beside[lane.number]
+                backend = self._forks[lane.number]
                 result = self.carry_out(lane, begun, self._weights, operand, backend=backend)
                 released = self._to_release(result, begun.batch, backend)
                 backend.synchronize()  # this thread's caller reads it

@@ -126,7 +126,7 @@ class Evaluation:
         self.root, self.pair_secret, self.ledger = root, pair_secret, ledger
         self.corrections, self.wait_s = corrections, wait_s
         self._executor = executor
-        self._backend_ahead = backend.beside() if executor else backend
+        self._backend_ahead = backend.fork() if executor else backend
         self._preparation = Preparation(b"", 0)
 
     @property

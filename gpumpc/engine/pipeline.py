@@ -24,7 +24,7 @@ def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> 
     When one fails, the connection is closed under the others: they have lost their peer's half.
     Raises the cause.
     """
-    free = collections.deque(channel.lanes.beside(n))
+    free = collections.deque(channel.lanes.fork(n))
     under_way: collections.deque[tuple[Lane, Future[T]]] = collections.deque()
 
     def landed() -> T:

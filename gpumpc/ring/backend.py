@@ -67,7 +67,7 @@ class Backend(Protocol):
     name: str
 
     # several threads
-    def beside(self) -> Backend:
+    def fork(self) -> Backend:
         """Itself for another thread: on a GPU with a stream of its own, so that copies and work of
         the two overlap.
 

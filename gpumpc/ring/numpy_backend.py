@@ -48,7 +48,7 @@ class NumpyBackend:
 
     name = "numpy"
 
-    def beside(self) -> Backend:
+    def fork(self) -> Backend:
         return self
 
     def synchronize(self) -> None:

@@ -77,7 +77,7 @@ class Lanes:
         self._n_beside = 0
         self.first = Lane(self)
 
-    def beside(self, n: int) -> list[Lane]:
+    def open(self, n: int) -> list[Lane]:
         """`n` lanes beside the first, until `end`."""
         with self._changed:
             self._n_beside = n

@@ -74,7 +74,7 @@ class EmulatedDevice:
         self.mode, self._sources = mode, sources or {}
         self.lock = threading.Lock()
 
-    def beside(self) -> EmulatedDevice:
+    def fork(self) -> EmulatedDevice:
         return self
 
     def enter(self) -> None:

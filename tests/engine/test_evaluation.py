@@ -19,7 +19,7 @@ from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.multiplexer import Lane, Lanes
 
-BACKEND: Any = SimpleNamespace(beside=lambda: BACKEND, synchronize=lambda: None)
+BACKEND: Any = SimpleNamespace(fork=lambda: BACKEND, synchronize=lambda: None)
 SESSIONS = [SessionBinding("", (b"", b""), bytes([i]) * 16) for i in range(2)]
 
 
@@ -102,7 +102,7 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
 
     engine: Any = object.__new__(Engine)
     engine.in_flight, engine.program, engine._weights = 2, SimpleNamespace(may_repeat=False), {}
-    engine.backend, engine._beside = BACKEND, [BACKEND] * 2
+    engine.backend, engine._forks = BACKEND, [BACKEND] * 2
     engine.check_ready, engine._operand = lambda: None, lambda share: share
     engine.begin, engine.carry_out = begin, carry_out
     engine.ledger = SimpleNamespace(burn=lambda session_id, batch: burnt.append(batch))

@@ -139,7 +139,7 @@ def test_static_weights_of_another_stream(one_backend):
     """A lane's backend multiplies by operands that the server's has made, in every form a kernel
     reads.
     """
-    beside = CupyBackend(one_backend.device.beside())
+    forked = CupyBackend(one_backend.device.fork())
     rng = np.random.default_rng(5)
     words = [
         rng.integers(0, 1 << 40, shape, dtype=np.uint64)
@@ -147,15 +147,15 @@ def test_static_weights_of_another_stream(one_backend):
     ]
     x, w, v = (one_backend.operand(one_backend.upload(array), 40) for array in words)
     geometry = ((1, 1), (1, 1, 1, 1), 1, 40)
-    own = beside.operand(beside.upload(words[0]), 40)
+    own = forked.operand(forked.upload(words[0]), 40)
     for left in (x, own):
-        got = beside.download(beside.conv2d(left, w, *geometry))
+        got = forked.download(forked.conv2d(left, w, *geometry))
         assert np.array_equal(got, NumpyBackend().conv2d(words[0], words[1], *geometry))
     flat = words[0].reshape(-1)[:340].reshape(17, 20)
-    rows = beside.operand(beside.upload(flat), 40)
+    rows = forked.operand(forked.upload(flat), 40)
     assert np.array_equal(
-        beside.download(beside.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40)
+        forked.download(forked.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40)
     )
     assert np.array_equal(
-        beside.download(beside.multiply(v, v, 40)), (words[2] * words[2]) & np.uint64(2**40 - 1)
+        forked.download(forked.multiply(v, v, 40)), (words[2] * words[2]) & np.uint64(2**40 - 1)
     )

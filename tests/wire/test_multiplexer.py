@@ -136,21 +136,21 @@ time.sleep(0.2)
 
 
 def test_how_long_a_lane_has_waited_is_told(ends: tuple[Lanes, Lanes]) -> None:
-    lane = ends[0].beside(1)[0]
+    lane = ends[0].open(1)[0]
     with pytest.raises(PeerTimeout, match="sent nothing for 0.3 s"):
         lane._get(0.3)
 
 
 def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
     """No more batches than there are lanes may come early."""
-    lane, _ = ends[1].beside(2)
+    lane, _ = ends[1].open(2)
     lane.begin(SESSION, 0)
     for batch in (1, 2, 3):
         ends[0].first.begin(SESSION, batch)
         ends[0].first.send([b"x"])
     with pytest.raises(BadFrame, match="the frame is of batch 3"):
         lane.receive()
-    other = ends[1].beside(2)[0]
+    other = ends[1].open(2)[0]
     other.begin(SESSION, 2)
     assert other.receive() == b"x"
 
@@ -159,7 +159,7 @@ def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
 def test_a_peer_cannot_fill_the_inbox_of_another_lane(
     ends: tuple[Lanes, Lanes], begun: bool
 ) -> None:
-    reader, other = ends[1].beside(2)
+    reader, other = ends[1].open(2)
     reader.begin(SESSION, 0)
     if begun:
         other.begin(SESSION, 1)
@@ -171,7 +171,7 @@ def test_a_peer_cannot_fill_the_inbox_of_another_lane(
 
 
 def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Lanes, Lanes]) -> None:
-    lanes = ends[0].beside(3)
+    lanes = ends[0].open(3)
 
     def wait(lane: Lane, batch: int) -> GpumpcError:
         lane.begin(SESSION, batch)

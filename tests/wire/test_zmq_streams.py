@@ -16,7 +16,7 @@ from gpumpc.wire.stream import Exchange, Stream
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES
 from gpumpc.wire.zmq_channel import Arrival, Listener, Requester, ZmqChannel, curve_keypair, link
 from gpumpc.wire.zmq_channel import peer_socket as channel
-from gpumpc.wire.zmq_channel.endpoint import beside
+from gpumpc.wire.zmq_channel.endpoint import with_port
 from tests.processes.relay import Relay
 
 ANY_PORT = "tcp://127.0.0.1:0"
@@ -418,4 +418,4 @@ def test_a_hello_that_is_none_is_counted_and_answered(stack: ExitStack) -> None:
 
 
 def test_the_stream_port_is_beside_the_endpoint() -> None:
-    assert beside("tcp://10.0.0.10:7020", 7021) == "tcp://10.0.0.10:7021"
+    assert with_port("tcp://10.0.0.10:7020", 7021) == "tcp://10.0.0.10:7021"

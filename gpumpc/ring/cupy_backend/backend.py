@@ -20,8 +20,8 @@ class CupyBackend(Fused):
         # `cupy`, or the name of the device that stands for it.
         self.name = self.device.name
 
-    def beside(self) -> CupyBackend:
-        return CupyBackend(self.device.beside())
+    def fork(self) -> CupyBackend:
+        return CupyBackend(self.device.fork())
 
     def synchronize(self) -> None:
         self.device.synchronize()

@@ -30,7 +30,7 @@ class Device(Protocol):
     name: str
     arrays: Any
 
-    def beside(self) -> Device:
+    def fork(self) -> Device:
         """The same device for another thread, with an order of work of its own."""
 
     def enter(self) -> None:
@@ -103,7 +103,7 @@ class CupyDevice:
         # Page-locked buffers of uploads that may still be under way, oldest first.
         self._uploads: collections.deque[tuple[Any, npt.NDArray[Any]]] = collections.deque()
 
-    def beside(self) -> CupyDevice:
+    def fork(self) -> CupyDevice:
         return CupyDevice(self._ordinal, self._functions)
 
     def enter(self) -> None:

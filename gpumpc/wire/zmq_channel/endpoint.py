@@ -146,7 +146,7 @@ class Endpoint:
             self._gatekeeper.join()
 
 
-def beside(endpoint: str, port: int) -> str:
+def with_port(endpoint: str, port: int) -> str:
     """The same host, another port."""
     return f"{endpoint.rpartition(':')[0]}:{port}"
 

@@ -12,7 +12,7 @@ from gpumpc.errors import ConfigError, PeerLost, PeerTimeout
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Kind, encode_header
 from gpumpc.wire.stream import Door, Exchange, Stream, StreamKeys, dial
-from gpumpc.wire.zmq_channel.endpoint import CurveKeys, beside
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
 from gpumpc.wire.zmq_channel.streams import STREAM_S
 
@@ -68,7 +68,7 @@ class ZmqChannel(FramedChannel):
         link.bind(endpoint, peer_key)
         channel = cls(party, link, patience_s, max_payload_bytes)
         try:
-            channel._door = Door(stream_endpoint or beside(link.endpoint, 0), max_payload_bytes)
+            channel._door = Door(stream_endpoint or with_port(link.endpoint, 0), max_payload_bytes)
         except ConfigError:
             link.close()
             raise
@@ -109,7 +109,7 @@ class ZmqChannel(FramedChannel):
     @property
     def stream_endpoint(self) -> str:
         """Where the listening end listens for the stream; empty at the other."""
-        return beside(self.endpoint, self._door.port) if self._door else ""
+        return with_port(self.endpoint, self._door.port) if self._door else ""
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
@@ -180,7 +180,7 @@ class ZmqChannel(FramedChannel):
         left_s = max(0.1, deadline - time.monotonic())
         if self._door is not None:
             return self._let_in(self._door, keys, left_s)
-        endpoint = self._stream_endpoint or beside(self._link.endpoint, port)
+        endpoint = self._stream_endpoint or with_port(self._link.endpoint, port)
         return dial(endpoint, keys, self.peer, left_s, self._max_payload_bytes)
 
     def _agreed(self, exchange: Exchange) -> tuple[StreamKeys, int]:

@@ -25,7 +25,7 @@ from gpumpc.wire.frames import (
     encode_record,
 )
 from gpumpc.wire.stream import Door, Stream, dial
-from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, beside
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link, sender_of
 from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
 
@@ -73,9 +73,9 @@ class Listener:
         try:
             self.endpoint = self._end.bind(endpoint, allowed)
             if stream_peers:
-                door = Door(stream_endpoint or beside(self.endpoint, 0), max_payload_bytes)
+                door = Door(stream_endpoint or with_port(self.endpoint, 0), max_payload_bytes)
                 self._streams = Streams(door, keys, allowed, stream_peers)
-                self.stream_endpoint = beside(self.endpoint, door.port)
+                self.stream_endpoint = with_port(self.endpoint, door.port)
         except ConfigError:
             self._end.close()
             raise
@@ -263,7 +263,7 @@ class Requester:
                 "use the same version",
             )
         keys, port = exchange.agree(frame.payload)
-        endpoint = endpoint or beside(self._link.endpoint, port)
+        endpoint = endpoint or with_port(self._link.endpoint, port)
         self._stream = dial(endpoint, keys, self.peer, STREAM_S, self._max_payload_bytes)
 
     def send(
