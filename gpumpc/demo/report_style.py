@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """How the report looks: one style sheet, for screens light and dark and for paper."""
 
 STYLE = """

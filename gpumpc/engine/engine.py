@@ -31,7 +31,7 @@ from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.multiplexer import Lane
+from gpumpc.wire.multiplexer import SubChannel
 
 log = logging.getLogger("gpumpc")
 
@@ -188,7 +188,7 @@ class Engine(Evaluation):
         return self._to_release(result, batch, self.backend)
 
     def run_all(
-        self, channel: Lane, first_batch: int, shares: Iterable[Words]
+        self, channel: SubChannel, first_batch: int, shares: Iterable[Words]
     ) -> Iterator[tuple[int, Additive]]:
         """(batch, result share) of each input share, in order; several run at a time, each in a
         lane of its own.
@@ -216,7 +216,7 @@ class Engine(Evaluation):
 
     def _beginnings(
         self, first_batch: int, shares: Iterable[Words], latest: collections.deque[Begun]
-    ) -> Iterator[Callable[[Lane], tuple[int, Additive]]]:
+    ) -> Iterator[Callable[[SubChannel], tuple[int, Additive]]]:
         for batch, share in enumerate(shares, first_batch):
             operand, begun = self._operand(share), self.begin(batch, self._weights)
             latest.append(begun)
@@ -224,10 +224,10 @@ class Engine(Evaluation):
             self.backend.synchronize()  # the lane's thread reads the operand
 
             def fly(
-                lane: Lane, begun: Begun = begun, operand: Additive = operand
+                sub_channel: SubChannel, begun: Begun = begun, operand: Additive = operand
             ) -> tuple[int, Additive]:
-                backend = self._forks[lane.number]
-                result = self.carry_out(lane, begun, self._weights, operand, backend=backend)
+                backend = self._forks[sub_channel.number]
+                result = self.carry_out(sub_channel, begun, self._weights, operand, backend=backend)
                 released = self._to_release(result, begun.batch, backend)
                 backend.synchronize()  # this thread's caller reads it
                 return begun.batch, released

@@ -10,12 +10,14 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from gpumpc.errors import GpumpcError, PeerLost
-from gpumpc.wire.multiplexer import Lane
+from gpumpc.wire.multiplexer import SubChannel
 
 T = TypeVar("T")
 
 
-def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> Iterator[T]:
+def in_flight(
+    channel: SubChannel, n: int, flights: Iterable[Callable[[SubChannel], T]]
+) -> Iterator[T]:
     """The results of all flights, in order, at most `n` of them under way.
 
     Args:
@@ -24,21 +26,21 @@ def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> 
     When one fails, the connection is closed under the others: they have lost their peer's half.
     Raises the cause.
     """
-    free = collections.deque(channel.lanes.fork(n))
-    under_way: collections.deque[tuple[Lane, Future[T]]] = collections.deque()
+    free = collections.deque(channel.multiplexer.open(n))
+    under_way: collections.deque[tuple[SubChannel, Future[T]]] = collections.deque()
 
     def landed() -> T:
-        lane, future = under_way.popleft()
+        sub_channel, future = under_way.popleft()
         result = future.result()
-        free.append(lane)
+        free.append(sub_channel)
         return result
 
     try:
         for flight in flights:
             while not free:
                 yield landed()
-            lane = free.popleft()
-            under_way.append((lane, _started(flight, lane)))
+            sub_channel = free.popleft()
+            under_way.append((sub_channel, _started(flight, sub_channel)))
         while under_way:
             yield landed()
     except BaseException as error:
@@ -47,10 +49,10 @@ def in_flight(channel: Lane, n: int, flights: Iterable[Callable[[Lane], T]]) -> 
             raise
         raise cause from error
     finally:
-        channel.lanes.end()
+        channel.multiplexer.end()
 
 
-def _started(flight: Callable[[Lane], T], lane: Lane) -> Future[T]:
+def _started(flight: Callable[[SubChannel], T], sub_channel: SubChannel) -> Future[T]:
     """A flight in a thread of its own, and not an executor's: a process that stops waits for
     those.
     """
@@ -58,7 +60,7 @@ def _started(flight: Callable[[Lane], T], lane: Lane) -> Future[T]:
 
     def fly() -> None:
         try:
-            future.set_result(flight(lane))
+            future.set_result(flight(sub_channel))
         except BaseException as error:
             future.set_exception(error)
 
@@ -66,7 +68,9 @@ def _started(flight: Callable[[Lane], T], lane: Lane) -> Future[T]:
     return future
 
 
-def _give_up(channel: Lane, error: BaseException, others: Iterable[Future[T]]) -> BaseException:
+def _give_up(
+    channel: SubChannel, error: BaseException, others: Iterable[Future[T]]
+) -> BaseException:
     """End what else is under way; if this end is the cause, say so to the peer first.
 
     What was the cause of it all.

@@ -40,7 +40,7 @@ from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, FramedChannel
 from gpumpc.wire.frames import Kind
-from gpumpc.wire.multiplexer import Lane, Lanes
+from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 from gpumpc.wire.zmq_channel import CurveKeys, Listener, Requester, ZmqChannel
 
 _ANYWHERE = "tcp://127.0.0.1:0"
@@ -220,17 +220,19 @@ class ServerParty:
 
     def stream(self, first: int, n: int, at_a_time: int) -> Message:
         """`n` batches on the same operands, some at a time; their results are dropped."""
-        lanes = Lanes(self.channel)  # type: ignore[arg-type]  # it has all that a channel has
+        multiplexer = Multiplexer(self.channel)  # type: ignore[arg-type]  # it has all that a channel has
         start = time.monotonic()
-        for _ in in_flight(lanes.first, at_a_time, map(self._flight, range(first, first + n))):
+        for _ in in_flight(
+            multiplexer.first, at_a_time, map(self._flight, range(first, first + n))
+        ):
             pass
         return {"start": start, "ended": time.monotonic()}
 
-    def _flight(self, batch: int) -> Callable[[Lane], None]:
+    def _flight(self, batch: int) -> Callable[[SubChannel], None]:
         begun = self._evaluation.begin(batch, self._weights)
 
-        def fly(lane: Lane) -> None:
-            self._evaluation.carry_out(lane, begun, self._weights, *self._operands)
+        def fly(sub_channel: SubChannel) -> None:
+            self._evaluation.carry_out(sub_channel, begun, self._weights, *self._operands)
 
         return fly
 

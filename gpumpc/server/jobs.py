@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpumpc.errors import GpumpcError, InputError
-from gpumpc.wire.multiplexer import Lane
+from gpumpc.wire.multiplexer import SubChannel
 
 # More would only keep others waiting, and what waits here takes memory.
 MAX_JOBS_PER_CLIENT = 32
 
-Work = Callable[[Lane, int], None]
+Work = Callable[[SubChannel, int], None]
 
 
 class Job(NamedTuple):

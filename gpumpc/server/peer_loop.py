@@ -27,7 +27,7 @@ from gpumpc.errors import (
 )
 from gpumpc.server.jobs import Job, JobQueue, Work
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.multiplexer import Lane, Lanes
+from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 from gpumpc.wire.wait_for_peer import reach
 from gpumpc.wire.zmq_channel import ZmqChannel
 
@@ -61,7 +61,7 @@ class PeerLoop:
         engines: Mapping[str, Engine],
         jobs: JobQueue,
         connect: Callable[[], ZmqChannel],
-        agreed: Callable[[Lane], None],
+        agreed: Callable[[SubChannel], None],
         stopping: threading.Event,
     ) -> None:
         self._party, self._engines, self._jobs = party, engines, jobs
@@ -99,7 +99,7 @@ class PeerLoop:
         with contextlib.closing(self._connect()) as connection:
             if not reach(connection.wait_peer, self.stopping):
                 return
-            channel = Lanes(connection).first
+            channel = Multiplexer(connection).first
             exchange_hello(channel, equal={"number of plans": str(len(self._engines))}, told={})
             for engine in self._engines.values():
                 engine.agree(channel)
@@ -115,7 +115,7 @@ class PeerLoop:
                     False  # closing takes a moment, and no request should be taken in meanwhile
                 )
 
-    def _lead(self, channel: Lane) -> None:
+    def _lead(self, channel: SubChannel) -> None:
         task = self._jobs.first(_IDLE_S)
         if task is None:
             self._tell_idle(channel)
@@ -143,7 +143,7 @@ class PeerLoop:
             task.fail(wrong)
             raise wrong
 
-    def _tell_idle(self, channel: Lane) -> None:
+    def _tell_idle(self, channel: SubChannel) -> None:
         if time.monotonic() - self._told_idle_at > _TELL_IDLE_S:
             self._told_idle_at = time.monotonic()
             channel.send_control(m.pack(m.Idle()))
@@ -151,7 +151,7 @@ class PeerLoop:
             channel.receive_control(0.0)  # raises PeerLost as soon as server 1 is gone
             raise BadFrame("server 1 spoke without an order", "", "restart both servers")
 
-    def _follow(self, channel: Lane) -> None:
+    def _follow(self, channel: SubChannel) -> None:
         try:
             order, _ = m.unpack(channel.receive_control(_IDLE_S), m.Control)
         except PeerTimeout:
@@ -195,7 +195,7 @@ class PeerLoop:
             log.exception("a request of %s failed", task.client)
             raise unexpected(error) from error
 
-    def _carry_out(self, channel: Lane, task: Job, work: Work, first_batch: int) -> None:
+    def _carry_out(self, channel: SubChannel, task: Job, work: Work, first_batch: int) -> None:
         try:
             work(channel, first_batch)
         except HandshakeMismatch as error:

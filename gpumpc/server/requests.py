@@ -21,7 +21,7 @@ from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.server.share_store import INPUTS, RowKind, ShareStore, digest
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind
-from gpumpc.wire.multiplexer import Lane
+from gpumpc.wire.multiplexer import SubChannel
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
 # Results in one sealed answer.
@@ -220,7 +220,7 @@ class RequestHandler:
         def prepare() -> Work:
             raw = engine.receive_weights(memoryview(sent))
 
-            def work(channel: Lane, first_batch: int) -> None:
+            def work(channel: SubChannel, first_batch: int) -> None:
                 engine.install_weights(channel, request.weight_sharing_id, raw)
                 self._weights_changed()
                 log.info("weights of plan %s are shared", engine.plan.name)
@@ -233,7 +233,7 @@ class RequestHandler:
     def _settle(self, arrival: Arrival, request: m.Settle) -> None:
         kind = self._share_store.inputs(self._engine_of(request.plan)).kind
 
-        def work(channel: Lane, first_batch: int) -> None:
+        def work(channel: SubChannel, first_batch: int) -> None:
             missing = self._share_store.settle(channel, kind, request.items, arrival.peer)
             self._reply(arrival, m.Settled(request.job, missing))
 
@@ -242,7 +242,7 @@ class RequestHandler:
         )
 
     def _run(self, arrival: Arrival, request: m.Run) -> None:
-        def work(channel: Lane, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
+        def work(channel: SubChannel, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
             for part, of, names, _, result in self._batches(
                 channel, engine, row_kind, request.items, arrival.peer, first_batch
             ):
@@ -252,7 +252,7 @@ class RequestHandler:
         self._evaluate(arrival, request, work)
 
     def _keep(self, arrival: Arrival, request: m.Keep) -> None:
-        def work(channel: Lane, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
+        def work(channel: SubChannel, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
             kind, owner = self._share_store.results(engine).kind, arrival.peer
             self._share_store.reconcile(channel, kind)
             present = {*self._share_store.ready(kind, owner)}
@@ -270,7 +270,7 @@ class RequestHandler:
         self,
         arrival: Arrival,
         request: m.Run | m.Keep,
-        work: Callable[[Lane, int, Engine, RowKind], None],
+        work: Callable[[SubChannel, int, Engine, RowKind], None],
     ) -> None:
         """Queue an evaluation of items, after everything that can be found out at once."""
         engine, owner = self._engine_of(request.plan), arrival.peer
@@ -286,7 +286,7 @@ class RequestHandler:
                 self._dealer_link.check(engine.session_id, engine.next_batch)
             keys = self._share_store.keys(row_kind.kind, request.items, owner)
 
-            def together(channel: Lane, first_batch: int) -> None:
+            def together(channel: SubChannel, first_batch: int) -> None:
                 self._share_store.compare(channel, row_kind.kind, keys)
                 work(channel, first_batch, engine, row_kind)
 
@@ -303,7 +303,7 @@ class RequestHandler:
 
     def _batches(
         self,
-        channel: Lane,
+        channel: SubChannel,
         engine: Engine,
         row_kind: RowKind,
         items: Sequence[str],
@@ -347,7 +347,7 @@ class RequestHandler:
         def prepare() -> Work:
             keys = self._share_store.keys(kind, request.items, arrival.peer)
 
-            def work(channel: Lane, first_batch: int) -> None:
+            def work(channel: SubChannel, first_batch: int) -> None:
                 def progress(part: int, of: int) -> None:
                     self._reply(arrival, m.Stored(request.job, part - 1, of))
 
@@ -374,7 +374,7 @@ class RequestHandler:
         def prepare() -> Work:
             keys = self._share_store.keys(kind, request.items, arrival.peer)
 
-            def work(channel: Lane, first_batch: int) -> None:
+            def work(channel: SubChannel, first_batch: int) -> None:
                 def found(part: int, of: int, best: Additive) -> None:
                     sealed = self._seal(arrival.peer, request.plan, request.job, part, best)
                     self._reply(arrival, m.Part(request.job, part, of, len(best.words)), sealed)

@@ -22,41 +22,41 @@ _LOOK_S = 0.25
 _MAX_WAITING = 16
 
 
-class Lane(FramedChannel):
+class SubChannel(FramedChannel):
     """One batch's share of a connection; for one thread at a time.
 
     The first lane also carries the control records.
     """
 
-    def __init__(self, lanes: Lanes, number: int = 0) -> None:
-        self.lanes, self.number = lanes, number
+    def __init__(self, multiplexer: Multiplexer, number: int = 0) -> None:
+        self.multiplexer, self.number = multiplexer, number
         self.inbox: collections.deque[Frame] = collections.deque()
-        connection = lanes.connection
+        connection = multiplexer.connection
         super().__init__(connection.party, connection.peer, connection.patience_s)
 
     def begin(self, session_id: bytes, batch: int) -> None:
         """As `FramedChannel`; frames of this batch that came before are this lane's now."""
         super().begin(session_id, batch)
-        self.lanes.claim(self, (self._session, batch))
+        self.multiplexer.claim(self, (self._session, batch))
 
     def close(self) -> None:
         """Close the connection, for all lanes; safe to call twice."""
-        self.lanes.connection.close()
+        self.multiplexer.connection.close()
 
     def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
-        self.lanes.put(header, parts)
+        self.multiplexer.put(header, parts)
 
     def _start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
-        return self.lanes.start(header, parts)
+        return self.multiplexer.start(header, parts)
 
     def _abort(self) -> None:
-        self.lanes.connection._abort()
+        self.multiplexer.connection._abort()
 
     def _get(self, timeout_s: float) -> Frame:
-        return self.lanes.get(self, timeout_s)
+        return self.multiplexer.get(self, timeout_s)
 
 
-class Lanes:
+class Multiplexer:
     """The lanes of one connection.
 
     Args:
@@ -70,32 +70,38 @@ class Lanes:
         self._someone_reads = False
         self._failed: GpumpcError | None = None
         self._last_words: Frame | None = None
-        self._owners: dict[_Key, Lane] = {}
+        self._owners: dict[_Key, SubChannel] = {}
         # Frames of batches that the peer has begun and this end has not; their number is bounded by
         # the lanes beside.
         self._early: dict[_Key, collections.deque[Frame]] = {}
         self._n_beside = 0
-        self.first = Lane(self)
+        self.first = SubChannel(self)
 
-    def open(self, n: int) -> list[Lane]:
+    def open(self, n: int) -> list[SubChannel]:
         """`n` lanes beside the first, until `end`."""
         with self._changed:
             self._n_beside = n
-        return [Lane(self, number) for number in range(n)]
+        return [SubChannel(self, number) for number in range(n)]
 
     def end(self) -> None:
         """No lane but the first is used any longer."""
         with self._changed:
             self._n_beside = 0
-            self._owners = {key: lane for key, lane in self._owners.items() if lane is self.first}
+            self._owners = {
+                key: sub_channel
+                for key, sub_channel in self._owners.items()
+                if sub_channel is self.first
+            }
             self._early.clear()
 
-    def claim(self, lane: Lane, key: _Key) -> None:
+    def claim(self, sub_channel: SubChannel, key: _Key) -> None:
         """The batch of a lane from now on."""
         with self._changed:
-            self._owners = {k: owner for k, owner in self._owners.items() if owner is not lane}
-            self._owners[key] = lane
-            lane.inbox.extend(self._early.pop(key, ()))
+            self._owners = {
+                k: owner for k, owner in self._owners.items() if owner is not sub_channel
+            }
+            self._owners[key] = sub_channel
+            sub_channel.inbox.extend(self._early.pop(key, ()))
 
     def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
         """As `FramedChannel._put`."""
@@ -107,32 +113,36 @@ class Lanes:
         with self._sending:
             return self.connection._start(header, parts)
 
-    def get(self, lane: Lane, timeout_s: float) -> Frame:
+    def get(self, sub_channel: SubChannel, timeout_s: float) -> Frame:
         """The next frame of a lane. Raises PeerLost, PeerTimeout, BadFrame."""
         deadline = time.monotonic() + timeout_s
         while True:
             with self._changed:
-                frame = self._here(lane)
+                frame = self._here(sub_channel)
                 if frame is not None:
                     return frame
                 if self._someone_reads:
                     self._changed.wait(max(0.0, deadline - time.monotonic()))
-                    if self._someone_reads and time.monotonic() > deadline and not lane.inbox:
+                    if (
+                        self._someone_reads
+                        and time.monotonic() > deadline
+                        and not sub_channel.inbox
+                    ):
                         raise self.connection._late(timeout_s)
                     continue
                 self._someone_reads = True
-            frame = self._read(lane, deadline, timeout_s)
+            frame = self._read(sub_channel, deadline, timeout_s)
             if frame is not None:
                 return frame
 
-    def _here(self, lane: Lane) -> Frame | None:
-        if lane.inbox:
-            return lane.inbox.popleft()
+    def _here(self, sub_channel: SubChannel) -> Frame | None:
+        if sub_channel.inbox:
+            return sub_channel.inbox.popleft()
         if self._failed is not None:
             raise self._failed
         return self._last_words
 
-    def _read(self, lane: Lane, deadline: float, timeout_s: float) -> Frame | None:
+    def _read(self, sub_channel: SubChannel, deadline: float, timeout_s: float) -> Frame | None:
         """Read one frame, and lay it where it belongs: the lane's own one is returned.
 
         None: look again.
@@ -148,13 +158,13 @@ class Lanes:
             self._failed = error
             raise
         else:
-            return self._laid(lane, frame)
+            return self._laid(sub_channel, frame)
         finally:
             with self._changed:
                 self._someone_reads = False
                 self._changed.notify_all()
 
-    def _laid(self, lane: Lane, frame: Frame) -> Frame | None:
+    def _laid(self, sub_channel: SubChannel, frame: Frame) -> Frame | None:
         with self._changed:
             if frame.kind is Kind.ERROR:
                 self._last_words = frame if self._n_beside else None  # for every lane
@@ -164,7 +174,7 @@ class Lanes:
             if owner is None and (key in self._early or len(self._early) < self._n_beside):
                 self._wait(self._early.setdefault(key, collections.deque()), frame)
                 return None
-            if owner is None or owner is lane:
+            if owner is None or owner is sub_channel:
                 return frame  # nobody's: whoever reads refuses it
             self._wait(owner.inbox, frame)
             return None

@@ -17,7 +17,7 @@ from gpumpc.errors import PeerLost
 from gpumpc.offline.secret import Secret
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
-from gpumpc.wire.multiplexer import Lane, Lanes
+from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 
 BACKEND: Any = SimpleNamespace(fork=lambda: BACKEND, synchronize=lambda: None)
 SESSIONS = [SessionBinding("", (b"", b""), bytes([i]) * 16) for i in range(2)]
@@ -96,7 +96,9 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
         corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch))
         return Begun(SESSIONS[0].session_id, batch, corrections, {})
 
-    def carry_out(lane: Lane, begun: Begun, *rest: object, backend: object) -> Additive:
+    def carry_out(
+        sub_channel: SubChannel, begun: Begun, *rest: object, backend: object
+    ) -> Additive:
         begun.discard()
         raise PeerLost("gone", "", "")
 
@@ -107,5 +109,5 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
     engine.begin, engine.carry_out = begin, carry_out
     engine.ledger = SimpleNamespace(burn=lambda session_id, batch: burnt.append(batch))
     with pytest.raises(PeerLost):
-        list(engine.run_all(Lanes(memory_pair()[0]).first, 0, [None] * 5))
+        list(engine.run_all(Multiplexer(memory_pair()[0]).first, 0, [None] * 5))
     assert {*discarded} == {0, 1, 2} and burnt == [2]

@@ -23,7 +23,7 @@ from gpumpc.server.jobs import MAX_JOBS_PER_CLIENT, Job, JobQueue
 from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
-from gpumpc.wire.multiplexer import Lane
+from gpumpc.wire.multiplexer import SubChannel
 
 PROGRAM = compile_program(
     Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2
@@ -160,7 +160,7 @@ def test_a_connection_that_closes_takes_no_requests() -> None:
     """
     ends, stopping, connected = memory_pair(), threading.Event(), list[bool]()
 
-    def agreed(channel: Lane) -> None:
+    def agreed(channel: SubChannel) -> None:
         ends[1].close()
 
     def close() -> None:

@@ -15,29 +15,29 @@ from gpumpc.cost import Cost
 from gpumpc.engine.pipeline import in_flight
 from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
 from gpumpc.wire.channel import memory_pair
-from gpumpc.wire.multiplexer import Lane, Lanes
+from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 
 SESSION = bytes(range(16))
 N_ROUNDS = 30
 
 
 @pytest.fixture
-def ends() -> tuple[Lanes, Lanes]:
+def ends() -> tuple[Multiplexer, Multiplexer]:
     first, second = memory_pair(patience_s=5)
-    return Lanes(first), Lanes(second)
+    return Multiplexer(first), Multiplexer(second)
 
 
-def talk(lane: Lane, batch: int, pause_s: float = 0.0) -> Cost:
+def talk(sub_channel: SubChannel, batch: int, pause_s: float = 0.0) -> Cost:
     """A batch in which each end says who it is, and hears the other say so."""
-    lane.begin(SESSION, batch)
+    sub_channel.begin(SESSION, batch)
     for i in range(N_ROUNDS):
-        heard = lane.exchange([f"{lane.party} {batch} {i}".encode()])
-        assert heard == f"{1 - lane.party} {batch} {i}".encode()
+        heard = sub_channel.exchange([f"{sub_channel.party} {batch} {i}".encode()])
+        assert heard == f"{1 - sub_channel.party} {batch} {i}".encode()
         time.sleep(pause_s)
-    return lane.measured()
+    return sub_channel.measured()
 
 
-def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Lanes, Lanes]) -> None:
+def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Multiplexer, Multiplexer]) -> None:
     with ThreadPoolExecutor(2) as threads:
         costs = list(threads.map(lambda end: talk(end.first, 4), ends))
     assert costs[0] == costs[1] and costs[0].rounds == N_ROUNDS
@@ -52,14 +52,17 @@ def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Lanes, Lanes]) 
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_batches_side_by_side(ends: tuple[Lanes, Lanes], n: int) -> None:
+def test_batches_side_by_side(ends: tuple[Multiplexer, Multiplexer], n: int) -> None:
     """Twelve batches in n lanes, one end slower than the other in every second one; the costs are
     each batch's own.
     """
 
-    def serve(end: Lanes) -> list[tuple[int, Cost]]:
-        def flight(batch: int) -> Callable[[Lane], tuple[int, Cost]]:
-            return lambda lane: (batch, talk(lane, batch, 0.001 * ((batch + end.first.party) % 2)))
+    def serve(end: Multiplexer) -> list[tuple[int, Cost]]:
+        def flight(batch: int) -> Callable[[SubChannel], tuple[int, Cost]]:
+            return lambda sub_channel: (
+                batch,
+                talk(sub_channel, batch, 0.001 * ((batch + end.first.party) % 2)),
+            )
 
         found = []
         for batch, cost in in_flight(end.first, n, map(flight, range(12))):
@@ -77,20 +80,24 @@ def test_batches_side_by_side(ends: tuple[Lanes, Lanes], n: int) -> None:
         assert len({*threads.map(lambda end: talk(end.first, 20), ends)}) == 1
 
 
-def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Lanes, Lanes]) -> None:
+def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Multiplexer, Multiplexer]) -> None:
     begun = threading.Barrier(2, timeout=5)
 
-    def fails(lane: Lane) -> None:
+    def fails(sub_channel: SubChannel) -> None:
         begun.wait()
         raise InputError("a bug", "in this test", "")
 
-    def waits(lane: Lane) -> None:
-        lane.begin(SESSION, 1)
+    def waits(sub_channel: SubChannel) -> None:
+        sub_channel.begin(SESSION, 1)
         begun.wait()
-        lane.receive()
+        sub_channel.receive()
 
-    def other(end: Lanes) -> None:
-        for _ in in_flight(end.first, 2, [lambda lane: talk(lane, 0), lambda lane: talk(lane, 1)]):
+    def other(end: Multiplexer) -> None:
+        for _ in in_flight(
+            end.first,
+            2,
+            [lambda sub_channel: talk(sub_channel, 0), lambda sub_channel: talk(sub_channel, 1)],
+        ):
             pass
 
     start = time.monotonic()
@@ -103,18 +110,20 @@ def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Lanes, Lanes]) -> N
     assert time.monotonic() - start < 4
 
 
-def test_the_cause_is_told_and_not_what_followed_from_it(ends: tuple[Lanes, Lanes]) -> None:
+def test_the_cause_is_told_and_not_what_followed_from_it(
+    ends: tuple[Multiplexer, Multiplexer],
+) -> None:
     """A later batch fails and closes the connection; the earlier one only sees it closed."""
     begun = threading.Barrier(2, timeout=5)
 
-    def waits(lane: Lane) -> None:
-        lane.begin(SESSION, 0)
+    def waits(sub_channel: SubChannel) -> None:
+        sub_channel.begin(SESSION, 0)
         begun.wait()
-        lane.receive()
+        sub_channel.receive()
 
-    def fails(lane: Lane) -> None:
+    def fails(sub_channel: SubChannel) -> None:
         begun.wait()
-        lane.close()
+        sub_channel.close()
         raise BadFrame("what went wrong", "", "")
 
     with pytest.raises(BadFrame, match="what went wrong"):
@@ -135,21 +144,21 @@ time.sleep(0.2)
     subprocess.run([sys.executable, "-c", code], timeout=20, check=True)
 
 
-def test_how_long_a_lane_has_waited_is_told(ends: tuple[Lanes, Lanes]) -> None:
-    lane = ends[0].open(1)[0]
+def test_how_long_a_lane_has_waited_is_told(ends: tuple[Multiplexer, Multiplexer]) -> None:
+    sub_channel = ends[0].open(1)[0]
     with pytest.raises(PeerTimeout, match="sent nothing for 0.3 s"):
-        lane._get(0.3)
+        sub_channel._get(0.3)
 
 
-def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
+def test_frames_of_no_batch_are_refused(ends: tuple[Multiplexer, Multiplexer]) -> None:
     """No more batches than there are lanes may come early."""
-    lane, _ = ends[1].open(2)
-    lane.begin(SESSION, 0)
+    sub_channel, _ = ends[1].open(2)
+    sub_channel.begin(SESSION, 0)
     for batch in (1, 2, 3):
         ends[0].first.begin(SESSION, batch)
         ends[0].first.send([b"x"])
     with pytest.raises(BadFrame, match="the frame is of batch 3"):
-        lane.receive()
+        sub_channel.receive()
     other = ends[1].open(2)[0]
     other.begin(SESSION, 2)
     assert other.receive() == b"x"
@@ -157,7 +166,7 @@ def test_frames_of_no_batch_are_refused(ends: tuple[Lanes, Lanes]) -> None:
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_peer_cannot_fill_the_inbox_of_another_lane(
-    ends: tuple[Lanes, Lanes], begun: bool
+    ends: tuple[Multiplexer, Multiplexer], begun: bool
 ) -> None:
     reader, other = ends[1].open(2)
     reader.begin(SESSION, 0)
@@ -170,17 +179,20 @@ def test_a_peer_cannot_fill_the_inbox_of_another_lane(
         reader.receive()
 
 
-def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Lanes, Lanes]) -> None:
-    lanes = ends[0].open(3)
+def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Multiplexer, Multiplexer]) -> None:
+    multiplexer = ends[0].open(3)
 
-    def wait(lane: Lane, batch: int) -> GpumpcError:
-        lane.begin(SESSION, batch)
+    def wait(sub_channel: SubChannel, batch: int) -> GpumpcError:
+        sub_channel.begin(SESSION, batch)
         with pytest.raises(PeerLost) as caught:
-            lane.receive()
+            sub_channel.receive()
         return caught.value
 
     with ThreadPoolExecutor(3) as threads:
-        waiting = [threads.submit(wait, lane, batch) for batch, lane in enumerate(lanes)]
+        waiting = [
+            threads.submit(wait, sub_channel, batch)
+            for batch, sub_channel in enumerate(multiplexer)
+        ]
         time.sleep(0.1)
         ends[1].first.close()
         assert len([future.result(4) for future in waiting]) == 3
