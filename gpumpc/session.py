@@ -79,7 +79,7 @@ class StaticWeight:
         return "StaticWeight(<secret>)"
 
 
-class Draws:
+class PartyRandomness:
     """What one server has for a batch before any input is there: its own randomness, and its part
     of the weights.
 
@@ -121,7 +121,7 @@ class Draws:
         return selection.permutations(self._cipher, self._seeds.key(self._step, name), rows, n)
 
 
-class Session(Draws):
+class Session(PartyRandomness):
     """One server's evaluation of one batch.
 
     Args:

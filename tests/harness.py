@@ -33,7 +33,7 @@ from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
-from gpumpc.session import Draws, Session, StaticWeight, Sum, Tell
+from gpumpc.session import PartyRandomness, Session, StaticWeight, Sum, Tell
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import MemoryChannel, memory_pair
 
@@ -425,7 +425,7 @@ def run_program(
         stream = BytesCorrections(corrections) if end.party else None
         tree = NamedTree(both[end.party], batch, end.party, session_id)
         own = SCRIPTED[backends[end.party]](tree.names, script or {})
-        draws = Draws(end.party, own, cipher, tree, parts[end.party])
+        draws = PartyRandomness(end.party, own, cipher, tree, parts[end.party])
         ahead = dict(itertools.islice(program.prepare(draws), prepared))
         end.prepare(channel, cipher, stream, parts[end.party], batch, ahead)
     threads = [

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """How the report looks: one style sheet, for screens light and dark and for paper."""
 
 STYLE = """

@@ -15,8 +15,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import gpumpc.program.weight_shares as ws
-from gpumpc.engine.evaluation import Begun, CorrectionSource, Evaluation
-from gpumpc.engine.pipeline import in_flight
+from gpumpc.engine.evaluation import CorrectionSource, Evaluation, ReservedBatch
+from gpumpc.engine.pipeline import pipelined
 from gpumpc.engine.session_binding import CLOSED
 from gpumpc.errors import ShareError
 from gpumpc.offline import seeds
@@ -203,36 +203,40 @@ class Engine(Evaluation):
                 yield batch - 1, result
             return
         self.check_ready()
-        latest: collections.deque[Begun] = collections.deque(maxlen=1)
+        latest: collections.deque[ReservedBatch] = collections.deque(maxlen=1)
         try:
-            yield from in_flight(
+            yield from pipelined(
                 channel, self.in_flight, self._beginnings(first_batch, shares, latest)
             )
         finally:
             # The last to begin may have waited for a lane when another failed. What has flown is
             # discarded already.
-            for begun in latest:
-                self.give_up(begun)
+            for reserved in latest:
+                self.give_up(reserved)
 
     def _beginnings(
-        self, first_batch: int, shares: Iterable[Words], latest: collections.deque[Begun]
+        self, first_batch: int, shares: Iterable[Words], latest: collections.deque[ReservedBatch]
     ) -> Iterator[Callable[[SubChannel], tuple[int, Additive]]]:
         for batch, share in enumerate(shares, first_batch):
-            operand, begun = self._operand(share), self.begin(batch, self._weights)
-            latest.append(begun)
+            operand, reserved = self._operand(share), self.begin(batch, self._weights)
+            latest.append(reserved)
 
             self.backend.synchronize()  # the lane's thread reads the operand
 
-            def fly(
-                sub_channel: SubChannel, begun: Begun = begun, operand: Additive = operand
+            def evaluate(
+                sub_channel: SubChannel,
+                reserved: ReservedBatch = reserved,
+                operand: Additive = operand,
             ) -> tuple[int, Additive]:
                 backend = self._forks[sub_channel.number]
-                result = self.carry_out(sub_channel, begun, self._weights, operand, backend=backend)
-                released = self._to_release(result, begun.batch, backend)
+                result = self.carry_out(
+                    sub_channel, reserved, self._weights, operand, backend=backend
+                )
+                released = self._to_release(result, reserved.batch, backend)
                 backend.synchronize()  # this thread's caller reads it
-                return begun.batch, released
+                return reserved.batch, released
 
-            yield fly
+            yield evaluate
 
     def _operand(self, share: Words) -> Additive:
         value = self.program.input

@@ -17,7 +17,7 @@ from gpumpc.offline.secret import Secret
 from gpumpc.program.plan import Plan
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.session import Corrections, Draws, Session, StaticWeight
+from gpumpc.session import Corrections, PartyRandomness, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
@@ -62,7 +62,7 @@ def told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
         ) from None
 
 
-class Preparation:
+class Prefetch:
     """What a server computes of a batch before its input is there: as much as there is time for.
 
     Attributes:
@@ -77,7 +77,7 @@ class Preparation:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Begun:
+class ReservedBatch:
     """A reserved batch, with what lies ready for it."""
 
     session_id: bytes
@@ -127,7 +127,7 @@ class Evaluation:
         self.corrections, self.wait_s = corrections, wait_s
         self._executor = executor
         self._backend_ahead = backend.fork() if executor else backend
-        self._preparation = Preparation(b"", 0)
+        self._prefetch = Prefetch(b"", 0)
 
     @property
     def session_id(self) -> bytes:
@@ -163,7 +163,7 @@ class Evaluation:
         """
         return self.carry_out(channel, self.begin(batch, weights), weights, *inputs)
 
-    def begin(self, batch: int, weights: Mapping[str, StaticWeight]) -> Begun:
+    def begin(self, batch: int, weights: Mapping[str, StaticWeight]) -> ReservedBatch:
         """Reserve a batch and take what lies ready for it. Batches begin one after the other, in
         order.
 
@@ -179,12 +179,12 @@ class Evaluation:
         self.first_needed = batch + 1
         ahead = self._prepared(batch)
         self.prepare_next(weights)
-        return Begun(self.session_id, batch, corrections, ahead)
+        return ReservedBatch(self.session_id, batch, corrections, ahead)
 
     def carry_out(
         self,
         channel: Channel,
-        begun: Begun,
+        reserved: ReservedBatch,
         weights: Mapping[str, StaticWeight],
         *inputs: Additive,
         backend: Backend | None = None,
@@ -195,24 +195,24 @@ class Evaluation:
         Raises PeerLost, CostMismatch, LeftoverCorrelations, CorrelationsMissing.
         """
         try:
-            channel.begin(begun.session_id, begun.batch)
-            tree = seeds.SeedTree(self.root.reveal(), begun.session_id, begun.batch)
+            channel.begin(reserved.session_id, reserved.batch)
+            tree = seeds.SeedTree(self.root.reveal(), reserved.session_id, reserved.batch)
             session = self.new_session(
-                channel, tree, begun.corrections, weights, begun.ahead, backend
+                channel, tree, reserved.corrections, weights, reserved.ahead, backend
             )
             result = self.program.run(session, *inputs)
             # Only now may what was made elsewhere for this batch be given up.
             session.backend.synchronize()
         except BaseException:
-            self.give_up(begun)
+            self.give_up(reserved)
             raise
-        self.ledger.spend(begun.session_id, begun.batch)
+        self.ledger.spend(reserved.session_id, reserved.batch)
         return result
 
-    def give_up(self, begun: Begun) -> None:
+    def give_up(self, reserved: ReservedBatch) -> None:
         """A batch that began will not end well; safe to call twice."""
-        begun.discard()
-        self._burn(begun.session_id, begun.batch)
+        reserved.discard()
+        self._burn(reserved.session_id, reserved.batch)
 
     def _burn(self, session_id: bytes, batch: int) -> None:
         # Where even this fails, the next start burns it.
@@ -268,10 +268,10 @@ class Evaluation:
         """
         if self.program.ahead_bytes > _MOST_AHEAD_BYTES:
             return
-        self._preparation = preparation = Preparation(session_id, batch)
+        self._prefetch = preparation = Prefetch(session_id, batch)
         tree = seeds.SeedTree(self.root.reveal(), session_id, batch)
         backend = self._backend_ahead
-        draws = Draws(self.party, backend, self.plan.params.cipher, tree, weights)
+        draws = PartyRandomness(self.party, backend, self.plan.params.cipher, tree, weights)
         for step, words in self.program.prepare(draws):
             if preparation.ended:
                 return
@@ -294,11 +294,11 @@ class Evaluation:
 
     def stop_preparing(self) -> None:
         """End what is being prepared: a process that stops waits for it."""
-        self._preparation.ended = True
+        self._prefetch.ended = True
 
     def _prepared(self, batch: int) -> dict[str, Words]:
         """What is there for a batch that begins."""
-        preparation, self._preparation = self._preparation, Preparation(b"", 0)
+        preparation, self._prefetch = self._prefetch, Prefetch(b"", 0)
         preparation.ended = True
         is_its = (preparation.session_id, preparation.batch) == (self.session_id, batch)
         return {**preparation.found} if is_its else {}

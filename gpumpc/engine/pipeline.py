@@ -15,13 +15,13 @@ from gpumpc.wire.multiplexer import SubChannel
 T = TypeVar("T")
 
 
-def in_flight(
-    channel: SubChannel, n: int, flights: Iterable[Callable[[SubChannel], T]]
+def pipelined(
+    channel: SubChannel, n: int, batches: Iterable[Callable[[SubChannel], T]]
 ) -> Iterator[T]:
-    """The results of all flights, in order, at most `n` of them under way.
+    """The results of all batches, in order, at most `n` of them under way.
 
     Args:
-        flights: batches that have begun; each is carried out in the lane that it is given.
+        batches: reserved batches, as functions of the sub-channel each is carried out in.
 
     When one fails, the connection is closed under the others: they have lost their peer's half.
     Raises the cause.
@@ -29,20 +29,20 @@ def in_flight(
     free = collections.deque(channel.multiplexer.open(n))
     under_way: collections.deque[tuple[SubChannel, Future[T]]] = collections.deque()
 
-    def landed() -> T:
+    def finished() -> T:
         sub_channel, future = under_way.popleft()
         result = future.result()
         free.append(sub_channel)
         return result
 
     try:
-        for flight in flights:
+        for work in batches:
             while not free:
-                yield landed()
+                yield finished()
             sub_channel = free.popleft()
-            under_way.append((sub_channel, _started(flight, sub_channel)))
+            under_way.append((sub_channel, _started(work, sub_channel)))
         while under_way:
-            yield landed()
+            yield finished()
     except BaseException as error:
         cause = _give_up(channel, error, [future for _, future in under_way])
         if cause is error:
@@ -52,28 +52,26 @@ def in_flight(
         channel.multiplexer.end()
 
 
-def _started(flight: Callable[[SubChannel], T], sub_channel: SubChannel) -> Future[T]:
-    """A flight in a thread of its own, and not an executor's: a process that stops waits for
-    those.
-    """
+def _started(work: Callable[[SubChannel], T], sub_channel: SubChannel) -> Future[T]:
+    # Not an executor: a process that stops would wait for its threads.
     future: Future[T] = Future()
 
-    def fly() -> None:
+    def evaluate() -> None:
         try:
-            future.set_result(flight(sub_channel))
+            future.set_result(work(sub_channel))
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=fly, name="flight", daemon=True).start()
+    threading.Thread(target=evaluate, name="batch", daemon=True).start()
     return future
 
 
 def _give_up(
     channel: SubChannel, error: BaseException, others: Iterable[Future[T]]
 ) -> BaseException:
-    """End what else is under way; if this end is the cause, say so to the peer first.
+    """End all batches under way; tell the peer first if this end is the cause.
 
-    What was the cause of it all.
+    Returns the error that was the cause.
     """
     if isinstance(error, GpumpcError) and not isinstance(error, PeerLost):
         with contextlib.suppress(GpumpcError):

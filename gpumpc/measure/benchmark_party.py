@@ -24,7 +24,7 @@ import numpy as np
 from gpumpc.engine.correction_queue import CorrectionQueue
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.evaluation import Evaluation
-from gpumpc.engine.pipeline import in_flight
+from gpumpc.engine.pipeline import pipelined
 from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import ConfigError, SelectionFailed
 from gpumpc.measure.pipes import Message, answer, messages, peak_memory_bytes
@@ -51,7 +51,7 @@ _IDLE_S = 1.0
 _DIGEST_BYTES = 1 << 16
 
 
-class Witness:
+class RecordingChannel:
     """A channel that remembers the digest of the first message of each batch."""
 
     def __init__(self, inner: FramedChannel) -> None:
@@ -132,7 +132,7 @@ class ServerParty:
         plan, program = Spec.of(setup["spec"]).load()
         self.backend = choose_backend(setup["backend"])
         self.source: Source | None = None
-        self._channel: Witness | None = None
+        self._channel: RecordingChannel | None = None
         if self.party == 0:
             self._meet(ZmqChannel.bind(_ANYWHERE, self._keys, self._peer_key, patience_s=_DEALT_S))
         else:
@@ -155,10 +155,10 @@ class ServerParty:
         self._operands: list[Additive] = []
 
     def _meet(self, channel: ZmqChannel) -> None:
-        self._channel = Witness(channel)
+        self._channel = RecordingChannel(channel)
 
     @property
-    def channel(self) -> Witness:
+    def channel(self) -> RecordingChannel:
         """The connection to the other server."""
         if self._channel is None:
             raise ConfigError(
@@ -222,19 +222,17 @@ class ServerParty:
         """`n` batches on the same operands, some at a time; their results are dropped."""
         multiplexer = Multiplexer(self.channel)  # type: ignore[arg-type]  # it has all that a channel has
         start = time.monotonic()
-        for _ in in_flight(
-            multiplexer.first, at_a_time, map(self._flight, range(first, first + n))
-        ):
+        for _ in pipelined(multiplexer.first, at_a_time, map(self._batch, range(first, first + n))):
             pass
         return {"start": start, "ended": time.monotonic()}
 
-    def _flight(self, batch: int) -> Callable[[SubChannel], None]:
-        begun = self._evaluation.begin(batch, self._weights)
+    def _batch(self, batch: int) -> Callable[[SubChannel], None]:
+        reserved = self._evaluation.begin(batch, self._weights)
 
-        def fly(sub_channel: SubChannel) -> None:
-            self._evaluation.carry_out(sub_channel, begun, self._weights, *self._operands)
+        def evaluate(sub_channel: SubChannel) -> None:
+            self._evaluation.carry_out(sub_channel, reserved, self._weights, *self._operands)
 
-        return fly
+        return evaluate
 
     def run(self, batch: int) -> Message:
         """One batch, its result share kept in a file after the clock; not `found` where a selection

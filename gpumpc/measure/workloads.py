@@ -108,11 +108,11 @@ class _Multiplication(Runner):
         return time.perf_counter() - start
 
     def online(self) -> float:
-        begun: list[float] = []
+        reserved: list[float] = []
         self.result = self.session.combine(
-            "*", *self.operands, on_dealt=lambda: begun.append(time.perf_counter())
+            "*", *self.operands, on_dealt=lambda: reserved.append(time.perf_counter())
         )
-        return time.perf_counter() - begun[0]
+        return time.perf_counter() - reserved[0]
 
 
 @dataclasses.dataclass(frozen=True)

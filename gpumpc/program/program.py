@@ -20,7 +20,7 @@ from gpumpc.protocols.ranking.positions import Positions
 from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.ring.backend import Words
-from gpumpc.session import Draws, Session
+from gpumpc.session import PartyRandomness, Session
 from gpumpc.shares import Additive
 
 
@@ -157,7 +157,7 @@ class Program:
         """Memory that everything `prepare` gives takes."""
         return sum(step.ahead_bytes for step in self.steps)
 
-    def prepare(self, draws: Draws) -> Iterator[tuple[str, Words]]:
+    def prepare(self, draws: PartyRandomness) -> Iterator[tuple[str, Words]]:
         """What one server can compute of a batch before any input is there: (step, words), in
         program order.
         """

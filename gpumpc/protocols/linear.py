@@ -15,7 +15,7 @@ from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.ring.backend import Backend, Operand, Padding, Pair, Pairs, Words, packed_bytes
-from gpumpc.session import Draws, Session, Sum
+from gpumpc.session import PartyRandomness, Session, Sum
 from gpumpc.shares import Additive, Masked
 
 
@@ -116,7 +116,7 @@ class Open(Step):
     def deal(self, dealing: Dealing, *masks: object) -> Words:
         return dealing.sum_words("A", self.shape, self.bits)
 
-    def prepare(self, draws: Draws, *masks: object) -> Words:
+    def prepare(self, draws: PartyRandomness, *masks: object) -> Words:
         return draws.words("A", self.shape, self.bits)
 
     def run(self, session: Session, x: Additive) -> Masked:
@@ -201,7 +201,7 @@ class PrivateProduct(Step):
     def ahead_bytes(self) -> int:
         return 8 * math.prod(self.out_shape)
 
-    def prepare(self, draws: Draws, *masks: Words) -> Words:
+    def prepare(self, draws: PartyRandomness, *masks: Words) -> Words:
         """A_p o F + b_p."""
         [a] = masks
         backend, static = draws.backend, draws.weights[self.layer]

@@ -14,7 +14,7 @@ from typing import Any
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.session import Draws, Session
+from gpumpc.session import PartyRandomness, Session
 
 Shape = tuple[int, ...]
 
@@ -66,7 +66,7 @@ class Step(abc.ABC):
         """Memory of what `prepare` leaves for `run`; 0 where it leaves nothing."""
         return 0
 
-    def prepare(self, draws: Draws, *masks: Any) -> Any:
+    def prepare(self, draws: PartyRandomness, *masks: Any) -> Any:
         """What of `run` depends on no input and no message, computed before.
 
         A step with `ahead_bytes` finds it by `Session.ahead`, under its name. As with `deal`, what

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpumpc.engine.engine import Engine
-from gpumpc.engine.evaluation import Begun, Evaluation
+from gpumpc.engine.evaluation import Evaluation, ReservedBatch
 from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import PeerLost
 from gpumpc.offline.secret import Secret
@@ -92,14 +92,14 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
     """Else they would lie in the pool, taken for in use, until the process ends."""
     discarded, burnt = [], []
 
-    def begin(batch: int, weights: object) -> Begun:
+    def begin(batch: int, weights: object) -> ReservedBatch:
         corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch))
-        return Begun(SESSIONS[0].session_id, batch, corrections, {})
+        return ReservedBatch(SESSIONS[0].session_id, batch, corrections, {})
 
     def carry_out(
-        sub_channel: SubChannel, begun: Begun, *rest: object, backend: object
+        sub_channel: SubChannel, reserved: ReservedBatch, *rest: object, backend: object
     ) -> Additive:
-        begun.discard()
+        reserved.discard()
         raise PeerLost("gone", "", "")
 
     engine: Any = object.__new__(Engine)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gpumpc.cost import Cost
-from gpumpc.engine.pipeline import in_flight
+from gpumpc.engine.pipeline import pipelined
 from gpumpc.errors import BadFrame, GpumpcError, InputError, PeerLost, PeerTimeout, RemoteError
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
@@ -65,7 +65,7 @@ def test_batches_side_by_side(ends: tuple[Multiplexer, Multiplexer], n: int) -> 
             )
 
         found = []
-        for batch, cost in in_flight(end.first, n, map(flight, range(12))):
+        for batch, cost in pipelined(end.first, n, map(flight, range(12))):
             found.append((batch, cost))
             # What the two ends say between batches finds its way while others run.
             end.first.send_control(b"%d" % batch)
@@ -93,7 +93,7 @@ def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Multiplexer, Multip
         sub_channel.receive()
 
     def other(end: Multiplexer) -> None:
-        for _ in in_flight(
+        for _ in pipelined(
             end.first,
             2,
             [lambda sub_channel: talk(sub_channel, 0), lambda sub_channel: talk(sub_channel, 1)],
@@ -104,7 +104,7 @@ def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Multiplexer, Multip
     with ThreadPoolExecutor(2) as threads:
         peer = threads.submit(other, ends[1])
         with pytest.raises(InputError):
-            list(in_flight(ends[0].first, 2, [fails, waits]))
+            list(pipelined(ends[0].first, 2, [fails, waits]))
         with pytest.raises((RemoteError, PeerLost)):
             peer.result()
     assert time.monotonic() - start < 4
@@ -127,17 +127,17 @@ def test_the_cause_is_told_and_not_what_followed_from_it(
         raise BadFrame("what went wrong", "", "")
 
     with pytest.raises(BadFrame, match="what went wrong"):
-        list(in_flight(ends[0].first, 2, [waits, fails]))
+        list(pipelined(ends[0].first, 2, [waits, fails]))
 
 
 def test_a_process_does_not_wait_for_flights_when_it_ends() -> None:
     code = """
 import threading, time
-from gpumpc.engine.pipeline import in_flight
+from gpumpc.engine.pipeline import pipelined
 from gpumpc.wire.channel import memory_pair
-from gpumpc.wire.multiplexer import Lanes
+from gpumpc.wire.multiplexer import Multiplexer
 first, second = memory_pair(patience_s=60)
-run = lambda: list(in_flight(Lanes(first).first, 2, [lambda lane: lane.receive()]))
+run = lambda: list(pipelined(Multiplexer(first).first, 2, [lambda sub_channel: sub_channel.receive()]))
 threading.Thread(target=run, daemon=True).start()
 time.sleep(0.2)
 """
