@@ -55,14 +55,14 @@ class Xor:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Tell:
+class OneWay:
     """Masked lanes of this party's own bits; the result is the peer's, not a combination."""
 
     lanes: Lanes
     n: int
 
 
-Item = Sum | Xor | Tell
+Item = Sum | Xor | OneWay
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -250,7 +250,7 @@ class Session(PartyRandomness):
             add = self.backend.combine if item.operand else self.backend.add_packed
             return add(item.words, theirs, item.bits)
         other = self.backend.unpack_lanes(theirs, len(item.lanes), item.n)
-        return other if isinstance(item, Tell) else item.lanes ^ other
+        return other if isinstance(item, OneWay) else item.lanes ^ other
 
     # end of a run
 

@@ -33,7 +33,7 @@ from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
-from gpumpc.session import PartyRandomness, Session, StaticWeight, Sum, Tell
+from gpumpc.session import OneWay, PartyRandomness, Session, StaticWeight, Sum
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import MemoryChannel, memory_pair
 
@@ -260,7 +260,7 @@ class RecordingSession(Session):
         rounds = self.channel.measured().rounds
         for item, value in zip(items, values, strict=True):
             bits, n = (item.bits, item.words.size) if isinstance(item, Sum) else (0, item.n)
-            label = f"{self._step} told" if isinstance(item, Tell) else self._step
+            label = f"{self._step} told" if isinstance(item, OneWay) else self._step
             self.openings.append(
                 Opening(label, rounds, bits, n, np.array(self.backend.download(value)))
             )

@@ -57,7 +57,7 @@ class Positive:
         sent = packed_bytes(self.n, self.bits) + lane_bytes(self.n, self.comparison.opened_bits + 1)
         dealt = lane_bytes(self.n, self.comparison.dealt_bits) + 2 * packed_bytes(self.n, self.bits)
         if self.lift:
-            sent, dealt = sent + self.lift.told_bytes, dealt + self.lift.dealer_bytes
+            sent, dealt = sent + self.lift.masked_bytes, dealt + self.lift.dealer_bytes
         return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
 
     def deal(self, dealing: Dealing) -> None:
@@ -88,9 +88,9 @@ class Positive:
         if self.lift is None:
             [c] = session.open_many(Xor(choice[None], n))
             return backend.select(c[0], one, zero)
-        flight = self.lift.tell(session, [zero, one])
-        c, theirs = session.open_many(Xor(choice[None], n), flight.message)
-        return flight.keep(session, theirs, c[0], [zero, one])
+        pending = self.lift.mask_top_bits(session, [zero, one])
+        c, theirs = session.open_many(Xor(choice[None], n), pending.message)
+        return pending.finish(session, theirs, c[0], [zero, one])
 
 
 def positive_part(backend: Backend, x: Words) -> Words:
@@ -180,7 +180,7 @@ class Clamp(Step):
         )
         dealt += packed_bytes(self.n, self._step_bits)
         if self.lift:
-            sent, dealt = sent + self.lift.told_bytes, dealt + self.lift.dealer_bytes
+            sent, dealt = sent + self.lift.masked_bytes, dealt + self.lift.dealer_bytes
         return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
 
     @property
@@ -233,9 +233,9 @@ class Clamp(Step):
             [c] = session.open_many(choices)
             inside = backend.select(c[0], one, zero)
         else:
-            flight = self.lift.tell(session, [zero, one])
-            c, theirs = session.open_many(choices, flight.message)
-            inside = flight.keep(session, theirs, c[0], [zero, one])
+            pending = self.lift.mask_top_bits(session, [zero, one])
+            c, theirs = session.open_many(choices, pending.message)
+            inside = pending.finish(session, theirs, c[0], [zero, one])
         return backend.add_flipped(inside, c[1], t_1, self.top, session.party, self.out_bits)
 
     def plain(self, clear: Clear, x: Words) -> Words:

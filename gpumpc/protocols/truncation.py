@@ -9,7 +9,7 @@ from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring.backend import Lanes, LiftLanes, Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Tell
+from gpumpc.session import OneWay, Session
 from gpumpc.shares import Additive
 
 
@@ -58,7 +58,7 @@ class LiftBits:
     candidates: int = 1
 
     @property
-    def told_bytes(self) -> int:
+    def masked_bytes(self) -> int:
         """Bytes of g_p."""
         return lane_bytes(self.n, self.candidates)
 
@@ -73,38 +73,38 @@ class LiftBits:
         )
         dealing.deal_words("lift.P", dealing.backend.from_lanes(both, self.n), self.high - self.low)
 
-    def tell(self, session: Session, shares: list[Words]) -> LiftInFlight:
+    def mask_top_bits(self, session: Session, shares: list[Words]) -> PendingLift:
         """Mask the top bits of the candidates' shares (flat words modulo 2^low)."""
         backend = session.backend
         masks = session.lanes("lift.a", self.candidates, self.n)
         products = session.dealt_words("lift.P", (self.candidates, self.n), self.high - self.low)
-        tops, told = backend.lift_told(shares, masks, self.low)
-        return LiftInFlight(self, tops, masks, products, told)
+        tops, masked = backend.mask_top_bits(shares, masks, self.low)
+        return PendingLift(self, tops, masks, products, masked)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class LiftInFlight:
+class PendingLift:
     """Between telling g_p and hearing the peer's."""
 
     lift: LiftBits
     tops: Lanes
     masks: Lanes
     products: Words
-    told: Lanes
+    masked: Lanes
 
     @property
-    def message(self) -> Tell:
+    def message(self) -> OneWay:
         """What leaves this server."""
-        return Tell(self.told, self.lift.n)
+        return OneWay(self.masked, self.lift.n)
 
-    def keep(
-        self, session: Session, theirs: Lanes, kept: Lanes | None, shares: Sequence[Words]
+    def finish(
+        self, session: Session, theirs: Lanes, choice: Lanes | None, shares: Sequence[Words]
     ) -> Words:
-        """Lift the candidate that the public lane `kept` names (None where there is one only)."""
+        """Lift the candidate that the public lane `choice` names (None where there is one only)."""
         # v = s_p - 2^low w_p with
         # w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0
         # w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
-        lanes = LiftLanes(self.tops, self.told, theirs, self.masks, kept)
+        lanes = LiftLanes(self.tops, self.masked, theirs, self.masks, choice)
         return session.backend.lift(
             shares, lanes, self.products, session.party, self.lift.low, self.lift.high
         )
@@ -130,7 +130,7 @@ class Lift(Step):
 
     @property
     def cost(self) -> Cost:
-        return Cost.both_ways(1, self._bits.told_bytes, self._bits.dealer_bytes)
+        return Cost.both_ways(1, self._bits.masked_bytes, self._bits.dealer_bytes)
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
         self._bits.deal(dealing)
@@ -140,9 +140,9 @@ class Lift(Step):
         half = 1 << (self.low - 2)
         shifted = session.public(x.at_bits(session.backend, self.low), half)
         flat = shifted.words.reshape(-1)
-        flight = self._bits.tell(session, [flat])
-        [theirs] = session.open_many(flight.message)
-        words = flight.keep(session, theirs, None, [flat]).reshape(self.shape)
+        pending = self._bits.mask_top_bits(session, [flat])
+        [theirs] = session.open_many(pending.message)
+        words = pending.finish(session, theirs, None, [flat]).reshape(self.shape)
         return session.public(dataclasses.replace(x, words=words, bits=self.high), -half)
 
     def plain(self, clear: Clear, x: Words) -> Words:

@@ -45,17 +45,17 @@ def lane_bytes(n: int, planes: int = 1) -> int:
 
 
 class LiftLanes(NamedTuple):
-    """Lanes of a lift, a plane a candidate: top bits of this party's shares, what it told, what it
-    heard, its masks.
+    """Lanes of a lift, a plane a candidate: top bits of this party's shares, masked by this party, by the
+    other, its masks.
 
-    `kept` is the public lane that names the candidate; None where there is one only.
+    `choice` is the public lane that names the candidate; None where there is one only.
     """
 
     tops: Lanes
-    told: Lanes
-    heard: Lanes
+    masked: Lanes
+    theirs: Lanes
     masks: Lanes
-    kept: Lanes | None
+    choice: Lanes | None
 
 
 class Backend(Protocol):
@@ -211,7 +211,7 @@ class Backend(Protocol):
     ) -> tuple[Words, Words]:
         """zero = y t - t r and one = v - zero, modulo 2^bits."""
 
-    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+    def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
         """Top bits of one or two flat shares modulo 2^low, a plane a share, and the same ^ masks:
         what a server tells.
         """
@@ -227,9 +227,8 @@ class Backend(Protocol):
     ) -> Words:
         """The kept one of one or two flat shares modulo 2^low, as a share modulo 2^high.
 
-        It is share - 2^low w. With the kept candidate's m, told, heard and mask lanes and its
-        products P: w_0 = m - m heard - (1 - 2 heard)(1 - 2 told) P, w_1 = m - (1 - 2 told)(heard
-        mask + (1 - 2 heard) P).
+        It is share - 2^low w. With the kept candidate's m, masked, theirs and mask lanes and its
+        products P: w_0 = m - m theirs - (1 - 2 theirs)(1 - 2 masked) P, w_1 = m - (1 - 2 masked)(theirs mask + (1 - 2 theirs) P).
         """
 
     def add_flipped(

@@ -251,7 +251,7 @@ class NumpyBackend:
         one = v - zero
         return zero, self.reduce(one, bits, out=one)
 
-    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+    def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
         tops = np.stack([self.bit(share, low - 1) for share in shares])
         return tops, tops ^ masks
 
@@ -264,19 +264,19 @@ class NumpyBackend:
         low: int,
         high: int,
     ) -> Words:
-        kept, n = lanes.kept, shares[0].size
+        choice, n = lanes.choice, shares[0].size
 
         def pick(planes: Lanes) -> Words:
-            lane = planes[0] if kept is None else planes[0] ^ (kept & (planes[0] ^ planes[1]))
+            lane = planes[0] if choice is None else planes[0] ^ (choice & (planes[0] ^ planes[1]))
             return self.from_bit(lane, (n,))
 
-        share = shares[0] if kept is None else self.select(kept, shares[1], shares[0])
-        product = products[0] if kept is None else self.select(kept, products[1], products[0])
-        m, told, heard = pick(lanes.tops), pick(lanes.told), pick(lanes.heard)
+        share = shares[0] if choice is None else self.select(choice, shares[1], shares[0])
+        product = products[0] if choice is None else self.select(choice, products[1], products[0])
+        m, masked, theirs = pick(lanes.tops), pick(lanes.masked), pick(lanes.theirs)
         if party == 0:
-            carry = m - m * heard - _flip(heard, _flip(told, product))
+            carry = m - m * theirs - _flip(theirs, _flip(masked, product))
         else:
-            carry = m - _flip(told, heard * pick(lanes.masks) + _flip(heard, product))
+            carry = m - _flip(masked, theirs * pick(lanes.masks) + _flip(theirs, product))
         return self.reduce(share - (carry << np.uint64(low)), high)
 
     def add_flipped(

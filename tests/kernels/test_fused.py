@@ -229,8 +229,8 @@ def test_a_lift(backend, n, candidates, party):
     )
     tops = np.stack([NUMPY.bit(row, low - 1) for row in shares])
     with pytest.raises(BadShape, match="candidates"):
-        backend.lift_told(up(backend, *shares), backend.new((candidates + 1, n_lanes(n))), low)
-    got = backend.lift_told(up(backend, *shares), backend.upload(masks), low)
+        backend.mask_top_bits(up(backend, *shares), backend.new((candidates + 1, n_lanes(n))), low)
+    got = backend.mask_top_bits(up(backend, *shares), backend.upload(masks), low)
     same(backend, got[0], tops)
     same(backend, got[1], tops ^ masks)
     kept_lane = kept if candidates == 2 else None

@@ -201,14 +201,14 @@ def test_missing_corrections_are_refused(monkeypatch):
 
 def test_a_message_of_another_size_is_refused(monkeypatch):
     """The servers walk different programs."""
-    honest = LiftBits.tell
+    honest = LiftBits.mask_top_bits
 
     def longer(self, session, shares):
-        flight = honest(self, session, shares)
+        pending = honest(self, session, shares)
         if session.party == 0:
-            object.__setattr__(flight, "told", flight.told.repeat(2, axis=1))
-        return flight
+            object.__setattr__(pending, "masked", pending.masked.repeat(2, axis=1))
+        return pending
 
-    monkeypatch.setattr(LiftBits, "tell", longer)
+    monkeypatch.setattr(LiftBits, "mask_top_bits", longer)
     with pytest.raises(BadFrame, match="do not run the same program|were expected"):
         run_step(lift(19, 27, 40), zeros((19,), 27))

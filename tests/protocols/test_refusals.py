@@ -23,8 +23,8 @@ from gpumpc.program.ranges import check_ranges
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct
 from gpumpc.protocols.pooling import Add, Concat
 from gpumpc.protocols.step import Clear
-from gpumpc.protocols.truncation import LiftBits, LiftInFlight
-from gpumpc.session import StaticWeight, Sum, Tell, Xor
+from gpumpc.protocols.truncation import LiftBits, PendingLift
+from gpumpc.session import OneWay, StaticWeight, Sum, Xor
 from gpumpc.shares import Additive, Masked, reconstruct, split
 from tests.harness import BACKEND, SESSION_ID, roots, run_program, run_step, run_steps, share
 from tests.protocols.cases import clamp, lift, relu, truncate
@@ -239,11 +239,11 @@ def test_nothing_secret_is_shown():
         repr(SeedTree(bytes(range(32)), SESSION_ID, 1)),
     ]
     assert all("123456789" not in text and "<secret>" in text for text in shown)
-    flight = LiftInFlight(LiftBits(1, 27, 40), secret, secret, secret, secret)
+    flight = PendingLift(LiftBits(1, 27, 40), secret, secret, secret, secret)
     items = [
         Sum(secret, 40),
         Xor(secret, 1),
-        Tell(secret, 1),
+        OneWay(secret, 1),
         flight,
         Clear(BACKEND, {"w": (secret, secret)}),
     ]

@@ -313,12 +313,12 @@ def test_lift(low, high, party, candidates, n):
     """The four formulas, in Python's integers."""
     shares = [words(i, (n,), False) & mask(low) for i in range(candidates)]
     products = words(5, (candidates, n)) & mask(high - low)
-    tops, told, heard, masks = (lanes(10 + i, candidates, n) for i in range(4))
+    tops, masked, theirs, masks = (lanes(10 + i, candidates, n) for i in range(4))
     kept = lanes(20, 1, n)[0] if candidates == 2 else None
     choice = [0] * n if kept is None else DEFINITION.from_bit(kept, (n,)).tolist()
     columns = [
         DEFINITION.from_lanes(planes, n).astype(int).tolist()
-        for planes in (tops, told, heard, masks)
+        for planes in (tops, masked, theirs, masks)
     ]
     expected = []
     for i, c in enumerate(choice):
@@ -333,13 +333,13 @@ def test_lift(low, high, party, candidates, n):
     expected_tops = np.stack([DEFINITION.bit(share, low - 1) for share in shares])
     for backend in (DEFINITION, COMPILED):
         for got, right in zip(
-            backend.lift_told(shares, masks, low),
+            backend.mask_top_bits(shares, masks, low),
             (expected_tops, expected_tops ^ masks),
             strict=True,
         ):
             same(got, right)
         got = backend.lift(
-            shares, LiftLanes(tops, told, heard, masks, kept), products, party, low, high
+            shares, LiftLanes(tops, masked, theirs, masks, kept), products, party, low, high
         )
         same(got, np.array(expected, dtype=np.uint64))
 

@@ -236,7 +236,7 @@ class Fused(Products, Bits, Local):
 
     # lifts
 
-    def lift_told(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
+    def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
         candidates, masks = [self.words(share) for share in shares], self.words(masks)
         self.same_shape("a lift", *candidates)
         n, row = candidates[0].size, n_lanes(candidates[0].size)
@@ -244,8 +244,8 @@ class Fused(Products, Bits, Local):
             raise BadShape(
                 f"masks {masks.shape} of {len(candidates)} candidates of {n}", "", "make them fit"
             )
-        tops, told = self.new(masks.shape), self.new(masks.shape)
-        lanes = [lane.view(np.uint32) for lane in (masks, tops, told)]
+        tops, masked = self.new(masks.shape), self.new(masks.shape)
+        lanes = [lane.view(np.uint32) for lane in (masks, tops, masked)]
         halves = 2 * row
         blocks = blocks_of(32 * len(candidates) * halves, THREADS)
         second = candidates[1] if len(candidates) == 2 else None
@@ -260,7 +260,7 @@ class Fused(Products, Bits, Local):
             len(candidates) * halves,
             low,
         )
-        return tops, told
+        return tops, masked
 
     def lift(
         self,
@@ -274,15 +274,19 @@ class Fused(Products, Bits, Local):
         candidates, products = [self.words(share) for share in shares], self.words(products)
         self.same_shape("a lift", *candidates)
         n = candidates[0].size
-        if products.shape != (len(candidates), n) or (lanes.kept is None) != (len(candidates) == 1):
+        if products.shape != (len(candidates), n) or (lanes.choice is None) != (
+            len(candidates) == 1
+        ):
             raise BadShape(
                 f"products {products.shape} of {len(candidates)} candidates of {n}",
                 "",
                 "make them fit",
             )
-        planes = [self.words(plane) for plane in (lanes.tops, lanes.masks, lanes.told, lanes.heard)]
-        second, kept = (
-            (None, None) if lanes.kept is None else (candidates[1], self.words(lanes.kept))
+        planes = [
+            self.words(plane) for plane in (lanes.tops, lanes.masks, lanes.masked, lanes.theirs)
+        ]
+        second, choice = (
+            (None, None) if lanes.choice is None else (candidates[1], self.words(lanes.choice))
         )
         out = self.new((n,))
         arguments = (
@@ -290,7 +294,7 @@ class Fused(Products, Bits, Local):
             second,
             products,
             *planes,
-            kept,
+            choice,
             out,
             n,
             n_lanes(n),

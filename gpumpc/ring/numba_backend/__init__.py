@@ -197,23 +197,23 @@ class NumbaBackend(NumpyBackend):
         low: int,
         high: int,
     ) -> Words:
-        kept = np.zeros_like(lanes.tops[0]) if lanes.kept is None else lanes.kept
-        m, told, heard, mask = (
-            planes[0] ^ (kept & (planes[0] ^ planes[-1]))
-            for planes in (lanes.tops, lanes.told, lanes.heard, lanes.masks)
+        choice = np.zeros_like(lanes.tops[0]) if lanes.choice is None else lanes.choice
+        m, masked, theirs, mask = (
+            planes[0] ^ (choice & (planes[0] ^ planes[-1]))
+            for planes in (lanes.tops, lanes.masked, lanes.theirs, lanes.masks)
         )
         # w_0 = m (1 - heard) - (-1)^(heard ^ told) P; w_1 = m - (-1)^told heard mask - (-1)^(heard
         # ^ told) P
-        crossed = heard & mask
+        crossed = theirs & mask
         terms = (
-            (m & ~heard, crossed ^ crossed, crossed ^ crossed)
+            (m & ~theirs, crossed ^ crossed, crossed ^ crossed)
             if party == 0
-            else (m, crossed & ~told, crossed & told)
+            else (m, crossed & ~masked, crossed & masked)
         )
         out = np.empty(shares[0].size, dtype=np.uint64)
-        chosen = np.stack([*terms, heard ^ told])
+        chosen = np.stack([*terms, theirs ^ masked])
         pairs = (_flat(shares[0]), _flat(shares[-1]), _flat(products[0]), _flat(products[-1]))
-        loops.lift_kept(*pairs, _flat(kept), chosen, low, _keep(high), out)
+        loops.lift_kept(*pairs, _flat(choice), chosen, low, _keep(high), out)
         return out
 
     def add_flipped(
