@@ -200,7 +200,7 @@ class ScriptedDealing(dealer.Dealing):
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `told` to this party, or
+    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `informative` to this party, or
     `sent` to it one way.
     """
 

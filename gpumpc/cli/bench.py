@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.errors import ConfigError
 from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.measure.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
@@ -50,7 +50,7 @@ def bench(
     """Measure a workload with fresh randomness: dealer and both servers, as threads of this process
     or as processes.
     """
-    with told():
+    with exit_on_error():
         chosen = backend or None
         if in_flight and not net:
             raise ConfigError(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.datasets import fetch as packages
 from gpumpc.datasets.export import BENCHMARKS, LABELS_FILE, write_folder
 from gpumpc.datasets.labelled import LabelledImages
@@ -37,7 +37,7 @@ def fetch(
 
     What cannot be had is named and left out; the exit code is 1 if nothing came.
     """
-    with told():
+    with exit_on_error():
         came = bring(names or list(packages.SOURCES), cache)
     raise typer.Exit(0 if came else 1)
 
@@ -103,7 +103,7 @@ def build(
 
     Fetch the sources first.
     """
-    with told():
+    with exit_on_error():
         images, n_files = build_folder(benchmark, out, train, test, cache)
     table = Table("class", "train", "of sources", "test", "of sources", title=benchmark)
     for name, count in images.counts().items():

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.demo.demo import rows_for_people, run
 
 
@@ -29,7 +29,7 @@ def demo(
     """Share real medical images, extract features, classify and search them privately; compare with
     the clear.
     """
-    with told():
+    with exit_on_error():
         row = run(gallery, queries, batch, folder)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")

@@ -15,7 +15,7 @@ console = Console(stderr=True)
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """A known error is three sentences for a person, not a traceback."""
     try:
         yield

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.errors import BadValue
 from gpumpc.retrieval.assess import LEVEL, Figure, Labelled, Metric, assess
 from gpumpc.retrieval.features import Features, read_features
@@ -51,7 +51,7 @@ def evaluate(
     Without --queries the labels' column `part` tells gallery and queries apart; without that, each
     item is a query among all the others.
     """
-    with told():
+    with exit_on_error():
         row = measure(features, labels, queries, metric, k, vote, leave_one_out)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")

@@ -26,7 +26,7 @@ from gpumpc.cli.connected import (
     items_of,
     place_of,
 )
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.errors import ConfigError, MissingFile, PlanError
 from gpumpc.offline.secret import file_error
 from gpumpc.progress import counted
@@ -64,7 +64,7 @@ def share(
     What is shared already is left out, so an interrupted share goes on when it is asked again.
     Files that cannot be read are listed and the rest goes through; the exit code is then 1.
     """
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         client.wait_connected(READY_S)
         arrays = [path for path in paths if path.suffix == ".npy"]
         if arrays and len(arrays) < len(paths):
@@ -172,7 +172,7 @@ def extract(
     from gpumpc.retrieval.features import check_name
 
     names = items or []
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         if out is not None:
             check_name(out)  # now, not when all is computed
@@ -227,7 +227,7 @@ def classify(
     from gpumpc.program import plan as plan_files
 
     names = items or []
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         client.wait_ready(READY_S)
         if index:
@@ -277,7 +277,7 @@ def search(
 ) -> None:
     """Find the images most like one; neither server learns the question, the answer or a
     distance."""
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         client.wait_ready(READY_S)
         asked, temporary = _asked(client, known, image)
         try:

@@ -18,7 +18,7 @@ from gpumpc.cli import bench, data, demo, evaluate, items
 from gpumpc.cli import store as shelves
 from gpumpc.cli import train_head as head
 from gpumpc.cli.connected import ConfigOption, PlanOption, connected
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.errors import ConfigError
 from gpumpc.version import VERSION
 
@@ -84,7 +84,7 @@ def keygen(
     """Make a party's keys: secret.toml stays here, card.toml is given to the others."""
     from gpumpc.deploy import keys
 
-    with told():
+    with exit_on_error():
         if role not in ("dealer", "server0", "server1", "owner", "user"):
             raise ConfigError(
                 f"'{role}' is no role", "", "use dealer, server0, server1, owner or user"
@@ -100,7 +100,7 @@ def dealer(config: ConfigOption, supervised: SupervisedOption = False) -> None:
     from gpumpc.deploy.config import load_dealer
 
     _log("dealer")
-    with told():
+    with exit_on_error():
         role = Dealer(load_dealer(config))
         _until_signal(role.run, role.stop, supervised)
 
@@ -116,7 +116,7 @@ def server(
     from gpumpc.server.server import Server
 
     _log(f"server{party}")
-    with told():
+    with exit_on_error():
         settings = load_server(config)
         if settings.party != party:
             raise ConfigError(
@@ -145,7 +145,7 @@ def up(
     """Start dealer and both servers here, and stop them together (Ctrl-C)."""
     from gpumpc.deploy.local_cluster import LocalCluster
 
-    with told():
+    with exit_on_error():
         if not local:
             raise ConfigError(
                 "only --local is supervised",
@@ -214,7 +214,7 @@ def compile_(
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
     from gpumpc.local import named_networks as models
 
-    with told():
+    with exit_on_error():
         compiled = models.compile_named(
             model,
             size=size,
@@ -237,7 +237,7 @@ def share_weights(config: ConfigOption, plan: PlanOption) -> None:
     """The model's owner splits the weights between the servers."""
     from gpumpc.program import plan as plan_files
 
-    with told(), connected(config, plan) as client:
+    with exit_on_error(), connected(config, plan) as client:
         client.wait_connected(4.0)
         client.share_weights(plan_files.load_weights(plan, client.plan))
         typer.echo("weights are shared")
@@ -250,7 +250,7 @@ def doctor(
     """Say what is installed, which backend is used, and how the servers are."""
     from gpumpc.cli import doctor as checks
 
-    with told():
+    with exit_on_error():
         failed = checks.report(config)
     raise typer.Exit(1 if failed else 0)
 

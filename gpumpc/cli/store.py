@@ -21,7 +21,7 @@ from gpumpc.cli.connected import (
     items_of,
     place_of,
 )
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.cli.items import All, Named
 from gpumpc.progress import counted
 
@@ -36,7 +36,7 @@ def info(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None) 
     """How much each server holds of this user's, and how many images of it the local catalogue
     knows.
     """
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         table = Table("", "server 0", "server 1")
         first, second = client.store_status()
         table.add_row(
@@ -81,7 +81,7 @@ def delete(
 ) -> None:
     """Delete images at both servers, with their features and index rows."""
     names = items or []
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         chosen = (
             sorted({*client.stored(), *client.kept()}) if everything else items_of(known, names)
@@ -103,7 +103,7 @@ def verify(
     from gpumpc.deploy.config import load_server
     from gpumpc.store import Store
 
-    with told():
+    with exit_on_error():
         settings = load_server(config)
         opened = Store(settings.state / "store", settings.party)
         try:
@@ -130,7 +130,7 @@ def create(
     """Make an empty index over a plan's features."""
     from gpumpc.local.named_networks import one_of
 
-    with told(), connected(config, plan) as client:
+    with exit_on_error(), connected(config, plan) as client:
         client.wait_ready(READY_S)
         names = [part.strip() for part in classes.split(",")] if classes else []
         client.index(name, one_of(metric, "l2", "ip", "cosine"), classes=names)  # type: ignore[arg-type]  # checked by one_of
@@ -156,7 +156,7 @@ def add(
     from gpumpc.retrieval.labels import read_labels
 
     names = items or []
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         client.wait_ready(READY_S)
         opened = client.open_index(name)
@@ -175,7 +175,7 @@ def index_info(
     name: Name, config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None
 ) -> None:
     """What is in an index."""
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         opened = client.open_index(name)
         ids = opened.ids
         typer.echo(
@@ -194,7 +194,7 @@ def remove(
     catalog: CatalogOption = None,
 ) -> None:
     """Take images out of an index; their features stay."""
-    with told(), connected(config, plan) as client, catalogued(config, catalog) as known:
+    with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(items or [], everything=False)
         opened = client.open_index(name)
         opened.remove_ids(items_of(known, items or []))

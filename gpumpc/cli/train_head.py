@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gpumpc.cli.errors_shown import told
+from gpumpc.cli.errors_shown import exit_on_error
 
 
 def train_head(
@@ -44,7 +44,7 @@ def train_head(
     from gpumpc.retrieval.labels import read_labels
     from gpumpc.retrieval.probe import train_head as train
 
-    with told():
+    with exit_on_error():
         chosen = cast(Policy, one_of(policy, "label", "top5", "logits"))
         below, found = plan_files.load(on), read_features(features)
         rows = read_labels(labels).of(found.items, found.files)

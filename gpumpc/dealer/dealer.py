@@ -23,7 +23,7 @@ from gpumpc.program.program import Program
 from gpumpc.ring.choose import choose_backend
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
-from gpumpc.wire.wait_for_peer import reach
+from gpumpc.wire.wait_for_peer import wait_for_peer
 from gpumpc.wire.zmq_channel import Requester
 
 _ALIVE_S = 1.0
@@ -75,7 +75,7 @@ class Dealer:
             try:
                 for party in (0, 1):
                     servers.append(self._connect(party))
-                    if reach(servers[party].wait_peer, self._stopping):
+                    if wait_for_peer(servers[party].wait_peer, self._stopping):
                         if party == 1:
                             servers[party].open_stream(self.config.dealer_bulk)
                         self._agree(servers[party], party)

@@ -90,7 +90,7 @@ class Engine(Evaluation):
             "secret of the servers": self.pair_secret.fingerprint(),
         }
         equal["batches in flight"] = str(self.in_flight)
-        theirs = exchange_hello(channel, equal=equal, told={"weight sharing": own})
+        theirs = exchange_hello(channel, equal=equal, informative={"weight sharing": own})
         other = theirs.get("weight sharing", "")
         self.binding = CLOSED
         if own and own == other:
@@ -152,7 +152,7 @@ class Engine(Evaluation):
         Raises BatchAlreadyUsed if this pair id was used before, also by a process that died in
         between.
         """
-        exchange_hello(channel, equal={"weight sharing": weight_sharing_id}, told={})
+        exchange_hello(channel, equal={"weight sharing": weight_sharing_id})
         session_id = seeds.weight_session(self.plan.weight_digest, weight_sharing_id)
         self.ledger.reserve_once(f"weights {self.plan.weight_digest} {weight_sharing_id}")
         channel.begin(session_id, 0)

@@ -49,7 +49,7 @@ class CorrectionSource(Protocol):
         """Forget batches that can never be used."""
 
 
-def told(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
+def read_field(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:
     """A field the other server told.
 
     Raises HandshakeMismatch where it is missing or makes no sense.
@@ -138,18 +138,18 @@ class Evaluation:
         """Agree on the session id and on the first batch number neither ledger has seen."""
         nonce = self.ledger.nonce(program_id(self.plan, self.program, weight_sharing_id))
         theirs = exchange_hello(
-            channel, equal={"weight sharing": weight_sharing_id}, told={"nonce": nonce.hex()}
+            channel, equal={"weight sharing": weight_sharing_id}, informative={"nonce": nonce.hex()}
         )
-        other = told(theirs, "nonce", bytes.fromhex)
+        other = read_field(theirs, "nonce", bytes.fromhex)
         nonces = (nonce, other) if self.party == 0 else (other, nonce)
         binding = SessionBinding.of(self.plan, self.program, weight_sharing_id, nonces)
         mark = self.ledger.high_water(binding.session_id)
         theirs = exchange_hello(
             channel,
             equal={"session": binding.session_id.hex()},
-            told={"high-water mark": str(mark)},
+            informative={"high-water mark": str(mark)},
         )
-        self.next_batch = self.first_needed = max(mark, told(theirs, "high-water mark", int))
+        self.next_batch = self.first_needed = max(mark, read_field(theirs, "high-water mark", int))
         self.binding = binding
         if self.corrections is not None:
             self.corrections.discard_before(binding.session_id, self.next_batch)

@@ -40,14 +40,14 @@ class Child:
                 env={**os.environ, **_ONE_THREAD},
                 start_new_session=True,
             )
-        self.tell(setup)
+        self.send(setup)
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send a message. Raises PeerLost if the process has ended."""
         try:
             pipe = self._pipe(self._process.stdin)
@@ -56,7 +56,7 @@ class Child:
         except OSError as error:
             raise self._lost() from error
 
-    def hear(self) -> Message:
+    def receive(self) -> Message:
         """Its next answer. Raises PeerLost with the end of its log if there is none."""
         line = self._pipe(self._process.stdout).readline()
         if not line:
@@ -66,8 +66,8 @@ class Child:
 
     def ask(self, message: Message) -> Message:
         """Send a message and wait for its answer."""
-        self.tell(message)
-        return self.hear()
+        self.send(message)
+        return self.receive()
 
     def stop(self) -> None:
         """End it, by force where it must be; safe to call twice."""

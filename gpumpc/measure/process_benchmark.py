@@ -170,9 +170,9 @@ class Trial:
         server0, server1, dealer = (
             self._children[name] for name in ("server0", "server1", "dealer")
         )
-        heard = [server0.hear(), server1.hear()]
+        heard = [server0.receive(), server1.receive()]
         ends, streams = ([told[key] for told in heard] for key in ("endpoint", "stream"))
-        dealer.hear()
+        dealer.receive()
         if shape is not None:
             self._relays = [Relay(shape), Relay(shape)]
             # A link carries what CURVE says and what goes in bulk beside it.
@@ -193,8 +193,8 @@ class Trial:
     def _both(self, message: Message) -> tuple[Message, Message]:
         servers = self._children["server0"], self._children["server1"]
         for server in servers:
-            server.tell(message)
-        first, second = (server.hear() for server in servers)
+            server.send(message)
+        first, second = (server.receive() for server in servers)
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
@@ -231,10 +231,10 @@ class Trial:
             ):  # servers prepare a network's batches, and no search's
                 self._both({"verb": "prepare", "batch": batch})
         elif needs_dealer:
-            dealer.tell(deal)
+            dealer.send(deal)
         answers = self._both({"verb": "run", "batch": batch})
         if needs_dealer and not dealt_before:
-            dealt = dealer.hear()
+            dealt = dealer.receive()
             peaks["dealer"], starts = dealt["peak_memory_bytes"], [dealt["start"]]
         else:
             starts = [answer["start"] for answer in answers]
@@ -254,9 +254,11 @@ class Trial:
             range(first, first + n) if self.cost.dealer_bytes else (),
         )
         for batch in dealt:
-            dealer.tell({"verb": "deal", "batch": batch})
+            dealer.send({"verb": "deal", "batch": batch})
         answers = self._both({"verb": "stream", "first": first, "n": n, "at_a_time": at_a_time})
-        starts = [dealer.hear()["start"] for _ in dealt] or [answer["start"] for answer in answers]
+        starts = [dealer.receive()["start"] for _ in dealt] or [
+            answer["start"] for answer in answers
+        ]
         return float(max(answer["ended"] for answer in answers) - min(starts))
 
     def _reveal(self) -> Array:

@@ -42,7 +42,7 @@ class DealerLink:
     def restart(self) -> None:
         """A dealer said hello: what an earlier one had begun is begun anew."""
         self.give_up()
-        self.heard()
+        self.note_heartbeat()
 
     def give_up(self) -> None:
         """No dealer is there to finish what it had begun: whoever reads along hears of it."""
@@ -51,7 +51,7 @@ class DealerLink:
         self._writers.clear()
         self._asked.clear()
 
-    def heard(self) -> None:
+    def note_heartbeat(self) -> None:
         """The dealer gave a sign of life."""
         self._last_heard = time.monotonic()
 

@@ -28,7 +28,7 @@ from gpumpc.errors import (
 from gpumpc.server.jobs import Job, JobQueue, Work
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
-from gpumpc.wire.wait_for_peer import reach
+from gpumpc.wire.wait_for_peer import wait_for_peer
 from gpumpc.wire.zmq_channel import ZmqChannel
 
 # How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for
@@ -37,7 +37,7 @@ SAME_REQUEST_S = 3.0
 _ALREADY_S = 0.5
 _ANSWER_S = 30.0  # what server 1 may take to prepare a request of the largest size
 _IDLE_S = 0.2
-_TELL_IDLE_S = 1.0
+_IDLE_MESSAGE_S = 1.0
 _RECONNECT_S = 0.5
 
 log = logging.getLogger("gpumpc")
@@ -68,7 +68,7 @@ class PeerLoop:
         self._connect, self._agreed, self.stopping = connect, agreed, stopping
         self.is_connected = False
         self.fatal: GpumpcError | None = None
-        self._told_idle_at = 0.0
+        self._idle_sent_at = 0.0
 
     def run(self) -> None:
         """Connect, agree and work until `stopping` is set; a lost connection is made anew."""
@@ -97,10 +97,10 @@ class PeerLoop:
 
     def _with_peer(self) -> None:
         with contextlib.closing(self._connect()) as connection:
-            if not reach(connection.wait_peer, self.stopping):
+            if not wait_for_peer(connection.wait_peer, self.stopping):
                 return
             channel = Multiplexer(connection).first
-            exchange_hello(channel, equal={"number of plans": str(len(self._engines))}, told={})
+            exchange_hello(channel, equal={"number of plans": str(len(self._engines))})
             for engine in self._engines.values():
                 engine.agree(channel)
             self._agreed(channel)
@@ -118,7 +118,7 @@ class PeerLoop:
     def _lead(self, channel: SubChannel) -> None:
         task = self._jobs.first(_IDLE_S)
         if task is None:
-            self._tell_idle(channel)
+            self._send_idle(channel)
             return
         try:
             work = self._prepared(task)
@@ -143,9 +143,9 @@ class PeerLoop:
             task.fail(wrong)
             raise wrong
 
-    def _tell_idle(self, channel: SubChannel) -> None:
-        if time.monotonic() - self._told_idle_at > _TELL_IDLE_S:
-            self._told_idle_at = time.monotonic()
+    def _send_idle(self, channel: SubChannel) -> None:
+        if time.monotonic() - self._idle_sent_at > _IDLE_MESSAGE_S:
+            self._idle_sent_at = time.monotonic()
             channel.send_control(m.pack(m.Idle()))
         with contextlib.suppress(PeerTimeout):
             channel.receive_control(0.0)  # raises PeerLost as soon as server 1 is gone

@@ -201,7 +201,7 @@ class Server:
                 self._greeted, self._dealer_route = None, arrival.routing_id
                 self._dealer_link.restart()
             if arrival.routing_id == self._dealer_route:
-                self._dealer_link.heard()
+                self._dealer_link.note_heartbeat()
                 if frame.kind is Kind.CORRECTION:
                     self._store(self._dealer_link, frame)
 

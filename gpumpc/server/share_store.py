@@ -79,7 +79,7 @@ class ShareStore:
         """
         own = self.store.store_pair_id
         fresh = secrets.token_hex(16)
-        theirs = exchange_hello(channel, equal={}, told={"store": own, "fresh": fresh})
+        theirs = exchange_hello(channel, equal={}, informative={"store": own, "fresh": fresh})
         other = theirs.get("store", "")
         if not own and not other:
             both = sorted((fresh, theirs.get("fresh", "")))
@@ -237,9 +237,7 @@ class ShareStore:
         channel: FramedChannel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
     ) -> None:
         """Raises HandshakeMismatch unless both servers mean the same rows."""
-        exchange_hello(
-            channel, equal={"rows": f"{kind} {digest(keys)}"}, told={}, timeout_s=timeout_s
-        )
+        exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, timeout_s=timeout_s)
 
     def confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
         """Both servers have put these down: from now on they may be used.
@@ -265,7 +263,7 @@ class ShareStore:
     @staticmethod
     def _held_by_both(channel: FramedChannel, own: Sequence[RowKey]) -> set[RowKey]:
         """Those of our rows that the other server has too."""
-        theirs = exchange_hello(channel, equal={}, told={"digest": digest(own)})
+        theirs = exchange_hello(channel, equal={}, informative={"digest": digest(own)})
         if theirs.get("digest") == digest(own):
             return {*own}
         return {*own} & {
@@ -297,9 +295,9 @@ def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
     portion = 4000
     lines = [f"{key.item} {key.version}" for key in own]
     mine = [lines[i : i + portion] for i in range(0, len(lines), portion)]
-    told = exchange_hello(channel, equal={}, told={"portions": str(len(mine))})
+    informative = exchange_hello(channel, equal={}, informative={"portions": str(len(mine))})
     try:
-        n_theirs = int(told["portions"])
+        n_theirs = int(informative["portions"])
     except (KeyError, ValueError):
         raise CorruptStore(
             "the other server's list of rows is malformed", "", "see its log"
@@ -308,6 +306,8 @@ def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
     for i in range(max(len(mine), n_theirs)):
         part = "\n".join(mine[i]) if i < len(mine) else ""
         theirs += (
-            exchange_hello(channel, equal={}, told={"rows": part}).get("rows", "").splitlines()
+            exchange_hello(channel, equal={}, informative={"rows": part})
+            .get("rows", "")
+            .splitlines()
         )
     return theirs

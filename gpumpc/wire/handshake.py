@@ -25,16 +25,16 @@ class HelloRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         equal: fields that must be the same at both ends, in order.
-        told: fields that the other end is told (nonces, high-water marks).
+        informative: fields that the other end reads (nonces, high-water marks).
     """
 
     equal: Hello
-    told: Hello
+    informative: Hello
 
 
-def pack_hello(equal: Mapping[str, str], told: Mapping[str, str]) -> bytes:
+def pack_hello(equal: Mapping[str, str], informative: Mapping[str, str]) -> bytes:
     """The bytes of one hello, for a channel's control record or a frame of kind HELLO."""
-    return encode_record(HelloRecord(dict(equal), dict(told)))
+    return encode_record(HelloRecord(dict(equal), dict(informative)))
 
 
 def unpack_hello(data: Buffer) -> HelloRecord:
@@ -54,7 +54,7 @@ def exchange_hello(
     channel: Channel,
     *,
     equal: Mapping[str, str],
-    told: Mapping[str, str],
+    informative: Mapping[str, str] | None = None,
     timeout_s: float = 5.0,
 ) -> Hello:
     """Tell the peer our fields, compare its `equal` fields with ours, and return what it told.
@@ -62,7 +62,7 @@ def exchange_hello(
     Raises HandshakeMismatch (at both ends), PeerTimeout after `timeout_s` seconds, PeerLost,
     BadFrame.
     """
-    channel.send_control(pack_hello(equal, told))
+    channel.send_control(pack_hello(equal, informative or {}))
     theirs = unpack_hello(channel.receive_control(timeout_s))
     compare(equal, theirs.equal, f"server {1 - channel.party}")
-    return theirs.told
+    return theirs.informative

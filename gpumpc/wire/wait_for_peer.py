@@ -10,24 +10,24 @@ from collections.abc import Callable
 from gpumpc.errors import PeerTimeout
 
 _LOOK_S = 1.0
-_TELL_ABSENT_S = 10.0
+_WARN_S = 10.0
 
 log = logging.getLogger("gpumpc")
 
 
-def reach(wait_peer: Callable[[float], None], stopping: threading.Event) -> bool:
+def wait_for_peer(wait_peer: Callable[[float], None], stopping: threading.Event) -> bool:
     """Call `wait_peer` until it finds the peer, saying now and then why it may not come; false if
     `stopping` is set first.
 
     Raises what `wait_peer` raises but PeerTimeout.
     """
-    told_at = 0.0
+    warned_at = 0.0
     while not stopping.is_set():
         try:
             wait_peer(_LOOK_S)
             return True
         except PeerTimeout as error:
-            if time.monotonic() - told_at > _TELL_ABSENT_S:
-                told_at = time.monotonic()
+            if time.monotonic() - warned_at > _WARN_S:
+                warned_at = time.monotonic()
                 log.warning("%s", error)
     return False

@@ -253,7 +253,7 @@ class _Server0:
         from gpumpc.wire.handshake import exchange_hello
 
         self.channel.wait_peer(5.0)
-        exchange_hello(self.channel, equal={"number of plans": "1"}, told={})
+        exchange_hello(self.channel, equal={"number of plans": "1"})
         self.engine.agree(self.channel)
         self.share_store.meet(self.channel)
 

@@ -139,7 +139,7 @@ def test_without_a_dealer(dealer_link: DealerLink) -> None:
             CorrelationsMissing, match="no dealer is connected.*start `gpumpc dealer`"
         ):
             attempt()
-    dealer_link.heard()
+    dealer_link.note_heartbeat()
     dealer_link.check(SESSION, 0)
     with pytest.raises(CorrelationsMissing):
         dealer_link.take(SESSION, 0, 0.0)
@@ -171,7 +171,7 @@ def test_a_connection_that_closes_takes_no_requests() -> None:
     connection.wait_peer, connection.close = lambda timeout_s: None, close
     peer_loop = PeerLoop(0, {}, JobQueue(), lambda: connection, agreed, stopping)
     exchange = threading.Thread(
-        target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"}, told={})
+        target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"})
     )
     exchange.start()
     peer_loop.run()

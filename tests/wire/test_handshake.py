@@ -41,8 +41,8 @@ def test_a_field_that_says_absent_is_not_an_absent_field() -> None:
 def test_both_are_told_what_the_other_tells() -> None:
     s0, s1 = memory_pair()
     with ThreadPoolExecutor() as pool:
-        other = pool.submit(exchange_hello, s1, equal=FIELDS, told={"mark": "17"})
-        assert exchange_hello(s0, equal=FIELDS, told={"nonce": "ff"}) == {"mark": "17"}
+        other = pool.submit(exchange_hello, s1, equal=FIELDS, informative={"mark": "17"})
+        assert exchange_hello(s0, equal=FIELDS, informative={"nonce": "ff"}) == {"mark": "17"}
         assert other.result() == {"nonce": "ff"}
 
 
@@ -51,14 +51,14 @@ def test_both_ends_raise_on_the_same_field_even_if_one_closes_at_once() -> None:
 
     def first() -> None:
         try:
-            exchange_hello(s0, equal=FIELDS, told={})
+            exchange_hello(s0, equal=FIELDS)
         finally:
             s0.close()
 
     with ThreadPoolExecutor() as pool:
         other = pool.submit(first)
         with pytest.raises(HandshakeMismatch) as here:
-            exchange_hello(s1, equal={**FIELDS, "plan": "zzz"}, told={})
+            exchange_hello(s1, equal={**FIELDS, "plan": "zzz"})
         with pytest.raises(HandshakeMismatch) as there:
             other.result()
     assert here.value.field == there.value.field == "plan"
@@ -72,7 +72,7 @@ def test_both_ends_raise_on_the_same_field_even_if_one_closes_at_once() -> None:
 def test_a_silent_peer_is_a_timeout() -> None:
     s0, _ = memory_pair()
     with pytest.raises(PeerTimeout):
-        exchange_hello(s0, equal=FIELDS, told={}, timeout_s=0.01)
+        exchange_hello(s0, equal=FIELDS, timeout_s=0.01)
 
 
 def test_a_hello_is_read_strictly() -> None:

@@ -138,7 +138,7 @@ def test_both_ends_of_a_mismatched_handshake_name_the_field(
 ) -> None:
     def play(end: ZmqChannel) -> str:
         try:
-            exchange_hello(end, equal={"version": "1", "plan": f"plan of {end.party}"}, told={})
+            exchange_hello(end, equal={"version": "1", "plan": f"plan of {end.party}"})
         except HandshakeMismatch as error:
             return error.field
         finally:

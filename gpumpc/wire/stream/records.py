@@ -79,24 +79,24 @@ class Exchange:
         Raises BadFrame.
         """
         secret, self._secret = self._secret, None
-        told = decode_record(theirs, StreamHello)
+        hello = decode_record(theirs, StreamHello)
         if secret is None:
             raise _bad("a second hello came", "one exchange gives one connection's keys")
-        if told.version != VERSION:
+        if hello.version != VERSION:
             raise _bad(
                 "the peer speaks another version of the record layer",
-                f"{told.version}, and here {VERSION}",
+                f"{hello.version}, and here {VERSION}",
             )
-        if not 0 <= told.port < 1 << 16 or (told.port > 0) == self._listens:
+        if not 0 <= hello.port < 1 << 16 or (hello.port > 0) == self._listens:
             raise _bad(
                 "the peer's hello does not fit",
-                f"its port is {told.port}, and one of the two ends listens",
+                f"its port is {hello.port}, and one of the two ends listens",
             )
         try:
-            shared = secret.exchange(X25519PublicKey.from_public_bytes(told.ephemeral))
+            shared = secret.exchange(X25519PublicKey.from_public_bytes(hello.ephemeral))
         except ValueError as error:
             raise _bad("the peer's hello does not fit", "its ephemeral key is none") from error
-        return self._derived(shared, bytes(theirs)), told.port
+        return self._derived(shared, bytes(theirs)), hello.port
 
     def _derived(self, shared: bytes, theirs: bytes) -> StreamKeys:
         said = [*zip(self._identities, (self.hello, theirs), strict=True)]

@@ -73,10 +73,10 @@ def test_the_hellos_themselves_are_bound(field: str, monkeypatch: pytest.MonkeyP
     same.
     """
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(CONNECTOR, LISTENER)
-    told = msgspec.msgpack.decode(here.hello, type=StreamHello)
+    hello = msgspec.msgpack.decode(here.hello, type=StreamHello)
     monkeypatch.setattr(records, "VERSION", 2 if field == "version" else 1)
     changed = encode_record(
-        msgspec.structs.replace(told, **{field: {"port": 7002, "version": 2}[field]})
+        msgspec.structs.replace(hello, **{field: {"port": 7002, "version": 2}[field]})
     )
     back = there.hello if field == "port" else _version_2(there.hello)
     assert here.agree(back)[0].ticket != there.agree(changed)[0].ticket
@@ -102,10 +102,10 @@ def _version_2(hello: bytes) -> bytes:
     ],
 )
 def test_a_hello_that_does_not_fit_is_refused(change: dict[str, object], cause: str) -> None:
-    told = msgspec.msgpack.decode(Exchange(CONNECTOR, LISTENER).hello, type=StreamHello)
+    hello = msgspec.msgpack.decode(Exchange(CONNECTOR, LISTENER).hello, type=StreamHello)
     with pytest.raises(BadFrame, match=cause):
         Exchange(LISTENER, CONNECTOR, 7001).agree(
-            encode_record(msgspec.structs.replace(told, **change))
+            encode_record(msgspec.structs.replace(hello, **change))
         )
 
 
