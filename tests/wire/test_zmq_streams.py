@@ -237,8 +237,8 @@ def test_after_an_error_in_an_exchange_the_arrays_are_free(stack: ExitStack) -> 
         s0.exchange([data])
     with pytest.raises(PeerLost):
         s0.send([b"x"])
-    assert s0._stream is not None and s0._stream._outbox is not None
-    thread = s0._stream._outbox._thread
+    assert s0._stream is not None and s0._stream._send_buffer is not None
+    thread = s0._stream._send_buffer._thread
     assert thread is not None and not thread.is_alive()
 
 

@@ -10,7 +10,7 @@ stream   a connection: whole frames out and in, each record decrypted into its p
 door     how the two ends find each other, and prove that they hold the keys
 """
 
-from gpumpc.wire.stream.listener import Door, dial
+from gpumpc.wire.stream.listener import StreamListener, dial
 from gpumpc.wire.stream.records import Exchange, StreamKeys
 from gpumpc.wire.stream.stream import Stream
 

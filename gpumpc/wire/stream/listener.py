@@ -45,7 +45,7 @@ class _Expected:
     deadline: float
 
 
-class Door:
+class StreamListener:
     """A listening TCP socket for streams whose keys are agreed already; for one thread at a time.
 
     Args:
@@ -82,7 +82,7 @@ class Door:
         """Wait until `step` is worth a call, at most `timeout_s` seconds."""
         select.select(self.filenos(), [], [], timeout_s)
 
-    def step(self) -> list[tuple[bytes, Stream]]:
+    def poll(self) -> list[tuple[bytes, Stream]]:
         """Go on with whoever knocks, without waiting; ticket and stream of each caller that has
         proved its keys.
         """

@@ -35,7 +35,7 @@ _WAITING_BYTES = 64 << 20
 _LOOK_S = 0.25
 
 
-class Outbox:
+class SendBuffer:
     """The sending half of a stream. One thread at a time may call `put` and `start`."""
 
     def __init__(self, sock: socket.socket, sealer: Sealer, peer: str) -> None:
@@ -227,8 +227,8 @@ class Outbox:
 class Sending:
     """A large frame on its way, sealed by the outbox's thread straight from the caller's arrays."""
 
-    def __init__(self, outbox: Outbox, header: bytes, parts: Sequence[Buffer]) -> None:
-        self._outbox, self.header, self.parts = outbox, header, parts
+    def __init__(self, send_buffer: SendBuffer, header: bytes, parts: Sequence[Buffer]) -> None:
+        self._send_buffer, self.header, self.parts = send_buffer, header, parts
 
     def __len__(self) -> int:
         return 0  # it takes no memory of its own
@@ -238,7 +238,7 @@ class Sending:
 
         Raises PeerTimeout, PeerLost, and what `check` raises: stop the stream then.
         """
-        self._outbox.await_end(self, timeout_s, check)
+        self._send_buffer.await_end(self, timeout_s, check)
 
 
 def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:

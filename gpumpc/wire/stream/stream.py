@@ -22,7 +22,7 @@ from gpumpc.wire.stream.records import (
     TAG_BYTES,
     StreamKeys,
 )
-from gpumpc.wire.stream.send_buffer import Outbox, Sending
+from gpumpc.wire.stream.send_buffer import SendBuffer, Sending
 
 _LOOK_S = 0.25
 _CLOSE_S = 2.0
@@ -61,7 +61,7 @@ class Stream:
         self._readable.register(sock, select.POLLIN)
         self._opener = keys.opener()
         self._keys = keys
-        self._outbox: Outbox | None = (
+        self._send_buffer: SendBuffer | None = (
             None  # made when this end first speaks: a connection takes its numbers once
         )
         # Sealed bytes that have come and are not opened yet: [start, end) of the buffer.
@@ -206,11 +206,11 @@ class Stream:
             self._end += n_read
         return True
 
-    def _out(self) -> Outbox:
+    def _out(self) -> SendBuffer:
         self._check_open()
-        if self._outbox is None:
-            self._outbox = Outbox(self._socket, self._keys.sealer(), self.peer)
-        return self._outbox
+        if self._send_buffer is None:
+            self._send_buffer = SendBuffer(self._socket, self._keys.sealer(), self.peer)
+        return self._send_buffer
 
     def _ended(self) -> PeerLost:
         if self._header is None and self._start == self._end:
@@ -232,12 +232,12 @@ class Stream:
             return
         self._closed = True
         deadline = time.monotonic() + flush_s
-        if self._outbox is not None:
-            self._outbox.flush(deadline)
+        if self._send_buffer is not None:
+            self._send_buffer.flush(deadline)
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR if flush_s else socket.SHUT_RDWR)
-        if self._outbox is not None:
-            self._outbox.stop()
+        if self._send_buffer is not None:
+            self._send_buffer.stop()
         # Closed with unread bytes here, a socket throws away what it has not delivered yet.
         while flush_s and _undelivered(self._socket) and time.monotonic() < deadline:
             time.sleep(0.001)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from gpumpc.errors import ConfigError, PeerLost, PeerTimeout
 from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Kind, encode_header
-from gpumpc.wire.stream import Door, Exchange, Stream, StreamKeys, dial
+from gpumpc.wire.stream import Exchange, Stream, StreamKeys, StreamListener, dial
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
 from gpumpc.wire.zmq_channel.streams import STREAM_S
@@ -33,7 +33,7 @@ class ZmqChannel(FramedChannel):
     def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
         super().__init__(party, link.peer, patience_s)
         self._link, self._max_payload_bytes = link, max_payload_bytes
-        self._door: Door | None = None
+        self._stream_listener: StreamListener | None = None
         self._stream_endpoint: str | None = None
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
@@ -68,7 +68,9 @@ class ZmqChannel(FramedChannel):
         link.bind(endpoint, peer_key)
         channel = cls(party, link, patience_s, max_payload_bytes)
         try:
-            channel._door = Door(stream_endpoint or with_port(link.endpoint, 0), max_payload_bytes)
+            channel._stream_listener = StreamListener(
+                stream_endpoint or with_port(link.endpoint, 0), max_payload_bytes
+            )
         except ConfigError:
             link.close()
             raise
@@ -109,7 +111,7 @@ class ZmqChannel(FramedChannel):
     @property
     def stream_endpoint(self) -> str:
         """Where the listening end listens for the stream; empty at the other."""
-        return with_port(self.endpoint, self._door.port) if self._door else ""
+        return with_port(self.endpoint, self._stream_listener.port) if self._stream_listener else ""
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
@@ -134,8 +136,8 @@ class ZmqChannel(FramedChannel):
 
     def _close_rest(self) -> None:
         self._failed = self._failed or self._lost("this end was closed")
-        if self._door is not None:
-            self._door.close()
+        if self._stream_listener is not None:
+            self._stream_listener.close()
         self._link.close()
 
     def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
@@ -174,12 +176,12 @@ class ZmqChannel(FramedChannel):
 
     def _met(self) -> Stream:
         deadline = time.monotonic() + STREAM_S
-        exchange = self._link.exchange(self._door.port if self._door else 0)
+        exchange = self._link.exchange(self._stream_listener.port if self._stream_listener else 0)
         self._link.put([encode_header(Kind.STREAM, len(exchange.hello)), exchange.hello])
         keys, port = self._agreed(exchange)
         left_s = max(0.1, deadline - time.monotonic())
-        if self._door is not None:
-            return self._let_in(self._door, keys, left_s)
+        if self._stream_listener is not None:
+            return self._let_in(self._stream_listener, keys, left_s)
         endpoint = self._stream_endpoint or with_port(self._link.endpoint, port)
         return dial(endpoint, keys, self.peer, left_s, self._max_payload_bytes)
 
@@ -194,18 +196,18 @@ class ZmqChannel(FramedChannel):
             raise self._refused(f"a STREAM frame was due and a {frame.kind.name} frame came")
         return exchange.agree(frame.payload)
 
-    def _let_in(self, door: Door, keys: StreamKeys, timeout_s: float) -> Stream:
+    def _let_in(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:
         deadline = time.monotonic() + timeout_s
-        door.expect(keys, self.peer, timeout_s)
+        listener.expect(keys, self.peer, timeout_s)
         while time.monotonic() < deadline:
-            for _, stream in door.step():
-                door.close()
+            for _, stream in listener.poll():
+                listener.close()
                 return stream
             self._link.check()
-            door.wait(_STEP_S)
+            listener.wait(_STEP_S)
         raise PeerTimeout(
-            f"no stream of {self.peer} at port {door.port} within {STREAM_S:g} s",
+            f"no stream of {self.peer} at port {listener.port} within {STREAM_S:g} s",
             f"{self.peer} is there, but its second connection does not arrive",
-            f"let port {door.port} through, or name another with the key `peer_bulk` at both "
+            f"let port {listener.port} through, or name another with the key `peer_bulk` at both "
             "servers",
         )

@@ -24,7 +24,7 @@ from gpumpc.wire.frames import (
     encode_header,
     encode_record,
 )
-from gpumpc.wire.stream import Door, Stream, dial
+from gpumpc.wire.stream import Stream, StreamListener, dial
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link, sender_of
 from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
@@ -73,13 +73,15 @@ class Listener:
         try:
             self.endpoint = self._end.bind(endpoint, allowed)
             if stream_peers:
-                door = Door(stream_endpoint or with_port(self.endpoint, 0), max_payload_bytes)
-                self._streams = Streams(door, keys, allowed, stream_peers)
-                self.stream_endpoint = with_port(self.endpoint, door.port)
+                listener = StreamListener(
+                    stream_endpoint or with_port(self.endpoint, 0), max_payload_bytes
+                )
+                self._streams = Streams(listener, keys, allowed, stream_peers)
+                self.stream_endpoint = with_port(self.endpoint, listener.port)
         except ConfigError:
             self._end.close()
             raise
-        self._outbox: collections.deque[tuple[bytes, bytes, bytes]] = collections.deque()
+        self._send_buffer: collections.deque[tuple[bytes, bytes, bytes]] = collections.deque()
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread: int | None = None  # the one that polls
         self._streams_first = False
@@ -125,7 +127,7 @@ class Listener:
         if the frame cannot be made.
         """
         header = encode_header(kind, len(payload), session=session, batch=batch, sequence=sequence)
-        self._outbox.append((routing_id, header, bytes(payload)))
+        self._send_buffer.append((routing_id, header, bytes(payload)))
         if threading.get_ident() == self._thread:
             self._flush()
         else:
@@ -162,9 +164,11 @@ class Listener:
         # The pipe before the queue: what is queued later brings a wake-up of its own.
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 1 << 16)  # a pipe holds no more
-        while self._outbox:
+        while self._send_buffer:
             try:
-                self._end.socket.send_multipart(self._outbox.popleft(), zmq.NOBLOCK, copy=False)
+                self._end.socket.send_multipart(
+                    self._send_buffer.popleft(), zmq.NOBLOCK, copy=False
+                )
             except zmq.ZMQError:
                 self.undelivered += 1
 

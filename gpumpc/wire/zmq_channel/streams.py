@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gpumpc.errors import AccessDenied, BadFrame, PeerLost
 from gpumpc.wire.frames import Frame
-from gpumpc.wire.stream import Door, Exchange, Stream
+from gpumpc.wire.stream import Exchange, Stream, StreamListener
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys
 
 # How long a peer may take to connect once its keys are agreed.
@@ -43,9 +43,13 @@ class Streams:
     """
 
     def __init__(
-        self, door: Door, keys: CurveKeys, names_by_key: Mapping[bytes, str], peers: Collection[str]
+        self,
+        listener: StreamListener,
+        keys: CurveKeys,
+        names_by_key: Mapping[bytes, str],
+        peers: Collection[str],
     ) -> None:
-        self._door, self._own_key, self._peers = door, keys.public, frozenset(peers)
+        self._stream_listener, self._own_key, self._peers = listener, keys.public, frozenset(peers)
         self._keys_by_name = {name: key for key, name in names_by_key.items()}
         self._coming: dict[bytes, tuple[str, bytes]] = {}
         self._open: dict[bytes, tuple[str, Stream]] = {}
@@ -61,9 +65,11 @@ class Streams:
                 "it is for bulk of the dealer alone",
                 "send by requests",
             )
-        exchange = Exchange(self._own_key, self._keys_by_name[arrival.peer], self._door.port)
+        exchange = Exchange(
+            self._own_key, self._keys_by_name[arrival.peer], self._stream_listener.port
+        )
         keys, _ = exchange.agree(arrival.frame.payload)
-        self._door.expect(keys, arrival.peer, STREAM_S)
+        self._stream_listener.expect(keys, arrival.peer, STREAM_S)
         self._coming[keys.ticket] = (arrival.peer, arrival.routing_id)
         for forgotten in [*self._coming][:-_MAX_COMING]:
             del self._coming[forgotten]
@@ -76,7 +82,7 @@ class Streams:
             refuse: told the routing id of a peer whose stream was closed for a record that does not
                 open, and the error.
         """
-        for ticket, stream in self._door.step():
+        for ticket, stream in self._stream_listener.poll():
             known = self._coming.pop(ticket, None)
             if known is None:
                 stream.abort()
@@ -97,11 +103,14 @@ class Streams:
 
     def filenos(self) -> list[int]:
         """For a poller."""
-        return [*self._door.filenos(), *(stream.fileno() for _, stream in self._open.values())]
+        return [
+            *self._stream_listener.filenos(),
+            *(stream.fileno() for _, stream in self._open.values()),
+        ]
 
     def close(self) -> None:
         """Close the door and all streams; safe to call twice."""
-        self._door.close()
+        self._stream_listener.close()
         for routing_id in [*self._open]:
             self._drop(routing_id)
 

@@ -12,8 +12,8 @@ import pytest
 
 from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout, WireError
 from gpumpc.wire.frames import Kind, encode_header
-from gpumpc.wire.stream import Door, Stream, StreamKeys, dial
-from gpumpc.wire.stream import listener as door
+from gpumpc.wire.stream import Stream, StreamKeys, StreamListener, dial
+from gpumpc.wire.stream import listener as listener
 from gpumpc.wire.stream.records import TICKET_BYTES
 from tests.wire.stream.wires import both_keys, nothing
 
@@ -21,27 +21,27 @@ LIMIT_S = 5.0
 
 
 @pytest.fixture
-def entrance() -> Iterator[Door]:
-    entrance = Door("tcp://127.0.0.1:0")
+def entrance() -> Iterator[StreamListener]:
+    entrance = StreamListener("tcp://127.0.0.1:0")
     yield entrance
     entrance.close()
 
 
-def at(entrance: Door) -> str:
+def at(entrance: StreamListener) -> str:
     return f"tcp://127.0.0.1:{entrance.port}"
 
 
-def let_in(entrance: Door, limit_s: float = LIMIT_S) -> list[tuple[bytes, Stream]]:
+def let_in(entrance: StreamListener, limit_s: float = LIMIT_S) -> list[tuple[bytes, Stream]]:
     """Whoever has proved its keys, within some time."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        if found := entrance.step():
+        if found := entrance.poll():
             return found
         entrance.wait(0.02)
     return []
 
 
-def knock(entrance: Door, said: bytes = b"") -> socket.socket:
+def knock(entrance: StreamListener, said: bytes = b"") -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", entrance.port))
     sock.sendall(said)
     return sock
@@ -60,7 +60,7 @@ def proof(keys: StreamKeys) -> bytes:
     return keys.ticket + said
 
 
-def test_the_two_ends_meet(entrance: Door) -> None:
+def test_the_two_ends_meet(entrance: StreamListener) -> None:
     inside, outside = both_keys()
     entrance.expect(inside, "server1", LIMIT_S)
     with ThreadPoolExecutor() as pool:
@@ -76,7 +76,7 @@ def test_the_two_ends_meet(entrance: Door) -> None:
     there.close()
 
 
-def test_each_of_many_that_are_expected_is_told_apart(entrance: Door) -> None:
+def test_each_of_many_that_are_expected_is_told_apart(entrance: StreamListener) -> None:
     keys = [both_keys() for _ in range(5)]
     for i, (inside, _) in enumerate(keys):
         entrance.expect(inside, f"peer{i}", LIMIT_S)
@@ -108,9 +108,9 @@ STRANGERS = [
 
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_a_stranger_is_not_let_in_and_does_not_keep_the_peer_out(
-    entrance: Door, stranger: str, monkeypatch: pytest.MonkeyPatch
+    entrance: StreamListener, stranger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_CALLER_S", 0.3)
+    monkeypatch.setattr(listener, "_CALLER_S", 0.3)
     inside, outside = both_keys()
     entrance.expect(inside, "server1", LIMIT_S)
     said = {
@@ -133,7 +133,7 @@ def test_a_stranger_is_not_let_in_and_does_not_keep_the_peer_out(
     here.abort()
 
 
-def test_a_copy_of_a_proof_is_worth_nothing(entrance: Door) -> None:
+def test_a_copy_of_a_proof_is_worth_nothing(entrance: StreamListener) -> None:
     """Whoever has seen a connection begin cannot begin it again, nor another one."""
     inside, outside = both_keys()
     entrance.expect(inside, "server1", LIMIT_S)
@@ -148,21 +148,21 @@ def test_a_copy_of_a_proof_is_worth_nothing(entrance: Door) -> None:
         assert not let_in(entrance, 0.3)
 
 
-def test_a_peer_that_comes_too_late_is_not_let_in(entrance: Door) -> None:
+def test_a_peer_that_comes_too_late_is_not_let_in(entrance: StreamListener) -> None:
     inside, outside = both_keys()
     entrance.expect(inside, "server1", 0.0)
     with knock(entrance, proof(outside)):
         assert not let_in(entrance, 0.3)
 
 
-def test_a_crowd_at_the_door_costs_a_few_sockets(entrance: Door) -> None:
+def test_a_crowd_at_the_door_costs_a_few_sockets(entrance: StreamListener) -> None:
     inside, outside = both_keys()
     entrance.expect(inside, "server1", LIMIT_S)
     crowd = [knock(entrance) for _ in range(60)]
     with ThreadPoolExecutor() as pool:
         calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
         ((_, here),) = let_in(entrance)
-        assert len(entrance.filenos()) <= 1 + door._MAX_CALLERS
+        assert len(entrance.filenos()) <= 1 + listener._MAX_CALLERS
         calling.result().abort()
     here.abort()
     for sock in crowd:
@@ -222,19 +222,22 @@ def test_an_absent_door_fails_and_says_so() -> None:
     ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"],
 )
 def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
-    for action in (partial(Door, endpoint), partial(dial, endpoint, both_keys()[1], "x", 0.1)):
+    for action in (
+        partial(StreamListener, endpoint),
+        partial(dial, endpoint, both_keys()[1], "x", 0.1),
+    ):
         with pytest.raises(ConfigError, match="tcp://host:port"):
             action()
 
 
-def test_a_door_needs_a_free_port_of_this_machine(entrance: Door) -> None:
+def test_a_door_needs_a_free_port_of_this_machine(entrance: StreamListener) -> None:
     for endpoint in (at(entrance), "tcp://203.0.113.1:0", "tcp://no.such.host.invalid:0"):
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
-            Door(endpoint)
+            StreamListener(endpoint)
 
 
 def test_a_star_is_every_address() -> None:
-    entrance = Door("tcp://*:0")
+    entrance = StreamListener("tcp://*:0")
     knock(entrance).close()
     entrance.close()
     entrance.close()

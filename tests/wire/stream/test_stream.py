@@ -13,7 +13,7 @@ import pytest
 from gpumpc.errors import BadFrame, PeerLost, PeerTimeout, WireError
 from gpumpc.wire.frames import Frame, Kind, encode_header
 from gpumpc.wire.stream import Stream
-from gpumpc.wire.stream import send_buffer as outbox
+from gpumpc.wire.stream import send_buffer as send_buffer
 from gpumpc.wire.stream.records import (
     HEADER_LABEL,
     RECORD_BYTES,
@@ -201,7 +201,7 @@ def test_a_peer_that_takes_nothing_is_a_timeout_or_lost(pair: tuple[Stream, Stre
 def test_put_waits_when_much_is_waiting(
     pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "_WAITING_BYTES", 1 << 20)
+    monkeypatch.setattr(send_buffer, "_WAITING_BYTES", 1 << 20)
     with pytest.raises(PeerLost, match="its heart stopped"):
         for i in range(100):
             pair[0].put(header_of(1 << 20, i), [bytes(1 << 20)], gone)
@@ -213,7 +213,7 @@ def test_put_waits_when_much_is_waiting(
 def test_a_bug_in_the_sending_thread_is_told(
     pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "pieces", None)
+    monkeypatch.setattr(send_buffer, "pieces", None)
     sending = pair[0].start(header_of(2 << 20), [bytes(2 << 20)], nothing)
     assert sending is not None
     with pytest.raises(PeerLost, match="TypeError in sending"):
@@ -274,8 +274,8 @@ def test_after_abort_no_array_is_read(pair: tuple[Stream, Stream]) -> None:
     assert sending is not None
     time.sleep(0.1)
     pair[0].abort()
-    assert pair[0]._outbox is not None and pair[0]._outbox._thread is not None
-    assert not pair[0]._outbox._thread.is_alive()
+    assert pair[0]._send_buffer is not None and pair[0]._send_buffer._thread is not None
+    assert not pair[0]._send_buffer._thread.is_alive()
     with pytest.raises(PeerLost):
         while pair[1].receive() is None:
             pass
@@ -477,11 +477,11 @@ def test_planted_an_abort_that_does_not_wait_is_seen(
     pair: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(outbox.Outbox, "stop", lambda self: None)
+        patch.setattr(send_buffer.SendBuffer, "stop", lambda self: None)
         with pytest.raises(AssertionError):
             test_after_abort_no_array_is_read(pair)
-    assert pair[0]._outbox is not None
-    pair[0]._outbox.stop()
+    assert pair[0]._send_buffer is not None
+    pair[0]._send_buffer.stop()
 
 
 def test_a_socket_error_is_told_as_a_lost_peer(pair: tuple[Stream, Stream]) -> None:
