@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.machine import machine
-from bench.peers import child_pipe as talk
+from bench.peers import child_pipe
 from bench.peers.engines import ENVIRONMENTS, Engine, EngineFailed, Measured, Peer, python_of
 from bench.peers.ours import Ours, model_arrays
 from bench.peers.peer_workloads import WORKLOADS, Array, Workload, draw, evaluate, save
@@ -71,7 +71,7 @@ def makers(
         python = python_of(name, options.environments)
         own = folder / name
         own.mkdir()
-        save(work, arrays, own / talk.INPUTS)
+        save(work, arrays, own / child_pipe.INPUTS)
         # CrypTen's parties tell each other where they are: no relay can stand between them.
         return Peer(
             name, own, work.name, options.ours[0].f, python, link if name == "spu" else None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.peers import child_pipe as talk
+from bench.peers import child_pipe
 from bench.peers.peer_workloads import Array
 from gpumpc.measure.relay import Relay, Shape
 
@@ -102,7 +102,9 @@ class Peer:
             int(r.door(f"tcp://127.0.0.1:{p}").rsplit(":", 1)[1])
             for r, p in zip(self._relays, ports, strict=False)
         ]
-        talk.Case(workload, frac_bits, (ports[0], ports[1]), tuple(doors or ports)).write(folder)  # type: ignore[arg-type]  # two
+        child_pipe.Case(workload, frac_bits, (ports[0], ports[1]), tuple(doors or ports)).write(
+            folder
+        )  # type: ignore[arg-type]  # two
         with (folder / f"{name}.log").open("ab") as errors:
             self._process = subprocess.Popen(
                 [str(python), "-m", f"bench.peers.run_{name}", str(folder)],
@@ -212,7 +214,7 @@ def peer_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "VIRTUAL_ENV")
     }
-    return {**kept, **talk.ONE_THREAD}
+    return {**kept, **child_pipe.ONE_THREAD}
 
 
 def last_words(log: str) -> str:

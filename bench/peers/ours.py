@@ -10,7 +10,7 @@ import numpy as np
 from bench.peers.engines import Measured
 from bench.peers.peer_workloads import Array, Layer, Workload
 from gpumpc.local.named_networks import compile_named
-from gpumpc.measure import Trial
+from gpumpc.measure import ProcessBenchmark
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
 from gpumpc.program.plan import Plan, Weights, make_plan
@@ -117,7 +117,7 @@ class Ours:
         if work.layers[0].kind == "multiply":
             operands, operator = [arrays["x"], arrays["0.weight"]], "*"
         self._shape = work.shape if len(work.shape) == 1 else ()
-        self._trial = Trial(
+        self._trial = ProcessBenchmark(
             plan,
             weights,
             operands,

@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from bench.peers import child_pipe as talk
+from bench.peers import child_pipe
 from bench.peers.peer_workloads import WORKLOADS, Array, Layer, Workload, load, names
 
 DEALER = 2
@@ -21,7 +21,7 @@ DEALER = 2
 _BARRIERS = 2
 
 
-def import_crypten(case: talk.Case, folder: Path, rank: int) -> Any:
+def import_crypten(case: child_pipe.Case, folder: Path, rank: int) -> Any:
     """CrypTen with a third-party dealer, for this rank."""
     address = {
         "RANK": rank,
@@ -74,7 +74,7 @@ def apply(layer: Layer, x: Any, weight: Any, bias: Any) -> Any:
 class Party:
     """One of the two; both make the same calls in the same order."""
 
-    def __init__(self, case: talk.Case, folder: Path, rank: int) -> None:
+    def __init__(self, case: child_pipe.Case, folder: Path, rank: int) -> None:
         self.work: Workload = WORKLOADS[case.workload]
         self.rank, self._crypten = rank, import_crypten(case, folder, rank)
         self._crypten.init()
@@ -82,7 +82,7 @@ class Party:
 
         self.link = crypten.communicator.get()
         self._shared = {
-            name: self._share(array) for name, array in load(folder / talk.INPUTS).items()
+            name: self._share(array) for name, array in load(folder / child_pipe.INPUTS).items()
         }
 
     def _share(self, array: Array) -> Any:
@@ -121,8 +121,8 @@ class Party:
                     first = tensor[0] if isinstance(tensor, list) else tensor
                     # A contiguous copy of the beginning alone: the digest must not cost what it
                     # watches.
-                    part = first.data.reshape(-1)[: talk.DIGEST_BYTES // 8].numpy()
-                    digests.append(talk.digest(part.tobytes()))
+                    part = first.data.reshape(-1)[: child_pipe.DIGEST_BYTES // 8].numpy()
+                    digests.append(child_pipe.digest(part.tobytes()))
                 return original(tensor, *arguments, **options)
 
             setattr(self.link, name, watched)
@@ -155,7 +155,7 @@ def follow(party: Party) -> None:
     party._crypten.uninit()
 
 
-def deal(case: talk.Case, folder: Path) -> None:
+def deal(case: child_pipe.Case, folder: Path) -> None:
     """The third party."""
     import_crypten(case, folder, DEALER)
     import crypten.mpc.provider
@@ -163,14 +163,14 @@ def deal(case: talk.Case, folder: Path) -> None:
     crypten.mpc.provider.TTPServer()
 
 
-def lead(case: talk.Case, folder: Path) -> None:
+def lead(case: child_pipe.Case, folder: Path) -> None:
     """Party 0: starts the other two, takes commands, answers."""
-    stage = talk.Stage(folder / "crypten.log")
+    stage = child_pipe.Stage(folder / "crypten.log")
     others = [stage.spawn("bench.peers.run_crypten", folder, rank) for rank in (1, DEALER)]
     party = Party(case, folder, 0)
-    counter = talk.Counter({"peer": others[0].pid, "dealer": others[1].pid})
+    counter = child_pipe.Counter({"peer": others[0].pid, "dealer": others[1].pid})
     stage.say(ready=True)
-    for command in talk.commands():
+    for command in child_pipe.commands():
         party.hear(command)
         if command == "stop":
             break
@@ -185,20 +185,20 @@ def lead(case: talk.Case, folder: Path) -> None:
             online_bytes=max(traffic["peer"]),
             offline_bytes=traffic["dealer"][1],
             opened_digest=first,
-            output=talk.save_output(folder, party.reveal(shared)),
-            peak_memory_bytes=talk.peaks(
+            output=child_pipe.save_output(folder, party.reveal(shared)),
+            peak_memory_bytes=child_pipe.peaks(
                 {"party_0": os.getpid(), "party_1": others[0].pid, "dealer": others[1].pid}
             ),
         )
     party._crypten.uninit()
-    talk.end(others)
+    child_pipe.end(others)
 
 
 def main() -> None:
     """Folder and rank from the command line."""
     folder, rank = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    case = talk.Case.read(folder)
-    assert set(names(WORKLOADS[case.workload])) == set(load(folder / talk.INPUTS))
+    case = child_pipe.Case.read(folder)
+    assert set(names(WORKLOADS[case.workload])) == set(load(folder / child_pipe.INPUTS))
     if rank == DEALER:
         deal(case, folder)
     elif rank == 1:

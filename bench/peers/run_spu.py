@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.peers import child_pipe as talk
+from bench.peers import child_pipe
 from bench.peers.peer_workloads import WORKLOADS, Array, Layer, Workload, load, names
 
 _SENT = re.compile(r"total send bytes (\d+).*?send actions (\d+)", re.DOTALL)
@@ -65,7 +65,7 @@ def channels_last(work: Workload, arrays: dict[str, Array]) -> dict[str, Array]:
 class Party:
     """One of the two; both make the same calls in the same order."""
 
-    def __init__(self, case: talk.Case, folder: Path, rank: int) -> None:
+    def __init__(self, case: child_pipe.Case, folder: Path, rank: int) -> None:
         import spu
         import spu.libspu
 
@@ -80,12 +80,12 @@ class Party:
         self._config = self._configuration(case)
         self._io = spu.Io(2, self._config)
         self._names = names(self.work)
-        arrays = channels_last(self.work, load(folder / talk.INPUTS))
+        arrays = channels_last(self.work, load(folder / child_pipe.INPUTS))
         self._program = self._compile([arrays[name] for name in self._names])
         self._shares = [self._distribute(arrays[name]) for name in self._names]
         self._runtime = spu.Runtime(self.link, self._config)
 
-    def _configuration(self, case: talk.Case) -> Any:
+    def _configuration(self, case: child_pipe.Case) -> Any:
         library = self._spu.libspu
         config = library.RuntimeConfig(
             library.ProtocolKind.SEMI2K, library.FieldType.FM64, case.frac_bits
@@ -188,15 +188,15 @@ def rounds_in(log: str) -> int | None:
     return int(found[-1][1]) if found else None
 
 
-def lead(case: talk.Case, folder: Path) -> None:
+def lead(case: child_pipe.Case, folder: Path) -> None:
     """Party 0: starts the other, takes commands, answers."""
-    stage = talk.Stage(folder / "spu.log")
+    stage = child_pipe.Stage(folder / "spu.log")
     other = stage.spawn("bench.peers.run_spu", folder, 1)
     party = Party(case, folder, 0)
     # Behind a relay the other end of each connection is the comparison's process.
-    counter = talk.Counter({"peer": other.pid if case.doors == case.ports else os.getppid()})
+    counter = child_pipe.Counter({"peer": other.pid if case.doors == case.ports else os.getppid()})
     stage.say(ready=True)
-    for command in talk.commands():
+    for command in child_pipe.commands():
         party.hear(command)
         if command == "stop":
             break
@@ -210,17 +210,17 @@ def lead(case: talk.Case, folder: Path) -> None:
         stage.say(
             seconds_total=seconds,
             online_bytes=max(traffic["peer"]),
-            share_digest=talk.digest(b"".join(share.share_chunks)),
-            output=talk.save_output(folder, party.reveal(share)),  # type: ignore[arg-type]  # party 0 has it
-            peak_memory_bytes=talk.peaks({"party_0": os.getpid(), "party_1": other.pid}),
+            share_digest=child_pipe.digest(b"".join(share.share_chunks)),
+            output=child_pipe.save_output(folder, party.reveal(share)),  # type: ignore[arg-type]  # party 0 has it
+            peak_memory_bytes=child_pipe.peaks({"party_0": os.getpid(), "party_1": other.pid}),
         )
-    talk.end([other])
+    child_pipe.end([other])
 
 
 def main() -> None:
     """Folder and rank from the command line."""
     folder, rank = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    case = talk.Case.read(folder)
+    case = child_pipe.Case.read(folder)
     if rank == 1:
         follow(Party(case, folder, 1))
     else:

@@ -7,6 +7,6 @@ product: its channel, its pool, its ledgers, its dealing. What stays outside the
 and owners do before and after: sharing operands and weights, and revealing.
 """
 
-from gpumpc.measure.process_benchmark import Outcome, Trial, network_named
+from gpumpc.measure.process_benchmark import Outcome, ProcessBenchmark, network_named
 
-__all__ = ["Outcome", "Trial", "network_named"]
+__all__ = ["Outcome", "ProcessBenchmark", "network_named"]

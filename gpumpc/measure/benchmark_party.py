@@ -84,7 +84,7 @@ class Source:
             self._listener.stream_endpoint,
         )
         self._writing: tuple[Writer, int] | None = None
-        threading.Thread(target=self._listen, name="dealer's door", daemon=True).start()
+        threading.Thread(target=self._listen, name="dealer listener", daemon=True).start()
 
     def _listen(self) -> None:
         try:

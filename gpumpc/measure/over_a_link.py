@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpumpc.errors import ConfigError
-from gpumpc.measure import Trial, network_named
+from gpumpc.measure import ProcessBenchmark, network_named
 from gpumpc.measure.workloads import case_of, row_of
 from gpumpc.params import Params
 
@@ -37,27 +37,27 @@ def measure_processes(
     link = network_named(network)
     case = case_of(workload, n, batch, params)
     plan, weights = case.compiled.plan, case.compiled.weights
-    with Trial(
+    with ProcessBenchmark(
         plan, weights, case.inputs, operator=case.operator, network=network, backend=backend
-    ) as trial:
-        if in_flight and trial.program.may_repeat:
+    ) as benchmark:
+        if in_flight and benchmark.program.may_repeat:
             why = "a batch whose selection fails is run again under the next number"
             raise ConfigError(
                 f"batches of '{workload}' run one at a time", why, "leave --in-flight away"
             )
-        trial.run()
-        pairs = [(trial.run(), trial.run(dealt_before=True)) for _ in range(runs)]
+        benchmark.run()
+        pairs = [(benchmark.run(), benchmark.run(dealt_before=True)) for _ in range(runs)]
         seconds = [(total.seconds, online.seconds) for total, online in pairs]
         peaks = {
             name: max(one.peak_memory_bytes[name] for one, _ in pairs)
             for name in pairs[0][0].peak_memory_bytes
         }
-        row = row_of(case, workload, batch, params, trial.cost, seconds, pairs[-1][0].value)
+        row = row_of(case, workload, batch, params, benchmark.cost, seconds, pairs[-1][0].value)
         if in_flight:
-            a_batch_s = trial.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES
+            a_batch_s = benchmark.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES
             row |= {"in_flight": in_flight, "items_per_second_stream": case.n_items / a_batch_s}
         return row | {
-            "backend": trial.backend.name,
+            "backend": benchmark.backend.name,
             "n_threads": 1,
             "net": network,
             "net_bits_per_second": link.bits_per_second if link else None,

@@ -53,7 +53,7 @@ class Outcome:
     answers: tuple[Message, Message]
 
 
-class Trial:
+class ProcessBenchmark:
     """Three processes with shared operands and weights, ready to run. Use as a context manager.
 
     Args:

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from bench.machine import revision
 from bench.peers import __main__ as peers
-from bench.peers import child_pipe as talk
-from bench.peers import engines
+from bench.peers import child_pipe, engines
 from bench.peers import setup as peer_setup
 from bench.peers.engines import EngineFailed, Measured, Peer, last_words, python_of
 from bench.peers.ours import channels_last, model_arrays, plan_of, ring_of_product
@@ -218,9 +217,9 @@ def test_rounds_are_read_from_the_last_profile() -> None:
 
 
 def test_case_is_read_as_written(tmp_path: Path) -> None:
-    case = talk.Case("relu", 16, (1, 2), (3, 4))
+    case = child_pipe.Case("relu", 16, (1, 2), (3, 4))
     case.write(tmp_path)
-    assert talk.Case.read(tmp_path) == case
+    assert child_pipe.Case.read(tmp_path) == case
 
 
 def test_last_words_prefer_an_error() -> None:

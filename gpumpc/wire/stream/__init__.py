@@ -14,4 +14,4 @@ from gpumpc.wire.stream.listener import StreamListener, dial
 from gpumpc.wire.stream.records import Exchange, StreamKeys
 from gpumpc.wire.stream.stream import Stream
 
-__all__ = ["Door", "Exchange", "Stream", "StreamKeys", "dial"]
+__all__ = ["Exchange", "Stream", "StreamKeys", "StreamListener", "dial"]
