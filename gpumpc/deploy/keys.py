@@ -74,7 +74,7 @@ class Identity:
     @property
     def curve(self) -> CurveKeys:
         """The key pair for a socket."""
-        return CurveKeys(self.card.curve_key, self.curve_secret.reveal())
+        return CurveKeys(self.card.curve_key, self.curve_secret.expose())
 
 
 def keygen(folder: Path, name: str, role: Role) -> Card:
@@ -213,7 +213,7 @@ def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
 
 
 def _private(identity: Identity) -> X25519PrivateKey:
-    return X25519PrivateKey.from_private_bytes(identity.x25519_secret.reveal())
+    return X25519PrivateKey.from_private_bytes(identity.x25519_secret.expose())
 
 
 def _agree(own: X25519PrivateKey, public: X25519PublicKey) -> bytes:

@@ -84,10 +84,10 @@ class DealerEngine:
 
     @staticmethod
     def _tree_of(root: Secret) -> Callable[[bytes, int], seeds.SeedTree]:
-        return lambda session_id, batch: seeds.SeedTree(root.reveal(), session_id, batch)
+        return lambda session_id, batch: seeds.SeedTree(root.expose(), session_id, batch)
 
     def _trees(self, session_id: bytes, batch: int) -> tuple[seeds.SeedTree, seeds.SeedTree]:
-        first, second = (seeds.SeedTree(root.reveal(), session_id, batch) for root in self._roots)
+        first, second = (seeds.SeedTree(root.expose(), session_id, batch) for root in self._roots)
         return first, second
 
     def _weight_masks(self, version: str, weight_sharing_id: str) -> dict[str, Words]:

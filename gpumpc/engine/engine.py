@@ -157,7 +157,7 @@ class Engine(Evaluation):
         self.ledger.reserve_once(f"weights {self.plan.weight_digest} {weight_sharing_id}")
         channel.begin(session_id, 0)
         session = self.new_session(
-            channel, seeds.SeedTree(self.root.reveal(), session_id, 0), None, {}
+            channel, seeds.SeedTree(self.root.expose(), session_id, 0), None, {}
         )
         weights = ws.open_static(session, self.program, raw)
         # What was installed before goes first, its name before its shares: a half-written pair is

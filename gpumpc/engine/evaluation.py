@@ -196,7 +196,7 @@ class Evaluation:
         """
         try:
             channel.begin(reserved.session_id, reserved.batch)
-            tree = seeds.SeedTree(self.root.reveal(), reserved.session_id, reserved.batch)
+            tree = seeds.SeedTree(self.root.expose(), reserved.session_id, reserved.batch)
             session = self.new_session(
                 channel, tree, reserved.corrections, weights, reserved.ahead, backend
             )
@@ -243,7 +243,7 @@ class Evaluation:
         knowledge, as the user does who is given both result shares, would learn values from inside
         the network.
         """
-        key = seeds.SeedTree(self.pair_secret.reveal(), self.session_id, batch).key(
+        key = seeds.SeedTree(self.pair_secret.expose(), self.session_id, batch).key(
             "result", "re-randomise"
         )
         sign = 1 if self.party == 0 else -1
@@ -269,7 +269,7 @@ class Evaluation:
         if self.program.ahead_bytes > _MOST_AHEAD_BYTES:
             return
         self._prefetch = preparation = Prefetch(session_id, batch)
-        tree = seeds.SeedTree(self.root.reveal(), session_id, batch)
+        tree = seeds.SeedTree(self.root.expose(), session_id, batch)
         backend = self._backend_ahead
         draws = PartyRandomness(self.party, backend, self.plan.params.cipher, tree, weights)
         for step, words in self.program.prepare(draws):

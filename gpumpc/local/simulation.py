@@ -401,10 +401,10 @@ class LocalSession:
         """A program of its own session, used for one batch."""
         session_id = secrets.token_bytes(seeds.SESSION_BYTES)
         cipher = self.plan.params.cipher
-        trees = [seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots]
+        trees = [seeds.SeedTree(root.expose(), session_id, 0) for root in self._roots]
 
         def deal() -> None:
-            first, second = (seeds.SeedTree(root.reveal(), session_id, 0) for root in self._roots)
+            first, second = (seeds.SeedTree(root.expose(), session_id, 0) for root in self._roots)
 
             def deal_into(send: dealer.Send) -> None:
                 dealer.deal_batch(

@@ -201,7 +201,7 @@ class ServerParty:
         evaluation = self._evaluation
         session_id = seeds.weight_session(evaluation.plan.weight_digest, weight_sharing_id)
         self.channel.begin(session_id, 0)
-        tree = seeds.SeedTree(evaluation.root.reveal(), session_id, 0)
+        tree = seeds.SeedTree(evaluation.root.expose(), session_id, 0)
         self._weights = ws.open_static(
             evaluation.new_session(self.channel, tree, None, {}), self.program, raw
         )

@@ -15,14 +15,14 @@ _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Secret:
-    """Bytes that no repr, str, format or pickle shows; `reveal` is the only way to them."""
+    """Bytes that no repr, str, format or pickle shows; `expose` is the only way to them."""
 
     __slots__ = ("_value",)
 
     def __init__(self, value: bytes) -> None:
         self._value = bytes(value)
 
-    def reveal(self) -> bytes:
+    def expose(self) -> bytes:
         """The bytes themselves."""
         return self._value
 

@@ -264,7 +264,7 @@ class Indexes:
                 )
 
             def tree(session_id: bytes, batch: int) -> SeedTree:
-                return SeedTree(engine.root.reveal(), session_id, batch)
+                return SeedTree(engine.root.expose(), session_id, batch)
 
             cipher = engine.plan.params.cipher
             loaded = ix.LoadedIndex(

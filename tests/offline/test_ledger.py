@@ -222,7 +222,7 @@ def test_a_secret_does_not_show() -> None:
     assert "hunter2" not in f"{secret} {secret!r} {secret.__reduce__.__doc__}"
     assert secret == Secret(b"hunter2") != Secret(b"other")
     assert secret != b"hunter2"
-    assert secret.reveal() == b"hunter2"
+    assert secret.expose() == b"hunter2"
     with pytest.raises(TypeError):
         hash(secret)
     with pytest.raises(TypeError, match="not serialised"):

@@ -109,7 +109,7 @@ class SecureRun(local.LocalSession):
     @property
     def seeds(self) -> Seeds:
         """Everything random that the batches depend on."""
-        root_0, root_1 = (root.reveal() for root in self._roots)
+        root_0, root_1 = (root.expose() for root in self._roots)
         engine = self._engines[0]
         return Seeds(
             (root_0, root_1),
