@@ -70,7 +70,7 @@ class ServerConfig:
     users: tuple[Card, ...]
     plans: tuple[Path, ...]
     batch: int
-    ahead_bytes: int
+    pool_bytes: int
     uploads_bytes: int
     backend: str
     timeout_s: float
@@ -136,7 +136,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_connect: Endpoint | None = None
     peer_bulk: Endpoint | None = None
     dealer_bulk: Endpoint | None = None
-    ahead: str = "2GiB"
+    pool: str = "2GiB"
     uploads: str = "64GiB"
     backend: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -186,8 +186,8 @@ def load_server(path: Path) -> ServerConfig:
         )
     if raw.timeout_s == float("inf"):
         raise file.bad("`timeout_s` must be a finite number of seconds")
-    with file.at("ahead"):
-        ahead_bytes = parse_size(raw.ahead)
+    with file.at("pool"):
+        pool_bytes = parse_size(raw.pool)
     with file.at("uploads"):
         uploads_bytes = parse_size(raw.uploads)
     owners = tuple(file.card("owner_cards", card, "owner", "user") for card in raw.owner_cards)
@@ -208,7 +208,7 @@ def load_server(path: Path) -> ServerConfig:
         users=users,
         plans=tuple(file.path(plan) for plan in raw.plans),
         batch=raw.batch,
-        ahead_bytes=ahead_bytes,
+        pool_bytes=pool_bytes,
         uploads_bytes=uploads_bytes,
         backend=raw.backend,
         timeout_s=raw.timeout_s,
@@ -247,7 +247,7 @@ def write_local(
     plans: Sequence[Path],
     batch: int,
     *,
-    ahead: str = "2GiB",
+    pool: str = "2GiB",
     backend: str = "",
     timeout_s: float = 600.0,
 ) -> LocalSetup:
@@ -271,7 +271,7 @@ def write_local(
     }
     server |= {
         "owner_cards": ["user/card.toml"],
-        "ahead": ahead,
+        "pool": pool,
         "backend": backend,
         "timeout_s": timeout_s,
         **work,

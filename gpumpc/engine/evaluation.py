@@ -27,7 +27,7 @@ T = TypeVar("T")
 # does.
 TRIES = 8
 # A plan that would need more memory for what is prepared computes it in its turn.
-_MOST_AHEAD_BYTES = 1 << 30
+_MAX_PREPARED_BYTES = 1 << 30
 
 log = logging.getLogger("gpumpc")
 
@@ -266,7 +266,7 @@ class Evaluation:
         Args:
             session_id: the one that the weights belong to; another may have been opened meanwhile.
         """
-        if self.program.ahead_bytes > _MOST_AHEAD_BYTES:
+        if self.program.prepared_bytes > _MAX_PREPARED_BYTES:
             return
         self._prefetch = preparation = Prefetch(session_id, batch)
         tree = seeds.SeedTree(self.root.expose(), session_id, batch)

@@ -153,9 +153,9 @@ class Program:
         return values[self.output]
 
     @property
-    def ahead_bytes(self) -> int:
+    def prepared_bytes(self) -> int:
         """Memory that everything `prepare` gives takes."""
-        return sum(step.ahead_bytes for step in self.steps)
+        return sum(step.prepared_bytes for step in self.steps)
 
     def prepare(self, draws: PartyRandomness) -> Iterator[tuple[str, Words]]:
         """What one server can compute of a batch before any input is there: (step, words), in
@@ -165,7 +165,7 @@ class Program:
         for step in self._walk(values):
             draws.at(step.name)
             values[step.output] = step.prepare(draws, *(values[name] for name in step.inputs))
-            if step.ahead_bytes:
+            if step.prepared_bytes:
                 yield step.name, values[step.output]
 
     def plain(self, clear: Clear, *inputs: Words, trace: dict[str, Words] | None = None) -> Words:

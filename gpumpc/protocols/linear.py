@@ -198,7 +198,7 @@ class PrivateProduct(Step):
         dealing.deal_words("C", c, self.k)
 
     @property
-    def ahead_bytes(self) -> int:
+    def prepared_bytes(self) -> int:
         return 8 * math.prod(self.out_shape)
 
     def prepare(self, draws: PartyRandomness, *masks: Words) -> Words:

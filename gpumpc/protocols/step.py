@@ -62,7 +62,7 @@ class Step(abc.ABC):
         return None
 
     @property
-    def ahead_bytes(self) -> int:
+    def prepared_bytes(self) -> int:
         """Memory of what `prepare` leaves for `run`; 0 where it leaves nothing."""
         return 0
 

@@ -66,7 +66,7 @@ class Server:
         self._ledger = Ledger(config.state / "ledger.sqlite")
         self._dealer_link: DealerLink | None = None
         if self.party == 1:
-            self._dealer_link = DealerLink(Pool(config.state / "pool", config.ahead_bytes))
+            self._dealer_link = DealerLink(Pool(config.state / "pool", config.pool_bytes))
         self._backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ahead")

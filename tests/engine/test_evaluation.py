@@ -36,7 +36,7 @@ class Later:
 def evaluation(executor: Later) -> Any:
     """One whose program prepares a step: what comes out says with which weights."""
     program: Any = SimpleNamespace(
-        ahead_bytes=0,
+        prepared_bytes=0,
         cost=SimpleNamespace(dealer_bytes=0),
         prepare=lambda draws: [("step", draws.weights["w"])],
     )

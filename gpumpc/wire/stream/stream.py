@@ -181,21 +181,21 @@ class Stream:
         self._start += n_bytes
         return self._arrived[start : self._start]
 
-    def _fill(self, n_bytes: int, ahead_bytes: int) -> bool:
+    def _fill(self, n_bytes: int, readahead_bytes: int) -> bool:
         """Whether `n_bytes` sealed bytes are here; up to `ahead_bytes` more are read along.
 
         Raises PeerLost.
         """
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._start + n_bytes + ahead_bytes > len(self._arrived):
+        elif self._start + n_bytes + readahead_bytes > len(self._arrived):
             rest = bytes(self._arrived[self._start : self._end])
             self._start, self._end = 0, len(rest)
             self._arrived[: len(rest)] = rest
         while self._end - self._start < n_bytes:
             try:
                 n_read = self._socket.recv_into(
-                    self._arrived[self._end : self._start + n_bytes + ahead_bytes]
+                    self._arrived[self._end : self._start + n_bytes + readahead_bytes]
                 )
             except BlockingIOError:
                 return False
