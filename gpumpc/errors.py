@@ -50,16 +50,16 @@ class GpumpcError(Exception):
         cure: what the reader can do now.
     """
 
-    def __init__(self, what: str, why: str = "", cure: str = "") -> None:
-        self.what, self.why, self.cure = what, why, cure
-        super().__init__(what, why, cure)
+    def __init__(self, what: str, why: str = "", hint: str = "") -> None:
+        self.what, self.why, self.hint = what, why, hint
+        super().__init__(what, why, hint)
 
     def __str__(self) -> str:
         parts = [self.what.rstrip(".") + "."]
         if self.why:
             parts.append(f"Cause: {self.why.rstrip('.')}.")
-        if self.cure:
-            parts.append(f"What to do: {self.cure.rstrip('.')}.")
+        if self.hint:
+            parts.append(f"What to do: {self.hint.rstrip('.')}.")
         return " ".join(parts)
 
 

@@ -50,8 +50,8 @@ def read_nrrd(path: Path) -> Volume:
         directions = [word.strip("()").split(",") for word in fields["space directions"].split()]
         dx, dy, dz = (math.hypot(*(float(part) for part in axis)) for axis in directions)
     except (KeyError, ValueError, zlib.error) as error:
-        cure = "fetch it again with `gpumpc data fetch`"
+        hint = "fetch it again with `gpumpc data fetch`"
         raise UnreadableImage(
-            f"{path} is no NRRD volume that is read here", str(error), cure
+            f"{path} is no NRRD volume that is read here", str(error), hint
         ) from error
     return Volume(values, (dx, dy, dz))

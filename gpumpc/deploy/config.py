@@ -325,7 +325,7 @@ class _File:
             yield
         except ConfigError as error:
             raise type(error)(
-                f"{self.file}, key `{key}`: {error.what}", error.why, error.cure
+                f"{self.file}, key `{key}`: {error.what}", error.why, error.hint
             ) from error
 
     def card(self, key: str, text: str, *roles: Role) -> Card:
@@ -355,8 +355,8 @@ def _read(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
     except FileNotFoundError:
-        cure = "give the path of a party's TOML file, or make a set-up with gpumpc up --local"
-        raise MissingFile(f"the configuration {path} is missing", "no such file", cure) from None
+        hint = "give the path of a party's TOML file, or make a set-up with gpumpc up --local"
+        raise MissingFile(f"the configuration {path} is missing", "no such file", hint) from None
     except OSError as error:
         raise file_error(f"the configuration {path} cannot be read", error) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

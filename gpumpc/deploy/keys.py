@@ -89,11 +89,11 @@ def keygen(folder: Path, name: str, role: Role) -> Card:
     folder = private_folder(Path(folder))
     for file in ("secret.toml", "card.toml"):
         if (folder / file).exists():
-            why, cure = (
+            why, hint = (
                 "keys are never overwritten",
                 "give another folder, or move the old one away",
             )
-            raise ConfigError(f"{folder / file} is there already", why, cure)
+            raise ConfigError(f"{folder / file} is there already", why, hint)
     curve, own = curve_keypair(), X25519PrivateKey.generate()
     card = Card(name, role, curve.public.decode(), own.public_key().public_bytes_raw().hex())
     secret = {"curve_secret": curve.secret.decode(), "x25519_secret": own.private_bytes_raw().hex()}
@@ -108,8 +108,8 @@ def load_card(path: Path) -> Card:
     try:
         text = Path(path).read_bytes()
     except FileNotFoundError:
-        why, cure = "no such file", "ask that party for the card.toml that gpumpc keygen made it"
-        raise MissingFile(f"the card {path} is missing", why, cure) from None
+        why, hint = "no such file", "ask that party for the card.toml that gpumpc keygen made it"
+        raise MissingFile(f"the card {path} is missing", why, hint) from None
     except OSError as error:
         raise file_error(f"the card {path} cannot be read", error) from error
     card: Card = _parse(path, text, Card)
@@ -257,5 +257,5 @@ def _bad_card(what: str, why: str) -> ConfigError:
 
 
 def _unopened(why: str) -> RevealError:
-    cure = "ask for the result again; if that fails too, give both servers this user's card anew"
-    return RevealError("a sealed message cannot be opened", why, cure)
+    hint = "ask for the result again; if that fails too, give both servers this user's card anew"
+    return RevealError("a sealed message cannot be opened", why, hint)

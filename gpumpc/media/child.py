@@ -62,7 +62,7 @@ def answer(request: Request) -> Iterator[bytes]:
             yield pixels.tobytes()
         yield Header(DONE).pack()
     except (UnreadableImage, MissingExtra) as error:
-        yield refusal(f"{error.what}: {error.why}", error.cure)
+        yield refusal(f"{error.what}: {error.why}", error.hint)
     except MemoryError:
         yield refusal(
             "it asks for more memory than the reader process may take: too large, or damaged",

@@ -100,17 +100,17 @@ def parse_pixels(header: Header, payload: bytes | bytearray) -> npt.NDArray[np.f
     return pixels
 
 
-def refusal(cause: str, cure: str) -> bytes:
+def refusal(cause: str, hint: str) -> bytes:
     """A whole refusal, cut to the admitted length."""
     half = MAX_TEXT_BYTES // 2 - 1
-    text = b"\n".join(part.replace("\n", " ").encode()[:half] for part in (cause, cure))
+    text = b"\n".join(part.replace("\n", " ").encode()[:half] for part in (cause, hint))
     return Header(REFUSED, len(text)).pack() + text
 
 
 def parse_refusal(payload: bytes | bytearray) -> tuple[str, str]:
     """Cause and cure, without characters that could steer a terminal."""
-    cause, _, cure = bytes(payload).decode(errors="replace").partition("\n")
-    return _printable(cause), _printable(cure)
+    cause, _, hint = bytes(payload).decode(errors="replace").partition("\n")
+    return _printable(cause), _printable(hint)
 
 
 def _printable(text: Any) -> str:

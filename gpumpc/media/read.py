@@ -61,14 +61,14 @@ class Refused(NamedTuple):
 
     path: Path
     cause: str
-    cure: str
+    hint: str
 
     def __str__(self) -> str:
         return str(self.error())
 
     def error(self) -> UnreadableImage:
         """The same as an exception."""
-        return UnreadableImage(f"{self.path} is refused", self.cause, self.cure)
+        return UnreadableImage(f"{self.path} is refused", self.cause, self.hint)
 
 
 class Limits(NamedTuple):
@@ -200,8 +200,8 @@ class _Reader:
             ]
         except ValueError:
             self.close()
-            cure = "the file may be hostile: do not open it elsewhere"
-            return [Refused(path, "the reader process answered nonsense", cure)]
+            hint = "the file may be hostile: do not open it elsewhere"
+            return [Refused(path, "the reader process answered nonsense", hint)]
 
     def close(self) -> None:
         """End the child process, if there is one."""

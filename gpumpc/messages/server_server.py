@@ -34,7 +34,7 @@ class Refuse(Record, frozen=True):
     name: str
     what: str
     why: str
-    cure: str
+    hint: str
 
 
 Control = Order | Idle | Accept | Refuse

@@ -148,8 +148,8 @@ class MemoryWriter:
 
     def _refuse(self, n_bytes: int) -> None:
         why = f"{self._entry.n_bytes} bytes were announced and {n_bytes} came"
-        cure = "run the same plan and version of gpumpc at the dealer and at this server"
-        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, cure)
+        hint = "run the same plan and version of gpumpc at the dealer and at this server"
+        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, hint)
 
 
 class MemoryCorrections:

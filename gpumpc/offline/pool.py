@@ -324,8 +324,8 @@ class Writer:
     def _refuse(self, n_bytes: int) -> None:
         self.abort()
         why = f"{self.n_bytes} bytes were announced and {n_bytes} came"
-        cure = "run the same plan and version of gpumpc at the dealer and at this server"
-        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, cure)
+        hint = "run the same plan and version of gpumpc at the dealer and at this server"
+        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, hint)
 
 
 class Corrections:

@@ -74,8 +74,8 @@ def write_private(path: Path, data: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        why, cure = "a file is never overwritten", "give another folder, or move the old one away"
-        raise ConfigError(f"{path} is there already", why, cure) from None
+        why, hint = "a file is never overwritten", "give another folder, or move the old one away"
+        raise ConfigError(f"{path} is there already", why, hint) from None
     except OSError as error:
         raise file_error(f"{path} cannot be written", error) from error
     try:
@@ -104,8 +104,8 @@ def read_private(path: Path) -> bytes:
                 )
             return file.read()
     except FileNotFoundError:
-        cure = "make the keys with gpumpc keygen, or correct the path in the configuration"
-        raise MissingFile(f"{path} is missing", "no such file", cure) from None
+        hint = "make the keys with gpumpc keygen, or correct the path in the configuration"
+        raise MissingFile(f"{path} is missing", "no such file", hint) from None
     except OSError as error:
         raise file_error(f"{path} cannot be read", error) from error
 
@@ -124,9 +124,9 @@ def lock_file(path: Path, what: str) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        cure = "stop the other process, or give each party a state folder of its own"
+        hint = "stop the other process, or give each party a state folder of its own"
         raise ConfigError(
-            f"{what} is in use", f"another process holds {path} ({error.strerror})", cure
+            f"{what} is in use", f"another process holds {path} ({error.strerror})", hint
         ) from error
     return descriptor
 
@@ -142,5 +142,5 @@ def sync_folder(folder: Path) -> None:
 
 def file_error(what: str, error: OSError) -> ConfigError:
     """The error for a file operation that the system refused."""
-    cure = "free some space on that disk, check the permissions of the folder, then start again"
-    return ConfigError(what, error.strerror or str(error), cure)
+    hint = "free some space on that disk, check the permissions of the folder, then start again"
+    return ConfigError(what, error.strerror or str(error), hint)

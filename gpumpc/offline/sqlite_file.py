@@ -32,7 +32,7 @@ class SqliteFile:
 
     noun: ClassVar[str] = "file"
     refusal: ClassVar[type[ConfigError]] = ConfigError
-    cure: ClassVar[str] = (
+    hint: ClassVar[str] = (
         "free some space on its disk and check its permissions, then start again; nothing was half "
         "written"
     )
@@ -109,7 +109,7 @@ class SqliteFile:
             yield
         except sqlite3.Error as error:
             raise self.refusal(
-                f"the {self.noun} {self.path} cannot be used", str(error), self.cure
+                f"the {self.noun} {self.path} cannot be used", str(error), self.hint
             ) from error
         except OSError as error:
             raise file_error(f"the {self.noun} {self.path} cannot be used", error) from error

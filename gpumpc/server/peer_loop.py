@@ -133,7 +133,7 @@ class PeerLoop:
             task.fail(error)
             raise
         if isinstance(answer, m.Refuse):
-            task.fail(RemoteError(f"server 1 refuses: {answer.what}", answer.why, answer.cure))
+            task.fail(RemoteError(f"server 1 refuses: {answer.what}", answer.why, answer.hint))
         elif isinstance(answer, m.Accept) and answer.job == task.job:
             self._carry_out(channel, task, work, first_batch)
         else:
@@ -175,7 +175,7 @@ class PeerLoop:
             work = self._prepared(task)
         except GpumpcError as error:
             channel.send_control(
-                m.pack(m.Refuse(type(error).__name__, error.what, error.why, error.cure))
+                m.pack(m.Refuse(type(error).__name__, error.what, error.why, error.hint))
             )
             if task is not None:
                 task.fail(error)

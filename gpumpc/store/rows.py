@@ -75,7 +75,7 @@ class Store(SqliteFile):
 
     noun = "store"
     refusal = CorruptStore
-    cure = "free disk space, or restore both servers' stores"
+    hint = "free disk space, or restore both servers' stores"
 
     def __init__(self, folder: Path, party: int) -> None:
         self.folder = private_folder(Path(folder))
@@ -308,8 +308,8 @@ class Store(SqliteFile):
             raise self._unreadable(file, str(error)) from error
 
     def _unreadable(self, file: str, why: str) -> CorruptStore:
-        cure = "restore it, or delete its items and share them again"
-        return CorruptStore(f"the segment {self.folder / file} cannot be read", why, cure)
+        hint = "restore it, or delete its items and share them again"
+        return CorruptStore(f"the segment {self.folder / file} cannot be read", why, hint)
 
     def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
         """Delete every row of these items, of kinds that begin with `prefix`; how many there were.

@@ -76,23 +76,23 @@ class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     what: str
     why: str = ""
-    cure: str = ""
+    hint: str = ""
 
     @classmethod
     def of(cls, error: GpumpcError) -> ErrorRecord:
         """The record that tells of `error`."""
         return cls(
             type(error).__name__,
-            *(text[:_MAX_TEXT] for text in (error.what, error.why, error.cure)),
+            *(text[:_MAX_TEXT] for text in (error.what, error.why, error.hint)),
         )
 
     def as_error(self, peer: str) -> RemoteError:
         """The exception to raise at the end that was told."""
         # The texts come from another process: only printable characters reach our terminal and log.
-        name, what, why, cure = (
-            _printable(text) for text in (self.name, self.what, self.why, self.cure)
+        name, what, why, hint = (
+            _printable(text) for text in (self.name, self.what, self.why, self.hint)
         )
-        return RemoteError(f"{peer} reports {name}: {what}", why, cure)
+        return RemoteError(f"{peer} reports {name}: {what}", why, hint)
 
 
 def encode_header(

@@ -212,7 +212,7 @@ def test_what_no_package_reads_is_named(tmp_path):
     dataset.save_as(path, enforce_file_format=True)
     with pytest.raises(UnreadableImage, match="MPEG2 Main Profile / Main Level") as caught:
         grey(path)
-    assert "convert" in caught.value.cure
+    assert "convert" in caught.value.hint
 
 
 def test_a_slope_that_is_no_number(tmp_path):

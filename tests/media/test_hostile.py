@@ -210,5 +210,5 @@ def test_messages_are_strict():
             parse_header(header.pack(), options)
     packed = refusal("a\x1b[31mred\nline", "é" * 5000)
     header = parse_header(packed[: len(Header(2).pack())], options)
-    cause, cure = parse_refusal(packed[len(Header(2).pack()) :])
-    assert cause == "a?[31mred line" and cure.startswith("éé") and header.payload_bytes < 2048
+    cause, hint = parse_refusal(packed[len(Header(2).pack()) :])
+    assert cause == "a?[31mred line" and hint.startswith("éé") and header.payload_bytes < 2048

@@ -43,7 +43,7 @@ def test_a_folder_with_some_bad_files(tmp_path: Path) -> None:
     for name, refusal in refused.items():
         error = refusal.error()
         assert (
-            isinstance(error, UnreadableImage) and name in error.what and error.why and error.cure
+            isinstance(error, UnreadableImage) and name in error.what and error.why and error.hint
         )
 
 

@@ -264,7 +264,7 @@ def test_refused_with_operator_path_and_cure(name):
     module.rows = nn.Parameter(torch.zeros(5, 11))
     with pytest.raises(UnsupportedOperator, match=words) as caught:
         graph_from_torch(module, torch.zeros(1, 4, 9, 11), LOW, HIGH)
-    assert "operator" in caught.value.what and caught.value.why and caught.value.cure
+    assert "operator" in caught.value.what and caught.value.why and caught.value.hint
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

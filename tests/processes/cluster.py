@@ -219,5 +219,5 @@ class Cluster(LocalCluster):
 
 def one_line(error: GpumpcError) -> str:
     """Its message; every error names a cause and a cure."""
-    assert error.what and error.why and error.cure, str(error)
+    assert error.what and error.why and error.hint, str(error)
     return str(error)

@@ -70,7 +70,7 @@ def patched(at: int, value: int) -> bytes:
 def test_what_is_not_a_frame_is_refused_by_its_cause(parts: list[bytes], cause: str) -> None:
     with pytest.raises(BadFrame, match=cause) as caught:
         decode(parts)
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_a_receiver_can_set_a_smaller_limit() -> None:
@@ -126,7 +126,7 @@ def test_an_error_is_told_with_its_name_cause_and_cure() -> None:
     error = HandshakeMismatch("plan", "aa", "bb", "server0")
     told = decode_record(encode_record(ErrorRecord.of(error)), ErrorRecord).as_error("server1")
     assert "server1 reports HandshakeMismatch" in str(told) and "'plan'" in str(told)
-    assert (told.why, told.cure) == (error.why, error.cure)
+    assert (told.why, told.hint) == (error.why, error.hint)
 
 
 def test_a_hostile_error_text_cannot_steer_a_terminal() -> None:

@@ -180,12 +180,12 @@ def test_an_absent_second_socket_fails_in_time_and_says_what_to_do(stack: ExitSt
     assert (
         isinstance(there, PeerLost)
         and "no stream to server0 at" in there.what
-        and "peer_bulk" in there.cure
+        and "peer_bulk" in there.hint
     )
     assert (
         isinstance(here, PeerTimeout)
         and "no stream of server1 at port" in here.what
-        and "peer_bulk" in here.cure
+        and "peer_bulk" in here.hint
     )
     for end in (s0, s1):  # what has failed once stays so: the keys of a connection are agreed once
         with pytest.raises(PeerLost, match="its stream did not come about"):

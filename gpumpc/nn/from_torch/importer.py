@@ -187,11 +187,11 @@ def module_of(node: fx.Node) -> tuple[str, str]:
     return (stack[-1][0], str(stack[-1][1])) if stack else ("", "")
 
 
-def refuse(node: fx.Node, why: str, cure: str) -> NoReturn:
+def refuse(node: fx.Node, why: str, hint: str) -> NoReturn:
     """Raise UnsupportedOperator naming the operator and where it stands."""
     path, kind = module_of(node)
     where = f"module '{path}' ({kind.rsplit('.', 1)[-1]})" if path else "the model's own forward"
-    raise UnsupportedOperator(f"operator {node.target} in {where} is not supported", why, cure)
+    raise UnsupportedOperator(f"operator {node.target} in {where} is not supported", why, hint)
 
 
 def bind(node: fx.Node) -> Arguments:

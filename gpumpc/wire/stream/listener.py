@@ -61,8 +61,8 @@ class StreamListener:
         try:
             self._socket = socket.create_server(("" if host == "*" else host, port))
         except OSError as error:
-            why, cure = str(error), "give an endpoint like tcp://127.0.0.1:7001 whose port is free"
-            raise ConfigError(f"cannot listen for a stream at {endpoint}", why, cure) from error
+            why, hint = str(error), "give an endpoint like tcp://127.0.0.1:7001 whose port is free"
+            raise ConfigError(f"cannot listen for a stream at {endpoint}", why, hint) from error
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self._expected: dict[bytes, _Expected] = {}

@@ -181,8 +181,8 @@ class SendBuffer:
     def _check(self) -> None:
         if self._error or self._stopped:
             why = (self._error and self._error.strerror) or "this end was closed"
-            cure = f"see the log of {self._peer}, start it again and retry"
-            raise PeerLost(f"the connection to {self._peer} is gone", why, cure)
+            hint = f"see the log of {self._peer}, start it again and retry"
+            raise PeerLost(f"the connection to {self._peer} is gone", why, hint)
 
     def _run(self) -> None:
         while True:

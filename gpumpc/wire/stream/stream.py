@@ -218,8 +218,8 @@ class Stream:
         return self._lost("the connection ended in the middle of a frame, which was dropped")
 
     def _lost(self, why: str) -> PeerLost:
-        cure = f"see the log of {self.peer}, start it again and retry"
-        return PeerLost(f"the connection to {self.peer} is gone", why, cure)
+        hint = f"see the log of {self.peer}, start it again and retry"
+        return PeerLost(f"the connection to {self.peer} is gone", why, hint)
 
     def _check_open(self) -> None:
         if self._broken is not None:

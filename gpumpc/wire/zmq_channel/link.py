@@ -195,8 +195,8 @@ class Link:
 
     def _check_usable(self) -> None:
         if self._gone:
-            why, cure = self._gone, f"see the log of {self.peer}, start it again and retry"
-            raise PeerLost(f"the connection to {self.peer} is gone", why, cure)
+            why, hint = self._gone, f"see the log of {self.peer}, start it again and retry"
+            raise PeerLost(f"the connection to {self.peer} is gone", why, hint)
         if self._refused and not self._listens and self._peers_own is None:
             raise AccessDenied(
                 f"{self.peer} at {self.endpoint} refused this party's key",

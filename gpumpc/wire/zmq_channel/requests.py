@@ -322,8 +322,8 @@ class Requester:
         self._link.close()
 
     def _late(self, timeout_s: float) -> PeerTimeout:
-        why, cure = (
+        why, hint = (
             "it is up but busy",
             f"see the log of {self.peer}, or allow more time with timeout_s",
         )
-        return PeerTimeout(f"{self.peer} sent no reply for {timeout_s:g} s", why, cure)
+        return PeerTimeout(f"{self.peer} sent no reply for {timeout_s:g} s", why, hint)

@@ -357,7 +357,7 @@ def test_an_attack_on_the_wire_ends_the_connection(attack: str) -> None:
         assert (
             isinstance(error, BadFrame)
             and "was changed, cut, repeated or moved" in error.why
-            and error.cure
+            and error.hint
         )
         assert [bytes(f.payload[:1]) for f in frames if isinstance(f, Frame)] == [
             bytes([i]) for i in range(n_whole)
