@@ -47,7 +47,7 @@ class GpumpcError(Exception):
     Args:
         what: what happened, naming the thing it happened to.
         why: the cause, as far as it is known.
-        cure: what the reader can do now.
+        hint: what the reader can do now.
     """
 
     def __init__(self, what: str, why: str = "", hint: str = "") -> None:

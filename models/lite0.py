@@ -138,7 +138,7 @@ def lite0(checkpoint: Path, features: bool = True) -> Lite0:
     """
     if not checkpoint.is_file():
         raise MissingFile(
-            f"there is no checkpoint at {checkpoint}", "", "run `gpumpc data fetch lite0` first"
+            f"there is no checkpoint at {checkpoint}", hint="run `gpumpc data fetch lite0` first"
         )
     model = Lite0(features)
     try:

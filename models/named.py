@@ -36,8 +36,7 @@ def named(
     if not Path(name).exists():
         raise MissingFile(
             f"there is no network '{name}'",
-            "",
-            f"use {', '.join(NAMES)}, or the path of a .pt2 file",
+            hint=f"use {', '.join(NAMES)}, or the path of a .pt2 file",
         )
     program = torch.export.load(name)
     return program.module(), program.example_inputs[0][0]

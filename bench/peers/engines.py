@@ -102,9 +102,9 @@ class Peer:
             int(r.door(f"tcp://127.0.0.1:{p}").rsplit(":", 1)[1])
             for r, p in zip(self._relays, ports, strict=False)
         ]
-        child_pipe.Case(workload, frac_bits, (ports[0], ports[1]), tuple(doors or ports)).write(
-            folder
-        )  # type: ignore[arg-type]  # two
+        first, second = doors or ports
+        case = child_pipe.Case(workload, frac_bits, (ports[0], ports[1]), (first, second))
+        case.write(folder)
         with (folder / f"{name}.log").open("ab") as errors:
             self._process = subprocess.Popen(
                 [str(python), "-m", f"bench.peers.run_{name}", str(folder)],

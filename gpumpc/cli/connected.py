@@ -67,8 +67,7 @@ def items_of(catalog: Catalog, names: Sequence[str]) -> list[str]:
         if not found:
             raise MissingFile(
                 f"'{name}' is no file that was shared from here, and no item",
-                "",
-                "see `gpumpc store info`",
+                hint="see `gpumpc store info`",
             )
         items.update(dict.fromkeys(found))
     return list(items)
@@ -89,5 +88,5 @@ def check_named(names: Sequence[str], everything: bool) -> None:
     """Raises ConfigError unless either items or --all are given."""
     if bool(names) == everything:
         raise ConfigError(
-            "either items or --all must be given", "", "name files or item ids, or use --all"
+            "either items or --all must be given", hint="name files or item ids, or use --all"
         )

@@ -129,7 +129,7 @@ def build_folder(
     """
     if benchmark not in BENCHMARKS:
         raise ConfigError(
-            f"there is no benchmark '{benchmark}'", "", f"use {' or '.join(BENCHMARKS)}"
+            f"there is no benchmark '{benchmark}'", hint=f"use {' or '.join(BENCHMARKS)}"
         )
     chosen = BENCHMARKS[benchmark]
     images = chosen.build(cache, n_train, n_test)

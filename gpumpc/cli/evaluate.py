@@ -70,10 +70,10 @@ def measure(
 ) -> dict[str, Any]:
     """All figures. Raises errors of gpumpc.errors for files and numbers that cannot be used."""
     if metric not in ("cosine", "l2"):
-        raise BadValue(f"'{metric}' is no metric", "", "use cosine or l2")
+        raise BadValue(f"'{metric}' is no metric", hint="use cosine or l2")
     if queries is not None and leave_one_out:
         raise BadValue(
-            "--queries and --leave-one-out contradict each other", "", "give one of them"
+            "--queries and --leave-one-out contradict each other", hint="give one of them"
         )
     depths, table = _depths(k), read_labels(labels)
     gallery = read_features(features)
@@ -93,7 +93,7 @@ def _depths(text: str) -> tuple[int, ...]:
         depths = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise BadValue(
-            f"'{text}' is no list of depths", "", "write whole numbers like 1,5,10"
+            f"'{text}' is no list of depths", hint="write whole numbers like 1,5,10"
         ) from None
     if depths[0] < 1:
         raise BadValue(

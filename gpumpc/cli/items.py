@@ -69,7 +69,7 @@ def share(
         arrays = [path for path in paths if path.suffix == ".npy"]
         if arrays and len(arrays) < len(paths):
             raise ConfigError(
-                "arrays and images were given together", "", "share .npy files by themselves"
+                "arrays and images were given together", hint="share .npy files by themselves"
             )
         refused = (
             _share_arrays(client, arrays) if arrays else _share_images(client, known, paths, axis)
@@ -246,8 +246,7 @@ def classify(
         if not chosen:
             raise MissingFile(
                 "no image is shared, or none is extracted",
-                "",
-                "use `gpumpc share` and `gpumpc extract`",
+                hint="use `gpumpc share` and `gpumpc extract`",
             )
         with counted("images", client.batch, len(chosen)) as progress:
             result = client.run(chosen, progress, source=below).reveal()
@@ -326,7 +325,7 @@ def load_array(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise MissingFile(f"there is no file {path}", "", "give a .npy file") from None
+        raise MissingFile(f"there is no file {path}", hint="give a .npy file") from None
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(
             f"{path} is no array of numbers", str(error), "save it with numpy.save"

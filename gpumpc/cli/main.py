@@ -87,7 +87,7 @@ def keygen(
     with exit_on_error():
         if role not in ("dealer", "server0", "server1", "owner", "user"):
             raise ConfigError(
-                f"'{role}' is no role", "", "use dealer, server0, server1, owner or user"
+                f"'{role}' is no role", hint="use dealer, server0, server1, owner or user"
             )
         keys.keygen(folder, name or role, role)  # type: ignore[arg-type]  # checked in the line above
         typer.echo(f"keys are in {folder}; give {folder / 'card.toml'} to the other parties")
@@ -140,7 +140,7 @@ def up(
         "out/local"
     ),
     batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
-    ahead: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
+    pool: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
 ) -> None:
     """Start dealer and both servers here, and stop them together (Ctrl-C)."""
     from gpumpc.deploy.local_cluster import LocalCluster
@@ -158,7 +158,7 @@ def up(
             signal.SIGINT,
         ):  # before anything is started: nothing is left behind
             signal.signal(number, lambda got, _: stopping.append(got))
-        with LocalCluster(_local_setup(folder, plan, batch, ahead)) as cluster:
+        with LocalCluster(_local_setup(folder, plan, batch, pool)) as cluster:
             console.print(
                 f"dealer, server 0 and server 1 run; logs and client.toml are in {folder}; Ctrl-C "
                 "stops them"
@@ -168,7 +168,7 @@ def up(
                 time.sleep(0.3)
 
 
-def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> LocalSetup:
+def _local_setup(folder: Path, plans: list[Path], batch: int, pool: str) -> LocalSetup:
     """The set-up in `folder`, made now if there is none.
 
     Raises ConfigError if one is there for something else.
@@ -179,7 +179,7 @@ def _local_setup(folder: Path, plans: list[Path], batch: int, ahead: str) -> Loc
         folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client"))
     )
     if not setup.client.exists():
-        return write_local(folder, plans, batch, ahead=ahead)
+        return write_local(folder, plans, batch, pool=pool)
     known = load_server(setup.server0)
     wanted = tuple(plan.absolute() for plan in plans)
     if (known.plans, known.batch) != (wanted, batch):

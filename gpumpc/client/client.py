@@ -219,8 +219,7 @@ class Client(Connection):
         if not names or len(names) != len(x) or len(set(names)) != len(names):
             raise BadShape(
                 f"{len(set(names))} ids came for {len(x)} inputs",
-                "",
-                "give each input an id of its own",
+                hint="give each input an id of its own",
             )
         n_bytes = packed_bytes(int(np.prod(x.shape[1:])), self.program.input.bits)
         size = max(1, min(ITEMS_PER_REQUEST, BYTES_PER_REQUEST // n_bytes))
@@ -269,7 +268,7 @@ class Client(Connection):
             reply, _ = self.answer(party, sequence, self.patience_s)
             if not isinstance(reply, m.Settled):
                 raise BadFrame(
-                    f"server {party} did not settle", "", "use the same version everywhere"
+                    f"server {party} did not settle", hint="use the same version everywhere"
                 )
             missing |= {*reply.missing}
         return [name for name in names if name in missing]
@@ -414,8 +413,7 @@ class Client(Connection):
         if first != second:
             raise BadFrame(
                 "the servers describe an index differently",
-                "",
-                "restart both servers, and make it anew",
+                hint="restart both servers, and make it anew",
             )
         return RemoteIndex(self, name, first.metric, first.classes)  # type: ignore[arg-type]  # what the servers accepted at its making
 

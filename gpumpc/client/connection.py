@@ -96,7 +96,7 @@ class Connection:
         reply, _ = self.answer(1, self._sequence, self.patience_s)
         if not isinstance(reply, m.Queued):
             raise BadFrame(
-                "server 1 did not take the request", "", "use the same version everywhere"
+                "server 1 did not take the request", hint="use the same version everywhere"
             )
         self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
         return self._sequence
@@ -123,8 +123,7 @@ class Connection:
             if open_parties and time.monotonic() > deadline:
                 raise PeerTimeout(
                     f"server {min(open_parties)} did not answer for {timeout_s:g} s",
-                    "",
-                    "see its log",
+                    hint="see its log",
                 )
 
     def both(
@@ -135,7 +134,7 @@ class Connection:
         first, second = (self.answer(party, sequence, ANSWER_S) for party in (0, 1))
         if not isinstance(first[0], kind) or not isinstance(second[0], kind):
             raise BadFrame(
-                "a server gave an answer of another kind", "", "use the same version everywhere"
+                "a server gave an answer of another kind", hint="use the same version everywhere"
             )
         return (first[0], first[1]), (second[0], second[1])
 
@@ -179,8 +178,7 @@ class Connection:
                     if not isinstance(reply, m.Part) or reply.job != job:
                         raise BadFrame(
                             f"server {party} sent no part of this job",
-                            "",
-                            "use the same version everywhere",
+                            hint="use the same version everywhere",
                         )
                     parts[party][reply.part] = (reply, bytes(bulk))
                     of, heard = reply.of, time.monotonic()

@@ -115,7 +115,7 @@ class SecureFeatureExtractor:
         unknown = sorted(set(params) - set(PARAMETERS))
         if unknown:
             raise BadValue(
-                f"there is no parameter '{unknown[0]}'", "", f"use {', '.join(PARAMETERS)}"
+                f"there is no parameter '{unknown[0]}'", hint=f"use {', '.join(PARAMETERS)}"
             )
         self.close()
         for name, value in params.items():

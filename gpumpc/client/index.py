@@ -95,7 +95,7 @@ class RemoteIndex:
             record = msgspec.json.decode(path.read_bytes(), type=SavedIndex)
         except FileNotFoundError:
             raise MissingFile(
-                f"there is no file {path}", "", "save an index first, or open it by its name"
+                f"there is no file {path}", hint="save an index first, or open it by its name"
             ) from None
         except (OSError, msgspec.DecodeError) as error:
             raise CorruptPlan(
@@ -153,8 +153,7 @@ class RemoteIndex:
         if unknown:
             raise BadValue(
                 f"'{min(unknown)}' is no class of index '{self.name}'",
-                "",
-                f"use {', '.join(self.classes)}",
+                hint=f"use {', '.join(self.classes)}",
             )
         return np.array([self.classes.index(label) for label in labels or ()], dtype=np.uint64)
 

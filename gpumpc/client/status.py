@@ -34,7 +34,7 @@ def ask_status(config: ClientConfig, timeout_s: float = CONNECT_S) -> list[m.Sta
             answers.append(
                 reply
                 if isinstance(reply, m.Status)
-                else BadFrame("no status came", "", "update gpumpc")
+                else BadFrame("no status came", hint="update gpumpc")
             )
         except GpumpcError as error:
             answers.append(error)

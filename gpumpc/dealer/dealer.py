@@ -114,8 +114,7 @@ class Dealer:
             if frame.kind is not Kind.HELLO:
                 raise BadFrame(
                     f"server {party} answered a hello with {frame.kind.name}",
-                    "",
-                    "use the same version",
+                    hint="use the same version",
                 )
             compare(ours, unpack_hello(frame.payload).equal, f"server {party}")
 

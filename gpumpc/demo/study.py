@@ -96,8 +96,7 @@ def _spread(data: LabelledImages, count: int, *, train: bool) -> Ints:
         if len(found) < share:
             raise ConfigError(
                 f"there are {len(found)} images of {name}, {share} were asked for",
-                "",
-                "ask for fewer",
+                hint="ask for fewer",
             )
         chosen.append(found[np.arange(share) * len(found) // share])
     return np.concatenate(chosen).astype(np.int64)

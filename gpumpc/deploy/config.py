@@ -50,7 +50,7 @@ class ServerConfig:
             a free port.
         plans: the plan folders served.
         batch: images in one batch.
-        ahead_bytes: how far the dealer may work ahead.
+        pool_bytes: how far the dealer may work ahead.
         uploads_bytes: how much the uploads of one owner or user may take.
         backend: its name; empty for the fastest that is installed.
         timeout_s: seconds a living peer may be silent in a run.

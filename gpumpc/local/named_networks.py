@@ -101,7 +101,7 @@ def _named(name: str, size: int) -> tuple[Any, Any]:
 def one_of(value: str, *allowed: str) -> str:
     """`value`, if it is one of the allowed. Raises ConfigError."""
     if value not in allowed:
-        raise ConfigError(f"'{value}' is not known", "", f"use {' or '.join(allowed)}")
+        raise ConfigError(f"'{value}' is not known", hint=f"use {' or '.join(allowed)}")
     return value
 
 

@@ -269,5 +269,5 @@ class ProcessBenchmark:
 def network_named(name: str) -> Shape | None:
     """The link of this name; None for loopback. Raises ConfigError."""
     if name not in NETWORKS:
-        raise ConfigError(f"there is no network '{name}'", "", f"use {', '.join(NETWORKS)}")
+        raise ConfigError(f"there is no network '{name}'", hint=f"use {', '.join(NETWORKS)}")
     return NETWORKS[name]

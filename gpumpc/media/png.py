@@ -30,11 +30,11 @@ def png(image: npt.ArrayLike) -> bytes:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or not pixels.size or pixels.shape[2] not in _COLOUR:
         raise BadShape(
-            f"a picture of shape {pixels.shape}", "", "pass (H, W), (H, W, 1) or (H, W, 3)"
+            f"a picture of shape {pixels.shape}", hint="pass (H, W), (H, W, 1) or (H, W, 3)"
         )
     if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # also false for NaN
         raise BadValue(
-            "a picture has values outside [0, 1]", "", "scale it, or undo its preprocessing"
+            "a picture has values outside [0, 1]", hint="scale it, or undo its preprocessing"
         )
     height, width, channels = pixels.shape
     levels = np.rint(pixels * 255.0).astype(np.uint8).reshape(height, width * channels)

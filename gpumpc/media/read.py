@@ -135,7 +135,7 @@ def read_image(path: Path, recipe: Preprocessing | None = None, *, axis: int = 2
 def _options(recipe: Preprocessing | None, axis: int) -> Options:
     if axis not in (0, 1, 2):
         raise BadValue(
-            f"a volume has no axis {axis}", "", "use 0 (sagittal), 1 (coronal) or 2 (axial)"
+            f"a volume has no axis {axis}", hint="use 0 (sagittal), 1 (coronal) or 2 (axial)"
         )
     if recipe is None:
         return Options(axis=axis)
@@ -166,7 +166,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise MissingFile(f"there is no file {path}", "", "correct the path")
+            raise MissingFile(f"there is no file {path}", hint="correct the path")
 
 
 class _Reader:

@@ -42,7 +42,7 @@ def pack_items(items: Sequence[str]) -> bytes:
 def unpack_items(bulk: Buffer) -> list[str]:
     """The inverse of `pack_items`. Raises BadFrame."""
     if len(bulk) % _ITEM_BYTES:
-        raise BadFrame("a list of items was cut", "", "ask again")
+        raise BadFrame("a list of items was cut", hint="ask again")
     text = bytes(bulk).hex()
     return [text[i : i + 2 * _ITEM_BYTES] for i in range(0, len(text), 2 * _ITEM_BYTES)]
 

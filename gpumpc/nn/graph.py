@@ -138,7 +138,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         first = self.layers[0]
         if not isinstance(first, Input):
             raise PlanError(
-                "the graph does not begin with an Input record", "", "compile the model again"
+                "the graph does not begin with an Input record", hint="compile the model again"
             )
         return first
 
@@ -156,7 +156,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for layer in self.layers:
             if layer.name in shapes:
                 raise PlanError(
-                    f"two layers are called '{layer.name}'", "", "give each a name of its own"
+                    f"two layers are called '{layer.name}'", hint="give each a name of its own"
                 )
             if "/" in layer.name:
                 raise PlanError(

@@ -58,7 +58,9 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
             "bring each item to that shape, or compile the model for this one",
         )
     if not np.isfinite(values).all():
-        raise BadValue("the input contains NaN or infinity", "", "clean the data before sharing it")
+        raise BadValue(
+            "the input contains NaN or infinity", hint="clean the data before sharing it"
+        )
     if values.size and not record.low <= values.min() <= values.max() <= record.high:
         raise OutOfRange(
             f"the input spans [{values.min():.6g}, {values.max():.6g}]",

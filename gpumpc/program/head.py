@@ -33,8 +33,7 @@ def with_policy(graph: Graph, policy: Policy) -> Graph:
     if rest or n_classes < 2:
         raise PlanError(
             "the network does not end in a vector of logits",
-            "",
-            "compile it up to its last linear layer",
+            hint="compile it up to its last linear layer",
         )
     if policy == "logits":
         return graph

@@ -137,8 +137,7 @@ class _Compiler:
         if bits > self.params.k:
             raise PlanError(
                 f"shares of {bits} bits do not fit a ring of {self.params.k}",
-                "",
-                "choose a larger k",
+                hint="choose a larger k",
             )
         frac = self.params.f if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)

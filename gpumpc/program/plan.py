@@ -235,11 +235,11 @@ def _check_weights(graph: Graph, weights: Mapping[str, npt.NDArray[Any]], what: 
             )
         if weights[name].dtype.name not in ("float32", "float64"):
             raise BadValue(
-                f"'{name}' in {what} has type {weights[name].dtype}", "", "use float32 or float64"
+                f"'{name}' in {what} has type {weights[name].dtype}", hint="use float32 or float64"
             )
         if not np.isfinite(weights[name]).all():
             raise BadValue(
-                f"'{name}' in {what} contains NaN or infinity", "", "train or load the model again"
+                f"'{name}' in {what} contains NaN or infinity", hint="train or load the model again"
             )
 
 
@@ -254,7 +254,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise MissingFile(
-            f"there is no file {path}", "", "compile a model into this folder with `gpumpc compile`"
+            f"there is no file {path}",
+            hint="compile a model into this folder with `gpumpc compile`",
         ) from error
 
 

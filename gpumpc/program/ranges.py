@@ -252,7 +252,7 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             return Interval(np.tile(x.low, times), np.tile(x.high, times))
         case _:
             raise PlanError(
-                f"no range rule for step '{step.name}'", "", "this is a bug: please report it"
+                f"no range rule for step '{step.name}'", hint="this is a bug: please report it"
             )
 
 

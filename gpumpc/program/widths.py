@@ -92,7 +92,7 @@ def plan_widths(
             widths[layer.name] = Width(params.k - params.f, 0)
     if search.program(widths) is None:
         raise PlanError(
-            "the network does not fit its widest rings", "", "choose a larger k or a smaller f"
+            "the network does not fit its widest rings", hint="choose a larger k or a smaller f"
         )
     for layer in graph.layers:
         if isinstance(layer, _COMPARING):

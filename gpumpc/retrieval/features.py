@@ -130,8 +130,7 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
     if not path.exists():
         raise MissingFile(
             f"there is no file {path}",
-            "",
-            "write one with `gpumpc extract --out`, or correct the path",
+            hint="write one with `gpumpc extract --out`, or correct the path",
         )
     if not path.is_file():
         raise _unusable(path, "it is no plain file")
@@ -248,8 +247,7 @@ def _read_npz(path: Path, file: IO[bytes], max_bytes: int) -> Features:
     if items.ndim != 1 or files.ndim != 1:
         raise BadShape(
             f"items of shape {items.shape}, files of shape {files.shape} in {path}",
-            "",
-            "use one axis",
+            hint="use one axis",
         )
     return Features(features, _strict(items), _strict(files))
 
@@ -369,7 +367,7 @@ def opened_text(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Iterato
     Raises MissingFile, ConfigError, and BadValue for what is no text.
     """
     if not path.exists():
-        raise MissingFile(f"there is no file {path}", "", f"give {what}")
+        raise MissingFile(f"there is no file {path}", hint=f"give {what}")
     if not path.is_file() or path.stat().st_size > max_bytes:
         raise BadValue(
             f"{path} cannot be {what}",

@@ -47,7 +47,7 @@ class Labels:
             for key in (name, os.path.abspath(path.parent / name)):
                 if self._by_name.setdefault(key, label) != label:
                     raise BadValue(
-                        f"{path} says two things of '{name}'", "", "leave one line a file"
+                        f"{path} says two things of '{name}'", hint="leave one line a file"
                     )
 
     def __len__(self) -> int:
@@ -115,14 +115,13 @@ def _rows(path: Path, text: IO[str]) -> list[tuple[str, Label]]:
         if part and part not in PARTS:
             raise BadValue(
                 f"line {line} of {path} has the part '{part}'",
-                "",
-                f"use {', '.join(PARTS)}, or leave it empty",
+                hint=f"use {', '.join(PARTS)}, or leave it empty",
             )
         rows.append(
             (row["file"], Label(row["label"], row.get("source", ""), PARTS[part] if part else None))
         )
     if not rows:
-        raise BadValue(f"{path} has no line below its first", "", "write one line a file")
+        raise BadValue(f"{path} has no line below its first", hint="write one line a file")
     return rows
 
 

@@ -84,8 +84,7 @@ def overlap_at_k(first: npt.ArrayLike, second: npt.ArrayLike, k: int) -> Floats:
     if len(one) != len(other):
         raise BadShape(
             f"rankings of {len(one)} and of {len(other)} queries",
-            "",
-            "rank the same queries both times",
+            hint="rank the same queries both times",
         )
     return np.array(
         [
@@ -111,8 +110,7 @@ def accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     if truth.shape != guess.shape or truth.size == 0:
         raise BadShape(
             f"labels {truth.shape} and predictions {guess.shape}",
-            "",
-            "pass as many of one as of the other",
+            hint="pass as many of one as of the other",
         )
     return float((truth == guess).mean())
 
@@ -154,8 +152,7 @@ def _check_sample(figures: Floats, names: npt.NDArray[np.generic], level: float)
     if figures.ndim != 1 or figures.size == 0 or names.shape != figures.shape:
         raise BadShape(
             f"{figures.shape} values in {names.shape} groups",
-            "",
-            "pass one value, and one group, a query",
+            hint="pass one value, and one group, a query",
         )
     if not np.isfinite(figures).all() or not 0 < level < 1:
         raise BadValue(
@@ -193,6 +190,6 @@ def _totals(n_relevant: npt.ArrayLike, n_queries: int) -> npt.NDArray[np.int64]:
     totals = np.asarray(n_relevant, dtype=np.int64)
     if totals.shape != (n_queries,):
         raise BadShape(
-            f"{totals.shape} totals for {n_queries} queries", "", "pass one number a query"
+            f"{totals.shape} totals for {n_queries} queries", hint="pass one number a query"
         )
     return totals

@@ -86,11 +86,10 @@ def _checked(
     if x.ndim != 2 or not x.size or names.shape != x.shape[:1]:
         raise BadShape(
             f"features {x.shape} with labels {names.shape}",
-            "",
-            "pass (N, d) features and (N,) labels",
+            hint="pass (N, d) features and (N,) labels",
         )
     if not np.isfinite(x).all():
-        raise BadValue("the features contain NaN or infinity", "", "extract them again")
+        raise BadValue("the features contain NaN or infinity", hint="extract them again")
     if not (np.isfinite(l2) and l2 > 0):
         raise BadValue(
             f"a penalty of {l2}", "without one there may be no minimum", "use a positive l2"

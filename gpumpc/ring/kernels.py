@@ -107,8 +107,7 @@ def parse(text: str, file: str) -> list[Kernel]:
     if len(kernels) != text.count("__global__ void"):
         raise ConfigError(
             f"a kernel of {file}.cu is not declared as the launcher reads it",
-            "",
-            "see docs/kernels.md",
+            hint="see docs/kernels.md",
         )
     return kernels
 
@@ -118,8 +117,7 @@ def _parameter(text: str, where: str) -> Parameter:
     if not found:
         raise ConfigError(
             f"parameter '{text.strip()}' of {where} has a type that cannot be checked",
-            "",
-            "see docs/kernels.md",
+            hint="see docs/kernels.md",
         )
     const, ctype, pointer, name = found.groups()
     return Parameter(name, np.dtype(_TYPES[ctype]), bool(pointer), bool(const), ctype)
@@ -223,8 +221,7 @@ class Nvrtc:
         if status:
             raise ConfigError(
                 f"{call} failed with status {status}",
-                "",
-                "install the NVRTC that constraints.txt names",
+                hint="install the NVRTC that constraints.txt names",
             )
 
     def compile(self, text: str, name: str, architecture: str) -> Cubin:

@@ -53,7 +53,7 @@ class _OnDemand:
         """See `DealerLink.take_on_demand`."""
         if self.evaluation is None:
             raise InputError(
-                "a side program was run before it was bound", "", "this is a bug: please report it"
+                "a side program was run before it was bound", hint="this is a bug: please report it"
             )
         binding = self.evaluation.binding
         nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
@@ -118,8 +118,7 @@ class Indexes:
         if record is None or record.plan != plan:
             raise MissingFile(
                 f"there is no index '{name}' over this plan",
-                "",
-                "make it with `gpumpc index create`",
+                hint="make it with `gpumpc index create`",
             )
         return record
 

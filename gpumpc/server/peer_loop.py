@@ -138,7 +138,7 @@ class PeerLoop:
             self._carry_out(channel, task, work, first_batch)
         else:
             wrong = BadFrame(
-                "server 1 answered another order than was given", "", "restart both servers"
+                "server 1 answered another order than was given", hint="restart both servers"
             )
             task.fail(wrong)
             raise wrong
@@ -149,7 +149,7 @@ class PeerLoop:
             channel.send_control(m.pack(m.Idle()))
         with contextlib.suppress(PeerTimeout):
             channel.receive_control(0.0)  # raises PeerLost as soon as server 1 is gone
-            raise BadFrame("server 1 spoke without an order", "", "restart both servers")
+            raise BadFrame("server 1 spoke without an order", hint="restart both servers")
 
     def _follow(self, channel: SubChannel) -> None:
         try:
@@ -161,7 +161,7 @@ class PeerLoop:
                 waiting.fail(_one_sided(1))
             return
         if not isinstance(order, m.Order):
-            raise BadFrame("server 0 sent no order where one was due", "", "restart both servers")
+            raise BadFrame("server 0 sent no order where one was due", hint="restart both servers")
         task = self._jobs.pop(order.job, _ALREADY_S)
         try:
             if task is None:
@@ -169,8 +169,7 @@ class PeerLoop:
             if (task.plan, task.what) != (order.plan, order.what):
                 raise InputError(
                     "the two servers were given different requests",
-                    "",
-                    "send the same to both servers",
+                    hint="send the same to both servers",
                 )
             work = self._prepared(task)
         except GpumpcError as error:

@@ -173,8 +173,7 @@ class Server:
             else:
                 raise BadFrame(
                     f"a {arrival.frame.kind.name} frame is no request",
-                    "",
-                    "use gpumpc's own client",
+                    hint="use gpumpc's own client",
                 )
         except GpumpcError as error:
             log.warning("%s: %s", arrival.peer, error)
@@ -252,8 +251,7 @@ class Server:
         if not self._dealer_link.is_connected:
             silent = PeerTimeout(
                 f"the dealer was silent for {DEALER_SILENCE_S:g} s",
-                "",
-                "it connects anew by itself",
+                hint="it connects anew by itself",
             )
             self._listener.reply_error(self._dealer_route, silent)
             self._dismiss_dealer(self._dealer_link)

@@ -300,7 +300,7 @@ def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
         n_theirs = int(informative["portions"])
     except (KeyError, ValueError):
         raise CorruptStore(
-            "the other server's list of rows is malformed", "", "see its log"
+            "the other server's list of rows is malformed", hint="see its log"
         ) from None
     theirs: list[str] = []
     for i in range(max(len(mine), n_theirs)):

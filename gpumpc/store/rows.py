@@ -156,8 +156,7 @@ class Store(SqliteFile):
         if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
             raise BadFrame(
                 f"{len(keys)} names came for {len(rows)} rows, or one name twice",
-                "",
-                "send them again",
+                hint="send them again",
             )
         if rows.ndim != 2 or rows.dtype != np.uint8 or (len(rows) and not rows.shape[1]):
             raise BadFrame(

@@ -19,7 +19,7 @@ from gpumpc.errors import ConfigError, MissingFile
 
 @pytest.fixture
 def local(tmp_path: Path) -> LocalSetup:
-    return write_local(tmp_path / "local", [tmp_path / "plan"], 8, ahead="64MiB", timeout_s=30)
+    return write_local(tmp_path / "local", [tmp_path / "plan"], 8, pool="64MiB", timeout_s=30)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_relative_paths_are_relative_to_the_file(
         (r"^listen.*", 'listen = "ipc://x"', "at `listen`"),
         (r"^plans.*", 'plans = "plan"', "at `plans`"),
         (r"^plans.*", "plans = [1]", "at `plans"),
-        (r"^ahead.*", 'ahead = "much"', "key `ahead`"),
+        (r"^pool.*", 'pool = "much"', "key `pool`"),
         (r"^timeout_s.*", "timeout_s = 0", "at `timeout_s`"),
         (r"^timeout_s.*", "timeout_s = inf", "`timeout_s`"),
         (r"^peer_card.*", 'peer_card = "dealer/card.toml"', "role dealer, and server1 is expected"),

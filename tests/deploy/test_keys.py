@@ -123,7 +123,7 @@ def test_dealer_and_server_agree_on_a_root_of_their_own(tmp_path: Path) -> None:
     root_0, root_1 = agree_root(dealer, s0.card, 0), agree_root(dealer, s1.card, 1)
     assert root_0 == agree_root(s0, dealer.card, 0)
     assert root_1 == agree_root(s1, dealer.card, 1)
-    assert root_0 != root_1 and len(root_0.reveal()) == 32
+    assert root_0 != root_1 and len(root_0.expose()) == 32
     other = make(tmp_path, "dealer", "other")
     assert agree_root(other, s0.card, 0) != root_0
 

@@ -100,7 +100,7 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
         sub_channel: SubChannel, reserved: ReservedBatch, *rest: object, backend: object
     ) -> Additive:
         reserved.discard()
-        raise PeerLost("gone", "", "")
+        raise PeerLost("gone", hint="")
 
     engine: Any = object.__new__(Engine)
     engine.in_flight, engine.program, engine._weights = 2, SimpleNamespace(may_repeat=False), {}

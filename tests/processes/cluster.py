@@ -123,12 +123,12 @@ class Cluster(LocalCluster):
         folder: Path,
         compiled: CompiledPlan | None = None,
         batch: int = BATCH,
-        ahead: str = "64KiB",
+        pool: str = "64KiB",
     ) -> Cluster:
         compiled = compiled or tiny()
         compiled.save(folder / "plan")
         return cls(
-            write_local(folder / "local", [folder / "plan"], batch, ahead=ahead, timeout_s=30.0),
+            write_local(folder / "local", [folder / "plan"], batch, pool=pool, timeout_s=30.0),
             compiled,
         )
 

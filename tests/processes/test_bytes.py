@@ -52,7 +52,7 @@ class Relayed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
-    cluster = Cluster.make(tmp_path_factory.mktemp("bytes"), ahead="1KiB")
+    cluster = Cluster.make(tmp_path_factory.mktemp("bytes"), pool="1KiB")
     setup = cluster.setup
     between, to_server1 = (
         load_server(setup.server1).peer_connect,

@@ -62,7 +62,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_kill_9(tmp_path: Path, case: str) -> None:
     name, fault = CASES[case]
-    cluster = Cluster.make(tmp_path, ahead="1KiB")
+    cluster = Cluster.make(tmp_path, pool="1KiB")
     cluster.faults[name] = fault
     x = images(5)  # three batches; the fault strikes in the second
     with cluster:

@@ -58,9 +58,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     below.save(folder / "features")
     head(below).save(folder / "head")
     plans = [folder / "features", folder / "head"]
-    cluster = Cluster(
-        write_local(folder / "local", plans, 4, ahead="256KiB", timeout_s=30.0), below
-    )
+    cluster = Cluster(write_local(folder / "local", plans, 4, pool="256KiB", timeout_s=30.0), below)
     with cluster:
         for name in ("features", "head"):
             gpumpc(cluster, "share-weights", plan=name)
@@ -368,7 +366,7 @@ def test_kill_9_of_each_process_in_an_extraction_of_64_images(
     """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used
     twice.
     """
-    cluster = Cluster.make(tmp_path, batch=4, ahead="8KiB")
+    cluster = Cluster.make(tmp_path, batch=4, pool="8KiB")
     for file in (cluster.setup.server0, cluster.setup.server1):
         rewrite(file, in_flight=in_flight)
     x = images(64)

@@ -73,7 +73,7 @@ def test_no_width_can_be_less() -> None:
             if not too_narrow:
                 check_fits(less, bounds)
             else:
-                raise RangeTooWide("the result would be cut", "", "")
+                raise RangeTooWide("the result would be cut", hint="")
 
 
 def test_it_costs_less_than_one_width_for_all() -> None:

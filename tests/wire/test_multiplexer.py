@@ -124,7 +124,7 @@ def test_the_cause_is_told_and_not_what_followed_from_it(
     def fails(sub_channel: SubChannel) -> None:
         begun.wait()
         sub_channel.close()
-        raise BadFrame("what went wrong", "", "")
+        raise BadFrame("what went wrong", hint="")
 
     with pytest.raises(BadFrame, match="what went wrong"):
         list(pipelined(ends[0].first, 2, [waits, fails]))

@@ -46,7 +46,7 @@ def graph_from_torch(
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise OutOfRange(
-            f"[{low}, {high}] is not a range of input values", "", "pass finite low < high"
+            f"[{low}, {high}] is not a range of input values", hint="pass finite low < high"
         )
     return Importer(_export(module, example), HANDLERS).run(low, high)
 

@@ -126,7 +126,7 @@ class Importer:
         array = value.detach().cpu().double().numpy()
         if not np.isfinite(array).all():
             raise BadValue(
-                f"parameter '{name}' contains NaN or infinity", "", "train or load the model again"
+                f"parameter '{name}' contains NaN or infinity", hint="train or load the model again"
             )
         return array
 

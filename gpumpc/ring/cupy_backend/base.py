@@ -81,8 +81,7 @@ class Base:
         if not self.device.owns(out) or out.dtype != np.uint64 or tuple(out.shape) != tuple(shape):
             raise BadShape(
                 f"'out' is no array of {tuple(shape)} words of this device",
-                "",
-                "pass one of the input's shape",
+                hint="pass one of the input's shape",
             )
         return out if out.flags.c_contiguous else self.new(shape)
 
@@ -100,7 +99,7 @@ class Base:
             return [arrays.ascontiguousarray(value) for value in arrays.broadcast_arrays(*values)]
         except ValueError as error:
             shapes = [tuple(value.shape) for value in values]
-            raise BadShape(f"shapes {shapes} do not go together", "", "make them fit") from error
+            raise BadShape(f"shapes {shapes} do not go together", hint="make them fit") from error
 
     def same_shape(self, what: str, *arrays: Any) -> None:
         """Raises BadShape unless all arrays have the first one's shape."""

@@ -107,8 +107,7 @@ class Bits(Base):
         if planes.shape[1:] != (n_lanes(n),) or len(planes) > 64:
             raise BadShape(
                 f"planes {planes.shape} of {n} elements",
-                "",
-                "pass at most 64 planes of so many lanes",
+                hint="pass at most 64 planes of so many lanes",
             )
         out = self.new(shape)
         self.launch("from_planes", blocks_of(n, _TILE), planes, out, n, n_lanes(n), len(planes))
@@ -128,8 +127,7 @@ class Bits(Base):
         if tuple(lane.shape) != (n_lanes(n),):
             raise BadShape(
                 f"a lane of shape {tuple(lane.shape)} was used for {n} elements",
-                "",
-                f"it has {n_lanes(n)} words",
+                hint=f"it has {n_lanes(n)} words",
             )
         return lane
 
@@ -140,7 +138,7 @@ class Bits(Base):
         lanes = self.words(lanes)
         if lanes.shape[1:] != (n_lanes(n),):
             raise BadShape(
-                f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words"
+                f"lanes {lanes.shape} of {n} elements", hint=f"a row has {n_lanes(n)} words"
             )
         out = self.new((len(lanes), n))
         self.launch(
@@ -193,8 +191,7 @@ class Bits(Base):
         if tables.shape != (n_digits, (1 << width) - 1, lanes) or below.shape != (lanes,):
             raise BadShape(
                 f"tables {tables.shape} and a lane {below.shape} for digits {planes.shape}",
-                "",
-                "make them fit",
+                hint="make them fit",
             )
         lt, eq = self.new((n_digits, lanes)), self.new((n_digits, lanes))
         blocks = blocks_of(lanes, THREADS) * n_digits

@@ -22,8 +22,7 @@ class Local(Base):
         if not 0 <= shift < 64 or k < shift:
             raise InputError(
                 f"a share modulo 2^{k} cannot be shifted by {shift}",
-                "",
-                "shift by fewer bits than it has",
+                hint="shift by fewer bits than it has",
             )
         words = self.words(words)
         round_up = (1 << shift) - 1 if party == 0 else 0
@@ -58,8 +57,7 @@ class Local(Base):
         if not words.shape or not words.shape[-1]:
             raise BadShape(
                 f"the largest of no entries, in shape {tuple(words.shape)}",
-                "",
-                "pass one entry at least",
+                hint="pass one entry at least",
             )
         out = self.new(words.shape[:-1])
         rows = math.prod(out.shape)
@@ -83,7 +81,7 @@ class Local(Base):
         """A host index on the device, every entry checked."""
         host = np.ascontiguousarray(index, dtype=np.int64)
         if host.size and not (0 <= int(host.min()) and int(host.max()) < length):
-            raise BadShape(f"an index reaches outside {length} entries", "", "use indices from 0")
+            raise BadShape(f"an index reaches outside {length} entries", hint="use indices from 0")
         self.device.enter()
         return self.device.upload(host)
 
@@ -93,7 +91,7 @@ class Local(Base):
         places = self._index(index, length)
         if len(places) != rows:
             raise BadShape(
-                f"an index of {len(places)} rows for {rows} rows", "", "give every row its indices"
+                f"an index of {len(places)} rows for {rows} rows", hint="give every row its indices"
             )
         out = self.new(places.shape)
         return self.each("gather", [words, places], out, length, max(1, places.shape[1]))
@@ -115,7 +113,7 @@ class Local(Base):
         (b, h, w, c), (kh, kw), (sy, sx) = words.shape, window, stride
         if kh > h or kw > w:
             raise BadShape(
-                f"a window {window} does not fit an image of {(h, w)}", "", "use a smaller window"
+                f"a window {window} does not fit an image of {(h, w)}", hint="use a smaller window"
             )
         ho, wo = (h - kh) // sy + 1, (w - kw) // sx + 1
         out = self.new((b, ho, wo, c))

@@ -96,7 +96,7 @@ class Fused(Products, Bits, Local):
         lanes = self.words(lanes)
         if lanes.shape[1:] != (n_lanes(n),):
             raise BadShape(
-                f"lanes {lanes.shape} of {n} elements", "", f"a row has {n_lanes(n)} words"
+                f"lanes {lanes.shape} of {n} elements", hint=f"a row has {n_lanes(n)} words"
             )
         if cipher != "chacha20":
             return lanes ^ self.expand_lanes(cipher, key, len(lanes), n)
@@ -160,7 +160,7 @@ class Fused(Products, Bits, Local):
         self.same_shape("a tree level", opened, masks)
         nodes, _, lanes = masks.shape
         if dealt.shape != (nodes, len(products), lanes):
-            raise BadShape(f"products {dealt.shape} of nodes {masks.shape}", "", "make them fit")
+            raise BadShape(f"products {dealt.shape} of nodes {masks.shape}", hint="make them fit")
         node = node_of(sums, products)
         if node is None:
             return self._written_out(opened, masks, dealt, sums, products, party)
@@ -168,8 +168,7 @@ class Fused(Products, Bits, Local):
         if masks.shape[1] != _factors(fan_in, keep_eq):
             raise BadShape(
                 f"masks {masks.shape} of nodes with {_factors(fan_in, keep_eq)} factors",
-                "",
-                "make them fit",
+                hint="make them fit",
             )
         out = self.new((len(sums), nodes, lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
@@ -242,7 +241,7 @@ class Fused(Products, Bits, Local):
         n, row = candidates[0].size, n_lanes(candidates[0].size)
         if masks.shape != (len(candidates), row):
             raise BadShape(
-                f"masks {masks.shape} of {len(candidates)} candidates of {n}", "", "make them fit"
+                f"masks {masks.shape} of {len(candidates)} candidates of {n}", hint="make them fit"
             )
         tops, masked = self.new(masks.shape), self.new(masks.shape)
         lanes = [lane.view(np.uint32) for lane in (masks, tops, masked)]
@@ -279,8 +278,7 @@ class Fused(Products, Bits, Local):
         ):
             raise BadShape(
                 f"products {products.shape} of {len(candidates)} candidates of {n}",
-                "",
-                "make them fit",
+                hint="make them fit",
             )
         planes = [
             self.words(plane) for plane in (lanes.tops, lanes.masks, lanes.masked, lanes.theirs)
@@ -347,7 +345,7 @@ class Fused(Products, Bits, Local):
         pairs = len(entries) // 2
         if positive.shape != (pairs, *entries.shape[1:]):
             raise BadShape(
-                f"{positive.shape} results of a level of {entries.shape}", "", "one a pair"
+                f"{positive.shape} results of a level of {entries.shape}", hint="one a pair"
             )
         out = self.new((len(entries) - pairs, *entries.shape[1:]))
         size = max(1, math.prod(entries.shape[1:]))

@@ -33,8 +33,7 @@ class Launcher:
         if len(arguments) != len(kernel.parameters):
             raise InputError(
                 f"{name} takes {len(kernel.parameters)} arguments and got {len(arguments)}",
-                "",
-                _BUG,
+                hint=_BUG,
             )
         checked = [
             self._checked(name, *pair) for pair in zip(kernel.parameters, arguments, strict=True)
@@ -56,11 +55,11 @@ class Launcher:
         if value is None:
             return None
         if not self.device.owns(value):
-            raise InputError(f"{where} is no array of this device", "", _BUG)
+            raise InputError(f"{where} is no array of this device", hint=_BUG)
         if value.dtype != parameter.dtype:
-            raise InputError(f"{where} holds {value.dtype}, not {parameter.dtype}", "", _BUG)
+            raise InputError(f"{where} holds {value.dtype}, not {parameter.dtype}", hint=_BUG)
         if not value.flags.c_contiguous:
-            raise BadShape(f"{where} is not contiguous", "", _BUG)
+            raise BadShape(f"{where} is not contiguous", hint=_BUG)
         return value
 
 
@@ -74,5 +73,5 @@ def _scalar(where: str, dtype: np.dtype, value: Any) -> Any:
         or not isinstance(value, int | np.integer)
         or not limits.min <= int(value) <= limits.max
     ):
-        raise InputError(f"{where} is no number of type {dtype}", "", _BUG)
+        raise InputError(f"{where} is no number of type {dtype}", hint=_BUG)
     return dtype.type(value)

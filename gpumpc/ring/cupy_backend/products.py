@@ -103,8 +103,7 @@ class Products(Base):
         ):
             raise BadShape(
                 f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}",
-                "",
-                "make them fit",
+                hint="make them fit",
             )
         out, extra = self.new((m, n)), self._extra((m, n), plus, bias)
         if m <= FEW_ROWS:
@@ -154,7 +153,7 @@ class Products(Base):
             plus = self.words(plus)
             if tuple(plus.shape) != shape:
                 raise BadShape(
-                    f"{tuple(plus.shape)} words were to be added to {shape}", "", "make them fit"
+                    f"{tuple(plus.shape)} words were to be added to {shape}", hint="make them fit"
                 )
         return _Extra(plus, bias)
 
@@ -217,8 +216,7 @@ class Products(Base):
         if image[3] != per_group * groups or c_out % groups:
             raise BadShape(
                 f"a convolution of {image} with {(kh, kw, per_group, c_out)} in {groups} groups",
-                "",
-                "make them fit",
+                hint="make them fit",
             )
         for x, w in operands[1:]:
             self.same_shape("a sum of convolutions", operands[0][0], x)

@@ -263,8 +263,7 @@ class Requester:
         if frame.kind is not Kind.STREAM:
             raise BadFrame(
                 f"{self.peer} answered with {frame.kind.name} where STREAM was due",
-                "",
-                "use the same version",
+                hint="use the same version",
             )
         keys, port = exchange.agree(frame.payload)
         endpoint = endpoint or with_port(self._link.endpoint, port)
