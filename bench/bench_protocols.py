@@ -17,7 +17,7 @@ from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPo
 from gpumpc.params import Params
 from gpumpc.program.plan import make_plan
 
-PARAMS = Params(k=44, f=16)
+PARAMS = Params(ring_bits=44, frac_bits=16)
 BATCH = 4
 MAP = (32, 32, 16)
 # A layer and the shape of its input.

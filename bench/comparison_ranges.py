@@ -107,11 +107,13 @@ def check(law: Law, n: int, seed: int) -> tuple[int, Cost]:
     """How many of n results are outside the law, and what all batches cost."""
     rng = np.random.default_rng(seed)
     n_outside, cost = 0, Cost()
-    for batch, start in enumerate(range(0, n, BATCH)):
+    for batch_index, start in enumerate(range(0, n, BATCH)):
         step = law.step(min(BATCH, n - start))
         x = draw(law, step.n, rng).reshape(step.shape)
         first = rng.integers(0, 1 << law.bits, step.shape, dtype=np.uint64)
-        outcome = run_step(step, share(x, law.bits, first=first), seed=seed, batch=batch)
+        outcome = run_step(
+            step, share(x, law.bits, first=first), seed=seed, batch_index=batch_index
+        )
         n_outside += int(law.outside(x, outcome.values).sum())
         cost = cost + outcome.cost
     return n_outside, cost

@@ -60,7 +60,8 @@ def on_shares(x: Ints, seed: int) -> Ints:
         program = rows_program(GEOMETRY, len(rows), PARAMS)
         pair = share(rows, GEOMETRY.bits, GEOMETRY.frac, seed=seed + start)
         first, second = (
-            kept.masked for kept in run_program(program, [pair], seed=seed, batch=start).shares
+            kept.masked
+            for kept in run_program(program, [pair], seed=seed, batch_index=start).shares
         )
         whole = BACKEND.reduce(first.opened + first.mask + second.mask, GEOMETRY.score_bits)
         parts.append(signed(whole, GEOMETRY.score_bits))

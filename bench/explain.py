@@ -179,13 +179,15 @@ def multiply_adds(step: Step, program: Program) -> int:
     return math.prod(step.out_shape) * math.prod(shape[:-1])
 
 
-def explain(compiled: CompiledPlan, batch: int, rates: Rates, runs: int = RUNS) -> dict[str, Layer]:
+def explain(
+    compiled: CompiledPlan, batch_size: int, rates: Rates, runs: int = RUNS
+) -> dict[str, Layer]:
     """Every layer of a network, dealt first, then run, on this process's three threads; medians of
     the runs.
     """
     source = compiled.plan.graph.input
-    x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-    with compiled.session(batch) as session:
+    x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
+    with compiled.session(batch_size) as session:
         shared = session.share(x)
         session.run(shared)  # masks of weights, plans of trees: not counted
         online, dealt = [], []
@@ -296,15 +298,15 @@ def total(layers: dict[str, Layer]) -> Layer:
 def growth(compiled: CompiledPlan, batches: Sequence[int]) -> list[tuple[int, float]]:
     """(batch, seconds an image), the dealer beside."""
     found = []
-    for batch in batches:
+    for batch_size in batches:
         source = compiled.plan.graph.input
-        x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-        with compiled.session(batch) as session:
+        x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
+        with compiled.session(batch_size) as session:
             shared = session.share(x)
             session.run(shared)
             start = time.perf_counter()
             session.run(shared)
-            found.append((batch, (time.perf_counter() - start) / batch))
+            found.append((batch_size, (time.perf_counter() - start) / batch_size))
     return found
 
 
@@ -314,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.explain", description="Floor beside measured time."
     )
     parser.add_argument("--workload", choices=("lenet", "vgg", "lite0"), default="vgg")
-    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=0)
     parser.add_argument("--page", type=Path, help="write the page of VGG-small and Lite0 here")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line"
@@ -326,17 +328,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_page(options.page)
         return 0
     compiled = models.compile_named(options.workload)
-    batch = options.batch or BATCH[options.workload]
+    batch_size = options.batch_size or BATCH[options.workload]
     with compiled.session(1) as session:
         rates = measured_rates(session.backend)
         name = session.backend.name
-    layers = explain(compiled, batch, rates)
-    summed, cost = total(layers), program_of(compiled.plan, batch).cost
+    layers = explain(compiled, batch_size, rates)
+    summed, cost = total(layers), program_of(compiled.plan, batch_size).cost
     for layer, found in layers.items():
         print(f"{layer:32} {1e3 * found.floor:8.2f} {1e3 * found.seconds:8.2f} ms", file=sys.stderr)
     measured = row(
         workload=options.workload,
-        batch=batch,
+        batch_size=batch_size,
         seconds_total=summed.seconds + summed.dealer_seconds,
         seconds_online=summed.seconds,
         seconds_floor=summed.floor,
@@ -346,8 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         offline_bytes=cost.dealer_bytes,
         rounds=cost.rounds,
         backend=name,
-        k=compiled.plan.params.k,
-        f=compiled.plan.params.f,
+        k=compiled.plan.params.ring_bits,
+        f=compiled.plan.params.frac_bits,
         n_threads=1,
         rates=dataclasses.asdict(rates),
         layers={key: dataclasses.asdict(layer) for key, layer in layers.items()},

@@ -1,4 +1,4 @@
-"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet --batch 32
+"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet --batch-size 32
 --json`.
 
 Three real processes; what the servers say to each other and what the dealer sends passes a relay
@@ -27,9 +27,9 @@ from gpumpc.params import Params
 BATCH = {"lenet": 32, "vgg": 8, "lite0": 16, "resnet18": 4, "retrieval": 1}
 
 
-def measure(workload: str, batch: int, net: str, params: Params, runs: int) -> dict[str, Any]:
+def measure(workload: str, batch_size: int, net: str, params: Params, runs: int) -> dict[str, Any]:
     """One row. Raises GpumpcError."""
-    measured = measure_processes(workload, 0, batch, params, runs, None, net)
+    measured = measure_processes(workload, 0, batch_size, params, runs, None, net)
     link = floor(measured["rounds"], measured["online_bytes"], measured["offline_bytes"], net)
     return row(**measured, **link, machine=machine())
 
@@ -52,7 +52,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """Seconds and rounds, beside what the link alone takes."""
     titles = (
         "workload",
-        "batch",
+        "batch_size",
         "net",
         "total",
         "online",
@@ -68,7 +68,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
         seconds = ("seconds_total", "seconds_online", "link_seconds_online", "link_seconds_dealer")
         table.add_row(
             entry["workload"],
-            str(entry["batch"]),
+            str(entry["batch_size"]),
             entry["net"],
             *("-" if entry[name] is None else f"{entry[name]:.3f}" for name in seconds),
             str(entry["rounds"]),
@@ -88,18 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--net", default="wan", choices=[*NETWORKS], help="the link")
     parser.add_argument("--workload", default="lenet", choices=[*BATCH])
-    parser.add_argument("--batch", type=int, default=0, help="images; 0: the usual number")
-    parser.add_argument("--k", type=int, default=40, help="ring bits of a product")
-    parser.add_argument("--f", type=int, default=13, help="fraction bits")
+    parser.add_argument("--batch-size", type=int, default=0, help="images; 0: the usual number")
+    parser.add_argument("--ring-bits", type=int, default=40, help="ring bits of a product")
+    parser.add_argument("--frac-bits", type=int, default=13, help="fraction bits")
     parser.add_argument(
         "--runs", type=int, default=3, help="timed runs, of which the median counts"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    batch = options.batch or BATCH[options.workload]
+    batch_size = options.batch_size or BATCH[options.workload]
     try:
         measured = measure(
-            options.workload, batch, options.net, Params(k=options.k, f=options.f), options.runs
+            options.workload,
+            batch_size,
+            options.net,
+            Params(ring_bits=options.ring_bits, frac_bits=options.f),
+            options.runs,
         )
     except GpumpcError as error:
         print(f"error: {error}", file=sys.stderr)

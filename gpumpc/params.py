@@ -16,21 +16,21 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Frozen parameters of a plan; every party compares them in the handshake.
 
     Attributes:
-        k: valid bits of a product, 2f < k <= 62.
-        f: fraction bits of activations and weights.
+        ring_bits: k, the valid bits of a product, 2f < k <= 62.
+        frac_bits: f, the fraction bits of activations and weights.
         cipher: the generator behind every mask.
         weights: `private` (shared, opened only under a static mask) or `public`.
     """
 
-    k: int = 40
-    f: int = 13
+    ring_bits: int = 40
+    frac_bits: int = 13
     cipher: Cipher = "aes128ctr"
     weights: Weights = "private"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.f or not 2 * self.f < self.k <= 62:
+        if not 1 <= self.frac_bits or not 2 * self.frac_bits < self.ring_bits <= 62:
             raise PlanError(
-                f"k = {self.k} and f = {self.f} do not make a fixed-point ring",
+                f"k = {self.ring_bits} and f = {self.frac_bits} do not make a fixed-point ring",
                 "a product needs 2f fraction bits, a sign and room above them, in at most 62 bits",
                 "choose 1 <= f and 2f < k <= 62, for example k = 40, f = 13",
             )

@@ -140,8 +140,10 @@ class RecordingChannel:
 class NamedTree(SeedTree):
     """A seed tree that says which name each key belongs to."""
 
-    def __init__(self, root: bytes, batch: int, party: int, session_id: bytes = SESSION_ID) -> None:
-        super().__init__(root, session_id, batch)
+    def __init__(
+        self, root: bytes, batch_index: int, party: int, session_id: bytes = SESSION_ID
+    ) -> None:
+        super().__init__(root, session_id, batch_index)
         self._party = party
         self.names: dict[bytes, Name] = {}
 
@@ -338,7 +340,9 @@ def as_program(
     }
     products = [step for step in steps if isinstance(step, PrivateProduct | PublicProduct)]
     specs = {
-        p.layer: WeightSpec(weights[p.layer][0].shape, weights[p.layer][1].shape, p.k, 1.0, 1.0)
+        p.layer: WeightSpec(
+            weights[p.layer][0].shape, weights[p.layer][1].shape, p.ring_bits, 1.0, 1.0
+        )
         for p in products
     }
     result = Value((), 1, 0)  # nothing reads it while a program runs
@@ -381,7 +385,7 @@ def run_program(
     weights: Integers | None = None,
     *,
     seed: int = 0,
-    batch: int = 1,
+    batch_index: int = 1,
     script: Mapping[Name, Any] | None = None,
     extra_corrections: bytes = b"",
     static: Static | None = None,
@@ -405,10 +409,10 @@ def run_program(
     """
     both, cipher = roots(seed), program.params.cipher
     ends = [
-        _Server(party, both[party], batch, script or {}, session_id, backends[party])
+        _Server(party, both[party], batch_index, script or {}, session_id, backends[party])
         for party in (0, 1)
     ]
-    dealt = [NamedTree(both[party], batch, party, session_id) for party in (0, 1)]
+    dealt = [NamedTree(both[party], batch_index, party, session_id) for party in (0, 1)]
     backend = SCRIPTED[backends[2]](_Union(dealt[0].names, dealt[1].names), script or {})
 
     def weight_trees() -> tuple[SeedTree, SeedTree]:
@@ -423,11 +427,11 @@ def run_program(
     corrections = b"".join(pieces) + extra_corrections
     for end, channel in zip(ends, memory_pair(patience_s=20), strict=True):
         stream = BytesCorrections(corrections) if end.party else None
-        tree = NamedTree(both[end.party], batch, end.party, session_id)
+        tree = NamedTree(both[end.party], batch_index, end.party, session_id)
         own = SCRIPTED[backends[end.party]](tree.names, script or {})
         draws = PartyRandomness(end.party, own, cipher, tree, parts[end.party])
         ahead = dict(itertools.islice(program.prepare(draws), prepared))
-        end.prepare(channel, cipher, stream, parts[end.party], batch, ahead)
+        end.prepare(channel, cipher, stream, parts[end.party], batch_index, ahead)
     threads = [
         threading.Thread(target=end.work, args=(program, [pair[end.party] for pair in inputs]))
         for end in ends
@@ -483,13 +487,13 @@ class _Server:
         self,
         party: int,
         root: bytes,
-        batch: int,
+        batch_index: int,
         script: Mapping[Name, Any],
         session_id: bytes,
         backend: str,
     ) -> None:
         self.party, self.session_id = party, session_id
-        self.tree = NamedTree(root, batch, party, session_id)
+        self.tree = NamedTree(root, batch_index, party, session_id)
         self.script = script
         self.backend = SCRIPTED[backend](self.tree.names, script)
         self.error: BaseException | None = None
@@ -501,10 +505,10 @@ class _Server:
         cipher: Cipher,
         corrections: BytesCorrections | None,
         weights: Mapping[str, StaticWeight],
-        batch: int,
+        batch_index: int,
         ahead: Mapping[str, Words],
     ) -> None:
-        channel.begin(self.session_id, batch)
+        channel.begin(self.session_id, batch_index)
         self.channel = RecordingChannel(channel)
         arguments = (
             self.party,

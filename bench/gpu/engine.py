@@ -121,8 +121,10 @@ class Engine:
         )
         self._static = [self._share_weights(party, weights) for party in (0, 1)]
 
-    def _trees(self, session: bytes, batch: int) -> tuple[SeedTree, SeedTree]:
-        return SeedTree(self._roots[0], session, batch), SeedTree(self._roots[1], session, batch)
+    def _trees(self, session: bytes, batch_index: int) -> tuple[SeedTree, SeedTree]:
+        return SeedTree(self._roots[0], session, batch_index), SeedTree(
+            self._roots[1], session, batch_index
+        )
 
     def _share_weights(self, party: int, weights: Weights) -> dict[str, StaticWeight]:
         """W_0 = F + Bm_0, W_1 = Bm_1, F = W - Bm; the bias at server 0."""

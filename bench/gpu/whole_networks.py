@@ -20,7 +20,7 @@ from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
 from gpumpc.ring.cupy_backend import CupyBackend
 
-PARAMS = Params(k=40, f=13, cipher="chacha20")
+PARAMS = Params(ring_bits=40, frac_bits=13, cipher="chacha20")
 LARGEST_BATCH = 256
 Make = Callable[[], CupyBackend]
 
@@ -63,20 +63,20 @@ def run(
 ) -> None:
     """Every network; `make` gives a backend of its own to each party."""
     for name, graph in (graphs or NETWORKS).items():
-        batch, started, last = 1, time.monotonic(), 0.0
+        batch_size, started, last = 1, time.monotonic(), 0.0
         # The next batch takes about twice as long as the last one.
-        while batch <= LARGEST_BATCH and time.monotonic() - started + 2 * last < seconds_each:
+        while batch_size <= LARGEST_BATCH and time.monotonic() - started + 2 * last < seconds_each:
             began = time.monotonic()
             try:
-                _one(make, results, name, graph(), batch)
+                _one(make, results, name, graph(), batch_size)
             except MemoryError as error:  # CuPy's error of a full device is one
-                results.skip(f"{name} batch {batch}", f"does not fit: {type(error).__name__}")
+                results.skip(f"{name} batch {batch_size}", f"does not fit: {type(error).__name__}")
                 break
-            batch, last = 2 * batch, time.monotonic() - began
+            batch_size, last = 2 * batch_size, time.monotonic() - began
 
 
-def _one(make: Make, results: Results, name: str, graph: Graph, batch: int) -> None:
-    program = compile_program(graph, PARAMS, batch)
+def _one(make: Make, results: Results, name: str, graph: Graph, batch_size: int) -> None:
+    program = compile_program(graph, PARAMS, batch_size)
     parties = Parties(make(), (make(), make()))
     engine = Engine(program, random_weights(program, 1), parties)
     shares = random_shares(program, 2)
@@ -86,18 +86,18 @@ def _one(make: Make, results: Results, name: str, graph: Graph, batch: int) -> N
         done = engine.run(shares)
     total = done.seconds_dealing + done.seconds_online
     results.add(
-        f"{name} batch {batch}",
+        f"{name} batch {batch_size}",
         network=name,
-        batch=batch,
-        images_per_second=batch / done.seconds_online,
-        images_per_second_with_dealing=batch / total,
+        batch_size=batch_size,
+        images_per_second=batch_size / done.seconds_online,
+        images_per_second_with_dealing=batch_size / total,
         seconds_online=done.seconds_online,
         seconds_dealing=done.seconds_dealing,
         seconds_total=total,
         rounds=done.cost.rounds,
         online_bytes=max(done.cost.s0_bytes, done.cost.s1_bytes),
         offline_bytes=done.cost.dealer_bytes,
-        k=PARAMS.k,
-        f=PARAMS.f,
+        k=PARAMS.ring_bits,
+        f=PARAMS.frac_bits,
         gpu_busy_share=busy.share,
     )

@@ -47,8 +47,8 @@ class Variant:
     """One way of running ours: ring, fraction bits, backend (empty: the fastest that is
     installed)."""
 
-    k: int
-    f: int
+    ring_bits: int
+    frac_bits: int
     backend: str = ""
 
     @classmethod
@@ -58,7 +58,7 @@ class Variant:
         return cls(int(k), int(f), *backend)
 
     def __str__(self) -> str:
-        return f"{OURS} k={self.k} f={self.f} {self.backend}".rstrip()
+        return f"{OURS} k={self.ring_bits} f={self.frac_bits} {self.backend}".rstrip()
 
 
 def makers(
@@ -74,12 +74,16 @@ def makers(
         save(work, arrays, own / child_pipe.INPUTS)
         # CrypTen's parties tell each other where they are: no relay can stand between them.
         return Peer(
-            name, own, work.name, options.ours[0].f, python, link if name == "spu" else None
+            name, own, work.name, options.ours[0].frac_bits, python, link if name == "spu" else None
         )
 
     def ours(variant: Variant) -> Engine:
         return Ours(
-            work, arrays, Params(k=variant.k, f=variant.f), options.net, variant.backend or None
+            work,
+            arrays,
+            Params(ring_bits=variant.ring_bits, frac_bits=variant.frac_bits),
+            options.net,
+            variant.backend or None,
         )
 
     found: dict[str, Callable[[], Engine]] = {
@@ -124,9 +128,12 @@ def _row(
     exact: Array,
     options: argparse.Namespace,
 ) -> Row:
-    fields: Row = {"f": options.ours[0].f}
+    fields: Row = {"f": options.ours[0].frac_bits}
     if isinstance(engine, Ours):
-        name, fields = OURS, {"f": engine.params.f, "k": engine.params.k, "backend": engine.backend}
+        name, fields = (
+            OURS,
+            {"f": engine.params.frac_bits, "k": engine.params.ring_bits, "backend": engine.backend},
+        )
     measured = row_of(work, name, runs, engine.rounds(), exact, fields, engine.extra)
     link = network_named(options.net)
     return computed_row(measured, link) if link and name == "crypten" else measured

@@ -20,9 +20,9 @@ class CountingParty(ServerParty):
         )
         return answer
 
-    def run(self, batch: int) -> Message:
+    def run(self, batch_index: int) -> Message:
         """As `ServerParty`, with `traffic`: (sent, received) by name of the other process."""
-        answer = super().run(batch)
+        answer = super().run(batch_index)
         traffic = self._counter.read()
         self._counter.reset()
         return {**answer, "traffic": traffic}

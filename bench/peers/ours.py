@@ -51,13 +51,16 @@ def ring_of_product(params: Params) -> Params:
     """The product of two operands is lifted back to their ring, which needs room for three
     fractions.
     """
-    return Params(k=max(params.k, 3 * params.f + _ROOM_BITS), f=params.f)
+    return Params(
+        ring_bits=max(params.ring_bits, 3 * params.frac_bits + _ROOM_BITS),
+        frac_bits=params.frac_bits,
+    )
 
 
 def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> tuple[Plan, Weights]:
     """The workload as a plan."""
     if work.is_network:
-        compiled = compile_named(work.name, k=params.k, f=params.f)
+        compiled = compile_named(work.name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
         return compiled.plan, compiled.weights
     # An elementwise value is one item of many numbers; a product's rows and an image are items of a
     # batch.

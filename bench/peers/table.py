@@ -38,7 +38,7 @@ def row_of(
     return row(
         workload=work.name,
         engine=engine,
-        batch=work.shape[0] if work.is_network else None,
+        batch_size=work.shape[0] if work.is_network else None,
         seconds_total=statistics.median(run.seconds_total for run in runs),
         seconds_total_runs=[run.seconds_total for run in runs],
         seconds_online=statistics.median(online) if online else None,

@@ -28,11 +28,11 @@ def bench(
             min=0, help=f"Elements (relu, relu6, mul): {N:,}. Rows (retrieval): {N_ROWS:,}."
         ),
     ] = 0,
-    batch: Annotated[
+    batch_size: Annotated[
         int, typer.Option(min=0, help="Images, rows or queries a batch; 0: the usual number.")
     ] = 0,
-    k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
-    f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
+    ring_bits: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
+    frac_bits: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
     backend: Annotated[
         str, typer.Option(help="numpy or numba; default: the fastest that is installed.")
@@ -60,10 +60,24 @@ def bench(
             )
         if net:
             row = measure_processes(
-                workload, n, batch, Params(k=k, f=f), runs, chosen, net, in_flight
+                workload,
+                n,
+                batch_size,
+                Params(ring_bits=ring_bits, frac_bits=frac_bits),
+                runs,
+                chosen,
+                net,
+                in_flight,
             )
         else:
-            row = measure(workload, n, batch, Params(k=k, f=f), runs, chosen)
+            row = measure(
+                workload,
+                n,
+                batch_size,
+                Params(ring_bits=ring_bits, frac_bits=frac_bits),
+                runs,
+                chosen,
+            )
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:
@@ -71,14 +85,14 @@ def bench(
 
 
 def measure(
-    workload: str, n: int, batch: int, params: Params, runs: int, backend: str | None
+    workload: str, n: int, batch_size: int, params: Params, runs: int, backend: str | None
 ) -> dict[str, Any]:
     """One row of figures. Raises ConfigError for an unknown workload or backend.
 
     One run before the timed ones is not counted: it makes plans and masks that every later batch
     uses again.
     """
-    case = case_of(workload, n, batch, params)
+    case = case_of(workload, n, batch_size, params)
     measured = open_workload(case, backend)
     with measured.session as session:
         measured.runner.total()
@@ -86,7 +100,13 @@ def measure(
         seconds = [(measured.runner.total(), measured.runner.online()) for _ in range(runs)]
         n_threads = int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1))
         row = row_of(
-            case, workload, batch, params, measured.cost, seconds, measured.runner.result.reveal()
+            case,
+            workload,
+            batch_size,
+            params,
+            measured.cost,
+            seconds,
+            measured.runner.result.reveal(),
         )
         return row | {"backend": session.backend.name, "n_threads": n_threads}
 

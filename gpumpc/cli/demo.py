@@ -20,7 +20,7 @@ def demo(
     queries: Annotated[
         int, typer.Option(min=6, help="How many images are classified and searched for.")
     ] = 36,
-    batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 6,
     folder: Annotated[Path, typer.Option(help="Where keys, logs, plans and results go.")] = Path(
         "out/demo"
     ),
@@ -30,7 +30,7 @@ def demo(
     the clear.
     """
     with exit_on_error():
-        row = run(gallery, queries, batch, folder)
+        row = run(gallery, queries, batch_size, folder)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:

@@ -182,7 +182,7 @@ def extract(
         todo = [item for item in chosen if item not in done]
         console.print(f"{len(chosen) - len(todo)} of {len(chosen)} images are extracted already")
         if todo:
-            with counted("images", client.batch, len(todo)) as progress:
+            with counted("images", client.batch_size, len(todo)) as progress:
                 client.keep(todo, progress)
         if out is not None and chosen:
             with counted("revealed") as progress:
@@ -248,7 +248,7 @@ def classify(
                 "no image is shared, or none is extracted",
                 hint="use `gpumpc share` and `gpumpc extract`",
             )
-        with counted("images", client.batch, len(chosen)) as progress:
+        with counted("images", client.batch_size, len(chosen)) as progress:
             result = client.run(chosen, progress, source=below).reveal()
         for item, row in zip(chosen, result, strict=True):
             typer.echo(f"{place_of(known, item)}\t{_shown(row, client)}")

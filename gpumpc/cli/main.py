@@ -139,7 +139,7 @@ def up(
     folder: Annotated[Path, typer.Option(help="Where keys, state and logs go.")] = Path(
         "out/local"
     ),
-    batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
     pool: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
 ) -> None:
     """Start dealer and both servers here, and stop them together (Ctrl-C)."""
@@ -158,7 +158,7 @@ def up(
             signal.SIGINT,
         ):  # before anything is started: nothing is left behind
             signal.signal(number, lambda got, _: stopping.append(got))
-        with LocalCluster(_local_setup(folder, plan, batch, pool)) as cluster:
+        with LocalCluster(_local_setup(folder, plan, batch_size, pool)) as cluster:
             console.print(
                 f"dealer, server 0 and server 1 run; logs and client.toml are in {folder}; Ctrl-C "
                 "stops them"
@@ -168,7 +168,7 @@ def up(
                 time.sleep(0.3)
 
 
-def _local_setup(folder: Path, plans: list[Path], batch: int, pool: str) -> LocalSetup:
+def _local_setup(folder: Path, plans: list[Path], batch_size: int, pool: str) -> LocalSetup:
     """The set-up in `folder`, made now if there is none.
 
     Raises ConfigError if one is there for something else.
@@ -179,15 +179,15 @@ def _local_setup(folder: Path, plans: list[Path], batch: int, pool: str) -> Loca
         folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client"))
     )
     if not setup.client.exists():
-        return write_local(folder, plans, batch, pool=pool)
+        return write_local(folder, plans, batch_size, pool=pool)
     known = load_server(setup.server0)
     wanted = tuple(plan.absolute() for plan in plans)
-    if (known.plans, known.batch) != (wanted, batch):
+    if (known.plans, known.batch_size) != (wanted, batch_size):
         raise ConfigError(
             f"the set-up in {folder} is for plan {', '.join(map(str, known.plans))} and batches of "
-            f"{known.batch}",
-            f"{', '.join(map(str, wanted))} and batches of {batch} were asked for",
-            "give another --folder, or the same --plan and --batch as before",
+            f"{known.batch_size}",
+            f"{', '.join(map(str, wanted))} and batches of {batch_size} were asked for",
+            "give another --folder, or the same --plan and --batch-size as before",
         )
     return setup
 
@@ -202,8 +202,8 @@ def compile_(
     ],
     out: Annotated[Path, typer.Option(help="Folder for plan.json and weights.safetensors.")],
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 64,
-    k: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
-    f: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
+    ring_bits: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
+    frac_bits: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     weights: Annotated[str, typer.Option(help="private or public.")] = "private",
     bounds: Annotated[str, typer.Option(help="certified, or calibrated on sample inputs.")] = "",
     policy: Annotated[
@@ -218,8 +218,8 @@ def compile_(
         compiled = models.compile_named(
             model,
             size=size,
-            k=k,
-            f=f,
+            ring_bits=ring_bits,
+            frac_bits=frac_bits,
             weights=weights,
             bounds=bounds or None,
             policy=policy or None,

@@ -89,11 +89,11 @@ class Client(Connection):
         super().__init__(config, patience_s)
         self.plan, self.plan_id = plan, plan_hash(plan).hex()
         try:
-            self.batch = self._check_plan()
+            self.batch_size = self._check_plan()
         except BaseException:
             self.close()
             raise
-        self.program = program_of(plan, self.batch)
+        self.program = program_of(plan, self.batch_size)
 
     def status(self) -> tuple[m.Status, m.Status]:
         """What each server says of itself. Raises PeerTimeout, PeerLost."""
@@ -126,15 +126,15 @@ class Client(Connection):
         return HandshakeMismatch("plan", self.plan_id[:16], "another", peer)
 
     def _check_plan(self) -> int:
-        batch = 0
+        batch_size = 0
         for party, status in enumerate(self.plan_status()):
-            batch = int(status.fields["batch size"])
+            batch_size = int(status.fields["batch size"])
             compare(
-                agreed_fields(self.plan, program_of(self.plan, batch)),
+                agreed_fields(self.plan, program_of(self.plan, batch_size)),
                 status.fields,
                 f"server {party}",
             )
-        return batch
+        return batch_size
 
     @property
     def is_ready(self) -> bool:
@@ -331,10 +331,10 @@ class Client(Connection):
         Raises like `run`.
         """
         items, source_id = _items(shared), plan_hash(source).hex() if source else None
-        size = BATCHES_PER_REQUEST * self.batch
-        of = -(-len(items) // self.batch)
+        size = BATCHES_PER_REQUEST * self.batch_size
+        of = -(-len(items) // self.batch_size)
         for start in range(0, len(items), size):
-            before = start // self.batch
+            before = start // self.batch_size
             request = m.Keep(
                 self.plan_id, secrets.token_hex(16), items[start : start + size], source_id
             )
@@ -363,11 +363,11 @@ class Client(Connection):
         if not items:
             raise BadShape("no item is named", "there is nothing to compute", "name at least one")
         jobs: list[tuple[str, Parts]] = []
-        size = max(self.batch, ITEMS_PER_REQUEST // self.batch * self.batch)
+        size = max(self.batch_size, ITEMS_PER_REQUEST // self.batch_size * self.batch_size)
         for start in range(0, len(items), size):
             job, names = secrets.token_hex(16), items[start : start + size]
             shifted = (
-                _shifted(progress, start // self.batch, -(-len(items) // self.batch))
+                _shifted(progress, start // self.batch_size, -(-len(items) // self.batch_size))
                 if len(items) > size
                 else progress
             )

@@ -51,7 +51,7 @@ class Dealer:
         self._engines: dict[str, DealerEngine] = {}
         for folder in config.plans:
             plan = plan_files.load(folder)
-            program = program_of(plan, config.batch)
+            program = program_of(plan, config.batch_size)
             self._plans.append((plan, program))
             self._engines[plan_hash(plan).hex()] = DealerEngine(
                 plan, program, self._roots, choose_backend()
@@ -142,11 +142,13 @@ class Dealer:
         # Only where the frames go: the masks depend on what the dealer computes itself.
         session_id = bytes.fromhex(want.session)
         deal = functools.partial(
-            engine.deal, want.weight_sharing_id, nonces, want.batch, task=want.task
+            engine.deal, want.weight_sharing_id, nonces, want.batch_index, task=want.task
         )
         for frame in CorrectionQueue().frames(self._executor, deal, _ALIVE_S):
             self._show_life(servers)
             if self._stopping.is_set():
                 return
             if frame:
-                servers[1].send(Kind.CORRECTION, *frame, session=session_id, batch=want.batch)
+                servers[1].send(
+                    Kind.CORRECTION, *frame, session=session_id, batch_index=want.batch_index
+                )

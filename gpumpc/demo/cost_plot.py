@@ -42,7 +42,7 @@ class LayerCost(NamedTuple):
     rounds: int
 
 
-def layer_costs(steps: Iterable[_Step], batch: int) -> list[LayerCost]:
+def layer_costs(steps: Iterable[_Step], batch_size: int) -> list[LayerCost]:
     """Costs of a program's steps added up by layer (`conv/product` and `conv/open` belong to
     `conv`), bytes an image.
 
@@ -53,7 +53,7 @@ def layer_costs(steps: Iterable[_Step], batch: int) -> list[LayerCost]:
         layer = step.name.split("/")[0]
         totals[layer] = totals.get(layer, Cost()) + step.cost
     rows = [
-        LayerCost(name, c.online_bytes / batch, c.dealer_bytes / batch, c.rounds)
+        LayerCost(name, c.online_bytes / batch_size, c.dealer_bytes / batch_size, c.rounds)
         for name, c in totals.items()
     ]
     return [row for row in rows if row.online_bytes or row.dealer_bytes or row.rounds]

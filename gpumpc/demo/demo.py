@@ -45,7 +45,7 @@ class Secure(NamedTuple):
     seconds: dict[str, float]
 
 
-def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, Any]:
+def run(n_gallery: int, n_queries: int, batch_size: int, folder: Path) -> dict[str, Any]:
     """The whole path, each step said as it begins; one row of figures."""
     from gpumpc.datasets.fetch import SOURCES, fetch
 
@@ -57,19 +57,19 @@ def run(n_gallery: int, n_queries: int, batch: int, folder: Path) -> dict[str, A
     with counted("in the clear, portions") as progress:
         study = st.prepare(n_gallery, n_queries, progress)
     compiled = time.perf_counter()
-    secure = _secure(study, batch, folder)
+    secure = _secure(study, batch_size, folder)
     seconds = {
         "seconds_fetching": ready - start,
         "seconds_in_the_clear": compiled - ready,
         **secure.seconds,
     }
-    row = _row(study, secure, batch) | seconds
+    row = _row(study, secure, batch_size) | seconds
     row["seconds_total"] = time.perf_counter() - start
-    write_report(folder / "report.html", _report(study, secure, row, batch))
+    write_report(folder / "report.html", _report(study, secure, row, batch_size))
     return row
 
 
-def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
+def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
     """Everything on shares, in three processes; the owner's and the user's side is here."""
     from gpumpc.client.client import connect
     from gpumpc.deploy.config import load_client, write_local
@@ -78,7 +78,7 @@ def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
     study.features.save(folder / "features")
     study.head.save(folder / "head")
     shutil.rmtree(folder / "cluster", ignore_errors=True)
-    setup = write_local(folder / "cluster", [folder / "features", folder / "head"], batch)
+    setup = write_local(folder / "cluster", [folder / "features", folder / "head"], batch_size)
     console.print(
         "starting dealer, server 0 and server 1 as processes; logs are beside their keys in",
         folder / "cluster",
@@ -98,11 +98,11 @@ def _secure(study: st.Study, batch: int, folder: Path) -> Secure:
         clock.lap("seconds_sharing_weights")
         items = [*owner.share(study.inputs[chosen]).items]
         clock.lap("seconds_sharing_images")
-        with counted("features on shares, images", batch, len(items)) as progress:
+        with counted("features on shares, images", batch_size, len(items)) as progress:
             owner.keep(items, progress)
         clock.lap("seconds_online")
         gallery, queries = items[: len(study.gallery)], items[len(study.gallery) :]
-        with counted("classified on shares, images", batch, len(queries)) as progress:
+        with counted("classified on shares, images", batch_size, len(queries)) as progress:
             indices = classifier.run(queries, progress, source=owner.plan).reveal()
         clock.lap("seconds_classifying")
         index = owner.index(INDEX, st.METRIC)
@@ -135,7 +135,7 @@ class _Clock:
         self._last = now
 
 
-def _row(study: st.Study, secure: Secure, batch: int) -> dict[str, Any]:
+def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
     """All figures of a run."""
     from gpumpc.ring.choose import choose_backend
 
@@ -151,7 +151,7 @@ def _row(study: st.Study, secure: Secure, batch: int) -> dict[str, Any]:
     fixed_labels = st.labels_of(study.head, study.fixed[queries], "fixed")
     spread = float(study.clear.std(axis=0).mean())
     error = np.abs(secure.features - study.clear[np.concatenate([gallery, queries])]) / spread
-    program = program_of(study.features.plan, batch)
+    program = program_of(study.features.plan, batch_size)
     params = study.features.plan.params
     counts = study.data.counts().values()
     secure_found = st.retrieved(study, gallery, queries, secure.ranks)
@@ -178,17 +178,17 @@ def _row(study: st.Study, secure: Secure, batch: int) -> dict[str, Any]:
         "map_at_5": {"float": float_found.map_at_5, "secure": secure_found.map_at_5},
         "ranking_overlap_at_5": float(overlap_at_k(in_float, secure.ranks, st.TOP).mean()),
         "images_per_s": n_images / secure.seconds["seconds_online"],
-        "online_bytes_per_image": program.cost.online_bytes // batch,
-        "offline_bytes_per_image": program.cost.dealer_bytes // batch,
-        "online_bytes": program.cost.online_bytes * -(-n_images // batch),
-        "offline_bytes": program.cost.dealer_bytes * -(-n_images // batch),
+        "online_bytes_per_image": program.cost.online_bytes // batch_size,
+        "offline_bytes_per_image": program.cost.dealer_bytes // batch_size,
+        "online_bytes": program.cost.online_bytes * -(-n_images // batch_size),
+        "offline_bytes": program.cost.dealer_bytes * -(-n_images // batch_size),
         "rounds_per_batch": program.cost.rounds,
         "rounds": program.cost.rounds,
         "feature_error_max": float(error.max()),
         "feature_error_p999": float(np.quantile(error, 0.999)),
         "backend": choose_backend().name,
-        "k": params.k,
-        "f": params.f,
+        "k": params.ring_bits,
+        "f": params.frac_bits,
         "n_threads": 1,
         "bounds": study.features.plan.bounds,
         "dim": geometry_of(program, st.METRIC).dim,
@@ -261,7 +261,7 @@ been looked at on the held-out part.
 The head was trained by the model's owner, in the clear, on float features of the training part."""
 
 
-def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch: int) -> Report:
+def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch_size: int) -> Report:
     fixed = st.labels_of(study.head, study.fixed[study.queries], "fixed")
     data = study.data
     asked = []
@@ -284,7 +284,7 @@ def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch: int) ->
         "Found without being seen",
         rows_for_people(row),
         asked,
-        layer_costs(program_of(study.features.plan, batch).steps, batch),
+        layer_costs(program_of(study.features.plan, batch_size).steps, batch_size),
         class_rows(data),
         [Note("How it was computed", _HOW), Note("What the numbers are worth", _DATA)],
         lead="Real medical images, classified and searched by two servers that hold nothing but "

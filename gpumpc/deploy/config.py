@@ -69,7 +69,7 @@ class ServerConfig:
     owners: tuple[Card, ...]
     users: tuple[Card, ...]
     plans: tuple[Path, ...]
-    batch: int
+    batch_size: int
     pool_bytes: int
     uploads_bytes: int
     backend: str
@@ -97,7 +97,7 @@ class DealerConfig:
     server_endpoints: tuple[str, str]
     server_cards: tuple[Card, Card]
     plans: tuple[Path, ...]
-    batch: int
+    batch_size: int
     dealer_bulk: str | None = None
 
 
@@ -130,7 +130,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dealer_card: str
     user_cards: list[str]
     plans: list[str]
-    batch: BatchSize
+    batch_size: BatchSize
     owner_cards: list[str] = []
     peer_listen: Endpoint | None = None
     peer_connect: Endpoint | None = None
@@ -148,7 +148,7 @@ class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server_endpoints: tuple[Endpoint, Endpoint]
     server_cards: tuple[str, str]
     plans: list[str]
-    batch: BatchSize
+    batch_size: BatchSize
     dealer_bulk: Endpoint | None = None
 
 
@@ -207,7 +207,7 @@ def load_server(path: Path) -> ServerConfig:
         owners=owners,
         users=users,
         plans=tuple(file.path(plan) for plan in raw.plans),
-        batch=raw.batch,
+        batch_size=raw.batch_size,
         pool_bytes=pool_bytes,
         uploads_bytes=uploads_bytes,
         backend=raw.backend,
@@ -227,7 +227,7 @@ def load_dealer(path: Path) -> DealerConfig:
     plans = tuple(file.path(plan) for plan in raw.plans)
     cards = file.server_cards(raw.server_cards)
     return DealerConfig(
-        file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch, raw.dealer_bulk
+        file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch_size, raw.dealer_bulk
     )
 
 
@@ -245,7 +245,7 @@ def load_client(path: Path) -> ClientConfig:
 def write_local(
     folder: Path,
     plans: Sequence[Path],
-    batch: int,
+    batch_size: int,
     *,
     pool: str = "2GiB",
     backend: str = "",
@@ -263,7 +263,7 @@ def write_local(
     listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
     work: dict[str, object] = {
         "plans": [str(Path(plan).absolute()) for plan in plans],
-        "batch": batch,
+        "batch_size": batch_size,
     }
     server: dict[str, object] = {
         "dealer_card": "dealer/card.toml",

@@ -38,7 +38,7 @@ class DealerEngine:
         self,
         weight_sharing_id: str,
         nonces: tuple[bytes, bytes],
-        batch: int,
+        batch_index: int,
         send: dealer.Send,
         task: m.IndexTask | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class DealerEngine:
             else self._weight_masks(self.plan.weight_digest, weight_sharing_id)
         )
         dealing = dealer.Dealing(
-            self.backend, program.params.cipher, self._trees(session_id, batch), masks, send
+            self.backend, program.params.cipher, self._trees(session_id, batch_index), masks, send
         )
         dealer.deal_batch(program.steps, dealing)
 
@@ -84,10 +84,14 @@ class DealerEngine:
 
     @staticmethod
     def _tree_of(root: Secret) -> Callable[[bytes, int], seeds.SeedTree]:
-        return lambda session_id, batch: seeds.SeedTree(root.expose(), session_id, batch)
+        return lambda session_id, batch_index: seeds.SeedTree(
+            root.expose(), session_id, batch_index
+        )
 
-    def _trees(self, session_id: bytes, batch: int) -> tuple[seeds.SeedTree, seeds.SeedTree]:
-        first, second = (seeds.SeedTree(root.expose(), session_id, batch) for root in self._roots)
+    def _trees(self, session_id: bytes, batch_index: int) -> tuple[seeds.SeedTree, seeds.SeedTree]:
+        first, second = (
+            seeds.SeedTree(root.expose(), session_id, batch_index) for root in self._roots
+        )
         return first, second
 
     def _weight_masks(self, version: str, weight_sharing_id: str) -> dict[str, Words]:

@@ -174,7 +174,7 @@ class Engine(Evaluation):
 
     # batches
 
-    def run(self, channel: Channel, batch: int, share: Words) -> Additive:
+    def run(self, channel: Channel, batch_index: int, share: Words) -> Additive:
         """One batch on this server's input share, its number reserved durably first; the result
         share, re-randomised.
 
@@ -184,8 +184,10 @@ class Engine(Evaluation):
         CostMismatch, LeftoverCorrelations.
         """
         self.check_ready()
-        result, batch = self.evaluate_again(channel, batch, self._weights, self._operand(share))
-        return self._to_release(result, batch, self.backend)
+        result, batch_index = self.evaluate_again(
+            channel, batch_index, self._weights, self._operand(share)
+        )
+        return self._to_release(result, batch_index, self.backend)
 
     def run_all(
         self, channel: SubChannel, first_batch: int, shares: Iterable[Words]
@@ -196,11 +198,11 @@ class Engine(Evaluation):
         Raises what `run` raises; whatever runs beside a batch that fails is given up.
         """
         if self.in_flight == 1 or self.program.may_repeat:
-            batch = first_batch
+            batch_index = first_batch
             for share in shares:
-                result = self.run(channel, batch, share)
-                batch = self.next_batch
-                yield batch - 1, result
+                result = self.run(channel, batch_index, share)
+                batch_index = self.next_batch
+                yield batch_index - 1, result
             return
         self.check_ready()
         latest: collections.deque[ReservedBatch] = collections.deque(maxlen=1)
@@ -217,8 +219,8 @@ class Engine(Evaluation):
     def _beginnings(
         self, first_batch: int, shares: Iterable[Words], latest: collections.deque[ReservedBatch]
     ) -> Iterator[Callable[[SubChannel], tuple[int, Additive]]]:
-        for batch, share in enumerate(shares, first_batch):
-            operand, reserved = self._operand(share), self.begin(batch, self._weights)
+        for batch_index, share in enumerate(shares, first_batch):
+            operand, reserved = self._operand(share), self.begin(batch_index, self._weights)
             latest.append(reserved)
 
             self.backend.synchronize()  # the lane's thread reads the operand
@@ -232,9 +234,9 @@ class Engine(Evaluation):
                 result = self.carry_out(
                     sub_channel, reserved, self._weights, operand, backend=backend
                 )
-                released = self._to_release(result, reserved.batch, backend)
+                released = self._to_release(result, reserved.batch_index, backend)
                 backend.synchronize()  # this thread's caller reads it
-                return reserved.batch, released
+                return reserved.batch_index, released
 
             yield evaluate
 
@@ -244,5 +246,7 @@ class Engine(Evaluation):
             self.backend.reduce(share, value.bits), value.bits, value.frac, value.divisor
         )
 
-    def _to_release(self, result: Additive, batch: int, backend: Backend) -> Additive:
-        return self.rerandomised(result.at_bits(backend, self.program.result.bits), batch, backend)
+    def _to_release(self, result: Additive, batch_index: int, backend: Backend) -> Additive:
+        return self.rerandomised(
+            result.at_bits(backend, self.program.result.bits), batch_index, backend
+        )

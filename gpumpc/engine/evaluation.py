@@ -42,10 +42,10 @@ class TakenCorrections(Corrections, Protocol):
 class CorrectionSource(Protocol):
     """Where server 1 finds the dealer's corrections."""
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> TakenCorrections:
         """A batch's corrections, waited for. Raises CorrelationsMissing."""
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget batches that can never be used."""
 
 
@@ -70,8 +70,8 @@ class Prefetch:
         ended: the batch has begun, nothing more is wanted.
     """
 
-    def __init__(self, session_id: bytes, batch: int) -> None:
-        self.session_id, self.batch = session_id, batch
+    def __init__(self, session_id: bytes, batch_index: int) -> None:
+        self.session_id, self.batch_index = session_id, batch_index
         self.found: dict[str, Words] = {}
         self.ended = False
 
@@ -81,7 +81,7 @@ class ReservedBatch:
     """A reserved batch, with what lies ready for it."""
 
     session_id: bytes
-    batch: int
+    batch_index: int
     corrections: TakenCorrections | None
     ahead: Mapping[str, Words]
 
@@ -155,31 +155,35 @@ class Evaluation:
             self.corrections.discard_before(binding.session_id, self.next_batch)
 
     def evaluate(
-        self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive
+        self,
+        channel: Channel,
+        batch_index: int,
+        weights: Mapping[str, StaticWeight],
+        *inputs: Additive,
     ) -> Any:
         """One batch, its number reserved durably first; what the program's output step returns.
 
         Raises BatchAlreadyUsed, CorrelationsMissing, PeerLost, CostMismatch, LeftoverCorrelations.
         """
-        return self.carry_out(channel, self.begin(batch, weights), weights, *inputs)
+        return self.carry_out(channel, self.begin(batch_index, weights), weights, *inputs)
 
-    def begin(self, batch: int, weights: Mapping[str, StaticWeight]) -> ReservedBatch:
+    def begin(self, batch_index: int, weights: Mapping[str, StaticWeight]) -> ReservedBatch:
         """Reserve a batch and take what lies ready for it. Batches begin one after the other, in
         order.
 
         Raises BatchAlreadyUsed, CorrelationsMissing.
         """
-        self.ledger.reserve(self.session_id, batch)
-        self.next_batch = batch + 1
+        self.ledger.reserve(self.session_id, batch_index)
+        self.next_batch = batch_index + 1
         try:
-            corrections = self._take(batch)
+            corrections = self._take(batch_index)
         except BaseException:
-            self._burn(self.session_id, batch)
+            self._burn(self.session_id, batch_index)
             raise
-        self.first_needed = batch + 1
-        ahead = self._prepared(batch)
+        self.first_needed = batch_index + 1
+        ahead = self._prepared(batch_index)
         self.prepare_next(weights)
-        return ReservedBatch(self.session_id, batch, corrections, ahead)
+        return ReservedBatch(self.session_id, batch_index, corrections, ahead)
 
     def carry_out(
         self,
@@ -195,8 +199,8 @@ class Evaluation:
         Raises PeerLost, CostMismatch, LeftoverCorrelations, CorrelationsMissing.
         """
         try:
-            channel.begin(reserved.session_id, reserved.batch)
-            tree = seeds.SeedTree(self.root.expose(), reserved.session_id, reserved.batch)
+            channel.begin(reserved.session_id, reserved.batch_index)
+            tree = seeds.SeedTree(self.root.expose(), reserved.session_id, reserved.batch_index)
             session = self.new_session(
                 channel, tree, reserved.corrections, weights, reserved.ahead, backend
             )
@@ -206,21 +210,25 @@ class Evaluation:
         except BaseException:
             self.give_up(reserved)
             raise
-        self.ledger.spend(reserved.session_id, reserved.batch)
+        self.ledger.spend(reserved.session_id, reserved.batch_index)
         return result
 
     def give_up(self, reserved: ReservedBatch) -> None:
         """A batch that began will not end well; safe to call twice."""
         reserved.discard()
-        self._burn(reserved.session_id, reserved.batch)
+        self._burn(reserved.session_id, reserved.batch_index)
 
-    def _burn(self, session_id: bytes, batch: int) -> None:
+    def _burn(self, session_id: bytes, batch_index: int) -> None:
         # Where even this fails, the next start burns it.
         with contextlib.suppress(ConfigError):
-            self.ledger.burn(session_id, batch)
+            self.ledger.burn(session_id, batch_index)
 
     def evaluate_again(
-        self, channel: Channel, batch: int, weights: Mapping[str, StaticWeight], *inputs: Additive
+        self,
+        channel: Channel,
+        batch_index: int,
+        weights: Mapping[str, StaticWeight],
+        *inputs: Additive,
     ) -> tuple[Any, int]:
         """A batch that begins with this number, and the number it had in the end.
 
@@ -228,14 +236,14 @@ class Evaluation:
         """
         for _ in range(TRIES - 1):
             try:
-                return self.evaluate(channel, batch, weights, *inputs), batch
+                return self.evaluate(channel, batch_index, weights, *inputs), batch_index
             except SelectionFailed:
                 log.info("a selection is repeated under a new shuffle")
-                batch = self.next_batch
-        return self.evaluate(channel, batch, weights, *inputs), batch
+                batch_index = self.next_batch
+        return self.evaluate(channel, batch_index, weights, *inputs), batch_index
 
     def rerandomised(
-        self, result: Additive, batch: int, backend: Backend | None = None
+        self, result: Additive, batch_index: int, backend: Backend | None = None
     ) -> Additive:
         """The same value under shares that only the two servers can tell from uniform ones.
 
@@ -243,7 +251,7 @@ class Evaluation:
         knowledge, as the user does who is given both result shares, would learn values from inside
         the network.
         """
-        key = seeds.SeedTree(self.pair_secret.expose(), self.session_id, batch).key(
+        key = seeds.SeedTree(self.pair_secret.expose(), self.session_id, batch_index).key(
             "result", "re-randomise"
         )
         sign = 1 if self.party == 0 else -1
@@ -252,14 +260,16 @@ class Evaluation:
         )
         return result.with_words(words)
 
-    def _take(self, batch: int) -> TakenCorrections | None:
+    def _take(self, batch_index: int) -> TakenCorrections | None:
         if self.corrections is None or not self.program.cost.dealer_bytes:
             return None
         # Numbers that were skipped or burnt since: their corrections would lie there for ever.
-        self.corrections.discard_before(self.session_id, batch)
-        return self.corrections.take(self.session_id, batch, self.wait_s)
+        self.corrections.discard_before(self.session_id, batch_index)
+        return self.corrections.take(self.session_id, batch_index, self.wait_s)
 
-    def prepare(self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]) -> None:
+    def prepare(
+        self, session_id: bytes, batch_index: int, weights: Mapping[str, StaticWeight]
+    ) -> None:
         """Compute what needs no input of a batch, until the batch begins or all is there. Nothing
         leaves the server.
 
@@ -268,8 +278,8 @@ class Evaluation:
         """
         if self.program.prepared_bytes > _MAX_PREPARED_BYTES:
             return
-        self._prefetch = preparation = Prefetch(session_id, batch)
-        tree = seeds.SeedTree(self.root.expose(), session_id, batch)
+        self._prefetch = preparation = Prefetch(session_id, batch_index)
+        tree = seeds.SeedTree(self.root.expose(), session_id, batch_index)
         backend = self._backend_ahead
         draws = PartyRandomness(self.party, backend, self.plan.params.cipher, tree, weights)
         for step, words in self.program.prepare(draws):
@@ -284,23 +294,26 @@ class Evaluation:
             self._executor.submit(self._try_to_prepare, self.session_id, self.next_batch, weights)
 
     def _try_to_prepare(
-        self, session_id: bytes, batch: int, weights: Mapping[str, StaticWeight]
+        self, session_id: bytes, batch_index: int, weights: Mapping[str, StaticWeight]
     ) -> None:
         try:
-            if (session_id, batch) == (self.session_id, self.next_batch):  # or it came too late
-                self.prepare(session_id, batch, weights)
+            if (session_id, batch_index) == (
+                self.session_id,
+                self.next_batch,
+            ):  # or it came too late
+                self.prepare(session_id, batch_index, weights)
         except Exception:  # the batch itself computes what is missing, and says what is wrong
-            log.exception("batch %d was not prepared", batch)
+            log.exception("batch %d was not prepared", batch_index)
 
     def stop_preparing(self) -> None:
         """End what is being prepared: a process that stops waits for it."""
         self._prefetch.ended = True
 
-    def _prepared(self, batch: int) -> dict[str, Words]:
+    def _prepared(self, batch_index: int) -> dict[str, Words]:
         """What is there for a batch that begins."""
         preparation, self._prefetch = self._prefetch, Prefetch(b"", 0)
         preparation.ended = True
-        is_its = (preparation.session_id, preparation.batch) == (self.session_id, batch)
+        is_its = (preparation.session_id, preparation.batch_index) == (self.session_id, batch_index)
         return {**preparation.found} if is_its else {}
 
     def new_session(

@@ -35,7 +35,9 @@ def task_id(task: m.IndexTask) -> str:
 
 def segments_of(versions: list[RowVersion]) -> list[m.Segment]:
     """Row versions, in order, as runs of one batch each."""
-    runs = itertools.groupby(versions, key=lambda version: (version.session_id, version.batch))
+    runs = itertools.groupby(
+        versions, key=lambda version: (version.session_id, version.batch_index)
+    )
     return [
         m.Segment(place[0].hex(), place[1], [version.slot for version in run])
         for place, run in runs
@@ -45,7 +47,7 @@ def segments_of(versions: list[RowVersion]) -> list[m.Segment]:
 def versions_of(task: m.QueryTask) -> list[RowVersion]:
     """The inverse of `segments_of`. Raises PlanError for a slot that no batch has."""
     versions = [
-        RowVersion(bytes.fromhex(segment.session), segment.batch, slot)
+        RowVersion(bytes.fromhex(segment.session), segment.batch_index, slot)
         for segment in task.segments
         for slot in segment.slots
     ]

@@ -42,7 +42,7 @@ class CompiledPlan:
     def __repr__(self) -> str:
         return f"CompiledPlan({self.plan.name!r}, {self.plan.params})"
 
-    def __call__(self, x: npt.ArrayLike, mode: Mode = "secure", batch: int = BATCH) -> Array:
+    def __call__(self, x: npt.ArrayLike, mode: Mode = "secure", batch_size: int = BATCH) -> Array:
         """Real result (B, ..).
 
         Raises BadShape, BadValue, OutOfRange for an input the plan does not admit.
@@ -55,12 +55,12 @@ class CompiledPlan:
             return evaluate_fixed(
                 program, integer_weights(program, self.weights), values, choose_backend()
             )
-        with self.session(batch) as session:
+        with self.session(batch_size) as session:
             return session.run(session.share(values)).reveal()
 
-    def session(self, batch: int = BATCH, backend: str | None = None) -> LocalSession:
+    def session(self, batch_size: int = BATCH, backend: str | None = None) -> LocalSession:
         """Dealer and both servers in this process, ready to share, run and reveal."""
-        return LocalSession(self.plan, self.weights, batch, choose_backend(backend))
+        return LocalSession(self.plan, self.weights, batch_size, choose_backend(backend))
 
     def save(self, folder: str | Path) -> None:
         """Write `plan.json` for every party and `weights.safetensors` for the owner alone."""

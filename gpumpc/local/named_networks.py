@@ -28,8 +28,8 @@ def compile_named(
     name: str,
     *,
     size: int = 64,
-    k: int = 40,
-    f: int = 13,
+    ring_bits: int = 40,
+    frac_bits: int = 13,
     weights: str = "private",
     bounds: str | None = None,
     policy: str | None = None,
@@ -40,7 +40,9 @@ def compile_named(
     the declared range.
     """
     params = Params(
-        k=k, f=f, weights=cast(Literal["private", "public"], one_of(weights, "private", "public"))
+        ring_bits=ring_bits,
+        frac_bits=frac_bits,
+        weights=cast(Literal["private", "public"], one_of(weights, "private", "public")),
     )
     chosen = cast(
         Bounds,
@@ -81,9 +83,11 @@ def widths_table(plan: Plan) -> Table:
     products = {layer.name for layer in plan.graph.layers if isinstance(layer, (Conv2d, Linear))}
     for name, width in plan.widths.items():
         if name in products:
-            table.add_row(name, str(width.k), str(plan.params.f), str(width.weight_frac), "")
-        elif width.k > 1:
-            table.add_row(name, "", "", "", str(width.k))
+            table.add_row(
+                name, str(width.ring_bits), str(plan.params.frac_bits), str(width.weight_frac), ""
+            )
+        elif width.ring_bits > 1:
+            table.add_row(name, "", "", "", str(width.ring_bits))
     return table
 
 

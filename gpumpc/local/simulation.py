@@ -108,14 +108,14 @@ class _Source:
     def __init__(self, pool: MemoryPool, demand: Callable[[int], None]) -> None:
         self._pool, self._demand = pool, demand
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> MemoryCorrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> MemoryCorrections:
         """See `MemoryPool.take`."""
-        self._demand(batch)
-        return self._pool.take(session_id, batch, timeout_s)
+        self._demand(batch_index)
+        return self._pool.take(session_id, batch_index, timeout_s)
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """See `MemoryPool.discard_before`."""
-        self._pool.discard_before(session_id, batch)
+        self._pool.discard_before(session_id, batch_index)
 
 
 class LocalSession:
@@ -133,7 +133,7 @@ class LocalSession:
         self,
         plan: Plan,
         weights: Mapping[str, npt.NDArray[np.floating]],
-        batch: int,
+        batch_index: int,
         backend: Backend,
         program: Program | None = None,
     ) -> None:
@@ -151,7 +151,7 @@ class LocalSession:
             Engine(
                 p,
                 plan,
-                batch,
+                batch_index,
                 self._roots[p],
                 pair_secret,
                 self._ledgers[p],
@@ -253,7 +253,10 @@ class LocalSession:
         self, values: npt.ArrayLike, bits: int | None = None, frac: int | None = None
     ) -> SharedTensor:
         """Split any real array, modulo 2^bits at scale 2^frac (the plan's k and f unless given)."""
-        bits, frac = bits or self.plan.params.k, self.plan.params.f if frac is None else frac
+        bits, frac = (
+            bits or self.plan.params.ring_bits,
+            self.plan.params.frac_bits if frac is None else frac,
+        )
         return self._hand_out(
             encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits), bits, frac
         )
@@ -297,46 +300,50 @@ class LocalSession:
     def deal_ahead(self, n_batches: int) -> None:
         """Deal the next batches now; a run deals what is missing while it computes."""
         first = self._next_batch
-        for batch in range(first, first + n_batches):
-            self._deal(batch)
+        for batch_index in range(first, first + n_batches):
+            self._deal(batch_index)
 
     @property
     def _next_batch(self) -> int:
         return max(engine.next_batch for engine in self._engines)
 
-    def _demand(self, batch: int) -> None:
-        if batch > self._ordered:
-            self._deal(batch)
+    def _demand(self, batch_index: int) -> None:
+        if batch_index > self._ordered:
+            self._deal(batch_index)
 
-    def _deal(self, batch: int) -> None:
-        if batch in self._dealt:
+    def _deal(self, batch_index: int) -> None:
+        if batch_index in self._dealt:
             return
-        self._dealt.add(batch)
+        self._dealt.add(batch_index)
         binding = self._engines[0].binding
         try:
             deal = functools.partial(
-                self._dealer.deal, binding.weight_sharing_id, binding.nonces, batch
+                self._dealer.deal, binding.weight_sharing_id, binding.nonces, batch_index
             )
-            self._store(binding.session_id, batch, self.program, deal)
+            self._store(binding.session_id, batch_index, self.program, deal)
         except BaseException:
-            self._dealt.discard(batch)
+            self._dealt.discard(batch_index)
             raise
 
     def _store(
-        self, session_id: bytes, batch: int, program: Program, deal: Callable[[dealer.Send], None]
+        self,
+        session_id: bytes,
+        batch_index: int,
+        program: Program,
+        deal: Callable[[dealer.Send], None],
     ) -> None:
         """Server 1 may read the first corrections while later ones are dealt."""
         try:
-            writer = self._pool.writer(session_id, batch, program.cost.dealer_bytes)
+            writer = self._pool.writer(session_id, batch_index, program.cost.dealer_bytes)
             deal(writer.append)
             writer.commit()
         except BaseException:
-            self._pool.fail(session_id, batch)
+            self._pool.fail(session_id, batch_index)
             raise
 
     def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
-        size, batch = self.program.input.shape[0], self._next_batch
-        self._ordered = batch
+        size, batch_index = self.program.input.shape[0], self._next_batch
+        self._ordered = batch_index
 
         def run(party: int) -> Additive:
             words = self._stores[party][x._key].words[start : start + size]
@@ -345,9 +352,9 @@ class LocalSession:
                 words = self.backend.concat(
                     [words, self.backend.zeros((missing, *words.shape[1:]))], 0
                 )
-            return self._engines[party].run(self._channels[party], batch, words)
+            return self._engines[party].run(self._channels[party], batch_index, words)
 
-        return self._both(run, lambda: self._deal(batch))
+        return self._both(run, lambda: self._deal(batch_index))
 
     def reveal(self, x: SharedTensor) -> npt.NDArray[np.float64]:
         """Both shares of a value, added, as reals."""

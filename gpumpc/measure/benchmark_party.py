@@ -58,10 +58,10 @@ class RecordingChannel:
         self._inner = inner
         self.party, self.first_digest = inner.party, ""
 
-    def begin(self, session_id: bytes, batch: int) -> None:
+    def begin(self, session_id: bytes, batch_index: int) -> None:
         """As `Channel`."""
         self.first_digest = ""
-        self._inner.begin(session_id, batch)
+        self._inner.begin(session_id, batch_index)
 
     def exchange(self, payload: Sequence[Buffer]) -> memoryview:
         """As `Channel`; the beginning of the first message is digested."""
@@ -91,16 +91,18 @@ class Source:
             while True:
                 arrival = self._listener.poll(1.0)
                 if arrival is not None and arrival.frame.kind is Kind.CORRECTION:
-                    self._store(arrival.frame.session, arrival.frame.batch, arrival.frame.payload)
+                    self._store(
+                        arrival.frame.session, arrival.frame.batch_index, arrival.frame.payload
+                    )
         except BaseException:
             # Nobody would ever hear of it: the trial sees that this process ends, and says what it
             # said last.
             traceback.print_exc()
             os._exit(1)
 
-    def _store(self, session_id: bytes, batch: int, piece: memoryview) -> None:
+    def _store(self, session_id: bytes, batch_index: int, piece: memoryview) -> None:
         writer, left = self._writing or (
-            self._pool.writer(session_id, batch, self._n_bytes),
+            self._pool.writer(session_id, batch_index, self._n_bytes),
             self._n_bytes,
         )
         writer.append(piece)
@@ -108,17 +110,17 @@ class Source:
         if self._writing is None:
             writer.commit()
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> Corrections:
         """A batch's corrections. Raises CorrelationsMissing."""
-        return self._pool.take(session_id, batch, timeout_s)
+        return self._pool.take(session_id, batch_index, timeout_s)
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget batches that can never be used."""
-        self._pool.discard_before(session_id, batch)
+        self._pool.discard_before(session_id, batch_index)
 
-    def is_stored(self, session_id: bytes, batch: int) -> bool:
+    def is_stored(self, session_id: bytes, batch_index: int) -> bool:
         """Whether a batch is here, whole."""
-        return self._pool.ahead(session_id, batch) > 0
+        return self._pool.ahead(session_id, batch_index) > 0
 
 
 class ServerParty:
@@ -206,16 +208,16 @@ class ServerParty:
             evaluation.new_session(self.channel, tree, None, {}), self.program, raw
         )
 
-    def wait_dealt(self, batch: int) -> Message:
+    def wait_dealt(self, batch_index: int) -> Message:
         """Wait until a batch is in the pool (server 1)."""
         source = self.source
-        while source is not None and not source.is_stored(self._evaluation.session_id, batch):
+        while source is not None and not source.is_stored(self._evaluation.session_id, batch_index):
             time.sleep(0.005)
         return {}
 
-    def prepare(self, batch: int) -> Message:
+    def prepare(self, batch_index: int) -> Message:
         """Compute what needs no input of a batch."""
-        self._evaluation.prepare(self._evaluation.session_id, batch, self._weights)
+        self._evaluation.prepare(self._evaluation.session_id, batch_index, self._weights)
         return {}
 
     def stream(self, first: int, n: int, at_a_time: int) -> Message:
@@ -226,15 +228,15 @@ class ServerParty:
             pass
         return {"start": start, "ended": time.monotonic()}
 
-    def _batch(self, batch: int) -> Callable[[SubChannel], None]:
-        reserved = self._evaluation.begin(batch, self._weights)
+    def _batch(self, batch_index: int) -> Callable[[SubChannel], None]:
+        reserved = self._evaluation.begin(batch_index, self._weights)
 
         def evaluate(sub_channel: SubChannel) -> None:
             self._evaluation.carry_out(sub_channel, reserved, self._weights, *self._operands)
 
         return evaluate
 
-    def run(self, batch: int) -> Message:
+    def run(self, batch_index: int) -> Message:
         """One batch, its result share kept in a file after the clock; not `found` where a selection
         has failed.
         """
@@ -242,7 +244,7 @@ class ServerParty:
         result: Words | None = None
         # Both servers see it at once, and the trial has the dealer deal another batch.
         with contextlib.suppress(SelectionFailed):
-            result = self.evaluate(batch)
+            result = self.evaluate(batch_index)
         ended = time.monotonic()
         if result is not None:
             np.save(self._folder / "result.npy", self.backend.download(result))
@@ -255,13 +257,13 @@ class ServerParty:
             "peak_memory_bytes": peak_memory_bytes(),
         }
 
-    def evaluate(self, batch: int) -> Words:
+    def evaluate(self, batch_index: int) -> Words:
         """The words of the re-randomised result share."""
         result: Additive = self._evaluation.evaluate(
-            self.channel, batch, self._weights, *self._operands
+            self.channel, batch_index, self._weights, *self._operands
         )
         bits = self.program.result.bits
-        return self._evaluation.rerandomised(result.at_bits(self.backend, bits), batch).words
+        return self._evaluation.rerandomised(result.at_bits(self.backend, bits), batch_index).words
 
 
 class DealerParty:
@@ -295,7 +297,7 @@ class DealerParty:
         self._binding = (weight_sharing_id, (first, second), binding.session_id)
         return {}
 
-    def deal(self, batch: int) -> Message:
+    def deal(self, batch_index: int) -> Message:
         """Deal one batch and send it, in frames as the product's dealer does."""
         weight_sharing_id, nonces, session_id = self._binding
         if self._server is None:
@@ -303,10 +305,12 @@ class DealerParty:
                 "the dealer of the trial was asked to deal before it was told where server 1 is"
             )
         start = time.monotonic()
-        deal = functools.partial(self._engine.deal, weight_sharing_id, nonces, batch)
+        deal = functools.partial(self._engine.deal, weight_sharing_id, nonces, batch_index)
         for frame in CorrectionQueue().frames(self._executor, deal, _IDLE_S):
             if frame:
-                self._server.send(Kind.CORRECTION, *frame, session=session_id, batch=batch)
+                self._server.send(
+                    Kind.CORRECTION, *frame, session=session_id, batch_index=batch_index
+                )
         return {"start": start, "ended": time.monotonic(), "peak_memory_bytes": peak_memory_bytes()}
 
 

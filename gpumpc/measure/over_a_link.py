@@ -18,7 +18,7 @@ _STREAM_BATCHES = 8
 def measure_processes(
     workload: str,
     n: int,
-    batch: int,
+    batch_size: int,
     params: Params,
     runs: int,
     backend: str | None,
@@ -35,7 +35,7 @@ def measure_processes(
     a process ends.
     """
     link = network_named(network)
-    case = case_of(workload, n, batch, params)
+    case = case_of(workload, n, batch_size, params)
     plan, weights = case.compiled.plan, case.compiled.weights
     with ProcessBenchmark(
         plan, weights, case.inputs, operator=case.operator, network=network, backend=backend
@@ -52,7 +52,9 @@ def measure_processes(
             name: max(one.peak_memory_bytes[name] for one, _ in pairs)
             for name in pairs[0][0].peak_memory_bytes
         }
-        row = row_of(case, workload, batch, params, benchmark.cost, seconds, pairs[-1][0].value)
+        row = row_of(
+            case, workload, batch_size, params, benchmark.cost, seconds, pairs[-1][0].value
+        )
         if in_flight:
             a_batch_s = benchmark.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES
             row |= {"in_flight": in_flight, "items_per_second_stream": case.n_items / a_batch_s}

@@ -218,21 +218,21 @@ class ProcessBenchmark:
 
     def _try(self, dealt_before: bool) -> tuple[float, dict[str, int], tuple[Message, Message]]:
         """Seconds, peak memory and what the servers said of one batch."""
-        batch, self._next_batch = self._next_batch, self._next_batch + 1
-        deal: Message = {"verb": "deal", "batch": batch}
+        batch_index, self._next_batch = self._next_batch, self._next_batch + 1
+        deal: Message = {"verb": "deal", "batch_index": batch_index}
         dealer, needs_dealer = self._children["dealer"], bool(self.cost.dealer_bytes)
         peaks: dict[str, int] = {}
         starts: list[float] = []
         if needs_dealer and dealt_before:
             peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
-            self._children["server1"].ask({"verb": "wait_dealt", "batch": batch})
+            self._children["server1"].ask({"verb": "wait_dealt", "batch_index": batch_index})
             if (
                 self._spec.operator != NEAREST
             ):  # servers prepare a network's batches, and no search's
-                self._both({"verb": "prepare", "batch": batch})
+                self._both({"verb": "prepare", "batch_index": batch_index})
         elif needs_dealer:
             dealer.send(deal)
-        answers = self._both({"verb": "run", "batch": batch})
+        answers = self._both({"verb": "run", "batch_index": batch_index})
         if needs_dealer and not dealt_before:
             dealt = dealer.receive()
             peaks["dealer"], starts = dealt["peak_memory_bytes"], [dealt["start"]]
@@ -253,8 +253,8 @@ class ProcessBenchmark:
             self._children["dealer"],
             range(first, first + n) if self.cost.dealer_bytes else (),
         )
-        for batch in dealt:
-            dealer.send({"verb": "deal", "batch": batch})
+        for batch_index in dealt:
+            dealer.send({"verb": "deal", "batch_index": batch_index})
         answers = self._both({"verb": "stream", "first": first, "n": n, "at_a_time": at_a_time})
         starts = [dealer.receive()["start"] for _ in dealt] or [
             answer["start"] for answer in answers

@@ -27,7 +27,7 @@ class Spec:
     """
 
     folder: str
-    batch: int
+    batch_size: int
     operator: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
 
@@ -40,9 +40,9 @@ class Spec:
         """Raises MissingFile, CorruptPlan, BadShape, FracMismatch, PlanError."""
         plan = plan_files.load(Path(self.folder))
         if not self.operator:
-            return plan, program_of(plan, self.batch)
+            return plan, program_of(plan, self.batch_size)
         if self.operator == NEAREST:
             queries, rows = self.shapes
             return plan, search_program(plan, queries[0], rows[0])
-        x, y = (Value(shape, plan.params.k, plan.params.f) for shape in self.shapes)
+        x, y = (Value(shape, plan.params.ring_bits, plan.params.frac_bits) for shape in self.shapes)
         return plan, binary_program(self.operator, x, y, plan.params)

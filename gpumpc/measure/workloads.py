@@ -147,33 +147,37 @@ class Case:
         return {"max_error": float(np.abs(value - exact).max())}
 
 
-def case_of(name: str, n: int, batch: int, params: Params) -> Case:
+def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
     """The workload; n or batch 0 stand for the usual number.
 
     Raises ConfigError for an unknown one.
     """
     models.one_of(name, *WORKLOADS)
-    n, batch = n or (N_ROWS if name == "retrieval" else N), batch or BATCH[name]
+    n, batch_size = n or (N_ROWS if name == "retrieval" else N), batch_size or BATCH[name]
     if name == "mul":
         # As many bits above the product's fraction as below one operand's, the sign and the lift's
         # bit among them.
-        high = 2.0 ** ((params.k - 3 * params.f - 2) / 2) if params.k > 3 * params.f + 2 else 0.5
+        high = (
+            2.0 ** ((params.ring_bits - 3 * params.frac_bits - 2) / 2)
+            if params.ring_bits > 3 * params.frac_bits + 2
+            else 0.5
+        )
         grey = models.sample_inputs((2, n), -high, high)
         return Case(_compiled("relu", 1, params), (grey[0], grey[1]), "*", n, "")
     compiled = _compiled(name, n, params)
     if name == "retrieval":
-        vectors = quantised(compiled.plan, models.sample_inputs((batch + n, _DIM)))
-        return Case(compiled, (vectors[:batch], vectors[batch:]), NEAREST, batch, "")
+        vectors = quantised(compiled.plan, models.sample_inputs((batch_size + n, _DIM)))
+        return Case(compiled, (vectors[:batch_size], vectors[batch_size:]), NEAREST, batch_size, "")
     source = compiled.plan.graph.input
-    x = models.sample_inputs((batch, *source.shape), source.low, source.high)
-    n_items = batch * (n if name in ("relu", "relu6") else 1)
+    x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
+    n_items = batch_size * (n if name in ("relu", "relu6") else 1)
     return Case(compiled, (x,), "", n_items, str(compiled.plan.bounds) if name in NETWORKS else "")
 
 
 def row_of(
     case: Case,
     name: str,
-    batch: int,
+    batch_size: int,
     params: Params,
     cost: Cost,
     seconds: Sequence[tuple[float, float]],
@@ -186,17 +190,17 @@ def row_of(
         value: the last result.
     """
     totals, onlines = zip(*seconds, strict=True)
-    n_batch = batch or BATCH[name]
+    n_batch = batch_size or BATCH[name]
     return {
         "workload": name,
-        "batch": n_batch,
+        "batch_size": n_batch,
         "seconds_total": statistics.median(totals),
         "seconds_online": statistics.median(onlines),
         "online_bytes": cost.online_bytes,
         "offline_bytes": cost.dealer_bytes,
         "rounds": cost.rounds,
-        "k": params.k,
-        "f": params.f,
+        "k": params.ring_bits,
+        "f": params.frac_bits,
         "n_runs": len(seconds),
         "seconds_total_fastest": min(totals),
         "seconds_online_fastest": min(onlines),
@@ -226,7 +230,7 @@ def open_workload(case: Case, backend: str | None) -> Measured:
 
 def _compiled(name: str, n: int, params: Params) -> CompiledPlan:
     if name in NETWORKS:
-        return models.compile_named(name, k=params.k, f=params.f)
+        return models.compile_named(name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
     if name in ("matmul", "conv"):
         return CompiledPlan(*make_plan(name, *_product(name), params))
     if name == "retrieval":
@@ -234,7 +238,7 @@ def _compiled(name: str, n: int, params: Params) -> CompiledPlan:
         graph = Graph((Input("x", (), (_DIM,), -1.0, 1.0), Concat("y", ("x",))))
         return compile((graph, {}), name=name, params=params)
     # Inputs over half the range a truncated product may span; a difference of two needs a bit more.
-    high = 2.0 ** (params.k - 2 * params.f - (3 if name == "maxpool" else 2))
+    high = 2.0 ** (params.ring_bits - 2 * params.frac_bits - (3 if name == "maxpool" else 2))
     layers: dict[str, AnyLayer] = {
         "relu": ReLU("y", ("x",)),
         "relu6": Clamp("y", ("x",), 6.0),

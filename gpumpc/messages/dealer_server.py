@@ -23,7 +23,7 @@ class Want(Record, frozen=True):
     nonce_0: Identifier
     nonce_1: Identifier
     session: Identifier
-    batch: Annotated[int, msgspec.Meta(ge=0)]
+    batch_index: Annotated[int, msgspec.Meta(ge=0)]
     task: IndexTask | None = None
 
 

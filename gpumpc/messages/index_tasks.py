@@ -14,7 +14,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rows that one batch of the rows program added, by their slots there."""
 
     session: Identifier
-    batch: Annotated[int, msgspec.Meta(ge=0)]
+    batch_index: Annotated[int, msgspec.Meta(ge=0)]
     slots: list[int]
 
 

@@ -77,36 +77,38 @@ class Ledger(SqliteFile):
         with self._change() as db:
             return _high_water(db, session_id)
 
-    def reserve(self, session_id: bytes, batch: int) -> None:
+    def reserve(self, session_id: bytes, batch_index: int) -> None:
         """Take a batch number, durably, before anything is sent under it; numbers skipped on the
         way are burnt.
 
         Raises BatchAlreadyUsed below the high-water mark, BadValue for a number no session reaches,
         ConfigError.
         """
-        if not 0 <= batch < _MAX_BATCH:
+        if not 0 <= batch_index < _MAX_BATCH:
             raise BadValue(
-                f"{batch} is no batch number",
+                f"{batch_index} is no batch number",
                 "they count from 0 up",
                 "use the session's high-water mark",
             )
         with self._change() as db:
             mark = _high_water(db, session_id)
-            if batch < mark:
+            if batch_index < mark:
                 raise BatchAlreadyUsed(
-                    f"batch {batch} of session {session_id.hex()} was used before",
+                    f"batch {batch_index} of session {session_id.hex()} was used before",
                     f"the next free number is {mark}; one mask must never hide two values",
                     "ask for a new batch; if a state folder was restored from a copy, start a new "
                     "session",
                 )
-            if batch > mark:
+            if batch_index > mark:
                 db.execute(
                     "INSERT INTO batches VALUES (?, ?, ?, 'burnt')",
-                    (session_id, mark, batch - mark),
+                    (session_id, mark, batch_index - mark),
                 )
-            db.execute("INSERT INTO batches VALUES (?, ?, 1, 'reserved')", (session_id, batch))
+            db.execute(
+                "INSERT INTO batches VALUES (?, ?, 1, 'reserved')", (session_id, batch_index)
+            )
 
-    def spend(self, session_id: bytes, batch: int) -> None:
+    def spend(self, session_id: bytes, batch_index: int) -> None:
         """Note that a reserved batch has ended well.
 
         Raises BatchAlreadyUsed if it is not reserved, ConfigError.
@@ -115,16 +117,16 @@ class Ledger(SqliteFile):
             changed = db.execute(
                 "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND "
                 "state = 'reserved'",
-                (session_id, batch),
+                (session_id, batch_index),
             )
             if changed.rowcount != 1:
                 raise BatchAlreadyUsed(
-                    f"batch {batch} of session {session_id.hex()} cannot be spent",
+                    f"batch {batch_index} of session {session_id.hex()} cannot be spent",
                     "it is not reserved: it was never taken, or is spent or burnt",
                     "reserve a batch before the run and spend it once after it",
                 )
 
-    def burn(self, session_id: bytes, batch: int) -> None:
+    def burn(self, session_id: bytes, batch_index: int) -> None:
         """Note that a reserved batch will not end well; one that is spent or burnt stays so.
 
         Raises ConfigError.
@@ -133,7 +135,7 @@ class Ledger(SqliteFile):
             db.execute(
                 "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND "
                 "state = 'reserved'",
-                (session_id, batch),
+                (session_id, batch_index),
             )
 
     def reserve_once(self, name: str) -> None:

@@ -40,39 +40,39 @@ class MemoryPool:
         self._changed = threading.Condition()
         self._batches: dict[_Key, _Batch] = {}
 
-    def writer(self, session_id: bytes, batch: int, n_bytes: int) -> MemoryWriter:
+    def writer(self, session_id: bytes, batch_index: int, n_bytes: int) -> MemoryWriter:
         """Begin to store one batch of `n_bytes` bytes. Raises BadFrame if it is here already."""
         with self._changed:
-            entry = self._entry((session_id, batch))
+            entry = self._entry((session_id, batch_index))
             if entry.n_bytes is not None or entry.failed:
                 raise BadFrame(
-                    f"corrections of batch {batch} came twice",
+                    f"corrections of batch {batch_index} came twice",
                     "they are here",
                     "see the dealer's log",
                 )
             entry.n_bytes = n_bytes
-        return MemoryWriter(self, entry, (session_id, batch))
+        return MemoryWriter(self, entry, (session_id, batch_index))
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> MemoryCorrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> MemoryCorrections:
         """The corrections of a batch, which may still be dealt; each read waits.
 
         Raises MaskReused at a second call.
         """
         with self._changed:
-            entry = self._entry((session_id, batch))
+            entry = self._entry((session_id, batch_index))
             if entry.taken:
                 raise MaskReused(
-                    f"batch {batch} was taken twice",
+                    f"batch {batch_index} was taken twice",
                     "its corrections are in use",
                     "take another batch",
                 )
             entry.taken = True
-        return MemoryCorrections(self, (session_id, batch), entry, timeout_s)
+        return MemoryCorrections(self, (session_id, batch_index), entry, timeout_s)
 
-    def fail(self, session_id: bytes, batch: int) -> None:
+    def fail(self, session_id: bytes, batch_index: int) -> None:
         """The dealer will not finish this batch: who reads it, now or later, raises NotDealt."""
         with self._changed:
-            self._entry((session_id, batch)).failed = True
+            self._entry((session_id, batch_index)).failed = True
             self._changed.notify_all()
 
     def forget_failures(self) -> None:
@@ -81,7 +81,7 @@ class MemoryPool:
             for key in [key for key, entry in self._batches.items() if entry.failed]:
                 del self._batches[key]
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget the batches of a session below `batch` that nobody reads: they can never be
         used.
         """
@@ -89,7 +89,7 @@ class MemoryPool:
             for key in [
                 k
                 for k, e in self._batches.items()
-                if k[0] == session_id and k[1] < batch and not e.taken
+                if k[0] == session_id and k[1] < batch_index and not e.taken
             ]:
                 del self._batches[key]
 

@@ -65,16 +65,16 @@ class Pool:
             self.close()
             raise self.error(error) from error
 
-    def writer(self, session_id: bytes, batch: int, n_bytes: int) -> Writer:
+    def writer(self, session_id: bytes, batch_index: int, n_bytes: int) -> Writer:
         """Begin to store one batch of `n_bytes` bytes.
 
         Raises BadFrame if it is here already, ConfigError.
         """
-        key = (bytes(session_id), batch)
+        key = (bytes(session_id), batch_index)
         with self._changed:
             if key in self._committed or key in self._arriving:
                 raise BadFrame(
-                    f"corrections of batch {batch} came twice",
+                    f"corrections of batch {batch_index} came twice",
                     "they are here",
                     "see the dealer's log",
                 )
@@ -97,38 +97,40 @@ class Pool:
                 writer.n_bytes for writer in self._arriving.values()
             )
             ahead = {
-                batch for session, batch in here if session == session_id and batch >= first_batch
+                batch_index
+                for session, batch_index in here
+                if session == session_id and batch_index >= first_batch
             }
         room = max(0, self.capacity_bytes - used) // max(1, n_bytes_per_batch)
         n_wanted = min(max(room, 0 if ahead else 1), _MAX_WANTED)
         free = (
-            batch
-            for batch in range(first_batch, first_batch + n_wanted + len(ahead))
-            if batch not in ahead
+            batch_index
+            for batch_index in range(first_batch, first_batch + n_wanted + len(ahead))
+            if batch_index not in ahead
         )
-        return [batch for batch, _ in zip(free, range(n_wanted), strict=False)]
+        return [batch_index for batch_index, _ in zip(free, range(n_wanted), strict=False)]
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> Corrections:
         """The corrections of a batch, waiting up to `timeout_s` seconds for the first of them.
 
         Raises CorrelationsMissing if they do not come, MaskReused if they were handed out already,
         ConfigError.
         """
-        key = (bytes(session_id), batch)
+        key = (bytes(session_id), batch_index)
         with self._changed:
             self._changed.wait_for(
                 lambda: key in self._committed or key in self._arriving, timeout_s
             )
             if key not in self._committed and key not in self._arriving:
                 raise CorrelationsMissing(
-                    f"no corrections for batch {batch} within {timeout_s:g} s",
+                    f"no corrections for batch {batch_index} within {timeout_s:g} s",
                     "the dealer does not run, has stopped, or is slower than this server",
                     "start gpumpc dealer or see its log; a larger --ahead lets it work further "
                     "ahead",
                 )
             if key in self._taken:
                 raise MaskReused(
-                    f"batch {batch} was taken twice",
+                    f"batch {batch_index} was taken twice",
                     "its corrections are in use",
                     "take another batch",
                 )
@@ -169,7 +171,8 @@ class Pool:
         """How many batches of a session from `first_batch` up are here, whole."""
         with self._changed:
             return sum(
-                session == session_id and batch >= first_batch for session, batch in self._committed
+                session == session_id and batch_index >= first_batch
+                for session, batch_index in self._committed
             )
 
     def sessions(self) -> set[bytes]:
@@ -179,7 +182,7 @@ class Pool:
         with self._changed:
             return {session for session, _ in self._committed}
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Delete the committed batches of a session below `batch` that nobody reads: they can never
         be used.
         """
@@ -187,7 +190,7 @@ class Pool:
             for key in [
                 k
                 for k in self._committed
-                if k[0] == session_id and k[1] < batch and k not in self._taken
+                if k[0] == session_id and k[1] < batch_index and k not in self._taken
             ]:
                 self.drop(key)
 

@@ -30,8 +30,8 @@ class SeedTree:
         batch: the batch number, reserved in the ledger before any key is drawn.
     """
 
-    def __init__(self, root: bytes, session_id: bytes, batch: int) -> None:
-        salt = _fields(_LABEL, session_id, batch.to_bytes(8, "little"))
+    def __init__(self, root: bytes, session_id: bytes, batch_index: int) -> None:
+        salt = _fields(_LABEL, session_id, batch_index.to_bytes(8, "little"))
         self._prk = hmac.digest(salt, root, "sha256")
         self._used: set[tuple[str, str]] = set()
 

@@ -18,14 +18,15 @@ def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
         "gpumpc version": VERSION,
         "protocol version": str(PROTOCOL_VERSION),
         "model": plan.name,
-        "k and f": f"k={params.k} f={params.f}",
+        "ring and fraction bits": f"{params.ring_bits} and {params.frac_bits}",
         "cipher": params.cipher,
         "word packing": PACKING,
         "batch size": str(program.input.shape[0]),
         "weights": params.weights,
         "weight version": plan.weight_digest,
         "widths": " ".join(
-            f"{layer}={width.k}/{width.weight_frac}" for layer, width in sorted(plan.widths.items())
+            f"{layer}={width.ring_bits}/{width.weight_frac}"
+            for layer, width in sorted(plan.widths.items())
         ),
         "program": program.digest.hex(),
         "plan": plan_hash(plan).hex(),

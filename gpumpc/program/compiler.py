@@ -51,7 +51,10 @@ def compile_graph(
     arrays = dict(weights)
     fracs = dict(weight_fracs or {})
     program = compile_program(
-        graph, params, 1, widths={layer: Width(params.k, frac) for layer, frac in fracs.items()}
+        graph,
+        params,
+        1,
+        widths={layer: Width(params.ring_bits, frac) for layer, frac in fracs.items()},
     )
     integers = integer_weights(program, arrays)
     measured = None
@@ -75,9 +78,9 @@ def compile_graph(
     return msgspec.structs.replace(plan, **fields), salted
 
 
-def program_of(plan: Plan, batch: int) -> Program:
+def program_of(plan: Plan, batch_size: int) -> Program:
     """The program every party walks for this plan and batch size."""
-    return compile_program(plan.graph, plan.params, batch, plan.output_bits, plan.widths)
+    return compile_program(plan.graph, plan.params, batch_size, plan.output_bits, plan.widths)
 
 
 def _measure(

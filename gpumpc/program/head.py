@@ -21,7 +21,7 @@ from gpumpc.program.plan import Plan, Weights
 # class's score.
 Policy = Literal["label", "top5", "logits"]
 
-HEAD_PARAMS = Params(k=48, f=13)
+HEAD_PARAMS = Params(ring_bits=48, frac_bits=13)
 
 
 def with_policy(graph: Graph, policy: Policy) -> Graph:

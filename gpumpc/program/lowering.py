@@ -28,7 +28,7 @@ from gpumpc.protocols.truncation import Lift, Truncate
 def compile_program(
     graph: g.Graph,
     params: Params,
-    batch: int,
+    batch_size: int,
     output_bits: int | None = None,
     widths: Widths | None = None,
 ) -> Program:
@@ -42,7 +42,7 @@ def compile_program(
     Raises PlanError where scales do not fit (for example two summands averaged over different
     windows).
     """
-    return _Compiler(graph, params, batch, output_bits, widths or {}).program()
+    return _Compiler(graph, params, batch_size, output_bits, widths or {}).program()
 
 
 class _Compiler:
@@ -51,10 +51,15 @@ class _Compiler:
     """
 
     def __init__(
-        self, graph: g.Graph, params: Params, batch: int, output_bits: int | None, widths: Widths
+        self,
+        graph: g.Graph,
+        params: Params,
+        batch_size: int,
+        output_bits: int | None,
+        widths: Widths,
     ) -> None:
-        self.graph, self.params, self.batch, self.widths = graph, params, batch, widths
-        self.shapes = {name: (batch, *shape) for name, shape in graph.shapes().items()}
+        self.graph, self.params, self.batch_size, self.widths = graph, params, batch_size, widths
+        self.shapes = {name: (batch_size, *shape) for name, shape in graph.shapes().items()}
         self.consumers: dict[str, list[g.AnyLayer]] = {layer.name: [] for layer in graph.layers}
         for layer in graph.layers:
             for name in layer.inputs:
@@ -86,7 +91,7 @@ class _Compiler:
     def _needed_bits(self, output_bits: int | None) -> dict[str, int]:
         """Bits that whoever reads a value wants of it."""
         needed = {layer.name: 1 for layer in self.graph.layers}
-        needed[self.graph.output.name] = output_bits or self.params.k
+        needed[self.graph.output.name] = output_bits or self.params.ring_bits
         for layer in reversed(self.graph.layers):
             for name in layer.inputs:
                 needed[name] = max(needed[name], self._needed_by(layer, needed))
@@ -94,20 +99,20 @@ class _Compiler:
 
     def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            return self._width(layer.name).k
+            return self._width(layer.name).ring_bits
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
             # These compare in whatever bits they are given, but a clamp gives just what its own
             # constant needs: no room for a difference, nor for a sum on the way here.
             return (
-                self.widths[layer.name].k
+                self.widths[layer.name].ring_bits
                 if layer.name in self.widths
-                else self.params.k - self.params.f
+                else self.params.ring_bits - self.params.frac_bits
             )
         return needed[layer.name]
 
     def _width(self, product: str) -> Width:
         """Ring and weight scale of a product."""
-        return self.widths.get(product, Width(self.params.k, self.params.f))
+        return self.widths.get(product, Width(self.params.ring_bits, self.params.frac_bits))
 
     # forwards
 
@@ -131,15 +136,15 @@ class _Compiler:
                 self._join(layer)
 
     def _input(self, layer: g.Input) -> None:
-        bits = self.params.k if layer.bits is None else layer.bits
+        bits = self.params.ring_bits if layer.bits is None else layer.bits
         if layer.bits is None and self.widths:
             bits = min(bits, self.needed[layer.name])
-        if bits > self.params.k:
+        if bits > self.params.ring_bits:
             raise PlanError(
-                f"shares of {bits} bits do not fit a ring of {self.params.k}",
+                f"shares of {bits} bits do not fit a ring of {self.params.ring_bits}",
                 hint="choose a larger k",
             )
-        frac = self.params.f if layer.frac is None else layer.frac
+        frac = self.params.frac_bits if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
     def _step(self, kind: type[Step], layer: g.AnyLayer, value: Value, **fields: Any) -> None:
@@ -166,29 +171,31 @@ class _Compiler:
         readers = [
             reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))
         ]
-        k = max(self._width(reader.name).k for reader in readers)
-        source = self._at_bits(name, k)
+        ring_bits = max(self._width(reader.name).ring_bits for reader in readers)
+        source = self._at_bits(name, ring_bits)
         if self.params.weights == "public":
             return source
         if source not in self.opened:
             target = self.opened[source] = f"{name}/open"
-            self.steps.append(linear.Open(target, (source,), target, self.values[source].shape, k))
+            self.steps.append(
+                linear.Open(target, (source,), target, self.values[source].shape, ring_bits)
+            )
         return self.opened[source]
 
     def _product(self, layer: g.Conv2d | g.Linear) -> None:
-        width, f = self._width(layer.name), self.params.f
-        k = width.k
+        width, f = self._width(layer.name), self.params.frac_bits
+        ring_bits = width.ring_bits
         [name] = layer.inputs
         source = self.values[name]
         shape, operator = _operator(layer, source.shape)
         self.weights[layer.name] = WeightSpec(
             shape,
             shape[-1:],
-            k,
+            ring_bits,
             float(2**width.weight_frac) / source.divisor,
             float(2 ** (source.frac + width.weight_frac)),
         )
-        product = Value(self.shapes[layer.name], k, source.frac + width.weight_frac)
+        product = Value(self.shapes[layer.name], ring_bits, source.frac + width.weight_frac)
         kept = all(isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name])
         target = layer.name if kept else f"{layer.name}/product"
         operand = self._operand(name)
@@ -202,7 +209,7 @@ class _Compiler:
                 layer.name,
                 operator,
                 product.shape,
-                k,
+                ring_bits,
                 product.frac,
             )
         )
@@ -211,12 +218,14 @@ class _Compiler:
             # The product loses what operand and weights brought in beyond it, so that every layer
             # works at scale 2^f.
             shift = product.frac - f
-            self.steps.append(Truncate(layer.name, (target,), layer.name, product.shape, k, shift))
-            self.values[layer.name] = dataclasses.replace(product, bits=k - shift, frac=f)
+            self.steps.append(
+                Truncate(layer.name, (target,), layer.name, product.shape, ring_bits, shift)
+            )
+            self.values[layer.name] = dataclasses.replace(product, bits=ring_bits - shift, frac=f)
 
     def _compared_bits(self, name: str) -> int:
         """Bits in which a value is compared: never more than a truncated product has."""
-        return min(self.values[name].bits, self.params.k - self.params.f)
+        return min(self.values[name].bits, self.params.ring_bits - self.params.frac_bits)
 
     def _activation(self, layer: g.ReLU | g.Clamp) -> None:
         [name] = layer.inputs

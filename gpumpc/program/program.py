@@ -32,7 +32,7 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weight_frac: fraction bits of a product's weights.
     """
 
-    k: Annotated[int, msgspec.Meta(ge=1, le=62)]
+    ring_bits: Annotated[int, msgspec.Meta(ge=1, le=62)]
     weight_frac: Annotated[int, msgspec.Meta(ge=0, le=61)]
 
 

@@ -186,10 +186,10 @@ def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
     x = inputs[0]
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
-            _fits(step, result, step.k - 1)
+            _fits(step, result, step.ring_bits - 1)
         case Truncate():
             # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift
-            _fits(step, Interval(x.low, x.high + 2.0**step.shift), step.k - 1)
+            _fits(step, Interval(x.low, x.high + 2.0**step.shift), step.ring_bits - 1)
         case Lift():
             _fits(step, x, step.low - 2)
         case relu.ReLU():
@@ -262,7 +262,9 @@ def _product(
     weights: Integers,
     measured: Mapping[str, float] | None,
 ) -> Affine:
-    weight, bias = (signed(array, step.k).astype(np.float64) for array in weights[step.layer])
+    weight, bias = (
+        signed(array, step.ring_bits).astype(np.float64) for array in weights[step.layer]
+    )
     if measured is None and _is_pointwise(step):
         result = x.times(weight.reshape(weight.shape[-2:]), bias)
     else:

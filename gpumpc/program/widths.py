@@ -48,14 +48,14 @@ class _Search:
         """These widths with the narrowest of one layer that fits and costs no more, from `least` to
         what it is.
         """
-        low, high = least, width.k
+        low, high = least, width.ring_bits
         while low < high:
             middle = (low + high) // 2
-            if self.program({**widths, layer: msgspec.structs.replace(width, k=middle)}):
+            if self.program({**widths, layer: msgspec.structs.replace(width, ring_bits=middle)}):
                 high = middle
             else:
                 low = middle + 1
-        narrow = {**widths, layer: msgspec.structs.replace(width, k=high)}
+        narrow = {**widths, layer: msgspec.structs.replace(width, ring_bits=high)}
         return narrow if self._price(narrow) <= self._price(widths) else widths
 
     def _price(self, widths: Widths) -> float:
@@ -87,9 +87,11 @@ def plan_widths(
     widths: dict[str, Width] = {}
     for layer in graph.layers:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            widths[layer.name] = Width(params.k, weight_fracs.get(layer.name, params.f))
+            widths[layer.name] = Width(
+                params.ring_bits, weight_fracs.get(layer.name, params.frac_bits)
+            )
         elif isinstance(layer, _COMPARING):
-            widths[layer.name] = Width(params.k - params.f, 0)
+            widths[layer.name] = Width(params.ring_bits - params.frac_bits, 0)
     if search.program(widths) is None:
         raise PlanError(
             "the network does not fit its widest rings", hint="choose a larger k or a smaller f"
@@ -107,5 +109,7 @@ def plan_widths(
 
 def _least(weights: Integers, layer: str, params: Params) -> int:
     """Bits that a layer's own weights, and a scale of 2f, need."""
-    magnitude = max(int(np.abs(signed(array, params.k)).max(initial=0)) for array in weights[layer])
-    return max(magnitude.bit_length() + 1, 2 * params.f + 1)
+    magnitude = max(
+        int(np.abs(signed(array, params.ring_bits)).max(initial=0)) for array in weights[layer]
+    )
+    return max(magnitude.bit_length() + 1, 2 * params.frac_bits + 1)

@@ -183,19 +183,19 @@ class PrivateProduct(Step):
     layer: str
     operator: MatMul | Convolution
     out_shape: Shape
-    k: int
+    ring_bits: int
     frac: int
 
     @property
     def cost(self) -> Cost:
-        return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.k))
+        return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.ring_bits))
 
     def deal(self, dealing: Dealing, *masks: Words) -> None:
         [a] = masks
         backend = dealing.backend
         bm = dealing.weight_masks[self.layer]
-        c = self.operator.apply(backend, backend.operand(a, self.k), bm, self.k)
-        dealing.deal_words("C", c, self.k)
+        c = self.operator.apply(backend, backend.operand(a, self.ring_bits), bm, self.ring_bits)
+        dealing.deal_words("C", c, self.ring_bits)
 
     @property
     def prepared_bytes(self) -> int:
@@ -206,24 +206,28 @@ class PrivateProduct(Step):
         [a] = masks
         backend, static = draws.backend, draws.weights[self.layer]
         return self.operator.sum(
-            backend, [(backend.operand(a, self.k), static.opened)], self.k, None, static.bias
+            backend,
+            [(backend.operand(a, self.ring_bits), static.opened)],
+            self.ring_bits,
+            None,
+            static.bias,
         )
 
     def run(self, session: Session, x: Masked) -> Additive:
-        x.check_bits(self.k)
+        x.check_bits(self.ring_bits)
         backend, static = session.backend, session.weights[self.layer]
         online = (x.opened, static.weight)
         ahead = session.ahead(self.name)
         if ahead is None:
-            c = session.dealt_words("C", self.out_shape, self.k)
+            c = session.dealt_words("C", self.out_shape, self.ring_bits)
             words = self.operator.sum(
-                backend, [online, (x.mask, static.opened)], self.k, c, static.bias
+                backend, [online, (x.mask, static.opened)], self.ring_bits, c, static.bias
             )
         else:
             words = self.operator.sum(
-                backend, [online], self.k, session.plus_dealt(ahead, "C", self.k)
+                backend, [online], self.ring_bits, session.plus_dealt(ahead, "C", self.ring_bits)
             )
-        return Additive(words, self.k, self.frac, owner=x.owner)
+        return Additive(words, self.ring_bits, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return plain_product(self, clear, x)
@@ -240,14 +244,16 @@ class PublicProduct(Step):
     layer: str
     operator: MatMul | Convolution
     out_shape: Shape
-    k: int
+    ring_bits: int
     frac: int
 
     def run(self, session: Session, x: Additive) -> Additive:
         backend, static = session.backend, session.weights[self.layer]
-        operand = backend.operand(x.at_bits(backend, self.k).words, self.k)
-        words = self.operator.sum(backend, [(operand, static.weight)], self.k, None, static.bias)
-        return Additive(words, self.k, self.frac, owner=x.owner)
+        operand = backend.operand(x.at_bits(backend, self.ring_bits).words, self.ring_bits)
+        words = self.operator.sum(
+            backend, [(operand, static.weight)], self.ring_bits, None, static.bias
+        )
+        return Additive(words, self.ring_bits, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return plain_product(self, clear, x)
@@ -257,8 +263,10 @@ def plain_product(step: PrivateProduct | PublicProduct, clear: Clear, x: Words) 
     """X o W + b of signed words, in the clear."""
     weight, bias = clear.weights[step.layer]
     backend = clear.backend
-    operands = backend.operand(x, step.k), backend.operand(weight, step.k)
-    return backend.sign_extend(step.operator.apply(backend, *operands, step.k) + bias, step.k)
+    operands = backend.operand(x, step.ring_bits), backend.operand(weight, step.ring_bits)
+    return backend.sign_extend(
+        step.operator.apply(backend, *operands, step.ring_bits) + bias, step.ring_bits
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,25 +280,29 @@ class BeaverProduct(Step):
 
     operator: Operator
     out_shape: Shape
-    k: int
+    ring_bits: int
 
     @property
     def cost(self) -> Cost:
-        return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.k))
+        return Cost(dealer_bytes=packed_bytes(math.prod(self.out_shape), self.ring_bits))
 
     def deal(self, dealing: Dealing, *masks: Words) -> None:
-        a, b = (dealing.backend.operand(mask, self.k) for mask in masks)
-        dealing.deal_words("C", self.operator.apply(dealing.backend, a, b, self.k), self.k)
+        a, b = (dealing.backend.operand(mask, self.ring_bits) for mask in masks)
+        dealing.deal_words(
+            "C", self.operator.apply(dealing.backend, a, b, self.ring_bits), self.ring_bits
+        )
 
     def run(self, session: Session, x: Masked, y: Masked) -> Additive:
         x.check_like(y)
-        x.check_bits(self.k)
-        y.check_bits(self.k)
-        c = session.dealt_words("C", self.out_shape, self.k)
-        words = self.operator.beaver(session.backend, x, y, c, session.party, self.k)
-        return Additive(words, self.k, x.frac + y.frac, x.divisor * y.divisor, x.owner)
+        x.check_bits(self.ring_bits)
+        y.check_bits(self.ring_bits)
+        c = session.dealt_words("C", self.out_shape, self.ring_bits)
+        words = self.operator.beaver(session.backend, x, y, c, session.party, self.ring_bits)
+        return Additive(words, self.ring_bits, x.frac + y.frac, x.divisor * y.divisor, x.owner)
 
     def plain(self, clear: Clear, x: Words, y: Words) -> Words:
         backend = clear.backend
-        operands = backend.operand(x, self.k), backend.operand(y, self.k)
-        return backend.sign_extend(self.operator.apply(backend, *operands, self.k), self.k)
+        operands = backend.operand(x, self.ring_bits), backend.operand(y, self.ring_bits)
+        return backend.sign_extend(
+            self.operator.apply(backend, *operands, self.ring_bits), self.ring_bits
+        )

@@ -26,14 +26,14 @@ class Truncate(Step):
     for small k in tests/protocols.
     """
 
-    k: int
+    ring_bits: int
     shift: int
 
     def run(self, session: Session, x: Additive) -> Additive:
-        x.check_bits(self.k)  # truncation itself reduces
-        words = session.backend.truncate(x.words, self.k, self.shift, session.party)
+        x.check_bits(self.ring_bits)  # truncation itself reduces
+        words = session.backend.truncate(x.words, self.ring_bits, self.shift, session.party)
         return dataclasses.replace(
-            x, words=words, bits=self.k - self.shift, frac=x.frac - self.shift
+            x, words=words, bits=self.ring_bits - self.shift, frac=x.frac - self.shift
         )
 
     def plain(self, clear: Clear, x: Words) -> Words:

@@ -45,10 +45,10 @@ def _ring_of(program: Program, name: str) -> int:
     step = made[name]
     match step:
         case Truncate():
-            return step.k - step.shift
+            return step.ring_bits - step.shift
         case MaxPool():
             return step.bits
         case SumPool() | Add() | Concat() | Flatten():
             return min(_ring_of(program, source) for source in step.inputs)
     # Products, and what is brought up to the ring of the next product by its own last round.
-    return program.params.k
+    return program.params.ring_bits

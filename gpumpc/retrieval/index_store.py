@@ -79,11 +79,11 @@ class RowVersion:
     """Where a row's mask comes from."""
 
     session_id: bytes
-    batch: int
+    batch_index: int
     slot: int
 
     def __str__(self) -> str:
-        return f"{self.session_id.hex()}.{self.batch}.{self.slot}"
+        return f"{self.session_id.hex()}.{self.batch_index}.{self.slot}"
 
     @classmethod
     def parse(cls, text: str) -> RowVersion:
@@ -145,7 +145,7 @@ def draw_masks(
     batches: dict[tuple[bytes, int], Words] = {}
     parts = []
     for version in versions:
-        place = (version.session_id, version.batch)
+        place = (version.session_id, version.batch_index)
         if place not in batches:
             key = tree(*place).key("v/opened", "A")
             batches[place] = backend.expand_words(
@@ -209,8 +209,9 @@ class LoadedIndex:
         )
 
 
-def row_keys(items: Sequence[str], session_id: bytes, batch: int) -> list[RowKey]:
+def row_keys(items: Sequence[str], session_id: bytes, batch_index: int) -> list[RowKey]:
     """Names of the rows that one batch adds."""
     return [
-        RowKey(item, str(RowVersion(session_id, batch, slot))) for slot, item in enumerate(items)
+        RowKey(item, str(RowVersion(session_id, batch_index, slot)))
+        for slot, item in enumerate(items)
     ]

@@ -66,13 +66,13 @@ class DealerLink:
         first = engine.first_needed
         if self.pool.ahead(session_id, first) >= MAX_BATCHES_AHEAD:
             return None
-        for batch in self.pool.wanted(session_id, first, engine.program.cost.dealer_bytes):
-            if (session_id, batch) not in self._asked:
-                self._asked[session_id, batch] = engine.program.cost.dealer_bytes
+        for batch_index in self.pool.wanted(session_id, first, engine.program.cost.dealer_bytes):
+            if (session_id, batch_index) not in self._asked:
+                self._asked[session_id, batch_index] = engine.program.cost.dealer_bytes
                 plan = plan_hash(engine.plan).hex()
                 nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
                 return m.Want(
-                    plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch
+                    plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch_index
                 )
         return None
 
@@ -86,33 +86,33 @@ class DealerLink:
                 return want
         return None
 
-    def expected_bytes(self, session_id: bytes, batch: int) -> int | None:
+    def expected_bytes(self, session_id: bytes, batch_index: int) -> int | None:
         """Size of a batch that was asked for; None for any other."""
-        return self._asked.get((session_id, batch))
+        return self._asked.get((session_id, batch_index))
 
     def take_on_demand(self, want: m.Want, n_bytes: int, timeout_s: float) -> Corrections:
         """The corrections of one batch of a side program, asked for now.
 
         Raises CorrelationsMissing.
         """
-        key = (bytes.fromhex(want.session), want.batch)
+        key = (bytes.fromhex(want.session), want.batch_index)
         self._side_wants[key] = (want, n_bytes)
         try:
             return self.take(*key, timeout_s)
         finally:
             del self._side_wants[key]
 
-    def store(self, session_id: bytes, batch: int, n_bytes: int, piece: memoryview) -> None:
+    def store(self, session_id: bytes, batch_index: int, n_bytes: int, piece: memoryview) -> None:
         """One piece of a batch that was asked for. Raises BadFrame, ConfigError."""
-        key = (session_id, batch)
+        key = (session_id, batch_index)
         if key not in self._asked:
             raise BadFrame(
-                f"corrections of batch {batch} came unasked",
+                f"corrections of batch {batch_index} came unasked",
                 "the dealer is of another session",
                 "restart it",
             )
         if key not in self._writers:
-            self._writers[key] = (self.pool.writer(session_id, batch, n_bytes), n_bytes)
+            self._writers[key] = (self.pool.writer(session_id, batch_index, n_bytes), n_bytes)
         writer, left = self._writers.pop(key)
         writer.append(piece)
         left -= len(piece)
@@ -122,26 +122,26 @@ class DealerLink:
             writer.commit()
             self._asked.pop(key, None)
 
-    def forget(self, session_id: bytes, batch: int) -> None:
+    def forget(self, session_id: bytes, batch_index: int) -> None:
         """What comes is of a session that has ended meanwhile."""
-        self._asked.pop((session_id, batch), None)
-        writer, _ = self._writers.pop((session_id, batch), (None, 0))
+        self._asked.pop((session_id, batch_index), None)
+        writer, _ = self._writers.pop((session_id, batch_index), (None, 0))
         if writer is not None:
             writer.abort()
 
-    def check(self, session_id: bytes, batch: int) -> None:
+    def check(self, session_id: bytes, batch_index: int) -> None:
         """Raises CorrelationsMissing if a batch is not here and no dealer comes: no number is burnt
         for it.
 
         It waits a moment for a dealer that is starting.
         """
         deadline = time.monotonic() + DEALER_SILENCE_S
-        while not self.is_connected and not self.pool.ahead(session_id, batch):
+        while not self.is_connected and not self.pool.ahead(session_id, batch_index):
             if time.monotonic() > deadline:
-                raise self._missing(batch)
+                raise self._missing(batch_index)
             time.sleep(0.05)
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> Corrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> Corrections:
         """The corrections of a batch, as long as a dealer is there to deal them.
 
         Raises CorrelationsMissing.
@@ -149,25 +149,25 @@ class DealerLink:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return self.pool.take(session_id, batch, 0.25)
+                return self.pool.take(session_id, batch_index, 0.25)
             except CorrelationsMissing:
                 if time.monotonic() > deadline:
                     raise
                 if not self.is_connected:
-                    raise self._missing(batch) from None
+                    raise self._missing(batch_index) from None
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget batches that can never be used."""
-        self.pool.discard_before(session_id, batch)
+        self.pool.discard_before(session_id, batch_index)
 
     def keep_only(self, sessions: Collection[bytes]) -> None:
         """Forget all batches of sessions that have ended: they would fill the pool for ever."""
         for session_id in self.pool.sessions() - {*sessions}:
             self.pool.discard_before(session_id, _NO_BATCH_ABOVE)
 
-    def _missing(self, batch: int) -> CorrelationsMissing:
+    def _missing(self, batch_index: int) -> CorrelationsMissing:
         return CorrelationsMissing(
-            f"batch {batch} has no correlated randomness and no dealer is connected",
+            f"batch {batch_index} has no correlated randomness and no dealer is connected",
             "the dealer has stopped, or was never started",
             "start `gpumpc dealer`, then ask again: nothing was lost",
         )

@@ -49,7 +49,7 @@ class _OnDemand:
             evaluation,
         )
 
-    def take(self, session_id: bytes, batch: int, timeout_s: float) -> TakenCorrections:
+    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> TakenCorrections:
         """See `DealerLink.take_on_demand`."""
         if self.evaluation is None:
             raise InputError(
@@ -59,15 +59,21 @@ class _OnDemand:
         nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
         plan = plan_hash(self.engine.plan).hex()
         want = m.Want(
-            plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch, self.task
+            plan,
+            binding.weight_sharing_id,
+            nonce_0,
+            nonce_1,
+            session_id.hex(),
+            batch_index,
+            self.task,
         )
         return self.dealer_link.take_on_demand(
             want, self.evaluation.program.cost.dealer_bytes, timeout_s
         )
 
-    def discard_before(self, session_id: bytes, batch: int) -> None:
+    def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget batches that can never be used."""
-        self.dealer_link.discard_before(session_id, batch)
+        self.dealer_link.discard_before(session_id, batch_index)
 
 
 class Indexes:
@@ -191,9 +197,9 @@ class Indexes:
         for part, (words, names) in enumerate(
             self._features(engine, fresh, record.owner, ix.ROWS_PER_BATCH)
         ):
-            batch = runner.next_batch
-            rows: Rows = runner.evaluate(channel, batch, {}, _operand(geometry, words))
-            keys = ix.row_keys(names, runner.session_id, batch)
+            batch_index = runner.next_batch
+            rows: Rows = runner.evaluate(channel, batch_index, {}, _operand(geometry, words))
+            keys = ix.row_keys(names, runner.session_id, batch_index)
             words = (
                 np.array([labels[name] for name in names], dtype=np.uint64)
                 if record.n_labels
@@ -236,10 +242,10 @@ class Indexes:
             inputs = [_operand(geometry, words)]
             if vote and loaded.labels is not None:
                 inputs.append(loaded.labels)
-            keys, batch = runner.evaluate_again(
+            keys, batch_index = runner.evaluate_again(
                 channel, runner.next_batch, {ROWS: loaded.operand}, *inputs
             )
-            keys = runner.rerandomised(keys, batch)
+            keys = runner.rerandomised(keys, batch_index)
             found(part, of, keys.with_words(keys.words[: len(names)]))
 
     def _features(
@@ -262,8 +268,8 @@ class Indexes:
                     f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`"
                 )
 
-            def tree(session_id: bytes, batch: int) -> SeedTree:
-                return SeedTree(engine.root.expose(), session_id, batch)
+            def tree(session_id: bytes, batch_index: int) -> SeedTree:
+                return SeedTree(engine.root.expose(), session_id, batch_index)
 
             cipher = engine.plan.params.cipher
             loaded = ix.LoadedIndex(

@@ -107,7 +107,7 @@ class Server:
         return Engine(
             self.party,
             plan_files.load(folder),
-            self.config.batch,
+            self.config.batch_size,
             self._root,
             self._pair_secret,
             self._ledger,
@@ -206,13 +206,13 @@ class Server:
 
     @staticmethod
     def _store(dealer_link: DealerLink, frame: Frame) -> None:
-        n_bytes = dealer_link.expected_bytes(frame.session, frame.batch)
+        n_bytes = dealer_link.expected_bytes(frame.session, frame.batch_index)
         if n_bytes is None:
             dealer_link.forget(
-                frame.session, frame.batch
+                frame.session, frame.batch_index
             )  # of a session that has ended, or of a search that was given up
         else:
-            dealer_link.store(frame.session, frame.batch, n_bytes, frame.payload)
+            dealer_link.store(frame.session, frame.batch_index, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
         """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a

@@ -40,7 +40,7 @@ class Channel(Protocol):
 
     party: int
 
-    def begin(self, session_id: bytes, batch: int) -> None:
+    def begin(self, session_id: bytes, batch_index: int) -> None:
         """Start counting anew for one batch (16-byte session id)."""
 
     def exchange(self, payload: Sequence[Buffer]) -> memoryview:
@@ -83,9 +83,9 @@ class FramedChannel(abc.ABC):
         self._controls_out = self._controls_in = 0
         self.begin(NO_SESSION, 0)
 
-    def begin(self, session_id: bytes, batch: int) -> None:
+    def begin(self, session_id: bytes, batch_index: int) -> None:
         """Start counting anew for one batch (16-byte session id)."""
-        self._session, self._batch = bytes(session_id), batch
+        self._session, self._batch = bytes(session_id), batch_index
         self._out = self._in = self._rounds = self._bytes_out = self._bytes_in = 0
 
     def exchange(self, payload: Sequence[Buffer]) -> memoryview:
@@ -210,7 +210,7 @@ class FramedChannel(abc.ABC):
         return frame.payload
 
     def _expect(
-        self, kind: Kind, timeout_s: float, session: bytes, batch: int, sequence: int
+        self, kind: Kind, timeout_s: float, session: bytes, batch_index: int, sequence: int
     ) -> Frame:
         frame = self._get(timeout_s)
         if frame.kind is Kind.ERROR:
@@ -219,8 +219,10 @@ class FramedChannel(abc.ABC):
             raise self._refused(f"a {kind.name} frame was due and a {frame.kind.name} frame came")
         if frame.session != session:
             raise self._refused("it belongs to another session")
-        if frame.batch != batch:
-            raise self._refused(f"batch {batch} is running and the frame is of batch {frame.batch}")
+        if frame.batch_index != batch_index:
+            raise self._refused(
+                f"batch {batch_index} is running and the frame is of batch {frame.batch_index}"
+            )
         if frame.sequence != sequence:
             late = (
                 "it came twice or late"

@@ -65,7 +65,7 @@ class Frame:
     kind: Kind
     payload: memoryview = dataclasses.field(repr=False)
     session: bytes = NO_SESSION
-    batch: int = 0
+    batch_index: int = 0
     sequence: int = 0
 
 
@@ -96,7 +96,12 @@ class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_header(
-    kind: Kind, n_bytes: int, *, session: bytes = NO_SESSION, batch: int = 0, sequence: int = 0
+    kind: Kind,
+    n_bytes: int,
+    *,
+    session: bytes = NO_SESSION,
+    batch_index: int = 0,
+    sequence: int = 0,
 ) -> bytes:
     """The 44 header bytes that announce a payload of `n_bytes` bytes.
 
@@ -111,7 +116,7 @@ def encode_header(
     if n_bytes > MAX_PAYLOAD_BYTES:
         raise _too_large(n_bytes, MAX_PAYLOAD_BYTES)
     try:
-        return HEADER.pack(MAGIC, VERSION, kind, 0, session, batch, sequence, n_bytes)
+        return HEADER.pack(MAGIC, VERSION, kind, 0, session, batch_index, sequence, n_bytes)
     except struct.error as error:
         raise BadFrame(
             "a frame header cannot be made", str(error), "start a new session"
@@ -123,7 +128,7 @@ class Header(NamedTuple):
 
     kind: Kind
     session: bytes
-    batch: int
+    batch_index: int
     sequence: int
     n_bytes: int
 
@@ -135,11 +140,11 @@ def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) ->
     """
     if len(header) != HEADER.size:
         raise _bad(f"its header has {len(header)} bytes and must have {HEADER.size}")
-    magic, version, kind, flags, session, batch, sequence, n_bytes = HEADER.unpack(header)
+    magic, version, kind, flags, session, batch_index, sequence, n_bytes = HEADER.unpack(header)
     _check_start(magic, version, kind, flags)
     if n_bytes > max_payload_bytes:
         raise _too_large(n_bytes, max_payload_bytes)
-    return Header(Kind(kind), session, batch, sequence, n_bytes)
+    return Header(Kind(kind), session, batch_index, sequence, n_bytes)
 
 
 def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
@@ -150,12 +155,12 @@ def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) 
     if len(parts) != 2:
         raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
     payload = memoryview(parts[1]).cast("B")
-    kind, session, batch, sequence, n_bytes = decode_header(
+    kind, session, batch_index, sequence, n_bytes = decode_header(
         memoryview(parts[0]).cast("B"), max_payload_bytes
     )
     if len(payload) != n_bytes:
         raise _bad(f"its header announces {n_bytes} payload bytes and {len(payload)} came")
-    return Frame(kind, payload, session, batch, sequence)
+    return Frame(kind, payload, session, batch_index, sequence)
 
 
 def encode_record(record: object) -> bytes:

@@ -34,10 +34,10 @@ class SubChannel(FramedChannel):
         connection = multiplexer.connection
         super().__init__(connection.party, connection.peer, connection.patience_s)
 
-    def begin(self, session_id: bytes, batch: int) -> None:
+    def begin(self, session_id: bytes, batch_index: int) -> None:
         """As `FramedChannel`; frames of this batch that came before are this lane's now."""
-        super().begin(session_id, batch)
-        self.multiplexer.claim(self, (self._session, batch))
+        super().begin(session_id, batch_index)
+        self.multiplexer.claim(self, (self._session, batch_index))
 
     def close(self) -> None:
         """Close the connection, for all lanes; safe to call twice."""
@@ -169,7 +169,7 @@ class Multiplexer:
             if frame.kind is Kind.ERROR:
                 self._last_words = frame if self._n_beside else None  # for every lane
                 return frame
-            key = (frame.session, frame.batch)
+            key = (frame.session, frame.batch_index)
             owner = self.first if frame.kind is Kind.CONTROL else self._owners.get(key)
             if owner is None and (key in self._early or len(self._early) < self._n_beside):
                 self._wait(self._early.setdefault(key, collections.deque()), frame)
@@ -182,6 +182,6 @@ class Multiplexer:
     def _wait(self, inbox: collections.deque[Frame], frame: Frame) -> None:
         if len(inbox) >= _MAX_WAITING:
             raise self.first._refused(
-                f"{_MAX_WAITING} frames of batch {frame.batch} wait already: it runs in lock step"
+                f"{_MAX_WAITING} frames of batch {frame.batch_index} wait already: it runs in lock step"
             )
         inbox.append(frame)

@@ -94,7 +94,7 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
     work = WORKLOADS[name]
     arrays = peers.case_arrays(work, seed=0)
     few = {**arrays, "x": arrays["x"][:2]}
-    plan, weights = plan_of(work, arrays, Params(k=44, f=16))
+    plan, weights = plan_of(work, arrays, Params(ring_bits=44, frac_bits=16))
     ours = evaluate_float(plan.graph, weights, channels_last(few["x"]))
     exact = evaluate(work, few)
     np.testing.assert_allclose(ours, channels_last(exact), atol=1e-6)
@@ -102,7 +102,7 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["conv", "matmul"])
 def test_our_products_are_truncated_like_the_peers(name: str) -> None:
-    work, params = WORKLOADS[name], Params(k=44, f=16)
+    work, params = WORKLOADS[name], Params(ring_bits=44, frac_bits=16)
     plan, _ = plan_of(work, peers.case_arrays(work, seed=0), params)
     result = program_of(plan, 2).result
     assert (result.frac, result.bits) == (16, 28)
@@ -124,8 +124,8 @@ def test_arrays_for_jax_are_channels_last() -> None:
 
 
 def test_product_of_two_operands_has_room_for_three_fractions() -> None:
-    assert ring_of_product(Params(k=44, f=16)) == Params(k=49, f=16)
-    assert ring_of_product(Params(k=60, f=13)).k == 60
+    assert ring_of_product(Params(ring_bits=44, frac_bits=16)) == Params(ring_bits=49, frac_bits=16)
+    assert ring_of_product(Params(ring_bits=60, frac_bits=13)).ring_bits == 60
 
 
 def test_rows_keep_the_schema_and_take_medians() -> None:

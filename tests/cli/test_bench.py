@@ -24,10 +24,10 @@ SMALL = {
     "relu": (["--n", "999"], 2e-4),
     "relu6": (["--n", "999"], 2e-4),
     "mul": (["--n", "999"], 1e-3),
-    "matmul": (["--batch", "7"], 0.02),
-    "conv": (["--batch", "1"], 0.02),
-    "maxpool": (["--batch", "1"], 2e-4),
-    "retrieval": (["--n", "300", "--batch", "2"], 0.0),
+    "matmul": (["--batch-size", "7"], 0.02),
+    "conv": (["--batch-size", "1"], 0.02),
+    "maxpool": (["--batch-size", "1"], 2e-4),
+    "retrieval": (["--n", "300", "--batch-size", "2"], 0.0),
 }
 
 
@@ -57,7 +57,7 @@ def test_every_workload_but_the_networks_is_here():
 def test_a_search_finds_what_a_search_in_the_clear_finds(net):
     row = run("retrieval", "--n", "1000", *net)
     check_row(row)
-    assert (row["workload"], row["batch"], row["max_error"], row["wrong"]) == (
+    assert (row["workload"], row["batch_size"], row["max_error"], row["wrong"]) == (
         "retrieval",
         1,
         0.0,
@@ -100,7 +100,7 @@ def test_bytes_of_a_convolution():
     """One opening of the input, one correction an output; F was opened when the weights were
     shared.
     """
-    row = run("conv", "--batch", "1", "--k", "44", "--f", "16")
+    row = run("conv", "--batch-size", "1", "--ring-bits", "44", "--frac-bits", "16")
     assert row["online_bytes"] == row["offline_bytes"] == packed_bytes(32 * 32 * 64, 44)
     assert row["rounds"] == 1
 

@@ -35,7 +35,7 @@ def gpumpc(*arguments: object, rc: int = 0) -> str:
 
 
 def up(folder: Path, plan: Path, *more: str) -> subprocess.Popen[str]:
-    options = ["--local", "--plan", str(plan), "--folder", str(folder), "--batch", "2", *more]
+    options = ["--local", "--plan", str(plan), "--folder", str(folder), "--batch-size", "2", *more]
     command = [sys.executable, "-m", "gpumpc", "up", *options]
     return subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -113,7 +113,9 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
         supervisor.communicate()
     assert code == 0 and not processes_of(folder)
     compiled = CompiledPlan.load(plan)
-    law = (1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)) * 2.0**-compiled.plan.params.f
+    law = (
+        1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)
+    ) * 2.0**-compiled.plan.params.frac_bits
     assert list(np.load(out)["items"]) == items
     assert (np.abs(np.load(out)["features"] - compiled(x, "fixed")) <= law).all()
     assert "PeerTimeout" in gpumpc("doctor", "--config", config, rc=1)
@@ -156,7 +158,7 @@ def test_up_again_and_its_end(set_up: Cluster) -> None:
     assert supervisor.wait(10) == 0
     supervisor.communicate()
     assert not processes_of(folder)
-    text = gpumpc("up", "--local", "--plan", plan, "--folder", folder, "--batch", 5, rc=1)
+    text = gpumpc("up", "--local", "--plan", plan, "--folder", folder, "--batch-size", 5, rc=1)
     assert "batches of 2" in text and "give another --folder" in text
 
 

@@ -62,7 +62,7 @@ def test_a_local_set_up_is_complete(local: LocalSetup, tmp_path: Path) -> None:
     assert s0.users == s0.owners == s1.users
     assert s0.allowed == {cards[2].curve_key: "dealer", cards[3].curve_key: "user"}
     assert s0.plans == dealer.plans == (tmp_path / "plan",)
-    assert (s0.batch, dealer.batch, s0.pool_bytes, s0.backend, s0.timeout_s) == (
+    assert (s0.batch_size, dealer.batch_size, s0.pool_bytes, s0.backend, s0.timeout_s) == (
         8,
         8,
         64 << 20,

@@ -41,7 +41,7 @@ def evaluation(executor: Later) -> Any:
         prepare=lambda draws: [("step", draws.weights["w"])],
     )
     plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
-    ledger: Any = SimpleNamespace(reserve=lambda session_id, batch: None)
+    ledger: Any = SimpleNamespace(reserve=lambda session_id, batch_index: None)
     busy: Any = executor
     made = Evaluation(
         0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy
@@ -92,9 +92,9 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
     """Else they would lie in the pool, taken for in use, until the process ends."""
     discarded, burnt = [], []
 
-    def begin(batch: int, weights: object) -> ReservedBatch:
-        corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch))
-        return ReservedBatch(SESSIONS[0].session_id, batch, corrections, {})
+    def begin(batch_index: int, weights: object) -> ReservedBatch:
+        corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch_index))
+        return ReservedBatch(SESSIONS[0].session_id, batch_index, corrections, {})
 
     def carry_out(
         sub_channel: SubChannel, reserved: ReservedBatch, *rest: object, backend: object
@@ -107,7 +107,7 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
     engine.backend, engine._forks = BACKEND, [BACKEND] * 2
     engine.check_ready, engine._operand = lambda: None, lambda share: share
     engine.begin, engine.carry_out = begin, carry_out
-    engine.ledger = SimpleNamespace(burn=lambda session_id, batch: burnt.append(batch))
+    engine.ledger = SimpleNamespace(burn=lambda session_id, batch_index: burnt.append(batch_index))
     with pytest.raises(PeerLost):
         list(engine.run_all(Multiplexer(memory_pair()[0]).first, 0, [None] * 5))
     assert {*discarded} == {0, 1, 2} and burnt == [2]

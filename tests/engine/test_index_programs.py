@@ -18,7 +18,7 @@ from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import Geometry
 
 K, F = 32, 8
-PARAMS = Params(k=K, f=F)
+PARAMS = Params(ring_bits=K, frac_bits=F)
 
 
 def linear_ending(weight: float) -> Program:

@@ -17,7 +17,8 @@ from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.conftest import backend_of, device_names
 
 PROGRAM = {
-    k: compile_program(tiny(), Params(k=k, f=13, cipher="chacha20"), batch=4) for k in (40, 44)
+    k: compile_program(tiny(), Params(ring_bits=k, frac_bits=13, cipher="chacha20"), batch_size=4)
+    for k in (40, 44)
 }
 
 
@@ -120,7 +121,7 @@ def test_parties_may_mix_backends(both_runs):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_networks_that_are_timed_compile(name):
-    program = compile_program(NETWORKS[name](), Params(cipher="chacha20"), batch=1)
+    program = compile_program(NETWORKS[name](), Params(cipher="chacha20"), batch_size=1)
     n_weights = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}[
         name
     ]

@@ -43,8 +43,8 @@ from gpumpc.params import Params
 from gpumpc.program.program import Program
 from gpumpc.shares import Additive, reconstruct
 
-PARAMS = Params(k=40, f=10)
-ULP = 2.0**-PARAMS.f
+PARAMS = Params(ring_bits=40, frac_bits=10)
+ULP = 2.0**-PARAMS.frac_bits
 SOON_S = 5.0
 
 LAYERS = (
@@ -70,7 +70,7 @@ def compiled() -> CompiledPlan:
 
 @pytest.fixture(scope="module")
 def session(compiled: CompiledPlan) -> Iterator[LocalSession]:
-    with compiled.session(batch=2) as session:
+    with compiled.session(batch_size=2) as session:
         yield session
 
 
@@ -97,7 +97,11 @@ def test_products(session: LocalSession) -> None:
     x, y = numbers(4, 6), numbers(6, 5, seed=2)
     a, b, c = session.share_array(x), session.share_array(y), session.share_array(x[::-1])
     product = a @ b
-    assert (product.shape, product.frac, product.bits) == ((4, 5), PARAMS.f, PARAMS.k)
+    assert (product.shape, product.frac, product.bits) == (
+        (4, 5),
+        PARAMS.frac_bits,
+        PARAMS.ring_bits,
+    )
     # Rounding of the operands, |x|, |y| <= 1, and 1 ulp of the truncation.
     assert np.abs(product.reveal() - x @ y).max() <= (1 + 6 * 1.01) * ULP
     assert np.abs((a * c).reveal() - x * x[::-1]).max() <= 2.1 * ULP
@@ -159,7 +163,7 @@ def test_no_text_shows_a_value(session: LocalSession) -> None:
 
 
 def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: CompiledPlan) -> None:
-    with compiled.session(batch=1) as other:
+    with compiled.session(batch_size=1) as other:
         foreign = other.share(numbers(1, 4, 4, 1))
         for work in (
             session.run,
@@ -211,14 +215,19 @@ def test_argmax_reveals_an_index() -> None:
     logits = compiled_plan()(x, "float")
     sorted_logits = np.sort(logits, axis=1)
     assert (sorted_logits[:, -1] - sorted_logits[:, -2]).min() > 20 * ULP  # no tie within the error
-    assert np.array_equal(compiled(x, batch=2), logits.argmax(axis=1))
+    assert np.array_equal(compiled(x, batch_size=2), logits.argmax(axis=1))
     assert np.array_equal(compiled(x, "fixed"), logits.argmax(axis=1)) and compiled(
         x, "float"
     ).shape == (5,)
 
 
 @pytest.mark.parametrize(
-    "params", [PARAMS, Params(k=40, f=10, cipher="chacha20"), Params(k=40, f=10, weights="public")]
+    "params",
+    [
+        PARAMS,
+        Params(ring_bits=40, frac_bits=10, cipher="chacha20"),
+        Params(ring_bits=40, frac_bits=10, weights="public"),
+    ],
 )
 def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
     compiled = compiled_plan(params=params)
@@ -250,9 +259,9 @@ def test_what_a_plan_does_not_admit(compiled: CompiledPlan, session: LocalSessio
 
 def test_what_cannot_be_compiled() -> None:
     with pytest.raises(RangeTooWide):
-        compiled_plan(params=Params(k=22, f=10))
+        compiled_plan(params=Params(ring_bits=22, frac_bits=10))
     with pytest.raises(PlanError):
-        Params(k=20, f=10)
+        Params(ring_bits=20, frac_bits=10)
 
 
 # errors end in an error, and the next run is right
@@ -262,7 +271,7 @@ def fails_then_works(
     compiled: CompiledPlan, where: Any, error: type[BaseException], match: str
 ) -> None:
     x = numbers(2, 4, 4, 1)
-    with compiled.session(batch=2) as session:
+    with compiled.session(batch_size=2) as session:
         shared = session.share(x)
         session.run(shared)
         with where:
@@ -306,7 +315,7 @@ def test_a_server_that_fails(compiled: CompiledPlan, party: int) -> None:
 
 def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
     def broken(
-        _: DealerEngine, weight_sharing_id: str, nonces: Any, batch: int, send: Send
+        _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
     ) -> None:
         send(memoryview(b"abc"))
         raise _Bug("the dealer")
@@ -315,7 +324,9 @@ def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
 
 
 def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
-    def short(_: DealerEngine, weight_sharing_id: str, nonces: Any, batch: int, send: Send) -> None:
+    def short(
+        _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
+    ) -> None:
         send(memoryview(b"abc"))
 
     fails_then_works(
@@ -386,7 +397,7 @@ def test_closing_twice_is_safe(compiled: CompiledPlan) -> None:
 
 
 def test_dealing_ahead(compiled: CompiledPlan) -> None:
-    with compiled.session(batch=1) as session:
+    with compiled.session(batch_size=1) as session:
         session.deal_ahead(3)
         session.deal_ahead(2)
         shared = session.share(numbers(3, 4, 4, 1))
@@ -406,7 +417,7 @@ def test_a_selection_that_fails_is_dealt_for_again(compiled: CompiledPlan, n_ahe
             raise SelectionFailed("an unlucky sample")
         return result
 
-    with compiled.session(batch=1) as session:
+    with compiled.session(batch_size=1) as session:
         shared = session.share(x)
         session.deal_ahead(n_ahead)
         with mock.patch.object(Program, "run", unlucky):

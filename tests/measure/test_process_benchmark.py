@@ -52,7 +52,7 @@ def test_product_of_two_operands() -> None:
     x, y = images(5)[..., 0], images(5, seed=9)[..., 0]
     with ProcessBenchmark(compiled.plan, compiled.weights, [x, y], operator="*") as benchmark:
         value = benchmark.run().value
-    assert np.abs(value - x * y).max() < 3 * 2.0**-compiled.plan.params.f
+    assert np.abs(value - x * y).max() < 3 * 2.0**-compiled.plan.params.frac_bits
 
 
 def vectors() -> tuple[CompiledPlan, npt.NDArray[np.float64], npt.NDArray[np.float64]]:

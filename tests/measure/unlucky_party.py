@@ -10,10 +10,10 @@ from gpumpc.ring.backend import Words
 class UnluckyParty(ServerParty):
     """Fails when the product does: both servers at once."""
 
-    def evaluate(self, batch: int) -> Words:
+    def evaluate(self, batch_index: int) -> Words:
         """As `ServerParty`."""
-        result = super().evaluate(batch)
-        if batch < 2:
+        result = super().evaluate(batch_index)
+        if batch_index < 2:
             raise SelectionFailed("an unlucky sample")
         return result
 

@@ -43,7 +43,7 @@ class Fn(nn.Module):
         return self.body(self, x)
 
 
-def imported(module: nn.Module, *shape: int, batch: int = 1) -> Graph:
+def imported(module: nn.Module, *shape: int, batch_size: int = 1) -> Graph:
     """Import in double precision and check the graph against torch on a fresh batch of 3."""
     torch.manual_seed(1)
     for part in module.modules():
@@ -52,7 +52,7 @@ def imported(module: nn.Module, *shape: int, batch: int = 1) -> Graph:
             buffers["running_mean"].normal_()
             buffers["running_var"].uniform_(0.5, 2.0)
     module = module.double()
-    graph, weights = graph_from_torch(module, torch.zeros(batch, *shape), LOW, HIGH)
+    graph, weights = graph_from_torch(module, torch.zeros(batch_size, *shape), LOW, HIGH)
     x = torch.randn(3, *shape, dtype=torch.float64).clamp(LOW, HIGH)
     with torch.no_grad():
         expected = module.eval()(x.clone())
@@ -65,12 +65,12 @@ def imported(module: nn.Module, *shape: int, batch: int = 1) -> Graph:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_named_networks_match_torch(batch):
-    imported(tiny(), 1, 8, 8, batch=batch)
-    imported(tiny_residual(), 3, 8, 8, batch=batch)
-    imported(lenet(), 1, 28, 28, batch=batch)
-    imported(vgg_small(), 3, 64, 64, batch=batch)
-    imported(resnet18(), 3, 32, 32, batch=batch)
+def test_named_networks_match_torch(batch_size):
+    imported(tiny(), 1, 8, 8, batch_size=batch_size)
+    imported(tiny_residual(), 3, 8, 8, batch_size=batch_size)
+    imported(lenet(), 1, 28, 28, batch_size=batch_size)
+    imported(vgg_small(), 3, 64, 64, batch_size=batch_size)
+    imported(resnet18(), 3, 32, 32, batch_size=batch_size)
 
 
 def test_lite0_has_the_published_count_of_relu6():

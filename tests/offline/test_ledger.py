@@ -45,9 +45,9 @@ def test_numbers_go_up_and_are_spent_once(path: Path) -> None:
         assert ledger.counts(A) == {"spent": 1, "reserved": 1}
         with pytest.raises(BatchAlreadyUsed, match="cannot be spent"):
             ledger.spend(A, 0)
-        for batch in (0, 1):
+        for batch_index in (0, 1):
             with pytest.raises(BatchAlreadyUsed, match="the next free number is 2"):
-                ledger.reserve(A, batch)
+                ledger.reserve(A, batch_index)
         ledger.reserve(B, 0)
 
 
@@ -55,18 +55,18 @@ def test_skipped_numbers_are_burnt_whatever_their_number(path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.reserve(A, 10**12)
         assert ledger.counts(A) == {"burnt": 10**12, "reserved": 1}
-        for batch in (0, 7, 10**12 - 1):
+        for batch_index in (0, 7, 10**12 - 1):
             with pytest.raises(BatchAlreadyUsed):
-                ledger.reserve(A, batch)
+                ledger.reserve(A, batch_index)
             with pytest.raises(BatchAlreadyUsed):
-                ledger.spend(A, batch)
+                ledger.spend(A, batch_index)
         ledger.reserve(A, 10**12 + 1)
 
 
 def test_a_batch_that_failed_is_burnt_and_one_that_ended_well_stays_spent(path: Path) -> None:
     with Ledger(path) as ledger:
-        for batch in (0, 1):
-            ledger.reserve(A, batch)
+        for batch_index in (0, 1):
+            ledger.reserve(A, batch_index)
         ledger.burn(A, 0)
         ledger.burn(A, 0)
         ledger.spend(A, 1)
@@ -78,26 +78,26 @@ def test_a_batch_that_failed_is_burnt_and_one_that_ended_well_stays_spent(path: 
             ledger.reserve(A, 0)
 
 
-@pytest.mark.parametrize("batch", [-1, 1 << 62, 1 << 64])
-def test_no_batch_number(path: Path, batch: int) -> None:
+@pytest.mark.parametrize("batch_index", [-1, 1 << 62, 1 << 64])
+def test_no_batch_number(path: Path, batch_index: int) -> None:
     with Ledger(path) as ledger, pytest.raises(BadValue):
-        ledger.reserve(A, batch)
+        ledger.reserve(A, batch_index)
 
 
 def test_after_reopening_nothing_can_be_used_again(path: Path) -> None:
     with Ledger(path) as ledger:
-        for batch in (0, 1):
-            ledger.reserve(A, batch)
+        for batch_index in (0, 1):
+            ledger.reserve(A, batch_index)
         ledger.spend(A, 0)
         ledger.reserve_once("lite0/conv1")
     with Ledger(path) as ledger:
         assert ledger.counts(A) == {"spent": 1, "burnt": 1}
         assert ledger.high_water(A) == 2
-        for batch in (0, 1):
+        for batch_index in (0, 1):
             with pytest.raises(BatchAlreadyUsed):
-                ledger.reserve(A, batch)
+                ledger.reserve(A, batch_index)
             with pytest.raises(BatchAlreadyUsed):
-                ledger.spend(A, batch)
+                ledger.spend(A, batch_index)
         with pytest.raises(BatchAlreadyUsed, match="lite0/conv1"):
             ledger.reserve_once("lite0/conv1")
         ledger.reserve_once("lite0/conv2")
@@ -159,16 +159,16 @@ def test_a_folder_that_others_can_change_is_refused(path: Path) -> None:
 
 
 def test_one_number_is_given_to_one_of_many_threads(path: Path) -> None:
-    def reserve(ledger: Ledger, batch: int) -> int:
+    def reserve(ledger: Ledger, batch_index: int) -> int:
         try:
-            ledger.reserve(A, batch)
+            ledger.reserve(A, batch_index)
         except BatchAlreadyUsed:
             return 0
         return 1
 
     with Ledger(path) as ledger, ThreadPoolExecutor(4) as pool:
-        for batch in range(5):
-            assert sum(pool.map(lambda _, b=batch: reserve(ledger, b), range(8))) == 1
+        for batch_index in range(5):
+            assert sum(pool.map(lambda _, b=batch_index: reserve(ledger, b), range(8))) == 1
 
 
 def test_a_full_disk_is_explained_and_leaves_nothing_half_written(path: Path) -> None:

@@ -20,8 +20,8 @@ def pool() -> MemoryPool:
     return MemoryPool()
 
 
-def put(pool: MemoryPool, session: bytes, batch: int, *pieces: bytes) -> None:
-    writer = pool.writer(session, batch, sum(map(len, pieces)))
+def put(pool: MemoryPool, session: bytes, batch_index: int, *pieces: bytes) -> None:
+    writer = pool.writer(session, batch_index, sum(map(len, pieces)))
     for piece in pieces:
         writer.append(piece)
     writer.commit()
@@ -29,9 +29,9 @@ def put(pool: MemoryPool, session: bytes, batch: int, *pieces: bytes) -> None:
 
 def test_any_cut_reads_what_was_written_in_order(pool: MemoryPool) -> None:
     data = bytes(range(100))
-    for batch, sizes in enumerate(([100], [1] * 100, [30, 0, 70], [7] * 14 + [2], [99, 1])):
-        put(pool, A, batch, data[:10], b"", data[10:11], data[11:60], data[60:])
-        corrections = pool.take(A, batch, 1.0)
+    for batch_index, sizes in enumerate(([100], [1] * 100, [30, 0, 70], [7] * 14 + [2], [99, 1])):
+        put(pool, A, batch_index, data[:10], b"", data[10:11], data[11:60], data[60:])
+        corrections = pool.take(A, batch_index, 1.0)
         assert b"".join(bytes(corrections.read(size)) for size in sizes) == data
         corrections.finish()
     assert pool.n_bytes_held == 0
@@ -112,8 +112,8 @@ def test_a_batch_of_another_size_than_announced_is_refused(pool: MemoryPool) -> 
 
 
 def test_what_can_never_be_used_is_forgotten(pool: MemoryPool) -> None:
-    for batch in range(3):
-        put(pool, A, batch, b"abcd")
+    for batch_index in range(3):
+        put(pool, A, batch_index, b"abcd")
     put(pool, B, 0, b"abcd")
     reading = pool.take(A, 0, 1.0)
     pool.discard_before(A, 2)

@@ -28,8 +28,8 @@ def pool(tmp_path: Path) -> Pool:
     return Pool(tmp_path / "pool", capacity_bytes=1000)
 
 
-def put(pool: Pool, session: bytes, batch: int, data: bytes) -> None:
-    writer = pool.writer(session, batch, len(data))
+def put(pool: Pool, session: bytes, batch_index: int, data: bytes) -> None:
+    writer = pool.writer(session, batch_index, len(data))
     writer.append(data[:3])
     writer.append(memoryview(data)[3:])
     writer.commit()
@@ -147,10 +147,10 @@ def test_a_batch_may_be_taken_at_any_moment_of_its_arrival(pool: Pool) -> None:
     """Taken by another thread while it is written and committed: all of it is read, whichever came
     first.
     """
-    for batch in range(60):
+    for batch_index in range(60):
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
-            arriving = threads.submit(put, pool, A, batch, b"abcdefgh")
-            corrections = pool.take(A, batch, 5)
+            arriving = threads.submit(put, pool, A, batch_index, b"abcdefgh")
+            corrections = pool.take(A, batch_index, 5)
             assert corrections.read(8) == b"abcdefgh"
             corrections.finish()
             arriving.result()
@@ -179,9 +179,9 @@ def test_a_batch_of_another_size_than_announced_is_refused(pool: Pool) -> None:
 def test_a_batch_cannot_come_twice(pool: Pool) -> None:
     put(pool, A, 0, b"abcd")
     writer = pool.writer(A, 1, 4)
-    for batch in (0, 1):
+    for batch_index in (0, 1):
         with pytest.raises(BadFrame, match="came twice"):
-            pool.writer(A, batch, 4)
+            pool.writer(A, batch_index, 4)
     writer.abort()
     writer.abort()
     put(pool, A, 1, b"abcd")
@@ -226,8 +226,8 @@ def test_reopening_keeps_whole_batches_and_sweeps_the_rest(pool: Pool) -> None:
 
 
 def test_old_batches_are_discarded_unless_they_are_being_read(pool: Pool) -> None:
-    for batch in range(4):
-        put(pool, A, batch, b"abcd")
+    for batch_index in range(4):
+        put(pool, A, batch_index, b"abcd")
     put(pool, B, 0, b"abcd")
     reading = pool.take(A, 1, 0)
     pool.discard_before(A, 3)

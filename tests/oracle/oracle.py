@@ -253,7 +253,7 @@ class Oracle:
                 "with public weights the rounding depends on shares that no seed alone determines"
             )
         self.graph, self.params, self.seeds = graph, params, seeds
-        self.scales, self._ks = scales(graph, params.f), ks or {}
+        self.scales, self._ks = scales(graph, params.frac_bits), ks or {}
         session = weight_session(seeds.version, seeds.weight_sharing_id)
         masks = [SeedTree(root, session, 0) for root in seeds.roots]
         owner = SeedTree(seeds.weight_seed, bytes(SESSION_BYTES), 0)
@@ -276,7 +276,7 @@ class Oracle:
 
     def k_of(self, layer: str) -> int:
         """Bits of a layer's product."""
-        return self._ks.get(layer, self.params.k)
+        return self._ks.get(layer, self.params.ring_bits)
 
     def opened_bits(self, name: str) -> int:
         """Bits in which a value is opened: as many as the widest product that reads it has."""
@@ -287,11 +287,11 @@ class Oracle:
             if name in r.inputs and isinstance(r, g.Conv2d | g.Linear)
         )
 
-    def predict(self, x: Ints, batch: int) -> Prediction:
+    def predict(self, x: Ints, batch_index: int) -> Prediction:
         """Every layer of the batch with this number, on integer inputs (B, *shape): all B of them,
         padding included.
         """
-        trees = [SeedTree(root, self.seeds.session_id, batch) for root in self.seeds.roots]
+        trees = [SeedTree(root, self.seeds.session_id, batch_index) for root in self.seeds.roots]
         run = _Batch(self, trees[0], trees[1])
         for layer in self.graph.layers:
             run.found.values[layer.name] = run.value(layer, x)

@@ -130,7 +130,8 @@ class SecureRun(local.LocalSession):
         """The integer input of a batch, with the zeros that fill it up."""
         missing = self.program.input.shape[0] - len(values)
         return quantised(
-            np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)), 2.0**self.plan.params.f
+            np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)),
+            2.0**self.plan.params.frac_bits,
         )
 
 

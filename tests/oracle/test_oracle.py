@@ -44,22 +44,22 @@ def inputs(compiled, n, seed=0):
 
 
 def ks(compiled):
-    return {name: width.k for name, width in compiled.plan.widths.items()}
+    return {name: width.ring_bits for name, width in compiled.plan.widths.items()}
 
 
 def predicting(compiled, session, **changed):
     """The oracle of a session; `changed` replaces fields of what it is told."""
     graph, params = compiled.plan.graph, compiled.plan.params
-    weights = oracle.integer_weights(graph, params.f, compiled.weights)
+    weights = oracle.integer_weights(graph, params.frac_bits, compiled.weights)
     return oracle.Oracle(
         graph, params, weights, dataclasses.replace(session.seeds, **changed), ks(compiled)
     )
 
 
-def check(compiled, batch=3, sizes=(3, 2)):
+def check(compiled, batch_size=3, sizes=(3, 2)):
     """Secure batches against the oracle; returns the kinds of layers seen and the last
     prediction."""
-    with SecureRun(compiled.plan, compiled.weights, batch, NumpyBackend()) as session:
+    with SecureRun(compiled.plan, compiled.weights, batch_size, NumpyBackend()) as session:
         predictor = predicting(compiled, session)
         for i, size in enumerate(sizes):
             x = inputs(compiled, size, i)
@@ -98,9 +98,9 @@ def test_lenet():
     import torch
 
     compiled = gpumpc.compile(
-        lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(k=44, f=13)
+        lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(ring_bits=44, frac_bits=13)
     )
-    check(compiled, batch=2, sizes=(2, 1))
+    check(compiled, batch_size=2, sizes=(2, 1))
 
 
 class GraphMaker:
@@ -210,7 +210,11 @@ class GraphMaker:
 @pytest.mark.parametrize(("k", "f"), [(40, 13), (44, 16), (62, 20)])
 @pytest.mark.parametrize("seed", range(4))
 def test_random_graphs(seed, k, f):
-    check(gpumpc.compile(GraphMaker(seed).make(), params=Params(k=k, f=f)), batch=2, sizes=(2, 1))
+    check(
+        gpumpc.compile(GraphMaker(seed).make(), params=Params(ring_bits=k, frac_bits=f)),
+        batch_size=2,
+        sizes=(2, 1),
+    )
 
 
 def test_random_graphs_have_every_layer():
@@ -249,7 +253,7 @@ def test_room_after_a_clamp(tail):
         *AFTER_CLAMPS[tail],
     )
     weights = {"c.weight": random.uniform(-9, 9, (1, 1, 2, 3)), "c.bias": random.uniform(-1, 1, 3)}
-    check(gpumpc.compile((g.Graph(layers), weights)), batch=2, sizes=(2,))
+    check(gpumpc.compile((g.Graph(layers), weights)), batch_size=2, sizes=(2,))
 
 
 # the oracle notices
@@ -299,7 +303,7 @@ def test_a_wrong_seed_differs(tiny_run, field):
 
 def test_a_wrong_weight_or_pixel_differs(tiny_run):
     compiled, session, ran, x = tiny_run
-    graph, f = compiled.plan.graph, compiled.plan.params.f
+    graph, f = compiled.plan.graph, compiled.plan.params.frac_bits
     weights = oracle.integer_weights(graph, f, compiled.weights)
     weights["fc.weight"][5, 1] += 1
     told = oracle.Oracle(graph, compiled.plan.params, weights, session.seeds, ks(compiled))
@@ -356,7 +360,9 @@ def test_imports_nothing_it_checks():
 
 def test_weights_are_the_engines(tiny_run):
     compiled, session, _, _ = tiny_run
-    own = oracle.integer_weights(compiled.plan.graph, compiled.plan.params.f, compiled.weights)
+    own = oracle.integer_weights(
+        compiled.plan.graph, compiled.plan.params.frac_bits, compiled.weights
+    )
     for layer, (weight, bias) in engine_weights(session.program, compiled.weights).items():
         for part, words in (("weight", weight), ("bias", bias)):
             bits = session.program.weights[layer].bits

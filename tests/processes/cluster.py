@@ -28,10 +28,10 @@ from gpumpc.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 2
-PARAMS = Params(k=32, f=8)
+PARAMS = Params(ring_bits=32, frac_bits=8)
 LIMIT_S = 5.0  # every error is known by then ...
 SLACK_S = 1.5  # ... and this much later on a busy machine
-ULP = 2.0**-PARAMS.f
+ULP = 2.0**-PARAMS.frac_bits
 
 GRAPH = Graph(
     (
@@ -122,13 +122,13 @@ class Cluster(LocalCluster):
         cls,
         folder: Path,
         compiled: CompiledPlan | None = None,
-        batch: int = BATCH,
+        batch_size: int = BATCH,
         pool: str = "64KiB",
     ) -> Cluster:
         compiled = compiled or tiny()
         compiled.save(folder / "plan")
         return cls(
-            write_local(folder / "local", [folder / "plan"], batch, pool=pool, timeout_s=30.0),
+            write_local(folder / "local", [folder / "plan"], batch_size, pool=pool, timeout_s=30.0),
             compiled,
         )
 

@@ -126,8 +126,11 @@ def test_weights_of_another_plan(client: Client, cluster: Cluster) -> None:
 
 def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
     for compiled, field in (
-        (tiny(params=Params(k=34, f=8)), "'k and f'.*k=34 f=8.*k=32 f=8"),
-        (tiny(params=Params(k=32, f=8, cipher="chacha20")), "'cipher'"),
+        (
+            tiny(params=Params(ring_bits=34, frac_bits=8)),
+            "'ring and fraction bits'.*34 and 8.*32 and 8",
+        ),
+        (tiny(params=Params(ring_bits=32, frac_bits=8, cipher="chacha20")), "'cipher'"),
         (tiny(seed=7), "'weight version'"),
         (tiny(name="other"), "'model'"),
     ):

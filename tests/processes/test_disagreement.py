@@ -43,8 +43,8 @@ def changed(**fields: object) -> CompiledPlan:
 
 # What server 1 has instead of SAME, and the field that both must name.
 OTHERS: dict[str, tuple[CompiledPlan, int]] = {
-    "k and f": (changed(k=34), 2),
-    "'k and f'": (changed(f=9), 2),
+    "ring and fraction bits": (changed(ring_bits=34), 2),
+    "'ring and fraction bits'": (changed(frac_bits=9), 2),
     "cipher": (changed(cipher="chacha20"), 2),
     "batch size": (SAME, 3),
     "weights": (changed(weights="public"), 2),
@@ -65,7 +65,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluste
         # Fourteen processes begin together, and none of them computes: the backend that is there at
         # once.
         rewrite(cluster.setup.server0, backend="numpy")
-        rewrite(cluster.setup.server1, plans=[str(folder / "other")], batch=batch, backend="numpy")
+        rewrite(
+            cluster.setup.server1, plans=[str(folder / "other")], batch_size=batch, backend="numpy"
+        )
         if field == "batches in flight":
             rewrite(cluster.setup.server1, in_flight=2)
         cluster.names = ["server0", "server1"]
@@ -116,11 +118,11 @@ def second(cluster: Cluster, name: str, change: Callable[[Path], None]) -> tuple
 
 
 def test_a_dealer_with_another_plan(cluster: Cluster) -> None:
-    changed(k=34).save(cluster.folder / "other")
+    changed(ring_bits=34).save(cluster.folder / "other")
     code, log = second(
         cluster, "dealer", lambda file: rewrite(file, plans=[str(cluster.folder / "other")])
     )
-    assert code == 1 and "the field 'k and f' differs" in log
+    assert code == 1 and "the field 'ring and fraction bits' differs" in log
     assert cluster.serves()  # with the dealer that was there before
 
 
@@ -241,7 +243,15 @@ class _Server0:
         pair_secret = agree_pair(identity, config.peer)
         backend = choose_backend()
         self.engine = Engine(
-            0, SAME.plan, config.batch, root, pair_secret, self.ledger, backend, config.state, None
+            0,
+            SAME.plan,
+            config.batch_size,
+            root,
+            pair_secret,
+            self.ledger,
+            backend,
+            config.state,
+            None,
         )
         self.share_store = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
@@ -314,7 +324,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                 )
                 for _ in range(2):
                     header = encode_header(
-                        Kind.OPENING, size, session=server_0.engine.session_id, batch=batch
+                        Kind.OPENING, size, session=server_0.engine.session_id, batch_index=batch
                     )
                     channel._put(header, [bytes(size)])
                 pattern = (
@@ -332,4 +342,4 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
 
 def test_same_name_and_new_weights_are_another_plan(cluster: Cluster) -> None:
     with pytest.raises(HandshakeMismatch, match="'weight version'"):
-        cluster.client(tiny(seed=8, params=Params(k=32, f=8)))
+        cluster.client(tiny(seed=8, params=Params(ring_bits=32, frac_bits=8)))

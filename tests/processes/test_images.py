@@ -366,15 +366,15 @@ def test_kill_9_of_each_process_in_an_extraction_of_64_images(
     """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used
     twice.
     """
-    cluster = Cluster.make(tmp_path, batch=4, pool="8KiB")
+    cluster = Cluster.make(tmp_path, batch_size=4, pool="8KiB")
     for file in (cluster.setup.server0, cluster.setup.server1):
         rewrite(file, in_flight=in_flight)
     x = images(64)
     # A number that was burnt is not used again: the second to die does so in a later one.
     faults = {
-        "server0": _DIE_IN_A_BATCH.format(batch=3),
-        "server1": _DIE_IN_A_BATCH.format(batch=8),
-        "dealer": _DIE_DEALING.format(batch=13),
+        "server0": _DIE_IN_A_BATCH.format(batch_size=3),
+        "server1": _DIE_IN_A_BATCH.format(batch_size=8),
+        "dealer": _DIE_DEALING.format(batch_size=13),
     }
     items = sorted(secrets.token_hex(16) for _ in x)
     for name, fault in faults.items():

@@ -39,7 +39,7 @@ def test_the_result_is_that_of_fixed_mode_and_of_one_process(cluster: Cluster, n
         and close(cluster.compiled, x, again)
     )
     assert (
-        np.abs(result - cluster.compiled(x, "secure", batch=2)) <= 2 * law(cluster.compiled)
+        np.abs(result - cluster.compiled(x, "secure", batch_size=2)) <= 2 * law(cluster.compiled)
     ).all()
     assert seen[-1] == (-(-n // 2), -(-n // 2))
 

@@ -21,7 +21,7 @@ N, K = 40, 5
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster.make(tmp_path_factory.mktemp("search"), batch=8, pool="1MiB")
+    cluster = Cluster.make(tmp_path_factory.mktemp("search"), batch_size=8, pool="1MiB")
     with cluster:
         yield cluster
 
@@ -173,7 +173,7 @@ def test_kill_9_while_results_are_kept(tmp_path: Path) -> None:
     """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and
     the rest follows.
     """
-    cluster = Cluster.make(tmp_path, batch=2, pool="64KiB")
+    cluster = Cluster.make(tmp_path, batch_size=2, pool="64KiB")
     cluster.faults["server1"] = _DIE_BETWEEN_PUT_AND_CONFIRM
     items = [secrets.token_hex(16) for _ in range(8)]
     with cluster:

@@ -37,7 +37,9 @@ def images(n: int) -> np.ndarray:
 
 
 def features() -> CompiledPlan:
-    return compile((FEATURES, weights(FEATURES)), name="features", params=Params(k=32, f=10))
+    return compile(
+        (FEATURES, weights(FEATURES)), name="features", params=Params(ring_bits=32, frac_bits=10)
+    )
 
 
 def head(policy: Policy) -> CompiledPlan:
@@ -56,9 +58,14 @@ def ranked(logits: np.ndarray) -> np.ndarray:
 def test_a_networks_own_head(policy: Policy) -> None:
     arrays = weights(LOGITS)
     compiled = compile(
-        (LOGITS, arrays), params=Params(k=40, f=12), policy=policy, classes=["a"] * N_CLASSES
+        (LOGITS, arrays),
+        params=Params(ring_bits=40, frac_bits=12),
+        policy=policy,
+        classes=["a"] * N_CLASSES,
     )
-    logits = compile((LOGITS, arrays), params=Params(k=40, f=12))(images(20), "float")
+    logits = compile((LOGITS, arrays), params=Params(ring_bits=40, frac_bits=12))(
+        images(20), "float"
+    )
     assert (
         np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3
     )  # no order hangs on a rounding

@@ -102,7 +102,7 @@ def test_the_hash_depends_on_every_field():
     plan, _ = make_plan("tiny", GRAPH, arrays(), Params())
     others: list[dict[str, Any]] = [
         {"name": "other"},
-        {"params": Params(k=44)},
+        {"params": Params(ring_bits=44)},
         {"weight_digest": "0" * 64},
         {"preprocessing": Preprocessing((4, 4), (0.0,), (1.0,))},
         {"graph": Graph(GRAPH.layers[:3])},
@@ -133,7 +133,7 @@ DAMAGE = {
     "stride zero": lambda text: text.replace('"groups": 1', '"groups": 0'),
     "layers do not fit": lambda text: text.replace('"type": "Flatten"', '"type": "ReLU"'),
     "bad digest": lambda text: text.replace('"weight_digest": "', '"weight_digest": "x'),
-    "bad parameters": lambda text: text.replace('"k": 40', '"k": 20'),
+    "bad parameters": lambda text: text.replace('"ring_bits": 40', '"ring_bits": 20'),
     "no layers": lambda text: only_layers(text, 0, 0),
     "no input": lambda text: only_layers(text, 2, 3),
     "nested too deep": lambda text: '{"format": 1, "x": ' + "[" * 100_000,

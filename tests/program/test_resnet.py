@@ -62,7 +62,7 @@ def test_the_same_weights_every_time(compiled: CompiledPlan) -> None:
 
 def test_three_modes_agree(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> None:
     exact, rounded = compiled(x, "float"), with_rounded_weights(compiled, x)
-    fixed, secure = compiled(x, "fixed"), compiled(x, "secure", batch=2)
+    fixed, secure = compiled(x, "fixed"), compiled(x, "secure", batch_size=2)
     # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a
     # layer passes on about one.
     assert np.abs(fixed - rounded).max() < 10 * ULP

@@ -43,7 +43,7 @@ def weights(scale: float = 1.0) -> dict[str, np.ndarray]:
 
 
 def compiled(scale: float = 1.0, **options: dict[str, int]) -> CompiledPlan:
-    return compile((GRAPH, weights(scale)), params=Params(k=40, f=F), **options)  # type: ignore[arg-type]  # weight_fracs
+    return compile((GRAPH, weights(scale)), params=Params(ring_bits=40, frac_bits=F), **options)  # type: ignore[arg-type]  # weight_fracs
 
 
 def corners() -> np.ndarray:
@@ -64,7 +64,9 @@ def test_no_width_can_be_less() -> None:
     products = [name for name, width in plan.widths.items() if width.weight_frac]
     assert products == ["wide", "left", "right", "fc"]
     for name in products:
-        narrow = msgspec.structs.replace(plan.widths[name], k=plan.widths[name].k - 1)
+        narrow = msgspec.structs.replace(
+            plan.widths[name], ring_bits=plan.widths[name].ring_bits - 1
+        )
         less = compile_program(
             GRAPH, plan.params, 1, plan.output_bits, {**plan.widths, name: narrow}
         )
@@ -114,11 +116,11 @@ def test_one_opening_serves_products_of_two_widths() -> None:
     rng = np.random.default_rng(3)
     arrays = {name: rng.normal(size=shape) for name, shape in graph.weight_shapes().items()}
     arrays["right.weight"] = 16 * arrays["right.weight"]
-    network = compile((graph, arrays), params=Params(k=40, f=F))
+    network = compile((graph, arrays), params=Params(ring_bits=40, frac_bits=F))
     widths = network.plan.widths
-    assert widths["left"].k < widths["right"].k
+    assert widths["left"].ring_bits < widths["right"].ring_bits
     opened = [step for step in program_of(network.plan, 1).steps if step.name == "x/open"]
-    assert len(opened) == 1 and getattr(opened[0], "bits", 0) == widths["right"].k
+    assert len(opened) == 1 and getattr(opened[0], "bits", 0) == widths["right"].ring_bits
     assert np.abs(network(corners(), "secure") - network(corners(), "float")).max() < 0.2
 
 
@@ -126,7 +128,7 @@ def test_weights_may_have_fewer_fraction_bits() -> None:
     finer, coarser = compiled(), compiled(weight_fracs=dict.fromkeys(("wide", "left", "right"), 6))
     assert all(coarser.plan.widths[name].weight_frac == 6 for name in ("wide", "left", "right"))
     assert all(
-        coarser.plan.widths[name].k < finer.plan.widths[name].k
+        coarser.plan.widths[name].ring_bits < finer.plan.widths[name].ring_bits
         for name in ("wide", "left", "right")
     )
     x = corners()
@@ -179,7 +181,7 @@ def test_all_small_rings_agree_with_the_clear() -> None:
             "b.weight": np.full((2, 1), -size),
             "b.bias": np.ones(1),
         }
-        network = compile((graph, arrays), params=Params(k=32, f=6))
+        network = compile((graph, arrays), params=Params(ring_bits=32, frac_bits=6))
         assert np.abs(network(grid, "secure") - network(grid, "float")).max() < 0.05 * max(
             1.0, size**2
         )

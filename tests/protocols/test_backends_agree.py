@@ -103,7 +103,7 @@ def test_products(shape, weight, operator, out, weights, cipher):
     steps = [Open("o", ("x",), "e", shape, k), product] if weights == "private" else [product]
     check_same(
         lambda b: run_steps(
-            steps, x, words, Params(k=k, weights=weights, cipher=cipher), backends=b
+            steps, x, words, Params(ring_bits=k, weights=weights, cipher=cipher), backends=b
         )
     )
 

@@ -58,7 +58,10 @@ SIMPLE = {
 def test_declared_is_measured(name, n):
     step = SIMPLE[name](n)
     got = run_step(
-        step, zeros(step.shape, getattr(step, "bits", getattr(step, "k", getattr(step, "low", 40))))
+        step,
+        zeros(
+            step.shape, getattr(step, "bits", getattr(step, "ring_bits", getattr(step, "low", 40)))
+        ),
     )
     assert got.cost == step.cost
     assert step.cost.dealer_bytes == len(got.corrections)
@@ -95,7 +98,10 @@ def test_declared_is_measured_for_products(n, weights):
         )
         steps = [Open("o", ("x",), "e", shape, k), product] if weights == "private" else [product]
         got = run_steps(
-            steps, {"x": zeros(shape, k)}, {layer: w[layer]}, Params(k=k, f=16, weights=weights)
+            steps,
+            {"x": zeros(shape, k)},
+            {layer: w[layer]},
+            Params(ring_bits=k, frac_bits=16, weights=weights),
         )
         assert got.cost == sum((step.cost for step in steps), Cost())
 

@@ -139,7 +139,9 @@ def square_added_by_both(patch: Patch) -> None:
 
     def run(self: SquaredNorm, session: Session, x: Any) -> Any:
         got = honest(self, session, x)
-        extra = session.backend.row_dot(x.opened, x.opened, self.k) * np.uint64(session.party)
+        extra = session.backend.row_dot(x.opened, x.opened, self.ring_bits) * np.uint64(
+            session.party
+        )
         return got.with_words(got.words + extra)
 
     patch.setattr(SquaredNorm, "run", run)

@@ -64,9 +64,9 @@ def random_values(bits: int, shape: tuple[int, ...] = (N,), low: int | None = No
     return x
 
 
-def run_relu(seed: int = 2, batch: int = 1, high: int = K, values: Any = None) -> Outcome:
+def run_relu(seed: int = 2, batch_index: int = 1, high: int = K, values: Any = None) -> Outcome:
     x = random_values(BITS) if values is None else values
-    return run_step(relu(N, BITS, high), share(x, BITS, seed=seed), seed=3, batch=batch)
+    return run_step(relu(N, BITS, high), share(x, BITS, seed=seed), seed=3, batch_index=batch_index)
 
 
 def relu_is_right() -> None:
@@ -99,7 +99,10 @@ def relu_view_of_server_1() -> None:
 
 def two_batches_are_unrelated() -> None:
     """Openings of two batches with different inputs, taken together."""
-    runs = [run_relu(values=np.full(N, value), batch=batch) for batch, value in ((1, 5), (2, -7))]
+    runs = [
+        run_relu(values=np.full(N, value), batch_index=batch_index)
+        for batch_index, value in ((1, 5), (2, -7))
+    ]
     check_independent([cell for run in runs for cell in opened_cells(run)])
 
 
@@ -325,7 +328,9 @@ def correlation_used_twice(patch: Patch) -> None:
     """The batch number does not reach the seeds."""
     honest = SeedTree.__init__
     patch.setattr(
-        SeedTree, "__init__", lambda self, root, session, batch: honest(self, root, session, 0)
+        SeedTree,
+        "__init__",
+        lambda self, root, session, batch_index: honest(self, root, session, 0),
     )
 
 
@@ -360,7 +365,7 @@ def truncation_without_reduce(patch: Patch) -> None:
     """The result is taken for a share modulo 2^k, as if no carry could be lost."""
 
     def run(self: Any, session: Session, x: Additive) -> Additive:
-        return dataclasses.replace(honest(self, session, x), bits=self.k)
+        return dataclasses.replace(honest(self, session, x), bits=self.ring_bits)
 
     honest = truncation.Truncate.run
     patch.setattr(truncation.Truncate, "run", run)

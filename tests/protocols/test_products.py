@@ -74,7 +74,12 @@ def test_static_weights(name, k, f, weights):
     )
     steps = [Open("open", ("x",), "e", shape, k), product] if private else [product]
     shares = share(x.view(np.int64), k, frac=f)
-    got = run_steps(steps, {"x": shares}, {"layer": (w, bias)}, Params(k=k, f=f, weights=weights))
+    got = run_steps(
+        steps,
+        {"x": shares},
+        {"layer": (w, bias)},
+        Params(ring_bits=k, frac_bits=f, weights=weights),
+    )
     assert np.array_equal(got.words, in_the_clear(operator, x, w, bias, k))
     assert (got.shares[0].bits, got.shares[0].frac) == (k, 2 * f)
     assert got.cost.rounds == (1 if private else 0) and len(got.sent) == got.cost.rounds
@@ -141,7 +146,7 @@ def test_what_was_prepared_changes_no_share_and_no_message(backend):
         g.Flatten("v", ("r",)),
         g.Linear("l", ("v",), 4),
     )
-    program = compile_program(g.Graph(layers), Params(k=40, f=10), 2)
+    program = compile_program(g.Graph(layers), Params(ring_bits=40, frac_bits=10), 2)
     weights = {
         name: (words(1, spec.shape, 40), words(2, spec.bias_shape, 40))
         for name, spec in program.weights.items()

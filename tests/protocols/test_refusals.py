@@ -193,10 +193,10 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
 
 def test_every_field_changes_every_key():
     trees = [
-        SeedTree(root, session, batch)
+        SeedTree(root, session, batch_index)
         for root in roots(0)
         for session in (SESSION_ID, bytes(16))
-        for batch in (0, 1, 256)
+        for batch_index in (0, 1, 256)
     ]
     names = [
         ("a", "b"),
@@ -307,13 +307,13 @@ def test_a_top_k_has_the_range_of_a_difference():
     with pytest.raises(RangeTooWide):
         planned(layers, -edge, edge)
     with pytest.raises(PlanError, match="keys of 60 . 4 bits.*at most 58"):
-        planned(layers, -1.0, 1.0, Params(k=60, f=13))
+        planned(layers, -1.0, 1.0, Params(ring_bits=60, frac_bits=13))
 
 
 def test_a_product_that_may_outgrow_k_is_refused():
     program = compile_program(
         g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))),
-        Params(k=40, f=13),
+        Params(ring_bits=40, frac_bits=13),
         1,
     )
     for units, fits in ((2**26 - 16, True), (2**26, False)):
@@ -378,7 +378,7 @@ def test_a_clamp_outside_its_ring_is_refused():
 @pytest.mark.parametrize(("k", "f"), [(40, 20), (63, 13), (40, 0), (8, 4)])
 def test_parameters_that_make_no_ring(k, f):
     with pytest.raises(PlanError, match="do not make a fixed-point ring"):
-        Params(k=k, f=f)
+        Params(ring_bits=k, frac_bits=f)
 
 
 def test_elementwise_needs_no_shape_of_its_own():

@@ -313,9 +313,9 @@ def test_the_law_check_knows_a_difference():
 
 def lucky_search(distances: Ints, k: int, seed: int) -> Outcome:
     """The first batch number that does not fail, of twenty."""
-    for batch in range(1, 20):
+    for batch_index in range(1, 20):
         with contextlib.suppress(SelectionFailed):
-            return search(distances, k, seed, batch)
+            return search(distances, k, seed, batch_index)
     return search(distances, k, seed, 20)
 
 
@@ -356,10 +356,11 @@ def search_is_exact_or_refused() -> None:
     passes, refused = TopK.passes, 0
     TopK.passes = (Pass(24, 6, 2, 6),)  # type: ignore[assignment]  # stands in for the planner
     try:
-        for batch in range(60):
+        for batch_index in range(60):
             try:
                 assert np.array_equal(
-                    search(distances, 4, seed=16, batch=batch).values, exact(distances, 4)
+                    search(distances, 4, seed=16, batch_index=batch_index).values,
+                    exact(distances, 4),
                 )
             except SelectionFailed as error:
                 assert "ask again" in str(error)

@@ -103,7 +103,7 @@ class Index:
         self,
         features: Ints,
         session_id: bytes,
-        batch: int = 1,
+        batch_index: int = 1,
         first: Any = None,
         labels: Ints | None = None,
     ) -> Outcome:
@@ -112,13 +112,15 @@ class Index:
         """
         padded = np.zeros((BATCH, self.geometry.dim), dtype=np.int64)
         padded[: len(features)] = features
-        pair = feature_shares(padded, self.geometry, seed=batch, first=first)
+        pair = feature_shares(padded, self.geometry, seed=batch_index, first=first)
         program = rows_program(self.geometry, BATCH, PARAMS)
-        got = run_program(program, [pair], seed=SEED, batch=batch, session_id=session_id)
+        got = run_program(
+            program, [pair], seed=SEED, batch_index=batch_index, session_id=session_id
+        )
         assert got.cost == program.cost
         names = [f"row{len(self.rows) + i:04}" for i in range(len(features))]
-        keys = index.row_keys(names, session_id, batch)
-        halves = (None, None) if labels is None else label_shares(labels, seed=batch)
+        keys = index.row_keys(names, session_id, batch_index)
+        halves = (None, None) if labels is None else label_shares(labels, seed=batch_index)
         for store, rows, half in zip(self.stores, got.shares, halves, strict=True):
             assert isinstance(rows, Rows)
             store.put(
@@ -146,7 +148,7 @@ class Index:
         return np.stack([self.rows[name] for name in sorted(self.rows)])
 
     def tree(self, party: int) -> Any:
-        return lambda session_id, batch: SeedTree(roots(SEED)[party], session_id, batch)
+        return lambda session_id, batch_index: SeedTree(roots(SEED)[party], session_id, batch_index)
 
     def load(self) -> list[index.LoadedIndex]:
         """The index as each server finds it in its store."""
@@ -173,41 +175,47 @@ class Index:
         dealt = {ROWS: index.weight_mask(BACKEND, geometry, drawn[0] + drawn[1])}
         return ({ROWS: loaded[0].operand}, {ROWS: loaded[1].operand}), dealt
 
-    def classify(self, queries: Ints, k: int, batch: int = 200) -> tuple[Outcome, Any]:
+    def classify(self, queries: Ints, k: int, batch_index: int = 200) -> tuple[Outcome, Any]:
         """The run of a vote, and the scores that the oracle finds of all rows."""
         program = query_program(
             self.geometry, len(queries), len(self.rows), k, PARAMS, self.n_labels
         )
-        pair = feature_shares(queries, self.geometry, seed=batch)
+        pair = feature_shares(queries, self.geometry, seed=batch_index)
         first, second = (loaded.labels for loaded in self.load())
         assert first is not None and second is not None
         static = self.static()
         while True:
             try:
                 got = run_program(
-                    program, [pair, (first, second)], seed=SEED, batch=batch, static=static
+                    program,
+                    [pair, (first, second)],
+                    seed=SEED,
+                    batch_index=batch_index,
+                    static=static,
                 )
                 break
             except SelectionFailed:
-                batch += 1
+                batch_index += 1
         assert got.cost == program.cost
         return got, scores_of(
             compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
         )
 
     def search(
-        self, queries: Ints, k: int, batch: int = 100
+        self, queries: Ints, k: int, batch_index: int = 100
     ) -> tuple[list[list[tuple[int, int]]], Any]:
         """(score, position) found, and the scores that the oracle finds of all rows."""
         program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS)
-        pair = feature_shares(queries, self.geometry, seed=batch)
+        pair = feature_shares(queries, self.geometry, seed=batch_index)
         static = self.static()
         while True:
             try:
-                got = run_program(program, [pair], seed=SEED, batch=batch, static=static)
+                got = run_program(
+                    program, [pair], seed=SEED, batch_index=batch_index, static=static
+                )
                 break
             except SelectionFailed:
-                batch += 1
+                batch_index += 1
         assert got.cost == program.cost
         assert got.cost.s0_bytes == sum(len(first) for first, _ in got.sent)
         assert got.cost.s1_bytes == sum(len(second) for _, second in got.sent)

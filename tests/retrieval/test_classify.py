@@ -98,7 +98,7 @@ def count_wrong(
     seed: int = 3,
 ) -> int:
     program = query_program(geometry, len(queries), len(rows), k, PARAMS, n_labels)
-    pair, batch = feature_shares(queries, geometry, seed=2), 1
+    pair, batch_index = feature_shares(queries, geometry, seed=2), 1
     exact = quantised(pair, geometry)
     while True:
         try:
@@ -106,12 +106,12 @@ def count_wrong(
                 program,
                 [pair, halves(labels, seed)],
                 seed=SEED,
-                batch=batch,
+                batch_index=batch_index,
                 static=static_of(rows, geometry),
             )
             break
         except SelectionFailed:
-            batch += 1
+            batch_index += 1
     assert got.cost == program.cost and got.shares[0].bits == label_bits(n_labels)
     return int(
         (
@@ -164,7 +164,7 @@ def test_rows_of_two_sessions_vote_with_their_labels(tmp_path, metric):
     one = Index(tmp_path, geometry, n_labels=5)
     labels = np.random.default_rng(5).integers(0, 5, BATCH + 20)
     one.add(small(BATCH, geometry, 6), b"the first sessio", labels=labels[:BATCH])
-    one.add(small(20, geometry, 7), b"the second sessi", batch=3, labels=labels[BATCH:])
+    one.add(small(20, geometry, 7), b"the second sessi", batch_index=3, labels=labels[BATCH:])
     got, scores = one.classify(small(16, geometry, 8), 5)
     assert np.array_equal(got.words.astype(np.int64), voted(scores, labels, 5))
     # A labelled index is searched for positions all the same.
@@ -289,7 +289,7 @@ def test_what_is_opened_is_uniform_whatever_the_labels_are(label):
     program = query_program(GEOMETRY, 32, 1024, 5, PARAMS, 6)
     pair = feature_shares(queries, GEOMETRY, seed=2)
     inputs = [pair, halves(np.full(1024, label))]
-    got = run_program(program, inputs, seed=SEED, batch=1, static=static_of(rows, GEOMETRY))
+    got = run_program(program, inputs, seed=SEED, batch_index=1, static=static_of(rows, GEOMETRY))
     assert (got.words == label).all()
     for party in (0, 1):
         # Comparison outcomes of shuffled keys are opened as such: a random order's, no noise.

@@ -172,7 +172,7 @@ def test_rows_are_found_as_cosines_say(tmp_path):
     geometry = Geometry(24, "cosine", 20, 15)
     one = Index(tmp_path, geometry)
     one.add(features(BATCH, 24, seed=5), b"the first sessio")
-    one.add(features(20, 24, seed=6), b"the second sessi", batch=3)
+    one.add(features(20, 24, seed=6), b"the second sessi", batch_index=3)
     queries = features(4, 24, seed=7)
     found, scores = one.search(queries, 5)
     assert found == best(scores, 5)

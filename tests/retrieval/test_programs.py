@@ -63,8 +63,8 @@ def test_rows_of_two_sessions_are_searched_as_one_matrix(make, name, metric):
     geometry = dataclasses.replace(GEOMETRIES[name], metric=metric)
     one = make(geometry)
     one.add(random_features(BATCH, geometry, 1), b"the first sessio")
-    one.add(random_features(20, geometry, 2), b"the second sessi", batch=1)
-    one.add(random_features(3, geometry, 3), b"the second sessi", batch=7)
+    one.add(random_features(20, geometry, 2), b"the second sessi", batch_index=1)
+    one.add(random_features(3, geometry, 3), b"the second sessi", batch_index=7)
     found, scores = one.search(random_features(4, geometry, 4), 5)
     assert found == best(scores, 5)
 
@@ -124,8 +124,8 @@ def test_two_searches_of_one_index_open_nothing_alike(make):
     program = query_program(geometry, 2, BATCH, 3, PARAMS)
     pair = feature_shares(random_features(2, geometry, 14), geometry, seed=1)
     runs = [
-        run_program(program, [pair], seed=SEED, batch=batch, static=one.static())
-        for batch in (1, 2)
+        run_program(program, [pair], seed=SEED, batch_index=batch_index, static=one.static())
+        for batch_index in (1, 2)
     ]
     wide = [
         (a, b)

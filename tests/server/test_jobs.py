@@ -26,7 +26,9 @@ from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import SubChannel
 
 PROGRAM = compile_program(
-    Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))), Params(k=40, f=10), 2
+    Graph((Input("x", (), (3,), -1.0, 1.0), ReLU("y", ("x",)))),
+    Params(ring_bits=40, frac_bits=10),
+    2,
 )
 PLAN, NAME = "a" * 64, "b" * 32
 SESSION = bytes(range(16))
@@ -96,7 +98,7 @@ def _plan() -> Any:
 def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLink) -> None:
     served = engine()
     wants = [dealer_link.ask(served) for _ in range(3)]
-    assert [want and want.batch for want in wants] == [0, 1, None]
+    assert [want and want.batch_index for want in wants] == [0, 1, None]
     with pytest.raises(BadFrame, match="unasked"):
         dealer_link.store(SESSION, 2, 10, memoryview(bytes(10)))
     dealer_link.store(SESSION, 0, 10, memoryview(bytes(4)))
@@ -111,10 +113,10 @@ def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLi
 def test_a_batch_that_a_run_waits_for_is_asked_again(dealer_link: DealerLink) -> None:
     """The dealer was started again while a reserved batch waited for its corrections."""
     served = engine(first=4)
-    assert getattr(dealer_link.ask(served), "batch", None) == 4
+    assert getattr(dealer_link.ask(served), "batch_index", None) == 4
     dealer_link.store(SESSION, 4, 10, memoryview(bytes(4)))
     dealer_link.restart()
-    assert getattr(dealer_link.ask(served), "batch", None) == 4
+    assert getattr(dealer_link.ask(served), "batch_index", None) == 4
     dealer_link.store(SESSION, 4, 10, memoryview(bytes(10)))
     assert dealer_link.take(SESSION, 4, 1.0).read(10) == bytes(10)
 
@@ -127,7 +129,9 @@ def test_sessions_that_ended_leave_the_pool(dealer_link: DealerLink) -> None:
     dealer_link.keep_only([b"x" * 16])
     dealer_link.forget(SESSION, 1)
     assert dealer_link.pool.sessions() == set() and not [*dealer_link.pool.folder.glob("*.*")]
-    assert getattr(dealer_link.ask(engine()), "batch", None) == 0  # nothing is in flight any more
+    assert (
+        getattr(dealer_link.ask(engine()), "batch_index", None) == 0
+    )  # nothing is in flight any more
 
 
 def test_without_a_dealer(dealer_link: DealerLink) -> None:

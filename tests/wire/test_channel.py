@@ -62,7 +62,7 @@ def test_no_memory_is_shared(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("session", "batch", "sequence", "kind", "cause"),
+    ("session", "batch_index", "sequence", "kind", "cause"),
     [
         (bytes(16), 4, 0, Kind.OPENING, "another session"),
         (SESSION, 3, 0, Kind.OPENING, "batch 4 is running and the frame is of batch 3"),
@@ -72,10 +72,12 @@ def test_no_memory_is_shared(pair: Pair) -> None:
     ],
 )
 def test_a_frame_that_is_not_due_is_refused(
-    pair: Pair, session: bytes, batch: int, sequence: int, kind: Kind, cause: str
+    pair: Pair, session: bytes, batch_index: int, sequence: int, kind: Kind, cause: str
 ) -> None:
     s0, s1 = pair
-    s0._put(encode_header(kind, 1, session=session, batch=batch, sequence=sequence), [b"x"])
+    s0._put(
+        encode_header(kind, 1, session=session, batch_index=batch_index, sequence=sequence), [b"x"]
+    )
     with pytest.raises(BadFrame, match=cause):
         s1.receive()
     assert s1.measured() == Cost()
@@ -84,7 +86,7 @@ def test_a_frame_that_is_not_due_is_refused(
 def test_a_duplicate_is_refused(pair: Pair) -> None:
     s0, s1 = pair
     for _ in range(2):
-        s0._put(encode_header(Kind.OPENING, 1, session=SESSION, batch=4), [b"x"])
+        s0._put(encode_header(Kind.OPENING, 1, session=SESSION, batch_index=4), [b"x"])
     assert s1.receive() == b"x"
     with pytest.raises(BadFrame, match="twice or late"):
         s1.receive()

@@ -22,19 +22,24 @@ PAYLOAD = b"\x01\x02\x03\x04\x05"
 
 
 def header() -> bytes:
-    return encode_header(Kind.OPENING, len(PAYLOAD), session=SESSION, batch=7, sequence=3)
+    return encode_header(Kind.OPENING, len(PAYLOAD), session=SESSION, batch_index=7, sequence=3)
 
 
 def test_a_frame_survives_the_wire() -> None:
     frame = decode([header(), PAYLOAD])
-    assert (frame.kind, frame.session, frame.batch, frame.sequence) == (Kind.OPENING, SESSION, 7, 3)
+    assert (frame.kind, frame.session, frame.batch_index, frame.sequence) == (
+        Kind.OPENING,
+        SESSION,
+        7,
+        3,
+    )
     assert frame.payload == PAYLOAD
     assert len(header()) == HEADER.size == 44
 
 
 def test_the_largest_numbers_survive() -> None:
-    frame = decode([encode_header(Kind.REPLY, 0, batch=2**64 - 1, sequence=2**32 - 1), b""])
-    assert (frame.batch, frame.sequence) == (2**64 - 1, 2**32 - 1)
+    frame = decode([encode_header(Kind.REPLY, 0, batch_index=2**64 - 1, sequence=2**32 - 1), b""])
+    assert (frame.batch_index, frame.sequence) == (2**64 - 1, 2**32 - 1)
 
 
 def test_a_repr_shows_no_payload() -> None:
@@ -83,8 +88,8 @@ def test_a_receiver_can_set_a_smaller_limit() -> None:
     [
         (MAX_PAYLOAD_BYTES + 1, {}),
         (0, {"session": b"short"}),
-        (0, {"batch": 2**64}),
-        (0, {"batch": -1}),
+        (0, {"batch_index": 2**64}),
+        (0, {"batch_index": -1}),
         (0, {"sequence": 2**32}),
     ],
 )
@@ -138,4 +143,4 @@ def test_a_hostile_error_text_cannot_steer_a_terminal() -> None:
 def test_frames_are_frozen() -> None:
     frame = decode([header(), PAYLOAD])
     with pytest.raises(dataclasses.FrozenInstanceError):
-        frame.batch = 8  # type: ignore[misc]  # wrong on purpose
+        frame.batch_index = 8  # type: ignore[misc]  # wrong on purpose

@@ -27,12 +27,12 @@ def ends() -> tuple[Multiplexer, Multiplexer]:
     return Multiplexer(first), Multiplexer(second)
 
 
-def talk(sub_channel: SubChannel, batch: int, pause_s: float = 0.0) -> Cost:
+def talk(sub_channel: SubChannel, batch_index: int, pause_s: float = 0.0) -> Cost:
     """A batch in which each end says who it is, and hears the other say so."""
-    sub_channel.begin(SESSION, batch)
+    sub_channel.begin(SESSION, batch_index)
     for i in range(N_ROUNDS):
-        heard = sub_channel.exchange([f"{sub_channel.party} {batch} {i}".encode()])
-        assert heard == f"{1 - sub_channel.party} {batch} {i}".encode()
+        heard = sub_channel.exchange([f"{sub_channel.party} {batch_index} {i}".encode()])
+        assert heard == f"{1 - sub_channel.party} {batch_index} {i}".encode()
         time.sleep(pause_s)
     return sub_channel.measured()
 
@@ -58,23 +58,23 @@ def test_batches_side_by_side(ends: tuple[Multiplexer, Multiplexer], n: int) -> 
     """
 
     def serve(end: Multiplexer) -> list[tuple[int, Cost]]:
-        def flight(batch: int) -> Callable[[SubChannel], tuple[int, Cost]]:
+        def flight(batch_index: int) -> Callable[[SubChannel], tuple[int, Cost]]:
             return lambda sub_channel: (
-                batch,
-                talk(sub_channel, batch, 0.001 * ((batch + end.first.party) % 2)),
+                batch_index,
+                talk(sub_channel, batch_index, 0.001 * ((batch_index + end.first.party) % 2)),
             )
 
         found = []
-        for batch, cost in pipelined(end.first, n, map(flight, range(12))):
-            found.append((batch, cost))
+        for batch_index, cost in pipelined(end.first, n, map(flight, range(12))):
+            found.append((batch_index, cost))
             # What the two ends say between batches finds its way while others run.
-            end.first.send_control(b"%d" % batch)
-            assert end.first.receive_control(5) == b"%d" % batch
+            end.first.send_control(b"%d" % batch_index)
+            assert end.first.receive_control(5) == b"%d" % batch_index
         return found
 
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(serve, ends)
-    assert [batch for batch, _ in first] == list(range(12)) and first == second
+    assert [batch_index for batch_index, _ in first] == list(range(12)) and first == second
     assert {cost.rounds for _, cost in first} == {N_ROUNDS}
     with ThreadPoolExecutor(2) as threads:  # and the connection is as good as before
         assert len({*threads.map(lambda end: talk(end.first, 20), ends)}) == 1
@@ -154,8 +154,8 @@ def test_frames_of_no_batch_are_refused(ends: tuple[Multiplexer, Multiplexer]) -
     """No more batches than there are lanes may come early."""
     sub_channel, _ = ends[1].open(2)
     sub_channel.begin(SESSION, 0)
-    for batch in (1, 2, 3):
-        ends[0].first.begin(SESSION, batch)
+    for batch_index in (1, 2, 3):
+        ends[0].first.begin(SESSION, batch_index)
         ends[0].first.send([b"x"])
     with pytest.raises(BadFrame, match="the frame is of batch 3"):
         sub_channel.receive()
@@ -182,16 +182,16 @@ def test_a_peer_cannot_fill_the_inbox_of_another_lane(
 def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Multiplexer, Multiplexer]) -> None:
     multiplexer = ends[0].open(3)
 
-    def wait(sub_channel: SubChannel, batch: int) -> GpumpcError:
-        sub_channel.begin(SESSION, batch)
+    def wait(sub_channel: SubChannel, batch_index: int) -> GpumpcError:
+        sub_channel.begin(SESSION, batch_index)
         with pytest.raises(PeerLost) as caught:
             sub_channel.receive()
         return caught.value
 
     with ThreadPoolExecutor(3) as threads:
         waiting = [
-            threads.submit(wait, sub_channel, batch)
-            for batch, sub_channel in enumerate(multiplexer)
+            threads.submit(wait, sub_channel, batch_index)
+            for batch_index, sub_channel in enumerate(multiplexer)
         ]
         time.sleep(0.1)
         ends[1].first.close()

@@ -125,7 +125,7 @@ def test_a_buffer_may_be_reused_as_soon_as_send_returns(
 
 def test_a_duplicate_is_refused(pair: tuple[ZmqChannel, ZmqChannel]) -> None:
     s0, s1 = pair
-    header = encode_header(Kind.OPENING, 1, session=SESSION, batch=1)
+    header = encode_header(Kind.OPENING, 1, session=SESSION, batch_index=1)
     for _ in range(2):
         s0._put(header, [b"x"])
     assert s1.receive() == b"x"
@@ -286,10 +286,10 @@ def serve(listener: Listener, answer: Callable[[Arrival], None]) -> threading.Th
 def test_a_request_names_its_sender_and_is_answered(listener: Listener, stack: ExitStack) -> None:
     dealer = Requester(listener.endpoint, S1, S0.public)
     stack.callback(dealer.close)
-    dealer.send(Kind.REQUEST, b"wanted?", session=SESSION, batch=3, sequence=9)
+    dealer.send(Kind.REQUEST, b"wanted?", session=SESSION, batch_index=3, sequence=9)
     arrival = listener.poll(5)
     assert arrival is not None
-    assert (arrival.peer, arrival.frame.batch, arrival.frame.sequence) == ("dealer", 3, 9)
+    assert (arrival.peer, arrival.frame.batch_index, arrival.frame.sequence) == ("dealer", 3, 9)
     listener.reply(arrival.routing_id, Kind.REPLY, b"yes", sequence=9)
     reply = dealer.receive(5)
     assert (reply.kind, reply.payload, reply.sequence) == (Kind.REPLY, b"yes", 9)

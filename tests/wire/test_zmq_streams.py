@@ -309,10 +309,10 @@ def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(
     dealer.open_stream()
     pieces = [os.urandom(3 << 20), b"", os.urandom(17)]
     for i in range(4):
-        dealer.send(Kind.CORRECTION, *pieces, session=SESSION, batch=i)
+        dealer.send(Kind.CORRECTION, *pieces, session=SESSION, batch_index=i)
     dealer.send(Kind.REQUEST, b"all there?", sequence=7)
     assert dealer.receive(5).payload == b"heard"
-    assert [(a.peer, a.frame.kind, a.frame.batch) for a in serving.arrivals[:4]] == [
+    assert [(a.peer, a.frame.kind, a.frame.batch_index) for a in serving.arrivals[:4]] == [
         ("dealer", Kind.CORRECTION, i) for i in range(4)
     ]
     assert all(arrival.frame.payload == b"".join(pieces) for arrival in serving.arrivals[:4])
@@ -385,9 +385,9 @@ def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(
     dealers = [requester(stack, serving) for _ in range(6)]
     for i, dealer in enumerate(dealers):
         dealer.open_stream()
-        dealer.send(Kind.CORRECTION, b"x", batch=i)
+        dealer.send(Kind.CORRECTION, b"x", batch_index=i)
         serving.wait(i + 1)
-    assert [arrival.frame.batch for arrival in serving.arrivals] == [*range(6)]
+    assert [arrival.frame.batch_index for arrival in serving.arrivals] == [*range(6)]
     assert len(serving.listener._streams._open) == 4  # type: ignore[union-attr]  # this listener has streams
     for dealer in dealers[2:]:
         dealer.send(Kind.CORRECTION, b"y")

@@ -23,29 +23,33 @@ class SquaredNorm(Step):
     operands the same.
     """
 
-    k: int
+    ring_bits: int
     frac: int
 
     @property
     def cost(self) -> Cost:
-        return Cost(dealer_bytes=packed_bytes(self.shape[0], self.k))
+        return Cost(dealer_bytes=packed_bytes(self.shape[0], self.ring_bits))
 
     def deal(self, dealing: Dealing, *masks: Words) -> None:
         [a] = masks
-        dealing.deal_words("A.A", dealing.backend.row_dot(a, a, self.k), self.k)
+        dealing.deal_words("A.A", dealing.backend.row_dot(a, a, self.ring_bits), self.ring_bits)
 
     def run(self, session: Session, x: Masked) -> Additive:
         backend = session.backend
-        x.check_bits(self.k)
+        x.check_bits(self.ring_bits)
         e, mask = x.opened, x.mask
-        cross = backend.row_dot(e, mask, self.k)
-        words = cross + cross + session.dealt_words("A.A", (self.shape[0],), self.k)
+        cross = backend.row_dot(e, mask, self.ring_bits)
+        words = cross + cross + session.dealt_words("A.A", (self.shape[0],), self.ring_bits)
         if session.party == 0:
-            words = words + backend.row_dot(e, e, self.k)
-        return Additive(backend.reduce(words, self.k), self.k, self.frac, owner=x.owner)
+            words = words + backend.row_dot(e, e, self.ring_bits)
+        return Additive(
+            backend.reduce(words, self.ring_bits), self.ring_bits, self.frac, owner=x.owner
+        )
 
     def plain(self, clear: Clear, x: Words) -> Words:
-        return clear.backend.sign_extend(clear.backend.row_dot(x, x, self.k), self.k)
+        return clear.backend.sign_extend(
+            clear.backend.row_dot(x, x, self.ring_bits), self.ring_bits
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,7 +173,7 @@ class Stream:
     def _whole(self, header: Header) -> Frame:
         payload, self._header, self._payload = self._payload, None, memoryview(b"")
         return Frame(
-            header.kind, payload.toreadonly(), header.session, header.batch, header.sequence
+            header.kind, payload.toreadonly(), header.session, header.batch_index, header.sequence
         )
 
     def _take(self, n_bytes: int) -> memoryview:

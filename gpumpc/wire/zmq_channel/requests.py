@@ -117,7 +117,7 @@ class Listener:
         payload: Buffer = b"",
         *,
         session: bytes = NO_SESSION,
-        batch: int = 0,
+        batch_index: int = 0,
         sequence: int = 0,
     ) -> None:
         """Send a frame to the sender of an earlier arrival; from any thread.
@@ -126,7 +126,9 @@ class Listener:
         A receiver that has gone is no error here: it is counted in `undelivered`. Raises BadFrame
         if the frame cannot be made.
         """
-        header = encode_header(kind, len(payload), session=session, batch=batch, sequence=sequence)
+        header = encode_header(
+            kind, len(payload), session=session, batch_index=batch_index, sequence=sequence
+        )
         self._send_buffer.append((routing_id, header, bytes(payload)))
         if threading.get_ident() == self._thread:
             self._flush()
@@ -274,7 +276,7 @@ class Requester:
         kind: Kind,
         *payload: Buffer,
         session: bytes = NO_SESSION,
-        batch: int = 0,
+        batch_index: int = 0,
         sequence: int = 0,
     ) -> None:
         """Send one frame, its payload in any number of parts, connecting first (5 s); they may be
@@ -284,7 +286,11 @@ class Requester:
         BadFrame.
         """
         header = encode_header(
-            kind, sum(map(len, payload)), session=session, batch=batch, sequence=sequence
+            kind,
+            sum(map(len, payload)),
+            session=session,
+            batch_index=batch_index,
+            sequence=sequence,
         )
         if self._stream is None:
             self._link.put((header, bytes(payload[0]) if len(payload) == 1 else b"".join(payload)))

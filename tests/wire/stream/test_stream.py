@@ -43,7 +43,7 @@ def pair() -> Iterator[tuple[Stream, Stream]]:
 
 
 def header_of(n_bytes: int, sequence: int = 0) -> bytes:
-    return encode_header(Kind.OPENING, n_bytes, session=SESSION, batch=1, sequence=sequence)
+    return encode_header(Kind.OPENING, n_bytes, session=SESSION, batch_index=1, sequence=sequence)
 
 
 def put(end: Stream, *parts: bytes | bytearray | memoryview, sequence: int = 0) -> None:
@@ -66,7 +66,7 @@ def test_frames_of_every_size_cross_in_order(wire: Wire, n_bytes: int) -> None:
     wire.give(1, on_the_wire)
     frames = [got(wire.ends[1]) for _ in range(3)]
     assert [frame.payload for frame in frames] == payloads
-    assert [(f.kind, f.session, f.batch, f.sequence) for f in frames] == [
+    assert [(f.kind, f.session, f.batch_index, f.sequence) for f in frames] == [
         (Kind.OPENING, SESSION, 1, i) for i in range(3)
     ]
     assert all(frame.payload.readonly for frame in frames)

@@ -48,7 +48,7 @@ class Wire:
     def take(self, party: int, payload: bytes, sequence: int = 0) -> bytes:
         """The bytes on the wire of one frame that end `party` sends."""
         header = encode_header(
-            Kind.OPENING, len(payload), session=SESSION, batch=1, sequence=sequence
+            Kind.OPENING, len(payload), session=SESSION, batch_index=1, sequence=sequence
         )
         self.ends[party].put(header, [payload], nothing)
         n_records = -(-len(payload) // RECORD_BYTES)
