@@ -94,7 +94,7 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
     found = read_images(paths, recipe_of(client.plan), axis=axis)
     refused: list[Refused] = []
     n_shared = n_present = 0
-    present = {*client.stored()}
+    present = {*client.list_inputs()}
     with console.status("reading images") as status:
         for portion in _portions(found, refused):
             ids = known.add_all(portion)
@@ -177,16 +177,16 @@ def extract(
         if out is not None:
             check_name(out)  # now, not when all is computed
         client.wait_ready(READY_S)
-        chosen = client.stored() if everything else items_of(known, names)
-        done = {*client.kept()}
+        chosen = client.list_inputs() if everything else items_of(known, names)
+        done = {*client.list_features()}
         todo = [item for item in chosen if item not in done]
         console.print(f"{len(chosen) - len(todo)} of {len(chosen)} images are extracted already")
         if todo:
             with counted("images", client.batch_size, len(todo)) as progress:
-                client.keep(todo, progress)
+                client.extract(todo, progress)
         if out is not None and chosen:
             with counted("revealed") as progress:
-                features = client.fetch(chosen, progress).reveal()
+                features = client.features(chosen, progress).reveal()
             save_features(out, features, chosen, [place_of(known, item) for item in chosen])
             typer.echo(f"features {features.shape} of {len(chosen)} images saved to {out}")
 
@@ -231,7 +231,7 @@ def classify(
         check_named(names, everything)
         client.wait_ready(READY_S)
         if index:
-            chosen = client.kept() if everything else items_of(known, names)
+            chosen = client.list_features() if everything else items_of(known, names)
             for item, label in zip(
                 chosen, client.open_index(index).classify(chosen, top), strict=True
             ):
@@ -240,9 +240,9 @@ def classify(
         below = plan_files.load(source) if source else None
         if everything and source:
             with connected(config, source) as features:
-                chosen = features.kept()
+                chosen = features.list_features()
         else:
-            chosen = client.stored() if everything else items_of(known, names)
+            chosen = client.list_inputs() if everything else items_of(known, names)
         if not chosen:
             raise MissingFile(
                 "no image is shared, or none is extracted",
@@ -284,7 +284,7 @@ def search(
             scores, ids = found.search([asked], top)
         finally:
             if temporary:
-                client.forget([asked])
+                client.delete([asked])
         table = Table("rank", found.score_name, "image")
         for rank, (score, item) in enumerate(zip(scores[0], ids[0], strict=True), 1):
             table.add_row(str(rank), f"{score:.4f}", escape(place_of(known, item)))
@@ -296,12 +296,12 @@ def _asked(client: Client, known: Catalog, image: str) -> tuple[str, bool]:
     from gpumpc.media.catalog import pixel_digest
     from gpumpc.media.read import read_image
 
-    kept = {*client.kept()}
+    kept = {*client.list_features()}
     path = Path(image)
     if not path.exists():
         [item, *_] = items_of(known, [image])
         if item not in kept:
-            client.keep([item])
+            client.extract([item])
         return item, False
     read = read_image(path, recipe_of(client.plan))
     if len(read) > 1:
@@ -316,7 +316,7 @@ def _asked(client: Client, known: Catalog, image: str) -> tuple[str, bool]:
             return entry.item_id, False
     item = secrets.token_hex(16)
     share_items(client, {item: read[0]})
-    client.keep([item])
+    client.extract([item])
     return item, True
 
 

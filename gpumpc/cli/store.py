@@ -49,8 +49,8 @@ def info(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = None) 
         table.add_row("bytes of shares", *(str(status.n_bytes) for status in (first, second)))
         Console().print(table)
         stored, kept, here = (
-            client.stored(),
-            client.kept(),
+            client.list_inputs(),
+            client.list_features(),
             {entry.item_id for entry in known.all()},
         )
         typer.echo(
@@ -84,9 +84,11 @@ def delete(
     with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(names, everything)
         chosen = (
-            sorted({*client.stored(), *client.kept()}) if everything else items_of(known, names)
+            sorted({*client.list_inputs(), *client.list_features()})
+            if everything
+            else items_of(known, names)
         )
-        client.forget(chosen, inputs_only)
+        client.delete(chosen, inputs_only)
         if not inputs_only:
             for item in chosen:
                 known.remove(item)
@@ -133,7 +135,7 @@ def create(
     with exit_on_error(), connected(config, plan) as client:
         client.wait_ready(READY_S)
         names = [part.strip() for part in classes.split(",")] if classes else []
-        client.index(name, one_of(metric, "l2", "ip", "cosine"), classes=names)  # type: ignore[arg-type]  # checked by one_of
+        client.create_index(name, one_of(metric, "l2", "ip", "cosine"), classes=names)  # type: ignore[arg-type]  # checked by one_of
         typer.echo(f"index '{name}' ({metric}) is there")
 
 
@@ -160,7 +162,7 @@ def add(
         check_named(names, everything)
         client.wait_ready(READY_S)
         opened = client.open_index(name)
-        chosen = client.kept() if everything else items_of(known, names)
+        chosen = client.list_features() if everything else items_of(known, names)
         told_labels = None
         if labels is not None:
             found = read_labels(labels).of(chosen, [place_of(known, item) for item in chosen])
@@ -197,5 +199,5 @@ def remove(
     with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
         check_named(items or [], everything=False)
         opened = client.open_index(name)
-        opened.remove_ids(items_of(known, items or []))
+        opened.remove(items_of(known, items or []))
         typer.echo(f"index '{name}' has {opened.ntotal} rows")

@@ -21,7 +21,7 @@ from gpumpc.client.connection import (
     Parts,
     Progress,
 )
-from gpumpc.client.index import RemoteIndex
+from gpumpc.client.index import Index
 from gpumpc.deploy.config import ClientConfig
 from gpumpc.errors import (
     AccessDenied,
@@ -97,7 +97,7 @@ class Client(Connection):
 
     def status(self) -> tuple[m.Status, m.Status]:
         """What each server says of itself. Raises PeerTimeout, PeerLost."""
-        (first, _), (second, _) = self.both(m.AskStatus(), m.Status)
+        (first, _), (second, _) = self.both(m.GetStatus(), m.Status)
         return first, second
 
     def plan_status(self) -> tuple[m.PlanStatus, m.PlanStatus]:
@@ -193,7 +193,7 @@ class Client(Connection):
                 "their digest differs from the plan's weight_digest",
                 "take the weights.safetensors that was compiled together with this plan.json",
             )
-        request = m.PutWeights(self.plan_id, secrets.token_hex(16))
+        request = m.ShareWeights(self.plan_id, secrets.token_hex(16))
         self.both_done(self.ask_together(request, sent), self.patience_s)
 
     # inputs at rest
@@ -255,7 +255,7 @@ class Client(Connection):
                 self.backend, cipher, seeds[-1], self.backend.upload(words[None]), bits
             )
             rows.append(bytes(self.backend.pack(share_1, bits)))
-        request = m.PutShares(self.plan_id, secrets.token_hex(16), names)
+        request = m.Share(self.plan_id, secrets.token_hex(16), names)
         self.both_done(
             self.ask((request, request), (b"".join(seeds), b"".join(rows))), self.patience_s
         )
@@ -273,23 +273,23 @@ class Client(Connection):
             missing |= {*reply.missing}
         return [name for name in names if name in missing]
 
-    def stored(self) -> list[str]:
+    def list_inputs(self) -> list[str]:
         """Items of this user with inputs at both servers."""
-        first, second = self.listed(m.AskItems(self.plan_id, "inputs"))
+        first, second = self.listed(m.ListItems(self.plan_id, "inputs"))
         return sorted({*first} & {*second})
 
     def store_status(self) -> tuple[m.StoreStatus, m.StoreStatus]:
         """How much each server holds of this user's. Raises PeerTimeout."""
-        (first, _), (second, _) = self.both(m.AskStore(), m.StoreStatus)
+        (first, _), (second, _) = self.both(m.GetStoreStatus(), m.StoreStatus)
         return first, second
 
-    def forget(self, shared: SharedInput | Sequence[str], inputs_only: bool = False) -> None:
+    def delete(self, shared: SharedInput | Sequence[str], inputs_only: bool = False) -> None:
         """Delete items at both servers: inputs, results and their rows in every index; or their
         inputs alone.
         """
         items = _items(shared)
         for start in range(0, len(items), ITEMS_PER_REQUEST):
-            request = m.Forget(
+            request = m.Delete(
                 items[start : start + ITEMS_PER_REQUEST], "inputs" if inputs_only else "all"
             )
             self.both_done(self.ask((request, request)), ANSWER_S)
@@ -318,7 +318,7 @@ class Client(Connection):
             lambda job, names: self.ask_together(m.Run(self.plan_id, job, names, source_id)),
         )
 
-    def keep(
+    def extract(
         self,
         shared: SharedInput | Sequence[str],
         progress: Progress | None = None,
@@ -335,25 +335,25 @@ class Client(Connection):
         of = -(-len(items) // self.batch_size)
         for start in range(0, len(items), size):
             before = start // self.batch_size
-            request = m.Keep(
+            request = m.Extract(
                 self.plan_id, secrets.token_hex(16), items[start : start + size], source_id
             )
             self.until_done(self.ask_together(request), _shifted(progress, before, of))
         return items
 
-    def kept(self) -> list[str]:
+    def list_features(self) -> list[str]:
         """Items of this user with results at both servers."""
-        first, second = self.listed(m.AskItems(self.plan_id, "results"))
+        first, second = self.listed(m.ListItems(self.plan_id, "features"))
         return sorted({*first} & {*second})
 
-    def fetch(
+    def features(
         self, shared: SharedInput | Sequence[str], progress: Progress | None = None
     ) -> SealedResult:
         """Kept results, sealed to this user. Raises RemoteError naming an item without one."""
         return self._sealed(
             _items(shared),
             progress,
-            lambda job, names: self.ask((m.Fetch(self.plan_id, job, names),) * 2),
+            lambda job, names: self.ask((m.GetFeatures(self.plan_id, job, names),) * 2),
         )
 
     def _sealed(
@@ -385,9 +385,9 @@ class Client(Connection):
 
     # search
 
-    def index(
+    def create_index(
         self, name: str, metric: Metric = "l2", dim: int | None = None, classes: Sequence[str] = ()
-    ) -> RemoteIndex:
+    ) -> Index:
         """An index over this plan's results, made if there is none of this name.
 
         With classes its rows carry secret labels, and the nearest can vote
@@ -396,26 +396,26 @@ class Client(Connection):
 
         Raises BadShape for another dimension than the results have, RemoteError for another metric.
         """
-        index = RemoteIndex(self, name, metric, tuple(classes))
+        index = Index(self, name, metric, tuple(classes))
         if dim not in (None, index.dim):
             raise BadShape(
                 f"an index of dimension {dim} was asked for",
                 f"the results of plan '{self.plan.name}' have {index.dim} entries",
                 "leave `dim` out, or use the plan whose results have it",
             )
-        request = m.MakeIndex(self.plan_id, name, metric, tuple(classes))
+        request = m.IndexCreate(self.plan_id, name, metric, tuple(classes))
         self.both_done(self.ask((request, request)), ANSWER_S)
         return index
 
-    def open_index(self, name: str) -> RemoteIndex:
+    def open_index(self, name: str) -> Index:
         """An index that is there. Raises RemoteError if it is not."""
-        (first, _), (second, _) = self.both(m.AskIndex(self.plan_id, name), m.Kept)
+        (first, _), (second, _) = self.both(m.IndexInfo(self.plan_id, name), m.ItemList)
         if first != second:
             raise BadFrame(
                 "the servers describe an index differently",
                 hint="restart both servers, and make it anew",
             )
-        return RemoteIndex(self, name, first.metric, first.classes)  # type: ignore[arg-type]  # what the servers accepted at its making
+        return Index(self, name, first.metric, first.classes)  # type: ignore[arg-type]  # what the servers accepted at its making
 
 
 def _items(shared: SharedInput | Sequence[str]) -> list[str]:

@@ -138,9 +138,9 @@ class Connection:
             )
         return (first[0], first[1]), (second[0], second[1])
 
-    def listed(self, request: m.AskItems | m.AskIndex) -> tuple[list[str], list[str]]:
+    def listed(self, request: m.ListItems | m.IndexInfo) -> tuple[list[str], list[str]]:
         """Items as each server lists them."""
-        first, second = self.both(request, m.Kept)
+        first, second = self.both(request, m.ItemList)
         return m.unpack_items(first[1]), m.unpack_items(second[1])
 
     def until_done(self, sequence: int, progress: Progress | None) -> None:
@@ -151,7 +151,7 @@ class Connection:
                 with contextlib.suppress(PeerTimeout):
                     reply, _ = self.answer(party, sequence, _TURN_S)
                     heard = time.monotonic()
-                    if isinstance(reply, m.Stored) and progress and party == 0:
+                    if isinstance(reply, m.Progress) and progress and party == 0:
                         progress(reply.part + 1, reply.of)
                     if isinstance(reply, m.Done):
                         open_parties.discard(party)

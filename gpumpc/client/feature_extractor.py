@@ -199,9 +199,9 @@ class SecureFeatureExtractor:
         except BaseException:
             # The first error is the one to tell; a lost connection cannot delete either.
             with contextlib.suppress(GpumpcError):
-                client.forget(shared)
+                client.delete(shared)
             raise
-        client.forget(shared)
+        client.delete(shared)
         return np.asarray(features, dtype=np.float64)
 
     # images

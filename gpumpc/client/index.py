@@ -33,7 +33,7 @@ class SavedIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plan: str
 
 
-class RemoteIndex:
+class Index:
     """An index at the two servers, in the words of faiss; ids are item ids.
 
     Made by `Client.index`.
@@ -58,7 +58,7 @@ class RemoteIndex:
     @property
     def ids(self) -> list[str]:
         """Item ids by position. Raises RevealError if the servers hold different rows."""
-        first, second = self._client.listed(m.AskIndex(self._client.plan_id, self.name))
+        first, second = self._client.listed(m.IndexInfo(self._client.plan_id, self.name))
         if first != second:
             raise RevealError(
                 "the servers hold different rows of this index",
@@ -86,7 +86,7 @@ class RemoteIndex:
             raise file_error(f"the index cannot be saved in {path}", error) from error
 
     @classmethod
-    def load(cls, client: Client, path: Path) -> RemoteIndex:
+    def load(cls, client: Client, path: Path) -> Index:
         """The index that `save` wrote down.
 
         Raises MissingFile, CorruptPlan, and what `Client.open_index` raises.
@@ -134,7 +134,7 @@ class RemoteIndex:
             )
             pad = np.frombuffer(secrets.token_bytes(8 * len(chosen)), dtype="<u8")
             bulks = (pad.tobytes(), (chosen - pad).astype("<u8").tobytes())  # shares modulo 2^64
-            request = m.AddRows(client.plan_id, secrets.token_hex(16), self.name, names)
+            request = m.IndexAdd(client.plan_id, secrets.token_hex(16), self.name, names)
             client.until_done(client.ask_together(request, bulks), progress)
 
     def _numbered(
@@ -167,11 +167,11 @@ class RemoteIndex:
         numbers = self._answers(items, k, vote=True, shape=(), bits=label_bits(len(self.classes)))
         return [self.classes[int(number)] for number in numbers]
 
-    def remove_ids(self, items: Sequence[str]) -> None:
+    def remove(self, items: Sequence[str]) -> None:
         """Take items out."""
         client = self._client
         client.both_done(
-            client.ask((m.RemoveRows(client.plan_id, self.name, list(items)),) * 2), ANSWER_S
+            client.ask((m.IndexRemove(client.plan_id, self.name, list(items)),) * 2), ANSWER_S
         )
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
@@ -198,7 +198,7 @@ class RemoteIndex:
         client, found = self._client, []
         for start in range(0, max(1, len(items)), ITEMS_PER_REQUEST):
             job, names = secrets.token_hex(16), list(items[start : start + ITEMS_PER_REQUEST])
-            request = m.Search(client.plan_id, job, self.name, names, k, vote)
+            request = m.IndexSearch(client.plan_id, job, self.name, names, k, vote)
             parts = client.collect(job, client.ask_together(request), None)
             found.append(client.opened(client.plan_id, job, parts, shape, bits))
         return np.concatenate(found)

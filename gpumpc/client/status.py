@@ -27,7 +27,7 @@ def ask_status(config: ClientConfig, timeout_s: float = CONNECT_S) -> list[m.Sta
     for server in servers:
         try:
             server.wait_peer(max(0.1, deadline - time.monotonic()))
-            server.send(Kind.REQUEST, m.pack(m.AskStatus()))
+            server.send(Kind.REQUEST, m.pack(m.GetStatus()))
             reply, _ = m.unpack(
                 server.receive(max(0.5, deadline - time.monotonic())).payload, m.Reply
             )

@@ -125,16 +125,16 @@ class Dealer:
             with contextlib.suppress(PeerTimeout):
                 frame = servers[1].receive(_ALIVE_S)
                 want, _ = m.unpack(frame.payload, m.DealerTalk)
-                if isinstance(want, m.Want):
+                if isinstance(want, m.WantBatch):
                     self._deal(servers, want)
 
     def _show_life(self, servers: list[Requester]) -> None:
         if time.monotonic() - self._showed_life_at > _ALIVE_S / 2:
             self._showed_life_at = time.monotonic()
             for server in servers:
-                server.send(Kind.CONTROL, m.pack(m.Alive()))
+                server.send(Kind.CONTROL, m.pack(m.Heartbeat()))
 
-    def _deal(self, servers: list[Requester], want: m.Want) -> None:
+    def _deal(self, servers: list[Requester], want: m.WantBatch) -> None:
         engine = self._engines.get(want.plan)
         if engine is None:
             raise HandshakeMismatch("plan", "another", want.plan[:16], "server 1")

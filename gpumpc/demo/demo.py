@@ -99,13 +99,13 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
         items = [*owner.share(study.inputs[chosen]).items]
         clock.lap("seconds_sharing_images")
         with counted("features on shares, images", batch_size, len(items)) as progress:
-            owner.keep(items, progress)
+            owner.extract(items, progress)
         clock.lap("seconds_online")
         gallery, queries = items[: len(study.gallery)], items[len(study.gallery) :]
         with counted("classified on shares, images", batch_size, len(queries)) as progress:
             indices = classifier.run(queries, progress, source=owner.plan).reveal()
         clock.lap("seconds_classifying")
-        index = owner.index(INDEX, st.METRIC)
+        index = owner.create_index(INDEX, st.METRIC)
         with counted("taken into the index, batches") as progress:
             index.add(gallery, progress)
         clock.lap("seconds_indexing")
@@ -115,7 +115,7 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
         )
         scores, found = index.search(queries, st.TOP)
         clock.lap("seconds_searching")
-        features = owner.fetch(items).reveal()
+        features = owner.features(items).reveal()
     position = {item: i for i, item in enumerate(gallery)}
     ranks = np.array([[position[item] for item in row] for row in found])
     labels = np.array(study.head.plan.classes)[indices.astype(int)]

@@ -14,11 +14,11 @@ from gpumpc.retrieval.programs import Metric
 # client -> server
 
 
-class AskStatus(Record, frozen=True):
+class GetStatus(Record, frozen=True):
     """Which plans are served, and are they ready?"""
 
 
-class PutWeights(Record, frozen=True):
+class ShareWeights(Record, frozen=True):
     """Weight shares for a plan under a fresh share-pair id; bulk: what `split_weights` made for
     this server.
     """
@@ -27,7 +27,7 @@ class PutWeights(Record, frozen=True):
     weight_sharing_id: Identifier
 
 
-class PutShares(Record, frozen=True):
+class Share(Record, frozen=True):
     """Input shares, one row an item; bulk: a 32-byte seed each for server 0, packed words each for
     server 1.
 
@@ -51,7 +51,7 @@ class Settle(Record, frozen=True):
 
 
 class Run(Record, frozen=True):
-    """Evaluate items; results come back sealed, batch by batch. `source`: see `Keep`."""
+    """Evaluate items; results come back sealed, batch by batch. `source`: see `Extract`."""
 
     plan: PlanHash
     job: Identifier
@@ -59,7 +59,7 @@ class Run(Record, frozen=True):
     source: PlanHash | None = None
 
 
-class Keep(Record, frozen=True):
+class Extract(Record, frozen=True):
     """Evaluate items and keep the results as shares, one row an item; nothing comes back but
     progress.
 
@@ -72,7 +72,7 @@ class Keep(Record, frozen=True):
     source: PlanHash | None = None
 
 
-class Fetch(Record, frozen=True):
+class GetFeatures(Record, frozen=True):
     """Kept results, sealed to their owner, portion by portion."""
 
     plan: PlanHash
@@ -80,25 +80,25 @@ class Fetch(Record, frozen=True):
     items: Items
 
 
-class AskItems(Record, frozen=True):
+class ListItems(Record, frozen=True):
     """Which items have inputs, or results, that may be used?"""
 
     plan: PlanHash
-    what: Literal["inputs", "results"]
+    what: Literal["inputs", "features"]
 
 
-class AskStore(Record, frozen=True):
+class GetStoreStatus(Record, frozen=True):
     """How much does this server hold of the asker's?"""
 
 
-class Forget(Record, frozen=True):
+class Delete(Record, frozen=True):
     """Delete items: their inputs, or everything, rows in every index of this owner included."""
 
     items: Items
     what: Literal["inputs", "all"] = "all"
 
 
-class MakeIndex(Record, frozen=True):
+class IndexCreate(Record, frozen=True):
     """A new, empty index over this plan's results; with classes, its rows carry secret labels that
     can vote.
     """
@@ -109,7 +109,7 @@ class MakeIndex(Record, frozen=True):
     classes: tuple[ClassName, ...] = ()
 
 
-class AddRows(Record, frozen=True):
+class IndexAdd(Record, frozen=True):
     """Take kept results into an index; items that are there already stay as they are.
 
     Bulk: for an index with classes, this server's share of each item's label, a word modulo 2^64.
@@ -121,7 +121,7 @@ class AddRows(Record, frozen=True):
     items: Items
 
 
-class RemoveRows(Record, frozen=True):
+class IndexRemove(Record, frozen=True):
     """Take items out of an index."""
 
     plan: PlanHash
@@ -129,14 +129,14 @@ class RemoveRows(Record, frozen=True):
     items: Items
 
 
-class AskIndex(Record, frozen=True):
+class IndexInfo(Record, frozen=True):
     """What is in an index?"""
 
     plan: PlanHash
     name: IndexName
 
 
-class Search(Record, frozen=True):
+class IndexSearch(Record, frozen=True):
     """The k best rows for each of some kept results; keys come back sealed, batch by batch, or the
     label they vote for.
     """
@@ -149,11 +149,19 @@ class Search(Record, frozen=True):
     vote: bool = False
 
 
-IndexRequest = MakeIndex | AddRows | RemoveRows | AskIndex | Search
-ArchiveRequest = (
-    PutShares | Settle | Run | Keep | Fetch | AskItems | AskStore | Forget | IndexRequest
+IndexRequest = IndexCreate | IndexAdd | IndexRemove | IndexInfo | IndexSearch
+ItemRequest = (
+    Share
+    | Settle
+    | Run
+    | Extract
+    | GetFeatures
+    | ListItems
+    | GetStoreStatus
+    | Delete
+    | IndexRequest
 )
-Request = AskStatus | PutWeights | ArchiveRequest
+Request = GetStatus | ShareWeights | ItemRequest
 
 # server -> client
 
@@ -169,7 +177,7 @@ class PlanStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Status(Record, frozen=True):
-    """Answer to AskStatus."""
+    """Answer to GetStatus."""
 
     party: int
     plans: list[PlanStatus]
@@ -181,15 +189,15 @@ class Done(Record, frozen=True):
     """A request is carried out."""
 
 
-class Kept(Record, frozen=True):
-    """Answer to AskItems and AskIndex; bulk: the items' 16-byte ids, in order of position."""
+class ItemList(Record, frozen=True):
+    """Answer to ListItems and IndexInfo; bulk: the items' 16-byte ids, in order of position."""
 
     metric: str = ""
     classes: tuple[str, ...] = ()
 
 
 class StoreStatus(Record, frozen=True):
-    """Answer to AskStore: rows by kind and state, and their bytes."""
+    """Answer to GetStoreStatus: rows by kind and state, and their bytes."""
 
     party: int
     store_pair_id: str
@@ -204,8 +212,8 @@ class Settled(Record, frozen=True):
     missing: Items
 
 
-class Stored(Record, frozen=True):
-    """Progress of Keep and AddRows: batches done."""
+class Progress(Record, frozen=True):
+    """Progress of Extract and IndexAdd: batches done."""
 
     job: Identifier
     part: int
@@ -232,4 +240,4 @@ class Part(Record, frozen=True):
     rows: str = ""
 
 
-Reply = Status | Done | Queued | Part | Kept | Stored | StoreStatus | Settled
+Reply = Status | Done | Queued | Part | ItemList | Progress | StoreStatus | Settled

@@ -10,7 +10,7 @@ from gpumpc.messages.codec import Identifier, PlanHash, Record
 from gpumpc.messages.index_tasks import IndexTask
 
 
-class Want(Record, frozen=True):
+class WantBatch(Record, frozen=True):
     """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session
     and batch.
 
@@ -27,8 +27,8 @@ class Want(Record, frozen=True):
     task: IndexTask | None = None
 
 
-class Alive(Record, frozen=True):
+class Heartbeat(Record, frozen=True):
     """The dealer is there."""
 
 
-DealerTalk = Want | Alive
+DealerTalk = WantBatch | Heartbeat

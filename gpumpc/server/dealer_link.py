@@ -32,7 +32,7 @@ class DealerLink:
         self._writers: dict[tuple[bytes, int], tuple[Writer, int]] = {}
         # What was asked for, and how many bytes each is.
         self._asked: dict[tuple[bytes, int], int] = {}
-        self._side_wants: dict[tuple[bytes, int], tuple[m.Want, int]] = {}
+        self._side_wants: dict[tuple[bytes, int], tuple[m.WantBatch, int]] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -55,7 +55,7 @@ class DealerLink:
         """The dealer gave a sign of life."""
         self._last_heard = time.monotonic()
 
-    def ask(self, engine: Engine) -> m.Want | None:
+    def ask(self, engine: Engine) -> m.WantBatch | None:
         """What to ask for next, if there is room: one batch at a time in flight, one more asked
         ahead.
         """
@@ -71,12 +71,12 @@ class DealerLink:
                 self._asked[session_id, batch_index] = engine.program.cost.dealer_bytes
                 plan = plan_hash(engine.plan).hex()
                 nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
-                return m.Want(
+                return m.WantBatch(
                     plan, binding.weight_sharing_id, nonce_0, nonce_1, session_id.hex(), batch_index
                 )
         return None
 
-    def ask_on_demand(self) -> m.Want | None:
+    def ask_on_demand(self) -> m.WantBatch | None:
         """What the peer loop's thread waits for beside the plans' batches, asked once, and again from
         a new dealer.
         """
@@ -90,7 +90,7 @@ class DealerLink:
         """Size of a batch that was asked for; None for any other."""
         return self._asked.get((session_id, batch_index))
 
-    def take_on_demand(self, want: m.Want, n_bytes: int, timeout_s: float) -> Corrections:
+    def take_on_demand(self, want: m.WantBatch, n_bytes: int, timeout_s: float) -> Corrections:
         """The corrections of one batch of a side program, asked for now.
 
         Raises CorrelationsMissing.

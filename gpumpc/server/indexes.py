@@ -58,7 +58,7 @@ class _OnDemand:
         binding = self.evaluation.binding
         nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
         plan = plan_hash(self.engine.plan).hex()
-        want = m.Want(
+        want = m.WantBatch(
             plan,
             binding.weight_sharing_id,
             nonce_0,
@@ -135,7 +135,7 @@ class Indexes:
     def remove(self, record: ix.IndexRecord, items: Sequence[str]) -> None:
         """Take items out of an index."""
         found = self._store.find(record.kind, items, record.owner)
-        self._store.forget(record.kind, [row.key for row in found.values()])
+        self._store.delete_rows(record.kind, [row.key for row in found.values()])
 
     def check_search(
         self, record: ix.IndexRecord, items: Sequence[str], k: int, vote: bool

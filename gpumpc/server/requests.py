@@ -64,11 +64,11 @@ class RequestHandler:
         request: m.Request
         request, bulk = m.unpack(arrival.frame.payload, m.Request)
         match request:
-            case m.AskStatus():
+            case m.GetStatus():
                 self._reply(arrival, self._status())
-            case m.PutWeights():
+            case m.ShareWeights():
                 self._put_weights(arrival, request, bulk)
-            case m.AskStore():
+            case m.GetStoreStatus():
                 store = self._share_store.store
                 rows = {kind: n for kind, n in store.info(arrival.peer).items() if kind != "bytes"}
                 self._reply(
@@ -77,17 +77,17 @@ class RequestHandler:
                         self.party, store.store_pair_id, rows, store.held_bytes(arrival.peer)
                     ),
                 )
-            case m.PutShares():
+            case m.Share():
                 self._share_store.take_in(
                     self._engine_of(request.plan), request, arrival.peer, bulk
                 )
                 self._reply(arrival, m.Done())
-            case m.Forget():
+            case m.Delete():
                 self._share_store.store.delete(
                     request.items, arrival.peer, INPUTS if request.what == "inputs" else ""
                 )
                 self._reply(arrival, m.Done())
-            case m.AskItems():
+            case m.ListItems():
                 engine = self._engine_of(request.plan)
                 row_kind = (
                     self._share_store.inputs(engine)
@@ -96,17 +96,19 @@ class RequestHandler:
                 )
                 self._reply(
                     arrival,
-                    m.Kept(),
+                    m.ItemList(),
                     m.pack_items(self._share_store.ready(row_kind.kind, arrival.peer)),
                 )
-            case m.Settle() | m.Run() | m.Keep() | m.Fetch():
+            case m.Settle() | m.Run() | m.Extract() | m.GetFeatures():
                 self._share_store.check_paired()
                 self._answer_items(arrival, request)
             case _:
                 self._share_store.check_paired()
                 self._answer_index(arrival, request, bytes(bulk))
 
-    def _answer_items(self, arrival: Arrival, request: m.Settle | m.Run | m.Keep | m.Fetch) -> None:
+    def _answer_items(
+        self, arrival: Arrival, request: m.Settle | m.Run | m.Extract | m.GetFeatures
+    ) -> None:
         if not request.items or len(set(request.items)) != len(request.items):
             raise BadShape(
                 "no item is named, or one is named twice",
@@ -118,31 +120,31 @@ class RequestHandler:
                 self._settle(arrival, request)
             case m.Run():
                 self._run(arrival, request)
-            case m.Keep():
+            case m.Extract():
                 self._keep(arrival, request)
-            case m.Fetch():
+            case m.GetFeatures():
                 self._fetch(arrival, request)
 
     def _answer_index(self, arrival: Arrival, request: m.IndexRequest, bulk: bytes) -> None:
         engine, owner = self._engine_of(request.plan), arrival.peer
-        if isinstance(request, m.MakeIndex):
+        if isinstance(request, m.IndexCreate):
             self._indexes.make(engine, request.name, request.metric, owner, request.classes)
             self._reply(arrival, m.Done())
             return
         record = self._indexes.find(engine, request.name, owner)
         match request:
-            case m.AskIndex():
+            case m.IndexInfo():
                 self._reply(
                     arrival,
-                    m.Kept(record.metric, record.classes),
+                    m.ItemList(record.metric, record.classes),
                     m.pack_items(self._indexes.rows_of(record)),
                 )
-            case m.RemoveRows():
+            case m.IndexRemove():
                 self._indexes.remove(record, request.items)
                 self._reply(arrival, m.Done())
-            case m.AddRows():
+            case m.IndexAdd():
                 self._add_rows(arrival, request, engine, record, bulk)
-            case m.Search():
+            case m.IndexSearch():
                 self._search(arrival, request, engine, record)
 
     def _reply(self, arrival: Arrival, reply: m.Reply, bulk: bytes = b"") -> None:
@@ -208,7 +210,7 @@ class RequestHandler:
         if self.party == 1:
             self._reply(arrival, m.Queued())
 
-    def _put_weights(self, arrival: Arrival, request: m.PutWeights, bulk: memoryview) -> None:
+    def _put_weights(self, arrival: Arrival, request: m.ShareWeights, bulk: memoryview) -> None:
         if arrival.peer not in self._owners:
             raise AccessDenied(
                 f"{arrival.peer} may not share weights",
@@ -251,7 +253,7 @@ class RequestHandler:
 
         self._evaluate(arrival, request, work)
 
-    def _keep(self, arrival: Arrival, request: m.Keep) -> None:
+    def _keep(self, arrival: Arrival, request: m.Extract) -> None:
         def work(channel: SubChannel, first_batch: int, engine: Engine, row_kind: RowKind) -> None:
             kind, owner = self._share_store.results(engine).kind, arrival.peer
             self._share_store.reconcile(channel, kind)
@@ -260,8 +262,8 @@ class RequestHandler:
             for part, of, names, number, result in self._batches(
                 channel, engine, row_kind, todo, owner, first_batch
             ):
-                self._share_store.keep(channel, engine, number, owner, names, result)
-                self._reply(arrival, m.Stored(request.job, part, of))
+                self._share_store.store_features(channel, engine, number, owner, names, result)
+                self._reply(arrival, m.Progress(request.job, part, of))
             self._reply(arrival, m.Done())
 
         self._evaluate(arrival, request, work)
@@ -269,7 +271,7 @@ class RequestHandler:
     def _evaluate(
         self,
         arrival: Arrival,
-        request: m.Run | m.Keep,
+        request: m.Run | m.Extract,
         work: Callable[[SubChannel, int, Engine, RowKind], None],
     ) -> None:
         """Queue an evaluation of items, after everything that can be found out at once."""
@@ -321,7 +323,7 @@ class RequestHandler:
         for part, (names, (number, result)) in enumerate(zip(portions, results, strict=True)):
             yield part, len(portions), names, number, result.with_words(result.words[: len(names)])
 
-    def _fetch(self, arrival: Arrival, request: m.Fetch) -> None:
+    def _fetch(self, arrival: Arrival, request: m.GetFeatures) -> None:
         """Answered at once: nothing is computed, and the client sees whether both servers read the
         same rows.
         """
@@ -339,7 +341,12 @@ class RequestHandler:
             self._reply(arrival, m.Part(request.job, part, of, len(names), rows), sealed)
 
     def _add_rows(
-        self, arrival: Arrival, request: m.AddRows, engine: Engine, record: IndexRecord, bulk: bytes
+        self,
+        arrival: Arrival,
+        request: m.IndexAdd,
+        engine: Engine,
+        record: IndexRecord,
+        bulk: bytes,
     ) -> None:
         kind = self._share_store.results(engine).kind
         labels = self._indexes.labels_of(record, request.items, bulk)
@@ -349,7 +356,7 @@ class RequestHandler:
 
             def work(channel: SubChannel, first_batch: int) -> None:
                 def progress(part: int, of: int) -> None:
-                    self._reply(arrival, m.Stored(request.job, part - 1, of))
+                    self._reply(arrival, m.Progress(request.job, part - 1, of))
 
                 self._share_store.compare(channel, kind, keys)
                 self._indexes.add(channel, engine, record, request.items, labels, progress)
@@ -366,7 +373,7 @@ class RequestHandler:
         )
 
     def _search(
-        self, arrival: Arrival, request: m.Search, engine: Engine, record: IndexRecord
+        self, arrival: Arrival, request: m.IndexSearch, engine: Engine, record: IndexRecord
     ) -> None:
         self._indexes.check_search(record, request.items, request.k, request.vote)
         kind = self._share_store.results(engine).kind

@@ -110,7 +110,7 @@ class ShareStore:
             from_seed=self.party == 0,
         )
 
-    def take_in(self, engine: Engine, request: m.PutShares, owner: str, bulk: memoryview) -> None:
+    def take_in(self, engine: Engine, request: m.Share, owner: str, bulk: memoryview) -> None:
         """Put down inputs as pending; what is there already stays.
 
         Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room,
@@ -149,7 +149,7 @@ class ShareStore:
         """
         own = {item: row.key for item, row in self.store.find(kind, items, owner).items()}
         common = self._held_by_both(channel, sorted(own.values()))
-        self.store.forget(kind, [key for key in own.values() if key not in common])
+        self.store.delete_rows(kind, [key for key in own.values() if key not in common])
         self.store.confirm(kind, sorted(common))
         self.store.sweep(SWEEP_S)
         return [item for item in items if own.get(item) not in common]
@@ -160,10 +160,10 @@ class ShareStore:
     def results(engine: Engine) -> RowKind:
         """Where a plan's results lie."""
         return RowKind(
-            f"result/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
+            f"feature/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
         )
 
-    def keep(
+    def store_features(
         self,
         channel: FramedChannel,
         engine: Engine,
@@ -255,7 +255,7 @@ class ShareStore:
         """
         own = sorted(row.key for row in self.store.rows(kind))
         common = self._held_by_both(channel, own)
-        self.store.forget(kind, [key for key in own if key not in common])
+        self.store.delete_rows(kind, [key for key in own if key not in common])
         self.store.confirm(
             kind, [row.key for row in self.store.rows(kind, "pending") if row.key in common]
         )

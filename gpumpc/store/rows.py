@@ -1,7 +1,7 @@
 """A server's shares at rest: fixed-size rows in append-only segments, and a manifest that says
 which may be used.
 
-A row belongs to an item and a kind ("input/PLAN", "result/PLAN"); its version names the random
+A row belongs to an item and a kind ("input/PLAN", "feature/PLAN"); its version names the random
 values behind the share (an upload, or a session and batch). Only when both servers hold the same
 version is the row *ready*: half an upload is never used, and `sweep` removes it. A segment is
 written and synced before the manifest mentions it; a segment the manifest does not mention is
@@ -326,7 +326,7 @@ class Store(SqliteFile):
         self._drop_unused()
         return gone
 
-    def forget(self, kind: str, keys: Iterable[RowKey]) -> None:
+    def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> None:
         """Delete rows by kind and version: those the other server does not have."""
         with self._change() as db:
             db.executemany(

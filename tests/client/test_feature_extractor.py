@@ -67,7 +67,7 @@ class FakeClient:
         values = self.uploads[shared.items[0]]
         return SealedResult(lambda: self.network(values, "float"), len(values))
 
-    def forget(self, shared):
+    def delete(self, shared):
         self.calls.append("forget")
         if isinstance(self.error, PeerLost):
             raise PeerLost("the line is gone")

@@ -201,7 +201,7 @@ class Cluster(LocalCluster):
         with self.ready() as client:
             shared = client.share(x)
             result = client.run(shared).reveal()
-            client.forget(shared)
+            client.delete(shared)
         return close(self.compiled, x, result)
 
     def begun(self) -> list[str]:

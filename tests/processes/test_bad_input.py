@@ -147,8 +147,8 @@ def test_an_upload_that_is_not_there(client: Client) -> None:
 
 def test_what_was_dropped_is_gone(client: Client) -> None:
     shared = client.share(images(1))
-    client.forget(shared)
-    client.forget(shared)
+    client.delete(shared)
+    client.delete(shared)
     refused(RemoteError, "is not in the store", lambda: client.run(shared))
 
 
@@ -162,7 +162,7 @@ def test_no_more_room(client: Client) -> None:
     text = refused(RemoteError, "no room for inputs.*of 8192 bytes", fill)
     assert "store delete" in text and len(shared) > 10
     for upload in shared:
-        client.forget(upload)
+        client.delete(upload)
 
 
 # who may do what
@@ -203,13 +203,13 @@ def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
     shared = client.share(images(1))
     with as_user(cluster, "second") as thief:
         refused(RemoteError, "belongs to someone else", lambda: thief.run(shared))
-        thief.forget(shared)
+        thief.delete(shared)
         refused(
             RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared.items)
         )
-        assert not thief.stored() and thief.store_status()[0].n_bytes == 0
+        assert not thief.list_inputs() and thief.store_status()[0].n_bytes == 0
     assert client.run(shared).reveal().shape == (1, 3)
-    client.forget(shared)
+    client.delete(shared)
 
 
 def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> None:
@@ -235,7 +235,7 @@ def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> N
         f"reached server {party} only.*send it to both",
         lambda: answer(client, party, sequence),
     )
-    client.forget(shared)
+    client.delete(shared)
 
 
 def test_different_requests_at_the_two_servers(client: Client) -> None:
@@ -246,13 +246,13 @@ def test_different_requests_at_the_two_servers(client: Client) -> None:
     second = ask(client, 0, m.Run(client.plan_id, job, [*small.items]))
     refused(RemoteError, "different requests", lambda: answer(client, 1, first))
     refused(RemoteError, "different requests", lambda: answer(client, 0, second))
-    client.forget(small)
-    client.forget(large)
+    client.delete(small)
+    client.delete(large)
 
 
 def test_uploads_of_a_wrong_size(client: Client) -> None:
     for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (0, 0, 0)):
-        request = m.PutShares(
+        request = m.Share(
             client.plan_id, secrets.token_hex(16), [secrets.token_hex(16) for _ in range(n_items)]
         )
         sequence = client.ask((request, request), (bytes(seed), bytes(words)))
@@ -268,9 +268,9 @@ def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
     be shared again.
     """
     name, x = secrets.token_hex(16), images(1)
-    request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
+    request = m.Share(client.plan_id, secrets.token_hex(16), [name])
     assert isinstance(answer(client, 0, ask(client, 0, request, bytes(32))), m.Done)
-    assert name not in client.stored()
+    assert name not in client.list_inputs()
     refused(RemoteError, "is not in the store", lambda: client.run([name]))
     pending = f"input/{client.plan_id} pending"
     before = [status.rows.get(pending, 0) for status in client.store_status()]
@@ -280,8 +280,8 @@ def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
         before[1],
     ]
     shared = client.share(x, [name])
-    assert close(cluster.compiled, x, client.run(shared).reveal()) and name in client.stored()
-    client.forget(shared)
+    assert close(cluster.compiled, x, client.run(shared).reveal()) and name in client.list_inputs()
+    client.delete(shared)
 
 
 def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client) -> None:
@@ -296,19 +296,19 @@ def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client
         client.backend.pack(np.zeros((1, 4, 4, 1), np.uint64), client.program.input.bits)
     )
     for party, n_bytes in ((0, 32), (1, row_bytes)):  # ready at both: what comes now is left out
-        request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
+        request = m.Share(client.plan_id, secrets.token_hex(16), [name])
         assert isinstance(
             answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done
         )
     assert close(cluster.compiled, x, client.run([name]).reveal())
-    client.forget([name])
+    client.delete([name])
     for party, n_bytes in ((0, 32), (1, row_bytes)):
-        request = m.PutShares(client.plan_id, secrets.token_hex(16), [name])
+        request = m.Share(client.plan_id, secrets.token_hex(16), [name])
         assert isinstance(
             answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done
         )
     assert client._settled([name]) == [name]
-    client.forget(client.share(x, [name]))
+    client.delete(client.share(x, [name]))
 
 
 def test_the_same_image_twice_is_one_row(client: Client) -> None:
@@ -317,17 +317,18 @@ def test_the_same_image_twice_is_one_row(client: Client) -> None:
     before = [status.n_bytes for status in client.store_status()]
     client.share(x[:1], [name])
     assert (
-        name in client.stored() and [status.n_bytes for status in client.store_status()] == before
+        name in client.list_inputs()
+        and [status.n_bytes for status in client.store_status()] == before
     )
     refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name]))
     refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name, name]))
-    client.forget([name])
+    client.delete([name])
 
 
 def test_cut_weights(client: Client) -> None:
     before = client.plan_status()[0].weight_sharing_id
     sequence = client.ask_together(
-        m.PutWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5))
+        m.ShareWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5))
     )
     refused(RemoteError, "5 weight bytes came", lambda: client.both_done(sequence, LIMIT_S))
     assert client.plan_status()[0].weight_sharing_id == before  # what was there is still in use
@@ -337,7 +338,7 @@ def test_a_share_pair_id_is_used_once(client: Client, cluster: Cluster) -> None:
     """F = W - Bm is never opened twice under one Bm."""
     weight_sharing_id = client.plan_status()[0].weight_sharing_id
     sent = (bytes(32), bytes(_weight_bytes(client)))
-    sequence = client.ask_together(m.PutWeights(client.plan_id, weight_sharing_id), sent)
+    sequence = client.ask_together(m.ShareWeights(client.plan_id, weight_sharing_id), sent)
     refused(RemoteError, "BatchAlreadyUsed.*weights", lambda: client.both_done(sequence, LIMIT_S))
 
 
@@ -353,7 +354,7 @@ def _weight_bytes(client: Client) -> int:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive()), m.pack(m.Done())],
+    [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Heartbeat()), m.pack(m.Done())],
 )
 def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
     for party in (0, 1):
@@ -365,7 +366,7 @@ def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["0" * 32 + "\n", "../" + "0" * 29, "0" * 31])
 def test_a_name_that_is_none(client: Client, name: str) -> None:
-    request: Any = m.PutShares(client.plan_id, "0" * 32, [name])
+    request: Any = m.Share(client.plan_id, "0" * 32, [name])
     refused(RemoteError, "BadFrame", lambda: answer(client, 0, ask(client, 0, request, bytes(32))))
 
 
@@ -386,7 +387,7 @@ def test_nobody_fills_the_queue(client: Client) -> None:
             break
         assert time.monotonic() < deadline
         time.sleep(0.3)
-    client.forget(shared)
+    client.delete(shared)
 
 
 def _drain(client: Client, sequence: int) -> None:
@@ -400,7 +401,7 @@ def test_a_job_number_is_not_taken_twice(client: Client, cluster: Cluster) -> No
     assert isinstance(answer(client, 1, ask(client, 1, request)), m.Queued)
     refused(RemoteError, "waits here already", lambda: answer(client, 1, ask(client, 1, request)))
     assert isinstance(answer(client, 0, ask(client, 0, request)), m.Part)
-    client.forget(shared)
+    client.delete(shared)
 
 
 # processes that go away
@@ -431,7 +432,7 @@ def test_a_stopped_dealer(cluster: Cluster, client: Client) -> None:
     client.wait_ready(LIMIT_S)
     assert client.plan_status()[0].next_batch <= before + n_spent + 1
     assert client.run(shared).reveal().shape == (2, 3)
-    client.forget(shared)
+    client.delete(shared)
 
 
 def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +449,7 @@ def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster.client() as client:
         client.wait_ready(10.0)
         assert client.run(shared).reveal().shape == (1, 3)
-        client.forget(shared)
+        client.delete(shared)
 
 
 def test_a_frozen_peer(cluster: Cluster, client: Client) -> None:

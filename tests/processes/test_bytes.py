@@ -33,7 +33,7 @@ def on_the_cable(n_bytes: int) -> int:
     return SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
 
 
-IDLE, ALIVE = (on_the_cable(len(m.pack(record))) for record in (m.Idle(), m.Alive()))
+IDLE, ALIVE = (on_the_cable(len(m.pack(record))) for record in (m.Idle(), m.Heartbeat()))
 # What a stream begins with: the caller's ticket and both proofs.
 CALL, ANSWER = TICKET_BYTES + on_the_cable(0), on_the_cable(0)
 
@@ -148,7 +148,7 @@ def test_what_curve_carries_is_two_hellos_and_the_dealers_answers(relayed: Relay
     to_1, from_1 = (payloads(bytes(stream)) for stream in relayed.curve_dealt.streams)
     assert to_1 == [hello] and from_1[0] == port
     agreed, *wanted = from_1[1:]
-    want = m.Want("0" * 64, "0" * 32, "0" * 32, "0" * 32, "0" * 32, 0)
+    want = m.WantBatch("0" * 64, "0" * 32, "0" * 32, "0" * 32, "0" * 32, 0)
     assert agreed > 300 and {*wanted} == {len(m.pack(want))}
 
 

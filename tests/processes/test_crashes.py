@@ -79,7 +79,7 @@ def test_kill_9(tmp_path: Path, case: str) -> None:
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)  # no weights need to be shared again
             assert close(cluster.compiled, x, client.run(shared).reveal())  # nor images
-            client.forget(shared)
+            client.delete(shared)
     _check_ledgers(cluster, burnt=1)
 
 

@@ -381,21 +381,21 @@ def test_kill_9_of_each_process_in_an_extraction_of_64_images(
         cluster.faults = {name: fault}
         with cluster:
             with cluster.ready() as client:
-                if not client.stored():
+                if not client.list_inputs():
                     client.share(x, items)
                 with pytest.raises(GpumpcError):
-                    client.keep(items)
+                    client.extract(items)
             assert cluster.processes[name].wait(8) == -signal.SIGKILL
     cluster.faults = {}
     with cluster, cluster.ready() as client:
-        assert len(client.stored()) == 64
-        n_kept = len(client.kept())
-        assert client.keep(items) == items and client.kept() == sorted(items)
-        result = client.fetch(items).reveal()
+        assert len(client.list_inputs()) == 64
+        n_kept = len(client.list_features())
+        assert client.extract(items) == items and client.list_features() == sorted(items)
+        result = client.features(items).reveal()
         rows = [status.rows for status in client.store_status()]
     assert 8 <= n_kept < 64  # work that was done before a death stayed done
     assert rows[0] == rows[1]
-    assert {kind.split("/")[0]: n for kind, n in rows[0].items()} == {"input": 64, "result": 64}
+    assert {kind.split("/")[0]: n for kind, n in rows[0].items()} == {"input": 64, "feature": 64}
     assert close(cluster.compiled, x, result)
     begun = Counter(cluster.begun())
     assert not [line for line, times in begun.items() if times > 1]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpumpc.client.client import Client
-from gpumpc.client.index import RemoteIndex
+from gpumpc.client.index import Index
 from gpumpc.errors import GpumpcError, RemoteError
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, images
 
@@ -37,25 +37,25 @@ def gallery(client: Client) -> list[str]:
     x = images(N, seed=7)
     x[31] = x[3]  # a duplicate
     items = sorted(secrets.token_hex(16) for _ in range(N))  # position i of an index is image i
-    assert client.keep(client.share(x, items)) == items
-    client.forget(items, inputs_only=True)
-    assert not {*items} & {*client.stored()} and {*items} <= {*client.kept()}
+    assert client.extract(client.share(x, items)) == items
+    client.delete(items, inputs_only=True)
+    assert not {*items} & {*client.list_inputs()} and {*items} <= {*client.list_features()}
     return items
 
 
 def asked(client: Client) -> list[str]:
-    return client.keep(client.share(images(N, seed=7)[:6]))
+    return client.extract(client.share(images(N, seed=7)[:6]))
 
 
 @pytest.fixture(scope="module", params=["l2", "ip", "cosine"])
-def index(request: pytest.FixtureRequest, client: Client, gallery: list[str]) -> RemoteIndex:
-    index = client.index(f"gallery-{request.param}", request.param)
+def index(request: pytest.FixtureRequest, client: Client, gallery: list[str]) -> Index:
+    index = client.create_index(f"gallery-{request.param}", request.param)
     index.add(gallery)
     return index
 
 
 def test_search_finds_what_plain_search_finds(
-    client: Client, index: RemoteIndex, gallery: list[str], cluster: Cluster
+    client: Client, index: Index, gallery: list[str], cluster: Cluster
 ) -> None:
     scores, found = index.search(asked(client), K)
     x = images(N, seed=7)
@@ -85,14 +85,14 @@ def test_search_finds_what_plain_search_finds(
 
 
 def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path: Path) -> None:
-    index = client.index("small")
+    index = client.create_index("small")
     index.add(gallery[:10])
     assert index.ntotal == 10 and index.dim == 3
     index.add(gallery[:12])  # what is there already stays as it is
     assert index.ids == gallery[:12]
-    index.remove_ids(gallery[2:4])
+    index.remove(gallery[2:4])
     index.save(tmp_path / "small.json")
-    again = RemoteIndex.load(client, tmp_path / "small.json")
+    again = Index.load(client, tmp_path / "small.json")
     assert (again.name, again.metric, again.ids) == ("small", "l2", index.ids)
     (tmp_path / "other.json").write_text(
         (tmp_path / "small.json").read_text().replace(client.plan_id, "0" * 64)
@@ -104,29 +104,29 @@ def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path:
         ("lost", "there is no file"),
     ):
         with pytest.raises(GpumpcError, match=text):
-            RemoteIndex.load(client, tmp_path / f"{name}.json")
+            Index.load(client, tmp_path / f"{name}.json")
     scores, found = index.search(gallery[2:3], 10)  # a removed row is not found
     assert index.ntotal == 10 and gallery[2] not in found[0] and scores.shape == (1, 10)
 
 
 def test_forgotten_items_are_gone(client: Client) -> None:
-    items = client.keep(client.share(images(3, seed=9)))
-    index = client.index("forgetful")
+    items = client.extract(client.share(images(3, seed=9)))
+    index = client.create_index("forgetful")
     index.add(items)
-    client.forget(items[:1])
-    assert index.ids == sorted(items[1:]) and items[0] not in client.kept()
+    client.delete(items[:1])
+    assert index.ids == sorted(items[1:]) and items[0] not in client.list_features()
     with pytest.raises(RemoteError, match=rf"item {items[0][:8]} is not in the store"):
         index.search(items[:1], 1)
 
 
 def test_an_item_is_kept_once(client: Client) -> None:
-    before = len(client.kept())
-    items = client.keep(client.share(images(2, seed=10)))
-    first = client.fetch(items).reveal()
+    before = len(client.list_features())
+    items = client.extract(client.share(images(2, seed=10)))
+    first = client.features(items).reveal()
     progress: list[tuple[int, int]] = []
-    client.keep(items, lambda done, of: progress.append((done, of)))
-    assert len(client.kept()) == before + 2 and not progress
-    assert np.array_equal(client.fetch(items).reveal(), first)  # the very shares that were kept
+    client.extract(items, lambda done, of: progress.append((done, of)))
+    assert len(client.list_features()) == before + 2 and not progress
+    assert np.array_equal(client.features(items).reveal(), first)  # the very shares that were kept
 
 
 @pytest.mark.parametrize(
@@ -142,27 +142,27 @@ def test_an_item_is_kept_once(client: Client) -> None:
         ),
         (lambda c, i, g: i.add(["1" * 32]), "item 11111111 is not in the store"),
         (
-            lambda c, i, g: RemoteIndex(c, "nowhere", "l2").search(g[:1], 1),
+            lambda c, i, g: Index(c, "nowhere", "l2").search(g[:1], 1),
             "there is no index 'nowhere'.*index create",
         ),
         (
-            lambda c, i, g: c.index(i.name, "ip" if i.metric == "l2" else "l2"),
+            lambda c, i, g: c.create_index(i.name, "ip" if i.metric == "l2" else "l2"),
             "there is an index .* already.*another metric",
         ),
         (
-            lambda c, i, g: RemoteIndex(c, "empty", "l2").search(g[:1], 1),
+            lambda c, i, g: Index(c, "empty", "l2").search(g[:1], 1),
             "there is no index 'empty'",
         ),
-        (lambda c, i, g: c.keep([g[0], g[0]]), "one is named twice"),
-        (lambda c, i, g: c.fetch(["2" * 32]), "item 22222222 is not in the store"),
+        (lambda c, i, g: c.extract([g[0], g[0]]), "one is named twice"),
+        (lambda c, i, g: c.features(["2" * 32]), "item 22222222 is not in the store"),
         (
-            lambda c, i, g: c.index(i.name, i.metric, dim=5),
+            lambda c, i, g: c.create_index(i.name, i.metric, dim=5),
             "dimension 5 was asked for.*have 3 entries",
         ),
     ],
 )
 def test_bad_questions(
-    client: Client, index: RemoteIndex, gallery: list[str], what: Any, text: str
+    client: Client, index: Index, gallery: list[str], what: Any, text: str
 ) -> None:
     with pytest.raises(GpumpcError, match=text):
         what(client, index, gallery)
@@ -180,17 +180,17 @@ def test_kill_9_while_results_are_kept(tmp_path: Path) -> None:
         with cluster.ready() as client:
             client.share(images(8), items)
             with pytest.raises(GpumpcError):
-                client.keep(items)
+                client.extract(items)
         assert cluster.processes["server1"].wait(5) == -9
         cluster.faults.clear()
         cluster.start()
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)
-            done = client.kept()
+            done = client.list_features()
             assert done == sorted(items[:4])
-            client.keep(items)
-            assert client.kept() == sorted(items)
-            index = client.index("after")
+            client.extract(items)
+            assert client.list_features() == sorted(items)
+            index = client.create_index("after")
             index.add(items)
             _, found = index.search(items[:1], 1)
             assert found == [[items[0]]]
@@ -204,7 +204,7 @@ from gpumpc.store import Store
 put, times = Store.put, []
 def put_and_die(store, kind, keys, owner, rows):
     result = put(store, kind, keys, owner, rows)
-    if kind.startswith("result/"):
+    if kind.startswith("feature/"):
         times.append(1)
     if len(times) == 3:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -136,7 +136,7 @@ class Index:
 
     def remove(self, names: list[str]) -> None:
         for store in self.stores:
-            store.forget(
+            store.delete_rows(
                 self.record.kind,
                 [row.key for row in store.rows(self.record.kind) if row.key.item in names],
             )

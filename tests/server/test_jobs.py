@@ -150,7 +150,8 @@ def test_without_a_dealer(dealer_link: DealerLink) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\x05", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xc1", m.pack(m.Alive())]
+    "payload",
+    [b"", b"\x05", b"\xff\xff\xff\xffabc", b"\x01\x00\x00\x00\xc1", m.pack(m.Heartbeat())],
 )
 def test_a_record_that_is_none_of_a_union(payload: bytes) -> None:
     with pytest.raises(GpumpcError, match="BadFrame|message|record|frame") as caught:

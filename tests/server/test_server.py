@@ -49,7 +49,7 @@ def hear(server: Server, route: bytes, kind: Kind, payload: bytes) -> None:
 
 def greet(server: Server, route: bytes) -> None:
     server._greeted = route
-    hear(server, route, Kind.CONTROL, m.pack(m.Alive()))
+    hear(server, route, Kind.CONTROL, m.pack(m.Heartbeat()))
     server._ask_dealer()
 
 

@@ -65,7 +65,7 @@ def put(
     owner: str = "user",
     extra: int = 0,
 ) -> None:
-    request = m.PutShares("a" * 64, version, items)
+    request = m.Share("a" * 64, version, items)
     bulk = bytes(range(200)) * 10
     share_store.take_in(
         ENGINE,

@@ -28,7 +28,7 @@ from gpumpc.store import RowKey, Store
 from gpumpc.store.rows import Matrix
 
 ROOT = Path(__file__).resolve().parents[2]
-KIND = "result/plan"
+KIND = "feature/plan"
 
 
 def keys(n: int, start: int = 0, version: str = "v1") -> list[RowKey]:
@@ -115,7 +115,7 @@ def test_kill_9_before(tmp_path: Path, when: str) -> None:
         store.put(KIND, keys(2, 3), "owner", rows(2))
         before = segments(tmp_path)
     got = python(
-        BEFORE[when] + "\nstore.put('result/plan', keys(4, 10), 'owner', data(4, seed=2))\n",
+        BEFORE[when] + "\nstore.put('feature/plan', keys(4, 10), 'owner', data(4, seed=2))\n",
         tmp_path,
     )
     assert got.returncode == -signal.SIGKILL, got.stderr
@@ -128,7 +128,7 @@ def test_kill_9_before(tmp_path: Path, when: str) -> None:
 
 def test_kill_9_after_the_commit_keeps_it_pending(tmp_path: Path) -> None:
     """What one server put down and nobody confirmed is there, but not to be used."""
-    got = python("store.put('result/plan', keys(4), 'owner', data(4))\ndie()\n", tmp_path)
+    got = python("store.put('feature/plan', keys(4), 'owner', data(4))\ndie()\n", tmp_path)
     assert got.returncode == -signal.SIGKILL, got.stderr
     with Store(tmp_path, 0) as store:
         assert [row.key for row in store.rows(KIND, "pending")] == keys(4) and store.verify() == 1
@@ -145,8 +145,8 @@ def test_kill_9_at_any_time(tmp_path: Path, delay_s: float) -> None:
     """
     text = """
 for i in range(100000):
-    store.put("result/plan", keys(3, 3 * i), "owner", data(3, seed=i))
-    store.confirm("result/plan", keys(3, 3 * i))
+    store.put("feature/plan", keys(3, 3 * i), "owner", data(3, seed=i))
+    store.confirm("feature/plan", keys(3, 3 * i))
     print(i, flush=True)
 """
     command = [sys.executable, "-c", PRELUDE + text, str(tmp_path)]
@@ -180,14 +180,14 @@ def test_kill_9_between_forgetting_and_unlinking(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
     """The segment does not fit."""
     text = """
-store.put("result/plan", keys(3), "owner", data(3))
+store.put("feature/plan", keys(3), "owner", data(3))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    store.put("result/plan", keys(50, 10), "owner", data(50, 10_000))
+    store.put("feature/plan", keys(50, 10), "owner", data(50, 10_000))
 except Exception as error:
     print(type(error).__name__, str(error))
-print(len(list(store.folder.glob("*.seg"))), len(store.rows("result/plan")))
-print(store.put("result/plan", keys(2, 70), "owner", data(2)))
+print(len(list(store.folder.glob("*.seg"))), len(store.rows("feature/plan")))
+print(store.put("feature/plan", keys(2, 70), "owner", data(2)))
 """
     got = python(text, tmp_path)
     assert got.stdout.splitlines()[1:] == ["1 3", "2"], got.stdout + got.stderr
@@ -205,12 +205,12 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
 done = 0
 try:
     for i in range(500):
-        store.put("result/plan", keys(3, 3 * i), "owner", data(3, seed=i))
+        store.put("feature/plan", keys(3, 3 * i), "owner", data(3, seed=i))
         done += 1
 except Exception as error:
     print(type(error).__name__, str(error))
 print(done)
-print(len(list(store.folder.glob("*.seg"))), len(store.rows("result/plan")))
+print(len(list(store.folder.glob("*.seg"))), len(store.rows("feature/plan")))
 """
     got = python(text, tmp_path)
     first, done, counts = got.stdout.splitlines()
@@ -329,10 +329,10 @@ def test_a_confirmation_of_another_version_confirms_nothing(tmp_path: Path) -> N
         store.put(KIND, keys(1), "owner", rows(1))
         store.put(KIND, keys(1, version="v2"), "owner", rows(1, seed=2))
         store.confirm(KIND, keys(1))
-        store.confirm("result/other", keys(1, version="v2"))
+        store.confirm("feature/other", keys(1, version="v2"))
         with pytest.raises(MissingFile):
             store.read(KIND, items(keys(1)))
-        store.forget(KIND, keys(1))
+        store.delete_rows(KIND, keys(1))
         assert [row.key.version for row in store.rows(KIND)] == ["v2"]
 
 
@@ -349,11 +349,11 @@ def test_a_sweep_takes_old_halves_only(tmp_path: Path) -> None:
 
 def test_kinds_are_apart_and_deletion_reaches_all(tmp_path: Path) -> None:
     with Store(tmp_path, 0) as store:
-        for i, kind in enumerate(("input/plan", "result/plan")):
+        for i, kind in enumerate(("input/plan", "feature/plan")):
             store.put(kind, keys(2), "owner", rows(2, size=8 * (i + 1)))
             store.confirm(kind, keys(2))
         assert store.read("input/plan", items(keys(1)))[1].shape == (1, 8)
-        assert store.info() == {"input/plan ready": 2, "result/plan ready": 2, "bytes": 48}
+        assert store.info() == {"input/plan ready": 2, "feature/plan ready": 2, "bytes": 48}
         assert store.delete(items(keys(1))) == 2 and store.info()["bytes"] == 48
         assert store.delete(items(keys(2))) == 2 and store.info() == {"bytes": 0}
 

@@ -38,8 +38,8 @@ def test_what_is_confirmed_can_be_read_in_any_order(store: Store) -> None:
 
 
 def test_half_an_upload_is_never_read(store: Store) -> None:
-    store.put("result", keys(2), "user", rows(2))
-    store.confirm("result", keys(1))
+    store.put("feature", keys(2), "user", rows(2))
+    store.confirm("feature", keys(1))
     assert [row.key for row in store.rows("result", "pending")] == keys(2)[1:]
     with pytest.raises(MissingFile, match="item item001 is not in the store"):
         store.read("result", items(keys(2)))
@@ -49,20 +49,20 @@ def test_half_an_upload_is_never_read(store: Store) -> None:
 
 
 def test_a_ready_row_stays_and_a_pending_one_is_replaced(store: Store) -> None:
-    store.put("result", keys(2), "user", rows(2))
-    store.confirm("result", keys(1))
-    assert store.put("result", keys(2, "v2"), "user", rows(2, seed=2)) == 1
-    store.confirm("result", keys(2, "v2"))
+    store.put("feature", keys(2), "user", rows(2))
+    store.confirm("feature", keys(1))
+    assert store.put("feature", keys(2, "v2"), "user", rows(2, seed=2)) == 1
+    store.confirm("feature", keys(2, "v2"))
     found, read = store.read("result", items(keys(2)))
     assert [key.version for key in found] == ["v1", "v2"]
     assert (read[0] == rows(2)[0]).all() and (read[1] == rows(2, seed=2)[1]).all()
 
 
 def test_another_owners_item_is_refused(store: Store) -> None:
-    store.put("result", keys(1), "user", rows(1))
+    store.put("feature", keys(1), "user", rows(1))
     with pytest.raises(InputError, match="belongs to someone else"):
-        store.put("result", keys(1), "other", rows(1))
-    store.confirm("result", keys(1))
+        store.put("feature", keys(1), "other", rows(1))
+    store.confirm("feature", keys(1))
     with pytest.raises(MissingFile):
         store.read("result", items(keys(1)), "other")
     assert store.delete(items(keys(1)), "other") == 0 and store.delete(items(keys(1)), "user") == 1
@@ -79,18 +79,18 @@ def test_rows_that_do_not_fit_their_names(store: Store, names: list[RowKey], dat
 
 
 def test_segments_go_with_their_last_row(store: Store) -> None:
-    store.put("result", keys(2), "user", rows(2))
+    store.put("feature", keys(2), "user", rows(2))
     assert len([*store.folder.glob("*.seg")]) == 1
-    store.forget("result", keys(1))
+    store.delete_rows("feature", keys(1))
     assert len([*store.folder.glob("*.seg")]) == 1
-    store.forget("result", keys(2))
+    store.delete_rows("feature", keys(2))
     assert not [*store.folder.glob("*.seg")] and store.info() == {"bytes": 0}
 
 
 def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
     with Store(tmp_path, 1) as store:
-        store.put("result", keys(3), "user", rows(3))
-        store.confirm("result", keys(3))
+        store.put("feature", keys(3), "user", rows(3))
+        store.confirm("feature", keys(3))
         store.pair("p" * 32)
         (tmp_path / f"{'0' * 32}.seg").write_bytes(
             b"of a process that died before the manifest was written"
@@ -116,8 +116,8 @@ def test_stores_that_do_not_belong_together(store: Store, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
 def test_damage_is_found(store: Store, damage: str) -> None:
-    store.put("result", keys(3), "user", rows(3))
-    store.confirm("result", keys(3))
+    store.put("feature", keys(3), "user", rows(3))
+    store.confirm("feature", keys(3))
     [path] = store.folder.glob("*.seg")
     data = bytearray(path.read_bytes())
     if damage == "gone":
