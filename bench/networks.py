@@ -1,5 +1,5 @@
-"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet --batch-size 32
---json`.
+"""A network over a simulated link: `python -m bench.networks --net wan --workload lenet
+--batch-size 32 --json`.
 
 Three real processes; what the servers say to each other and what the dealer sends passes a relay
 that keeps the link's rate and delay. Prints seconds with the dealer on the same link and without,

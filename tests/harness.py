@@ -202,8 +202,8 @@ class ScriptedDealing(dealer.Dealing):
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `informative` to this party, or
-    `sent` to it one way.
+    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `informative` to this party,
+    or `sent` to it one way.
     """
 
     step: str

@@ -46,8 +46,8 @@ class DealerEngine:
         order.
 
         Dealing is a function of the roots and these names: asked again, it gives the same bytes.
-        The session id is computed here, from this plan and program: two programs or weight sharings are
-        never dealt under one.
+        The session id is computed here, from this plan and program: two programs or weight sharings
+        are never dealt under one.
         """
         program = self.program
         if task is not None:

@@ -99,7 +99,8 @@ class Engine(Evaluation):
             self.prepare_next(self._weights)
         elif own or other:
             self._why_not_ready = (
-                f"the servers' stores do not belong together: here weight sharing {own[:8] or 'none'}, "
+                "the servers' stores do not belong together: here weight sharing "
+                f"{own[:8] or 'none'}, "
                 f"there {other[:8] or 'none'}; a state folder was lost, restored or exchanged"
             )
             log.warning(

@@ -16,9 +16,10 @@ from gpumpc.program.program import Program
 class SessionBinding:
     """An open session.
 
-    The id is a hash of the program, the plan, the weight sharing and both ledgers' nonces. The dealer
-    computes it itself from
-    these: whatever it is told, it never deals two programs or two weight sharings under one session.
+    The id is a hash of the program, the plan, the weight sharing and both ledgers' nonces. The
+    dealer computes it itself from
+    these: whatever it is told, it never deals two programs or two weight sharings under one
+    session.
 
     Attributes:
         pair_id: which sharing of the weights is in use; empty where no session is open.

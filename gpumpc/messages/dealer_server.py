@@ -14,8 +14,8 @@ class WantBatch(Record, frozen=True):
     """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session
     and batch.
 
-    `task` is None for the plan's own program; `weight_sharing_id` is then its weight sharing, else the task's
-    binding.
+    `task` is None for the plan's own program; `weight_sharing_id` is then its weight sharing, else
+    the task's binding.
     """
 
     plan: PlanHash

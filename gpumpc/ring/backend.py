@@ -45,8 +45,8 @@ def lane_bytes(n: int, planes: int = 1) -> int:
 
 
 class LiftLanes(NamedTuple):
-    """Lanes of a lift, a plane a candidate: top bits of this party's shares, masked by this party, by the
-    other, its masks.
+    """Lanes of a lift, a plane a candidate: top bits of this party's shares, masked by this party,
+    by the other, its masks.
 
     `choice` is the public lane that names the candidate; None where there is one only.
     """
@@ -228,7 +228,8 @@ class Backend(Protocol):
         """The kept one of one or two flat shares modulo 2^low, as a share modulo 2^high.
 
         It is share - 2^low w. With the kept candidate's m, masked, theirs and mask lanes and its
-        products P: w_0 = m - m theirs - (1 - 2 theirs)(1 - 2 masked) P, w_1 = m - (1 - 2 masked)(theirs mask + (1 - 2 theirs) P).
+        products P: w_0 = m - m theirs - (1 - 2 theirs)(1 - 2 masked) P, w_1 = m - (1 - 2
+        masked)(theirs mask + (1 - 2 theirs) P).
         """
 
     def add_flipped(

@@ -77,8 +77,8 @@ class DealerLink:
         return None
 
     def ask_on_demand(self) -> m.WantBatch | None:
-        """What the peer loop's thread waits for beside the plans' batches, asked once, and again from
-        a new dealer.
+        """What the peer loop's thread waits for beside the plans' batches, asked once, and again
+        from a new dealer.
         """
         for key, (want, n_bytes) in [*self._side_wants.items()]:
             if key not in self._asked and not self.pool.ahead(*key):

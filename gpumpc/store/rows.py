@@ -123,7 +123,8 @@ class Store(SqliteFile):
             db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (store_pair_id,))
         if self.store_pair_id != store_pair_id:
             raise CorruptStore(
-                f"the store {self.folder} belongs to pair {self.store_pair_id[:8]}, not {store_pair_id[:8]}",
+                f"the store {self.folder} belongs to pair {self.store_pair_id[:8]}, not "
+                f"{store_pair_id[:8]}",
                 "the two servers' stores do not belong together",
                 "start each server with the state folder it always had",
             )

@@ -182,6 +182,7 @@ class Multiplexer:
     def _wait(self, inbox: collections.deque[Frame], frame: Frame) -> None:
         if len(inbox) >= _MAX_WAITING:
             raise self.first._refused(
-                f"{_MAX_WAITING} frames of batch {frame.batch_index} wait already: it runs in lock step"
+                f"{_MAX_WAITING} frames of batch {frame.batch_index} wait already: it runs in lock "
+                "step"
             )
         inbox.append(frame)

@@ -137,7 +137,8 @@ from gpumpc.engine.pipeline import pipelined
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.multiplexer import Multiplexer
 first, second = memory_pair(patience_s=60)
-run = lambda: list(pipelined(Multiplexer(first).first, 2, [lambda sub_channel: sub_channel.receive()]))
+works = [lambda sub_channel: sub_channel.receive()]
+run = lambda: list(pipelined(Multiplexer(first).first, 2, works))
 threading.Thread(target=run, daemon=True).start()
 time.sleep(0.2)
 """
