@@ -12,9 +12,9 @@ class CountingParty(ServerParty):
     run.
     """
 
-    def open(self, binding: str, pids: dict[str, int]) -> Message:
+    def open(self, weight_sharing_id: str, pids: dict[str, int]) -> Message:
         """As `ServerParty`."""
-        answer = super().open(binding, pids)
+        answer = super().open(weight_sharing_id, pids)
         self._counter = Counter(
             {name: pid for name, pid in pids.items() if name != f"server{self.party}"}
         )

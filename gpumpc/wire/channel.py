@@ -184,7 +184,7 @@ class FramedChannel(abc.ABC):
         self, payload: Sequence[Buffer], hand_over: Callable[[bytes, Sequence[Buffer]], T]
     ) -> T:
         n_bytes = sum(map(len, payload))
-        place = {"batch": self._batch, "sequence": self._out}
+        place = {"batch_index": self._batch, "sequence": self._out}
         header = encode_header(Kind.OPENING, n_bytes, session=self._session, **place)
         try:
             handed = hand_over(header, payload)

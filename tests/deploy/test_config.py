@@ -89,11 +89,11 @@ def test_relative_paths_are_relative_to_the_file(
 @pytest.mark.parametrize(
     ("pattern", "line", "cause"),
     [
-        (r"^batch.*", "", "lacks the required field `batch`"),
-        (r"^batch.*", "batch = 8\nbatches = 8", "has the unknown field `batches`"),
-        (r"^batch.*", 'batch = "8"', "Expected `int`, got `str` - at `batch`"),
-        (r"^batch.*", "batch = 0", "at `batch`"),
-        (r"^batch.*", "batch = true", "at `batch`"),
+        (r"^batch_size.*", "", "lacks the required field `batch_size`"),
+        (r"^batch_size.*", "batch_size = 8\nbatches = 8", "has the unknown field `batches`"),
+        (r"^batch_size.*", 'batch_size = "8"', "Expected `int`, got `str` - at `batch_size`"),
+        (r"^batch_size.*", "batch_size = 0", "at `batch_size`"),
+        (r"^batch_size.*", "batch_size = true", "at `batch_size`"),
         (r"^party.*", "party = 2", "at `party`"),
         (r"^party.*", "party = 1", "party 1 must have the key `peer_connect`"),
         (r"^listen.*", 'listen = "127.0.0.1:1"', "at `listen`"),

@@ -83,7 +83,7 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
     executor = Later()
     made = evaluation(executor)
     made.prepare_next({"w": "first"})
-    made.opened = SESSIONS[1]
+    made.binding = SESSIONS[1]
     executor.jobs.pop()()
     assert made.begin(0, {"w": "second"}).ahead == {}
 

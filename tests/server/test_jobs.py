@@ -85,8 +85,8 @@ def dealer_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def engine(first: int = 0, weight_sharing_id: str = NAME, session_id: bytes = SESSION) -> Any:
     program = SimpleNamespace(cost=SimpleNamespace(dealer_bytes=10))
     plan = msgspec.structs.replace(_plan(), weight_digest="c" * 64)
-    opened = SessionBinding(weight_sharing_id, (bytes(16), bytes(16)), session_id)
-    return SimpleNamespace(opened=opened, first_needed=first, program=program, plan=plan)
+    binding = SessionBinding(weight_sharing_id, (bytes(16), bytes(16)), session_id)
+    return SimpleNamespace(binding=binding, first_needed=first, program=program, plan=plan)
 
 
 def _plan() -> Any:
