@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
@@ -37,9 +37,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[LocalSession]:
     graph = Graph((Input("x", (), shape, -8.0, 8.0), layer))
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(0.0, 0.1, size) for name, size in graph.weight_shapes().items()}
-    with CompiledPlan(*make_plan(str(request.param), graph, weights, PARAMS)).session(
-        BATCH
-    ) as made:
+    with Plan(*make_plan(str(request.param), graph, weights, PARAMS)).session(BATCH) as made:
         yield made
 
 

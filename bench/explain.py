@@ -28,7 +28,7 @@ import numpy as np
 
 from bench.schema import row
 from gpumpc.local import named_networks as models
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.local.simulation import LocalSession
 from gpumpc.measure.workloads import BATCH
 from gpumpc.offline import deal_batch as dealer
@@ -179,13 +179,11 @@ def multiply_adds(step: Step, program: Program) -> int:
     return math.prod(step.out_shape) * math.prod(shape[:-1])
 
 
-def explain(
-    compiled: CompiledPlan, batch_size: int, rates: Rates, runs: int = RUNS
-) -> dict[str, Layer]:
+def explain(compiled: Plan, batch_size: int, rates: Rates, runs: int = RUNS) -> dict[str, Layer]:
     """Every layer of a network, dealt first, then run, on this process's three threads; medians of
     the runs.
     """
-    source = compiled.plan.graph.input
+    source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
     with compiled.session(batch_size) as session:
         shared = session.share(x)
@@ -295,11 +293,11 @@ def total(layers: dict[str, Layer]) -> Layer:
     return summed
 
 
-def growth(compiled: CompiledPlan, batches: Sequence[int]) -> list[tuple[int, float]]:
+def growth(compiled: Plan, batches: Sequence[int]) -> list[tuple[int, float]]:
     """(batch, seconds an image), the dealer beside."""
     found = []
     for batch_size in batches:
-        source = compiled.plan.graph.input
+        source = compiled.record.graph.input
         x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
         with compiled.session(batch_size) as session:
             shared = session.share(x)
@@ -333,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rates = measured_rates(session.backend)
         name = session.backend.name
     layers = explain(compiled, batch_size, rates)
-    summed, cost = total(layers), program_of(compiled.plan, batch_size).cost
+    summed, cost = total(layers), program_of(compiled.record, batch_size).cost
     for layer, found in layers.items():
         print(f"{layer:32} {1e3 * found.floor:8.2f} {1e3 * found.seconds:8.2f} ms", file=sys.stderr)
     measured = row(
@@ -348,8 +346,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         offline_bytes=cost.dealer_bytes,
         rounds=cost.rounds,
         backend=name,
-        k=compiled.plan.params.ring_bits,
-        f=compiled.plan.params.frac_bits,
+        k=compiled.record.params.ring_bits,
+        f=compiled.record.params.frac_bits,
         n_threads=1,
         rates=dataclasses.asdict(rates),
         layers={key: dataclasses.asdict(layer) for key, layer in layers.items()},

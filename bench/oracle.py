@@ -53,19 +53,19 @@ def true_features(model: torch.nn.Module, images: FloatArray) -> FloatArray:
     return np.asarray(features.numpy())
 
 
-def rounded_weights_features(compiled: gpumpc.CompiledPlan, images: FloatArray) -> FloatArray:
+def rounded_weights_features(compiled: gpumpc.Plan, images: FloatArray) -> FloatArray:
     """In float64 as well, but with the weights at f fraction bits: the part of the error that no
     protocol can avoid.
     """
-    unit = 2.0**compiled.plan.params.frac_bits
+    unit = 2.0**compiled.record.params.frac_bits
     rounded = {
         n: np.rint(w * unit) / unit if n.endswith(".weight") else w
         for n, w in compiled.weights.items()
     }
-    return evaluate_float(compiled.plan.graph, rounded, images)
+    return evaluate_float(compiled.record.graph, rounded, images)
 
 
-def compile_lite0(model: torch.nn.Module, params: Params) -> gpumpc.CompiledPlan:
+def compile_lite0(model: torch.nn.Module, params: Params) -> gpumpc.Plan:
     """For 64 x 64 pixels in the range that preprocessing gives them."""
     low, high = ((255.0 * pixel - LITE0_INPUT.mean[0]) / LITE0_INPUT.std[0] for pixel in (0.0, 1.0))
     example = torch.zeros(1, 3, SIZE, SIZE)
@@ -97,13 +97,13 @@ class Tally:
         self.differing.update({f"shares of {name}": n for name, n in verdict.shares.items() if n})
 
 
-def run(compiled: gpumpc.CompiledPlan, images: FloatArray, session: SecureRun) -> Tally:
+def run(compiled: gpumpc.Plan, images: FloatArray, session: SecureRun) -> Tally:
     """All images through the secure session, each batch against the oracle."""
-    graph, tally = compiled.plan.graph, Tally()
+    graph, tally = compiled.record.graph, Tally()
     layers = {layer.name for layer in graph.layers}
-    weights = integer_weights(graph, compiled.plan.params.frac_bits, compiled.weights)
-    ks = {name: width.ring_bits for name, width in compiled.plan.widths.items()}
-    oracle = Oracle(graph, compiled.plan.params, weights, session.seeds, ks)
+    weights = integer_weights(graph, compiled.record.params.frac_bits, compiled.weights)
+    ks = {name: width.ring_bits for name, width in compiled.record.widths.items()}
+    oracle = Oracle(graph, compiled.record.params, weights, session.seeds, ks)
     for start in range(0, len(images), BATCH):
         x = images[start : start + BATCH]
         begun = time.monotonic()
@@ -146,7 +146,7 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
     params, backend = Params(ring_bits=40, frac_bits=13), choose_backend()
     with drawn_from(seed):
         compiled = compile_lite0(model, params)
-        with SecureRun(compiled.plan, compiled.weights, BATCH, backend) as session:
+        with SecureRun(compiled.record, compiled.weights, BATCH, backend) as session:
             tally = run(compiled, images, session)
             # A run whose measured cost is another one fails.
             cost, n_batches = session.program.cost, len(tally.features)

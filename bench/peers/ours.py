@@ -13,7 +13,7 @@ from gpumpc.local.named_networks import compile_named
 from gpumpc.measure import ProcessBenchmark
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
-from gpumpc.program.plan import Plan, Weights, make_plan
+from gpumpc.program.plan import PlanRecord, Weights, make_plan
 
 # Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and
 # the inputs make 64.
@@ -57,11 +57,13 @@ def ring_of_product(params: Params) -> Params:
     )
 
 
-def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> tuple[Plan, Weights]:
+def plan_of(
+    work: Workload, arrays: Mapping[str, Array], params: Params
+) -> tuple[PlanRecord, Weights]:
     """The workload as a plan."""
     if work.is_network:
         compiled = compile_named(work.name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
-        return compiled.plan, compiled.weights
+        return compiled.record, compiled.weights
     # An elementwise value is one item of many numbers; a product's rows and an image are items of a
     # batch.
     shape = (

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpumpc.client.client import Client
     from gpumpc.media.catalog import Catalog
     from gpumpc.media.read import Item, Refused
-    from gpumpc.program.plan import Plan, Preprocessing
+    from gpumpc.program.plan import PlanRecord, Preprocessing
 
 # Images that are read before they are sent.
 PORTION = 64
@@ -127,7 +127,7 @@ def share_items(client: Client, images: dict[str, Item]) -> None:
     )
 
 
-def recipe_of(plan: Plan) -> Preprocessing:
+def recipe_of(plan: PlanRecord) -> Preprocessing:
     """What a plan does to an image first. Raises PlanError where it does not say."""
     if plan.preprocessing is None:
         raise PlanError(

@@ -225,9 +225,9 @@ def compile_(
             policy=policy or None,
         )
         compiled.save(out)
-        console.print(models.widths_table(compiled.plan))
+        console.print(models.widths_table(compiled.record))
         typer.echo(
-            f"plan '{compiled.plan.name}' ({compiled.plan.bounds} bounds) is in {out}; "
+            f"plan '{compiled.record.name}' ({compiled.record.bounds} bounds) is in {out}; "
             "weights.safetensors is the owner's"
         )
 

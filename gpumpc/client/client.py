@@ -38,7 +38,7 @@ from gpumpc.nn.plaintext import check_input
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
 from gpumpc.program.integers import decode_result, encode_input, integer_weights
-from gpumpc.program.plan import Plan, Weights, plan_hash, weight_digest
+from gpumpc.program.plan import PlanRecord, Weights, plan_hash, weight_digest
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.backend import packed_bytes
@@ -85,7 +85,7 @@ class Client(Connection):
     Raises AccessDenied, PeerTimeout, HandshakeMismatch naming the differing field.
     """
 
-    def __init__(self, config: ClientConfig, plan: Plan, patience_s: float = 600.0) -> None:
+    def __init__(self, config: ClientConfig, plan: PlanRecord, patience_s: float = 600.0) -> None:
         super().__init__(config, patience_s)
         self.plan, self.plan_id = plan, plan_hash(plan).hex()
         try:
@@ -300,7 +300,7 @@ class Client(Connection):
         self,
         shared: SharedInput | Sequence[str],
         progress: Progress | None = None,
-        source: Plan | None = None,
+        source: PlanRecord | None = None,
     ) -> SealedResult:
         """Evaluate items; the result stays sealed until `reveal`. `progress(done, of)` counts
         batches.
@@ -322,7 +322,7 @@ class Client(Connection):
         self,
         shared: SharedInput | Sequence[str],
         progress: Progress | None = None,
-        source: Plan | None = None,
+        source: PlanRecord | None = None,
     ) -> list[str]:
         """Evaluate items and keep the results at the servers as shares, under the same ids; returns
         these.
@@ -427,7 +427,7 @@ def _shifted(progress: Progress | None, before: int, of: int) -> Progress | None
     return (lambda done, _: progress(before + done, of)) if progress else None
 
 
-def connect(config: ClientConfig, plan: Plan, timeout_s: float = CONNECT_S) -> Client:
+def connect(config: ClientConfig, plan: PlanRecord, timeout_s: float = CONNECT_S) -> Client:
     """A client, waiting for servers that are still starting.
 
     Raises the last error after `timeout_s` seconds.

@@ -27,7 +27,7 @@ from gpumpc.media.preprocess import preprocess
 from gpumpc.media.read import Item, Refused, read_images
 from gpumpc.nn.plaintext import check_input
 from gpumpc.program import plan as plan_files
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 
 if TYPE_CHECKING:
     from gpumpc.client.client import Client
@@ -55,7 +55,7 @@ class SecureFeatureExtractor:
         self,
         client: Client | None = None,
         config: str | Path | ClientConfig | None = None,
-        plan: str | Path | Plan | None = None,
+        plan: str | Path | PlanRecord | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         # scikit-learn wants parameters kept as they were given: all checks come later.
@@ -206,7 +206,7 @@ class SecureFeatureExtractor:
 
     # images
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> PlanRecord:
         if self.client is not None:
             return self.client.plan
         if self.plan is None:
@@ -215,7 +215,7 @@ class SecureFeatureExtractor:
                 "neither client nor plan was given",
                 "pass plan='FOLDER' with plan.json",
             )
-        return self.plan if isinstance(self.plan, Plan) else plan_files.load(Path(self.plan))
+        return self.plan if isinstance(self.plan, PlanRecord) else plan_files.load(Path(self.plan))
 
     def _values(self, X: Any) -> Array:
         """What is shared: (N, H, W, C), N >= 1, in the plan's range."""
@@ -227,7 +227,7 @@ class SecureFeatureExtractor:
             raise BadShape("there is no image", "the list is empty", "pass at least one")
         return values
 
-    def _from_files(self, plan: Plan, paths: Sequence[str | os.PathLike[str]]) -> Array:
+    def _from_files(self, plan: PlanRecord, paths: Sequence[str | os.PathLike[str]]) -> Array:
         recipe = plan.preprocessing
         if recipe is None:
             raise ConfigError(

@@ -18,7 +18,7 @@ from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch
 from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
-from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import Program
 from gpumpc.ring.choose import choose_backend
 from gpumpc.wire.frames import Kind
@@ -47,7 +47,7 @@ class Dealer:
             for party, card in enumerate(config.server_cards)
         )
         self._roots = first, second
-        self._plans: list[tuple[Plan, Program]] = []
+        self._plans: list[tuple[PlanRecord, Program]] = []
         self._engines: dict[str, DealerEngine] = {}
         for folder in config.plans:
             plan = plan_files.load(folder)

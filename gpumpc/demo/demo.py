@@ -87,8 +87,8 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
     config, clock = load_client(setup.client), _Clock()
     with (
         LocalCluster(setup) as cluster,
-        connect(config, study.features.plan, START_S) as owner,
-        connect(config, study.head.plan, START_S) as classifier,
+        connect(config, study.features.record, START_S) as owner,
+        connect(config, study.head.record, START_S) as classifier,
     ):
         cluster.check()
         owner.wait_connected(START_S)
@@ -118,7 +118,7 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
         features = owner.features(items).reveal()
     position = {item: i for i, item in enumerate(gallery)}
     ranks = np.array([[position[item] for item in row] for row in found])
-    labels = np.array(study.head.plan.classes)[indices.astype(int)]
+    labels = np.array(study.head.record.classes)[indices.astype(int)]
     return Secure(features, labels, ranks, scores, clock.laps)
 
 
@@ -151,8 +151,8 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
     fixed_labels = st.labels_of(study.head, study.fixed[queries], "fixed")
     spread = float(study.clear.std(axis=0).mean())
     error = np.abs(secure.features - study.clear[np.concatenate([gallery, queries])]) / spread
-    program = program_of(study.features.plan, batch_size)
-    params = study.features.plan.params
+    program = program_of(study.features.record, batch_size)
+    params = study.features.record.params
     counts = study.data.counts().values()
     secure_found = st.retrieved(study, gallery, queries, secure.ranks)
     float_found = st.retrieved(study, gallery, queries, in_float)
@@ -190,7 +190,7 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
         "k": params.ring_bits,
         "f": params.frac_bits,
         "n_threads": 1,
-        "bounds": study.features.plan.bounds,
+        "bounds": study.features.record.bounds,
         "dim": geometry_of(program, st.METRIC).dim,
     }
 
@@ -284,7 +284,7 @@ def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch_size: in
         "Found without being seen",
         rows_for_people(row),
         asked,
-        layer_costs(program_of(study.features.plan, batch_size).steps, batch_size),
+        layer_costs(program_of(study.features.record, batch_size).steps, batch_size),
         class_rows(data),
         [Note("How it was computed", _HOW), Note("What the numbers are worth", _DATA)],
         lead="Real medical images, classified and searched by two servers that hold nothing but "

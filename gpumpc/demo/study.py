@@ -14,7 +14,7 @@ from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.modality import modality6
 from gpumpc.errors import ConfigError
 from gpumpc.local import named_networks as models
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.media.preprocess import preprocess
 from gpumpc.program.compiler import program_of
 from gpumpc.retrieval.geometry import geometry_of
@@ -44,8 +44,8 @@ class Study(NamedTuple):
 
     data: LabelledImages
     inputs: Floats
-    features: CompiledPlan
-    head: CompiledPlan
+    features: Plan
+    head: Plan
     clear: Floats
     fixed: Floats
     gallery: Ints
@@ -102,10 +102,10 @@ def _spread(data: LabelledImages, count: int, *, train: bool) -> Ints:
     return np.concatenate(chosen).astype(np.int64)
 
 
-def labels_of(head: CompiledPlan, features: Floats, mode: str) -> npt.NDArray[np.str_]:
+def labels_of(head: Plan, features: Floats, mode: str) -> npt.NDArray[np.str_]:
     """Names of the classes that a head finds, in the clear."""
     indices = head(features, "float" if mode == "float" else "fixed").astype(int)
-    return np.asarray(np.array(head.plan.classes)[indices])
+    return np.asarray(np.array(head.record.classes)[indices])
 
 
 def ranked_in_float(gallery: Floats, queries: Floats, k: int) -> Ints:
@@ -120,10 +120,10 @@ def ranked_in_float(gallery: Floats, queries: Floats, k: int) -> Ints:
     return np.asarray(order, dtype=np.int64)
 
 
-def ranked_in_fixed(plan: CompiledPlan, gallery: Floats, queries: Floats, k: int) -> Ints:
+def ranked_in_fixed(plan: Plan, gallery: Floats, queries: Floats, k: int) -> Ints:
     """The same as the search computes it, in the clear, on fixed-point features."""
-    geometry = geometry_of(program_of(plan.plan, 1), METRIC)
-    return plain_search(geometry, plan.plan.params, gallery, queries, k)[1]
+    geometry = geometry_of(program_of(plan.record, 1), METRIC)
+    return plain_search(geometry, plan.record.params, gallery, queries, k)[1]
 
 
 class Retrieved(NamedTuple):

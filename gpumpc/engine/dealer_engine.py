@@ -12,7 +12,7 @@ from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline import seeds
 from gpumpc.offline.secret import Secret
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.index_store import draw_masks, weight_mask
@@ -28,7 +28,7 @@ class DealerEngine:
     """
 
     def __init__(
-        self, plan: Plan, program: Program, roots: tuple[Secret, Secret], backend: Backend
+        self, plan: PlanRecord, program: Program, roots: tuple[Secret, Secret], backend: Backend
     ) -> None:
         self.plan, self.program, self.backend = plan, program, backend
         self._roots = roots

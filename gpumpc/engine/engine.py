@@ -24,7 +24,7 @@ from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret, write_private
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend, Words
 from gpumpc.session import StaticWeight
@@ -54,7 +54,7 @@ class Engine(Evaluation):
     def __init__(
         self,
         party: int,
-        plan: Plan,
+        plan: PlanRecord,
         batch_size: int,
         root: Secret,
         pair_secret: Secret,

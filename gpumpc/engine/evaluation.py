@@ -14,7 +14,7 @@ from gpumpc.errors import ConfigError, HandshakeMismatch, SelectionFailed
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.secret import Secret
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend, Words
 from gpumpc.session import Corrections, PartyRandomness, Session, StaticWeight
@@ -106,7 +106,7 @@ class Evaluation:
     def __init__(
         self,
         party: int,
-        plan: Plan,
+        plan: PlanRecord,
         program: Program,
         root: Secret,
         pair_secret: Secret,

@@ -10,7 +10,7 @@ import itertools
 
 from gpumpc import messages as m
 from gpumpc.errors import PlanError
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.index_store import ROWS_PER_BATCH, RowVersion
@@ -18,7 +18,7 @@ from gpumpc.retrieval.programs import query_program, rows_program
 from gpumpc.wire.frames import encode_record
 
 
-def program_of_task(plan: Plan, program: Program, task: m.IndexTask) -> Program:
+def program_of_task(plan: PlanRecord, program: Program, task: m.IndexTask) -> Program:
     """The program behind a task. Raises PlanError where it does not fit."""
     geometry = geometry_of(program, task.metric)
     if isinstance(task, m.RowsTask):

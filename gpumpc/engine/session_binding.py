@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 
 from gpumpc.offline import seeds
-from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import Program
 
 
@@ -33,7 +33,7 @@ class SessionBinding:
 
     @classmethod
     def of(
-        cls, plan: Plan, program: Program, weight_sharing_id: str, nonces: tuple[bytes, bytes]
+        cls, plan: PlanRecord, program: Program, weight_sharing_id: str, nonces: tuple[bytes, bytes]
     ) -> SessionBinding:
         """The session of these."""
         return cls(
@@ -46,6 +46,6 @@ class SessionBinding:
 CLOSED = SessionBinding("", (b"", b""), b"")
 
 
-def program_id(plan: Plan, program: Program, weight_sharing_id: str) -> bytes:
+def program_id(plan: PlanRecord, program: Program, weight_sharing_id: str) -> bytes:
     """32 bytes: what a ledger's nonce is drawn for."""
     return hashlib.sha256(program.digest + plan_hash(plan) + weight_sharing_id.encode()).digest()

@@ -21,7 +21,7 @@ from gpumpc.program import plan as plan_files
 from gpumpc.program.compiler import GUARD_BITS, compile_graph, program_of
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
-from gpumpc.program.plan import Bounds, Plan, Preprocessing, Weights
+from gpumpc.program.plan import Bounds, PlanRecord, Preprocessing, Weights
 from gpumpc.ring.choose import choose_backend
 
 Mode = Literal["float", "fixed", "secure"]
@@ -29,29 +29,29 @@ Array = npt.NDArray[np.float64]
 BATCH = 8
 
 
-class CompiledPlan:
-    """A plan with its weights: what the model's owner has in executor.
+class Plan:
+    """A plan with its weights: what the model's owner has in hand.
 
     Call it as `compiled(x, mode="float" | "fixed" | "secure")` with x (B, H, W, C) in the input's
     declared range.
     """
 
-    def __init__(self, plan: Plan, weights: Weights) -> None:
-        self.plan, self.weights = plan, weights
+    def __init__(self, record: PlanRecord, weights: Weights) -> None:
+        self.record, self.weights = record, weights
 
     def __repr__(self) -> str:
-        return f"CompiledPlan({self.plan.name!r}, {self.plan.params})"
+        return f"Plan({self.record.name!r}, {self.record.params})"
 
     def __call__(self, x: npt.ArrayLike, mode: Mode = "secure", batch_size: int = BATCH) -> Array:
         """Real result (B, ..).
 
         Raises BadShape, BadValue, OutOfRange for an input the plan does not admit.
         """
-        values = check_input(self.plan.graph.input, x)
+        values = check_input(self.record.graph.input, x)
         if mode == "float":
-            return evaluate_float(self.plan.graph, self.weights, values)
+            return evaluate_float(self.record.graph, self.weights, values)
         if mode == "fixed":
-            program = program_of(self.plan, len(values))
+            program = program_of(self.record, len(values))
             return evaluate_fixed(
                 program, integer_weights(program, self.weights), values, choose_backend()
             )
@@ -60,11 +60,11 @@ class CompiledPlan:
 
     def session(self, batch_size: int = BATCH, backend: str | None = None) -> LocalSession:
         """Dealer and both servers in this process, ready to share, run and reveal."""
-        return LocalSession(self.plan, self.weights, batch_size, choose_backend(backend))
+        return LocalSession(self.record, self.weights, batch_size, choose_backend(backend))
 
     def save(self, folder: str | Path) -> None:
         """Write `plan.json` for every party and `weights.safetensors` for the owner alone."""
-        plan_files.save(self.plan, self.weights, Path(folder))
+        plan_files.save(self.record, self.weights, Path(folder))
 
     def head(
         self,
@@ -73,13 +73,13 @@ class CompiledPlan:
         classes: Sequence[str],
         policy: Policy = "label",
         params: Params = HEAD_PARAMS,
-    ) -> CompiledPlan:
+    ) -> Plan:
         """A linear classifier on this plan's kept results, see
         `gpumpc.program.head.compile_head`."""
-        return CompiledPlan(*compile_head(self.plan, weight, bias, classes, policy, params))
+        return Plan(*compile_head(self.record, weight, bias, classes, policy, params))
 
     @classmethod
-    def load(cls, folder: str | Path) -> CompiledPlan:
+    def load(cls, folder: str | Path) -> Plan:
         """Read both files. Raises MissingFile, CorruptPlan, ExposedSecret."""
         plan = plan_files.load(Path(folder))
         return cls(plan, plan_files.load_weights(Path(folder), plan))
@@ -100,7 +100,7 @@ def compile(  # the verb the user knows, as in re.compile
     policy: Policy | None = None,
     classes: Sequence[str] = (),
     weight_fracs: Mapping[str, int] | None = None,
-) -> CompiledPlan:
+) -> Plan:
     """Compile a network for private evaluation.
 
     Args:
@@ -132,7 +132,7 @@ def compile(  # the verb the user knows, as in re.compile
         preprocessing=preprocessing,
         weight_fracs=weight_fracs,
     )
-    return CompiledPlan(msgspec.structs.replace(plan, classes=tuple(classes)), salted)
+    return Plan(msgspec.structs.replace(plan, classes=tuple(classes)), salted)
 
 
 def _is_graph(model: Any) -> bool:

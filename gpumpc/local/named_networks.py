@@ -13,12 +13,12 @@ from rich.table import Table
 
 from gpumpc.datasets.fetch import fetch
 from gpumpc.errors import ConfigError, MissingExtra, MissingFile
-from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.media.preprocess import LITE0_INPUT
 from gpumpc.nn.graph import Conv2d, Linear
 from gpumpc.params import Params
 from gpumpc.program.head import Policy
-from gpumpc.program.plan import Bounds, Plan
+from gpumpc.program.plan import Bounds, PlanRecord
 from gpumpc.ring.prg import expand
 
 N_SAMPLES = 32
@@ -33,7 +33,7 @@ def compile_named(
     weights: str = "private",
     bounds: str | None = None,
     policy: str | None = None,
-) -> CompiledPlan:
+) -> Plan:
     """A network by name, or from a .pt2 file of torch.export.
 
     Without `bounds`, Lite0 (which ReLU6 bounds) is certified and the rest calibrated on inputs of
@@ -66,7 +66,7 @@ def compile_named(
     )
 
 
-def widths_table(plan: Plan) -> Table:
+def widths_table(plan: PlanRecord) -> Table:
     """How wide each layer computes, and in which mode that was found."""
     mode = (
         f"calibrated, {plan.guard_bits} guard bits: an input unlike the samples may wrap unnoticed"

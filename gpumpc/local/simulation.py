@@ -34,7 +34,7 @@ from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
 from gpumpc.offline.secret import Secret
 from gpumpc.program.integers import decode_result, encode_input, integer_weights
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.ring.backend import Backend
@@ -131,7 +131,7 @@ class LocalSession:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PlanRecord,
         weights: Mapping[str, npt.NDArray[np.floating]],
         batch_index: int,
         backend: Backend,

@@ -36,7 +36,7 @@ def measure_processes(
     """
     link = network_named(network)
     case = case_of(workload, n, batch_size, params)
-    plan, weights = case.compiled.plan, case.compiled.weights
+    plan, weights = case.compiled.record, case.compiled.weights
     with ProcessBenchmark(
         plan, weights, case.inputs, operator=case.operator, network=network, backend=backend
     ) as benchmark:

@@ -22,7 +22,7 @@ from gpumpc.measure.workload_spec import Spec
 from gpumpc.offline.secret import private_folder
 from gpumpc.program import plan as plan_files
 from gpumpc.program.integers import decode_result, integer_weights
-from gpumpc.program.plan import Plan, Weights
+from gpumpc.program.plan import PlanRecord, Weights
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
@@ -69,7 +69,7 @@ class ProcessBenchmark:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PlanRecord,
         weights: Weights,
         inputs: Sequence[npt.ArrayLike],
         *,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.program.compiler import program_of
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.plain import plain_search
@@ -25,7 +25,7 @@ METRIC: Metric = "l2"
 N_BEST = 10
 
 
-def geometry_for(plan: Plan) -> Geometry:
+def geometry_for(plan: PlanRecord) -> Geometry:
     """What an index over this plan's results is made for.
 
     Raises PlanError for results that are no vectors.
@@ -33,12 +33,12 @@ def geometry_for(plan: Plan) -> Geometry:
     return geometry_of(program_of(plan, 1), METRIC)
 
 
-def search_program(plan: Plan, n_queries: int, n_rows: int) -> Program:
+def search_program(plan: PlanRecord, n_queries: int, n_rows: int) -> Program:
     """Queries (n_queries, dim) -> keys (n_queries, N_BEST) of the nearest of so many rows."""
     return query_program(geometry_for(plan), n_queries, n_rows, N_BEST, plan.params)
 
 
-def rows_at_rest(plan: Plan, rows: Array) -> dict[str, Array]:
+def rows_at_rest(plan: PlanRecord, rows: Array) -> dict[str, Array]:
     """Real rows (N, dim) as the program's static operand: -2 V^T and |v|^2, integers of quantised
     features.
     """
@@ -47,7 +47,7 @@ def rows_at_rest(plan: Plan, rows: Array) -> dict[str, Array]:
     return {f"{ROWS}.weight": geometry.weight_factor * v.T, f"{ROWS}.bias": (v * v).sum(axis=1)}
 
 
-def quantised(plan: Plan, features: Array) -> Array:
+def quantised(plan: PlanRecord, features: Array) -> Array:
     """Features as an index keeps them, as reals; what is so already is truncated on shares without
     an error.
     """
@@ -60,7 +60,7 @@ def _units(geometry: Geometry, features: Array) -> Array:
     return np.asarray(np.rint(features * np.sqrt(geometry.score_scale)))
 
 
-def differences(plan: Plan, queries: Array, rows: Array, keys: Array) -> tuple[float, int]:
+def differences(plan: PlanRecord, queries: Array, rows: Array, keys: Array) -> tuple[float, int]:
     """Keys that a search found beside the ranking in the clear: the largest difference of a
     distance, wrong positions.
     """

@@ -10,7 +10,7 @@ from gpumpc.engine.binary_program import binary_program
 from gpumpc.measure.search_workload import NEAREST, search_program
 from gpumpc.program import plan as plan_files
 from gpumpc.program.compiler import program_of
-from gpumpc.program.plan import Plan
+from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program, Value
 
 
@@ -36,7 +36,7 @@ class Spec:
         """From JSON."""
         return cls(**fields | {"shapes": tuple(map(tuple, fields["shapes"]))})
 
-    def load(self) -> tuple[Plan, Program]:
+    def load(self) -> tuple[PlanRecord, Program]:
         """Raises MissingFile, CorruptPlan, BadShape, FracMismatch, PlanError."""
         plan = plan_files.load(Path(self.folder))
         if not self.operator:

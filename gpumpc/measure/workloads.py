@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gpumpc.cost import Cost
 from gpumpc.engine.binary_program import binary_program
 from gpumpc.local import named_networks as models
-from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.measure.search_workload import (
     NEAREST,
@@ -125,7 +125,7 @@ class Case:
             do.
     """
 
-    compiled: CompiledPlan
+    compiled: Plan
     inputs: tuple[Array, ...]
     operator: str
     n_items: int
@@ -137,7 +137,7 @@ class Case:
         """
         if self.operator == NEAREST:
             queries, rows = self.inputs
-            error, wrong = differences(self.compiled.plan, queries, rows, value)
+            error, wrong = differences(self.compiled.record, queries, rows, value)
             return {"max_error": error, "wrong": wrong}
         exact = (
             self.inputs[0] * self.inputs[1]
@@ -166,12 +166,14 @@ def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
         return Case(_compiled("relu", 1, params), (grey[0], grey[1]), "*", n, "")
     compiled = _compiled(name, n, params)
     if name == "retrieval":
-        vectors = quantised(compiled.plan, models.sample_inputs((batch_size + n, _DIM)))
+        vectors = quantised(compiled.record, models.sample_inputs((batch_size + n, _DIM)))
         return Case(compiled, (vectors[:batch_size], vectors[batch_size:]), NEAREST, batch_size, "")
-    source = compiled.plan.graph.input
+    source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
     n_items = batch_size * (n if name in ("relu", "relu6") else 1)
-    return Case(compiled, (x,), "", n_items, str(compiled.plan.bounds) if name in NETWORKS else "")
+    return Case(
+        compiled, (x,), "", n_items, str(compiled.record.bounds) if name in NETWORKS else ""
+    )
 
 
 def row_of(
@@ -214,7 +216,7 @@ def row_of(
 
 def open_workload(case: Case, backend: str | None) -> Measured:
     """A workload in this process; its session must be closed."""
-    plan, x = case.compiled.plan, case.inputs[0]
+    plan, x = case.compiled.record, case.inputs[0]
     if case.operator == "*":
         session = case.compiled.session(1, backend)
         product = _Multiplication(session, *case.inputs)
@@ -228,11 +230,11 @@ def open_workload(case: Case, backend: str | None) -> Measured:
     return Measured(session, session.program.cost, _Batches(session, x))
 
 
-def _compiled(name: str, n: int, params: Params) -> CompiledPlan:
+def _compiled(name: str, n: int, params: Params) -> Plan:
     if name in NETWORKS:
         return models.compile_named(name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
     if name in ("matmul", "conv"):
-        return CompiledPlan(*make_plan(name, *_product(name), params))
+        return Plan(*make_plan(name, *_product(name), params))
     if name == "retrieval":
         # Features that come as they are: a search only needs to know of their range.
         graph = Graph((Input("x", (), (_DIM,), -1.0, 1.0), Concat("y", ("x",))))
@@ -247,7 +249,7 @@ def _compiled(name: str, n: int, params: Params) -> CompiledPlan:
     shape = _IMAGE if name == "maxpool" else (n,)
     graph = Graph((Input("x", (), shape, -high, high), layers[name]))
     # No output_bits: the result of an activation is lifted to k, as inside a network.
-    return CompiledPlan(*make_plan(name, graph, {}, params))
+    return Plan(*make_plan(name, graph, {}, params))
 
 
 def _product(name: str) -> tuple[Graph, dict[str, Array]]:

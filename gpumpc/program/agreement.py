@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gpumpc.program.plan import Plan, plan_hash
+from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import PROTOCOL_VERSION, Program
 from gpumpc.version import VERSION
 
 PACKING = "byte planes, then bit lanes"
 
 
-def agreed_fields(plan: Plan, program: Program) -> dict[str, str]:
+def agreed_fields(plan: PlanRecord, program: Program) -> dict[str, str]:
     """What all parties must have equal, in the order in which it is compared: what tells most of a
     difference first.
     """

@@ -15,7 +15,7 @@ from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
-from gpumpc.program.plan import Bounds, Plan, Preprocessing, Weights, make_plan
+from gpumpc.program.plan import Bounds, PlanRecord, Preprocessing, Weights, make_plan
 from gpumpc.program.program import Program, Width
 from gpumpc.program.ranges import bounds_of, check_fits
 from gpumpc.program.widths import plan_widths
@@ -34,7 +34,7 @@ def compile_graph(
     guard_bits: int = GUARD_BITS,
     preprocessing: Preprocessing | None = None,
     weight_fracs: Mapping[str, int] | None = None,
-) -> tuple[Plan, Weights]:
+) -> tuple[PlanRecord, Weights]:
     """Make a plan whose every value provably fits its ring, or, calibrated, fitted it on the
     samples.
 
@@ -78,7 +78,7 @@ def compile_graph(
     return msgspec.structs.replace(plan, **fields), salted
 
 
-def program_of(plan: Plan, batch_size: int) -> Program:
+def program_of(plan: PlanRecord, batch_size: int) -> Program:
     """The program every party walks for this plan and batch size."""
     return compile_program(plan.graph, plan.params, batch_size, plan.output_bits, plan.widths)
 

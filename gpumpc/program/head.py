@@ -15,7 +15,7 @@ from gpumpc.errors import BadShape, PlanError
 from gpumpc.nn.graph import Argmax, Graph, Input, Layer, Linear, TopK
 from gpumpc.params import Params
 from gpumpc.program.compiler import compile_graph, program_of
-from gpumpc.program.plan import Plan, Weights
+from gpumpc.program.plan import PlanRecord, Weights
 
 # label: the best class alone; top5: the five best, in order, without their scores; logits: every
 # class's score.
@@ -45,14 +45,14 @@ def with_policy(graph: Graph, policy: Policy) -> Graph:
 
 
 def compile_head(
-    plan: Plan,
+    plan: PlanRecord,
     weight: npt.NDArray[np.floating],
     bias: npt.NDArray[np.floating],
     classes: Sequence[str],
     policy: Policy = "label",
     params: Params = HEAD_PARAMS,
     name: str = "",
-) -> tuple[Plan, Weights]:
+) -> tuple[PlanRecord, Weights]:
     """A linear head that takes the kept results of `plan` as they lie at the servers.
 
     Args:

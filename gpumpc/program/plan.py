@@ -55,7 +55,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: tuple[float, float] | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the parties must agree on about a network; it holds no secret.
 
     Attributes:
@@ -105,7 +105,7 @@ def make_plan(
     weights: Mapping[str, WeightArray],
     params: Params,
     preprocessing: Preprocessing | None = None,
-) -> tuple[Plan, Weights]:
+) -> tuple[PlanRecord, Weights]:
     """Commit to the weights under a fresh salt.
 
     Args:
@@ -121,7 +121,7 @@ def make_plan(
     """
     _check_weights(graph, weights, "the weights")
     salted = Weights(weights, secrets.token_bytes(SALT_BYTES))
-    return Plan(FORMAT, name, graph, params, weight_digest(salted), preprocessing), salted
+    return PlanRecord(FORMAT, name, graph, params, weight_digest(salted), preprocessing), salted
 
 
 def weight_digest(weights: Weights) -> str:
@@ -138,12 +138,12 @@ def weight_digest(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def plan_hash(plan: Plan) -> bytes:
+def plan_hash(plan: PlanRecord) -> bytes:
     """SHA-256 (32 bytes) over the plan's canonical JSON: keys sorted, no white space."""
     return hashlib.sha256(b"gpumpc plan 1\0" + msgspec.json.encode(plan, order="sorted")).digest()
 
 
-def save(plan: Plan, weights: Weights, folder: Path) -> None:
+def save(plan: PlanRecord, weights: Weights, folder: Path) -> None:
     """Write both files, each atomically; the weights (mode 0600) first, so that a plan never lacks
     them.
 
@@ -168,7 +168,7 @@ def save(plan: Plan, weights: Weights, folder: Path) -> None:
     )
 
 
-def load(folder: Path) -> Plan:
+def load(folder: Path) -> PlanRecord:
     """Read and check `plan.json`.
 
     Raises:
@@ -181,7 +181,7 @@ def load(folder: Path) -> Plan:
         version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if version != FORMAT:
             raise _corrupt(path, f"it has format {version}, this gpumpc reads format {FORMAT}")
-        plan = msgspec.json.decode(data, type=Plan)
+        plan = msgspec.json.decode(data, type=PlanRecord)
         plan.graph.input, plan.graph.weight_shapes()
     except (msgspec.DecodeError, PlanError, RecursionError) as error:
         if isinstance(error, CorruptPlan):
@@ -190,7 +190,7 @@ def load(folder: Path) -> Plan:
     return plan
 
 
-def load_weights(folder: Path, plan: Plan) -> Weights:
+def load_weights(folder: Path, plan: PlanRecord) -> Weights:
     """Read `weights.safetensors` and check it against the plan.
 
     Raises:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from bench.schema import check_row
 from gpumpc.cli.main import app
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.version import VERSION
 from tests.processes.cluster import Cluster, tiny
 
@@ -112,10 +112,10 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
         code = supervisor.wait(10)
         supervisor.communicate()
     assert code == 0 and not processes_of(folder)
-    compiled = CompiledPlan.load(plan)
+    compiled = Plan.load(plan)
     law = (
         1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)
-    ) * 2.0**-compiled.plan.params.frac_bits
+    ) * 2.0**-compiled.record.params.frac_bits
     assert list(np.load(out)["items"]) == items
     assert (np.abs(np.load(out)["features"] - compiled(x, "fixed")) <= law).all()
     assert "PeerTimeout" in gpumpc("doctor", "--config", config, rc=1)
@@ -221,7 +221,7 @@ def test_an_input_file_that_is_none(tmp_path: Path, content: bytes) -> None:
 def test_version_and_doctor() -> None:
     assert gpumpc("--version") == VERSION
     assert f"gpumpc {VERSION}" in gpumpc("doctor")
-    assert tiny().plan.name == "tiny"
+    assert tiny().record.name == "tiny"
 
 
 def test_bench_over_a_link() -> None:

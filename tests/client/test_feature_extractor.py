@@ -24,7 +24,7 @@ from gpumpc.errors import (
     PeerLost,
     UnreadableImage,
 )
-from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.media.png import png
 from gpumpc.nn.graph import Flatten, Graph, Input, Linear
 from gpumpc.params import Params
@@ -38,7 +38,7 @@ RECIPE = Preprocessing((4, 4), (127.5,), (127.5,))
 X = rng.uniform(-1, 1, (12, 4, 4, 1))
 
 
-def compiled(preprocessing: Preprocessing | None = RECIPE) -> CompiledPlan:
+def compiled(preprocessing: Preprocessing | None = RECIPE) -> Plan:
     return compile((Graph(LAYERS), WEIGHTS), params=Params(), preprocessing=preprocessing)
 
 
@@ -49,7 +49,7 @@ class FakeClient:
     """Holds uploads and computes in float; remembers what was asked of it."""
 
     def __init__(self, network=COMPILED, error=None):
-        self.network, self.plan, self.error = network, network.plan, error
+        self.network, self.plan, self.error = network, network.record, error
         self.uploads: dict[str, np.ndarray] = {}
         self.calls: list[str] = []
 
@@ -207,7 +207,7 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
     made: list[FakeClient] = []
 
     def connect(config, plan):
-        assert config == "the configuration" and plan == COMPILED.plan
+        assert config == "the configuration" and plan == COMPILED.record
         made.append(FakeClient())
         return made[-1]
 
@@ -224,7 +224,7 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
         twin.transform(X)  # what a worker process has: the arguments, and a connection of its own
         twin.close()
         assert len(made) == 2 and made[1].calls[-1] == "close" and made[0].calls[-1] == "forget"
-        extractor.set_params(plan=COMPILED.plan)
+        extractor.set_params(plan=COMPILED.record)
         assert made[0].calls[-1] == "close"
         extractor.transform(X)
     assert len(made) == 3 and made[2].calls[-1] == "close"
@@ -238,7 +238,7 @@ def test_servers_that_are_not_ready(monkeypatch):
     monkeypatch.setattr(client_module, "connect", lambda config, plan: made)
     monkeypatch.setattr("gpumpc.client.feature_extractor.load_client", lambda path: None)
     with pytest.raises(PeerLost):
-        SecureFeatureExtractor(config="client.toml", plan=COMPILED.plan).transform(X)
+        SecureFeatureExtractor(config="client.toml", plan=COMPILED.record).transform(X)
     assert made.calls == ["close"]
 
 
@@ -246,7 +246,7 @@ def test_nothing_was_given():
     with pytest.raises(ConfigError, match="neither client nor plan"):
         SecureFeatureExtractor().fit(X)
     with pytest.raises(ConfigError, match="neither client nor config"):
-        SecureFeatureExtractor(plan=COMPILED.plan).transform(X)
+        SecureFeatureExtractor(plan=COMPILED.record).transform(X)
 
 
 def test_it_needs_no_scikit_learn():

@@ -263,7 +263,7 @@ def test_plots_of_any_size(layers):
 
 
 def test_costs_of_a_program_add_up():
-    program = program_of(tiny().plan, 4)
+    program = program_of(tiny().record, 4)
     rows = layer_costs(program.steps, 4)
     assert [row.name for row in rows] == ["x", "conv", "relu", "flat", "fc"]  # and no conv/product
     total = program.cost

@@ -34,7 +34,7 @@ from gpumpc.errors import (
     RevealError,
     SelectionFailed,
 )
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.offline.deal_batch import Send
@@ -56,7 +56,7 @@ LAYERS = (
 )
 
 
-def compiled_plan(*more: Any, params: Params = PARAMS) -> CompiledPlan:
+def compiled_plan(*more: Any, params: Params = PARAMS) -> Plan:
     graph = Graph((*LAYERS, *more))
     rng = np.random.default_rng(3)
     weights = {name: 0.3 * rng.normal(size=shape) for name, shape in graph.weight_shapes().items()}
@@ -64,12 +64,12 @@ def compiled_plan(*more: Any, params: Params = PARAMS) -> CompiledPlan:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> CompiledPlan:
+def compiled() -> Plan:
     return compiled_plan()
 
 
 @pytest.fixture(scope="module")
-def session(compiled: CompiledPlan) -> Iterator[LocalSession]:
+def session(compiled: Plan) -> Iterator[LocalSession]:
     with compiled.session(batch_size=2) as session:
         yield session
 
@@ -78,7 +78,7 @@ def numbers(*shape: int, seed: int = 1) -> npt.NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(-1, 1, shape)
 
 
-def law(compiled: CompiledPlan) -> npt.NDArray[np.float64]:
+def law(compiled: Plan) -> npt.NDArray[np.float64]:
     weights = np.abs(compiled.weights["fc.weight"]).astype(np.float64)
     return np.asarray((1 + weights.sum(axis=0)) * ULP, dtype=np.float64)
 
@@ -162,7 +162,7 @@ def test_no_text_shows_a_value(session: LocalSession) -> None:
     assert np.array_equal(x.reveal(), [123.625, -7.5])
 
 
-def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: CompiledPlan) -> None:
+def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: Plan) -> None:
     with compiled.session(batch_size=1) as other:
         foreign = other.share(numbers(1, 4, 4, 1))
         for work in (
@@ -194,14 +194,14 @@ def test_shares_of_two_results_do_not_add_up(session: LocalSession) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_any_number_of_items_runs(session: LocalSession, compiled: CompiledPlan, n: int) -> None:
+def test_any_number_of_items_runs(session: LocalSession, compiled: Plan, n: int) -> None:
     x = numbers(n, 4, 4, 1)
     result = session.run(session.share(x))
     assert isinstance(result, SharedTensor) and result.shape == (n, 3)
     assert (np.abs(result.reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
 
 
-def test_a_result_goes_on(session: LocalSession, compiled: CompiledPlan) -> None:
+def test_a_result_goes_on(session: LocalSession, compiled: Plan) -> None:
     x = numbers(2, 4, 4, 1)
     result = session.run(session.share(x))
     assert np.abs((result - result).reveal()).max() == 0
@@ -236,13 +236,11 @@ def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
     assert np.abs(fixed - real).max() < 64 * ULP
     assert (np.abs(secure - fixed) <= law(compiled) + 1e-12).all()
     compiled.save(tmp_path)
-    again = CompiledPlan.load(tmp_path)
-    assert np.array_equal(again(x, "fixed"), fixed) and repr(again).startswith(
-        "CompiledPlan('tiny'"
-    )
+    again = Plan.load(tmp_path)
+    assert np.array_equal(again(x, "fixed"), fixed) and repr(again).startswith("Plan('tiny'")
 
 
-def test_what_a_plan_does_not_admit(compiled: CompiledPlan, session: LocalSession) -> None:
+def test_what_a_plan_does_not_admit(compiled: Plan, session: LocalSession) -> None:
     for mode in ("float", "fixed", "secure"):
         for x, error in (
             (np.zeros((1, 4, 4, 2)), BadShape),
@@ -267,9 +265,7 @@ def test_what_cannot_be_compiled() -> None:
 # errors end in an error, and the next run is right
 
 
-def fails_then_works(
-    compiled: CompiledPlan, where: Any, error: type[BaseException], match: str
-) -> None:
+def fails_then_works(compiled: Plan, where: Any, error: type[BaseException], match: str) -> None:
     x = numbers(2, 4, 4, 1)
     with compiled.session(batch_size=2) as session:
         shared = session.share(x)
@@ -309,11 +305,11 @@ def _broken(party: int) -> Any:
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_a_server_that_fails(compiled: CompiledPlan, party: int) -> None:
+def test_a_server_that_fails(compiled: Plan, party: int) -> None:
     fails_then_works(compiled, _broken(party), _Bug, f"server {party}")
 
 
-def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
+def test_a_dealer_that_fails(compiled: Plan) -> None:
     def broken(
         _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
     ) -> None:
@@ -323,7 +319,7 @@ def test_a_dealer_that_fails(compiled: CompiledPlan) -> None:
     fails_then_works(compiled, mock.patch.object(DealerEngine, "deal", broken), _Bug, "the dealer")
 
 
-def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
+def test_a_dealer_that_deals_too_little(compiled: Plan) -> None:
     def short(
         _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
     ) -> None:
@@ -337,7 +333,7 @@ def test_a_dealer_that_deals_too_little(compiled: CompiledPlan) -> None:
     )
 
 
-def test_corrections_of_another_program(compiled: CompiledPlan) -> None:
+def test_corrections_of_another_program(compiled: Plan) -> None:
     read = MemoryCorrections.read
 
     def skipping(corrections: MemoryCorrections, n_bytes: int) -> memoryview:
@@ -348,7 +344,7 @@ def test_corrections_of_another_program(compiled: CompiledPlan) -> None:
     fails_then_works(compiled, where, CorrelationsMissing, "too few corrections")
 
 
-def test_corrections_that_nobody_reads(compiled: CompiledPlan) -> None:
+def test_corrections_that_nobody_reads(compiled: Plan) -> None:
     finish = MemoryCorrections.finish
 
     def early(corrections: MemoryCorrections) -> None:
@@ -363,7 +359,7 @@ def test_corrections_that_nobody_reads(compiled: CompiledPlan) -> None:
     )
 
 
-def test_a_run_that_costs_more_than_declared(compiled: CompiledPlan) -> None:
+def test_a_run_that_costs_more_than_declared(compiled: Plan) -> None:
     from gpumpc.wire.channel import FramedChannel
 
     measured = FramedChannel.measured
@@ -373,22 +369,22 @@ def test_a_run_that_costs_more_than_declared(compiled: CompiledPlan) -> None:
     fails_then_works(compiled, more, CostMismatch, "the result was not released")
 
 
-def test_a_number_is_used_once(compiled: CompiledPlan) -> None:
+def test_a_number_is_used_once(compiled: Plan) -> None:
     back = mock.patch.object(LocalSession, "_next_batch", 0)
     fails_then_works(compiled, back, BatchAlreadyUsed, "batch 0 of session .* was used before")
 
 
-def test_a_session_that_cannot_start_leaves_nothing_behind(compiled: CompiledPlan) -> None:
+def test_a_session_that_cannot_start_leaves_nothing_behind(compiled: Plan) -> None:
     weights = type(compiled.weights)(compiled.weights, compiled.weights.salt)
     weights["conv.bias"] = np.full(2, np.nan)
     before = threading.active_count()
     with pytest.raises(BadValue, match="the bias of layer 'conv'"):
-        CompiledPlan(compiled.plan, weights).session(1)
+        Plan(compiled.record, weights).session(1)
     gc.collect()
     assert threading.active_count() == before
 
 
-def test_closing_twice_is_safe(compiled: CompiledPlan) -> None:
+def test_closing_twice_is_safe(compiled: Plan) -> None:
     session = compiled.session(1)
     folder = Path(session._folder.name)
     session.close()
@@ -396,7 +392,7 @@ def test_closing_twice_is_safe(compiled: CompiledPlan) -> None:
     assert not folder.exists()
 
 
-def test_dealing_ahead(compiled: CompiledPlan) -> None:
+def test_dealing_ahead(compiled: Plan) -> None:
     with compiled.session(batch_size=1) as session:
         session.deal_ahead(3)
         session.deal_ahead(2)
@@ -406,7 +402,7 @@ def test_dealing_ahead(compiled: CompiledPlan) -> None:
 
 
 @pytest.mark.parametrize("n_ahead", [0, 1, 3])
-def test_a_selection_that_fails_is_dealt_for_again(compiled: CompiledPlan, n_ahead: int) -> None:
+def test_a_selection_that_fails_is_dealt_for_again(compiled: Plan, n_ahead: int) -> None:
     run, x = Program.run, numbers(1, 4, 4, 1)
     failed: list[int] = []
 
@@ -430,7 +426,7 @@ def test_a_selection_that_fails_is_dealt_for_again(compiled: CompiledPlan, n_ahe
         ).all()
 
 
-def test_released_shares_are_rerandomised(session: LocalSession, compiled: CompiledPlan) -> None:
+def test_released_shares_are_rerandomised(session: LocalSession, compiled: Plan) -> None:
     """The dealer knows the masks in a step's output share; what leaves a server differs from it by
     what it cannot know.
     """

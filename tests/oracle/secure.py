@@ -23,7 +23,7 @@ import numpy.typing as npt
 from gpumpc.local import simulation as local
 from gpumpc.nn.graph import Argmax
 from gpumpc.offline.ledger import NONCE_BYTES, Ledger
-from gpumpc.program.plan import Plan, Weights
+from gpumpc.program.plan import PlanRecord, Weights
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.protocols.step import Step
@@ -86,7 +86,7 @@ class Batch:
 class SecureRun(local.LocalSession):
     """A local session that shows what a real one never would."""
 
-    def __init__(self, plan: Plan, weights: Weights, batch: int, backend: Backend) -> None:
+    def __init__(self, plan: PlanRecord, weights: Weights, batch: int, backend: Backend) -> None:
         sent: list[bytes] = []
 
         def kept(*arguments: Any) -> tuple[bytes, bytes]:

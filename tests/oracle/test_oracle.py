@@ -39,17 +39,17 @@ def seeded():
 
 
 def inputs(compiled, n, seed=0):
-    source = compiled.plan.graph.input
+    source = compiled.record.graph.input
     return np.random.default_rng(seed).uniform(source.low, source.high, (n, *source.shape))
 
 
 def ks(compiled):
-    return {name: width.ring_bits for name, width in compiled.plan.widths.items()}
+    return {name: width.ring_bits for name, width in compiled.record.widths.items()}
 
 
 def predicting(compiled, session, **changed):
     """The oracle of a session; `changed` replaces fields of what it is told."""
-    graph, params = compiled.plan.graph, compiled.plan.params
+    graph, params = compiled.record.graph, compiled.record.params
     weights = oracle.integer_weights(graph, params.frac_bits, compiled.weights)
     return oracle.Oracle(
         graph, params, weights, dataclasses.replace(session.seeds, **changed), ks(compiled)
@@ -59,7 +59,7 @@ def predicting(compiled, session, **changed):
 def check(compiled, batch_size=3, sizes=(3, 2)):
     """Secure batches against the oracle; returns the kinds of layers seen and the last
     prediction."""
-    with SecureRun(compiled.plan, compiled.weights, batch_size, NumpyBackend()) as session:
+    with SecureRun(compiled.record, compiled.weights, batch_size, NumpyBackend()) as session:
         predictor = predicting(compiled, session)
         for i, size in enumerate(sizes):
             x = inputs(compiled, size, i)
@@ -69,11 +69,11 @@ def check(compiled, batch_size=3, sizes=(3, 2)):
             verdict = compare(session, ran, expected)
             assert not any(verdict.values.values()), verdict.values
             assert not any(verdict.shares.values()), verdict.shares
-            assert {layer.name for layer in compiled.plan.graph.layers} <= verdict.values.keys()
+            assert {layer.name for layer in compiled.record.graph.layers} <= verdict.values.keys()
             assert expected.shares.keys() == {
                 n.removesuffix("/product") for n in verdict.shares if "/open" not in n
             }
-            output = compiled.plan.graph.output.name
+            output = compiled.record.graph.output.name
             revealed = expected.values[output][:size] / predictor.scales[output].units
             np.testing.assert_array_equal(ran.result, revealed)
 
@@ -266,7 +266,7 @@ def tiny_run():
 
     with drawn_from(2):
         compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
-        with SecureRun(compiled.plan, compiled.weights, 2, NumpyBackend()) as session:
+        with SecureRun(compiled.record, compiled.weights, 2, NumpyBackend()) as session:
             x = inputs(compiled, 2)
             yield compiled, session, session.run_batch(x), session.integers(x)
 
@@ -303,10 +303,10 @@ def test_a_wrong_seed_differs(tiny_run, field):
 
 def test_a_wrong_weight_or_pixel_differs(tiny_run):
     compiled, session, ran, x = tiny_run
-    graph, f = compiled.plan.graph, compiled.plan.params.frac_bits
+    graph, f = compiled.record.graph, compiled.record.params.frac_bits
     weights = oracle.integer_weights(graph, f, compiled.weights)
     weights["fc.weight"][5, 1] += 1
-    told = oracle.Oracle(graph, compiled.plan.params, weights, session.seeds, ks(compiled))
+    told = oracle.Oracle(graph, compiled.record.params, weights, session.seeds, ks(compiled))
     assert compare(session, ran, told.predict(x, 0)).values["fc"] > 0
     x = x.copy()
     x[1, 3, 3, 0] ^= 1
@@ -324,7 +324,7 @@ def test_a_biased_truncation_differs():
     import torch
 
     compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
-    with SecureRun(compiled.plan, compiled.weights, 1, NoThreshold()) as session:
+    with SecureRun(compiled.record, compiled.weights, 1, NoThreshold()) as session:
         x = inputs(compiled, 1)
         ran = session.run_batch(x)
         assert rounding_differs((compiled, session, ran, session.integers(x)))[0] > 0
@@ -333,7 +333,7 @@ def test_a_biased_truncation_differs():
 def test_public_weights_are_declined(tiny_run):
     compiled, session, _, _ = tiny_run
     with pytest.raises(ValueError, match="public weights"):
-        oracle.Oracle(compiled.plan.graph, Params(weights="public"), {}, session.seeds)
+        oracle.Oracle(compiled.record.graph, Params(weights="public"), {}, session.seeds)
 
 
 # the oracle's own arithmetic
@@ -361,7 +361,7 @@ def test_imports_nothing_it_checks():
 def test_weights_are_the_engines(tiny_run):
     compiled, session, _, _ = tiny_run
     own = oracle.integer_weights(
-        compiled.plan.graph, compiled.plan.params.frac_bits, compiled.weights
+        compiled.record.graph, compiled.record.params.frac_bits, compiled.weights
     )
     for layer, (weight, bias) in engine_weights(session.program, compiled.weights).items():
         for part, words in (("weight", weight), ("bias", bias)):

@@ -22,7 +22,7 @@ from gpumpc.client.client import Client, connect
 from gpumpc.deploy.config import LocalSetup, load_client, write_local
 from gpumpc.deploy.local_cluster import LocalCluster
 from gpumpc.errors import GpumpcError
-from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.params import Params
 
@@ -66,9 +66,7 @@ FramedChannel.begin = recorded
 """
 
 
-def tiny(
-    seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str = "tiny"
-) -> CompiledPlan:
+def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str = "tiny") -> Plan:
     rng = np.random.default_rng(seed)
     weights = {key: 0.3 * rng.normal(size=shape) for key, shape in graph.weight_shapes().items()}
     return compile((graph, weights), name=name, params=params)
@@ -86,7 +84,7 @@ def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(-1, 1, (n, 4, 4, 1))
 
 
-def law(compiled: CompiledPlan) -> npt.NDArray[np.float64]:
+def law(compiled: Plan) -> npt.NDArray[np.float64]:
     """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times
     |weight|, plus 1.
     """
@@ -94,9 +92,7 @@ def law(compiled: CompiledPlan) -> npt.NDArray[np.float64]:
     return np.asarray((1 + weights.sum(axis=0)) * ULP, dtype=np.float64)
 
 
-def close(
-    compiled: CompiledPlan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]
-) -> bool:
+def close(compiled: Plan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]) -> bool:
     expected = compiled(x, "fixed")
     return expected.shape == result.shape and bool(
         (np.abs(result - expected) <= law(compiled) + 1e-12).all()
@@ -108,7 +104,7 @@ class Cluster(LocalCluster):
     first.
     """
 
-    def __init__(self, setup: LocalSetup, compiled: CompiledPlan) -> None:
+    def __init__(self, setup: LocalSetup, compiled: Plan) -> None:
         super().__init__(setup)
         self.compiled = compiled
         self.faults: dict[str, str] = {}
@@ -121,7 +117,7 @@ class Cluster(LocalCluster):
     def make(
         cls,
         folder: Path,
-        compiled: CompiledPlan | None = None,
+        compiled: Plan | None = None,
         batch_size: int = BATCH,
         pool: str = "64KiB",
     ) -> Cluster:
@@ -180,9 +176,9 @@ class Cluster(LocalCluster):
             time.sleep(0.05)
         return self.log(name)[start:]
 
-    def client(self, compiled: CompiledPlan | None = None, config: Path | None = None) -> Client:
+    def client(self, compiled: Plan | None = None, config: Path | None = None) -> Client:
         return connect(
-            load_client(config or self.setup.client), (compiled or self.compiled).plan, 10.0
+            load_client(config or self.setup.client), (compiled or self.compiled).record, 10.0
         )
 
     @contextmanager

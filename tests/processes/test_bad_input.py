@@ -79,7 +79,7 @@ def refused(kind: type[GpumpcError], pattern: str, action: Callable[[], object])
 
 def as_user(cluster: Cluster, name: str) -> Client:
     config = replace(load_client(cluster.setup.client), identity=cluster.folder / name)
-    return connect(config, cluster.compiled.plan)
+    return connect(config, cluster.compiled.record)
 
 
 def ask(client: Client, party: int, request: m.Request, bulk: bytes = b"") -> int:
@@ -172,7 +172,7 @@ def test_an_unlisted_key(cluster: Cluster, tmp_path: Path) -> None:
     keygen(tmp_path / "stranger", "stranger", "user")
     config = replace(load_client(cluster.setup.client), identity=tmp_path / "stranger")
     text = refused(
-        AccessDenied, "not on its allow-list", lambda: connect(config, cluster.compiled.plan)
+        AccessDenied, "not on its allow-list", lambda: connect(config, cluster.compiled.record)
     )
     assert "card.toml" in text
 
@@ -185,7 +185,7 @@ def test_a_wrong_server_key(
     wrong = keygen(tmp_path / "wrong", "server1", "server1")
     config = replace(config, server_cards=(config.server_cards[0], wrong))
     pattern = "no server 1 at .*key is not the one in its card"
-    text = refused(PeerTimeout, pattern, lambda: connect(config, cluster.compiled.plan, 0.1))
+    text = refused(PeerTimeout, pattern, lambda: connect(config, cluster.compiled.record, 0.1))
     assert "copy its card.toml" in text
 
 
@@ -444,7 +444,9 @@ def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_client(cluster.setup.client)
     with monkeypatch.context() as patch:
         patch.setattr(connection_module, "CONNECT_S", 1.0)
-        refused(PeerTimeout, "no server 1 at", lambda: connect(config, cluster.compiled.plan, 0.1))
+        refused(
+            PeerTimeout, "no server 1 at", lambda: connect(config, cluster.compiled.record, 0.1)
+        )
     cluster.start()
     with cluster.client() as client:
         client.wait_ready(10.0)

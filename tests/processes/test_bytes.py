@@ -117,7 +117,7 @@ def test_payload_on_the_cable_is_the_declared_cost(relayed: Relayed) -> None:
 
 
 def _check_dealer(relayed: Relayed, cost: Cost) -> None:
-    plan = relayed.cluster.compiled.plan
+    plan = relayed.cluster.compiled.record
     fields = {
         "root": "0" * 32,
         "number of plans": "1",

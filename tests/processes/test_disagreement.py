@@ -21,7 +21,7 @@ from gpumpc.deploy.config import load_server
 from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import HandshakeMismatch, RemoteError
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
@@ -35,14 +35,14 @@ from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, re
 SAME = tiny()
 
 
-def changed(**fields: object) -> CompiledPlan:
+def changed(**fields: object) -> Plan:
     """The same plan but for some parameters."""
-    params = msgspec.structs.replace(SAME.plan.params, **fields)
-    return CompiledPlan(msgspec.structs.replace(SAME.plan, params=params), SAME.weights)
+    params = msgspec.structs.replace(SAME.record.params, **fields)
+    return Plan(msgspec.structs.replace(SAME.record, params=params), SAME.weights)
 
 
 # What server 1 has instead of SAME, and the field that both must name.
-OTHERS: dict[str, tuple[CompiledPlan, int]] = {
+OTHERS: dict[str, tuple[Plan, int]] = {
     "ring and fraction bits": (changed(ring_bits=34), 2),
     "'ring and fraction bits'": (changed(frac_bits=9), 2),
     "cipher": (changed(cipher="chacha20"), 2),
@@ -244,7 +244,7 @@ class _Server0:
         backend = choose_backend()
         self.engine = Engine(
             0,
-            SAME.plan,
+            SAME.record,
             config.batch_size,
             root,
             pair_secret,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from gpumpc.deploy.config import write_local
 from gpumpc.errors import GpumpcError
-from gpumpc.local.compile import CompiledPlan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, ReLU
 from gpumpc.program.plan import Preprocessing
 from tests.processes.cluster import LIMIT_S, PARAMS, ROOT, Cluster, close, images, rewrite
@@ -37,7 +37,7 @@ FEATURES = Graph(
 )
 
 
-def features() -> CompiledPlan:
+def features() -> Plan:
     """Two channels: what is light, and what is dark."""
     middle = np.zeros((3, 3, 1, 2))
     middle[1, 1, 0] = 1, -1
@@ -45,7 +45,7 @@ def features() -> CompiledPlan:
     return compile((FEATURES, weights), name="light", params=PARAMS, preprocessing=RECIPE)
 
 
-def head(below: CompiledPlan) -> CompiledPlan:
+def head(below: Plan) -> Plan:
     weight = np.stack([-np.tile([1.0, -1.0], 16), np.tile([1.0, -1.0], 16)], axis=1)
     return below.head(weight, np.zeros(2), CLASSES)
 
@@ -210,8 +210,8 @@ def test_extract_all_classify_and_evaluate(
         timeout=60,
     )
     assert f"of 2 classes, trained on {N} images" in done.stdout, done.stderr
-    trained = CompiledPlan.load(tmp_path / "head")
-    assert trained.plan.classes == CLASSES
+    trained = Plan.load(tmp_path / "head")
+    assert trained.record.classes == CLASSES
     assert [CLASSES[int(i)] for i in trained(found["features"], "fixed")] == [
         CLASSES[int(Path(file).stem) > 5] for file in found["files"]
     ]

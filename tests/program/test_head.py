@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpumpc import CompiledPlan, Params, compile
+from gpumpc import Params, Plan, compile
 from gpumpc.errors import BadShape, PlanError, RangeTooWide
 from gpumpc.nn.graph import AvgPool, Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.program.head import Policy, with_policy
@@ -36,13 +36,13 @@ def images(n: int) -> np.ndarray:
     return np.random.default_rng(3).uniform(-1, 1, (n, 4, 4, 1))
 
 
-def features() -> CompiledPlan:
+def features() -> Plan:
     return compile(
         (FEATURES, weights(FEATURES)), name="features", params=Params(ring_bits=32, frac_bits=10)
     )
 
 
-def head(policy: Policy) -> CompiledPlan:
+def head(policy: Policy) -> Plan:
     rng = np.random.default_rng(4)
     classes = [f"class {i}" for i in range(N_CLASSES)]
     return features().head(
@@ -75,7 +75,7 @@ def test_a_networks_own_head(policy: Policy) -> None:
     tolerance = 1e-2 if policy == "logits" else 0.0
     for mode in ("float", "fixed", "secure"):
         assert np.abs(compiled(images(20), mode) - expected).max() <= tolerance, mode
-    assert compiled.plan.classes == ("a",) * N_CLASSES
+    assert compiled.record.classes == ("a",) * N_CLASSES
 
 
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpumpc.local.compile import CompiledPlan
+from gpumpc.local.compile import Plan
 from gpumpc.local.named_networks import compile_named, sample_inputs
 from gpumpc.nn.graph import ReLU
 from gpumpc.nn.plaintext import evaluate_float
@@ -16,7 +16,7 @@ ULP = 2.0**-13
 
 
 @pytest.fixture(scope="module")
-def compiled() -> CompiledPlan:
+def compiled() -> Plan:
     return compile_named("resnet18", size=SIZE)
 
 
@@ -25,9 +25,7 @@ def x() -> npt.NDArray[np.float64]:
     return sample_inputs((2, SIZE, SIZE, 3))
 
 
-def with_rounded_weights(
-    compiled: CompiledPlan, x: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def with_rounded_weights(compiled: Plan, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """In float64 with the weights as the plan rounds them: what is left is the error of the
     steps.
     """
@@ -35,32 +33,32 @@ def with_rounded_weights(
         n: np.rint(w / ULP) * ULP if n.endswith(".weight") else w
         for n, w in compiled.weights.items()
     }
-    return evaluate_float(compiled.plan.graph, weights, x)
+    return evaluate_float(compiled.record.graph, weights, x)
 
 
-def test_shape_and_size(compiled: CompiledPlan) -> None:
-    graph = compiled.plan.graph
+def test_shape_and_size(compiled: Plan) -> None:
+    graph = compiled.record.graph
     assert graph.shapes()[graph.output.name] == (512,)
     assert sum(w.size for n, w in compiled.weights.items() if n.endswith(".weight")) == 11_166_912
     assert sum(isinstance(layer, ReLU) for layer in graph.layers) == 17
 
 
 def test_values_stay_in_a_sensible_range() -> None:
-    graph, weights = (named := compile_named("resnet18")).plan.graph, named.weights
+    graph, weights = (named := compile_named("resnet18")).record.graph, named.weights
     trace = evaluate_float(graph, weights, sample_inputs((2, *graph.input.shape)), trace=True)
     spreads = {name: float(value.std()) for name, value in trace.items()}
     assert all(0.4 < spread < 2.0 for spread in spreads.values()), spreads
     assert max(float(np.abs(value).max()) for value in trace.values()) < 16
 
 
-def test_the_same_weights_every_time(compiled: CompiledPlan) -> None:
+def test_the_same_weights_every_time(compiled: Plan) -> None:
     other = compile_named("resnet18", size=SIZE)
     assert all(
         np.array_equal(other.weights[name], array) for name, array in compiled.weights.items()
     )
 
 
-def test_three_modes_agree(compiled: CompiledPlan, x: npt.NDArray[np.float64]) -> None:
+def test_three_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:
     exact, rounded = compiled(x, "float"), with_rounded_weights(compiled, x)
     fixed, secure = compiled(x, "fixed"), compiled(x, "secure", batch_size=2)
     # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpumpc import CompiledPlan, Params, compile
+from gpumpc import Params, Plan, compile
 from gpumpc.errors import RangeTooWide
 from gpumpc.nn import graph as g
 from gpumpc.program.agreement import agreed_fields
@@ -42,7 +42,7 @@ def weights(scale: float = 1.0) -> dict[str, np.ndarray]:
     return {name: scale * rng.normal(size=shape) for name, shape in GRAPH.weight_shapes().items()}
 
 
-def compiled(scale: float = 1.0, **options: dict[str, int]) -> CompiledPlan:
+def compiled(scale: float = 1.0, **options: dict[str, int]) -> Plan:
     return compile((GRAPH, weights(scale)), params=Params(ring_bits=40, frac_bits=F), **options)  # type: ignore[arg-type]  # weight_fracs
 
 
@@ -57,7 +57,7 @@ def corners() -> np.ndarray:
 
 
 def test_no_width_can_be_less() -> None:
-    plan = compiled().plan
+    plan = compiled().record
     program = program_of(plan, 1)
     bounds = bounds_of(program, integer_weights(program, weights()), -1.0, 1.0)
     check_fits(program, bounds)
@@ -79,7 +79,7 @@ def test_no_width_can_be_less() -> None:
 
 
 def test_it_costs_less_than_one_width_for_all() -> None:
-    plan = compiled().plan
+    plan = compiled().record
     planned, flat = (
         program_of(plan, 4).cost,
         compile_program(GRAPH, plan.params, 4, plan.output_bits).cost,
@@ -117,18 +117,18 @@ def test_one_opening_serves_products_of_two_widths() -> None:
     arrays = {name: rng.normal(size=shape) for name, shape in graph.weight_shapes().items()}
     arrays["right.weight"] = 16 * arrays["right.weight"]
     network = compile((graph, arrays), params=Params(ring_bits=40, frac_bits=F))
-    widths = network.plan.widths
+    widths = network.record.widths
     assert widths["left"].ring_bits < widths["right"].ring_bits
-    opened = [step for step in program_of(network.plan, 1).steps if step.name == "x/open"]
+    opened = [step for step in program_of(network.record, 1).steps if step.name == "x/open"]
     assert len(opened) == 1 and getattr(opened[0], "bits", 0) == widths["right"].ring_bits
     assert np.abs(network(corners(), "secure") - network(corners(), "float")).max() < 0.2
 
 
 def test_weights_may_have_fewer_fraction_bits() -> None:
     finer, coarser = compiled(), compiled(weight_fracs=dict.fromkeys(("wide", "left", "right"), 6))
-    assert all(coarser.plan.widths[name].weight_frac == 6 for name in ("wide", "left", "right"))
+    assert all(coarser.record.widths[name].weight_frac == 6 for name in ("wide", "left", "right"))
     assert all(
-        coarser.plan.widths[name].ring_bits < finer.plan.widths[name].ring_bits
+        coarser.record.widths[name].ring_bits < finer.record.widths[name].ring_bits
         for name in ("wide", "left", "right")
     )
     x = corners()
@@ -136,13 +136,13 @@ def test_weights_may_have_fewer_fraction_bits() -> None:
     assert (
         np.abs(coarser(x, "fixed") - coarser(x, "float")).max() < 2.0
     )  # weights are rounded to 1/64
-    cost, less = program_of(finer.plan, 1).cost, program_of(coarser.plan, 1).cost
+    cost, less = program_of(finer.record, 1).cost, program_of(coarser.record, 1).cost
     assert less.online_bytes < cost.online_bytes
 
 
 def test_a_pool_after_a_clamp_is_given_room_for_a_difference() -> None:
     """Ring by ring, at both ends of the clamp."""
-    program = program_of(compiled().plan, 1)
+    program = program_of(compiled().record, 1)
     clamp, pool = (
         next(step for step in program.steps if step.name == name) for name in ("clamp", "pool")
     )
@@ -151,7 +151,7 @@ def test_a_pool_after_a_clamp_is_given_room_for_a_difference() -> None:
 
 
 def test_the_handshake_names_widths() -> None:
-    plan = compiled().plan
+    plan = compiled().record
     other = msgspec.structs.replace(plan, widths={**plan.widths, "fc": Width(39, F)})
     ours, theirs = (agreed_fields(p, program_of(p, 1)) for p in (plan, other))
     assert "fc=39/10" in theirs["widths"]

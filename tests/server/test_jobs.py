@@ -92,7 +92,7 @@ def engine(first: int = 0, weight_sharing_id: str = NAME, session_id: bytes = SE
 def _plan() -> Any:
     from tests.local.test_simulation import compiled_plan
 
-    return compiled_plan().plan
+    return compiled_plan().record
 
 
 def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLink) -> None:

@@ -37,14 +37,14 @@ from gpumpc.wire.handshake import exchange_hello
 from tests.processes.cluster import tiny
 
 COMPILED = tiny()
-PROGRAM = program_of(COMPILED.plan, 2)
-ENGINE: Any = SimpleNamespace(plan=COMPILED.plan, program=PROGRAM)
+PROGRAM = program_of(COMPILED.record, 2)
+ENGINE: Any = SimpleNamespace(plan=COMPILED.record, program=PROGRAM)
 ROW_BYTES = (
     SEED_BYTES,
     len(choose_backend().pack(np.zeros((1, 4, 4, 1), np.uint64), PROGRAM.input.bits)),
 )
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
-KIND = f"input/{plan_hash(COMPILED.plan).hex()}"
+KIND = f"input/{plan_hash(COMPILED.record).hex()}"
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_shares_are_read_back(archives: list[ShareStore]) -> None:
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
         if party == 0:
-            expected = backend.expand_words(COMPILED.plan.params.cipher, row, shape, bits)
+            expected = backend.expand_words(COMPILED.record.params.cipher, row, shape, bits)
         else:
             expected = backend.unpack(memoryview(row), shape, bits)
         assert words.shape == (2, 4, 4, 1) and np.array_equal(words[1:], expected)
