@@ -64,7 +64,7 @@ def imported(module: nn.Module, *shape: int, batch_size: int = 1) -> Graph:
     return graph
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
 def test_named_networks_match_torch(batch_size):
     imported(tiny(), 1, 8, 8, batch_size=batch_size)
     imported(tiny_residual(), 3, 8, 8, batch_size=batch_size)
