@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +73,8 @@ class ShareStore:
 
     # pairing
 
-    def meet(self, channel: FramedChannel) -> None:
-        """Bind the two stores to each other at their first meeting; later, see whether they belong
+    def pair(self, channel: FramedChannel) -> None:
+        """Bind the two stores to each other at the first connection; later, check that they belong
         together.
         """
         own = self.store.store_pair_id
@@ -110,8 +110,8 @@ class ShareStore:
             from_seed=self.party == 0,
         )
 
-    def take_in(self, engine: Engine, request: m.Share, owner: str, bulk: memoryview) -> None:
-        """Put down inputs as pending; what is there already stays.
+    def add_inputs(self, engine: Engine, request: m.Share, owner: str, bulk: memoryview) -> None:
+        """Add inputs as pending rows; rows that are here already stay.
 
         Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room,
         InputError for an item of another owner.
@@ -157,8 +157,8 @@ class ShareStore:
     # results
 
     @staticmethod
-    def results(engine: Engine) -> RowKind:
-        """Where a plan's results lie."""
+    def features(engine: Engine) -> RowKind:
+        """The rows of a plan's stored results."""
         return RowKind(
             f"feature/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
         )
@@ -173,7 +173,7 @@ class ShareStore:
         result: Additive,
     ) -> None:
         """Keep a batch's result shares under its items, at both servers or at none."""
-        keys, kind = row_keys(items, engine.session_id, batch), self.results(engine).kind
+        keys, kind = row_keys(items, engine.session_id, batch), self.features(engine).kind
         self.store.put(kind, keys, owner, _packed(self.backend, result))
         self.confirm(channel, kind, keys)
 
@@ -196,7 +196,7 @@ class ShareStore:
                 f"of {found.bits} bits",
                 "compile it on top of that plan",
             )
-        return self.results(source)
+        return self.features(source)
 
     # reading
 
@@ -229,6 +229,20 @@ class ShareStore:
         else:
             parts = [self.backend.unpack(memoryview(row), shape, value.bits) for row in data]
         return self.backend.concat(parts, 0)
+
+    def batches(
+        self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str, size: int
+    ) -> Iterator[tuple[list[str], Words]]:
+        """Items with their shares, `size` at a time; the last batch is filled with zero shares,
+        whose results are dropped.
+        """
+        for start in range(0, len(items), size):
+            names = list(items[start : start + size])
+            words = self.words(row_kind, engine, names, owner)
+            if len(names) < size:
+                missing = self.backend.zeros((size - len(names), *words.shape[1:]))
+                words = self.backend.concat([words, missing], 0)
+            yield names, words
 
     # what both servers do to rows
 

@@ -35,7 +35,7 @@ from gpumpc.errors import (
     ShareError,
 )
 from gpumpc.params import Params
-from gpumpc.server.jobs import MAX_JOBS_PER_CLIENT
+from gpumpc.server.peer_loop import MAX_JOBS_PER_CLIENT
 from gpumpc.wire.frames import Kind
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line, tiny
 
@@ -361,7 +361,7 @@ def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
         client._servers[party].send(Kind.REQUEST, payload, sequence=77)
         refused(RemoteError, "BadFrame", partial(client._servers[party].receive, LIMIT_S))
         client._servers[party].send(Kind.OPENING, payload, sequence=78)
-        refused(RemoteError, "no request", partial(client._servers[party].receive, LIMIT_S))
+        refused(RemoteError, "not a request", partial(client._servers[party].receive, LIMIT_S))
 
 
 @pytest.mark.parametrize("name", ["0" * 32 + "\n", "../" + "0" * 29, "0" * 31])

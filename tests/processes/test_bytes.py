@@ -18,7 +18,7 @@ from gpumpc.cost import Cost
 from gpumpc.deploy.config import _free_ports, load_dealer, load_server
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
-from gpumpc.server.requests import named
+from gpumpc.server.requests.request import named
 from gpumpc.wire.handshake import pack_hello
 from gpumpc.wire.stream import Exchange
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES

@@ -20,12 +20,13 @@ from gpumpc.client.client import Client
 from gpumpc.deploy.config import load_server
 from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.engine.engine import Engine
+from gpumpc.engine.party import Party
 from gpumpc.errors import HandshakeMismatch, RemoteError
 from gpumpc.local.compile import Plan
 from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server.requests import named
+from gpumpc.server.requests.request import named
 from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
 from gpumpc.wire.frames import Kind, encode_header
@@ -239,20 +240,13 @@ class _Server0:
         config = load_server(cluster.setup.server0)
         identity = load_identity(config.identity)
         self.ledger = Ledger(config.state / "ledger.sqlite")
-        root = agree_root(identity, config.dealer, 0)
-        pair_secret = agree_pair(identity, config.peer)
-        backend = choose_backend()
-        self.engine = Engine(
-            0,
-            SAME.record,
-            config.batch_size,
-            root,
-            pair_secret,
-            self.ledger,
-            backend,
-            config.state,
-            None,
+        root, pair_secret = (
+            agree_root(identity, config.dealer, 0),
+            agree_pair(identity, config.peer),
         )
+        backend = choose_backend()
+        party = Party(0, root, pair_secret, self.ledger, backend)
+        self.engine = Engine(party, SAME.record, config.batch_size, config.state)
         self.share_store = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
         self.channel = ZmqChannel.bind(
@@ -265,7 +259,7 @@ class _Server0:
         self.channel.wait_peer(5.0)
         exchange_hello(self.channel, equal={"number of plans": "1"})
         self.engine.agree(self.channel)
-        self.share_store.meet(self.channel)
+        self.share_store.pair(self.channel)
 
     def order(self, client: Client, item: str, batch: int) -> tuple[str, int]:
         """Have server 1 begin a run as batch number `batch`."""

@@ -19,8 +19,7 @@ from gpumpc.offline.pool import Pool
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
 from gpumpc.server.dealer_link import DealerLink
-from gpumpc.server.jobs import MAX_JOBS_PER_CLIENT, Job, JobQueue
-from gpumpc.server.peer_loop import PeerLoop
+from gpumpc.server.peer_loop import MAX_JOBS_PER_CLIENT, Job, JobQueue, PeerLoop
 from gpumpc.wire.channel import memory_pair
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import SubChannel
@@ -32,45 +31,53 @@ PROGRAM = compile_program(
 )
 PLAN, NAME = "a" * 64, "b" * 32
 SESSION = bytes(range(16))
+BINDING = SessionBinding(NAME, (bytes(16), bytes(16)), SESSION)
 
 
-def task(job: str, client: str = "user") -> Job:
-    return Job(client, PLAN, job, "run", lambda: lambda channel, batch: None, lambda error: None)
+class SomeJob(Job):
+    def __init__(self, job_id: str, client_name: str = "user") -> None:
+        self.job_id, self.client_name, self.plan, self.what = job_id, client_name, PLAN, "run"
+
+    def prepare(self) -> None: ...
+
+    def run(self, channel: SubChannel, first_batch: int) -> None: ...
+
+    def fail(self, error: GpumpcError) -> None: ...
 
 
 def test_tasks_leave_in_their_order() -> None:
     jobs = JobQueue()
     for job in "abc":
-        jobs.put(task(job))
+        jobs.put(SomeJob(job))
     popped = jobs.pop("b", 0.0)
-    assert popped is not None and popped.job == "b" and jobs.pop("b", 0.0) is None
-    assert [getattr(jobs.first(0.0), "job", None) for _ in range(3)] == ["a", "c", None]
+    assert popped is not None and popped.job_id == "b" and jobs.pop("b", 0.0) is None
+    assert [getattr(jobs.first(0.0), "job_id", None) for _ in range(3)] == ["a", "c", None]
 
 
 def test_a_task_is_waited_for() -> None:
     jobs = JobQueue()
-    threading.Timer(0.05, jobs.put, [task("a")]).start()
+    threading.Timer(0.05, jobs.put, [SomeJob("a")]).start()
     assert jobs.pop("a", 2.0) is not None
 
 
 def test_a_client_has_its_share_of_the_queue() -> None:
     jobs = JobQueue()
     for i in range(MAX_JOBS_PER_CLIENT):
-        jobs.put(task(str(i)))
+        jobs.put(SomeJob(str(i)))
     with pytest.raises(InputError, match="user has 32 requests waiting"):
-        jobs.put(task("more"))
-    jobs.put(task("other", "second"))
+        jobs.put(SomeJob("more"))
+    jobs.put(SomeJob("other", "second"))
     with pytest.raises(InputError, match="waits here already"):
-        jobs.put(task("other", "third"))
+        jobs.put(SomeJob("other", "third"))
 
 
 def test_old_tasks_are_given_up() -> None:
     jobs = JobQueue()
-    jobs.put(task("a"))
+    jobs.put(SomeJob("a"))
     time.sleep(0.05)
-    jobs.put(task("b"))
-    assert [old.job for old in jobs.pop_older(0.04)] == ["a"] and [
-        old.job for old in jobs.pop_older(0.0)
+    jobs.put(SomeJob("b"))
+    assert [old.job_id for old in jobs.pop_older(0.04)] == ["a"] and [
+        old.job_id for old in jobs.pop_older(0.0)
     ] == ["b"]
 
 
@@ -97,7 +104,7 @@ def _plan() -> Any:
 
 def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLink) -> None:
     served = engine()
-    wants = [dealer_link.ask(served) for _ in range(3)]
+    wants = [dealer_link.next_want(served) for _ in range(3)]
     assert [want and want.batch_index for want in wants] == [0, 1, None]
     with pytest.raises(BadFrame, match="unasked"):
         dealer_link.store(SESSION, 2, 10, memoryview(bytes(10)))
@@ -107,37 +114,37 @@ def test_the_desk_asks_for_two_batches_and_takes_no_others(dealer_link: DealerLi
         dealer_link.store(SESSION, 0, 10, memoryview(bytes(10)))
     with pytest.raises(BadFrame, match="10 bytes were announced and 11 came"):
         dealer_link.store(SESSION, 1, 10, memoryview(bytes(11)))
-    assert dealer_link.ask(engine(weight_sharing_id="", session_id=b"")) is None
+    assert dealer_link.next_want(engine(weight_sharing_id="", session_id=b"")) is None
 
 
 def test_a_batch_that_a_run_waits_for_is_asked_again(dealer_link: DealerLink) -> None:
     """The dealer was started again while a reserved batch waited for its corrections."""
     served = engine(first=4)
-    assert getattr(dealer_link.ask(served), "batch_index", None) == 4
+    assert getattr(dealer_link.next_want(served), "batch_index", None) == 4
     dealer_link.store(SESSION, 4, 10, memoryview(bytes(4)))
     dealer_link.restart()
-    assert getattr(dealer_link.ask(served), "batch_index", None) == 4
+    assert getattr(dealer_link.next_want(served), "batch_index", None) == 4
     dealer_link.store(SESSION, 4, 10, memoryview(bytes(10)))
-    assert dealer_link.take(SESSION, 4, 1.0).read(10) == bytes(10)
+    assert dealer_link.take(BINDING, 4, 1.0).read(10) == bytes(10)
 
 
 def test_sessions_that_ended_leave_the_pool(dealer_link: DealerLink) -> None:
-    dealer_link.ask(engine())
-    dealer_link.ask(engine())
+    dealer_link.next_want(engine())
+    dealer_link.next_want(engine())
     dealer_link.store(SESSION, 0, 10, memoryview(bytes(10)))
     dealer_link.store(SESSION, 1, 10, memoryview(bytes(3)))
-    dealer_link.keep_only([b"x" * 16])
-    dealer_link.forget(SESSION, 1)
+    dealer_link.retain_sessions([b"x" * 16])
+    dealer_link.drop(SESSION, 1)
     assert dealer_link.pool.sessions() == set() and not [*dealer_link.pool.folder.glob("*.*")]
     assert (
-        getattr(dealer_link.ask(engine()), "batch_index", None) == 0
+        getattr(dealer_link.next_want(engine()), "batch_index", None) == 0
     )  # nothing is in flight any more
 
 
 def test_without_a_dealer(dealer_link: DealerLink) -> None:
     for attempt in (
         lambda: dealer_link.check(SESSION, 0),
-        lambda: dealer_link.take(SESSION, 0, 5.0),
+        lambda: dealer_link.take(BINDING, 0, 5.0),
     ):
         with pytest.raises(
             CorrelationsMissing, match="no dealer is connected.*start `gpumpc dealer`"
@@ -146,7 +153,7 @@ def test_without_a_dealer(dealer_link: DealerLink) -> None:
     dealer_link.note_heartbeat()
     dealer_link.check(SESSION, 0)
     with pytest.raises(CorrelationsMissing):
-        dealer_link.take(SESSION, 0, 0.0)
+        dealer_link.take(BINDING, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_a_connection_that_closes_takes_no_requests() -> None:
 
     connection: Any = ends[0]
     connection.wait_peer, connection.close = lambda timeout_s: None, close
-    peer_loop = PeerLoop(0, {}, JobQueue(), lambda: connection, agreed, stopping)
+    peer_loop = PeerLoop(0, {}, lambda: connection, agreed, stopping)
     exchange = threading.Thread(
         target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"})
     )

@@ -21,6 +21,7 @@ from gpumpc.wire.zmq_channel import Arrival
 from tests.local.test_simulation import compiled_plan
 
 SESSION = bytes(range(16))
+BINDING = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
 
 
 @pytest.fixture
@@ -29,15 +30,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     compiled_plan().save(tmp_path / "plan")
     server = Server(load_server(write_local(tmp_path / "local", [tmp_path / "plan"], 2).server1))
     [engine] = server._engines.values()
-    engine.binding = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
+    engine.binding = BINDING
     yield server
     server._listener.close()
     server._ledger.close()
     server._share_store.store.close()
-    desk_of(server).pool.close()
+    dealer_link_of(server).pool.close()
 
 
-def desk_of(server: Server) -> DealerLink:
+def dealer_link_of(server: Server) -> DealerLink:
     assert server._dealer_link is not None
     return server._dealer_link
 
@@ -73,10 +74,10 @@ def test_the_rest_of_a_batch_is_not_the_beginning_of_one(
     for piece in (batch[100:200], batch[200:], batch[:100], batch[100:200]):
         hear(server, b"first", Kind.CORRECTION, piece)
         server._ask_dealer()
-    assert not desk_of(server).pool.ahead(SESSION, 0)
+    assert not dealer_link_of(server).pool.ahead(SESSION, 0)
     greet(server, b"second")
     hear(server, b"second", Kind.CORRECTION, batch)
-    assert desk_of(server).take(SESSION, 0, 1.0).read(len(batch)) == batch
+    assert dealer_link_of(server).take(BINDING, 0, 1.0).read(len(batch)) == batch
 
 
 def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
@@ -90,7 +91,7 @@ def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
     for piece in (batch[100:], batch[:100]):
         hear(server, b"first", Kind.CORRECTION, piece)
         server._ask_dealer()
-    assert not desk_of(server).pool.ahead(SESSION, 0)
+    assert not dealer_link_of(server).pool.ahead(SESSION, 0)
 
 
 def test_a_server_that_stops_does_not_wait_for_its_dealer(server: Server) -> None:
@@ -98,7 +99,7 @@ def test_a_server_that_stops_does_not_wait_for_its_dealer(server: Server) -> Non
     batch = batch_of(server)
     greet(server, b"first")
     hear(server, b"first", Kind.CORRECTION, batch[:100])
-    corrections, heard = desk_of(server).take(SESSION, 0, 1.0), list[GpumpcError]()
+    corrections, heard = dealer_link_of(server).take(BINDING, 0, 1.0), list[GpumpcError]()
 
     def read() -> None:
         try:

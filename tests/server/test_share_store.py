@@ -67,7 +67,7 @@ def put(
 ) -> None:
     request = m.Share("a" * 64, version, items)
     bulk = bytes(range(200)) * 10
-    share_store.take_in(
+    share_store.add_inputs(
         ENGINE,
         request,
         owner,
@@ -248,14 +248,14 @@ def test_the_servers_must_mean_the_same_rows(archives: list[ShareStore]) -> None
 def test_stores_of_two_pairs(archives: list[ShareStore], tmp_path: Path) -> None:
     with pytest.raises(CorruptStore, match="have not met"):
         archives[0].check_paired()
-    assert together(archives, lambda share_store, channel: share_store.meet(channel)) == [
+    assert together(archives, lambda share_store, channel: share_store.pair(channel)) == [
         None,
         None,
     ]
     for share_store in archives:
         share_store.check_paired()
     stranger = ShareStore(Store(tmp_path / "stranger", 1), 1, choose_backend(), 1000)
-    together([archives[0], stranger], lambda share_store, channel: share_store.meet(channel))
+    together([archives[0], stranger], lambda share_store, channel: share_store.pair(channel))
     for share_store in (archives[0], stranger):
         with pytest.raises(CorruptStore, match="do not belong together"):
             share_store.check_paired()
