@@ -1,8 +1,9 @@
 """The thread of a server that walks programs in lock step with the other server, and its queue.
 
 Server 0 leads: it takes jobs in the order in which they came and orders server 1 to run the same.
-Whatever can fail at one server alone is done before the order is accepted: such a failure disturbs
-nobody else and burns no batch.
+Server 1 runs only jobs that it has received itself, so neither server can make the other evaluate
+anything. Whatever can fail at one server alone is done before the order is accepted: such a failure
+disturbs nobody else and burns no batch.
 """
 
 from __future__ import annotations

@@ -1,11 +1,4 @@
-"""A server process: one thread answers clients and dealer, one walks programs in lock step with the
-other server.
-
-Server 0 leads: it takes requests in the order in which they came and orders server 1 to do the
-same. Server 1 answers only for requests that it has received itself, so neither server can make the
-other evaluate anything. Whatever can fail at one server alone is done before the order is accepted:
-such a failure disturbs nobody else and burns no batch.
-"""
+"""A server process: one thread listens to clients and the dealer, one runs the peer loop."""
 
 from __future__ import annotations
 
@@ -54,58 +47,46 @@ log = logging.getLogger("gpumpc")
 class Server:
     """One server. `run` returns after `stop`.
 
-    Raises on construction whatever is wrong with the party's files: ConfigError, ExposedSecret,
-    CorruptPlan.
+    Raises on construction, for the party's files: ConfigError, ExposedSecret, CorruptPlan.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self.config, self.party = config, config.party
+        self.config = config
         self._identity = load_identity(config.identity)
-        self._root = agree_root(self._identity, config.dealer, self.party)
+        root = agree_root(self._identity, config.dealer, config.party)
         pair_secret = agree_pair(self._identity, config.peer)
         _claim(config.state, self._identity.card)
-        self._ledger = Ledger(config.state / "ledger.sqlite")
+        ledger = Ledger(config.state / "ledger.sqlite")
         self._dealer_link: DealerLink | None = None
-        if self.party == 1:
+        if config.party == 1:
             self._dealer_link = DealerLink(Pool(config.state / "pool", config.pool_bytes))
         backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        party = Party(
-            self.party,
-            self._root,
+        self._party = Party(
+            config.party,
+            root,
             pair_secret,
-            self._ledger,
+            ledger,
             backend,
             self._dealer_link,
             config.timeout_s,
             self._executor,
         )
-        engines = [
-            Engine(
-                party, plan_files.load(folder), config.batch_size, config.state, config.in_flight
-            )
-            for folder in config.plans
-        ]
+        engines = map(self._open_engine, config.plans)
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in engines}
-        store = Store(config.state / "store", self.party)
-        self._share_store = ShareStore(store, self.party, backend, config.uploads_bytes)
-        self._listener = Listener(
-            config.listen,
-            self._identity.curve,
-            config.allowed,
-            stream_peers=[config.dealer.name] if self._dealer_link else [],
-            stream_endpoint=config.dealer_bulk,
-        )
+        store = Store(config.state / "store", config.party)
+        self._share_store = ShareStore(store, config.party, backend, config.uploads_bytes)
+        self._listener = self._listen()
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
         self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._stopping = threading.Event()
         self._peer_loop = PeerLoop(
-            self.party, self._engines, self._connect, self._on_agreement, self._stopping
+            config.party, self._engines, self._connect, self._on_agreement, self._stopping
         )
         self._resources = Resources(
-            self.party,
+            config.party,
             self._engines,
             self._share_store,
             IndexCatalog(self._share_store),
@@ -113,6 +94,26 @@ class Server:
             self._peer_loop,
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
+
+    def _open_engine(self, folder: Path) -> Engine:
+        config = self.config
+        return Engine(
+            self._party,
+            plan_files.load(folder),
+            config.batch_size,
+            config.state,
+            config.in_flight,
+        )
+
+    def _listen(self) -> Listener:
+        config = self.config
+        return Listener(
+            config.listen,
+            self._identity.curve,
+            config.allowed,
+            stream_peers=[config.dealer.name] if self._dealer_link else [],
+            stream_endpoint=config.dealer_bulk,
+        )
 
     def stop(self) -> None:
         """Ask `run` to return; from any thread or a signal handler."""
@@ -125,7 +126,7 @@ class Server:
         """
         worker = threading.Thread(target=self._peer_loop.run, name="lock step", daemon=True)
         worker.start()
-        log.info("server %d listens at %s", self.party, self.endpoint)
+        log.info("server %d listens at %s", self.config.party, self.endpoint)
         try:
             while not self._stopping.is_set():
                 arrival = self._listener.poll(_IDLE_S)
@@ -152,7 +153,7 @@ class Server:
         for engine in self._engines.values():
             engine.stop_preparing()
         self._listener.close()
-        self._ledger.close()
+        self._party.ledger.close()
         self._share_store.store.close()
         if self._dealer_link:
             self._dealer_link.pool.close()
@@ -209,7 +210,7 @@ class Server:
             dealer_link.store(frame.session, frame.batch_index, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
-        """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a
+        """Send the dealer our hello for its plan number `sequence`, then compare: both ends find a
         difference.
         """
         index = arrival.frame.sequence
@@ -219,7 +220,7 @@ class Server:
                 "number of plans", str(len(engines)), f"at least {index + 1}", "the dealer"
             )
         ours = {
-            "root": self._root.fingerprint(),
+            "root": self._party.root.fingerprint(),
             "number of plans": str(len(engines)),
             **agreed_fields(engines[index].plan, engines[index].program),
         }
@@ -227,7 +228,7 @@ class Server:
         compare(ours, unpack_hello(arrival.frame.payload).equal, "the dealer")
         if index + 1 == len(engines):
             self._greeted = arrival.routing_id
-        log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
+        log.info("the dealer is connected and agrees on plan %s", engines[index].plan.name)
 
     def _dismiss_dealer(self, dealer_link: DealerLink) -> None:
         """Ignore this dealer until it has sent its hellos again, as it does after an error.

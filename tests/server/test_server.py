@@ -33,7 +33,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     engine.binding = BINDING
     yield server
     server._listener.close()
-    server._ledger.close()
+    server._party.ledger.close()
     server._share_store.store.close()
     dealer_link_of(server).pool.close()
 

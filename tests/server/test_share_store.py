@@ -246,7 +246,7 @@ def test_the_servers_must_mean_the_same_rows(archives: list[ShareStore]) -> None
 
 
 def test_stores_of_two_pairs(archives: list[ShareStore], tmp_path: Path) -> None:
-    with pytest.raises(CorruptStore, match="have not met"):
+    with pytest.raises(CorruptStore, match="have not been connected yet"):
         archives[0].check_paired()
     assert together(archives, lambda share_store, channel: share_store.pair(channel)) == [
         None,
