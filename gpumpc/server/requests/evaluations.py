@@ -36,13 +36,13 @@ class _EvaluationRequest(JointRequest[E_co]):
 
     def check(self) -> None:
         """Raises CorruptStore, BadShape, HandshakeMismatch, ShareError, PlanError, MissingFile."""
-        store, source = self.resources.share_store, self.record.source
+        store, source = self.share_store, self.record.source
         store.check_paired()
         check_items(self.record.items)
-        self._engine = self.engine
-        self._engine.check_ready()
+        engine = self.engine
+        engine.check_ready()
         self._row_kind = store.source_of(
-            self._engine, self.resources.engine_of(source) if source else None
+            engine, self.resources.engine_of(source) if source else None
         )
         self._find_keys()
 
@@ -51,7 +51,7 @@ class _EvaluationRequest(JointRequest[E_co]):
 
         Raises ShareError, CorrelationsMissing, MissingFile.
         """
-        engine, dealer_link = self._engine, self.resources.dealer_link
+        engine, dealer_link = self.engine, self.resources.dealer_link
         engine.check_ready()
         if dealer_link and engine.program.cost.dealer_bytes:
             dealer_link.check(engine.session_id, engine.next_batch)
@@ -59,12 +59,12 @@ class _EvaluationRequest(JointRequest[E_co]):
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Compare the rows with the other server's, then evaluate the items that need it."""
-        store, size = self.resources.share_store, self._engine.program.input.shape[0]
+        store, size = self.share_store, self.engine.program.input.shape[0]
         store.compare(channel, self._row_kind.kind, self._keys)
         items = self._items_to_evaluate(channel)
         of = -(-len(items) // size)
-        batches = store.batches(self._row_kind, self._engine, items, self.client.name, size)
-        results = self._engine.run_all(channel, first_batch, (words for _, words in batches))
+        batches = store.batches(self._row_kind, self.engine, items, self.client.name, size)
+        results = self.engine.run_all(channel, first_batch, (words for _, words in batches))
         for part, (batch_index, share) in enumerate(results):
             names = items[part * size : (part + 1) * size]
             share = share.with_words(share.words[: len(names)])
@@ -72,7 +72,7 @@ class _EvaluationRequest(JointRequest[E_co]):
         self._finish()
 
     def _find_keys(self) -> list[RowKey]:
-        store, items = self.resources.share_store, self.record.items
+        store, items = self.share_store, self.record.items
         return store.keys(self._row_kind.kind, items, self.client.name)
 
     def _items_to_evaluate(self, channel: SubChannel) -> list[str]:
@@ -95,14 +95,14 @@ class Extract(_EvaluationRequest[m.Extract]):
     """See `messages.Extract`."""
 
     def _items_to_evaluate(self, channel: SubChannel) -> list[str]:
-        store, kind = self.resources.share_store, self.resources.share_store.features(self._engine)
+        store, kind = self.share_store, self.share_store.features(self.engine)
         store.reconcile(channel, kind.kind)
         present = {*store.ready(kind.kind, self.client.name)}
         return [item for item in self.record.items if item not in present]
 
     def _finish_batch(self, channel: SubChannel, batch: BatchResult) -> None:
-        self.resources.share_store.store_features(
-            channel, self._engine, batch.batch_index, self.client.name, batch.items, batch.share
+        self.share_store.store_features(
+            channel, self.engine, batch.batch_index, self.client.name, batch.items, batch.share
         )
         self.client.reply(m.Progress(self.job_id, batch.part, batch.of))
 

@@ -10,13 +10,12 @@ import numpy as np
 
 from gpumpc import messages as m
 from gpumpc.engine import index_programs
-from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Evaluation
 from gpumpc.errors import BadFrame, InputError
 from gpumpc.protocols.ranking.distances import Rows
 from gpumpc.retrieval import index_store as ix
 from gpumpc.retrieval.geometry import geometry_of
-from gpumpc.retrieval.programs import ROWS, Geometry
+from gpumpc.retrieval.programs import ROWS
 from gpumpc.server.dealer_link import OnDemandCorrections
 from gpumpc.server.requests.request import ImmediateRequest, JointRequest, named
 from gpumpc.shares import Additive
@@ -33,22 +32,20 @@ class IndexCreate(ImmediateRequest[m.IndexCreate]):
     """See `messages.IndexCreate`."""
 
     def check(self) -> None:
-        """Raises CorruptStore, HandshakeMismatch."""
-        self.resources.share_store.check_paired()
-        self._engine = self.resources.engine_of(self.record.plan)
+        """Raises CorruptStore."""
+        self.share_store.check_paired()
 
     def answer(self) -> None:
-        """Create the index. Raises InputError, PlanError."""
-        self.resources.indexes.create(self._engine, self.record, self.client.name)
+        """Create the index. Raises HandshakeMismatch, InputError, PlanError."""
+        self.resources.indexes.create(self.engine, self.record, self.client.name)
         self.client.reply(m.Done())
 
 
 class _ImmediateIndexRequest(ImmediateRequest[N_co]):
     def check(self) -> None:
         """Raises CorruptStore, HandshakeMismatch, MissingFile."""
-        self.resources.share_store.check_paired()
-        engine = self.resources.engine_of(self.record.plan)
-        self._index = self.resources.indexes.find(engine, self.record.name, self.client.name)
+        self.share_store.check_paired()
+        self._index = self.resources.indexes.find(self.engine, self.record.name, self.client.name)
 
 
 class IndexRemove(_ImmediateIndexRequest[m.IndexRemove]):
@@ -72,33 +69,26 @@ class IndexInfo(_ImmediateIndexRequest[m.IndexInfo]):
 class _JointIndexRequest(JointRequest[J_co]):
     """Evaluates an index program on stored features."""
 
-    _engine: Engine
-    _index: ix.IndexRecord
-    _geometry: Geometry
-
     def check(self) -> None:
         """Raises CorruptStore, HandshakeMismatch, MissingFile."""
-        self.resources.share_store.check_paired()
-        self._engine = self.engine
-        self._index = self.resources.indexes.find(self._engine, self.record.name, self.client.name)
-        self._geometry = geometry_of(self._engine.program, self._index.metric)
-        self._row_kind = self.resources.share_store.features(self._engine)
+        self.share_store.check_paired()
+        self._index = self.resources.indexes.find(self.engine, self.record.name, self.client.name)
+        self._geometry = geometry_of(self.engine.program, self._index.metric)
+        self._row_kind = self.share_store.features(self.engine)
 
     def prepare(self) -> None:
         """Find the stored features. Raises MissingFile."""
-        self._keys = self.resources.share_store.keys(
-            self._row_kind.kind, self.record.items, self.client.name
-        )
+        self._keys = self.share_store.keys(self._row_kind.kind, self.record.items, self.client.name)
 
     def _compare_rows(self, channel: SubChannel) -> None:
         """Raises HandshakeMismatch unless both servers read the same features."""
-        store = self.resources.share_store
+        store = self.share_store
         store.compare(channel, self._row_kind.kind, self._keys)
         store.reconcile(channel, self._index.kind)
 
     def _open_evaluation(self, channel: SubChannel, task: m.IndexTask) -> Evaluation:
         """The evaluation of an index program, its session open."""
-        engine, link = self._engine, self.resources.dealer_link
+        engine, link = self.engine, self.resources.dealer_link
         program = index_programs.program_of_task(engine.plan, engine.program, task)
         n_bytes = program.cost.dealer_bytes
         corrections = OnDemandCorrections(link, engine, task, n_bytes) if link else None
@@ -109,9 +99,9 @@ class _JointIndexRequest(JointRequest[J_co]):
 
     def _operands(self, items: list[str], size: int) -> Iterator[tuple[list[str], Additive]]:
         """Features of `size` items at a time, the last batch filled with zero rows."""
-        store, g = self.resources.share_store, self._geometry
+        store, g = self.share_store, self._geometry
         for names, words in store.batches(
-            self._row_kind, self._engine, items, self.client.name, size
+            self._row_kind, self.engine, items, self.client.name, size
         ):
             yield names, Additive(words, g.bits, g.frac, g.divisor)
 
@@ -153,11 +143,11 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
         self.client.reply(m.Done())
 
     def _store_rows(self, channel: SubChannel, keys: list[RowKey], rows: Rows) -> None:
-        store, index = self.resources.share_store, self._index
+        store, index = self.share_store, self._index
         labels = None
         if index.n_labels:
             labels = np.array([self._labels[key.item] for key in keys], dtype=np.uint64)
-        packed = ix.pack_rows(self._engine.backend, self._geometry, rows, len(keys), labels)
+        packed = ix.pack_rows(self.engine.backend, self._geometry, rows, len(keys), labels)
         store.store.put(index.kind, keys, index.owner, packed)
         store.confirm(channel, index.kind, keys)
 
@@ -194,7 +184,7 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         """Send the keys of the k best rows of each item, or the label that they vote for."""
         self._compare_rows(channel)
         record, index = self.record, self._index
-        loaded = self.resources.indexes.load(self._engine, index, self._geometry)
+        loaded = self.resources.indexes.load(self.engine, index, self._geometry)
         size = min(QUERIES_PER_BATCH, len(record.items))
         segments = index_programs.segments_of(loaded.versions)
         n_labels = index.n_labels if record.vote else 0

@@ -11,15 +11,9 @@ from gpumpc.wire.multiplexer import SubChannel
 class Share(ImmediateRequest[m.Share]):
     """See `messages.Share`."""
 
-    def check(self) -> None:
-        """Raises HandshakeMismatch for an unknown plan."""
-        self._engine = self.resources.engine_of(self.record.plan)
-
     def answer(self) -> None:
         """Store the shares as pending. Raises BadFrame, ConfigError, InputError."""
-        self.resources.share_store.add_inputs(
-            self._engine, self.record, self.client.name, self.bulk
-        )
+        self.share_store.add_inputs(self.engine, self.record, self.client.name, self.bulk)
         self.client.reply(m.Done())
 
 
@@ -31,44 +25,32 @@ class Settle(JointRequest[m.Settle]):
 
     def check(self) -> None:
         """Raises CorruptStore, BadShape, HandshakeMismatch."""
-        self.resources.share_store.check_paired()
+        self.share_store.check_paired()
         check_items(self.record.items)
-        self._kind = self.resources.share_store.inputs(self.engine).kind
-
-    def prepare(self) -> None:
-        """Nothing can fail at this server alone."""
+        self._kind = self.share_store.inputs(self.engine).kind
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Compare the rows of both servers, and confirm or delete them."""
-        missing = self.resources.share_store.settle(
-            channel, self._kind, self.record.items, self.client.name
-        )
+        missing = self.share_store.settle(channel, self._kind, self.record.items, self.client.name)
         self.client.reply(m.Settled(self.job_id, missing))
 
 
 class ListItems(ImmediateRequest[m.ListItems]):
     """See `messages.ListItems`."""
 
-    def check(self) -> None:
-        """Raises HandshakeMismatch for an unknown plan."""
-        self._engine = self.resources.engine_of(self.record.plan)
-
     def answer(self) -> None:
         """The client's items that may be used."""
-        store = self.resources.share_store
+        store = self.share_store
         find = store.inputs if self.record.what == "inputs" else store.features
-        items = store.ready(find(self._engine).kind, self.client.name)
+        items = store.ready(find(self.engine).kind, self.client.name)
         self.client.reply(m.ItemList(), m.pack_items(items))
 
 
 class Delete(ImmediateRequest[m.Delete]):
     """See `messages.Delete`."""
 
-    def check(self) -> None:
-        """Nothing can be wrong: items that are not here are deleted already."""
-
     def answer(self) -> None:
         """Delete the rows of the client."""
         prefix = INPUTS if self.record.what == "inputs" else ""
-        self.resources.share_store.store.delete(self.record.items, self.client.name, prefix)
+        self.share_store.store.delete(self.record.items, self.client.name, prefix)
         self.client.reply(m.Done())

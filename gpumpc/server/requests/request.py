@@ -21,6 +21,7 @@ from gpumpc.wire.frames import Kind
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
 JointRecord = m.ShareWeights | m.Settle | m.Run | m.Extract | m.IndexAdd | m.IndexSearch
+PlanRecord = JointRecord | m.Share | m.ListItems | m.GetFeatures | m.IndexRequest
 R_co = TypeVar("R_co", bound=m.Request, covariant=True)
 J_co = TypeVar("J_co", bound=JointRecord, covariant=True)
 
@@ -82,9 +83,14 @@ class Request(abc.ABC, Generic[R_co]):
     def __init__(
         self, resources: Resources, client: ClientLink, record: R_co, bulk: memoryview
     ) -> None:
-        self.resources, self.client, self.record, self.bulk = resources, client, record, bulk
+        self.resources, self.share_store = resources, resources.share_store
+        self.client, self.record, self.bulk = client, record, bulk
 
-    @abc.abstractmethod
+    @property
+    def engine(self: Request[PlanRecord]) -> Engine:
+        """The engine of the request's plan. Raises HandshakeMismatch if this server has none."""
+        return self.resources.engine_of(self.record.plan)
+
     def check(self) -> None:
         """Raises the reason the request must be refused, where that can be known at once."""
 
@@ -97,7 +103,7 @@ class Request(abc.ABC, Generic[R_co]):
     ) -> None:
         """Reply with the result shares of one batch, sealed to the client."""
         plan, job_id = self.record.plan, self.record.job
-        packed = bytes(self.resources.share_store.backend.pack(result.words, result.bits))
+        packed = bytes(self.share_store.backend.pack(result.words, result.bits))
         aad = m.result_aad(plan, job_id, part, self.resources.party)
         self.client.reply(
             m.Part(job_id, part, of, len(result.words), rows), seal(self.client.card, packed, aad)
@@ -126,17 +132,15 @@ class JointRequest(Request[J_co], Job):
             self.job_id = record.job
         self.what = f"{client.name}: {self._description()}"
 
-    @property
-    def engine(self) -> Engine:
-        """The engine of the request's plan. Raises HandshakeMismatch."""
-        return self.resources.engine_of(self.plan)
-
     @abc.abstractmethod
     def _description(self) -> str:
         """What the two servers compare; `named` stands for a list of items."""
 
+    def prepare(self) -> None:
+        """See `Job.prepare`."""
+
     def fail(self, error: GpumpcError) -> None:
-        """As `ClientLink.fail`."""
+        """See `Job.fail`."""
         self.client.fail(error)
 
 

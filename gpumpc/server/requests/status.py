@@ -11,9 +11,6 @@ from gpumpc.server.requests.request import ImmediateRequest
 class GetStatus(ImmediateRequest[m.GetStatus]):
     """See `messages.GetStatus`."""
 
-    def check(self) -> None:
-        """Nothing can be wrong."""
-
     def answer(self) -> None:
         """The served plans and the connections."""
         resources = self.resources
@@ -40,12 +37,9 @@ class GetStatus(ImmediateRequest[m.GetStatus]):
 class GetStoreStatus(ImmediateRequest[m.GetStoreStatus]):
     """See `messages.GetStoreStatus`."""
 
-    def check(self) -> None:
-        """Nothing can be wrong."""
-
     def answer(self) -> None:
         """The client's rows here, by kind and state."""
-        store, owner = self.resources.share_store.store, self.client.name
+        store, owner = self.share_store.store, self.client.name
         rows = {kind: n for kind, n in store.info(owner).items() if kind != "bytes"}
         self.client.reply(
             m.StoreStatus(self.resources.party, store.store_pair_id, rows, store.held_bytes(owner))
