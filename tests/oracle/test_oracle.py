@@ -282,7 +282,8 @@ def test_true_seeds_agree(tiny_run):
 
 
 @pytest.mark.parametrize(
-    "field", ["root 0", "root 1", "weight_seed", "version", "weight_sharing_id", "session_id", "batch"]
+    "field",
+    ["root 0", "root 1", "weight_seed", "version", "weight_sharing_id", "session_id", "batch"],
 )
 def test_a_wrong_seed_differs(tiny_run, field):
     seeds = tiny_run[1].seeds

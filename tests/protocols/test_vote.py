@@ -23,7 +23,7 @@ from gpumpc.protocols.ranking import vote as module
 from gpumpc.protocols.ranking.argmax import Duel, KnockOut
 from gpumpc.protocols.ranking.vote import Equality, Vote
 from gpumpc.protocols.step import Clear, Step
-from gpumpc.retrieval.metrics import majority_vote
+from gpumpc.retrieval.evaluation.metrics import majority_vote
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
 from gpumpc.session import Session
