@@ -31,7 +31,6 @@ from tests.harness import (
     BACKEND,
     Cell,
     Outcome,
-    drawn_openly,
     every,
     opened_cells,
     plain,
@@ -41,6 +40,7 @@ from tests.harness import (
 )
 from tests.protocols.cases import Lt
 from tests.protocols.checkers import check_opened, check_same_law, check_view
+from tests.scripted import drawn_openly
 
 Ints = npt.NDArray[np.int64]
 Patch = pytest.MonkeyPatch
