@@ -155,7 +155,7 @@ def add(
 
     Labels go as shares, like everything.
     """
-    from gpumpc.retrieval.labels import read_labels
+    from gpumpc.retrieval.evaluation.labels import read_labels
 
     names = items or []
     with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:

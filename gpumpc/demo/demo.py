@@ -18,8 +18,8 @@ from gpumpc.demo.cost_plot import layer_costs
 from gpumpc.demo.report import Found, Note, Query, Report, class_rows, write_report
 from gpumpc.program.compiler import program_of
 from gpumpc.progress import counted
+from gpumpc.retrieval.evaluation.metrics import accuracy, overlap_at_k
 from gpumpc.retrieval.geometry import geometry_of
-from gpumpc.retrieval.metrics import accuracy, overlap_at_k
 
 START_S = 30.0  # for three processes on a busy machine
 INDEX = "gallery"

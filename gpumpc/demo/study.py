@@ -17,10 +17,15 @@ from gpumpc.local import named_networks as models
 from gpumpc.local.compile import Plan
 from gpumpc.media.preprocess import preprocess
 from gpumpc.program.compiler import program_of
+from gpumpc.retrieval.evaluation.metrics import (
+    accuracy,
+    mean_average_precision,
+    overlap_at_k,
+    precision_at_k,
+)
+from gpumpc.retrieval.evaluation.probe import train_head
 from gpumpc.retrieval.geometry import geometry_of
-from gpumpc.retrieval.metrics import accuracy, mean_average_precision, overlap_at_k, precision_at_k
 from gpumpc.retrieval.plain import plain_search
-from gpumpc.retrieval.probe import train_head
 from gpumpc.retrieval.programs import Metric
 
 Floats = npt.NDArray[np.float64]

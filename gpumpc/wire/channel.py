@@ -31,8 +31,9 @@ from gpumpc.wire.frames import (
 )
 
 T = TypeVar("T")
+InMemory = TypeVar("InMemory", bound="MemoryChannel")
 
-__all__ = ["Buffer", "Channel", "FramedChannel", "MemoryChannel", "memory_pair"]
+__all__ = ["Buffer", "Channel", "FramedChannel", "MemoryChannel", "connect", "memory_pair"]
 
 
 class Channel(Protocol):
@@ -296,6 +297,10 @@ class MemoryChannel(FramedChannel):
 
 def memory_pair(patience_s: float = 120.0) -> tuple[MemoryChannel, MemoryChannel]:
     """Two connected ends, S0's and S1's, for two threads of one process. Raises nothing."""
-    ends = MemoryChannel(0, patience_s), MemoryChannel(1, patience_s)
-    ends[0]._other, ends[1]._other = ends[1], ends[0]
-    return ends
+    return connect(MemoryChannel(0, patience_s), MemoryChannel(1, patience_s))
+
+
+def connect(first: InMemory, second: InMemory) -> tuple[InMemory, InMemory]:
+    """Make two ends a pair."""
+    first._other, second._other = second, first
+    return first, second
