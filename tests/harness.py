@@ -35,7 +35,7 @@ from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import OneWay, PartyRandomness, Session, StaticWeight, Sum
 from gpumpc.shares import Additive
-from gpumpc.wire.channel import MemoryChannel, memory_pair
+from gpumpc.wire.channel import Buffer, Channel, memory_pair
 
 Words = npt.NDArray[np.uint64]
 Integers = dict[str, tuple[Words, Words]]
@@ -111,30 +111,26 @@ class BytesCorrections:
             raise LeftoverCorrelations(f"{len(self._left)} bytes were not read")
 
 
-class RecordingChannel:
+class RecordingChannel(Channel):
     """A channel that keeps a copy of what its end sends, a round an entry: empty where it only
     receives.
     """
 
-    def __init__(self, inner: MemoryChannel) -> None:
-        self._inner = inner
-        self.party = inner.party
+    def __init__(self, inner: Channel) -> None:
+        super().__init__(inner.transport, inner.party, inner.patience_s)
         self.sent: list[bytes] = []
 
-    def exchange(self, payload: Sequence[Any]) -> memoryview:
+    def exchange(self, payload: Sequence[Buffer]) -> memoryview:
         self.sent.append(b"".join(payload))
-        return self._inner.exchange([self.sent[-1]])
+        return super().exchange([self.sent[-1]])
 
-    def send(self, payload: Sequence[Any]) -> None:
+    def send(self, payload: Sequence[Buffer]) -> None:
         self.sent.append(b"".join(payload))
-        self._inner.send([self.sent[-1]])
+        super().send([self.sent[-1]])
 
     def receive(self) -> memoryview:
         self.sent.append(b"")
-        return self._inner.receive()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return super().receive()
 
 
 class NamedTree(SeedTree):
@@ -501,15 +497,15 @@ class _Server:
 
     def prepare(
         self,
-        channel: MemoryChannel,
+        channel: Channel,
         cipher: Cipher,
         corrections: BytesCorrections | None,
         weights: Mapping[str, StaticWeight],
         batch_index: int,
         ahead: Mapping[str, Words],
     ) -> None:
-        channel.begin(self.session_id, batch_index)
         self.channel = RecordingChannel(channel)
+        self.channel.begin(self.session_id, batch_index)
         arguments = (
             self.party,
             self.backend,

@@ -27,7 +27,7 @@ from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend
 from gpumpc.session import Session, StaticWeight
 from gpumpc.shares import Additive
-from gpumpc.wire.channel import MemoryChannel, memory_pair
+from gpumpc.wire.channel import Buffer, Channel, memory_pair
 
 Words = npt.NDArray[np.uint64]
 Weights = Mapping[str, tuple[Words, Words]]
@@ -57,21 +57,18 @@ class Run:
     seconds_online: float
 
 
-class _Recorder:
+class _Recorder(Channel):
     """A channel that keeps what its end sends, if asked to."""
 
-    def __init__(self, inner: MemoryChannel, keep: bool) -> None:
-        self._inner, self._keep = inner, keep
-        self.party, self.sent = inner.party, list[bytes]()
+    def __init__(self, inner: Channel, keep: bool) -> None:
+        super().__init__(inner.transport, inner.party, inner.patience_s)
+        self._keep, self.sent = keep, list[bytes]()
 
-    def exchange(self, payload: Sequence[Any]) -> memoryview:
+    def exchange(self, payload: Sequence[Buffer]) -> memoryview:
         message = b"".join(payload)
         if self._keep:
             self.sent.append(message)
-        return self._inner.exchange([message])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return super().exchange([message])
 
 
 class _Corrections:
