@@ -360,11 +360,11 @@ def test_corrections_that_nobody_reads(compiled: Plan) -> None:
 
 
 def test_a_run_that_costs_more_than_declared(compiled: Plan) -> None:
-    from gpumpc.wire.channel import FramedChannel
+    from gpumpc.wire.channel import Channel
 
-    measured = FramedChannel.measured
+    measured = Channel.measured
     more = mock.patch.object(
-        FramedChannel, "measured", lambda channel: measured(channel) + measured(channel)
+        Channel, "measured", lambda channel: measured(channel) + measured(channel)
     )
     fails_then_works(compiled, more, CostMismatch, "the result was not released")
 

@@ -55,14 +55,14 @@ sys.meta_path.insert(0, NoTorch())
 
 # Appends every (session, batch) under which a process sends masked bytes.
 _RECORD = """
-from gpumpc.wire.channel import FramedChannel
-begin = FramedChannel.begin
+from gpumpc.wire.channel import Channel
+begin = Channel.begin
 def recorded(channel, session_id, batch):
     if any(session_id):
         with open({file!r}, "a") as file:
             file.write(f"{{channel.party}} {{session_id.hex()}} {{batch}}\\n")
     begin(channel, session_id, batch)
-FramedChannel.begin = recorded
+Channel.begin = recorded
 """
 
 

@@ -339,13 +339,13 @@ def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
 
 _DIE_IN_A_BATCH = """
 import os, signal
-from gpumpc.wire.channel import FramedChannel
-receive = FramedChannel._receive_opening
+from gpumpc.wire.channel import Channel
+receive = Channel._receive_opening
 def receive_or_die(channel):
     if channel._batch == {batch} and channel._out == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return receive(channel)
-FramedChannel._receive_opening = receive_or_die
+Channel._receive_opening = receive_or_die
 """
 _DIE_DEALING = """
 import os, signal
