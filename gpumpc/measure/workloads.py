@@ -117,14 +117,18 @@ class _Multiplication(Runner):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One workload with its operands; a plan without an operator, or an operator of `roles.trial`.
+    """One workload with its operands.
 
     Attributes:
+        batch_size: images, rows or queries a batch.
+        operator: of a product or a search, see `Spec`; empty for a network.
         n_items: what `items_per_second` counts.
         bounds: how a network's ranges were shown to fit; empty where this file chooses inputs that
             do.
     """
 
+    workload: str
+    batch_size: int
     compiled: Plan
     inputs: tuple[Array, ...]
     operator: str
@@ -163,27 +167,22 @@ def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
             else 0.5
         )
         grey = models.sample_inputs((2, n), -high, high)
-        return Case(_compiled("relu", 1, params), (grey[0], grey[1]), "*", n, "")
+        plan = _compiled("relu", 1, params)
+        return Case(name, batch_size, plan, (grey[0], grey[1]), "*", n, "")
     compiled = _compiled(name, n, params)
     if name == "retrieval":
         vectors = quantised(compiled.record, models.sample_inputs((batch_size + n, _DIM)))
-        return Case(compiled, (vectors[:batch_size], vectors[batch_size:]), NEAREST, batch_size, "")
+        operands = vectors[:batch_size], vectors[batch_size:]
+        return Case(name, batch_size, compiled, operands, NEAREST, batch_size, "")
     source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
     n_items = batch_size * (n if name in ("relu", "relu6") else 1)
-    return Case(
-        compiled, (x,), "", n_items, str(compiled.record.bounds) if name in NETWORKS else ""
-    )
+    bounds = str(compiled.record.bounds) if name in NETWORKS else ""
+    return Case(name, batch_size, compiled, (x,), "", n_items, bounds)
 
 
 def row_of(
-    case: Case,
-    name: str,
-    batch_size: int,
-    params: Params,
-    cost: Cost,
-    seconds: Sequence[tuple[float, float]],
-    value: Array,
+    case: Case, cost: Cost, seconds: Sequence[tuple[float, float]], value: Array
 ) -> dict[str, Any]:
     """What is printed of a workload however it was run.
 
@@ -192,10 +191,10 @@ def row_of(
         value: the last result.
     """
     totals, onlines = zip(*seconds, strict=True)
-    n_batch = batch_size or BATCH[name]
+    params = case.compiled.record.params
     return {
-        "workload": name,
-        "batch_size": n_batch,
+        "workload": case.workload,
+        "batch_size": case.batch_size,
         "seconds_total": statistics.median(totals),
         "seconds_online": statistics.median(onlines),
         "online_bytes": cost.online_bytes,
@@ -206,8 +205,8 @@ def row_of(
         "n_runs": len(seconds),
         "seconds_total_fastest": min(totals),
         "seconds_online_fastest": min(onlines),
-        "online_bytes_per_image": cost.online_bytes // n_batch,
-        "offline_bytes_per_image": cost.dealer_bytes // n_batch,
+        "online_bytes_per_image": cost.online_bytes // case.batch_size,
+        "offline_bytes_per_image": cost.dealer_bytes // case.batch_size,
         "items_per_second": case.n_items / statistics.median(totals),
         "bounds": case.bounds,
         **case.errors(value),

@@ -79,17 +79,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def gpumpc(
-    cluster: Cluster,
-    *arguments: object,
-    plan: str = "features",
-    rc: int = 0,
-    config: str = "client",
-) -> str:
-    root = cluster.folder.parent
-    options = ["--config", str(cluster.folder / f"{config}.toml"), "--plan", str(root / plan)]
+def command(*arguments: object, rc: int = 0) -> str:
+    """What `gpumpc` prints on both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", "gpumpc", *map(str, arguments), *options],
+        [sys.executable, "-m", "gpumpc", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         capture_output=True,
         text=True,
@@ -97,6 +90,12 @@ def gpumpc(
     )
     assert done.returncode == rc, done.stderr + done.stdout
     return done.stdout + done.stderr
+
+
+def gpumpc(cluster: Cluster, *arguments: object, plan: str = "features", rc: int = 0) -> str:
+    """A user's command against this cluster."""
+    config, folder = cluster.folder / "client.toml", cluster.folder.parent / plan
+    return command(*arguments, "--config", config, "--plan", folder, rc=rc)
 
 
 def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
@@ -173,43 +172,12 @@ def test_extract_all_classify_and_evaluate(
         assert f"{i:02}.png\t{CLASSES[i > 5]}" in text
     rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gpumpc",
-            "evaluate",
-            out,
-            "--labels",
-            tmp_path / "labels.csv",
-            "--metric",
-            "l2",
-            "--json",
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gpumpc",
-            "train-head",
-            str(out),
-            "--labels",
-            str(tmp_path / "labels.csv"),
-        ]
-        + ["--on", str(cluster.folder.parent / "features"), "--out", str(tmp_path / "head")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert f"of 2 classes, trained on {N} images" in done.stdout, done.stderr
+    labels = tmp_path / "labels.csv"
+    row = command("evaluate", out, "--labels", labels, "--metric", "l2", "--json")
+    assert json.loads(row)
+    below, trained_folder = cluster.folder.parent / "features", tmp_path / "head"
+    text = command("train-head", out, "--labels", labels, "--on", below, "--out", trained_folder)
+    assert f"of 2 classes, trained on {N} images" in text
     trained = Plan.load(tmp_path / "head")
     assert trained.record.classes == CLASSES
     assert [CLASSES[int(i)] for i in trained(found["features"], "fixed")] == [
@@ -316,15 +284,7 @@ def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
     cluster = Cluster.make(tmp_path)
 
     def verify(rc: int) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gpumpc", "store", "verify", "--config", cluster.setup.server1],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == rc, done.stderr
-        return done.stdout + done.stderr
+        return command("store", "verify", "--config", cluster.setup.server1, rc=rc)
 
     with cluster:
         with cluster.ready() as client:
@@ -372,9 +332,9 @@ def test_kill_9_of_each_process_in_an_extraction_of_64_images(
     x = images(64)
     # A number that was burnt is not used again: the second to die does so in a later one.
     faults = {
-        "server0": _DIE_IN_A_BATCH.format(batch_size=3),
-        "server1": _DIE_IN_A_BATCH.format(batch_size=8),
-        "dealer": _DIE_DEALING.format(batch_size=13),
+        "server0": _DIE_IN_A_BATCH.format(batch=3),
+        "server1": _DIE_IN_A_BATCH.format(batch=8),
+        "dealer": _DIE_DEALING.format(batch=13),
     }
     items = sorted(secrets.token_hex(16) for _ in x)
     for name, fault in faults.items():
