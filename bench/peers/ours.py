@@ -62,7 +62,7 @@ def plan_of(
 ) -> tuple[PlanRecord, Weights]:
     """The workload as a plan."""
     if work.is_network:
-        compiled = compile_named(work.name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
+        compiled = compile_named(work.name, params=params)
         return compiled.record, compiled.weights
     # An elementwise value is one item of many numbers; a product's rows and an image are items of a
     # batch.

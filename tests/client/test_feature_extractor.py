@@ -65,7 +65,7 @@ class FakeClient:
         if progress:
             progress(1, 1)
         values = self.uploads[shared.items[0]]
-        return SealedResult(lambda: self.network(values, "float"), len(values))
+        return SealedResult(lambda: self.network.evaluate(values), len(values))
 
     def delete(self, shared):
         self.calls.append("forget")
@@ -92,7 +92,7 @@ def test_features_of_arrays_and_nothing_left_at_the_servers():
     client, heard = FakeClient(), []
     extractor = over(client, progress=lambda done, of: heard.append((done, of)))
     got = extractor.fit(X).transform(X)
-    np.testing.assert_array_equal(got, COMPILED(X, "float"))
+    np.testing.assert_array_equal(got, COMPILED.evaluate(X))
     assert client.calls == ["share", "run", "forget"] and not client.uploads and heard == [(1, 1)]
     np.testing.assert_array_equal(extractor.fit_transform(X), got)
     assert extractor.get_feature_names_out().tolist() == ["secure0", "secure1", "secure2"]
@@ -103,7 +103,7 @@ def test_features_of_files(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in "cab"]
     for path, image in zip(paths, levels, strict=True):
         path.write_bytes(png(image / 255))
-    want = COMPILED((levels - 127.5) / 127.5, "float")
+    want = COMPILED.evaluate((levels - 127.5) / 127.5)
     extractor = over(FakeClient())
     for given in (paths, [str(path) for path in paths], np.array([str(path) for path in paths])):
         np.testing.assert_allclose(extractor.transform(given), want, atol=1e-6)
@@ -161,7 +161,7 @@ def test_in_a_pipeline():
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    features = COMPILED(X, "float")
+    features = COMPILED.evaluate(X)
     labels = (features[:, 0] > np.median(features[:, 0])).astype(int)
     extractor = over(FakeClient())
     pipeline = make_pipeline(extractor, StandardScaler(), LogisticRegression()).fit(X, labels)

@@ -212,7 +212,7 @@ def test_extract_all_classify_and_evaluate(
     assert f"of 2 classes, trained on {N} images" in done.stdout, done.stderr
     trained = Plan.load(tmp_path / "head")
     assert trained.record.classes == CLASSES
-    assert [CLASSES[int(i)] for i in trained(found["features"], "fixed")] == [
+    assert [CLASSES[int(i)] for i in trained.evaluate(found["features"], fixed_point=True)] == [
         CLASSES[int(Path(file).stem) > 5] for file in found["files"]
     ]
 

@@ -60,7 +60,7 @@ def test_search_finds_what_plain_search_finds(
     scores, found = index.search(asked(client), K)
     x = images(N, seed=7)
     x[31] = x[3]
-    features = cluster.compiled(x, "fixed")
+    features = cluster.compiled.evaluate(x, fixed_point=True)
     if index.metric == "cosine":
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
     step = (
