@@ -18,7 +18,8 @@ import pytest
 
 from gpumpc import messages as m
 from gpumpc.client import connection as connection_module
-from gpumpc.client.client import Client, SealedResult, SharedInput, connect
+from gpumpc.client.client import Client, connect
+from gpumpc.client.served_plan import SealedResult
 from gpumpc.deploy.config import load_client
 from gpumpc.deploy.keys import keygen, load_identity
 from gpumpc.errors import (
@@ -138,7 +139,7 @@ def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
 
 
 def test_an_upload_that_is_not_there(client: Client) -> None:
-    shared = SharedInput(("0" * 32,), (1, 4, 4, 1))
+    shared = ["0" * 32]
     text = refused(RemoteError, "item 00000000 is not in the store", lambda: client.run(shared))
     assert "share it again" in text
     refused(BadShape, "no item is named", lambda: client.run([]))
@@ -204,9 +205,7 @@ def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
     with as_user(cluster, "second") as thief:
         refused(RemoteError, "belongs to someone else", lambda: thief.run(shared))
         thief.delete(shared)
-        refused(
-            RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared.items)
-        )
+        refused(RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared))
         assert not thief.list_inputs() and thief.store_status()[0].n_bytes == 0
     assert client.run(shared).reveal().shape == (1, 3)
     client.delete(shared)
@@ -226,7 +225,7 @@ def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> Non
 @pytest.mark.parametrize("party", [0, 1])
 def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> None:
     shared = client.share(images(1))
-    request = m.Run(client.plan_id, secrets.token_hex(16), [*shared.items])
+    request = m.Run(client.plan_id, secrets.token_hex(16), shared)
     sequence = ask(client, party, request)
     if party == 1:
         assert isinstance(answer(client, 1, sequence), m.Queued)
@@ -241,9 +240,9 @@ def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> N
 def test_different_requests_at_the_two_servers(client: Client) -> None:
     small, large = client.share(images(1)), client.share(images(2))
     job = secrets.token_hex(16)
-    first = ask(client, 1, m.Run(client.plan_id, job, [*large.items]))
+    first = ask(client, 1, m.Run(client.plan_id, job, large))
     assert isinstance(answer(client, 1, first), m.Queued)
-    second = ask(client, 0, m.Run(client.plan_id, job, [*small.items]))
+    second = ask(client, 0, m.Run(client.plan_id, job, small))
     refused(RemoteError, "different requests", lambda: answer(client, 1, first))
     refused(RemoteError, "different requests", lambda: answer(client, 0, second))
     client.delete(small)
@@ -374,7 +373,7 @@ def test_nobody_fills_the_queue(client: Client) -> None:
     shared = client.share(images(1))
     first = 0
     for _ in range(MAX_JOBS_PER_CLIENT + 1):
-        sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), [*shared.items]))
+        sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), shared))
         first = first or sequence
     refused(
         RemoteError, f"{MAX_JOBS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence)
@@ -397,7 +396,7 @@ def _drain(client: Client, sequence: int) -> None:
 
 def test_a_job_number_is_not_taken_twice(client: Client, cluster: Cluster) -> None:
     shared, job = client.share(images(1)), secrets.token_hex(16)
-    request = m.Run(client.plan_id, job, [*shared.items])
+    request = m.Run(client.plan_id, job, shared)
     assert isinstance(answer(client, 1, ask(client, 1, request)), m.Queued)
     refused(RemoteError, "waits here already", lambda: answer(client, 1, ask(client, 1, request)))
     assert isinstance(answer(client, 0, ask(client, 0, request)), m.Part)

@@ -253,7 +253,7 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     text = gpumpc(
         cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "wrong.csv", rc=1
     )
-    assert "'grey' is no class of index 'labelled'" in text
+    assert "'grey' is not a class of index 'labelled'" in text
     for party in (0, 1):  # names of classes are there, and no row says which it has
         assert "light" in (
             cluster.folder / f"state{party}" / "store" / "manifest.sqlite-wal"
