@@ -179,7 +179,7 @@ def explain(compiled: Plan, batch_size: int, rates: Rates, runs: int = RUNS) -> 
     """
     source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
-    with compiled.session(batch_size) as session:
+    with compiled.simulate(batch_size) as session:
         shared = session.share(x)
         session.run(shared)  # masks of weights, plans of trees: not counted
         online, dealt = [], []
@@ -293,7 +293,7 @@ def growth(compiled: Plan, batches: Sequence[int]) -> list[tuple[int, float]]:
     for batch_size in batches:
         source = compiled.record.graph.input
         x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
-        with compiled.session(batch_size) as session:
+        with compiled.simulate(batch_size) as session:
             shared = session.share(x)
             session.run(shared)
             start = time.perf_counter()
@@ -315,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     compiled = models.compile_named(options.workload)
     batch_size = options.batch_size or BATCH[options.workload]
-    with compiled.session(1) as session:
+    with compiled.simulate(1) as session:
         rates = measured_rates(session.backend)
         name = session.backend.name
     layers = explain(compiled, batch_size, rates)

@@ -25,7 +25,7 @@ def write_page(path: Path) -> None:
     parts = [_HEAD.format(machine=described)]
     for name, title in _TITLES.items():
         compiled = models.compile_named(name)
-        with compiled.session(1) as session:
+        with compiled.simulate(1) as session:
             rates, backend = measured_rates(session.backend), session.backend.name
         layers = explain(compiled, BATCH[name], rates)
         plot = path.parent / f"performance-{name}.svg"

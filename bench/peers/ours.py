@@ -61,7 +61,7 @@ def ring_of_product(params: Params) -> Params:
 def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> Plan:
     """The workload as a plan."""
     if work.is_network:
-        return compile_named(work.name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
+        return compile_named(work.name, params=params)
     # An elementwise value is one item of many numbers; a product's rows and an image are items of a
     # batch.
     shape = (

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.engine.binary_program import binary_program
+from gpumpc.errors import ConfigError
 from gpumpc.local import named_networks as models
 from gpumpc.local.compile import Plan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
@@ -27,7 +28,7 @@ from gpumpc.measure.search_workload import (
     search_program,
 )
 from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.params import Params
+from gpumpc.params import Params, one_of
 from gpumpc.program.plan import make_plan
 from gpumpc.ring.choose import choose_backend
 
@@ -146,7 +147,7 @@ class Case:
         exact = (
             self.inputs[0] * self.inputs[1]
             if self.operator
-            else self.compiled(self.inputs[0], "float")
+            else self.compiled.evaluate(self.inputs[0])
         )
         return {"max_error": float(np.abs(value - exact).max())}
 
@@ -156,7 +157,7 @@ def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
 
     Raises ConfigError for an unknown one.
     """
-    models.one_of(name, *WORKLOADS)
+    one_of("workload", name, WORKLOADS, ConfigError)
     n, batch_size = n or (N_ROWS if name == "retrieval" else N), batch_size or BATCH[name]
     if name == "mul":
         # As many bits above the product's fraction as below one operand's, the sign and the lift's
@@ -217,7 +218,7 @@ def open_workload(case: Case, backend: str | None) -> Measured:
     """A workload in this process; its session must be closed."""
     plan, x = case.compiled.record, case.inputs[0]
     if case.operator == "*":
-        session = case.compiled.session(1, backend)
+        session = case.compiled.simulate(1, backend)
         product = _Multiplication(session, *case.inputs)
         return Measured(session, binary_program("*", *product.operands, plan.params).cost, product)
     if case.operator == NEAREST:
@@ -225,13 +226,13 @@ def open_workload(case: Case, backend: str | None) -> Measured:
         program, at_rest = search_program(plan, len(x), len(rows)), rows_at_rest(plan, rows)
         session = LocalSession(plan, at_rest, len(x), choose_backend(backend), program)
     else:
-        session = case.compiled.session(len(x), backend)
+        session = case.compiled.simulate(len(x), backend)
     return Measured(session, session.program.cost, _Batches(session, x))
 
 
 def _compiled(name: str, n: int, params: Params) -> Plan:
     if name in NETWORKS:
-        return models.compile_named(name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
+        return models.compile_named(name, params=params)
     if name in ("matmul", "conv"):
         return Plan(*make_plan(name, *_product(name), params))
     if name == "retrieval":

@@ -94,7 +94,7 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
     arrays = peers.case_arrays(work, seed=0)
     few = {**arrays, "x": arrays["x"][:2]}
     compiled = plan_of(work, arrays, Params(ring_bits=44, frac_bits=16))
-    ours = compiled(channels_last(few["x"]), "float")
+    ours = compiled.evaluate(channels_last(few["x"]))
     exact = evaluate(work, few)
     np.testing.assert_allclose(ours, channels_last(exact), atol=1e-6)
 

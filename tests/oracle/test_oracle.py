@@ -98,7 +98,10 @@ def test_lenet():
     import torch
 
     compiled = gpumpc.compile(
-        lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(ring_bits=44, frac_bits=13)
+        lenet(),
+        torch.zeros(1, 1, 28, 28),
+        input_range=(0.0, 1.0),
+        params=Params(ring_bits=44, frac_bits=13),
     )
     check(compiled, batch_size=2, sizes=(2, 1))
 

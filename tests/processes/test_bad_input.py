@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gpumpc.client import connection as connection_module
-from gpumpc.client.client import Client, SealedResult, SharedInput, connect
+from gpumpc.client.client import Client, connect
+from gpumpc.client.served_plan import SealedResult
 from gpumpc.deploy.config import load_client
 from gpumpc.deploy.keys import keygen, load_identity
 from gpumpc.errors import (
@@ -80,7 +81,7 @@ def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
 
 
 def test_an_upload_that_is_not_there(client: Client) -> None:
-    shared = SharedInput(("0" * 32,), (1, 4, 4, 1))
+    shared = ["0" * 32]
     text = refused(RemoteError, "item 00000000 is not in the store", lambda: client.run(shared))
     assert "share it again" in text
     refused(BadShape, "no item is named", lambda: client.run([]))
@@ -146,9 +147,7 @@ def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
     with as_user(cluster, "second") as thief:
         refused(RemoteError, "belongs to someone else", lambda: thief.run(shared))
         thief.delete(shared)
-        refused(
-            RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared.items)
-        )
+        refused(RemoteError, "belongs to someone else", lambda: thief.share(images(1), shared))
         assert not thief.list_inputs() and thief.store_status()[0].n_bytes == 0
     assert client.run(shared).reveal().shape == (1, 3)
     client.delete(shared)

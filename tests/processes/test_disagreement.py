@@ -308,7 +308,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
             server_0.meet()
             fresh = server_0.engine.next_batch
             batch = fresh - 1 if attack == "second use" else fresh
-            _, sequence = server_0.order(client, shared.items[0], batch)
+            _, sequence = server_0.order(client, shared[0], batch)
             channel = server_0.channel
             channel.begin(server_0.engine.session_id, batch)
             if attack == "second use":

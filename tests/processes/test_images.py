@@ -180,7 +180,7 @@ def test_extract_all_classify_and_evaluate(
     assert f"of 2 classes, trained on {N} images" in text
     trained = Plan.load(tmp_path / "head")
     assert trained.record.classes == CLASSES
-    assert [CLASSES[int(i)] for i in trained(found["features"], "fixed")] == [
+    assert [CLASSES[int(i)] for i in trained.evaluate(found["features"], fixed_point=True)] == [
         CLASSES[int(Path(file).stem) > 5] for file in found["files"]
     ]
 
@@ -221,7 +221,7 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     text = gpumpc(
         cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "wrong.csv", rc=1
     )
-    assert "'grey' is no class of index 'labelled'" in text
+    assert "'grey' is not a class of index 'labelled'" in text
     for party in (0, 1):  # names of classes are there, and no row says which it has
         assert "light" in (
             cluster.folder / f"state{party}" / "store" / "manifest.sqlite-wal"

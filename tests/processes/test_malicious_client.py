@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("still_serves")
 @pytest.mark.parametrize("party", [0, 1])
 def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> None:
     shared = client.share(images(1))
-    request = m.Run(client.plan_id, secrets.token_hex(16), [*shared.items])
+    request = m.Run(client.plan_id, secrets.token_hex(16), shared)
     sequence = ask(client, party, request)
     if party == 1:
         assert isinstance(answer(client, 1, sequence), m.Queued)
@@ -43,9 +43,9 @@ def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> N
 def test_different_requests_at_the_two_servers(client: Client) -> None:
     small, large = client.share(images(1)), client.share(images(2))
     job = secrets.token_hex(16)
-    first = ask(client, 1, m.Run(client.plan_id, job, [*large.items]))
+    first = ask(client, 1, m.Run(client.plan_id, job, large))
     assert isinstance(answer(client, 1, first), m.Queued)
-    second = ask(client, 0, m.Run(client.plan_id, job, [*small.items]))
+    second = ask(client, 0, m.Run(client.plan_id, job, small))
     refused(RemoteError, "different requests", lambda: answer(client, 1, first))
     refused(RemoteError, "different requests", lambda: answer(client, 0, second))
     client.delete(small)
@@ -176,7 +176,7 @@ def test_nobody_fills_the_queue(client: Client) -> None:
     shared = client.share(images(1))
     first = 0
     for _ in range(MAX_JOBS_PER_CLIENT + 1):
-        sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), [*shared.items]))
+        sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), shared))
         first = first or sequence
     refused(
         RemoteError, f"{MAX_JOBS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence)
@@ -199,7 +199,7 @@ def _drain(client: Client, sequence: int) -> None:
 
 def test_a_job_number_is_not_taken_twice(client: Client, cluster: Cluster) -> None:
     shared, job = client.share(images(1)), secrets.token_hex(16)
-    request = m.Run(client.plan_id, job, [*shared.items])
+    request = m.Run(client.plan_id, job, shared)
     assert isinstance(answer(client, 1, ask(client, 1, request)), m.Queued)
     refused(RemoteError, "waits here already", lambda: answer(client, 1, ask(client, 1, request)))
     assert isinstance(answer(client, 0, ask(client, 0, request)), m.Part)
