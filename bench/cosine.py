@@ -27,8 +27,8 @@ from gpumpc.media.preprocess import preprocess
 from gpumpc.models.lite0 import lite0
 from gpumpc.params import Params
 from gpumpc.protocols.step import Clear
+from gpumpc.retrieval.evaluation.metrics import overlap_at_k
 from gpumpc.retrieval.index_store import ROWS_PER_BATCH
-from gpumpc.retrieval.metrics import overlap_at_k
 from gpumpc.retrieval.programs import Geometry, rows_program
 from gpumpc.ring.fixed_point import encode, signed
 from tests.harness import BACKEND, run_program, share

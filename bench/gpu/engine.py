@@ -9,28 +9,28 @@ elements: what a protocol computes, sends and costs does not depend on values.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
-from gpumpc.errors import PeerLost
+from gpumpc.engine.in_process import (
+    ClearWeights,
+    DealtCorrections,
+    open_weights,
+    recording_pair,
+    run_both,
+)
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend
-from gpumpc.session import Session, StaticWeight
+from gpumpc.session import Session
 from gpumpc.shares import Additive
-from gpumpc.wire.channel import MemoryChannel, memory_pair
 
 Words = npt.NDArray[np.uint64]
-Weights = Mapping[str, tuple[Words, Words]]
 SESSION = b"bench.gpu engine"
 WEIGHT_SESSION = b"bench.gpu masks!"
 
@@ -57,36 +57,6 @@ class Run:
     seconds_online: float
 
 
-class _Recorder:
-    """A channel that keeps what its end sends, if asked to."""
-
-    def __init__(self, inner: MemoryChannel, keep: bool) -> None:
-        self._inner, self._keep = inner, keep
-        self.party, self.sent = inner.party, list[bytes]()
-
-    def exchange(self, payload: Sequence[Any]) -> memoryview:
-        message = b"".join(payload)
-        if self._keep:
-            self.sent.append(message)
-        return self._inner.exchange([message])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-class _Corrections:
-    def __init__(self, data: bytes) -> None:
-        self._left = memoryview(data)
-
-    def read(self, n_bytes: int) -> memoryview:
-        piece, self._left = self._left[:n_bytes], self._left[n_bytes:]
-        return piece
-
-    def finish(self) -> None:
-        if len(self._left):
-            raise ValueError(f"{len(self._left)} correction bytes were not read")
-
-
 def roots(seed: int) -> tuple[bytes, bytes]:
     """Both parties' 32 bytes."""
     first, second = (
@@ -110,7 +80,9 @@ def random_weights(program: Program, seed: int) -> dict[str, tuple[Words, Words]
 class Engine:
     """A program with its weights opened once: `run` is one batch."""
 
-    def __init__(self, program: Program, weights: Weights, parties: Parties, seed: int = 0) -> None:
+    def __init__(
+        self, program: Program, weights: ClearWeights, parties: Parties, seed: int = 0
+    ) -> None:
         self.program, self.parties, self.seed = program, parties, seed
         self._roots, self._batch = roots(seed), 0
         self._masks = dealer.weight_masks(
@@ -119,30 +91,13 @@ class Engine:
             self._trees(WEIGHT_SESSION, 0),
             program.mask_shapes(),
         )
-        self._static = [self._share_weights(party, weights) for party in (0, 1)]
+        trees = self._trees(WEIGHT_SESSION, 0)
+        self._static = open_weights(program, weights, parties.servers, trees)
 
     def _trees(self, session: bytes, batch_index: int) -> tuple[SeedTree, SeedTree]:
         return SeedTree(self._roots[0], session, batch_index), SeedTree(
             self._roots[1], session, batch_index
         )
-
-    def _share_weights(self, party: int, weights: Weights) -> dict[str, StaticWeight]:
-        """W_0 = F + Bm_0, W_1 = Bm_1, F = W - Bm; the bias at server 0."""
-        backend, found = self.parties.servers[party], dict[str, StaticWeight]()
-        tree = self._trees(WEIGHT_SESSION, 0)[party]
-        for layer, spec in self.program.weights.items():
-            own = backend.expand_words(
-                self.program.params.cipher, tree.key(layer, "Bm"), spec.shape, spec.bits
-            )
-            mask = backend.upload(self.parties.dealer.download(self._masks[layer]))
-            weight, bias = (backend.upload(array) for array in weights[layer])
-            opened = backend.reduce(weight - mask, spec.bits)
-            share = backend.reduce(opened + own, spec.bits) if party == 0 else own
-            operands = backend.operand(share, spec.bits), backend.operand(opened, spec.bits)
-            found[layer] = StaticWeight(
-                *operands, bias if party == 0 else backend.zeros(spec.bias_shape)
-            )
-        return found
 
     def deal(self) -> bytes:
         """The corrections of the next batch."""
@@ -154,63 +109,29 @@ class Engine:
         dealer.deal_batch(self.program.steps, dealing)
         return b"".join(pieces)
 
-    def run(self, shares: tuple[Words, Words], keep: bool = False) -> Run:
-        """Deal and evaluate one batch of input shares; `keep` keeps the messages."""
+    def run(self, shares: tuple[Words, Words]) -> Run:
+        """Deal and evaluate one batch of input shares."""
         start = time.perf_counter()
         corrections = self.deal()
         dealt = time.perf_counter()
-        channels = [_Recorder(end, keep) for end in memory_pair(patience_s=500)]
-        results: list[Any] = [None, None]
-        costs: list[Cost] = [Cost(), Cost()]
+        channels = recording_pair(patience_s=500)
 
-        def serve(party: int) -> None:
+        def serve(party: int) -> tuple[Words, Cost]:
             backend, channel = self.parties.servers[party], channels[party]
             channel.begin(SESSION, self._batch)
-            stream = _Corrections(corrections) if party else None
-            tree = self._trees(SESSION, self._batch)[party]
-            arguments: tuple[Any, ...] = (
-                backend,
-                channel,
-                self.program.params.cipher,
-                tree,
-                stream,
-                self._static[party],
-            )
-            session = Session(party, *arguments)
+            stream = DealtCorrections(corrections) if party else None
+            tree, cipher = self._trees(SESSION, self._batch)[party], self.program.params.cipher
+            session = Session(party, backend, channel, cipher, tree, stream, self._static[party])
             value = self.program.input
-            result = self.program.run(
-                session, Additive(backend.upload(shares[party]), value.bits, value.frac)
-            )
-            results[party], costs[party] = backend.download(result.words), session.measured()
+            share = Additive(backend.upload(shares[party]), value.bits, value.frac)
+            result = self.program.run(session, share)
+            return backend.download(result.words), session.measured()
 
-        both([functools.partial(serve, party) for party in (0, 1)], channels)
+        (first, _), (second, cost) = run_both(serve, channels)
         end = time.perf_counter()
         self._batch += 1
         messages = list(zip(channels[0].sent, channels[1].sent, strict=True))
-        return Run(
-            (results[0], results[1]), messages, corrections, costs[1], dealt - start, end - dealt
-        )
-
-
-def both(work: Sequence[Callable[[], None]], channels: Sequence[Any]) -> None:
-    """Each in a thread; the first cause is raised, not its echo at the other end."""
-    errors: list[BaseException] = []
-
-    def guarded(call: Callable[[], None], channel: Any) -> None:
-        try:
-            call()
-        except BaseException as error:  # raised again by the thread that waits
-            errors.append(error)
-            channel.close()
-
-    pairs = zip(work, channels, strict=True)
-    threads = [threading.Thread(target=guarded, args=pair) for pair in pairs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for error in sorted(errors, key=lambda error: isinstance(error, PeerLost)):
-        raise error
+        return Run((first, second), messages, corrections, cost, dealt - start, end - dealt)
 
 
 def random_shares(program: Program, seed: int) -> tuple[Words, Words]:

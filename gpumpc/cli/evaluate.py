@@ -15,9 +15,9 @@ from rich.table import Table
 
 from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.errors import BadValue
-from gpumpc.retrieval.assess import LEVEL, Figure, Labelled, Metric, assess
-from gpumpc.retrieval.features import Features, read_features
-from gpumpc.retrieval.labels import Label, Labels, read_labels
+from gpumpc.retrieval.evaluation.assess import LEVEL, Figure, Labelled, Metric, assess
+from gpumpc.retrieval.evaluation.features import Features, read_features
+from gpumpc.retrieval.evaluation.labels import Label, Labels, read_labels
 
 
 class Parts(NamedTuple):

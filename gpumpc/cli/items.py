@@ -83,8 +83,8 @@ def _share_arrays(client: Client, paths: Sequence[Path]) -> int:
     for path in paths:
         values = load_array(path)
         with counted("images") as progress:
-            inputs = client.share(values, progress=progress)
-        typer.echo("\n".join(inputs.items))
+            items = client.share(values, progress=progress)
+        typer.echo("\n".join(items))
     return 0
 
 
@@ -169,7 +169,7 @@ def extract(
 
     Asked again after any interruption it goes on where it was.
     """
-    from gpumpc.retrieval.features import check_name
+    from gpumpc.retrieval.evaluation.features import check_name
 
     names = items or []
     with exit_on_error(), connected(config, plan) as client, catalogued(config, catalog) as known:
@@ -196,7 +196,7 @@ def save_features(path: Path, features: Any, items: Sequence[str], files: Sequen
 
     Raises ConfigError for another suffix or a full disk.
     """
-    from gpumpc.retrieval.features import write_features
+    from gpumpc.retrieval.evaluation.features import write_features
 
     write_features(path, features, items, files)
 

@@ -16,7 +16,7 @@ from gpumpc.datasets.modality import ORIGINS, modality6
 from gpumpc.errors import ConfigError
 from gpumpc.media.png import png
 from gpumpc.offline.secret import file_error
-from gpumpc.retrieval.labels import Label, write_labels
+from gpumpc.retrieval.evaluation.labels import Label, write_labels
 
 LABELS_FILE, NOTICE_FILE = "labels.csv", "NOTICE.txt"
 

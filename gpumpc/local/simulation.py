@@ -127,7 +127,7 @@ class LocalSession:
 
     Args:
         plan, weights: a compiled network; its owner is this process.
-        batch: images a batch; a run takes any number and pads the last batch.
+        batch_size: images a batch; a run takes any number and pads the last batch.
         backend: for all three roles.
         program: what is run on inputs of the plan in place of its network; then the weights are
             this program's.
@@ -137,7 +137,7 @@ class LocalSession:
         self,
         plan: PlanRecord,
         weights: Mapping[str, npt.NDArray[np.floating]],
-        batch_index: int,
+        batch_size: int,
         backend: Backend,
         program: Program | None = None,
     ) -> None:
@@ -155,7 +155,7 @@ class LocalSession:
             Engine(
                 Party(p, self._roots[p], pair_secret, self._ledgers[p], backend, source),
                 plan,
-                batch_index,
+                batch_size,
                 folder / f"s{p}",
                 program=program,
             )

@@ -1,1 +1,1 @@
-"""Index over feature shares, search, metrics."""
+"""An index over feature shares, and its search; `evaluation` judges features in the clear."""

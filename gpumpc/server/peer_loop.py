@@ -27,10 +27,10 @@ from gpumpc.errors import (
     RemoteError,
     WireError,
 )
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 from gpumpc.wire.wait_for_peer import wait_for_peer
-from gpumpc.wire.zmq_channel import ZmqChannel
 
 # More would only delay other clients, and each waiting job takes memory.
 MAX_JOBS_PER_CLIENT = 32
@@ -140,7 +140,7 @@ class PeerLoop:
         self,
         party: int,
         engines: Mapping[str, Engine],
-        connect: Callable[[], ZmqChannel],
+        connect: Callable[[], Channel],
         on_agreement: Callable[[SubChannel], None],
         stopping: threading.Event,
     ) -> None:

@@ -26,7 +26,7 @@ from gpumpc.retrieval.index_store import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.shares import SEED_BYTES, Additive
 from gpumpc.store import RowKey, Store
-from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES
 from gpumpc.wire.handshake import exchange_hello
 
@@ -70,7 +70,7 @@ class ShareStore:
 
     # pairing
 
-    def pair(self, channel: FramedChannel) -> None:
+    def pair(self, channel: Channel) -> None:
         """Bind the two stores to each other at the first connection; later, check that they belong
         together.
         """
@@ -137,9 +137,7 @@ class ShareStore:
             row_kind.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
         )
 
-    def settle(
-        self, channel: FramedChannel, kind: str, items: Sequence[str], owner: str
-    ) -> list[str]:
+    def settle(self, channel: Channel, kind: str, items: Sequence[str], owner: str) -> list[str]:
         """Confirm those of these items that both servers hold and delete the others, which are
         returned.
         """
@@ -161,7 +159,7 @@ class ShareStore:
 
     def store_features(
         self,
-        channel: FramedChannel,
+        channel: Channel,
         engine: Engine,
         batch: int,
         owner: str,
@@ -244,19 +242,19 @@ class ShareStore:
 
     @staticmethod
     def compare(
-        channel: FramedChannel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
+        channel: Channel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
     ) -> None:
         """Raises HandshakeMismatch unless both servers have the same keys."""
         exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, timeout_s=timeout_s)
 
-    def confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
+    def confirm(self, channel: Channel, kind: str, keys: Sequence[RowKey]) -> None:
         """Let rows be used that both servers added. Raises HandshakeMismatch if they differ."""
         # The other server may first wait for the dealer: it begins a later batch before it confirms
         # this one.
         self.compare(channel, kind, keys, channel.patience_s)
         self.store.confirm(kind, keys)
 
-    def reconcile(self, channel: FramedChannel, kind: str) -> None:
+    def reconcile(self, channel: Channel, kind: str) -> None:
         """Repair after a crash: delete rows that one server alone holds, confirm the others."""
         own = sorted(row.key for row in self.store.rows(kind))
         common = self._held_by_both(channel, own)
@@ -266,7 +264,7 @@ class ShareStore:
         )
 
     @staticmethod
-    def _held_by_both(channel: FramedChannel, own: Sequence[RowKey]) -> set[RowKey]:
+    def _held_by_both(channel: Channel, own: Sequence[RowKey]) -> set[RowKey]:
         """Our rows that the other server has too."""
         theirs = exchange_hello(channel, equal={}, informative={"digest": digest(own)})
         if theirs.get("digest") == digest(own):
@@ -295,7 +293,7 @@ def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
     return np.stack(rows)
 
 
-def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
+def _exchange_lines(channel: Channel, own: Sequence[RowKey]) -> list[str]:
     """Exchange the rows' names, in portions, so that a record stays small."""
     portion = 4000
     lines = [f"{key.item} {key.version}" for key in own]

@@ -20,7 +20,7 @@ from gpumpc.datasets.licences import LICENCES, NOTICES, notice
 from gpumpc.datasets.modality import modality6
 from gpumpc.errors import ConfigError
 from gpumpc.media.read import Item, read_images
-from gpumpc.retrieval.labels import Label, read_labels
+from gpumpc.retrieval.evaluation.labels import Label, read_labels
 from tests.datasets.test_fetch import Stub, source
 from tests.datasets.test_modality import phantom_nrrd, phantom_picture, touch_all
 

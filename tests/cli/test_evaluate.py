@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from gpumpc.cli.evaluate import evaluate
-from gpumpc.retrieval.assess import Labelled, assess
-from gpumpc.retrieval.features import write_features
-from gpumpc.retrieval.labels import Label, write_labels
+from gpumpc.retrieval.evaluation.assess import Labelled, assess
+from gpumpc.retrieval.evaluation.features import write_features
+from gpumpc.retrieval.evaluation.labels import Label, write_labels
 
 rng = np.random.default_rng(6)
 N, N_TRAIN = 30, 20

@@ -25,7 +25,10 @@ PROGRAM = {
 def run(parties: Parties, k: int) -> list[Run]:
     program = PROGRAM[k]
     engine = Engine(program, random_weights(program, 1), parties)
-    return [engine.run(random_shares(program, seed), keep=True) for seed in (2, 3)]
+    for backend in parties.servers:
+        if isinstance(backend, CupyBackend):
+            backend.launch.launched.clear()  # counts what runs batches, not what opened the weights
+    return [engine.run(random_shares(program, seed)) for seed in (2, 3)]
 
 
 @pytest.fixture(scope="module", params=[40, 44])

@@ -13,11 +13,12 @@ import pytest
 from gpumpc.params import Cipher
 from gpumpc.protocols.linear import Convolution, MatMul
 from gpumpc.ring.cupy_backend import CupyBackend
-from tests import harness
+from tests import scripted
 from tests.emulator.device import ORDERS, EmulatedDevice
-from tests.harness import Name, Words, run_step, share
+from tests.harness import Words, run_step, share
 from tests.protocols import test_backends_agree as agree
 from tests.protocols.cases import truncate
+from tests.scripted import Name
 
 MIXED = [
     ("emulated", "numpy", "numpy"),
@@ -48,7 +49,7 @@ class ScriptedEmulated(CupyBackend):
 
 @pytest.fixture(autouse=True)
 def with_the_emulated_backend(monkeypatch):
-    monkeypatch.setitem(harness.SCRIPTED, "emulated", ScriptedEmulated)
+    monkeypatch.setitem(scripted.SCRIPTED, "emulated", ScriptedEmulated)
     monkeypatch.setattr(agree, "MIXED", MIXED)
 
 

@@ -98,7 +98,10 @@ def test_lenet():
     import torch
 
     compiled = gpumpc.compile(
-        lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(ring_bits=44, frac_bits=13)
+        lenet(),
+        torch.zeros(1, 1, 28, 28),
+        input_range=(0.0, 1.0),
+        params=Params(ring_bits=44, frac_bits=13),
     )
     check(compiled, batch_size=2, sizes=(2, 1))
 
@@ -282,7 +285,8 @@ def test_true_seeds_agree(tiny_run):
 
 
 @pytest.mark.parametrize(
-    "field", ["root 0", "root 1", "weight_seed", "version", "weight_sharing_id", "session_id", "batch"]
+    "field",
+    ["root 0", "root 1", "weight_seed", "version", "weight_sharing_id", "session_id", "batch"],
 )
 def test_a_wrong_seed_differs(tiny_run, field):
     seeds = tiny_run[1].seeds

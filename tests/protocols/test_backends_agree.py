@@ -22,9 +22,10 @@ from gpumpc.protocols.linear import (
 )
 from gpumpc.protocols.pooling import SumPool
 from gpumpc.ring.numba_backend import NumbaBackend
-from tests.harness import NUMPY, run_step, run_steps, share
+from tests.harness import run_step, run_steps, share
 from tests.protocols.cases import argmax, clamp, compare, lift, max_pool, relu, truncate
 from tests.protocols.test_random import values
+from tests.scripted import NUMPY
 
 MIXED = [
     ("numba", "numpy", "numpy"),

@@ -24,7 +24,6 @@ from tests.harness import (
     BACKEND,
     Cell,
     Outcome,
-    drawn_openly,
     opened_cells,
     plain,
     run_step,
@@ -34,6 +33,7 @@ from tests.harness import (
     view_cells,
 )
 from tests.protocols.checkers import check_independent, check_uniform
+from tests.scripted import drawn_openly
 
 Ints = npt.NDArray[np.int64]
 Patch = pytest.MonkeyPatch

@@ -25,17 +25,7 @@ from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from gpumpc.shares import Additive
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    drawn_openly,
-    opened_cells,
-    run_step,
-    run_steps,
-    share,
-    unsigned,
-)
+from tests.harness import BACKEND, Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned
 from tests.protocols.cases import (
     argmax,
     clamp,
@@ -48,6 +38,7 @@ from tests.protocols.cases import (
     truncate,
 )
 from tests.protocols.checkers import check_independent, check_opened, check_padding, check_view
+from tests.scripted import drawn_openly
 
 Patch = pytest.MonkeyPatch
 N = 1 << 14

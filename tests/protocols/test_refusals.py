@@ -26,8 +26,9 @@ from gpumpc.protocols.step import Clear
 from gpumpc.protocols.truncation import LiftBits, PendingLift
 from gpumpc.session import OneWay, StaticWeight, Sum, Xor
 from gpumpc.shares import Additive, Masked, reconstruct, split
-from tests.harness import BACKEND, SESSION_ID, roots, run_program, run_step, run_steps, share
+from tests.harness import BACKEND, roots, run_program, run_step, run_steps, share
 from tests.protocols.cases import clamp, lift, relu, truncate
+from tests.scripted import SESSION_ID
 
 X = np.arange(19)
 

@@ -23,9 +23,7 @@ from gpumpc.session import Session
 from tests.harness import (
     BACKEND,
     Cell,
-    NamedTree,
     Outcome,
-    drawn_openly,
     opened_cells,
     roots,
     run_step,
@@ -35,6 +33,7 @@ from tests.harness import (
     view_cells,
 )
 from tests.protocols.checkers import check_independent, check_same_law, check_uniform
+from tests.scripted import NamedTree, drawn_openly
 
 Ints = npt.NDArray[np.int64]
 Patch = pytest.MonkeyPatch

@@ -40,8 +40,9 @@ from gpumpc.ring import selection
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session, Sum
-from tests.harness import BACKEND, Cell, Outcome, drawn_openly, plain, run_steps, share
+from tests.harness import BACKEND, Cell, Outcome, plain, run_steps, share
 from tests.protocols.checkers import check_independent, check_uniform
+from tests.scripted import drawn_openly
 
 Ints = npt.NDArray[np.int64]
 Patch = pytest.MonkeyPatch

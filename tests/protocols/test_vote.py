@@ -23,7 +23,7 @@ from gpumpc.protocols.ranking import vote as module
 from gpumpc.protocols.ranking.argmax import Duel, KnockOut
 from gpumpc.protocols.ranking.vote import Equality, Vote
 from gpumpc.protocols.step import Clear, Step
-from gpumpc.retrieval.metrics import majority_vote
+from gpumpc.retrieval.evaluation.metrics import majority_vote
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
 from gpumpc.session import Session
@@ -31,7 +31,6 @@ from tests.harness import (
     BACKEND,
     Cell,
     Outcome,
-    drawn_openly,
     every,
     opened_cells,
     plain,
@@ -41,6 +40,7 @@ from tests.harness import (
 )
 from tests.protocols.cases import Lt
 from tests.protocols.checkers import check_opened, check_same_law, check_view
+from tests.scripted import drawn_openly
 
 Ints = npt.NDArray[np.int64]
 Patch = pytest.MonkeyPatch

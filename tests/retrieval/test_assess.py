@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BadValue
-from gpumpc.retrieval import assess as module
-from gpumpc.retrieval.assess import Labelled, assess
+from gpumpc.retrieval.evaluation import assess as module
+from gpumpc.retrieval.evaluation.assess import Labelled, assess
 
 rng = np.random.default_rng(4)
 N, D, CLASSES = 60, 6, 4

@@ -18,6 +18,7 @@ import pytest
 from gpumpc.errors import BadShape, BitsMismatch, CorruptStore, PlanError, SelectionFailed
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.retrieval import index_store as index
+from gpumpc.retrieval.evaluation.metrics import majority_vote
 from gpumpc.retrieval.index_store import (
     IndexRecord,
     decode_index,
@@ -25,7 +26,6 @@ from gpumpc.retrieval.index_store import (
     pack_rows,
     row_bytes,
 )
-from gpumpc.retrieval.metrics import majority_vote
 from gpumpc.retrieval.programs import LABELS, ROWS, Geometry, label_bits, query_program
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import StaticWeight

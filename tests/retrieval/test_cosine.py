@@ -22,7 +22,7 @@ from gpumpc.protocols.ranking import distances
 from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear
 from gpumpc.retrieval import normalise
-from gpumpc.retrieval.metrics import overlap_at_k
+from gpumpc.retrieval.evaluation.metrics import overlap_at_k
 from gpumpc.retrieval.normalise import (
     COARSE_FRAC,
     UNIT_FRAC,

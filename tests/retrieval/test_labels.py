@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile
-from gpumpc.retrieval.labels import Label, read_labels, write_labels
+from gpumpc.retrieval.evaluation.labels import Label, read_labels, write_labels
 
 ROWS = [
     ("train/MR/a.png", Label("MR brain", "icbm152", True)),

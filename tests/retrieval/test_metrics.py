@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BadValue
-from gpumpc.retrieval.metrics import (
+from gpumpc.retrieval.evaluation.metrics import (
     accuracy,
     average_precision_at_k,
     bootstrap,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadShape, BadValue
-from gpumpc.retrieval import probe
-from gpumpc.retrieval.probe import train_head
+from gpumpc.retrieval.evaluation import probe
+from gpumpc.retrieval.evaluation.probe import train_head
 
 CASES = [
     (60, 5, 3, 1.0),

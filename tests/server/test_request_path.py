@@ -80,15 +80,17 @@ def client(tracer: Tracer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ]
     for thread in threads:
         thread.start()
-    with connect(load_client(setup.client), COMPILED.record, 10.0) as client:
-        client.wait_connected(10.0)
-        client.share_weights(COMPILED.weights)
-        client.wait_ready(10.0)
-        yield client
-    for party in reversed(parties):
-        party.stop()
-    for thread in threads:
-        thread.join()
+    try:
+        with connect(load_client(setup.client), COMPILED.record, 10.0) as client:
+            client.wait_connected(10.0)
+            client.share_weights(COMPILED.weights)
+            client.wait_ready(10.0)
+            yield client
+    finally:
+        for party in parties:
+            party.stop()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.parametrize("verb", ["run", "extract"])
@@ -106,7 +108,7 @@ def test_a_request_reaches_its_first_step_in_12_calls(
     shared = client.share(images(2))
     tracer.queued.clear()
     tracer.run.clear()
-    getattr(client, verb)(shared.items)
+    getattr(client, verb)(shared)
     for party in (0, 1):
         path = tracer.queued[f"server {party}"] + tracer.run[party]
         calls = [f"{Path(code.co_filename).name}: {code.co_qualname}" for code in path]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, BadValue
-from gpumpc.retrieval.metrics import (
+from gpumpc.retrieval.evaluation.metrics import (
     average_precision_at_k,
     bootstrap,
     majority_vote,
