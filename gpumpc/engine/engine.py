@@ -1,4 +1,4 @@
-"""One server's side of everything the two servers do in lock step: agree, take in weights, run
+"""One server's side of everything the two servers do in lock step: agree, install weights, run
 batches.
 
 The same engine serves a server process over ZeroMQ and a thread over an in-memory channel. Whatever
@@ -116,7 +116,7 @@ class Engine(Evaluation):
         return ws.receive_weights(self.program, self.party.number, sent, self.backend)
 
     def install_weights(self, channel: Channel, weight_sharing_id: str, raw: ws.RawShares) -> None:
-        """Take in weight shares under a fresh weight sharing id: open F once, store it, open a
+        """Install weight shares under a fresh weight sharing id: open F once, store it, open a
         session.
 
         Raises BatchAlreadyUsed if the id was used before, also by a process that died in between.

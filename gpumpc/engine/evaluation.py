@@ -269,7 +269,7 @@ class Evaluation:
         try:
             if (session_id, batch_index) == (self.session_id, self.next_batch):  # else: too late
                 self._prefetcher.prepare(session_id, batch_index, weights)
-        except Exception:  # the batch itself computes what is missing, and says what is wrong
+        except Exception:  # the batch computes missing words itself, and raises the cause
             log.exception("batch %d was not prepared", batch_index)
 
     def stop_preparing(self) -> None:

@@ -18,7 +18,7 @@ class TakenCorrections(Corrections, Protocol):
     """A batch's corrections, which can be given up."""
 
     def discard(self) -> None:
-        """Delete what is left of the batch; safe to call twice."""
+        """Delete the rest of the batch; safe to call twice."""
 
 
 class CorrectionSource(Protocol):

@@ -51,9 +51,7 @@ class DealerLink:
         self.note_heartbeat()
 
     def abort(self) -> None:
-        """Give up the batches that the dealer has begun; who reads them raises
-        CorrelationsMissing.
-        """
+        """Give up the batches that the dealer has begun: reading one raises CorrelationsMissing."""
         for writer, _ in self._writers.values():
             writer.abort()
         self._writers.clear()

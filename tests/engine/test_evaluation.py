@@ -1,6 +1,4 @@
-"""Batches that are prepared are used under their own names or not at all; those that have begun are
-given back.
-"""
+"""Prefetched words are used for their own batch or not at all; begun batches are given back."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ SESSIONS = [SessionBinding("", (b"", b""), bytes([i]) * 16) for i in range(2)]
 
 
 class Later:
-    """An executor that is busy: what it was given is done when the test says so."""
+    """An executor whose jobs run when the test calls them."""
 
     def __init__(self) -> None:
         self.jobs: list[Callable[[], object]] = []
@@ -35,7 +33,7 @@ class Later:
 
 
 def evaluation(executor: Later) -> Any:
-    """One whose program prepares a step: what comes out says with which weights."""
+    """An evaluation whose program prepares one step, out of the weights."""
     program: Any = SimpleNamespace(
         prepared_bytes=0,
         cost=SimpleNamespace(dealer_bytes=0),
@@ -91,7 +89,7 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
 
 
 def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_another_fails() -> None:
-    """Else they would lie in the pool, taken for in use, until the process ends."""
+    """Otherwise they would stay in the pool until the process ends."""
     discarded, burnt = [], []
 
     def begin(batch_index: int) -> ReservedBatch:

@@ -36,7 +36,7 @@ _REQUESTS: Mapping[type, type[Request[m.Request]]] = {
 
 
 class RequestHandler:
-    """Handles requests in the listening thread; what it queues runs in the peer loop's."""
+    """Handles requests in the listening thread; queued ones run in the peer loop's thread."""
 
     def __init__(self, config: ServerConfig, resources: Resources, listener: Listener) -> None:
         self._resources, self._listener = resources, listener

@@ -1,4 +1,4 @@
-"""What all requests of clients have in common: what they work on, and how they are answered."""
+"""The base classes of clients' requests, what they work on, and how they are answered."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Resources:
 
 
 class ClientLink:
-    """The client that sent one request: who it is, and the way back to it."""
+    """The client that sent one request, and the connection back to it."""
 
     def __init__(self, listener: Listener, arrival: Arrival, card: Card, is_owner: bool) -> None:
         self._listener, self._routing_id = listener, arrival.routing_id
@@ -134,7 +134,7 @@ class JointRequest(Request[J_co], Job):
 
     @abc.abstractmethod
     def _description(self) -> str:
-        """What the two servers compare; `named` stands for a list of items."""
+        """A text that the two servers compare; a list of items stands there as `named(items)`."""
 
     def prepare(self) -> None:
         """See `Job.prepare`."""
