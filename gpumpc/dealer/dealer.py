@@ -103,10 +103,9 @@ class Dealer:
 
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):
-            n_plans = {"number of plans": str(len(self._plans))}
             ours = {
                 "root": self._roots[party].fingerprint(),
-                **n_plans,
+                "number of plans": str(len(self._plans)),
                 **agreed_fields(plan, program),
             }
             server.send(Kind.HELLO, pack_hello(ours, {}), sequence=index)

@@ -46,18 +46,13 @@ class DealerEngine:
         The same roots and arguments give the same bytes again. The session id is computed here from
         this plan and program: two programs or weight sharings are never dealt under one.
         """
-        program = self.program
-        if task is not None:
-            program, weight_sharing_id = (
-                index_programs.program_of_task(self.plan, self.program, task),
-                index_programs.task_id(task),
-            )
+        if task is None:
+            program = self.program
+            masks = self._weight_masks(self.plan.weight_digest, weight_sharing_id)
+        else:
+            program = index_programs.program_of_task(self.plan, self.program, task)
+            weight_sharing_id, masks = index_programs.task_id(task), self._row_masks(task)
         session_id = SessionBinding.of(self.plan, program, weight_sharing_id, nonces).session_id
-        masks = (
-            self._row_masks(task)
-            if task is not None
-            else self._weight_masks(self.plan.weight_digest, weight_sharing_id)
-        )
         dealing = dealer.Dealing(
             self.backend, program.params.cipher, self._trees(session_id, batch_index), masks, send
         )
