@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,23 +72,14 @@ def put(
     )
 
 
-def together(stores: list[ShareStore], work: Callable[[ShareStore, Any], Any]) -> list[Any]:
-    """Both servers' lock-step parts over an in-memory channel."""
-    results: list[Any] = [None, None]
-    channels = memory_pair(patience_s=5.0)
-
-    def run(party: int) -> None:
-        try:
-            results[party] = work(stores[party], channels[party])
-        except Exception as error:
-            results[party] = error
-
-    threads = [threading.Thread(target=run, args=(party,)) for party in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+def together(
+    stores: list[ShareStore], work: Callable[[ShareStore, Any], Any], patience_s: float = 5.0
+) -> list[Any]:
+    """Both servers' lock-step parts over an in-memory channel: what they return or raise."""
+    channels = memory_pair(patience_s)
+    with ThreadPoolExecutor(2) as threads:
+        futures = [threads.submit(work, *pair) for pair in zip(stores, channels, strict=True)]
+    return [future.exception() or future.result() for future in futures]
 
 
 def settle(stores: list[ShareStore], items: list[str]) -> list[Any]:
@@ -152,16 +143,8 @@ def test_a_server_that_waits_for_its_dealer_confirms_later(
         return exchange_hello(channel, **arguments)
 
     monkeypatch.setattr(module, "exchange_hello", noted)
-    channels = memory_pair(patience_s=50.0)
     keys = [RowKey(A, "1" * 32)]
-    threads = [
-        threading.Thread(target=share_store.confirm, args=(channel, KIND, keys))
-        for share_store, channel in zip(stores, channels, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(5)
+    together(stores, lambda share_store, channel: share_store.confirm(channel, KIND, keys), 50.0)
     assert waited == [50.0, 50.0]
 
 

@@ -1,1 +1,3 @@
-"""The requests of clients: a class for each, and the handler that receives them."""
+"""The requests of clients: the handler that receives them, and a class for each record of
+`gpumpc.messages` under the record's name.
+"""

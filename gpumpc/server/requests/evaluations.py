@@ -85,15 +85,11 @@ class _EvaluationRequest(JointRequest[E_co]):
 
 
 class Run(_EvaluationRequest[m.Run]):
-    """See `messages.Run`."""
-
     def _finish_batch(self, channel: SubChannel, batch: BatchResult) -> None:
         self.send_part(batch.part, batch.of, batch.share)
 
 
 class Extract(_EvaluationRequest[m.Extract]):
-    """See `messages.Extract`."""
-
     def _items_to_evaluate(self, channel: SubChannel) -> list[str]:
         store, kind = self.share_store, self.share_store.features(self.engine)
         store.reconcile(channel, kind.kind)

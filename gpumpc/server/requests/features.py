@@ -12,7 +12,7 @@ _FEATURES_PER_PART = 1024
 
 
 class GetFeatures(ImmediateRequest[m.GetFeatures]):
-    """See `messages.GetFeatures`. The client sees whether both servers read the same rows."""
+    """Each part names its rows: the client sees whether both servers read the same ones."""
 
     def check(self) -> None:
         """Raises CorruptStore, BadShape."""

@@ -29,8 +29,6 @@ J_co = TypeVar("J_co", bound=m.IndexAdd | m.IndexSearch, covariant=True)
 
 
 class IndexCreate(ImmediateRequest[m.IndexCreate]):
-    """See `messages.IndexCreate`."""
-
     def check(self) -> None:
         """Raises CorruptStore."""
         self.share_store.check_paired()
@@ -49,19 +47,13 @@ class _ImmediateIndexRequest(ImmediateRequest[N_co]):
 
 
 class IndexRemove(_ImmediateIndexRequest[m.IndexRemove]):
-    """See `messages.IndexRemove`."""
-
     def answer(self) -> None:
-        """Remove the rows."""
         self.resources.indexes.remove(self._index, self.record.items)
         self.client.reply(m.Done())
 
 
 class IndexInfo(_ImmediateIndexRequest[m.IndexInfo]):
-    """See `messages.IndexInfo`."""
-
     def answer(self) -> None:
-        """The items of the index, with its metric and classes."""
         items = self.resources.indexes.items(self._index)
         self.client.reply(m.ItemList(self._index.metric, self._index.classes), m.pack_items(items))
 
@@ -107,8 +99,6 @@ class _JointIndexRequest(JointRequest[J_co]):
 
 
 class IndexAdd(_JointIndexRequest[m.IndexAdd]):
-    """See `messages.IndexAdd`."""
-
     def _description(self) -> str:
         return f"add {self.record.name} {named(self.record.items)}"
 
@@ -153,7 +143,7 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
 
 
 class IndexSearch(_JointIndexRequest[m.IndexSearch]):
-    """See `messages.IndexSearch`. Positions in keys are those of `IndexInfo`."""
+    """Positions in keys are those of `IndexInfo`."""
 
     def _description(self) -> str:
         record = self.record

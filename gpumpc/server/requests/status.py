@@ -9,10 +9,7 @@ from gpumpc.server.requests.request import ImmediateRequest
 
 
 class GetStatus(ImmediateRequest[m.GetStatus]):
-    """See `messages.GetStatus`."""
-
     def answer(self) -> None:
-        """The served plans and the connections."""
         resources = self.resources
         self.client.reply(
             m.Status(
@@ -35,10 +32,7 @@ class GetStatus(ImmediateRequest[m.GetStatus]):
 
 
 class GetStoreStatus(ImmediateRequest[m.GetStoreStatus]):
-    """See `messages.GetStoreStatus`."""
-
     def answer(self) -> None:
-        """The client's rows here, by kind and state."""
         store, owner = self.share_store.store, self.client.name
         rows = {kind: n for kind, n in store.info(owner).items() if kind != "bytes"}
         self.client.reply(

@@ -13,8 +13,6 @@ log = logging.getLogger("gpumpc")
 
 
 class ShareWeights(JointRequest[m.ShareWeights]):
-    """See `messages.ShareWeights`."""
-
     def _description(self) -> str:
         return "weights"
 
@@ -29,11 +27,9 @@ class ShareWeights(JointRequest[m.ShareWeights]):
         self._engine, self._sent = self.engine, bytes(self.bulk)
 
     def prepare(self) -> None:
-        """Unpack this server's shares."""
         self._raw = self._engine.receive_weights(memoryview(self._sent))
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
-        """Open F and install the weights."""
         self._engine.install_weights(channel, self.job_id, self._raw)
         self.resources.discard_old_sessions()
         log.info("weights of plan %s are shared", self._engine.plan.name)
