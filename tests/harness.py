@@ -37,13 +37,13 @@ from gpumpc.session import OneWay, PartyRandomness, Session, StaticWeight, Sum
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import MemoryChannel, memory_pair
 
-Words = npt.NDArray[np.uint64]
+Words = Any  # NumPy's arrays, which are words and lanes of the reference backend
 Integers = dict[str, tuple[Words, Words]]
 Pair = tuple[Additive, Additive]
 Name = tuple[int, str, str]  # party, step, name
 Parts = dict[str, StaticWeight]
 Static = tuple[tuple[Parts, Parts], dict[str, Words]]
-BACKEND = NumpyBackend()
+BACKEND: Any = NumpyBackend()
 SESSION_ID = b"a test's session"
 WEIGHT_SESSION = b"a test's weights"
 
@@ -413,7 +413,7 @@ def run_program(
         for party in (0, 1)
     ]
     dealt = [NamedTree(both[party], batch_index, party, session_id) for party in (0, 1)]
-    backend = SCRIPTED[backends[2]](_Union(dealt[0].names, dealt[1].names), script or {})
+    backend: Any = SCRIPTED[backends[2]](_Union(dealt[0].names, dealt[1].names), script or {})
 
     def weight_trees() -> tuple[SeedTree, SeedTree]:
         return SeedTree(both[0], WEIGHT_SESSION, 0), SeedTree(both[1], WEIGHT_SESSION, 0)
@@ -428,7 +428,7 @@ def run_program(
     for end, channel in zip(ends, memory_pair(patience_s=20), strict=True):
         stream = BytesCorrections(corrections) if end.party else None
         tree = NamedTree(both[end.party], batch_index, end.party, session_id)
-        own = SCRIPTED[backends[end.party]](tree.names, script or {})
+        own: Any = SCRIPTED[backends[end.party]](tree.names, script or {})
         draws = PartyRandomness(end.party, own, cipher, tree, parts[end.party])
         ahead = dict(itertools.islice(program.prepare(draws), prepared))
         end.prepare(channel, cipher, stream, parts[end.party], batch_index, ahead)
