@@ -200,12 +200,12 @@ class Indexes:
             batch_index = runner.next_batch
             rows: Rows = runner.evaluate(channel, batch_index, {}, _operand(geometry, words))
             keys = ix.row_keys(names, runner.session_id, batch_index)
-            words = (
+            numbers = (
                 np.array([labels[name] for name in names], dtype=np.uint64)
                 if record.n_labels
                 else None
             )
-            packed = ix.pack_rows(engine.backend, geometry, rows, len(names), words)
+            packed = ix.pack_rows(engine.backend, geometry, rows, len(names), numbers)
             self._store.put(record.kind, keys, record.owner, packed)
             self._share_store.confirm(channel, record.kind, keys)
             progress(part + 1, of)

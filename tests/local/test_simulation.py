@@ -186,9 +186,10 @@ def test_shares_are_forgotten_with_their_handle(session: LocalSession) -> None:
 
 
 def test_shares_of_two_results_do_not_add_up(session: LocalSession) -> None:
-    one = Additive(np.zeros(2, np.uint64), 8, 0)
+    words = session.backend.zeros((2,))
+    one = Additive(words, 8, 0)
     with pytest.raises(RevealError, match="do not belong together"):
-        reconstruct(session.backend, one, Additive(np.zeros(2, np.uint64), 9, 0))
+        reconstruct(session.backend, one, Additive(words, 9, 0))
 
 
 # a network
@@ -450,10 +451,10 @@ def test_released_shares_are_rerandomised(session: LocalSession, compiled: Plan)
         result = session.run(session.share(numbers(*session.program.input.shape, seed=9)))
     bits = session.program.result.bits
     keep = np.uint64((1 << bits) - 1)
-    released = [store[result._key].words for store in session._stores]
+    released: list[Any] = [store[result._key].words for store in session._stores]
     added = [(after - inside[party].words) & keep for party, after in enumerate(released)]
     assert not ((added[0] + added[1]) & keep).any()  # the value is the same
     assert len(np.unique(added[0])) == added[0].size  # and no share is what it was
     other = session.run(session.share(numbers(*session.program.input.shape, seed=9)))
-    again = session._stores[0][other._key].words
+    again: Any = session._stores[0][other._key].words
     assert (again != released[0]).all()

@@ -5,6 +5,7 @@ bit for bit.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_a_comparison():
     n = 989
     step = compare(n, plan_comparison(26, 14, 2))
     y = values(0, 1 << 26, n)
-    inputs = [share(y, 26), share(y ^ (1 << 20), 26)]
+    inputs: Any = [share(y, 26), share(y ^ (1 << 20), 26)]
 
     def run(backends):
         got = run_step(step, *inputs, backends=backends)

@@ -381,7 +381,7 @@ def truncation_constant_at_none(patch: Patch) -> None:
 
 
 def product_without_c(patch: Patch) -> None:
-    honest = Session.dealt_words
+    honest: Any = Session.dealt_words
     patch.setattr(
         Session,
         "dealt_words",
@@ -391,7 +391,7 @@ def product_without_c(patch: Patch) -> None:
 
 def bias_added_by_both(patch: Patch) -> None:
     honest = PrivateProduct.run
-    bias = np.array([1, 2, 3, 4, 5], dtype=np.uint64)
+    bias: Any = np.array([1, 2, 3, 4, 5], dtype=np.uint64)
 
     def run(self: PrivateProduct, session: Session, x: Any) -> Additive:
         share_ = honest(self, session, x)

@@ -321,7 +321,7 @@ def moved_sent_in_the_clear(patch: Patch) -> None:
 
 
 def beta_not_corrected(patch: Patch) -> None:
-    honest = Session.correction
+    honest: Any = Session.correction
     patch.setattr(
         Session,
         "correction",
@@ -330,7 +330,7 @@ def beta_not_corrected(patch: Patch) -> None:
 
 
 def delta_only_at_the_dealer(patch: Patch) -> None:
-    honest = Session.words
+    honest: Any = Session.words
     patch.setattr(
         Session, "words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta")
     )

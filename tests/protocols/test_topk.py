@@ -510,7 +510,7 @@ def ties_broken_by_shuffled_position(patch: Patch) -> None:
 
 
 def beta_not_corrected(patch: Patch) -> None:
-    honest = Session.correction
+    honest: Any = Session.correction
     patch.setattr(
         Session,
         "correction",
@@ -520,7 +520,7 @@ def beta_not_corrected(patch: Patch) -> None:
 
 def tables_on_r_alone(patch: Patch) -> None:
     """The dealer forgets R* where the servers subtract w."""
-    honest = Dealing.sum_words
+    honest: Any = Dealing.sum_words
     patch.setattr(
         Dealing,
         "sum_words",

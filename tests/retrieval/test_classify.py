@@ -187,8 +187,10 @@ def test_label_shares_at_rest(tmp_path):
     one = Index(tmp_path, GEOMETRY, n_labels=4)
     labels = np.arange(7) % 4
     one.add(small(7, GEOMETRY, 12), b"the first sessio", labels=labels)
+    first: Any
+    second: Any
     first, second = (loaded.labels for loaded in one.load())
-    assert first is not None and second is not None and first.bits == second.bits == 64
+    assert first.bits == second.bits == 64
     assert np.array_equal(first.words + second.words, unsigned(labels))
     # Neither half is the label.
     assert (first.words >> np.uint64(32)).any() and (second.words >> np.uint64(32)).any()

@@ -21,7 +21,7 @@ from gpumpc.protocols.ranking.shuffle import Shuffled
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
-from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
+from gpumpc.ring.backend import Backend, Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
@@ -71,7 +71,7 @@ class OpenedSign:
         """Host bits of the shape of z."""
         backend = session.backend
         if not self.n:
-            nothing: selection.Bits = backend.download_bits(backend.zeros((0,)), z.shape)
+            nothing: selection.Bits = backend.download_bits(backend.constant_lane(0, 0), z.shape)
             return nothing
         z = backend.reduce(z, self.bits)
         low, top = split_top(backend.to_planes(z.reshape(-1), self.bits))
@@ -210,7 +210,7 @@ class TopK(Step):
         differences = self._differences(session.backend, opened, m)
         return selection.order_of_pairs(self._pairs(m).run(session, differences), m)
 
-    def _differences(self, backend: Any, words: Words, m: int) -> Words:
+    def _differences(self, backend: Backend, words: Words, m: int) -> Words:
         left, right = (selection.repeat_rows(side, self.shape[0]) for side in selection.pairs(m))
         return backend.reduce(backend.gather(words, left) - backend.gather(words, right), self.bits)
 
