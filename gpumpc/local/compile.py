@@ -18,7 +18,7 @@ from gpumpc.nn.graph import Graph
 from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.params import Params
 from gpumpc.program import plan as plan_files
-from gpumpc.program.compiler import GUARD_BITS, compile_graph, program_of
+from gpumpc.program.compiler import GUARD_BITS, Calibration, compile_graph, program_of
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
 from gpumpc.program.plan import Bounds, PlanRecord, Preprocessing, Weights
@@ -126,9 +126,7 @@ def compile(  # the verb the user knows, as in re.compile
         with_policy(graph, policy) if policy else graph,
         weights,
         params or Params(),
-        bounds=bounds,
-        samples=samples,
-        guard_bits=guard_bits,
+        calibration=Calibration(samples, guard_bits) if bounds == "calibrated" else None,
         preprocessing=preprocessing,
         weight_fracs=weight_fracs,
     )

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.params import Cipher
-from gpumpc.protocols.comparison import Chain, Comparison
+from gpumpc.protocols.chains import Chain
+from gpumpc.protocols.comparison import Comparison
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU

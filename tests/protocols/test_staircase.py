@@ -14,7 +14,6 @@ import pytest
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, PlanError
 from gpumpc.protocols import staircase as module
-from gpumpc.protocols.linear import BeaverProduct, Elementwise, Open, OpenColumn
 from gpumpc.protocols.staircase import (
     RepeatedTables,
     Staircase,
@@ -33,7 +32,6 @@ from tests.harness import (
     opened_cells,
     plain,
     run_step,
-    run_steps,
     share,
     unsigned,
 )
@@ -210,28 +208,6 @@ def test_a_threshold_costs_its_tree_alone():
         costs[1].s0_bytes - costs[0].s0_bytes == 8 * 21
         and costs[1].dealer_bytes - costs[0].dealer_bytes == 8 * 18
     )
-
-
-# a factor a row
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 19), (19, 64), (2, 989)])
-def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
-    rng = np.random.default_rng(5)
-    x, g = rng.integers(-(1 << 12), 1 << 12, (rows, columns)), rng.integers(0, 1 << 20, rows)
-    shape = (rows, columns)
-    steps = [
-        Open("e", ("x",), "e", shape, 40),
-        OpenColumn("f", ("g",), "f", (rows,), 36, columns),
-        BeaverProduct("z", ("e", "f"), "z", shape, Elementwise(), shape, 36),
-    ]
-    got = run_steps(steps, {"x": share(x, 40, frac=2, seed=1), "g": share(g, 36, frac=3, seed=2)})
-    assert np.array_equal(got.values, x * g[:, None]) and got.shares[0].frac == 5
-    assert steps[1].cost == Cost.both_ways(1, packed_bytes(rows, 36)) and got.cost.rounds == 2
-    assert got.cost == steps[0].cost + steps[1].cost + steps[2].cost
-    assert np.array_equal(plain(steps[1], g), np.repeat(g[:, None], columns, axis=1))
-    with pytest.raises(BitsMismatch):
-        run_step(steps[1], share(g, 35))
 
 
 # transcripts
