@@ -72,9 +72,7 @@ def simplify(layers: Iterable[RawLayer], weights: Weights) -> tuple[Graph, Weigh
 
 
 def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
-    """Without the records that the last one does not depend on; the first record, the input,
-    stays.
-    """
+    """Without the records that the last one does not depend on; the input stays."""
     needed = {layers[0].name, layers[-1].name}
     kept = []
     for layer in reversed(layers):

@@ -1,4 +1,4 @@
-"""A network in plaintext, float64: what every private result is compared with.
+"""A network in the clear, in float64, to compare private results with.
 
 Channels last, batch first.
 """

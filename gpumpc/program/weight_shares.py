@@ -1,9 +1,8 @@
-"""A network's weights as shares: the owner splits them once, the servers open F = W - Bm once,
-every batch uses both.
+"""A network's weights as shares: the owner splits them once, the servers open F = W - Bm once.
 
 Server 0's share travels as a 32-byte seed, server 1's as packed words. Public weights travel as
-packed words to both, and nothing is opened. What a server keeps is one safetensors file; F in it is
-never opened a second time.
+packed words to both, and nothing is opened. A server stores its part and F in one safetensors file,
+so that F is never opened a second time.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def _expand(backend: Backend, cipher: Cipher, program: Program, seed: bytes) -> 
 
 
 def split_weights(program: Program, integers: Integers, backend: Backend) -> tuple[bytes, bytes]:
-    """What the owner sends to server 0 and to server 1.
+    """The owner's messages to server 0 and to server 1.
 
     Private weights: a seed, and W - PRG(seed) packed. Public weights: W packed, to both.
     """

@@ -28,15 +28,8 @@ class _Weighted(abc.ABC):
         return self.sum(backend, [(x, w)], bits)
 
     @abc.abstractmethod
-    def sum(
-        self,
-        backend: Backend,
-        pairs: Pairs,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        """x o w of each pair, added up, plus words of the result's shape, plus a bias."""
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, *added: Words | None) -> Words:
+        """x o w of each pair, added up, plus words of the result's shape and a bias, if given."""
 
     def beaver(
         self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int
@@ -50,15 +43,8 @@ class _Weighted(abc.ABC):
 class MatMul(_Weighted):
     """(M, K) o (K, N) -> (M, N)."""
 
-    def sum(
-        self,
-        backend: Backend,
-        pairs: Pairs,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        return backend.matmul_sum(pairs, bits, plus, bias)
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, *added: Words | None) -> Words:
+        return backend.matmul_sum(pairs, bits, *added)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +56,8 @@ class Convolution(_Weighted):
     padding: Padding
     groups: int
 
-    def sum(
-        self,
-        backend: Backend,
-        pairs: Pairs,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        return backend.conv2d_sum(pairs, self.stride, self.padding, self.groups, bits, plus, bias)
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, *added: Words | None) -> Words:
+        return backend.conv2d_sum(pairs, self.stride, self.padding, self.groups, bits, *added)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +80,7 @@ Operator = MatMul | Convolution | Elementwise
 class Open(Step):
     """Mask and open an operand: E = X - A modulo 2^bits.
 
-    **Computes** the public E beside each server's mask share A_p; every product that reads the
+    **Computes** the public E, and keeps each server's mask share A_p; every product that reads the
     value uses the same E. **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server
     knows only its own part. **Cost** 1 round; bits an element each way; no corrections.
     **Error** none.

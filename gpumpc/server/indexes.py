@@ -272,7 +272,7 @@ class Indexes:
                 return SeedTree(engine.root.expose(), session_id, batch_index)
 
             cipher = engine.plan.params.cipher
-            loaded = ix.LoadedIndex(
+            loaded = ix.load_index(
                 self._store, record, geometry, engine.party, engine.backend, cipher, tree
             )
             self._loaded = (version, loaded)

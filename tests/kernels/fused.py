@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BadFrame, BadShape
-from gpumpc.protocols.comparison import Node
+from gpumpc.protocols.chains import Node
 from gpumpc.protocols.linear import Convolution, MatMul
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask

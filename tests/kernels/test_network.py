@@ -3,7 +3,7 @@ bit for bit.
 """
 
 import collections
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def parties(*backends: Any) -> Parties:
 def run(parties: Parties, k: int) -> list[Run]:
     program = PROGRAM[k]
     engine = Engine(program, random_weights(program, 1), parties)
-    for backend in parties.servers:
+    for backend in cast(Any, parties.servers):
         if isinstance(backend, CupyBackend):
             backend.launch.launched.clear()  # counts what runs batches, not what opened the weights
     return [engine.run(random_shares(program, seed)) for seed in (2, 3)]

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.comparison import Chain, Comparison
+from gpumpc.params import Cipher
+from gpumpc.protocols.chains import Chain
+from gpumpc.protocols.comparison import Comparison
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU
@@ -26,6 +28,32 @@ Ints = npt.NDArray[np.int64]
 # for.
 RINGS = [(40, 13), (44, 16), (62, 20)]
 SIZES = [1, 19, 989]
+CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
+
+
+# inputs
+
+
+def values(low: int, high: int, n: int, seed: int = 0) -> Ints:
+    """n integers of [low, high): both edges, those around zero, then random ones of every
+    magnitude.
+    """
+    rng = np.random.default_rng(seed)
+    known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
+    small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
+    both = np.where(rng.random(n) < 0.5, small, rng.integers(low, high, n))
+    return np.concatenate([known, both])[:n] if n > 1 else np.array([low])
+
+
+def random_values(bits: int, shape: tuple[int, ...], low: int | None = None) -> Ints:
+    """Random integers of `bits` bits, zero, one and both edges first."""
+    half = 1 << (bits - 1)
+    x = np.random.default_rng(1).integers(-half if low is None else low, half, shape)
+    x.reshape(-1)[:4] = [0, 1, half - 1, -half if low is None else low]
+    return x
+
+
+# steps
 
 
 def truncate(n: int, k: int, f: int) -> Truncate:

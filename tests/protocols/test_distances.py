@@ -4,7 +4,6 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from tests.harness import BACKEND, Outcome, plain, run_steps, share, unsigned
+from tests.protocols.mistakes import Mistake, Patch, check_caught
 
-Patch = pytest.MonkeyPatch
 SHAPES = [(1, 1), (1, 64), (19, 7), (3, 989)]
 
 
@@ -160,8 +159,6 @@ def norm_without_its_correction(patch: Patch) -> None:
 @pytest.mark.parametrize(
     "mistake", [cross_term_once, square_added_by_both, norm_without_its_correction]
 )
-def test_a_planted_bug_is_caught(monkeypatch: Patch, mistake: Callable[[Patch], None]) -> None:
+def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
     norms_are_exact()
-    mistake(monkeypatch)
-    with pytest.raises(AssertionError):
-        norms_are_exact()
+    check_caught(mistake, norms_are_exact)

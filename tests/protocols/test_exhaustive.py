@@ -6,7 +6,8 @@ its edge some sharing gives another result.
 import numpy as np
 import pytest
 
-from gpumpc.protocols.comparison import Chain, Comparison, plan_comparison
+from gpumpc.protocols.chains import Chain
+from gpumpc.protocols.comparison import Comparison, plan_comparison
 from gpumpc.ring.fixed_point import signed
 from tests.harness import every, run_step, share, unsigned
 from tests.protocols.cases import (

@@ -5,6 +5,8 @@ same product in the clear modulo 2^k, which is exact.
 import numpy as np
 import pytest
 
+from gpumpc.cost import Cost
+from gpumpc.errors import BitsMismatch
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
@@ -14,11 +16,13 @@ from gpumpc.protocols.linear import (
     Elementwise,
     MatMul,
     Open,
+    OpenColumn,
     PrivateProduct,
     PublicProduct,
 )
+from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.fixed_point import mask, signed
-from tests.harness import BACKEND, run_program, run_steps, share
+from tests.harness import BACKEND, plain, run_program, run_step, run_steps, share
 from tests.protocols.cases import RINGS
 
 
@@ -112,6 +116,25 @@ def test_a_square_opens_its_operand_once():
     ]
     got = run_steps(steps, {"x": share(x, 40)})
     assert np.array_equal(got.values, x * x)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 19), (19, 64), (2, 989)])
+def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
+    rng = np.random.default_rng(5)
+    x, g = rng.integers(-(1 << 12), 1 << 12, (rows, columns)), rng.integers(0, 1 << 20, rows)
+    shape = (rows, columns)
+    steps = [
+        Open("e", ("x",), "e", shape, 40),
+        OpenColumn("f", ("g",), "f", (rows,), 36, columns),
+        BeaverProduct("z", ("e", "f"), "z", shape, Elementwise(), shape, 36),
+    ]
+    got = run_steps(steps, {"x": share(x, 40, frac=2, seed=1), "g": share(g, 36, frac=3, seed=2)})
+    assert np.array_equal(got.values, x * g[:, None]) and got.shares[0].frac == 5
+    assert steps[1].cost == Cost.both_ways(1, packed_bytes(rows, 36)) and got.cost.rounds == 2
+    assert got.cost == steps[0].cost + steps[1].cost + steps[2].cost
+    assert np.array_equal(plain(steps[1], g), np.repeat(g[:, None], columns, axis=1))
+    with pytest.raises(BitsMismatch):
+        run_step(steps[1], share(g, 35))
 
 
 def test_two_layers_share_one_opening():

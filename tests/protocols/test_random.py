@@ -10,6 +10,7 @@ import pytest
 from gpumpc.params import Cipher, Params
 from tests.harness import plain, run_step, run_steps, share
 from tests.protocols.cases import (
+    CIPHERS,
     RINGS,
     SIZES,
     argmax,
@@ -21,20 +22,8 @@ from tests.protocols.cases import (
     pair_max,
     relu,
     truncate,
+    values,
 )
-
-CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
-
-
-def values(low, high, n, seed=0):
-    """n integers of [low, high): both edges, those around zero, then random ones of every
-    magnitude.
-    """
-    rng = np.random.default_rng(seed)
-    known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
-    small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
-    both = np.where(rng.random(n) < 0.5, small, rng.integers(low, high, n))
-    return np.concatenate([known, both])[:n] if n > 1 else np.array([low])
 
 
 @pytest.mark.parametrize("n", SIZES)

@@ -19,8 +19,10 @@ from gpumpc.errors import (
 from gpumpc.nn import graph as g
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
+from gpumpc.program.integers import Integers
 from gpumpc.program.lowering import compile_program
-from gpumpc.program.ranges import check_ranges
+from gpumpc.program.program import Program
+from gpumpc.program.ranges import Interval, bounds_of, check_fits
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct
 from gpumpc.protocols.pooling import Add, Concat
 from gpumpc.protocols.step import Clear
@@ -252,6 +254,13 @@ def test_nothing_secret_is_shown():
 
 
 # ranges
+
+
+def check_ranges(program: Program, weights: Integers, low: float, high: float) -> Interval:
+    """Bounds of the result. Raises RangeTooWide where a value does not fit."""
+    bounds = bounds_of(program, weights, low, high)
+    check_fits(program, bounds)
+    return bounds[program.output]
 
 
 def planned(layers, low, high, params=None):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Params
+from gpumpc.program.program import Program
 from gpumpc.protocols.ranking.distances import Rows
 from gpumpc.retrieval import index_store as index
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program, rows_program
@@ -82,6 +83,20 @@ def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
     equal.
     """
     return [sorted((int(s), i) for i, s in enumerate(row))[:k] for row in scores]
+
+
+def run_until_lucky(
+    program: Program, inputs: list[Pair], static: Static, batch_index: int
+) -> Outcome:
+    """A run, its selection repeated under the next batch's masks while it fails."""
+    while True:
+        try:
+            got = run_program(program, inputs, seed=SEED, batch_index=batch_index, static=static)
+        except SelectionFailed:
+            batch_index += 1
+        else:
+            assert got.cost == program.cost
+            return got
 
 
 # an index, as two servers and the dealer keep it
@@ -154,9 +169,7 @@ class Index:
         """The index as each server finds it in its store."""
         cipher, geometry = PARAMS.cipher, self.geometry
         loaded = [
-            index.LoadedIndex(
-                store, self.record, geometry, party, BACKEND, cipher, self.tree(party)
-            )
+            index.load_index(store, self.record, geometry, party, BACKEND, cipher, self.tree(party))
             for party, store in enumerate(self.stores)
         ]
         assert loaded[0].keys == loaded[1].keys
@@ -183,20 +196,8 @@ class Index:
         pair = feature_shares(queries, self.geometry, seed=batch_index)
         first, second = (loaded.labels for loaded in self.load())
         assert first is not None and second is not None
-        static = self.static()
-        while True:
-            try:
-                got = run_program(
-                    program,
-                    [pair, (first, second)],
-                    seed=SEED,
-                    batch_index=batch_index,
-                    static=static,
-                )
-                break
-            except SelectionFailed:
-                batch_index += 1
-        assert got.cost == program.cost
+        inputs = [pair, (first, second)]
+        got = run_until_lucky(program, inputs, self.static(), batch_index)
         return got, scores_of(
             compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
         )
@@ -207,16 +208,7 @@ class Index:
         """(score, position) found, and the scores that the oracle finds of all rows."""
         program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS)
         pair = feature_shares(queries, self.geometry, seed=batch_index)
-        static = self.static()
-        while True:
-            try:
-                got = run_program(
-                    program, [pair], seed=SEED, batch_index=batch_index, static=static
-                )
-                break
-            except SelectionFailed:
-                batch_index += 1
-        assert got.cost == program.cost
+        got = run_until_lucky(program, [pair], self.static(), batch_index)
         assert got.cost.s0_bytes == sum(len(first) for first, _ in got.sent)
         assert got.cost.s1_bytes == sum(len(second) for _, second in got.sent)
         places = self.geometry.id_bits(len(self.rows))
