@@ -154,7 +154,7 @@ def test_files_that_cannot_be_used(folder, tmp_path):
     (folder / "no.npz").write_bytes(b"no archive")
     assert "not a usable features file" in run(folder / "no.npz", *labels, rc=1)
     assert "names no column 'item'" in run(folder / "labels.csv", *labels, rc=1)
-    assert "no table" in run(folder / "f.npz", "--labels", folder / "f.npz", rc=1)
+    assert "not a table" in run(folder / "f.npz", "--labels", folder / "f.npz", rc=1)
     broken = FEATURES.copy()
     broken[7, 1] = np.nan
     nan = npz(folder / "nan.npz", features=broken, items=np.array(ITEMS))
