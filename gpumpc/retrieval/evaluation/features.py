@@ -1,5 +1,4 @@
-"""Files of revealed features: what `extract --out` writes and `evaluate` reads, as `.npz` or
-`.csv`.
+"""Files of revealed features, `.npz` or `.csv`: `extract --out` writes and `evaluate` reads them.
 
 A `.npz` holds `features` (N, d), `items` (N,) ids and, where the places are known, `files` (N,)
 names. A `.csv` has the columns `item`, `file` and one a feature. A file from elsewhere may be
@@ -61,7 +60,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Features(NamedTuple):
-    """Features with what they belong to.
+    """Features of items or files.
 
     Attributes:
         features: (N, d), finite.
@@ -118,7 +117,7 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
 
     Args:
         path: ends in `.npz` or `.csv`.
-        max_bytes: of the file, and of what is unpacked from it.
+        max_bytes: of the file, and of its unpacked arrays.
 
     Raises:
         MissingFile: no such file.
@@ -255,7 +254,7 @@ def _strict(names: npt.NDArray[Any]) -> tuple[str, ...]:
         np.uint32
     )
     if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not text")
     return tuple(names.tolist())
 
 

@@ -106,13 +106,13 @@ def majority_vote(neighbour_labels: npt.ArrayLike) -> npt.NDArray[np.generic]:
 
 def accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     """Share of the predictions that are right. Raises BadShape."""
-    truth, guess = np.asarray(labels), np.asarray(predicted)
-    if truth.shape != guess.shape or truth.size == 0:
+    right, guess = np.asarray(labels), np.asarray(predicted)
+    if right.shape != guess.shape or right.size == 0:
         raise BadShape(
-            f"labels {truth.shape} and predictions {guess.shape}",
+            f"labels {right.shape} and predictions {guess.shape}",
             hint="pass as many of one as of the other",
         )
-    return float((truth == guess).mean())
+    return float((right == guess).mean())
 
 
 def bootstrap(

@@ -20,7 +20,7 @@ CG_STEPS = 500
 # Newton stops where the quadratic model promises less than this part of the objective at zero
 # weights.
 TOLERANCE = 1e-12
-# A step is halved until it brings at least this part of what its slope promises.
+# A step is halved until it brings at least this part of the descent that its slope promises.
 ARMIJO, HALVINGS = 1e-4, 40
 
 Floats = npt.NDArray[np.float64]
