@@ -37,7 +37,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[LocalSession]:
     graph = Graph((Input("x", (), shape, -8.0, 8.0), layer))
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(0.0, 0.1, size) for name, size in graph.weight_shapes().items()}
-    with Plan(*make_plan(str(request.param), graph, weights, PARAMS)).session(BATCH) as made:
+    with Plan(*make_plan(str(request.param), graph, weights, PARAMS)).simulate(BATCH) as made:
         yield made
 
 

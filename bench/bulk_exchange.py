@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bench.schema import row
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Kind, encode_header
-from gpumpc.wire.zmq_channel import CurveKeys, ZmqChannel, curve_keypair
+from gpumpc.wire.zmq_channel import CurveKeys, PeerSocket, curve_keypair
 from gpumpc.wire.zmq_channel.link import Link
 
 _WARM_UP = 3
@@ -44,6 +45,14 @@ class Timing(NamedTuple):
     switches: float
 
 
+class _StreamChannel(Channel):
+    """The frames as the two servers send them."""
+
+    def __init__(self, socket: PeerSocket, party: int) -> None:
+        super().__init__(socket, party, _PATIENCE_S)
+        self.endpoint = socket.endpoint
+
+
 class _CurveChannel:
     """The same frames inside CURVE."""
 
@@ -60,11 +69,11 @@ class _CurveChannel:
 
 def _make(
     over: str, endpoint: str | None, keys: CurveKeys, peer_key: bytes
-) -> ZmqChannel | _CurveChannel:
+) -> _StreamChannel | _CurveChannel:
     if over == "stream":
         if endpoint is None:
-            return ZmqChannel.bind(_ANY_PORT, keys, peer_key, patience_s=_PATIENCE_S)
-        return ZmqChannel.connect(endpoint, keys, peer_key, patience_s=_PATIENCE_S)
+            return _StreamChannel(PeerSocket.bind(_ANY_PORT, keys, peer_key), 0)
+        return _StreamChannel(PeerSocket.connect(endpoint, keys, peer_key), 1)
     link = Link("the peer", keys, 1 << 30)
     if endpoint is None:
         link.bind(_ANY_PORT, peer_key)
@@ -94,7 +103,7 @@ def _switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
-def play(channel: ZmqChannel | _CurveChannel, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
+def play(channel: _StreamChannel | _CurveChannel, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
     """One end's part: both ends do the same."""
     channel.wait_peer(10.0)
     found = [measure(channel.exchange, n_bytes, times) for n_bytes, times in sizes]

@@ -1,12 +1,10 @@
-"""Where does the time of a network go? `python -m bench.explain --workload vgg --json`, or --page
-for docs/performance.md.
+"""Where does the time of a network go? `python -m bench.explain --workload vgg --json`.
 
-Layer by layer, the floor beside what was measured. The floor of a layer is what its work would take
-at rates measured in the same run, one thread: ring multiply-adds at the rate of a large product,
-uniform bytes at the rate of the generator, bytes that are packed, sent and read at the rate of a
-copy, and rounds at the time of an empty exchange between two threads. Nothing in it is a constant
-from elsewhere. What is above the floor is passes over memory, small shapes, and waiting for each
-other.
+Prints the floor and the measured time of each layer. The floor is the time of the layer's work at
+rates measured in the same run with one thread: ring multiply-adds at the rate of a large product,
+uniform bytes at the rate of the generator, bytes packed, sent and read at the rate of a copy, and
+rounds at the time of an empty exchange between two threads. Time above the floor goes to passes
+over memory, to small shapes, and to one server waiting for the other.
 """
 
 from __future__ import annotations
@@ -15,16 +13,12 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bench.schema import row
 from gpumpc.local import named_networks as models
@@ -128,7 +122,7 @@ def measured_rates(backend: Backend) -> Rates:
         backend.operand(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40)
         for i in (1, 2)
     )
-    words = backend.zeros((_RATE_BYTES // 8,))
+    words: Any = backend.zeros((_RATE_BYTES // 8,))
     return Rates(
         side**3 / _fastest(lambda: backend.matmul(x, w, 40)),
         5
@@ -185,7 +179,7 @@ def explain(compiled: Plan, batch_size: int, rates: Rates, runs: int = RUNS) -> 
     """
     source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
-    with compiled.session(batch_size) as session:
+    with compiled.simulate(batch_size) as session:
         shared = session.share(x)
         session.run(shared)  # masks of weights, plans of trees: not counted
         online, dealt = [], []
@@ -299,7 +293,7 @@ def growth(compiled: Plan, batches: Sequence[int]) -> list[tuple[int, float]]:
     for batch_size in batches:
         source = compiled.record.graph.input
         x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
-        with compiled.session(batch_size) as session:
+        with compiled.simulate(batch_size) as session:
             shared = session.share(x)
             session.run(shared)
             start = time.perf_counter()
@@ -309,25 +303,19 @@ def growth(compiled: Plan, batches: Sequence[int]) -> list[tuple[int, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one workload as JSON, or write the page of all."""
+    """Print one workload, with --json as one object."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.explain", description="Floor beside measured time."
+        prog="python -m bench.explain", description="Floor and measured time."
     )
     parser.add_argument("--workload", choices=("lenet", "vgg", "lite0"), default="vgg")
     parser.add_argument("--batch-size", type=int, default=0)
-    parser.add_argument("--page", type=Path, help="write the page of VGG-small and Lite0 here")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line"
     )
     options = parser.parse_args(arguments)
-    if options.page:
-        from bench.performance_page import write_page
-
-        write_page(options.page)
-        return 0
     compiled = models.compile_named(options.workload)
     batch_size = options.batch_size or BATCH[options.workload]
-    with compiled.session(1) as session:
+    with compiled.simulate(1) as session:
         rates = measured_rates(session.backend)
         name = session.backend.name
     layers = explain(compiled, batch_size, rates)
@@ -355,18 +343,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(measured))
     return 0
-
-
-def machine() -> str:
-    """The processor, for people."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        model = "an unnamed processor"
-    return f"{model}, {os.cpu_count()} cores, NumPy {np.__version__}"
 
 
 if __name__ == "__main__":

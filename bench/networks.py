@@ -22,6 +22,7 @@ from bench.schema import row
 from gpumpc.errors import GpumpcError
 from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.measure.relay import NETWORKS
+from gpumpc.measure.workloads import case_of
 from gpumpc.params import Params
 
 BATCH = {"lenet": 32, "vgg": 8, "lite0": 16, "resnet18": 4, "retrieval": 1}
@@ -29,7 +30,7 @@ BATCH = {"lenet": 32, "vgg": 8, "lite0": 16, "resnet18": 4, "retrieval": 1}
 
 def measure(workload: str, batch_size: int, net: str, params: Params, runs: int) -> dict[str, Any]:
     """One row. Raises GpumpcError."""
-    measured = measure_processes(workload, 0, batch_size, params, runs, None, net)
+    measured = measure_processes(case_of(workload, 0, batch_size, params), runs, None, net)
     link = floor(measured["rounds"], measured["online_bytes"], measured["offline_bytes"], net)
     return row(**measured, **link, machine=machine())
 

@@ -70,7 +70,12 @@ def compile_lite0(model: torch.nn.Module, params: Params) -> gpumpc.Plan:
     low, high = ((255.0 * pixel - LITE0_INPUT.mean[0]) / LITE0_INPUT.std[0] for pixel in (0.0, 1.0))
     example = torch.zeros(1, 3, SIZE, SIZE)
     return gpumpc.compile(
-        model, example, name="lite0", low=low, high=high, params=params, preprocessing=LITE0_INPUT
+        model,
+        example,
+        name="lite0",
+        input_range=(low, high),
+        params=params,
+        preprocessing=LITE0_INPUT,
     )
 
 

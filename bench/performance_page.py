@@ -1,13 +1,14 @@
-"""docs/performance.md, computed: `python -m bench.explain --page docs/performance.md`.
-
-Nothing in it is typed by hand.
-"""
+"""Writes docs/performance.md with its plots: `python -m bench.performance_page FILE`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from bench.explain import Layer, Rates, explain, growth, machine, measured_rates, total
+import numpy as np
+
+from bench.explain import Layer, Rates, explain, growth, measured_rates, total
+from bench.machine import machine
 from gpumpc.local import named_networks as models
 from gpumpc.measure.workloads import BATCH
 
@@ -18,24 +19,27 @@ _SIZES = (32, 64, 96)
 
 
 def write_page(path: Path) -> None:
-    """Measure, and write the page with its plots beside it."""
-    parts = [_HEAD.format(machine=machine())]
+    """Measure, and write the page and its plots into one folder."""
+    found = machine()
+    described = f"{found['processor']}, {found['cores']} cores, NumPy {np.__version__}"
+    parts = [_HEAD.format(machine=described)]
     for name, title in _TITLES.items():
         compiled = models.compile_named(name)
-        with compiled.session(1) as session:
+        with compiled.simulate(1) as session:
             rates, backend = measured_rates(session.backend), session.backend.name
         layers = explain(compiled, BATCH[name], rates)
         plot = path.parent / f"performance-{name}.svg"
         plot.write_text(_plot(layers))
         parts.append(_section(name, title, backend, rates, layers, plot.name))
-        parts.append(_growth_table(growth(compiled, _BATCHES[name])))
+        per_batch = growth(compiled, _BATCHES[name])
+        parts.append(_one_line_table("images a batch", "ms an image, dealer included", per_batch))
     parts.append(_size_table())
     path.write_text("\n".join(parts))
 
 
 _HEAD = """# Where the time goes
 
-This page is written by `python -m bench.explain --page docs/performance.md` and describes one run
+This page is written by `python -m bench.performance_page docs/performance.md` and describes one run
 on one machine: {machine}. Dealer and both servers are three threads of one process; the dealer
 finishes before the servers begin, so that each time belongs to one of them. Times of other
 machines, and of a busy one, differ; the bytes and rounds do not.
@@ -96,29 +100,19 @@ def _line(name: str, layer: Layer) -> str:
     return f"| {name} | {' | '.join(numbers)} |"
 
 
-def _growth_table(found: list[tuple[int, float]]) -> str:
-    head = "| images a batch | " + " | ".join(str(batch) for batch, _ in found) + " |"
-    line = (
-        "| ms an image, dealer beside | "
-        + " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in found)
-        + " |"
-    )
-    return f"{head}\n{'|---' * (len(found) + 1)}|\n{line}\n"
-
-
 def _size_table() -> str:
-    rows = []
+    sizes = []
     for size in _SIZES:
-        compiled = models.compile_named("lite0", size=size)
-        [(_, seconds)] = growth(compiled, (1,))
-        rows.append((size, seconds))
-    head = "| Lite0, pixels a side | " + " | ".join(str(size) for size, _ in rows) + " |"
-    line = (
-        "| ms an image, batch 1 | "
-        + " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in rows)
-        + " |"
-    )
-    return f"\n## Growth with the image\n\n{head}\n{'|---' * (len(rows) + 1)}|\n{line}\n"
+        [(_, seconds)] = growth(models.compile_named("lite0", size=size), (1,))
+        sizes.append((size, seconds))
+    table = _one_line_table("Lite0, pixels a side", "ms an image, batch 1", sizes)
+    return f"\n## Growth with the image\n\n{table}"
+
+
+def _one_line_table(head: str, line: str, found: list[tuple[int, float]]) -> str:
+    numbers = " | ".join(str(number) for number, _ in found)
+    times = " | ".join(f"{1e3 * seconds:.1f}" for _, seconds in found)
+    return f"| {head} | {numbers} |\n{'|---' * (len(found) + 1)}|\n| {line} | {times} |\n"
 
 
 def _plot(layers: dict[str, Layer]) -> str:
@@ -149,3 +143,7 @@ def _plot(layers: dict[str, Layer]) -> str:
         f'font-family="sans-serif" font-size="13">{label}'
         f"</text>{''.join(bars)}</svg>\n"
     )
+
+
+if __name__ == "__main__":
+    write_page(Path(sys.argv[1]))

@@ -3,12 +3,13 @@
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.cost import Cost
 from gpumpc.errors import GpumpcError
-from gpumpc.local.compile import Plan, compile
+from gpumpc.local.compile import Calibrated, Plan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
 from gpumpc.params import Params
 from gpumpc.version import VERSION as __version__
 
 __all__ = [
+    "Calibrated",
     "Cost",
     "GpumpcError",
     "LocalSession",

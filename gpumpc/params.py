@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 import msgspec
 
-from gpumpc.errors import PlanError
+from gpumpc.errors import BadValue, GpumpcError, PlanError
 
 Cipher = Literal["aes128ctr", "chacha20"]
 Weights = Literal["private", "public"]
+
+
+def one_of(
+    option: str,
+    value: str,
+    allowed: Iterable[str],
+    error: type[GpumpcError] = BadValue,
+    more: str = "",
+) -> None:
+    """Check an option against the values it may have.
+
+    Args:
+        option: its name, for the message.
+        more: ends the hint, where something else than these values may be given as well.
+
+    Raises `error`, which names the allowed values.
+    """
+    if value not in (names := tuple(allowed)):
+        hint = f"use {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]} {more}"
+        raise error(f"{option} '{value}' is not known", hint=hint.strip())
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +49,8 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: Weights = "private"
 
     def __post_init__(self) -> None:
+        one_of("cipher", self.cipher, get_args(Cipher), PlanError)
+        one_of("weights", self.weights, get_args(Weights), PlanError)
         if not 1 <= self.frac_bits or not 2 * self.frac_bits < self.ring_bits <= 62:
             raise PlanError(
                 f"k = {self.ring_bits} and f = {self.frac_bits} do not make a fixed-point ring",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch
@@ -224,6 +224,12 @@ class Session(PartyRandomness):
 
     # openings
 
+    @overload
+    def open_many(self, *items: Xor | OneWay) -> list[Lanes]: ...
+
+    @overload
+    def open_many(self, *items: Item) -> list[Any]: ...
+
     def open_many(self, *items: Item) -> list[Any]:
         """One round: every item of a step leaves in one message.
 
@@ -245,7 +251,7 @@ class Session(PartyRandomness):
             start += size
         return opened
 
-    def _combine(self, item: Item, theirs: memoryview) -> Any:
+    def _combine(self, item: Item, theirs: memoryview) -> Words | Lanes | Operand:
         if isinstance(item, Sum):
             add = self.backend.combine if item.operand else self.backend.add_packed
             return add(item.words, theirs, item.bits)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
@@ -19,7 +18,7 @@ from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import OneWay, Session, Sum
 
-Words = npt.NDArray[np.uint64]
+Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Name = tuple[int, str, str]  # party, step, name
 SESSION_ID = b"a test's session"
 
@@ -102,8 +101,6 @@ class Opening:
 
 class RecordingSession(Session):
     """A session that writes down what it learns from each opening, and from the dealer."""
-
-    backend: Scripted
 
     def __init__(self, script: Mapping[Name, Any], *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -85,7 +85,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     for name in ("gpumpc", "kernels", "models"):
         skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, work / "source" / name, symlinks=True, ignore=skipped)
-    for name in ("pyproject.toml", "setup.cfg", "LICENSE"):
+    for name in ("pyproject.toml", "setup.cfg", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, work / "source" / name)
     build = [
         sys.executable,

@@ -9,11 +9,12 @@ import numpy as np
 
 from bench.peers.engines import Measured
 from bench.peers.peer_workloads import Array, Layer, Workload
+from gpumpc.local.compile import Plan
 from gpumpc.local.named_networks import compile_named
 from gpumpc.measure import ProcessBenchmark
 from gpumpc.nn.graph import Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
-from gpumpc.program.plan import PlanRecord, Weights, make_plan
+from gpumpc.program.plan import make_plan
 
 # Above three fractions: what `binary_program` asks for; it leaves 2^15 for a product at f = 16, and
 # the inputs make 64.
@@ -57,13 +58,10 @@ def ring_of_product(params: Params) -> Params:
     )
 
 
-def plan_of(
-    work: Workload, arrays: Mapping[str, Array], params: Params
-) -> tuple[PlanRecord, Weights]:
+def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> Plan:
     """The workload as a plan."""
     if work.is_network:
-        compiled = compile_named(work.name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
-        return compiled.record, compiled.weights
+        return compile_named(work.name, params=params)
     # An elementwise value is one item of many numbers; a product's rows and an image are items of a
     # batch.
     shape = (
@@ -72,7 +70,7 @@ def plan_of(
         else channels_last(np.empty(work.shape, dtype=bool)).shape[1:]
     )
     graph, weights = _single(work.layers[0], Input("x", (), shape, -work.high, work.high), arrays)
-    return make_plan(work.name, graph, weights, params)
+    return Plan(*make_plan(work.name, graph, weights, params))
 
 
 def _single(
@@ -115,21 +113,15 @@ class Ours:
     ) -> None:
         if work.layers[0].kind == "multiply":
             params = ring_of_product(params)
-        plan, weights = plan_of(work, arrays, params)
-        self.bounds, self.params = plan.bounds, params
+        compiled = plan_of(work, arrays, params)
+        self.bounds, self.params = compiled.record.bounds, params
         x = arrays["x"] if len(work.shape) > 1 else arrays["x"][None]
         operands, operator = [channels_last(x)], ""
         if work.layers[0].kind == "multiply":
             operands, operator = [arrays["x"], arrays["0.weight"]], "*"
         self._shape = work.shape if len(work.shape) == 1 else ()
         self._trial = ProcessBenchmark(
-            plan,
-            weights,
-            operands,
-            operator=operator,
-            network=network,
-            backend=backend,
-            module=MODULE,
+            compiled, operands, operator=operator, network=network, backend=backend, module=MODULE
         )
 
     @property

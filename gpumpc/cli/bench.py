@@ -16,7 +16,7 @@ from rich.table import Table
 from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.errors import ConfigError
 from gpumpc.measure.over_a_link import measure_processes
-from gpumpc.measure.workloads import N_ROWS, WORKLOADS, N, case_of, open_workload, row_of
+from gpumpc.measure.workloads import N_ROWS, WORKLOADS, Case, N, case_of, open_workload, row_of
 from gpumpc.params import Params
 
 
@@ -58,56 +58,30 @@ def bench(
                 "there is no connection to share",
                 "give --net as well",
             )
+        case = case_of(workload, n, batch_size, Params(ring_bits=ring_bits, frac_bits=frac_bits))
         if net:
-            row = measure_processes(
-                workload,
-                n,
-                batch_size,
-                Params(ring_bits=ring_bits, frac_bits=frac_bits),
-                runs,
-                chosen,
-                net,
-                in_flight,
-            )
+            row = measure_processes(case, runs, chosen, net, in_flight)
         else:
-            row = measure(
-                workload,
-                n,
-                batch_size,
-                Params(ring_bits=ring_bits, frac_bits=frac_bits),
-                runs,
-                chosen,
-            )
+            row = measure(case, runs, chosen)
     if as_json:
         sys.stdout.write(json.dumps(row) + "\n")
     else:
         _show(row)
 
 
-def measure(
-    workload: str, n: int, batch_size: int, params: Params, runs: int, backend: str | None
-) -> dict[str, Any]:
-    """One row of figures. Raises ConfigError for an unknown workload or backend.
+def measure(case: Case, runs: int, backend: str | None) -> dict[str, Any]:
+    """One row of figures. Raises ConfigError for an unknown backend.
 
     One run before the timed ones is not counted: it makes plans and masks that every later batch
     uses again.
     """
-    case = case_of(workload, n, batch_size, params)
     measured = open_workload(case, backend)
     with measured.session as session:
         measured.runner.total()
         # In turn, so that what else the machine does meets both alike.
         seconds = [(measured.runner.total(), measured.runner.online()) for _ in range(runs)]
         n_threads = int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count() or 1))
-        row = row_of(
-            case,
-            workload,
-            batch_size,
-            params,
-            measured.cost,
-            seconds,
-            measured.runner.result.reveal(),
-        )
+        row = row_of(case, measured.cost, seconds, measured.runner.result.reveal())
         return row | {"backend": session.backend.name, "n_threads": n_threads}
 
 

@@ -83,8 +83,8 @@ def _share_arrays(client: Client, paths: Sequence[Path]) -> int:
     for path in paths:
         values = load_array(path)
         with counted("images") as progress:
-            inputs = client.share(values, progress=progress)
-        typer.echo("\n".join(inputs.items))
+            items = client.share(values, progress=progress)
+        typer.echo("\n".join(items))
     return 0
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -24,6 +24,9 @@ from gpumpc.version import VERSION
 
 if TYPE_CHECKING:
     from gpumpc.deploy.config import LocalSetup
+    from gpumpc.params import Weights
+    from gpumpc.program.head import Policy
+    from gpumpc.program.plan import Bounds
 
 app = typer.Typer(
     name="gpumpc",
@@ -213,16 +216,15 @@ def compile_(
 ) -> None:
     """Turn a network into a plan: graph, ring parameters, and weights beside it."""
     from gpumpc.local import named_networks as models
+    from gpumpc.params import Params
 
     with exit_on_error():
         compiled = models.compile_named(
             model,
             size=size,
-            ring_bits=ring_bits,
-            frac_bits=frac_bits,
-            weights=weights,
-            bounds=bounds or None,
-            policy=policy or None,
+            params=Params(ring_bits, frac_bits, weights=cast("Weights", weights)),
+            bounds=cast("Bounds | None", bounds or None),
+            policy=cast("Policy | None", policy or None),
         )
         compiled.save(out)
         console.print(models.widths_table(compiled.record))

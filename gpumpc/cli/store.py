@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -24,6 +24,9 @@ from gpumpc.cli.connected import (
 from gpumpc.cli.errors_shown import exit_on_error
 from gpumpc.cli.items import All, Named
 from gpumpc.progress import counted
+
+if TYPE_CHECKING:
+    from gpumpc.retrieval.programs import Metric
 
 store = typer.Typer(name="store", help="What the two servers hold as shares.", no_args_is_help=True)
 index = typer.Typer(name="index", help="Indexes for private search.", no_args_is_help=True)
@@ -130,12 +133,10 @@ def create(
     ] = "",
 ) -> None:
     """Make an empty index over a plan's features."""
-    from gpumpc.local.named_networks import one_of
-
     with exit_on_error(), connected(config, plan) as client:
         client.wait_ready(READY_S)
         names = [part.strip() for part in classes.split(",")] if classes else []
-        client.create_index(name, one_of(metric, "l2", "ip", "cosine"), classes=names)  # type: ignore[arg-type]  # checked by one_of
+        client.create_index(name, cast("Metric", metric), classes=names)
         typer.echo(f"index '{name}' ({metric}) is there")
 
 

@@ -37,7 +37,6 @@ def train_head(
     """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify
     --source` uses it.
     """
-    from gpumpc.local.named_networks import one_of
     from gpumpc.program import plan as plan_files
     from gpumpc.program.head import Policy, compile_head
     from gpumpc.retrieval.evaluation.features import read_features
@@ -45,7 +44,7 @@ def train_head(
     from gpumpc.retrieval.evaluation.probe import train_head as train
 
     with exit_on_error():
-        chosen = cast(Policy, one_of(policy, "label", "top5", "logits"))
+        chosen = cast(Policy, policy)
         below, found = plan_files.load(on), read_features(features)
         rows = read_labels(labels).of(found.items, found.files)
         used = [i for i, row in enumerate(rows) if row.train is not False]

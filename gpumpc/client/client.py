@@ -4,10 +4,10 @@ together.
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,11 @@ from gpumpc.client.connection import (
     CONNECT_S,
     ITEMS_PER_REQUEST,
     Connection,
-    Parts,
     Progress,
 )
 from gpumpc.client.index import Index
-from gpumpc.deploy.config import ClientConfig
+from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
+from gpumpc.deploy.config import ClientConfig, load_client
 from gpumpc.errors import (
     AccessDenied,
     BadFrame,
@@ -31,135 +31,65 @@ from gpumpc.errors import (
     ConfigError,
     GpumpcError,
     HandshakeMismatch,
-    PeerTimeout,
     ShareError,
 )
 from gpumpc.nn.plaintext import check_input
-from gpumpc.program.agreement import agreed_fields
-from gpumpc.program.compiler import program_of
-from gpumpc.program.integers import decode_result, encode_input, integer_weights
+from gpumpc.program.integers import encode_input, integer_weights
 from gpumpc.program.plan import PlanRecord, Weights, plan_hash, weight_digest
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.retrieval.programs import Metric
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.shares import SEED_BYTES, split
-from gpumpc.wire.handshake import compare
 
 Array = npt.NDArray[np.float64]
+# By policy: "label", a name an item; "top5", five of them, best first; "logits", scores (n, C).
+Classes = list[str] | list[list[str]] | Array
 
-# Bytes that a server is sent in one request: the queue goes on between two of them.
+# Bytes that a server is sent in one request: other requests get their turn between two of them.
 BYTES_PER_REQUEST = 64 << 20
-# Batches that are evaluated and kept by one request, before others get their turn.
+# Batches that one request extracts before others get their turn.
 BATCHES_PER_REQUEST = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class SharedInput:
-    """A handle to inputs that the two servers hold as shares: the items' ids, and the shape of the
-    array.
-    """
-
-    items: tuple[str, ...]
-    shape: tuple[int, ...]
-
-
-class SealedResult:
-    """Both servers' result shares, sealed to this user. `reveal` is the only door."""
-
-    def __init__(self, open_both: Callable[[], Array], n_items: int) -> None:
-        self._open_both, self.n_items = open_both, n_items
-
-    def reveal(self) -> Array:
-        """Open both shares and add them. Raises RevealError if anything was changed."""
-        return self._open_both()
-
-
 class Client(Connection):
-    """A connection to both servers for one plan.
+    """An owner's or user's connection to both servers, for one plan. Made by `gpumpc.connect`.
 
-    Args:
-        config: endpoints, cards and this party's keys.
-        plan: must be one that the servers serve.
-        patience_s: how long a server may be silent while it computes.
+        with gpumpc.connect("client.toml", "plan") as client:
+            items = client.share(images)  # (B, H, W, C), within the plan's input range
+            client.extract(items)  # features stay at the servers, as shares
+            features = client.features(items).reveal()  # (B, d)
+            labels = client.classify(items, head="head")
+            client.delete(items)
 
-    Raises AccessDenied, PeerTimeout, HandshakeMismatch naming the differing field.
+    An item is an image by its id, 32 random hex digits. Every method that computes raises
+    RemoteError with a server's reason, PeerLost or PeerTimeout; the items then stay as they are,
+    and the same call can be made again. `progress(done, of)`, where it is taken, counts batches.
+
+    Attributes:
+        plan: what plan.json says.
+        batch_size: images a batch, as the servers say.
     """
 
     def __init__(self, config: ClientConfig, plan: PlanRecord, patience_s: float = 600.0) -> None:
         super().__init__(config, patience_s)
-        self.plan, self.plan_id = plan, plan_hash(plan).hex()
         try:
-            self.batch_size = self._check_plan()
+            self.served = ServedPlan(self, plan)
         except BaseException:
             self.close()
             raise
-        self.program = program_of(plan, self.batch_size)
-
-    def status(self) -> tuple[m.Status, m.Status]:
-        """What each server says of itself. Raises PeerTimeout, PeerLost."""
-        (first, _), (second, _) = self.both(m.GetStatus(), m.Status)
-        return first, second
+        self.plan, self.plan_id = plan, self.served.plan_id
+        self.batch_size, self.program = self.served.batch_size, self.served.program
 
     def plan_status(self) -> tuple[m.PlanStatus, m.PlanStatus]:
         """This plan's status at each server. Raises HandshakeMismatch if one does not serve it."""
-        found = []
-        for status in self.status():
-            served = [plan for plan in status.plans if plan.fields["plan"] == self.plan_id]
-            if not served:
-                raise self._not_served(status)
-            found.append(served[0])
-        return found[0], found[1]
-
-    def _not_served(self, status: m.Status) -> HandshakeMismatch:
-        """The first field in which this plan differs from the one most like it at a server."""
-        peer = f"server {status.party}"
-        alike = [plan.fields for plan in status.plans if plan.fields.get("model") == self.plan.name]
-        fields = next(iter([*alike, *(plan.fields for plan in status.plans)]), {"model": "none"})
-        try:
-            compare(
-                agreed_fields(self.plan, program_of(self.plan, int(fields.get("batch size", "1")))),
-                fields,
-                peer,
-            )
-        except HandshakeMismatch as error:
-            return error
-        return HandshakeMismatch("plan", self.plan_id[:16], "another", peer)
-
-    def _check_plan(self) -> int:
-        batch_size = 0
-        for party, status in enumerate(self.plan_status()):
-            batch_size = int(status.fields["batch size"])
-            compare(
-                agreed_fields(self.plan, program_of(self.plan, batch_size)),
-                status.fields,
-                f"server {party}",
-            )
-        return batch_size
+        return self.served.status()
 
     @property
     def is_ready(self) -> bool:
-        """Whether the servers are connected to each other and have the same weight shares and
+        """Whether the servers are connected to each other, and have the same weight shares and
         session.
         """
-        first, second = self.plan_status()
-        return bool(first.session) and first.session == second.session and self.is_connected
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether both servers say that they are connected to each other."""
-        return all(status.peer_connected for status in self.status())
-
-    def wait_connected(self, timeout_s: float) -> None:
-        """Wait until the servers are connected to each other. Raises PeerTimeout."""
-        deadline = time.monotonic() + timeout_s
-        while not self.is_connected:
-            if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"the two servers are not connected to each other after {timeout_s:g} s",
-                    "one of them does not run, or their configurations differ",
-                    "see both servers' logs",
-                )
-            time.sleep(0.1)
+        return self.served.is_ready
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until the servers are connected to each other and have weights.
@@ -203,16 +133,17 @@ class Client(Connection):
         values: npt.ArrayLike,
         items: Sequence[str] | None = None,
         progress: Progress | None = None,
-    ) -> SharedInput:
-        """Split real inputs (B, *shape) between the servers, where they stay until `forget`: for
-        each a 32-byte seed to server 0, words to server 1. `progress(done, of)` counts items.
+    ) -> list[str]:
+        """Split images between the servers, where they stay until `delete`; returns the item ids.
 
         Args:
+            values: (B, *shape of the plan's input), for images (B, H, W, C), within its range.
             items: an id each, 32 hex digits; new random ones where none are given. What is shared
                 already stays.
+            progress: counts items.
 
         Raises BadShape, BadValue, OutOfRange before anything is sent; ShareError if an item did not
-        reach both.
+        reach both servers.
         """
         x = check_input(self.plan.graph.input, values)
         names = list(items) if items is not None else [secrets.token_hex(16) for _ in range(len(x))]
@@ -227,7 +158,7 @@ class Client(Connection):
             self._share(x[start : start + size], names[start : start + size])
             if progress:
                 progress(min(start + size, len(names)), len(names))
-        return SharedInput(tuple(names), x.shape)
+        return names
 
     def _share(self, x: Array, names: list[str]) -> None:
         """One portion.
@@ -278,59 +209,56 @@ class Client(Connection):
         first, second = self.listed(m.ListItems(self.plan_id, "inputs"))
         return sorted({*first} & {*second})
 
-    def store_status(self) -> tuple[m.StoreStatus, m.StoreStatus]:
-        """How much each server holds of this user's. Raises PeerTimeout."""
-        (first, _), (second, _) = self.both(m.GetStoreStatus(), m.StoreStatus)
-        return first, second
-
-    def delete(self, shared: SharedInput | Sequence[str], inputs_only: bool = False) -> None:
-        """Delete items at both servers: inputs, results and their rows in every index; or their
+    def delete(self, items: Sequence[str], inputs_only: bool = False) -> None:
+        """Delete items at both servers: inputs, features and their rows in every index; or their
         inputs alone.
         """
-        items = _items(shared)
         for start in range(0, len(items), ITEMS_PER_REQUEST):
-            request = m.Delete(
-                items[start : start + ITEMS_PER_REQUEST], "inputs" if inputs_only else "all"
-            )
+            names = list(items[start : start + ITEMS_PER_REQUEST])
+            request = m.Delete(names, "inputs" if inputs_only else "all")
             self.both_done(self.ask((request, request)), ANSWER_S)
 
     # evaluation
 
     def run(
         self,
-        shared: SharedInput | Sequence[str],
+        items: Sequence[str],
         progress: Progress | None = None,
         source: PlanRecord | None = None,
     ) -> SealedResult:
-        """Evaluate items; the result stays sealed until `reveal`. `progress(done, of)` counts
-        batches.
+        """Evaluate items without keeping the result, which stays sealed until `reveal`.
 
         Args:
-            source: None: the items' inputs; else the plan whose kept results are this plan's input.
-
-        Raises RemoteError with the server's reason, PeerLost, PeerTimeout: the items stay where
-        they are.
+            source: None: the items' inputs; else the plan whose features are this plan's input.
         """
-        items, source_id = _items(shared), plan_hash(source).hex() if source else None
-        return self._sealed(
-            items,
-            progress,
-            lambda job, names: self.ask_together(m.Run(self.plan_id, job, names, source_id)),
-        )
+        return self._run(self.served, items, progress, source)
+
+    def _run(
+        self,
+        served: ServedPlan,
+        items: Sequence[str],
+        progress: Progress | None,
+        source: PlanRecord | None,
+    ) -> SealedResult:
+        source_id = plan_hash(source).hex() if source else None
+
+        def ask(job: str, names: list[str]) -> int:
+            return self.ask_together(m.Run(served.plan_id, job, names, source_id))
+
+        return served.sealed(items, progress, ask)
 
     def extract(
         self,
-        shared: SharedInput | Sequence[str],
+        items: Sequence[str],
         progress: Progress | None = None,
         source: PlanRecord | None = None,
     ) -> list[str]:
-        """Evaluate items and keep the results at the servers as shares, under the same ids; returns
-        these.
+        """Evaluate items and keep the results at the servers as shares, under the same ids, which
+        are returned.
 
         What is kept already stays as it is, so after any crash the same call goes on where it was.
-        Raises like `run`.
         """
-        items, source_id = _items(shared), plan_hash(source).hex() if source else None
+        items, source_id = list(items), plan_hash(source).hex() if source else None
         size = BATCHES_PER_REQUEST * self.batch_size
         of = -(-len(items) // self.batch_size)
         for start in range(0, len(items), size):
@@ -338,104 +266,109 @@ class Client(Connection):
             request = m.Extract(
                 self.plan_id, secrets.token_hex(16), items[start : start + size], source_id
             )
-            self.until_done(self.ask_together(request), _shifted(progress, before, of))
+            self.until_done(self.ask_together(request), shifted(progress, before, of))
         return items
 
     def list_features(self) -> list[str]:
-        """Items of this user with results at both servers."""
+        """Items of this user with features at both servers."""
         first, second = self.listed(m.ListItems(self.plan_id, "features"))
         return sorted({*first} & {*second})
 
-    def features(
-        self, shared: SharedInput | Sequence[str], progress: Progress | None = None
-    ) -> SealedResult:
-        """Kept results, sealed to this user. Raises RemoteError naming an item without one."""
-        return self._sealed(
-            _items(shared),
-            progress,
-            lambda job, names: self.ask((m.GetFeatures(self.plan_id, job, names),) * 2),
-        )
+    def features(self, items: Sequence[str], progress: Progress | None = None) -> SealedResult:
+        """Kept features, sealed to this user until `reveal`: (n, d). Raises RemoteError naming an
+        item without any.
+        """
 
-    def _sealed(
-        self, items: list[str], progress: Progress | None, ask: Callable[[str, list[str]], int]
-    ) -> SealedResult:
-        """Every portion's parts from both servers."""
-        if not items:
-            raise BadShape("no item is named", "there is nothing to compute", "name at least one")
-        jobs: list[tuple[str, Parts]] = []
-        size = max(self.batch_size, ITEMS_PER_REQUEST // self.batch_size * self.batch_size)
-        for start in range(0, len(items), size):
-            job, names = secrets.token_hex(16), items[start : start + size]
-            shifted = (
-                _shifted(progress, start // self.batch_size, -(-len(items) // self.batch_size))
-                if len(items) > size
-                else progress
-            )
-            jobs.append((job, self.collect(job, ask(job, names), shifted)))
-        value = self.program.result
+        def ask(job: str, names: list[str]) -> int:
+            return self.ask((m.GetFeatures(self.plan_id, job, names),) * 2)
 
-        def reveal() -> Array:
-            opened = [
-                self.opened(self.plan_id, job, parts, value.shape[1:], value.bits)
-                for job, parts in jobs
-            ]
-            return decode_result(self.program, np.concatenate(opened))
+        return self.served.sealed(items, progress, ask)
 
-        return SealedResult(reveal, len(items))
+    def classify(
+        self,
+        items: Sequence[str],
+        head: AnyPlan | None = None,
+        progress: Progress | None = None,
+    ) -> Classes:
+        """The classes of items, as far as the policy of the head shows them.
+
+        Args:
+            head: made by `Plan.head`, or its folder: it takes the items' kept features. None: this
+                plan ends in classes itself, and takes the items' inputs.
+
+        Returns a name an item for the policy "label", a list of names, best first, for "top5", and
+        scores (n, C) for "logits". Classes without names are numbers in decimal.
+        """
+        served = self.served if head is None else ServedPlan(self, record_of(head))
+        result = self._run(served, items, progress, None if head is None else self.plan).reveal()
+        if not served.program.result_is_index:
+            return result
+        names = served.record.classes or [str(i) for i in range(int(result.max()) + 1)]
+        if result.ndim == 1:
+            return [names[int(i)] for i in result]
+        return [[names[int(i)] for i in row] for row in result]
 
     # search
 
     def create_index(
-        self, name: str, metric: Metric = "l2", dim: int | None = None, classes: Sequence[str] = ()
+        self,
+        name: str,
+        metric: Metric = "cosine",
+        dim: int | None = None,
+        classes: Sequence[str] = (),
     ) -> Index:
-        """An index over this plan's results, made if there is none of this name.
+        """An index over this plan's features, made if there is none of this name.
 
-        With classes its rows carry secret labels, and the nearest can vote
-        (`RemoteIndex.classify`). Both servers read the classes' names, and nobody which row has
-        which.
+        Args:
+            metric: "cosine", "ip" (inner product) or "l2" (squared distance).
+            dim: is refused unless the features have so many entries.
+            classes: with them its rows carry secret labels, and the nearest can vote
+                (`Index.classify`). Both servers read the names, and neither which row has which.
 
-        Raises BadShape for another dimension than the results have, RemoteError for another metric.
+        Raises BadValue, BadShape; RemoteError if the index is there with another metric.
         """
-        index = Index(self, name, metric, tuple(classes))
+        index = Index(self.served, name, metric, tuple(classes))
         if dim not in (None, index.dim):
             raise BadShape(
                 f"an index of dimension {dim} was asked for",
-                f"the results of plan '{self.plan.name}' have {index.dim} entries",
-                "leave `dim` out, or use the plan whose results have it",
+                f"the features of plan '{self.plan.name}' have {index.dim} entries",
+                "leave `dim` out, or use the plan whose features have it",
             )
         request = m.IndexCreate(self.plan_id, name, metric, tuple(classes))
         self.both_done(self.ask((request, request)), ANSWER_S)
         return index
 
     def open_index(self, name: str) -> Index:
-        """An index that is there. Raises RemoteError if it is not."""
-        (first, _), (second, _) = self.both(m.IndexInfo(self.plan_id, name), m.ItemList)
-        if first != second:
-            raise BadFrame(
-                "the servers describe an index differently",
-                hint="restart both servers, and make it anew",
-            )
-        return Index(self, name, first.metric, first.classes)  # type: ignore[arg-type]  # what the servers accepted at its making
+        """An index that was created before. Raises RemoteError if there is none."""
+        return Index.open(self.served, name)
+
+    def load_index(self, path: str | Path) -> Index:
+        """The index that `Index.save` wrote down. Raises MissingFile, CorruptPlan, RemoteError."""
+        return Index.load(self.served, Path(path))
 
 
-def _items(shared: SharedInput | Sequence[str]) -> list[str]:
-    return list(shared.items if isinstance(shared, SharedInput) else shared)
+def connect(
+    config: str | Path | ClientConfig, plan: AnyPlan, timeout_s: float = CONNECT_S
+) -> Client:
+    """Connect to both servers for one plan. Use the client in a `with` block.
 
+        with gpumpc.connect("client.toml", "plan") as client:
+            items = client.share(images)
 
-def _shifted(progress: Progress | None, before: int, of: int) -> Progress | None:
-    """Progress of a part as progress of the whole."""
-    return (lambda done, _: progress(before + done, of)) if progress else None
+    Args:
+        config: the client's TOML file, or what was read from it.
+        plan: the folder of plan.json, or a `Plan`. Both servers must serve it.
+        timeout_s: how long to wait for servers that are still starting.
 
-
-def connect(config: ClientConfig, plan: PlanRecord, timeout_s: float = CONNECT_S) -> Client:
-    """A client, waiting for servers that are still starting.
-
-    Raises the last error after `timeout_s` seconds.
+    Raises MissingFile, ConfigError, CorruptPlan for files that cannot be used; AccessDenied if a
+    server does not list this client's card; HandshakeMismatch naming the field in which a server's
+    plan differs; PeerTimeout.
     """
-    deadline = time.monotonic() + timeout_s
+    settings = config if isinstance(config, ClientConfig) else load_client(Path(config))
+    record, deadline = record_of(plan), time.monotonic() + timeout_s
     while True:
         try:
-            return Client(config, plan)
+            return Client(settings, record)
         except (AccessDenied, ConfigError, HandshakeMismatch):
             raise  # waiting would not change it
         except GpumpcError:

@@ -78,6 +78,35 @@ class Connection:
         for server in self._servers:
             server.close()
 
+    def status(self) -> tuple[m.Status, m.Status]:
+        """What each server says of itself. Raises PeerTimeout, PeerLost."""
+        (first, _), (second, _) = self.both(m.GetStatus(), m.Status)
+        return first, second
+
+    def store_status(self) -> tuple[m.StoreStatus, m.StoreStatus]:
+        """How much each server holds of this user's. Raises PeerTimeout."""
+        (first, _), (second, _) = self.both(m.GetStoreStatus(), m.StoreStatus)
+        return first, second
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether both servers say that they are connected to each other."""
+        return all(status.peer_connected for status in self.status())
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Wait until the servers are connected to each other. Raises PeerTimeout."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_connected:
+            if time.monotonic() > deadline:
+                raise PeerTimeout(
+                    f"the two servers are not connected to each other after {timeout_s:g} s",
+                    "one of them does not run, or their configurations differ",
+                    "see both servers' logs",
+                )
+            time.sleep(0.1)
+
+    # requests and answers
+
     def ask(
         self, requests: tuple[m.Request, m.Request], bulks: tuple[bytes, bytes] = (b"", b"")
     ) -> int:

@@ -1,11 +1,6 @@
 """Private features as a step of a scikit-learn pipeline.
 
-    make_pipeline(SecureFeatureExtractor(config="client.toml", plan="plan"),
-    LogisticRegression()).fit(images, labels)
-
-The features are revealed to this user, who trains on them in the clear; the servers see neither
-images nor features. scikit-learn is not imported here: the class follows its conventions, and works
-without it.
+scikit-learn is not imported here: the class follows its conventions, and works without it.
 """
 
 from __future__ import annotations
@@ -16,46 +11,50 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.deploy.config import ClientConfig, load_client
+from gpumpc.client.client import Client, connect
+from gpumpc.client.served_plan import AnyPlan, record_of
+from gpumpc.deploy.config import ClientConfig
 from gpumpc.errors import BadShape, BadValue, ConfigError, GpumpcError
 from gpumpc.media.preprocess import preprocess
 from gpumpc.media.read import Item, Refused, read_images
 from gpumpc.nn.plaintext import check_input
-from gpumpc.program import plan as plan_files
 from gpumpc.program.plan import PlanRecord
 
-if TYPE_CHECKING:
-    from gpumpc.client.client import Client
-
 Array = npt.NDArray[np.float64]
+Images = npt.ArrayLike | Sequence[str | os.PathLike[str]]
 PARAMETERS = ("client", "config", "plan", "progress")
 READY_S = 4.0
 
 
 class SecureFeatureExtractor:
-    """A transformer from images to the private network's outputs; it learns nothing from data.
+    """A scikit-learn transformer from images to a network's features, computed on shares.
 
-    Give a `client` that is connected, or `config` and `plan`, from which a connection is made when
-    it is first needed and kept until `close`, or to the end of a `with` block. A clone shares a
-    given client.
+        extractor = gpumpc.SecureFeatureExtractor(config="client.toml", plan="plan")
+        make_pipeline(extractor, LogisticRegression()).fit(images, labels)
+
+    The servers see neither images nor features, and keep nothing. The features are revealed to this
+    user, who trains on them in the clear; the transformer itself learns nothing from data.
+
+    Give a connected `client`, or `config` and `plan`: then a connection is made when it is first
+    needed, and kept until `close` or the end of a `with` block. A clone shares a given client.
 
     Args:
-        client: a connected `Client`.
-        config: a client's TOML file, or what was read from it.
-        plan: a folder with plan.json, or what was read from it.
-        progress: hears (done, of) while batches are computed.
+        client: made by `gpumpc.connect`.
+        config: the client's TOML file, or what was read from it.
+        plan: the folder of plan.json, or a `Plan`.
+        progress: is called with (done, of) while batches are computed.
     """
 
     def __init__(
         self,
         client: Client | None = None,
         config: str | Path | ClientConfig | None = None,
-        plan: str | Path | PlanRecord | None = None,
+        plan: AnyPlan | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         # scikit-learn wants parameters kept as they were given: all checks come later.
@@ -68,7 +67,7 @@ class SecureFeatureExtractor:
 
     # what scikit-learn asks of a transformer
 
-    def fit(self, X: Any, y: Any = None) -> SecureFeatureExtractor:
+    def fit(self, X: Images, y: object = None) -> SecureFeatureExtractor:
         """Check the images against the plan; nothing is learned and nothing is sent.
 
         Raises like `transform`.
@@ -76,7 +75,7 @@ class SecureFeatureExtractor:
         self._values(X)
         return self
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Images) -> Array:
         """Private features of images, (N, d).
 
         Args:
@@ -93,21 +92,21 @@ class SecureFeatureExtractor:
         values = self._values(X)
         return self._on_shares(self._connected(), values).reshape(len(values), -1)
 
-    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Array:
+    def fit_transform(self, X: Images, y: object = None, **fit_params: object) -> Array:
         """`fit`, then `transform`."""
         return self.transform(X)
 
-    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+    def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
         """Names of the features."""
         graph = self._plan().graph
         count = math.prod(graph.shapes()[graph.output.name])
         return np.array([f"secure{index}" for index in range(count)], dtype=object)
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
+    def get_params(self, deep: bool = True) -> dict[str, object]:
         """The arguments of the constructor."""
         return {name: getattr(self, name) for name in PARAMETERS}
 
-    def set_params(self, **params: Any) -> SecureFeatureExtractor:
+    def set_params(self, **params: object) -> SecureFeatureExtractor:
         """Change arguments of the constructor; a connection made from the old ones is ended.
 
         Raises BadValue.
@@ -124,12 +123,12 @@ class SecureFeatureExtractor:
 
     def __sklearn_clone__(self) -> SecureFeatureExtractor:
         # A copy of the arguments would copy a client's sockets and keys.
-        return SecureFeatureExtractor(**self.get_params())
+        return SecureFeatureExtractor(self.client, self.config, self.plan, self.progress)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> object:
         # Only scikit-learn calls this, so it is there.
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
 
@@ -141,7 +140,7 @@ class SecureFeatureExtractor:
             requires_fit=False,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A worker process makes a connection of its own; two processes cannot share one.
         return {**self.__dict__, "_connection": None}
 
@@ -172,18 +171,13 @@ class SecureFeatureExtractor:
         return self._connection
 
     def _connect(self) -> Client:
-        from gpumpc.client.client import connect
-
         if self.config is None:
             raise ConfigError(
                 "there is no way to the servers",
                 "neither client nor config was given",
                 "pass config='client.toml'",
             )
-        config = (
-            self.config if isinstance(self.config, ClientConfig) else load_client(Path(self.config))
-        )
-        client = connect(config, self._plan())
+        client = connect(self.config, self._plan())
         try:
             client.wait_ready(READY_S)
         except BaseException:
@@ -192,17 +186,16 @@ class SecureFeatureExtractor:
         return client
 
     def _on_shares(self, client: Client, values: Array) -> Array:
-        """All that is asked of the servers: share, run, reveal, delete."""
-        shared = client.share(values)
+        items = client.share(values)
         try:
-            features = client.run(shared, self.progress).reveal()
+            features = client.run(items, self.progress).reveal()
         except BaseException:
             # The first error is the one to tell; a lost connection cannot delete either.
             with contextlib.suppress(GpumpcError):
-                client.delete(shared)
+                client.delete(items)
             raise
-        client.delete(shared)
-        return np.asarray(features, dtype=np.float64)
+        client.delete(items)
+        return features
 
     # images
 
@@ -215,19 +208,21 @@ class SecureFeatureExtractor:
                 "neither client nor plan was given",
                 "pass plan='FOLDER' with plan.json",
             )
-        return self.plan if isinstance(self.plan, PlanRecord) else plan_files.load(Path(self.plan))
+        return record_of(self.plan)
 
-    def _values(self, X: Any) -> Array:
-        """What is shared: (N, H, W, C), N >= 1, in the plan's range."""
+    def _values(self, X: Images) -> Array:
+        """The array to share: (N, H, W, C), N >= 1, in the plan's range."""
         plan = self._plan()
         if isinstance(X, (str, os.PathLike)):
             raise BadValue(f"'{X}' is one path", "a list of images is transformed", f"pass ['{X}']")
-        values = check_input(plan.graph.input, self._from_files(plan, X) if _are_paths(X) else X)
+        paths = _paths_in(X)
+        images = self._from_files(plan, paths) if paths else cast(npt.ArrayLike, X)
+        values = check_input(plan.graph.input, images)
         if not len(values):
             raise BadShape("there is no image", "the list is empty", "pass at least one")
         return values
 
-    def _from_files(self, plan: PlanRecord, paths: Sequence[str | os.PathLike[str]]) -> Array:
+    def _from_files(self, plan: PlanRecord, wanted: list[Path]) -> Array:
         recipe = plan.preprocessing
         if recipe is None:
             raise ConfigError(
@@ -235,7 +230,6 @@ class SecureFeatureExtractor:
                 "it was compiled without a recipe",
                 "pass arrays, or compile it with preprocessing=",
             )
-        wanted = [Path(path) for path in paths]
         items: list[Item] = []
         for found in read_images(wanted, recipe):
             if isinstance(found, Refused):
@@ -251,11 +245,10 @@ class SecureFeatureExtractor:
         return preprocess(np.stack([item.pixels for item in items]), recipe)
 
 
-def _are_paths(X: Any) -> bool:
+def _paths_in(X: Images) -> list[Path]:
+    """The paths that a list of paths holds; none where X holds anything else."""
     if isinstance(X, np.ndarray) and X.dtype.kind not in "UO":
-        return False
-    return (
-        isinstance(X, (list, tuple, np.ndarray))
-        and len(X) > 0
-        and all(isinstance(x, (str, os.PathLike)) for x in X)
-    )
+        return []
+    if not isinstance(X, (list, tuple, np.ndarray)):
+        return []
+    return [Path(x) for x in X] if all(isinstance(x, (str, os.PathLike)) for x in X) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -13,14 +13,12 @@ import numpy.typing as npt
 
 from gpumpc import messages as m
 from gpumpc.client.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
-from gpumpc.errors import BadShape, BadValue, CorruptPlan, MissingFile, RevealError
+from gpumpc.client.served_plan import ServedPlan
+from gpumpc.errors import BadFrame, BadShape, BadValue, CorruptPlan, MissingFile, RevealError
 from gpumpc.offline.secret import file_error
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import Metric, label_bits
 from gpumpc.ring.fixed_point import signed
-
-if TYPE_CHECKING:  # a client makes indexes, so this would be a circle at run time
-    from gpumpc.client.client import Client
 
 Array = npt.NDArray[np.float64]
 
@@ -34,16 +32,37 @@ class SavedIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Index:
-    """An index at the two servers, in the words of faiss; ids are item ids.
+    """An index over the features at the two servers, in the words of faiss; ids are item ids.
 
-    Made by `Client.index`.
+        index = client.create_index("archive", metric="cosine")  # or client.open_index("archive")
+        index.add(items)  # items that were extracted
+        scores, ids = index.search(items[:3], k=5)  # (3, 5) and 3 lists of 5 ids, best first
+
+    The servers learn neither scores nor which rows were found.
+
+    Attributes:
+        name, metric: as it was created.
+        classes: names of the rows' secret labels; empty for an index without labels.
     """
 
     def __init__(
-        self, client: Client, name: str, metric: Metric, classes: tuple[str, ...] = ()
+        self, plan: ServedPlan, name: str, metric: Metric, classes: tuple[str, ...] = ()
     ) -> None:
-        self._client, self.name, self.metric, self.classes = client, name, metric, classes
-        self._geometry = geometry_of(client.program, metric)
+        self._plan, self._connection = plan, plan.connection
+        self.name, self.metric, self.classes = name, metric, classes
+        self._geometry = geometry_of(plan.program, metric)
+
+    @classmethod
+    def open(cls, plan: ServedPlan, name: str) -> Index:
+        """An index that is there. Raises RemoteError if it is not."""
+        request = m.IndexInfo(plan.plan_id, name)
+        (first, _), (second, _) = plan.connection.both(request, m.ItemList)
+        if first != second:
+            raise BadFrame(
+                "the servers describe an index differently",
+                hint="restart both servers, and create it again",
+            )
+        return cls(plan, name, cast(Metric, first.metric), first.classes)
 
     @property
     def dim(self) -> int:
@@ -58,7 +77,7 @@ class Index:
     @property
     def ids(self) -> list[str]:
         """Item ids by position. Raises RevealError if the servers hold different rows."""
-        first, second = self._client.listed(m.IndexInfo(self._client.plan_id, self.name))
+        first, second = self._connection.listed(m.IndexInfo(self._plan.plan_id, self.name))
         if first != second:
             raise RevealError(
                 "the servers hold different rows of this index",
@@ -72,13 +91,13 @@ class Index:
         """How many rows there are."""
         return len(self.ids)
 
-    def save(self, path: Path) -> None:
-        """Write down what this index is, as JSON: its name, metric and plan. The rows stay at the
-        servers, as shares.
+    def save(self, path: str | Path) -> None:
+        """Write the index's name, metric and plan down, as JSON; `Client.load_index` reads it. The
+        rows stay at the servers, as shares.
 
         Raises ConfigError for a full disk.
         """
-        record = SavedIndex(self.name, self.metric, self._client.plan_id)
+        path, record = Path(path), SavedIndex(self.name, self.metric, self._plan.plan_id)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
@@ -86,11 +105,8 @@ class Index:
             raise file_error(f"the index cannot be saved in {path}", error) from error
 
     @classmethod
-    def load(cls, client: Client, path: Path) -> Index:
-        """The index that `save` wrote down.
-
-        Raises MissingFile, CorruptPlan, and what `Client.open_index` raises.
-        """
+    def load(cls, plan: ServedPlan, path: Path) -> Index:
+        """The index that `save` wrote down. Raises MissingFile, CorruptPlan, and like `open`."""
         try:
             record = msgspec.json.decode(path.read_bytes(), type=SavedIndex)
         except FileNotFoundError:
@@ -99,17 +115,17 @@ class Index:
             ) from None
         except (OSError, msgspec.DecodeError) as error:
             raise CorruptPlan(
-                f"{path} is no saved index",
+                f"{path} is not a saved index",
                 str(error),
                 "open the index by its name, and save it again",
             ) from error
-        if record.plan != client.plan_id:
+        if record.plan != plan.plan_id:
             raise CorruptPlan(
                 f"{path} is of an index over another plan",
                 "features of two networks cannot be compared",
                 "use its plan",
             )
-        return client.open_index(record.name)
+        return cls.open(plan, record.name)
 
     def add(
         self,
@@ -117,16 +133,15 @@ class Index:
         progress: Progress | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        """Take kept results in; what is there already stays.
+        """Add extracted items; those that are in the index already stay.
 
         Args:
             labels: for an index with classes, the class of each item; the servers get shares of it.
 
-        Raises BadShape, BadValue for labels that do not fit, RemoteError naming an item without a
-        result.
+        Raises BadShape, BadValue for labels that do not fit, RemoteError naming an item without
+        features.
         """
-        client = self._client
-        words = self._numbered(items, labels)
+        connection, words = self._connection, self._numbered(items, labels)
         for start in range(0, len(items), ITEMS_PER_REQUEST):
             names, chosen = (
                 list(items[start : start + ITEMS_PER_REQUEST]),
@@ -134,8 +149,8 @@ class Index:
             )
             pad = np.frombuffer(secrets.token_bytes(8 * len(chosen)), dtype="<u8")
             bulks = (pad.tobytes(), (chosen - pad).astype("<u8").tobytes())  # shares modulo 2^64
-            request = m.IndexAdd(client.plan_id, secrets.token_hex(16), self.name, names)
-            client.until_done(client.ask_together(request, bulks), progress)
+            request = m.IndexAdd(self._plan.plan_id, secrets.token_hex(16), self.name, names)
+            connection.until_done(connection.ask_together(request, bulks), progress)
 
     def _numbered(
         self, items: Sequence[str], labels: Sequence[str] | None
@@ -152,14 +167,14 @@ class Index:
         unknown = {*(labels or ())} - {*self.classes}
         if unknown:
             raise BadValue(
-                f"'{min(unknown)}' is no class of index '{self.name}'",
+                f"'{min(unknown)}' is not a class of index '{self.name}'",
                 hint=f"use {', '.join(self.classes)}",
             )
         return np.array([self.classes.index(label) for label in labels or ()], dtype=np.uint64)
 
     def classify(self, items: Sequence[str], k: int = 5) -> list[str]:
-        """The class that most of the k nearest rows have, for each kept item; of equals, the one
-        whose first is nearest.
+        """For each extracted item the class that most of its k nearest rows have; where two classes
+        have equally many, the one with the nearest row.
 
         Neither server learns a label, and the user learns nothing but the answer. Raises
         RemoteError for an index without classes.
@@ -168,18 +183,15 @@ class Index:
         return [self.classes[int(number)] for number in numbers]
 
     def remove(self, items: Sequence[str]) -> None:
-        """Take items out."""
-        client = self._client
-        client.both_done(
-            client.ask((m.IndexRemove(client.plan_id, self.name, list(items)),) * 2), ANSWER_S
-        )
+        """Remove items from the index; their features stay."""
+        request = m.IndexRemove(self._plan.plan_id, self.name, list(items))
+        self._connection.both_done(self._connection.ask((request, request)), ANSWER_S)
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
-        """The k best rows for each kept item: scores (n, k) and item ids, best first.
+        """The k best rows for each extracted item: scores (n, k) and item ids, best first.
 
-        Scores are squared distances, ascending, or inner products, descending, of the quantised
-        features; equal scores come in order of position. The servers learn neither, nor which rows
-        were found.
+        Scores are squared distances, ascending, or inner products or cosines, descending, of the
+        quantised features; equal scores come in order of position. Raises RemoteError.
         """
         positions = self.ids
         id_bits = self._geometry.id_bits(len(positions))
@@ -195,10 +207,10 @@ class Index:
         self, items: Sequence[str], k: int, *, vote: bool, shape: tuple[int, ...], bits: int
     ) -> npt.NDArray[np.uint64]:
         """Both servers' shares of the answers, added: (n, *shape)."""
-        client, found = self._client, []
+        plan_id, connection, found = self._plan.plan_id, self._connection, []
         for start in range(0, max(1, len(items)), ITEMS_PER_REQUEST):
             job, names = secrets.token_hex(16), list(items[start : start + ITEMS_PER_REQUEST])
-            request = m.IndexSearch(client.plan_id, job, self.name, names, k, vote)
-            parts = client.collect(job, client.ask_together(request), None)
-            found.append(client.opened(client.plan_id, job, parts, shape, bits))
+            request = m.IndexSearch(plan_id, job, self.name, names, k, vote)
+            parts = connection.collect(job, connection.ask_together(request), None)
+            found.append(connection.opened(plan_id, job, parts, shape, bits))
         return np.concatenate(found)

@@ -72,7 +72,7 @@ def run(n_gallery: int, n_queries: int, batch_size: int, folder: Path) -> dict[s
 def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
     """Everything on shares, in three processes; the owner's and the user's side is here."""
     from gpumpc.client.client import connect
-    from gpumpc.deploy.config import load_client, write_local
+    from gpumpc.deploy.config import write_local
     from gpumpc.deploy.local_cluster import LocalCluster
 
     study.features.save(folder / "features")
@@ -84,11 +84,11 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
         folder / "cluster",
     )
     chosen = np.concatenate([study.gallery, study.queries])
-    config, clock = load_client(setup.client), _Clock()
+    clock = _Clock()
     with (
         LocalCluster(setup) as cluster,
-        connect(config, study.features.record, START_S) as owner,
-        connect(config, study.head.record, START_S) as classifier,
+        connect(setup.client, study.features, START_S) as owner,
+        connect(setup.client, study.head, START_S) as classifier,
     ):
         cluster.check()
         owner.wait_connected(START_S)
@@ -96,14 +96,14 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
             client.share_weights(model.weights)
             client.wait_ready(START_S)
         clock.lap("seconds_sharing_weights")
-        items = [*owner.share(study.inputs[chosen]).items]
+        items = owner.share(study.inputs[chosen])
         clock.lap("seconds_sharing_images")
         with counted("features on shares, images", batch_size, len(items)) as progress:
             owner.extract(items, progress)
         clock.lap("seconds_online")
         gallery, queries = items[: len(study.gallery)], items[len(study.gallery) :]
         with counted("classified on shares, images", batch_size, len(queries)) as progress:
-            indices = classifier.run(queries, progress, source=owner.plan).reveal()
+            labels = np.array(owner.classify(queries, study.head, progress))
         clock.lap("seconds_classifying")
         index = owner.create_index(INDEX, st.METRIC)
         with counted("taken into the index, batches") as progress:
@@ -118,7 +118,6 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
         features = owner.features(items).reveal()
     position = {item: i for i, item in enumerate(gallery)}
     ranks = np.array([[position[item] for item in row] for row in found])
-    labels = np.array(study.head.record.classes)[indices.astype(int)]
     return Secure(features, labels, ranks, scores, clock.laps)
 
 

@@ -73,8 +73,8 @@ def prepare(n_gallery: int, n_queries: int, progress: Callable[[int, int], None]
     clear, fixed = [], []
     for i, start in enumerate(portions):
         portion = inputs[start : start + _PORTION]
-        clear.append(features(portion, "float"))
-        fixed.append(features(portion, "fixed"))
+        clear.append(features.evaluate(portion))
+        fixed.append(features.evaluate(portion, fixed_point=True))
         progress(i + 1, len(portions))
     in_clear = np.concatenate(clear)
     head = train_head(in_clear[data.train], data.labels[data.train])
@@ -109,7 +109,7 @@ def _spread(data: LabelledImages, count: int, *, train: bool) -> Ints:
 
 def labels_of(head: Plan, features: Floats, mode: str) -> npt.NDArray[np.str_]:
     """Names of the classes that a head finds, in the clear."""
-    indices = head(features, "float" if mode == "float" else "fixed").astype(int)
+    indices = head.evaluate(features, fixed_point=mode == "fixed").astype(int)
     return np.asarray(np.array(head.record.classes)[indices])
 
 

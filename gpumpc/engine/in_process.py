@@ -19,7 +19,7 @@ from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import open_static
 from gpumpc.ring.backend import Backend
 from gpumpc.session import Session, StaticWeight
-from gpumpc.wire.channel import Buffer, Channel, MemoryChannel, connect, memory_pair
+from gpumpc.wire.channel import Buffer, Channel, memory_pair
 
 T = TypeVar("T")
 ClearWeights = Mapping[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]
@@ -44,13 +44,13 @@ class DealtCorrections:
             raise LeftoverCorrelations(f"{len(self._left)} bytes were not read")
 
 
-class RecordingChannel(MemoryChannel):
+class RecordingChannel(Channel):
     """A channel that keeps what its end sends in `sent`: one entry a round, empty where it only
     receives.
     """
 
-    def __init__(self, party: int, patience_s: float) -> None:
-        super().__init__(party, patience_s)
+    def __init__(self, inner: Channel) -> None:
+        super().__init__(inner.transport, inner.party, inner.patience_s)
         self.sent: list[bytes] = []
 
     def exchange(self, payload: Sequence[Buffer]) -> memoryview:
@@ -71,7 +71,8 @@ class RecordingChannel(MemoryChannel):
 
 def recording_pair(patience_s: float) -> tuple[RecordingChannel, RecordingChannel]:
     """Two connected ends, as `memory_pair` makes them."""
-    return connect(RecordingChannel(0, patience_s), RecordingChannel(1, patience_s))
+    first, second = memory_pair(patience_s)
+    return RecordingChannel(first), RecordingChannel(second)
 
 
 def run_both(work: Callable[[int], T], channels: Sequence[Channel]) -> tuple[T, T]:

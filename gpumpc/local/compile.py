@@ -1,39 +1,78 @@
-"""One object, three modes: a compiled network evaluated in float64, in fixed point in the clear, or
-on shares.
-"""
+"""Compile a network, and evaluate it in the clear or on shares within this process."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import MissingExtra
+from gpumpc.errors import BadShape, MissingExtra, PlanError
 from gpumpc.local.simulation import LocalSession
 from gpumpc.nn.graph import Graph
 from gpumpc.nn.plaintext import check_input, evaluate_float
-from gpumpc.params import Params
+from gpumpc.params import Params, one_of
 from gpumpc.program import plan as plan_files
 from gpumpc.program.compiler import GUARD_BITS, Calibration, compile_graph, program_of
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
-from gpumpc.program.plan import Bounds, PlanRecord, Preprocessing, Weights
+from gpumpc.program.plan import PlanRecord, Preprocessing, Weights
 from gpumpc.ring.choose import choose_backend
 
-Mode = Literal["float", "fixed", "secure"]
+if TYPE_CHECKING:  # everything but compiling a torch module runs without torch
+    import torch
+
 Array = npt.NDArray[np.float64]
-BATCH = 8
+Arrays = Mapping[str, npt.NDArray[np.floating]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibrated:
+    """Bounds measured on sample inputs, for networks whose certified bounds are too wide.
+
+    An input unlike the samples may overflow a ring, and then gives a wrong result unnoticed.
+
+        plan = gpumpc.compile(model, example, bounds=gpumpc.Calibrated(samples))
+
+    Attributes:
+        samples: inputs (B, H, W, C) within the plan's input range.
+        guard_bits: a value may grow to 2^guard_bits times the largest one among the samples.
+    """
+
+    samples: npt.NDArray[np.floating]
+    guard_bits: int = GUARD_BITS
+
+
+class Description(TypedDict, total=False):
+    """What a plan says to people and clients; none of it changes what is computed.
+
+    Attributes:
+        name: names the model in messages; "model" unless given.
+        classes: the names of the classes, in the order of the logits. Every party reads them.
+        preprocessing: from pixels to the input; without it only arrays can be shared.
+    """
+
+    name: str
+    classes: Sequence[str]
+    preprocessing: Preprocessing | Mapping[str, object] | None
 
 
 class Plan:
-    """A plan with its weights: what the model's owner has in hand.
+    """A compiled network with its weights, as the model's owner has it.
 
-    Call it as `compiled(x, mode="float" | "fixed" | "secure")` with x (B, H, W, C) in the input's
-    declared range.
+        plan = gpumpc.compile(model.eval(), torch.zeros(1, 3, 64, 64), input_range=(0, 1))
+        plan.save("plan")  # plan.json for every party, weights.safetensors for the owner alone
+        plan.evaluate(x)  # float64; x: (B, 64, 64, 3), channels last, values in [0, 1]
+        with plan.simulate() as local:
+            y = local.run(local.share(x)).reveal()  # on shares, close to plan.evaluate(x)
+
+    Attributes:
+        record: what plan.json holds.
+        weights: arrays by name.
     """
 
     def __init__(self, record: PlanRecord, weights: Weights) -> None:
@@ -42,29 +81,40 @@ class Plan:
     def __repr__(self) -> str:
         return f"Plan({self.record.name!r}, {self.record.params})"
 
-    def __call__(self, x: npt.ArrayLike, mode: Mode = "secure", batch_size: int = BATCH) -> Array:
-        """Real result (B, ..).
-
-        Raises BadShape, BadValue, OutOfRange for an input the plan does not admit.
-        """
-        values = check_input(self.record.graph.input, x)
-        if mode == "float":
-            return evaluate_float(self.record.graph, self.weights, values)
-        if mode == "fixed":
-            program = program_of(self.record, len(values))
-            return evaluate_fixed(
-                program, integer_weights(program, self.weights), values, choose_backend()
-            )
-        with self.session(batch_size) as session:
-            return session.run(session.share(values)).reveal()
-
-    def session(self, batch_size: int = BATCH, backend: str | None = None) -> LocalSession:
-        """Dealer and both servers in this process, ready to share, run and reveal."""
-        return LocalSession(self.record, self.weights, batch_size, choose_backend(backend))
+    @classmethod
+    def load(cls, folder: str | Path) -> Plan:
+        """Read what `save` wrote. Raises MissingFile, CorruptPlan, ExposedSecret."""
+        record = plan_files.load(Path(folder))
+        return cls(record, plan_files.load_weights(Path(folder), record))
 
     def save(self, folder: str | Path) -> None:
         """Write `plan.json` for every party and `weights.safetensors` for the owner alone."""
         plan_files.save(self.record, self.weights, Path(folder))
+
+    def evaluate(self, x: npt.ArrayLike, fixed_point: bool = False) -> Array:
+        """The network's result (B, ...) for x (B, H, W, C), in the clear.
+
+        With `fixed_point` it is computed with the integers that the servers compute with, else in
+        float64. Raises BadShape, BadValue, OutOfRange for an input that the plan does not admit.
+        """
+        values = check_input(self.record.graph.input, x)
+        if not fixed_point:
+            return evaluate_float(self.record.graph, self.weights, values)
+        program = program_of(self.record, len(values))
+        weights = integer_weights(program, self.weights)
+        return evaluate_fixed(program, weights, values, choose_backend())
+
+    def simulate(self, batch_size: int = 8, backend: str | None = None) -> LocalSession:
+        """Start dealer and both servers as threads of this process. Use it in a `with` block.
+
+        It protects nothing, since one process holds both shares: it is for trying out. `share(x)`
+        and `share_array(x)` return a `SharedTensor`, `run` evaluates the network on one.
+
+        Args:
+            batch_size: images a batch; the last batch is padded.
+            backend: "numpy", "numba" or "cupy"; the fastest that is installed unless given.
+        """
+        return LocalSession(self.record, self.weights, batch_size, choose_backend(backend))
 
     def head(
         self,
@@ -74,74 +124,91 @@ class Plan:
         policy: Policy = "label",
         params: Params = HEAD_PARAMS,
     ) -> Plan:
-        """A linear classifier on this plan's kept results, see
-        `gpumpc.program.head.compile_head`."""
+        """A linear classifier that takes this plan's features as the servers keep them.
+
+        Args:
+            weight, bias: (d, C) and (C,), for features of d entries and C classes.
+            classes: C names; every party reads them.
+            policy: what a user learns of an image: "label", "top5" or "logits".
+
+        Raises PlanError, BadShape, RangeTooWide.
+        """
         return Plan(*compile_head(self.record, weight, bias, classes, policy, params))
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Plan:
-        """Read both files. Raises MissingFile, CorruptPlan, ExposedSecret."""
-        plan = plan_files.load(Path(folder))
-        return cls(plan, plan_files.load_weights(Path(folder), plan))
 
-
-def compile(  # the verb the user knows, as in re.compile
-    model: Any,
-    example: Any = None,
+def compile(  # the verb that users know from re.compile
+    model: torch.nn.Module | tuple[Graph, Arrays],
+    example: torch.Tensor | None = None,
     *,
-    name: str = "model",
-    low: float = -1.0,
-    high: float = 1.0,
+    input_range: tuple[float, float] = (-1.0, 1.0),
+    bounds: Literal["certified"] | Calibrated = "certified",
     params: Params | None = None,
-    bounds: Bounds = "certified",
-    samples: npt.NDArray[np.floating] | None = None,
-    guard_bits: int = GUARD_BITS,
-    preprocessing: Preprocessing | None = None,
     policy: Policy | None = None,
-    classes: Sequence[str] = (),
-    weight_fracs: Mapping[str, int] | None = None,
+    **description: Unpack[Description],
 ) -> Plan:
-    """Compile a network for private evaluation.
+    """Compile a network into a plan that two servers can evaluate on shares.
+
+        plan = gpumpc.compile(model.eval(), torch.zeros(1, 3, 64, 64), input_range=(0, 1))
 
     Args:
-        model: a torch module, or (Graph, weights) of records and arrays.
-        example: a tensor (1, C, H, W) for a torch module.
-        low, high: the range every input value is promised to lie in.
-        params: ring, fraction bits, cipher, private or public weights.
-        policy: of a network that ends in logits, what the user learns: `label`, `top5` or `logits`;
-            None: its output.
-        classes: names of what an index means; every party reads them.
-        weight_fracs: fraction bits of a layer's weights, where they are not f.
-        bounds: `certified` by interval arithmetic, or `calibrated` on `samples` (B, H, W, C) with
-            `guard_bits` to spare.
+        model: a torch module in evaluation mode.
+        example: a tensor (1, C, H, W), of which only the shape matters. Inputs are then shared as
+            (B, H, W, C), channels last.
+        input_range: the lowest and the highest value that an input may have.
+        bounds: "certified": interval arithmetic shows that no input in range overflows; or
+            `Calibrated(samples)`.
+        params: ring and fraction bits, and whether the weights are private.
+        policy: for a network that ends in logits, what a user learns of an image: "label" (the best
+            class), "top5" (the five best, without scores) or "logits". None: the network's output.
+        name: names the model in messages.
+        classes: the names of the classes, in the order of the logits.
+        preprocessing: how an image file becomes an input: a mapping with `size` (height, width),
+            and `mean` and `std`, one grey level (0 to 255) a channel: (255 pixel - mean) / std.
 
     Raises:
-        UnsupportedOperator: names the operator, its module and what to do.
-        RangeTooWide: a layer's values do not fit its ring.
-        BadValue: NaN or infinity in a weight.
+        UnsupportedOperator: an operator has no private counterpart; names it and its module.
+        RangeTooWide: the values of a layer do not fit their ring.
+        BadValue: a weight is NaN or infinite.
+        PlanError: an option has a value that is not known.
     """
-    graph, weights = model if _is_graph(model) else _import_torch(model, example, low, high)
-    plan, salted = compile_graph(
-        name,
-        with_policy(graph, policy) if policy else graph,
+    graph, weights = _graph_of(model, example, input_range)
+    samples, guard_bits = _calibration(bounds)
+    recipe = description.get("preprocessing")
+    record, salted = compile_graph(
+        description.get("name", "model"),
+        with_policy(graph, policy) if policy is not None else graph,
         weights,
         params or Params(),
-        calibration=Calibration(samples, guard_bits) if bounds == "calibrated" else None,
-        preprocessing=preprocessing,
-        weight_fracs=weight_fracs,
+        calibration=None if samples is None else Calibration(samples, guard_bits),
+        preprocessing=None if recipe is None else msgspec.convert(recipe, Preprocessing),
     )
-    return Plan(msgspec.structs.replace(plan, classes=tuple(classes)), salted)
+    classes = tuple(description.get("classes", ()))
+    return Plan(msgspec.structs.replace(record, classes=classes), salted)
 
 
-def _is_graph(model: Any) -> bool:
-    return isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Graph)
+def _calibration(
+    bounds: Literal["certified"] | Calibrated,
+) -> tuple[npt.NDArray[np.floating] | None, int]:
+    if isinstance(bounds, Calibrated):
+        return bounds.samples, bounds.guard_bits
+    one_of("bounds", bounds, ("certified",), PlanError, "or pass gpumpc.Calibrated(samples)")
+    return None, GUARD_BITS
 
 
-def _import_torch(
-    model: Any, example: Any, low: float, high: float
-) -> tuple[Graph, dict[str, Array]]:
+def _graph_of(
+    model: torch.nn.Module | tuple[Graph, Arrays],
+    example: torch.Tensor | None,
+    input_range: tuple[float, float],
+) -> tuple[Graph, Arrays]:
+    if isinstance(model, tuple):
+        return model
+    if example is None:
+        raise BadShape(
+            "a torch module was given without an example input",
+            "its layers do not say how large an image is",
+            "pass for example torch.zeros(1, 3, 64, 64)",
+        )
     try:
-        # Only here: the servers, the dealer and the clients run without torch.
         from gpumpc.nn.from_torch import graph_from_torch
     except ImportError as error:
         raise MissingExtra(
@@ -149,4 +216,4 @@ def _import_torch(
             f"torch is not installed ({error})",
             "pip install 'gpumpc[torch]'",
         ) from error
-    return graph_from_torch(model, example, low, high)
+    return graph_from_torch(model, example, *input_range)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
 from gpumpc.datasets.fetch import fetch
-from gpumpc.errors import ConfigError, MissingExtra, MissingFile
-from gpumpc.local.compile import Plan, compile
+from gpumpc.errors import MissingExtra, MissingFile, PlanError
+from gpumpc.local.compile import Calibrated, Plan, compile
 from gpumpc.media.preprocess import LITE0_INPUT
 from gpumpc.nn.graph import Conv2d, Linear
-from gpumpc.params import Params
+from gpumpc.params import Params, one_of
 from gpumpc.program.head import Policy
 from gpumpc.program.plan import Bounds, PlanRecord
 from gpumpc.ring.prg import expand
+
+if TYPE_CHECKING:
+    import torch
 
 N_SAMPLES = 32
 
@@ -28,41 +31,29 @@ def compile_named(
     name: str,
     *,
     size: int = 64,
-    ring_bits: int = 40,
-    frac_bits: int = 13,
-    weights: str = "private",
-    bounds: str | None = None,
-    policy: str | None = None,
+    params: Params | None = None,
+    bounds: Bounds | None = None,
+    policy: Policy | None = None,
 ) -> Plan:
     """A network by name, or from a .pt2 file of torch.export.
 
     Without `bounds`, Lite0 (which ReLU6 bounds) is certified and the rest calibrated on inputs of
     the declared range.
     """
-    params = Params(
-        ring_bits=ring_bits,
-        frac_bits=frac_bits,
-        weights=cast(Literal["private", "public"], one_of(weights, "private", "public")),
-    )
-    chosen = cast(
-        Bounds,
-        one_of(
-            bounds or ("certified" if name == "lite0" else "calibrated"), "certified", "calibrated"
-        ),
-    )
+    chosen = bounds or ("certified" if name == "lite0" else "calibrated")
+    one_of("bounds", chosen, get_args(Bounds), PlanError)
     module, example = _named(name, size)
     _, channels, height, width = example.shape
     return compile(
         module,
         example,
         name=Path(name).stem,
-        params=params,
-        bounds=chosen,
-        samples=sample_inputs((N_SAMPLES, height, width, channels))
-        if chosen == "calibrated"
-        else None,
+        params=params or Params(),
+        bounds="certified"
+        if chosen == "certified"
+        else Calibrated(sample_inputs((N_SAMPLES, height, width, channels))),
         preprocessing=LITE0_INPUT if name == "lite0" else None,
-        policy=cast(Policy, one_of(policy, "label", "top5", "logits")) if policy else None,
+        policy=policy,
     )
 
 
@@ -91,7 +82,7 @@ def widths_table(plan: PlanRecord) -> Table:
     return table
 
 
-def _named(name: str, size: int) -> tuple[Any, Any]:
+def _named(name: str, size: int) -> tuple[torch.nn.Module, torch.Tensor]:
     try:
         # Only here: everything but compiling runs without torch.
         from gpumpc.models.named import named
@@ -100,13 +91,6 @@ def _named(name: str, size: int) -> tuple[Any, Any]:
             f"'{name}' cannot be compiled", str(error), "pip install 'gpumpc[torch]'"
         ) from error
     return named(name, size, lite0_checkpoint)
-
-
-def one_of(value: str, *allowed: str) -> str:
-    """`value`, if it is one of the allowed. Raises ConfigError."""
-    if value not in allowed:
-        raise ConfigError(f"'{value}' is not known", hint=f"use {' or '.join(allowed)}")
-    return value
 
 
 def lite0_checkpoint() -> Path:

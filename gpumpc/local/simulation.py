@@ -123,7 +123,7 @@ class LocalSession:
 
     Args:
         plan, weights: a compiled network; its owner is this process.
-        batch: images a batch; a run takes any number and pads the last batch.
+        batch_size: images a batch; a run takes any number and pads the last batch.
         backend: for all three roles.
         program: what is run on inputs of the plan in place of its network; then the weights are
             this program's.
@@ -133,7 +133,7 @@ class LocalSession:
         self,
         plan: PlanRecord,
         weights: Mapping[str, npt.NDArray[np.floating]],
-        batch_index: int,
+        batch_size: int,
         backend: Backend,
         program: Program | None = None,
     ) -> None:
@@ -151,7 +151,7 @@ class LocalSession:
             Engine(
                 p,
                 plan,
-                batch_index,
+                batch_size,
                 self._roots[p],
                 pair_secret,
                 self._ledgers[p],

@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,10 +37,10 @@ from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
 from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
-from gpumpc.wire.channel import Buffer, FramedChannel
+from gpumpc.wire.channel import Buffer, Channel
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
-from gpumpc.wire.zmq_channel import CurveKeys, Listener, Requester, ZmqChannel
+from gpumpc.wire.zmq_channel import CurveKeys, Listener, PeerSocket, Requester
 
 _ANYWHERE = "tcp://127.0.0.1:0"
 _CONNECT_S = 30.0
@@ -51,26 +50,21 @@ _IDLE_S = 1.0
 _DIGEST_BYTES = 1 << 16
 
 
-class RecordingChannel:
+class RecordingChannel(Channel):
     """A channel that remembers the digest of the first message of each batch."""
 
-    def __init__(self, inner: FramedChannel) -> None:
-        self._inner = inner
-        self.party, self.first_digest = inner.party, ""
+    first_digest = ""
 
     def begin(self, session_id: bytes, batch_index: int) -> None:
         """As `Channel`."""
         self.first_digest = ""
-        self._inner.begin(session_id, batch_index)
+        super().begin(session_id, batch_index)
 
     def exchange(self, payload: Sequence[Buffer]) -> memoryview:
         """As `Channel`; the beginning of the first message is digested."""
         if not self.first_digest and payload:
             self.first_digest = hashlib.sha256(memoryview(payload[0])[:_DIGEST_BYTES]).hexdigest()
-        return self._inner.exchange(payload)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return super().exchange(payload)
 
 
 class Source:
@@ -136,7 +130,7 @@ class ServerParty:
         self.source: Source | None = None
         self._channel: RecordingChannel | None = None
         if self.party == 0:
-            self._meet(ZmqChannel.bind(_ANYWHERE, self._keys, self._peer_key, patience_s=_DEALT_S))
+            self._meet(PeerSocket.bind(_ANYWHERE, self._keys, self._peer_key))
         else:
             self.source = Source(
                 self._folder, self._keys, setup["dealer_key"].encode(), program.cost.dealer_bytes
@@ -156,8 +150,9 @@ class ServerParty:
         self._weights: dict[str, StaticWeight] = {}
         self._operands: list[Additive] = []
 
-    def _meet(self, channel: ZmqChannel) -> None:
-        self._channel = RecordingChannel(channel)
+    def _meet(self, socket: PeerSocket) -> None:
+        self._socket = socket
+        self._channel = RecordingChannel(socket, self.party, _DEALT_S)
 
     @property
     def channel(self) -> RecordingChannel:
@@ -171,19 +166,17 @@ class ServerParty:
     @property
     def endpoint(self) -> str:
         """Where the other server (server 0) or the dealer (server 1) finds this one."""
-        return self.source.endpoint if self.source else str(self.channel.endpoint)
+        return self.source.endpoint if self.source else self._socket.endpoint
 
     @property
     def stream_endpoint(self) -> str:
         """Where it is sent frames in bulk."""
-        return self.source.stream_endpoint if self.source else str(self.channel.stream_endpoint)
+        return self.source.stream_endpoint if self.source else self._socket.stream_endpoint
 
     def connect(self, endpoint: str, stream: str) -> Message:
         """Server 1: to server 0."""
-        channel = ZmqChannel.connect(
-            endpoint, self._keys, self._peer_key, patience_s=_DEALT_S, stream_endpoint=stream
-        )
-        self._meet(channel)
+        socket = PeerSocket.connect(endpoint, self._keys, self._peer_key, stream_endpoint=stream)
+        self._meet(socket)
         return {}
 
     def open(self, weight_sharing_id: str, pids: dict[str, int]) -> Message:
@@ -222,7 +215,7 @@ class ServerParty:
 
     def stream(self, first: int, n: int, at_a_time: int) -> Message:
         """`n` batches on the same operands, some at a time; their results are dropped."""
-        multiplexer = Multiplexer(self.channel)  # type: ignore[arg-type]  # it has all that a channel has
+        multiplexer = Multiplexer(self.channel)
         start = time.monotonic()
         for _ in pipelined(multiplexer.first, at_a_time, map(self._batch, range(first, first + n))):
             pass

@@ -8,22 +8,14 @@ from typing import Any
 
 from gpumpc.errors import ConfigError
 from gpumpc.measure import ProcessBenchmark, network_named
-from gpumpc.measure.workloads import case_of, row_of
-from gpumpc.params import Params
+from gpumpc.measure.workloads import Case, row_of
 
 # Enough that beginning and end do not count for much.
 _STREAM_BATCHES = 8
 
 
 def measure_processes(
-    workload: str,
-    n: int,
-    batch_size: int,
-    params: Params,
-    runs: int,
-    backend: str | None,
-    network: str,
-    in_flight: int = 0,
+    case: Case, runs: int, backend: str | None, network: str, in_flight: int = 0
 ) -> dict[str, Any]:
     """One row of figures: dealer, server 0 and server 1 as processes with one compute thread each.
 
@@ -31,19 +23,17 @@ def measure_processes(
     The links between the servers and from the dealer are the network's. One run before the timed
     ones is not counted.
 
-    Raises ConfigError for an unknown workload, network or backend, PeerLost with its last words if
+    Raises ConfigError for an unknown network or backend, PeerLost with the last line of its log if
     a process ends.
     """
     link = network_named(network)
-    case = case_of(workload, n, batch_size, params)
-    plan, weights = case.compiled.record, case.compiled.weights
     with ProcessBenchmark(
-        plan, weights, case.inputs, operator=case.operator, network=network, backend=backend
+        case.compiled, case.inputs, operator=case.operator, network=network, backend=backend
     ) as benchmark:
         if in_flight and benchmark.program.may_repeat:
             why = "a batch whose selection fails is run again under the next number"
             raise ConfigError(
-                f"batches of '{workload}' run one at a time", why, "leave --in-flight away"
+                f"batches of '{case.workload}' run one at a time", why, "leave --in-flight away"
             )
         benchmark.run()
         pairs = [(benchmark.run(), benchmark.run(dealt_before=True)) for _ in range(runs)]
@@ -52,9 +42,7 @@ def measure_processes(
             name: max(one.peak_memory_bytes[name] for one, _ in pairs)
             for name in pairs[0][0].peak_memory_bytes
         }
-        row = row_of(
-            case, workload, batch_size, params, benchmark.cost, seconds, pairs[-1][0].value
-        )
+        row = row_of(case, benchmark.cost, seconds, pairs[-1][0].value)
         if in_flight:
             a_batch_s = benchmark.stream(_STREAM_BATCHES, in_flight) / _STREAM_BATCHES
             row |= {"in_flight": in_flight, "items_per_second_stream": case.n_items / a_batch_s}

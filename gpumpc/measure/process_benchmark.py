@@ -15,14 +15,13 @@ import numpy.typing as npt
 from gpumpc.cost import Cost
 from gpumpc.engine.evaluation import TRIES
 from gpumpc.errors import ConfigError, SelectionFailed
+from gpumpc.local.compile import Plan
 from gpumpc.measure.pipes import Child, Message
 from gpumpc.measure.relay import NETWORKS, Relay, Shape
 from gpumpc.measure.search_workload import NEAREST, rows_at_rest
 from gpumpc.measure.workload_spec import Spec
 from gpumpc.offline.secret import private_folder
-from gpumpc.program import plan as plan_files
 from gpumpc.program.integers import decode_result, integer_weights
-from gpumpc.program.plan import PlanRecord, Weights
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.ring.choose import choose_backend
 from gpumpc.ring.fixed_point import encode
@@ -57,20 +56,19 @@ class ProcessBenchmark:
     """Three processes with shared operands and weights, ready to run. Use as a context manager.
 
     Args:
-        plan, weights: a compiled network; with an operator, only the plan's ring is used.
+        compiled: a network; with an operator, only its ring is used.
         inputs: the real operands, one for a network.
         operator: `*` or `@` for a product of two shared operands; `nearest` for a search, see
             `Spec`.
         network: a link of `NETWORKS`; between the servers, and from the dealer to server 1.
-        module: what the servers' processes run, as `roles.trial.party` does.
+        module: what the servers' processes run; `PARTY` unless a test or a benchmark adds to it.
 
     Raises PeerLost if a process ends, with what it said last.
     """
 
     def __init__(
         self,
-        plan: PlanRecord,
-        weights: Weights,
+        compiled: Plan,
         inputs: Sequence[npt.ArrayLike],
         *,
         operator: str = "",
@@ -86,15 +84,15 @@ class ProcessBenchmark:
         self._children: dict[str, Child] = {}
         self._relays: list[Relay] = []
         try:
-            plan_files.save(plan, weights, self.folder / "plan")
+            compiled.save(self.folder / "plan")
             shapes = tuple(x.shape for x in arrays) if operator else ()
             self._spec = Spec(str(self.folder / "plan"), len(arrays[0]), operator, shapes)
             self.backend = choose_backend(backend)
             self.plan, self.program = self._spec.load()
             if operator == NEAREST:
-                self._share(arrays[:1], rows_at_rest(plan, arrays[1]))
+                self._share(arrays[:1], rows_at_rest(self.plan, arrays[1]))
             else:
-                self._share(arrays, weights)
+                self._share(arrays, compiled.weights)
             self._start()
             self._connect(shape)
         except BaseException:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.engine.binary_program import binary_program
+from gpumpc.errors import ConfigError
 from gpumpc.local import named_networks as models
 from gpumpc.local.compile import Plan, compile
 from gpumpc.local.simulation import LocalSession, SharedTensor
@@ -27,7 +28,7 @@ from gpumpc.measure.search_workload import (
     search_program,
 )
 from gpumpc.nn.graph import AnyLayer, Clamp, Concat, Conv2d, Graph, Input, Linear, MaxPool, ReLU
-from gpumpc.params import Params
+from gpumpc.params import Params, one_of
 from gpumpc.program.plan import make_plan
 from gpumpc.ring.choose import choose_backend
 
@@ -117,14 +118,18 @@ class _Multiplication(Runner):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One workload with its operands; a plan without an operator, or an operator of `roles.trial`.
+    """One workload with its operands.
 
     Attributes:
+        batch_size: images, rows or queries a batch.
+        operator: of a product or a search, see `Spec`; empty for a network.
         n_items: what `items_per_second` counts.
         bounds: how a network's ranges were shown to fit; empty where this file chooses inputs that
             do.
     """
 
+    workload: str
+    batch_size: int
     compiled: Plan
     inputs: tuple[Array, ...]
     operator: str
@@ -142,7 +147,7 @@ class Case:
         exact = (
             self.inputs[0] * self.inputs[1]
             if self.operator
-            else self.compiled(self.inputs[0], "float")
+            else self.compiled.evaluate(self.inputs[0])
         )
         return {"max_error": float(np.abs(value - exact).max())}
 
@@ -152,7 +157,7 @@ def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
 
     Raises ConfigError for an unknown one.
     """
-    models.one_of(name, *WORKLOADS)
+    one_of("workload", name, WORKLOADS, ConfigError)
     n, batch_size = n or (N_ROWS if name == "retrieval" else N), batch_size or BATCH[name]
     if name == "mul":
         # As many bits above the product's fraction as below one operand's, the sign and the lift's
@@ -163,27 +168,22 @@ def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
             else 0.5
         )
         grey = models.sample_inputs((2, n), -high, high)
-        return Case(_compiled("relu", 1, params), (grey[0], grey[1]), "*", n, "")
+        plan = _compiled("relu", 1, params)
+        return Case(name, batch_size, plan, (grey[0], grey[1]), "*", n, "")
     compiled = _compiled(name, n, params)
     if name == "retrieval":
         vectors = quantised(compiled.record, models.sample_inputs((batch_size + n, _DIM)))
-        return Case(compiled, (vectors[:batch_size], vectors[batch_size:]), NEAREST, batch_size, "")
+        operands = vectors[:batch_size], vectors[batch_size:]
+        return Case(name, batch_size, compiled, operands, NEAREST, batch_size, "")
     source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
     n_items = batch_size * (n if name in ("relu", "relu6") else 1)
-    return Case(
-        compiled, (x,), "", n_items, str(compiled.record.bounds) if name in NETWORKS else ""
-    )
+    bounds = str(compiled.record.bounds) if name in NETWORKS else ""
+    return Case(name, batch_size, compiled, (x,), "", n_items, bounds)
 
 
 def row_of(
-    case: Case,
-    name: str,
-    batch_size: int,
-    params: Params,
-    cost: Cost,
-    seconds: Sequence[tuple[float, float]],
-    value: Array,
+    case: Case, cost: Cost, seconds: Sequence[tuple[float, float]], value: Array
 ) -> dict[str, Any]:
     """What is printed of a workload however it was run.
 
@@ -192,10 +192,10 @@ def row_of(
         value: the last result.
     """
     totals, onlines = zip(*seconds, strict=True)
-    n_batch = batch_size or BATCH[name]
+    params = case.compiled.record.params
     return {
-        "workload": name,
-        "batch_size": n_batch,
+        "workload": case.workload,
+        "batch_size": case.batch_size,
         "seconds_total": statistics.median(totals),
         "seconds_online": statistics.median(onlines),
         "online_bytes": cost.online_bytes,
@@ -206,8 +206,8 @@ def row_of(
         "n_runs": len(seconds),
         "seconds_total_fastest": min(totals),
         "seconds_online_fastest": min(onlines),
-        "online_bytes_per_image": cost.online_bytes // n_batch,
-        "offline_bytes_per_image": cost.dealer_bytes // n_batch,
+        "online_bytes_per_image": cost.online_bytes // case.batch_size,
+        "offline_bytes_per_image": cost.dealer_bytes // case.batch_size,
         "items_per_second": case.n_items / statistics.median(totals),
         "bounds": case.bounds,
         **case.errors(value),
@@ -218,7 +218,7 @@ def open_workload(case: Case, backend: str | None) -> Measured:
     """A workload in this process; its session must be closed."""
     plan, x = case.compiled.record, case.inputs[0]
     if case.operator == "*":
-        session = case.compiled.session(1, backend)
+        session = case.compiled.simulate(1, backend)
         product = _Multiplication(session, *case.inputs)
         return Measured(session, binary_program("*", *product.operands, plan.params).cost, product)
     if case.operator == NEAREST:
@@ -226,13 +226,13 @@ def open_workload(case: Case, backend: str | None) -> Measured:
         program, at_rest = search_program(plan, len(x), len(rows)), rows_at_rest(plan, rows)
         session = LocalSession(plan, at_rest, len(x), choose_backend(backend), program)
     else:
-        session = case.compiled.session(len(x), backend)
+        session = case.compiled.simulate(len(x), backend)
     return Measured(session, session.program.cost, _Batches(session, x))
 
 
 def _compiled(name: str, n: int, params: Params) -> Plan:
     if name in NETWORKS:
-        return models.compile_named(name, ring_bits=params.ring_bits, frac_bits=params.frac_bits)
+        return models.compile_named(name, params=params)
     if name in ("matmul", "conv"):
         return Plan(*make_plan(name, *_product(name), params))
     if name == "retrieval":

@@ -14,7 +14,7 @@ from gpumpc.errors import CostMismatch
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Cipher
 from gpumpc.ring import selection
-from gpumpc.ring.backend import Backend, Lanes, Words
+from gpumpc.ring.backend import Backend, Lanes, Operand, Words
 
 # Takes one correction; it stays as it is, and may be kept.
 Send = Callable[[memoryview], None]
@@ -62,7 +62,7 @@ class Dealing:
         backend: Backend,
         cipher: Cipher,
         seeds: tuple[SeedTree, SeedTree],
-        weight_masks: Mapping[str, Words],
+        weight_masks: Mapping[str, Operand],
         send: Send,
     ) -> None:
         self.backend = backend
@@ -150,7 +150,7 @@ def weight_masks(
     cipher: Cipher,
     seeds: tuple[SeedTree, SeedTree],
     shapes: Mapping[str, tuple[Sequence[int], int]],
-) -> dict[str, Words]:
+) -> dict[str, Operand]:
     """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by
     layer.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpumpc.errors import BadShape, PlanError
 from gpumpc.nn.graph import Argmax, Graph, Input, Layer, Linear, TopK
-from gpumpc.params import Params
+from gpumpc.params import Params, one_of
 from gpumpc.program.compiler import compile_graph, program_of
 from gpumpc.program.plan import PlanRecord, Weights
 
@@ -27,6 +27,7 @@ def with_policy(graph: Graph, policy: Policy) -> Graph:
 
     Raises PlanError where its output is not a vector.
     """
+    one_of("policy", policy, get_args(Policy), PlanError)
     [n_classes, *rest] = graph.shapes()[graph.output.name] or [0]
     if rest or n_classes < 2:
         raise PlanError(

@@ -22,7 +22,7 @@ from gpumpc.offline.seeds import SESSION_BYTES, SeedTree
 from gpumpc.params import Cipher
 from gpumpc.program.integers import Integers
 from gpumpc.program.program import Program, WeightSpec
-from gpumpc.ring.backend import Backend, Words, packed_bytes
+from gpumpc.ring.backend import Backend, Operand, Words, packed_bytes
 from gpumpc.session import Session, StaticWeight, Sum
 from gpumpc.shares import SEED_BYTES
 
@@ -111,7 +111,7 @@ def open_static(session: Session, program: Program, raw: RawShares) -> dict[str,
         zero = 1 - session.party  # the bias is added once, by server 0
         return {
             layer: StaticWeight(
-                backend.static(w, program.weights[layer].bits), None, b * np.uint64(zero)
+                backend.static(w, program.weights[layer].bits), None, backend.scale(b, zero, 64)
             )
             for layer, (w, b) in raw.items()
         }
@@ -177,5 +177,5 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
 
 def _opened(
     arrays: dict[str, npt.NDArray[np.uint64]], layer: str, spec: WeightSpec, backend: Backend
-) -> Words:
+) -> Operand:
     return backend.static(backend.upload(arrays[f"{layer}.opened"].reshape(spec.shape)), spec.bits)

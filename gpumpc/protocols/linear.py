@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from typing import cast
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
@@ -186,7 +187,7 @@ class PrivateProduct(Step):
         backend, static = draws.backend, draws.weights[self.layer]
         return self.operator.sum(
             backend,
-            [(backend.operand(a, self.ring_bits), static.opened)],
+            [(backend.operand(a, self.ring_bits), cast(Operand, static.opened))],
             self.ring_bits,
             None,
             static.bias,
@@ -200,7 +201,11 @@ class PrivateProduct(Step):
         if ahead is None:
             c = session.dealt_words("C", self.out_shape, self.ring_bits)
             words = self.operator.sum(
-                backend, [online, (x.mask, static.opened)], self.ring_bits, c, static.bias
+                backend,
+                [online, (x.mask, cast(Operand, static.opened))],
+                self.ring_bits,
+                c,
+                static.bias,
             )
         else:
             words = self.operator.sum(

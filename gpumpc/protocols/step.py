@@ -82,5 +82,5 @@ class Step(abc.ABC):
         """One server's side, in lock step with the other's."""
 
     @abc.abstractmethod
-    def plain(self, clear: Clear, *values: Words) -> Words:
+    def plain(self, clear: Clear, *values: Any) -> Words:
         """The same in the clear, on signed words modulo 2^64."""

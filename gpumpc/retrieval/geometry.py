@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from gpumpc.errors import PlanError
+from gpumpc.params import one_of
 from gpumpc.program.program import Program
 from gpumpc.protocols.pooling import Add, Concat, Flatten, MaxPool, SumPool
 from gpumpc.protocols.truncation import Truncate
@@ -18,6 +21,7 @@ def geometry_of(program: Program, metric: Metric) -> Geometry:
 
     Raises PlanError for results that are not vectors, or that may lack the two spare bits.
     """
+    one_of("metric", metric, get_args(Metric))
     result = program.result
     if len(result.shape) != 2 or program.result_is_index:
         raise PlanError(

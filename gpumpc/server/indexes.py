@@ -24,7 +24,7 @@ from gpumpc.ring.backend import Words
 from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.share_store import ShareStore
 from gpumpc.shares import Additive
-from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.channel import Channel
 
 QUERIES_PER_BATCH = 8
 
@@ -178,7 +178,7 @@ class Indexes:
 
     def add(
         self,
-        channel: FramedChannel,
+        channel: Channel,
         engine: Engine,
         record: ix.IndexRecord,
         items: Sequence[str],
@@ -200,19 +200,19 @@ class Indexes:
             batch_index = runner.next_batch
             rows: Rows = runner.evaluate(channel, batch_index, {}, _operand(geometry, words))
             keys = ix.row_keys(names, runner.session_id, batch_index)
-            words = (
+            numbers = (
                 np.array([labels[name] for name in names], dtype=np.uint64)
                 if record.n_labels
                 else None
             )
-            packed = ix.pack_rows(engine.backend, geometry, rows, len(names), words)
+            packed = ix.pack_rows(engine.backend, geometry, rows, len(names), numbers)
             self._store.put(record.kind, keys, record.owner, packed)
             self._share_store.confirm(channel, record.kind, keys)
             progress(part + 1, of)
 
     def search(
         self,
-        channel: FramedChannel,
+        channel: Channel,
         engine: Engine,
         record: ix.IndexRecord,
         items: Sequence[str],
@@ -278,7 +278,7 @@ class Indexes:
             self._loaded = (version, loaded)
         return self._loaded[1]
 
-    def _side(self, channel: FramedChannel, engine: Engine, task: m.IndexTask) -> Evaluation:
+    def _side(self, channel: Channel, engine: Engine, task: m.IndexTask) -> Evaluation:
         """A program beside the plan's, its session open."""
         program = index_programs.program_of_task(engine.plan, engine.program, task)
         source = _OnDemand(self._dealer_link, engine, task) if self._dealer_link else None

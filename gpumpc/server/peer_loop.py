@@ -26,10 +26,10 @@ from gpumpc.errors import (
     WireError,
 )
 from gpumpc.server.jobs import Job, JobQueue, Work
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 from gpumpc.wire.wait_for_peer import wait_for_peer
-from gpumpc.wire.zmq_channel import ZmqChannel
 
 # How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for
 # one that it is ordered and does not have it waits for a moment only.
@@ -60,7 +60,7 @@ class PeerLoop:
         party: int,
         engines: Mapping[str, Engine],
         jobs: JobQueue,
-        connect: Callable[[], ZmqChannel],
+        connect: Callable[[], Channel],
         agreed: Callable[[SubChannel], None],
         stopping: threading.Event,
     ) -> None:

@@ -39,10 +39,10 @@ from gpumpc.server.peer_loop import PeerLoop, unexpected
 from gpumpc.server.requests import RequestHandler
 from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
-from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
-from gpumpc.wire.zmq_channel import Arrival, Listener, ZmqChannel
+from gpumpc.wire.zmq_channel import Arrival, Listener, PeerSocket
 
 _IDLE_S = 0.2
 _STOP_S = 5.0
@@ -265,7 +265,7 @@ class Server:
 
     # peer loop's thread
 
-    def _met(self, channel: FramedChannel) -> None:
+    def _met(self, channel: Channel) -> None:
         """Both servers agree on their plans: bring their stores together, and forget what can never
         be used.
         """
@@ -276,14 +276,13 @@ class Server:
         if self._dealer_link:
             self._dealer_link.keep_only([engine.session_id for engine in self._engines.values()])
 
-    def _connect(self) -> ZmqChannel:
+    def _connect(self) -> Channel:
         config, curve, peer_key = self.config, self._identity.curve, self.config.peer.curve_key
-        make, endpoint = ZmqChannel.bind, config.peer_listen
+        make, endpoint = PeerSocket.bind, config.peer_listen
         if endpoint is None:
-            make, endpoint = ZmqChannel.connect, config.peer_connect or ""
-        return make(
-            endpoint, curve, peer_key, patience_s=config.timeout_s, stream_endpoint=config.peer_bulk
-        )
+            make, endpoint = PeerSocket.connect, config.peer_connect or ""
+        socket = make(endpoint, curve, peer_key, stream_endpoint=config.peer_bulk)
+        return Channel(socket, self.party, config.timeout_s)
 
 
 def _claim(state: Path, card: Card) -> None:

@@ -26,7 +26,7 @@ from gpumpc.retrieval.index_store import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.shares import SEED_BYTES, Additive
 from gpumpc.store import RowKey, Store
-from gpumpc.wire.channel import FramedChannel
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES
 from gpumpc.wire.handshake import exchange_hello
 
@@ -73,7 +73,7 @@ class ShareStore:
 
     # pairing
 
-    def meet(self, channel: FramedChannel) -> None:
+    def meet(self, channel: Channel) -> None:
         """Bind the two stores to each other at their first meeting; later, see whether they belong
         together.
         """
@@ -141,9 +141,7 @@ class ShareStore:
             row_kind.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
         )
 
-    def settle(
-        self, channel: FramedChannel, kind: str, items: Sequence[str], owner: str
-    ) -> list[str]:
+    def settle(self, channel: Channel, kind: str, items: Sequence[str], owner: str) -> list[str]:
         """What both servers hold of these items may be used from now on, the rest is deleted; which
         items that is.
         """
@@ -165,7 +163,7 @@ class ShareStore:
 
     def store_features(
         self,
-        channel: FramedChannel,
+        channel: Channel,
         engine: Engine,
         batch: int,
         owner: str,
@@ -234,12 +232,12 @@ class ShareStore:
 
     @staticmethod
     def compare(
-        channel: FramedChannel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
+        channel: Channel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
     ) -> None:
         """Raises HandshakeMismatch unless both servers mean the same rows."""
         exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, timeout_s=timeout_s)
 
-    def confirm(self, channel: FramedChannel, kind: str, keys: Sequence[RowKey]) -> None:
+    def confirm(self, channel: Channel, kind: str, keys: Sequence[RowKey]) -> None:
         """Both servers have put these down: from now on they may be used.
 
         Raises HandshakeMismatch if they differ.
@@ -249,7 +247,7 @@ class ShareStore:
         self.compare(channel, kind, keys, channel.patience_s)
         self.store.confirm(kind, keys)
 
-    def reconcile(self, channel: FramedChannel, kind: str) -> None:
+    def reconcile(self, channel: Channel, kind: str) -> None:
         """After a crash: what one server alone holds is deleted, what both hold is ready at
         both.
         """
@@ -261,7 +259,7 @@ class ShareStore:
         )
 
     @staticmethod
-    def _held_by_both(channel: FramedChannel, own: Sequence[RowKey]) -> set[RowKey]:
+    def _held_by_both(channel: Channel, own: Sequence[RowKey]) -> set[RowKey]:
         """Those of our rows that the other server has too."""
         theirs = exchange_hello(channel, equal={}, informative={"digest": digest(own)})
         if theirs.get("digest") == digest(own):
@@ -290,7 +288,7 @@ def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
     return np.stack(rows)
 
 
-def _exchange_lines(channel: FramedChannel, own: Sequence[RowKey]) -> list[str]:
+def _exchange_lines(channel: Channel, own: Sequence[RowKey]) -> list[str]:
     """The peer's row names; ours go to it. In portions, so that a record stays small."""
     portion = 4000
     lines = [f"{key.item} {key.version}" for key in own]

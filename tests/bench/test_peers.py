@@ -25,7 +25,6 @@ from bench.peers.table import OURS, add_ratios, failed_row, report_of, row_of, t
 from bench.peers.wan import computed_row
 from bench.schema import check_row
 from gpumpc.measure.relay import NETWORKS, Shape
-from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params
 from gpumpc.program.compiler import program_of
 
@@ -94,8 +93,8 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
     work = WORKLOADS[name]
     arrays = peers.case_arrays(work, seed=0)
     few = {**arrays, "x": arrays["x"][:2]}
-    plan, weights = plan_of(work, arrays, Params(ring_bits=44, frac_bits=16))
-    ours = evaluate_float(plan.graph, weights, channels_last(few["x"]))
+    compiled = plan_of(work, arrays, Params(ring_bits=44, frac_bits=16))
+    ours = compiled.evaluate(channels_last(few["x"]))
     exact = evaluate(work, few)
     np.testing.assert_allclose(ours, channels_last(exact), atol=1e-6)
 
@@ -103,8 +102,8 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
 @pytest.mark.parametrize("name", ["conv", "matmul"])
 def test_our_products_are_truncated_like_the_peers(name: str) -> None:
     work, params = WORKLOADS[name], Params(ring_bits=44, frac_bits=16)
-    plan, _ = plan_of(work, peers.case_arrays(work, seed=0), params)
-    result = program_of(plan, 2).result
+    compiled = plan_of(work, peers.case_arrays(work, seed=0), params)
+    result = program_of(compiled.record, 2).result
     assert (result.frac, result.bits) == (16, 28)
 
 

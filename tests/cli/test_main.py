@@ -117,7 +117,7 @@ def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
         1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)
     ) * 2.0**-compiled.record.params.frac_bits
     assert list(np.load(out)["items"]) == items
-    assert (np.abs(np.load(out)["features"] - compiled(x, "fixed")) <= law).all()
+    assert (np.abs(np.load(out)["features"] - compiled.evaluate(x, fixed_point=True)) <= law).all()
     assert "PeerTimeout" in gpumpc("doctor", "--config", config, rc=1)
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpumpc.client import client as client_module
-from gpumpc.client.client import SealedResult, SharedInput
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
+from gpumpc.client.served_plan import SealedResult
 from gpumpc.errors import (
     BadShape,
     BadValue,
@@ -56,22 +55,22 @@ class FakeClient:
     def share(self, values):
         self.calls.append("share")
         self.uploads["u"] = values
-        return SharedInput(("u",), values.shape)
+        return ["u"]
 
-    def run(self, shared, progress=None):
+    def run(self, items, progress=None):
         self.calls.append("run")
         if self.error:
             raise self.error
         if progress:
             progress(1, 1)
-        values = self.uploads[shared.items[0]]
-        return SealedResult(lambda: self.network(values, "float"), len(values))
+        values = self.uploads[items[0]]
+        return SealedResult(lambda: self.network.evaluate(values), len(values))
 
-    def delete(self, shared):
-        self.calls.append("forget")
+    def delete(self, items):
+        self.calls.append("delete")
         if isinstance(self.error, PeerLost):
             raise PeerLost("the line is gone")
-        del self.uploads[shared.items[0]]
+        del self.uploads[items[0]]
 
     def wait_ready(self, timeout_s):
         self.calls.append("wait_ready")
@@ -92,8 +91,8 @@ def test_features_of_arrays_and_nothing_left_at_the_servers():
     client, heard = FakeClient(), []
     extractor = over(client, progress=lambda done, of: heard.append((done, of)))
     got = extractor.fit(X).transform(X)
-    np.testing.assert_array_equal(got, COMPILED(X, "float"))
-    assert client.calls == ["share", "run", "forget"] and not client.uploads and heard == [(1, 1)]
+    np.testing.assert_array_equal(got, COMPILED.evaluate(X))
+    assert client.calls == ["share", "run", "delete"] and not client.uploads and heard == [(1, 1)]
     np.testing.assert_array_equal(extractor.fit_transform(X), got)
     assert extractor.get_feature_names_out().tolist() == ["secure0", "secure1", "secure2"]
 
@@ -103,7 +102,7 @@ def test_features_of_files(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in "cab"]
     for path, image in zip(paths, levels, strict=True):
         path.write_bytes(png(image / 255))
-    want = COMPILED((levels - 127.5) / 127.5, "float")
+    want = COMPILED.evaluate((levels - 127.5) / 127.5)
     extractor = over(FakeClient())
     for given in (paths, [str(path) for path in paths], np.array([str(path) for path in paths])):
         np.testing.assert_allclose(extractor.transform(given), want, atol=1e-6)
@@ -161,7 +160,7 @@ def test_in_a_pipeline():
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    features = COMPILED(X, "float")
+    features = COMPILED.evaluate(X)
     labels = (features[:, 0] > np.median(features[:, 0])).astype(int)
     extractor = over(FakeClient())
     pipeline = make_pipeline(extractor, StandardScaler(), LogisticRegression()).fit(X, labels)
@@ -198,7 +197,7 @@ def test_what_fails_is_told_and_the_upload_deleted_if_it_can_be(error):
     client = FakeClient(error=error)
     with pytest.raises(type(error)) as caught:
         over(client).transform(X)
-    assert caught.value is error and client.calls == ["share", "run", "forget"]
+    assert caught.value is error and client.calls == ["share", "run", "delete"]
     assert bool(client.uploads) == isinstance(error, PeerLost)
 
 
@@ -207,24 +206,21 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
     made: list[FakeClient] = []
 
     def connect(config, plan):
-        assert config == "the configuration" and plan == COMPILED.record
+        assert config == "client.toml" and plan == COMPILED.record
         made.append(FakeClient())
         return made[-1]
 
-    monkeypatch.setattr(client_module, "connect", connect)
-    monkeypatch.setattr(
-        "gpumpc.client.feature_extractor.load_client", lambda path: "the configuration"
-    )
+    monkeypatch.setattr("gpumpc.client.feature_extractor.connect", connect)
     with SecureFeatureExtractor(config="client.toml", plan=tmp_path / "plan") as extractor:
         extractor.fit(X)
         assert not made
         np.testing.assert_array_equal(extractor.transform(X), extractor.transform(X))
-        assert made[0].calls == ["wait_ready", *["share", "run", "forget"] * 2]
+        assert made[0].calls == ["wait_ready", *["share", "run", "delete"] * 2]
         twin = copy.copy(extractor)
         twin.transform(X)  # what a worker process has: the arguments, and a connection of its own
         twin.close()
-        assert len(made) == 2 and made[1].calls[-1] == "close" and made[0].calls[-1] == "forget"
-        extractor.set_params(plan=COMPILED.record)
+        assert len(made) == 2 and made[1].calls[-1] == "close" and made[0].calls[-1] == "delete"
+        extractor.set_params(plan=COMPILED)
         assert made[0].calls[-1] == "close"
         extractor.transform(X)
     assert len(made) == 3 and made[2].calls[-1] == "close"
@@ -235,8 +231,7 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
 def test_servers_that_are_not_ready(monkeypatch):
     made: Any = FakeClient()
     made.wait_ready = lambda timeout_s: (_ for _ in ()).throw(PeerLost("not ready"))
-    monkeypatch.setattr(client_module, "connect", lambda config, plan: made)
-    monkeypatch.setattr("gpumpc.client.feature_extractor.load_client", lambda path: None)
+    monkeypatch.setattr("gpumpc.client.feature_extractor.connect", lambda config, plan: made)
     with pytest.raises(PeerLost):
         SecureFeatureExtractor(config="client.toml", plan=COMPILED.record).transform(X)
     assert made.calls == ["close"]

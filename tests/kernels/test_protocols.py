@@ -31,12 +31,12 @@ class ScriptedEmulated(CupyBackend):
         self.drawn: dict[Name, tuple[int, Words]] = {}
 
     def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Any:
-        words = super().expand_words(cipher, key, shape, bits)
+        words: Any = super().expand_words(cipher, key, shape, bits)
         self.drawn[self._names[key]] = (bits, words.copy())
         return words
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Any:
-        lanes = super().expand_lanes(cipher, key, planes, n)
+        lanes: Any = super().expand_lanes(cipher, key, planes, n)
         self.drawn[self._names[key]] = (0, lanes.copy())
         return lanes
 

@@ -42,6 +42,7 @@ from gpumpc.offline.memory_pool import MemoryCorrections
 from gpumpc.params import Params
 from gpumpc.program.program import Program
 from gpumpc.shares import Additive, reconstruct
+from tests.plans import MODES, evaluate, secure
 
 PARAMS = Params(ring_bits=40, frac_bits=10)
 ULP = 2.0**-PARAMS.frac_bits
@@ -70,7 +71,7 @@ def compiled() -> Plan:
 
 @pytest.fixture(scope="module")
 def session(compiled: Plan) -> Iterator[LocalSession]:
-    with compiled.session(batch_size=2) as session:
+    with compiled.simulate(batch_size=2) as session:
         yield session
 
 
@@ -163,7 +164,7 @@ def test_no_text_shows_a_value(session: LocalSession) -> None:
 
 
 def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: Plan) -> None:
-    with compiled.session(batch_size=1) as other:
+    with compiled.simulate(batch_size=1) as other:
         foreign = other.share(numbers(1, 4, 4, 1))
         for work in (
             session.run,
@@ -185,9 +186,10 @@ def test_shares_are_forgotten_with_their_handle(session: LocalSession) -> None:
 
 
 def test_shares_of_two_results_do_not_add_up(session: LocalSession) -> None:
-    one = Additive(np.zeros(2, np.uint64), 8, 0)
+    words = session.backend.zeros((2,))
+    one = Additive(words, 8, 0)
     with pytest.raises(RevealError, match="do not belong together"):
-        reconstruct(session.backend, one, Additive(np.zeros(2, np.uint64), 9, 0))
+        reconstruct(session.backend, one, Additive(words, 9, 0))
 
 
 # a network
@@ -198,7 +200,9 @@ def test_any_number_of_items_runs(session: LocalSession, compiled: Plan, n: int)
     x = numbers(n, 4, 4, 1)
     result = session.run(session.share(x))
     assert isinstance(result, SharedTensor) and result.shape == (n, 3)
-    assert (np.abs(result.reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
+    assert (
+        np.abs(result.reveal() - compiled.evaluate(x, fixed_point=True)) <= law(compiled) + 1e-12
+    ).all()
 
 
 def test_a_result_goes_on(session: LocalSession, compiled: Plan) -> None:
@@ -212,13 +216,12 @@ def test_a_result_goes_on(session: LocalSession, compiled: Plan) -> None:
 def test_argmax_reveals_an_index() -> None:
     compiled = compiled_plan(Argmax("top", ("fc",)))
     x = numbers(5, 4, 4, 1)
-    logits = compiled_plan()(x, "float")
+    logits = compiled_plan().evaluate(x)
     sorted_logits = np.sort(logits, axis=1)
     assert (sorted_logits[:, -1] - sorted_logits[:, -2]).min() > 20 * ULP  # no tie within the error
-    assert np.array_equal(compiled(x, batch_size=2), logits.argmax(axis=1))
-    assert np.array_equal(compiled(x, "fixed"), logits.argmax(axis=1)) and compiled(
-        x, "float"
-    ).shape == (5,)
+    assert np.array_equal(secure(compiled, x, 2), logits.argmax(axis=1))
+    assert np.array_equal(compiled.evaluate(x, fixed_point=True), logits.argmax(axis=1))
+    assert compiled.evaluate(x).shape == (5,)
 
 
 @pytest.mark.parametrize(
@@ -232,23 +235,25 @@ def test_argmax_reveals_an_index() -> None:
 def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
     compiled = compiled_plan(params=params)
     x = numbers(3, 4, 4, 1)
-    real, fixed, secure = (compiled(x, mode) for mode in ("float", "fixed", "secure"))
+    real, fixed, on_shares = (evaluate(compiled, x, mode) for mode in MODES)
     assert np.abs(fixed - real).max() < 64 * ULP
-    assert (np.abs(secure - fixed) <= law(compiled) + 1e-12).all()
+    assert (np.abs(on_shares - fixed) <= law(compiled) + 1e-12).all()
     compiled.save(tmp_path)
     again = Plan.load(tmp_path)
-    assert np.array_equal(again(x, "fixed"), fixed) and repr(again).startswith("Plan('tiny'")
+    assert np.array_equal(again.evaluate(x, fixed_point=True), fixed) and repr(again).startswith(
+        "Plan('tiny'"
+    )
 
 
 def test_what_a_plan_does_not_admit(compiled: Plan, session: LocalSession) -> None:
-    for mode in ("float", "fixed", "secure"):
+    for mode in MODES:
         for x, error in (
             (np.zeros((1, 4, 4, 2)), BadShape),
             (np.full((1, 4, 4, 1), 2.0), OutOfRange),
             (np.full((1, 4, 4, 1), np.inf), BadValue),
         ):
             with pytest.raises(error):
-                compiled(x, mode)
+                evaluate(compiled, x, mode)
     with pytest.raises(OutOfRange):
         session.share_array([1e12])
     with pytest.raises(BadValue):
@@ -267,7 +272,7 @@ def test_what_cannot_be_compiled() -> None:
 
 def fails_then_works(compiled: Plan, where: Any, error: type[BaseException], match: str) -> None:
     x = numbers(2, 4, 4, 1)
-    with compiled.session(batch_size=2) as session:
+    with compiled.simulate(batch_size=2) as session:
         shared = session.share(x)
         session.run(shared)
         with where:
@@ -277,7 +282,8 @@ def fails_then_works(compiled: Plan, where: Any, error: type[BaseException], mat
             assert time.monotonic() - start < SOON_S
         for _ in range(2):
             assert (
-                np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12
+                np.abs(session.run(shared).reveal() - compiled.evaluate(x, fixed_point=True))
+                <= law(compiled) + 1e-12
             ).all()
         product = session.share_array(numbers(2, 2)) @ session.share_array(numbers(2, 2))
         assert product.shape == (2, 2)
@@ -360,11 +366,11 @@ def test_corrections_that_nobody_reads(compiled: Plan) -> None:
 
 
 def test_a_run_that_costs_more_than_declared(compiled: Plan) -> None:
-    from gpumpc.wire.channel import FramedChannel
+    from gpumpc.wire.channel import Channel
 
-    measured = FramedChannel.measured
+    measured = Channel.measured
     more = mock.patch.object(
-        FramedChannel, "measured", lambda channel: measured(channel) + measured(channel)
+        Channel, "measured", lambda channel: measured(channel) + measured(channel)
     )
     fails_then_works(compiled, more, CostMismatch, "the result was not released")
 
@@ -379,13 +385,13 @@ def test_a_session_that_cannot_start_leaves_nothing_behind(compiled: Plan) -> No
     weights["conv.bias"] = np.full(2, np.nan)
     before = threading.active_count()
     with pytest.raises(BadValue, match="the bias of layer 'conv'"):
-        Plan(compiled.record, weights).session(1)
+        Plan(compiled.record, weights).simulate(1)
     gc.collect()
     assert threading.active_count() == before
 
 
 def test_closing_twice_is_safe(compiled: Plan) -> None:
-    session = compiled.session(1)
+    session = compiled.simulate(1)
     folder = Path(session._folder.name)
     session.close()
     session.close()
@@ -393,7 +399,7 @@ def test_closing_twice_is_safe(compiled: Plan) -> None:
 
 
 def test_dealing_ahead(compiled: Plan) -> None:
-    with compiled.session(batch_size=1) as session:
+    with compiled.simulate(batch_size=1) as session:
         session.deal_ahead(3)
         session.deal_ahead(2)
         shared = session.share(numbers(3, 4, 4, 1))
@@ -413,16 +419,20 @@ def test_a_selection_that_fails_is_dealt_for_again(compiled: Plan, n_ahead: int)
             raise SelectionFailed("an unlucky sample")
         return result
 
-    with compiled.session(batch_size=1) as session:
+    with compiled.simulate(batch_size=1) as session:
         shared = session.share(x)
         session.deal_ahead(n_ahead)
         with mock.patch.object(Program, "run", unlucky):
             result = session.run(shared)
         assert sorted(failed) == [0, 0, 1, 1]
-        assert (np.abs(result.reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12).all()
+        assert (
+            np.abs(result.reveal() - compiled.evaluate(x, fixed_point=True))
+            <= law(compiled) + 1e-12
+        ).all()
         assert not session._pool.n_bytes_held
         assert (
-            np.abs(session.run(shared).reveal() - compiled(x, "fixed")) <= law(compiled) + 1e-12
+            np.abs(session.run(shared).reveal() - compiled.evaluate(x, fixed_point=True))
+            <= law(compiled) + 1e-12
         ).all()
 
 
@@ -441,10 +451,10 @@ def test_released_shares_are_rerandomised(session: LocalSession, compiled: Plan)
         result = session.run(session.share(numbers(*session.program.input.shape, seed=9)))
     bits = session.program.result.bits
     keep = np.uint64((1 << bits) - 1)
-    released = [store[result._key].words for store in session._stores]
+    released: list[Any] = [store[result._key].words for store in session._stores]
     added = [(after - inside[party].words) & keep for party, after in enumerate(released)]
     assert not ((added[0] + added[1]) & keep).any()  # the value is the same
     assert len(np.unique(added[0])) == added[0].size  # and no share is what it was
     other = session.run(session.share(numbers(*session.program.input.shape, seed=9)))
-    again = session._stores[0][other._key].words
+    again: Any = session._stores[0][other._key].words
     assert (again != released[0]).all()

@@ -19,7 +19,7 @@ from tests.processes.cluster import close, images, tiny
 
 def test_loopback_total_and_online() -> None:
     compiled, x = tiny(), images(3)
-    with ProcessBenchmark(compiled.record, compiled.weights, [x]) as benchmark:
+    with ProcessBenchmark(compiled, [x]) as benchmark:
         runs = [benchmark.run(), benchmark.run(dealt_before=True), benchmark.run()]
         assert all(close(compiled, x, outcome.value) for outcome in runs)
         assert len({outcome.opened_digest for outcome in runs}) == 3
@@ -38,7 +38,7 @@ def test_link_delays_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
         "gpumpc.measure.process_benchmark.NETWORKS", {"slow": relay.Shape(1e9, 0.1)}
     )
     compiled, x = tiny(), images(2)
-    with ProcessBenchmark(compiled.record, compiled.weights, [x], network="slow") as benchmark:
+    with ProcessBenchmark(compiled, [x], network="slow") as benchmark:
         benchmark.run()
         outcome = benchmark.run(dealt_before=True)
         assert close(compiled, x, outcome.value)
@@ -50,7 +50,7 @@ def test_link_delays_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_product_of_two_operands() -> None:
     compiled = tiny()
     x, y = images(5)[..., 0], images(5, seed=9)[..., 0]
-    with ProcessBenchmark(compiled.record, compiled.weights, [x, y], operator="*") as benchmark:
+    with ProcessBenchmark(compiled, [x, y], operator="*") as benchmark:
         value = benchmark.run().value
     assert np.abs(value - x * y).max() < 3 * 2.0**-compiled.record.params.frac_bits
 
@@ -68,9 +68,7 @@ def vectors() -> tuple[Plan, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 
 def test_search_of_rows_at_rest() -> None:
     compiled, queries, rows = vectors()
-    with ProcessBenchmark(
-        compiled.record, compiled.weights, [queries, rows], operator="nearest"
-    ) as benchmark:
+    with ProcessBenchmark(compiled, [queries, rows], operator="nearest") as benchmark:
         for dealt_before in (False, True):
             keys = benchmark.run(dealt_before).value
             assert search_workload.differences(compiled.record, queries, rows, keys) == (0.0, 0)
@@ -81,7 +79,7 @@ def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: boo
     compiled, queries, rows = vectors()
     unlucky = "tests.measure.unlucky_party"
     with ProcessBenchmark(
-        compiled.record, compiled.weights, [queries, rows], operator="nearest", module=unlucky
+        compiled, [queries, rows], operator="nearest", module=unlucky
     ) as benchmark:
         outcome = benchmark.run(dealt_before)
         assert search_workload.differences(compiled.record, queries, rows, outcome.value) == (
@@ -97,7 +95,7 @@ def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
     unlucky = "tests.measure.unlucky_party"
     with (
         ProcessBenchmark(
-            compiled.record, compiled.weights, [queries, rows], operator="nearest", module=unlucky
+            compiled, [queries, rows], operator="nearest", module=unlucky
         ) as benchmark,
         pytest.raises(SelectionFailed, match="failed 2 times"),
     ):
@@ -106,7 +104,7 @@ def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_process_that_ends_is_named() -> None:
     compiled = tiny()
-    with ProcessBenchmark(compiled.record, compiled.weights, [images(1)]) as benchmark:
+    with ProcessBenchmark(compiled, [images(1)]) as benchmark:
         os.kill(benchmark.pids["server0"], signal.SIGKILL)
         with pytest.raises(PeerLost, match="server0 of the trial has ended"):
             benchmark.run()
@@ -120,6 +118,6 @@ def test_unknown_network() -> None:
 def test_a_stream_of_batches_in_flight() -> None:
     """More batches than lanes; afterwards the connection serves single runs as before."""
     compiled, x = tiny(), images(3)
-    with ProcessBenchmark(compiled.record, compiled.weights, [x]) as benchmark:
+    with ProcessBenchmark(compiled, [x]) as benchmark:
         assert benchmark.stream(5, 2) > 0
         assert close(compiled, x, benchmark.run().value)

@@ -15,6 +15,7 @@ from gpumpc.models.tiny import tiny, tiny_residual
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.integers import integer_weights as engine_weights
+from gpumpc.ring.backend import as_backend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.oracle import oracle
 from tests.oracle.graphs import GraphMaker
@@ -59,7 +60,9 @@ def predicting(compiled, session, **changed):
 def check(compiled, batch_size=3, sizes=(3, 2)):
     """Secure batches against the oracle; returns the kinds of layers seen and the last
     prediction."""
-    with SecureRun(compiled.record, compiled.weights, batch_size, NumpyBackend()) as session:
+    with SecureRun(
+        compiled.record, compiled.weights, batch_size, as_backend(NumpyBackend())
+    ) as session:
         predictor = predicting(compiled, session)
         for i, size in enumerate(sizes):
             x = inputs(compiled, size, i)
@@ -98,7 +101,10 @@ def test_lenet():
     import torch
 
     compiled = gpumpc.compile(
-        lenet(), torch.zeros(1, 1, 28, 28), low=0.0, params=Params(ring_bits=44, frac_bits=13)
+        lenet(),
+        torch.zeros(1, 1, 28, 28),
+        input_range=(0.0, 1.0),
+        params=Params(ring_bits=44, frac_bits=13),
     )
     check(compiled, batch_size=2, sizes=(2, 1))
 
@@ -162,7 +168,7 @@ def tiny_run():
 
     with drawn_from(2):
         compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
-        with SecureRun(compiled.record, compiled.weights, 2, NumpyBackend()) as session:
+        with SecureRun(compiled.record, compiled.weights, 2, as_backend(NumpyBackend())) as session:
             x = inputs(compiled, 2)
             yield compiled, session, session.run_batch(x), session.integers(x)
 
@@ -221,7 +227,7 @@ def test_a_biased_truncation_differs():
     import torch
 
     compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
-    with SecureRun(compiled.record, compiled.weights, 1, NoThreshold()) as session:
+    with SecureRun(compiled.record, compiled.weights, 1, as_backend(NoThreshold())) as session:
         x = inputs(compiled, 1)
         ran = session.run_batch(x)
         assert rounding_differs((compiled, session, ran, session.integers(x)))[0] > 0

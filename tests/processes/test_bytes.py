@@ -103,7 +103,7 @@ def test_payload_on_the_cable_is_the_declared_cost(relayed: Relayed) -> None:
         time.sleep(0.3)
         from_1, from_0 = (len(s) - n for s, n in zip(relayed.between.streams, before, strict=True))
     assert close(cluster.compiled, x, result)
-    order = m.Order("0" * 64, "0" * 32, f"user: run None {named(shared.items)}", 0)
+    order = m.Order("0" * 64, "0" * 32, f"user: run None {named(shared)}", 0)
     # Both name the rows they are about to read.
     compared = on_the_cable(len(pack_hello({"rows": f"input/{'0' * 64} {'0' * 64}"}, {})))
     from_1 -= on_the_cable(len(m.pack(m.Accept("0" * 32)))) + compared

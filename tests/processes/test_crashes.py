@@ -16,13 +16,13 @@ from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, on
 # Batch 1 exists in runs alone: weights are opened under batch 0 of their own session.
 _IN_A_RUN = """
 import os, signal
-from gpumpc.wire.channel import FramedChannel
-receive = FramedChannel._receive_opening
+from gpumpc.wire.channel import Channel
+receive = Channel._receive_opening
 def receive_or_die(channel):
     if channel._batch == 1 and channel._out == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return receive(channel)
-FramedChannel._receive_opening = receive_or_die
+Channel._receive_opening = receive_or_die
 """
 _AFTER_RESERVE = """
 import os, signal

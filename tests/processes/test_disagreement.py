@@ -28,8 +28,9 @@ from gpumpc.ring.choose import choose_backend
 from gpumpc.server.requests import named
 from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
+from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Kind, encode_header
-from gpumpc.wire.zmq_channel import ZmqChannel
+from gpumpc.wire.zmq_channel import PeerSocket
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite, tiny
 
 SAME = tiny()
@@ -255,9 +256,8 @@ class _Server0:
         )
         self.share_store = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
-        self.channel = ZmqChannel.bind(
-            config.peer_listen, identity.curve, config.peer.curve_key, patience_s=LIMIT_S
-        )
+        socket = PeerSocket.bind(config.peer_listen, identity.curve, config.peer.curve_key)
+        self.channel = Channel(socket, 0, LIMIT_S)
 
     def meet(self) -> None:
         from gpumpc.wire.handshake import exchange_hello
@@ -308,7 +308,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
             server_0.meet()
             fresh = server_0.engine.next_batch
             batch = fresh - 1 if attack == "second use" else fresh
-            _, sequence = server_0.order(client, shared.items[0], batch)
+            _, sequence = server_0.order(client, shared[0], batch)
             channel = server_0.channel
             channel.begin(server_0.engine.session_id, batch)
             if attack == "second use":
@@ -326,7 +326,7 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                     header = encode_header(
                         Kind.OPENING, size, session=server_0.engine.session_id, batch_index=batch
                     )
-                    channel._put(header, [bytes(size)])
+                    channel.transport.put(header, [bytes(size)])
                 pattern = (
                     "BadFrame: a frame of server0 was refused.*number 1 was due and number "
                     "0 "

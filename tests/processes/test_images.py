@@ -79,17 +79,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def gpumpc(
-    cluster: Cluster,
-    *arguments: object,
-    plan: str = "features",
-    rc: int = 0,
-    config: str = "client",
-) -> str:
-    root = cluster.folder.parent
-    options = ["--config", str(cluster.folder / f"{config}.toml"), "--plan", str(root / plan)]
+def command(*arguments: object, rc: int = 0) -> str:
+    """What `gpumpc` prints on both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", "gpumpc", *map(str, arguments), *options],
+        [sys.executable, "-m", "gpumpc", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         capture_output=True,
         text=True,
@@ -97,6 +90,12 @@ def gpumpc(
     )
     assert done.returncode == rc, done.stderr + done.stdout
     return done.stdout + done.stderr
+
+
+def gpumpc(cluster: Cluster, *arguments: object, plan: str = "features", rc: int = 0) -> str:
+    """A user's command against this cluster."""
+    config, folder = cluster.folder / "client.toml", cluster.folder.parent / plan
+    return command(*arguments, "--config", config, "--plan", folder, rc=rc)
 
 
 def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
@@ -173,46 +172,15 @@ def test_extract_all_classify_and_evaluate(
         assert f"{i:02}.png\t{CLASSES[i > 5]}" in text
     rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gpumpc",
-            "evaluate",
-            out,
-            "--labels",
-            tmp_path / "labels.csv",
-            "--metric",
-            "l2",
-            "--json",
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gpumpc",
-            "train-head",
-            str(out),
-            "--labels",
-            str(tmp_path / "labels.csv"),
-        ]
-        + ["--on", str(cluster.folder.parent / "features"), "--out", str(tmp_path / "head")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert f"of 2 classes, trained on {N} images" in done.stdout, done.stderr
+    labels = tmp_path / "labels.csv"
+    row = command("evaluate", out, "--labels", labels, "--metric", "l2", "--json")
+    assert json.loads(row)
+    below, trained_folder = cluster.folder.parent / "features", tmp_path / "head"
+    text = command("train-head", out, "--labels", labels, "--on", below, "--out", trained_folder)
+    assert f"of 2 classes, trained on {N} images" in text
     trained = Plan.load(tmp_path / "head")
     assert trained.record.classes == CLASSES
-    assert [CLASSES[int(i)] for i in trained(found["features"], "fixed")] == [
+    assert [CLASSES[int(i)] for i in trained.evaluate(found["features"], fixed_point=True)] == [
         CLASSES[int(Path(file).stem) > 5] for file in found["files"]
     ]
 
@@ -253,7 +221,7 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     text = gpumpc(
         cluster, "index", "add", "labelled", "--all", "--labels", tmp_path / "wrong.csv", rc=1
     )
-    assert "'grey' is no class of index 'labelled'" in text
+    assert "'grey' is not a class of index 'labelled'" in text
     for party in (0, 1):  # names of classes are there, and no row says which it has
         assert "light" in (
             cluster.folder / f"state{party}" / "store" / "manifest.sqlite-wal"
@@ -316,15 +284,7 @@ def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
     cluster = Cluster.make(tmp_path)
 
     def verify(rc: int) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gpumpc", "store", "verify", "--config", cluster.setup.server1],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == rc, done.stderr
-        return done.stdout + done.stderr
+        return command("store", "verify", "--config", cluster.setup.server1, rc=rc)
 
     with cluster:
         with cluster.ready() as client:
@@ -339,13 +299,13 @@ def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
 
 _DIE_IN_A_BATCH = """
 import os, signal
-from gpumpc.wire.channel import FramedChannel
-receive = FramedChannel._receive_opening
+from gpumpc.wire.channel import Channel
+receive = Channel._receive_opening
 def receive_or_die(channel):
     if channel._batch == {batch} and channel._out == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return receive(channel)
-FramedChannel._receive_opening = receive_or_die
+Channel._receive_opening = receive_or_die
 """
 _DIE_DEALING = """
 import os, signal
@@ -372,9 +332,9 @@ def test_kill_9_of_each_process_in_an_extraction_of_64_images(
     x = images(64)
     # A number that was burnt is not used again: the second to die does so in a later one.
     faults = {
-        "server0": _DIE_IN_A_BATCH.format(batch_size=3),
-        "server1": _DIE_IN_A_BATCH.format(batch_size=8),
-        "dealer": _DIE_DEALING.format(batch_size=13),
+        "server0": _DIE_IN_A_BATCH.format(batch=3),
+        "server1": _DIE_IN_A_BATCH.format(batch=8),
+        "dealer": _DIE_DEALING.format(batch=13),
     }
     items = sorted(secrets.token_hex(16) for _ in x)
     for name, fault in faults.items():

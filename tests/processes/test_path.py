@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gpumpc.deploy.config import load_client
+from tests.plans import secure
 from tests.processes.cluster import NO_TORCH, ROOT, Cluster, close, images, law
 
 
@@ -38,9 +39,7 @@ def test_the_result_is_that_of_fixed_mode_and_of_one_process(cluster: Cluster, n
         and close(cluster.compiled, x, result)
         and close(cluster.compiled, x, again)
     )
-    assert (
-        np.abs(result - cluster.compiled(x, "secure", batch_size=2)) <= 2 * law(cluster.compiled)
-    ).all()
+    assert (np.abs(result - secure(cluster.compiled, x, 2)) <= 2 * law(cluster.compiled)).all()
     assert seen[-1] == (-(-n // 2), -(-n // 2))
 
 

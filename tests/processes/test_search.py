@@ -60,7 +60,7 @@ def test_search_finds_what_plain_search_finds(
     scores, found = index.search(asked(client), K)
     x = images(N, seed=7)
     x[31] = x[3]
-    features = cluster.compiled(x, "fixed")
+    features = cluster.compiled.evaluate(x, fixed_point=True)
     if index.metric == "cosine":
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
     step = (
@@ -85,14 +85,14 @@ def test_search_finds_what_plain_search_finds(
 
 
 def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path: Path) -> None:
-    index = client.create_index("small")
+    index = client.create_index("small", "l2")
     index.add(gallery[:10])
     assert index.ntotal == 10 and index.dim == 3
     index.add(gallery[:12])  # what is there already stays as it is
     assert index.ids == gallery[:12]
     index.remove(gallery[2:4])
     index.save(tmp_path / "small.json")
-    again = Index.load(client, tmp_path / "small.json")
+    again = client.load_index(tmp_path / "small.json")
     assert (again.name, again.metric, again.ids) == ("small", "l2", index.ids)
     (tmp_path / "other.json").write_text(
         (tmp_path / "small.json").read_text().replace(client.plan_id, "0" * 64)
@@ -100,18 +100,18 @@ def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path:
     (tmp_path / "none.json").write_text("{}")
     for name, text in (
         ("other", "another plan"),
-        ("none", "no saved index"),
+        ("none", "not a saved index"),
         ("lost", "there is no file"),
     ):
         with pytest.raises(GpumpcError, match=text):
-            Index.load(client, tmp_path / f"{name}.json")
+            client.load_index(tmp_path / f"{name}.json")
     scores, found = index.search(gallery[2:3], 10)  # a removed row is not found
     assert index.ntotal == 10 and gallery[2] not in found[0] and scores.shape == (1, 10)
 
 
 def test_forgotten_items_are_gone(client: Client) -> None:
     items = client.extract(client.share(images(3, seed=9)))
-    index = client.create_index("forgetful")
+    index = client.create_index("forgetful", "l2")
     index.add(items)
     client.delete(items[:1])
     assert index.ids == sorted(items[1:]) and items[0] not in client.list_features()
@@ -142,7 +142,7 @@ def test_an_item_is_kept_once(client: Client) -> None:
         ),
         (lambda c, i, g: i.add(["1" * 32]), "item 11111111 is not in the store"),
         (
-            lambda c, i, g: Index(c, "nowhere", "l2").search(g[:1], 1),
+            lambda c, i, g: Index(c.served, "nowhere", "l2").search(g[:1], 1),
             "there is no index 'nowhere'.*index create",
         ),
         (
@@ -150,7 +150,7 @@ def test_an_item_is_kept_once(client: Client) -> None:
             "there is an index .* already.*another metric",
         ),
         (
-            lambda c, i, g: Index(c, "empty", "l2").search(g[:1], 1),
+            lambda c, i, g: Index(c.served, "empty", "l2").search(g[:1], 1),
             "there is no index 'empty'",
         ),
         (lambda c, i, g: c.extract([g[0], g[0]]), "one is named twice"),
@@ -190,7 +190,7 @@ def test_kill_9_while_results_are_kept(tmp_path: Path) -> None:
             assert done == sorted(items[:4])
             client.extract(items)
             assert client.list_features() == sorted(items)
-            index = client.create_index("after")
+            index = client.create_index("after", "l2")
             index.add(items)
             _, found = index.search(items[:1], 1)
             assert found == [[items[0]]]

@@ -13,6 +13,7 @@ from gpumpc.nn.graph import AvgPool, Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.program.head import Policy, with_policy
 from gpumpc.program.integers import encode_input
 from gpumpc.program.program import Program
+from tests.plans import MODES, evaluate, secure
 
 N_CLASSES = 9
 FEATURES = Graph(
@@ -63,8 +64,8 @@ def test_a_networks_own_head(policy: Policy) -> None:
         policy=policy,
         classes=["a"] * N_CLASSES,
     )
-    logits = compile((LOGITS, arrays), params=Params(ring_bits=40, frac_bits=12))(
-        images(20), "float"
+    logits = compile((LOGITS, arrays), params=Params(ring_bits=40, frac_bits=12)).evaluate(
+        images(20)
     )
     assert (
         np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3
@@ -73,8 +74,8 @@ def test_a_networks_own_head(policy: Policy) -> None:
         policy
     ]
     tolerance = 1e-2 if policy == "logits" else 0.0
-    for mode in ("float", "fixed", "secure"):
-        assert np.abs(compiled(images(20), mode) - expected).max() <= tolerance, mode
+    for mode in MODES:
+        assert np.abs(evaluate(compiled, images(20), mode) - expected).max() <= tolerance, mode
     assert compiled.record.classes == ("a",) * N_CLASSES
 
 
@@ -84,28 +85,28 @@ def test_a_head_on_another_plans_results(policy: Policy) -> None:
     converted in between.
     """
     below, above = features(), head(policy)
-    with below.session(4) as session:
+    with below.simulate(4) as session:
         result = session.program.result
-    taken = above.session(4)
+    taken = above.simulate(4)
     with taken as session:
         wanted = session.program.input
     assert (wanted.bits, wanted.frac, wanted.divisor) == (result.bits, result.frac, result.divisor)
     assert (
         result.frac == 13 and result.bits < 32
     )  # averaged over eight pixels, and cut to what is needed
-    x = below(images(20), "fixed")
-    logits = head("logits")(x, "float")
+    x = below.evaluate(images(20), fixed_point=True)
+    logits = head("logits").evaluate(x)
     expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[
         policy
     ]
-    assert np.abs(above(x, "secure") - expected).max() <= (2e-2 if policy == "logits" else 0.0)
+    assert np.abs(secure(above, x) - expected).max() <= (2e-2 if policy == "logits" else 0.0)
 
 
 def test_what_the_user_learns_is_no_score() -> None:
     """The bits that come back number the classes, and hold nothing else."""
     programs: dict[Policy, Program] = {}
     for policy in ("label", "top5", "logits"):
-        with head(policy).session(2) as session:
+        with head(policy).simulate(2) as session:
             programs[policy] = session.program
     assert (programs["label"].result.bits, programs["label"].result.shape) == (4, (2,))
     assert (programs["top5"].result.bits, programs["top5"].result.shape) == (4, (2, 5))
@@ -116,7 +117,7 @@ def test_ties_go_to_the_lowest_class() -> None:
     graph = Graph((Input("x", (), (7,), -1.0, 1.0),))
     compiled = compile((with_policy(graph, "top5"), {}))
     x = np.array([[0, 1, 1, 0, 1, 0, 0], [0.0] * 7])
-    assert compiled(x).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
+    assert secure(compiled, x).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
 
 
 def test_two_classes_and_a_thousand() -> None:
@@ -124,7 +125,7 @@ def test_two_classes_and_a_thousand() -> None:
         graph = with_policy(Graph((Input("x", (), (n,), -1.0, 1.0),)), "top5")
         compiled = compile((graph, {}))
         x = np.random.default_rng(5).permuted(np.linspace(-1, 1, n)[None].repeat(3, 0), axis=1)
-        assert np.array_equal(compiled(x), ranked(x)[:, : min(5, n)])
+        assert np.array_equal(secure(compiled, x), ranked(x)[:, : min(5, n)])
 
 
 def test_heads_that_cannot_be() -> None:
@@ -144,6 +145,6 @@ def test_heads_that_cannot_be() -> None:
 
 
 def test_the_shares_of_a_head_are_encoded_at_its_inputs_scale() -> None:
-    with head("label").session(1) as session:
+    with head("label").simulate(1) as session:
         words = encode_input(session.program, np.full((1, 12), 0.5))
     assert (words == 1 << 12).all()  # 2^13 / 2

@@ -10,6 +10,7 @@ from gpumpc.local.compile import Plan
 from gpumpc.local.named_networks import compile_named, sample_inputs
 from gpumpc.nn.graph import ReLU
 from gpumpc.nn.plaintext import evaluate_float
+from tests.plans import secure
 
 SIZE = 32
 ULP = 2.0**-13
@@ -59,12 +60,12 @@ def test_the_same_weights_every_time(compiled: Plan) -> None:
 
 
 def test_three_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:
-    exact, rounded = compiled(x, "float"), with_rounded_weights(compiled, x)
-    fixed, secure = compiled(x, "fixed"), compiled(x, "secure", batch_size=2)
+    exact, rounded = compiled.evaluate(x), with_rounded_weights(compiled, x)
+    fixed, on_shares = compiled.evaluate(x, fixed_point=True), secure(compiled, x, 2)
     # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a
     # layer passes on about one.
     assert np.abs(fixed - rounded).max() < 10 * ULP
-    assert np.abs(secure - rounded).max() < 20 * ULP
+    assert np.abs(on_shares - rounded).max() < 20 * ULP
     # Weights of 2^-13 / 2 off, up to 4608 a sum: far more than the steps, and still little beside
     # values up to 3.
-    assert np.abs(secure - exact).max() < 0.03
+    assert np.abs(on_shares - exact).max() < 0.03

@@ -14,11 +14,12 @@ from gpumpc import Params, Plan, compile
 from gpumpc.errors import RangeTooWide
 from gpumpc.nn import graph as g
 from gpumpc.program.agreement import agreed_fields
-from gpumpc.program.compiler import program_of
+from gpumpc.program.compiler import compile_graph, program_of
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Width
 from gpumpc.program.ranges import bounds_of, check_fits
+from tests.plans import MODES, evaluate, secure
 
 F = 10
 GRAPH = g.Graph(
@@ -43,7 +44,8 @@ def weights(scale: float = 1.0) -> dict[str, np.ndarray]:
 
 
 def compiled(scale: float = 1.0, **options: dict[str, int]) -> Plan:
-    return compile((GRAPH, weights(scale)), params=Params(ring_bits=40, frac_bits=F), **options)  # type: ignore[arg-type]  # weight_fracs
+    params = Params(ring_bits=40, frac_bits=F)
+    return Plan(*compile_graph("model", GRAPH, weights(scale), params, **options))  # type: ignore[arg-type]  # weight_fracs
 
 
 def corners() -> np.ndarray:
@@ -95,10 +97,12 @@ def test_it_costs_less_than_one_width_for_all() -> None:
 def test_results_at_the_edges_are_right(scale: float) -> None:
     network = compiled(scale)
     x = corners()
-    fixed, secure, clear = (network(x, mode) for mode in ("fixed", "secure", "float"))
+    clear, fixed, on_shares = (evaluate(network, x, mode) for mode in MODES)
     # A wrong ring would be off by a power of two of it, not by some units in the last place.
     tolerance = 2.0**-F * 64 * max(1.0, scale) ** 3
-    assert np.abs(secure - fixed).max() < tolerance and np.abs(fixed - clear).max() < 8 * tolerance
+    assert (
+        np.abs(on_shares - fixed).max() < tolerance and np.abs(fixed - clear).max() < 8 * tolerance
+    )
 
 
 def test_one_opening_serves_products_of_two_widths() -> None:
@@ -121,7 +125,7 @@ def test_one_opening_serves_products_of_two_widths() -> None:
     assert widths["left"].ring_bits < widths["right"].ring_bits
     opened = [step for step in program_of(network.record, 1).steps if step.name == "x/open"]
     assert len(opened) == 1 and getattr(opened[0], "bits", 0) == widths["right"].ring_bits
-    assert np.abs(network(corners(), "secure") - network(corners(), "float")).max() < 0.2
+    assert np.abs(secure(network, corners()) - network.evaluate(corners())).max() < 0.2
 
 
 def test_weights_may_have_fewer_fraction_bits() -> None:
@@ -132,9 +136,9 @@ def test_weights_may_have_fewer_fraction_bits() -> None:
         for name in ("wide", "left", "right")
     )
     x = corners()
-    assert np.abs(coarser(x, "secure") - coarser(x, "fixed")).max() < 0.1
+    assert np.abs(secure(coarser, x) - coarser.evaluate(x, fixed_point=True)).max() < 0.1
     assert (
-        np.abs(coarser(x, "fixed") - coarser(x, "float")).max() < 2.0
+        np.abs(coarser.evaluate(x, fixed_point=True) - coarser.evaluate(x)).max() < 2.0
     )  # weights are rounded to 1/64
     cost, less = program_of(finer.record, 1).cost, program_of(coarser.record, 1).cost
     assert less.online_bytes < cost.online_bytes
@@ -182,6 +186,6 @@ def test_all_small_rings_agree_with_the_clear() -> None:
             "b.bias": np.ones(1),
         }
         network = compile((graph, arrays), params=Params(ring_bits=32, frac_bits=6))
-        assert np.abs(network(grid, "secure") - network(grid, "float")).max() < 0.05 * max(
+        assert np.abs(secure(network, grid) - network.evaluate(grid)).max() < 0.05 * max(
             1.0, size**2
         )

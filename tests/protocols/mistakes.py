@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from gpumpc.offline.deal_batch import Dealing
@@ -18,7 +17,7 @@ from gpumpc.protocols.ranking.argmax import Duel
 from gpumpc.ring import selection
 from gpumpc.session import Session, Sum
 
-Words = npt.NDArray[np.uint64]
+Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Patch = pytest.MonkeyPatch
 Mistake = Callable[[Patch], None]
 Checker = Callable[[], None]

@@ -3,6 +3,7 @@ and the table of docs/protocols.md section 7.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_a_message_of_another_size_is_refused(monkeypatch):
     honest = LiftBits.mask_top_bits
 
     def longer(self, session, shares):
-        pending = honest(self, session, shares)
+        pending: Any = honest(self, session, shares)
         if session.party == 0:
             object.__setattr__(pending, "masked", pending.masked.repeat(2, axis=1))
         return pending

@@ -104,7 +104,10 @@ def test_rows_are_kept_beside_their_norms():
     steps = [*norm_steps((5, 7), 33, 33), KeepRows("kept", ("e", "y"), "rows", (5, 7))]
     got = run_steps(steps, {"x": share(x, 33, seed=1)})
     first, second = got.shares
-    assert isinstance(first, Rows) and got.cost == steps[0].cost + steps[1].cost
+    assert (
+        all(isinstance(part, Rows) for part in (first, second))
+        and got.cost == steps[0].cost + steps[1].cost
+    )
     assert np.array_equal(first.masked.opened, second.masked.opened)
     whole = BACKEND.reduce(first.masked.opened + first.masked.mask + second.masked.mask, 33)
     assert np.array_equal(signed(whole, 33), x)
@@ -138,16 +141,14 @@ def square_added_by_both(patch: Patch) -> None:
 
     def run(self: SquaredNorm, session: Session, x: Any) -> Any:
         got = honest(self, session, x)
-        extra = session.backend.row_dot(x.opened, x.opened, self.ring_bits) * np.uint64(
-            session.party
-        )
-        return got.with_words(got.words + extra)
+        square = session.backend.row_dot(x.opened, x.opened, self.ring_bits)
+        return got.with_words(got.words + square if session.party else got.words)
 
     patch.setattr(SquaredNorm, "run", run)
 
 
 def norm_without_its_correction(patch: Patch) -> None:
-    honest = Session.dealt_words
+    honest: Any = Session.dealt_words
     patch.setattr(
         Session,
         "dealt_words",

@@ -169,7 +169,7 @@ def truncation_constant_at_none(patch: Patch) -> None:
 
 
 def product_without_c(patch: Patch) -> None:
-    honest = Session.dealt_words
+    honest: Any = Session.dealt_words
     patch.setattr(
         Session,
         "dealt_words",
@@ -182,8 +182,8 @@ def bias_added_by_both(patch: Patch) -> None:
     bias = np.array([1, 2, 3, 4, 5], dtype=np.uint64)
 
     def run(self: PrivateProduct, session: Session, x: Any) -> Additive:
-        share_ = honest(self, session, x)
-        return share_.with_words(share_.words + bias)
+        got: Any = honest(self, session, x)
+        return got.with_words(got.words + bias)
 
     patch.setattr(PrivateProduct, "run", run)
 

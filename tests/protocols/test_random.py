@@ -2,6 +2,8 @@
 lane, and every step equal to its own definition in the clear within the law it declares.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,7 @@ class TestSteps:
     def test_truncate_given_the_shares(self, k, f, n):
         """The rounding is determined by the shares: the formula of section 4, to the bit."""
         x = values(-(1 << (k - 1)), (1 << (k - 1)) - (1 << f) + 1, n)
-        shares = share(x, k, frac=2 * f)
+        shares: Any = share(x, k, frac=2 * f)
         got = run_step(truncate(n, k, f), shares).words
         pairs = zip(*(s.words.tolist() for s in shares), strict=True)
         expected = [

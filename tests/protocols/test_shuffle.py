@@ -312,7 +312,7 @@ def beta_not_corrected(patch: Patch) -> None:
 
 
 def delta_only_at_the_dealer(patch: Patch) -> None:
-    honest = Session.words
+    honest: Any = Session.words
     patch.setattr(
         Session, "words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta")
     )

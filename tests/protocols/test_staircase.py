@@ -160,8 +160,8 @@ def test_values_that_do_not_fit_are_refused(values):
 @pytest.mark.parametrize(("n", "times"), [(1, 1), (3, 5), (64, 3), (65, 7)])
 def test_lanes_are_repeated_threshold_by_threshold(n, times):
     bits = np.random.default_rng(3).integers(0, 2, (5, n), dtype=np.uint64)
-    lanes = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
-    got = repeated_lanes(BACKEND, lanes, n, times)
+    lanes: Any = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
+    got: Any = repeated_lanes(BACKEND, lanes, n, times)
     assert np.array_equal(
         got, np.concatenate([BACKEND.bit(np.tile(row, times), 0)[None] for row in bits])
     )
@@ -169,8 +169,9 @@ def test_lanes_are_repeated_threshold_by_threshold(n, times):
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
 def test_rows_are_added_without_carry(rows):
-    words = np.random.default_rng(4).integers(0, 1 << 63, (rows, 5), dtype=np.uint64)
-    assert np.array_equal(xor_rows(BACKEND, words), np.bitwise_xor.reduce(words, axis=0))
+    words: Any = np.random.default_rng(4).integers(0, 1 << 63, (rows, 5), dtype=np.uint64)
+    found: Any = xor_rows(BACKEND, words)
+    assert np.array_equal(found, np.bitwise_xor.reduce(words, axis=0))
 
 
 # cost
@@ -355,7 +356,7 @@ def complement_at_both(patch: Patch) -> None:
     """Both servers take the complement in [s >= theta]: the two ones cancel."""
 
     def at_both(session: Session, n: int) -> Any:
-        return session.backend.bit(session.backend.zeros((n,)) + np.uint64(1), 0)
+        return session.backend.constant_lane(1, n)
 
     patch.setattr(module, "ones_at_party_0", at_both)
 

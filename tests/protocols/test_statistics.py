@@ -3,6 +3,8 @@ of a party's whole view independent of every other and of the secret, and the sa
 different inputs. Seeds are fixed; for the rate of false alarms see `checkers`.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
     step, bits = STEPS[name]
     rng = np.random.default_rng(14)
     x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)
-    pair = share(x, BITS, seed=15)
+    pair: Any = share(x, BITS, seed=15)
     got = run_step(step, pair, seed=16)
     inputs, peer = columns("input share", pair[party].words), columns("peer", pair[1 - party].words)
     secret = columns("x", unsigned(x))

@@ -255,7 +255,7 @@ def beta_not_corrected(patch: Patch) -> None:
 
 def tables_on_r_alone(patch: Patch) -> None:
     """The dealer forgets R* where the servers subtract w."""
-    honest = Dealing.sum_words
+    honest: Any = Dealing.sum_words
     patch.setattr(
         Dealing,
         "sum_words",

@@ -45,7 +45,7 @@ def label_shares(labels: Ints, seed: int) -> tuple[Words, Words]:
     return first, unsigned(labels) - first
 
 
-def quantised(pair: Pair, geometry: Geometry) -> Ints:
+def quantised(pair: tuple[Any, Any], geometry: Geometry) -> Ints:
     """What the servers' truncation gives these shares, as integers."""
     if not geometry.shift:
         return signed(BACKEND.reduce(pair[0].words + pair[1].words, geometry.bits), geometry.bits)

@@ -174,8 +174,10 @@ def test_label_shares_at_rest(make):
     one = make(GEOMETRY, n_labels=4)
     labels = np.arange(7) % 4
     one.add(small(7, GEOMETRY, 12), b"the first sessio", labels=labels)
+    first: Any
+    second: Any
     first, second = (loaded.labels for loaded in one.load())
-    assert first is not None and second is not None and first.bits == second.bits == 64
+    assert first.bits == second.bits == 64
     assert np.array_equal(first.words + second.words, unsigned(labels))
     # Neither half is the label.
     assert (first.words >> np.uint64(32)).any() and (second.words >> np.uint64(32)).any()
@@ -310,7 +312,7 @@ def equal_rows_vote_by_position() -> None:
 def label_above_position(patch: Patch) -> None:
     """score, label, position: ties no longer go to the lowest position."""
 
-    def run(self: LabelledKeys, session: Session, v: Additive, labels: Additive) -> Additive:
+    def run(self: LabelledKeys, session: Session, v: Any, labels: Any) -> Any:
         words = (v.words << np.uint64(self.id_bits + self.label_bits)) + (
             labels.words << np.uint64(self.id_bits)
         )[None]
@@ -329,7 +331,7 @@ def label_above_position(patch: Patch) -> None:
 def labels_of_other_rows(patch: Patch) -> None:
     honest = LabelledKeys.run
 
-    def run(self: LabelledKeys, session: Session, v: Additive, labels: Additive) -> Additive:
+    def run(self: LabelledKeys, session: Session, v: Any, labels: Any) -> Any:
         return honest(self, session, v, labels.with_words(np.roll(labels.words, 1)))
 
     patch.setattr(LabelledKeys, "run", run)
@@ -339,7 +341,7 @@ def label_shares_cut_too_early(patch: Patch) -> None:
     """Modulo 2^label_bits at each server: their sum carries into the position."""
     honest = LabelledKeys.run
 
-    def run(self: LabelledKeys, session: Session, v: Additive, labels: Additive) -> Additive:
+    def run(self: LabelledKeys, session: Session, v: Any, labels: Any) -> Any:
         return honest(
             self,
             session,

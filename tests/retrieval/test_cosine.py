@@ -148,7 +148,8 @@ def test_the_five_nearest_are_those_of_float64():
     """
     x = features(400, 1280, seed=3)
     program = rows_program(LITE0, len(x), PARAMS)
-    u = program.plain(Clear(BACKEND, {}), unsigned(x)).view(np.int64)
+    words: Any = unsigned(x)
+    u = np.asarray(program.plain(Clear(BACKEND, {}), words)).view(np.int64)
     exact, found = (side[:100] @ side[100:].T for side in (directions(x), u))
     first, second = (np.argsort(-scores, axis=1, kind="stable") for scores in (exact, found))
     assert overlap_at_k(first, second, 5).mean() > 0.97
@@ -277,7 +278,7 @@ def thresholds_an_octave_apart(patch: Patch) -> None:
 
 
 def row_scaled_by_its_neighbour(patch: Patch) -> None:
-    honest = Staircase.run
+    honest: Any = Staircase.run
 
     def run(self: Staircase, session: Any, s: Any) -> Any:
         got = honest(self, session, s)
@@ -287,7 +288,7 @@ def row_scaled_by_its_neighbour(patch: Patch) -> None:
 
 
 def product_without_its_correction(patch: Patch) -> None:
-    honest = BeaverProduct.run
+    honest: Any = BeaverProduct.run
 
     def run(self: BeaverProduct, session: Any, x: Any, y: Any) -> Any:
         got = honest(self, session, x, y)

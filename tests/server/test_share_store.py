@@ -41,7 +41,7 @@ PROGRAM = program_of(COMPILED.record, 2)
 ENGINE: Any = SimpleNamespace(plan=COMPILED.record, program=PROGRAM)
 ROW_BYTES = (
     SEED_BYTES,
-    len(choose_backend().pack(np.zeros((1, 4, 4, 1), np.uint64), PROGRAM.input.bits)),
+    len(choose_backend().pack(choose_backend().zeros((1, 4, 4, 1)), PROGRAM.input.bits)),
 )
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 KIND = f"input/{plan_hash(COMPILED.record).hex()}"
@@ -222,9 +222,10 @@ def test_shares_are_read_back(archives: list[ShareStore]) -> None:
         put(share_store, [A, B])
     settle(archives, [A, B])
     for party, share_store in enumerate(archives):
-        words = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
+        words: Any = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
+        expected: Any
         if party == 0:
             expected = backend.expand_words(COMPILED.record.params.cipher, row, shape, bits)
         else:

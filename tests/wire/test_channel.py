@@ -7,11 +7,11 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, BatchAlreadyUsed, PeerLost, PeerTimeout, RemoteError
-from gpumpc.wire.channel import Channel, MemoryChannel, memory_pair
+from gpumpc.wire.channel import Channel, memory_pair
 from gpumpc.wire.frames import Kind, encode_header
 
 SESSION = bytes(range(16))
-Pair = tuple[MemoryChannel, MemoryChannel]
+Pair = tuple[Channel, Channel]
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def pair() -> Pair:
 
 
 def test_both_ends_are_channels(pair: Pair) -> None:
-    ends: tuple[Channel, Channel] = pair
-    assert [end.party for end in ends] == [0, 1]
+    assert [end.party for end in pair] == [0, 1]
 
 
 def test_exchange_send_and_receive_are_counted_alike_at_both_ends(pair: Pair) -> None:
@@ -75,7 +74,7 @@ def test_a_frame_that_is_not_due_is_refused(
     pair: Pair, session: bytes, batch_index: int, sequence: int, kind: Kind, cause: str
 ) -> None:
     s0, s1 = pair
-    s0._put(
+    s0.transport.put(
         encode_header(kind, 1, session=session, batch_index=batch_index, sequence=sequence), [b"x"]
     )
     with pytest.raises(BadFrame, match=cause):
@@ -86,7 +85,7 @@ def test_a_frame_that_is_not_due_is_refused(
 def test_a_duplicate_is_refused(pair: Pair) -> None:
     s0, s1 = pair
     for _ in range(2):
-        s0._put(encode_header(Kind.OPENING, 1, session=SESSION, batch_index=4), [b"x"])
+        s0.transport.put(encode_header(Kind.OPENING, 1, session=SESSION, batch_index=4), [b"x"])
     assert s1.receive() == b"x"
     with pytest.raises(BadFrame, match="twice or late"):
         s1.receive()
@@ -104,14 +103,14 @@ def test_a_replayed_control_record_is_refused(pair: Pair) -> None:
     s0, s1 = pair
     s0.send_control(b"job")
     s1.receive_control(1)
-    s0._put(encode_header(Kind.CONTROL, 3), [b"job"])
+    s0.transport.put(encode_header(Kind.CONTROL, 3), [b"job"])
     with pytest.raises(BadFrame, match="twice or late"):
         s1.receive_control(1)
 
 
 @pytest.mark.parametrize("parts", [(b"GMPC", b""), (encode_header(Kind.OPENING, 5), b"1234")])
 def test_a_truncated_frame_is_refused(pair: Pair, parts: tuple[bytes, bytes]) -> None:
-    pair[0]._put(parts[0], [parts[1]])
+    pair[0].transport.put(parts[0], [parts[1]])
     with pytest.raises(BadFrame):
         pair[1].receive()
 
@@ -179,7 +178,7 @@ def test_an_error_is_raised_wherever_a_frame_is_awaited(pair: Pair) -> None:
 
 
 def test_a_thousand_rounds_in_two_threads(pair: Pair) -> None:
-    def play(end: MemoryChannel) -> None:
+    def play(end: Channel) -> None:
         for i in range(1000):
             assert end.exchange([i.to_bytes(4, "little")]) == i.to_bytes(4, "little")
 

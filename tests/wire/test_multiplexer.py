@@ -148,7 +148,7 @@ time.sleep(0.2)
 def test_how_long_a_lane_has_waited_is_told(ends: tuple[Multiplexer, Multiplexer]) -> None:
     sub_channel = ends[0].open(1)[0]
     with pytest.raises(PeerTimeout, match="sent nothing for 0.3 s"):
-        sub_channel._get(0.3)
+        sub_channel.transport.get(0.3)
 
 
 def test_frames_of_no_batch_are_refused(ends: tuple[Multiplexer, Multiplexer]) -> None:

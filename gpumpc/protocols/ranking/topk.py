@@ -69,7 +69,7 @@ class OpenedSign:
         """Bits on the host, in the shape of z."""
         backend = session.backend
         if not self.n:
-            nothing: selection.Bits = backend.download_bits(backend.zeros((0,)), z.shape)
+            nothing: selection.Bits = backend.download_bits(backend.constant_lane(0, 0), z.shape)
             return nothing
         z = backend.reduce(z, self.bits)
         low, top = split_top(backend.to_planes(z.reshape(-1), self.bits))

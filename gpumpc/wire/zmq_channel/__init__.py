@@ -15,7 +15,7 @@ then says who is there, and who has gone.
 """
 
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, curve_keypair, curve_public
-from gpumpc.wire.zmq_channel.peer_socket import ZmqChannel
+from gpumpc.wire.zmq_channel.peer_socket import PeerSocket
 from gpumpc.wire.zmq_channel.requests import Listener, Requester
 from gpumpc.wire.zmq_channel.streams import Arrival
 
@@ -23,8 +23,8 @@ __all__ = [
     "Arrival",
     "CurveKeys",
     "Listener",
+    "PeerSocket",
     "Requester",
-    "ZmqChannel",
     "curve_keypair",
     "curve_public",
 ]

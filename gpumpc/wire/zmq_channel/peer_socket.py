@@ -1,28 +1,28 @@
-"""The channel between the two servers: CURVE says who is there, a stream beside it carries every
-frame.
+"""The transport between the two servers: CURVE authenticates the peer, and a stream over a
+second TCP connection carries every frame.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gpumpc.errors import ConfigError, PeerLost, PeerTimeout
-from gpumpc.wire.channel import FramedChannel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Kind, encode_header
 from gpumpc.wire.stream import Exchange, Stream, StreamKeys, StreamListener, dial
+from gpumpc.wire.transport import Finish, frame_refused, peer_lost, peer_silent
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
 from gpumpc.wire.zmq_channel.streams import STREAM_S
 
-# How often the CURVE connection is asked whether the peer is still there; the end of the stream
-# itself is known at once.
+# How often the CURVE connection is checked for a peer that has gone; the end of the stream itself
+# shows at once.
 _CHECK_S = 0.25
 _STEP_S = 0.05
 
 
-class ZmqChannel(FramedChannel):
+class PeerSocket:
     """One server's end of the connection between the two servers: made by `bind` or `connect`, then
     `wait_peer`.
 
@@ -30,15 +30,15 @@ class ZmqChannel(FramedChannel):
     close it, make another.
     """
 
-    def __init__(self, party: int, link: Link, patience_s: float, max_payload_bytes: int) -> None:
-        super().__init__(party, link.peer, patience_s)
+    def __init__(self, link: Link, max_payload_bytes: int) -> None:
+        self.peer = link.peer
         self._link, self._max_payload_bytes = link, max_payload_bytes
         self._stream_listener: StreamListener | None = None
         self._stream_endpoint: str | None = None
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
-        # Of several threads that send, receive and close, one at a time touches the link; and who
-        # closes or aborts returns when all is closed, also if another thread has begun it.
+        # Several threads send, receive and close, and one at a time uses the link. `close` and
+        # `abort` return when all is closed, also if another thread has begun it.
         self._checked_at, self._link_free = 0.0, threading.Lock()
 
     @classmethod
@@ -49,32 +49,30 @@ class ZmqChannel(FramedChannel):
         peer_key: bytes,
         *,
         peer: str = "server1",
-        party: int = 0,
-        patience_s: float = 600.0,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         stream_endpoint: str | None = None,
-    ) -> ZmqChannel:
+    ) -> PeerSocket:
         """Listen at `endpoint` (`tcp://host:port`, port 0 for a free one) for the owner of
         `peer_key` (z85) alone.
 
         Args:
             stream_endpoint: where to listen for the stream; else at the same address, at a free
-                port. The peer is told.
+                port, which the peer learns.
 
-        Returns at once; `endpoint` then tells the real port. Raises ConfigError if an endpoint
-        cannot be had.
+        Returns at once; the attribute `endpoint` then has the real port. Raises ConfigError if an
+        endpoint cannot be used.
         """
         link = Link(peer, keys, max_payload_bytes)
         link.bind(endpoint, peer_key)
-        channel = cls(party, link, patience_s, max_payload_bytes)
+        socket = cls(link, max_payload_bytes)
         try:
-            channel._stream_listener = StreamListener(
+            socket._stream_listener = StreamListener(
                 stream_endpoint or with_port(link.endpoint, 0), max_payload_bytes
             )
         except ConfigError:
             link.close()
             raise
-        return channel
+        return socket
 
     @classmethod
     def connect(
@@ -84,24 +82,22 @@ class ZmqChannel(FramedChannel):
         peer_key: bytes,
         *,
         peer: str = "server0",
-        party: int = 1,
-        patience_s: float = 600.0,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         stream_endpoint: str | None = None,
-    ) -> ZmqChannel:
+    ) -> PeerSocket:
         """Connect to the server whose public key is `peer_key` (z85).
 
         Args:
             stream_endpoint: where to reach its stream; else at the host of `endpoint`, at the port
-                that it tells.
+                that the server announces.
 
         Returns at once. Raises ConfigError.
         """
         link = Link(peer, keys, max_payload_bytes)
         link.connect(endpoint, peer_key)
-        channel = cls(party, link, patience_s, max_payload_bytes)
-        channel._stream_endpoint = stream_endpoint
-        return channel
+        socket = cls(link, max_payload_bytes)
+        socket._stream_endpoint = stream_endpoint
+        return socket
 
     @property
     def endpoint(self) -> str:
@@ -128,29 +124,33 @@ class ZmqChannel(FramedChannel):
                 self._stream.close()
             self._close_rest()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Close at once; the frames that wait are not sent."""
         with self._link_free:
             if self._stream is not None:
                 self._stream.abort()
             self._close_rest()
 
     def _close_rest(self) -> None:
-        self._failed = self._failed or self._lost("this end was closed")
+        self._failed = self._failed or peer_lost(self.peer, "this end was closed")
         if self._stream_listener is not None:
             self._stream_listener.close()
         self._link.close()
 
-    def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+    def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+        """As `Transport`."""
         self._connected(CONNECT_S).put(header, parts, self._check)
 
-    def _start(self, header: bytes, parts: Sequence[Buffer]) -> Callable[[], None] | None:
+    def start(self, header: bytes, parts: Sequence[Buffer]) -> Finish | None:
+        """As `Transport`."""
         sending = self._connected(CONNECT_S).start(header, parts, self._check)
-        return None if sending is None else lambda: sending.finish(self.patience_s, self._check)
+        return None if sending is None else lambda timeout_s: sending.finish(timeout_s, self._check)
 
-    def _get(self, timeout_s: float) -> Frame:
+    def get(self, timeout_s: float) -> Frame:
+        """As `Transport`."""
         frame = self._connected(timeout_s).get(timeout_s, self._check)
         if frame is None:
-            raise self._late(timeout_s)
+            raise peer_silent(self.peer, timeout_s)
         return frame
 
     def _check(self) -> None:
@@ -170,7 +170,7 @@ class ZmqChannel(FramedChannel):
                 self._stream = self._met()
             except Exception:
                 # What was begun cannot be taken up again: keys are agreed once for a connection.
-                self._failed = self._lost("its stream did not come about")
+                self._failed = peer_lost(self.peer, "its stream did not come about")
                 raise
         return self._stream
 
@@ -188,12 +188,14 @@ class ZmqChannel(FramedChannel):
     def _agreed(self, exchange: Exchange) -> tuple[StreamKeys, int]:
         got = self._link.get(STREAM_S)
         if got is None:
-            raise self._late(STREAM_S)
+            raise peer_silent(self.peer, STREAM_S)
         frame, sender = got
         if sender is not None and sender != self.peer:
-            raise self._refused(f"{sender} sent it")
+            raise frame_refused(self.peer, f"{sender} sent it")
         if frame.kind is not Kind.STREAM:
-            raise self._refused(f"a STREAM frame was due and a {frame.kind.name} frame came")
+            raise frame_refused(
+                self.peer, f"a STREAM frame was due and a {frame.kind.name} frame came"
+            )
         return exchange.agree(frame.payload)
 
     def _let_in(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:

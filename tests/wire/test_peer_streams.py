@@ -1,0 +1,191 @@
+"""The servers' stream under attack, cut or absent: nothing wrong reaches a session."""
+
+import os
+import socket
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from gpumpc.cost import Cost
+from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout, RemoteError, WireError
+from gpumpc.wire.frames import Kind, encode_header
+from gpumpc.wire.stream import Stream
+from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES, TICKET_BYTES
+from gpumpc.wire.zmq_channel import Listener, PeerSocket, link, peer_socket
+from tests.processes.relay import Relay
+from tests.wire.ends import (
+    ANY_PORT,
+    DEADLINE_S,
+    DEALER,
+    S0,
+    S1,
+    USER,
+    Tampering,
+    bind,
+    both,
+    both_ends,
+    connect,
+    free_port,
+    met,
+)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1000, RECORD_BYTES + 1, 5 << 20])
+def test_all_frames_go_by_the_stream_and_are_counted_as_payload(
+    stack: ExitStack, n_bytes: int
+) -> None:
+    relays: list[Relay] = []
+    s0, s1 = met(stack, lambda place: relays.append(Relay(place)) or relays[0])  # type: ignore[func-returns-value]  # append returns None, so `or` goes on
+    data = [os.urandom(n_bytes) for _ in range(2)]
+    assert both(lambda: s0.exchange([data[0]]), lambda: s1.exchange([data[1]])) == [
+        data[1],
+        data[0],
+    ]
+    s1.send_control(b"and this")
+    assert s0.receive_control(5) == b"and this"
+    assert s0.measured() == s1.measured() == Cost(1, n_bytes, n_bytes)
+    time.sleep(0.1)
+    frame = SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
+    by_1, by_0 = (len(stream) for stream in relays[0].streams)
+    assert by_0 == SEALED_HEADER_BYTES + frame  # the answer at the door, and the opening
+    assert (
+        by_1
+        == TICKET_BYTES
+        + SEALED_HEADER_BYTES
+        + frame
+        + SEALED_HEADER_BYTES
+        + len(b"and this")
+        + TAG_BYTES
+    )
+
+
+@pytest.mark.parametrize("way", [0, 1])
+@pytest.mark.parametrize(
+    "at", [0, SEALED_HEADER_BYTES - 1, SEALED_HEADER_BYTES + 50, SEALED_HEADER_BYTES + 115]
+)
+def test_a_flipped_bit_between_the_servers_reaches_no_session(
+    stack: ExitStack, way: int, at: int
+) -> None:
+    begun = SEALED_HEADER_BYTES + (TICKET_BYTES if way == 0 else 0)  # what is said at the door
+    ends = met(stack, lambda place: Tampering(place, begun + at, way))
+    sender, receiver = ends[1 - way], ends[way]
+    sender.send([bytes(100)])
+    with pytest.raises(BadFrame, match="refused.*changed, cut, repeated or moved"):
+        receiver.receive()
+    assert receiver.measured() == Cost()
+    receiver.close()
+    with pytest.raises(PeerLost):
+        sender.receive()
+
+
+def test_a_cut_stream_is_a_lost_peer_at_both_ends_though_curve_stands(stack: ExitStack) -> None:
+    begun = SEALED_HEADER_BYTES + TICKET_BYTES
+    s0, s1 = met(stack, lambda place: Tampering(place, begun + 30, 0, cut=True))
+    start = time.monotonic()
+    s1.send([bytes(100)])
+    for end in (s0, s1):
+        with pytest.raises(PeerLost):
+            end.receive()
+    assert time.monotonic() - start < 2.0
+
+
+@pytest.mark.parametrize(("way", "at"), [(0, 3), (0, TICKET_BYTES + 3), (1, 3)])
+def test_tampering_at_the_door_fails_before_the_first_masked_byte(
+    stack: ExitStack, way: int, at: int
+) -> None:
+    ends = both_ends(stack, lambda place: Tampering(place, at, way))
+    start = time.monotonic()
+    found = both(ends[0].transport.wait_peer, ends[1].transport.wait_peer)
+    assert isinstance(found[1], WireError) and "peer_bulk" in str(found[1])
+    assert way == 1 or isinstance(found[0], WireError)
+    assert time.monotonic() - start < DEADLINE_S + 1
+    ends[1].close()
+    for end in ends:
+        with pytest.raises(WireError):
+            end.exchange([b"masked"])
+
+
+def test_an_absent_second_socket_fails_in_time_and_says_what_to_do(stack: ExitStack) -> None:
+    s0 = bind(stack)
+    s1 = connect(stack, s0.transport.endpoint, stream_endpoint=free_port())
+    start = time.monotonic()
+    here, there = both(s0.transport.wait_peer, s1.transport.wait_peer)
+    assert time.monotonic() - start < DEADLINE_S
+    assert (
+        isinstance(there, PeerLost)
+        and "no stream to server0 at" in there.what
+        and "peer_bulk" in there.hint
+    )
+    assert (
+        isinstance(here, PeerTimeout)
+        and "no stream of server1 at port" in here.what
+        and "peer_bulk" in here.hint
+    )
+    for end in (s0, s1):  # what has failed once stays so: the keys of a connection are agreed once
+        with pytest.raises(PeerLost, match="its stream did not come about"):
+            end.transport.wait_peer()
+
+
+def test_a_stream_port_that_is_taken_is_a_config_error(stack: ExitStack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="cannot listen for a stream"):
+            PeerSocket.bind(ANY_PORT, S0, S1.public, stream_endpoint=place)
+        with pytest.raises(ConfigError, match="cannot listen for a stream"):
+            Listener(
+                ANY_PORT,
+                S0,
+                {DEALER.public: "dealer"},
+                stream_peers=["dealer"],
+                stream_endpoint=place,
+            )
+
+
+def test_a_peer_that_says_something_else_first_is_refused(stack: ExitStack) -> None:
+    s0 = bind(stack)
+    odd = link.Link("server0", S1, 1 << 20)
+    odd.connect(s0.transport.endpoint, S0.public)
+    stack.callback(odd.close)
+    odd.put([encode_header(Kind.CONTROL, 1), b"x"])
+    with pytest.raises(BadFrame, match="a STREAM frame was due and a CONTROL frame came"):
+        s0.transport.wait_peer()
+
+
+def test_ends_whose_curve_keys_differ_from_what_was_proved_do_not_meet(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if somebody sat between two CURVE connections and passed the hellos on."""
+    monkeypatch.setattr(peer_socket, "STREAM_S", 1.0)
+    ends = both_ends(stack)
+    ends[1].transport._link._peer_key = USER.public
+    found = both(ends[0].transport.wait_peer, ends[1].transport.wait_peer)
+    assert all(isinstance(error, WireError) for error in found), found
+
+
+def test_after_an_error_in_an_exchange_the_arrays_are_free(stack: ExitStack) -> None:
+    s0, s1 = met(stack)
+    data = bytearray(32 << 20)
+    s1.send_error(ConfigError("server 1 stops"))
+    with pytest.raises(RemoteError, match="server 1 stops"):
+        s0.exchange([data])
+    with pytest.raises(PeerLost):
+        s0.send([b"x"])
+    assert s0.transport._stream is not None and s0.transport._stream._send_buffer is not None
+    thread = s0.transport._stream._send_buffer._thread
+    assert thread is not None and not thread.is_alive()
+
+
+def test_key_material_does_not_print(stack: ExitStack) -> None:
+    for thing in met(stack):
+        stream = thing.transport._stream
+        assert isinstance(stream, Stream)
+        for text in (
+            repr(thing),
+            repr(stream),
+            repr(stream._opener),
+            repr(stream._keys),
+            repr(vars(stream)),
+        ):
+            for secret in (stream._keys._peers, stream._opener._secret):
+                assert secret.hex() not in text and repr(secret)[2:-1] not in text
