@@ -111,7 +111,9 @@ class RecordingSession(Session):
     @property
     def known(self) -> dict[Name, tuple[int, Words]]:
         """What this server drew, and what server 1 was dealt."""
-        return self.backend.drawn | (self.dealt if self.party else {})
+        scripted: Any = self.backend
+        drawn: dict[Name, tuple[int, Words]] = scripted.drawn
+        return drawn | (self.dealt if self.party else {})
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         words: Words = super().dealt_words(name, shape, bits)

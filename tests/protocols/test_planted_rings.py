@@ -183,7 +183,8 @@ def bias_added_by_both(patch: Patch) -> None:
 
     def run(self: PrivateProduct, session: Session, x: Any) -> Additive:
         got: Any = honest(self, session, x)
-        return got.with_words(got.words + bias)
+        more: Additive = got.with_words(got.words + bias)
+        return more
 
     patch.setattr(PrivateProduct, "run", run)
 
