@@ -112,7 +112,8 @@ class RecordingSession(Session):
     def known(self) -> dict[Name, tuple[int, Words]]:
         """What this server drew, and what server 1 was dealt."""
         scripted: Any = self.backend
-        return dict(scripted.drawn) | (self.dealt if self.party else {})
+        drawn: dict[Name, tuple[int, Words]] = scripted.drawn
+        return drawn | (self.dealt if self.party else {})
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         words: Words = super().dealt_words(name, shape, bits)

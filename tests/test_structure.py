@@ -22,17 +22,10 @@ KNOWN_LONG_FILES = {
     "gpumpc/client/client.py",
     "gpumpc/local/simulation.py",
     "gpumpc/offline/pool.py",
-    "gpumpc/protocols/comparison.py",
     "gpumpc/ring/numpy_backend.py",
     "gpumpc/server/requests.py",
-    "tests/harness.py",
     "tests/kernels/test_planted.py",
     "tests/local/test_simulation.py",
-    "tests/oracle/test_oracle.py",
-    "tests/protocols/test_planted.py",
-    "tests/protocols/test_staircase.py",
-    "tests/protocols/test_topk.py",
-    "tests/retrieval/test_classify.py",
     "tests/ring/test_parity.py",
     "tests/store/test_faults.py",
     "tests/wire/stream/test_stream.py",
@@ -40,8 +33,6 @@ KNOWN_LONG_FILES = {
     "tests/wire/test_zmq_streams.py",
 }
 KNOWN_LONG_PACKAGES = {
-    "gpumpc/program",
-    "gpumpc/retrieval",
     "gpumpc/ring/numba_backend",
     "gpumpc/server",
 }
@@ -49,14 +40,10 @@ KNOWN_MANY_ARGUMENTS = {
     "gpumpc/engine/engine.py:Engine.__init__",
     "gpumpc/engine/evaluation.py:Evaluation.__init__",
     "gpumpc/local/compile.py:compile",
-    "gpumpc/program/compiler.py:compile_graph",
-    "gpumpc/retrieval/index_store.py:LoadedIndex.__init__",
-    "gpumpc/retrieval/normalise.py:_scaled",
     "gpumpc/server/requests.py:RequestHandler.__init__",
     "gpumpc/session.py:Session.__init__",
     "gpumpc/wire/zmq_channel/peer_socket.py:ZmqChannel.bind",
     "gpumpc/wire/zmq_channel/peer_socket.py:ZmqChannel.connect",
-    "tests/harness.py:run_program",
 }
 
 

@@ -1,7 +1,7 @@
 """The few layer records a network is made of, with shapes. Channels last, everywhere.
 
 A graph is a tuple of records in evaluation order. A record names its inputs by the names of earlier
-records; its own value has its own name. Weights stand beside the graph in a dict of float64 arrays:
+records; its own value has its own name. The weights are a dict of float64 arrays:
 `NAME.weight`, `NAME.bias`.
 
 Shapes are those of one item: (H, W, C) for images, (C,) for vectors; the batch axis comes first in
@@ -25,7 +25,7 @@ Padding = tuple[Count, Count, Count, Count]  # top, bottom, left, right
 
 
 class Layer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Common to all records: the value's name and the names of what it is computed from."""
+    """Common to all records: the value's name and the names of its inputs."""
 
     name: str
     inputs: tuple[str, ...]

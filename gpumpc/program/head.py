@@ -1,4 +1,4 @@
-"""What a user learns of an image: answers on top of a network, and heads on stored features."""
+"""Answers on top of a network, which the user learns, and heads on stored features."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def compile_head(
     Args:
         weight, bias: (d, C) and (C,), for results of d entries.
         classes: C names; every party reads them.
-        policy: what the user learns.
+        policy: decides what the user learns.
 
     Raises:
         PlanError: the plan's results are not vectors.

@@ -68,7 +68,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
         bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample
             images did.
-        guard_bits: bits above what the samples reached (calibrated only).
+        guard_bits: bits above the largest values of the samples (calibrated only).
         widths: of the layers, see `gpumpc.program.program.Width`; any other layer has k bits and
             weights at 2^f.
         classes: names of the indices in the result, if it has any; every party reads them.

@@ -148,7 +148,7 @@ class Program:
         return sum(step.prepared_bytes for step in self.steps)
 
     def prepare(self, draws: PartyRandomness) -> Iterator[tuple[str, Words]]:
-        """What a server can compute before it has an input: (step, words), in program order."""
+        """The work that a server can do before it has an input: (step, words), in program order."""
         values: dict[str, Any] = dict.fromkeys(self.inputs)
         for step in self._walk(values):
             draws.at(step.name)

@@ -1,8 +1,8 @@
 """Does every value fit its ring? Interval bounds on the integers the program really computes with.
 
 *certified*: bounds follow from the input's declared range and the integer weights, channel by
-channel; no input in range can exceed them. *calibrated*: the bounds of each product are what sample
-images reached, times 2^guard; an input unlike the samples may wrap unnoticed. A value that
+channel; no input in range can exceed them. *calibrated*: the bounds of each product are the largest
+values of sample images, times 2^guard; an input unlike the samples may wrap unnoticed. A value that
 does not fit is refused here, before anything is shared.
 """
 

@@ -101,7 +101,7 @@ def _unpack(program: Program, sent: memoryview, backend: Backend) -> Iterator[Wo
 
 
 def open_static(session: Session, program: Program, raw: RawShares) -> dict[str, StaticWeight]:
-    """Open F = W - Bm of every layer in one round, and keep W_0 = F + Bm_0, W_1 = Bm_1.
+    """Open F = W - Bm of every layer in one round; then W_0 = F + Bm_0 and W_1 = Bm_1.
 
     The session must be one of `seeds.weight_session`, its name reserved in the ledger: two openings
     under one Bm would give away the difference of two models.

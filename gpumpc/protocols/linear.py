@@ -80,8 +80,8 @@ Operator = MatMul | Convolution | Elementwise
 class Open(Step):
     """Mask and open an operand: E = X - A modulo 2^bits.
 
-    **Computes** the public E, and keeps each server's mask share A_p; every product that reads the
-    value uses the same E. **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server
+    **Computes** the public E and each server's mask share A_p; every product that reads the value
+    uses the same E. **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server
     knows only its own part. **Cost** 1 round; bits an element each way; no corrections.
     **Error** none.
     **Source** Beaver 1991; here A is drawn from seeds.

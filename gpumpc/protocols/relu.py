@@ -1,4 +1,4 @@
-"""The sign of a shared value, and what is selected by it: ReLU and clamp.
+"""The sign of a shared value, and selections by it: ReLU and clamp.
 
 The dealer knows r; the servers open y = v + r modulo 2^K. With l = [y_low < r_low] on the low K - 1
 bits, drelu = [v >= 0] = 1 ^ msb(y) ^ msb(r) ^ l. The bit t, shared also as words t and t r, turns
@@ -28,7 +28,7 @@ def split_top(planes: Lanes) -> tuple[Lanes, Lanes]:
 
 @dataclasses.dataclass(frozen=True)
 class Positive:
-    """max(v, 0) of n flat elements: what ReLU and max-pool are made of.
+    """max(v, 0) of n flat elements, a part of ReLU and max-pool.
 
     **Computes** v [v >= 0] for |v| < 2^(bits-1); modulo 2^high if high > bits (lifted in the same
     round), else 2^bits. **Hides** v: y under r; each tree bit under its own mask; drelu under t;

@@ -58,8 +58,9 @@ class Step(abc.ABC):
         return self.cost.dealer_bytes
 
     def deal(self, dealing: Dealing, *masks: Words) -> Words | None:
-        """The dealer's side. `masks` are what `deal` of the steps that made the inputs returned;
-        only an opening returns one.
+        """The dealer's side. Returns the mask of an opening, None for other steps.
+
+        `masks` are those of the inputs, in order.
         """
         return None
 

@@ -33,13 +33,11 @@ def plain_search(
         backend.upload(np.rint(values * scale).astype(np.int64).view(np.uint64))
         for values in (gallery, queries)
     )
-    kept = rows_program(geometry, len(gallery), params).plain(Clear(backend, {}), rows)
-    norms = (
-        backend.row_dot(kept, kept, 64)
-        if geometry.metric == "l2"
-        else backend.zeros((len(gallery),))
-    )
-    operand = backend.scale(kept.T, geometry.weight_factor, 64)
+    rows = rows_program(geometry, len(gallery), params).plain(Clear(backend, {}), rows)
+    norms = backend.zeros((len(gallery),))
+    if geometry.metric == "l2":
+        norms = backend.row_dot(rows, rows, 64)
+    operand = backend.scale(rows.T, geometry.weight_factor, 64)
     program = query_program(geometry, len(queries), len(gallery), k, params)
     keys = backend.download(program.plain(Clear(backend, {ROWS: (operand, norms)}), asked))
     found = signed(np.ascontiguousarray(keys), 64)

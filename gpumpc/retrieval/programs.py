@@ -2,7 +2,7 @@
 
 Feature shares come at the bits and scale of the plan that made them. Both programs first cut them
 down to `VALUE_BITS` (truncate, then lift): rows and queries are quantised alike, and a distance
-fits its ring. For cosines, both are then scaled to length one (`normalise`), and what follows is an
+fits its ring. For cosines, both are then scaled to length one (`normalise`), and compared by an
 inner product.
 """
 

@@ -242,7 +242,7 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
         (("share", "06.png", "x.npy"), "given together"),
         (("extract",), "items or --all"),
         (("extract", "note.txt"), "no file that was shared"),
-        (("extract", "--all", "--out", "features.xls"), "no name for a features file"),
+        (("extract", "--all", "--out", "features.xls"), "cannot be the name of a features file"),
         (("index", "add", "greys", "0" * 32), "item 00000000 is not in the store"),
         (("index", "create", "greys", "--metric", "ip"), "there is an index 'greys' already"),
         (("index", "create", "greys", "--metric", "l1"), "'l1' is not known"),

@@ -14,18 +14,25 @@ import pytest
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
 from gpumpc.protocols.linear import (
-    BeaverProduct,
     Convolution,
     Elementwise,
     MatMul,
-    Open,
-    PrivateProduct,
-    PublicProduct,
 )
 from gpumpc.protocols.pooling import SumPool
 from gpumpc.protocols.step import Shape
 from tests.harness import Outcome, run_step, run_steps, share
-from tests.protocols.cases import argmax, clamp, compare, lift, max_pool, relu, truncate, values
+from tests.protocols.cases import (
+    argmax,
+    beaver_steps,
+    clamp,
+    compare,
+    lift,
+    max_pool,
+    product_steps,
+    relu,
+    truncate,
+    values,
+)
 from tests.scripted import NUMPY
 
 Mixture = tuple[str, str, str]  # backends of server 0, server 1 and the dealer
@@ -106,22 +113,14 @@ def check_product(product: Product, params: Params, others: Mixtures) -> None:
     rng, k = np.random.default_rng(1), params.ring_bits
     w, bias = (rng.integers(0, 1 << k, size, np.uint64) for size in (weight, weight[-1:]))
     x = share(rng.integers(-1000, 1000, shape), k)
-    steps = (
-        [
-            Open("o", ("x",), "e", shape, k),
-            PrivateProduct("p", ("e",), "y", shape, "w", operator, out, k, 26),
-        ]
-        if params.weights == "private"
-        else [PublicProduct("p", ("x",), "y", shape, "w", operator, out, k, 26)]
-    )
-    check_same(lambda b: run_steps(steps, {"x": x}, {"w": (w, bias)}, params, backends=b), others)
+    steps, layers = product_steps(operator, shape, out, k, 26, params.weights), {"layer": (w, bias)}
+    check_same(lambda b: run_steps(steps, {"x": x}, layers, params, backends=b), others)
 
 
 def check_product_of_two_secrets(others: Mixtures) -> None:
     x, y = (share(np.random.default_rng(seed).integers(-99, 99, (989,)), 40) for seed in (1, 2))
-    opens = [Open("ox", ("x",), "e", (989,), 40), Open("oy", ("y",), "f", (989,), 40)]
-    product = BeaverProduct("p", ("e", "f"), "z", (989,), Elementwise(), (989,), 40)
-    check_same(lambda b: run_steps([*opens, product], {"x": x, "y": y}, backends=b), others)
+    steps = beaver_steps(Elementwise(), (989,), (989,), (989,), 40)
+    check_same(lambda b: run_steps(steps, {"x": x, "y": y}, backends=b), others)
 
 
 def check_comparison(others: Mixtures) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,25 @@ from gpumpc.offline.deal_batch import Dealing
 from gpumpc.params import Cipher
 from gpumpc.protocols.chains import Chain
 from gpumpc.protocols.comparison import Comparison
+from gpumpc.protocols.linear import (
+    BeaverProduct,
+    Convolution,
+    MatMul,
+    Open,
+    Operator,
+    PrivateProduct,
+    PublicProduct,
+)
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU
-from gpumpc.protocols.step import Clear, Step
+from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import Words, lane_bytes
 from gpumpc.session import Session
 
 Ints = npt.NDArray[np.int64]
+Visibility = Literal["private", "public"]
 # (k, f): the two settings of docs/protocols.md section 7, and the widest ring that a plan may ask
 # for.
 RINGS = [(40, 13), (44, 16), (62, 20)]
@@ -94,6 +104,32 @@ def max_pool(
 
 def argmax(shape: tuple[int, int], bits: int) -> Argmax:
     return Argmax("argmax", ("x",), "y", shape, bits)
+
+
+def product_steps(
+    operator: MatMul | Convolution,
+    shape: Shape,
+    out: Shape,
+    k: int,
+    frac: int = 0,
+    weights: Visibility = "private",
+) -> list[Step]:
+    """x o W + b with the weights of "layer"; x is opened first where they are private."""
+    if weights == "public":
+        return [PublicProduct("p", ("x",), "y", shape, "layer", operator, out, k, frac)]
+    return [
+        Open("open", ("x",), "e", shape, k),
+        PrivateProduct("p", ("e",), "y", shape, "layer", operator, out, k, frac),
+    ]
+
+
+def beaver_steps(operator: Operator, shape: Shape, other: Shape, out: Shape, k: int) -> list[Step]:
+    """x o y of two operands."""
+    return [
+        Open("open x", ("x",), "e", shape, k),
+        Open("open y", ("y",), "f", other, k),
+        BeaverProduct("p", ("e", "f"), "z", shape, operator, out, k),
+    ]
 
 
 # laws

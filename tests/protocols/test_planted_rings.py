@@ -23,6 +23,7 @@ from tests.harness import BACKEND, Cell, run_step, run_steps, share, unsigned
 from tests.protocols.cases import (
     lift,
     outside_truncation,
+    product_steps,
     random_values,
     truncate,
 )
@@ -79,10 +80,7 @@ def truncation_has_no_large_errors() -> None:
 def product_is_right() -> None:
     rng = np.random.default_rng(4)
     x, w = rng.integers(-100, 100, (19, 7)), rng.integers(-100, 100, (7, 5))
-    steps = [
-        Open("open", ("x",), "e", x.shape, K),
-        PrivateProduct("p", ("e",), "y", x.shape, "layer", MatMul(), (19, 5), K, 2 * F),
-    ]
+    steps = product_steps(MatMul(), (19, 7), (19, 5), K, 2 * F)
     weights = {"layer": (unsigned(w) & mask(K), np.array([1, 2, 3, 4, 5], dtype=np.uint64))}
     got = run_steps(steps, {"x": share(x, K, seed=2)}, weights)
     assert np.array_equal(got.values, x @ w + [1, 2, 3, 4, 5])
@@ -185,7 +183,8 @@ def bias_added_by_both(patch: Patch) -> None:
 
     def run(self: PrivateProduct, session: Session, x: Any) -> Any:
         got: Any = honest(self, session, x)
-        return got.with_words(got.words + bias)
+        more: Additive = got.with_words(got.words + bias)
+        return more
 
     patch.setattr(PrivateProduct, "run", run)
 

@@ -36,7 +36,13 @@ from tests.harness import (
     unsigned,
 )
 from tests.protocols.cases import SIZES, Ints
-from tests.protocols.checkers import check_independent, check_opened, check_same_law, check_view
+from tests.protocols.checkers import (
+    check_cost,
+    check_independent,
+    check_opened,
+    check_same_law,
+    check_view,
+)
 from tests.protocols.mistakes import (
     Checker,
     Mistake,
@@ -176,10 +182,7 @@ def test_rows_are_added_without_carry(rows):
 def test_declared_is_measured(n, edges):
     step = stairs(n, BITS, edges, tuple(range(len(edges) + 1)))
     got = run_step(step, share(np.zeros(n, dtype=np.int64), BITS))
-    assert got.cost == step.cost and step.cost.dealer_bytes == len(got.corrections)
-    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [
-        sum(map(len, sent)) for sent in zip(*got.sent, strict=True)
-    ]
+    check_cost(got, step.cost)
     tree, every_n = step.comparison.high, n * len(edges)
     sent = (
         packed_bytes(n, BITS)

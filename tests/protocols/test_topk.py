@@ -30,6 +30,7 @@ from gpumpc.ring import selection
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session, Sum
 from tests.harness import plain, run_steps, share
+from tests.protocols.checkers import check_cost
 from tests.protocols.mistakes import Patch
 
 Ints = npt.NDArray[np.int64]
@@ -132,12 +133,7 @@ def _opened_sign(sign: OpenedSign, x: Ints) -> Any:
 )
 def test_declared_is_measured_in_both_directions(rows, n, k):
     outcome = search(np.zeros((rows, n), dtype=np.int64), k, seed=6)
-    declared = [step.cost for step in steps((rows, n), k)]
-    assert outcome.cost == declared[0] + declared[1]
-    assert outcome.cost.s0_bytes == sum(len(first) for first, _ in outcome.sent)
-    assert outcome.cost.s1_bytes == sum(len(second) for _, second in outcome.sent)
-    assert outcome.cost.rounds == len(outcome.sent)
-    assert outcome.cost.dealer_bytes == len(outcome.corrections)
+    check_cost(outcome, sum((step.cost for step in steps((rows, n), k)), Cost()))
 
 
 def test_the_cost_depends_on_no_data():

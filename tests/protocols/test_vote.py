@@ -37,7 +37,7 @@ from tests.harness import (
     unsigned,
 )
 from tests.protocols.cases import Lt
-from tests.protocols.checkers import check_opened, check_same_law, check_view
+from tests.protocols.checkers import check_cost, check_opened, check_same_law, check_view
 from tests.protocols.mistakes import (
     Checker,
     Mistake,
@@ -166,10 +166,7 @@ def test_equality_of_all_values_or_neighbours(bits):
 def test_declared_is_measured(rows, k, bits):
     step = vote((rows, k), bits)
     got = run(np.zeros((rows, k), dtype=np.int64), bits)
-    assert got.cost == step.cost and step.cost.dealer_bytes == len(got.corrections)
-    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [
-        sum(map(len, sent)) for sent in zip(*got.sent, strict=True)
-    ] or k == 1
+    check_cost(got, step.cost)
     pairs, count = rows * k * (k - 1) // 2, (k - 1).bit_length() + 1
     if k == 1:
         assert step.cost == Cost()

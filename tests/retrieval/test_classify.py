@@ -37,7 +37,6 @@ from tests.retrieval.indexes import (
     BATCH,
     PARAMS,
     SEED,
-    Index,
     Ints,
     best,
     feature_shares,
@@ -149,9 +148,9 @@ def test_a_single_row_and_all_rows(n_rows, k):
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
-def test_rows_of_two_sessions_vote_with_their_labels(tmp_path, metric):
+def test_rows_of_two_sessions_vote_with_their_labels(make, metric):
     geometry = dataclasses.replace(GEOMETRY, metric=metric)
-    one = Index(tmp_path, geometry, n_labels=5)
+    one = make(geometry, n_labels=5)
     labels = np.random.default_rng(5).integers(0, 5, BATCH + 20)
     one.add(small(BATCH, geometry, 6), b"the first sessio", labels=labels[:BATCH])
     one.add(small(20, geometry, 7), b"the second sessi", batch_index=3, labels=labels[BATCH:])
@@ -160,21 +159,19 @@ def test_rows_of_two_sessions_vote_with_their_labels(tmp_path, metric):
     # A labelled index is searched for positions all the same.
     found, scores = one.search(small(2, geometry, 9), 3)
     assert found == best(scores, 3)
-    one.close()
 
 
-def test_rows_taken_out_take_their_labels_along(tmp_path):
-    one = Index(tmp_path, GEOMETRY, n_labels=4)
+def test_rows_taken_out_take_their_labels_along(make):
+    one = make(GEOMETRY, n_labels=4)
     one.add(small(10, GEOMETRY, 10), b"the first sessio", labels=np.arange(10) % 4)
     one.remove(["row0000", "row0005"])
     got, scores = one.classify(small(9, GEOMETRY, 11), 3)
     left = np.array([one.labels[name] for name in sorted(one.rows)])
     assert len(left) == 8 and np.array_equal(got.words.astype(np.int64), voted(scores, left, 3))
-    one.close()
 
 
-def test_label_shares_at_rest(tmp_path):
-    one = Index(tmp_path, GEOMETRY, n_labels=4)
+def test_label_shares_at_rest(make):
+    one = make(GEOMETRY, n_labels=4)
     labels = np.arange(7) % 4
     one.add(small(7, GEOMETRY, 12), b"the first sessio", labels=labels)
     first: Any
@@ -185,11 +182,10 @@ def test_label_shares_at_rest(tmp_path):
     # Neither half is the label.
     assert (first.words >> np.uint64(32)).any() and (second.words >> np.uint64(32)).any()
     assert row_bytes(GEOMETRY, 4) == row_bytes(GEOMETRY) + 8
-    one.close()
 
 
-def test_rows_and_record_must_agree_about_labels(tmp_path):
-    one = Index(tmp_path, GEOMETRY, n_labels=4)
+def test_rows_and_record_must_agree_about_labels(make):
+    one = make(GEOMETRY, n_labels=4)
     one.add(small(3, GEOMETRY, 13), b"the first sessio", labels=np.arange(3))
     one.record = msgspec.structs.replace(one.record, n_labels=0)
     with pytest.raises(CorruptStore, match="make the index again"):
@@ -197,7 +193,6 @@ def test_rows_and_record_must_agree_about_labels(tmp_path):
     rows = one.add(small(3, GEOMETRY, 14), b"other session id").shares[0]
     with pytest.raises(BadShape, match="each row has one label"):
         pack_rows(BACKEND, GEOMETRY, rows, 3, np.zeros(2, dtype=np.uint64))
-    one.close()
 
 
 def test_an_unlabelled_record_reads_as_before():
@@ -211,12 +206,11 @@ def test_an_unlabelled_record_reads_as_before():
     assert decode_index(encode_index(labelled)) == labelled != record
 
 
-def test_an_unlabelled_index_loads_no_labels(tmp_path):
-    one = Index(tmp_path, GEOMETRY)
+def test_an_unlabelled_index_loads_no_labels(make):
+    one = make(GEOMETRY)
     one.add(small(3, GEOMETRY, 15), b"the first sessio")
     assert [loaded.labels for loaded in one.load()] == [None, None]
     assert index.WORD_BYTES == 8
-    one.close()
 
 
 # the program

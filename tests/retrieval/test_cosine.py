@@ -38,7 +38,6 @@ from tests.retrieval.indexes import (
     BATCH,
     PARAMS,
     SEED,
-    Index,
     Ints,
     best,
     compared,
@@ -168,9 +167,9 @@ def test_lengths_do_not_matter():
 # searches
 
 
-def test_rows_are_found_as_cosines_say(tmp_path):
+def test_rows_are_found_as_cosines_say(make):
     geometry = Geometry(24, "cosine", 20, 15)
-    one = Index(tmp_path, geometry)
+    one = make(geometry)
     one.add(features(BATCH, 24, seed=5), b"the first sessio")
     one.add(features(20, 24, seed=6), b"the second sessi", batch_index=3)
     queries = features(4, 24, seed=7)
@@ -184,12 +183,11 @@ def test_rows_are_found_as_cosines_say(tmp_path):
     for q, row in enumerate(found):
         for score, position in row:
             assert abs(-score / geometry.score_scale - exact[q, position]) < 0.02
-    one.close()
 
 
-def test_a_vector_of_zeros_is_at_a_right_angle_to_all(tmp_path):
+def test_a_vector_of_zeros_is_at_a_right_angle_to_all(make):
     geometry = Geometry(6, "cosine", 20, 15)
-    one = Index(tmp_path, geometry)
+    one = make(geometry)
     rows = np.zeros((5, 6), dtype=np.int64)
     rows[3], rows[4] = np.arange(6) << 14, np.arange(6, 0, -1) << 10
     one.add(rows, b"the first sessio")
@@ -199,7 +197,6 @@ def test_a_vector_of_zeros_is_at_a_right_angle_to_all(tmp_path):
     assert found[0] == [(0, 0), (0, 1), (0, 2)]
     assert found[1][0][1] == 3 and -found[1][0][0] / geometry.score_scale > 0.999
     assert [position for _, position in found[2]] == [0, 1, 2]
-    one.close()
 
 
 @pytest.mark.parametrize("dim", [1, 64, 1280, 1 << 22])

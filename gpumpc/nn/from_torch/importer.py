@@ -1,4 +1,4 @@
-"""Walks a traced module node by node and keeps what the operators' handlers share."""
+"""Walks a traced module node by node, with the state that the operators' handlers share."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Importer:
         self.record_of[node] = name
 
     def _rebind(self, node: fx.Node, name: str) -> None:
-        """An operator in place: whoever reads its first operand from here on reads the result."""
+        """An operator in place: later readers of its first operand read the result."""
         old = self.record(node, node.args[0])
         if any(
             isinstance(layer, Flatten) and old in (layer.name, *layer.inputs)
@@ -185,7 +185,7 @@ def module_of(node: fx.Node) -> tuple[str, str]:
 
 
 def refuse(node: fx.Node, why: str, hint: str) -> NoReturn:
-    """Raise UnsupportedOperator naming the operator and where it stands."""
+    """Raise UnsupportedOperator naming the operator and its module."""
     path, kind = module_of(node)
     where = f"module '{path}' ({kind.rsplit('.', 1)[-1]})" if path else "the model's own forward"
     raise UnsupportedOperator(f"operator {node.target} in {where} is not supported", why, hint)

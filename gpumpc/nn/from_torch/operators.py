@@ -1,6 +1,4 @@
-"""One handler an operator: it checks what torch was asked for and appends the record that computes
-the same.
-"""
+"""One handler an operator: it checks the arguments and appends a record that computes the same."""
 
 from __future__ import annotations
 
