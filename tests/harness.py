@@ -80,10 +80,12 @@ def drawn_openly(patch: pytest.MonkeyPatch) -> None:
         return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
 
     def deal_words(self: dealer.Dealing, name: str, value: Words, bits: int) -> None:
-        self._give(self.backend.pack(value - self.words(0, name, value.shape, bits), bits))
+        self._send_correction(
+            self.backend.pack(value - self.words(0, name, value.shape, bits), bits)
+        )
 
     def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
-        self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
+        self._send_correction(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
 
     fused = {
         Session: (masked, masked_operand, send_masked),
@@ -506,17 +508,8 @@ class _Server:
     ) -> None:
         self.channel = RecordingChannel(channel)
         self.channel.begin(self.session_id, batch_index)
-        arguments = (
-            self.party,
-            self.backend,
-            self.channel,
-            cipher,
-            self.tree,
-            corrections,
-            weights,
-            ahead,
-        )
-        self.session = RecordingSession(self.script, *arguments)
+        own = PartyRandomness(self.party, self.backend, cipher, self.tree, weights)
+        self.session = RecordingSession(self.script, own, self.channel, corrections, ahead)
 
     def work(self, program: Program, inputs: Sequence[Additive]) -> None:
         try:

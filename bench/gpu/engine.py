@@ -25,7 +25,7 @@ from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend
-from gpumpc.session import Session, StaticWeight
+from gpumpc.session import PartyRandomness, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, Channel, memory_pair
 
@@ -165,15 +165,9 @@ class Engine:
             channel.begin(SESSION, self._batch)
             stream = _Corrections(corrections) if party else None
             tree = self._trees(SESSION, self._batch)[party]
-            arguments: tuple[Any, ...] = (
-                backend,
-                channel,
-                self.program.params.cipher,
-                tree,
-                stream,
-                self._static[party],
-            )
-            session = Session(party, *arguments)
+            cipher = self.program.params.cipher
+            own = PartyRandomness(party, backend, cipher, tree, self._static[party])
+            session = Session(own, channel, stream)
             value = self.program.input
             result = self.program.run(
                 session, Additive(backend.upload(shares[party]), value.bits, value.frac)

@@ -1,9 +1,8 @@
 """Domain-separated keys: seed(p, session, batch, step, name) = HKDF(root_p, ...).
 
-A key belongs to exactly one expansion; whoever asks for the same name twice in one batch gets
-MaskReused, because a mask hides one value, ever. Source: RFC 5869, extract once per batch, expand
-once per name; every field is length-prefixed, so no two different field lists give the same info
-string.
+A key belongs to exactly one expansion: asking for a name twice in one batch raises MaskReused,
+because a mask hides one value, ever. Source: RFC 5869, extract once per batch, expand once per
+name; every field is length-prefixed, so no two field lists give the same info string.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class SeedTree:
     Args:
         root: 32 bytes known to the dealer and this server alone.
         session_id: 16 bytes, fresh for every pair of ledgers and every program.
-        batch: the batch number, reserved in the ledger before any key is drawn.
+        batch_index: the batch number, reserved in the ledger before any key is drawn.
     """
 
     def __init__(self, root: bytes, session_id: bytes, batch_index: int) -> None:
@@ -63,8 +62,8 @@ def weight_session(version: str, weight_sharing_id: str) -> bytes:
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:
-    """Bound to the program and to both ledgers: a ledger that was lost leads to another session,
-    never to old masks.
+    """A session's id, bound to the program and to both ledgers: after the loss of a ledger it is
+    another one, never one with old masks.
     """
     return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[
         :SESSION_BYTES

@@ -1,5 +1,5 @@
-"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest that says
-which may be used.
+"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest of the rows
+that may be used.
 
 A row belongs to an item and a kind ("input/PLAN", "feature/PLAN"); its version names the random
 values behind the share (an upload, or a session and batch). Only when both servers hold the same
@@ -47,7 +47,7 @@ Matrix = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, order=True)
 class RowKey:
-    """Which value, and under which random values it is shared: the same at both servers."""
+    """Names a shared value and the random values behind its shares: the same at both servers."""
 
     item: str
     version: str
@@ -55,7 +55,7 @@ class RowKey:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the manifest says of a row."""
+    """A row's entry in the manifest."""
 
     key: RowKey
     owner: str
@@ -79,7 +79,7 @@ class Store(SqliteFile):
 
     def __init__(self, folder: Path, party: int) -> None:
         self.folder = private_folder(Path(folder))
-        self._held = lock_file(self.folder / "lock", f"the store {folder}")
+        self._lock_descriptor = lock_file(self.folder / "lock", f"the store {folder}")
         try:
             super().__init__(self.folder / "manifest.sqlite", _SCHEMA, FORMAT)
             with self._explained():
@@ -132,13 +132,13 @@ class Store(SqliteFile):
     # notes
 
     def note(self, name: str, text: str) -> str:
-        """Keep a small text under a name, unless there is one; what is there now."""
+        """Store a small text under a name unless the name has one; the text stored now."""
         with self._change() as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (f"note {name}", text))
         return self.noted(name) or ""
 
     def noted(self, name: str) -> str | None:
-        """The text under a name, if there is one."""
+        """The text stored under a name, if any."""
         with self._read():
             found = self._db.execute(
                 "SELECT value FROM meta WHERE key = ?", (f"note {name}",)
@@ -148,11 +148,11 @@ class Store(SqliteFile):
     # rows
 
     def put(self, kind: str, keys: Sequence[RowKey], owner: str, rows: Matrix) -> int:
-        """Add rows (n, row_bytes) as pending; how many were new. An item that is ready already
-        keeps its old row.
+        """Add rows (n, row_bytes) as pending, except of items that are ready already; how many were
+        added.
 
         Raises BadFrame where keys and rows do not fit, InputError for an item of another owner,
-        ConfigError for a full disk; then nothing is kept.
+        ConfigError for a full disk; then nothing is stored.
         """
         if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
             raise BadFrame(
@@ -187,10 +187,7 @@ class Store(SqliteFile):
         try:
             sync_folder(self.folder)
             self._enter(kind, keys, owner, name, data, rows.shape[1])
-        except (
-            ConfigError,
-            OSError,
-        ):  # refused by the disk: rolled back, so nothing mentions the segment
+        except (ConfigError, OSError):  # rolled back, so the manifest does not name the segment
             (self.folder / name).unlink(missing_ok=True)
             raise
 
@@ -212,7 +209,7 @@ class Store(SqliteFile):
             )
 
     def confirm(self, kind: str, keys: Iterable[RowKey]) -> None:
-        """Both servers hold these: they may be used from now on."""
+        """Make rows ready, as both servers hold them."""
         with self._change() as db:
             db.executemany(
                 "UPDATE rows SET state = 'ready' WHERE kind = ? AND item = ? AND version = ?",
@@ -232,7 +229,7 @@ class Store(SqliteFile):
         ]
 
     def find(self, kind: str, items: Iterable[str], owner: str) -> dict[str, Row]:
-        """What an owner has of these items, in any state, by item."""
+        """An owner's rows of these items, in any state, by item."""
         query = (
             "SELECT item, version, owner, state FROM rows WHERE kind = ? AND item = ? AND owner = ?"
         )
@@ -312,9 +309,8 @@ class Store(SqliteFile):
         return CorruptStore(f"the segment {self.folder / file} cannot be read", why, hint)
 
     def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
-        """Delete every row of these items, of kinds that begin with `prefix`; how many there were.
-
-        Segments that nothing uses any more go too.
+        """Delete every row of these items, of kinds that begin with `prefix`, and the segments that
+        are then unused; how many rows there were.
         """
         query, values = (
             "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?",
@@ -328,7 +324,7 @@ class Store(SqliteFile):
         return gone
 
     def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> None:
-        """Delete rows by kind and version: those the other server does not have."""
+        """Delete rows by kind and version."""
         with self._change() as db:
             db.executemany(
                 "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ?",
@@ -337,7 +333,7 @@ class Store(SqliteFile):
         self._drop_unused()
 
     def sweep(self, older_than_s: float) -> int:
-        """Delete rows that have been pending for long: half uploads. How many there were."""
+        """Delete rows that have been pending for longer: half uploads; how many there were."""
         with self._change() as db:
             cursor = db.execute(
                 "DELETE FROM rows WHERE state = 'pending' AND since < ?",
@@ -358,7 +354,7 @@ class Store(SqliteFile):
     # for people
 
     def info(self, owner: str | None = None) -> dict[str, int]:
-        """Counts: rows by kind and state, of one owner or of all; bytes on disk, of all."""
+        """Rows by kind and state, of one owner or of all, and the bytes of all on disk."""
         query = (
             "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY "
             "kind, state"
@@ -389,9 +385,9 @@ class Store(SqliteFile):
         return len(segments)
 
     def close(self) -> None:
-        """Let other processes have the store; safe to call twice."""
+        """Close the store and release it to other processes; safe to call twice."""
         with self._lock:
             super().close()
-            if self._held >= 0:
-                os.close(self._held)
-            self._held = -1
+            if self._lock_descriptor >= 0:
+                os.close(self._lock_descriptor)
+            self._lock_descriptor = -1

@@ -34,7 +34,7 @@ def test_any_cut_reads_what_was_written_in_order(pool: MemoryPool) -> None:
         corrections = pool.take(A, batch_index, 1.0)
         assert b"".join(bytes(corrections.read(size)) for size in sizes) == data
         corrections.finish()
-    assert pool.n_bytes_held == 0
+    assert pool.n_unread_bytes == 0
 
 
 def test_what_lies_in_one_piece_is_not_copied(pool: MemoryPool) -> None:
@@ -90,7 +90,7 @@ def test_leftover_and_missing_bytes_are_errors(pool: MemoryPool) -> None:
         corrections.read(3)
     with pytest.raises(LeftoverCorrelations, match="2 bytes"):
         corrections.finish()
-    assert pool.n_bytes_held == 0
+    assert pool.n_unread_bytes == 0
 
 
 def test_a_batch_is_written_once_and_read_once(pool: MemoryPool) -> None:
@@ -117,9 +117,9 @@ def test_what_can_never_be_used_is_forgotten(pool: MemoryPool) -> None:
     put(pool, B, 0, b"abcd")
     reading = pool.take(A, 0, 1.0)
     pool.discard_before(A, 2)
-    assert pool.n_bytes_held == 12  # the one that is read, the one above, the other session's
+    assert pool.n_unread_bytes == 12  # the one that is read, the one above, the other session's
     assert reading.read(4) == b"abcd"
     reading.finish()
     reading.discard()
     put(pool, A, 9)
-    assert pool.n_bytes_held == 8
+    assert pool.n_unread_bytes == 8

@@ -137,7 +137,7 @@ def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) ->
     writer.append(b"abc")
     pool.take(A, 0, 0).discard()
     writer.append(b"def")
-    assert not writer.handed
+    assert not writer.delivered
     writer.commit()
     assert names(pool) == set() and not pool.ahead(A, 0)
     assert pool.wanted(A, 0, 1000) == [0]

@@ -31,20 +31,20 @@ def items(names: list[RowKey]) -> list[str]:
 
 def test_what_is_confirmed_can_be_read_in_any_order(store: Store) -> None:
     names, data = keys(5), rows(5)
-    assert store.put("result", names, "user", data) == 5
-    store.confirm("result", names)
-    found, read = store.read("result", items(names)[::-1], "user")
+    assert store.put("feature", names, "user", data) == 5
+    store.confirm("feature", names)
+    found, read = store.read("feature", items(names)[::-1], "user")
     assert found == names[::-1] and (read == data[::-1]).all()
 
 
 def test_half_an_upload_is_never_read(store: Store) -> None:
     store.put("feature", keys(2), "user", rows(2))
     store.confirm("feature", keys(1))
-    assert [row.key for row in store.rows("result", "pending")] == keys(2)[1:]
+    assert [row.key for row in store.rows("feature", "pending")] == keys(2)[1:]
     with pytest.raises(MissingFile, match="item item001 is not in the store"):
-        store.read("result", items(keys(2)))
+        store.read("feature", items(keys(2)))
     assert store.sweep(older_than_s=-1.0) == 1 and [
-        row.key for row in store.rows("result")
+        row.key for row in store.rows("feature")
     ] == keys(1)
 
 
@@ -53,7 +53,7 @@ def test_a_ready_row_stays_and_a_pending_one_is_replaced(store: Store) -> None:
     store.confirm("feature", keys(1))
     assert store.put("feature", keys(2, "v2"), "user", rows(2, seed=2)) == 1
     store.confirm("feature", keys(2, "v2"))
-    found, read = store.read("result", items(keys(2)))
+    found, read = store.read("feature", items(keys(2)))
     assert [key.version for key in found] == ["v1", "v2"]
     assert (read[0] == rows(2)[0]).all() and (read[1] == rows(2, seed=2)[1]).all()
 
@@ -64,7 +64,7 @@ def test_another_owners_item_is_refused(store: Store) -> None:
         store.put("feature", keys(1), "other", rows(1))
     store.confirm("feature", keys(1))
     with pytest.raises(MissingFile):
-        store.read("result", items(keys(1)), "other")
+        store.read("feature", items(keys(1)), "other")
     assert store.delete(items(keys(1)), "other") == 0 and store.delete(items(keys(1)), "user") == 1
 
 
@@ -74,8 +74,8 @@ def test_another_owners_item_is_refused(store: Store) -> None:
 )
 def test_rows_that_do_not_fit_their_names(store: Store, names: list[RowKey], data: Matrix) -> None:
     with pytest.raises(BadFrame):
-        store.put("result", names, "user", data)
-    assert not store.rows("result") and not [*store.folder.glob("*.seg")]
+        store.put("feature", names, "user", data)
+    assert not store.rows("feature") and not [*store.folder.glob("*.seg")]
 
 
 def test_segments_go_with_their_last_row(store: Store) -> None:
@@ -97,9 +97,11 @@ def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
         )
     with Store(tmp_path, 1) as store:
         assert (
-            store.read("result", items(keys(3)))[1] == rows(3)
+            store.read("feature", items(keys(3)))[1] == rows(3)
         ).all() and store.store_pair_id == "p" * 32
-        assert store.verify() == len([*tmp_path.glob("*.seg")]) == 1 and store.kinds() == ["result"]
+        assert store.verify() == len([*tmp_path.glob("*.seg")]) == 1 and store.kinds() == [
+            "feature"
+        ]
 
 
 def test_stores_that_do_not_belong_together(store: Store, tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_damage_is_found(store: Store, damage: str) -> None:
         store.verify()
     if damage != "a flipped bit":
         with pytest.raises(CorruptStore, match="cannot be read"):
-            store.read("result", items(keys(3)))
+            store.read("feature", items(keys(3)))
 
 
 def test_notes_are_written_once(store: Store) -> None:
