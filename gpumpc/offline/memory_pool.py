@@ -117,7 +117,7 @@ class MemoryWriter:
         self._pool, self._entry, self._key = pool, entry, key
 
     def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes, which stay as they are.
+        """Add the next bytes, which are not changed afterwards.
 
         Raises BadFrame if that is more than announced.
         """
@@ -131,7 +131,7 @@ class MemoryWriter:
         if self._entry.n_written != self._entry.n_bytes:
             self._refuse(self._entry.n_written)
         if not self._entry.n_bytes:
-            self._pool.drop(self._key)  # nobody asks for nothing
+            self._pool.drop(self._key)  # it has no reader
 
     def _refuse(self, n_bytes: int) -> None:
         raise pool_errors.wrong_size(self._key[1], self._entry.n_bytes or 0, n_bytes)

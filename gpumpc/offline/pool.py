@@ -247,8 +247,9 @@ class Writer:
             raise pool.error(error) from error
 
     def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes, which stay as they are. Raises BadFrame if more come than announced,
-        ConfigError if the disk is full.
+        """Add the next bytes, which are not changed afterwards.
+
+        Raises BadFrame if they are more than announced, ConfigError if the disk is full.
         """
         left = memoryview(piece)
         if self.n_written + len(left) > self.n_bytes:

@@ -319,9 +319,9 @@ class Store(SqliteFile):
         if owner is not None:
             query, values = f"{query} AND owner = ?", [*values, owner]
         with self._change() as db:
-            gone = sum(db.execute(query, (item, *values)).rowcount for item in items)
+            n_rows = sum(db.execute(query, (item, *values)).rowcount for item in items)
         self._drop_unused()
-        return gone
+        return n_rows
 
     def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> None:
         """Delete rows by kind and version."""

@@ -112,8 +112,8 @@ class PeerSocket:
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
 
-        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. While the peer has not come, it can be
-        called again.
+        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. Call it again while the peer is not
+        connected.
         """
         self._connected(timeout_s)
 
@@ -169,7 +169,7 @@ class PeerSocket:
             try:
                 self._stream = self._met()
             except Exception:
-                # What was begun cannot be taken up again: keys are agreed once for a connection.
+                # It cannot be repeated: keys are agreed once for a connection.
                 self._failed = peer_lost(self.peer, "its stream did not come about")
                 raise
         return self._stream
@@ -181,7 +181,7 @@ class PeerSocket:
         keys, port = self._agreed(exchange)
         left_s = max(0.1, deadline - time.monotonic())
         if self._stream_listener is not None:
-            return self._let_in(self._stream_listener, keys, left_s)
+            return self._accepted(self._stream_listener, keys, left_s)
         endpoint = self._stream_endpoint or with_port(self._link.endpoint, port)
         return dial(endpoint, keys, self.peer, left_s, self._max_payload_bytes)
 
@@ -198,7 +198,7 @@ class PeerSocket:
             )
         return exchange.agree(frame.payload)
 
-    def _let_in(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:
+    def _accepted(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:
         deadline = time.monotonic() + timeout_s
         listener.expect(keys, self.peer, timeout_s)
         while time.monotonic() < deadline:

@@ -32,6 +32,20 @@ def nothing() -> None:
     """A check of a peer that never goes."""
 
 
+def header_of(n_bytes: int, sequence: int = 0) -> bytes:
+    return encode_header(Kind.OPENING, n_bytes, session=SESSION, batch_index=1, sequence=sequence)
+
+
+def put(end: Stream, *parts: bytes | bytearray | memoryview, sequence: int = 0) -> None:
+    end.put(header_of(sum(map(len, parts)), sequence), parts, nothing)
+
+
+def got(end: Stream) -> Frame:
+    frame = end.get(5.0, nothing)
+    assert frame is not None
+    return frame
+
+
 class Wire:
     """`ends` are the streams; what one sends is got with `take` and given to the other with
     `give`.
@@ -47,10 +61,7 @@ class Wire:
 
     def take(self, party: int, payload: bytes, sequence: int = 0) -> bytes:
         """The bytes on the wire of one frame that end `party` sends."""
-        header = encode_header(
-            Kind.OPENING, len(payload), session=SESSION, batch_index=1, sequence=sequence
-        )
-        self.ends[party].put(header, [payload], nothing)
+        put(self.ends[party], payload, sequence=sequence)
         n_records = -(-len(payload) // RECORD_BYTES)
         return self.read(party, SEALED_HEADER_BYTES + len(payload) + n_records * TAG_BYTES)
 
