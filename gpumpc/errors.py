@@ -200,9 +200,7 @@ class LeftoverCorrelations(CorrelationError):
 
 
 class SelectionFailed(GpumpcError):
-    """A search drew an unlucky sample: it is repeated under a new shuffle, and nothing was
-    released.
-    """
+    """A search drew an unlucky sample: it is repeated, and nothing was released."""
 
 
 class CostMismatch(GpumpcError):

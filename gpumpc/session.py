@@ -67,9 +67,7 @@ Item = Sum | Xor | OneWay
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StaticWeight:
-    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), and its
-    share of the bias.
-    """
+    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), its bias."""
 
     weight: Operand
     opened: Operand | None
@@ -160,9 +158,7 @@ class Session(PartyRandomness):
         return drawn, Sum(masked, bits, packed, operand=True)
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
-        """This party's additive share of a value the dealer computed: drawn at server 0, received
-        at server 1.
-        """
+        """This party's share of a dealt value: drawn at server 0, received at server 1."""
         if self._corrections is None:
             return self.words(name, shape, bits)
         n_bytes = packed_bytes(math.prod(shape), bits)
@@ -191,9 +187,7 @@ class Session(PartyRandomness):
         return corrections.read(n_bytes)
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
-        """Server 1's share of the next value the dealer computed, for protocols that give the
-        servers different parts.
-        """
+        """Server 1's next correction, for protocols whose servers hold different parts."""
         if self._corrections is None:
             raise CorrelationsMissing(
                 f"step '{self._step}' reads a correction at server 0", "it receives none", ""
@@ -220,10 +214,7 @@ class Session(PartyRandomness):
     # openings
 
     def open_many(self, *items: Item) -> list[Any]:
-        """One round: every item of a step leaves in one message.
-
-        Returns the combined values in order.
-        """
+        """Exchange all items of a step in one round; the combined values in order."""
         own = [_message(self.backend, item) for item in items]
         received = self.channel.exchange(own)
         sizes = [len(part) for part in own]
@@ -254,9 +245,7 @@ class Session(PartyRandomness):
         return self.channel.measured() + Cost(dealer_bytes=self._dealer_bytes)
 
     def finish(self, declared: Cost) -> None:
-        """Raises CostMismatch unless the measured cost is the declared one, LeftoverCorrelations if
-        corrections are unread.
-        """
+        """Raises CostMismatch for an undeclared cost, LeftoverCorrelations for unread bytes."""
         if self._corrections is not None:
             self._corrections.finish()
         else:

@@ -38,10 +38,7 @@ class Additive:
         )
 
     def at_bits(self, backend: Backend, bits: int) -> Additive:
-        """The same value modulo a smaller power of two: free and exact.
-
-        Raises BitsMismatch for a larger one.
-        """
+        """The value modulo a smaller power of two: exact. Raises BitsMismatch for a larger one."""
         self.check_bits(bits)
         return dataclasses.replace(self, words=backend.reduce(self.words, bits), bits=bits)
 

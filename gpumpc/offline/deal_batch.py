@@ -153,9 +153,7 @@ def weight_masks(
     seeds: tuple[SeedTree, SeedTree],
     shapes: Mapping[str, tuple[Sequence[int], int]],
 ) -> dict[str, Words]:
-    """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by
-    layer.
-    """
+    """The static mask Bm = Bm_0 + Bm_1 by layer; `shapes` gives (weight shape, bits) by layer."""
     dealing = Dealing(backend, cipher, seeds, {}, _refuse)
     masks = {}
     for layer, (shape, bits) in shapes.items():

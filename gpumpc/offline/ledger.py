@@ -61,9 +61,7 @@ class Ledger(SqliteFile):
             raise
 
     def nonce(self, program_id: bytes) -> bytes:
-        """This party's 16 random bytes for a program, drawn at the first call and the same ever
-        after.
-        """
+        """This party's 16 random bytes for a program, drawn at the first call only."""
         with self._change() as db:
             fresh = secrets.token_bytes(NONCE_BYTES)
             db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", (program_id, fresh))
@@ -71,9 +69,7 @@ class Ledger(SqliteFile):
             return bytes(row[0])
 
     def high_water(self, session_id: bytes) -> int:
-        """The first batch number of a session that was never reserved nor skipped; 0 for a new
-        session.
-        """
+        """The first batch number of a session that was neither reserved nor skipped."""
         with self._change() as db:
             return _high_water(db, session_id)
 
@@ -109,10 +105,7 @@ class Ledger(SqliteFile):
             )
 
     def spend(self, session_id: bytes, batch_index: int) -> None:
-        """Note that a reserved batch has ended well.
-
-        Raises BatchAlreadyUsed if it is not reserved, ConfigError.
-        """
+        """Note that a reserved batch ended well. Raises BatchAlreadyUsed, ConfigError."""
         with self._change() as db:
             changed = db.execute(
                 "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND "
@@ -127,10 +120,7 @@ class Ledger(SqliteFile):
                 )
 
     def burn(self, session_id: bytes, batch_index: int) -> None:
-        """Note that a reserved batch has failed; no effect on one that is spent or burnt.
-
-        Raises ConfigError.
-        """
+        """Burn a batch that is reserved still. Raises ConfigError."""
         with self._change() as db:
             db.execute(
                 "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND "

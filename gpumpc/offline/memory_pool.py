@@ -99,9 +99,7 @@ class MemoryPool:
             self._changed.notify_all()
 
     def wait(self, entry: _Batch, n_bytes: int, timeout_s: float) -> bool:
-        """Wait for the first `n_bytes` of a batch, until it fails or time is up; whether they are
-        there.
-        """
+        """Wait for the first `n_bytes` of a batch, or its failure; whether they are there."""
         with self._changed:
             self._changed.wait_for(lambda: entry.n_written >= n_bytes or entry.failed, timeout_s)
             return entry.n_written >= n_bytes
@@ -117,10 +115,7 @@ class MemoryWriter:
         self._pool, self._entry, self._key = pool, entry, key
 
     def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes, which are not changed afterwards.
-
-        Raises BadFrame if that is more than announced.
-        """
+        """Add the next bytes, not changed afterwards. Raises BadFrame beyond the announced size."""
         if self._entry.n_written + len(piece) > (self._entry.n_bytes or 0):
             self._refuse(self._entry.n_written + len(piece))
         if piece:

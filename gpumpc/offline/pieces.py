@@ -6,9 +6,7 @@ import collections
 
 
 def cut(pieces: collections.deque[memoryview], n_bytes: int) -> memoryview:
-    """Remove and return the first `n_bytes` bytes, which must be there: a view if one piece holds
-    them all.
-    """
+    """Remove and return the first `n_bytes` bytes, which must be there: a view if possible."""
     found = list[memoryview]()
     while n_bytes:
         piece = pieces.popleft()

@@ -61,10 +61,7 @@ class Pool:
             raise self.error(error) from error
 
     def writer(self, session_id: bytes, batch_index: int, n_bytes: int) -> Writer:
-        """Begin to store one batch of `n_bytes` bytes.
-
-        Raises BadFrame if it is here already, ConfigError.
-        """
+        """Begin to store one batch. Raises BadFrame if it is here already, ConfigError."""
         key = (bytes(session_id), batch_index)
         with self._changed:
             if key in self._committed or key in self._arriving:
@@ -162,9 +159,7 @@ class Pool:
             return {session for session, _ in self._committed}
 
     def discard_before(self, session_id: bytes, batch_index: int) -> None:
-        """Delete the committed batches of a session below `batch_index` that have no reader: they
-        can never be used.
-        """
+        """Delete a session's committed batches below `batch_index` that have no reader."""
         with self._changed:
             for key in [
                 k
@@ -265,10 +260,7 @@ class Writer:
             raise self._pool.error(error) from error
 
     def commit(self) -> None:
-        """Make the batch durable and available to `Pool.take`.
-
-        Raises BadFrame unless all bytes are there, ConfigError.
-        """
+        """Make the batch durable. Raises BadFrame unless all bytes are there, ConfigError."""
         if self.n_written != self.n_bytes:
             self._refuse(self.n_written)
         try:
@@ -347,20 +339,14 @@ class Corrections:
         return cut(self._pieces, n_bytes)
 
     def finish(self) -> None:
-        """End the batch and delete its file.
-
-        Raises LeftoverCorrelations if bytes are unread, ConfigError.
-        """
+        """Delete the batch. Raises LeftoverCorrelations if bytes are unread, ConfigError."""
         n_unread = self._n_bytes - self._n_read
         self.discard()
         if n_unread:
             raise pool_errors.left_over(self._key[1], n_unread)
 
     def discard(self) -> None:
-        """Delete the file of a batch whose run has failed; safe to call twice.
-
-        Raises ConfigError.
-        """
+        """Delete the batch of a failed run; safe to call twice. Raises ConfigError."""
         self._pieces.clear()
         self._pool.drop(self._key)
 

@@ -67,10 +67,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only this user can read (0600), durably.
-
-    Raises ConfigError if it is there already.
-    """
+    """Write a new file for this user alone (0600), durably. Raises ConfigError if it exists."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -89,10 +86,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """A secret file's bytes.
-
-    Raises ExposedSecret if others may read or write it, MissingFile, ConfigError.
-    """
+    """A secret file's bytes. Raises ExposedSecret, MissingFile, ConfigError."""
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -38,10 +38,7 @@ class SeedTree:
         return "SeedTree(<secret>)"
 
     def key(self, step: str, name: str) -> bytes:
-        """32 bytes for the one expansion called `name` in `step`.
-
-        Raises MaskReused on a second call.
-        """
+        """32 bytes for one expansion, `name` in `step`. Raises MaskReused on a second call."""
         if (step, name) in self._used:
             raise MaskReused(
                 f"the mask '{name}' of step '{step}' was asked for twice in one batch",
@@ -53,18 +50,14 @@ class SeedTree:
 
 
 def weight_session(version: str, weight_sharing_id: str) -> bytes:
-    """The session id under which the static masks of one weight version and weight sharing are
-    drawn.
-    """
+    """The session id of the static masks of one weight version and weight sharing."""
     return hashlib.sha256(
         _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
     ).digest()[:SESSION_BYTES]
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:
-    """A session's id, bound to the program and to both ledgers: after the loss of a ledger it is
-    another one, never one with old masks.
-    """
+    """A session's id, bound to both ledgers: without one of them its old masks never recur."""
     return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[
         :SESSION_BYTES
     ]

@@ -1,6 +1,4 @@
-"""A private SQLite file: its mode is right from the first byte, every change is on disk or not
-made, and every error of SQLite is explained.
-"""
+"""A private SQLite file: changes are whole and durable, and SQLite's errors explained."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from gpumpc.errors import ConfigError
 from gpumpc.offline.secret import file_error, sync_folder
@@ -102,6 +100,10 @@ class SqliteFile:
         """Read, while no thread changes anything."""
         with self._lock, self._explained():
             yield self._db
+
+    def _select(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._read() as db:
+            return db.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

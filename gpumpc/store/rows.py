@@ -113,9 +113,7 @@ class Store(SqliteFile):
     @property
     def store_pair_id(self) -> str:
         """Drawn by the two servers together at their first meeting; empty before."""
-        with self._read():
-            found = self._db.execute("SELECT value FROM meta WHERE key = 'pair'").fetchone()
-            return str(found[0]) if found else ""
+        return self._meta("pair") or ""
 
     def pair(self, store_pair_id: str) -> None:
         """Bind this store to its partner, once. Raises CorruptStore if it is bound to another."""
@@ -139,11 +137,11 @@ class Store(SqliteFile):
 
     def noted(self, name: str) -> str | None:
         """The text stored under a name, if any."""
-        with self._read():
-            found = self._db.execute(
-                "SELECT value FROM meta WHERE key = ?", (f"note {name}",)
-            ).fetchone()
-            return str(found[0]) if found else None
+        return self._meta(f"note {name}")
+
+    def _meta(self, key: str) -> str | None:
+        found = self._select("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else None
 
     # rows
 
@@ -222,11 +220,7 @@ class Store(SqliteFile):
         for column, value in (("state", state), ("owner", owner)):
             if value is not None:
                 query, values = f"{query} AND {column} = ?", [*values, value]
-        with self._read():
-            found = self._db.execute(query + " ORDER BY item", values).fetchall()
-        return [
-            Row(RowKey(item, version), holder, status) for item, version, holder, status in found
-        ]
+        return [_row(*found) for found in self._select(query + " ORDER BY item", *values)]
 
     def find(self, kind: str, items: Iterable[str], owner: str) -> dict[str, Row]:
         """An owner's rows of these items, in any state, by item."""
@@ -235,42 +229,30 @@ class Store(SqliteFile):
         )
         with self._read():
             found = [self._db.execute(query, (kind, item, owner)).fetchone() for item in items]
-        return {
-            row[0]: Row(RowKey(row[0], row[1]), row[2], row[3]) for row in found if row is not None
-        }
+        return {row[0]: _row(*row) for row in found if row is not None}
 
     def held_bytes(self, owner: str) -> int:
         """Bytes of all rows of an owner."""
-        query = (
-            "SELECT coalesce(sum(row_bytes), 0) FROM rows JOIN segments ON segment = id WHERE "
-            "owner = ?"
-        )
-        with self._read():
-            return int(self._db.execute(query, (owner,)).fetchone()[0])
+        query = "SELECT sum(row_bytes) FROM rows JOIN segments ON segment = id WHERE owner = ?"
+        [[n_bytes]] = self._select(query, owner)
+        return int(n_bytes or 0)
 
     def kinds(self) -> list[str]:
         """Kinds that have rows."""
-        with self._read():
-            return [
-                row[0] for row in self._db.execute("SELECT DISTINCT kind FROM rows ORDER BY kind")
-            ]
+        return [row[0] for row in self._select("SELECT DISTINCT kind FROM rows ORDER BY kind")]
 
     def read(
         self, kind: str, items: Sequence[str], owner: str | None = None
     ) -> tuple[list[RowKey], Matrix]:
-        """Keys and bytes (n, row_bytes) of ready rows, in the order asked.
-
-        Raises MissingFile, CorruptStore.
-        """
+        """Keys and bytes (n, row_bytes) of ready rows. Raises MissingFile, CorruptStore."""
+        query = (
+            "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON segment = id "
+            "WHERE kind = ? AND item = ? AND state = 'ready'"
+        )
         keys, places = [], []
         with self._read():
             for item in items:
-                found = self._db.execute(
-                    "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON "
-                    "segment = id "
-                    "WHERE kind = ? AND item = ? AND state = 'ready'",
-                    (kind, item),
-                ).fetchone()
+                found = self._db.execute(query, (kind, item)).fetchone()
                 if found is None or (owner is not None and found[1] != owner):
                     raise MissingFile(
                         f"item {item[:8]} is not in the store",
@@ -309,9 +291,7 @@ class Store(SqliteFile):
         return CorruptStore(f"the segment {self.folder / file} cannot be read", why, hint)
 
     def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
-        """Delete every row of these items, of kinds that begin with `prefix`, and the segments that
-        are then unused; how many rows there were.
-        """
+        """Delete all rows of items, of kinds that begin with `prefix`; how many there were."""
         query, values = (
             "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?",
             [len(prefix), prefix],
@@ -355,24 +335,15 @@ class Store(SqliteFile):
 
     def info(self, owner: str | None = None) -> dict[str, int]:
         """Rows by kind and state, of one owner or of all, and the bytes of all on disk."""
-        query = (
-            "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY "
-            "kind, state"
-        )
+        query = "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY 1, 2"
         with self._read():
-            counted = self._db.execute(query, (owner, owner)).fetchall()
-            n_bytes = self._db.execute(
-                "SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments"
-            ).fetchone()[0]
-        return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes)}
+            counted = self._select(query, owner, owner)
+            [[n_bytes]] = self._select("SELECT sum(row_bytes * n_rows) FROM segments")
+        return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes or 0)}
 
     def verify(self) -> int:
-        """Read every segment and compare its SHA-256; how many there were.
-
-        Raises CorruptStore naming the first bad one.
-        """
-        with self._read():
-            segments = self._db.execute("SELECT file, sha256 FROM segments").fetchall()
+        """Compare every segment's SHA-256; how many there were. Raises CorruptStore."""
+        segments = self._select("SELECT file, sha256 FROM segments")
         for file, digest in segments:
             path = self.folder / file
             if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -391,3 +362,7 @@ class Store(SqliteFile):
             if self._lock_descriptor >= 0:
                 os.close(self._lock_descriptor)
             self._lock_descriptor = -1
+
+
+def _row(item: str, version: str, owner: str, state: str) -> Row:
+    return Row(RowKey(item, version), owner, state)

@@ -101,10 +101,7 @@ def encode_header(
     batch_index: int = 0,
     sequence: int = 0,
 ) -> bytes:
-    """The 44 header bytes that announce a payload of `n_bytes` bytes.
-
-    Raises BadFrame if a field does not fit.
-    """
+    """The 44 bytes in front of a payload. Raises BadFrame if a field does not fit."""
     if len(session) != len(NO_SESSION):
         raise BadFrame(
             f"a session id of {len(session)} bytes cannot be sent",
@@ -132,10 +129,7 @@ class Header(NamedTuple):
 
 
 def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Header:
-    """The 44 bytes in front of a payload, checked field by field.
-
-    Raises BadFrame naming the first that is wrong.
-    """
+    """The fields of a payload's 44 header bytes. Raises BadFrame naming the first wrong one."""
     if len(header) != HEADER.size:
         raise _bad(f"its header has {len(header)} bytes and must have {HEADER.size}")
     magic, version, kind, flags, session, batch_index, sequence, n_bytes = HEADER.unpack(header)
@@ -146,10 +140,7 @@ def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) ->
 
 
 def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
-    """Header and payload, checked field by field.
-
-    Raises BadFrame naming the first thing that is wrong.
-    """
+    """Check header and payload field by field. Raises BadFrame naming the first wrong one."""
     if len(parts) != 2:
         raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
     payload = memoryview(parts[1]).cast("B")
@@ -162,9 +153,7 @@ def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) 
 
 
 def encode_record(record: object) -> bytes:
-    """A small structured record (a msgspec Struct or plain dict of texts and numbers) as
-    MessagePack.
-    """
+    """A small structured record (a msgspec Struct or a plain dict) as MessagePack."""
     return msgspec.msgpack.encode(record)
 
 

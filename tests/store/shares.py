@@ -52,10 +52,5 @@ def command(text: str, *arguments: object) -> list[str]:
 def python(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, in the repository."""
     return subprocess.run(
-        command(text, *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        command(text, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

@@ -44,9 +44,7 @@ store._db = Dying()""",
 
 @pytest.mark.parametrize("when", BEFORE)
 def test_kill_9_before(tmp_path: Path, when: str) -> None:
-    """Nothing of the put is kept, nothing else is lost, and the next opening removes what it
-    left.
-    """
+    """Nothing of the put is stored, all else is, and the next opening removes the rest."""
     with Store(tmp_path, 0) as store:
         fill(store, 3)
         store.put(KIND, keys(2, 3), "owner", rows(2))
@@ -64,7 +62,7 @@ def test_kill_9_before(tmp_path: Path, when: str) -> None:
 
 
 def test_kill_9_after_the_commit_keeps_it_pending(tmp_path: Path) -> None:
-    """What one server put down and nobody confirmed is there, but not to be used."""
+    """A committed row that was not confirmed is there, but cannot be read."""
     got = python("store.put('feature/plan', keys(4), 'owner', rows(4))\ndie()\n", tmp_path)
     assert got.returncode == -signal.SIGKILL, got.stderr
     with Store(tmp_path, 0) as store:
@@ -77,9 +75,7 @@ def test_kill_9_after_the_commit_keeps_it_pending(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.05, 0.11])
 def test_kill_9_at_any_time(tmp_path: Path, delay_s: float) -> None:
-    """Puts and confirms as fast as they go; what was reported done is there, the rest whole or not
-    at all.
-    """
+    """Rows that were reported done are there, the others whole or not at all."""
     text = """
 for i in range(100000):
     store.put("feature/plan", keys(3, 3 * i), "owner", rows(3, seed=i))

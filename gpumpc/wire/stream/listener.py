@@ -83,9 +83,7 @@ class StreamListener:
         select.select(self.filenos(), [], [], timeout_s)
 
     def poll(self) -> list[tuple[bytes, Stream]]:
-        """Handle what has arrived, without waiting; ticket and stream of each connection that has
-        proved its keys.
-        """
+        """Handle new bytes without waiting; ticket and stream of each proved connection."""
         self._accept()
         found = []
         for pending in [*self._pending]:

@@ -73,10 +73,7 @@ class Exchange:
         )
 
     def agree(self, theirs: Buffer) -> tuple[StreamKeys, int]:
-        """The connection's keys and the peer's port, from the peer's hello.
-
-        Raises BadFrame.
-        """
+        """The connection's keys and the peer's port, from the peer's hello. Raises BadFrame."""
         secret, self._secret = self._secret, None
         hello = decode_record(theirs, StreamHello)
         if secret is None:
@@ -127,10 +124,7 @@ class StreamKeys:
         self._peers, self.ticket = peers, ticket
 
     def sealer(self) -> Sealer:
-        """The sealer of this end.
-
-        Raises BadFrame at a second call: two would use the same nonces.
-        """
+        """This end's sealer. Raises BadFrame at a second call: two would use the same nonces."""
         own, self._own = self._own, None
         if own is None:
             raise _bad("a connection's keys were used twice", "one sealer takes all its numbers")
@@ -194,10 +188,7 @@ class Opener(_Direction):
             raise self._refused() from None
 
     def open(self, sealed: Buffer, associated: bytes) -> bytes:
-        """The content of the next record.
-
-        Raises BadFrame if it is not exactly the next record of this connection.
-        """
+        """The content of the next record. Raises BadFrame if it is not the next record."""
         nonce = self._next()
         try:
             return self._aead.decrypt(nonce, sealed, associated)

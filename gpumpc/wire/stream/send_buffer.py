@@ -102,10 +102,7 @@ class SendBuffer:
                 self._changed.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Send nothing more; on return no array of a caller is read any longer.
-
-        The socket must be shut down before.
-        """
+        """Send nothing more, and read no array any longer. The socket must be shut down before."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -132,9 +129,7 @@ class SendBuffer:
             self._await_change(check)
 
     def _sealed(self, header: bytes, parts: Sequence[Buffer]) -> Iterator[memoryview]:
-        """The records of one frame, the header's together with the first of the payload; each valid
-        until the next.
-        """
+        """One frame's records, the first with the header's; each valid until the next."""
         start = SEALED_HEADER_BYTES
         self._sealer.seal_into(header, HEADER_LABEL, self._scratch[:start])
         whole = sum(map(len, parts)) <= RECORD_BYTES
@@ -228,10 +223,7 @@ class Sending:
         return 0  # it takes no memory of its own
 
     def finish(self, timeout_s: float, check: Callable[[], None]) -> None:
-        """Wait until all is sent.
-
-        Raises PeerTimeout, PeerLost, and what `check` raises: stop the stream then.
-        """
+        """Wait until all is sent. Raises PeerTimeout, PeerLost, and what `check` raises."""
         self._send_buffer.await_end(self, timeout_s, check)
 
 

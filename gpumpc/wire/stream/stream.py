@@ -82,10 +82,7 @@ class Stream:
         return self._socket.fileno()
 
     def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
-        """Send one frame; its parts may be changed on return.
-
-        Raises PeerLost, and what `check` raises.
-        """
+        """Send one frame; its parts may be changed on return. Raises PeerLost."""
         self._out().put(header, parts, check)
 
     def start(
@@ -144,9 +141,7 @@ class Stream:
         self._close(flush_s=0.0)
 
     def close(self) -> None:
-        """Send the rest, until the peer's machine has it (at most two seconds), and close; safe to
-        call twice.
-        """
+        """Send the rest (at most two seconds) and close; safe to call twice."""
         self._close(flush_s=_CLOSE_S)
 
     def _open_header(self) -> Header | None:
@@ -179,10 +174,7 @@ class Stream:
         return self._arrived[start : self._start]
 
     def _fill(self, n_bytes: int, readahead_bytes: int) -> bool:
-        """Whether `n_bytes` sealed bytes are here; up to `readahead_bytes` more are read too.
-
-        Raises PeerLost.
-        """
+        """Whether `n_bytes` sealed bytes are here; reads some more, too. Raises PeerLost."""
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start + n_bytes + readahead_bytes > len(self._arrived):

@@ -45,10 +45,7 @@ def curve_keypair() -> CurveKeys:
 
 
 def curve_public(secret: bytes) -> bytes:
-    """The public key (z85) that belongs to a secret one.
-
-    Raises ConfigError if `secret` is not a key.
-    """
+    """The public key (z85) of a secret one. Raises ConfigError if `secret` is not a key."""
     try:
         return zmq.curve_public(secret)
     except (ValueError, zmq.ZMQError) as error:
@@ -58,9 +55,7 @@ def curve_public(secret: bytes) -> bytes:
 
 
 class AllowList(threading.Thread):
-    """The ZAP handler of one context: tells ZeroMQ whether a key may connect; ends when the context
-    is closed.
-    """
+    """One context's ZAP handler: tells ZeroMQ whether a key may connect; ends with the context."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], names_by_key: Mapping[bytes, str]
@@ -109,11 +104,7 @@ class Endpoint:
         self._allow_list: AllowList | None = None
 
     def bind(self, endpoint: str, allowed: Mapping[bytes, str]) -> str:
-        """Listen for the keys in `allowed` (z85 -> name) alone; returns the endpoint with its real
-        port.
-
-        Raises ConfigError.
-        """
+        """Listen for the keys (z85) in `allowed`; the real endpoint. Raises ConfigError."""
         self.socket.curve_server = True
         self.socket.zap_domain = b"gpumpc"
         self.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)

@@ -50,10 +50,7 @@ class Link:
             raise
 
     def connect(self, endpoint: str, server_key: bytes) -> None:
-        """Begin to connect to the server with the public key `server_key` (z85).
-
-        Raises ConfigError.
-        """
+        """Begin to connect to the owner of the key `server_key` (z85). Raises ConfigError."""
         self.endpoint, self._peer_key = endpoint, server_key
         try:
             self._end.connect(endpoint, server_key)
@@ -72,10 +69,7 @@ class Link:
         self._check_usable()
 
     def put(self, parts: Sequence[bytes]) -> None:
-        """Send one message, waiting while the peer is slow.
-
-        Raises AccessDenied, PeerTimeout, PeerLost.
-        """
+        """Send one message, waiting for a slow peer. Raises AccessDenied, PeerTimeout, PeerLost."""
         self.wait_peer(CONNECT_S)
         while True:
             self._read_monitor()
@@ -124,9 +118,7 @@ class Link:
         )
 
     def exchange(self, port: int = 0) -> Exchange:
-        """A key agreement with the authenticated peer; `port` is where this end listens for the
-        stream.
-        """
+        """A key agreement with the peer; `port` is where this end listens for the stream."""
         return Exchange(self._keys.public, self._peer_key, port)
 
     @property

@@ -1,6 +1,4 @@
-"""The transport between the two servers: CURVE authenticates the peer, and a stream over a
-second TCP connection carries every frame.
-"""
+"""The servers' transport: CURVE authenticates the peer, a second TCP connection moves frames."""
 
 from __future__ import annotations
 

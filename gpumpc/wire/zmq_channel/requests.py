@@ -89,9 +89,7 @@ class Listener:
         self._closed = False
 
     def poll(self, timeout_s: float) -> Arrival | None:
-        """The next request, or None after `timeout_s` seconds; a malformed one is answered, counted
-        and dropped.
-        """
+        """The next request, or None after `timeout_s` seconds; answers and drops malformed ones."""
         self._thread = threading.get_ident()
         deadline = time.monotonic() + timeout_s
         poller = zmq.Poller()
@@ -136,9 +134,7 @@ class Listener:
             self._wake()
 
     def reply_error(self, routing_id: bytes, error: GpumpcError, *, sequence: int = 0) -> None:
-        """Send a peer the error of its request: its `receive` raises RemoteError with the same
-        texts.
-        """
+        """Send a peer the error of its request: its `receive` raises it as RemoteError."""
         self.reply(routing_id, Kind.ERROR, encode_record(ErrorRecord.of(error)), sequence=sequence)
 
     def close(self) -> None:
@@ -241,10 +237,7 @@ class Requester:
         self._stream: Stream | None = None
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
-        """Wait until the server has proved its key and accepted ours.
-
-        Raises AccessDenied, PeerTimeout, PeerLost.
-        """
+        """Wait until both have proved their keys. Raises AccessDenied, PeerTimeout, PeerLost."""
         self._link.wait_peer(timeout_s)
 
     def open_stream(self, endpoint: str | None = None) -> None:

@@ -52,10 +52,7 @@ class Streams:
         self._open: dict[bytes, tuple[str, Stream]] = {}
 
     def agree(self, arrival: Arrival) -> bytes:
-        """Agree on a stream's keys with a peer that asks for one; the hello to answer with.
-
-        Raises AccessDenied, BadFrame.
-        """
+        """Agree on a stream's keys with a peer; this end's hello. Raises AccessDenied, BadFrame."""
         if arrival.peer not in self._peers:
             raise AccessDenied(
                 "no stream is open to this party",

@@ -31,9 +31,7 @@ FRAME = SEALED_HEADER_BYTES + SMALL + TAG_BYTES
 
 
 class Sent(NamedTuple):
-    """The bytes on the wire of three small frames and a long one, of a frame in the other
-    direction, and of two frames of another connection.
-    """
+    """Bytes on the wire: of four frames, one in the other direction, two of another connection."""
 
     first: bytes
     second: bytes

@@ -14,22 +14,9 @@ from gpumpc.errors import PeerLost, PeerTimeout
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.stream import Stream
 from gpumpc.wire.stream import send_buffer as send_buffer
-from gpumpc.wire.stream.records import (
-    RECORD_BYTES,
-    SEALED_HEADER_BYTES,
-    TAG_BYTES,
-)
+from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES
 from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
-from tests.wire.stream.wires import (
-    SESSION,
-    Wire,
-    both_keys,
-    got,
-    header_of,
-    nothing,
-    put,
-    tcp_pair,
-)
+from tests.wire.stream.wires import SESSION, Wire, both_keys, got, header_of, nothing, put, tcp_pair
 
 SIZES = [0, 1, 1000, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 3 * RECORD_BYTES + 7]
 
@@ -142,9 +129,7 @@ def test_a_small_frame_behind_a_large_one_waits_its_turn(pair: Streams) -> None:
     sending.finish(1.0, nothing)
 
 
-def test_get_keeps_to_its_time_and_asks_whether_the_peer_is_there(
-    pair: Streams,
-) -> None:
+def test_get_keeps_to_its_time_and_asks_whether_the_peer_is_there(pair: Streams) -> None:
     start, asked = time.monotonic(), []
     assert pair[0].get(0.6, lambda: asked.append(1)) is None
     assert 0.6 <= time.monotonic() - start < 1.5 and len(asked) >= 2
@@ -154,13 +139,11 @@ def gone() -> None:
     raise PeerLost("the peer is gone", "its heart stopped", "")
 
 
-def test_a_peer_that_is_known_to_be_gone_ends_the_wait_but_not_what_has_come(
-    pair: Streams,
-) -> None:
-    put(pair[0], b"last words")
+def test_a_peer_that_is_known_to_be_gone_ends_the_wait_but_not_what_has_come(pair: Streams) -> None:
+    put(pair[0], b"sent before")
     time.sleep(0.1)
     frame = pair[1].get(5.0, gone)
-    assert frame is not None and frame.payload == b"last words"
+    assert frame is not None and frame.payload == b"sent before"
     start = time.monotonic()
     with pytest.raises(PeerLost, match="its heart stopped"):
         pair[1].get(5.0, gone)
@@ -212,9 +195,7 @@ def test_what_was_sent_before_closing_still_arrives(pair: Streams) -> None:
         pair[1].get(5.0, nothing)
 
 
-def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(
-    pair: Streams,
-) -> None:
+def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(pair: Streams) -> None:
     put(pair[0], bytes(20 << 20))
     start = time.monotonic()
     pair[0].close()
@@ -240,9 +221,7 @@ def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(pair: Streams, n_b
 
 
 def test_after_abort_no_array_is_read(pair: Streams) -> None:
-    """An error in the middle of an exchange: what the caller writes into its arrays afterwards must
-    not leave.
-    """
+    """After an error in an exchange, nothing that the caller writes into its arrays is sent."""
     data = bytearray(32 << 20)
     sending = pair[0].start(header_of(len(data)), [data], nothing)
     assert sending is not None

@@ -1,4 +1,4 @@
-"""Two streams with somebody on the wire between them who may do anything with the bytes."""
+"""Two streams with an attacker between them who may change all bytes."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def got(end: Stream) -> Frame:
 
 
 class Wire:
-    """`ends` are the streams; what one sends is got with `take` and given to the other with
-    `give`.
-    """
+    """Two streams; `take` gets the bytes that one sends, and `give` passes them to the other."""
 
     def __init__(self, max_payload_bytes: int = 1 << 26) -> None:
         pairs = tcp_pair(), tcp_pair()
@@ -73,9 +71,7 @@ class Wire:
         return bytes(found)
 
     def give(self, party: int, data: bytes) -> None:
-        """Let `data` reach end `party`; what is more than the kernel takes goes on while the end
-        reads.
-        """
+        """Pass `data` to end `party`, in a thread if the kernel does not take it at once."""
         self.taps[party].settimeout(LIMIT_S)
         if len(data) < 1 << 16:
             self.taps[party].sendall(data)
@@ -90,9 +86,7 @@ class Wire:
         self.taps[party].shutdown(socket.SHUT_WR)
 
     def outcome(self, party: int, wait_s: float = LIMIT_S) -> list[Frame | WireError]:
-        """The frames that end `party` accepts, and the error in which it ends, if it does within
-        `wait_s` seconds.
-        """
+        """The frames that end `party` accepts within `wait_s` seconds, and its error, if any."""
         found: list[Frame | WireError] = []
         deadline = time.monotonic() + wait_s
         try:
