@@ -157,12 +157,11 @@ def dial(
     """
     deadline = time.monotonic() + timeout_s
     what = f"no stream to {peer} at {endpoint}"
+    late = f"{what} within {timeout_s:g} s"
     try:
         sock = socket.create_connection(host_and_port(endpoint), timeout_s)
     except TimeoutError as error:
-        raise PeerTimeout(
-            f"{what} within {timeout_s:g} s", "nothing answers there", _HINT
-        ) from error
+        raise PeerTimeout(late, "nothing answers there", _HINT) from error
     except OSError as error:
         raise PeerLost(what, error.strerror or str(error), _HINT) from error
     stream = Stream(sock, keys, peer, max_payload_bytes)
@@ -172,30 +171,21 @@ def dial(
         answer = stream.get(max(0.0, deadline - time.monotonic()), lambda: None)
     except (BadFrame, PeerLost, OSError) as error:
         stream.abort()
-        kind, cause = (
-            (PeerLost, str(error)) if isinstance(error, OSError) else (type(error), error.why)
-        )
-        raise kind(
-            what, f"the end that answers there does not hold this connection's keys: {cause}", _HINT
-        ) from error
+        why = "the end that answers there does not hold this connection's keys"
+        if isinstance(error, OSError):
+            raise PeerLost(what, f"{why}: {error}", _HINT) from error
+        raise type(error)(what, f"{why}: {error.why}", _HINT) from error
     if answer is None or answer.kind is not Kind.HELLO:
         stream.abort()
-        raise PeerTimeout(
-            f"{what} within {timeout_s:g} s", "something answers there, and is not that peer", _HINT
-        )
+        raise PeerTimeout(late, "something answers there, and is not that peer", _HINT)
     return stream
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
     """The two parts of `tcp://host:port`. Raises ConfigError."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if (
-        not endpoint.startswith("tcp://")
-        or not host
-        or not port.isdecimal()
-        or int(port) >= 1 << 16
-    ):
-        raise ConfigError(
-            f"{endpoint} is not an endpoint", "it has the form tcp://host:port", "correct it"
-        )
+    is_tcp = endpoint.startswith("tcp://") and bool(host)
+    if not is_tcp or not port.isdecimal() or int(port) >= 1 << 16:
+        why, hint = "it has the form tcp://host:port", "correct it"
+        raise ConfigError(f"{endpoint} is not an endpoint", why, hint)
     return host, int(port)

@@ -28,11 +28,16 @@ class PeerSocket:
     close it, make another.
     """
 
-    def __init__(self, link: Link, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        max_payload_bytes: int,
+        stream_listener: StreamListener | None = None,
+        stream_endpoint: str | None = None,
+    ) -> None:
         self.peer = link.peer
         self._link, self._max_payload_bytes = link, max_payload_bytes
-        self._stream_listener: StreamListener | None = None
-        self._stream_endpoint: str | None = None
+        self._stream_listener, self._stream_endpoint = stream_listener, stream_endpoint
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
         # Several threads send, receive and close, and one at a time uses the link. `close` and
@@ -62,15 +67,13 @@ class PeerSocket:
         """
         link = Link(peer, keys, max_payload_bytes)
         link.bind(endpoint, peer_key)
-        socket = cls(link, max_payload_bytes)
         try:
-            socket._stream_listener = StreamListener(
-                stream_endpoint or with_port(link.endpoint, 0), max_payload_bytes
-            )
+            place = stream_endpoint or with_port(link.endpoint, 0)
+            listener = StreamListener(place, max_payload_bytes)
         except ConfigError:
             link.close()
             raise
-        return socket
+        return cls(link, max_payload_bytes, listener)
 
     @classmethod
     def connect(
@@ -93,9 +96,7 @@ class PeerSocket:
         """
         link = Link(peer, keys, max_payload_bytes)
         link.connect(endpoint, peer_key)
-        socket = cls(link, max_payload_bytes)
-        socket._stream_endpoint = stream_endpoint
-        return socket
+        return cls(link, max_payload_bytes, stream_endpoint=stream_endpoint)
 
     @property
     def endpoint(self) -> str:
@@ -191,9 +192,8 @@ class PeerSocket:
         if sender is not None and sender != self.peer:
             raise frame_refused(self.peer, f"{sender} sent it")
         if frame.kind is not Kind.STREAM:
-            raise frame_refused(
-                self.peer, f"a STREAM frame was due and a {frame.kind.name} frame came"
-            )
+            why = f"a STREAM frame was due and a {frame.kind.name} frame came"
+            raise frame_refused(self.peer, why)
         return exchange.agree(frame.payload)
 
     def _accepted(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:
