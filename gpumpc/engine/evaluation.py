@@ -331,6 +331,5 @@ class Evaluation:
                 f"server {self.party} was given the channel of server {channel.party}"
             )
         cipher = self.plan.params.cipher
-        return Session(
-            self.party, backend or self.backend, channel, cipher, tree, corrections, weights, ahead
-        )
+        own = PartyRandomness(self.party, backend or self.backend, cipher, tree, weights)
+        return Session(own, channel, corrections, ahead)

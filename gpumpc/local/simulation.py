@@ -39,7 +39,7 @@ from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
-from gpumpc.session import Session
+from gpumpc.session import PartyRandomness, Session
 from gpumpc.shares import Additive, reconstruct, split
 from gpumpc.wire.channel import memory_pair
 
@@ -423,9 +423,8 @@ class LocalSession:
         def run(party: int) -> Additive:
             corrections = self._pool.take(session_id, 0, _DEAL_S) if party else None
             self._channels[party].begin(session_id, 0)
-            session = Session(
-                party, self.backend, self._channels[party], cipher, trees[party], corrections, {}
-            )
+            own = PartyRandomness(party, self.backend, cipher, trees[party], {})
+            session = Session(own, self._channels[party], corrections)
             operands = [dataclasses.replace(self._stores[party][t._key], owner="") for t in (x, y)]
             return program.run(session, *operands)
 

@@ -289,7 +289,7 @@ def fails_then_works(compiled: Plan, where: Any, error: type[BaseException], mat
         assert product.shape == (2, 2)
         rows = [ledger.counts(session._engines[0].session_id) for ledger in session._ledgers]
         assert all(row["spent"] >= 3 for row in rows)
-        assert not session._pool.n_bytes_held
+        assert not session._pool.n_unread_bytes
 
 
 class _Bug(Exception):
@@ -404,7 +404,7 @@ def test_dealing_ahead(compiled: Plan) -> None:
         session.deal_ahead(2)
         shared = session.share(numbers(3, 4, 4, 1))
         assert session.run(shared).shape == (3, 3)
-        assert not session._pool.n_bytes_held
+        assert not session._pool.n_unread_bytes
 
 
 @pytest.mark.parametrize("n_ahead", [0, 1, 3])
@@ -429,7 +429,7 @@ def test_a_selection_that_fails_is_dealt_for_again(compiled: Plan, n_ahead: int)
             np.abs(result.reveal() - compiled.evaluate(x, fixed_point=True))
             <= law(compiled) + 1e-12
         ).all()
-        assert not session._pool.n_bytes_held
+        assert not session._pool.n_unread_bytes
         assert (
             np.abs(session.run(shared).reveal() - compiled.evaluate(x, fixed_point=True))
             <= law(compiled) + 1e-12
