@@ -26,6 +26,8 @@ import numpy.typing as npt
 from gpumpc.engine.binary_program import binary_program, is_local
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.engine import Engine
+from gpumpc.engine.party import Party
+from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import BadShape, ForeignShare, PeerLost
 from gpumpc.nn.plaintext import check_input
 from gpumpc.offline import deal_batch as dealer
@@ -108,10 +110,12 @@ class _Source:
     def __init__(self, pool: MemoryPool, demand: Callable[[int], None]) -> None:
         self._pool, self._demand = pool, demand
 
-    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> MemoryCorrections:
+    def take(
+        self, binding: SessionBinding, batch_index: int, timeout_s: float
+    ) -> MemoryCorrections:
         """See `MemoryPool.take`."""
         self._demand(batch_index)
-        return self._pool.take(session_id, batch_index, timeout_s)
+        return self._pool.take(binding.session_id, batch_index, timeout_s)
 
     def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """See `MemoryPool.discard_before`."""
@@ -149,18 +153,13 @@ class LocalSession:
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="gpumpc")
         self._engines = [
             Engine(
-                p,
+                Party(p, self._roots[p], pair_secret, self._ledgers[p], backend, source),
                 plan,
                 batch_size,
-                self._roots[p],
-                pair_secret,
-                self._ledgers[p],
-                backend,
                 folder / f"s{p}",
-                _Source(self._pool, self._demand) if p else None,
                 program=program,
             )
-            for p in (0, 1)
+            for p, source in enumerate((None, _Source(self._pool, self._demand)))
         ]
         self.program: Program = self._engines[0].program
         self._dealer = DealerEngine(plan, self.program, self._roots, backend)
@@ -352,7 +351,8 @@ class LocalSession:
                 words = self.backend.concat(
                     [words, self.backend.zeros((missing, *words.shape[1:]))], 0
                 )
-            return self._engines[party].run(self._channels[party], batch_index, words)
+            engine = self._engines[party]
+            return engine.run(self._channels[party], batch_index, engine.operand(words))[0]
 
         return self._both(run, lambda: self._deal(batch_index))
 
