@@ -133,7 +133,7 @@ class ShareStore:
             raise ConfigError(
                 f"there is no room for inputs of {len(bulk)} bytes",
                 f"what {owner} has here takes {used} of {self._capacity_bytes} bytes",
-                "delete what is done with (`gpumpc store delete`), or raise `uploads` in the "
+                "delete what is done with (`gpumpc delete`), or raise `uploads` in the "
                 "servers' configurations",
             )
         keys = [RowKey(item, request.version) for item in request.items]
@@ -211,7 +211,7 @@ class ShareStore:
                     f"item {item[:8]} is not in the store",
                     "it was never shared here, is not extracted yet, was deleted, or belongs to "
                     "someone else",
-                    "see `gpumpc store info`, and share it again",
+                    "see `gpumpc list`, and share it again",
                 )
         return [found[item].key for item in items]
 
