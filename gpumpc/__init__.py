@@ -38,7 +38,7 @@ from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.client.index import Index
 from gpumpc.errors import GpumpcError
 from gpumpc.local.compile import Calibrated, Plan, compile
-from gpumpc.local.simulation import SharedTensor
+from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.params import Params
 from gpumpc.version import VERSION as _version
 

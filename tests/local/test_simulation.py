@@ -35,7 +35,8 @@ from gpumpc.errors import (
     SelectionFailed,
 )
 from gpumpc.local.compile import Plan
-from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.local.shared_tensor import SharedTensor
+from gpumpc.local.simulation import LocalSession
 from gpumpc.nn.graph import Argmax, Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.offline.deal_batch import Send
 from gpumpc.offline.memory_pool import MemoryCorrections
