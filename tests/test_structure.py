@@ -25,7 +25,6 @@ KNOWN_LONG_FILES = {
     "gpumpc/server/requests.py",
     "tests/harness.py",
     "tests/kernels/test_planted.py",
-    "tests/local/test_simulation.py",
     "tests/oracle/test_oracle.py",
     "tests/protocols/test_planted.py",
     "tests/protocols/test_staircase.py",

@@ -90,7 +90,7 @@ def engine(first: int = 0, weight_sharing_id: str = NAME, session_id: bytes = SE
 
 
 def _plan() -> Any:
-    from tests.local.test_simulation import compiled_plan
+    from tests.local.small_plan import compiled_plan
 
     return compiled_plan().record
 
