@@ -258,7 +258,7 @@ class Store(SqliteFile):
                         f"item {item[:8]} is not in the store",
                         "it was never shared here, is not extracted yet, was deleted, or belongs "
                         "to someone else",
-                        "see `gpumpc store info`, and share it again",
+                        "see `gpumpc list`, and share it again",
                     )
                 keys.append(RowKey(item, found[0]))
                 places.append(found[2:])

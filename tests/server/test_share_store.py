@@ -202,7 +202,7 @@ def test_an_owner_has_a_bounded_place(stores: list[ShareStore], party: int) -> N
     n = 1000 // ROW_BYTES[party]
     names = [secrets.token_hex(16) for _ in range(n)]
     put(stores[party], names)
-    with pytest.raises(ConfigError, match=r"no room.*store delete"):
+    with pytest.raises(ConfigError, match=r"no room.*gpumpc delete"):
         put(stores[party], [A])
     put(stores[party], [A], owner="second")
     stores[party].store.delete(names[:1], "user")
@@ -224,7 +224,7 @@ def test_shares_are_read_back(stores: list[ShareStore]) -> None:
         else:
             expected = backend.unpack(memoryview(row), shape, bits)
         assert words.shape == (2, 4, 4, 1) and np.array_equal(words[1:], expected)
-    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*store info"):
+    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*gpumpc list"):
         stores[0].keys(KIND, [A, C], "user")
     with pytest.raises(MissingFile):
         stores[0].keys(KIND, [A], "second")
