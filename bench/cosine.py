@@ -71,7 +71,8 @@ def on_shares(x: Ints, seed: int) -> Ints:
 def in_the_clear(x: Ints) -> Ints:
     """The same by `Program.plain`, which rounds to nearest."""
     program = rows_program(GEOMETRY, len(x), PARAMS)
-    return np.asarray(program.plain(Clear(BACKEND, {}), x.view(np.uint64))).view(np.int64)
+    words: Any = x.view(np.uint64)
+    return np.asarray(program.plain(Clear(BACKEND, {}), words)).view(np.int64)
 
 
 def compared(u: Ints, exact: Floats, train: npt.NDArray[np.bool_]) -> dict[str, float]:

@@ -122,7 +122,7 @@ def measured_rates(backend: Backend) -> Rates:
         backend.operand(backend.expand_words("aes128ctr", bytes([i]) * 32, (side, side), 40), 40)
         for i in (1, 2)
     )
-    words = backend.zeros((_RATE_BYTES // 8,))
+    words: Any = backend.zeros((_RATE_BYTES // 8,))
     return Rates(
         side**3 / _fastest(lambda: backend.matmul(x, w, 40)),
         5

@@ -35,10 +35,10 @@ MULTIPLY_ADDS_PER_S = 17.0e12 * 36  # of bytes, by mma.sync
 BYTES: dict[str, float] = {
     "truncate": 16, "affine": 16, "signed_shift": 16, "add": 24, "product": 24, "beaver": 48,
     "select_words": 24.125, "from_bit": 8.125, "take_bit": 8.125, "pack": 13, "unpack": 13,
-    "to_planes": 11.375, "from_planes": 11.375, "split_rows": 13, "split_windows": 13, "join_rows":
+    "to_planes": 11.375, "split_rows": 13, "split_windows": 13, "join_rows":
     13, "combine": 18, "chacha_words": 8, "chacha_lanes": 8, "mask_words": 13, "mask_lanes": 16,
-    "candidates": 48, "clamp_finish": 24.125, "level_difference": 24, "level_best": 24,
-    "lift_keep": 24.75, "lift_tell": 8.375, "gather": 24, "take_axis": 24, "window_sum": 16,
+    "candidates": 48, "clamp_finish": 24.125,
+    "lift_finish": 24.75, "lift_mask": 8.375, "gather": 24, "take_axis": 24, "window_sum": 16,
     "depthwise": 16, "row_dot": 16, "distances": 8, "thermometer": 80, "lookup": 96, "tree_finish":
     176, "tree_deal": 104, "split_columns": 13, "argmax_signed": 8, "add_packed": 21, "mask_add":
     16, "from_lanes": 8.125,
@@ -48,7 +48,7 @@ BYTES: dict[str, float] = {
 MEMORY = ("LD", "ST")
 CASES = {"lookup", "tree_finish", "tree_deal"}
 STREAMS = {"chacha_words", "chacha_lanes", "mask_words", "mask_add", "mask_lanes"}
-ONE_A_THREAD = {"take_bit", "lift_tell"}
+ONE_A_THREAD = {"take_bit", "lift_mask"}
 SHAPE = (
     25088,
     2304,
@@ -123,12 +123,18 @@ def _lines() -> Iterator[Line]:
             found = [cubin.resources()[kernel.name] for cubin in compiled.values()]
             code = codes[kernel.name]
             share = code.tensor_share if kernel.name.startswith("limb_") else None
-            per_element, told = _instructions(code, kernel)
+            per_element, instructions = _instructions(code, kernel)
             shared = (found[3].shared_bytes + kernel.shared_bytes) / 1024
             registers = max(one.registers for one in found)
             predicted = _predicted(kernel.name, share, per_element)
             yield Line(
-                kernel.name, registers, shared, share, BYTES.get(kernel.name), told, predicted
+                kernel.name,
+                registers,
+                shared,
+                share,
+                BYTES.get(kernel.name),
+                instructions,
+                predicted,
             )
 
 

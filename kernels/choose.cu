@@ -9,18 +9,18 @@
 #include "ring.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-    candidates(const u64* v, const u64* y, const u64* t, const u64* t_r, u64* out, i64 n, u64 keep) {
+    candidates(const u64* v, const u64* y, const u64* t, const u64* t_r, u64* out, i64 n, u64 mask) {
   EACH(i, n) {
-    const u64 zero = (y[i] * t[i] - t_r[i]) & keep;
+    const u64 zero = (y[i] * t[i] - t_r[i]) & mask;
     out[i] = zero;
-    out[n + i] = (v[i] - zero) & keep;
+    out[n + i] = (v[i] - zero) & mask;
   }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    clamp_finish(const u64* inside, const u64* c, const u64* t, u64* out, i64 n, u64 public_part, u64 top, u64 keep) {
+    clamp_finish(const u64* inside, const u64* c, const u64* t, u64* out, i64 n, u64 public_part, u64 top, u64 mask) {
   EACH(i, n) {
     const u64 bit = c[i / 64] >> (i % 64) & 1, share = t[i];
-    out[i] = (inside[i] + top * (share - bit * (share + share) + public_part * bit)) & keep;
+    out[i] = (inside[i] + top * (share - bit * (share + share) + public_part * bit)) & mask;
   }
 }

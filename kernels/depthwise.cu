@@ -9,7 +9,7 @@
 
 extern "C" __global__ void __launch_bounds__(256)
     depthwise(const u64* in, const u64* w, u64* out, const u64* addend, const u64* bias, u32 n, int H, int W, int C, int HO,
-              int WO, int KH, int KW, int stride_y, int stride_x, int top, int left, u64 keep) {
+              int WO, int KH, int KW, int stride_y, int stride_x, int top, int left, u64 mask) {
   EACH32(i, n) {
     const u32 pixel = i / (u32)C, row = pixel / (u32)WO;
     const int c = i % (u32)C, x = pixel % (u32)WO, y = row % (u32)HO;
@@ -25,6 +25,6 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     if (addend) sum += addend[i];
     if (bias) sum += bias[c];
-    out[i] = sum & keep;
+    out[i] = sum & mask;
   }
 }

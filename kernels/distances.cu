@@ -12,7 +12,7 @@ struct Queries {
 };
 
 extern "C" __global__ void __launch_bounds__(256)
-    distances(const u64* x, const u64* w, u64* out, const u64* addend, const u64* bias, int M, int K, i64 N, u64 keep) {
+    distances(const u64* x, const u64* w, u64* out, const u64* addend, const u64* bias, int M, int K, i64 N, u64 mask) {
   SHARED(Queries, queries);
   const i64 column = (i64)blockIdx.x * THREADS + threadIdx.x;
   u64 sum[ROWS] = {};
@@ -40,6 +40,6 @@ extern "C" __global__ void __launch_bounds__(256)
       u64 total = sum[m];
       if (addend) total += addend[m * N + column];
       if (bias) total += bias[column];
-      out[m * N + column] = total & keep;
+      out[m * N + column] = total & mask;
     }
 }

@@ -32,9 +32,9 @@ DEVICE void multiply(Accumulator& sum, const Slices& s) {
   }
 }
 
-// out[row][column of `stride`] = (sum + addend + bias) & keep; addend and bias may be null.
+// out[row][column of `stride`] = (sum + addend + bias) & mask; addend and bias may be null.
 DEVICE void store(const Accumulator& sum, u64* out, const u64* addend, const u64* bias, i64 first_row, i64 rows,
-                  i64 first_column, i64 columns, i64 stride, u64 keep) {
+                  i64 first_column, i64 columns, i64 stride, u64 mask) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -44,7 +44,7 @@ DEVICE void store(const Accumulator& sum, u64* out, const u64* addend, const u64
         u64 total = sum.value[i][j];
         if (addend) total += addend[row * stride + column];
         if (bias) total += bias[column];
-        out[row * stride + column] = total & keep;
+        out[row * stride + column] = total & mask;
       }
     }
 }

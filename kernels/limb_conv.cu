@@ -42,7 +42,7 @@ struct ConvSource {
 template <int L>
 DEVICE void limb_conv(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias,
                       int B, int H, int W, int CP, int HO, int WO, int N, int KW, int taps, int stride_y, int stride_x,
-                      int top, int left, int first, int slices, u64 keep) {
+                      int top, int left, int first, int slices, u64 mask) {
   const int column_tiles = (N + limb::TILE - 1) / limb::TILE;
   const i64 first_row = (i64)(blockIdx.x / column_tiles) * limb::TILE, pixels = (i64)B * HO * WO;
   const int first_column = (int)(blockIdx.x % column_tiles) * limb::TILE;
@@ -80,7 +80,7 @@ DEVICE void limb_conv(const u8* x, const u8* w, const u8* x2, const u8* w2, u64*
   limb::Accumulators<L> sum;
   sum.clear();
   limb::accumulate<L>(sum, s, x2 ? 2 * slices : slices);
-  sum.store(out, addend, bias, first_row, pixels, first_column, N, keep);
+  sum.store(out, addend, bias, first_row, pixels, first_column, N, mask);
 }
 
 DYNAMIC_SHARED(limb_conv_l4, 49152)
@@ -91,28 +91,28 @@ DYNAMIC_SHARED(limb_conv_l8, 98304)
 extern "C" __global__ void __launch_bounds__(256)
     limb_conv_l4(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, int B,
                  int H, int W, int CP, int HO, int WO, int N, int KW, int taps, int stride_y, int stride_x, int top, int left,
-                 int first, int slices, u64 keep) {
+                 int first, int slices, u64 mask) {
   limb_conv<4>(x, w, x2, w2, out, addend, bias, B, H, W, CP, HO, WO, N, KW, taps, stride_y, stride_x, top, left, first,
-               slices, keep);
+               slices, mask);
 }
 extern "C" __global__ void __launch_bounds__(256)
     limb_conv_l5(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, int B,
                  int H, int W, int CP, int HO, int WO, int N, int KW, int taps, int stride_y, int stride_x, int top, int left,
-                 int first, int slices, u64 keep) {
+                 int first, int slices, u64 mask) {
   limb_conv<5>(x, w, x2, w2, out, addend, bias, B, H, W, CP, HO, WO, N, KW, taps, stride_y, stride_x, top, left, first,
-               slices, keep);
+               slices, mask);
 }
 extern "C" __global__ void __launch_bounds__(256)
     limb_conv_l6(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, int B,
                  int H, int W, int CP, int HO, int WO, int N, int KW, int taps, int stride_y, int stride_x, int top, int left,
-                 int first, int slices, u64 keep) {
+                 int first, int slices, u64 mask) {
   limb_conv<6>(x, w, x2, w2, out, addend, bias, B, H, W, CP, HO, WO, N, KW, taps, stride_y, stride_x, top, left, first,
-               slices, keep);
+               slices, mask);
 }
 extern "C" __global__ void __launch_bounds__(256)
     limb_conv_l8(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, int B,
                  int H, int W, int CP, int HO, int WO, int N, int KW, int taps, int stride_y, int stride_x, int top, int left,
-                 int first, int slices, u64 keep) {
+                 int first, int slices, u64 mask) {
   limb_conv<8>(x, w, x2, w2, out, addend, bias, B, H, W, CP, HO, WO, N, KW, taps, stride_y, stride_x, top, left, first,
-               slices, keep);
+               slices, mask);
 }

@@ -27,7 +27,7 @@ struct GemmSource {
 
 template <int L>
 DEVICE void limb_gemm(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias,
-                      i64 M, int N, int KP, int first, int slices, u64 keep) {
+                      i64 M, int N, int KP, int first, int slices, u64 mask) {
   const int column_tiles = (N + limb::TILE - 1) / limb::TILE;
   const i64 first_row = (i64)(blockIdx.x / column_tiles) * limb::TILE;
   const int first_column = (int)(blockIdx.x % column_tiles) * limb::TILE;
@@ -46,7 +46,7 @@ DEVICE void limb_gemm(const u8* x, const u8* w, const u8* x2, const u8* w2, u64*
   limb::Accumulators<L> sum;
   sum.clear();
   limb::accumulate<L>(sum, source, x2 ? 2 * slices : slices);
-  sum.store(out, addend, bias, first_row, M, first_column, N, keep);
+  sum.store(out, addend, bias, first_row, M, first_column, N, mask);
 }
 
 DYNAMIC_SHARED(limb_gemm_l4, 49152)
@@ -55,21 +55,21 @@ DYNAMIC_SHARED(limb_gemm_l6, 73728)
 DYNAMIC_SHARED(limb_gemm_l8, 98304)
 extern "C" __global__ void __launch_bounds__(256)
     limb_gemm_l4(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, i64 M,
-                 int N, int KP, int first, int slices, u64 keep) {
-  limb_gemm<4>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, keep);
+                 int N, int KP, int first, int slices, u64 mask) {
+  limb_gemm<4>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, mask);
 }
 extern "C" __global__ void __launch_bounds__(256)
     limb_gemm_l5(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, i64 M,
-                 int N, int KP, int first, int slices, u64 keep) {
-  limb_gemm<5>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, keep);
+                 int N, int KP, int first, int slices, u64 mask) {
+  limb_gemm<5>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, mask);
 }
 extern "C" __global__ void __launch_bounds__(256)
     limb_gemm_l6(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, i64 M,
-                 int N, int KP, int first, int slices, u64 keep) {
-  limb_gemm<6>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, keep);
+                 int N, int KP, int first, int slices, u64 mask) {
+  limb_gemm<6>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, mask);
 }
 extern "C" __global__ void __launch_bounds__(256)
     limb_gemm_l8(const u8* x, const u8* w, const u8* x2, const u8* w2, u64* out, const u64* addend, const u64* bias, i64 M,
-                 int N, int KP, int first, int slices, u64 keep) {
-  limb_gemm<8>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, keep);
+                 int N, int KP, int first, int slices, u64 mask) {
+  limb_gemm<8>(x, w, x2, w2, out, addend, bias, M, N, KP, first, slices, mask);
 }

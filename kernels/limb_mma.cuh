@@ -51,9 +51,9 @@ struct Accumulators {
       }
   }
 
-  // out = (sum_d 2^(8 d) value_d + addend + bias) & keep; addend and bias may be null.
+  // out = (sum_d 2^(8 d) value_d + addend + bias) & mask; addend and bias may be null.
   DEVICE_MEMBER void store(u64* out, const u64* addend, const u64* bias, i64 first_row, i64 rows, int first_column,
-                           int columns, u64 keep) const {
+                           int columns, u64 mask) const {
     const int thread = (int)here(threadIdx.x), lane = thread % 32, warp = thread / 32;
     // A pair of columns at a time: the accumulators die as the words are made.
 #pragma unroll
@@ -75,7 +75,7 @@ struct Accumulators {
             const i64 at = row * columns + column + e;
             if (inside && addend) total[e] += addend[at];
             if (inside && bias) total[e] += bias[column + e];
-            if (inside) out[at] = total[e] & keep;
+            if (inside) out[at] = total[e] & mask;
           }
         }
   }

@@ -1,4 +1,4 @@
-// Every inline PTX instruction of this project, each beside a host body that says what it does.
+// Every inline PTX instruction of this project, each with a host body that says what it does.
 //
 // Device: NVRTC, sm_80 and later. Host: the emulator of tests/emulator, whose runtime supplies the `emu_` functions; a
 // warp-wide instruction is a meeting point of its 32 threads. That a device body does what its host body says is the one

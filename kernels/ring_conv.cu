@@ -9,7 +9,7 @@
 
 extern "C" __global__ void __launch_bounds__(256, 2)
     ring_conv(const u64* x, const u64* w, u64* out, const u64* addend, const u64* bias, int B, int H, int W, int C, int HO,
-              int WO, int N, int KW, int taps, int stride_y, int stride_x, int top, int left, int groups, u64 keep) {
+              int WO, int N, int KW, int taps, int stride_y, int stride_x, int top, int left, int groups, u64 mask) {
   SHARED(imad::Slices, s);
   const int per_group = C / groups, n_group = N / groups, depth = taps * per_group;
   const int column_tiles = (n_group + imad::TILE - 1) / imad::TILE;
@@ -43,5 +43,5 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   }
   const i64 offset = group * n_group;
   imad::store(sum, out + offset, addend ? addend + offset : nullptr, bias ? bias + offset : nullptr, first_row, pixels,
-              first_column, n_group, N, keep);
+              first_column, n_group, N, mask);
 }

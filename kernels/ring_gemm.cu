@@ -6,7 +6,7 @@
 #include "imad.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    ring_gemm(const u64* x, const u64* w, u64* out, const u64* addend, const u64* bias, int M, int K, int N, u64 keep) {
+    ring_gemm(const u64* x, const u64* w, u64* out, const u64* addend, const u64* bias, int M, int K, int N, u64 mask) {
   SHARED(imad::Slices, s);
   const int column_tiles = (N + imad::TILE - 1) / imad::TILE;
   const i64 first_row = (i64)(blockIdx.x / column_tiles) * imad::TILE;
@@ -26,5 +26,5 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     imad::multiply(sum, s);
     __syncthreads();
   }
-  imad::store(sum, out, addend, bias, first_row, M, first_column, N, N, keep);
+  imad::store(sum, out, addend, bias, first_row, M, first_column, N, N, mask);
 }

@@ -1,11 +1,11 @@
 // Bits across elements: planes[b, j] bit i = bit b of element 64 j + i, for b < bits; the 64x64 bit transposition.
 //
-//   to_planes  all of the low `bits` bits        from_planes  the inverse
-//   take_bit   the one bit `position`            from_bit     words 0 or 1 of one lane
+//   to_planes  all of the low `bits` bits        take_bit  the one bit `position`
+//   from_bit   words 0 or 1 of one lane
 //   from_lanes words 0 or 1 of several lanes: out (rows, n) of lanes (rows, lanes)
 //
 // Shapes: x, out (n) words; planes (bits, lanes), lane (lanes), lanes = ceil(n / 64). Padding bits are zero.
-// Launch: 256 threads; to_planes, from_planes 1024 elements a block, take_bit 256, the others 1024. Largest n: 2^39; from_lanes
+// Launch: 256 threads; to_planes 1024 elements a block, take_bit 256, the others 1024. Largest n: 2^39; from_lanes
 // 2^32 - 2^10 words.
 // Fast because: a 32x32 block of bits turns in five shuffles; shared memory gathers 16 lane words a plane, so that planes
 // are written in whole sectors of 128 bytes.
@@ -44,28 +44,6 @@ extern "C" __global__ void __launch_bounds__(256) to_planes(const u64* x, u64* p
   for (int q = threadIdx.x; q < bits * LANES; q += THREADS) {
     const i64 column = (i64)blockIdx.x * LANES + q % LANES;
     if (column < lanes) planes[q / LANES * lanes + column] = tile.word[q / LANES * LANE_STRIDE + q % LANES];
-  }
-}
-
-extern "C" __global__ void __launch_bounds__(256) from_planes(const u64* planes, u64* out, i64 n, i64 lanes, int bits) {
-  SHARED(Tile, tile);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int q = threadIdx.x; q < 64 * LANES; q += THREADS) {
-    const i64 column = (i64)blockIdx.x * LANES + q % LANES;
-    const bool inside = q / LANES < bits && column < lanes;
-    tile.word[q / LANES * LANE_STRIDE + q % LANES] = inside ? planes[q / LANES * lanes + column] : 0;
-  }
-  __syncthreads();
-  for (int k = warp; k < LANES; k += 8) {
-    const i64 first = ((i64)blockIdx.x * LANES + k) * 64 + lane;
-    u64 low = 0, high = 0;
-    for (int half = 0; half < 2; ++half) {
-      const u64 column = tile.word[(32 * half + lane) * LANE_STRIDE + k];
-      low |= (u64)turn((u32)column) << (32 * half);
-      high |= (u64)turn((u32)(column >> 32)) << (32 * half);
-    }
-    if (first < n) out[first] = low;
-    if (first + 32 < n) out[first + 32] = high;
   }
 }
 

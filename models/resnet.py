@@ -10,7 +10,7 @@ from gpumpc.models import seeded
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS = 2
-# What the batch norms' statistics are measured on: as many images, of this size.
+# Images that the batch norms' statistics are measured on: their number, channels and size.
 _SEEN = (16, 3, 64, 64)
 
 
@@ -20,7 +20,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where shapes differ."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where shapes differ."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()

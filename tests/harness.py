@@ -46,16 +46,15 @@ from tests.scripted import (
     NamedTree,
     Opening,
     RecordingSession,
-    Scripted,
     ScriptedDealing,
 )
 
-Words = npt.NDArray[np.uint64]
+Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Integers = dict[str, tuple[Words, Words]]
 Pair = tuple[Additive, Additive]
 Parts = dict[str, StaticWeight]
 Static = tuple[tuple[Parts, Parts], dict[str, Words]]
-BACKEND = NumpyBackend()
+BACKEND: Any = NumpyBackend()
 WEIGHT_SESSION = b"a test's weights"
 
 
@@ -178,7 +177,7 @@ class Options:
         )
         return first, second
 
-    def backend(self, role: int, names: Mapping[bytes, Name]) -> Scripted:
+    def backend(self, role: int, names: Mapping[bytes, Name]) -> Any:
         """Of a server, or of the dealer (2)."""
         return SCRIPTED[self.backends[role]](names, self.script or {})
 
@@ -248,10 +247,8 @@ def _session(
     )
     ahead = dict(itertools.islice(program.prepare(draws), options.prepared))
     stream = DealtCorrections(corrections) if party else None
-    backend = options.backend(party, tree.names)
-    return RecordingSession(
-        options.script or {}, party, backend, channel, cipher, tree, stream, parts, ahead
-    )
+    own = PartyRandomness(party, options.backend(party, tree.names), cipher, tree, parts)
+    return RecordingSession(options.script or {}, own, channel, stream, ahead)
 
 
 def run_steps(

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pytest
 
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
@@ -20,47 +18,9 @@ from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import OneWay, Session, Sum
 
-Words = npt.NDArray[np.uint64]
+Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Name = tuple[int, str, str]  # party, step, name
 SESSION_ID = b"a test's session"
-
-
-def drawn_openly(patch: pytest.MonkeyPatch) -> None:
-    """Every draw goes through `words` or `lanes`, where a planted bug can change it; the
-    definitions of what is fused.
-    """
-
-    def masked(self: Session, words: Words, name: str, bits: int) -> Sum:
-        return Sum(words + self.words(name, words.shape, bits), bits)
-
-    def masked_operand(self: Session, words: Words, name: str, bits: int) -> tuple[Words, Sum]:
-        drawn = self.words(name, words.shape, bits)
-        return drawn, Sum(words - drawn, bits, operand=True)
-
-    def send_masked(self: Session, words: Words, name: str, bits: int) -> None:
-        self.send_words(words - self.words(name, words.shape, bits), bits)
-
-    def sum_words(self: dealer.Dealing, name: str, shape: Sequence[int], bits: int) -> Any:
-        return self.backend.reduce(
-            self.words(0, name, shape, bits) + self.words(1, name, shape, bits), bits
-        )
-
-    def xor_lanes(self: dealer.Dealing, name: str, planes: int, n: int) -> Any:
-        return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
-
-    def deal_words(self: dealer.Dealing, name: str, value: Words, bits: int) -> None:
-        self._give(self.backend.pack(value - self.words(0, name, value.shape, bits), bits))
-
-    def deal_lanes(self: dealer.Dealing, name: str, value: Words, n: int) -> None:
-        self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
-
-    fused = {
-        Session: (masked, masked_operand, send_masked),
-        dealer.Dealing: (sum_words, xor_lanes, deal_words, deal_lanes),
-    }
-    for owner, functions in fused.items():
-        for function in functions:
-            patch.setattr(owner, function.__name__, function)
 
 
 class NamedTree(SeedTree):
@@ -142,8 +102,6 @@ class Opening:
 class RecordingSession(Session):
     """A session that writes down what it learns from each opening, and from the dealer."""
 
-    backend: Scripted
-
     def __init__(self, script: Mapping[Name, Any], *arguments: Any) -> None:
         super().__init__(*arguments)
         self._script = script
@@ -153,7 +111,9 @@ class RecordingSession(Session):
     @property
     def known(self) -> dict[Name, tuple[int, Words]]:
         """What this server drew, and what server 1 was dealt."""
-        return self.backend.drawn | (self.dealt if self.party else {})
+        scripted: Any = self.backend
+        drawn: dict[Name, tuple[int, Words]] = scripted.drawn
+        return drawn | (self.dealt if self.party else {})
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         words: Words = super().dealt_words(name, shape, bits)

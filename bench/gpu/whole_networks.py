@@ -18,6 +18,7 @@ from bench.gpu.results import Results
 from gpumpc.nn.graph import Graph
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
+from gpumpc.ring.backend import as_backend
 from gpumpc.ring.cupy_backend import CupyBackend
 
 PARAMS = Params(ring_bits=40, frac_bits=13, cipher="chacha20")
@@ -77,7 +78,8 @@ def run(
 
 def _one(make: Make, results: Results, name: str, graph: Graph, batch_size: int) -> None:
     program = compile_program(graph, PARAMS, batch_size)
-    parties = Parties(make(), (make(), make()))
+    dealer, server_0, server_1 = (as_backend(make()) for _ in range(3))
+    parties = Parties(dealer, (server_0, server_1))
     engine = Engine(program, random_weights(program, 1), parties)
     shares = random_shares(program, 2)
     engine.run(shares)  # compiles and loads the kernels

@@ -15,7 +15,7 @@ from gpumpc.program.program import Program
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.index_store import draw_masks, weight_mask
 from gpumpc.retrieval.programs import ROWS
-from gpumpc.ring.backend import Backend, Words
+from gpumpc.ring.backend import Backend, Operand
 
 
 class DealerEngine:
@@ -30,7 +30,7 @@ class DealerEngine:
     ) -> None:
         self.plan, self.program, self.backend = plan, program, backend
         self._roots = roots
-        self._masks: dict[tuple[str, str], dict[str, Words]] = {}
+        self._masks: dict[tuple[str, str], dict[str, Operand]] = {}
 
     def deal(
         self,
@@ -58,7 +58,7 @@ class DealerEngine:
         )
         dealer.deal_batch(program.steps, dealing)
 
-    def _row_masks(self, task: m.IndexTask) -> dict[str, Words]:
+    def _row_masks(self, task: m.IndexTask) -> dict[str, Operand]:
         """The static mask of an index's rows: both servers' draws, named by where each row was
         added.
         """
@@ -72,7 +72,8 @@ class DealerEngine:
             )
             for root in self._roots
         ]
-        return {ROWS: weight_mask(self.backend, geometry, parts[0] + parts[1])}
+        mask = weight_mask(self.backend, geometry, parts[0] + parts[1])
+        return {ROWS: self.backend.operand(mask, geometry.score_bits)}
 
     @staticmethod
     def _tree_of(root: Secret) -> Callable[[bytes, int], seeds.SeedTree]:
@@ -86,7 +87,7 @@ class DealerEngine:
         )
         return first, second
 
-    def _weight_masks(self, version: str, weight_sharing_id: str) -> dict[str, Words]:
+    def _weight_masks(self, version: str, weight_sharing_id: str) -> dict[str, Operand]:
         key = (version, weight_sharing_id)
         if key not in self._masks:
             trees = self._trees(seeds.weight_session(version, weight_sharing_id), 0)

@@ -19,7 +19,7 @@ from gpumpc.offline import seeds
 from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend, Words
-from gpumpc.session import Session, StaticWeight
+from gpumpc.session import PartyRandomness, Session, StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
@@ -296,16 +296,9 @@ class Evaluation:
             raise ConfigError(
                 f"server {party.number} was given the channel of server {channel.party}"
             )
-        return Session(
-            party.number,
-            backend,
-            channel,
-            self.plan.params.cipher,
-            party.seed_tree(reserved.session_id, reserved.batch_index),
-            reserved.corrections,
-            self.weights,
-            reserved.prefetched,
-        )
+        tree = party.seed_tree(reserved.session_id, reserved.batch_index)
+        own = PartyRandomness(party.number, backend, self.plan.params.cipher, tree, self.weights)
+        return Session(own, channel, reserved.corrections, reserved.prefetched)
 
 
 def _read_field(fields: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:

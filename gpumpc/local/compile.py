@@ -17,7 +17,7 @@ from gpumpc.nn.graph import Graph
 from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.params import Params, one_of
 from gpumpc.program import plan as plan_files
-from gpumpc.program.compiler import GUARD_BITS, compile_graph, program_of
+from gpumpc.program.compiler import GUARD_BITS, Calibration, compile_graph, program_of
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
 from gpumpc.program.plan import PlanRecord, Preprocessing, Weights
@@ -179,9 +179,7 @@ def compile(  # the verb that users know from re.compile
         with_policy(graph, policy) if policy is not None else graph,
         weights,
         params or Params(),
-        bounds="certified" if samples is None else "calibrated",
-        samples=samples,
-        guard_bits=guard_bits,
+        calibration=None if samples is None else Calibration(samples, guard_bits),
         preprocessing=None if recipe is None else msgspec.convert(recipe, Preprocessing),
     )
     classes = tuple(description.get("classes", ()))

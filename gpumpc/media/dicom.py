@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,10 @@ from gpumpc.errors import UnreadableImage
 from gpumpc.extras import extra
 from gpumpc.media.child_messages import Pixels
 from gpumpc.media.levels import check_size, finite, window
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.uid import UID
 
 Window = tuple[float, float]
 Values = npt.NDArray[Any]
@@ -58,12 +63,12 @@ def dicom_frames(path: Path, chosen: Window | None) -> Iterator[Pixels]:
     return _greys(frames, dataset, chosen, inverted=kind == "MONOCHROME1")
 
 
-def _open(path: Path, pydicom: Any) -> Any:
+def _open(path: Path, pydicom: ModuleType) -> Dataset:
     with open(path, "rb") as file:
         marked = file.read(132)[128:] == b"DICM"
     try:
         # Old files lack the mark; whether they are DICOM shows in what is found inside.
-        dataset = pydicom.dcmread(path, force=not marked)
+        dataset: Dataset = pydicom.dcmread(path, force=not marked)
         usable = marked or "Rows" in dataset or "SOPClassUID" in dataset
     except Exception as error:  # whatever a parser of anything may raise
         if marked:
@@ -76,14 +81,14 @@ def _open(path: Path, pydicom: Any) -> Any:
     return dataset
 
 
-def _guessed_syntax(dataset: Any, uid: Any) -> Any:
+def _guessed_syntax(dataset: Dataset, uid: ModuleType) -> UID:
     implicit, little = dataset.original_encoding
-    if implicit:
-        return uid.ImplicitVRLittleEndian
-    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    syntax: UID = uid.ImplicitVRLittleEndian if implicit else explicit
+    return syntax
 
 
-def _check(dataset: Any, pydicom: Any) -> None:
+def _check(dataset: Dataset, pydicom: ModuleType) -> None:
     """Everything that can be refused before a pixel is decoded."""
     data = next((dataset[name].value for name in _PIXELS if name in dataset), None)
     if not data or "Rows" not in dataset or "Columns" not in dataset:
@@ -113,7 +118,7 @@ def _check(dataset: Any, pydicom: Any) -> None:
         raise UnreadableImage(what, why, "copy or export it again")
 
 
-def _check_decoder(syntax: Any, pydicom: Any) -> None:
+def _check_decoder(syntax: UID, pydicom: ModuleType) -> None:
     try:
         decoder = extra("pydicom.pixels", "dicom").get_decoder(syntax)
         lacking = decoder.missing_dependencies
@@ -129,7 +134,7 @@ def _check_decoder(syntax: Any, pydicom: Any) -> None:
     )
 
 
-def _decoded(dataset: Any) -> Iterator[Values]:
+def _decoded(dataset: Dataset) -> Iterator[Values]:
     try:
         for index in range(int(dataset.get("NumberOfFrames") or 1)):
             # Not iter_pixels: of pydicom 3.0.2 it fails on frames whose sign it has to correct.
@@ -145,7 +150,7 @@ def _decoded(dataset: Any) -> Iterator[Values]:
         ) from error
 
 
-def _stored(frame: Values, dataset: Any) -> Values:
+def _stored(frame: Values, dataset: Dataset) -> Values:
     """The stored value alone: bits above it may hold an overlay.
 
     Other decoders have seen to that themselves.
@@ -164,7 +169,7 @@ def _stored(frame: Values, dataset: Any) -> Values:
     return (frame << (width - 1 - high)) >> (width - stored)
 
 
-def _coloured(frames: Iterator[Values], dataset: Any) -> Iterator[Pixels]:
+def _coloured(frames: Iterator[Values], dataset: Dataset) -> Iterator[Pixels]:
     table = extra("pydicom.pixels", "dicom").apply_color_lut
     for frame in frames:
         colours = table(frame, dataset)
@@ -172,7 +177,7 @@ def _coloured(frames: Iterator[Values], dataset: Any) -> Iterator[Pixels]:
 
 
 def _greys(
-    frames: Iterator[Values], dataset: Any, chosen: Window | None, *, inverted: bool
+    frames: Iterator[Values], dataset: Dataset, chosen: Window | None, *, inverted: bool
 ) -> Iterator[Pixels]:
     values = (_modality(frame, dataset, index) for index, frame in enumerate(frames))
     if chosen is None and not _windows(dataset, 0) and "VOILUTSequence" not in dataset:
@@ -185,7 +190,7 @@ def _greys(
         yield 1.0 - image if inverted else image
 
 
-def _modality(frame: Values, dataset: Any, index: int) -> Values:
+def _modality(frame: Values, dataset: Dataset, index: int) -> Values:
     holder = _described(dataset, index, "PixelValueTransformationSequence")
     if "ModalityLUTSequence" in holder:
         return finite(
@@ -204,7 +209,7 @@ def _modality(frame: Values, dataset: Any, index: int) -> Values:
     return finite(frame.astype(np.float64) * slope + intercept)
 
 
-def _shown(values: Values, dataset: Any, index: int, chosen: Window | None) -> Pixels:
+def _shown(values: Values, dataset: Dataset, index: int, chosen: Window | None) -> Pixels:
     if chosen is not None:
         return window(values, chosen[0] - chosen[1] / 2, chosen[0] + chosen[1] / 2)
     pairs = _windows(dataset, index)
@@ -228,7 +233,7 @@ def _shown(values: Values, dataset: Any, index: int, chosen: Window | None) -> P
     return window(values, low, low + max(width - 1, 1e-9))
 
 
-def _windows(dataset: Any, index: int) -> list[Window]:
+def _windows(dataset: Dataset, index: int) -> list[Window]:
     """The file's windows that can be used, in its order."""
     holder = _described(dataset, index, "FrameVOILUTSequence")
     centres, widths = _numbers(holder.get("WindowCenter")), _numbers(holder.get("WindowWidth"))
@@ -246,7 +251,7 @@ def _numbers(value: Any) -> list[float]:
     ]
 
 
-def _described(dataset: Any, index: int, name: str) -> Any:
+def _described(dataset: Dataset, index: int, name: str) -> Dataset:
     """Where an attribute of a frame stands: in its own group, in the shared group, or in the file
     itself.
     """
@@ -260,7 +265,7 @@ def _described(dataset: Any, index: int, name: str) -> Any:
     )
 
 
-def _extent(frames: list[Values], dataset: Any) -> Window:
+def _extent(frames: list[Values], dataset: Dataset) -> Window:
     """Minimum and maximum of the file, without the value that pads it."""
     padding = dataset.get("PixelPaddingValue")
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")

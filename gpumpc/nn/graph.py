@@ -1,7 +1,7 @@
 """The few layer records a network is made of, with shapes. Channels last, everywhere.
 
 A graph is a tuple of records in evaluation order. A record names its inputs by the names of earlier
-records; its own value has its own name. Weights stand beside the graph in a dict of float64 arrays:
+records; its own value has its own name. The weights are a dict of float64 arrays:
 `NAME.weight`, `NAME.bias`.
 
 Shapes are those of one item: (H, W, C) for images, (C,) for vectors; the batch axis comes first in
@@ -17,25 +17,25 @@ import msgspec
 
 from gpumpc.errors import PlanError
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Shape = tuple[Positive, ...]
-Pair = tuple[Positive, Positive]
+Shape = tuple[Size, ...]
+Pair = tuple[Size, Size]
 Padding = tuple[Count, Count, Count, Count]  # top, bottom, left, right
 
 
 class Layer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Common to all records: the value's name and the names of what it is computed from."""
+    """Common to all records: the value's name and the names of its inputs."""
 
     name: str
     inputs: tuple[str, ...]
 
 
 class Input(Layer, frozen=True):
-    """What the owner shares. Every real value must lie in [low, high].
+    """The owner's input. Every real value must lie in [low, high].
 
-    Shares come at the plan's own k and f, unless these fields say otherwise: modulo 2^bits at scale
-    2^frac * divisor, as another plan's results are kept.
+    It is shared modulo 2^k at scale 2^f or, where these fields say so, modulo 2^bits at scale
+    2^frac * divisor, as another plan's results are stored.
     """
 
     shape: Shape
@@ -43,23 +43,23 @@ class Input(Layer, frozen=True):
     high: float
     bits: Annotated[int, msgspec.Meta(ge=2, le=62)] | None = None
     frac: Annotated[int, msgspec.Meta(ge=0, le=61)] | None = None
-    divisor: Positive = 1
+    divisor: Size = 1
 
 
 class Conv2d(Layer, frozen=True):
     """Weight (kh, kw, Cin / groups, Cout), bias (Cout,)."""
 
     kernel: Pair
-    out_channels: Positive
+    out_channels: Size
     stride: Pair = (1, 1)
     padding: Padding = (0, 0, 0, 0)
-    groups: Positive = 1
+    groups: Size = 1
 
 
 class Linear(Layer, frozen=True):
     """Weight (in, out), bias (out,)."""
 
-    out_features: Positive
+    out_features: Size
 
 
 class ReLU(Layer, frozen=True):
@@ -108,7 +108,7 @@ class TopK(Layer, frozen=True):
     (k,).
     """
 
-    k: Positive
+    k: Size
 
 
 AnyLayer = (
@@ -221,17 +221,10 @@ def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
 
 
 def _check_inputs(layer: AnyLayer, inputs: list[Shape]) -> None:
-    """Number and rank of a record's inputs, and channels that divide into groups."""
+    """Raises PlanError for inputs of the wrong number, rank or channels."""
     count = {"Input": 0, "Add": 2, "Concat": max(1, len(inputs))}.get(type(layer).__name__, 1)
-    rank = {
-        "Conv2d": 3,
-        "MaxPool": 3,
-        "AvgPool": 3,
-        "Flatten": 3,
-        "Linear": 1,
-        "Argmax": 1,
-        "TopK": 1,
-    }.get(type(layer).__name__)
+    ranks = {Conv2d: 3, MaxPool: 3, AvgPool: 3, Flatten: 3, Linear: 1, Argmax: 1, TopK: 1}
+    rank = ranks.get(type(layer))
     fits = len(inputs) == count and all(rank in (None, len(shape)) for shape in inputs)
     if isinstance(layer, Conv2d) and fits:
         fits = inputs[0][2] % layer.groups == 0 and layer.out_channels % layer.groups == 0

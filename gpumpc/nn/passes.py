@@ -1,7 +1,7 @@
 """Rewrites of a freshly imported network, each exact in real arithmetic: NumPy only.
 
 An importer may emit two records that no plan contains: `Affine` (a batch norm) and `Pad`. The
-passes fold both into neighbouring layers, drop what nothing uses, and move max-pool before the
+passes fold both into neighbouring layers, drop unused records, and move max-pool before the
 activation, which is the same function and compares a quarter as many values.
 """
 
@@ -72,9 +72,7 @@ def simplify(layers: Iterable[RawLayer], weights: Weights) -> tuple[Graph, Weigh
 
 
 def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
-    """Without the records that the last one does not depend on; the first record, the input,
-    stays.
-    """
+    """Without the records that the last one does not depend on; the input stays."""
     needed = {layers[0].name, layers[-1].name}
     kept = []
     for layer in reversed(layers):

@@ -1,4 +1,4 @@
-"""A network in plaintext, float64: what every private result is compared with.
+"""A network in the clear, in float64, to compare private results with.
 
 Channels last, batch first.
 """
@@ -88,7 +88,7 @@ def evaluate_float(
     """The network's output in float64.
 
     Args:
-        graph: what to compute.
+        graph: the network.
         weights: the arrays its layers name; computed with in float64.
         x: a batch (B, *graph.input.shape), inside the input's declared range.
         trace: return every layer's value by name, the input's included; it keeps them all in
@@ -171,7 +171,7 @@ def _padded(x: FloatArray, padding: Padding, value: float) -> FloatArray:
 
 
 def _windows(x: FloatArray, window: Pair, stride: Pair) -> list[FloatArray]:
-    """For each tap of the window, row by row, the view (B, Ho, Wo, C) of what it reads."""
+    """The view (B, Ho, Wo, C) that each tap of the window reads, row by row."""
     rows = window_count(x.shape[1], window[0], stride[0], 0, 0)
     cols = window_count(x.shape[2], window[1], stride[1], 0, 0)
     return [

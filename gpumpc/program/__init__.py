@@ -1,3 +1,3 @@
-"""What the parties agree on and run: a network lowered to protocol steps, its plan, its weights as
+"""A network lowered to protocol steps, which the parties agree on and run, its plan and weights as
 shares.
 """

@@ -1,4 +1,4 @@
-"""What all parties must have equal before the first masked byte."""
+"""The fields that must be equal at all parties before the first masked byte."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ PACKING = "byte planes, then bit lanes"
 
 
 def agreed_fields(plan: PlanRecord, program: Program) -> dict[str, str]:
-    """What all parties must have equal, in the order in which it is compared: what tells most of a
-    difference first.
-    """
+    """In the order in which they are compared: those that explain a difference best come first."""
     params = plan.params
     return {
         "gpumpc version": VERSION,

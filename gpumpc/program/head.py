@@ -1,6 +1,4 @@
-"""Answers on top of a network: what the user learns of an image, and heads that take another plan's
-kept results.
-"""
+"""Answers on top of a network, which the user learns, and heads on stored features."""
 
 from __future__ import annotations
 
@@ -25,9 +23,9 @@ HEAD_PARAMS = Params(ring_bits=48, frac_bits=13)
 
 
 def with_policy(graph: Graph, policy: Policy) -> Graph:
-    """A graph that ends in logits, with what the policy shows of them.
+    """A graph that ends in logits, with the layer that the policy asks for.
 
-    Raises PlanError where they are no vector.
+    Raises PlanError where its output is not a vector.
     """
     one_of("policy", policy, get_args(Policy), PlanError)
     [n_classes, *rest] = graph.shapes()[graph.output.name] or [0]
@@ -54,15 +52,15 @@ def compile_head(
     params: Params = HEAD_PARAMS,
     name: str = "",
 ) -> tuple[PlanRecord, Weights]:
-    """A linear head that takes the kept results of `plan` as they lie at the servers.
+    """A linear head on the results of `plan`, in the form in which the servers store them.
 
     Args:
         weight, bias: (d, C) and (C,), for results of d entries.
         classes: C names; every party reads them.
-        policy: what the user learns.
+        policy: decides what the user learns.
 
     Raises:
-        PlanError: the plan's results are no vectors.
+        PlanError: the plan's results are not vectors.
         BadShape: weight, bias and classes do not fit.
         RangeTooWide: logits may not fit the ring; choose a larger k.
     """
@@ -70,7 +68,7 @@ def compile_head(
     result = program.result
     if len(result.shape) != 2 or program.result_is_index:
         raise PlanError(
-            "this plan's results are no vectors",
+            "this plan's results are not vectors",
             "a linear head takes vectors",
             "compile it up to its features",
         )
@@ -81,7 +79,7 @@ def compile_head(
             f"the plan's results have {result.shape[1]} entries",
             f"give ({result.shape[1]}, {len(classes)}) and ({len(classes)},)",
         )
-    # What a share at rest may hold: it is lifted, so one bit less than its ring.
+    # The bound of a stored share: it is lifted, so one bit less than its ring.
     bound = (2.0 ** (result.bits - 2) - 1) / result.scale
     source = Input(
         "features", (), result.shape[1:], -bound, bound, result.bits, result.frac, result.divisor

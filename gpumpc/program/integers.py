@@ -1,6 +1,4 @@
-"""A network's weights as ring elements, and the mode `fixed`: the program in the clear, on
-integers.
-"""
+"""A network's weights as ring elements; the mode `fixed`, a program in the clear on integers."""
 
 from __future__ import annotations
 

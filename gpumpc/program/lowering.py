@@ -1,15 +1,14 @@
 """graph + params -> program: which steps a layer becomes, and how many bits each value has.
 
-Where bits change hands: a product is one modulo 2^k; truncation leaves K = k - shift bits; ReLU and
-clamp bring their result to whatever the next product needs in their own last round; what has no
-activation is lifted where it is needed, once.
+A product is one modulo 2^k; truncation leaves K = k - shift bits; ReLU and clamp lift their result
+to the ring of the next product in their own last round; a value without activation is lifted where
+that is needed, once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
@@ -35,9 +34,8 @@ def compile_program(
     """The program of a graph for a fixed batch size.
 
     Args:
-        output_bits: how many bits the revealed value needs, sign included; None for as many as the
-            ring has.
-        widths: of its layers; what is not named computes in k bits with weights at 2^f.
+        output_bits: bits of the revealed value, sign included; None for all bits of its ring.
+        widths: of its layers; any other layer computes in k bits with weights at 2^f.
 
     Raises PlanError where scales do not fit (for example two summands averaged over different
     windows).
@@ -46,9 +44,7 @@ def compile_program(
 
 
 class _Compiler:
-    """Walks the graph once backwards (which bits are needed) and once forwards (which steps give
-    them).
-    """
+    """Walks the graph once backwards, for the bits needed, and once forwards, for the steps."""
 
     def __init__(
         self,
@@ -89,7 +85,7 @@ class _Compiler:
     # backwards
 
     def _needed_bits(self, output_bits: int | None) -> dict[str, int]:
-        """Bits that whoever reads a value wants of it."""
+        """Bits that the readers of each value need of it."""
         needed = {layer.name: 1 for layer in self.graph.layers}
         needed[self.graph.output.name] = output_bits or self.params.ring_bits
         for layer in reversed(self.graph.layers):
@@ -101,8 +97,8 @@ class _Compiler:
         if isinstance(layer, (g.Conv2d, g.Linear)):
             return self._width(layer.name).ring_bits
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
-            # These compare in whatever bits they are given, but a clamp gives just what its own
-            # constant needs: no room for a difference, nor for a sum on the way here.
+            # These compare values of any width, but a clamp's result is as wide as its constant,
+            # with no room for a difference, nor for a sum on the way here.
             return (
                 self.widths[layer.name].ring_bits
                 if layer.name in self.widths
@@ -147,11 +143,10 @@ class _Compiler:
         frac = self.params.frac_bits if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
-    def _step(self, kind: type[Step], layer: g.AnyLayer, value: Value, **fields: Any) -> None:
-        """Append a step that reads the layer's inputs and makes its value."""
-        shape = self.values[layer.inputs[0]].shape
-        self.steps.append(kind(layer.name, layer.inputs, layer.name, shape, **fields))
-        self.values[layer.name] = value
+    def _add(self, step: Step, value: Value) -> None:
+        """Append a step that makes this value."""
+        self.steps.append(step)
+        self.values[step.output] = value
 
     def _at_bits(self, name: str, bits: int) -> str:
         """Name of the value with at least `bits` bits: itself, or its lift."""
@@ -160,13 +155,13 @@ class _Compiler:
             return name
         if name not in self.lifted:
             target = self.lifted[name] = f"{name}/lift"
-            self.steps.append(Lift(target, (name,), target, value.shape, value.bits, bits))
-            self.values[target] = dataclasses.replace(value, bits=bits)
+            lift = Lift(target, (name,), target, value.shape, value.bits, bits)
+            self._add(lift, dataclasses.replace(value, bits=bits))
         return self.lifted[name]
 
     def _operand(self, name: str) -> str:
-        """Name of the value as an operand of private products: lifted, then opened under a mask,
-        once for all of them.
+        """Name of the value as an operand: lifted and, for private weights, opened under a mask,
+        once for all products.
         """
         readers = [
             reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))
@@ -177,9 +172,8 @@ class _Compiler:
             return source
         if source not in self.opened:
             target = self.opened[source] = f"{name}/open"
-            self.steps.append(
-                linear.Open(target, (source,), target, self.values[source].shape, ring_bits)
-            )
+            shape = self.values[source].shape
+            self.steps.append(linear.Open(target, (source,), target, shape, ring_bits))
         return self.opened[source]
 
     def _product(self, layer: g.Conv2d | g.Linear) -> None:
@@ -195,33 +189,24 @@ class _Compiler:
             float(2**width.weight_frac) / source.divisor,
             float(2 ** (source.frac + width.weight_frac)),
         )
-        product = Value(self.shapes[layer.name], ring_bits, source.frac + width.weight_frac)
-        kept = all(isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name])
-        target = layer.name if kept else f"{layer.name}/product"
-        operand = self._operand(name)
-        kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
-        self.steps.append(
-            kind(
-                target,
-                (operand,),
-                target,
-                source.shape,
-                layer.name,
-                operator,
-                product.shape,
-                ring_bits,
-                product.frac,
-            )
+        out, frac = self.shapes[layer.name], source.frac + width.weight_frac
+        product = Value(out, ring_bits, frac)
+        # A product that only a selection reads, or nobody, is not truncated.
+        is_final = all(
+            isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name]
         )
-        self.values[target] = product
-        if not kept:
-            # The product loses what operand and weights brought in beyond it, so that every layer
-            # works at scale 2^f.
-            shift = product.frac - f
-            self.steps.append(
-                Truncate(layer.name, (target,), layer.name, product.shape, ring_bits, shift)
-            )
-            self.values[layer.name] = dataclasses.replace(product, bits=ring_bits - shift, frac=f)
+        target = layer.name if is_final else f"{layer.name}/product"
+        inputs = (self._operand(name),)
+        kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
+        step = kind(
+            target, inputs, target, source.shape, layer.name, operator, out, ring_bits, frac
+        )
+        self._add(step, product)
+        if not is_final:
+            # Every layer works at scale 2^f.
+            shift = frac - f
+            truncated = dataclasses.replace(product, bits=ring_bits - shift, frac=f)
+            self._add(Truncate(layer.name, (target,), layer.name, out, ring_bits, shift), truncated)
 
     def _compared_bits(self, name: str) -> int:
         """Bits in which a value is compared: never more than a truncated product has."""
@@ -231,14 +216,8 @@ class _Compiler:
         [name] = layer.inputs
         source, bits, high = self.values[name], self._compared_bits(name), self.needed[layer.name]
         if isinstance(layer, g.ReLU):
-            self._step(
-                relu.ReLU,
-                layer,
-                dataclasses.replace(source, bits=max(bits, high)),
-                bits=bits,
-                high=high,
-            )
-            return
+            step = relu.ReLU(layer.name, layer.inputs, layer.name, source.shape, bits, high)
+            return self._add(step, dataclasses.replace(source, bits=max(bits, high)))
         top = round(layer.high * source.scale)
         if not 0 < top < 1 << (bits - 2):
             raise PlanError(
@@ -247,9 +226,8 @@ class _Compiler:
                 "the constant must be positive and leave room above it",
                 "choose a larger k or a smaller f",
             )
-        step = relu.Clamp(layer.name, layer.inputs, layer.name, source.shape, bits, high, top)
-        self.steps.append(step)
-        self.values[layer.name] = dataclasses.replace(source, bits=step.out_bits)
+        clamp = relu.Clamp(layer.name, layer.inputs, layer.name, source.shape, bits, high, top)
+        self._add(clamp, dataclasses.replace(source, bits=clamp.out_bits))
 
     def _max_pool(self, layer: g.MaxPool) -> None:
         [name] = layer.inputs
@@ -259,20 +237,22 @@ class _Compiler:
             pooling.Window(2, layer.window[1], layer.stride[1], left, right),
             pooling.Window(1, layer.window[0], layer.stride[0], top, bottom),
         )
-        value = dataclasses.replace(self.values[name], shape=self.shapes[layer.name], bits=bits)
-        self._step(pooling.MaxPool, layer, value, bits=bits, windows=windows)
+        source = self.values[name]
+        step = pooling.MaxPool(layer.name, (name,), layer.name, source.shape, bits, windows)
+        self._add(step, dataclasses.replace(source, shape=self.shapes[layer.name], bits=bits))
 
     def _avg_pool(self, layer: g.AvgPool) -> None:
         source = self.values[layer.inputs[0]]
         frac, divisor = pooling.averaged(source.frac, source.divisor, layer.window)
-        value = Value(self.shapes[layer.name], source.bits, frac, divisor)
-        self._step(pooling.SumPool, layer, value, window=layer.window, stride=layer.stride)
+        step = pooling.SumPool(
+            layer.name, layer.inputs, layer.name, source.shape, layer.window, layer.stride
+        )
+        self._add(step, Value(self.shapes[layer.name], source.bits, frac, divisor))
 
     def _argmax(self, layer: g.Argmax) -> None:
         source = self.values[layer.inputs[0]]
         step = Argmax(layer.name, layer.inputs, layer.name, source.shape, source.bits)
-        self.steps.append(step)
-        self.values[layer.name] = Value(self.shapes[layer.name], step.index_bits, 0)
+        self._add(step, Value(self.shapes[layer.name], step.index_bits, 0))
 
     def _top_k(self, layer: g.TopK) -> None:
         """Keys -value * 2^id_bits + index, shuffled, the k smallest selected, and of them the
@@ -286,28 +266,15 @@ class _Compiler:
                 "they must fit 62 bits",
                 f"choose a k of at most {62 - id_bits}",
             )
-        selected = (source.shape[0], layer.k)
+        selected, shape = (source.shape[0], layer.k), source.shape
+        negated, shuffled, best = (f"{name}/{part}" for part in ("negated", "shuffled", "best"))
         self.steps += [
-            Negate(f"{name}/negated", layer.inputs, f"{name}/negated", source.shape, bits),
-            Shuffle(
-                f"{name}/shuffled",
-                (f"{name}/negated",),
-                f"{name}/shuffled",
-                source.shape,
-                bits,
-                id_bits,
-            ),
-            TopK(
-                f"{name}/best",
-                (f"{name}/shuffled",),
-                f"{name}/best",
-                source.shape,
-                bits + id_bits,
-                layer.k,
-            ),
-            Positions(name, (f"{name}/best",), name, selected, id_bits),
+            Negate(negated, layer.inputs, negated, shape, bits),
+            Shuffle(shuffled, (negated,), shuffled, shape, bits, id_bits),
+            TopK(best, (shuffled,), best, shape, bits + id_bits, layer.k),
         ]
-        self.values[name] = Value(selected, id_bits, 0)
+        step = Positions(name, (best,), name, selected, id_bits)
+        self._add(step, Value(selected, id_bits, 0))
 
     def _join(self, layer: g.AnyLayer) -> None:
         kinds: dict[type, type[Step]] = {
@@ -326,15 +293,14 @@ class _Compiler:
         names = self._summands(layer) if isinstance(layer, g.Add) else layer.inputs
         bits = min(self.values[name].bits for name in names)
         value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
-        self.steps.append(kinds[type(layer)](layer.name, names, layer.name, sources[0].shape))
-        self.values[layer.name] = value
+        self._add(kinds[type(layer)](layer.name, names, layer.name, sources[0].shape), value)
 
     def _summands(self, layer: g.Add) -> tuple[str, ...]:
-        """Operands of a sum: where one is there in the bits the sum needs, the others are lifted
+        """Operands of a sum: where one has the bits that the sum needs, the others are lifted
         instead of the sum.
 
-        It costs the same, and a summand spans less than the sum: a lift holds half of what the ring
-        holds.
+        This costs the same, and a summand spans less than the sum, while a lift takes values of
+        half the ring only.
         """
         needed = self.needed[layer.name]
         widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)

@@ -64,15 +64,14 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         graph: the layers.
         params: ring and cipher.
         weight_digest: SHA-256 over salt and weights, hex.
-        preprocessing: what the client does to an image; None: nothing.
+        preprocessing: of an image, by the client; None: nothing.
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
         bounds: `certified`: no input in range can leave the ring; `calibrated`: none of the sample
             images did.
-        guard_bits: bits above what the samples reached (calibrated only).
-        widths: of the layers, see `gpumpc.program.program.Width`; what is not named has k bits and
+        guard_bits: bits above the largest values of the samples (calibrated only).
+        widths: of the layers, see `gpumpc.program.program.Width`; any other layer has k bits and
             weights at 2^f.
-        classes: what an index in the result means; empty where it means nothing. Every party reads
-            them.
+        classes: names of the indices in the result, if it has any; every party reads them.
     """
 
     format: int
@@ -113,7 +112,7 @@ def make_plan(
         graph: its layers.
         weights: float32 or float64 arrays, exactly those the graph names.
         params: ring and cipher.
-        preprocessing: what the client does to an image.
+        preprocessing: of an image, by the client.
 
     Raises:
         BadShape: an array is missing, superfluous or of another shape than the graph says.
@@ -132,7 +131,7 @@ def weight_digest(weights: Weights) -> str:
     for name in sorted(weights):
         array = weights[name]
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        # JSON closes the header, so no two sets of arrays give the same stream.
+        # JSON delimits the header, so no two sets of arrays give the same stream.
         digest.update(msgspec.json.encode((name, array.dtype.name, array.shape)) + b"\n")
         digest.update(little.data)
     return digest.hexdigest()
@@ -223,7 +222,7 @@ def load_weights(folder: Path, plan: PlanRecord) -> Weights:
     return weights
 
 
-def _check_weights(graph: Graph, weights: Mapping[str, npt.NDArray[Any]], what: str) -> None:
+def _check_weights(graph: Graph, weights: Mapping[str, npt.NDArray[np.generic]], what: str) -> None:
     expected = graph.weight_shapes()
     found = {name: array.shape for name, array in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -260,10 +259,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """All or nothing: a reader sees the old file or the new one.
-
-    Mode holds from the first byte on.
-    """
+    """Replace a file at once: a reader sees the old one or the new one, never with another mode."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

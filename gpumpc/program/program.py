@@ -1,6 +1,6 @@
-"""A program: the list of steps that the dealer and both servers walk, with its total cost.
+"""A program: the list of steps that the dealer and both servers walk.
 
-Nothing here depends on weights or data: the same program at every party.
+Nothing here depends on weights or data: it is the same at every party.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -28,7 +28,7 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How wide a layer computes.
 
     Attributes:
-        k: bits of a product's ring; of a comparing layer, the bits that its input has at least.
+        ring_bits: of a product; of a comparing layer, the least bits of its input.
         weight_frac: fraction bits of a product's weights.
     """
 
@@ -37,6 +37,7 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Widths = Mapping[str, Width]
+T = TypeVar("T")
 
 # Part of the program id: raise it whenever two versions would not understand each other's bytes.
 PROTOCOL_VERSION = 1
@@ -44,8 +45,7 @@ PROTOCOL_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What is known of a value before any run: shape with the batch, bits, scale 2^frac *
-    divisor."""
+    """A value as it is known before any run: shape with the batch, bits, scale 2^frac * divisor."""
 
     shape: Shape
     bits: int
@@ -73,7 +73,7 @@ class WeightSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Steps in order, with what goes in, what comes out and which weights they need."""
+    """Steps in order, their inputs, their result and the weights they need."""
 
     steps: tuple[Step, ...]
     inputs: dict[str, Value]
@@ -97,24 +97,14 @@ class Program:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether a batch can turn out to be unlucky, and is run again under the next number."""
+        """Whether a selection may fail, so that a batch is run again under the next number."""
         return any(isinstance(step, TopK) for step in self.steps)
 
     @property
     def digest(self) -> bytes:
         """32 bytes that differ whenever two programs do: every field of every step is in it."""
-        text = repr(
-            (
-                PROTOCOL_VERSION,
-                self.steps,
-                self.inputs,
-                self.output,
-                self.result,
-                self.weights,
-                self.params,
-            )
-        )
-        return hashlib.sha256(text.encode()).digest()
+        fields = (self.steps, self.inputs, self.output, self.result, self.weights, self.params)
+        return hashlib.sha256(repr((PROTOCOL_VERSION, *fields)).encode()).digest()
 
     @property
     def input(self) -> Value:
@@ -154,13 +144,11 @@ class Program:
 
     @property
     def prepared_bytes(self) -> int:
-        """Memory that everything `prepare` gives takes."""
+        """Memory that all words of `prepare` take."""
         return sum(step.prepared_bytes for step in self.steps)
 
     def prepare(self, draws: PartyRandomness) -> Iterator[tuple[str, Words]]:
-        """What one server can compute of a batch before any input is there: (step, words), in
-        program order.
-        """
+        """The work that a server can do before it has an input: (step, words), in program order."""
         values: dict[str, Any] = dict.fromkeys(self.inputs)
         for step in self._walk(values):
             draws.at(step.name)
@@ -177,7 +165,7 @@ class Program:
                 trace[step.output] = values[step.output]
         return values[self.output]
 
-    def _walk(self, values: dict[str, Any]) -> Iterator[Step]:
+    def _walk(self, values: dict[str, T]) -> Iterator[Step]:
         """The steps in order; a value is dropped after the last step that reads it."""
         last_use = {name: i for i, step in enumerate(self.steps) for name in step.inputs}
         for i, step in enumerate(self.steps):

@@ -1,9 +1,9 @@
 """Does every value fit its ring? Interval bounds on the integers the program really computes with.
 
 *certified*: bounds follow from the input's declared range and the integer weights, channel by
-channel; no input in range can exceed them. *calibrated*: the bounds of each product are what sample
-images reached, times 2^guard; an input outside the calibrated world may wrap unnoticed. A value
-that does not fit is refused here, before anything is shared.
+channel; no input in range can exceed them. *calibrated*: the bounds of each product are the largest
+values of sample images, times 2^guard; an input unlike the samples may wrap unnoticed. A value that
+does not fit is refused here, before anything is shared.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Affine:
     """v = sum_j sources[j] @ matrices[j] + rest, pixel by pixel.
 
     Where layers without an activation follow one another (project, add, expand), their matrices are
-    multiplied before signs are dropped: much tighter than one interval after the other.
+    multiplied before bounds are taken, which is much tighter than an interval a layer.
     """
 
     sources: tuple[Interval, ...]
@@ -86,7 +86,7 @@ class Affine:
 
     @classmethod
     def of(cls, interval: Interval) -> Affine:
-        """A value of which only bounds are known: a source of its own."""
+        """A new source: a value of which only bounds are known."""
         zeros = np.zeros_like(interval.low)
         return cls((interval,), (np.eye(len(interval.low)),), Interval(zeros, zeros))
 
@@ -125,25 +125,6 @@ class Affine:
         return Affine(self.sources, tuple(m * scale for m in self.matrices), rest)
 
 
-def check_ranges(
-    program: Program,
-    weights: Integers,
-    low: float,
-    high: float,
-    measured: Mapping[str, float] | None = None,
-) -> Interval:
-    """Bounds of the program's result. Raises RangeTooWide naming the first step that does not fit.
-
-    Args:
-        low, high: declared real range of the input.
-        measured: calibrated mode: largest |product| in real units by layer, guard included; None
-            for certified mode.
-    """
-    bounds = bounds_of(program, weights, low, high, measured)
-    check_fits(program, bounds)
-    return bounds[program.output]
-
-
 def bounds_of(
     program: Program,
     weights: Integers,
@@ -151,9 +132,12 @@ def bounds_of(
     high: float,
     measured: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
-    """Bounds of every value by name, whether they fit or not: see `check_ranges`.
+    """Bounds of every value by name, which do not depend on any ring: see `check_fits`.
 
-    They do not depend on any ring.
+    Args:
+        low, high: declared real range of the input.
+        measured: calibrated mode: largest |product| in real units by layer, guard included; None
+            for certified mode.
     """
     [(name, value)] = program.inputs.items()
     ones = np.ones(value.shape[-1] if len(value.shape) > 1 else 1)
@@ -167,22 +151,22 @@ def bounds_of(
 
 
 def check_fits(program: Program, bounds: Mapping[str, Interval]) -> None:
-    """Raises RangeTooWide naming the first step whose ring does not hold what it is exact for."""
+    """Raises RangeTooWide, naming the first step whose values leave the range it is exact for."""
 
     def of(name: str) -> Interval:
-        # A lift or an opening has the bounds of what it is of, and may exist in one program of a
-        # graph and not in another.
+        # A lift or an opening has the bounds of its input, and exists in some programs of a graph
+        # only.
         return bounds[name] if name in bounds else bounds[name.rpartition("/")[0]]
 
     for step in program.steps:
         _check(step, [of(name) for name in step.inputs], of(step.output))
     if program.steps and not program.result_is_index:
-        # A sum at the very end has no later step that would notice.
+        # No later step checks a sum at the end.
         _fits(program.steps[-1], of(program.output), program.result.bits - 1)
 
 
 def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
-    """That a step's input and result are in the range it is exact for."""
+    """Check that a step's input and result are in the range it is exact for."""
     x = inputs[0]
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
@@ -197,9 +181,8 @@ def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
         case relu.Clamp():
             _fits(step, Interval(x.low - step.top, x.high), step.bits - 1)
         case pooling.MaxPool() | Argmax() | Negate():
-            _fits(
-                step, x, step.bits - 2
-            )  # a difference, or keys that must differ by less than half of their ring
+            # a difference, or keys that must differ by less than half of their ring
+            _fits(step, x, step.bits - 2)
 
 
 def _bounds(
@@ -228,16 +211,12 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             return Interval(np.maximum(x.low, 0), np.maximum(x.high, 0))
         case relu.Clamp():
             return Interval(np.clip(x.low, 0, step.top), np.clip(x.high, 0, step.top))
-        case pooling.MaxPool():
-            return x
+        case pooling.MaxPool() | Shuffle() | TopK():
+            return x  # of keys, the bounds of the values inside
         case Argmax():
             return Interval(np.zeros(1), np.full(1, step.shape[1] - 1.0))
         case Negate():
             return Interval(-x.high, -x.low)
-        case Shuffle():
-            return x  # the values inside the keys
-        case TopK():
-            return x
         case Positions():
             return Interval(np.zeros(1), np.full(1, 2.0**step.id_bits - 1))
         case pooling.SumPool():
@@ -266,14 +245,12 @@ def _product(
         signed(array, step.ring_bits).astype(np.float64) for array in weights[step.layer]
     )
     if measured is None and _is_pointwise(step):
-        result = x.times(weight.reshape(weight.shape[-2:]), bias)
-    else:
-        bounds = _windowed(step, x.interval, weight, bias)
-        if measured is not None:
-            limit = np.full_like(bounds.low, np.ceil(measured[step.layer] * 2.0**step.frac))
-            bounds = Interval(np.maximum(bounds.low, -limit), np.minimum(bounds.high, limit))
-        result = Affine.of(bounds)
-    return result
+        return x.times(weight.reshape(weight.shape[-2:]), bias)
+    bounds = _windowed(step, x.interval, weight, bias)
+    if measured is not None:
+        limit = np.full_like(bounds.low, np.ceil(measured[step.layer] * 2.0**step.frac))
+        bounds = Interval(np.maximum(bounds.low, -limit), np.minimum(bounds.high, limit))
+    return Affine.of(bounds)
 
 
 def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
@@ -314,6 +291,6 @@ def _fits(step: Step, interval: Interval, bits: int) -> None:
             f"layer '{step.name}' may reach 2^{reached:.2f} ring units, and has room below "
             f"2^{bits}",
             "the bounds of its inputs and weights allow it",
-            "choose a larger k or a smaller f, or compile with bounds='calibrated' and sample "
-            "images",
+            "choose a larger k or a smaller f, or calibrate the bounds on samples: "
+            "bounds=gpumpc.Calibrated(samples)",
         )

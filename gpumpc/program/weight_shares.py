@@ -1,9 +1,8 @@
-"""A network's weights as shares: the owner splits them once, the servers open F = W - Bm once,
-every batch uses both.
+"""A network's weights as shares: the owner splits them once, the servers open F = W - Bm once.
 
 Server 0's share travels as a 32-byte seed, server 1's as packed words. Public weights travel as
-packed words to both, and nothing is opened. What a server keeps is one safetensors file; F in it is
-never opened a second time.
+packed words to both, and nothing is opened. A server stores its part and F in one safetensors file,
+so that F is never opened a second time.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from gpumpc.offline.seeds import SESSION_BYTES, SeedTree
 from gpumpc.params import Cipher
 from gpumpc.program.integers import Integers
 from gpumpc.program.program import Program, WeightSpec
-from gpumpc.ring.backend import Backend, Words, packed_bytes
+from gpumpc.ring.backend import Backend, Operand, Words, packed_bytes
 from gpumpc.session import Session, StaticWeight, Sum
 from gpumpc.shares import SEED_BYTES
 
@@ -44,7 +43,7 @@ def _expand(backend: Backend, cipher: Cipher, program: Program, seed: bytes) -> 
 
 
 def split_weights(program: Program, integers: Integers, backend: Backend) -> tuple[bytes, bytes]:
-    """What the owner sends to server 0 and to server 1.
+    """The owner's messages to server 0 and to server 1.
 
     Private weights: a seed, and W - PRG(seed) packed. Public weights: W packed, to both.
     """
@@ -102,7 +101,7 @@ def _unpack(program: Program, sent: memoryview, backend: Backend) -> Iterator[Wo
 
 
 def open_static(session: Session, program: Program, raw: RawShares) -> dict[str, StaticWeight]:
-    """Open F = W - Bm of every layer in one round, and keep W_0 = F + Bm_0, W_1 = Bm_1.
+    """Open F = W - Bm of every layer in one round; then W_0 = F + Bm_0 and W_1 = Bm_1.
 
     The session must be one of `seeds.weight_session`, its name reserved in the ledger: two openings
     under one Bm would give away the difference of two models.
@@ -112,7 +111,7 @@ def open_static(session: Session, program: Program, raw: RawShares) -> dict[str,
         zero = 1 - session.party  # the bias is added once, by server 0
         return {
             layer: StaticWeight(
-                backend.static(w, program.weights[layer].bits), None, b * np.uint64(zero)
+                backend.static(w, program.weights[layer].bits), None, backend.scale(b, zero, 64)
             )
             for layer, (w, b) in raw.items()
         }
@@ -178,5 +177,5 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
 
 def _opened(
     arrays: dict[str, npt.NDArray[np.uint64]], layer: str, spec: WeightSpec, backend: Backend
-) -> Words:
+) -> Operand:
     return backend.static(backend.upload(arrays[f"{layer}.opened"].reshape(spec.shape)), spec.bits)

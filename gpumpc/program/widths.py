@@ -1,9 +1,9 @@
 """How many bits each layer needs: every value only as wide as its bounds ask for.
 
 The bounds of a value do not depend on the rings it is computed in, so they are found once; a width
-is then tried by walking the program's range checks over the known bounds, which takes milliseconds.
-Greedy and forward: comparisons first, which may take whatever they are given, then products, each
-to the narrowest ring in which all that follows still fits.
+is then tried by the program's range checks on these bounds, which takes milliseconds. The search is
+greedy and goes forward: first comparisons, then products, each to the narrowest ring in which all
+later values still fit.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class _Search:
     def narrowed(
         self, widths: dict[str, Width], layer: str, width: Width, least: int
     ) -> dict[str, Width]:
-        """These widths with the narrowest of one layer that fits and costs no more, from `least` to
-        what it is.
+        """These widths, with the narrowest from `least` on for one layer that fits and costs no
+        more.
         """
         low, high = least, width.ring_bits
         while low < high:
@@ -108,7 +108,7 @@ def plan_widths(
 
 
 def _least(weights: Integers, layer: str, params: Params) -> int:
-    """Bits that a layer's own weights, and a scale of 2f, need."""
+    """Bits that a layer's weights and a scale of 2f need."""
     magnitude = max(
         int(np.abs(signed(array, params.ring_bits)).max(initial=0)) for array in weights[layer]
     )

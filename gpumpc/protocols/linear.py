@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from typing import cast
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
@@ -27,15 +28,8 @@ class _Weighted(abc.ABC):
         return self.sum(backend, [(x, w)], bits)
 
     @abc.abstractmethod
-    def sum(
-        self,
-        backend: Backend,
-        pairs: Pairs,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        """x o w of each pair, added up, plus words of the result's shape, plus a bias."""
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, *added: Words | None) -> Words:
+        """x o w of each pair, added up, plus words of the result's shape and a bias, if given."""
 
     def beaver(
         self, backend: Backend, x: Masked, y: Masked, c: Words, party: int, bits: int
@@ -49,15 +43,8 @@ class _Weighted(abc.ABC):
 class MatMul(_Weighted):
     """(M, K) o (K, N) -> (M, N)."""
 
-    def sum(
-        self,
-        backend: Backend,
-        pairs: Pairs,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        return backend.matmul_sum(pairs, bits, plus, bias)
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, *added: Words | None) -> Words:
+        return backend.matmul_sum(pairs, bits, *added)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +56,8 @@ class Convolution(_Weighted):
     padding: Padding
     groups: int
 
-    def sum(
-        self,
-        backend: Backend,
-        pairs: Pairs,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        return backend.conv2d_sum(pairs, self.stride, self.padding, self.groups, bits, plus, bias)
+    def sum(self, backend: Backend, pairs: Pairs, bits: int, *added: Words | None) -> Words:
+        return backend.conv2d_sum(pairs, self.stride, self.padding, self.groups, bits, *added)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +80,8 @@ Operator = MatMul | Convolution | Elementwise
 class Open(Step):
     """Mask and open an operand: E = X - A modulo 2^bits.
 
-    **Computes** the public E beside each server's mask share A_p; every product that reads the
-    value uses the same E. **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server
+    **Computes** the public E and each server's mask share A_p; every product that reads the value
+    uses the same E. **Hides** X: A = A_0 + A_1 is uniform modulo 2^bits, and each server
     knows only its own part. **Cost** 1 round; bits an element each way; no corrections.
     **Error** none.
     **Source** Beaver 1991; here A is drawn from seeds.
@@ -207,7 +187,7 @@ class PrivateProduct(Step):
         backend, static = draws.backend, draws.weights[self.layer]
         return self.operator.sum(
             backend,
-            [(backend.operand(a, self.ring_bits), static.opened)],
+            [(backend.operand(a, self.ring_bits), cast(Operand, static.opened))],
             self.ring_bits,
             None,
             static.bias,
@@ -221,7 +201,11 @@ class PrivateProduct(Step):
         if ahead is None:
             c = session.dealt_words("C", self.out_shape, self.ring_bits)
             words = self.operator.sum(
-                backend, [online, (x.mask, static.opened)], self.ring_bits, c, static.bias
+                backend,
+                [online, (x.mask, cast(Operand, static.opened))],
+                self.ring_bits,
+                c,
+                static.bias,
             )
         else:
             words = self.operator.sum(

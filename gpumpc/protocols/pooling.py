@@ -142,7 +142,7 @@ class SumPool(Step):
 
 
 def averaged(frac: int, divisor: int, window: tuple[int, int]) -> tuple[int, int]:
-    """Scale of a mean kept as a sum."""
+    """The (frac, divisor) of a mean that is a sum in the ring."""
     area = window[0] * window[1]
     return (
         (frac + area.bit_length() - 1, divisor)

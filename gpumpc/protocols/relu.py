@@ -1,14 +1,15 @@
-"""The sign of a shared value, and what is selected by it: ReLU and clamp.
+"""The sign of a shared value, and selections by it: ReLU and clamp.
 
 The dealer knows r; the servers open y = v + r modulo 2^K. With l = [y_low < r_low] on the low K - 1
 bits, drelu = [v >= 0] = 1 ^ msb(y) ^ msb(r) ^ l. The bit t, shared also as words t and t r, turns
-the opened c = drelu ^ t into a choice between two candidates that both servers already hold: drelu
-v = t y - t r where c = 0, v minus that where c = 1.
+the opened c = drelu ^ t into a choice between two candidates that both servers hold as shares:
+drelu v = t y - t r where c = 0, v minus that where c = 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
@@ -27,12 +28,12 @@ def split_top(planes: Lanes) -> tuple[Lanes, Lanes]:
 
 @dataclasses.dataclass(frozen=True)
 class Positive:
-    """max(v, 0) of n flat elements, the core of ReLU, max-pool and their kin.
+    """max(v, 0) of n flat elements, a part of ReLU and max-pool.
 
     **Computes** v [v >= 0] for |v| < 2^(bits-1); modulo 2^high if high > bits (lifted in the same
     round), else 2^bits. **Hides** v: y under r; each tree bit under its own mask; drelu under t;
-    top bits of both candidates under two masks. **Cost** 2 + tree rounds; bits + tree + 1 (+ 2 if
-    lifted) bits an element each way. **Error** none.
+    the top bits of both candidates under two masks. **Cost** 2 + tree rounds; bits + tree + 1 (+ 2
+    if lifted) bits an element each way. **Error** none.
     **Source** this project; docs/protocols.md section 7.
     """
 
@@ -47,7 +48,7 @@ class Positive:
 
     @property
     def lift(self) -> LiftBits | None:
-        """The lift of both candidates, where the result goes further up."""
+        """The lift of both candidates, for a result in a larger ring."""
         return (
             LiftBits(self.n, self.bits, self.high, candidates=2) if self.high > self.bits else None
         )
@@ -106,20 +107,21 @@ class ReLU(Step):
     bits: int
     high: int
 
-    @property
-    def _core(self) -> Positive:
+    @functools.cached_property
+    def core(self) -> Positive:
+        """The step without shapes and names."""
         return Positive(self.n, self.bits, self.high)
 
     @property
     def cost(self) -> Cost:
-        return self._core.cost
+        return self.core.cost
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
-        self._core.deal(dealing)
+        self.core.deal(dealing)
 
     def run(self, session: Session, x: Additive) -> Additive:
-        x.check_bits(self.bits)  # whatever is made of v is reduced
-        words = self._core.run(session, x.words.reshape(-1)).reshape(self.shape)
+        x.check_bits(self.bits)  # everything made of v is reduced
+        words = self.core.run(session, x.words.reshape(-1)).reshape(self.shape)
         return dataclasses.replace(x, words=words, bits=max(self.bits, self.high))
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -204,7 +206,7 @@ class Clamp(Step):
 
     def run(self, session: Session, x: Additive) -> Additive:
         backend, n = session.backend, self.n
-        x.check_bits(self.bits)  # whatever is made of v is reduced
+        x.check_bits(self.bits)  # everything made of v is reduced
         v = x.words.reshape(-1)
         [y] = session.open_many(session.masked(v, "r", self.bits))
         below = backend.add_constant(y, -self.top, self.bits)

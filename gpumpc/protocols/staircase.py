@@ -1,6 +1,6 @@
-"""A public piecewise-constant function of a shared integer, from one opening of it.
+"""A public step function of a shared integer, from one opening of it.
 
-With thresholds theta_1 < .. < theta_J the bits b_j = [s >= theta_j] say on which step s stands. All
+With thresholds theta_1 < .. < theta_J the bits b_j = [s >= theta_j] say on which step s lies. All
 come from one opened y = s + r and one set of the dealer's tables, looked up at the public y -
 theta_j. The value on that step is, bit by bit,
 
@@ -68,16 +68,16 @@ def plan_stairs(bits: int, times: int) -> RepeatedTables:
 
 @dataclasses.dataclass(frozen=True)
 class Staircase(Step):
-    """A public step function of each element.
+    """A public step function (piecewise constant) of each element.
 
     **Computes** values[j] of s (N,), j the number of thresholds <= s, for -2^(bits-1) +
     thresholds[-1] <= s < 2^(bits-1); modulo 2^high, at scale 2^frac. d_j = y - theta_j: b_j = 1 ^
     msb(d_j) ^ msb(r) ^ [d_j low < r low]; bit i of the value is opened as c = bit ^ t, and is c +
     (1 - 2c) t. **Hides** s: y under r, every tree bit under a mask of its own, each bit of the
     value under its own t. msb(r) appears in a bit once for every threshold at which it changes;
-    where that is odd, the dealer puts it into t. **Cost** 2 + tree rounds; each way `bits` and the
-    value's bits a row, tree bits a row and threshold; corrections: tables a row, products a row and
-    threshold, a word of `high` bits a row and bit of the value. **Error** none.
+    where that number is odd, the dealer puts it into t. **Cost** 2 + tree rounds; each way `bits`
+    and the value's bits a row, tree bits a row and threshold; corrections: tables a row, products a
+    row and threshold, a word of `high` bits a row and bit of the value. **Error** none.
     **Source** this project; docs/protocols.md section 9a.
 
     Raises PlanError for thresholds that do not ascend or lie outside the ring, and for values that
@@ -143,8 +143,7 @@ class Staircase(Step):
         low, top = split_top(backend.to_planes(dealing.sum_words("r", (n,), self.bits), self.bits))
         self.comparison.deal(dealing, low, n * len(self.thresholds))
         t = dealing.xor_lanes("t'", self.value_bits, n)
-        # XOR_j (g_j ^ g_{j-1}) = g_J ^ g_0: where msb(r) stays in a bit of the value, t takes it
-        # out.
+        # XOR_j (g_j ^ g_{j-1}) = g_J ^ g_0: where that keeps msb(r) in a bit, t takes it out.
         odd = self.values[-1] ^ self.values[0]
         words = [
             backend.from_bit(lane ^ top if odd >> i & 1 else lane, (1, n))
@@ -176,7 +175,7 @@ class Staircase(Step):
         )
 
     def _value_lanes(self, session: Session, differences: Words) -> Lanes:
-        """XOR shares of the value's bits, but for msb(r): (value_bits, n_lanes)."""
+        """XOR shares of the value's bits, msb(r) left out: (value_bits, n_lanes)."""
         backend, every = session.backend, self.n * len(self.thresholds)
         low, top = split_top(backend.to_planes(differences, self.bits))
         [less] = self.comparison.run(session, [low], every)

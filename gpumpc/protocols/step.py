@@ -1,7 +1,7 @@
-"""A step: one layer's work, with `cost`, `deal`, `run` and `plain` side by side.
+"""A step of a program: one layer's work, as `cost`, `deal`, `run` and `plain`.
 
-The dealer and the two servers walk the same list of steps. `plain` says in the clear what the step
-computes; the mode `fixed` walks it, and tests compare `run` with it.
+The dealer and the two servers walk the same list of steps. `plain` computes the same
+in the clear: the mode `fixed` walks it, and tests compare `run` with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Clear:
-    """What `plain` may use: a backend, and the integer weights by layer."""
+    """A backend, and the integer weights by layer: all that `plain` may use."""
 
     backend: Backend
     weights: dict[str, tuple[Words, Words]]
@@ -32,8 +32,8 @@ class Step(abc.ABC):
     """One entry of a program.
 
     Attributes:
-        name: unique in the program; every seed name of the step hangs below it.
-        inputs, output: names of the values it reads and makes.
+        name: unique in the program; a part of the name of every seed of the step.
+        inputs, output: names of the values it reads and of the one it makes.
         shape: shape of its first input, batch first.
     """
 
@@ -57,20 +57,23 @@ class Step(abc.ABC):
         """Correction bytes of `deal`."""
         return self.cost.dealer_bytes
 
-    def deal(self, dealing: Dealing, *masks: Any) -> Any:
-        """The dealer's side. What is returned reaches the `deal` of steps that read `output`."""
+    def deal(self, dealing: Dealing, *masks: Words) -> Words | None:
+        """The dealer's side. Returns the mask of an opening, None for other steps.
+
+        `masks` are those of the inputs, in order.
+        """
         return None
 
     @property
     def prepared_bytes(self) -> int:
-        """Memory of what `prepare` leaves for `run`; 0 where it leaves nothing."""
+        """Memory that the words of `prepare` take until `run`."""
         return 0
 
-    def prepare(self, draws: PartyRandomness, *masks: Any) -> Any:
-        """What of `run` depends on no input and no message, computed before.
+    def prepare(self, draws: PartyRandomness, *masks: Words) -> Words | None:
+        """Compute the part of `run` that depends on no input and no message.
 
-        A step with `ahead_bytes` finds it by `Session.ahead`, under its name. As with `deal`, what
-        is returned also reaches the `prepare` of steps that read `output`. None: nothing.
+        A step with `prepared_bytes` finds it by `Session.ahead`, under its name; `masks` are as for
+        `deal`.
         """
         return None
 
@@ -79,5 +82,5 @@ class Step(abc.ABC):
         """One server's side, in lock step with the other's."""
 
     @abc.abstractmethod
-    def plain(self, clear: Clear, *values: Words) -> Words:
+    def plain(self, clear: Clear, *values: Any) -> Words:
         """The same in the clear, on signed words modulo 2^64."""

@@ -1,8 +1,9 @@
-"""Between rings: truncate and reduce (local), and the lift back up (one bit)."""
+"""Changes of ring: truncation (local), and the lift to a larger one, ring extension (one bit)."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from gpumpc.cost import Cost
@@ -47,9 +48,9 @@ class LiftBits:
     """The one bit that takes shares of 0 <= v < 2^(low-1) from modulo 2^low to modulo 2^high, for
     several candidates.
 
-    v = s_0 + s_1 - 2^low (m_0 OR m_1), m_p the top bit of s_p, known to S_p alone. S_p tells g_p =
+    v = s_0 + s_1 - 2^low (m_0 OR m_1), m_p the top bit of s_p, known to S_p alone. S_p sends g_p =
     m_p ^ a_p; the dealer has shared P = a_0 a_1 modulo 2^(high-low). Each candidate has its own
-    masks; one may be kept afterwards.
+    masks; one of them may be selected afterwards.
     """
 
     n: int
@@ -84,7 +85,7 @@ class LiftBits:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PendingLift:
-    """Between telling g_p and hearing the peer's."""
+    """A lift between sending g_p and receiving the peer's."""
 
     lift: LiftBits
     tops: Lanes
@@ -94,7 +95,7 @@ class PendingLift:
 
     @property
     def message(self) -> OneWay:
-        """What leaves this server."""
+        """g_p, to be sent."""
         return OneWay(self.masked, self.lift.n)
 
     def finish(
@@ -112,10 +113,10 @@ class PendingLift:
 
 @dataclasses.dataclass(frozen=True)
 class Lift(Step):
-    """Take a signed value from modulo 2^low to modulo 2^high.
+    """Take a signed value from modulo 2^low to modulo 2^high: ring extension.
 
     **Computes** the same value modulo 2^high, for |v| < 2^(low-2), elementwise.
-    **Hides** the top bit of each share: told under a uniform bit that is used once.
+    **Hides** the top bit of each share: it is sent under a uniform bit that is used once.
     **Cost** 1 round; one bit an element each way; high - low correction bits.
     **Error** none.
     **Source** this project; docs/protocols.md section 5.
@@ -124,7 +125,7 @@ class Lift(Step):
     low: int
     high: int
 
-    @property
+    @functools.cached_property
     def _bits(self) -> LiftBits:
         return LiftBits(self.n, self.low, self.high)
 

@@ -1,4 +1,4 @@
-"""What an index over a plan's results is made for: their dimension, bits and scale."""
+"""The geometry of an index over a plan's results: their dimension, bits and scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gpumpc.retrieval.programs import Geometry, Metric
 
 
 def geometry_of(program: Program, metric: Metric) -> Geometry:
-    """What an index over a plan's results is made for.
+    """The geometry of an index over a plan's results.
 
     Features are truncated and lifted, so |v| (1 + 1/32) < 2^(bits-2) must hold. `compile_graph`
-    chooses `output_bits` so, unless the ring of the result ends below that. A result with all the
-    bits of its ring may be such a one: nobody here knows how large values get, so it is refused.
+    chooses `output_bits` so, unless the ring of the result is too small for it. How large values
+    get is not known here, so a result with all the bits of its ring is refused.
 
-    Raises PlanError for results that are no vectors, or that may not have the two spare bits.
+    Raises PlanError for results that are not vectors, or that may lack the two spare bits.
     """
     one_of("metric", metric, get_args(Metric))
     result = program.result
@@ -34,15 +34,13 @@ def geometry_of(program: Program, metric: Metric) -> Geometry:
         raise PlanError(
             f"this plan's results have {result.bits} bits, in a ring of {room}",
             "an index needs results that leave two bits free, and these may not",
-            "compile the network anew, with a larger k if that does not help",
+            "compile the network again, with a larger k if that does not help",
         )
     return Geometry(result.shape[1], metric, result.bits, result.frac, result.divisor)
 
 
 def _ring_of(program: Program, name: str) -> int:
-    """Bits that a value would have if its reader wanted as many as there are: what caps
-    `output_bits`.
-    """
+    """The most bits that a value can have, whatever its readers need."""
     made = {step.output: step for step in program.steps}
     if name not in made:
         return program.inputs[name].bits
@@ -54,5 +52,6 @@ def _ring_of(program: Program, name: str) -> int:
             return step.bits
         case SumPool() | Add() | Concat() | Flatten():
             return min(_ring_of(program, source) for source in step.inputs)
-    # Products, and what is brought up to the ring of the next product by its own last round.
+    # Products, and activations, which are lifted to the ring of the next product in their last
+    # round.
     return program.params.ring_bits

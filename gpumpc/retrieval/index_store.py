@@ -1,9 +1,9 @@
 """An index at one server: rows in the store, and the static operand that a query multiplies with.
 
-A row is kept as the public F = V - Bm, packed, and this server's share of |v|^2. Its version says
+A row is stored as the public F = V - Bm, packed, and this server's share of |v|^2. Its version says
 where its mask comes from: the session and batch in which it was added, and its slot there. So the
 masks of all rows can be drawn again, by each server from its own seeds and by the dealer from both,
-and F is opened once a version, never again.
+and F is opened once a version.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from gpumpc.shares import Additive
 from gpumpc.store import RowKey, Store
 
 WORD_BYTES = 8
-# Rows taken in by one run; a last run is padded with zero rows, which are not kept.
+# Rows added by one run; the last run is padded with zero rows, which are not stored.
 ROWS_PER_BATCH = 32
 _VERSION = re.compile(r"([0-9a-f]{32})\.(\d{1,18})\.(\d{1,4})")
 
 
 class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What both servers know of an index: the same at both.
+    """The description of an index, the same at both servers.
 
     Attributes:
         plan: hash of the plan whose results are indexed.
         dim, metric: see `Geometry`.
-        owner: whose it is.
-        n_labels: classes that rows are labelled with, 0 to n_labels - 1; 0: rows have no labels.
-        classes: what they are called; both servers read the names, and nobody which row has which.
+        owner: its owner's name.
+        n_labels: number of classes that rows are labelled with; 0: rows have no labels.
+        classes: their names, which both servers read; which row has which class is secret.
     """
 
     name: str
@@ -70,13 +70,13 @@ def decode_index(text: str) -> IndexRecord:
         return msgspec.json.decode(text, type=IndexRecord)
     except msgspec.DecodeError as error:
         raise CorruptStore(
-            "an index's record cannot be read", str(error), "make the index anew"
+            "an index's record cannot be read", str(error), "make the index again"
         ) from error
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class RowVersion:
-    """Where a row's mask comes from."""
+    """The origin of a row's mask."""
 
     session_id: bytes
     batch_index: int
@@ -91,7 +91,7 @@ class RowVersion:
         found = _VERSION.fullmatch(text)
         if found is None:
             raise CorruptStore(
-                f"'{text}' is no row version", "the store was changed", "make the index anew"
+                f"'{text}' is not a row version", "the store was changed", "make the index again"
             )
         return cls(bytes.fromhex(found[1]), int(found[2]), int(found[3]))
 
@@ -139,9 +139,7 @@ def draw_masks(
     versions: Sequence[RowVersion],
     tree: Callable[[bytes, int], SeedTree],
 ) -> Words:
-    """One party's mask shares of these rows, (N, dim): drawn again under the names they were first
-    drawn under.
-    """
+    """One party's mask shares of these rows, (N, dim), drawn again under their first names."""
     batches: dict[tuple[bytes, int], Words] = {}
     parts = []
     for version in versions:
@@ -160,53 +158,65 @@ def weight_mask(backend: Backend, geometry: Geometry, masks: Words) -> Words:
     return backend.scale(masks.T, geometry.weight_factor, geometry.score_bits)
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class LoadedIndex:
     """All rows of an index as the static operand of `query_program`.
 
     Attributes:
-        keys: the rows by position: what position i of a result means.
+        keys: the rows, by their position in a result.
+        versions: of the rows.
         operand: W_p, F and the norms' shares.
         labels: shares of the rows' labels, the second input of a labelled `query_program`; None
             where there are none.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        record: IndexRecord,
-        geometry: Geometry,
-        party: int,
-        backend: Backend,
-        cipher: Cipher,
-        tree: Callable[[bytes, int], SeedTree],
-    ) -> None:
-        self.keys = [row.key for row in store.rows(record.kind, "ready")]
-        keys, data = store.read(record.kind, [key.item for key in self.keys])
-        self.versions = [RowVersion.parse(key.version) for key in keys]
-        bits, shape = geometry.score_bits, (1, geometry.dim)
-        at = packed_bytes(geometry.dim, bits)
-        if data.shape[1] != row_bytes(geometry, record.n_labels):
-            raise CorruptStore(
-                f"rows of index '{record.name}' have {data.shape[1]} bytes, not "
-                f"{row_bytes(geometry, record.n_labels)}",
-                "its record says otherwise about labels or length",
-                "make the index anew",
-            )
-        opened = backend.concat(
-            [backend.unpack(memoryview(row[:at]), shape, bits) for row in data], 0
+    keys: list[RowKey]
+    versions: list[RowVersion]
+    operand: StaticWeight
+    labels: Additive | None
+
+
+def load_index(
+    store: Store,
+    record: IndexRecord,
+    geometry: Geometry,
+    party: int,
+    backend: Backend,
+    cipher: Cipher,
+    tree: Callable[[bytes, int], SeedTree],
+) -> LoadedIndex:
+    """The rows of an index in a server's store.
+
+    Args:
+        tree: the server's seeds of a session and batch.
+
+    Raises CorruptStore.
+    """
+    ready = [row.key for row in store.rows(record.kind, "ready")]
+    keys, data = store.read(record.kind, [key.item for key in ready])
+    versions = [RowVersion.parse(key.version) for key in keys]
+    bits, shape = geometry.score_bits, (1, geometry.dim)
+    at = packed_bytes(geometry.dim, bits)
+    if data.shape[1] != row_bytes(geometry, record.n_labels):
+        raise CorruptStore(
+            f"rows of index '{record.name}' have {data.shape[1]} bytes, not "
+            f"{row_bytes(geometry, record.n_labels)}",
+            "its record says otherwise about labels or length",
+            "make the index again",
         )
-        masks = draw_masks(backend, cipher, geometry, self.versions, tree)
-        own = backend.reduce(masks + opened, bits) if party == 0 else masks
-        words = backend.upload(
-            np.ascontiguousarray(np.ascontiguousarray(data[:, at:]).view(np.uint64).T)
-        )
-        self.labels = Additive(words[1], LABEL_WORD_BITS) if record.n_labels else None
-        bias = words[0] if geometry.metric == "l2" else backend.zeros((len(keys),))
-        self.operand = StaticWeight(
-            backend.static(weight_mask(backend, geometry, own), bits),
-            backend.static(weight_mask(backend, geometry, opened), bits),
-            bias,
-        )
+    packed = [backend.unpack(memoryview(row[:at]), shape, bits) for row in data]
+    opened = backend.concat(packed, 0)
+    masks = draw_masks(backend, cipher, geometry, versions, tree)
+    own = backend.reduce(masks + opened, bits) if party == 0 else masks
+    columns = np.ascontiguousarray(data[:, at:]).view(np.uint64).T
+    words = backend.upload(np.ascontiguousarray(columns))
+    operand = StaticWeight(
+        backend.static(weight_mask(backend, geometry, own), bits),
+        backend.static(weight_mask(backend, geometry, opened), bits),
+        words[0] if geometry.metric == "l2" else backend.zeros((len(keys),)),
+    )
+    labels = Additive(words[1], LABEL_WORD_BITS) if record.n_labels else None
+    return LoadedIndex(ready, versions, operand, labels)
 
 
 def row_keys(items: Sequence[str], session_id: bytes, batch_index: int) -> list[RowKey]:

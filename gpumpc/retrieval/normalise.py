@@ -1,9 +1,9 @@
 """Vectors scaled to length one on shares, so that an inner product of two is a cosine.
 
-|v|^2 is a sum of squares of the opened operand; a `Staircase` gives a coarse 1 / |v| from it, v
-times that is nearly a unit vector w, and one step of Newton's, w (3 - |w|^2) / 2, makes it one: an
-error of e becomes 1.5 e^2. So 32 thresholds an octave do what thousands would without it, and the
-step works on numbers near one, whatever the length of v was.
+|v|^2 is a sum of squares of the opened operand. A `Staircase` (step function) gives a coarse 1 /
+|v| from it; v times that is nearly a unit vector w, and one Newton step, w (3 - |w|^2) / 2, reduces
+its error e to 1.5 e^2. So 32 thresholds an octave suffice instead of thousands, and the Newton step
+works on numbers near one, whatever the length of v was.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
-# Fraction bits of a normalised vector, of the coarse one before it, and of the factor between the
-# two.
+# Fraction bits of a normalised vector, of the coarse one before it, and of the factor between.
 UNIT_FRAC = 13
 COARSE_FRAC = 15
 FACTOR_FRAC = 15
 PER_OCTAVE = 32
-# The rounding of sqrt(dim) at most must stay small beside the coarse vector's length.
+# The rounding, sqrt(dim) at most, must stay small compared with the coarse vector's length.
 MAX_DIM = 1 << 22
 
 _COARSE_LOW = COARSE_FRAC + 3
 _FACTOR_LOW = FACTOR_FRAC + 3
-# |w|^2 < 2^(2 COARSE_FRAC + 1), and what it is taken from: truncated, the factor keeps FACTOR_FRAC
-# + 3 bits.
+# For |w|^2 < 2^(2 COARSE_FRAC + 1) and 3 - |w|^2; truncated, the factor has FACTOR_FRAC + 3 bits.
 _NORM_BITS = 2 * COARSE_FRAC + 4
 _PRODUCT_BITS = COARSE_FRAC + FACTOR_FRAC + 3
 
@@ -55,8 +53,8 @@ def largest_square(dim: int, value_bits: int) -> int:
 
 
 def coarse_frac(largest: int) -> int:
-    """Fraction bits of 1 / |v|: nine bits are left of it at the largest |v|, and some to truncate
-    at the smallest.
+    """Fraction bits of 1 / |v|: it has nine bits at the largest |v|, and enough to truncate at the
+    smallest.
     """
     return max((largest.bit_length() + 1) // 2 + 9, COARSE_FRAC + 1)
 
@@ -67,8 +65,8 @@ def thresholds(largest: int) -> tuple[int, ...]:
     found: dict[int, None] = {}
     for i in range(PER_OCTAVE * largest.bit_length() + 1):
         root = 1 << i
-        # The 32nd root by five square ones: floors may be taken one by one. No float: all parties
-        # find the same.
+        # The 32nd root by five square roots, each rounded down; integers, so that all parties
+        # agree.
         for _ in range(PER_OCTAVE.bit_length() - 1):
             root = math.isqrt(root)
         if root <= largest:
@@ -101,9 +99,9 @@ def normalised(
     2^-COARSE_FRAC + 1.5 b^2 + b^3 / 2) + 1/2: each entry of u is rounded by one unit at most, and
     so is each of the coarse w, which turns it; Newton's rest, where ||w| - 1| <= b = 0.7 % +
     sqrt(d) 2^-COARSE_FRAC; and the factor's rounding. So a cosine errs by 2 E + E^2 at most, E
-    being this bound over 2^UNIT_FRAC. Roundings average out: at d = 1280 the bound is 1.1e-2, and
-    6e-5 is what is found. **Hides** everything: each step hides its values; which step of the
-    staircase a vector stands on stays shared. **Source** this project; docs/protocols.md section
+    being this bound over 2^UNIT_FRAC. Roundings average out: at d = 1280 the bound is 1.1e-2 and
+    the measured error 6e-5. **Hides** everything: each step hides its values; which step of the
+    staircase a vector is on stays shared. **Source** this project; docs/protocols.md section
     9a. The refinement is Newton's for 1 / sqrt.
     """
     n_rows, dim = shape
@@ -112,82 +110,59 @@ def normalised(
     product_bits = frac + 3
     operand_bits = max(square_bits, product_bits)
     v, w = f"{name}/v", f"{name}/w"
+    rows, inverse, factor = (n_rows,), f"{v}/inverse", f"{w}/factor"
+    edges, values = thresholds(largest), coarse_values(largest)
+    short = 2 * COARSE_FRAC + 1 - FACTOR_FRAC
     return [
         distances.AsIntegers(f"{v}/integers", (source,), f"{v}/integers", shape),
         Lift(f"{v}/wide", (f"{v}/integers",), f"{v}/wide", shape, value_bits, operand_bits),
-        linear.Open(f"{v}/opened", (f"{v}/wide",), f"{v}/opened", shape, operand_bits),
-        distances.SquaredNorm(
-            f"{v}/square", (f"{v}/opened",), f"{v}/square", shape, square_bits, 0
-        ),
+        *_squared(v, shape, operand_bits, square_bits, 0),
         Staircase(
-            f"{v}/inverse",
+            inverse,
             (f"{v}/square",),
-            f"{v}/inverse",
-            (n_rows,),
+            inverse,
+            rows,
             square_bits,
             product_bits,
             frac,
-            thresholds(largest),
-            coarse_values(largest),
+            edges,
+            values,
         ),
-        *_scaled(
-            v, f"{v}/opened", f"{v}/inverse", w, shape, product_bits, frac - COARSE_FRAC, _NORM_BITS
-        ),
-        linear.Open(f"{w}/opened", (f"{w}/wide",), f"{w}/opened", shape, _NORM_BITS),
-        distances.SquaredNorm(
-            f"{w}/square", (f"{w}/opened",), f"{w}/square", shape, _NORM_BITS, 2 * COARSE_FRAC
-        ),
+        *_scaled(v, inverse, w, shape, product_bits, frac - COARSE_FRAC, _NORM_BITS),
+        *_squared(w, shape, _NORM_BITS, _NORM_BITS, 2 * COARSE_FRAC),
         distances.ConstantLess(
-            f"{w}/rest", (f"{w}/square",), f"{w}/rest", (n_rows,), 3 << 2 * COARSE_FRAC
+            f"{w}/rest", (f"{w}/square",), f"{w}/rest", rows, 3 << 2 * COARSE_FRAC
         ),
-        Truncate(
-            f"{w}/short factor",
-            (f"{w}/rest",),
-            f"{w}/short factor",
-            (n_rows,),
-            _NORM_BITS,
-            2 * COARSE_FRAC + 1 - FACTOR_FRAC,
-        ),
-        Lift(
-            f"{w}/factor",
-            (f"{w}/short factor",),
-            f"{w}/factor",
-            (n_rows,),
-            _FACTOR_LOW,
-            _PRODUCT_BITS,
-        ),
+        Truncate(f"{w}/short factor", (f"{w}/rest",), f"{w}/short factor", rows, _NORM_BITS, short),
+        Lift(factor, (f"{w}/short factor",), factor, rows, _FACTOR_LOW, _PRODUCT_BITS),
         *_scaled(
-            w,
-            f"{w}/opened",
-            f"{w}/factor",
-            name,
-            shape,
-            _PRODUCT_BITS,
-            COARSE_FRAC + FACTOR_FRAC - UNIT_FRAC,
-            score_bits,
+            w, factor, name, shape, _PRODUCT_BITS, COARSE_FRAC + FACTOR_FRAC - UNIT_FRAC, score_bits
         ),
     ]
 
 
-def _scaled(
-    name: str,
-    matrix: str,
-    factor: str,
-    output: str,
-    shape: tuple[int, int],
-    bits: int,
-    shift: int,
-    high: int,
+def _squared(
+    name: str, shape: tuple[int, int], bits: int, square_bits: int, frac: int
 ) -> list[Step]:
-    """Rows of an opened matrix times one factor each, modulo 2^bits, cut by `shift` bits, lifted to
-    `output`/wide.
+    """`name`/wide opened, and the squared norms of its rows."""
+    opened, square = f"{name}/opened", f"{name}/square"
+    return [
+        linear.Open(opened, (f"{name}/wide",), opened, shape, bits),
+        distances.SquaredNorm(square, (opened,), square, shape, square_bits, frac),
+    ]
+
+
+def _scaled(
+    name: str, factor: str, output: str, shape: tuple[int, int], bits: int, shift: int, high: int
+) -> list[Step]:
+    """Rows of `name`/opened times one factor each, modulo 2^bits, truncated by `shift` bits, lifted
+    to `output`/wide.
     """
     product, short, column = f"{name}/product", f"{name}/short product", f"{factor}/opened"
+    operands, operator = (f"{name}/opened", column), linear.Elementwise()
     return [
         linear.OpenColumn(column, (factor,), column, shape[:1], bits, shape[1]),
-        linear.BeaverProduct(
-            product, (matrix, column), product, shape, linear.Elementwise(), shape, bits
-        ),
+        linear.BeaverProduct(product, operands, product, shape, operator, shape, bits),
         Truncate(short, (product,), short, shape, bits, shift),
         Lift(f"{output}/wide", (short,), f"{output}/wide", shape, bits - shift, high),
     ]

@@ -1,7 +1,4 @@
-"""A search in the clear: the very programs of an index, walked on integers.
-
-What the private search is compared with.
-"""
+"""A search in the clear: the programs of an index, walked on integers, to compare searches with."""
 
 from __future__ import annotations
 
@@ -23,13 +20,12 @@ def plain_search(
     """Scores (Q, k), as a user sees them, and positions (Q, k) of the best rows for each query,
     best first.
 
-    Truncations round to nearest here, while those on shares go up or down: a row may differ in its
-    last bits.
+    Truncations round to nearest here, and up or down on shares: a row may differ in its last bits.
 
     Args:
         gallery, queries: (N, d) and (Q, d) fixed-point features, as reals.
 
-    Raises PlanError for a k that cannot be had.
+    Raises PlanError for a k outside 1 to N.
     """
     backend = choose_backend()
     scale = 2.0**geometry.frac * geometry.divisor
@@ -37,13 +33,11 @@ def plain_search(
         backend.upload(np.rint(values * scale).astype(np.int64).view(np.uint64))
         for values in (gallery, queries)
     )
-    kept = rows_program(geometry, len(gallery), params).plain(Clear(backend, {}), rows)
-    norms = (
-        backend.row_dot(kept, kept, 64)
-        if geometry.metric == "l2"
-        else backend.zeros((len(gallery),))
-    )
-    operand = backend.scale(kept.T, geometry.weight_factor, 64)
+    rows = rows_program(geometry, len(gallery), params).plain(Clear(backend, {}), rows)
+    norms = backend.zeros((len(gallery),))
+    if geometry.metric == "l2":
+        norms = backend.row_dot(rows, rows, 64)
+    operand = backend.scale(rows.T, geometry.weight_factor, 64)
     program = query_program(geometry, len(queries), len(gallery), k, params)
     keys = backend.download(program.plain(Clear(backend, {ROWS: (operand, norms)}), asked))
     found = signed(np.ascontiguousarray(keys), 64)

@@ -1,9 +1,8 @@
-"""The two programs of an index: take in rows, and answer queries. No data, no files: what all
-parties walk.
+"""The two programs of an index, which all parties walk: one adds rows, one answers queries.
 
 Feature shares come at the bits and scale of the plan that made them. Both programs first cut them
 down to `VALUE_BITS` (truncate, then lift): rows and queries are quantised alike, and a distance
-fits its ring. For cosines, both are then scaled to length one (`normalise`), and what follows is an
+fits its ring. For cosines, both are then scaled to length one (`normalise`), and compared by an
 inner product.
 """
 
@@ -36,13 +35,13 @@ LABEL_WORD_BITS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What an index is made for.
+    """The vectors of an index, and how they are compared.
 
     Attributes:
         dim: length of a vector.
         metric: squared Euclidean distance (smallest first), inner product or cosine (largest
             first).
-        bits, frac, divisor: of the feature shares that come in.
+        bits, frac, divisor: of the feature shares that are added or searched for.
     """
 
     dim: int
@@ -55,8 +54,8 @@ class Geometry:
     def shift(self) -> int:
         """Fraction bits a feature loses.
 
-        For -2^(bits-2) <= v <= 2^(bits-2) - 2^shift: what would round up to 2^(VALUE_BITS-2) is
-        outside the lift's range.
+        For -2^(bits-2) <= v <= 2^(bits-2) - 2^shift: a larger v could round up to
+        2^(VALUE_BITS-2), which is outside the lift's range.
         """
         return max(0, self.bits - VALUE_BITS)
 
@@ -72,10 +71,8 @@ class Geometry:
 
     @property
     def score_bits(self) -> int:
-        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, and one more
-        for differences.
-
-        A cosine is one at most, whatever d is.
+        """A score s has |s| < 2^(score_bits-2): d (2 * 2^(VALUE_BITS-2))^2 at most, with one bit
+        more for differences; a cosine is one at most, whatever d is.
         """
         if self.metric == "cosine":
             return unit_score_bits(self.dim)
@@ -83,9 +80,7 @@ class Geometry:
 
     @property
     def weight_factor(self) -> int:
-        """What a row is multiplied by in a score: |v|^2 - 2 q.v + |q|^2, or -q.v, normalised or
-        not.
-        """
+        """The factor of q.v in a score: |v|^2 - 2 q.v + |q|^2, or -q.v."""
         return -2 if self.metric == "l2" else -1
 
     @property
@@ -115,12 +110,8 @@ def _quantised(geometry: Geometry, name: str, shape: tuple[int, int]) -> list[St
     steps: list[Step] = []
     current, low, high = name, geometry.value_bits, geometry.score_bits
     if geometry.shift:
-        steps.append(
-            Truncate(
-                f"{name}/short", (name,), f"{name}/short", shape, geometry.bits, geometry.shift
-            )
-        )
         current = f"{name}/short"
+        steps.append(Truncate(current, (name,), current, shape, geometry.bits, geometry.shift))
     if geometry.metric == "cosine":
         steps += normalised(name, current, shape, low, high)
     else:
@@ -144,10 +135,7 @@ def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
 
 
 def label_bits(n_labels: int) -> int:
-    """Bits of a label among n_labels; none where there are no labels.
-
-    Raises PlanError for a number that none can be.
-    """
+    """Bits of a label among n_labels; 0 without labels. Raises PlanError for a negative number."""
     if n_labels < 0:
         raise PlanError(
             f"{n_labels} classes were asked for",
@@ -164,11 +152,12 @@ def query_program(
     ascending by score.
 
     Scores are |q - v|^2 for l2, -q.v for ip, and for cosine -q.v of vectors of length one: the best
-    is the smallest. Raises PlanError if k rows cannot be had or a key does not fit 62 bits.
+    is the smallest. Raises PlanError for a k outside 1 to n_rows, or a key that does not fit 62
+    bits.
 
     With labels there is a second input, the rows' label shares (n_rows,) modulo 2^64, and the k
-    best rows vote: the result is the label most of them have, (n_queries,) modulo 2^label_bits, and
-    nothing else.
+    best rows vote: the only result is the label that most of them have, (n_queries,) modulo
+    2^label_bits.
     """
     bits, id_bits, tag_bits = geometry.score_bits, geometry.id_bits(n_rows), label_bits(n_labels)
     key_bits = bits + id_bits + tag_bits
@@ -188,21 +177,16 @@ def query_program(
     shape, product = (n_queries, geometry.dim), (n_queries, n_rows)
     frac = geometry.score_frac
     steps = _quantised(geometry, "q", shape)
-    name = "products"
+    name, operator = "products", linear.MatMul()
     steps.append(
-        linear.PrivateProduct(
-            name, ("q/opened",), name, shape, ROWS, linear.MatMul(), product, bits, frac
-        )
+        linear.PrivateProduct(name, ("q/opened",), name, shape, ROWS, operator, product, bits, frac)
     )
     if geometry.metric == "l2":
         steps.append(distances.SquaredNorm("q/norm", ("q/opened",), "q/norm", shape, bits, frac))
         steps.append(distances.AddColumn("scores", (name, "q/norm"), "scores", product))
         name = "scores"
-    inputs, result, output = (
-        {"q": _input(geometry, shape)},
-        Value((n_queries, k), key_bits, 0),
-        "best",
-    )
+    inputs, output = {"q": _input(geometry, shape)}, "best"
+    result = Value((n_queries, k), key_bits, 0)
     if n_labels:
         steps.append(LabelledKeys("keys", (name, LABELS), "keys", product, bits, id_bits, tag_bits))
         steps.append(Shuffle("shuffled", ("keys",), "shuffled", product, key_bits, 0))

@@ -1,32 +1,40 @@
-"""The contract every backend keeps: arrays of words, arrays of lanes, and a dozen primitive
-operations.
+"""The contract that every backend keeps: primitive operations on words, lanes and operands.
 
 *Words* are unsigned 64-bit ring elements of any shape; `+ - * & ^ << >>` on them wrap and are the
 array's own. *Lanes* are bits, 64 elements to a word: shape (planes, n_lanes(n)); bit i of lane word
 j belongs to element 64 j + i of the flattened tensor; bits past the last element are always zero.
 `& ^` act on 64 elements at a time. *Packed* values are what the wire carries: for each of the `bits
 // 8` low bytes a plane of n bytes, then for each of the `bits % 8` bits left a lane. 40 bits cost
-five bytes an element, 27 bits three bytes and three bits. *Operand* is the backend's own form of an
-opened value or a static operand of a product: plain words on a CPU, limb planes on a GPU. Nothing
-looks inside it but `product` operations.
+five bytes an element, 27 bits three bytes and three bits. *Operand* is the backend's own form of a
+matrix before products: plain words on a CPU, limb planes on a GPU.
 
-NumPy's implementation is the definition; the others must equal it bit for bit.
+Only `ProtocolKernels` knows a party. NumPy's implementation is the definition; the others must
+equal it bit for bit. A backend is written for its own arrays, `BackendOf[array, array, operand]`;
+everything above this package sees a `Backend`, whose three types no checker confuses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar, cast, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from gpumpc.params import Cipher
+from gpumpc.ring.values import Lanes as Lanes
+from gpumpc.ring.values import Operand as Operand
+from gpumpc.ring.values import Words as Words
 
-Words = Any  # an array of the backend: uint64
-Lanes = Any  # an array of the backend: uint64, shape (planes, n_lanes)
-Operand = Any  # opaque
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
 Pairs = Sequence[tuple[Operand, Operand]]
 Factors = tuple[int, ...]  # numbers of bits that are multiplied
+
+W = TypeVar("W")  # the backend's words
+L = TypeVar("L")  # its lanes
+P = TypeVar("P")  # its operands of products
+P_contra = TypeVar("P_contra", contravariant=True)  # the same where operands are only read
 
 
 def n_lanes(n: int) -> int:
@@ -44,133 +52,274 @@ def lane_bytes(n: int, planes: int = 1) -> int:
     return 8 * n_lanes(n) * planes
 
 
-class LiftLanes(NamedTuple):
-    """Lanes of a lift, a plane a candidate: top bits of this party's shares, masked by this party,
-    by the other, its masks.
-
-    `choice` is the public lane that names the candidate; None where there is one only.
-    """
-
-    tops: Lanes
-    masked: Lanes
-    theirs: Lanes
-    masks: Lanes
-    choice: Lanes | None
-
-
-class Backend(Protocol):
-    """Primitive operations of one machine.
+class Memory(Protocol[W, P_contra]):
+    """Arrays of the machine, and backends of several threads.
 
     Methods with `out` write there if it is given, and return the result.
     """
 
     name: str
 
-    # several threads
-    def fork(self) -> Backend:
-        """Itself for another thread: on a GPU with a stream of its own, so that copies and work of
-        the two overlap.
+    def fork(self) -> Self:
+        """A backend for another thread: on a GPU with a stream of its own, so that copies and work
+        of the two overlap.
 
-        What one has made, the other may read after `synchronize` of the first; static operands at
+        The other thread may read an array after `synchronize` of the first, static operands at
         once.
         """
 
     def synchronize(self) -> None:
-        """Wait for all work that was asked for."""
+        """Wait for all work that was requested."""
 
-    # host and device
-    def upload(self, host: Any) -> Words:
+    def upload(self, host: npt.ArrayLike) -> W:
         """A host array of uint64 as the backend's words."""
 
-    def download(self, words: Words) -> Any:
-        """The backend's array as a host uint64 array."""
+    def download(self, words: W | P_contra) -> npt.NDArray[np.uint64]:
+        """Words, or an operand's, as a host uint64 array."""
 
-    def zeros(self, shape: Sequence[int]) -> Words:
+    def zeros(self, shape: Sequence[int]) -> W:
         """Words that are zero."""
 
-    # uniform values
-    def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
+
+class Streams(Protocol[W, L]):
+    """Uniform values, expanded from a key."""
+
+    def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> W:
         """Uniform words modulo 2^bits from the key's stream, `prg.word_bytes(bits)` little-endian
         bytes each.
         """
 
-    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
+    def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> L:
         """Uniform lanes from the key's stream, eight bytes a lane word."""
 
-    def add_uniform(
-        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
-    ) -> Words:
+    def add_uniform(self, words: W, cipher: Cipher, key: bytes, bits: int, sign: int = 1) -> W:
         """words + sign * expand_words(..), modulo 2^bits; `sign` is 1 or -1."""
 
-    def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
+    def xor_uniform(self, lanes: L, cipher: Cipher, key: bytes, n: int) -> L:
         """lanes ^ expand_lanes(..)."""
 
-    # wire
-    def pack(self, words: Words, bits: int) -> memoryview:
+
+class WireForms(Protocol[W, L]):
+    """Values as the bytes that the wire carries."""
+
+    def pack(self, words: W, bits: int) -> memoryview:
         """Packed bytes of words reduced modulo 2^bits."""
 
-    def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
+    def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> W:
         """The inverse of `pack`."""
 
-    def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
+    def add_packed(self, words: W, packed: memoryview, bits: int) -> W:
         """words + unpack(packed), modulo 2^bits."""
 
     def pack_masked(
-        self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
+        self, words: W, cipher: Cipher, key: bytes, bits: int, sign: int = 1
     ) -> memoryview:
-        """pack(add_uniform(..)): what only leaves."""
+        """pack(add_uniform(..)), for masked words that are only sent."""
 
     def mask_and_pack(
-        self, words: Words, cipher: Cipher, key: bytes, bits: int
-    ) -> tuple[Words, memoryview]:
-        """add_uniform(..), which stays, modulo 2^bits or more, and the same packed, which
-        leaves.
-        """
+        self, words: W, cipher: Cipher, key: bytes, bits: int
+    ) -> tuple[W, memoryview]:
+        """add_uniform(..), modulo 2^bits or more, and the same packed."""
 
     def draw_and_pack(
-        self, words: Words, cipher: Cipher, key: bytes, bits: int
-    ) -> tuple[Words, Words, memoryview]:
+        self, words: W, cipher: Cipher, key: bytes, bits: int
+    ) -> tuple[W, W, memoryview]:
         """(a, words - a, packed words - a), a = expand_words(..); the difference modulo 2^bits or
         more.
         """
 
-    def combine(self, own: Words, theirs: memoryview, bits: int) -> Operand:
-        """operand(add_packed(..)): both halves of an opening as an operand of products."""
-
-    def pack_lanes(self, lanes: Lanes) -> memoryview:
+    def pack_lanes(self, lanes: L) -> memoryview:
         """Lanes as bytes, little endian."""
 
-    def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
+    def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> L:
         """The inverse of `pack_lanes`."""
 
-    def operand(self, words: Words, bits: int) -> Operand:
-        """Words as an operand of products."""
 
-    def static(self, words: Words, bits: int) -> Operand:
-        """`operand` for a right operand of many products: what they bring it into is kept."""
+class Bits(Protocol[W, L]):
+    """Words to lanes and back."""
 
-    # bits
-    def to_planes(self, words: Words, bits: int) -> Lanes:
+    def to_planes(self, words: W, bits: int) -> L:
         """(bits, n_lanes): plane b holds bit b of every element."""
 
-    def bit(self, words: Words, position: int) -> Lanes:
+    def bit(self, words: W, position: int) -> L:
         """(n_lanes,): one bit of every element."""
 
-    def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
+    def from_bit(self, lane: L, shape: Sequence[int]) -> W:
         """Words 0 or 1 from a single lane (n_lanes,)."""
 
-    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+    def from_lanes(self, lanes: L, n: int) -> W:
         """(planes, n) words 0 or 1."""
 
-    def constant_lane(self, bit: int, n: int) -> Lanes:
+    def download_bits(self, lane: L, shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """A public lane as host booleans of this shape."""
+
+    def constant_lane(self, bit: int, n: int) -> L:
         """(n_lanes,): the same bit for every element, zero past the last."""
 
-    def thermometer(self, planes: Lanes) -> Lanes:
+    def select(self, lane: L, if_one: W, if_zero: W) -> W:
+        """Element-wise choice by a public lane (n_lanes,)."""
+
+
+class Arithmetic(Protocol[W, L]):
+    """Element by element, and along an axis."""
+
+    def reduce(self, words: W, bits: int, out: W | None = None) -> W:
+        """Words modulo 2^bits."""
+
+    def add_constant(self, words: W, value: int, bits: int) -> W:
+        """Words plus a public integer (of either sign), modulo 2^bits."""
+
+    def scale(self, words: W, factor: int, bits: int) -> W:
+        """Words times a public integer (of either sign), modulo 2^bits."""
+
+    def sign_extend(self, words: W, bits: int) -> W:
+        """The signed value modulo 2^bits as a signed 64-bit word."""
+
+    def shift_signed(self, words: W, shift: int) -> W:
+        """floor(x / 2^shift) of signed 64-bit words."""
+
+    def argmax_signed(self, words: W) -> W:
+        """Index of the largest signed entry along the last axis, the lowest on ties."""
+
+    def smallest_signed(self, words: W, k: int) -> W:
+        """The k smallest signed entries along the last axis, ascending."""
+
+    def counting(self, n: int) -> W:
+        """0, 1, .. n - 1."""
+
+    def window_sum(self, words: W, window: Pair, stride: Pair) -> W:
+        """Sums over windows of (B, H, W, C), no padding, modulo 2^64."""
+
+    def gather(self, words: W, index: npt.NDArray[np.int64]) -> W:
+        """(Q, N) words at a host index (Q, M), row by row -> (Q, M)."""
+
+    def take(self, words: W, index: Sequence[int], axis: int) -> W:
+        """Entries along an axis by a public index."""
+
+    @overload
+    def concat(self, parts: Sequence[W], axis: int) -> W: ...
+
+    @overload
+    def concat(self, parts: Sequence[L], axis: int) -> L:
+        """Arrays joined along an axis."""
+
+
+class Products(Protocol[W, P]):
+    """Products modulo 2^bits.
+
+    The sums take one or two pairs of operands, add `plus`, words of the result's shape, and a bias
+    (C,) for its last axis.
+    """
+
+    def operand(self, words: W, bits: int) -> P:
+        """Words as an operand of products."""
+
+    def static(self, words: W, bits: int) -> P:
+        """`operand` for a right operand of many products: the forms they need are kept."""
+
+    def combine(self, own: W, theirs: memoryview, bits: int) -> P:
+        """operand(add_packed(..)): both halves of an opening as an operand of products."""
+
+    def sum_of(self, x: P, y: P, bits: int) -> P:
+        """The sum of two operands of one shape, as an operand."""
+
+    def multiply(self, x: W | P, w: W | P, bits: int) -> W:
+        """Element-wise product, of plain words too."""
+
+    def row_dot(self, x: W | P, y: W | P, bits: int) -> W:
+        """sum_j x_ij y_ij of two (N, d), as (N,), of plain words too."""
+
+    def matmul(self, x: P, w: P, bits: int) -> W:
+        """x (M, K) @ w (K, N)."""
+
+    def matmul_sum(
+        self, pairs: Sequence[tuple[P, P]], bits: int, plus: W | None = None, bias: W | None = None
+    ) -> W:
+        """Sum of x @ w, as `matmul`."""
+
+    def conv2d(self, x: P, w: P, stride: Pair, padding: Padding, groups: int, bits: int) -> W:
+        """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding
+        top/bottom/left/right.
+        """
+
+    def conv2d_sum(
+        self,
+        pairs: Sequence[tuple[P, P]],
+        stride: Pair,
+        padding: Padding,
+        groups: int,
+        bits: int,
+        plus: W | None = None,
+        bias: W | None = None,
+    ) -> W:
+        """Sum of convolutions, as `conv2d`."""
+
+
+class LiftLanes(NamedTuple, Generic[L]):
+    """Lanes of a lift, a plane a candidate: the top bits of this party's shares, the same masked,
+    the other party's masked ones, and this party's masks.
+
+    `choice` is the public lane that selects the candidate; None where there is only one.
+    """
+
+    tops: L
+    masked: L
+    theirs: L
+    masks: L
+    choice: L | None
+
+
+class ProtocolKernels(Protocol[W, L, P_contra]):
+    """Steps of protocols that are faster in one pass; `party` is 0 or 1.
+
+    The formulas are derived in protocols.relu, protocols.truncation and protocols.comparison.
+    """
+
+    def beaver(
+        self, e: P_contra, f: P_contra, a: P_contra, b: P_contra, c: W, party: int, bits: int
+    ) -> W:
+        """(1 - party) e f + e b + a f + c, element by element."""
+
+    def truncate(self, words: W, k: int, shift: int, party: int, out: W | None = None) -> W:
+        """Share modulo 2^k -> share modulo 2^(k - shift): party 0 adds 2^shift - 1; both shift
+        right.
+        """
+
+    def candidates(self, y: W, t: W, t_r: W, v: W, bits: int) -> tuple[W, W]:
+        """zero = y t - t r and one = v - zero, modulo 2^bits."""
+
+    def add_flipped(self, words: W, lane: L, t: W, factor: int, party: int, bits: int) -> W:
+        """words + factor * share of (t ^ lane), modulo 2^bits: t where the lane is 0, else (1 at
+        party 0) - t.
+        """
+
+    def mask_top_bits(self, shares: Sequence[W], masks: L, low: int) -> tuple[L, L]:
+        """Top bits of one or two flat shares modulo 2^low, a plane a share, and the same ^ masks,
+        which a server sends.
+        """
+
+    def lift(
+        self,
+        shares: Sequence[W],
+        lanes: LiftLanes[L],
+        products: W,
+        party: int,
+        low: int,
+        high: int,
+    ) -> W:
+        """The selected one of one or two flat shares modulo 2^low, as a share modulo 2^high.
+
+        It is share - 2^low w. With the selected candidate's m, masked, theirs and mask lanes and
+        its products P: w_0 = m - m theirs - (1 - 2 theirs)(1 - 2 masked) P, w_1 = m - (1 - 2
+        masked)(theirs mask + (1 - 2 theirs) P).
+        """
+
+    def thermometer(self, planes: L) -> L:
         """Planes (D, b, n_lanes) of digits r, low bit first -> (D, 2^b - 1, n_lanes): entry v is [v
         < r].
         """
 
-    def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
+    def lookup(self, tables: L, planes: L, below: L) -> tuple[L, L]:
         """Leaves of a comparison: tables (D, 2^b - 1, n_lanes) of shares, planes (D, b, n_lanes) of
         public digits y.
 
@@ -178,15 +327,20 @@ class Backend(Protocol):
         T[-1] is the lane `below`: ones at party 0, zeros at party 1.
         """
 
+    def mask_products(self, masks: L, products: Sequence[Factors]) -> L:
+        """The AND of the two or more masks of each product, which the dealer shares for
+        `masked_products`.
+        """
+
     def masked_products(
         self,
-        opened: Lanes,
-        masks: Lanes,
-        dealt: Lanes,
+        opened: L,
+        masks: L,
+        dealt: L,
         sums: Sequence[Sequence[Factors]],
         products: Sequence[Factors],
         party: int,
-    ) -> Lanes:
+    ) -> L:
         """XOR shares of sums of products of masked bits: (sums, nodes, n_lanes).
 
         Bit f is o_f ^ m_f, with o public (nodes, factors, n_lanes), m_f shared as `masks` of the
@@ -196,136 +350,23 @@ class Backend(Protocol):
         subset is party 0's.
         """
 
-    def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
-        """What the dealer shares for `masked_products`: the AND of the two or more masks of each
-        product.
-        """
 
-    def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
-        """Element-wise choice by a public lane (n_lanes,)."""
+class BackendOf(
+    Memory[W, P],
+    Streams[W, L],
+    WireForms[W, L],
+    Bits[W, L],
+    Arithmetic[W, L],
+    Products[W, P],
+    ProtocolKernels[W, L, P],
+    Protocol[W, L, P],
+):
+    """Every operation, on the arrays of one backend."""
 
-    # shares of what a public bit chooses; the formulas stand in protocols.relu and
-    # protocols.truncation
-    def candidates(
-        self, y: Words, t: Words, t_r: Words, v: Words, bits: int
-    ) -> tuple[Words, Words]:
-        """zero = y t - t r and one = v - zero, modulo 2^bits."""
 
-    def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
-        """Top bits of one or two flat shares modulo 2^low, a plane a share, and the same ^ masks:
-        what a server tells.
-        """
+Backend = BackendOf[Words, Lanes, Operand]
 
-    def lift(
-        self,
-        shares: Sequence[Words],
-        lanes: LiftLanes,
-        products: Words,
-        party: int,
-        low: int,
-        high: int,
-    ) -> Words:
-        """The kept one of one or two flat shares modulo 2^low, as a share modulo 2^high.
 
-        It is share - 2^low w. With the kept candidate's m, masked, theirs and mask lanes and its
-        products P: w_0 = m - m theirs - (1 - 2 theirs)(1 - 2 masked) P, w_1 = m - (1 - 2
-        masked)(theirs mask + (1 - 2 theirs) P).
-        """
-
-    def add_flipped(
-        self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
-    ) -> Words:
-        """words + factor * share of (t ^ lane), modulo 2^bits: t where the lane is 0, else (1 at
-        party 0) - t.
-        """
-
-    # products modulo 2^bits
-    def matmul(self, x: Operand, w: Operand, bits: int) -> Words:
-        """x (M, K) @ w (K, N)."""
-
-    def multiply(self, x: Operand, w: Operand, bits: int) -> Words:
-        """Element-wise product."""
-
-    def row_dot(self, x: Operand, y: Operand, bits: int) -> Words:
-        """sum_j x_ij y_ij of two (N, d), as (N,)."""
-
-    def conv2d(
-        self, x: Operand, w: Operand, stride: Pair, padding: Padding, groups: int, bits: int
-    ) -> Words:
-        """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding
-        top/bottom/left/right.
-        """
-
-    def beaver(
-        self, e: Operand, f: Operand, a: Operand, b: Operand, c: Words, party: int, bits: int
-    ) -> Words:
-        """(1 - party) e f + e b + a f + c, element by element."""
-
-    def sum_of(self, x: Operand, y: Operand, bits: int) -> Operand:
-        """Two operands of one shape added up, as an operand."""
-
-    # sums over one or two pairs of operands, plus words of the result's shape, plus a bias (C,) for
-    # its last axis
-    def matmul_sum(
-        self, pairs: Pairs, bits: int, plus: Words | None = None, bias: Words | None = None
-    ) -> Words:
-        """Sum of x @ w, as `matmul`."""
-
-    def conv2d_sum(
-        self,
-        pairs: Pairs,
-        stride: Pair,
-        padding: Padding,
-        groups: int,
-        bits: int,
-        plus: Words | None = None,
-        bias: Words | None = None,
-    ) -> Words:
-        """Sum of convolutions, as `conv2d`."""
-
-    # local steps
-    def truncate(
-        self, words: Words, k: int, shift: int, party: int, out: Words | None = None
-    ) -> Words:
-        """Share modulo 2^k -> share modulo 2^(k - shift): party 0 adds 2^shift - 1; both shift
-        right.
-        """
-
-    def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
-        """Words modulo 2^bits."""
-
-    def add_constant(self, words: Words, value: int, bits: int) -> Words:
-        """Words plus a public integer (of either sign), modulo 2^bits."""
-
-    def scale(self, words: Words, factor: int, bits: int) -> Words:
-        """Words times a public integer (of either sign), modulo 2^bits."""
-
-    def sign_extend(self, words: Words, bits: int) -> Words:
-        """The signed value modulo 2^bits as a signed 64-bit word."""
-
-    def shift_signed(self, words: Words, shift: int) -> Words:
-        """floor(x / 2^shift) of signed 64-bit words."""
-
-    def argmax_signed(self, words: Words) -> Words:
-        """Index of the largest signed entry along the last axis, the lowest on ties."""
-
-    def counting(self, n: int) -> Words:
-        """0, 1, .. n - 1."""
-
-    def gather(self, words: Words, index: Any) -> Words:
-        """(Q, N) words at a host index (Q, M), row by row -> (Q, M)."""
-
-    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> Any:
-        """A public lane as host booleans of this shape."""
-
-    def smallest_signed(self, words: Words, k: int) -> Words:
-        """The k smallest signed entries along the last axis, ascending."""
-
-    def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
-        """Sums over windows of (B, H, W, C), no padding, modulo 2^64."""
-
-    def take(self, words: Words, index: Sequence[int], axis: int) -> Words:
-        """Entries along an axis by a public index."""
-
-    def concat(self, parts: Sequence[Words], axis: int) -> Words:
-        """Arrays joined along an axis."""
+def as_backend(backend: BackendOf[W, L, P]) -> Backend:
+    """A backend as all other packages see it."""
+    return cast(Backend, backend)

@@ -1,17 +1,19 @@
-"""Arithmetic on lanes, 64 elements to a word, for the NumPy definition: transposition, and products
-of masked bits.
+"""Arithmetic on lanes for the NumPy definition: transposition, multiplexing, products of masked
+bits.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from gpumpc.ring.backend import Factors, n_lanes
 
-Lanes = np.ndarray
+Lanes = npt.NDArray[np.uint64]
 
 _SWAPS = tuple(
     (np.uint64(j), np.uint64(m))
@@ -26,7 +28,7 @@ _SWAPS = tuple(
 )
 
 
-def transpose_64x64(rows: np.ndarray) -> np.ndarray:
+def transpose_64x64(rows: Lanes) -> Lanes:
     """Bit-transpose in place: rows (64, L), bit b of row r <-> bit r of row b, for each of L
     columns.
     """
@@ -40,12 +42,33 @@ def transpose_64x64(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def lane_of_bits(bits: np.ndarray) -> np.ndarray:
+def lane_of_bits(bits: npt.NDArray[np.uint8]) -> Lanes:
     """uint8 zeros and ones (n,) -> lane words (n_lanes,)."""
     lane = np.zeros(8 * n_lanes(bits.size), dtype=np.uint8)
     packed = np.packbits(bits, bitorder="little")
     lane[: packed.size] = packed
     return lane.view(np.uint64)
+
+
+def bits_of_lane(lane: Lanes, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """The inverse of `lane_of_bits`, in a shape."""
+    n = math.prod(shape)
+    return np.unpackbits(lane.view(np.uint8), count=n, bitorder="little").reshape(shape)
+
+
+def clear_tail(lanes: Lanes, n: int) -> Lanes:
+    """Zeros past the last of n elements, in place."""
+    if n % 64:
+        lanes[..., -1] &= np.uint64((1 << (n % 64)) - 1)
+    return lanes
+
+
+def mux(entries: Lanes, planes: Lanes) -> Lanes:
+    """entries[:, v] of (D, 2^b, n_lanes) with the bits of v in planes (D, b, n_lanes)."""
+    for b in range(planes.shape[1]):
+        even, odd = entries[:, 0::2], entries[:, 1::2]
+        entries = even ^ (planes[:, b : b + 1] & (even ^ odd))
+    return entries[:, 0]
 
 
 def masked_product(
@@ -54,28 +77,17 @@ def masked_product(
     """Share of prod_i (o_i ^ m_i), folding one factor at a time.
 
     After folding factor i, entry S holds the share of prod_{folded} (o ^ m) * prod_{j in S} m_j.
-    The empty product is the public one, held by party 0 as "all ones": None stands for it, or for
-    zero at party 1.
+    The empty product is public: all ones at party 0, zeros at party 1.
     """
-    table: dict[Factors, Lanes | None] = {(): None}
+    empty = np.full_like(opened[:, 0], ~np.uint64(0) if party == 0 else 0)
+    table: dict[Factors, Lanes] = {(): empty}
     for size in range(1, len(factors) + 1):
         table |= {subset: shares[subset] for subset in itertools.combinations(factors, size)}
     for done, i in enumerate(factors):
         rest = factors[done + 1 :]
-        folded: dict[Factors, Lanes | None] = {}
-        for size in range(len(rest) + 1):
-            for subset in itertools.combinations(rest, size):
-                folded[subset] = _fold(
-                    table[(i, *subset)], opened[:, i], table[subset], party == 0 and done == 0
-                )
-        table = folded
-    product: Any = table[()]  # every factor has been folded: a lane, not the empty product
-    found: Lanes = product
-    return found
-
-
-def _fold(with_mask: Any, factor: Lanes, without: Lanes | None, ones: bool) -> Any:
-    """share[S + i] ^ o_i & share[S]; an absent share[S] is the empty product."""
-    if without is None:
-        return with_mask ^ factor if ones else with_mask
-    return with_mask ^ (factor & without)
+        table = {
+            subset: table[(i, *subset)] ^ (opened[:, i] & table[subset])
+            for size in range(len(rest) + 1)
+            for subset in itertools.combinations(rest, size)
+        }
+    return table[()]

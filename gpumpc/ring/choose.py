@@ -9,7 +9,7 @@ import importlib.util
 import os
 
 from gpumpc.errors import ConfigError, MissingExtra
-from gpumpc.ring.backend import Backend
+from gpumpc.ring.backend import Backend, as_backend
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.cupy_backend.device import CupyDevice, has_gpu
 from gpumpc.ring.memory import keep_freed_memory
@@ -36,11 +36,11 @@ def choose_backend(name: str | None = None) -> Backend:
     wanted = name or os.environ.get(ENVIRONMENT) or _fastest()
     kind, _, number = wanted.partition(":")
     if wanted == "numpy":
-        return NumpyBackend()
+        return as_backend(NumpyBackend())
     if wanted == "numba":
         return _numba()
     if kind == "cupy" and (number.isdecimal() or wanted == "cupy"):
-        return CupyBackend(CupyDevice(int(number or 0)))
+        return as_backend(CupyBackend(CupyDevice(int(number or 0))))
     raise ConfigError(
         f"there is no backend '{wanted}'",
         f"this version has {', '.join(NAMES)}",
@@ -66,4 +66,4 @@ def _numba() -> Backend:
         raise MissingExtra(
             "the backend 'numba' is not installed", str(error), "pip install 'gpumpc[cpu]'"
         ) from error
-    return NumbaBackend()
+    return as_backend(NumbaBackend())

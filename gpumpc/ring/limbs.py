@@ -115,3 +115,19 @@ def conv2d(x: np.ndarray, w: np.ndarray, stride: Pair, bits: int) -> np.ndarray:
                 *piece.shape[:2], c_out
             )
     return out
+
+
+def depthwise(x: np.ndarray, w: np.ndarray, stride: Pair, bits: int) -> np.ndarray:
+    """Each channel of padded words by itself: x (B, H, W, C), w (kh, kw, C)."""
+    kh, kw, _ = w.shape
+    sy, sx = stride
+    n_y, n_x = (x.shape[1] - kh) // sy + 1, (x.shape[2] - kw) // sx + 1
+    out = np.zeros((len(x), n_y, n_x, x.shape[3]), dtype=np.uint64)
+    product = np.empty(out.shape[1:], dtype=np.uint64)
+    for image, total in zip(x, out, strict=True):  # one image at a time stays in the cache
+        for i in range(kh):
+            for j in range(kw):
+                window = image[i : i + sy * n_y : sy, j : j + sx * n_x : sx]
+                total += np.multiply(window, w[i, j], out=product)
+    out &= np.uint64((1 << bits) - 1)
+    return out

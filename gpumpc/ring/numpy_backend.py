@@ -5,38 +5,33 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
-from gpumpc.ring.backend import (
-    Backend,
-    Factors,
-    LiftLanes,
-    Padding,
-    Pair,
-    Pairs,
-    lane_bytes,
-    n_lanes,
-    packed_bytes,
+from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.bit_slices import (
+    bits_of_lane,
+    clear_tail,
+    lane_of_bits,
+    masked_product,
+    mux,
+    transpose_64x64,
 )
-from gpumpc.ring.bit_slices import lane_of_bits, masked_product, transpose_64x64
 from gpumpc.ring.fixed_point import signed
 
-Words = np.ndarray
-Lanes = np.ndarray
+Words = npt.NDArray[np.uint64]
+Lanes = npt.NDArray[np.uint64]
+Operand = Words
+Pairs = Sequence[tuple[Operand, Operand]]
 
 
-def _flip(bit: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(1 - 2 bit) x."""
-    flipped: np.ndarray = x - bit * (x + x)
-    return flipped
-
-
-def _expect(packed: memoryview, n_bytes: int) -> np.ndarray:
+def received(packed: memoryview, n_bytes: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a message. Raises BadFrame where their number is another."""
     buffer = np.frombuffer(packed, dtype=np.uint8)
     if buffer.size != n_bytes:
         raise BadFrame(f"{buffer.size} packed bytes arrived where {n_bytes} were expected")
@@ -48,16 +43,16 @@ class NumpyBackend:
 
     name = "numpy"
 
-    def fork(self) -> Backend:
+    def fork(self) -> Self:
         return self
 
     def synchronize(self) -> None:
-        """Nothing is ever under way."""
+        """Operations are complete when they return."""
 
-    def upload(self, host: Any) -> Words:
+    def upload(self, host: npt.ArrayLike) -> Words:
         return np.ascontiguousarray(host, dtype=np.uint64)
 
-    def download(self, words: Words) -> np.ndarray:
+    def download(self, words: Words) -> Words:
         return words
 
     def zeros(self, shape: Sequence[int]) -> Words:
@@ -72,23 +67,15 @@ class NumpyBackend:
         return self.reduce(words, bits, out=words)
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
-        lanes = (
-            prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
-        )
-        if n % 64:
-            lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
-        return lanes
+        lanes = prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8")
+        return clear_tail(lanes.reshape(planes, n_lanes(n)), n)
 
     def add_uniform(
         self, words: Words, cipher: Cipher, key: bytes, bits: int, sign: int = 1
     ) -> Words:
         uniform = self.expand_words(cipher, key, words.shape, bits)
-        # Only the draw is this function's own to write into.
-        total = (
-            np.add(words, uniform, out=uniform)
-            if sign > 0
-            else np.subtract(words, uniform, out=uniform)
-        )
+        combine = np.add if sign > 0 else np.subtract
+        total = combine(words, uniform, out=uniform)
         return self.reduce(total, bits, out=total)
 
     def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
@@ -113,7 +100,7 @@ class NumpyBackend:
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n, whole = math.prod(shape), bits // 8
-        buffer = _expect(packed, packed_bytes(n, bits))
+        buffer = received(packed, packed_bytes(n, bits))
         as_bytes = np.zeros((n, 8), dtype=np.uint8)
         for j in range(whole):
             as_bytes[:, j] = buffer[j * n : (j + 1) * n]
@@ -152,7 +139,7 @@ class NumpyBackend:
         return np.ascontiguousarray(lanes).reshape(-1).view(np.uint8).data
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
-        return _expect(packed, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
+        return received(packed, lane_bytes(n, planes)).view("<u8").reshape(planes, n_lanes(n))
 
     def operand(self, words: Words, bits: int) -> Words:
         return words
@@ -174,18 +161,14 @@ class NumpyBackend:
         )
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
-        bits = np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
-        return bits.astype(np.uint64).reshape(shape)
+        return bits_of_lane(lane, shape).astype(np.uint64)
 
     def from_lanes(self, lanes: Lanes, n: int) -> Words:
         rows = np.ascontiguousarray(lanes).view(np.uint8)
         return np.unpackbits(rows, axis=1, count=n, bitorder="little").astype(np.uint64)
 
     def constant_lane(self, bit: int, n: int) -> Lanes:
-        lane = np.full(n_lanes(n), (1 << 64) - 1 if bit else 0, dtype=np.uint64)
-        if n % 64:
-            lane[-1] &= np.uint64((1 << (n % 64)) - 1)
-        return lane
+        return clear_tail(np.full(n_lanes(n), (1 << 64) - 1 if bit else 0, dtype=np.uint64), n)
 
     def thermometer(self, planes: Lanes) -> Lanes:
         n_digits, width, lanes = planes.shape
@@ -200,16 +183,9 @@ class NumpyBackend:
         n_digits, _, lanes = tables.shape
         edge = np.zeros((n_digits, 1, lanes), dtype=np.uint64)
         before = edge | below
-        at = self._mux(np.concatenate((tables, edge), axis=1), planes)
-        less_one = self._mux(np.concatenate((before, tables), axis=1), planes)
+        at = mux(np.concatenate((tables, edge), axis=1), planes)
+        less_one = mux(np.concatenate((before, tables), axis=1), planes)
         return at, at ^ less_one
-
-    @staticmethod
-    def _mux(entries: Lanes, planes: Lanes) -> Lanes:
-        for b in range(planes.shape[1]):
-            even, odd = entries[:, 0::2], entries[:, 1::2]
-            entries = even ^ (planes[:, b : b + 1] & (even ^ odd))
-        return entries[:, 0]
 
     def masked_products(
         self,
@@ -233,12 +209,11 @@ class NumpyBackend:
         ]
         return np.stack(columns, axis=1)
 
+    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+        return bits_of_lane(lane, shape).view(bool)
+
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
-        shape = if_one.shape
-        choice = np.unpackbits(lane.view(np.uint8), count=if_one.size, bitorder="little").reshape(
-            shape
-        )
-        return np.where(choice.view(bool), if_one, if_zero)
+        return np.where(self.download_bits(lane, if_one.shape), if_one, if_zero)
 
     # what a public bit chooses
 
@@ -258,7 +233,7 @@ class NumpyBackend:
     def lift(
         self,
         shares: Sequence[Words],
-        lanes: LiftLanes,
+        lanes: LiftLanes[Lanes],
         products: Words,
         party: int,
         low: int,
@@ -273,10 +248,14 @@ class NumpyBackend:
         share = shares[0] if choice is None else self.select(choice, shares[1], shares[0])
         product = products[0] if choice is None else self.select(choice, products[1], products[0])
         m, masked, theirs = pick(lanes.tops), pick(lanes.masked), pick(lanes.theirs)
+
+        def flip(bit: Words, x: Words) -> Words:
+            return x - bit * (x + x)
+
         if party == 0:
-            carry = m - m * theirs - _flip(theirs, _flip(masked, product))
+            carry = m - m * theirs - flip(theirs, flip(masked, product))
         else:
-            carry = m - _flip(masked, theirs * pick(lanes.masks) + _flip(theirs, product))
+            carry = m - flip(masked, theirs * pick(lanes.masks) + flip(theirs, product))
         return self.reduce(share - (carry << np.uint64(low)), high)
 
     def add_flipped(
@@ -350,22 +329,9 @@ class NumpyBackend:
         if groups == 1:
             return limbs.conv2d(x, w, stride, bits)
         if per_group == 1 and c_out == groups:
-            return self._depthwise(x, w[:, :, 0], stride, bits)
+            return limbs.depthwise(x, w[:, :, 0], stride, bits)
         parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3), strict=True)
         return np.concatenate([limbs.conv2d(a, b, stride, bits) for a, b in parts], axis=3)
-
-    def _depthwise(self, x: Words, w: Words, stride: Pair, bits: int) -> Words:
-        kh, kw, _ = w.shape
-        sy, sx = stride
-        n_y, n_x = (x.shape[1] - kh) // sy + 1, (x.shape[2] - kw) // sx + 1
-        out = np.zeros((len(x), n_y, n_x, x.shape[3]), dtype=np.uint64)
-        product = np.empty(out.shape[1:], dtype=np.uint64)
-        for image, total in zip(x, out, strict=True):  # one image at a time stays in the cache
-            for i in range(kh):
-                for j in range(kw):
-                    window = image[i : i + sy * n_y : sy, j : j + sx * n_x : sx]
-                    total += np.multiply(window, w[i, j], out=product)
-        return self.reduce(out, bits, out=out)
 
     # local steps
 
@@ -400,15 +366,8 @@ class NumpyBackend:
     def counting(self, n: int) -> Words:
         return np.arange(n, dtype=np.uint64)
 
-    def gather(self, words: Words, index: Any) -> Words:
+    def gather(self, words: Words, index: npt.NDArray[np.int64]) -> Words:
         return np.take_along_axis(words, index, axis=1)
-
-    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> np.ndarray:
-        return (
-            np.unpackbits(lane.view(np.uint8), count=math.prod(shape), bitorder="little")
-            .view(bool)
-            .reshape(shape)
-        )
 
     def smallest_signed(self, words: Words, k: int) -> Words:
         return np.sort(words.view(np.int64), axis=-1)[..., :k].view(np.uint64)

@@ -79,7 +79,7 @@ class IndexCatalog:
                     f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`"
                 )
             party, cipher = engine.party, engine.plan.params.cipher
-            loaded = ix.LoadedIndex(
+            loaded = ix.load_index(
                 self._store, record, geometry, party.number, party.backend, cipher, party.seed_tree
             )
             self._loaded = (record, keys, loaded)

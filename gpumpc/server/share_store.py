@@ -129,7 +129,7 @@ class ShareStore:
             raise ConfigError(
                 f"there is no room for inputs of {len(bulk)} bytes",
                 f"the rows of {owner} take {used} of {self._capacity_bytes} bytes here",
-                "delete items that are not needed any more (`gpumpc store delete`), or raise "
+                "delete items that are not needed any more (`gpumpc delete`), or raise "
                 "`uploads` in the servers' configurations",
             )
         keys = [RowKey(item, request.version) for item in request.items]
@@ -207,7 +207,7 @@ class ShareStore:
                     f"item {item[:8]} is not in the store",
                     "it was never shared here, is not extracted yet, was deleted, or belongs to "
                     "someone else",
-                    "see `gpumpc store info`, and share it again",
+                    "see `gpumpc list`, and share it again",
                 )
         return [found[item].key for item in items]
 

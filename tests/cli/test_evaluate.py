@@ -152,9 +152,9 @@ def test_files_that_cannot_be_used(folder, tmp_path):
     assert "MissingFile" in run(folder / "f.npz", "--labels", folder / "none.csv", rc=1)
     assert "use .npz or .csv" in run(folder / "labels.txt", *labels, rc=1)
     (folder / "no.npz").write_bytes(b"no archive")
-    assert "no usable features file" in run(folder / "no.npz", *labels, rc=1)
+    assert "not a usable features file" in run(folder / "no.npz", *labels, rc=1)
     assert "names no column 'item'" in run(folder / "labels.csv", *labels, rc=1)
-    assert "no table" in run(folder / "f.npz", "--labels", folder / "f.npz", rc=1)
+    assert "not a table" in run(folder / "f.npz", "--labels", folder / "f.npz", rc=1)
     broken = FEATURES.copy()
     broken[7, 1] = np.nan
     nan = npz(folder / "nan.npz", features=broken, items=np.array(ITEMS))

@@ -11,12 +11,13 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.ring import kernels
+from gpumpc.ring.cupy_backend.device import DeviceArray
 from tests.emulator import build
 
 POISON = 0xA5
@@ -30,8 +31,8 @@ class EmulationError(AssertionError):
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How threads and copies are scheduled: order 0 ascending, 1 descending, 2 drawn anew each
-    round.
+    """How threads and copies are scheduled: order 0 ascending, 1 descending, 2 drawn each round
+    again.
     """
 
     order: int = 0
@@ -80,22 +81,23 @@ class EmulatedDevice:
     def enter(self) -> None:
         """Any thread will do."""
 
-    def owns(self, array: Any) -> bool:
+    def owns(self, array: object) -> TypeGuard[DeviceArray]:
         return isinstance(array, np.ndarray)
 
-    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
         array: npt.NDArray[Any] = np.empty(shape, dtype)
         array.reshape(-1).view(np.uint8)[...] = POISON
         return array
 
-    def upload(self, host: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def upload(self, host: npt.NDArray[Any]) -> Any:
         return host.copy()
 
-    def download(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return array.copy()
+    def download(self, array: Any) -> npt.NDArray[Any]:
+        copied: npt.NDArray[Any] = array.copy()
+        return copied
 
     def synchronize(self) -> None:
-        """Nothing is ever under way."""
+        """Operations are complete when they return."""
 
     def launch(self, kernel: kernels.Kernel, blocks: int, arguments: Sequence[Any]) -> None:
         text = self._sources.get(kernel.file) or kernels.source(kernel.file)

@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,7 @@ from gpumpc.ring.cupy_backend import CupyBackend, device
 from gpumpc.ring.cupy_backend.device import CupyDevice, Device
 from gpumpc.ring.cupy_backend.launcher import MAX_BLOCKS, Launcher
 from tests.emulator.device import EmulatedDevice
-from tests.kernels import test_contract as contract
-from tests.kernels import test_fused as fused
+from tests.kernels import contract, fused
 from tests.kernels.fake_cupy import NAMES, Fake
 
 FOLDER = kernels.FOLDER.parent / "ring" / "cupy_backend"
@@ -198,11 +198,11 @@ def test_this_machine_has_a_gpu():
         (lambda a: (a, a, 4, 0, 1), InputError, "takes 6 arguments"),
         (lambda a: (a.astype(np.int64), a, 4, 1, 0, 1), InputError, "holds int64"),
         (lambda a: (a[::2], a, 2, 1, 0, 1), BadShape, "not contiguous"),
-        (lambda a: ([1, 2], a, 2, 1, 0, 1), InputError, "no array of this device"),
-        (lambda a: (a, a, 4, -1, 0, 1), InputError, "no number of type uint64"),
-        (lambda a: (a, a, 4, 1 << 64, 0, 1), InputError, "no number of type uint64"),
-        (lambda a: (a, a, 4.0, 1, 0, 1), InputError, "no number of type int64"),
-        (lambda a: (a, a, True, 1, 0, 1), InputError, "no number of type int64"),
+        (lambda a: ([1, 2], a, 2, 1, 0, 1), InputError, "not an array of this device"),
+        (lambda a: (a, a, 4, -1, 0, 1), InputError, "not a number of type uint64"),
+        (lambda a: (a, a, 4, 1 << 64, 0, 1), InputError, "not a number of type uint64"),
+        (lambda a: (a, a, 4.0, 1, 0, 1), InputError, "not a number of type int64"),
+        (lambda a: (a, a, True, 1, 0, 1), InputError, "not a number of type int64"),
     ],
 )
 def test_a_launch_that_does_not_fit_the_declaration_is_refused(arguments, error, message):
@@ -213,7 +213,8 @@ def test_a_launch_that_does_not_fit_the_declaration_is_refused(arguments, error,
 
 
 def test_a_launch_of_too_many_blocks_is_refused():
-    launch, a = Launcher(EmulatedDevice()), np.zeros(4, dtype=np.uint64)
+    launch = Launcher(EmulatedDevice())
+    a: Any = np.zeros(4, dtype=np.uint64)
     with pytest.raises(BadShape, match="2147483648 blocks"):
         launch("affine", MAX_BLOCKS + 1, a, a, 4, 1, 0, 1)
     launch("affine", 0, a, a, 0, 1, 0, 1)

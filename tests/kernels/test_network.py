@@ -3,6 +3,7 @@ bit for bit.
 """
 
 import collections
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from bench.gpu.graphs import NETWORKS, tiny
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
 from gpumpc.protocols.linear import Open
+from gpumpc.ring.backend import as_backend
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.kernels.conftest import backend_of, device_names
@@ -22,10 +24,15 @@ PROGRAM = {
 }
 
 
+def parties(*backends: Any) -> Parties:
+    dealer, *servers = map(as_backend, backends)
+    return Parties(dealer, (servers[0], servers[1]))
+
+
 def run(parties: Parties, k: int) -> list[Run]:
     program = PROGRAM[k]
     engine = Engine(program, random_weights(program, 1), parties)
-    for backend in parties.servers:
+    for backend in cast(Any, parties.servers):
         if isinstance(backend, CupyBackend):
             backend.launch.launched.clear()  # counts what runs batches, not what opened the weights
     return [engine.run(random_shares(program, seed)) for seed in (2, 3)]
@@ -33,12 +40,12 @@ def run(parties: Parties, k: int) -> list[Run]:
 
 @pytest.fixture(scope="module", params=[40, 44])
 def both_runs(request):
-    numpy_runs = run(Parties(NumpyBackend(), (NumpyBackend(), NumpyBackend())), request.param)
+    numpy_runs = run(parties(*[NumpyBackend()] * 3), request.param)
     # a device each, in three orders where they are emulated
     three = [backend_of(name) for name in (device_names() * 3)[:3]]
     return (
         numpy_runs,
-        run(Parties(three[0], (three[1], three[2])), request.param),
+        run(parties(*three), request.param),
         three,
         request.param,
     )
@@ -91,7 +98,7 @@ def test_openings_and_corrections_take_one_kernel(both_runs):
         assert (
             ran["mask_words"] == 2 * ran["combine"]
         )  # as many comparisons: two clamps, two ReLUs, two levels of a maximum
-        assert ran["lift_tell"] == ran["lift_keep"] > 0
+        assert ran["lift_mask"] == ran["lift_finish"] > 0
         assert ran["tree_finish"] == dealer["tree_deal"] > 0
     assert not dealer["pack"]
     # every correction of words leaves the dealer so, and reaches server 1 unpacked or added at once
@@ -118,7 +125,7 @@ def test_what_does_not_qualify_runs_on_the_integer_pipe(one_backend):
 def test_parties_may_mix_backends(both_runs):
     """A server on NumPy and one on kernels understand each other."""
     expected, _, backends, k = both_runs
-    mixed = run(Parties(NumpyBackend(), (backends[1], NumpyBackend())), k)
+    mixed = run(parties(NumpyBackend(), backends[1], NumpyBackend()), k)
     assert [r.messages for r in mixed] == [r.messages for r in expected]
 
 

@@ -7,25 +7,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
-from gpumpc.params import Cipher
-from gpumpc.protocols.linear import Convolution, MatMul
+from gpumpc.params import Cipher, Params
+from gpumpc.protocols.linear import MatMul
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests import scripted
 from tests.emulator.device import ORDERS, EmulatedDevice
-from tests.harness import Words, run_step, share
-from tests.protocols import test_backends_agree as agree
-from tests.protocols.cases import truncate
+from tests.harness import Words
+from tests.protocols import agreement
+from tests.protocols.cases import CIPHERS
 from tests.scripted import Name
 
-MIXED = [
-    ("emulated", "numpy", "numpy"),
-    ("numpy", "emulated", "numpy"),
-    ("numpy", "numpy", "emulated"),
-    ("emulated",) * 3,
-]
+MIXED = agreement.mixtures("emulated")
 
 
 class ScriptedEmulated(CupyBackend):
@@ -37,12 +31,12 @@ class ScriptedEmulated(CupyBackend):
         self.drawn: dict[Name, tuple[int, Words]] = {}
 
     def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Any:
-        words = super().expand_words(cipher, key, shape, bits)
+        words: Any = super().expand_words(cipher, key, shape, bits)
         self.drawn[self._names[key]] = (bits, words.copy())
         return words
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Any:
-        lanes = super().expand_lanes(cipher, key, planes, n)
+        lanes: Any = super().expand_lanes(cipher, key, planes, n)
         self.drawn[self._names[key]] = (0, lanes.copy())
         return lanes
 
@@ -50,49 +44,34 @@ class ScriptedEmulated(CupyBackend):
 @pytest.fixture(autouse=True)
 def with_the_emulated_backend(monkeypatch):
     monkeypatch.setitem(scripted.SCRIPTED, "emulated", ScriptedEmulated)
-    monkeypatch.setattr(agree, "MIXED", MIXED)
 
 
 @pytest.mark.parametrize("n", [1, 19, 300])
-@pytest.mark.parametrize("name", agree.STEPS)
+@pytest.mark.parametrize("name", agreement.STEPS)
 def test_steps(name, n):
-    agree.test_steps(name, n)
+    agreement.check_step(name, n, MIXED)
 
 
-@pytest.mark.parametrize("cipher", agree.CIPHERS)
+@pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("weights", ["private", "public"])
 @pytest.mark.parametrize(
-    ("shape", "weight", "operator", "out"),
+    "product",
     [
-        ((20, 50), (50, 20), MatMul(), (20, 20)),
-        ((2, 9, 9, 3), (3, 3, 3, 20), Convolution((3, 3), (2, 2), (0, 1, 0, 1), 1), (2, 4, 4, 20)),
-        (
-            (2, 9, 9, 12),
-            (5, 5, 1, 12),
-            Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12),
-            (2, 9, 9, 12),
-        ),
+        agreement.Product((20, 50), (50, 20), MatMul(), (20, 20)),
+        *agreement.PRODUCTS[1:3],
     ],
 )
-def test_products(shape, weight, operator, out, weights, cipher):
-    agree.test_products(shape, weight, operator, out, weights, cipher)
+def test_products(product, weights, cipher):
+    agreement.check_product(product, Params(ring_bits=40, weights=weights, cipher=cipher), MIXED)
 
 
 def test_products_of_two_secrets():
-    agree.test_products_of_two_secrets()
+    agreement.check_product_of_two_secrets(MIXED)
 
 
 def test_a_comparison():
-    agree.test_a_comparison()
+    agreement.check_comparison(MIXED)
 
 
 def test_a_kernel_with_a_mistake_is_caught(monkeypatch):
-    """Planted: the kernel of party 0's truncation forgets 2^shift - 1; a plain result may still be
-    off by one only.
-    """
-    honest = CupyBackend.truncate
-    wrong = lambda self, words, k, shift, party, out=None: honest(self, words, k, shift, 1, out)  # noqa: E731  one line
-    monkeypatch.setattr(CupyBackend, "truncate", wrong)
-    x = share(np.arange(989), 40, frac=26)
-    with pytest.raises(AssertionError, match="a share differs"):
-        agree.check_same(lambda backends: run_step(truncate(989, 40, 13), x, backends=backends))
+    agreement.check_a_mistake_is_caught(monkeypatch, CupyBackend, MIXED)

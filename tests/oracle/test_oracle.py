@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,10 @@ from gpumpc.models.tiny import tiny, tiny_residual
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.integers import integer_weights as engine_weights
+from gpumpc.ring.backend import as_backend
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.oracle import oracle
+from tests.oracle.graphs import GraphMaker
 from tests.oracle.secure import SecureRun, compare, drawn_from
 
 ORACLE = Path(__file__).with_name("oracle.py")
@@ -59,7 +60,9 @@ def predicting(compiled, session, **changed):
 def check(compiled, batch_size=3, sizes=(3, 2)):
     """Secure batches against the oracle; returns the kinds of layers seen and the last
     prediction."""
-    with SecureRun(compiled.record, compiled.weights, batch_size, NumpyBackend()) as session:
+    with SecureRun(
+        compiled.record, compiled.weights, batch_size, as_backend(NumpyBackend())
+    ) as session:
         predictor = predicting(compiled, session)
         for i, size in enumerate(sizes):
             x = inputs(compiled, size, i)
@@ -104,110 +107,6 @@ def test_lenet():
         params=Params(ring_bits=44, frac_bits=13),
     )
     check(compiled, batch_size=2, sizes=(2, 1))
-
-
-class GraphMaker:
-    """A random network: every kind of layer and every way to join them, in random order and
-    sizes.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
-        self.names = (f"v{i}" for i in itertools.count())
-        shape = (
-            int(self.random.integers(9, 13)),
-            int(self.random.integers(9, 13)),
-            int(self.random.integers(1, 4)),
-        )
-        self.layers: list[g.AnyLayer] = [g.Input(next(self.names), (), shape, -1.0, 1.0)]
-        self.weights: dict[str, np.ndarray] = {}
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return g.Graph(tuple(self.layers)).shapes()[name]
-
-    def pick(self, low: int, high: int) -> int:
-        return int(self.random.integers(low, high + 1))
-
-    def add(self, kind: type, *inputs: str, **fields: object) -> str:
-        self.layers.append(kind(next(self.names), inputs, **fields))
-        name = self.layers[-1].name
-        for weight, shape in g.Graph(tuple(self.layers)).weight_shapes().items():
-            if weight not in self.weights:
-                spread = 1.5 / np.prod(shape[:-1]) if "weight" in weight else 0.3
-                self.weights[weight] = self.random.uniform(-spread, spread, shape)
-        return name
-
-    def padding(self, kernel: tuple[int, int]) -> tuple[int, ...]:
-        return tuple(self.pick(0, size - 1) for size in kernel for _ in range(2))
-
-    def conv(self, x: str, out: int | None = None, groups: int = 1, same: bool = False) -> str:
-        kernel = (3, 3) if same else (self.pick(1, 3), self.pick(1, 3))
-        padding = (1, 1, 1, 1) if same else self.padding(kernel)
-        stride = (1, 1) if same else (self.pick(1, 2), 1)
-        out = out or self.pick(2, 5)
-        return self.add(
-            g.Conv2d,
-            x,
-            kernel=kernel,
-            out_channels=out,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-        )
-
-    def activation(self, x: str) -> str:
-        return (
-            self.add(g.ReLU, x)
-            if self.pick(0, 1)
-            else self.add(g.Clamp, x, high=float(self.random.uniform(0.1, 2)))
-        )
-
-    def depthwise(self, x: str) -> str:
-        channels = self.shape(x)[-1]
-        return self.activation(self.conv(x, channels * self.pick(1, 2), channels))
-
-    def grouped(self, x: str) -> str:
-        return self.conv(self.conv(x, 4), 6, groups=2)
-
-    def pool(self, x: str) -> str:
-        window = (self.pick(2, 3), self.pick(2, 3))
-        return self.add(
-            g.MaxPool, x, window=window, stride=(self.pick(1, 2), 1), padding=self.padding(window)
-        )
-
-    def residual(self, x: str) -> str:
-        """An operand that is read twice; one summand may come activated, the other not."""
-        inner = self.conv(self.activation(x), self.shape(x)[-1], same=True)
-        return self.add(g.Add, inner, x)
-
-    def branches(self, x: str) -> str:
-        """Two products of one opened value, joined."""
-        left, right = self.conv(x, 2, same=True), self.conv(x, 3, same=True)
-        return self.add(g.Concat, left, self.activation(right))
-
-    def average(self, x: str) -> str:
-        """A window that is no power of two, then a product that takes its divisor away."""
-        x = self.add(g.AvgPool, x, window=(1, 3), stride=(1, 1))
-        x = self.activation(x) if self.pick(0, 1) else x
-        return self.conv(x, 3, same=True)
-
-    def make(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
-        x = self.conv(self.layers[0].name)
-        parts = [
-            self.depthwise,
-            self.grouped,
-            self.pool,
-            self.residual,
-            self.branches,
-            self.average,
-        ]
-        for i in self.random.permutation(len(parts)):
-            x = parts[i](x)
-        x = self.add(g.AvgPool, x, window=(2, 2), stride=(2, 2))
-        x = self.add(g.Linear, self.add(g.Flatten, x), out_features=self.pick(3, 9))
-        if self.pick(0, 2):
-            x = self.add(g.Argmax, x)
-        return g.Graph(tuple(self.layers)), self.weights
 
 
 @pytest.mark.parametrize(("k", "f"), [(40, 13), (44, 16), (62, 20)])
@@ -269,7 +168,7 @@ def tiny_run():
 
     with drawn_from(2):
         compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
-        with SecureRun(compiled.record, compiled.weights, 2, NumpyBackend()) as session:
+        with SecureRun(compiled.record, compiled.weights, 2, as_backend(NumpyBackend())) as session:
             x = inputs(compiled, 2)
             yield compiled, session, session.run_batch(x), session.integers(x)
 
@@ -328,7 +227,7 @@ def test_a_biased_truncation_differs():
     import torch
 
     compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
-    with SecureRun(compiled.record, compiled.weights, 1, NoThreshold()) as session:
+    with SecureRun(compiled.record, compiled.weights, 1, as_backend(NoThreshold())) as session:
         x = inputs(compiled, 1)
         ran = session.run_batch(x)
         assert rounding_differs((compiled, session, ran, session.integers(x)))[0] > 0

@@ -218,7 +218,7 @@ def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
         log = cluster.wait_log("server1", "no server0 at", start=start)
         assert (
             "its key is not the one in its card here" in log
-            and "copy its card.toml here anew" in log
+            and "copy its card.toml here again" in log
         )
     finally:
         cluster.setup.server1.write_text(saved)

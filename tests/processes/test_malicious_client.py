@@ -95,7 +95,7 @@ def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client
     client._put(x, [name])
     assert client._settled([name]) == []
     row_bytes = len(
-        client.backend.pack(np.zeros((1, 4, 4, 1), np.uint64), client.program.input.bits)
+        client.backend.pack(client.backend.zeros((1, 4, 4, 1)), client.program.input.bits)
     )
     for party, n_bytes in ((0, 32), (1, row_bytes)):  # ready at both: what comes now is left out
         request = m.Share(client.plan_id, secrets.token_hex(16), [name])

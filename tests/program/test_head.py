@@ -134,7 +134,7 @@ def test_heads_that_cannot_be() -> None:
         features().head(zeros((11, 2)), zeros(2), ["a", "b"])
     with pytest.raises(BadShape, match="for 3 classes"):
         features().head(zeros((12, 2)), zeros(2), ["a", "b", "c"])
-    with pytest.raises(PlanError, match="no vectors"):
+    with pytest.raises(PlanError, match="not vectors"):
         head("label").head(zeros((12, 2)), zeros(2), ["a", "b"])
     with pytest.raises(PlanError, match="not end in a vector"):
         compile((Graph(FEATURES.layers[:2]), weights(Graph(FEATURES.layers[:2]))), policy="label")

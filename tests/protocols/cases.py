@@ -5,27 +5,65 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.comparison import Chain, Comparison
+from gpumpc.params import Cipher
+from gpumpc.protocols.chains import Chain
+from gpumpc.protocols.comparison import Comparison
+from gpumpc.protocols.linear import (
+    BeaverProduct,
+    Convolution,
+    MatMul,
+    Open,
+    Operator,
+    PrivateProduct,
+    PublicProduct,
+)
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU
-from gpumpc.protocols.step import Clear, Step
+from gpumpc.protocols.step import Clear, Shape, Step
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import Words, lane_bytes
 from gpumpc.session import Session
 
 Ints = npt.NDArray[np.int64]
+Visibility = Literal["private", "public"]
 # (k, f): the two settings of docs/protocols.md section 7, and the widest ring that a plan may ask
 # for.
 RINGS = [(40, 13), (44, 16), (62, 20)]
 SIZES = [1, 19, 989]
+CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
+
+
+# inputs
+
+
+def values(low: int, high: int, n: int, seed: int = 0) -> Ints:
+    """n integers of [low, high): both edges, those around zero, then random ones of every
+    magnitude.
+    """
+    rng = np.random.default_rng(seed)
+    known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
+    small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
+    both = np.where(rng.random(n) < 0.5, small, rng.integers(low, high, n))
+    return np.concatenate([known, both])[:n] if n > 1 else np.array([low])
+
+
+def random_values(bits: int, shape: tuple[int, ...], low: int | None = None) -> Ints:
+    """Random integers of `bits` bits, zero, one and both edges first."""
+    half = 1 << (bits - 1)
+    x = np.random.default_rng(1).integers(-half if low is None else low, half, shape)
+    x.reshape(-1)[:4] = [0, 1, half - 1, -half if low is None else low]
+    return x
+
+
+# steps
 
 
 def truncate(n: int, k: int, f: int) -> Truncate:
@@ -66,6 +104,32 @@ def max_pool(
 
 def argmax(shape: tuple[int, int], bits: int) -> Argmax:
     return Argmax("argmax", ("x",), "y", shape, bits)
+
+
+def product_steps(
+    operator: MatMul | Convolution,
+    shape: Shape,
+    out: Shape,
+    k: int,
+    frac: int = 0,
+    weights: Visibility = "private",
+) -> list[Step]:
+    """x o W + b with the weights of "layer"; x is opened first where they are private."""
+    if weights == "public":
+        return [PublicProduct("p", ("x",), "y", shape, "layer", operator, out, k, frac)]
+    return [
+        Open("open", ("x",), "e", shape, k),
+        PrivateProduct("p", ("e",), "y", shape, "layer", operator, out, k, frac),
+    ]
+
+
+def beaver_steps(operator: Operator, shape: Shape, other: Shape, out: Shape, k: int) -> list[Step]:
+    """x o y of two operands."""
+    return [
+        Open("open x", ("x",), "e", shape, k),
+        Open("open y", ("y",), "f", other, k),
+        BeaverProduct("p", ("e", "f"), "z", shape, operator, out, k),
+    ]
 
 
 # laws

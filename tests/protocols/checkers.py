@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 
+from gpumpc.cost import Cost
 from gpumpc.ring.backend import n_lanes
 from tests.harness import Cell, Outcome, opened_cells, view_cells
 
@@ -128,6 +129,13 @@ def check_opened(outcome: Outcome) -> None:
         check_uniform(cells)
         for n in {cell.n for cell in cells}:
             check_independent([cell for cell in cells if cell.n == n])
+
+
+def check_cost(outcome: Outcome, declared: Cost) -> None:
+    """Declared is measured, and what the channel recorded."""
+    sent = [sum(map(len, messages)) for messages in zip(*outcome.sent, strict=True)] or [0, 0]
+    recorded = Cost(len(outcome.sent), sent[0], sent[1], len(outcome.corrections))
+    assert outcome.cost == declared == recorded
 
 
 def check_padding(outcome: Outcome) -> None:

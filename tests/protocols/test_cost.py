@@ -3,6 +3,7 @@ and the table of docs/protocols.md section 7.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +13,28 @@ from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch, LeftoverC
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
 from gpumpc.protocols.linear import (
-    BeaverProduct,
     Convolution,
     Elementwise,
     MatMul,
-    Open,
-    PrivateProduct,
-    PublicProduct,
 )
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.protocols.relu import ReLU
-from gpumpc.protocols.step import Step
+from gpumpc.protocols.step import Shape, Step
 from gpumpc.protocols.truncation import Lift, LiftBits
 from tests.harness import as_program, run_program, run_step, run_steps, share
-from tests.protocols.cases import argmax, clamp, compare, lift, max_pool, pair_max, relu, truncate
+from tests.protocols.cases import (
+    argmax,
+    beaver_steps,
+    clamp,
+    compare,
+    lift,
+    max_pool,
+    pair_max,
+    product_steps,
+    relu,
+    truncate,
+)
+from tests.protocols.checkers import check_cost
 
 SIZES = [1, 63, 64, 65, 989]
 
@@ -57,61 +66,32 @@ SIMPLE = {
 @pytest.mark.parametrize("name", SIMPLE)
 def test_declared_is_measured(name, n):
     step = SIMPLE[name](n)
-    got = run_step(
-        step,
-        zeros(
-            step.shape, getattr(step, "bits", getattr(step, "ring_bits", getattr(step, "low", 40)))
-        ),
-    )
-    assert got.cost == step.cost
-    assert step.cost.dealer_bytes == len(got.corrections)
-    # The recording wrapper counted the bytes a second time, outside the engine.
-    assert got.cost.s0_bytes == sum(len(first) for first, _ in got.sent)
-    assert got.cost.s1_bytes == sum(len(second) for _, second in got.sent)
-    assert got.cost.rounds == len(got.sent)
+    widths = (getattr(step, field, None) for field in ("bits", "ring_bits", "low"))
+    got = run_step(step, zeros(step.shape, next(filter(None, widths), 40)))
+    check_cost(got, step.cost)
 
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("weights", ["private", "public"])
 def test_declared_is_measured_for_products(n, weights):
     k = 44
-    w = {
-        "fc": (np.ones((n, 3), dtype=np.uint64), np.ones(3, dtype=np.uint64)),
-        "conv": (np.ones((1, 1, n, 2), dtype=np.uint64), np.ones(2, dtype=np.uint64)),
-    }
-    cases: list[tuple[str, MatMul | Convolution, tuple[int, ...], tuple[int, ...]]] = [
-        ("fc", MatMul(), (2, n), (2, 3)),
-        ("conv", Convolution((1, 1), (1, 1), (0, 0, 0, 0), 1), (1, 3, 3, n), (1, 3, 3, 2)),
+    params = Params(ring_bits=k, frac_bits=16, weights=weights)
+    pointwise = Convolution((1, 1), (1, 1), (0, 0, 0, 0), 1)
+    cases: list[tuple[MatMul | Convolution, Shape, Shape, Shape]] = [
+        (MatMul(), (n, 3), (2, n), (2, 3)),
+        (pointwise, (1, 1, n, 2), (1, 3, 3, n), (1, 3, 3, 2)),
     ]
-    for layer, operator, shape, out_shape in cases:
-        kind = PrivateProduct if weights == "private" else PublicProduct
-        product = kind(
-            "p",
-            ("e" if weights == "private" else "x",),
-            "y",
-            shape,
-            layer,
-            operator,
-            out_shape,
-            k,
-            32,
-        )
-        steps = [Open("o", ("x",), "e", shape, k), product] if weights == "private" else [product]
-        got = run_steps(
-            steps,
-            {"x": zeros(shape, k)},
-            {layer: w[layer]},
-            Params(ring_bits=k, frac_bits=16, weights=weights),
-        )
-        assert got.cost == sum((step.cost for step in steps), Cost())
+    for operator, weight, shape, out in cases:
+        steps = product_steps(operator, shape, out, k, 32, weights)
+        ones = (np.ones(weight, dtype=np.uint64), np.ones(weight[-1:], dtype=np.uint64))
+        got = run_steps(steps, {"x": zeros(shape, k)}, {"layer": ones}, params)
+        check_cost(got, sum((step.cost for step in steps), Cost()))
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_declared_is_measured_for_beaver_and_joins(n):
     steps = [
-        Open("ox", ("x",), "e", (n,), 40),
-        Open("oy", ("y",), "f", (n,), 40),
-        BeaverProduct("p", ("e", "f"), "z", (n,), Elementwise(), (n,), 40),
+        *beaver_steps(Elementwise(), (n,), (n,), (n,), 40),
         Add("a", ("z", "z"), "s", (n,)),
         Concat("c", ("s", "z"), "t", (n,)),
     ]
@@ -210,7 +190,7 @@ def test_a_message_of_another_size_is_refused(monkeypatch):
     honest = LiftBits.mask_top_bits
 
     def longer(self, session, shares):
-        pending = honest(self, session, shares)
+        pending: Any = honest(self, session, shares)
         if session.party == 0:
             object.__setattr__(pending, "masked", pending.masked.repeat(2, axis=1))
         return pending

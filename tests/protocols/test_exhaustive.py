@@ -6,7 +6,8 @@ its edge some sharing gives another result.
 import numpy as np
 import pytest
 
-from gpumpc.protocols.comparison import Chain, Comparison, plan_comparison
+from gpumpc.protocols.chains import Chain
+from gpumpc.protocols.comparison import Comparison, plan_comparison
 from gpumpc.ring.fixed_point import signed
 from tests.harness import every, run_step, share, unsigned
 from tests.protocols.cases import (
@@ -40,6 +41,12 @@ def all_shares(bits, seed=0):
     """Every value modulo 2^bits in every sharing: the values, and both shares."""
     x, x_0 = every(ring(bits), residues(bits))
     return x, share(x, bits, frac=9, first=unsigned(x_0))
+
+
+def masks(step, r, bits, seed):
+    """A script in which the masks of a step add up to r."""
+    r_0 = np.random.default_rng(seed).integers(0, 1 << bits, r.size, dtype=np.uint64)
+    return {(0, step, "r"): r_0, (1, step, "r"): unsigned(r) - r_0}
 
 
 # truncate
@@ -114,19 +121,12 @@ def lanes(bits):
 def check_comparison(comparison, y, r, *more):
     """All pairs at once; r is shared in a way that depends on the element."""
     bits, n = comparison.bits, y.size
-    r_0 = np.random.default_rng(n).integers(0, 1 << bits, n, dtype=np.uint64)
-    script = {(0, "compare", "r"): r_0, (1, "compare", "r"): unsigned(r) - r_0}
-    ys = [
-        (part, part)
-        for part in (share(value, bits, first=unsigned(value))[0] for value in (y, *more))
-    ]
-    got = run_step(compare(n, comparison), *ys, script=script)
-    for value, first, second in zip(
-        (y, *more), got.shares[0].lanes, got.shares[1].lanes, strict=True
-    ):
-        less = np.unpackbits((first ^ second).view(np.uint8), count=n, bitorder="little").astype(
-            bool
-        )
+    script = masks("compare", r, bits, seed=n)
+    public = [share(value, bits, first=unsigned(value))[0] for value in (y, *more)]
+    got = run_step(compare(n, comparison), *((part, part) for part in public), script=script)
+    lanes_of = (part.lanes for part in got.shares)
+    for value, first, second in zip((y, *more), *lanes_of, strict=True):
+        less = np.unpackbits((first ^ second).view(np.uint8), count=n, bitorder="little")
         assert np.array_equal(less, value < r), comparison
 
 
@@ -188,8 +188,7 @@ def test_relu(bits, more):
 @pytest.mark.parametrize("more", [0, 2])
 def test_relu_over_all_masks(bits, more):
     v, v_0, r = every(ring(bits), residues(bits), residues(bits))
-    r_0 = np.random.default_rng(bits).integers(0, 1 << bits, v.size, dtype=np.uint64)
-    script = {(0, "relu", "r"): r_0, (1, "relu", "r"): unsigned(r) - r_0}
+    script = masks("relu", r, bits, seed=bits)
     got = run_step(
         relu(v.size, bits, bits + more), share(v, bits, first=unsigned(v_0)), script=script
     )
@@ -214,8 +213,7 @@ def test_clamp(bits, high, top):
 def test_clamp_over_all_masks(top):
     bits = 5
     v, v_0, r = every(np.arange(-16 + top, 16), residues(bits), residues(bits))
-    r_0 = np.random.default_rng(top).integers(0, 1 << bits, v.size, dtype=np.uint64)
-    script = {(0, "clamp", "r"): r_0, (1, "clamp", "r"): unsigned(r) - r_0}
+    script = masks("clamp", r, bits, seed=top)
     got = run_step(clamp(v.size, bits, 8, top), share(v, bits, first=unsigned(v_0)), script=script)
     assert not outside_clamp(v, got.values, top).any()
 

@@ -6,7 +6,6 @@ Seeds are fixed; for the rate of false alarms see `checkers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch
-from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes
@@ -33,10 +31,15 @@ from tests.harness import (
     view_cells,
 )
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.scripted import drawn_openly
+from tests.protocols.mistakes import (
+    Checker,
+    Mistake,
+    Patch,
+    change_draws,
+    check_caught,
+)
 
 Ints = npt.NDArray[np.int64]
-Patch = pytest.MonkeyPatch
 
 
 # keys with labels
@@ -135,34 +138,17 @@ CHECKERS = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
-def test_the_shuffle_of_whole_keys_passes(checker: Callable[[], None]) -> None:
+def test_the_shuffle_of_whole_keys_passes(checker: Checker) -> None:
     checker()
-
-
-def _draws(
-    patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)
-) -> None:
-    """Change what is drawn under a name, at the servers and at the dealer alike."""
-
-    def changed(honest: Callable[..., Any], place: int) -> Callable[..., Any]:
-        def draw(*arguments: Any) -> Any:
-            drawn = honest(*arguments)
-            party = arguments[0].party if place == 1 else arguments[1]
-            return change(drawn) if arguments[place] == wanted and party in parties else drawn
-
-        return draw
-
-    patch.setattr(Session, "words", changed(Session.words, 1))
-    patch.setattr(Dealing, "words", changed(Dealing.words, 2))
 
 
 def label_not_masked_in_the_shuffle(patch: Patch) -> None:
     """The first mask is a multiple of 2^3, as it may be where the low bits are no secret."""
-    _draws(patch, "a", lambda words: words >> np.uint64(3) << np.uint64(3))
+    change_draws(patch, "a", lambda words: words >> np.uint64(3) << np.uint64(3))
 
 
 def label_not_masked_on_the_way_back(patch: Patch) -> None:
-    _draws(patch, "a'", lambda words: words >> np.uint64(3) << np.uint64(3))
+    change_draws(patch, "a'", lambda words: words >> np.uint64(3) << np.uint64(3))
 
 
 def positions_added_to_whole_keys(patch: Patch) -> None:
@@ -174,7 +160,7 @@ def positions_added_to_whole_keys(patch: Patch) -> None:
     patch.setattr(Shuffle, "_run_0", run_0)
 
 
-MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
+MISTAKES: list[tuple[Mistake, Checker]] = [
     (label_not_masked_in_the_shuffle, the_shuffle_hides_labels),
     (label_not_masked_on_the_way_back, server_1_cannot_unmask),
     (positions_added_to_whole_keys, keys_stay_the_same),
@@ -182,11 +168,5 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(
-    mistake: Callable[[Patch], None], checker: Callable[[], None]
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        drawn_openly(patch)
-        mistake(patch)
-        with pytest.raises(AssertionError):
-            checker()
+def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+    check_caught(mistake, checker)

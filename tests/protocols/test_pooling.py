@@ -1,6 +1,7 @@
 """Windows of every kind against a plain loop, and what is local: sums, residual adds, joining."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,12 +167,13 @@ def test_a_residual_network_of_all_kinds():
 
     program = compile_program(graph, params, 2)
     rng = np.random.default_rng(5)
-    weights = integer_weights(
+    weights: Any = integer_weights(
         program, {n: rng.normal(0, 0.3, s) for n, s in graph.weight_shapes().items()}
     )
     x = rng.integers(-(2**13), 2**13, (2, 8, 8, 3))
     got = run_program(program, [share(x, 40, 13)], weights)
-    clear = program.plain(Clear(BACKEND, weights), x.view(np.uint64)).view(np.int64)
+    words: Any = x.view(np.uint64)
+    clear = np.asarray(program.plain(Clear(BACKEND, weights), words)).view(np.int64)
     scale = program.result.scale
     assert np.abs(got.values / scale - clear / scale).max() < 0.01
     assert (got.words <= mask(program.result.bits)).all() and np.abs(clear / scale).max() > 0.1

@@ -5,6 +5,8 @@ same product in the clear modulo 2^k, which is exact.
 import numpy as np
 import pytest
 
+from gpumpc.cost import Cost
+from gpumpc.errors import BitsMismatch
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
@@ -14,12 +16,13 @@ from gpumpc.protocols.linear import (
     Elementwise,
     MatMul,
     Open,
+    OpenColumn,
     PrivateProduct,
-    PublicProduct,
 )
+from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.fixed_point import mask, signed
-from tests.harness import BACKEND, run_program, run_steps, share
-from tests.protocols.cases import RINGS
+from tests.harness import BACKEND, plain, run_program, run_step, run_steps, share
+from tests.protocols.cases import RINGS, beaver_steps, product_steps
 
 
 def words(seed, shape, bits):
@@ -67,22 +70,13 @@ def in_the_clear(operator, x, w, bias, k):
 def test_static_weights(name, k, f, weights):
     operator, shape, weight_shape, out_shape = OPERATORS[name]
     x, w, bias = words(1, shape, k), words(2, weight_shape, k), words(3, out_shape[-1:], k)
-    private = weights == "private"
-    kind = PrivateProduct if private else PublicProduct
-    product = kind(
-        "p", ("e" if private else "x",), "y", shape, "layer", operator, out_shape, k, 2 * f
-    )
-    steps = [Open("open", ("x",), "e", shape, k), product] if private else [product]
-    shares = share(x.view(np.int64), k, frac=f)
-    got = run_steps(
-        steps,
-        {"x": shares},
-        {"layer": (w, bias)},
-        Params(ring_bits=k, frac_bits=f, weights=weights),
-    )
+    steps = product_steps(operator, shape, out_shape, k, 2 * f, weights)
+    shares = {"x": share(x.view(np.int64), k, frac=f)}
+    params = Params(ring_bits=k, frac_bits=f, weights=weights)
+    got = run_steps(steps, shares, {"layer": (w, bias)}, params)
     assert np.array_equal(got.words, in_the_clear(operator, x, w, bias, k))
     assert (got.shares[0].bits, got.shares[0].frac) == (k, 2 * f)
-    assert got.cost.rounds == (1 if private else 0) and len(got.sent) == got.cost.rounds
+    assert got.cost.rounds == (weights == "private") and len(got.sent) == got.cost.rounds
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -90,16 +84,9 @@ def test_static_weights(name, k, f, weights):
 def test_two_fresh_operands(name, k, f):
     operator, shape, weight_shape, out_shape = OPERATORS[name]
     x, y = words(4, shape, k), words(5, weight_shape, k)
-    steps = [
-        Open("open x", ("x",), "e", shape, k),
-        Open("open y", ("y",), "f", weight_shape, k),
-        BeaverProduct("p", ("e", "f"), "z", shape, operator, out_shape, k),
-    ]
-    inputs = {
-        "x": share(x.view(np.int64), k, frac=f),
-        "y": share(y.view(np.int64), k, frac=3, seed=1),
-    }
-    got = run_steps(steps, inputs)
+    steps = beaver_steps(operator, shape, weight_shape, out_shape, k)
+    shares = (share(x.view(np.int64), k, frac=f), share(y.view(np.int64), k, frac=3, seed=1))
+    got = run_steps(steps, dict(zip("xy", shares, strict=True)))
     assert np.array_equal(got.words, in_the_clear(operator, x, y, np.uint64(0), k))
     assert got.shares[0].frac == f + 3
 
@@ -112,6 +99,25 @@ def test_a_square_opens_its_operand_once():
     ]
     got = run_steps(steps, {"x": share(x, 40)})
     assert np.array_equal(got.values, x * x)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 19), (19, 64), (2, 989)])
+def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
+    rng = np.random.default_rng(5)
+    x, g = rng.integers(-(1 << 12), 1 << 12, (rows, columns)), rng.integers(0, 1 << 20, rows)
+    shape = (rows, columns)
+    steps = [
+        Open("e", ("x",), "e", shape, 40),
+        OpenColumn("f", ("g",), "f", (rows,), 36, columns),
+        BeaverProduct("z", ("e", "f"), "z", shape, Elementwise(), shape, 36),
+    ]
+    got = run_steps(steps, {"x": share(x, 40, frac=2, seed=1), "g": share(g, 36, frac=3, seed=2)})
+    assert np.array_equal(got.values, x * g[:, None]) and got.shares[0].frac == 5
+    assert steps[1].cost == Cost.both_ways(1, packed_bytes(rows, 36)) and got.cost.rounds == 2
+    assert got.cost == steps[0].cost + steps[1].cost + steps[2].cost
+    assert np.array_equal(plain(steps[1], g), np.repeat(g[:, None], columns, axis=1))
+    with pytest.raises(BitsMismatch):
+        run_step(steps[1], share(g, 35))
 
 
 def test_two_layers_share_one_opening():
@@ -167,10 +173,7 @@ def test_what_was_prepared_changes_no_share_and_no_message(backend):
 def test_an_operand_in_a_wider_ring_goes_down_exactly():
     x = np.random.default_rng(8).integers(-(2**38), 2**38, (3, 19))
     w, bias = words(9, (19, 5), 40), words(10, (5,), 40)
-    steps = [
-        Open("open", ("x",), "e", (3, 19), 40),
-        PrivateProduct("p", ("e",), "y", (3, 19), "layer", MatMul(), (3, 5), 40, 26),
-    ]
+    steps = product_steps(MatMul(), (3, 19), (3, 5), 40, 26)
     got = run_steps(steps, {"x": share(x, 62)}, {"layer": (w, bias)})
     assert np.array_equal(got.words, in_the_clear(MatMul(), x.view(np.uint64), w, bias, 40))
 
@@ -178,10 +181,7 @@ def test_an_operand_in_a_wider_ring_goes_down_exactly():
 def test_values_stay_signed():
     """The product modulo 2^k of signed operands is the signed product while it fits."""
     x, w = np.array([[-3, 5]]), np.array([[7], [-11]])
-    steps = [
-        Open("open", ("x",), "e", (1, 2), 40),
-        PrivateProduct("p", ("e",), "y", (1, 2), "layer", MatMul(), (1, 1), 40, 0),
-    ]
+    steps = product_steps(MatMul(), (1, 2), (1, 1), 40)
     weights = {"layer": (w.view(np.uint64) & mask(40), np.array([2**40 - 5], dtype=np.uint64))}
     got = run_steps(steps, {"x": share(x, 40)}, weights)
     assert signed(got.words, 40).tolist() == [[-3 * 7 - 5 * 11 - 5]]

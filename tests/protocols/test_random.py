@@ -2,12 +2,15 @@
 lane, and every step equal to its own definition in the clear within the law it declares.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from gpumpc.params import Cipher, Params
 from tests.harness import plain, run_step, run_steps, share
 from tests.protocols.cases import (
+    CIPHERS,
     RINGS,
     SIZES,
     argmax,
@@ -19,20 +22,8 @@ from tests.protocols.cases import (
     pair_max,
     relu,
     truncate,
+    values,
 )
-
-CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
-
-
-def values(low, high, n, seed=0):
-    """n integers of [low, high): both edges, those around zero, then random ones of every
-    magnitude.
-    """
-    rng = np.random.default_rng(seed)
-    known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
-    small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
-    both = np.where(rng.random(n) < 0.5, small, rng.integers(low, high, n))
-    return np.concatenate([known, both])[:n] if n > 1 else np.array([low])
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -50,7 +41,7 @@ class TestSteps:
     def test_truncate_given_the_shares(self, k, f, n):
         """The rounding is determined by the shares: the formula of section 4, to the bit."""
         x = values(-(1 << (k - 1)), (1 << (k - 1)) - (1 << f) + 1, n)
-        shares = share(x, k, frac=2 * f)
+        shares: Any = share(x, k, frac=2 * f)
         got = run_step(truncate(n, k, f), shares).words
         pairs = zip(*(s.words.tolist() for s in shares), strict=True)
         expected = [

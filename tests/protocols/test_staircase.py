@@ -6,7 +6,6 @@ the rate of false alarms see `checkers`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,7 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, PlanError
-from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols import staircase as module
-from gpumpc.protocols.linear import BeaverProduct, Elementwise, Open, OpenColumn
 from gpumpc.protocols.staircase import (
     RepeatedTables,
     Staircase,
@@ -35,14 +32,27 @@ from tests.harness import (
     opened_cells,
     plain,
     run_step,
-    run_steps,
     share,
     unsigned,
 )
 from tests.protocols.cases import SIZES, Ints
-from tests.protocols.checkers import check_independent, check_opened, check_same_law, check_view
+from tests.protocols.checkers import (
+    check_cost,
+    check_independent,
+    check_opened,
+    check_same_law,
+    check_view,
+)
+from tests.protocols.mistakes import (
+    Checker,
+    Mistake,
+    Patch,
+    change_draws,
+    check_caught,
+    first_row_for_all,
+    zeroed,
+)
 
-Patch = pytest.MonkeyPatch
 N = 1 << 14
 BITS, HIGH = 12, 19
 EDGES = (3, 4, 9, 100, 1023, 1024, 1500)
@@ -150,8 +160,8 @@ def test_values_that_do_not_fit_are_refused(values):
 @pytest.mark.parametrize(("n", "times"), [(1, 1), (3, 5), (64, 3), (65, 7)])
 def test_lanes_are_repeated_threshold_by_threshold(n, times):
     bits = np.random.default_rng(3).integers(0, 2, (5, n), dtype=np.uint64)
-    lanes = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
-    got = repeated_lanes(BACKEND, lanes, n, times)
+    lanes: Any = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
+    got: Any = repeated_lanes(BACKEND, lanes, n, times)
     assert np.array_equal(
         got, np.concatenate([BACKEND.bit(np.tile(row, times), 0)[None] for row in bits])
     )
@@ -159,8 +169,9 @@ def test_lanes_are_repeated_threshold_by_threshold(n, times):
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
 def test_rows_are_added_without_carry(rows):
-    words = np.random.default_rng(4).integers(0, 1 << 63, (rows, 5), dtype=np.uint64)
-    assert np.array_equal(xor_rows(BACKEND, words), np.bitwise_xor.reduce(words, axis=0))
+    words: Any = np.random.default_rng(4).integers(0, 1 << 63, (rows, 5), dtype=np.uint64)
+    found: Any = xor_rows(BACKEND, words)
+    assert np.array_equal(found, np.bitwise_xor.reduce(words, axis=0))
 
 
 # cost
@@ -171,10 +182,7 @@ def test_rows_are_added_without_carry(rows):
 def test_declared_is_measured(n, edges):
     step = stairs(n, BITS, edges, tuple(range(len(edges) + 1)))
     got = run_step(step, share(np.zeros(n, dtype=np.int64), BITS))
-    assert got.cost == step.cost and step.cost.dealer_bytes == len(got.corrections)
-    assert [got.cost.s0_bytes, got.cost.s1_bytes] == [
-        sum(map(len, sent)) for sent in zip(*got.sent, strict=True)
-    ]
+    check_cost(got, step.cost)
     tree, every_n = step.comparison.high, n * len(edges)
     sent = (
         packed_bytes(n, BITS)
@@ -204,28 +212,6 @@ def test_a_threshold_costs_its_tree_alone():
         costs[1].s0_bytes - costs[0].s0_bytes == 8 * 21
         and costs[1].dealer_bytes - costs[0].dealer_bytes == 8 * 18
     )
-
-
-# a factor a row
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 19), (19, 64), (2, 989)])
-def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
-    rng = np.random.default_rng(5)
-    x, g = rng.integers(-(1 << 12), 1 << 12, (rows, columns)), rng.integers(0, 1 << 20, rows)
-    shape = (rows, columns)
-    steps = [
-        Open("e", ("x",), "e", shape, 40),
-        OpenColumn("f", ("g",), "f", (rows,), 36, columns),
-        BeaverProduct("z", ("e", "f"), "z", shape, Elementwise(), shape, 36),
-    ]
-    got = run_steps(steps, {"x": share(x, 40, frac=2, seed=1), "g": share(g, 36, frac=3, seed=2)})
-    assert np.array_equal(got.values, x * g[:, None]) and got.shares[0].frac == 5
-    assert steps[1].cost == Cost.both_ways(1, packed_bytes(rows, 36)) and got.cost.rounds == 2
-    assert got.cost == steps[0].cost + steps[1].cost + steps[2].cost
-    assert np.array_equal(plain(steps[1], g), np.repeat(g[:, None], columns, axis=1))
-    with pytest.raises(BitsMismatch):
-        run_step(steps[1], share(g, 35))
 
 
 # transcripts
@@ -324,44 +310,12 @@ def view_of_server_1() -> None:
     view_of(1)
 
 
-def _draws(
-    patch: Patch, wanted: str, change: Callable[[Any], Any], parties: tuple[int, ...] = (0, 1)
-) -> None:
-    honest = {
-        (kind, name): getattr(kind, name)
-        for kind in (Session, Dealing)
-        for name in ("words", "lanes")
-    }
-
-    def session_draw(kind: str) -> Callable[..., Any]:
-        def draw(self: Session, name: str, *shape: Any) -> Any:
-            drawn = honest[Session, kind](self, name, *shape)
-            return change(drawn) if name.endswith(wanted) and self.party in parties else drawn
-
-        return draw
-
-    def dealer_draw(kind: str) -> Callable[..., Any]:
-        def draw(self: Dealing, party: int, name: str, *shape: Any) -> Any:
-            drawn = honest[Dealing, kind](self, party, name, *shape)
-            return change(drawn) if name.endswith(wanted) and party in parties else drawn
-
-        return draw
-
-    for kind in ("words", "lanes"):
-        patch.setattr(Session, kind, session_draw(kind))
-        patch.setattr(Dealing, kind, dealer_draw(kind))
-
-
-def _first_row(lanes: Any) -> Any:
-    return lanes * np.uint64(0) + lanes[:1]
-
-
 def t_used_for_two_bits(patch: Patch) -> None:
-    _draws(patch, "t'", _first_row)
+    change_draws(patch, "t'", first_row_for_all)
 
 
 def t_known_to_server_0(patch: Patch) -> None:
-    _draws(patch, "t'", lambda lanes: lanes * np.uint64(0), parties=(1,))
+    change_draws(patch, "t'", zeroed, parties=(1,))
 
 
 def trees_of_two_thresholds_share_masks(patch: Patch) -> None:
@@ -371,7 +325,7 @@ def trees_of_two_thresholds_share_masks(patch: Patch) -> None:
         each = lanes.reshape(len(lanes), len(EDGES), -1)
         return (each * np.uint64(0) + each[:, :1]).reshape(lanes.shape)
 
-    _draws(patch, "masks", first_threshold)
+    change_draws(patch, "masks", first_threshold)
 
 
 def threshold_off_by_one(patch: Patch) -> None:
@@ -402,12 +356,12 @@ def complement_at_both(patch: Patch) -> None:
     """Both servers take the complement in [s >= theta]: the two ones cancel."""
 
     def at_both(session: Session, n: int) -> Any:
-        return session.backend.bit(session.backend.zeros((n,)) + np.uint64(1), 0)
+        return session.backend.constant_lane(1, n)
 
     patch.setattr(module, "ones_at_party_0", at_both)
 
 
-MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
+MISTAKES: list[tuple[Mistake, Checker]] = [
     (t_used_for_two_bits, openings_are_noise),
     (t_known_to_server_0, view_of_server_0),
     (trees_of_two_thresholds_share_masks, openings_are_noise),
@@ -421,15 +375,10 @@ MISTAKES: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
 @pytest.mark.parametrize(
     "checker", [values_are_right, openings_are_noise, view_of_server_1], ids=lambda f: f.__name__
 )
-def test_the_staircase_passes(checker: Callable[[], None]) -> None:
+def test_the_staircase_passes(checker: Checker) -> None:
     checker()
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(
-    mistake: Callable[[Patch], None], checker: Callable[[], None]
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        mistake(patch)
-        with pytest.raises(AssertionError):
-            checker()
+def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+    check_caught(mistake, checker)

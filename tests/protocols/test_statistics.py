@@ -3,12 +3,14 @@ of a party's whole view independent of every other and of the secret, and the sa
 different inputs. Seeds are fixed; for the rate of false alarms see `checkers`.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from gpumpc.protocols.linear import Convolution, Open, PrivateProduct
-from tests.harness import Cell, Outcome, opened_cells, run_step, run_steps, share, unsigned
-from tests.protocols.cases import Ints, argmax, clamp, lift, max_pool, pair_max, relu
+from gpumpc.protocols.linear import Convolution
+from tests.harness import Cell, Outcome, Words, opened_cells, run_step, run_steps, share, unsigned
+from tests.protocols.cases import Ints, argmax, clamp, lift, max_pool, pair_max, product_steps, relu
 from tests.protocols.checkers import (
     check_independent,
     check_opened,
@@ -64,6 +66,11 @@ def test_two_inputs_give_transcripts_of_one_law(name):
         check_same_law(opened_cells(first, party), opened_cells(second, party))
 
 
+def columns(label: str, words: Words) -> list[Cell]:
+    """One element of each row a cell."""
+    return [Cell(label, BITS, N, column) for column in words.reshape(N, -1).T]
+
+
 @pytest.mark.parametrize("name", ["relu", "relu-unlifted", "clamp", "lift", "max", "argmax"])
 @pytest.mark.parametrize("party", [0, 1])
 def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
@@ -73,32 +80,15 @@ def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
     step, bits = STEPS[name]
     rng = np.random.default_rng(14)
     x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)
-    pair = share(x, BITS, seed=15)
+    pair: Any = share(x, BITS, seed=15)
     got = run_step(step, pair, seed=16)
-    inputs = [
-        Cell("input share", BITS, N, column)
-        for column in np.moveaxis(pair[party].words.reshape(N, -1), 1, 0)
-    ]
-    secret = [
-        Cell("x", BITS, N, unsigned(column)) for column in np.moveaxis(x.reshape(N, -1), 1, 0)
-    ]
+    inputs, peer = columns("input share", pair[party].words), columns("peer", pair[1 - party].words)
+    secret = columns("x", unsigned(x))
     if name in ("max", "argmax"):
         difference = x.reshape(N, 2)[:, 0] - x.reshape(N, 2)[:, 1]
         secret.append(Cell("a - b", BITS, N, unsigned(difference)))
-    peer = [
-        Cell("peer's share", BITS, N, c)
-        for c in np.moveaxis(pair[1 - party].words.reshape(N, -1), 1, 0)
-    ]
     check_view(got, party, N, secret + peer)
     check_independent(inputs + opened_cells(got, party), secret)
-
-
-def conv_steps(shape: tuple[int, ...]) -> list:
-    operator = Convolution((3, 3), (1, 1), (1, 1, 1, 1), 1)
-    return [
-        Open("open", ("x",), "e", shape, K),
-        PrivateProduct("conv", ("e",), "y", shape, "layer", operator, (*shape[:3], 2), K, 26),
-    ]
 
 
 @pytest.mark.parametrize("kind", ["zero", "highest"])
@@ -106,9 +96,9 @@ def test_a_convolution_opens_uniform_bytes(kind):
     shape = (2, 32, 64, 8)
     w = np.random.default_rng(1).integers(0, 1 << K, (3, 3, 8, 2), dtype=np.uint64)
     weights = {"layer": (w, np.zeros(2, dtype=np.uint64))}
-    got = run_steps(
-        conv_steps(shape), {"x": share(constant(kind, shape, K - 1), K)}, weights, seed=17
-    )
+    operator = Convolution((3, 3), (1, 1), (1, 1, 1, 1), 1)
+    steps = product_steps(operator, shape, (*shape[:3], 2), K, 26)
+    got = run_steps(steps, {"x": share(constant(kind, shape, K - 1), K)}, weights, seed=17)
     check_opened(got)
 
 

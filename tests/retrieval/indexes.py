@@ -18,12 +18,14 @@ import numpy.typing as npt
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Params
+from gpumpc.program.program import Program
 from gpumpc.protocols.ranking.distances import Rows
 from gpumpc.retrieval import index_store as index
 from gpumpc.retrieval.programs import ROWS, Geometry, Metric, query_program, rows_program
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.store import Store
 from tests.harness import BACKEND, Outcome, Pair, Static, Words, roots, run_program, share, unsigned
+from tests.protocols.checkers import check_cost
 
 Ints = npt.NDArray[np.int64]
 PARAMS = Params()
@@ -43,7 +45,7 @@ def label_shares(labels: Ints, seed: int) -> tuple[Words, Words]:
     return first, unsigned(labels) - first
 
 
-def quantised(pair: Pair, geometry: Geometry) -> Ints:
+def quantised(pair: tuple[Any, Any], geometry: Geometry) -> Ints:
     """What the servers' truncation gives these shares, as integers."""
     if not geometry.shift:
         return signed(BACKEND.reduce(pair[0].words + pair[1].words, geometry.bits), geometry.bits)
@@ -82,6 +84,20 @@ def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
     equal.
     """
     return [sorted((int(s), i) for i, s in enumerate(row))[:k] for row in scores]
+
+
+def run_until_lucky(
+    program: Program, inputs: list[Pair], static: Static, batch_index: int
+) -> Outcome:
+    """A run, its selection repeated under the next batch's masks while it fails."""
+    while True:
+        try:
+            got = run_program(program, inputs, seed=SEED, batch_index=batch_index, static=static)
+        except SelectionFailed:
+            batch_index += 1
+        else:
+            check_cost(got, program.cost)
+            return got
 
 
 # an index, as two servers and the dealer keep it
@@ -154,9 +170,7 @@ class Index:
         """The index as each server finds it in its store."""
         cipher, geometry = PARAMS.cipher, self.geometry
         loaded = [
-            index.LoadedIndex(
-                store, self.record, geometry, party, BACKEND, cipher, self.tree(party)
-            )
+            index.load_index(store, self.record, geometry, party, BACKEND, cipher, self.tree(party))
             for party, store in enumerate(self.stores)
         ]
         assert loaded[0].keys == loaded[1].keys
@@ -183,20 +197,8 @@ class Index:
         pair = feature_shares(queries, self.geometry, seed=batch_index)
         first, second = (loaded.labels for loaded in self.load())
         assert first is not None and second is not None
-        static = self.static()
-        while True:
-            try:
-                got = run_program(
-                    program,
-                    [pair, (first, second)],
-                    seed=SEED,
-                    batch_index=batch_index,
-                    static=static,
-                )
-                break
-            except SelectionFailed:
-                batch_index += 1
-        assert got.cost == program.cost
+        inputs = [pair, (first, second)]
+        got = run_until_lucky(program, inputs, self.static(), batch_index)
         return got, scores_of(
             compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
         )
@@ -207,18 +209,7 @@ class Index:
         """(score, position) found, and the scores that the oracle finds of all rows."""
         program = query_program(self.geometry, len(queries), len(self.rows), k, PARAMS)
         pair = feature_shares(queries, self.geometry, seed=batch_index)
-        static = self.static()
-        while True:
-            try:
-                got = run_program(
-                    program, [pair], seed=SEED, batch_index=batch_index, static=static
-                )
-                break
-            except SelectionFailed:
-                batch_index += 1
-        assert got.cost == program.cost
-        assert got.cost.s0_bytes == sum(len(first) for first, _ in got.sent)
-        assert got.cost.s1_bytes == sum(len(second) for _, second in got.sent)
+        got = run_until_lucky(program, [pair], self.static(), batch_index)
         places = self.geometry.id_bits(len(self.rows))
         found = [
             [(int(key >> places), int(key & ((1 << places) - 1))) for key in row]

@@ -165,7 +165,7 @@ def test_hostile_archives_are_refused(tmp_path):
         archive(path, **GOOD).read_bytes()[:-30],
     ):
         path.write_bytes(content)
-        with pytest.raises(BadValue, match="no usable features file"):
+        with pytest.raises(BadValue, match="not a usable features file"):
             read_features(path)
     for lacking in GOOD:
         with pytest.raises(BadValue, match=f"no array '{lacking}'"):
@@ -224,7 +224,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(MissingFile):
         read_features(tmp_path / "x.npz")
     (tmp_path / "folder.npz").mkdir()
-    with pytest.raises(BadValue, match="no plain file"):
+    with pytest.raises(BadValue, match="not a plain file"):
         read_features(tmp_path / "folder.npz")
     (tmp_path / "latin.csv").write_bytes(b"item,f0\n\xff\xfe,1\n")
     with pytest.raises(BadValue):

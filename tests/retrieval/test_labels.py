@@ -57,8 +57,8 @@ BAD = {
     "part": ("file,label,part\na,b,validation\n", "the part 'validation'"),
     "two things": ("file,label\na,b\na,c\n", "two things of 'a'"),
     "two places": ("file,label\na,b\n./a,c\n", "two things of './a'"),
-    "quote": ('file,label\n"a,b\n', "no table of text"),
-    "long": (f"file,label\n{'a' * 200_000},b\n", "no table of text"),
+    "quote": ('file,label\n"a,b\n', "not a table of text"),
+    "long": (f"file,label\n{'a' * 200_000},b\n", "not a table of text"),
 }
 
 
@@ -73,7 +73,7 @@ def test_files_that_are_no_tables(tmp_path):
     path = tmp_path / "labels.csv"
     with pytest.raises(MissingFile, match="give a table of labels"):
         read_labels(path)
-    with pytest.raises(BadValue, match="no plain file"):
+    with pytest.raises(BadValue, match="not a plain file"):
         read_labels(tmp_path)
     path.write_bytes(b"file,label\n\xff\xff,b\n")
     with pytest.raises(BadValue, match="UTF-8"):

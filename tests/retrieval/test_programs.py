@@ -19,27 +19,12 @@ from tests.retrieval.indexes import (
     BATCH,
     PARAMS,
     SEED,
-    Index,
     Ints,
     best,
     feature_shares,
     quantised,
     scores_of,
 )
-
-
-@pytest.fixture
-def make(tmp_path):
-    made: list[Index] = []
-
-    def factory(geometry: Geometry) -> Index:
-        made.append(Index(tmp_path / str(len(made)), geometry))
-        return made[-1]
-
-    yield factory
-    for one in made:
-        one.close()
-
 
 GEOMETRIES = {
     "as a plan gives": Geometry(24, "l2", 21, 13),

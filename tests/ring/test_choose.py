@@ -125,9 +125,10 @@ def test_an_installation_that_cannot_be_written(installed, tmp_path):
     """The user's cache folder takes the code; where that cannot be written either, every process
     compiles for itself.
     """
-    beside = installed / "gpumpc" / "ring" / "numba_backend" / "__pycache__"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.write_text("a file where the folder would be: nobody can write there, not even root")
+    loops = installed / "gpumpc" / "ring" / "numba_backend"
+    for cache in (loops / "__pycache__", loops / "products" / "__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.write_text("a file where the folder would be: not even root can write there")
     first, second = report(installed, tmp_path), report(installed, tmp_path)
     assert first["compiled"] == second["read"] == first["loops"] and second["compiled"] == 0
     assert list((tmp_path / "cache").rglob("*.nbc"))

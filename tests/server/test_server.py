@@ -18,7 +18,7 @@ from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival
-from tests.local.test_simulation import compiled_plan
+from tests.local.small_plan import compiled_plan
 
 SESSION = bytes(range(16))
 BINDING = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)

@@ -38,7 +38,7 @@ PROGRAM = program_of(COMPILED.record, 2)
 ENGINE: Any = SimpleNamespace(plan=COMPILED.record, program=PROGRAM)
 ROW_BYTES = (
     SEED_BYTES,
-    len(choose_backend().pack(np.zeros((1, 4, 4, 1), np.uint64), PROGRAM.input.bits)),
+    len(choose_backend().pack(choose_backend().zeros((1, 4, 4, 1)), PROGRAM.input.bits)),
 )
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 KIND = f"input/{plan_hash(COMPILED.record).hex()}"
@@ -185,7 +185,7 @@ def test_an_owner_has_a_bounded_place(stores: list[ShareStore], party: int) -> N
     n = 1000 // ROW_BYTES[party]
     names = [secrets.token_hex(16) for _ in range(n)]
     put(stores[party], names)
-    with pytest.raises(ConfigError, match=r"no room.*store delete"):
+    with pytest.raises(ConfigError, match=r"no room.*gpumpc delete"):
         put(stores[party], [A])
     put(stores[party], [A], owner="second")
     stores[party].store.delete(names[:1], "user")
@@ -198,15 +198,16 @@ def test_shares_are_read_back(stores: list[ShareStore]) -> None:
         put(share_store, [A, B])
     settle(stores, [A, B])
     for party, share_store in enumerate(stores):
-        words = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
+        words: Any = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
+        expected: Any
         if party == 0:
             expected = backend.expand_words(COMPILED.record.params.cipher, row, shape, bits)
         else:
             expected = backend.unpack(memoryview(row), shape, bits)
         assert words.shape == (2, 4, 4, 1) and np.array_equal(words[1:], expected)
-    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*store info"):
+    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*gpumpc list"):
         stores[0].keys(KIND, [A, C], "user")
     with pytest.raises(MissingFile):
         stores[0].keys(KIND, [A], "second")

@@ -1,8 +1,8 @@
-"""Walks a traced module node by node and keeps what the operators' handlers share."""
+"""Walks a traced module node by node, with the state that the operators' handlers share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,9 +25,7 @@ Handler = Callable[["Importer", fx.Node, Arguments], str]
 
 
 class Importer:
-    """State of one import: which record holds each traced value, and in what order a flattened one
-    lies.
-    """
+    """The state of one import: the record of each traced value, and shapes of flattened ones."""
 
     def __init__(self, program: torch.export.ExportedProgram, handlers: dict[str, Handler]) -> None:
         self.program, self.handlers = program, handlers
@@ -35,9 +33,8 @@ class Importer:
         self.weights: Weights = {}
         self.record_of: dict[fx.Node, str] = {}
         self.tensors = _tensors(program)
-        self.image_of: dict[
-            str, Shape
-        ] = {}  # record of a flattened image -> (C, H, W) it came from
+        # record of a flattened image -> the (C, H, W) of that image
+        self.image_of: dict[str, Shape] = {}
         self.taken: set[str] = set()
 
     def run(self, low: float, high: float) -> tuple[Graph, Weights]:
@@ -79,7 +76,7 @@ class Importer:
         self.record_of[node] = name
 
     def _rebind(self, node: fx.Node, name: str) -> None:
-        """An operator in place: whoever reads its first operand from here on reads the result."""
+        """An operator in place: later readers of its first operand read the result."""
         old = self.record(node, node.args[0])
         if any(
             isinstance(layer, Flatten) and old in (layer.name, *layer.inputs)
@@ -108,7 +105,7 @@ class Importer:
             key=lambda layer: layer.name == last
         )  # stable: the output becomes the last record
 
-    def record(self, node: fx.Node, operand: Any) -> str:
+    def record(self, node: fx.Node, operand: object) -> str:
         """The record of an operand. Raises UnsupportedOperator if it is a constant."""
         if not isinstance(operand, fx.Node) or operand not in self.record_of:
             refuse(
@@ -118,7 +115,7 @@ class Importer:
             )
         return self.record_of[operand]
 
-    def tensor(self, operand: Any, node: fx.Node) -> FloatArray:
+    def tensor(self, operand: object, node: fx.Node) -> FloatArray:
         """A parameter or buffer in float64. Raises BadValue naming it if it is not finite."""
         if not isinstance(operand, fx.Node) or operand.name not in self.tensors:
             refuse(node, "its weight is computed while the model runs", "use a plain parameter")
@@ -146,8 +143,8 @@ class Importer:
             self.image_of[layer.name] = image
         return layer.name
 
-    def name_for(self, node: fx.Node, operator: str, weight: Any = None) -> str:
-        """From the module path: the owner of the weight, else the torch module, else container plus
+    def name_for(self, node: fx.Node, operator: str, weight: object = None) -> str:
+        """A name from the module path: of the weight's owner, the torch module, or container and
         operator.
         """
         if isinstance(weight, fx.Node) and weight.name in self.tensors:
@@ -172,7 +169,7 @@ def _tensors(program: torch.export.ExportedProgram) -> dict[str, tuple[str, torc
     return {node: (name, values[name]) for node, name in names.items()}
 
 
-def shape_of(node: Any) -> Shape:
+def shape_of(node: fx.Node) -> Shape:
     """Torch's shape of a traced value, batch first."""
     return tuple(int(size) for size in node.meta["val"].shape)
 
@@ -188,7 +185,7 @@ def module_of(node: fx.Node) -> tuple[str, str]:
 
 
 def refuse(node: fx.Node, why: str, hint: str) -> NoReturn:
-    """Raise UnsupportedOperator naming the operator and where it stands."""
+    """Raise UnsupportedOperator naming the operator and its module."""
     path, kind = module_of(node)
     where = f"module '{path}' ({kind.rsplit('.', 1)[-1]})" if path else "the model's own forward"
     raise UnsupportedOperator(f"operator {node.target} in {where} is not supported", why, hint)
@@ -203,7 +200,7 @@ def bind(node: fx.Node) -> Arguments:
     return arguments
 
 
-def pair(value: Any) -> Pair:
+def pair(value: int | Sequence[int]) -> Pair:
     """Torch's one number or list of one or two, as (vertical, horizontal)."""
-    values = [int(v) for v in (value if isinstance(value, list | tuple) else [value])]
+    values = [int(v) for v in ([value] if isinstance(value, int) else value)]
     return values[0], values[-1]

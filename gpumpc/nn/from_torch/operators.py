@@ -1,11 +1,9 @@
-"""One handler an operator: it checks what torch was asked for and appends the record that computes
-the same.
-"""
+"""One handler an operator: it checks the arguments and appends a record that computes the same."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from torch import fx
@@ -34,7 +32,7 @@ def _conv2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     if pair(a["dilation"]) != (1, 1):
         refuse(node, f"dilation {pair(a['dilation'])}", "use dilation 1")
     kernel, stride = pair(weight.shape[2:]), pair(a["stride"])
-    padding = _conv_padding(node, a["padding"], kernel, stride)
+    padding = _conv_padding(a["padding"], kernel, stride)
     name = importer.name_for(node, "conv2d", a["weight"])
     importer.weights[f"{name}.weight"] = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
     importer.weights[f"{name}.bias"] = _vector(importer, node, a["bias"], np.zeros(len(weight)))
@@ -44,17 +42,17 @@ def _conv2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     )
 
 
-def _vector(importer: Importer, node: fx.Node, operand: Any, absent: FloatArray) -> FloatArray:
-    """An optional parameter, or what its absence means."""
+def _vector(importer: Importer, node: fx.Node, operand: object, absent: FloatArray) -> FloatArray:
+    """An optional parameter, or `absent` in its place."""
     return absent if operand is None else importer.tensor(operand, node)
 
 
-def _conv_padding(node: fx.Node, padding: Any, kernel: Pair, stride: Pair) -> Padding:
+def _conv_padding(padding: str | int | Sequence[int], kernel: Pair, stride: Pair) -> Padding:
     if padding == "same":
         # As torch: stride is 1, and an even kernel gets the odd row or column behind.
         (top, left), (high, wide) = [((k - 1) // 2 for k in kernel), (k - 1 for k in kernel)]
         return top, high - top, left, wide - left
-    if padding == "valid":
+    if isinstance(padding, str):  # "valid"
         return 0, 0, 0, 0
     vertical, horizontal = pair(padding)
     return vertical, vertical, horizontal, horizontal
@@ -98,7 +96,7 @@ def _batch_norm(importer: Importer, node: fx.Node, a: Arguments) -> str:
 
 
 def _activation(
-    importer: Importer, node: fx.Node, operand: Any, operator: str, high: float | None
+    importer: Importer, node: fx.Node, operand: object, operator: str, high: float | None
 ) -> str:
     source = importer.record(node, operand)
     name, image = importer.name_for(node, operator), importer.image_of.get(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 from gpumpc.cost import Cost
@@ -82,8 +83,8 @@ class Duel:
 
 @dataclasses.dataclass(frozen=True)
 class KnockOut:
-    """Of each row of n values the largest one's payload, by levels of `Duel`s; an odd entry waits,
-    in order.
+    """The payload of the largest of each row of n values, by levels of `Duel`s; an odd last entry
+    goes on to the next level.
 
     **Computes** the payload of the first of the largest of (rows, n) values, modulo 2^payload_bits,
     for differences below 2^(bits-1). **Hides** as `Duel`; each level draws under a name of its own.
@@ -151,7 +152,7 @@ class Argmax(Step):
         """Bits of the result."""
         return max(1, (self.shape[1] - 1).bit_length())
 
-    @property
+    @functools.cached_property
     def _core(self) -> KnockOut:
         return KnockOut(self.shape[0], self.shape[1], self.bits, self.index_bits)
 

@@ -1,4 +1,4 @@
-"""Squared norms and scores of shared vectors: what a search computes before it selects."""
+"""Squared norms and scores of shared vectors, which a search computes before it selects."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class AddColumn(Step):
 
 @dataclasses.dataclass(frozen=True)
 class AsIntegers(Step):
-    """x at scale 1: for what does not depend on the scale, as a direction. Nothing is sent."""
+    """x at scale 1, for a result that does not depend on the scale. Nothing is sent."""
 
     def run(self, session: Session, x: Additive) -> Additive:
         return dataclasses.replace(x, frac=0, divisor=1)
@@ -92,9 +92,7 @@ class ConstantLess(Step):
 
 
 class Rows(NamedTuple):
-    """What an index keeps of new rows: E with this server's mask share, and shares of the squared
-    norms.
-    """
+    """New rows of an index: E with this server's mask share, and shares of the squared norms."""
 
     masked: Masked
     norms: Additive
@@ -102,7 +100,7 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class KeepRows(Step):
-    """The opened rows beside their norms. Nothing is sent."""
+    """The opened rows with their norms. Nothing is sent."""
 
     def run(self, session: Session, masked: Masked, norms: Additive) -> Rows:
         return Rows(masked, norms)

@@ -1,6 +1,6 @@
-"""What turns an exact selection of the smallest keys into the indices of the largest values.
+"""Steps that turn a selection of the smallest keys into the indices of the largest values.
 
-Nothing is sent here.
+They send nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Positions(Step):
     """The positions in keys value * 2^id_bits + position: a share modulo a smaller power of two is
     free and exact.
 
-    **Hides** the values: whoever adds the two shares learns positions alone.
+    **Hides** the values: the sum of the two shares is a position alone.
     """
 
     id_bits: int

@@ -1,6 +1,4 @@
-"""Shuffle and masked opening in one: keys in a secret random order, opened under masks the dealer
-knows.
-"""
+"""Keys in a secret random order, opened under masks that the dealer knows, in one protocol."""
 
 from __future__ import annotations
 
@@ -38,12 +36,12 @@ class Shuffle(Step):
 
     **Computes** keys x = v 2^b + i (i the position in the row, b = id_bits) of v (Q, N) modulo
     2^value_bits; then shares of x'' = sigma(pi(x)) and the public y = x'' + r, modulo 2^(value_bits
-    + b). S0 knows pi and S1 sigma, so nobody the order. Where b = 0, x = v: values that are keys
-    already. The low b bits are not masked before pi, and pi hides them after: nothing secret may be
-    there, so keys with labels come whole. **Hides** x, pi and sigma: S0 sees x_1 - a and y, S1 sees
-    x'_0 - a', and y is its own; a, a', g are uniform. Without g, S1's last message would tell S0
-    sigma(x') - sigma(a'), and with it sigma. **Cost** 3 rounds; S1 sends value_bits and all bits of
-    a key an element, S0 all bits; both corrections again as many. **Error** none.
+    + b). S0 knows pi and S1 sigma, so neither knows the order. Where b = 0, x = v: values that are
+    keys already. The low b bits are not masked before pi, and pi hides them after: nothing secret
+    may be there, so keys with labels come whole. **Hides** x, pi and sigma: S0 sees x_1 - a and y,
+    S1 sees x'_0 - a', and y is its own; a, a', g are uniform. Without g, S1's last message would
+    tell S0 sigma(x') - sigma(a'), and with it sigma. **Cost** 3 rounds; S1 sends value_bits and all
+    bits of a key an element, S0 all bits; both corrections again as many. **Error** none.
     **Source** this project, after Chase, Ghosh and Poburinnaya 2020 (secret-shared shuffle);
     docs/protocols.md section 9.
     """

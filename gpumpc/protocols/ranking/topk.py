@@ -1,5 +1,4 @@
-"""The k smallest keys, exactly, from shuffled masked keys: comparisons are opened, and tell only a
-random order.
+"""The k smallest keys, exactly, from shuffled masked keys, by comparisons that are opened.
 
 With distinct keys in a secret uniform order, every opened bit is a bit of a random order: a
 simulator draws a permutation and answers from it, survivor counts included. So no threshold may
@@ -11,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from typing import Any
 
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
@@ -21,7 +19,7 @@ from gpumpc.protocols.ranking.shuffle import Shuffled
 from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
-from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
+from gpumpc.ring.backend import Backend, Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
@@ -37,7 +35,7 @@ class OpenedSign:
     """[x < 0] of n flat values, opened, from z = x + rho with rho the dealer's.
 
     **Computes** msb(x) = msb(z) ^ msb(rho) ^ [z_low < rho_low] for |x| < 2^(bits-1).
-    **Hides** x but for its sign; the caller answers for what the signs tell.
+    **Hides** everything about x except its sign; the caller must show that the signs may be known.
     **Cost** 1 + tree rounds; tree + 1 bits an element each way; nothing where n is 0 (the pairs of
     a single key). **Error** none. **Source** docs/protocols.md section 9.
     """
@@ -68,10 +66,10 @@ class OpenedSign:
         dealing.deal_lanes("top", top[None], self.n)
 
     def run(self, session: Session, z: Words) -> selection.Bits:
-        """Host bits of the shape of z."""
+        """Bits on the host, in the shape of z."""
         backend = session.backend
         if not self.n:
-            nothing: selection.Bits = backend.download_bits(backend.zeros((0,)), z.shape)
+            nothing: selection.Bits = backend.download_bits(backend.constant_lane(0, 0), z.shape)
             return nothing
         z = backend.reduce(z, self.bits)
         low, top = split_top(backend.to_planes(z.reshape(-1), self.bits))
@@ -98,8 +96,8 @@ class Pass:
 
 @functools.lru_cache(maxsize=256)
 def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
-    """The passes before all remaining keys are compared with all: each the cheapest by an estimate
-    of what follows it.
+    """The passes before all remaining keys are compared with all; each is the cheapest, the passes
+    that follow it estimated.
     """
     options = [
         Pass(n, sample, rank, cap)
@@ -115,7 +113,7 @@ def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
 
 
 def _price(p: Pass) -> float:
-    """Comparisons of a pass and, estimated, of all that follows."""
+    """Comparisons of a pass and, estimated, of all that follow."""
     return p.sample * (p.sample - 1) / 2 + p.n + min(p.cap * (p.cap - 1) / 2, 1.5 * p.cap + 2500)
 
 
@@ -155,7 +153,7 @@ class TopK(Step):
             last = p.cap
         return total + self._pairs(last).cost
 
-    def deal(self, dealing: Dealing, *masks: Any) -> None:
+    def deal(self, dealing: Dealing, *masks: Words) -> None:
         [r] = masks
         backend, rows = dealing.backend, self.shape[0]
         for number, p in enumerate(self.passes):
@@ -193,8 +191,7 @@ class TopK(Step):
         # w = x_p + R*: the tables sit on r_i - R*, so that y_i - w compares x_i with x_p.
         [w] = session.open_many(session.masked(backend.gather(share, pivots), "R*", self.bits))
         below = OpenedSign(rows * p.n, self.bits).run(session, opened - w)
-        # w is uniform, open to both and independent of the order: a public coin for the next
-        # sample.
+        # w is uniform, public and independent of the order: a coin for the next sample.
         coin = hashlib.sha256(backend.download(w).tobytes()).digest()
         kept = selection.survivors(below, pivots, self.k, p.cap, coin)
         if kept is None:
@@ -210,7 +207,7 @@ class TopK(Step):
         differences = self._differences(session.backend, opened, m)
         return selection.order_of_pairs(self._pairs(m).run(session, differences), m)
 
-    def _differences(self, backend: Any, words: Words, m: int) -> Words:
+    def _differences(self, backend: Backend, words: Words, m: int) -> Words:
         left, right = (selection.repeat_rows(side, self.shape[0]) for side in selection.pairs(m))
         return backend.reduce(backend.gather(words, left) - backend.gather(words, right), self.bits)
 

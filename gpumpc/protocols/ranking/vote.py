@@ -1,6 +1,4 @@
-"""Keys that carry a secret label, and the label that most of the nearest have: a
-k-nearest-neighbour vote on shares.
-"""
+"""Keys that carry a secret label, and a k-nearest-neighbour vote on them."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ import itertools
 from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.comparison import MAX_DIGIT_BITS, ones_at_party_0
+from gpumpc.protocols.chains import MAX_DIGIT_BITS
+from gpumpc.protocols.comparison import ones_at_party_0
 from gpumpc.protocols.ranking.argmax import KnockOut
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
@@ -87,7 +86,7 @@ class Equality:
 
     @property
     def _subsets(self) -> list[tuple[int, ...]]:
-        """Sets of two digits or more, whose masks' products are dealt."""
+        """Sets of two digits or more: the products of their masks are dealt."""
         digits = range(len(self._digits))
         return [
             subset for size in digits[1:] for subset in itertools.combinations(digits, size + 1)
@@ -95,7 +94,7 @@ class Equality:
 
     @property
     def rounds(self) -> int:
-        """None where there is nothing to multiply."""
+        """0 where there is nothing to multiply."""
         return 1 if len(self._digits) > 1 else 0
 
     @property
@@ -155,8 +154,8 @@ class Equality:
 class Vote(Step):
     """The label that most of k have.
 
-    **Computes** of keys (Q, k), nearest first, the commonest label, modulo 2^label_bits, a key's
-    label being the key modulo that; of equally common ones the one whose first holder is nearest.
+    **Computes** the commonest label of keys (Q, k), nearest first, modulo 2^label_bits; a key's
+    label is the key modulo that; of equally common ones the one whose first holder is nearest.
     y_i = label_i + r_i is opened once; for all pairs, [label_i = label_j] from y_i - y_j and tables
     of r_i - r_j; their sums are the counts, and a `KnockOut` of counts carries the label, the left
     operand winning ties. **Hides** labels, which of them are equal, counts and winner: y under r,
@@ -191,7 +190,7 @@ class Vote(Step):
     def _equality(self) -> Equality:
         return Equality(self.label_bits)
 
-    @property
+    @functools.cached_property
     def _knock_out(self) -> KnockOut:
         return KnockOut(self.shape[0], self.shape[1], self._count_bits, self.label_bits)
 
@@ -222,7 +221,7 @@ class Vote(Step):
         return Additive(words, self.label_bits, owner=keys.owner)
 
     def _counts(self, session: Session, labels: Words) -> Words:
-        """Shares of how many others have each one's label, (Q, k)."""
+        """Shares of the number of others with the same label, (Q, k)."""
         backend, n = session.backend, self._pairs
         [y] = session.open_many(session.masked(labels, "r", self.label_bits))
         equal = self._equality.run(
@@ -246,7 +245,7 @@ class Vote(Step):
         )
 
     def _summed(self, backend: Backend, pairs: Words) -> Words:
-        """(Q, pairs) -> (Q, k): the sum over the pairs that each one is in."""
+        """(Q, pairs) -> (Q, k): each one's sum over the pairs it is in."""
         left, right = (side.tolist() for side in selection.pairs(self.shape[1]))
         members = [
             [p for p, pair in enumerate(zip(left, right, strict=True)) if i in pair]

@@ -1,6 +1,4 @@
-"""How well features tell labels apart: exact search in the clear, and every figure with its
-definition and interval.
-"""
+"""How well features tell labels apart: an exact search in the clear, and its figures."""
 
 from __future__ import annotations
 
@@ -40,8 +38,7 @@ class Figure(NamedTuple):
 
     Attributes:
         key, name: for programs, for people.
-        definition: what it is the mean of.
-        mean: the figure.
+        definition: of the values whose mean it is.
         low, high: its bootstrap interval; None where all queries come from one source.
     """
 
@@ -61,15 +58,15 @@ def assess(
     ks: Sequence[int] = (1, 5, 10),
     vote: int = 5,
 ) -> list[Figure]:
-    """Search the gallery for every query and say how good what was found is.
+    """Search the gallery for every query, and measure how good the results are.
 
     Args:
-        gallery: what is searched.
-        queries: what is searched for; None: every item of the gallery, in all the others
+        gallery: the items to search.
+        queries: the items to search for; None: each item of the gallery, in all the others
             (leave-one-out).
-        metric: what the ranking goes by; of equals, the first of the gallery comes first.
+        metric: of the ranking; of equals, the first of the gallery comes first.
         ks: depths of P@k, recall@k and AP@k.
-        vote: how many neighbours vote.
+        vote: number of neighbours that vote.
 
     Raises:
         BadShape: a depth beyond the gallery, or features of different lengths.
@@ -154,9 +151,7 @@ def _figure(title: tuple[str, str, str], values: Floats, sources: Sequence[str])
 def _rankings(
     gallery: Floats, queries: Floats, metric: Metric, *, itself: bool
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Pieces (Q', R) of gallery indices, best first; without the query itself where it is part of
-    the gallery.
-    """
+    """Pieces (Q', R) of gallery indices, best first, without the query `itself` in its gallery."""
     if metric == "cosine":
         gallery, queries = _directions(gallery, "gallery"), _directions(queries, "queries")
     rows = max(1, _PIECE // len(gallery))

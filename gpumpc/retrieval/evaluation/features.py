@@ -1,5 +1,4 @@
-"""Files of revealed features: what `extract --out` writes and `evaluate` reads, as `.npz` or
-`.csv`.
+"""Files of revealed features, `.npz` or `.csv`: `extract --out` writes and `evaluate` reads them.
 
 A `.npz` holds `features` (N, d), `items` (N,) ids and, where the places are known, `files` (N,)
 names. A `.csv` has the columns `item`, `file` and one a feature. A file from elsewhere may be
@@ -61,7 +60,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Features(NamedTuple):
-    """Features with what they belong to.
+    """Features of items or files.
 
     Attributes:
         features: (N, d), finite.
@@ -75,15 +74,14 @@ class Features(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What labels are looked up by: the files, or the ids where there are none."""
+        """Names to look labels up by: the files, or the ids where there are none."""
         return self.files or self.items
 
 
 def write_features(
     path: Path, features: npt.ArrayLike, items: Sequence[str], files: Sequence[str] = ()
 ) -> None:
-    """Write all of a features file or nothing of it, for this user alone (0600); an old one is
-    replaced.
+    """Write a features file for this user alone (0600), replacing an old one at once.
 
     Args:
         path: ends in `.npz` or `.csv`.
@@ -93,7 +91,7 @@ def write_features(
 
     Raises:
         ConfigError: another suffix, or a file that cannot be written.
-        BadShape, BadValue: features that are no finite (N, d), or another number of names.
+        BadShape, BadValue: features that are not a finite (N, d), or another number of names.
     """
     suffix = check_name(path)
     table = _checked(path, Features(_numbers(path, features), _texts(items), _texts(files)))
@@ -119,12 +117,12 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
 
     Args:
         path: ends in `.npz` or `.csv`.
-        max_bytes: of the file, and of what is unpacked from it.
+        max_bytes: of the file, and of its unpacked arrays.
 
     Raises:
-        MissingFile: there is none.
-        ConfigError: another suffix, or a file that the system does not give.
-        BadShape, BadValue: it is damaged, hostile, too large, or not what a features file holds.
+        MissingFile: no such file.
+        ConfigError: another suffix, or a file that cannot be read.
+        BadShape, BadValue: damaged, hostile, too large, or not a table of features.
     """
     suffix = check_name(path)
     if not path.exists():
@@ -133,7 +131,7 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
             hint="write one with `gpumpc extract --out`, or correct the path",
         )
     if not path.is_file():
-        raise _unusable(path, "it is no plain file")
+        raise _unusable(path, "it is not a plain file")
     try:
         if path.stat().st_size > max_bytes:
             raise _unusable(path, f"it has more than {max_bytes} bytes")
@@ -151,14 +149,14 @@ def check_name(path: Path) -> str:
     if path.suffix not in SUFFIXES:
         why = f"its name ends in '{path.suffix}', which says nothing about the format"
         raise ConfigError(
-            f"{path} is no name for a features file", why, f"use {' or '.join(SUFFIXES)}"
+            f"{path} cannot be the name of a features file", why, f"use {' or '.join(SUFFIXES)}"
         )
     return path.suffix
 
 
 def _unusable(path: Path, why: str) -> BadValue:
     return BadValue(
-        f"{path} is no usable features file", why, "write it again with `gpumpc extract --out`"
+        f"{path} is not a usable features file", why, "write it again with `gpumpc extract --out`"
     )
 
 
@@ -167,14 +165,12 @@ def _numbers(path: Path, values: npt.ArrayLike) -> Floats:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise BadValue(
-            f"the features for {path} are no array of numbers", str(error), "pass a float array"
+            f"the features for {path} are not an array of numbers", str(error), "pass a float array"
         ) from error
 
 
 def _texts(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as text that every program can print: bytes of a file name that are no UTF-8 come as
-    escapes.
-    """
+    """Names as text that can be printed: bytes of a file name outside UTF-8 become escapes."""
     return tuple(str(name).encode("utf-8", "backslashreplace").decode() for name in names)
 
 
@@ -229,7 +225,7 @@ def _write_npz(file: IO[bytes], table: Features) -> None:
 def _read_npz(path: Path, file: IO[bytes], max_bytes: int) -> Features:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        # Sizes are what the archive says of itself; zipfile reads no byte beyond them.
+        # The sizes are the archive's own claims; zipfile reads no byte beyond them.
         if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > max_bytes:
             raise _unusable(
                 path, f"it unpacks to more than {max_bytes} bytes or {MAX_MEMBERS} arrays"
@@ -253,20 +249,17 @@ def _read_npz(path: Path, file: IO[bytes], max_bytes: int) -> Features:
 
 
 def _strict(names: npt.NDArray[Any]) -> tuple[str, ...]:
-    """The names.
-
-    Raises ValueError for code points that are no text, which NumPy passes on as they are.
-    """
+    """The names. Raises ValueError for code points that are not text, which NumPy lets pass."""
     codes = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))[:, None].view(
         np.uint32
     )
     if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not text")
     return tuple(names.tolist())
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> npt.NDArray[Any]:
-    """One array, of a type whose kind is allowed, exactly as long as its header says."""
+    """One array of an allowed kind of type, exactly as long as its header says."""
     data = archive.read(f"{name}.npy")
     header = _header(data)
     if header is None:
@@ -282,11 +275,9 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> npt.
 
 
 def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int] | None:
-    """Type, order, shape, and where the values begin; None for anything but what NumPy writes of
-    plain numbers and text.
+    """Type, order, shape and start of the values; None unless NumPy writes plain arrays so.
 
-    NumPy's own reader hands the header to Python's parser and tokenizer, which raise a dozen kinds
-    of errors.
+    NumPy's own reader gives the header to Python's parser, which raises a dozen kinds of errors.
     """
     if data[:6] != b"\x93NUMPY" or data[6:8] not in _LENGTHS:
         return None
@@ -339,11 +330,9 @@ def _read_csv(path: Path, file: IO[bytes]) -> Features:
 
 
 def csv_rows(path: Path, text: IO[str]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of a table whose rows are all as long as the first; empty lines are left
-    out.
+    """(line number, cells) of a table whose rows are all as long as the first, without empty lines.
 
-    Raises BadShape for another length, csv.Error and UnicodeDecodeError for what is no table of
-    text.
+    Raises BadShape for another length; csv.Error, UnicodeDecodeError for anything else than text.
     """
     reader = csv.reader(text, strict=True)
     width: int | None = None
@@ -362,16 +351,13 @@ def csv_rows(path: Path, text: IO[str]) -> Iterator[tuple[int, list[str]]]:
 
 @contextlib.contextmanager
 def opened_text(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Iterator[IO[str]]:
-    """A text file of people's own, such as labels.
-
-    Raises MissingFile, ConfigError, and BadValue for what is no text.
-    """
+    """A text file that users write, such as labels. Raises MissingFile, ConfigError, BadValue."""
     if not path.exists():
         raise MissingFile(f"there is no file {path}", hint=f"give {what}")
     if not path.is_file() or path.stat().st_size > max_bytes:
         raise BadValue(
             f"{path} cannot be {what}",
-            f"it is no plain file of up to {max_bytes} bytes",
+            f"it is not a plain file of up to {max_bytes} bytes",
             f"give {what}",
         )
     try:
@@ -381,5 +367,5 @@ def opened_text(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Iterato
         raise file_error(f"{path} cannot be read", error) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadValue(
-            f"{path} is no table of text", str(error), f"give {what}, in UTF-8"
+            f"{path} is not a table of text", str(error), f"give {what}, in UTF-8"
         ) from error

@@ -1,8 +1,7 @@
-"""`labels.csv`: what a person knows of images, as a table with the columns file, label and, if
-known, source and part.
+"""`labels.csv`: a table of images with the columns file, label and, if known, source and part.
 
-`source` is what an image was cut from (a person, a section, a dish): images of one source are no
-independent witnesses. `part` is `train` or `gallery`, `test` or `query`.
+`source` names the origin of an image (a person, a section, a dish): images of one source are not
+independent samples. `part` is `train` or `gallery`, `test` or `query`.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class Label(NamedTuple):
 
     Attributes:
         label: the class.
-        source: what the image was cut from; empty where it is not known.
-        train: whether it belongs to the gallery; None where the table does not say.
+        source: origin of the image; empty if unknown.
+        train: whether it belongs to the gallery; None if unknown.
     """
 
     label: str
@@ -36,9 +35,7 @@ class Label(NamedTuple):
 
 
 class Labels:
-    """Labels by file: by the name as it is written, and by the place it names, seen from the
-    table's own folder.
-    """
+    """Labels by file name as written, and by the path it means from the table's folder."""
 
     def __init__(self, path: Path, rows: Iterable[tuple[str, Label]]) -> None:
         self.path = path
@@ -85,10 +82,10 @@ def read_labels(path: Path) -> Labels:
     """Read and check a table of labels.
 
     Raises:
-        MissingFile: there is none.
+        MissingFile: no such file.
         BadShape, BadValue: no columns `file` and `label`, an empty name or label, an unknown part,
-            no line at all, two lines that disagree, or no table.
-        ConfigError: the system does not give the file.
+            no lines, two lines that disagree, or not a table.
+        ConfigError: the file cannot be read.
     """
     with opened_text(path, "a table of labels", max_bytes=MAX_BYTES) as text:
         return Labels(path, _rows(path, text))
@@ -99,7 +96,7 @@ def _rows(path: Path, text: IO[str]) -> list[tuple[str, Label]]:
     _, header = next(lines, (0, []))
     if not {"file", "label"} <= set(header):
         raise BadValue(
-            f"{path} is no table of labels",
+            f"{path} is not a table of labels",
             "its first line names no columns file and label",
             f"use {','.join(COLUMNS)}",
         )

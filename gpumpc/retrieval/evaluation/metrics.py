@@ -1,4 +1,4 @@
-"""How good a ranking or a classification is. Everything here is plaintext, on the user's side.
+"""Metrics of rankings and classifications, in the clear, on the user's side.
 
 Rankings are (Q, R) arrays of gallery ids or labels, best first; `relevant` is a boolean (Q, R)
 array of the same order: whether the item found at that rank has the query's label.
@@ -106,13 +106,13 @@ def majority_vote(neighbour_labels: npt.ArrayLike) -> npt.NDArray[np.generic]:
 
 def accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     """Share of the predictions that are right. Raises BadShape."""
-    truth, guess = np.asarray(labels), np.asarray(predicted)
-    if truth.shape != guess.shape or truth.size == 0:
+    right, guess = np.asarray(labels), np.asarray(predicted)
+    if right.shape != guess.shape or right.size == 0:
         raise BadShape(
-            f"labels {truth.shape} and predictions {guess.shape}",
+            f"labels {right.shape} and predictions {guess.shape}",
             hint="pass as many of one as of the other",
         )
-    return float((truth == guess).mean())
+    return float((right == guess).mean())
 
 
 def bootstrap(
@@ -127,9 +127,9 @@ def bootstrap(
 
     Args:
         values: (Q,) figures, such as P@5 of each query, or 0 and 1 for wrong and right.
-        groups: (Q,) names of sources. Images of one source are no independent witnesses: whole
-            groups are drawn then.
-        level: probability that the interval aims at.
+        groups: (Q,) names of sources. Images of one source are not independent samples, so whole
+            groups are drawn.
+        level: probability of the interval.
         n_resamples: how many samples are drawn.
         seed: names the cipher stream that draws them.
 

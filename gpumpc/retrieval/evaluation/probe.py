@@ -1,9 +1,8 @@
 """A linear head on features: multinomial logistic regression, trained in the clear by the model's
-owner.
+owner, with the same result on every run.
 
-Float64 NumPy and the same result on every run. The objective is scikit-learn's with C = 1 / l2, on
-standardised features; the standardisation is folded into the head, which therefore takes features
-as they are.
+The objective is scikit-learn's with C = 1 / l2, on standardised features. The standardisation is
+folded into the head, which therefore takes features as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ CG_STEPS = 500
 # Newton stops where the quadratic model promises less than this part of the objective at zero
 # weights.
 TOLERANCE = 1e-12
-# A step is halved until it brings at least this part of what its slope promises.
+# A step is halved until it brings at least this part of the descent that its slope promises.
 ARMIJO, HALVINGS = 1e-4, 40
 
 Floats = npt.NDArray[np.float64]
@@ -81,7 +80,7 @@ def _checked(
         x, names = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.str_)
     except (TypeError, ValueError) as error:
         raise BadValue(
-            "the features are no array of numbers", str(error), "pass (N, d) floats and N names"
+            "the features are not an array of numbers", str(error), "pass (N, d) floats and N names"
         ) from error
     if x.ndim != 2 or not x.size or names.shape != x.shape[:1]:
         raise BadShape(
@@ -121,7 +120,7 @@ def _minimise(x: Floats, member: Floats, n_classes: int, l2: float) -> Floats:
             if new[0] <= value + ARMIJO * 0.5**halving * slope:
                 break
         else:
-            # Rounding hides any further descent: this is the minimum as far as float64 can tell.
+            # Rounding hides any further descent: this is the minimum in float64.
             return solution
         solution, (value, gradient, chance) = trial, new
     raise BadValue("no head was found", f"{NEWTON_STEPS} steps were not enough", "use a larger l2")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
-from gpumpc.ring.backend import Words
-from gpumpc.ring.cupy_backend.device import CupyDevice, Device
+from gpumpc.ring.cupy_backend.device import CupyDevice, Device, Words
 from gpumpc.ring.cupy_backend.fused import Fused
 from gpumpc.ring.cupy_backend.operands import Operand
 
 
 class CupyBackend(Fused):
-    """Words are arrays of the device; opened values are `Opened`: words, limb planes, or both."""
+    """Words are arrays of the device; operands are words, limb planes, or both."""
 
     def __init__(self, device: Device | None = None) -> None:
         super().__init__(device or CupyDevice())
@@ -26,11 +24,10 @@ class CupyBackend(Fused):
     def synchronize(self) -> None:
         self.device.synchronize()
 
-    def upload(self, host: Any) -> Words:
-        self.device.enter()
-        return self.device.upload(np.ascontiguousarray(host, dtype=np.uint64))
+    def upload(self, host: npt.ArrayLike) -> Words:
+        return self.uploaded(np.asarray(host, dtype=np.uint64))
 
-    def download(self, words: Any) -> np.ndarray:
+    def download(self, words: Words | Operand) -> npt.NDArray[np.uint64]:
         return self.device.download(
             words.words if isinstance(words, Operand) else self.words(words)
         )

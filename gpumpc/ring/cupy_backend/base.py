@@ -1,20 +1,18 @@
-"""What the parts of the backend share: the device, the launcher, and arrays as kernels take
-them.
-"""
+"""The device, the launcher, and arrays as kernels take them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from gpumpc.errors import BadShape, InputError
-from gpumpc.ring.backend import Words
-from gpumpc.ring.cupy_backend.device import Device
+from gpumpc.errors import BadFrame, BadShape, InputError
+from gpumpc.ring.cupy_backend.device import Device, DeviceArray
 from gpumpc.ring.cupy_backend.launcher import Launcher
 from gpumpc.ring.fixed_point import mask
+from gpumpc.ring.values import Shaped
 
 BLOCK = 1024  # elements of one block of the element-wise kernels
 THREADS = 256
@@ -25,8 +23,8 @@ def blocks_of(n: int, per_block: int) -> int:
     return -(-n // per_block)
 
 
-def keep(bits: int) -> int:
-    """2^bits - 1, as kernels take a modulus."""
+def bit_mask(bits: int) -> int:
+    """2^bits - 1, as kernels take a modulus. Raises InputError beyond a word's 64 bits."""
     if not 0 <= bits <= 64:
         raise InputError(f"{bits} bits of a word were asked for", "a word has 64", "choose 0 to 64")
     return int(mask(bits))
@@ -47,61 +45,69 @@ def quad_blocks(n_bytes: int) -> int:
 
 
 class Base:
-    """Device, launcher, and the few conversions."""
+    """Conversions and element-wise launches that all operations share."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.launch = Launcher(device)
 
-    def words(self, value: Any) -> Words:
+    def words(self, value: DeviceArray | npt.NDArray[np.uint64]) -> DeviceArray:
         """Contiguous words on the device; host arrays are copied there.
 
         Raises InputError for another type.
         """
         self.device.enter()
-        if not self.device.owns(value):
-            value = self.device.upload(np.ascontiguousarray(value))
-        if value.dtype != np.uint64:
+        array = value if self.device.owns(value) else self.uploaded(np.asarray(value))
+        if array.dtype != np.uint64:
             raise InputError(
-                f"an array of {value.dtype} was used as ring elements",
+                f"an array of {array.dtype} was used as ring elements",
                 "they are uint64",
                 "convert it first",
             )
-        return self.device.arrays.ascontiguousarray(value)
+        return self.contiguous(array)
 
-    def new(self, shape: Sequence[int], dtype: type = np.uint64) -> Any:
+    def uploaded(self, host: npt.NDArray[np.generic]) -> DeviceArray:
+        """A host array on the device."""
+        self.device.enter()
+        return self.device.upload(np.ascontiguousarray(host))
+
+    def received(self, packed: memoryview, n_bytes: int) -> DeviceArray:
+        """The bytes of a message on the device. Raises BadFrame where their number is another."""
+        buffer = np.frombuffer(packed, dtype=np.uint8)
+        if buffer.size != n_bytes:
+            raise BadFrame(f"{buffer.size} packed bytes arrived where {n_bytes} were expected")
+        return self.uploaded(buffer)
+
+    def contiguous(self, array: DeviceArray) -> DeviceArray:
+        """The array itself, or a contiguous copy."""
+        found: DeviceArray = self.device.arrays.ascontiguousarray(array)
+        return found
+
+    def new(self, shape: Sequence[int], dtype: type = np.uint64) -> DeviceArray:
         """An array that a kernel is about to write."""
         self.device.enter()
         return self.device.empty(tuple(shape), dtype)
 
-    def target(self, shape: Sequence[int], out: Words | None) -> Words:
-        """`out` if a kernel can write it, or a new array that `deliver` copies. Raises BadShape."""
-        if out is None:
-            return self.new(shape)
-        if not self.device.owns(out) or out.dtype != np.uint64 or tuple(out.shape) != tuple(shape):
-            raise BadShape(
-                f"'out' is no array of {tuple(shape)} words of this device",
-                hint="pass one of the input's shape",
-            )
-        return out if out.flags.c_contiguous else self.new(shape)
+    def zeros(self, shape: Sequence[int]) -> DeviceArray:
+        self.device.enter()
+        array: DeviceArray = self.device.arrays.zeros(shape, dtype=np.uint64)
+        return array
 
-    def deliver(self, written: Words, out: Words | None) -> Words:
-        """What was asked for: `out`, if it was given."""
-        if out is None or written is out:
-            return written
-        out[...] = written
-        return out
+    def concat(self, parts: Sequence[DeviceArray], axis: int) -> DeviceArray:
+        words = [self.words(part) for part in parts]
+        joined: DeviceArray = self.device.arrays.concatenate(words, axis=axis)
+        return joined
 
-    def broadcast(self, *values: Words) -> list[Words]:
+    def broadcast(self, *values: DeviceArray) -> list[DeviceArray]:
         """Arrays of the shape that NumPy's rules give them. Raises BadShape where there is none."""
-        arrays = self.device.arrays
         try:
-            return [arrays.ascontiguousarray(value) for value in arrays.broadcast_arrays(*values)]
+            arrays = self.device.arrays.broadcast_arrays(*values)
         except ValueError as error:
             shapes = [tuple(value.shape) for value in values]
             raise BadShape(f"shapes {shapes} do not go together", hint="make them fit") from error
+        return [self.contiguous(array) for array in arrays]
 
-    def same_shape(self, what: str, *arrays: Any) -> None:
+    def same_shape(self, what: str, *arrays: Shaped) -> None:
         """Raises BadShape unless all arrays have the first one's shape."""
         shapes = [tuple(array.shape) for array in arrays]
         if any(shape != shapes[0] for shape in shapes):
@@ -111,8 +117,34 @@ class Base:
                 "use arrays of one shape",
             )
 
-    def each(self, name: str, inputs: Sequence[Words], out: Words, *scalars: int) -> Words:
+    def elementwise(
+        self, name: str, inputs: Sequence[DeviceArray], out: DeviceArray, *scalars: int
+    ) -> DeviceArray:
         """Launch an element-wise kernel: inputs, out, n, scalars."""
         n = math.prod(out.shape)
         self.launch(name, blocks_of(n, BLOCK), *inputs, out, n, *scalars)
+        return out
+
+    def elementwise_into(
+        self, out: DeviceArray | None, name: str, words: DeviceArray, *scalars: int
+    ) -> DeviceArray:
+        """An element-wise kernel of one input that writes `out` where it is given.
+
+        Raises BadShape where `out` is of another shape or type.
+        """
+        words = self.words(words)
+        if out is None:
+            return self.elementwise(name, [words], self.new(words.shape), *scalars)
+        if (
+            not self.device.owns(out)
+            or out.dtype != np.uint64
+            or tuple(out.shape) != tuple(words.shape)
+        ):
+            raise BadShape(
+                f"'out' is not an array of {tuple(words.shape)} words of this device",
+                hint="pass one of the input's shape",
+            )
+        if out.flags.c_contiguous:
+            return self.elementwise(name, [words], out, *scalars)
+        out[...] = self.elementwise(name, [words], self.new(words.shape), *scalars)
         return out

@@ -1,18 +1,20 @@
-"""Streams, the wire, and lanes: 64 elements of one bit position to a word."""
+"""Uniform values, the wire's bytes, and lanes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from gpumpc.errors import BadFrame, BadShape, InputError
+from gpumpc.errors import BadShape, InputError
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import Lanes, Words, lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, Base, blocks_of, keep
+from gpumpc.ring.backend import lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.bit_slices import bits_of_lane, clear_tail
+from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, Base, bit_mask, blocks_of
+from gpumpc.ring.cupy_backend.device import Lanes, Words
 
 MAX_DIGIT_BITS = 6
 _STREAM_BYTES = THREADS * 64  # of one block of the stream kernels
@@ -25,7 +27,9 @@ def key_words(key: bytes) -> list[int]:
 
 
 class Bits(Base):
-    """Expansion, packing and bit operations."""
+    """The contract's `Streams`, `WireForms` and `Bits` that are not fused, and leaves of
+    comparisons.
+    """
 
     # uniform values
 
@@ -36,18 +40,17 @@ class Bits(Base):
             # AES has look-up tables, which a GPU would read at secret places: the host expands, for
             # programs made for CPUs.
             stream = prg.expand(cipher, key, n * size).view(f"<u{size}").astype(np.uint64)
-            return self.each("affine", [self.words(stream)], out, 1, 0, keep(bits))
+            return self.elementwise("affine", [self.words(stream)], out, 1, 0, bit_mask(bits))
         prg.check(key, n * size)
         blocks = blocks_of(n * size, _STREAM_BYTES)
-        self.launch("chacha_words", blocks, out, n, size, keep(bits), *key_words(key))
+        self.launch("chacha_words", blocks, out, n, size, bit_mask(bits), *key_words(key))
         return out
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
-        row, tail = n_lanes(n), keep((n - 1) % 64 + 1)
+        row, tail = n_lanes(n), bit_mask((n - 1) % 64 + 1)
         if cipher != "chacha20":
             lanes = prg.expand(cipher, key, lane_bytes(n, planes)).view("<u8").reshape(planes, row)
-            lanes[:, -1:] &= np.uint64(tail)
-            return self.words(lanes)
+            return self.words(clear_tail(lanes, n))
         prg.check(key, lane_bytes(n, planes))
         out = self.new((planes, row))
         blocks = blocks_of(8 * planes * row, _STREAM_BYTES)
@@ -66,31 +69,16 @@ class Bits(Base):
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n = math.prod(shape)
         out = self.new(shape)
-        self.launch(
-            "unpack",
-            blocks_of(n, BLOCK),
-            self.received(packed, packed_bytes(n, bits)),
-            out,
-            n,
-            bits,
-        )
+        received = self.received(packed, packed_bytes(n, bits))
+        self.launch("unpack", blocks_of(n, BLOCK), received, out, n, bits)
         return out
-
-    def received(self, packed: memoryview, n_bytes: int) -> Any:
-        """Bytes of the wire on the device. Raises BadFrame where their number is another."""
-        self.device.enter()
-        buffer = np.frombuffer(packed, dtype=np.uint8)
-        if buffer.size != n_bytes:
-            raise BadFrame(f"{buffer.size} packed bytes arrived where {n_bytes} were expected")
-        return self.device.upload(buffer)
 
     def pack_lanes(self, lanes: Lanes) -> memoryview:
         return self.device.download(self.words(lanes)).reshape(-1).view(np.uint8).data
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
-        return (
-            self.received(packed, lane_bytes(n, planes)).view(np.uint64).reshape(planes, n_lanes(n))
-        )
+        received = self.received(packed, lane_bytes(n, planes))
+        return received.view(np.uint64).reshape(planes, n_lanes(n))
 
     # bits
 
@@ -100,18 +88,6 @@ class Bits(Base):
         planes = self.new((bits, n_lanes(n)))
         self.launch("to_planes", blocks_of(n, _TILE), words, planes, n, n_lanes(n), bits)
         return planes
-
-    def from_planes(self, planes: Lanes, shape: Sequence[int]) -> Words:
-        """The inverse of `to_planes`."""
-        planes, n = self.words(planes), math.prod(shape)
-        if planes.shape[1:] != (n_lanes(n),) or len(planes) > 64:
-            raise BadShape(
-                f"planes {planes.shape} of {n} elements",
-                hint="pass at most 64 planes of so many lanes",
-            )
-        out = self.new(shape)
-        self.launch("from_planes", blocks_of(n, _TILE), planes, out, n, n_lanes(n), len(planes))
-        return out
 
     def bit(self, words: Words, position: int) -> Lanes:
         words = self.words(words)
@@ -131,40 +107,38 @@ class Bits(Base):
             )
         return lane
 
-    def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
-        return self.each("from_bit", [self.lane(lane, math.prod(shape))], self.new(shape))
-
-    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+    def rows_of_lanes(self, lanes: Lanes, n: int) -> Lanes:
+        """Lanes of n elements a row. Raises BadShape for rows of another number."""
         lanes = self.words(lanes)
         if lanes.shape[1:] != (n_lanes(n),):
             raise BadShape(
                 f"lanes {lanes.shape} of {n} elements", hint=f"a row has {n_lanes(n)} words"
             )
+        return lanes
+
+    def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
+        return self.elementwise("from_bit", [self.lane(lane, math.prod(shape))], self.new(shape))
+
+    def from_lanes(self, lanes: Lanes, n: int) -> Words:
+        lanes = self.rows_of_lanes(lanes, n)
         out = self.new((len(lanes), n))
-        self.launch(
-            "from_lanes", blocks_of(out.size, BLOCK), lanes, out, out.size, max(1, n), n_lanes(n)
-        )
+        scalars = out.size, max(1, n), n_lanes(n)
+        self.launch("from_lanes", blocks_of(out.size, BLOCK), lanes, out, *scalars)
         return out
 
     def constant_lane(self, bit: int, n: int) -> Lanes:
-        host = np.full(n_lanes(n), keep(64) if bit else 0, dtype=np.uint64)
-        host[-1:] &= np.uint64(keep((n - 1) % 64 + 1))
-        self.device.enter()
-        return self.device.upload(host)
+        host = np.full(n_lanes(n), bit_mask(64) if bit else 0, dtype=np.uint64)
+        return self.uploaded(clear_tail(host, n))
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
         if_one, if_zero = self.words(if_one), self.words(if_zero)
         self.same_shape("a selection", if_one, if_zero)
         lane = self.lane(lane, math.prod(if_one.shape))
-        return self.each("select_words", [lane, if_one, if_zero], self.new(if_one.shape))
+        return self.elementwise("select_words", [lane, if_one, if_zero], self.new(if_one.shape))
 
-    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> np.ndarray:
+    def download_bits(self, lane: Lanes, shape: Sequence[int]) -> npt.NDArray[np.bool_]:
         host = self.device.download(self.lane(lane, math.prod(shape)))
-        return (
-            np.unpackbits(host.view(np.uint8), count=math.prod(shape), bitorder="little")
-            .view(bool)
-            .reshape(shape)
-        )
+        return bits_of_lane(host, shape).view(bool)
 
     # leaves of comparisons
 
@@ -173,15 +147,8 @@ class Bits(Base):
         n_digits, width, lanes = planes.shape
         _check_width(width)
         table = self.new((n_digits, (1 << width) - 1, lanes))
-        self.launch(
-            "thermometer",
-            blocks_of(lanes, THREADS) * n_digits,
-            planes,
-            table,
-            lanes,
-            width,
-            n_digits,
-        )
+        blocks = blocks_of(lanes, THREADS) * n_digits
+        self.launch("thermometer", blocks, planes, table, lanes, width, n_digits)
         return table
 
     def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:

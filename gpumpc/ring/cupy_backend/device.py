@@ -1,24 +1,45 @@
-"""What a device is to the backend, and the one that is a GPU: memory, copies, launches. The only
-import of CuPy.
+"""Memory, copies and launches: the interface of a device, and the GPU behind it. The only import of
+CuPy.
 
 Each CupyDevice has a stream of its own: two servers and a dealer, or several batches, overlap when
-each has its own backend. The stream is ordered against CuPy's default stream, so that array
-arithmetic of a thread that has not called the backend yet is still right. Buffers on the host are
-page-locked: copies do not hold up other streams.
+each has its own backend. The stream is ordered against CuPy's default stream, so array arithmetic
+of a thread that has not called the backend yet is still right. Buffers on the host are page-locked:
+copies do not hold up other streams.
 """
 
 from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from types import EllipsisType, ModuleType
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import ConfigError, MissingExtra
 from gpumpc.ring import kernels
+from gpumpc.ring.values import Numbers
+
+
+class DeviceArray(Numbers, Protocol):
+    """An array on the device, as far as the backend uses it."""
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def flags(self) -> Any: ...
+
+    def view(self, dtype: type, /) -> DeviceArray: ...
+
+    def __setitem__(self, index: EllipsisType, value: DeviceArray, /) -> None: ...
+
+
+Words = DeviceArray
+Lanes = DeviceArray
+Argument = DeviceArray | np.generic | None  # of a launch; None is a null pointer
 
 
 class Device(Protocol):
@@ -36,24 +57,31 @@ class Device(Protocol):
     def enter(self) -> None:
         """Make the calling thread work on this device."""
 
-    def owns(self, array: Any) -> bool:
+    def owns(self, array: object) -> TypeGuard[DeviceArray]:
         """Whether this is an array of the device."""
 
-    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
         """An array whose entries have yet to be written."""
 
-    def upload(self, host: npt.NDArray[Any]) -> Any:
+    def upload(self, host: npt.NDArray[Any]) -> DeviceArray:
         """A copy of a host array."""
 
-    def download(self, array: Any) -> npt.NDArray[Any]:
-        """A copy on the host, after all work that was asked for before."""
+    def download(self, array: DeviceArray) -> npt.NDArray[Any]:
+        """A copy on the host, after all work that was requested before."""
 
-    def launch(self, kernel: kernels.Kernel, blocks: int, arguments: Sequence[Any]) -> None:
-        """Run a kernel on checked arguments: arrays, None for a null pointer, sized NumPy
-        scalars."""
+    def launch(self, kernel: kernels.Kernel, blocks: int, arguments: Sequence[Argument]) -> None:
+        """Run a kernel on checked arguments."""
 
     def synchronize(self) -> None:
-        """Wait for all work that was asked for."""
+        """Wait for all work that was requested."""
+
+
+class _Event(Protocol):
+    done: bool
+
+    def record(self, stream: object) -> None: ...
+
+    def synchronize(self) -> None: ...
 
 
 def has_gpu() -> bool:
@@ -64,7 +92,7 @@ def has_gpu() -> bool:
         return False
 
 
-def _cupy() -> Any:
+def _cupy() -> ModuleType:
     """CuPy, imported when a GPU is first asked for."""
     try:
         import cupy
@@ -74,7 +102,8 @@ def _cupy() -> Any:
             f"CuPy cannot be imported: {error}",
             "pip install 'gpumpc[cuda13]' (or [cuda12])",
         ) from error
-    return cupy
+    module: ModuleType = cupy
+    return module
 
 
 class CupyDevice:
@@ -82,7 +111,9 @@ class CupyDevice:
 
     name = "cupy"
 
-    def __init__(self, ordinal: int = 0, functions: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, ordinal: int = 0, functions: dict[str, Callable[..., None]] | None = None
+    ) -> None:
         self.arrays = cupy = _cupy()
         available = cupy.cuda.runtime.getDeviceCount() if cupy.cuda.is_available() else 0
         if not 0 <= ordinal < available:
@@ -97,11 +128,11 @@ class CupyDevice:
         with self._device:
             self.stream = cupy.cuda.Stream()
         self.architecture = f"sm_{self._device.compute_capability}"
-        # Shared by all that stand beside this one: a kernel is loaded once.
-        self._functions: dict[str, Any] = {} if functions is None else functions
+        # Shared with forked devices: a kernel is loaded once.
+        self._functions: dict[str, Callable[..., None]] = {} if functions is None else functions
         self._lock = threading.Lock()
         # Page-locked buffers of uploads that may still be under way, oldest first.
-        self._uploads: collections.deque[tuple[Any, npt.NDArray[Any]]] = collections.deque()
+        self._uploads: collections.deque[tuple[_Event, npt.NDArray[Any]]] = collections.deque()
 
     def fork(self) -> CupyDevice:
         return CupyDevice(self._ordinal, self._functions)
@@ -112,24 +143,25 @@ class CupyDevice:
         if self.arrays.cuda.get_current_stream() != self.stream:
             self.stream.use()
 
-    def owns(self, array: Any) -> bool:
+    def owns(self, array: object) -> TypeGuard[DeviceArray]:
         return isinstance(array, self.arrays.ndarray)
 
-    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> Any:
-        return self.arrays.empty(shape, dtype)
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> DeviceArray:
+        array: DeviceArray = self.arrays.empty(shape, dtype)
+        return array
 
-    def _page_locked(self, like: Any) -> npt.NDArray[Any]:
+    def _page_locked(self, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         memory = self.arrays.cuda.alloc_pinned_memory(max(1, like.nbytes))
         buffer: npt.NDArray[Any] = np.frombuffer(memory, like.dtype, like.size).reshape(like.shape)
         return buffer
 
-    def _recorded(self) -> Any:
-        event = self.arrays.cuda.Event(disable_timing=True)
+    def _recorded(self) -> _Event:
+        event: _Event = self.arrays.cuda.Event(disable_timing=True)
         event.record(self.stream)
         return event
 
-    def upload(self, host: npt.NDArray[Any]) -> Any:
-        buffer, array = self._page_locked(host), self.empty(host.shape, host.dtype)
+    def upload(self, host: npt.NDArray[Any]) -> DeviceArray:
+        buffer, array = self._page_locked(host), self.arrays.empty(host.shape, host.dtype)
         buffer[...] = host
         runtime = self._runtime
         runtime.memcpyAsync(
@@ -143,15 +175,16 @@ class CupyDevice:
             self._uploads.append((self._recorded(), buffer))
             while self._uploads and self._uploads[0][0].done:
                 self._uploads.popleft()
-        return array
+        uploaded: DeviceArray = array
+        return uploaded
 
-    def download(self, array: Any) -> npt.NDArray[Any]:
-        array = self.arrays.ascontiguousarray(array)
-        buffer = self._page_locked(array)
+    def download(self, array: DeviceArray) -> npt.NDArray[Any]:
+        source = self.arrays.ascontiguousarray(array)
+        buffer = self._page_locked(source)
         runtime = self._runtime
         runtime.memcpyAsync(
             buffer.ctypes.data,
-            array.data.ptr,
+            source.data.ptr,
             buffer.nbytes,
             runtime.memcpyDeviceToHost,
             self.stream.ptr,
@@ -160,11 +193,11 @@ class CupyDevice:
         self._recorded().synchronize()
         return buffer
 
-    def launch(self, kernel: kernels.Kernel, blocks: int, arguments: Sequence[Any]) -> None:
+    def launch(self, kernel: kernels.Kernel, blocks: int, arguments: Sequence[Argument]) -> None:
         values = tuple(np.uintp(0) if argument is None else argument for argument in arguments)
         self._function(kernel)((blocks,), (kernel.threads,), values, shared_mem=kernel.shared_bytes)
 
-    def _function(self, kernel: kernels.Kernel) -> Any:
+    def _function(self, kernel: kernels.Kernel) -> Callable[..., None]:
         with self._lock:
             if kernel.name not in self._functions:
                 # A cubin, not PTX: a newer NVRTC writes PTX that an older driver refuses.

@@ -1,20 +1,23 @@
-"""Local steps: reductions, constants, signs, indices, windows."""
+"""Arithmetic on words, element by element and along an axis: reductions, constants, signs, indices,
+windows.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpumpc.errors import BadShape, InputError
-from gpumpc.ring.backend import Pair, Words
-from gpumpc.ring.cupy_backend.base import BLOCK, Base, blocks_of, keep
+from gpumpc.ring.backend import Pair
+from gpumpc.ring.cupy_backend.base import BLOCK, Base, bit_mask, blocks_of
+from gpumpc.ring.cupy_backend.device import DeviceArray, Words
 
 
-class Local(Base):
-    """What one server does alone."""
+class Elementwise(Base):
+    """The contract's `Arithmetic`, and `truncate`."""
 
     def truncate(
         self, words: Words, k: int, shift: int, party: int, out: Words | None = None
@@ -24,33 +27,23 @@ class Local(Base):
                 f"a share modulo 2^{k} cannot be shifted by {shift}",
                 hint="shift by fewer bits than it has",
             )
-        words = self.words(words)
         round_up = (1 << shift) - 1 if party == 0 else 0
-        target = self.target(words.shape, out)
-        return self.deliver(self.each("truncate", [words], target, round_up, keep(k), shift), out)
+        return self.elementwise_into(out, "truncate", words, round_up, bit_mask(k), shift)
 
     def reduce(self, words: Words, bits: int, out: Words | None = None) -> Words:
-        words = self.words(words)
-        target = self.target(words.shape, out)
-        return self.deliver(self.each("affine", [words], target, 1, 0, keep(bits)), out)
+        return self.elementwise_into(out, "affine", words, 1, 0, bit_mask(bits))
 
     def add_constant(self, words: Words, value: int, bits: int) -> Words:
-        words = self.words(words)
-        return self.each("affine", [words], self.new(words.shape), 1, value % (1 << 64), keep(bits))
+        return self.elementwise_into(None, "affine", words, 1, value % (1 << 64), bit_mask(bits))
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
-        words = self.words(words)
-        return self.each(
-            "affine", [words], self.new(words.shape), factor % (1 << 64), 0, keep(bits)
-        )
+        return self.elementwise_into(None, "affine", words, factor % (1 << 64), 0, bit_mask(bits))
 
     def sign_extend(self, words: Words, bits: int) -> Words:
-        words = self.words(words)
-        return self.each("signed_shift", [words], self.new(words.shape), 64 - bits, 64 - bits)
+        return self.elementwise_into(None, "signed_shift", words, 64 - bits, 64 - bits)
 
     def shift_signed(self, words: Words, shift: int) -> Words:
-        words = self.words(words)
-        return self.each("signed_shift", [words], self.new(words.shape), 0, shift)
+        return self.elementwise_into(None, "signed_shift", words, 0, shift)
 
     def argmax_signed(self, words: Words) -> Words:
         words = self.words(words)
@@ -65,27 +58,23 @@ class Local(Base):
         return out
 
     def smallest_signed(self, words: Words, k: int) -> Words:
-        # In the clear only, for `plain`: the library's sort serves.
-        ordered = self.device.arrays.sort(self.words(words).view(np.int64), axis=-1)
-        return self.device.arrays.ascontiguousarray(ordered[..., :k]).view(np.uint64)
-
-    def zeros(self, shape: Sequence[int]) -> Words:
-        self.device.enter()
-        return self.device.arrays.zeros(shape, dtype=np.uint64)
+        # Only `plain` sorts, in the clear, so the library's sort serves.
+        ordered: Words = self.device.arrays.sort(self.words(words).view(np.int64), axis=-1)
+        return self.contiguous(ordered[..., :k]).view(np.uint64)
 
     def counting(self, n: int) -> Words:
         self.device.enter()
-        return self.device.arrays.arange(n, dtype=np.uint64)
+        array: Words = self.device.arrays.arange(n, dtype=np.uint64)
+        return array
 
-    def _index(self, index: Any, length: int) -> Any:
+    def _index(self, index: npt.ArrayLike, length: int) -> DeviceArray:
         """A host index on the device, every entry checked."""
         host = np.ascontiguousarray(index, dtype=np.int64)
         if host.size and not (0 <= int(host.min()) and int(host.max()) < length):
             raise BadShape(f"an index reaches outside {length} entries", hint="use indices from 0")
-        self.device.enter()
-        return self.device.upload(host)
+        return self.uploaded(host)
 
-    def gather(self, words: Words, index: Any) -> Words:
+    def gather(self, words: Words, index: npt.NDArray[np.int64]) -> Words:
         words = self.words(words)
         rows, length = words.shape
         places = self._index(index, length)
@@ -94,7 +83,7 @@ class Local(Base):
                 f"an index of {len(places)} rows for {rows} rows", hint="give every row its indices"
             )
         out = self.new(places.shape)
-        return self.each("gather", [words, places], out, length, max(1, places.shape[1]))
+        return self.elementwise("gather", [words, places], out, length, max(1, places.shape[1]))
 
     def take(self, words: Words, index: Sequence[int], axis: int) -> Words:
         words = self.words(words)
@@ -102,11 +91,8 @@ class Local(Base):
         length = words.shape[axis]
         places = self._index(index, length)
         out = self.new((*words.shape[:axis], len(places), *words.shape[axis + 1 :]))
-        inner = max(1, math.prod(words.shape[axis + 1 :]))
-        return self.each("take_axis", [words, places], out, length, max(1, len(places)), inner)
-
-    def concat(self, parts: Sequence[Words], axis: int) -> Words:
-        return self.device.arrays.concatenate([self.words(part) for part in parts], axis=axis)
+        scalars = length, max(1, len(places)), max(1, math.prod(words.shape[axis + 1 :]))
+        return self.elementwise("take_axis", [words, places], out, *scalars)
 
     def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
         words = self.words(words)
@@ -118,7 +104,6 @@ class Local(Base):
         ho, wo = (h - kh) // sy + 1, (w - kw) // sx + 1
         out = self.new((b, ho, wo, c))
         n = math.prod(out.shape)
-        self.launch(
-            "window_sum", blocks_of(n, BLOCK), words, out, n, h, w, c, ho, wo, kh, kw, sy, sx
-        )
+        place = n, h, w, c, ho, wo, kh, kw, sy, sx
+        self.launch("window_sum", blocks_of(n, BLOCK), words, out, *place)
         return out

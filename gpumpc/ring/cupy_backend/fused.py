@@ -1,8 +1,4 @@
-"""Steps of the protocols in one pass each: what their formulas need, without a trip through memory.
-
-Those without a docstring are the contract's. The others go beyond it: each equals the composition
-of the contract's operations that its docstring names, bit for bit; the tests hold it to that.
-"""
+"""Masking, openings and steps of protocols in one pass each, without intermediate arrays."""
 
 from __future__ import annotations
 
@@ -11,26 +7,27 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from gpumpc.errors import BadShape
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
-from gpumpc.ring.backend import Factors, Lanes, LiftLanes, Words, lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, blocks_of, keep, quad_blocks
+from gpumpc.ring.backend import Factors, LiftLanes, lane_bytes, n_lanes, packed_bytes
+from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, bit_mask, blocks_of, quad_blocks
 from gpumpc.ring.cupy_backend.bits import Bits, key_words
-from gpumpc.ring.cupy_backend.elementwise import Local
+from gpumpc.ring.cupy_backend.device import Lanes, Words
+from gpumpc.ring.cupy_backend.elementwise import Elementwise
 from gpumpc.ring.cupy_backend.operands import Operand, limbs_for, padded
 from gpumpc.ring.cupy_backend.products import Products
 
 _STREAM_BYTES = THREADS * 64
 FAN_INS = (2, 3, 4)
+_Sums = tuple[tuple[Factors, ...], ...]
 
 
-class Fused(Products, Bits, Local):
-    """Openings, Beaver products, tree levels, lifts, selections, maxima."""
+class Fused(Products, Bits, Elementwise):
+    """The contract's `ProtocolKernels`, and its operations that mask, pack or add messages."""
 
     # openings
 
@@ -73,7 +70,7 @@ class Fused(Products, Bits, Local):
         prg.check(key, n * size)
         packed = self.new((packed_bytes(n, bits),), np.uint8)
         blocks = blocks_of(n * size, _STREAM_BYTES)
-        scalars = n, bits, size, sign % (1 << 64), keep(bits), *key_words(key)
+        scalars = n, bits, size, sign % (1 << 64), bit_mask(bits), *key_words(key)
         self.launch("mask_words", blocks, words, packed, masked, drawn, *scalars)
         return self.device.download(packed).data
 
@@ -88,20 +85,24 @@ class Fused(Products, Bits, Local):
         prg.check(key, n * size)
         blocks = blocks_of(n * size, _STREAM_BYTES)
         self.launch(
-            "mask_add", blocks, words, out, n, size, sign % (1 << 64), keep(bits), *key_words(key)
+            "mask_add",
+            blocks,
+            words,
+            out,
+            n,
+            size,
+            sign % (1 << 64),
+            bit_mask(bits),
+            *key_words(key),
         )
         return out
 
     def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
-        lanes = self.words(lanes)
-        if lanes.shape[1:] != (n_lanes(n),):
-            raise BadShape(
-                f"lanes {lanes.shape} of {n} elements", hint=f"a row has {n_lanes(n)} words"
-            )
+        lanes = self.rows_of_lanes(lanes, n)
         if cipher != "chacha20":
             return lanes ^ self.expand_lanes(cipher, key, len(lanes), n)
         prg.check(key, lane_bytes(n, len(lanes)))
-        out, row, tail = self.new(lanes.shape), max(1, n_lanes(n)), keep((n - 1) % 64 + 1)
+        out, row, tail = self.new(lanes.shape), max(1, n_lanes(n)), bit_mask((n - 1) % 64 + 1)
         blocks = blocks_of(8 * out.size, _STREAM_BYTES)
         self.launch("mask_lanes", blocks, lanes, out, out.size, row, tail, *key_words(key))
         return out
@@ -110,7 +111,9 @@ class Fused(Products, Bits, Local):
         words = self.words(words)
         n, out = math.prod(words.shape), self.new(words.shape)
         received = self.received(packed, packed_bytes(n, bits))
-        self.launch("add_packed", blocks_of(n, BLOCK), words, received, out, n, bits, keep(bits))
+        self.launch(
+            "add_packed", blocks_of(n, BLOCK), words, received, out, n, bits, bit_mask(bits)
+        )
         return out
 
     def combine(self, own: Words, theirs: memoryview, bits: int) -> Operand:
@@ -119,31 +122,20 @@ class Fused(Products, Bits, Local):
         packed = self.received(theirs, packed_bytes(n, bits))
         rows, width = math.prod(own.shape[:-1]), padded(depth)
         planes = self.new((limbs, rows, width), np.uint8)
-        blocks = quad_blocks(rows * width)
-        self.launch(
-            "combine",
-            blocks,
-            own,
-            packed,
-            planes,
-            None,
-            rows,
-            depth,
-            width,
-            bits,
-            limbs,
-            keep(bits),
-        )
-        return Operand(self, tuple(own.shape), bits, None, planes)
+        blocks, sizes = quad_blocks(rows * width), (rows, depth, width, bits, limbs)
+        self.launch("combine", blocks, own, packed, planes, None, *sizes, bit_mask(bits))
+        return Operand(self, tuple(own.shape), bits, rows=planes)
 
     # Beaver multiplication
 
-    def beaver(self, e: Any, f: Any, a: Any, b: Any, c: Words, party: int, bits: int) -> Words:
-        """(1 - p) e f + e b + a f + c, element by element."""
+    def beaver(
+        self, e: Operand, f: Operand, a: Operand, b: Operand, c: Words, party: int, bits: int
+    ) -> Words:
         operands = [self.operand(value, bits).words for value in (e, f, a, b)]
         operands.append(self.words(c))
         self.same_shape("a Beaver product", *operands)
-        return self.each("beaver", operands, self.new(operands[0].shape), 1 - party, keep(bits))
+        out = self.new(operands[0].shape)
+        return self.elementwise("beaver", operands, out, 1 - party, bit_mask(bits))
 
     # comparison trees
 
@@ -172,19 +164,8 @@ class Fused(Products, Bits, Local):
             )
         out = self.new((len(sums), nodes, lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
-        self.launch(
-            "tree_finish",
-            blocks,
-            opened,
-            masks,
-            dealt,
-            out,
-            lanes,
-            nodes,
-            fan_in,
-            int(keep_eq),
-            int(party == 0),
-        )
+        scalars = lanes, nodes, fan_in, int(keep_eq), int(party == 0)
+        self.launch("tree_finish", blocks, opened, masks, dealt, out, *scalars)
         return out
 
     def _written_out(
@@ -196,7 +177,7 @@ class Fused(Products, Bits, Local):
         products: Sequence[Factors],
         party: int,
     ) -> Lanes:
-        """Sums that are no node of a tree: the subsets one by one."""
+        """Sums that are not a node of a tree: the subsets one by one."""
         shares: dict[Factors, Lanes] = {(i,): masks[:, i] for i in range(masks.shape[1])}
         shares |= {subset: dealt[:, j] for j, subset in enumerate(products)}
         totals = []
@@ -221,16 +202,8 @@ class Fused(Products, Bits, Local):
             ]
             return self.concat(columns, 1)
         found = self.new((nodes, len(products), lanes))
-        self.launch(
-            "tree_deal",
-            blocks_of(lanes, THREADS) * nodes,
-            masks,
-            found,
-            lanes,
-            nodes,
-            node[0],
-            int(node[1]),
-        )
+        blocks = blocks_of(lanes, THREADS) * nodes
+        self.launch("tree_deal", blocks, masks, found, lanes, nodes, node[0], int(node[1]))
         return found
 
     # lifts
@@ -248,23 +221,14 @@ class Fused(Products, Bits, Local):
         halves = 2 * row
         blocks = blocks_of(32 * len(candidates) * halves, THREADS)
         second = candidates[1] if len(candidates) == 2 else None
-        self.launch(
-            "lift_tell",
-            blocks,
-            candidates[0],
-            second,
-            *lanes,
-            n,
-            max(1, halves),
-            len(candidates) * halves,
-            low,
-        )
+        sizes = n, max(1, halves), len(candidates) * halves
+        self.launch("lift_mask", blocks, candidates[0], second, *lanes, *sizes, low)
         return tops, masked
 
     def lift(
         self,
         shares: Sequence[Words],
-        lanes: LiftLanes,
+        lanes: LiftLanes[Lanes],
         products: Words,
         party: int,
         low: int,
@@ -287,20 +251,9 @@ class Fused(Products, Bits, Local):
             (None, None) if lanes.choice is None else (candidates[1], self.words(lanes.choice))
         )
         out = self.new((n,))
-        arguments = (
-            candidates[0],
-            second,
-            products,
-            *planes,
-            choice,
-            out,
-            n,
-            n_lanes(n),
-            party,
-            low,
-            keep(high),
-        )
-        self.launch("lift_keep", blocks_of(n, BLOCK), *arguments)
+        arrays = candidates[0], second, products, *planes, choice, out
+        scalars = n, n_lanes(n), party, low, bit_mask(high)
+        self.launch("lift_finish", blocks_of(n, BLOCK), *arrays, *scalars)
         return out
 
     # selections and sums
@@ -312,7 +265,7 @@ class Fused(Products, Bits, Local):
         self.same_shape("candidates", *inputs)
         n = math.prod(inputs[0].shape)
         out = self.new((2, *inputs[0].shape))
-        self.launch("candidates", blocks_of(n, BLOCK), *inputs, out, n, keep(bits))
+        self.launch("candidates", blocks_of(n, BLOCK), *inputs, out, n, bit_mask(bits))
         return out[0], out[1]
 
     def add_flipped(
@@ -321,46 +274,19 @@ class Fused(Products, Bits, Local):
         words, t = self.words(words), self.words(t)
         self.same_shape("a clamp", words, t)
         inputs = [words, self.lane(lane, math.prod(words.shape)), t]
-        return self.each(
-            "clamp_finish", inputs, self.new(words.shape), 1 - party, factor % (1 << 64), keep(bits)
-        )
-
-    def add(self, x: Words, y: Words, bits: int) -> Words:
-        """x + y: a residual."""
-        x, y = self.words(x), self.words(y)
-        self.same_shape("a sum", x, y)
-        return self.each("add", [x, y], self.new(x.shape), keep(bits))
-
-    def level_difference(self, entries: Words, bits: int) -> Words:
-        """Entries 2 p minus 2 p + 1 of (E, m)."""
-        entries = self.words(entries)
-        out = self.new((len(entries) // 2, *entries.shape[1:]))
-        return self.each(
-            "level_difference", [entries], out, max(1, math.prod(entries.shape[1:])), keep(bits)
-        )
-
-    def level_best(self, entries: Words, positive: Words, bits: int) -> Words:
-        """Entries 2 p + 1 plus max(difference, 0); an odd last entry moves up."""
-        entries, positive = self.words(entries), self.words(positive)
-        pairs = len(entries) // 2
-        if positive.shape != (pairs, *entries.shape[1:]):
-            raise BadShape(
-                f"{positive.shape} results of a level of {entries.shape}", hint="one a pair"
-            )
-        out = self.new((len(entries) - pairs, *entries.shape[1:]))
-        size = max(1, math.prod(entries.shape[1:]))
-        return self.each("level_best", [entries, positive], out, size, pairs, keep(bits))
+        scalars = 1 - party, factor % (1 << 64), bit_mask(bits)
+        return self.elementwise("clamp_finish", inputs, self.new(words.shape), *scalars)
 
 
 @functools.cache
-def _nodes() -> dict[tuple[Any, Any], tuple[int, bool]]:
+def _nodes() -> dict[tuple[_Sums, tuple[Factors, ...]], tuple[int, bool]]:
     """(sums, products) of the nodes that kernels/tree.cu knows -> (fan-in, whether eq is kept)."""
-    found = {}
+    found: dict[tuple[_Sums, tuple[Factors, ...]], tuple[int, bool]] = {}
     for fan_in, keep_eq in itertools.product(FAN_INS, (False, True)):
         n_eq = fan_in if keep_eq else fan_in - 1
         less = tuple((*range(j), n_eq + j - 1) for j in range(1, fan_in))
         equal = (tuple(range(fan_in)),)
-        sums = (less, equal) if keep_eq else (less,)
+        sums: _Sums = (less, equal) if keep_eq else (less,)
         subsets = {
             subset
             for terms in sums

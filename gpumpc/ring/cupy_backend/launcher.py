@@ -5,13 +5,12 @@ kernel.
 from __future__ import annotations
 
 import collections
-from typing import Any
 
 import numpy as np
 
 from gpumpc.errors import BadShape, InputError
 from gpumpc.ring import kernels
-from gpumpc.ring.cupy_backend.device import Device
+from gpumpc.ring.cupy_backend.device import Argument, Device, DeviceArray
 
 MAX_BLOCKS = (1 << 31) - 1
 _BUG = "this is a bug in the backend: please report it"
@@ -27,7 +26,7 @@ class Launcher:
         self.device = device
         self.launched: collections.Counter[str] = collections.Counter()
 
-    def __call__(self, name: str, blocks: int, *arguments: Any) -> None:
+    def __call__(self, name: str, blocks: int, *arguments: DeviceArray | int | None) -> None:
         """Run a kernel; nothing happens where there are no blocks. Raises InputError, BadShape."""
         kernel = kernels.catalogue()[name]
         if len(arguments) != len(kernel.parameters):
@@ -48,14 +47,14 @@ class Launcher:
             self.launched[name] += 1
             self.device.launch(kernel, blocks, checked)
 
-    def _checked(self, name: str, parameter: kernels.Parameter, value: Any) -> Any:
+    def _checked(self, name: str, parameter: kernels.Parameter, value: object) -> Argument:
         where = f"argument '{parameter.name}' of {name}"
         if not parameter.is_pointer:
             return _scalar(where, parameter.dtype, value)
         if value is None:
             return None
         if not self.device.owns(value):
-            raise InputError(f"{where} is no array of this device", hint=_BUG)
+            raise InputError(f"{where} is not an array of this device", hint=_BUG)
         if value.dtype != parameter.dtype:
             raise InputError(f"{where} holds {value.dtype}, not {parameter.dtype}", hint=_BUG)
         if not value.flags.c_contiguous:
@@ -63,15 +62,14 @@ class Launcher:
         return value
 
 
-def _scalar(where: str, dtype: np.dtype, value: Any) -> Any:
-    """A scalar of exactly this type: a kernel reads as many bytes as it declares, whatever was
-    meant.
-    """
+def _scalar(where: str, dtype: np.dtype, value: object) -> np.generic:
+    """A scalar of exactly this type: a kernel reads as many bytes as it declares."""
     limits = np.iinfo(dtype)
     if (
         isinstance(value, bool)
         or not isinstance(value, int | np.integer)
         or not limits.min <= int(value) <= limits.max
     ):
-        raise InputError(f"{where} is no number of type {dtype}", hint=_BUG)
-    return dtype.type(value)
+        raise InputError(f"{where} is not a number of type {dtype}", hint=_BUG)
+    scalar: np.generic = dtype.type(value)
+    return scalar

@@ -1,4 +1,4 @@
-"""An operand of products: words, limb planes, or both, each made from the other when it is first
+"""Operands of products: words, limb planes, or both, each made from the other when it is first
 needed.
 
 Limb planes are what the tensor-core kernels read: planes[l] holds byte l of every word, rows padded
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from gpumpc.ring.backend import Words
-from gpumpc.ring.cupy_backend.base import Base, blocks_of, quad_blocks
+from gpumpc.ring.cupy_backend.base import BLOCK, Base, blocks_of, quad_blocks
+from gpumpc.ring.cupy_backend.device import DeviceArray, Words
 
 SLICE = 32
 KERNEL_LIMBS = (4, 5, 6, 8)
@@ -35,22 +35,25 @@ class Operand:
     """Words of `shape` modulo 2^bits in one form or both. Values do not print."""
 
     def __init__(
-        self, base: Base, shape: tuple[int, ...], bits: int, words: Words | None, rows: Any = None
+        self,
+        base: Base,
+        shape: tuple[int, ...],
+        bits: int,
+        words: Words | None = None,
+        rows: DeviceArray | None = None,
     ) -> None:
         self._base, self.shape, self.bits = base, shape, bits
         self._words, self._rows = words, rows
-        self._columns: tuple[Any, bool] | None = None
-        # Static weights are read by several threads; a plane that was replaced might still be read.
+        self._columns: tuple[DeviceArray, bool] | None = None
+        # Several threads read static weights, and a plane that was replaced might still be read.
         self._making = threading.RLock()
 
-    def seen_by(self, base: Base) -> Operand:
-        """For products of `base`: itself, or what waits for the stream that makes a form when it is
-        first needed.
-        """
+    def for_products_of(self, base: Base) -> Operand:
+        """Itself, or, for another backend than its own, an operand that waits for its stream."""
         return self if base is self._base else _Foreign(self, base)
 
     def __repr__(self) -> str:
-        return f"Opened(shape={self.shape}, bits={self.bits}, <secret>)"
+        return f"Operand(shape={self.shape}, bits={self.bits}, <secret>)"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -60,31 +63,29 @@ class Operand:
         """As words."""
         with self._making:
             if self._words is None:
-                base, depth = self._base, self.shape[-1]
-                out = base.new(self.shape)
-                limbs, n_rows, width = self._rows.shape
-                n = math.prod(self.shape)
-                base.launch(
-                    "join_rows", blocks_of(n, 1024), self._rows, out, n_rows, depth, width, limbs
-                )
+                rows = cast(
+                    DeviceArray, self._rows
+                )  # an operand has one of its forms from the start
+                out, n = self._base.new(self.shape), math.prod(self.shape)
+                limbs, n_rows, width = rows.shape
+                sizes = n_rows, self.shape[-1], width, limbs
+                self._base.launch("join_rows", blocks_of(n, BLOCK), rows, out, *sizes)
                 self._words = out
             return self._words
 
-    def rows(self, limbs: int) -> Any:
+    def rows(self, limbs: int) -> DeviceArray:
         """Planes (limbs or more, rows, padded last axis)."""
         with self._making:
             if self._rows is None or len(self._rows) < limbs:
                 depth = self.shape[-1]
                 n_rows, width = math.prod(self.shape[:-1]), padded(depth)
                 planes = self._base.new((limbs, n_rows, width), np.uint8)
-                blocks = quad_blocks(n_rows * width)
-                self._base.launch(
-                    "split_rows", blocks, self.words, planes, n_rows, depth, width, limbs
-                )
+                blocks, sizes = quad_blocks(n_rows * width), (n_rows, depth, width, limbs)
+                self._base.launch("split_rows", blocks, self.words, planes, *sizes)
                 self._rows = planes
             return self._rows
 
-    def columns(self, limbs: int, flat: bool = False) -> Any:
+    def columns(self, limbs: int, flat: bool = False) -> DeviceArray:
         """Planes (limbs or more, columns, taps * padded depth) of (depth, columns) or (kh, kw,
         depth, columns).
 
@@ -99,36 +100,35 @@ class Operand:
                 width = padded(depth)
                 planes = self._base.new((limbs, n, n_taps * width), np.uint8)
                 blocks = blocks_of(n, 32) * (width // SLICE) * n_taps
-                self._base.launch(
-                    "split_columns", blocks, self.words, planes, n_taps, depth, width, n, limbs
-                )
+                sizes = n_taps, depth, width, n, limbs
+                self._base.launch("split_columns", blocks, self.words, planes, *sizes)
                 self._columns = planes, flat
             return self._columns[0]
 
 
 class _Foreign(Operand):
-    """An operand of another stream, such as a static weight: that one is waited for, and the
-    reader's is current again.
+    """An operand of another stream, such as a static weight: reading waits for that stream, then
+    makes the reader's own current again.
     """
 
     def __init__(self, of: Operand, reader: Base) -> None:
-        super().__init__(reader, of.shape, of.bits, None)
+        super().__init__(reader, of.shape, of.bits)
         self._of = of
 
     @property
     def words(self) -> Words:
         """As words."""
-        return self._settled(self._of.words)
+        return self._waited_for(self._of.words)
 
-    def rows(self, limbs: int) -> Any:
-        """As `Opened`."""
-        return self._settled(self._of.rows(limbs))
+    def rows(self, limbs: int) -> DeviceArray:
+        """As `Operand`."""
+        return self._waited_for(self._of.rows(limbs))
 
-    def columns(self, limbs: int, flat: bool = False) -> Any:
-        """As `Opened`."""
-        return self._settled(self._of.columns(limbs, flat))
+    def columns(self, limbs: int, flat: bool = False) -> DeviceArray:
+        """As `Operand`."""
+        return self._waited_for(self._of.columns(limbs, flat))
 
-    def _settled(self, array: Any) -> Any:
+    def _waited_for(self, array: DeviceArray) -> DeviceArray:
         self._of._base.device.synchronize()
         self._base.device.enter()
         return array

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gpumpc.errors import BadShape
-from gpumpc.ring.backend import Padding, Pair, Pairs, Words
-from gpumpc.ring.cupy_backend.base import THREADS, Base, blocks_of, keep, quad_blocks
+from gpumpc.ring.backend import Padding, Pair
+from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, Base, bit_mask, blocks_of, quad_blocks
+from gpumpc.ring.cupy_backend.device import DeviceArray, Words
 from gpumpc.ring.cupy_backend.operands import SLICE, Operand, limbs_for, padded
 
+Pairs = Sequence[tuple[Operand | Words, Operand | Words]]
 TILE = 64
 FEWEST = 16  # rows, columns and terms from which tensor cores are used
 FEW_ROWS = 8  # what `distances` holds in registers
@@ -27,8 +28,8 @@ MAX_TERMS = {4: 1 << 30, 5: 66048, 6: 33024, 8: 16512}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Extra:
-    """What an epilogue adds: a term of the result's shape, and a bias a column."""
+class _Addends:
+    """Words of the result's shape, and a bias a column, that the last kernel adds."""
 
     plus: Words | None
     bias: Words | None
@@ -43,6 +44,11 @@ class Window:
     stride: Pair
     padding: Padding
     channels: int
+
+    @property
+    def steps(self) -> tuple[int, int, int, int]:
+        """Stride and padding as kernels take them: rows and columns."""
+        return *self.stride, self.padding[0], self.padding[2]
 
     @property
     def out(self) -> tuple[int, int, int, int]:
@@ -60,37 +66,37 @@ class Window:
 
 
 class Products(Base):
-    """The products of the contract, and the sums of two products that a Beaver multiplication
-    needs.
-    """
+    """The contract's `Products`; plain words serve as operands too."""
 
-    def operand(self, value: Any, bits: int) -> Operand:
-        """An operand as it is, or words made one."""
-        if isinstance(value, Operand):
-            return value.seen_by(self)
-        words = self.words(value)
+    def operand(self, words: Operand | Words, bits: int) -> Operand:
+        if isinstance(words, Operand):
+            return words.for_products_of(self)
+        words = self.words(words)
         return Operand(self, tuple(words.shape), bits, words)
+
+    def _both_words(self, x: Operand | Words, y: Operand | Words, bits: int) -> tuple[Words, Words]:
+        return self.operand(x, bits).words, self.operand(y, bits).words
 
     def static(self, words: Words, bits: int) -> Operand:
         return self.operand(words, bits)
 
-    def multiply(self, x: Any, w: Any, bits: int) -> Words:
-        left, right = self.operand(x, bits).words, self.operand(w, bits).words
+    def multiply(self, x: Operand | Words, w: Operand | Words, bits: int) -> Words:
+        left, right = self._both_words(x, w, bits)
         if left.shape != right.shape:
             left, right = self.broadcast(left, right)
-        return self.each("product", [left, right], self.new(left.shape), keep(bits))
+        return self.elementwise("product", [left, right], self.new(left.shape), bit_mask(bits))
 
-    def row_dot(self, x: Any, y: Any, bits: int) -> Words:
-        left, right = self.operand(x, bits).words, self.operand(y, bits).words
+    def row_dot(self, x: Operand | Words, y: Operand | Words, bits: int) -> Words:
+        left, right = self._both_words(x, y, bits)
         self.same_shape("a dot product of rows", left, right)
         rows, depth = left.shape
         out = self.new((rows,))
-        self.launch("row_dot", blocks_of(rows, 8), left, right, out, rows, depth, keep(bits))
+        self.launch("row_dot", blocks_of(rows, 8), left, right, out, rows, depth, bit_mask(bits))
         return out
 
     # matrix products
 
-    def matmul(self, x: Any, w: Any, bits: int) -> Words:
+    def matmul(self, x: Operand | Words, w: Operand | Words, bits: int) -> Words:
         return self.matmul_sum([(x, w)], bits)
 
     def matmul_sum(
@@ -105,49 +111,39 @@ class Products(Base):
                 f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}",
                 hint="make them fit",
             )
-        out, extra = self.new((m, n)), self._extra((m, n), plus, bias)
+        out, addends = self.new((m, n)), self._addends((m, n), plus, bias)
+        sizes = m, depth, n, bit_mask(bits)
         if m <= FEW_ROWS:
-            for (x, w), term, bias in self._chain(operands, out, extra):
-                self.launch(
-                    "distances",
-                    blocks_of(n, THREADS),
-                    x.words,
-                    w.words,
-                    out,
-                    term,
-                    bias,
-                    m,
-                    depth,
-                    n,
-                    keep(bits),
-                )
+            blocks = blocks_of(n, THREADS)
+            for (x, w), term, column_bias in self._chain(operands, out, addends):
+                self.launch("distances", blocks, x.words, w.words, out, term, column_bias, *sizes)
             return out
         if min(m, n, depth) < FEWEST:
             blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
-            for (x, w), term, bias in self._chain(operands, out, extra):
-                self.launch(
-                    "ring_gemm", blocks, x.words, w.words, out, term, bias, m, depth, n, keep(bits)
-                )
+            for (x, w), term, column_bias in self._chain(operands, out, addends):
+                self.launch("ring_gemm", blocks, x.words, w.words, out, term, column_bias, *sizes)
             return out
         limbs = limbs_for(bits)
         planes = [(x.rows(limbs), w.columns(limbs)) for x, w in operands]
-        self._limb_gemm(limbs, planes, out, (m, n, padded(depth)), bits, extra)
+        self._limb_gemm(limbs, planes, out, (m, n, padded(depth)), bits, addends)
         return out
 
-    def sum_of(self, x: Any, y: Any, bits: int) -> Operand:
-        left, right = self.operand(x, bits).words, self.operand(y, bits).words
+    def sum_of(self, x: Operand | Words, y: Operand | Words, bits: int) -> Operand:
+        left, right = self._both_words(x, y, bits)
         self.same_shape("a sum of operands", left, right)
-        return self.operand(self.each("add", [left, right], self.new(left.shape), keep(bits)), bits)
+        return self.operand(
+            self.elementwise("add", [left, right], self.new(left.shape), bit_mask(bits)), bits
+        )
 
-    def _extra(self, shape: tuple[int, ...], plus: Words | None, bias: Words | None) -> _Extra:
+    def _addends(self, shape: tuple[int, ...], plus: Words | None, bias: Words | None) -> _Addends:
         """Checked for a result of this shape. Raises BadShape."""
         if bias is not None:
             bias = self.words(bias)
             if bias.shape != shape[-1:]:
                 raise BadShape(
-                    f"a bias of shape {tuple(bias.shape)} beside rows of {shape[-1:]}",
-                    "it is one a column",
-                    "",
+                    f"a bias of shape {tuple(bias.shape)} for rows of {shape[-1:]}",
+                    "it has an entry a column",
+                    "make it fit",
                 )
         if plus is not None:
             plus = self.words(plus)
@@ -155,17 +151,15 @@ class Products(Base):
                 raise BadShape(
                     f"{tuple(plus.shape)} words were to be added to {shape}", hint="make them fit"
                 )
-        return _Extra(plus, bias)
+        return _Addends(plus, bias)
 
     @staticmethod
     def _chain(
-        operands: list[tuple[Operand, Operand]], out: Words, extra: _Extra
-    ) -> Iterator[tuple[Any, Any, Any]]:
-        """Launches that add up: the first takes the addend, the next what is there, the last the
-        bias.
-        """
+        operands: list[tuple[Operand, Operand]], out: Words, addends: _Addends
+    ) -> Iterator[tuple[tuple[Operand, Operand], Words | None, Words | None]]:
+        """Launches that add up: each takes the sum so far, the first `plus`, the last the bias."""
         for i, pair in enumerate(operands):
-            yield pair, out if i else extra.plus, extra.bias if i + 1 == len(operands) else None
+            yield pair, out if i else addends.plus, addends.bias if i + 1 == len(operands) else None
 
     def _cut(self, limbs: int, n_pairs: int, slices: int) -> Iterator[tuple[int, int]]:
         """(first slice, how many) of each launch."""
@@ -175,29 +169,33 @@ class Products(Base):
     def _limb_gemm(
         self,
         limbs: int,
-        planes: list[tuple[Any, Any]],
+        planes: list[tuple[DeviceArray, DeviceArray]],
         out: Words,
         sizes: tuple[int, int, int],
         bits: int,
-        extra: _Extra,
+        addends: _Addends,
     ) -> None:
         m, n, width = sizes
         slices = width // SLICE
         pointers = [*planes[0], *(planes[1] if len(planes) > 1 else (None, None))]
-        term = extra.plus
+        term, name = addends.plus, f"limb_gemm_l{limbs}"
+        blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
         for first, count in self._cut(limbs, len(planes), slices):
-            bias = extra.bias if first + count == slices else None
-            blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
-            name = f"limb_gemm_l{limbs}"
-            self.launch(
-                name, blocks, *pointers, out, term, bias, m, n, width, first, count, keep(bits)
-            )
+            bias = addends.bias if first + count == slices else None
+            part = first, count, bit_mask(bits)
+            self.launch(name, blocks, *pointers, out, term, bias, m, n, width, *part)
             term = out
 
     # convolutions
 
     def conv2d(
-        self, x: Any, w: Any, stride: Pair, padding: Padding, groups: int, bits: int
+        self,
+        x: Operand | Words,
+        w: Operand | Words,
+        stride: Pair,
+        padding: Padding,
+        groups: int,
+        bits: int,
     ) -> Words:
         return self.conv2d_sum([(x, w)], stride, padding, groups, bits)
 
@@ -222,13 +220,13 @@ class Products(Base):
             self.same_shape("a sum of convolutions", operands[0][0], x)
             self.same_shape("a sum of convolutions", operands[0][1], w)
         window = Window((image[0], image[1], image[2], image[3]), (kh, kw), stride, padding, c_out)
-        out, extra = self.new(window.out), self._extra(window.out, plus, bias)
+        out, addends = self.new(window.out), self._addends(window.out, plus, bias)
         if groups > 1 and per_group == 1 and c_out == groups:
-            self._depthwise(operands, window, out, bits, extra)
+            self._depthwise(operands, window, out, bits, addends)
         elif groups > 1 or min(math.prod(window.out[:3]), c_out, kh * kw * per_group) < FEWEST:
-            self._ring_conv(operands, window, groups, out, bits, extra)
+            self._ring_conv(operands, window, groups, out, bits, addends)
         else:
-            self._limb_conv(operands, window, out, bits, extra)
+            self._limb_conv(operands, window, out, bits, addends)
         return out
 
     def _depthwise(
@@ -237,26 +235,14 @@ class Products(Base):
         window: Window,
         out: Words,
         bits: int,
-        extra: _Extra,
+        addends: _Addends,
     ) -> None:
-        (_, h, w, c), (_, ho, wo, _), n = window.image, window.out, math.prod(window.out)
-        place = (
-            n,
-            h,
-            w,
-            c,
-            ho,
-            wo,
-            *window.kernel,
-            *window.stride,
-            window.padding[0],
-            window.padding[2],
-            keep(bits),
-        )
-        for (x, weight), term, bias in self._chain(operands, out, extra):
-            self.launch(
-                "depthwise", blocks_of(n, 1024), x.words, weight.words, out, term, bias, *place
-            )
+        (_, h, w, c), (_, ho, wo, _) = window.image, window.out
+        n = math.prod(window.out)
+        place = (n, h, w, c, ho, wo, *window.kernel, *window.steps, bit_mask(bits))
+        blocks = blocks_of(n, BLOCK)
+        for (x, weight), term, bias in self._chain(operands, out, addends):
+            self.launch("depthwise", blocks, x.words, weight.words, out, term, bias, *place)
 
     def _ring_conv(
         self,
@@ -265,28 +251,15 @@ class Products(Base):
         groups: int,
         out: Words,
         bits: int,
-        extra: _Extra,
+        addends: _Addends,
     ) -> None:
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
         blocks = (
             blocks_of(math.prod(window.out[:3]), TILE) * blocks_of(c_out // groups, TILE) * groups
         )
-        place = (
-            *window.image,
-            ho,
-            wo,
-            c_out,
-            kw,
-            kh * kw,
-            *window.stride,
-            window.padding[0],
-            window.padding[2],
-            groups,
-        )
-        for (x, weight), term, bias in self._chain(operands, out, extra):
-            self.launch(
-                "ring_conv", blocks, x.words, weight.words, out, term, bias, *place, keep(bits)
-            )
+        place = (*window.image, ho, wo, c_out, kw, kh * kw, *window.steps, groups, bit_mask(bits))
+        for (x, weight), term, bias in self._chain(operands, out, addends):
+            self.launch("ring_conv", blocks, x.words, weight.words, out, term, bias, *place)
 
     def _limb_conv(
         self,
@@ -294,15 +267,14 @@ class Products(Base):
         window: Window,
         out: Words,
         bits: int,
-        extra: _Extra,
+        addends: _Addends,
     ) -> None:
         limbs, (b, h, w, c) = limbs_for(bits), window.image
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
         rows, width = b * ho * wo, padded(c)
         is_flat = (kh, kw, window.stride, window.padding) == (1, 1, (1, 1), (0, 0, 0, 0))
-        if (
-            is_flat or 2 * c <= width
-        ):  # a product already, or channels that padding would more than double: gather windows
+        # A product already, or channels that padding would more than double: gather windows.
+        if is_flat or 2 * c <= width:
             planes = [
                 (
                     x.rows(limbs) if is_flat else self._windows(x, window, limbs),
@@ -310,64 +282,24 @@ class Products(Base):
                 )
                 for x, y in operands
             ]
-            self._limb_gemm(limbs, planes, out, (rows, c_out, padded(kh * kw * c)), bits, extra)
+            self._limb_gemm(limbs, planes, out, (rows, c_out, padded(kh * kw * c)), bits, addends)
             return
-        pointers = [plane for x, y in operands for plane in (x.rows(limbs), y.columns(limbs))]
-        pointers += [None] * (4 - len(pointers))
-        place = (
-            b,
-            h,
-            w,
-            width,
-            ho,
-            wo,
-            c_out,
-            kw,
-            kh * kw,
-            *window.stride,
-            window.padding[0],
-            window.padding[2],
-        )
-        blocks, slices, term = (
-            blocks_of(rows, TILE) * blocks_of(c_out, TILE),
-            kh * kw * width // SLICE,
-            extra.plus,
-        )
+        planes = [(x.rows(limbs), y.columns(limbs)) for x, y in operands]
+        pointers = [*planes[0], *(planes[1] if len(planes) > 1 else (None, None))]
+        place = (b, h, w, width, ho, wo, c_out, kw, kh * kw, *window.steps)
+        blocks, slices = blocks_of(rows, TILE) * blocks_of(c_out, TILE), kh * kw * width // SLICE
+        term, name = addends.plus, f"limb_conv_l{limbs}"
         for first, count in self._cut(limbs, len(operands), slices):
-            bias = extra.bias if first + count == slices else None
-            self.launch(
-                f"limb_conv_l{limbs}",
-                blocks,
-                *pointers,
-                out,
-                term,
-                bias,
-                *place,
-                first,
-                count,
-                keep(bits),
-            )
+            bias = addends.bias if first + count == slices else None
+            part = first, count, bit_mask(bits)
+            self.launch(name, blocks, *pointers, out, term, bias, *place, *part)
             term = out
 
-    def _windows(self, x: Operand, window: Window, limbs: int) -> Any:
+    def _windows(self, x: Operand, window: Window, limbs: int) -> DeviceArray:
         """Planes (limbs, pixels, padded kh kw c): every window a row."""
         (b, h, w, c), (_, ho, wo, _), (kh, kw) = window.image, window.out, window.kernel
         rows, width = b * ho * wo, padded(kh * kw * c)
         planes = self.new((limbs, rows, width), np.uint8)
-        place = (
-            rows,
-            h,
-            w,
-            c,
-            ho,
-            wo,
-            kh,
-            kw,
-            *window.stride,
-            window.padding[0],
-            window.padding[2],
-            width,
-            limbs,
-        )
+        place = (rows, h, w, c, ho, wo, kh, kw, *window.steps, width, limbs)
         self.launch("split_windows", quad_blocks(rows * width), x.words, planes, *place)
         return planes

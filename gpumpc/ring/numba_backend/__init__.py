@@ -1,8 +1,8 @@
-"""Compiled loops for the same contract: what users without a GPU run. Bit for bit what
-`numpy_backend` defines.
+"""The contract in compiled loops, for machines without a GPU: bit for bit the results of
+`numpy_backend`.
 
-Importing this room compiles everything, or reads it from Numba's cache. Arrays are NumPy's; what
-has no loop here was measured and is as fast there.
+Importing this package compiles everything, or reads it from Numba's cache. Operations without a
+loop here were measured and are as fast in NumPy.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.numba_backend import forms, products, wire
+from gpumpc.ring.bit_slices import clear_tail
 from gpumpc.ring.numba_backend import key_stream as stream_loops
 from gpumpc.ring.numba_backend import lanes as bit_loops
+from gpumpc.ring.numba_backend import products, wire
 from gpumpc.ring.numba_backend import words as loops
 from gpumpc.ring.numba_backend.key_stream import HAS_AES, Stream
-from gpumpc.ring.numpy_backend import NumpyBackend
-
-Words = np.ndarray
-Lanes = np.ndarray
+from gpumpc.ring.numba_backend.products.forms import static
+from gpumpc.ring.numpy_backend import Lanes, NumpyBackend, Words, received
 
 
-def _keep(bits: int) -> int:
+def _mask(bits: int) -> int:
     return (1 << bits) - 1
 
 
@@ -54,7 +53,7 @@ class NumbaBackend(NumpyBackend):
         if stream := _stream(cipher, key, lane_bytes(n, planes)):
             lanes = np.empty(planes * n_lanes(n), dtype=np.uint64)
             stream.lanes(lanes)
-            return _cut(lanes.reshape(planes, n_lanes(n)), n)
+            return clear_tail(lanes.reshape(planes, n_lanes(n)), n)
         return super().expand_lanes(cipher, key, planes, n)
 
     def add_uniform(
@@ -71,7 +70,7 @@ class NumbaBackend(NumpyBackend):
         if stream := _stream(cipher, key, lane_bytes(n, len(lanes))):
             total = np.empty(lanes.size, dtype=np.uint64)
             stream.lanes_added(_flat(lanes), total)
-            return _cut(total.reshape(lanes.shape), n)
+            return clear_tail(total.reshape(lanes.shape), n)
         return super().xor_uniform(lanes, cipher, key, n)
 
     # wire
@@ -93,25 +92,23 @@ class NumbaBackend(NumpyBackend):
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n = math.prod(shape)
-        buffer, words = _expect(packed, packed_bytes(n, bits)), np.empty(n, dtype=np.uint64)
+        buffer, words = received(packed, packed_bytes(n, bits)), np.empty(n, dtype=np.uint64)
         wire.unpack(buffer, bits // 8, bits % 8, words, 0, 0, words)
         return words.reshape(shape)
 
     def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
-        buffer, total = (
-            _expect(packed, packed_bytes(words.size, bits)),
-            np.empty(words.size, dtype=np.uint64),
-        )
-        wire.unpack(buffer, bits // 8, bits % 8, _flat(words), 1, _keep(bits), total)
+        buffer = received(packed, packed_bytes(words.size, bits))
+        total = np.empty(words.size, dtype=np.uint64)
+        wire.unpack(buffer, bits // 8, bits % 8, _flat(words), 1, _mask(bits), total)
         return total.reshape(words.shape)
 
     def unpack_lanes(self, packed: memoryview, planes: int, n: int) -> Lanes:
-        return _aligned(_expect(packed, lane_bytes(n, planes))).reshape(planes, n_lanes(n))
+        return _aligned(received(packed, lane_bytes(n, planes))).reshape(planes, n_lanes(n))
 
     def static(self, words: Words, bits: int) -> Words:
-        return forms.static(words)
+        return static(words)
 
-    def download(self, words: Words) -> np.ndarray:
+    def download(self, words: Words) -> Words:
         return np.asarray(words)
 
     # bits
@@ -185,13 +182,13 @@ class NumbaBackend(NumpyBackend):
         self, y: Words, t: Words, t_r: Words, v: Words, bits: int
     ) -> tuple[Words, Words]:
         zero, one = np.empty(y.size, dtype=np.uint64), np.empty(y.size, dtype=np.uint64)
-        loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _keep(bits), zero, one)
+        loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _mask(bits), zero, one)
         return zero.reshape(y.shape), one.reshape(y.shape)
 
     def lift(
         self,
         shares: Sequence[Words],
-        lanes: LiftLanes,
+        lanes: LiftLanes[Lanes],
         products: Words,
         party: int,
         low: int,
@@ -202,8 +199,8 @@ class NumbaBackend(NumpyBackend):
             planes[0] ^ (choice & (planes[0] ^ planes[-1]))
             for planes in (lanes.tops, lanes.masked, lanes.theirs, lanes.masks)
         )
-        # w_0 = m (1 - heard) - (-1)^(heard ^ told) P; w_1 = m - (-1)^told heard mask - (-1)^(heard
-        # ^ told) P
+        # w_0 = m (1 - theirs) - (-1)^(theirs ^ masked) P
+        # w_1 = m - (-1)^masked theirs mask - (-1)^(theirs ^ masked) P
         crossed = theirs & mask
         terms = (
             (m & ~theirs, crossed ^ crossed, crossed ^ crossed)
@@ -213,14 +210,14 @@ class NumbaBackend(NumpyBackend):
         out = np.empty(shares[0].size, dtype=np.uint64)
         chosen = np.stack([*terms, theirs ^ masked])
         pairs = (_flat(shares[0]), _flat(shares[-1]), _flat(products[0]), _flat(products[-1]))
-        loops.lift_kept(*pairs, _flat(choice), chosen, low, _keep(high), out)
+        loops.lift_selected(*pairs, _flat(choice), chosen, low, _mask(high), out)
         return out
 
     def add_flipped(
         self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
     ) -> Words:
         out = np.empty(words.size, dtype=np.uint64)
-        loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _keep(bits), out)
+        loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _mask(bits), out)
         return out.reshape(words.shape)
 
     # products
@@ -232,19 +229,19 @@ class NumbaBackend(NumpyBackend):
         if x.shape != w.shape:
             return super().multiply(x, w, bits)
         words = np.empty(x.size, dtype=np.uint64)
-        loops.multiply_mask(_flat(x), _flat(w), _keep(bits), words)
+        loops.multiply_mask(_flat(x), _flat(w), _mask(bits), words)
         return words.reshape(x.shape)
 
     def row_dot(self, x: Words, y: Words, bits: int) -> Words:
         words = np.empty(len(x), dtype=np.uint64)
-        loops.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _keep(bits), words)
+        loops.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _mask(bits), words)
         return words
 
     def beaver(
         self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int
     ) -> Words:
         words = np.empty(e.size, dtype=np.uint64)
-        loops.beaver(*map(_flat, (e, f, a, b, c)), 1 - party, _keep(bits), words)
+        loops.beaver(*map(_flat, (e, f, a, b, c)), 1 - party, _mask(bits), words)
         return words.reshape(e.shape)
 
     def _summed(
@@ -259,7 +256,7 @@ class NumbaBackend(NumpyBackend):
             total += part
         rows = total.reshape(-1, bias.size)
         loops.add_bias(
-            rows, np.ascontiguousarray(last).reshape(rows.shape), _flat(bias), _keep(bits), rows
+            rows, np.ascontiguousarray(last).reshape(rows.shape), _flat(bias), _mask(bits), rows
         )
         return total
 
@@ -292,14 +289,14 @@ class NumbaBackend(NumpyBackend):
     def _add_mask_shift(words: Words, add: int, bits: int, shift: int, out: Words | None) -> Words:
         result = np.empty(words.shape, dtype=np.uint64) if out is None else out
         if result.flags.c_contiguous:
-            loops.add_mask_shift(_flat(words), add, _keep(bits), shift, result.reshape(-1))
+            loops.add_mask_shift(_flat(words), add, _mask(bits), shift, result.reshape(-1))
         else:
-            result[...] = ((words + np.uint64(add)) & np.uint64(_keep(bits))) >> np.uint64(shift)
+            result[...] = ((words + np.uint64(add)) & np.uint64(_mask(bits))) >> np.uint64(shift)
         return result
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
         result = np.empty(words.shape, dtype=np.uint64)
-        loops.scale_mask(_flat(words), factor % (1 << 64), _keep(bits), result.reshape(-1))
+        loops.scale_mask(_flat(words), factor % (1 << 64), _mask(bits), result.reshape(-1))
         return result
 
     def sign_extend(self, words: Words, bits: int) -> Words:
@@ -309,7 +306,7 @@ class NumbaBackend(NumpyBackend):
 
 
 def _stream(cipher: Cipher, key: bytes, n_bytes: int) -> Stream | None:
-    """The key's stream in compiled code, where there is such for the cipher and so many bytes."""
+    """The key's stream in compiled code, where it exists for the cipher and so many bytes."""
     if (
         cipher != "aes128ctr"
         or not HAS_AES
@@ -321,21 +318,7 @@ def _stream(cipher: Cipher, key: bytes, n_bytes: int) -> Stream | None:
     return stream if stream.reaches(n_bytes) else None
 
 
-def _cut(lanes: Lanes, n: int) -> Lanes:
-    """Zeros past the last element, in place."""
-    if n % 64:
-        lanes[:, -1] &= np.uint64((1 << (n % 64)) - 1)
-    return lanes
-
-
-def _expect(packed: memoryview, n_bytes: int) -> np.ndarray:
-    buffer = np.frombuffer(packed, dtype=np.uint8)
-    if buffer.size != n_bytes:
-        raise BadFrame(f"{buffer.size} packed bytes arrived where {n_bytes} were expected")
-    return buffer
-
-
-def _aligned(buffer: np.ndarray) -> np.ndarray:
+def _aligned(buffer: npt.NDArray[np.uint8]) -> Words:
     """Bytes as words; copied where they do not begin at a word's boundary."""
     if buffer.ctypes.data % 8:
         buffer = buffer.copy()

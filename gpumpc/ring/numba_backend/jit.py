@@ -1,7 +1,7 @@
 """How a loop becomes machine code: once, before any timing, and kept on disk.
 
 Every loop names its argument types, so it is compiled, or read from the cache, when its module is
-imported: whoever holds a backend waits for no compiler later. Numba keeps the code beside the
+imported: no later call waits for a compiler. Numba keeps the code beside the
 sources, or in the user's cache folder where the installation cannot be written; where there is
 neither, it is compiled again by every process.
 
@@ -11,14 +11,16 @@ its own file.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
 
 import llvmlite.binding
 import numba
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import config
+from numba.core.base import BaseContext
+from numba.core.typing.templates import Signature
 
 word = types.uint64
 index = types.int64
@@ -42,7 +44,7 @@ def has_feature(name: str) -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get(name, False))
 
 
-def repeated(builder: Any, scalar: Any, form: Any) -> Any:
+def repeated(builder: ir.IRBuilder, scalar: ir.Value, form: ir.Type) -> ir.Value:
     """A vector of this form, the scalar in every place."""
     nothing = ir.Constant(form, ir.Undefined)
     first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
@@ -51,19 +53,50 @@ def repeated(builder: Any, scalar: Any, form: Any) -> Any:
     )
 
 
-def compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Any]:
+def intrinsic(
+    result: types.Type, *parameters: types.Type
+) -> Callable[[Callable[..., ir.Value]], Callable[..., int]]:
+    """A function for loops that emits its own LLVM code: (builder, *arguments) -> value or None."""
+
+    def make(emit: Callable[..., ir.Value]) -> Callable[..., int]:
+        def generate(
+            context: BaseContext,
+            builder: ir.IRBuilder,
+            signature: Signature,
+            arguments: list[ir.Value],
+        ) -> ir.Value:
+            value = emit(builder, *arguments)
+            return context.get_dummy_value() if value is None else value
+
+        def typed(*_: object) -> tuple[Signature, Callable[..., ir.Value]]:
+            return result(*parameters), generate
+
+        # Numba reads the number of arguments from the signature, the typing context first.
+        names = ("typing_context", *(f"argument{i}" for i in range(len(parameters))))
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]  # inspect reads it
+        typed.__name__ = emit.__name__
+        made: Callable[..., int] = extending.intrinsic(typed)
+        return made
+
+    return make
+
+
+def compiled(*arguments: types.Type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A loop over arrays of these types, without the interpreter's lock.
 
     Its result is what it wrote.
     """
 
-    def compile_loop(function: Callable[..., Any]) -> Any:
+    def compile_loop(function: Callable[..., None]) -> Callable[..., None]:
         signature = types.void(*arguments)
+        loop: Callable[..., None]
         try:
-            return numba.njit(signature, nogil=True, cache=True)(function)
+            loop = numba.njit(signature, nogil=True, cache=True)(function)
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
-            return numba.njit(signature, nogil=True)(function)
+            loop = numba.njit(signature, nogil=True)(function)
+        return loop
 
     return compile_loop

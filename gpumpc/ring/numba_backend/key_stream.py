@@ -10,14 +10,11 @@ mask is the same loop.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from gpumpc.ring.numba_backend.jit import (
     Bytes,
@@ -28,6 +25,7 @@ from gpumpc.ring.numba_backend.jit import (
     compiled,
     has_feature,
     index,
+    intrinsic,
     repeated,
     word,
 )
@@ -50,85 +48,70 @@ _STATE, _KEY, _QUARTERS = (
 )
 
 
-def _instruction(builder: Any, name: str, form: Any, *arguments: Any) -> Any:
+def _instruction(builder: ir.IRBuilder, name: str, form: ir.Type, *arguments: ir.Value) -> ir.Value:
     function_type = ir.FunctionType(form, [argument.type for argument in arguments])
     return builder.call(
         cgutils.get_or_insert_function(builder.module, function_type, name), list(arguments)
     )
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _round_keys(typing_context: Any, key: Any, target: Any) -> Any:
+@intrinsic(types.void, types.intp, types.intp)
+def _round_keys(b: ir.IRBuilder, key: ir.Value, target: ir.Value) -> None:
     """16 key bytes at one address -> 11 round keys at another, each `_BLOCKS` times."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if not HAS_AES:  # nothing calls it then, but it must compile
-            return context.get_dummy_value()
-        b = builder
-        current = b.bitcast(b.load(b.inttoptr(arguments[0], _KEY.as_pointer()), align=1), _QUARTERS)
-        zeros = ir.Constant(_QUARTERS, [0] * 4)
-        for number in range(_ROUNDS + 1):
-            if number:
-                constant = ir.Constant(
-                    ir.IntType(8), (1, 2, 4, 8, 16, 32, 64, 128, 0x1B, 0x36)[number - 1]
-                )
-                helped = _instruction(
-                    b, "llvm.x86.aesni.aeskeygenassist", _KEY, b.bitcast(current, _KEY), constant
-                )
-                words = current
-                for _ in range(3):  # word i becomes the sum of words 0 .. i
-                    words = b.shuffle_vector(words, zeros, ir.Constant(_QUARTERS, [4, 0, 1, 2]))
-                    current = b.xor(current, words)
-                last = ir.Constant(_QUARTERS, [3] * 4)
-                current = b.xor(
-                    current, b.shuffle_vector(b.bitcast(helped, _QUARTERS), zeros, last)
-                )
-            for copy in range(_BLOCKS):
-                place = ir.Constant(_I64, 16 * (_BLOCKS * number + copy))
-                b.store(
-                    current, b.inttoptr(b.add(arguments[1], place), _QUARTERS.as_pointer()), align=8
-                )
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
+    if not HAS_AES:  # nothing calls it then, but it must compile
+        return
+    current = b.bitcast(b.load(b.inttoptr(key, _KEY.as_pointer()), align=1), _QUARTERS)
+    zeros = ir.Constant(_QUARTERS, [0] * 4)
+    for number in range(_ROUNDS + 1):
+        if number:
+            constant = ir.Constant(
+                ir.IntType(8), (1, 2, 4, 8, 16, 32, 64, 128, 0x1B, 0x36)[number - 1]
+            )
+            helped = _instruction(
+                b, "llvm.x86.aesni.aeskeygenassist", _KEY, b.bitcast(current, _KEY), constant
+            )
+            words = current
+            for _ in range(3):  # word i becomes the sum of words 0 .. i
+                words = b.shuffle_vector(words, zeros, ir.Constant(_QUARTERS, [4, 0, 1, 2]))
+                current = b.xor(current, words)
+            last = ir.Constant(_QUARTERS, [3] * 4)
+            current = b.xor(current, b.shuffle_vector(b.bitcast(helped, _QUARTERS), zeros, last))
+        for copy in range(_BLOCKS):
+            place = ir.Constant(_I64, 16 * (_BLOCKS * number + copy))
+            b.store(current, b.inttoptr(b.add(target, place), _QUARTERS.as_pointer()), align=8)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _group(typing_context: Any, keys: Any, high: Any, low: Any, target: Any) -> Any:
+@intrinsic(types.void, *[types.intp] * 4)
+def _group(
+    b: ir.IRBuilder, keys: ir.Value, high: ir.Value, low: ir.Value, target: ir.Value
+) -> None:
     """`_GROUP_BLOCKS` blocks of the stream from the counter 2^64 high + low on; `low` does not wrap
     within them.
     """
+    if not HAS_AES:  # nothing calls it then, but it must compile
+        return
+    first = ir.Constant(_STATE, ir.Undefined)
+    for place in range(2 * _BLOCKS):
+        counter = b.add(low, ir.Constant(_I64, place // 2)) if place % 2 else high
+        first = b.insert_element(first, counter, ir.Constant(_I32, place))
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if not HAS_AES:  # nothing calls it then, but it must compile
-            return context.get_dummy_value()
-        b = builder
-        keys, high, low, target = arguments
-        first = ir.Constant(_STATE, ir.Undefined)
-        for place in range(2 * _BLOCKS):
-            counter = b.add(low, ir.Constant(_I64, place // 2)) if place % 2 else high
-            first = b.insert_element(first, counter, ir.Constant(_I32, place))
+    def key(number: int) -> ir.Value:
+        address = b.add(keys, ir.Constant(_I64, 16 * _BLOCKS * number))
+        return b.load(b.inttoptr(address, _STATE.as_pointer()), align=8)
 
-        def key(number: int) -> Any:
-            address = b.add(keys, ir.Constant(_I64, 16 * _BLOCKS * number))
-            return b.load(b.inttoptr(address, _STATE.as_pointer()), align=8)
-
-        suffix = ".256" if _BLOCKS == 2 else ""
-        steps = [ir.Constant(_STATE, [0, _BLOCKS * i] * _BLOCKS) for i in range(_IN_FLIGHT)]
-        swap = f"llvm.bswap.v{2 * _BLOCKS}i64"
-        states = [_instruction(b, swap, _STATE, b.add(first, step)) for step in steps]
-        whitening = key(0)
-        states = [b.xor(state, whitening) for state in states]
-        for number in range(1, _ROUNDS + 1):
-            name = "llvm.x86.aesni.aesenclast" if number == _ROUNDS else "llvm.x86.aesni.aesenc"
-            round_key = key(number)
-            states = [_instruction(b, name + suffix, _STATE, state, round_key) for state in states]
-        for i, state in enumerate(states):
-            address = b.add(target, ir.Constant(_I64, 16 * _BLOCKS * i))
-            b.store(state, b.inttoptr(address, _STATE.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 4), generate
+    suffix = ".256" if _BLOCKS == 2 else ""
+    steps = [ir.Constant(_STATE, [0, _BLOCKS * i] * _BLOCKS) for i in range(_IN_FLIGHT)]
+    swap = f"llvm.bswap.v{2 * _BLOCKS}i64"
+    states = [_instruction(b, swap, _STATE, b.add(first, step)) for step in steps]
+    whitening = key(0)
+    states = [b.xor(state, whitening) for state in states]
+    for number in range(1, _ROUNDS + 1):
+        name = "llvm.x86.aesni.aesenclast" if number == _ROUNDS else "llvm.x86.aesni.aesenc"
+        round_key = key(number)
+        states = [_instruction(b, name + suffix, _STATE, state, round_key) for state in states]
+    for i, state in enumerate(states):
+        address = b.add(target, ir.Constant(_I64, 16 * _BLOCKS * i))
+        b.store(state, b.inttoptr(address, _STATE.as_pointer()), align=1)
 
 
 @compiled(Bytes, OutWords)
@@ -136,49 +119,36 @@ def _expand_key(key, keys):  # type: ignore[no-untyped-def]  # typed by its sign
     _round_keys(key.ctypes.data, keys.ctypes.data)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _byte_column(typing_context: Any, source: Any, shift: Any, target: Any) -> Any:
+@intrinsic(types.void, types.intp, types.uint64, types.intp)
+def _byte_column(
+    builder: ir.IRBuilder, source: ir.Value, shift: ir.Value, target: ir.Value
+) -> None:
     """64 words at one address -> 64 bytes at another: bits shift .. shift + 7 of each."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = builder.load(builder.inttoptr(arguments[0], _64_WORDS.as_pointer()), align=8)
-        shifted = builder.lshr(values, repeated(builder, arguments[1], _64_WORDS))
-        builder.store(
-            builder.trunc(shifted, _64_BYTES),
-            builder.inttoptr(arguments[2], _64_BYTES.as_pointer()),
-            align=1,
-        )
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.uint64, types.intp), generate
+    values = builder.load(builder.inttoptr(source, _64_WORDS.as_pointer()), align=8)
+    shifted = builder.lshr(values, repeated(builder, shift, _64_WORDS))
+    builder.store(
+        builder.trunc(shifted, _64_BYTES),
+        builder.inttoptr(target, _64_BYTES.as_pointer()),
+        align=1,
+    )
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _bit_planes(typing_context: Any, source: Any, target: Any) -> Any:
+@intrinsic(types.void, types.intp, types.intp)
+def _bit_planes(builder: ir.IRBuilder, source: ir.Value, target: ir.Value) -> None:
     """64 bytes at one address -> 8 words at another: bit i of word b is bit b of byte i."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = builder.load(builder.inttoptr(arguments[0], _64_BYTES.as_pointer()), align=1)
-        target = builder.inttoptr(arguments[1], _I64.as_pointer())
-        for bit in range(8):
-            tested = builder.and_(values, ir.Constant(_64_BYTES, [1 << bit] * 64))
-            mask = builder.icmp_unsigned("!=", tested, ir.Constant(_64_BYTES, [0] * 64))
-            place = builder.gep(target, [ir.Constant(_I64, bit)])
-            builder.store(builder.bitcast(mask, _I64), place, align=8)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
+    values = builder.load(builder.inttoptr(source, _64_BYTES.as_pointer()), align=1)
+    target = builder.inttoptr(target, _I64.as_pointer())
+    for bit in range(8):
+        tested = builder.and_(values, ir.Constant(_64_BYTES, [1 << bit] * 64))
+        mask = builder.icmp_unsigned("!=", tested, ir.Constant(_64_BYTES, [0] * 64))
+        place = builder.gep(target, [ir.Constant(_I64, bit)])
+        builder.store(builder.bitcast(mask, _I64), place, align=8)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _store(typing_context: Any, value: Any, target: Any) -> Any:
+@intrinsic(types.void, types.uint64, types.intp)
+def _store(builder: ir.IRBuilder, value: ir.Value, target: ir.Value) -> None:
     """A word at an address that is no multiple of eight."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[0], builder.inttoptr(arguments[1], _I64.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.intp), generate
+    builder.store(value, builder.inttoptr(target, _I64.as_pointer()), align=1)
 
 
 @compiled(Words, word, word, index, index, Words, index, OutWords, OutBytes)
@@ -195,7 +165,7 @@ def _words(keys, high, low, size, sign, x, bits, out, packed):  # type: ignore[n
     column, planes = np.empty(64, np.uint8), np.empty(8, np.uint64)
     by_1, by_2, by_4 = raw.view(np.uint8), raw.view(np.uint16), raw.view(np.uint32)
     count = 16 * _BUFFER_BLOCKS // size
-    stream, keep = (
+    stream, mask = (
         raw if size == 8 else widened,
         np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - bits),
     )
@@ -217,13 +187,13 @@ def _words(keys, high, low, size, sign, x, bits, out, packed):  # type: ignore[n
         if not is_packed:
             if sign == 0:
                 for i in range(left):
-                    out[start + i] = stream[i] & keep
+                    out[start + i] = stream[i] & mask
             elif sign == 1:
                 for i in range(left):
-                    out[start + i] = (x[start + i] + stream[i]) & keep
+                    out[start + i] = (x[start + i] + stream[i]) & mask
             else:
                 for i in range(left):
-                    out[start + i] = (x[start + i] - stream[i]) & keep
+                    out[start + i] = (x[start + i] - stream[i]) & mask
             continue
         if sign == 1:
             for i in range(left):

@@ -1,12 +1,12 @@
-"""What is done to 64 elements at a time: tables of comparisons, and looking them up."""
+"""Loops over lanes, 64 elements at a time: tables of comparisons, and products of masked bits."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
 from gpumpc.ring.backend import Factors
@@ -138,7 +138,7 @@ def multiply_masks(masks, chosen, out):  # type: ignore[no-untyped-def]  # typed
 @functools.cache
 def terms_of(
     sums: tuple[tuple[Factors, ...], ...], products: tuple[Factors, ...], n_factors: int, party: int
-) -> Any:
+) -> npt.NDArray[np.int64]:
     """Rows (sum, opened factors as bits, share) of `add_products`."""
     numbers = {(f,): f for f in range(n_factors)} | {
         subset: n_factors + j for j, subset in enumerate(products)

@@ -1,75 +1,78 @@
-"""From what the wire carries to words: byte planes, and lanes by transposition of 64 bits by 64.
+"""From the wire's bytes to words: byte planes, and lanes by transposition of 64 bits by 64.
 
-The way out: `stream`.
+`key_stream` packs words.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.jit import Bytes, OutWords, Words, compiled, index, repeated, word
+from gpumpc.ring.numba_backend.jit import (
+    Bytes,
+    OutWords,
+    Words,
+    compiled,
+    index,
+    intrinsic,
+    repeated,
+    word,
+)
 
 _WORD = ir.IntType(64)
 _BYTES, _WORDS = ir.VectorType(ir.IntType(8), 64), ir.VectorType(_WORD, 64)
 _BLOCK_BYTES, _BLOCK_WORDS = ir.VectorType(ir.IntType(8), 32), ir.VectorType(_WORD, 32)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _bytes_of_bits(typing_context: Any, source: Any, step: Any, count: Any, target: Any) -> Any:
+@intrinsic(types.void, *[types.intp] * 4)
+def _bytes_of_bits(
+    builder: ir.IRBuilder, source: ir.Value, step: ir.Value, count: ir.Value, target: ir.Value
+) -> None:
     """The inverse of `_bit_planes` for `count` (at least 1) words, `step` bytes apart: 64 bytes at
     `target`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, step, count, target = arguments
+    def more(bit: ir.Value, total: ir.Value) -> ir.Value:
+        place = builder.inttoptr(builder.add(source, builder.mul(bit, step)), _WORD.as_pointer())
+        flags = builder.bitcast(builder.load(place, align=1), ir.VectorType(ir.IntType(1), 64))
+        weight = repeated(
+            builder,
+            builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)),
+            _BYTES,
+        )
+        return builder.or_(total, builder.select(flags, weight, ir.Constant(_BYTES, [0] * 64)))
 
-        def more(bit: Any, total: Any) -> Any:
-            place = builder.inttoptr(
-                builder.add(source, builder.mul(bit, step)), _WORD.as_pointer()
-            )
-            flags = builder.bitcast(builder.load(place, align=1), ir.VectorType(ir.IntType(1), 64))
-            weight = repeated(
-                builder,
-                builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)),
-                _BYTES,
-            )
-            return builder.or_(total, builder.select(flags, weight, ir.Constant(_BYTES, [0] * 64)))
-
-        total = _gathered(builder, count, _BYTES, more)
-        builder.store(total, builder.inttoptr(target, _BYTES.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 4), generate
+    total = _gathered(builder, count, _BYTES, more)
+    builder.store(total, builder.inttoptr(target, _BYTES.as_pointer()), align=1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _join_bytes(typing_context: Any, source: Any, step: Any, count: Any, target: Any) -> Any:
+@intrinsic(types.void, *[types.intp] * 4)
+def _join_bytes(
+    builder: ir.IRBuilder, source: ir.Value, step: ir.Value, count: ir.Value, target: ir.Value
+) -> None:
     """32 words, byte j of each from 32 bytes at source + j step, for j < count (at least 1)."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, step, count, target = arguments
+    def more(j: ir.Value, words: ir.Value) -> ir.Value:
+        place = builder.inttoptr(
+            builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer()
+        )
+        wide = builder.zext(builder.load(place, align=1), _BLOCK_WORDS)
+        shift = repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
+        return builder.or_(words, builder.shl(wide, shift))
 
-        def more(j: Any, words: Any) -> Any:
-            place = builder.inttoptr(
-                builder.add(source, builder.mul(j, step)), _BLOCK_BYTES.as_pointer()
-            )
-            wide = builder.zext(builder.load(place, align=1), _BLOCK_WORDS)
-            shift = repeated(builder, builder.mul(j, ir.Constant(_WORD, 8)), _BLOCK_WORDS)
-            return builder.or_(words, builder.shl(wide, shift))
-
-        joined = _gathered(builder, count, _BLOCK_WORDS, more)
-        builder.store(joined, builder.inttoptr(target, _BLOCK_WORDS.as_pointer()), align=8)
-        return context.get_dummy_value()
-
-    return types.void(*[types.intp] * 4), generate
+    joined = _gathered(builder, count, _BLOCK_WORDS, more)
+    builder.store(joined, builder.inttoptr(target, _BLOCK_WORDS.as_pointer()), align=8)
 
 
-def _gathered(builder: Any, count: Any, form: Any, more: Any) -> Any:
+def _gathered(
+    builder: ir.IRBuilder,
+    count: ir.Value,
+    form: ir.Type,
+    more: Callable[[ir.Value, ir.Value], ir.Value],
+) -> ir.Value:
     """A loop: zero, then `more(i, total)` for i = 0 .. count - 1; count is at least 1."""
     before, each, done = (
         builder.block,
@@ -91,25 +94,19 @@ def _gathered(builder: Any, count: Any, form: Any, more: Any) -> Any:
     return grown
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _bit_of_words(typing_context: Any, source: Any, position: Any) -> Any:
+@intrinsic(types.uint64, types.intp, types.intp)
+def _bit_of_words(builder: ir.IRBuilder, source: ir.Value, position: ir.Value) -> ir.Value:
     """One bit of each of 64 words, as a word."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = builder.load(builder.inttoptr(arguments[0], _WORDS.as_pointer()), align=8)
-        # Up to the sign's place: a vector of signs is one instruction.
-        up = builder.sub(ir.Constant(_WORD, 63), arguments[1])
-        moved = builder.shl(values, repeated(builder, up, _WORDS))
-        return builder.bitcast(
-            builder.icmp_signed("<", moved, ir.Constant(_WORDS, [0] * 64)), _WORD
-        )
-
-    return types.uint64(types.intp, types.intp), generate
+    values = builder.load(builder.inttoptr(source, _WORDS.as_pointer()), align=8)
+    # Up to the sign's place: a vector of signs is one instruction.
+    up = builder.sub(ir.Constant(_WORD, 63), position)
+    moved = builder.shl(values, repeated(builder, up, _WORDS))
+    return builder.bitcast(builder.icmp_signed("<", moved, ir.Constant(_WORDS, [0] * 64)), _WORD)
 
 
 @compiled(Bytes, index, index, Words, index, word, OutWords)
-def unpack(packed, whole, rest, x, plus, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Words of `whole` byte planes and `rest` lanes; added to x modulo keep + 1 where `plus` is
+def unpack(packed, whole, rest, x, plus, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """Words of `whole` byte planes and `rest` lanes; added to x modulo mask + 1 where `plus` is
     1.
     """
     n = out.size
@@ -138,7 +135,7 @@ def unpack(packed, whole, rest, x, plus, keep, out):  # type: ignore[no-untyped-
                 values[i] |= np.uint64(column[i]) << shift
         if plus == 1:
             for i in range(count):
-                out[start + i] = (x[start + i] + block[i]) & keep
+                out[start + i] = (x[start + i] + block[i]) & mask
         elif count < 64:
             for i in range(count):
                 out[start + i] = block[i]

@@ -1,4 +1,4 @@
-"""Element-wise loops over flat words: one pass each, whatever they combine."""
+"""Element-wise loops over flat words, one pass each."""
 
 import numpy as np
 
@@ -6,39 +6,39 @@ from gpumpc.ring.numba_backend.jit import OutWords, OutWords2, Words, Words2, co
 
 
 @compiled(Words, word, word, word, OutWords)
-def add_mask_shift(x, add, keep, shift, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """((x + add) & keep) >> shift."""
+def add_mask_shift(x, add, mask, shift, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """((x + add) & mask) >> shift."""
     for i in range(x.size):
-        out[i] = ((x[i] + add) & keep) >> shift
+        out[i] = ((x[i] + add) & mask) >> shift
 
 
 @compiled(Words, word, word, OutWords)
-def scale_mask(x, factor, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(x * factor) & keep."""
+def scale_mask(x, factor, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x * factor) & mask."""
     for i in range(x.size):
-        out[i] = (x[i] * factor) & keep
+        out[i] = (x[i] * factor) & mask
 
 
 @compiled(Words, Words, word, OutWords)
-def multiply_mask(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(x * y) & keep."""
+def multiply_mask(x, y, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x * y) & mask."""
     for i in range(x.size):
-        out[i] = (x[i] * y[i]) & keep
+        out[i] = (x[i] * y[i]) & mask
 
 
 @compiled(Words, Words, Words, Words, Words, word, word, OutWords)
-def beaver(e, f, a, b, c, public, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(e * (b + public * f) + a * f + c) & keep."""
+def beaver(e, f, a, b, c, public, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(e * (b + public * f) + a * f + c) & mask."""
     for i in range(e.size):
-        out[i] = (e[i] * (b[i] + public * f[i]) + a[i] * f[i] + c[i]) & keep
+        out[i] = (e[i] * (b[i] + public * f[i]) + a[i] * f[i] + c[i]) & mask
 
 
 @compiled(Words2, Words2, Words, word, OutWords2)
-def add_bias(x, y, bias, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """(x + y + bias) & keep, the bias a row."""
+def add_bias(x, y, bias, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """(x + y + bias) & mask, the bias a row."""
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            out[i, j] = (x[i, j] + y[i, j] + bias[j]) & keep
+            out[i, j] = (x[i, j] + y[i, j] + bias[j]) & mask
 
 
 @compiled(Words, word, OutWords)
@@ -49,13 +49,13 @@ def extend_sign(x, shift, out):  # type: ignore[no-untyped-def]  # typed by its 
 
 
 @compiled(Words2, Words2, word, OutWords)
-def dot_rows(x, y, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """sum_j x_ij y_ij & keep."""
+def dot_rows(x, y, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """sum_j x_ij y_ij & mask."""
     for i in range(x.shape[0]):
         total = np.uint64(0)
         for j in range(x.shape[1]):
             total += x[i, j] * y[i, j]
-        out[i] = total & keep
+        out[i] = total & mask
 
 
 @compiled(Words, OutWords)
@@ -79,16 +79,16 @@ def select_words(lane, one, zero, out):  # type: ignore[no-untyped-def]  # typed
 
 
 @compiled(Words, Words, Words, Words, word, OutWords, OutWords)
-def both_candidates(y, t, t_r, v, keep, zero, one):  # type: ignore[no-untyped-def]  # typed by its signature
+def both_candidates(y, t, t_r, v, mask, zero, one):  # type: ignore[no-untyped-def]  # typed by its signature
     """zero = y t - t r, one = v - zero."""
     for i in range(zero.size):
-        value = (y[i] * t[i] - t_r[i]) & keep
+        value = (y[i] * t[i] - t_r[i]) & mask
         zero[i] = value
-        one[i] = (v[i] - value) & keep
+        one[i] = (v[i] - value) & mask
 
 
 @compiled(Words, Words, Words, word, word, word, OutWords)
-def add_flipped(x, lane, t, factor, one, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+def add_flipped(x, lane, t, factor, one, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     """x + factor (lane ? one - t : t)."""
     for j in range(lane.size):
         bits, start = lane[j], 64 * j
@@ -97,18 +97,18 @@ def add_flipped(x, lane, t, factor, one, keep, out):  # type: ignore[no-untyped-
             value = t[start + i]
             out[start + i] = (
                 x[start + i] + factor * (value ^ ((value ^ (one - value)) & flip))
-            ) & keep
+            ) & mask
 
 
 @compiled(Words, Words, Words, Words, Words, Words2, word, word, OutWords)
-def lift_kept(zero, one, zero_p, one_p, kept, lanes, low, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+def lift_selected(zero, one, zero_p, one_p, choice, lanes, low, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     """share - 2^low w with w = a - b + c - (-1)^s P: `lanes` are a, b, c and s, already those of
-    the kept candidate.
+    the selected candidate.
     """
     unit = np.uint64(1)
-    for j in range(kept.size):
+    for j in range(choice.size):
         start = 64 * j
-        a, b, c, s, k = lanes[0, j], lanes[1, j], lanes[2, j], lanes[3, j], kept[j]
+        a, b, c, s, k = lanes[0, j], lanes[1, j], lanes[2, j], lanes[3, j], choice[j]
         for i in range(min(64, out.size - start)):
             at = np.uint64(i)
             chosen = np.uint64(0) - ((k >> at) & unit)
@@ -117,4 +117,4 @@ def lift_kept(zero, one, zero_p, one_p, kept, lanes, low, keep, out):  # type: i
             product = zero_p[start + i] ^ ((zero_p[start + i] ^ one_p[start + i]) & chosen)
             signed = (product ^ sign) - sign  # minus the product where s is one
             w = ((a >> at) & unit) - ((b >> at) & unit) + ((c >> at) & unit) - signed
-            out[start + i] = (share - (w << low)) & keep
+            out[start + i] = (share - (w << low)) & mask

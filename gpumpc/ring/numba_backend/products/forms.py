@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ class Static(np.ndarray):
 
     forms: dict[Hashable, Array] | None
 
-    def __array_finalize__(self, of: Any) -> None:
+    def __array_finalize__(self, of: Array | None) -> None:
         self.forms = None
 
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from numba import types
 
 from gpumpc.ring.backend import Padding, Pair
-from gpumpc.ring.numba_backend import tiles, winograd
-from gpumpc.ring.numba_backend.forms import formed
 from gpumpc.ring.numba_backend.jit import OutLanes3, OutWords2, Words2, compiled, index, word
+from gpumpc.ring.numba_backend.products import tiles, winograd
+from gpumpc.ring.numba_backend.products.forms import formed
 
 Array = npt.NDArray[np.uint64]
 _Image = types.Array(types.uint64, 3, "C", readonly=True)
@@ -130,23 +130,23 @@ def matmul(x: Array, w: Array, bits: int) -> Array:
     if 0 in (*out.shape, x.shape[1]):
         out[:] = 0
         return out
-    keep, kind = (1 << bits) - 1, kind_of(bits)
+    mask, kind = (1 << bits) - 1, kind_of(bits)
     if w.shape[1] < _COLUMNS_AT_LEAST:
-        _few_columns(x, np.ascontiguousarray(w.T), keep, out)
+        _few_columns(x, np.ascontiguousarray(w.T), mask, out)
     elif x.shape[0] < _ROWS_AT_LEAST:
-        _few_rows(x, w, keep, out)
+        _few_rows(x, w, mask, out)
     else:
         left, panels = (
             _left(x[None], (0, 0, 0, 0), 1, kind),
             formed(given, ("rows", kind), lambda: _panels(w, kind)),
         )
         base = np.arange(x.shape[0], dtype=np.int64) * x.shape[1]
-        tiles.product(kind, left.ctypes.data, base, 1, x.shape[1], 0, panels.ctypes.data, keep, out)
+        tiles.product(kind, left.ctypes.data, base, 1, x.shape[1], 0, panels.ctypes.data, mask, out)
     return out
 
 
 @compiled(Words2, Words2, word, OutWords2)
-def _few_rows(x, w, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+def _few_rows(x, w, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     for r in range(x.shape[0]):
         out[r, :] = np.uint64(0)
         for k in range(x.shape[1]):
@@ -154,17 +154,17 @@ def _few_rows(x, w, keep, out):  # type: ignore[no-untyped-def]  # typed by its 
             for c in range(w.shape[1]):
                 out[r, c] += value * w[k, c]
         for c in range(w.shape[1]):
-            out[r, c] &= keep
+            out[r, c] &= mask
 
 
 @compiled(Words2, Words2, word, OutWords2)
-def _few_columns(x, transposed, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+def _few_columns(x, transposed, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     for r in range(x.shape[0]):
         for c in range(transposed.shape[0]):
             total = np.uint64(0)
             for k in range(x.shape[1]):
                 total += x[r, k] * transposed[c, k]
-            out[r, c] = total & keep
+            out[r, c] = total & mask
 
 
 def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Array:
@@ -190,9 +190,9 @@ def conv2d(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> Arr
     panels = formed(
         w, ("window", kind), lambda: _panels(np.ascontiguousarray(w).reshape(-1, c_out), kind)
     )
-    keep = (1 << bits) - 1
+    mask = (1 << bits) - 1
     tiles.product(
-        kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, keep, out
+        kind, left.ctypes.data, base.reshape(-1), kh, kw * c_in, row, panels.ctypes.data, mask, out
     )
     return out.reshape(n_images, n_y, n_x, c_out)
 
@@ -233,7 +233,7 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
     panels = formed(w, ("tiles", kind), lambda: _tile_panels(np.ascontiguousarray(w), kind))
     out = np.empty(shape, dtype=np.uint64)
     n_tiles = n_images * n_y * n_x
-    keep = (1 << (bits + winograd.EXTRA_BITS)) - 1
+    mask = (1 << (bits + winograd.EXTRA_BITS)) - 1
     operand, middle = np.empty(0, dtype=np.uint64), np.empty((0, 0, 0), dtype=np.uint64)
     for first in range(0, n_tiles, _CHUNK_TILES):
         count = min(_CHUNK_TILES, n_tiles - first)
@@ -251,7 +251,7 @@ def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
         )
         winograd.transform_input(padded, n_x, first, kind, wide, narrow)
         tiles.products(
-            kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, keep, middle
+            kind, operand.ctypes.data, c_in, panels.ctypes.data, panels[0].nbytes, mask, middle
         )
         winograd.transform_output(middle, n_y, n_x, first, (1 << bits) - 1, out)
     return out
@@ -287,7 +287,7 @@ def depthwise(x: Array, w: Array, stride: Pair, padding: Padding, bits: int) -> 
 
 
 @compiled(_Batch, _Image, index, index, word, _OutBatch)
-def _depthwise(x, w, sy, sx, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+def _depthwise(x, w, sy, sx, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     for b in range(out.shape[0]):
         for y in range(out.shape[1]):
             for z in range(out.shape[2]):
@@ -298,4 +298,4 @@ def _depthwise(x, w, sy, sx, keep, out):  # type: ignore[no-untyped-def]  # type
                         for c in range(out.shape[3]):
                             out[b, y, z, c] += x[b, y * sy + i, z * sx + j, c] * w[i, j, c]
                 for c in range(out.shape[3]):
-                    out[b, y, z, c] &= keep
+                    out[b, y, z, c] &= mask

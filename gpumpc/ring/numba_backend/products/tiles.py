@@ -12,11 +12,10 @@ With x = xl + 2^32 xh and w = wl + 2^32 wh,
 
 and the kinds of tile differ in the second term:
 
-    kind  for bits   x                        one row of a panel, in words of 64 bits
-    0     <= 32      words of 32 bits         16 columns of 32 bits                                4
-    rows a tile 1     <= 48      xl + 2^32 (x0 + 2^16 xh) 8 columns wl + .., 8 pairs (wh, w0) of 16
-    bits       3 rows 2     <= 64      words                    8 columns, 8 halves wl, 8 halves wh
-    3 rows
+    kind  for bits  rows  x                         one row of a panel
+    0     <= 32     4     words of 32 bits          16 columns of 32 bits
+    1     <= 48     3     xl + 2^32 (x0 + 2^16 xh)  8 columns wl, 8 pairs (wh, w0) of 16 bits
+    2     <= 64     3     words                     8 columns, 8 halves wl, 8 halves wh
 
 where x0, w0 are the low 16 bits: only 16 bits of the second term count in kind 1, and one
 multiply-and-add of 16-bit pairs makes it. Three rows by eight columns is what sixteen vector
@@ -26,15 +25,21 @@ registers hold without spilling.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from gpumpc.ring.numba_backend.jit import OutLanes3, OutWords2, compiled, has_feature, index, word
+from gpumpc.ring.numba_backend.jit import (
+    OutLanes3,
+    OutWords2,
+    compiled,
+    has_feature,
+    index,
+    intrinsic,
+    word,
+)
 
 COLUMNS = (16, 8, 8)
 PANEL_WORDS = (8, 12, 16)
@@ -48,37 +53,37 @@ _WIDE, _NARROW, _PAIRS = ir.VectorType(_I64, 4), ir.VectorType(_I32, 8), ir.Vect
 class _Builder:
     """LLVM's builder with the few phrases that a tile is made of; offsets are in bytes."""
 
-    def __init__(self, builder: Any) -> None:
+    def __init__(self, builder: ir.IRBuilder) -> None:
         self.b = builder
 
-    def load(self, pointer: Any, offset: Any, kind: Any) -> Any:
+    def load(self, pointer: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:
         place = self.b.bitcast(self.b.gep(pointer, [offset]), kind.as_pointer())
         return self.b.load(place, align=4)
 
-    def store(self, value: Any, pointer: Any, offset: int) -> None:
+    def store(self, value: ir.Value, pointer: ir.Value, offset: int) -> None:
         place = self.b.bitcast(self.b.gep(pointer, [self.number(offset)]), value.type.as_pointer())
         self.b.store(value, place, align=4)
 
-    def number(self, value: int) -> Any:
+    def number(self, value: int) -> ir.Value:
         return ir.Constant(_I64, value)
 
-    def repeated(self, scalar: Any) -> Any:
+    def repeated(self, scalar: ir.Value) -> ir.Value:
         """A 32-bit scalar in all eight places."""
         nothing = ir.Constant(_NARROW, ir.Undefined)
         first = self.b.insert_element(nothing, scalar, ir.Constant(_I32, 0))
         return self.b.shuffle_vector(first, nothing, ir.Constant(_NARROW, [0] * 8))
 
-    def low_halves(self, vector: Any) -> Any:
+    def low_halves(self, vector: ir.Value) -> ir.Value:
         """The low 32 bits of each 64-bit place: a product of two such is one instruction."""
         return self.b.and_(self.b.bitcast(vector, _WIDE), ir.Constant(_WIDE, [0xFFFFFFFF] * 4))
 
-    def upper_halves(self, vector: Any, half: int) -> Any:
+    def upper_halves(self, vector: ir.Value, half: int) -> ir.Value:
         """Four of eight 32-bit places as 64-bit ones, shifted up by 32."""
         places = ir.Constant(ir.VectorType(_I32, 4), [4 * half + i for i in range(4)])
         part = self.b.shuffle_vector(vector, ir.Constant(_NARROW, ir.Undefined), places)
         return self.b.shl(self.b.zext(part, _WIDE), ir.Constant(_WIDE, [32] * 4))
 
-    def pair_products(self, x: Any, y: Any) -> Any:
+    def pair_products(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """x_2i y_2i + x_2i+1 y_2i+1 of 16-bit places, in 32 bits."""
         if not HAS_PAIR_PRODUCTS:  # nothing multiplies with this kind then, but it must compile
             return self.b.mul(x, y)
@@ -87,7 +92,7 @@ class _Builder:
         return self.b.call(function, [self.b.bitcast(x, _PAIRS), self.b.bitcast(y, _PAIRS)])
 
 
-def _panel_row(o: _Builder, kind: int, panel: Any, k: Any) -> list[Any]:
+def _panel_row(o: _Builder, kind: int, panel: ir.Value, k: ir.Value) -> list[ir.Value]:
     """The vectors of one row of a panel."""
     at = o.b.mul(k, o.number(8 * PANEL_WORDS[kind]))
     if kind == 0:
@@ -97,8 +102,8 @@ def _panel_row(o: _Builder, kind: int, panel: Any, k: Any) -> list[Any]:
 
 
 def _multiply_add(
-    o: _Builder, kind: int, sums: list[Any], x: Any, at: Any, w: list[Any]
-) -> list[Any]:
+    o: _Builder, kind: int, sums: list[ir.Value], x: ir.Value, at: ir.Value, w: list[ir.Value]
+) -> list[ir.Value]:
     """One row's sums after one more term."""
     b = o.b
     if kind == 0:
@@ -115,21 +120,21 @@ def _multiply_add(
     return [*main, b.add(sums[2], cross)]
 
 
-def _write(o: _Builder, kind: int, sums: list[Any], out: Any, row: int) -> None:
+def _write(o: _Builder, kind: int, sums: list[ir.Value], out: ir.Value, row: int) -> None:
     for half in range(2):
         value = sums[half] if kind == 0 else o.b.add(sums[half], o.upper_halves(sums[2], half))
         o.store(value, out, 64 * row + 32 * half)
 
 
-def _tile(kind: int) -> Any:
+def _tile(kind: int) -> Callable[..., int]:
     """The tile of one kind: (x, base of 4 rows, runs, run, stride, panel, out), addresses and
     counts of words.
     """
     forms = [_NARROW, _NARROW] if kind == 0 else [_WIDE, _WIDE, _NARROW]
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        o = _Builder(builder)
-        b = builder
+    @intrinsic(types.void, *[types.intp] * 10)
+    def tile(b: ir.IRBuilder, *arguments: ir.Value) -> None:
+        o = _Builder(b)
         x, panel, out = (b.inttoptr(arguments[i], _I8.as_pointer()) for i in (0, 8, 9))
         bases, (runs, run, stride) = arguments[1 : 1 + _ROWS[kind]], arguments[5:8]
         before = b.block
@@ -168,16 +173,17 @@ def _tile(kind: int) -> Any:
         b.position_at_end(done)
         for row, total in enumerate(added):
             _write(o, kind, total, out, row)
-        return context.get_dummy_value()
 
-    def typed(typing_context: Any, *_: Any) -> tuple[Any, Callable[..., Any]]:
-        return types.void(*[types.intp] * 10), generate
-
-    # Numba reads the number of arguments from the signature, so it is spelt out.
-    return intrinsic(lambda context, x, a, b, c, d, runs, run, stride, panel, out: typed(context))
+    return tile
 
 
-def _join(before: Any, back: Any, phis: list[Any], first: list[Any], again: list[Any]) -> None:
+def _join(
+    before: ir.Block,
+    back: ir.Block,
+    phis: list[ir.Value],
+    first: list[ir.Value],
+    again: list[ir.Value],
+) -> None:
     for phi, start, new in zip(phis, first, again, strict=True):
         phi.add_incoming(start, before)
         phi.add_incoming(new, back)
@@ -191,8 +197,8 @@ _CHUNK = 48
 
 
 @compiled(index, index, _BASES, index, index, index, index, word, OutWords2)
-def product(kind, x, base, runs, run, stride, panels, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[r, c] = sum_k x[r, k] w[k, c] & keep; `x` and `panels` are addresses."""
+def product(kind, x, base, runs, run, stride, panels, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """out[r, c] = sum_k x[r, k] w[k, c] & mask; `x` and `panels` are addresses."""
     rows, columns = out.shape
     width, height = (16, 4) if kind == 0 else (8, 3)
     step = run * runs * (64 if kind == 0 else 96 if kind == 1 else 128)
@@ -214,7 +220,7 @@ def product(kind, x, base, runs, run, stride, panels, keep, out):  # type: ignor
                     _tile_0(x, a, b, c, d, runs, run, stride, panel, target)
                     for i in range(min(height, last - r)):
                         for j in range(left):
-                            out[r + i, p * width + j] = np.uint64(narrow[i, j]) & keep
+                            out[r + i, p * width + j] = np.uint64(narrow[i, j]) & mask
                     continue
                 if kind == 1:
                     _tile_1(x, a, b, c, d, runs, run, stride, panel, target)
@@ -223,15 +229,15 @@ def product(kind, x, base, runs, run, stride, panels, keep, out):  # type: ignor
                 for i in range(min(height, last - r)):
                     if left == 8:  # a constant length is one or two vectors
                         for j in range(8):
-                            out[r + i, p * width + j] = wide[i, j] & keep
+                            out[r + i, p * width + j] = wide[i, j] & mask
                     else:
                         for j in range(left):
-                            out[r + i, p * width + j] = wide[i, j] & keep
+                            out[r + i, p * width + j] = wide[i, j] & mask
 
 
 @compiled(index, index, index, index, index, word, OutLanes3)
-def products(kind, x, run, panels, step, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[b] = x[b] @ w[b] & keep for a stack of matrices: x (b, rows, run), panels `step` bytes
+def products(kind, x, run, panels, step, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """out[b] = x[b] @ w[b] & mask for a stack of matrices: x (b, rows, run), panels `step` bytes
     apart; both addresses.
     """
     stack, rows, columns = out.shape
@@ -254,7 +260,7 @@ def products(kind, x, run, panels, step, keep, out):  # type: ignore[no-untyped-
                     _tile_0(x, a, b, c, d, 1, run, 0, panel, target)
                     for i in range(min(height, rows - r)):
                         for j in range(left):
-                            out[s, r + i, p * width + j] = np.uint64(narrow[i, j]) & keep
+                            out[s, r + i, p * width + j] = np.uint64(narrow[i, j]) & mask
                     continue
                 if kind == 1:
                     _tile_1(x, a, b, c, d, 1, run, 0, panel, target)
@@ -263,7 +269,7 @@ def products(kind, x, run, panels, step, keep, out):  # type: ignore[no-untyped-
                 for i in range(min(height, rows - r)):
                     if left == 8:  # a constant length is one or two vectors
                         for j in range(8):
-                            out[s, r + i, p * width + j] = wide[i, j] & keep
+                            out[s, r + i, p * width + j] = wide[i, j] & mask
                     else:
                         for j in range(left):
-                            out[s, r + i, p * width + j] = wide[i, j] & keep
+                            out[s, r + i, p * width + j] = wide[i, j] & mask

@@ -124,7 +124,7 @@ def transform_input(x, n_x, first, kind, out, narrow):  # type: ignore[no-untype
 
 
 @compiled(_Stack, index, index, index, word, _OutBatch)
-def transform_output(m, n_y, n_x, first, keep, out):  # type: ignore[no-untyped-def]  # typed by its signature
+def transform_output(m, n_y, n_x, first, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     """A^T m A of tiles first .. of m (36, tiles, Cout), shifted back, to images (B, Ho, Wo, Cout);
     what is beyond is cut.
     """
@@ -161,4 +161,4 @@ def transform_output(m, n_y, n_x, first, keep, out):  # type: ignore[no-untyped-
                     half[i, 0, c], half[i, 1, c], half[i, 2, c], half[i, 3, c] = y0, y1, y2, y3
                 for j in range(columns):
                     for c in range(count):
-                        out[image, top + i, left + j, start + c] = (half[i, j, c] >> shift) & keep
+                        out[image, top + i, left + j, start + c] = (half[i, j, c] >> shift) & mask
