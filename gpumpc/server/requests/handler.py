@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gpumpc import messages as m
 from gpumpc.deploy.config import ServerConfig
-from gpumpc.server.requests import evaluations, features, index, items, status, weights
+from gpumpc.server.requests import evaluations, indexes, items, server_status, weights
 from gpumpc.server.requests.request import (
     ClientLink,
     ImmediateRequest,
@@ -17,8 +17,8 @@ from gpumpc.server.requests.request import (
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
 _REQUESTS: Mapping[type, type[Request[m.Request]]] = {
-    m.GetStatus: status.GetStatus,
-    m.GetStoreStatus: status.GetStoreStatus,
+    m.GetStatus: server_status.GetStatus,
+    m.GetStoreStatus: server_status.GetStoreStatus,
     m.ShareWeights: weights.ShareWeights,
     m.Share: items.Share,
     m.Settle: items.Settle,
@@ -26,12 +26,12 @@ _REQUESTS: Mapping[type, type[Request[m.Request]]] = {
     m.Delete: items.Delete,
     m.Run: evaluations.Run,
     m.Extract: evaluations.Extract,
-    m.GetFeatures: features.GetFeatures,
-    m.IndexCreate: index.IndexCreate,
-    m.IndexAdd: index.IndexAdd,
-    m.IndexRemove: index.IndexRemove,
-    m.IndexInfo: index.IndexInfo,
-    m.IndexSearch: index.IndexSearch,
+    m.GetFeatures: items.GetFeatures,
+    m.IndexCreate: indexes.IndexCreate,
+    m.IndexAdd: indexes.IndexAdd,
+    m.IndexRemove: indexes.IndexRemove,
+    m.IndexInfo: indexes.IndexInfo,
+    m.IndexSearch: indexes.IndexSearch,
 }
 
 
