@@ -12,7 +12,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from gpumpc.local.compile import Plan
-from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.local.shared_tensor import SharedTensor
+from gpumpc.local.simulation import LocalSession
 from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Input, Linear, MaxPool, ReLU
 from gpumpc.params import Params
 from gpumpc.program.plan import make_plan

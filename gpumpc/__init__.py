@@ -1,23 +1,58 @@
-"""Secure two-party evaluation of neural networks on images that no server ever sees."""
+"""Neural networks evaluated on images that no server ever sees.
 
+The owner of a model compiles it once, and can try it out within one process:
+
+    import gpumpc, torch
+
+    model = torch.nn.Sequential(...)  # ends in features, or in logits
+    plan = gpumpc.compile(model.eval(), torch.zeros(1, 3, 64, 64), input_range=(0, 1))
+    plan.save("plan")  # plan.json for every party, weights.safetensors for the owner alone
+    plan.evaluate(x)  # in the clear; x: (B, 64, 64, 3), channels last, values in [0, 1]
+    with plan.simulate(batch_size=8) as local:
+        y = local.run(local.share(x)).reveal()  # on shares
+    plan.head(weight, bias, classes=("dark", "light")).save("head")  # a linear classifier on top
+
+Where certified bounds are too wide (`RangeTooWide`), pass `bounds=gpumpc.Calibrated(samples)`;
+`params=gpumpc.Params(weights="public")` makes weights public. Then two servers and a dealer run; to
+try it out, `gpumpc up --local --plan plan --plan head` runs all three here. The owner shares the
+weights of each plan once: `gpumpc share-weights --config out/local/client.toml --plan plan`. A user
+needs `client.toml` and `plan.json`:
+
+    with gpumpc.connect("out/local/client.toml", "plan") as client:
+        items = client.share(images)  # (B, 64, 64, 3); returns item ids
+        client.extract(items)  # features stay at the servers, as shares
+        features = client.features(items).reveal()  # (B, d), in the clear, for this user alone
+        labels = client.classify(items, head="head")
+        index = client.create_index("archive", metric="cosine")  # or "ip", "l2"
+        index.add(items)
+        scores, ids = index.search(items[:3], k=5)
+        client.delete(items)
+
+`SecureFeatureExtractor` is the same as a step of a scikit-learn pipeline. Every error is a
+`GpumpcError` and says what happened, why, and what to do. What is not listed in `__all__` is
+private and may change in any version.
+"""
+
+from gpumpc.client.client import Client, connect
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
-from gpumpc.cost import Cost
+from gpumpc.client.index import Index
 from gpumpc.errors import GpumpcError
 from gpumpc.local.compile import Plan, compile
-from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.params import Params
 from gpumpc.program.compiler import Calibrated
-from gpumpc.version import VERSION as __version__
+from gpumpc.version import VERSION as _version
 
 __all__ = [
     "Calibrated",
-    "Cost",
+    "Client",
     "GpumpcError",
-    "LocalSession",
+    "Index",
     "Params",
     "Plan",
     "SecureFeatureExtractor",
     "SharedTensor",
-    "__version__",
     "compile",
+    "connect",
 ]
+__version__ = _version

@@ -1,7 +1,7 @@
 """Every error this package raises on purpose, as one tree.
 
 GpumpcError
-├── InputError                 what a caller handed in cannot be used
+├── InputError                 a caller's argument cannot be used
 │   ├── BadShape               a tensor's shape is not the one asked for
 │   ├── BadValue               NaN, infinity, or not a number
 │   ├── OutOfRange             a value outside the range the plan declares
@@ -45,9 +45,9 @@ class GpumpcError(Exception):
     """Base of all errors raised on purpose.
 
     Args:
-        what: what happened, naming the thing it happened to.
+        what: what happened, and to what.
         why: the cause, as far as it is known.
-        hint: what the reader can do now.
+        hint: what the reader can do about it.
     """
 
     def __init__(self, what: str, why: str = "", hint: str = "") -> None:
@@ -64,7 +64,7 @@ class GpumpcError(Exception):
 
 
 class InputError(GpumpcError):
-    """What a caller handed in cannot be used."""
+    """A caller's argument cannot be used."""
 
 
 class BadShape(InputError):
@@ -200,9 +200,7 @@ class LeftoverCorrelations(CorrelationError):
 
 
 class SelectionFailed(GpumpcError):
-    """A search drew an unlucky sample: it is repeated under a new shuffle, and nothing was
-    released.
-    """
+    """A search drew an unlucky sample: it is repeated, and nothing was released."""
 
 
 class CostMismatch(GpumpcError):

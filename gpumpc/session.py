@@ -1,7 +1,7 @@
-"""What a protocol holds while it runs: party, backend, channel, and the correlations of one batch.
+"""A running protocol's party, backend, channel, and correlated randomness of one batch.
 
-Passed as the first argument everywhere; there is no global state. All masked values of a step leave
-in one message: `open_many` packs them, exchanges once and unpacks.
+It is the first argument everywhere; there is no global state. All masked values of a step leave in
+one message: `open_many` packs them, exchanges once and unpacks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Corrections(Protocol):
         """The next bytes. Raises CorrelationsMissing past the end."""
 
     def finish(self) -> None:
-        """Give the batch back. Raises LeftoverCorrelations if bytes are unread."""
+        """End the batch. Raises LeftoverCorrelations if bytes are unread."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -36,8 +36,8 @@ class Sum:
     """An additive share to be opened: both learn the sum modulo 2^bits.
 
     Attributes:
-        packed: its bytes, where they were made in the same pass.
-        operand: the sum is wanted as an operand of products.
+        packed: its bytes, if they were made in the same pass.
+        operand: whether the sum is needed as an operand of products.
     """
 
     words: Words
@@ -67,9 +67,7 @@ Item = Sum | Xor | OneWay
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StaticWeight:
-    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), and its
-    share of the bias.
-    """
+    """One server's part of a layer: W_p, the public F = W - Bm (private weights only), its bias."""
 
     weight: Operand
     opened: Operand | None
@@ -80,8 +78,7 @@ class StaticWeight:
 
 
 class PartyRandomness:
-    """What one server has for a batch before any input is there: its own randomness, and its part
-    of the weights.
+    """One server's own randomness for a batch, and its part of the weights: no input is needed.
 
     Args:
         party: 0 or 1.
@@ -103,7 +100,7 @@ class PartyRandomness:
         self._step = ""
 
     def at(self, step: str) -> None:
-        """Names that follow belong to this step."""
+        """Let the names that follow belong to this step."""
         self._step = step
 
     def words(self, name: str, shape: Sequence[int], bits: int) -> Words:
@@ -125,23 +122,19 @@ class Session(PartyRandomness):
     """One server's evaluation of one batch.
 
     Args:
-        party, seeds, weights: as `Draws`; the batch is reserved.
-        corrections: server 1's stream; None at server 0, which downloads nothing.
-        ahead: what was prepared for this batch, by step.
+        own: this server's randomness and weights for the batch, which is reserved.
+        corrections: server 1's stream; None at server 0, which receives none.
+        ahead: the results of the steps' `prepare` for this batch, by step.
     """
 
     def __init__(
         self,
-        party: int,
-        backend: Backend,
+        own: PartyRandomness,
         channel: Channel,
-        cipher: Cipher,
-        seeds: SeedTree,
         corrections: Corrections | None,
-        weights: Mapping[str, StaticWeight],
         ahead: Mapping[str, Words] | None = None,
     ) -> None:
-        super().__init__(party, backend, cipher, seeds, weights)
+        super().__init__(own.party, own.backend, own._cipher, own._seeds, own.weights)
         self.channel = channel
         self._corrections, self._ahead = corrections, ahead or {}
         self._dealer_bytes = 0
@@ -149,7 +142,7 @@ class Session(PartyRandomness):
     # correlations
 
     def ahead(self, step: str) -> Words | None:
-        """What the step's `prepare` gave, where there was time for it."""
+        """The result of the step's `prepare`, if there was time for it."""
         return self._ahead.get(step)
 
     def masked(self, words: Words, name: str, bits: int) -> Sum:
@@ -165,9 +158,7 @@ class Session(PartyRandomness):
         return drawn, Sum(masked, bits, packed, operand=True)
 
     def dealt_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
-        """This party's additive share of a value the dealer computed: drawn at server 0, received
-        at server 1.
-        """
+        """This party's share of a dealt value: drawn at server 0, received at server 1."""
         if self._corrections is None:
             return self.words(name, shape, bits)
         n_bytes = packed_bytes(math.prod(shape), bits)
@@ -196,9 +187,7 @@ class Session(PartyRandomness):
         return corrections.read(n_bytes)
 
     def correction(self, shape: Sequence[int], bits: int) -> Words:
-        """Server 1's share of the next value the dealer computed, for protocols that give the
-        servers different parts.
-        """
+        """Server 1's next correction, for protocols whose servers hold different parts."""
         if self._corrections is None:
             raise CorrelationsMissing(
                 f"step '{self._step}' reads a correction at server 0", "it receives none", ""
@@ -210,16 +199,16 @@ class Session(PartyRandomness):
     # one way
 
     def send_words(self, words: Words, bits: int) -> None:
-        """Send masked words to the peer: half an exchange, a round of its own."""
+        """Send masked words to the peer: one round, one way."""
         self.channel.send([self.backend.pack(words, bits)])
 
     def send_masked(self, words: Words, name: str, bits: int) -> None:
-        """The same of words minus this party's uniform words under a name."""
+        """Send words minus this party's uniform words under a name."""
         key = self._seeds.key(self._step, name)
         self.channel.send([self.backend.pack_masked(words, self._cipher, key, bits, -1)])
 
     def receive_words(self, shape: Sequence[int], bits: int) -> Words:
-        """Receive what the peer sent with `send_words` or `send_masked`."""
+        """Receive the words that the peer sent with `send_words` or `send_masked`."""
         return self.backend.unpack(self.channel.receive(), shape, bits)
 
     # openings
@@ -231,10 +220,7 @@ class Session(PartyRandomness):
     def open_many(self, *items: Item) -> list[Any]: ...
 
     def open_many(self, *items: Item) -> list[Any]:
-        """One round: every item of a step leaves in one message.
-
-        Returns the combined values in order.
-        """
+        """Exchange all items of a step in one round; the combined values in order."""
         own = [_message(self.backend, item) for item in items]
         received = self.channel.exchange(own)
         sizes = [len(part) for part in own]
@@ -261,13 +247,11 @@ class Session(PartyRandomness):
     # end of a run
 
     def measured(self) -> Cost:
-        """What was really sent and read since the channel's `begin`."""
+        """The bytes sent and read, and the rounds, since the channel's `begin`."""
         return self.channel.measured() + Cost(dealer_bytes=self._dealer_bytes)
 
     def finish(self, declared: Cost) -> None:
-        """Raises CostMismatch unless the measured cost is the declared one, LeftoverCorrelations if
-        any is unread.
-        """
+        """Raises CostMismatch for an undeclared cost, LeftoverCorrelations for unread bytes."""
         if self._corrections is not None:
             self._corrections.finish()
         else:
@@ -289,7 +273,7 @@ class Session(PartyRandomness):
 
 
 def _message(backend: Backend, item: Item) -> memoryview:
-    """What leaves for an item."""
+    """The bytes sent for an item."""
     if not isinstance(item, Sum):
         return backend.pack_lanes(item.lanes)
     return backend.pack(item.words, item.bits) if item.packed is None else item.packed

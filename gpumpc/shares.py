@@ -1,4 +1,4 @@
-"""Shares: what they are worth travels with them, what they hold does not print."""
+"""Shares: each carries its bits, scale and owner, and does not print its words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpumpc.errors import BitsMismatch, ForeignShare, FracMismatch, RevealError
 from gpumpc.params import Cipher
 from gpumpc.ring.backend import Backend, Operand, Words
 
-# A share that is drawn from a seed travels as the seed.
+# A share that is drawn from a seed is sent as the seed.
 SEED_BYTES = 32
 
 
@@ -21,7 +21,7 @@ class Additive:
         bits: the share is one modulo 2^bits.
         frac: fraction bits of x.
         divisor: the real value is x / (2^frac * divisor); above 1 after an average over a window
-            that is no power of two.
+            whose size is not a power of two.
         owner: which session the share belongs to; shares of two owners do not mix.
     """
 
@@ -38,17 +38,12 @@ class Additive:
         )
 
     def at_bits(self, backend: Backend, bits: int) -> Additive:
-        """The same value modulo a smaller power of two: free and exact.
-
-        Raises BitsMismatch for a larger one.
-        """
+        """The value modulo a smaller power of two: exact. Raises BitsMismatch for a larger one."""
         self.check_bits(bits)
         return dataclasses.replace(self, words=backend.reduce(self.words, bits), bits=bits)
 
     def check_bits(self, bits: int) -> None:
-        """Raises BitsMismatch where more bits are needed; who reduces anyway needs no more than
-        this.
-        """
+        """Raises BitsMismatch if more bits are needed."""
         if bits > self.bits:
             raise BitsMismatch(
                 f"a share modulo 2^{self.bits} was used where one modulo 2^{bits} is needed",
@@ -87,7 +82,7 @@ class Additive:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Masked:
-    """An opened masked value, the same at both servers, beside the server's share of its mask.
+    """An opened masked value, the same at both servers, and the server's share of its mask.
 
     Attributes:
         opened: E = X - A modulo 2^bits, public to both servers.
@@ -127,9 +122,7 @@ class Masked:
 def split(
     backend: Backend, cipher: Cipher, key: bytes, words: Words, bits: int
 ) -> tuple[Words, Words]:
-    """x -> (x_0, x_1) with x_0 drawn from `key` modulo 2^bits: the first share travels as 32
-    bytes.
-    """
+    """x -> (x_0, x_1) with x_0 drawn from `key` modulo 2^bits, so that it is sent as 32 bytes."""
     share_0 = backend.expand_words(cipher, key, words.shape, bits)
     return share_0, backend.reduce(words - share_0, bits)
 

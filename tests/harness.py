@@ -247,10 +247,8 @@ def _session(
     )
     ahead = dict(itertools.islice(program.prepare(draws), options.prepared))
     stream = DealtCorrections(corrections) if party else None
-    backend = options.backend(party, tree.names)
-    return RecordingSession(
-        options.script or {}, party, backend, channel, cipher, tree, stream, parts, ahead
-    )
+    own = PartyRandomness(party, options.backend(party, tree.names), cipher, tree, parts)
+    return RecordingSession(options.script or {}, own, channel, stream, ahead)
 
 
 def run_steps(

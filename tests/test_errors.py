@@ -20,9 +20,7 @@ CLASSES = {
 
 
 def drawn_tree() -> dict[str, str]:
-    """Each class drawn in the module's docstring, with its parent: a branch is four columns
-    wide.
-    """
+    """Each class drawn in the module's docstring, with its parent: a branch has four columns."""
     parents: dict[str, str] = {}
     path: list[str] = []
     for line in str(errors.__doc__).splitlines():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -49,11 +50,21 @@ def test_core_imports_without_extras(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_public_names_exist_and_are_documented() -> None:
-    assert gpumpc.__all__
+PUBLIC = {
+    "compile", "connect", "Plan", "Params", "Client", "Index", "Calibrated", "SharedTensor",
+    "SecureFeatureExtractor", "GpumpcError",
+}  # fmt: skip
+
+
+def test_public_names_are_these_and_documented() -> None:
+    assert {*gpumpc.__all__} == PUBLIC and len(gpumpc.__all__) == len(PUBLIC)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", gpumpc.__version__)
     for name in gpumpc.__all__:
         value = getattr(gpumpc, name)
-        assert name.startswith("__") or getattr(value, "__doc__", None), f"{name} has no docstring"
+        assert value.__doc__, f"{name} has no docstring"
+        for member, verb in vars(value).items() if isinstance(value, type) else ():
+            if callable(verb) and not member.startswith("_"):
+                assert verb.__doc__, f"{name}.{member} has no docstring"
 
 
 def test_nothing_else_is_public() -> None:

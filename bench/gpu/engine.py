@@ -25,7 +25,7 @@ from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Backend
-from gpumpc.session import Session
+from gpumpc.session import PartyRandomness, Session
 from gpumpc.shares import Additive
 
 Words = npt.NDArray[np.uint64]
@@ -119,7 +119,8 @@ class Engine:
             channel.begin(SESSION, self._batch)
             stream = DealtCorrections(corrections) if party else None
             tree, cipher = self._trees(SESSION, self._batch)[party], self.program.params.cipher
-            session = Session(party, backend, channel, cipher, tree, stream, self._static[party])
+            own = PartyRandomness(party, backend, cipher, tree, self._static[party])
+            session = Session(own, channel, stream)
             value = self.program.input
             share = Additive(backend.upload(shares[party]), value.bits, value.frac)
             result = self.program.run(session, share)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import exit_on_error
+from gpumpc.cli.console import exit_on_error
 from gpumpc.errors import ConfigError
 from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.measure.workloads import N_ROWS, WORKLOADS, Case, N, case_of, open_workload, row_of

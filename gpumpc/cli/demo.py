@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import exit_on_error
+from gpumpc.cli.console import exit_on_error
 from gpumpc.demo.demo import rows_for_people, run
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.errors_shown import exit_on_error
+from gpumpc.cli.console import exit_on_error
 from gpumpc.errors import BadValue
 from gpumpc.retrieval.evaluation.assess import LEVEL, Figure, Labelled, Metric, assess
 from gpumpc.retrieval.evaluation.features import Features, read_features

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console
 
-from gpumpc.cli import bench, data, demo, evaluate, items
-from gpumpc.cli import store as shelves
+from gpumpc.cli import bench, data, demo, evaluate, features, index, inputs, store
 from gpumpc.cli import train_head as head
-from gpumpc.cli.connected import ConfigOption, PlanOption, connected
-from gpumpc.cli.errors_shown import exit_on_error
+from gpumpc.cli.catalog import READY_S
+from gpumpc.cli.console import console, exit_on_error
+from gpumpc.cli.options import ConfigOption, PlanOption
 from gpumpc.errors import ConfigError
 from gpumpc.version import VERSION
 
@@ -35,7 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(stderr=True)
 
 
 def _log(name: str) -> None:
@@ -237,10 +235,11 @@ def compile_(
 @app.command("share-weights")
 def share_weights(config: ConfigOption, plan: PlanOption) -> None:
     """The model's owner splits the weights between the servers."""
+    from gpumpc.client.client import connect
     from gpumpc.program import plan as plan_files
 
-    with exit_on_error(), connected(config, plan) as client:
-        client.wait_connected(4.0)
+    with exit_on_error(), connect(config, plan) as client:
+        client.wait_connected(READY_S)
         client.share_weights(plan_files.load_weights(plan, client.plan))
         typer.echo("weights are shared")
 
@@ -257,14 +256,12 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
-app.command()(items.share)
-app.command()(items.extract)
-app.command()(items.classify)
-app.command()(items.search)
-app.add_typer(data.app)
-app.add_typer(shelves.store)
-app.add_typer(shelves.index)
+for verb in (inputs.share, features.extract, features.classify, features.search, inputs.delete):
+    app.command()(verb)
+app.command("list")(inputs.list_items)
+for group in (index.app, store.app, data.app):
+    app.add_typer(group)
 app.command()(evaluate.evaluate)
 app.command()(head.train_head)
-app.command(name="demo")(demo.demo)
-app.command(name="bench")(bench.bench)
+app.command()(demo.demo)
+app.command()(bench.bench)

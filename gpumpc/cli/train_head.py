@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gpumpc.cli.errors_shown import exit_on_error
+from gpumpc.cli.console import exit_on_error
 
 
 def train_head(
@@ -34,9 +34,7 @@ def train_head(
         float, typer.Option(help="Penalty on the weights of standardised features.")
     ] = 1.0,
 ) -> None:
-    """Train a head that takes the plan's kept features as they lie at the servers; `gpumpc classify
-    --source` uses it.
-    """
+    """Train a head on features that the servers keep; `gpumpc classify --head` uses it."""
     from gpumpc.program import plan as plan_files
     from gpumpc.program.head import Policy, compile_head
     from gpumpc.retrieval.evaluation.features import read_features

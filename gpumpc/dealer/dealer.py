@@ -1,4 +1,4 @@
-"""The dealer process: agrees with both servers, then deals whatever batch server 1 asks for."""
+"""The dealer process: agrees with both servers, then deals the batches that server 1 asks for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger("gpumpc")
 
 
 class Dealer:
-    """`run` returns after `stop`.
+    """Deals for one pair of servers. `run` returns after `stop`.
 
     Raises on construction: ConfigError, ExposedSecret, CorruptPlan.
     """
@@ -57,8 +57,8 @@ class Dealer:
                 plan, program, self._roots, choose_backend()
             )
         self._stopping = threading.Event()
-        # Steps are dealt here, so that a long one does not silence this process.
-        self._showed_life_at = 0.0
+        self._heartbeat_at = 0.0
+        # Steps are dealt here, so that this thread sends heartbeats also during a long one.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="dealing")
 
     def stop(self) -> None:
@@ -119,33 +119,33 @@ class Dealer:
             compare(ours, unpack_hello(frame.payload).equal, f"server {party}")
 
     def _serve(self, servers: list[Requester]) -> None:
-        self._showed_life_at = 0.0  # at once: it tells server 1 that all plans are agreed
+        self._heartbeat_at = 0.0  # due at once: the first tells server 1 that all plans agree
         while not self._stopping.is_set():
-            self._show_life(servers)
+            self._send_heartbeats(servers)
             with contextlib.suppress(PeerTimeout):
                 frame = servers[1].receive(_ALIVE_S)
                 want, _ = m.unpack(frame.payload, m.DealerTalk)
                 if isinstance(want, m.WantBatch):
                     self._deal(servers, want)
 
-    def _show_life(self, servers: list[Requester]) -> None:
-        if time.monotonic() - self._showed_life_at > _ALIVE_S / 2:
-            self._showed_life_at = time.monotonic()
+    def _send_heartbeats(self, servers: list[Requester]) -> None:
+        if time.monotonic() - self._heartbeat_at > _ALIVE_S / 2:
+            self._heartbeat_at = time.monotonic()
             for server in servers:
                 server.send(Kind.CONTROL, m.pack(m.Heartbeat()))
 
     def _deal(self, servers: list[Requester], want: m.WantBatch) -> None:
         engine = self._engines.get(want.plan)
         if engine is None:
-            raise HandshakeMismatch("plan", "another", want.plan[:16], "server 1")
+            raise HandshakeMismatch("plan", "one of the dealer's", want.plan[:16], "server 1")
         nonces = bytes.fromhex(want.nonce_0), bytes.fromhex(want.nonce_1)
-        # Only where the frames go: the masks depend on what the dealer computes itself.
+        # It only labels the frames: the masks depend on the id that the dealer computes itself.
         session_id = bytes.fromhex(want.session)
         deal = functools.partial(
             engine.deal, want.weight_sharing_id, nonces, want.batch_index, task=want.task
         )
         for frame in CorrectionQueue().frames(self._executor, deal, _ALIVE_S):
-            self._show_life(servers)
+            self._send_heartbeats(servers)
             if self._stopping.is_set():
                 return
             if frame:

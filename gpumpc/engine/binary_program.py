@@ -1,4 +1,4 @@
-"""Small programs for arithmetic on shared tensors: open both operands, multiply, truncate, lift."""
+"""Programs that multiply two shared tensors: open both operands, multiply, truncate, extend."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gpumpc.protocols.truncation import Lift, Truncate
 
 
 class SharedOperand(Protocol):
-    """What is known of a shared tensor."""
+    """The public properties of a shared tensor."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """With the batch axis first."""
 
     @property
     def bits(self) -> int:
-        """It is shared modulo 2^bits."""
+        """The value is shared modulo 2^bits."""
 
     @property
     def frac(self) -> int:
-        """Its fraction bits."""
+        """Fraction bits."""
 
     @property
     def divisor(self) -> int:
@@ -38,11 +38,10 @@ def is_local(operator: str) -> bool:
 
 
 def binary_program(operator: str, x: SharedOperand, y: SharedOperand, params: Params) -> Program:
-    """x * y or x @ y of two shared tensors: 2 rounds to open, 1 to lift back.
+    """x * y or x @ y of two shared tensors: 2 rounds to open, 1 to extend the ring.
 
-    The product of scale 2^(fx + fy) is truncated to 2^fx and lifted back to the smaller operand's
-    bits. Its real value must stay below 2^(bits - fx - fy - 2): that is for the caller to know,
-    nothing here can see it.
+    The product of scale 2^(fx + fy) is truncated to 2^fx and extended to the smaller operand's
+    bits. The caller must know that its real value stays below 2^(bits - fx - fy - 2).
 
     Raises BadShape where shapes do not fit, FracMismatch for operands that carry a divisor or leave
     no room.

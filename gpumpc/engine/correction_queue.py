@@ -1,4 +1,4 @@
-"""Dealing in one thread, sending in another: a batch's corrections on their way in frames.
+"""Brings a batch's corrections, in frames, from the thread that deals to the one that sends.
 
 Each frame leaves as soon as it is full, so that server 1 begins while the rest is dealt.
 """
@@ -14,8 +14,7 @@ from gpumpc.offline.deal_batch import Send
 
 # Corrections travel in frames of about this size: small, so that the first is there soon.
 FRAME_BYTES = 1 << 20
-# Frames, each less than twice that, that wait for a server that reads slowly, before dealing waits
-# as well.
+# Dealing waits while so many frames, each less than twice that, wait for a slow server.
 _WAITING_FRAMES = 16
 _LOOK_S = 0.25
 
@@ -23,11 +22,11 @@ Frame = list[memoryview]
 
 
 class GivenUp(Exception):
-    """Nobody waits for the rest of a batch."""
+    """The reader of the frames has stopped."""
 
 
 class CorrectionQueue:
-    """Carries one batch's corrections from the thread that deals to the one that sends."""
+    """The frames of one batch."""
 
     def __init__(self) -> None:
         self._frames: queue.Queue[Frame | None] = queue.Queue(_WAITING_FRAMES)
@@ -37,10 +36,10 @@ class CorrectionQueue:
     def frames(
         self, executor: Executor, deal: Callable[[Send], None], idle_s: float
     ) -> Generator[Frame, None, None]:
-        """Deal in the thread `hand`; the frames as they fill, and an empty one after every `idle_s`
-        seconds without any.
+        """Deal in the executor's thread; yield frames as they fill, and an empty one after every
+        `idle_s` seconds without any.
 
-        Raises what `deal` raises. Whoever stops before the end ends the dealing too.
+        Raises what `deal` raises. A reader that stops before the end also ends the dealing.
         """
         dealing = executor.submit(self._deal, deal)
         try:
@@ -65,7 +64,7 @@ class CorrectionQueue:
             self._put(None)
 
     def _take(self, piece: memoryview) -> None:
-        # In pieces of a frame at most: what waits is bounded, however large a correction is.
+        # In pieces of a frame at most: the queue is bounded, however large a correction is.
         for start in range(0, len(piece), FRAME_BYTES):
             self._pending.append(piece[start : start + FRAME_BYTES])
             if sum(map(len, self._pending)) >= FRAME_BYTES:

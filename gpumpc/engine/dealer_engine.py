@@ -1,6 +1,4 @@
-"""The dealer's engine: correction bytes of any batch of one program, for whoever is allowed to
-ask.
-"""
+"""The dealer's engine: the corrections of any batch of one plan and its index programs."""
 
 from __future__ import annotations
 
@@ -45,9 +43,8 @@ class DealerEngine:
         """Give `send` the corrections of one batch of the session with these nonces, in program
         order.
 
-        Dealing is a function of the roots and these names: asked again, it gives the same bytes.
-        The session id is computed here, from this plan and program: two programs or weight sharings
-        are never dealt under one.
+        The same roots and arguments give the same bytes again. The session id is computed here from
+        this plan and program: two programs or weight sharings are never dealt under one.
         """
         program = self.program
         if task is not None:
@@ -99,7 +96,7 @@ class DealerEngine:
         key = (version, weight_sharing_id)
         if key not in self._masks:
             trees = self._trees(seeds.weight_session(version, weight_sharing_id), 0)
-            # Only the masks in use are kept: an older weight sharing is never dealt for again.
+            # Replaces the masks of an older weight sharing: it is never dealt for again.
             self._masks = {
                 key: dealer.weight_masks(
                     self.backend, self.program.params.cipher, trees, self.program.mask_shapes()

@@ -18,7 +18,7 @@ from gpumpc.offline.seeds import SeedTree
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import open_static
 from gpumpc.ring.backend import Backend
-from gpumpc.session import Session, StaticWeight
+from gpumpc.session import PartyRandomness, Session, StaticWeight
 from gpumpc.wire.channel import Buffer, Channel, memory_pair
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def open_weights(
             for layer, (weight, bias) in weights.items()
         }
         cipher = program.params.cipher
-        session = Session(party, backend, channels[party], cipher, trees[party], None, {})
-        return open_static(session, program, raw)
+        own = PartyRandomness(party, backend, cipher, trees[party], {})
+        return open_static(Session(own, channels[party], None), program, raw)
 
     return run_both(open_at, channels)

@@ -1,7 +1,4 @@
-"""Programs beside a plan's own: an index takes in rows, or answers queries.
-
-The same at both servers and at the dealer.
-"""
+"""The programs of an index over a plan's features, the same at both servers and at the dealer."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ def program_of_task(plan: PlanRecord, program: Program, task: m.IndexTask) -> Pr
 
 
 def task_id(task: m.IndexTask) -> str:
-    """32 hex digits in place of a weight sharing: the sessions of two tasks are never one."""
+    """32 hex digits in place of a weight sharing id: no two tasks have the same session."""
     return hashlib.sha256(b"gpumpc side task" + encode_record(task)).hexdigest()[:32]
 
 
 def segments_of(versions: list[RowVersion]) -> list[m.Segment]:
-    """Row versions, in order, as runs of one batch each."""
+    """Row versions, in order, as segments of one batch each."""
     runs = itertools.groupby(
         versions, key=lambda version: (version.session_id, version.batch_index)
     )

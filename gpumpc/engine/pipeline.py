@@ -1,4 +1,4 @@
-"""Several batches at a time over one connection: what they yield comes in their order."""
+"""Several batches in flight over one connection, with their results in order."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ T = TypeVar("T")
 def pipelined(
     channel: SubChannel, n: int, batches: Iterable[Callable[[SubChannel], T]]
 ) -> Iterator[T]:
-    """The results of all batches, in order, at most `n` of them under way.
+    """The results of all batches, in order, with at most `n` batches in flight.
 
     Args:
         batches: reserved batches, as functions of the sub-channel each is carried out in.
 
-    When one fails, the connection is closed under the others: they have lost their peer's half.
-    Raises the cause.
+    When one fails, the connection is closed under the others, whose peers cannot go on. Raises the
+    cause.
     """
     free = collections.deque(channel.multiplexer.open(n))
-    under_way: collections.deque[tuple[SubChannel, Future[T]]] = collections.deque()
+    in_flight: collections.deque[tuple[SubChannel, Future[T]]] = collections.deque()
 
     def finished() -> T:
-        sub_channel, future = under_way.popleft()
+        sub_channel, future = in_flight.popleft()
         result = future.result()
         free.append(sub_channel)
         return result
@@ -40,11 +40,11 @@ def pipelined(
             while not free:
                 yield finished()
             sub_channel = free.popleft()
-            under_way.append((sub_channel, _started(work, sub_channel)))
-        while under_way:
+            in_flight.append((sub_channel, _started(work, sub_channel)))
+        while in_flight:
             yield finished()
     except BaseException as error:
-        cause = _give_up(channel, error, [future for _, future in under_way])
+        cause = _give_up(channel, error, [future for _, future in in_flight])
         if cause is error:
             raise
         raise cause from error
@@ -69,7 +69,8 @@ def _started(work: Callable[[SubChannel], T], sub_channel: SubChannel) -> Future
 def _give_up(
     channel: SubChannel, error: BaseException, others: Iterable[Future[T]]
 ) -> BaseException:
-    """End all batches under way; tell the peer first if this end is the cause.
+    """Close the connection of all batches in flight, and tell the peer first if this end is the
+    cause.
 
     Returns the error that was the cause.
     """
@@ -77,8 +78,7 @@ def _give_up(
         with contextlib.suppress(GpumpcError):
             channel.send_error(error)
     channel.close()
-    # One that fails may have closed the connection itself: those that began before it see no more
-    # than that.
+    # A batch that fails may have closed the connection itself: the others only saw PeerLost.
     failures = [error, *(future.exception() for future in others)]
     return next(
         (failure for failure in failures if failure and not isinstance(failure, PeerLost)), error

@@ -1,6 +1,4 @@
-"""A session of one program: what it is bound to, and its id, the same at both servers and at the
-dealer.
-"""
+"""The binding of a session, the same at both servers and at the dealer."""
 
 from __future__ import annotations
 
@@ -14,15 +12,14 @@ from gpumpc.program.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class SessionBinding:
-    """An open session.
+    """An open session: its id is a hash of the program, the plan, the weight sharing and both
+    ledgers' nonces.
 
-    The id is a hash of the program, the plan, the weight sharing and both ledgers' nonces. The
-    dealer computes it itself from
-    these: whatever it is told, it never deals two programs or two weight sharings under one
-    session.
+    The dealer computes the id itself: whatever it is asked for, it never deals two programs or two
+    weight sharings under one session.
 
     Attributes:
-        pair_id: which sharing of the weights is in use; empty where no session is open.
+        weight_sharing_id: the sharing of the weights in use; empty where no session is open.
         nonces: of server 0's and of server 1's ledger.
         session_id: 16 bytes.
     """
@@ -35,7 +32,7 @@ class SessionBinding:
     def of(
         cls, plan: PlanRecord, program: Program, weight_sharing_id: str, nonces: tuple[bytes, bytes]
     ) -> SessionBinding:
-        """The session of these."""
+        """Compute the session id."""
         return cls(
             weight_sharing_id,
             nonces,
@@ -47,5 +44,5 @@ CLOSED = SessionBinding("", (b"", b""), b"")
 
 
 def program_id(plan: PlanRecord, program: Program, weight_sharing_id: str) -> bytes:
-    """32 bytes: what a ledger's nonce is drawn for."""
+    """32 bytes: a ledger draws one nonce for each."""
     return hashlib.sha256(program.digest + plan_hash(plan) + weight_sharing_id.encode()).digest()

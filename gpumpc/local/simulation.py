@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,96 +26,33 @@ import numpy.typing as npt
 from gpumpc.engine.binary_program import binary_program, is_local
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.engine import Engine
+from gpumpc.engine.party import Party
 from gpumpc.errors import BadShape, ForeignShare, PeerLost
+from gpumpc.local.local_dealer import LocalDealer
+from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.nn.plaintext import check_input
-from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool, NotDealt
+from gpumpc.offline.memory_pool import NotDealt
 from gpumpc.offline.secret import Secret
+from gpumpc.program.compiler import program_of
 from gpumpc.program.integers import decode_result, encode_input, integer_weights
 from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import split_weights
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode
-from gpumpc.session import Session
+from gpumpc.session import PartyRandomness, Session
 from gpumpc.shares import Additive, reconstruct, split
 from gpumpc.wire.channel import memory_pair
 
 _DEAL_S = 60.0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SharedTensor:
-    """A handle to a value that the two servers hold as shares. `reveal` is the only door to it.
-
-    Attributes:
-        shape: with the batch axis first.
-        bits, frac, divisor: it is shared modulo 2^bits, and stands for value / (2^frac * divisor).
-        owner: the session it belongs to.
-    """
-
-    shape: tuple[int, ...]
-    bits: int
-    frac: int
-    divisor: int
-    owner: str
-    _key: int = dataclasses.field(repr=False)
-    _is_index: bool = dataclasses.field(repr=False)
-    _session: LocalSession = dataclasses.field(repr=False)
-
-    def reveal(self) -> npt.NDArray[np.float64]:
-        """Both servers give up their shares; the sum, as reals."""
-        return self._session.reveal(self)
-
-    def __add__(self, other: SharedTensor) -> SharedTensor:
-        return self._session.combine("+", self, other)
-
-    def __sub__(self, other: SharedTensor) -> SharedTensor:
-        return self._session.combine("-", self, other)
-
-    def __mul__(self, other: SharedTensor) -> SharedTensor:
-        return self._session.combine("*", self, other)
-
-    def __matmul__(self, other: SharedTensor) -> SharedTensor:
-        return self._session.combine("@", self, other)
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError(
-            "a SharedTensor has no value in the clear; reveal() asks both servers for it"
-        )
-
-    # Nothing reveals by accident, and nothing branches on a secret.
-    __array__ = __float__ = __int__ = __bool__ = __iter__ = __len__ = __getitem__ = _refuse
-    # Two handles are not compared: whether their values are equal is as secret as they are.
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __hash__ = object.__hash__
-    # NumPy must not take over a binary operation and treat the handle as a scalar.
-    __array_ufunc__ = None
+T = TypeVar("T")
 
 
 def _forget(stores: tuple[dict[int, Additive], dict[int, Additive]], key: int) -> None:
     for store in stores:
         store.pop(key, None)
-
-
-class _Source:
-    """Server 1's corrections: those of a batch that it takes because a selection is repeated are
-    dealt when it asks.
-    """
-
-    def __init__(self, pool: MemoryPool, demand: Callable[[int], None]) -> None:
-        self._pool, self._demand = pool, demand
-
-    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> MemoryCorrections:
-        """See `MemoryPool.take`."""
-        self._demand(batch_index)
-        return self._pool.take(session_id, batch_index, timeout_s)
-
-    def discard_before(self, session_id: bytes, batch_index: int) -> None:
-        """See `MemoryPool.discard_before`."""
-        self._pool.discard_before(session_id, batch_index)
 
 
 class LocalSession:
@@ -144,30 +81,24 @@ class LocalSession:
         self._roots = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
         pair_secret = Secret(secrets.token_bytes(32))
         self._ledgers = [Ledger(folder / f"s{p}" / "ledger.sqlite") for p in (0, 1)]
-        self._pool = MemoryPool()
         self._channels = memory_pair()
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="gpumpc")
+        self.program = program or program_of(plan, batch_size)
+        self._dealer = DealerEngine(plan, self.program, self._roots, backend)
+        self._dealing = LocalDealer(self._dealer, self._roots)
+        self._pool = self._dealing.pool
         self._engines = [
             Engine(
-                p,
+                Party(p, self._roots[p], pair_secret, self._ledgers[p], backend, source),
                 plan,
                 batch_size,
-                self._roots[p],
-                pair_secret,
-                self._ledgers[p],
-                backend,
                 folder / f"s{p}",
-                _Source(self._pool, self._demand) if p else None,
-                program=program,
+                program=self.program,
             )
-            for p in (0, 1)
+            for p, source in enumerate((None, self._dealing))
         ]
-        self.program: Program = self._engines[0].program
-        self._dealer = DealerEngine(plan, self.program, self._roots, backend)
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()
-        self._dealt: set[int] = set()
-        self._ordered = -1  # the batch that the dealer was told to deal when a run began
         try:
             self._start(weights)
         except BaseException:
@@ -186,6 +117,7 @@ class LocalSession:
             )
 
         self._both(start)
+        self._dealing.binding = self._engines[0].binding
 
     def __enter__(self) -> LocalSession:
         return self
@@ -207,9 +139,7 @@ class LocalSession:
             ledger.close()
         self._folder.cleanup()
 
-    def _both(
-        self, work: Callable[[int], Any], deal: Callable[[], None] = lambda: None
-    ) -> list[Any]:
+    def _both(self, work: Callable[[int], T], deal: Callable[[], None] = lambda: None) -> list[T]:
         """Run `work(party)` for both servers and the dealer's `deal`, each in its thread; the first
         cause is raised.
 
@@ -218,8 +148,9 @@ class LocalSession:
         """
         self._pool.forget_failures()
         futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
-        futures.append(self._threads.submit(deal))
-        errors = [error for future in futures if (error := future.exception())]
+        dealt = self._threads.submit(deal)
+        ended = (*(future.exception() for future in futures), dealt.exception())
+        errors = [error for error in ended if error]
         if errors:
             for channel in self._channels:
                 channel.close()
@@ -229,16 +160,16 @@ class LocalSession:
             raise min(
                 errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, NotDealt)
             )
-        return [future.result() for future in futures[:2]]
+        return [future.result() for future in futures]
 
-    def _as_server(self, work: Callable[[int], Any], party: int) -> Any:
+    def _as_server(self, work: Callable[[int], T], party: int) -> T:
         try:
             return work(party)
         except BaseException:
             self._channels[party].close()  # the other server must not wait for this one
             raise
 
-    # the three verbs
+    # share, run, reveal
 
     def share(self, values: npt.ArrayLike) -> SharedTensor:
         """Split real inputs (B, *shape of the plan's input) as an owner does.
@@ -301,49 +232,15 @@ class LocalSession:
         """Deal the next batches now; a run deals what is missing while it computes."""
         first = self._next_batch
         for batch_index in range(first, first + n_batches):
-            self._deal(batch_index)
+            self._dealing.deal(batch_index)
 
     @property
     def _next_batch(self) -> int:
         return max(engine.next_batch for engine in self._engines)
 
-    def _demand(self, batch_index: int) -> None:
-        if batch_index > self._ordered:
-            self._deal(batch_index)
-
-    def _deal(self, batch_index: int) -> None:
-        if batch_index in self._dealt:
-            return
-        self._dealt.add(batch_index)
-        binding = self._engines[0].binding
-        try:
-            deal = functools.partial(
-                self._dealer.deal, binding.weight_sharing_id, binding.nonces, batch_index
-            )
-            self._store(binding.session_id, batch_index, self.program, deal)
-        except BaseException:
-            self._dealt.discard(batch_index)
-            raise
-
-    def _store(
-        self,
-        session_id: bytes,
-        batch_index: int,
-        program: Program,
-        deal: Callable[[dealer.Send], None],
-    ) -> None:
-        """Server 1 may read the first corrections while later ones are dealt."""
-        try:
-            writer = self._pool.writer(session_id, batch_index, program.cost.dealer_bytes)
-            deal(writer.append)
-            writer.commit()
-        except BaseException:
-            self._pool.fail(session_id, batch_index)
-            raise
-
     def _run_batch(self, x: SharedTensor, start: int) -> list[Additive]:
         size, batch_index = self.program.input.shape[0], self._next_batch
-        self._ordered = batch_index
+        self._dealing.begin(batch_index)
 
         def run(party: int) -> Additive:
             words = self._stores[party][x._key].words[start : start + size]
@@ -352,9 +249,10 @@ class LocalSession:
                 words = self.backend.concat(
                     [words, self.backend.zeros((missing, *words.shape[1:]))], 0
                 )
-            return self._engines[party].run(self._channels[party], batch_index, words)
+            engine = self._engines[party]
+            return engine.run(self._channels[party], batch_index, engine.operand(words))[0]
 
-        return self._both(run, lambda: self._deal(batch_index))
+        return self._both(run, lambda: self._dealing.deal(batch_index))
 
     def reveal(self, x: SharedTensor) -> npt.NDArray[np.float64]:
         """Both shares of a value, added, as reals."""
@@ -408,24 +306,14 @@ class LocalSession:
         """A program of its own session, used for one batch."""
         session_id = secrets.token_bytes(seeds.SESSION_BYTES)
         cipher = self.plan.params.cipher
-        trees = [seeds.SeedTree(root.expose(), session_id, 0) for root in self._roots]
-
-        def deal() -> None:
-            first, second = (seeds.SeedTree(root.expose(), session_id, 0) for root in self._roots)
-
-            def deal_into(send: dealer.Send) -> None:
-                dealer.deal_batch(
-                    program.steps, dealer.Dealing(self.backend, cipher, (first, second), {}, send)
-                )
-
-            self._store(session_id, 0, program, deal_into)
+        deal = functools.partial(self._dealing.deal_once, session_id, program)
 
         def run(party: int) -> Additive:
             corrections = self._pool.take(session_id, 0, _DEAL_S) if party else None
             self._channels[party].begin(session_id, 0)
-            session = Session(
-                party, self.backend, self._channels[party], cipher, trees[party], corrections, {}
-            )
+            tree = seeds.SeedTree(self._roots[party].expose(), session_id, 0)
+            own = PartyRandomness(party, self.backend, cipher, tree, {})
+            session = Session(own, self._channels[party], corrections)
             operands = [dataclasses.replace(self._stores[party][t._key], owner="") for t in (x, y)]
             return program.run(session, *operands)
 

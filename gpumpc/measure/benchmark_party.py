@@ -23,19 +23,18 @@ import numpy as np
 from gpumpc.engine.correction_queue import CorrectionQueue
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.evaluation import Evaluation
+from gpumpc.engine.party import Party
 from gpumpc.engine.pipeline import pipelined
 from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import ConfigError, SelectionFailed
 from gpumpc.measure.pipes import Message, answer, messages, peak_memory_bytes
 from gpumpc.measure.workload_spec import Spec
-from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Corrections, Pool, Writer
 from gpumpc.offline.secret import Secret
 from gpumpc.program import weight_shares as ws
 from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
-from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import Buffer, Channel
 from gpumpc.wire.frames import Kind
@@ -104,9 +103,9 @@ class Source:
         if self._writing is None:
             writer.commit()
 
-    def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> Corrections:
+    def take(self, binding: SessionBinding, batch_index: int, timeout_s: float) -> Corrections:
         """A batch's corrections. Raises CorrelationsMissing."""
-        return self._pool.take(session_id, batch_index, timeout_s)
+        return self._pool.take(binding.session_id, batch_index, timeout_s)
 
     def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget batches that can never be used."""
@@ -135,10 +134,8 @@ class ServerParty:
             self.source = Source(
                 self._folder, self._keys, setup["dealer_key"].encode(), program.cost.dealer_bytes
             )
-        self._evaluation = Evaluation(
+        party = Party(
             self.party,
-            plan,
-            program,
             Secret(bytes.fromhex(setup["root"])),
             Secret(bytes.fromhex(setup["pair"])),
             Ledger(self._folder / "ledger.sqlite"),
@@ -146,8 +143,8 @@ class ServerParty:
             self.source,
             _DEALT_S,
         )
+        self._evaluation = Evaluation(party, plan, program)
         self.program = program
-        self._weights: dict[str, StaticWeight] = {}
         self._operands: list[Additive] = []
 
     def _meet(self, socket: PeerSocket) -> None:
@@ -193,12 +190,8 @@ class ServerParty:
     def _open_weights(self, weight_sharing_id: str) -> None:
         sent = memoryview((self._folder / "weights").read_bytes())
         raw = ws.receive_weights(self.program, self.party, sent, self.backend)
-        evaluation = self._evaluation
-        session_id = seeds.weight_session(evaluation.plan.weight_digest, weight_sharing_id)
-        self.channel.begin(session_id, 0)
-        tree = seeds.SeedTree(evaluation.root.expose(), session_id, 0)
-        self._weights = ws.open_static(
-            evaluation.new_session(self.channel, tree, None, {}), self.program, raw
+        self._evaluation.weights = self._evaluation.open_weights(
+            self.channel, weight_sharing_id, raw
         )
 
     def wait_dealt(self, batch_index: int) -> Message:
@@ -210,7 +203,7 @@ class ServerParty:
 
     def prepare(self, batch_index: int) -> Message:
         """Compute what needs no input of a batch."""
-        self._evaluation.prepare(self._evaluation.session_id, batch_index, self._weights)
+        self._evaluation.prepare(batch_index)
         return {}
 
     def stream(self, first: int, n: int, at_a_time: int) -> Message:
@@ -222,10 +215,10 @@ class ServerParty:
         return {"start": start, "ended": time.monotonic()}
 
     def _batch(self, batch_index: int) -> Callable[[SubChannel], None]:
-        reserved = self._evaluation.begin(batch_index, self._weights)
+        reserved = self._evaluation.begin(batch_index)
 
         def evaluate(sub_channel: SubChannel) -> None:
-            self._evaluation.carry_out(sub_channel, reserved, self._weights, *self._operands)
+            self._evaluation.carry_out(sub_channel, reserved, *self._operands)
 
         return evaluate
 
@@ -252,11 +245,9 @@ class ServerParty:
 
     def evaluate(self, batch_index: int) -> Words:
         """The words of the re-randomised result share."""
-        result: Additive = self._evaluation.evaluate(
-            self.channel, batch_index, self._weights, *self._operands
-        )
-        bits = self.program.result.bits
-        return self._evaluation.rerandomised(result.at_bits(self.backend, bits), batch_index).words
+        reserved = self._evaluation.begin(batch_index)
+        result = self._evaluation.carry_out(self.channel, reserved, *self._operands)
+        return self._evaluation.release(result, batch_index).words
 
 
 class DealerParty:

@@ -19,7 +19,8 @@ from gpumpc.engine.binary_program import binary_program
 from gpumpc.errors import ConfigError
 from gpumpc.local import named_networks as models
 from gpumpc.local.compile import Plan, compile
-from gpumpc.local.simulation import LocalSession, SharedTensor
+from gpumpc.local.shared_tensor import SharedTensor
+from gpumpc.local.simulation import LocalSession
 from gpumpc.measure.search_workload import (
     NEAREST,
     differences,

@@ -1,5 +1,7 @@
-"""Records between a client and a server: requests, each with raw bytes behind it, and their
-replies.
+"""Records between a client and a server: requests and replies, each with raw bytes behind it.
+
+A request's docstring ends with the records that answer it. Requests with a `job` are run by both
+servers together; server 1 first answers `Queued`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from gpumpc.retrieval.programs import Metric
 
 
 class GetStatus(Record, frozen=True):
-    """Which plans are served, and are they ready?"""
+    """Ask for the served plans and the state of the connections -> Status."""
 
 
 class ShareWeights(Record, frozen=True):
-    """Weight shares for a plan under a fresh share-pair id; bulk: what `split_weights` made for
-    this server.
+    """Share a plan's weights under a fresh weight sharing id -> Queued, Done.
+
+    Bulk: the bytes that `split_weights` made for this server.
     """
 
     plan: PlanHash
@@ -28,11 +31,10 @@ class ShareWeights(Record, frozen=True):
 
 
 class Share(Record, frozen=True):
-    """Input shares, one row an item; bulk: a 32-byte seed each for server 0, packed words each for
-    server 1.
+    """Store input shares, one row an item -> Done.
 
-    `version` is drawn anew for every sending: two halves that do not belong together never have the
-    same.
+    Bulk: for each item a 32-byte seed at server 0, packed words at server 1. `version` is random
+    for every upload: two halves of different uploads never have the same.
     """
 
     plan: PlanHash
@@ -41,9 +43,7 @@ class Share(Record, frozen=True):
 
 
 class Settle(Record, frozen=True):
-    """Compare what both servers hold of these inputs: what both have may be used, half of one is
-    deleted.
-    """
+    """Confirm the inputs that both servers hold, delete halves -> Queued, Settled."""
 
     plan: PlanHash
     job: Identifier
@@ -51,7 +51,7 @@ class Settle(Record, frozen=True):
 
 
 class Run(Record, frozen=True):
-    """Evaluate items; results come back sealed, batch by batch. `source`: see `Extract`."""
+    """Evaluate items; `source` as in `Extract` -> Queued, a Part for each batch."""
 
     plan: PlanHash
     job: Identifier
@@ -60,10 +60,9 @@ class Run(Record, frozen=True):
 
 
 class Extract(Record, frozen=True):
-    """Evaluate items and keep the results as shares, one row an item; nothing comes back but
-    progress.
+    """Evaluate items and store the results as shares, one row an item -> Queued, Progress, Done.
 
-    `source` None: the items' inputs; else the plan whose kept results are this plan's input.
+    `source` None: the items' inputs; else the plan whose features are this plan's input.
     """
 
     plan: PlanHash
@@ -73,7 +72,7 @@ class Extract(Record, frozen=True):
 
 
 class GetFeatures(Record, frozen=True):
-    """Kept results, sealed to their owner, portion by portion."""
+    """Ask for features -> Parts, sealed to their owner."""
 
     plan: PlanHash
     job: Identifier
@@ -81,26 +80,27 @@ class GetFeatures(Record, frozen=True):
 
 
 class ListItems(Record, frozen=True):
-    """Which items have inputs, or results, that may be used?"""
+    """Ask for the items whose inputs, or features, may be used -> ItemList."""
 
     plan: PlanHash
     what: Literal["inputs", "features"]
 
 
 class GetStoreStatus(Record, frozen=True):
-    """How much does this server hold of the asker's?"""
+    """Ask how much this server stores for the client -> StoreStatus."""
 
 
 class Delete(Record, frozen=True):
-    """Delete items: their inputs, or everything, rows in every index of this owner included."""
+    """Delete items' inputs, or all their rows, those in indexes of this owner too -> Done."""
 
     items: Items
     what: Literal["inputs", "all"] = "all"
 
 
 class IndexCreate(Record, frozen=True):
-    """A new, empty index over this plan's results; with classes, its rows carry secret labels that
-    can vote.
+    """Create an empty index over this plan's features -> Done.
+
+    With classes, its rows carry secret labels that can vote.
     """
 
     plan: PlanHash
@@ -110,7 +110,7 @@ class IndexCreate(Record, frozen=True):
 
 
 class IndexAdd(Record, frozen=True):
-    """Take kept results into an index; items that are there already stay as they are.
+    """Add features to an index; items that it has already stay -> Queued, Progress, Done.
 
     Bulk: for an index with classes, this server's share of each item's label, a word modulo 2^64.
     """
@@ -122,7 +122,7 @@ class IndexAdd(Record, frozen=True):
 
 
 class IndexRemove(Record, frozen=True):
-    """Take items out of an index."""
+    """Remove items from an index -> Done."""
 
     plan: PlanHash
     name: IndexName
@@ -130,15 +130,16 @@ class IndexRemove(Record, frozen=True):
 
 
 class IndexInfo(Record, frozen=True):
-    """What is in an index?"""
+    """Ask for the items, metric and classes of an index -> ItemList."""
 
     plan: PlanHash
     name: IndexName
 
 
 class IndexSearch(Record, frozen=True):
-    """The k best rows for each of some kept results; keys come back sealed, batch by batch, or the
-    label they vote for.
+    """Search the k best rows for each item's features -> Queued, a Part for each batch.
+
+    The parts hold keys, or with `vote` the label that the best rows vote for.
     """
 
     plan: PlanHash
@@ -177,7 +178,7 @@ class PlanStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Status(Record, frozen=True):
-    """Answer to GetStatus."""
+    """The reply to GetStatus."""
 
     party: int
     plans: list[PlanStatus]
@@ -186,18 +187,21 @@ class Status(Record, frozen=True):
 
 
 class Done(Record, frozen=True):
-    """A request is carried out."""
+    """The request is carried out."""
 
 
 class ItemList(Record, frozen=True):
-    """Answer to ListItems and IndexInfo; bulk: the items' 16-byte ids, in order of position."""
+    """The reply to ListItems, and to IndexInfo with the index's metric and classes.
+
+    Bulk: the items' 16-byte ids; those of an index in order of position.
+    """
 
     metric: str = ""
     classes: tuple[str, ...] = ()
 
 
 class StoreStatus(Record, frozen=True):
-    """Answer to GetStoreStatus: rows by kind and state, and their bytes."""
+    """The reply to GetStoreStatus: rows by kind and state, and their bytes."""
 
     party: int
     store_pair_id: str
@@ -206,14 +210,14 @@ class StoreStatus(Record, frozen=True):
 
 
 class Settled(Record, frozen=True):
-    """Answer to Settle: which of the items are not at both servers."""
+    """The reply to Settle: the items that are not at both servers."""
 
     job: Identifier
     missing: Items
 
 
 class Progress(Record, frozen=True):
-    """Progress of Extract and IndexAdd: batches done."""
+    """Sent by Extract and IndexAdd after each batch: it was number `part` (from 0) of `of`."""
 
     job: Identifier
     part: int
@@ -221,16 +225,14 @@ class Progress(Record, frozen=True):
 
 
 class Queued(Record, frozen=True):
-    """Server 1 has a request that both carry out: only now the client asks server 0, which orders
-    it.
-    """
+    """Server 1 has queued the request: only now the client asks server 0, which orders it."""
 
 
 class Part(Record, frozen=True):
-    """Result share of one batch; bulk: sealed packed words.
+    """The result shares of one batch; bulk: sealed packed words.
 
-    `rows` names what it was read from, where it was read: shares of two different evaluations must
-    not be added.
+    `rows` identifies the stored rows of features: shares of two different evaluations must not be
+    added.
     """
 
     job: Identifier

@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 def result_aad(plan: str, job: str, part: int, party: int) -> bytes:
-    """What a sealed result share is bound to."""
+    """The additional data that a sealed result share is bound to."""
     return f"gpumpc result {plan} {job} {part} {party}".encode()
 
 
@@ -54,7 +54,7 @@ def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:
 
 
 def unpack(payload: Buffer, kind: Any) -> tuple[Any, memoryview]:
-    """Record of one of the types in `kind` (a Struct or a union of them), and bulk.
+    """A record of one of the types in `kind` (a Struct or a union of them), and its bulk.
 
     Raises BadFrame.
     """

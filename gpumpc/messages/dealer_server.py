@@ -11,11 +11,10 @@ from gpumpc.messages.index_tasks import IndexTask
 
 
 class WantBatch(Record, frozen=True):
-    """Server 1 asks for one batch of corrections; they come as CORRECTION frames of that session
-    and batch.
+    """Server 1 asks for one batch of corrections -> CORRECTION frames of that session and batch.
 
     `task` is None for the plan's own program; `weight_sharing_id` is then its weight sharing, else
-    the task's binding.
+    the task's id.
     """
 
     plan: PlanHash
@@ -28,7 +27,7 @@ class WantBatch(Record, frozen=True):
 
 
 class Heartbeat(Record, frozen=True):
-    """The dealer is there."""
+    """The dealer is alive, also while it deals."""
 
 
 DealerTalk = WantBatch | Heartbeat

@@ -1,4 +1,4 @@
-"""What an index asks of the dealer: one of its own programs, told in full."""
+"""The index programs that the dealer deals for, described in full."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RowsTask(Record, frozen=True):
-    """The program that takes rows into an index."""
+    """The program that adds rows to an index."""
 
     metric: Metric
 
 
 class QueryTask(Record, frozen=True):
-    """The program that answers queries to an index of these rows; with n_labels, the k best
+    """The program that answers queries to an index of these rows; with n_labels, the k best rows
     vote.
     """
 

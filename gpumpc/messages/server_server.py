@@ -10,7 +10,7 @@ from gpumpc.messages.codec import Identifier, PlanHash, Record
 
 
 class Order(Record, frozen=True):
-    """Server 0 says what both do next."""
+    """Server 0 orders the job that both run next -> Accept or Refuse."""
 
     plan: PlanHash
     job: Identifier
@@ -19,17 +19,17 @@ class Order(Record, frozen=True):
 
 
 class Idle(Record, frozen=True):
-    """Server 0 has nothing to do: what server 1 has waited with for long came to it alone."""
+    """Server 0 has no job: old jobs that wait at server 1 were sent to it alone."""
 
 
 class Accept(Record, frozen=True):
-    """Server 1 has the same request, and all it needs to carry it out."""
+    """Server 1 has the same job and has prepared it."""
 
     job: Identifier
 
 
 class Refuse(Record, frozen=True):
-    """Server 1 has not."""
+    """Server 1 does not have the job, or cannot run it."""
 
     name: str
     what: str

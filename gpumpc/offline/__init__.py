@@ -1,1 +1,1 @@
-"""Correlated randomness: derived, dealt, kept, spent once."""
+"""Correlated randomness: derived, dealt, stored, spent once."""

@@ -1,8 +1,8 @@
-"""The dealer's side of a batch: walk the program, deal each step, hand out its correction bytes.
+"""The dealer's side of a batch: walk the program, deal each step, send its correction bytes.
 
-The dealer knows both roots and no input. What is uniform comes from the seeds; what is a function
-of other masks is share 0 from server 0's seed and a correction to server 1, packed at the number of
-bits that matter.
+The dealer knows both roots and no input. Uniform values come from the seeds; for a function of
+other masks, server 0 draws share 0 from its seed and server 1 receives a correction, packed at the
+number of bits that matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpumpc.params import Cipher
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Backend, Lanes, Operand, Words
 
-# Takes one correction; it stays as it is, and may be kept.
+# Takes one correction, which is not changed afterwards.
 Send = Callable[[memoryview], None]
 
 
@@ -39,22 +39,22 @@ class Dealable(Protocol):
     def dealer_bytes(self) -> int:
         """Correction bytes it declares."""
 
-    def deal(self, dealing: Dealing, *masks: Any) -> Any:
-        """Deal; what is returned reaches the steps that read `output`."""
+    def deal(self, dealing: Dealing, *masks: Any) -> object:
+        """Deal; the steps that read `output` get the returned mask."""
 
 
 class Dealing:
-    """Both parties' masks of one batch, and the way out for its corrections.
+    """Both parties' masks of one batch; sends its corrections.
 
     Args:
         backend, cipher: must be those of the servers' program.
         seeds: the two parties' trees for this (session, batch).
         weight_masks: static masks by layer, already added up.
-        send: given every correction as soon as it is dealt: server 1 reads the first while later
-            ones are computed.
+        send: called with every correction as soon as it is dealt: server 1 reads the first while
+            later ones are computed.
 
     Attributes:
-        sent_bytes: what `send` was given so far.
+        sent_bytes: the size of all corrections sent so far.
     """
 
     def __init__(
@@ -74,23 +74,23 @@ class Dealing:
         self._send = send
 
     def at(self, step: str) -> None:
-        """Names that follow belong to this step."""
+        """Let the names that follow belong to this step."""
         self._step = step
 
     def words(self, party: int, name: str, shape: Sequence[int], bits: int) -> Words:
-        """What party `party` draws under this name."""
+        """Party `party`'s uniform words under this name."""
         return self.backend.expand_words(
             self._cipher, self._seeds[party].key(self._step, name), shape, bits
         )
 
     def lanes(self, party: int, name: str, planes: int, n: int) -> Lanes:
-        """The same for lanes."""
+        """Party `party`'s uniform lanes under this name."""
         return self.backend.expand_lanes(
             self._cipher, self._seeds[party].key(self._step, name), planes, n
         )
 
     def permutations(self, party: int, name: str, rows: int, n: int) -> selection.Index:
-        """The permutations party `party` draws under this name."""
+        """Party `party`'s permutations under this name."""
         return selection.permutations(
             self._cipher, self._seeds[party].key(self._step, name), rows, n
         )
@@ -112,14 +112,16 @@ class Dealing:
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
         key = self._seeds[0].key(self._step, name)
-        self._give(self.backend.pack_masked(value, self._cipher, key, bits, -1))
+        self._send_correction(self.backend.pack_masked(value, self._cipher, key, bits, -1))
 
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""
         key = self._seeds[0].key(self._step, name)
-        self._give(self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n)))
+        self._send_correction(
+            self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n))
+        )
 
-    def _give(self, correction: memoryview) -> None:
+    def _send_correction(self, correction: memoryview) -> None:
         self.sent_bytes += len(correction)
         self._send(correction)
 
@@ -127,11 +129,11 @@ class Dealing:
 def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> None:
     """Deal every step, in program order.
 
-    A step's `deal` receives what the steps behind its inputs returned (the mask of an opening,
-    usually None), so that a product finds the mask of its operand without asking for it by name.
-    Raises CostMismatch if a step deals another number of bytes than it declares.
+    A step's `deal` receives the masks that the steps of its inputs returned (None if none), so that
+    a product finds the mask of its operand without its name. Raises CostMismatch if a step deals
+    another number of bytes than it declares.
     """
-    masks: dict[str, Any] = {}
+    masks: dict[str, object] = {}
     for step in steps:
         dealing.at(step.name)
         before = dealing.sent_bytes
@@ -151,10 +153,8 @@ def weight_masks(
     seeds: tuple[SeedTree, SeedTree],
     shapes: Mapping[str, tuple[Sequence[int], int]],
 ) -> dict[str, Operand]:
-    """The static mask Bm = Bm_0 + Bm_1 of every layer; `shapes` gives (weight shape, bits) by
-    layer.
-    """
-    dealing = Dealing(backend, cipher, seeds, {}, _none)
+    """The static mask Bm = Bm_0 + Bm_1 by layer; `shapes` gives (weight shape, bits) by layer."""
+    dealing = Dealing(backend, cipher, seeds, {}, _refuse)
     masks = {}
     for layer, (shape, bits) in shapes.items():
         dealing.at(layer)
@@ -162,5 +162,5 @@ def weight_masks(
     return masks
 
 
-def _none(correction: memoryview) -> None:
-    raise AssertionError("static masks come without corrections")
+def _refuse(correction: memoryview) -> None:
+    raise AssertionError("static masks need no corrections")

@@ -1,9 +1,9 @@
-"""What is reserved, spent and burnt: the durable memory that keeps a mask from hiding two values.
+"""The durable record of used batches, so that no mask ever hides two values.
 
 A batch number is `reserved` before its first masked byte leaves, `spent` when its run has ended
 well, and `burnt` when its run failed, when it was reserved and the process ended, or when it was
-skipped. Numbers only go up: below the high-water mark nothing is ever handed out again. Every
-method that changes something returns after the change has reached the disk.
+skipped. Numbers only go up: none below the high-water mark is reserved again. Every change is on
+the disk when the method returns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CREATE INDEX IF NOT EXISTS reserved ON batches (state) WHERE state = 'reserved';
 class Ledger(SqliteFile):
     """One party's ledger file; open in one process at a time, usable from several of its threads.
 
-    Opening it burns whatever the process before left reserved.
+    Opening it burns the batches that the last process left reserved.
 
     Args:
         path: the SQLite file; it and its folder are made (0600, 0700) where missing.
@@ -51,7 +51,7 @@ class Ledger(SqliteFile):
     def __init__(self, path: Path) -> None:
         path = Path(path)
         private_folder(path.parent)
-        self._held = lock_file(path.with_name(path.name + ".lock"), f"the ledger {path}")
+        self._lock_descriptor = lock_file(path.with_name(path.name + ".lock"), f"the ledger {path}")
         try:
             super().__init__(path, _SCHEMA, _FORMAT)
             with self._change() as db:
@@ -61,9 +61,7 @@ class Ledger(SqliteFile):
             raise
 
     def nonce(self, program_id: bytes) -> bytes:
-        """This party's 16 random bytes for a program, drawn at the first call and the same ever
-        after.
-        """
+        """This party's 16 random bytes for a program, drawn at the first call only."""
         with self._change() as db:
             fresh = secrets.token_bytes(NONCE_BYTES)
             db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", (program_id, fresh))
@@ -71,9 +69,7 @@ class Ledger(SqliteFile):
             return bytes(row[0])
 
     def high_water(self, session_id: bytes) -> int:
-        """The first batch number of a session that was never reserved nor skipped; 0 for a new
-        session.
-        """
+        """The first batch number of a session that was neither reserved nor skipped."""
         with self._change() as db:
             return _high_water(db, session_id)
 
@@ -86,7 +82,7 @@ class Ledger(SqliteFile):
         """
         if not 0 <= batch_index < _MAX_BATCH:
             raise BadValue(
-                f"{batch_index} is no batch number",
+                f"{batch_index} is not a batch number",
                 "they count from 0 up",
                 "use the session's high-water mark",
             )
@@ -109,10 +105,7 @@ class Ledger(SqliteFile):
             )
 
     def spend(self, session_id: bytes, batch_index: int) -> None:
-        """Note that a reserved batch has ended well.
-
-        Raises BatchAlreadyUsed if it is not reserved, ConfigError.
-        """
+        """Note that a reserved batch ended well. Raises BatchAlreadyUsed, ConfigError."""
         with self._change() as db:
             changed = db.execute(
                 "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND "
@@ -127,10 +120,7 @@ class Ledger(SqliteFile):
                 )
 
     def burn(self, session_id: bytes, batch_index: int) -> None:
-        """Note that a reserved batch will not end well; one that is spent or burnt stays so.
-
-        Raises ConfigError.
-        """
+        """Burn a batch that is reserved still. Raises ConfigError."""
         with self._change() as db:
             db.execute(
                 "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND "
@@ -161,15 +151,12 @@ class Ledger(SqliteFile):
             return {str(state): int(n) for state, n in rows}
 
     def close(self) -> None:
-        """Close the file and let other processes have it; safe to call twice.
-
-        What is reserved stays so until then.
-        """
+        """Close the file and release it to other processes; safe to call twice."""
         with self._lock:
             super().close()
-            if self._held >= 0:
-                os.close(self._held)
-            self._held = -1
+            if self._lock_descriptor >= 0:
+                os.close(self._lock_descriptor)
+            self._lock_descriptor = -1
 
 
 def _high_water(db: sqlite3.Connection, session_id: bytes) -> int:

@@ -1,9 +1,8 @@
-"""Corrections that never leave one process: server 1 reads a batch while the dealer is still
-writing it.
+"""Corrections of a session in one process: server 1 reads a batch while the dealer writes it.
 
-For a session in one process. Nothing has to outlast the process, so there is no file; and because a
-batch that runs is used up whether or not it is finished, it may begin before its last byte is
-dealt. Each batch is read once, front to back.
+A batch need not outlast the process, so there is no file; and because a batch that runs is used up
+whether or not it is finished, it may begin before its last byte is dealt. Each batch is read once,
+from front to back.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import collections
 import threading
 import time
 
-from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
+from gpumpc.errors import CorrelationsMissing
+from gpumpc.offline import pool_errors
 from gpumpc.offline.pieces import cut
 
 _Key = tuple[bytes, int]
@@ -31,10 +31,7 @@ class _Batch:
 
 
 class MemoryPool:
-    """Batches by (session, number); the dealer's thread writes, server 1's reads.
-
-    Nothing bounds it but its users.
-    """
+    """Batches by (session, number); the dealer's thread writes, server 1's reads. Unbounded."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -45,11 +42,7 @@ class MemoryPool:
         with self._changed:
             entry = self._entry((session_id, batch_index))
             if entry.n_bytes is not None or entry.failed:
-                raise BadFrame(
-                    f"corrections of batch {batch_index} came twice",
-                    "they are here",
-                    "see the dealer's log",
-                )
+                raise pool_errors.sent_twice(batch_index)
             entry.n_bytes = n_bytes
         return MemoryWriter(self, entry, (session_id, batch_index))
 
@@ -61,30 +54,24 @@ class MemoryPool:
         with self._changed:
             entry = self._entry((session_id, batch_index))
             if entry.taken:
-                raise MaskReused(
-                    f"batch {batch_index} was taken twice",
-                    "its corrections are in use",
-                    "take another batch",
-                )
+                raise pool_errors.taken_twice(batch_index)
             entry.taken = True
         return MemoryCorrections(self, (session_id, batch_index), entry, timeout_s)
 
     def fail(self, session_id: bytes, batch_index: int) -> None:
-        """The dealer will not finish this batch: who reads it, now or later, raises NotDealt."""
+        """Note that the dealer will not finish this batch: every read of it raises NotDealt."""
         with self._changed:
             self._entry((session_id, batch_index)).failed = True
             self._changed.notify_all()
 
     def forget_failures(self) -> None:
-        """Batches that failed may be dealt again."""
+        """Let batches that failed be dealt again."""
         with self._changed:
             for key in [key for key, entry in self._batches.items() if entry.failed]:
                 del self._batches[key]
 
     def discard_before(self, session_id: bytes, batch_index: int) -> None:
-        """Forget the batches of a session below `batch` that nobody reads: they can never be
-        used.
-        """
+        """Forget the batches of a session below `batch_index` that have no reader."""
         with self._changed:
             for key in [
                 k
@@ -99,22 +86,20 @@ class MemoryPool:
             self._batches.pop(key, None)
 
     @property
-    def n_bytes_held(self) -> int:
-        """Bytes that are here and unread."""
+    def n_unread_bytes(self) -> int:
+        """Bytes that were written and not read."""
         with self._changed:
             return sum(len(piece) for entry in self._batches.values() for piece in entry.pieces)
 
     def put(self, entry: _Batch, piece: memoryview) -> None:
-        """More of a batch."""
+        """Add the next bytes of a batch."""
         with self._changed:
             entry.pieces.append(piece)
             entry.n_written += len(piece)
             self._changed.notify_all()
 
     def wait(self, entry: _Batch, n_bytes: int, timeout_s: float) -> bool:
-        """Until so many bytes of a batch were written, or it failed, or time is up: whether they
-        are there.
-        """
+        """Wait for the first `n_bytes` of a batch, or its failure; whether they are there."""
         with self._changed:
             self._changed.wait_for(lambda: entry.n_written >= n_bytes or entry.failed, timeout_s)
             return entry.n_written >= n_bytes
@@ -124,16 +109,13 @@ class MemoryPool:
 
 
 class MemoryWriter:
-    """One batch on its way in; made by `MemoryPool.writer`."""
+    """An arriving batch; made by `MemoryPool.writer`."""
 
     def __init__(self, pool: MemoryPool, entry: _Batch, key: _Key) -> None:
         self._pool, self._entry, self._key = pool, entry, key
 
     def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes, which stay as they are.
-
-        Raises BadFrame if that is more than announced.
-        """
+        """Add the next bytes, not changed afterwards. Raises BadFrame beyond the announced size."""
         if self._entry.n_written + len(piece) > (self._entry.n_bytes or 0):
             self._refuse(self._entry.n_written + len(piece))
         if piece:
@@ -144,12 +126,10 @@ class MemoryWriter:
         if self._entry.n_written != self._entry.n_bytes:
             self._refuse(self._entry.n_written)
         if not self._entry.n_bytes:
-            self._pool.drop(self._key)  # nobody asks for nothing
+            self._pool.drop(self._key)  # it has no reader
 
     def _refuse(self, n_bytes: int) -> None:
-        why = f"{self._entry.n_bytes} bytes were announced and {n_bytes} came"
-        hint = "run the same plan and version of gpumpc at the dealer and at this server"
-        raise BadFrame(f"the corrections of batch {self._key[1]} were refused", why, hint)
+        raise pool_errors.wrong_size(self._key[1], self._entry.n_bytes or 0, n_bytes)
 
 
 class MemoryCorrections:
@@ -163,15 +143,12 @@ class MemoryCorrections:
     def read(self, n_bytes: int) -> memoryview:
         """The next `n_bytes` bytes, read-only, waited for. Raises CorrelationsMissing, NotDealt."""
         entry, end = self._entry, self._n_read + n_bytes
-        # Where the dealer has begun, what is not announced never comes.
+        # Once the dealer has begun, bytes beyond the announced size never arrive.
         hopeless = entry.n_bytes is not None and end > entry.n_bytes
         if hopeless or not self._pool.wait(entry, end, max(0.0, self._deadline - time.monotonic())):
             kind = NotDealt if entry.failed else CorrelationsMissing
-            raise kind(
-                f"batch {self._key[1]} has too few corrections",
-                f"a step asks for {n_bytes} bytes after {self._n_read} of {entry.n_bytes or 0}",
-                "run the same plan and version of gpumpc at the dealer and at this server",
-            )
+            why = f"a step asks for {n_bytes} bytes after {self._n_read} of {entry.n_bytes or 0}"
+            raise pool_errors.too_few(self._key[1], why, kind)
         self._n_read = end
         return cut(entry.pieces, n_bytes)
 
@@ -180,11 +157,7 @@ class MemoryCorrections:
         n_unread = (self._entry.n_bytes or 0) - self._n_read
         self.discard()
         if n_unread:
-            raise LeftoverCorrelations(
-                f"{n_unread} bytes of the corrections of batch {self._key[1]} were not read",
-                "the dealer and this server walked different programs",
-                "run the same plan and version of gpumpc at the dealer and at this server",
-            )
+            raise pool_errors.left_over(self._key[1], n_unread)
 
     def discard(self) -> None:
         """Forget the batch; safe to call twice."""

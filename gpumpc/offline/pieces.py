@@ -1,4 +1,4 @@
-"""Bytes that came in pieces, taken from the front."""
+"""Bytes stored in pieces, taken from the front."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import collections
 
 
 def cut(pieces: collections.deque[memoryview], n_bytes: int) -> memoryview:
-    """The first `n_bytes` bytes, which must be there: a view of one piece wherever they lie in
-    one.
-    """
+    """Remove and return the first `n_bytes` bytes, which must be there: a view if possible."""
     found = list[memoryview]()
     while n_bytes:
         piece = pieces.popleft()

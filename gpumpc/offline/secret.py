@@ -1,4 +1,4 @@
-"""Secrets in memory and on disk: what does not show itself, and what others cannot read."""
+"""Secrets in memory, which do not print, and on disk, where other users cannot read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Secret:
-    """Bytes that no repr, str, format or pickle shows; `expose` is the only way to them."""
+    """Bytes that no repr, str, format or pickle shows; only `expose` returns them."""
 
     __slots__ = ("_value",)
 
@@ -27,7 +27,7 @@ class Secret:
         return self._value
 
     def fingerprint(self) -> str:
-        """32 hex digits that show two parties hold the same secret, and nothing of it."""
+        """32 hex digits by which two parties compare their secrets without showing them."""
         return hmac.digest(self._value, b"gpumpc root check", "sha256").hex()[:32]
 
     def __repr__(self) -> str:
@@ -67,10 +67,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only this user can read (0600), durably.
-
-    Raises ConfigError if it is there already.
-    """
+    """Write a new file for this user alone (0600), durably. Raises ConfigError if it exists."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -89,10 +86,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """A secret file's bytes.
-
-    Raises ExposedSecret if others may read or write it, MissingFile, ConfigError.
-    """
+    """A secret file's bytes. Raises ExposedSecret, MissingFile, ConfigError."""
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -113,8 +107,8 @@ def read_private(path: Path) -> bytes:
 def lock_file(path: Path, what: str) -> int:
     """Take the file lock at `path` for this process; returns the descriptor to close when done.
 
-    The kernel gives it back when the process ends, however it ends. Raises ConfigError if another
-    holds it.
+    The kernel releases it when the process ends, however it ends. Raises ConfigError if another
+    process holds it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,9 +1,8 @@
 """Domain-separated keys: seed(p, session, batch, step, name) = HKDF(root_p, ...).
 
-A key belongs to exactly one expansion; whoever asks for the same name twice in one batch gets
-MaskReused, because a mask hides one value, ever. Source: RFC 5869, extract once per batch, expand
-once per name; every field is length-prefixed, so no two different field lists give the same info
-string.
+A key belongs to exactly one expansion: asking for a name twice in one batch raises MaskReused,
+because a mask hides one value, ever. Source: RFC 5869, extract once per batch, expand once per
+name; every field is length-prefixed, so no two field lists give the same info string.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class SeedTree:
     Args:
         root: 32 bytes known to the dealer and this server alone.
         session_id: 16 bytes, fresh for every pair of ledgers and every program.
-        batch: the batch number, reserved in the ledger before any key is drawn.
+        batch_index: the batch number, reserved in the ledger before any key is drawn.
     """
 
     def __init__(self, root: bytes, session_id: bytes, batch_index: int) -> None:
@@ -39,10 +38,7 @@ class SeedTree:
         return "SeedTree(<secret>)"
 
     def key(self, step: str, name: str) -> bytes:
-        """32 bytes for the one expansion called `name` in `step`.
-
-        Raises MaskReused on a second call.
-        """
+        """32 bytes for one expansion, `name` in `step`. Raises MaskReused on a second call."""
         if (step, name) in self._used:
             raise MaskReused(
                 f"the mask '{name}' of step '{step}' was asked for twice in one batch",
@@ -54,18 +50,14 @@ class SeedTree:
 
 
 def weight_session(version: str, weight_sharing_id: str) -> bytes:
-    """The session id under which the static masks of one weight version and weight sharing are
-    drawn.
-    """
+    """The session id of the static masks of one weight version and weight sharing."""
     return hashlib.sha256(
         _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
     ).digest()[:SESSION_BYTES]
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:
-    """Bound to the program and to both ledgers: a ledger that was lost leads to another session,
-    never to old masks.
-    """
+    """A session's id, bound to both ledgers: without one of them its old masks never recur."""
     return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[
         :SESSION_BYTES
     ]

@@ -1,6 +1,4 @@
-"""A private SQLite file: right modes from the first byte, every change on disk or not made, every
-refusal explained.
-"""
+"""A private SQLite file: changes are whole and durable, and SQLite's errors explained."""
 
 from __future__ import annotations
 
@@ -11,21 +9,21 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from gpumpc.errors import ConfigError
 from gpumpc.offline.secret import file_error, sync_folder
 
 
 class SqliteFile:
-    """What ledger, store and catalog share: subclasses add their tables and what they mean.
+    """The base of ledger, store and catalog, which add their tables.
 
     Usable from several threads: one lock is held around each transaction.
 
     Args:
         path: the file; made (0600) where missing. Its folder must be there.
         schema: `CREATE .. IF NOT EXISTS` statements.
-        version: of the schema; a file of another one is refused.
+        version: the schema's version; a file of another one is refused.
 
     Raises ConfigError (the subclass's `refusal`) where it cannot be opened, read or written.
     """
@@ -99,9 +97,13 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        """Reading, while nobody changes anything."""
+        """Read, while no thread changes anything."""
         with self._lock, self._explained():
             yield self._db
+
+    def _select(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._read() as db:
+            return db.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -291,6 +291,6 @@ def _fits(step: Step, interval: Interval, bits: int) -> None:
             f"layer '{step.name}' may reach 2^{reached:.2f} ring units, and has room below "
             f"2^{bits}",
             "the bounds of its inputs and weights allow it",
-            "choose a larger k or a smaller f, or compile with bounds='calibrated' and sample "
-            "images",
+            "choose a larger k or a smaller f, or calibrate the bounds on samples: "
+            "bounds=gpumpc.Calibrated(samples)",
         )

@@ -1,1 +1,1 @@
-"""One of the two servers: requests of clients, the loop with the other server, shares at rest."""
+"""A server process: clients' requests, the peer loop, the dealer link and the share store."""

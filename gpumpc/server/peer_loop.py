@@ -1,12 +1,14 @@
-"""The thread of a server that walks programs in lock step with the other server.
+"""The thread of a server that walks programs in lock step with the other server, and its queue.
 
-Server 0 leads: it takes jobs in the order in which they came and orders server 1 to do the same.
-Whatever can fail at one server alone is done before the order is accepted: such a failure disturbs
-nobody else and burns no batch.
+Server 0 leads: it takes jobs in the order in which they came and orders server 1 to run the same.
+Server 1 runs only jobs that it has received itself, so neither server can make the other evaluate
+anything. Whatever can fail at one server alone is done before the order is accepted: such a failure
+disturbs nobody else and burns no batch.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import threading
@@ -25,17 +27,18 @@ from gpumpc.errors import (
     RemoteError,
     WireError,
 )
-from gpumpc.server.jobs import Job, JobQueue, Work
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
 from gpumpc.wire.wait_for_peer import wait_for_peer
 
-# How long server 1 keeps a request that server 0 does not order. It hears of requests first, so for
-# one that it is ordered and does not have it waits for a moment only.
+# More would only delay other clients, and each waiting job takes memory.
+MAX_JOBS_PER_CLIENT = 32
+# How long a job waits at server 1 for server 0's order. Clients ask server 1 first, so an ordered
+# job that is not here arrives at once or never.
 SAME_REQUEST_S = 3.0
 _ALREADY_S = 0.5
-_ANSWER_S = 30.0  # what server 1 may take to prepare a request of the largest size
+_ANSWER_S = 30.0  # for server 1 to prepare a request of the largest size
 _IDLE_S = 0.2
 _IDLE_MESSAGE_S = 1.0
 _RECONNECT_S = 0.5
@@ -43,42 +46,136 @@ _RECONNECT_S = 0.5
 log = logging.getLogger("gpumpc")
 
 
+class Job(abc.ABC):
+    """A request that both servers run together.
+
+    Attributes:
+        client_name: the client that sent it.
+        plan, job_id, what: must be the same at both servers.
+    """
+
+    client_name: str
+    plan: str
+    job_id: str
+    what: str
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Do everything that can fail at this server alone."""
+
+    @abc.abstractmethod
+    def run(self, channel: SubChannel, first_batch: int) -> None:
+        """Run in lock step with the other server."""
+
+    @abc.abstractmethod
+    def fail(self, error: GpumpcError) -> None:
+        """Tell the client why its request is not carried out."""
+
+
+class JobQueue:
+    """Jobs in the order in which they came, bounded for each client; for several threads."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, tuple[Job, float]] = {}
+        self._arrived = threading.Condition()
+
+    def put(self, job: Job) -> None:
+        """Add a job.
+
+        Raises InputError if one with its id waits here already, or too many of its client's do.
+        """
+        with self._arrived:
+            if job.job_id in self._jobs:
+                raise InputError(
+                    f"job {job.job_id[:8]} waits here already",
+                    "a job has a number of its own",
+                    "draw a new one",
+                )
+            n_waiting = sum(
+                waiting.client_name == job.client_name for waiting, _ in self._jobs.values()
+            )
+            if n_waiting >= MAX_JOBS_PER_CLIENT:
+                raise InputError(
+                    f"{job.client_name} has {MAX_JOBS_PER_CLIENT} requests waiting here",
+                    "no client may fill the queue",
+                    "wait for the earlier ones",
+                )
+            self._jobs[job.job_id] = (job, time.monotonic())
+            self._arrived.notify_all()
+
+    def first(self, timeout_s: float) -> Job | None:
+        """Take the oldest job; None if none comes in time."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._jobs, timeout_s)
+            return self._jobs.pop(next(iter(self._jobs)))[0] if self._jobs else None
+
+    def pop(self, job_id: str, timeout_s: float) -> Job | None:
+        """Take a job by its id; None if it does not come in time."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: job_id in self._jobs, timeout_s)
+            job, _ = self._jobs.pop(job_id, (None, 0.0))
+            return job
+
+    def pop_older(self, age_s: float) -> list[Job]:
+        """Take all jobs that wait here for at least `age_s` seconds; 0 takes every one."""
+        with self._arrived:
+            latest = time.monotonic() - age_s
+            old = [job_id for job_id, (_, since) in self._jobs.items() if since <= latest]
+            return [self._jobs.pop(job_id)[0] for job_id in old]
+
+
 class PeerLoop:
-    """What both servers do together; `run` is the body of a thread.
+    """Runs jobs together with the other server; `run` is the body of a thread.
 
     Args:
         connect: makes a new channel to the other server.
-        agreed: called with the channel when both servers have agreed, before any task.
-        stopping: ends `run`; set by it where nothing more can be done, with the reason in `fatal`.
+        on_agreement: called with the channel when both servers have agreed, before any job.
+        stopping: ends `run`, which sets it itself after an error that no retry can mend (`fatal`).
 
     Attributes:
-        is_connected: whether the other server is there and agrees.
+        is_connected: whether the other server is connected and agrees.
     """
 
     def __init__(
         self,
         party: int,
         engines: Mapping[str, Engine],
-        jobs: JobQueue,
         connect: Callable[[], Channel],
-        agreed: Callable[[SubChannel], None],
+        on_agreement: Callable[[SubChannel], None],
         stopping: threading.Event,
     ) -> None:
-        self._party, self._engines, self._jobs = party, engines, jobs
-        self._connect, self._agreed, self.stopping = connect, agreed, stopping
+        self._party, self._engines, self._jobs = party, engines, JobQueue()
+        self._connect, self._on_agreement, self.stopping = connect, on_agreement, stopping
         self.is_connected = False
         self.fatal: GpumpcError | None = None
         self._idle_sent_at = 0.0
 
+    def submit(self, job: Job) -> None:
+        """Queue a job; from any thread.
+
+        Raises InputError, and PeerLost while the other server is not connected.
+        """
+        self._jobs.put(job)
+        # Checked after `put`: whenever the connection ends, either this or `_fail_waiting` fails
+        # the job.
+        if not self.is_connected:
+            self._jobs.pop(job.job_id, 0.0)
+            raise PeerLost(
+                f"server {self._party} is not connected to server {1 - self._party}",
+                "the other server does not run, is starting, or their configurations differ",
+                "start it, see both logs, then ask again: nothing was lost",
+            )
+
     def run(self) -> None:
-        """Connect, agree and work until `stopping` is set; a lost connection is made anew."""
+        """Connect, agree and run jobs until `stopping` is set; reconnect after a lost
+        connection.
+        """
         while not self.stopping.is_set():
             cause: GpumpcError | None = None
             try:
-                self._with_peer()
+                self._run_connection()
             except HandshakeMismatch as error:
-                # Nothing can be computed with a peer that does not agree: stop, and say which field
-                # differs.
+                # Nothing can be computed with a peer that does not agree.
                 log.error("%s", error)
                 self.fatal = cause = error
                 self.stopping.set()
@@ -86,16 +183,16 @@ class PeerLoop:
                 log.warning("%s", error)
                 cause = error
             except Exception as error:  # a bug must stop the server loudly, not leave it half alive
-                if not self.stopping.is_set():  # else its files were closed under it
+                if not self.stopping.is_set():  # else its files were closed meanwhile
                     log.exception("the peer loop's thread failed")
                     self.fatal = cause = unexpected(error)
                     self.stopping.set()
             self.is_connected = False
-            self.give_up(cause)
+            self._fail_waiting(cause)
             if cause:
                 self.stopping.wait(_RECONNECT_S)
 
-    def _with_peer(self) -> None:
+    def _run_connection(self) -> None:
         with contextlib.closing(self._connect()) as connection:
             if not wait_for_peer(connection.wait_peer, self.stopping):
                 return
@@ -103,44 +200,43 @@ class PeerLoop:
             exchange_hello(channel, equal={"number of plans": str(len(self._engines))})
             for engine in self._engines.values():
                 engine.agree(channel)
-            self._agreed(channel)
+            self._on_agreement(channel)
             self.is_connected = True
             log.info("server %d is connected to server %d and agrees", self._party, 1 - self._party)
-            step = self._lead if self._party == 0 else self._follow
+            take_turn = self._lead if self._party == 0 else self._follow
             try:
                 while not self.stopping.is_set():
-                    step(channel)
+                    take_turn(channel)
             finally:
-                self.is_connected = (
-                    False  # closing takes a moment, and no request should be taken in meanwhile
-                )
+                # Closing takes a moment, in which no request should be accepted.
+                self.is_connected = False
 
     def _lead(self, channel: SubChannel) -> None:
-        task = self._jobs.first(_IDLE_S)
-        if task is None:
+        job = self._jobs.first(_IDLE_S)
+        if job is None:
             self._send_idle(channel)
             return
         try:
-            work = self._prepared(task)
+            self._prepare(job)
         except GpumpcError as error:
-            task.fail(error)
+            job.fail(error)
             return
-        first_batch = self._engines[task.plan].next_batch
+        first_batch = self._engines[job.plan].next_batch
         try:
-            channel.send_control(m.pack(m.Order(task.plan, task.job, task.what, first_batch)))
+            channel.send_control(m.pack(m.Order(job.plan, job.job_id, job.what, first_batch)))
             answer, _ = m.unpack(channel.receive_control(_ANSWER_S), m.Control)
         except GpumpcError as error:
-            task.fail(error)
+            job.fail(error)
             raise
         if isinstance(answer, m.Refuse):
-            task.fail(RemoteError(f"server 1 refuses: {answer.what}", answer.why, answer.hint))
-        elif isinstance(answer, m.Accept) and answer.job == task.job:
-            self._carry_out(channel, task, work, first_batch)
+            job.fail(RemoteError(f"server 1 refuses: {answer.what}", answer.why, answer.hint))
+        elif isinstance(answer, m.Accept) and answer.job == job.job_id:
+            self._carry_out(channel, job, first_batch)
         else:
             wrong = BadFrame(
                 "server 1 answered another order than was given", hint="restart both servers"
             )
-            task.fail(wrong)
+            job.fail(wrong)
             raise wrong
 
     def _send_idle(self, channel: SubChannel) -> None:
@@ -149,7 +245,7 @@ class PeerLoop:
             channel.send_control(m.pack(m.Idle()))
         with contextlib.suppress(PeerTimeout):
             channel.receive_control(0.0)  # raises PeerLost as soon as server 1 is gone
-            raise BadFrame("server 1 spoke without an order", hint="restart both servers")
+            raise BadFrame("server 1 answered without an order", hint="restart both servers")
 
     def _follow(self, channel: SubChannel) -> None:
         try:
@@ -161,64 +257,63 @@ class PeerLoop:
                 waiting.fail(_one_sided(1))
             return
         if not isinstance(order, m.Order):
-            raise BadFrame("server 0 sent no order where one was due", hint="restart both servers")
-        task = self._jobs.pop(order.job, _ALREADY_S)
+            raise BadFrame(
+                "server 0 sent another record than an order", hint="restart both servers"
+            )
+        job = self._jobs.pop(order.job, _ALREADY_S)
         try:
-            if task is None:
+            if job is None:
                 raise _one_sided(0)
-            if (task.plan, task.what) != (order.plan, order.what):
+            if (job.plan, job.what) != (order.plan, order.what):
                 raise InputError(
                     "the two servers were given different requests",
                     hint="send the same to both servers",
                 )
-            work = self._prepared(task)
+            self._prepare(job)
         except GpumpcError as error:
             channel.send_control(
                 m.pack(m.Refuse(type(error).__name__, error.what, error.why, error.hint))
             )
-            if task is not None:
-                task.fail(error)
+            if job is not None:
+                job.fail(error)
             return
-        channel.send_control(m.pack(m.Accept(task.job)))
-        self._carry_out(channel, task, work, order.first_batch)
+        channel.send_control(m.pack(m.Accept(job.job_id)))
+        self._carry_out(channel, job, order.first_batch)
 
-    def _prepared(self, task: Job) -> Work:
+    def _prepare(self, job: Job) -> None:
         try:
-            return task.prepare()
+            job.prepare()
         except GpumpcError as error:
-            log.warning("%s: %s", task.client, error)
+            log.warning("%s: %s", job.client_name, error)
             raise
-        except (
-            Exception
-        ) as error:  # this request fails, such as for want of memory, and the server goes on
-            log.exception("a request of %s failed", task.client)
+        except Exception as error:
+            # Only this request fails, such as for want of memory; the server goes on.
+            log.exception("a request of %s failed", job.client_name)
             raise unexpected(error) from error
 
-    def _carry_out(self, channel: SubChannel, task: Job, work: Work, first_batch: int) -> None:
+    def _carry_out(self, channel: SubChannel, job: Job, first_batch: int) -> None:
         try:
-            work(channel, first_batch)
+            job.run(channel, first_batch)
         except HandshakeMismatch as error:
-            # The servers agree on their plans; what differs here concerns this request alone.
-            task.fail(error)
+            # The servers agree on their plans; the difference concerns this request alone.
+            job.fail(error)
             raise BadFrame(
                 "the two servers differ in a request", error.what, "ask again"
             ) from error
         except GpumpcError as error:
-            task.fail(error)
+            job.fail(error)
             if not isinstance(error, WireError):
                 with contextlib.suppress(GpumpcError):
                     channel.send_error(error)
             raise  # the channel may be in the middle of a batch: both servers start a new one
         except Exception as error:
-            task.fail(unexpected(error))
+            job.fail(unexpected(error))
             raise
 
-    def give_up(self, cause: GpumpcError | None) -> None:
-        """Tell the clients of all jobs that wait that nothing comes of them."""
-        why = cause.what if cause else f"server {self._party} stops"
+    def _fail_waiting(self, cause: GpumpcError | None) -> None:
         lost = PeerLost(
             "the connection between the two servers has ended before the request's turn came",
-            why,
+            cause.what if cause else f"server {self._party} stops",
             "see both logs, then ask again: the images are still shared",
         )
         for waiting in self._jobs.pop_older(0.0):
@@ -226,16 +321,15 @@ class PeerLoop:
 
 
 def _one_sided(party: int) -> InputError:
-    what = f"the request reached server {party} only"
     return InputError(
-        what,
-        "the client sent it to one server, or lost its way to the other",
+        f"the request reached server {party} only",
+        "the client sent it to one server, or the connection to the other was lost",
         "send it to both servers",
     )
 
 
 def unexpected(error: Exception) -> GpumpcError:
-    """What a client is told of an error that no one foresaw: nothing of what was computed."""
+    """The error that a client sees after a bug: it says nothing of the data."""
     return GpumpcError(
         "the server failed", type(error).__name__, "this is a bug: please report what its log says"
     )

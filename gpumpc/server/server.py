@@ -1,11 +1,4 @@
-"""A server process: one thread answers clients and dealer, one walks programs in lock step with the
-other server.
-
-Server 0 leads: it takes requests in the order in which they came and orders server 1 to do the
-same. Server 1 answers only for requests that it has received itself, so neither server can make the
-other evaluate anything. Whatever can fail at one server alone is done before the order is accepted:
-such a failure disturbs nobody else and burns no batch.
-"""
+"""A server process: one thread listens to clients and the dealer, one runs the peer loop."""
 
 from __future__ import annotations
 
@@ -18,6 +11,7 @@ from gpumpc import messages as m
 from gpumpc.deploy.config import ServerConfig
 from gpumpc.deploy.keys import Card, agree_pair, agree_root, load_identity
 from gpumpc.engine.engine import Engine
+from gpumpc.engine.party import Party
 from gpumpc.errors import (
     BadFrame,
     ConfigError,
@@ -33,10 +27,10 @@ from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
-from gpumpc.server.indexes import Indexes
-from gpumpc.server.jobs import JobQueue
+from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop, unexpected
-from gpumpc.server.requests import RequestHandler
+from gpumpc.server.requests.handler import RequestHandler
+from gpumpc.server.requests.request import Resources
 from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
@@ -53,70 +47,72 @@ log = logging.getLogger("gpumpc")
 class Server:
     """One server. `run` returns after `stop`.
 
-    Raises on construction whatever is wrong with the party's files: ConfigError, ExposedSecret,
-    CorruptPlan.
+    Raises on construction, for the party's files: ConfigError, ExposedSecret, CorruptPlan.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self.config, self.party = config, config.party
+        self.config = config
         self._identity = load_identity(config.identity)
-        self._root = agree_root(self._identity, config.dealer, self.party)
-        self._pair_secret = agree_pair(self._identity, config.peer)
+        root = agree_root(self._identity, config.dealer, config.party)
+        pair_secret = agree_pair(self._identity, config.peer)
         _claim(config.state, self._identity.card)
-        self._ledger = Ledger(config.state / "ledger.sqlite")
+        ledger = Ledger(config.state / "ledger.sqlite")
         self._dealer_link: DealerLink | None = None
-        if self.party == 1:
+        if config.party == 1:
             self._dealer_link = DealerLink(Pool(config.state / "pool", config.pool_bytes))
-        self._backend = choose_backend(config.backend)
+        backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ahead")
-        self._engines = {
-            plan_hash(engine.plan).hex(): engine for engine in map(self._engine, config.plans)
-        }
-        store = Store(config.state / "store", self.party)
-        self._share_store = ShareStore(store, self.party, self._backend, config.uploads_bytes)
-        self._listener = Listener(
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._party = Party(
+            config.party,
+            root,
+            pair_secret,
+            ledger,
+            backend,
+            self._dealer_link,
+            config.timeout_s,
+            self._executor,
+        )
+        engines = map(self._open_engine, config.plans)
+        self._engines = {plan_hash(engine.plan).hex(): engine for engine in engines}
+        store = Store(config.state / "store", config.party)
+        self._share_store = ShareStore(store, config.party, backend, config.uploads_bytes)
+        self._listener = self._listen()
+        self.endpoint = self._listener.endpoint
+        self._dealer_route: bytes | None = None
+        self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
+        self._stopping = threading.Event()
+        self._peer_loop = PeerLoop(
+            config.party, self._engines, self._connect, self._on_agreement, self._stopping
+        )
+        self._resources = Resources(
+            config.party,
+            self._engines,
+            self._share_store,
+            IndexCatalog(self._share_store),
+            self._dealer_link,
+            self._peer_loop,
+        )
+        self._handler = RequestHandler(config, self._resources, self._listener)
+
+    def _open_engine(self, folder: Path) -> Engine:
+        config = self.config
+        return Engine(
+            self._party,
+            plan_files.load(folder),
+            config.batch_size,
+            config.state,
+            config.in_flight,
+        )
+
+    def _listen(self) -> Listener:
+        config = self.config
+        return Listener(
             config.listen,
             self._identity.curve,
             config.allowed,
             stream_peers=[config.dealer.name] if self._dealer_link else [],
             stream_endpoint=config.dealer_bulk,
-        )
-        self.endpoint = self._listener.endpoint
-        self._dealer_route: bytes | None = None
-        self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
-        self._jobs = JobQueue()
-        self._stopping = threading.Event()
-        self._peer_loop = PeerLoop(
-            self.party, self._engines, self._jobs, self._connect, self._met, self._stopping
-        )
-        self._clients = RequestHandler(
-            config,
-            self._engines,
-            self._share_store,
-            Indexes(self._share_store, self._dealer_link),
-            self._dealer_link,
-            self._backend,
-            self._listener,
-            self._jobs,
-            self._peer_loop,
-            self._forget_old_sessions,
-        )
-
-    def _engine(self, folder: Path) -> Engine:
-        return Engine(
-            self.party,
-            plan_files.load(folder),
-            self.config.batch_size,
-            self._root,
-            self._pair_secret,
-            self._ledger,
-            self._backend,
-            self.config.state,
-            self._dealer_link,
-            wait_s=self.config.timeout_s,
-            executor=self._executor,
-            in_flight=self.config.in_flight,
         )
 
     def stop(self) -> None:
@@ -130,7 +126,7 @@ class Server:
         """
         worker = threading.Thread(target=self._peer_loop.run, name="lock step", daemon=True)
         worker.start()
-        log.info("server %d listens at %s", self.party, self.endpoint)
+        log.info("server %d listens at %s", self.config.party, self.endpoint)
         try:
             while not self._stopping.is_set():
                 arrival = self._listener.poll(_IDLE_S)
@@ -145,8 +141,8 @@ class Server:
 
     def _end(self, worker: threading.Thread) -> None:
         if self._dealer_link:
-            # nobody listens to the dealer any longer: whoever waits for it would wait for ever
-            self._dealer_link.give_up()
+            # Nobody listens to the dealer any longer: a thread that waits for it would never end.
+            self._dealer_link.abort()
         worker.join(_STOP_S)
         if worker.is_alive():
             log.warning(
@@ -157,7 +153,7 @@ class Server:
         for engine in self._engines.values():
             engine.stop_preparing()
         self._listener.close()
-        self._ledger.close()
+        self._party.ledger.close()
         self._share_store.store.close()
         if self._dealer_link:
             self._dealer_link.pool.close()
@@ -167,12 +163,12 @@ class Server:
     def _answer(self, arrival: Arrival) -> None:
         try:
             if arrival.peer == self.config.dealer.name:
-                self._hear_dealer(arrival)
+                self._receive_from_dealer(arrival)
             elif arrival.frame.kind is Kind.REQUEST:
-                self._clients.answer(arrival)
+                self._handler.handle(arrival)
             else:
                 raise BadFrame(
-                    f"a {arrival.frame.kind.name} frame is no request",
+                    f"a {arrival.frame.kind.name} frame is not a request",
                     hint="use gpumpc's own client",
                 )
         except GpumpcError as error:
@@ -183,20 +179,20 @@ class Server:
             self._refuse(arrival, unexpected(error))
 
     def _refuse(self, arrival: Arrival, error: GpumpcError) -> None:
-        self._clients.fail(arrival, error)
+        self._listener.reply_error(arrival.routing_id, error, sequence=arrival.frame.sequence)
         if self._dealer_link and arrival.routing_id == self._dealer_route:
             self._dismiss_dealer(self._dealer_link)
 
     # dealer
 
-    def _hear_dealer(self, arrival: Arrival) -> None:
+    def _receive_from_dealer(self, arrival: Arrival) -> None:
         frame = arrival.frame
         if frame.kind is Kind.HELLO:
             self._greet_dealer(arrival)
-        elif self._dealer_link is not None:  # server 0 only wants to know that they agree
+        elif self._dealer_link is not None:  # server 0 only compares the plans
             if arrival.routing_id == self._greeted:
-                # What it sends after its hellos shows that it agrees on every plan too: now it may
-                # be asked, and it alone.
+                # A frame after its hellos shows that it agrees on every plan too: from now on only
+                # this dealer is asked.
                 self._greeted, self._dealer_route = None, arrival.routing_id
                 self._dealer_link.restart()
             if arrival.routing_id == self._dealer_route:
@@ -208,14 +204,13 @@ class Server:
     def _store(dealer_link: DealerLink, frame: Frame) -> None:
         n_bytes = dealer_link.expected_bytes(frame.session, frame.batch_index)
         if n_bytes is None:
-            dealer_link.forget(
-                frame.session, frame.batch_index
-            )  # of a session that has ended, or of a search that was given up
+            # It is of a session that has ended, or of a search that was given up.
+            dealer_link.drop(frame.session, frame.batch_index)
         else:
             dealer_link.store(frame.session, frame.batch_index, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
-        """Tell the dealer our fields for its plan number `sequence`, then compare: both ends find a
+        """Send the dealer our hello for its plan number `sequence`, then compare: both ends find a
         difference.
         """
         index = arrival.frame.sequence
@@ -225,7 +220,7 @@ class Server:
                 "number of plans", str(len(engines)), f"at least {index + 1}", "the dealer"
             )
         ours = {
-            "root": self._root.fingerprint(),
+            "root": self._party.root.fingerprint(),
             "number of plans": str(len(engines)),
             **agreed_fields(engines[index].plan, engines[index].program),
         }
@@ -233,16 +228,15 @@ class Server:
         compare(ours, unpack_hello(arrival.frame.payload).equal, "the dealer")
         if index + 1 == len(engines):
             self._greeted = arrival.routing_id
-        log.info("the dealer is here and agrees on plan %s", engines[index].plan.name)
+        log.info("the dealer is connected and agrees on plan %s", engines[index].plan.name)
 
     def _dismiss_dealer(self, dealer_link: DealerLink) -> None:
-        """Hear this dealer no more before it has greeted anew, as it does when it is told of an
-        error.
+        """Ignore this dealer until it has sent its hellos again, as it does after an error.
 
-        What is still on its way is the rest of a batch that is given up, and would be taken for the
+        The frames on their way are the rest of a batch that is given up, and would be taken for the
         beginning of one.
         """
-        dealer_link.give_up()
+        dealer_link.abort()
         self._dealer_route = None
 
     def _ask_dealer(self) -> None:
@@ -251,30 +245,23 @@ class Server:
         if not self._dealer_link.is_connected:
             silent = PeerTimeout(
                 f"the dealer was silent for {DEALER_SILENCE_S:g} s",
-                hint="it connects anew by itself",
+                hint="it connects again by itself",
             )
             self._listener.reply_error(self._dealer_route, silent)
             self._dismiss_dealer(self._dealer_link)
             return
         for want in (
-            self._dealer_link.ask_on_demand(),
-            *map(self._dealer_link.ask, self._engines.values()),
+            self._dealer_link.next_on_demand(),
+            *map(self._dealer_link.next_want, self._engines.values()),
         ):
             if want is not None:
                 self._listener.reply(self._dealer_route, Kind.CONTROL, m.pack(want))
 
     # peer loop's thread
 
-    def _met(self, channel: Channel) -> None:
-        """Both servers agree on their plans: bring their stores together, and forget what can never
-        be used.
-        """
-        self._share_store.meet(channel)
-        self._forget_old_sessions()
-
-    def _forget_old_sessions(self) -> None:
-        if self._dealer_link:
-            self._dealer_link.keep_only([engine.session_id for engine in self._engines.values()])
+    def _on_agreement(self, channel: Channel) -> None:
+        self._share_store.pair(channel)
+        self._resources.discard_old_sessions()
 
     def _connect(self) -> Channel:
         config, curve, peer_key = self.config, self._identity.curve, self.config.peer.curve_key
@@ -282,7 +269,7 @@ class Server:
         if endpoint is None:
             make, endpoint = PeerSocket.connect, config.peer_connect or ""
         socket = make(endpoint, curve, peer_key, stream_endpoint=config.peer_bulk)
-        return Channel(socket, self.party, config.timeout_s)
+        return Channel(socket, config.party, config.timeout_s)
 
 
 def _claim(state: Path, card: Card) -> None:

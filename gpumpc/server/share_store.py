@@ -1,9 +1,9 @@
-"""What a server holds of its clients': inputs and results at rest, as shares. Lock-step parts run
-at both servers.
+"""The share store: inputs and features of clients at rest.
 
-Every row is put down as pending, under a version that names the random values behind it; the
-servers then compare what they hold and confirm what both have. So half an upload, or what a crash
-leaves behind, is nothing that anybody could use.
+Every row is added as pending, under a version that identifies its random values; the servers then
+compare their rows and confirm those that both have. So half an upload, or a row that only one
+server stored before a crash, can never be used. Functions that take a channel run at both servers
+in lock step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,21 +31,21 @@ from gpumpc.wire.frames import MAX_PAYLOAD_BYTES
 from gpumpc.wire.handshake import exchange_hello
 
 INPUTS = "input/"
-# What one server alone has held for so long is the half of an upload that was given up.
+# A row that is pending for so long is half of an upload that was given up.
 SWEEP_S = 3600.0
-# Where both servers come to the same point of a request at once.
+# Both servers come to the same point of a request within this time.
 _BOTH_S = 5.0
 
 log = logging.getLogger("gpumpc")
 
 
 class RowKind(NamedTuple):
-    """Rows of one kind that a program can take as its input.
+    """The rows of a plan's inputs or features.
 
     Attributes:
-        kind: of the rows in the store.
+        kind: their name in the store.
         value: bits and scale of the shares; its shape is that of a batch.
-        from_seed: whether a row is a seed, and the share is drawn from it.
+        from_seed: whether a row is a seed that the share is drawn from.
     """
 
     kind: str
@@ -57,24 +57,21 @@ class ShareStore:
     """One server's rows at rest.
 
     Args:
-        store: where the rows are.
-        party: 0 or 1.
         capacity_bytes: how much one owner's rows may take.
+
+    Attributes:
+        mismatch: why the two servers' stores do not belong together; empty where they do.
     """
 
     def __init__(self, store: Store, party: int, backend: Backend, capacity_bytes: int) -> None:
-        self.store, self.party, self.backend, self._capacity_bytes = (
-            store,
-            party,
-            backend,
-            capacity_bytes,
-        )
-        self.trouble = "the servers have not met"
+        self.store, self.party, self.backend = store, party, backend
+        self._capacity_bytes = capacity_bytes
+        self.mismatch = "the servers have not been connected yet"
 
     # pairing
 
-    def meet(self, channel: Channel) -> None:
-        """Bind the two stores to each other at their first meeting; later, see whether they belong
+    def pair(self, channel: Channel) -> None:
+        """Bind the two stores to each other at the first connection; later, check that they belong
         together.
         """
         own = self.store.store_pair_id
@@ -84,18 +81,18 @@ class ShareStore:
         if not own and not other:
             both = sorted((fresh, theirs.get("fresh", "")))
             self.store.pair(hashlib.sha256("".join(both).encode()).hexdigest()[:32])
-        self.trouble = ""
+        self.mismatch = ""
         if own != other:
-            self.trouble = f"here store pair {own[:8] or 'none'}, there {other[:8] or 'none'}"
-            log.warning("the two servers' stores do not belong together: %s", self.trouble)
+            self.mismatch = f"here store pair {own[:8] or 'none'}, there {other[:8] or 'none'}"
+            log.warning("the two servers' stores do not belong together: %s", self.mismatch)
         self.store.sweep(SWEEP_S)
 
     def check_paired(self) -> None:
         """Raises CorruptStore where the two stores do not belong together."""
-        if self.trouble:
+        if self.mismatch:
             raise CorruptStore(
                 "the two servers' stores do not belong together",
-                f"{self.trouble}; a state folder was lost, restored or exchanged",
+                f"{self.mismatch}; a state folder was lost, restored or exchanged",
                 "start both servers with the state folders they had, or remove the folder `store` "
                 "of both and share again",
             )
@@ -103,15 +100,15 @@ class ShareStore:
     # inputs
 
     def inputs(self, engine: Engine) -> RowKind:
-        """Where a plan's inputs lie: server 0 has seeds, server 1 packed words."""
+        """The rows of a plan's inputs: seeds at server 0, packed words at server 1."""
         return RowKind(
             f"{INPUTS}{plan_hash(engine.plan).hex()}",
             engine.program.input,
             from_seed=self.party == 0,
         )
 
-    def take_in(self, engine: Engine, request: m.Share, owner: str, bulk: memoryview) -> None:
-        """Put down inputs as pending; what is there already stays.
+    def add_inputs(self, engine: Engine, request: m.Share, owner: str, bulk: memoryview) -> None:
+        """Add inputs as pending rows; rows that are here already stay.
 
         Raises BadFrame if the bytes do not fit the plan, ConfigError where there is no room,
         InputError for an item of another owner.
@@ -119,8 +116,7 @@ class ShareStore:
         row_kind = self.inputs(engine)
         n, n_packed = len(request.items), _row_bytes(row_kind.value)
         row_bytes = SEED_BYTES if row_kind.from_seed else n_packed
-        # A seed says nothing of the size: what server 1 could not be sent is not taken in here
-        # either.
+        # A seed does not show the size: server 0 also refuses what could not be sent to server 1.
         if not n or len(bulk) != n * row_bytes or n * n_packed > MAX_PAYLOAD_BYTES:
             raise BadFrame(
                 f"{n} inputs came with {len(bulk)} bytes, and {n * row_bytes} are their size",
@@ -132,9 +128,9 @@ class ShareStore:
         if used + len(bulk) > self._capacity_bytes:
             raise ConfigError(
                 f"there is no room for inputs of {len(bulk)} bytes",
-                f"what {owner} has here takes {used} of {self._capacity_bytes} bytes",
-                "delete what is done with (`gpumpc store delete`), or raise `uploads` in the "
-                "servers' configurations",
+                f"the rows of {owner} take {used} of {self._capacity_bytes} bytes here",
+                "delete items that are not needed any more (`gpumpc delete`), or raise "
+                "`uploads` in the servers' configurations",
             )
         keys = [RowKey(item, request.version) for item in request.items]
         self.store.put(
@@ -142,8 +138,8 @@ class ShareStore:
         )
 
     def settle(self, channel: Channel, kind: str, items: Sequence[str], owner: str) -> list[str]:
-        """What both servers hold of these items may be used from now on, the rest is deleted; which
-        items that is.
+        """Confirm those of these items that both servers hold and delete the others, which are
+        returned.
         """
         own = {item: row.key for item, row in self.store.find(kind, items, owner).items()}
         common = self._held_by_both(channel, sorted(own.values()))
@@ -152,11 +148,11 @@ class ShareStore:
         self.store.sweep(SWEEP_S)
         return [item for item in items if own.get(item) not in common]
 
-    # results
+    # features
 
     @staticmethod
-    def results(engine: Engine) -> RowKind:
-        """Where a plan's results lie."""
+    def features(engine: Engine) -> RowKind:
+        """The rows of a plan's stored results."""
         return RowKind(
             f"feature/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
         )
@@ -170,13 +166,13 @@ class ShareStore:
         items: Sequence[str],
         result: Additive,
     ) -> None:
-        """Keep a batch's result shares under its items, at both servers or at none."""
-        keys, kind = row_keys(items, engine.session_id, batch), self.results(engine).kind
+        """Store a batch's result shares under its items, at both servers or at none."""
+        keys, kind = row_keys(items, engine.session_id, batch), self.features(engine).kind
         self.store.put(kind, keys, owner, _packed(self.backend, result))
         self.confirm(channel, kind, keys)
 
     def source_of(self, engine: Engine, source: Engine | None) -> RowKind:
-        """Where a program's input is found: inputs, or another plan's results.
+        """The rows that a plan is evaluated on: inputs, or the features of the plan of `source`.
 
         Raises PlanError if those do not fit it.
         """
@@ -194,16 +190,16 @@ class ShareStore:
                 f"of {found.bits} bits",
                 "compile it on top of that plan",
             )
-        return self.results(source)
+        return self.features(source)
 
     # reading
 
     def ready(self, kind: str, owner: str) -> list[str]:
-        """Items of an owner that may be used."""
+        """Items of an owner whose rows may be used."""
         return [row.key.item for row in self.store.rows(kind, "ready", owner)]
 
     def keys(self, kind: str, items: Sequence[str], owner: str) -> list[RowKey]:
-        """Names of rows that may be used. Raises MissingFile naming the first that is not here."""
+        """Keys of rows that may be used. Raises MissingFile naming the first that is not here."""
         found = self.store.find(kind, items, owner)
         for item in items:
             if item not in found or found[item].state != "ready":
@@ -211,7 +207,7 @@ class ShareStore:
                     f"item {item[:8]} is not in the store",
                     "it was never shared here, is not extracted yet, was deleted, or belongs to "
                     "someone else",
-                    "see `gpumpc store info`, and share it again",
+                    "see `gpumpc list`, and share it again",
                 )
         return [found[item].key for item in items]
 
@@ -228,29 +224,38 @@ class ShareStore:
             parts = [self.backend.unpack(memoryview(row), shape, value.bits) for row in data]
         return self.backend.concat(parts, 0)
 
-    # what both servers do to rows
+    def batches(
+        self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str, size: int
+    ) -> Iterator[tuple[list[str], Words]]:
+        """Items with their shares, `size` at a time; the last batch is filled with zero shares,
+        whose results are dropped.
+        """
+        for start in range(0, len(items), size):
+            names = list(items[start : start + size])
+            words = self.words(row_kind, engine, names, owner)
+            if len(names) < size:
+                missing = self.backend.zeros((size - len(names), *words.shape[1:]))
+                words = self.backend.concat([words, missing], 0)
+            yield names, words
+
+    # rows at both servers
 
     @staticmethod
     def compare(
         channel: Channel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
     ) -> None:
-        """Raises HandshakeMismatch unless both servers mean the same rows."""
+        """Raises HandshakeMismatch unless both servers have the same keys."""
         exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, timeout_s=timeout_s)
 
     def confirm(self, channel: Channel, kind: str, keys: Sequence[RowKey]) -> None:
-        """Both servers have put these down: from now on they may be used.
-
-        Raises HandshakeMismatch if they differ.
-        """
-        # The other may be as far only when its dealer is: it begins a later batch before it looks
-        # at this one.
+        """Let rows be used that both servers added. Raises HandshakeMismatch if they differ."""
+        # The other server may first wait for the dealer: it begins a later batch before it confirms
+        # this one.
         self.compare(channel, kind, keys, channel.patience_s)
         self.store.confirm(kind, keys)
 
     def reconcile(self, channel: Channel, kind: str) -> None:
-        """After a crash: what one server alone holds is deleted, what both hold is ready at
-        both.
-        """
+        """Repair after a crash: delete rows that one server alone holds, confirm the others."""
         own = sorted(row.key for row in self.store.rows(kind))
         common = self._held_by_both(channel, own)
         self.store.delete_rows(kind, [key for key in own if key not in common])
@@ -260,7 +265,7 @@ class ShareStore:
 
     @staticmethod
     def _held_by_both(channel: Channel, own: Sequence[RowKey]) -> set[RowKey]:
-        """Those of our rows that the other server has too."""
+        """Our rows that the other server has too."""
         theirs = exchange_hello(channel, equal={}, informative={"digest": digest(own)})
         if theirs.get("digest") == digest(own):
             return {*own}
@@ -270,7 +275,7 @@ class ShareStore:
 
 
 def digest(keys: Sequence[RowKey]) -> str:
-    """Hex SHA-256 over names and versions, in this order."""
+    """Hex SHA-256 over items and versions, in this order."""
     return hashlib.sha256(
         "\n".join(f"{key.item} {key.version}" for key in keys).encode()
     ).hexdigest()
@@ -289,13 +294,13 @@ def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
 
 
 def _exchange_lines(channel: Channel, own: Sequence[RowKey]) -> list[str]:
-    """The peer's row names; ours go to it. In portions, so that a record stays small."""
+    """Exchange the rows' names, in portions, so that a record stays small."""
     portion = 4000
     lines = [f"{key.item} {key.version}" for key in own]
     mine = [lines[i : i + portion] for i in range(0, len(lines), portion)]
-    informative = exchange_hello(channel, equal={}, informative={"portions": str(len(mine))})
+    fields = exchange_hello(channel, equal={}, informative={"portions": str(len(mine))})
     try:
-        n_theirs = int(informative["portions"])
+        n_theirs = int(fields["portions"])
     except (KeyError, ValueError):
         raise CorruptStore(
             "the other server's list of rows is malformed", hint="see its log"

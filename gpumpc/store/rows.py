@@ -1,5 +1,5 @@
-"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest that says
-which may be used.
+"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest of the rows
+that may be used.
 
 A row belongs to an item and a kind ("input/PLAN", "feature/PLAN"); its version names the random
 values behind the share (an upload, or a session and batch). Only when both servers hold the same
@@ -47,7 +47,7 @@ Matrix = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, order=True)
 class RowKey:
-    """Which value, and under which random values it is shared: the same at both servers."""
+    """Names a shared value and the random values behind its shares: the same at both servers."""
 
     item: str
     version: str
@@ -55,7 +55,7 @@ class RowKey:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the manifest says of a row."""
+    """A row's entry in the manifest."""
 
     key: RowKey
     owner: str
@@ -79,7 +79,7 @@ class Store(SqliteFile):
 
     def __init__(self, folder: Path, party: int) -> None:
         self.folder = private_folder(Path(folder))
-        self._held = lock_file(self.folder / "lock", f"the store {folder}")
+        self._lock_descriptor = lock_file(self.folder / "lock", f"the store {folder}")
         try:
             super().__init__(self.folder / "manifest.sqlite", _SCHEMA, FORMAT)
             with self._explained():
@@ -113,9 +113,7 @@ class Store(SqliteFile):
     @property
     def store_pair_id(self) -> str:
         """Drawn by the two servers together at their first meeting; empty before."""
-        with self._read():
-            found = self._db.execute("SELECT value FROM meta WHERE key = 'pair'").fetchone()
-            return str(found[0]) if found else ""
+        return self._meta("pair") or ""
 
     def pair(self, store_pair_id: str) -> None:
         """Bind this store to its partner, once. Raises CorruptStore if it is bound to another."""
@@ -132,27 +130,27 @@ class Store(SqliteFile):
     # notes
 
     def note(self, name: str, text: str) -> str:
-        """Keep a small text under a name, unless there is one; what is there now."""
+        """Store a small text under a name unless the name has one; the text stored now."""
         with self._change() as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (f"note {name}", text))
         return self.noted(name) or ""
 
     def noted(self, name: str) -> str | None:
-        """The text under a name, if there is one."""
-        with self._read():
-            found = self._db.execute(
-                "SELECT value FROM meta WHERE key = ?", (f"note {name}",)
-            ).fetchone()
-            return str(found[0]) if found else None
+        """The text stored under a name, if any."""
+        return self._meta(f"note {name}")
+
+    def _meta(self, key: str) -> str | None:
+        found = self._select("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else None
 
     # rows
 
     def put(self, kind: str, keys: Sequence[RowKey], owner: str, rows: Matrix) -> int:
-        """Add rows (n, row_bytes) as pending; how many were new. An item that is ready already
-        keeps its old row.
+        """Add rows (n, row_bytes) as pending, except of items that are ready already; how many were
+        added.
 
         Raises BadFrame where keys and rows do not fit, InputError for an item of another owner,
-        ConfigError for a full disk; then nothing is kept.
+        ConfigError for a full disk; then nothing is stored.
         """
         if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
             raise BadFrame(
@@ -187,10 +185,7 @@ class Store(SqliteFile):
         try:
             sync_folder(self.folder)
             self._enter(kind, keys, owner, name, data, rows.shape[1])
-        except (
-            ConfigError,
-            OSError,
-        ):  # refused by the disk: rolled back, so nothing mentions the segment
+        except (ConfigError, OSError):  # rolled back, so the manifest does not name the segment
             (self.folder / name).unlink(missing_ok=True)
             raise
 
@@ -212,7 +207,7 @@ class Store(SqliteFile):
             )
 
     def confirm(self, kind: str, keys: Iterable[RowKey]) -> None:
-        """Both servers hold these: they may be used from now on."""
+        """Make rows ready, as both servers hold them."""
         with self._change() as db:
             db.executemany(
                 "UPDATE rows SET state = 'ready' WHERE kind = ? AND item = ? AND version = ?",
@@ -225,61 +220,45 @@ class Store(SqliteFile):
         for column, value in (("state", state), ("owner", owner)):
             if value is not None:
                 query, values = f"{query} AND {column} = ?", [*values, value]
-        with self._read():
-            found = self._db.execute(query + " ORDER BY item", values).fetchall()
-        return [
-            Row(RowKey(item, version), holder, status) for item, version, holder, status in found
-        ]
+        return [_row(*found) for found in self._select(query + " ORDER BY item", *values)]
 
     def find(self, kind: str, items: Iterable[str], owner: str) -> dict[str, Row]:
-        """What an owner has of these items, in any state, by item."""
+        """An owner's rows of these items, in any state, by item."""
         query = (
             "SELECT item, version, owner, state FROM rows WHERE kind = ? AND item = ? AND owner = ?"
         )
         with self._read():
             found = [self._db.execute(query, (kind, item, owner)).fetchone() for item in items]
-        return {
-            row[0]: Row(RowKey(row[0], row[1]), row[2], row[3]) for row in found if row is not None
-        }
+        return {row[0]: _row(*row) for row in found if row is not None}
 
     def held_bytes(self, owner: str) -> int:
         """Bytes of all rows of an owner."""
-        query = (
-            "SELECT coalesce(sum(row_bytes), 0) FROM rows JOIN segments ON segment = id WHERE "
-            "owner = ?"
-        )
-        with self._read():
-            return int(self._db.execute(query, (owner,)).fetchone()[0])
+        query = "SELECT sum(row_bytes) FROM rows JOIN segments ON segment = id WHERE owner = ?"
+        [[n_bytes]] = self._select(query, owner)
+        return int(n_bytes or 0)
 
     def kinds(self) -> list[str]:
         """Kinds that have rows."""
-        with self._read():
-            return [
-                row[0] for row in self._db.execute("SELECT DISTINCT kind FROM rows ORDER BY kind")
-            ]
+        return [row[0] for row in self._select("SELECT DISTINCT kind FROM rows ORDER BY kind")]
 
     def read(
         self, kind: str, items: Sequence[str], owner: str | None = None
     ) -> tuple[list[RowKey], Matrix]:
-        """Keys and bytes (n, row_bytes) of ready rows, in the order asked.
-
-        Raises MissingFile, CorruptStore.
-        """
+        """Keys and bytes (n, row_bytes) of ready rows. Raises MissingFile, CorruptStore."""
+        query = (
+            "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON segment = id "
+            "WHERE kind = ? AND item = ? AND state = 'ready'"
+        )
         keys, places = [], []
         with self._read():
             for item in items:
-                found = self._db.execute(
-                    "SELECT version, owner, file, slot, row_bytes FROM rows JOIN segments ON "
-                    "segment = id "
-                    "WHERE kind = ? AND item = ? AND state = 'ready'",
-                    (kind, item),
-                ).fetchone()
+                found = self._db.execute(query, (kind, item)).fetchone()
                 if found is None or (owner is not None and found[1] != owner):
                     raise MissingFile(
                         f"item {item[:8]} is not in the store",
                         "it was never shared here, is not extracted yet, was deleted, or belongs "
                         "to someone else",
-                        "see `gpumpc store info`, and share it again",
+                        "see `gpumpc list`, and share it again",
                     )
                 keys.append(RowKey(item, found[0]))
                 places.append(found[2:])
@@ -312,10 +291,7 @@ class Store(SqliteFile):
         return CorruptStore(f"the segment {self.folder / file} cannot be read", why, hint)
 
     def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
-        """Delete every row of these items, of kinds that begin with `prefix`; how many there were.
-
-        Segments that nothing uses any more go too.
-        """
+        """Delete all rows of items, of kinds that begin with `prefix`; how many there were."""
         query, values = (
             "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?",
             [len(prefix), prefix],
@@ -323,12 +299,12 @@ class Store(SqliteFile):
         if owner is not None:
             query, values = f"{query} AND owner = ?", [*values, owner]
         with self._change() as db:
-            gone = sum(db.execute(query, (item, *values)).rowcount for item in items)
+            n_rows = sum(db.execute(query, (item, *values)).rowcount for item in items)
         self._drop_unused()
-        return gone
+        return n_rows
 
     def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> None:
-        """Delete rows by kind and version: those the other server does not have."""
+        """Delete rows by kind and version."""
         with self._change() as db:
             db.executemany(
                 "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ?",
@@ -337,7 +313,7 @@ class Store(SqliteFile):
         self._drop_unused()
 
     def sweep(self, older_than_s: float) -> int:
-        """Delete rows that have been pending for long: half uploads. How many there were."""
+        """Delete rows that have been pending for longer: half uploads; how many there were."""
         with self._change() as db:
             cursor = db.execute(
                 "DELETE FROM rows WHERE state = 'pending' AND since < ?",
@@ -358,25 +334,16 @@ class Store(SqliteFile):
     # for people
 
     def info(self, owner: str | None = None) -> dict[str, int]:
-        """Counts: rows by kind and state, of one owner or of all; bytes on disk, of all."""
-        query = (
-            "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY "
-            "kind, state"
-        )
+        """Rows by kind and state, of one owner or of all, and the bytes of all on disk."""
+        query = "SELECT kind, state, count(*) FROM rows WHERE ? IS NULL OR owner = ? GROUP BY 1, 2"
         with self._read():
-            counted = self._db.execute(query, (owner, owner)).fetchall()
-            n_bytes = self._db.execute(
-                "SELECT coalesce(sum(row_bytes * n_rows), 0) FROM segments"
-            ).fetchone()[0]
-        return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes)}
+            counted = self._select(query, owner, owner)
+            [[n_bytes]] = self._select("SELECT sum(row_bytes * n_rows) FROM segments")
+        return {**{f"{kind} {state}": n for kind, state, n in counted}, "bytes": int(n_bytes or 0)}
 
     def verify(self) -> int:
-        """Read every segment and compare its SHA-256; how many there were.
-
-        Raises CorruptStore naming the first bad one.
-        """
-        with self._read():
-            segments = self._db.execute("SELECT file, sha256 FROM segments").fetchall()
+        """Compare every segment's SHA-256; how many there were. Raises CorruptStore."""
+        segments = self._select("SELECT file, sha256 FROM segments")
         for file, digest in segments:
             path = self.folder / file
             if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -389,9 +356,13 @@ class Store(SqliteFile):
         return len(segments)
 
     def close(self) -> None:
-        """Let other processes have the store; safe to call twice."""
+        """Close the store and release it to other processes; safe to call twice."""
         with self._lock:
             super().close()
-            if self._held >= 0:
-                os.close(self._held)
-            self._held = -1
+            if self._lock_descriptor >= 0:
+                os.close(self._lock_descriptor)
+            self._lock_descriptor = -1
+
+
+def _row(item: str, version: str, owner: str, state: str) -> Row:
+    return Row(RowKey(item, version), owner, state)

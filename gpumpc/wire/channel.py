@@ -83,10 +83,7 @@ class Channel:
         self._rounds += 1
 
     def receive(self) -> memoryview:
-        """Receive one message: a round, counted at both ends.
-
-        Raises PeerLost, PeerTimeout, BadFrame, RemoteError.
-        """
+        """Receive one message: a round. Raises PeerLost, PeerTimeout, BadFrame, RemoteError."""
         received = self._receive_opening()
         self._rounds += 1
         return received
@@ -113,10 +110,7 @@ class Channel:
         return bytes(frame.payload)
 
     def send_error(self, error: GpumpcError) -> None:
-        """Send the peer the reason why this end stops: it raises RemoteError at its next receive.
-
-        Raises PeerLost.
-        """
+        """Send the error that stops this end; the peer raises RemoteError. Raises PeerLost."""
         record = encode_record(ErrorRecord.of(error))
         self.transport.put(encode_header(Kind.ERROR, len(record)), [record])
 
@@ -216,10 +210,7 @@ class MemoryTransport:
         return decode(parts)
 
     def close(self) -> None:
-        """Close this end; the other reads the frames sent before and then raises PeerLost.
-
-        Safe to call twice.
-        """
+        """Close this end; the other still gets the frames sent before. Safe to call twice."""
         if not self.closed.is_set():
             self.closed.set()
             self.other.inbox.put(None)

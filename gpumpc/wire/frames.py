@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Kind(enum.IntEnum):
-    """What a frame's payload is."""
+    """The kind of a frame's payload."""
 
     HELLO = 1
     CONTROL = 2
@@ -56,10 +56,9 @@ class Frame:
     """One decoded frame.
 
     Attributes:
-        kind: what the payload is.
         payload: the raw bytes, never shown in a repr.
-        session: 16 bytes, all zero where no session is meant.
-        batch, sequence: the frame's place in its session.
+        session: 16 bytes, all zero without a session.
+        batch_index, sequence: the frame's place in its session.
     """
 
     kind: Kind
@@ -70,8 +69,7 @@ class Frame:
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An error as it is told to the other process: its class name and its three texts, no
-    secrets."""
+    """An error as sent to the other process: its class name and its three texts, no secrets."""
 
     name: str
     what: str
@@ -80,14 +78,14 @@ class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, error: GpumpcError) -> ErrorRecord:
-        """The record that tells of `error`."""
+        """The record of `error`."""
         return cls(
             type(error).__name__,
             *(text[:_MAX_TEXT] for text in (error.what, error.why, error.hint)),
         )
 
     def as_error(self, peer: str) -> RemoteError:
-        """The exception to raise at the end that was told."""
+        """The exception to raise in the process that received the record."""
         # The texts come from another process: only printable characters reach our terminal and log.
         name, what, why, hint = (
             _printable(text) for text in (self.name, self.what, self.why, self.hint)
@@ -103,10 +101,7 @@ def encode_header(
     batch_index: int = 0,
     sequence: int = 0,
 ) -> bytes:
-    """The 44 header bytes that announce a payload of `n_bytes` bytes.
-
-    Raises BadFrame if a field does not fit.
-    """
+    """The 44 bytes in front of a payload. Raises BadFrame if a field does not fit."""
     if len(session) != len(NO_SESSION):
         raise BadFrame(
             f"a session id of {len(session)} bytes cannot be sent",
@@ -134,10 +129,7 @@ class Header(NamedTuple):
 
 
 def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Header:
-    """The 44 bytes in front of a payload, checked field by field.
-
-    Raises BadFrame naming the first that is wrong.
-    """
+    """The fields of a payload's 44 header bytes. Raises BadFrame naming the first wrong one."""
     if len(header) != HEADER.size:
         raise _bad(f"its header has {len(header)} bytes and must have {HEADER.size}")
     magic, version, kind, flags, session, batch_index, sequence, n_bytes = HEADER.unpack(header)
@@ -148,10 +140,7 @@ def decode_header(header: Buffer, max_payload_bytes: int = MAX_PAYLOAD_BYTES) ->
 
 
 def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Frame:
-    """Header and payload, checked field by field.
-
-    Raises BadFrame naming the first thing that is wrong.
-    """
+    """Check header and payload field by field. Raises BadFrame naming the first wrong one."""
     if len(parts) != 2:
         raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
     payload = memoryview(parts[1]).cast("B")
@@ -164,9 +153,7 @@ def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) 
 
 
 def encode_record(record: object) -> bytes:
-    """A small structured record (a msgspec Struct or plain dict of texts and numbers) as
-    MessagePack.
-    """
+    """A small structured record (a msgspec Struct or a plain dict) as MessagePack."""
     return msgspec.msgpack.encode(record)
 
 
@@ -178,7 +165,7 @@ def decode_record(data: Buffer, kind: type[T]) -> T:
         return msgspec.msgpack.decode(data, type=kind, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         name = getattr(kind, "__name__", "known")  # a union of records has no name
-        raise _bad(f"it is no {name} record: {error}") from error
+        raise _bad(f"it is not a {name} record: {error}") from error
 
 
 def _check_start(magic: bytes, version: int, kind: int, flags: int) -> None:

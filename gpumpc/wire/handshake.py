@@ -1,8 +1,7 @@
-"""Everything the parties must agree on, compared before the first masked byte.
+"""The fields that both parties must agree on, compared before the first masked byte.
 
-Both parties send their fields first and compare afterwards, in the order in which the fields were
-given. So whoever finds a difference has already told the other, and both raise HandshakeMismatch
-naming the same field.
+Both parties send their fields first and compare afterwards, in the order of the fields. So both
+have the other's fields, and both raise HandshakeMismatch naming the same one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _ABSENT = "absent"
 
 
 class HelloRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one party says first.
+    """One party's first message.
 
     Attributes:
         equal: fields that must be the same at both ends, in order.
@@ -57,7 +56,7 @@ def exchange_hello(
     informative: Mapping[str, str] | None = None,
     timeout_s: float = 5.0,
 ) -> Hello:
-    """Tell the peer our fields, compare its `equal` fields with ours, and return what it told.
+    """Send our fields, compare the peer's `equal` fields with ours, return its `informative` ones.
 
     Raises HandshakeMismatch (at both ends), PeerTimeout after `timeout_s` seconds, PeerLost,
     BadFrame.

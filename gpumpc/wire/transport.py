@@ -1,6 +1,4 @@
-"""The contract of a transport: it moves whole frames between two ends and neither counts nor checks
-them.
-"""
+"""The contract of a transport: it moves whole frames, and neither counts nor checks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for another process that may not run yet."""
+"""Waiting for a process that may not run yet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger("gpumpc")
 
 
 def wait_for_peer(wait_peer: Callable[[float], None], stopping: threading.Event) -> bool:
-    """Call `wait_peer` until it finds the peer, saying now and then why it may not come; false if
+    """Call `wait_peer` until it finds the peer, logging its PeerTimeout now and then; false if
     `stopping` is set first.
 
-    Raises what `wait_peer` raises but PeerTimeout.
+    Raises the other errors of `wait_peer`.
     """
     warned_at = 0.0
     while not stopping.is_set():

@@ -205,7 +205,7 @@ def test_servers_that_do_not_run(set_up: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
 def test_an_input_file_that_is_none(tmp_path: Path, content: bytes) -> None:
-    from gpumpc.cli.items import load_array
+    from gpumpc.cli.inputs import load_array
     from gpumpc.errors import ConfigError, MissingFile
 
     (tmp_path / "x.npy").write_bytes(content)

@@ -1,4 +1,4 @@
-"""Corrections on their way: all of them, in order, in frames that are neither large nor many."""
+"""All corrections leave the queue, in order, in frames that are neither large nor many."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ import pytest
 
 from gpumpc.engine.correction_queue import FRAME_BYTES, CorrectionQueue
 
-HAND = ThreadPoolExecutor(1)
+EXECUTOR = ThreadPoolExecutor(1)
 
 
 def dealing(*sizes):
@@ -22,7 +22,7 @@ def dealing(*sizes):
     "sizes", [(), (0,), (5,), (FRAME_BYTES,), (3 * FRAME_BYTES + 7, 1, 0), (FRAME_BYTES - 1,) * 5]
 )
 def test_all_of_it_comes_in_bounded_frames(sizes):
-    frames = [frame for frame in CorrectionQueue().frames(HAND, dealing(*sizes), 5) if frame]
+    frames = [frame for frame in CorrectionQueue().frames(EXECUTOR, dealing(*sizes), 5) if frame]
     assert b"".join(part for frame in frames for part in frame) == b"".join(
         bytes([i]) * n for i, n in enumerate(sizes)
     )
@@ -36,7 +36,7 @@ def test_a_dealer_that_fails_is_heard_after_what_it_dealt():
 
     frames = list[list[memoryview]]()
     with pytest.raises(ValueError, match="the dealer"):
-        frames.extend(CorrectionQueue().frames(HAND, deal, 5))
+        frames.extend(CorrectionQueue().frames(EXECUTOR, deal, 5))
     assert len(frames) == 1
 
 
@@ -47,7 +47,7 @@ def test_idle_frames_while_a_step_takes_long():
         go.wait(5)
         send(memoryview(b"x"))
 
-    frames = CorrectionQueue().frames(HAND, deal, 0.01)
+    frames = CorrectionQueue().frames(EXECUTOR, deal, 0.01)
     assert next(frames) == []
     go.set()
     assert b"".join(part for frame in frames for part in frame) == b"x"
@@ -61,8 +61,8 @@ def test_who_stops_listening_ends_the_dealing():
             send(memoryview(bytes(FRAME_BYTES)))
             dealt.append(i)
 
-    frames = CorrectionQueue().frames(HAND, deal, 5)
+    frames = CorrectionQueue().frames(EXECUTOR, deal, 5)
     next(frames)
     frames.close()
-    assert HAND.submit(lambda: "free").result(5) == "free"
+    assert EXECUTOR.submit(lambda: "free").result(5) == "free"
     assert len(dealt) < 100

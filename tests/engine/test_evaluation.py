@@ -1,6 +1,4 @@
-"""Batches that are prepared are used under their own names or not at all; those that have begun are
-given back.
-"""
+"""Prefetched words are used for their own batch or not at all; begun batches are given back."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ import pytest
 
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Evaluation, ReservedBatch
+from gpumpc.engine.party import Party
 from gpumpc.engine.session_binding import SessionBinding
 from gpumpc.errors import PeerLost
 from gpumpc.offline.secret import Secret
@@ -24,7 +23,7 @@ SESSIONS = [SessionBinding("", (b"", b""), bytes([i]) * 16) for i in range(2)]
 
 
 class Later:
-    """An executor that is busy: what it was given is done when the test says so."""
+    """An executor whose jobs run when the test calls them."""
 
     def __init__(self) -> None:
         self.jobs: list[Callable[[], object]] = []
@@ -34,7 +33,7 @@ class Later:
 
 
 def evaluation(executor: Later) -> Any:
-    """One whose program prepares a step: what comes out says with which weights."""
+    """An evaluation whose program prepares one step, out of the weights."""
     program: Any = SimpleNamespace(
         prepared_bytes=0,
         cost=SimpleNamespace(dealer_bytes=0),
@@ -43,23 +42,23 @@ def evaluation(executor: Later) -> Any:
     plan: Any = SimpleNamespace(params=SimpleNamespace(cipher="aes128"))
     ledger: Any = SimpleNamespace(reserve=lambda session_id, batch_index: None)
     busy: Any = executor
-    made = Evaluation(
-        0, plan, program, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, None, 1.0, busy
-    )
+    party = Party(0, Secret(bytes(32)), Secret(bytes(32)), ledger, BACKEND, executor=busy)
+    made = Evaluation(party, plan, program)
     made.binding = SESSIONS[0]
     return made
 
 
 def test_a_batch_finds_what_was_prepared_for_it() -> None:
     executor = Later()
-    made, weights = evaluation(executor), {"w": "first"}
-    made.prepare_next(weights)
+    made = evaluation(executor)
+    made.weights = {"w": "first"}
+    made.prepare_next()
     executor.jobs.pop()()
-    assert made.begin(0, weights).ahead == {"step": "first"}
+    assert made.begin(0).prefetched == {"step": "first"}
     late = executor.jobs.pop()
-    assert made.begin(1, weights).ahead == {}
+    assert made.begin(1).prefetched == {}
     late()
-    assert made.begin(2, weights).ahead == {}
+    assert made.begin(2).prefetched == {}
 
 
 def test_a_preparation_ends_with_the_process() -> None:
@@ -73,7 +72,7 @@ def test_a_preparation_ends_with_the_process() -> None:
             yield step, step
 
     made.program.prepare = prepare
-    made.prepare_next({})
+    made.prepare_next()
     executor.jobs.pop()()
     assert seen == ["a"]
 
@@ -82,17 +81,18 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
     """Batch 0 of the next session is another batch, though its number is the same."""
     executor = Later()
     made = evaluation(executor)
-    made.prepare_next({"w": "first"})
-    made.binding = SESSIONS[1]
+    made.weights = {"w": "first"}
+    made.prepare_next()
+    made.binding, made.weights = SESSIONS[1], {"w": "second"}
     executor.jobs.pop()()
-    assert made.begin(0, {"w": "second"}).ahead == {}
+    assert made.begin(0).prefetched == {}
 
 
 def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_another_fails() -> None:
-    """Else they would lie in the pool, taken for in use, until the process ends."""
+    """Otherwise they would stay in the pool until the process ends."""
     discarded, burnt = [], []
 
-    def begin(batch_index: int, weights: object) -> ReservedBatch:
+    def begin(batch_index: int) -> ReservedBatch:
         corrections: Any = SimpleNamespace(discard=lambda: discarded.append(batch_index))
         return ReservedBatch(SESSIONS[0].session_id, batch_index, corrections, {})
 
@@ -103,11 +103,11 @@ def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_anothe
         raise PeerLost("gone", hint="")
 
     engine: Any = object.__new__(Engine)
-    engine.in_flight, engine.program, engine._weights = 2, SimpleNamespace(may_repeat=False), {}
+    engine.in_flight, engine.program = 2, SimpleNamespace(may_repeat=False)
     engine.backend, engine._forks = BACKEND, [BACKEND] * 2
-    engine.check_ready, engine._operand = lambda: None, lambda share: share
-    engine.begin, engine.carry_out = begin, carry_out
-    engine.ledger = SimpleNamespace(burn=lambda session_id, batch_index: burnt.append(batch_index))
+    engine.begin, engine.carry_out, engine.operand = begin, carry_out, lambda share: share
+    ledger = SimpleNamespace(burn=lambda session_id, batch_index: burnt.append(batch_index))
+    engine.party = SimpleNamespace(ledger=ledger)
     with pytest.raises(PeerLost):
         list(engine.run_all(Multiplexer(memory_pair()[0]).first, 0, [None] * 5))
     assert {*discarded} == {0, 1, 2} and burnt == [2]

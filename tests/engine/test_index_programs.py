@@ -1,6 +1,4 @@
-"""What an index accepts of a plan: vectors with two bits to spare, and nothing that may have been
-cut.
-"""
+"""An index accepts features that are vectors with two bits to spare, and none that may be cut."""
 
 from __future__ import annotations
 
@@ -67,15 +65,13 @@ LAYERS: dict[str, list[g.AnyLayer]] = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_all_bits_of_the_ring_are_refused_whatever_comes_last(name):
-    """Compiled with as many bits as there are, a result may be one that was cut; with one less, it
-    was not.
-    """
+    """A result with all bits of its ring may have been cut; one with fewer bits was not."""
     convolution = g.Conv2d("c", ("x",), (3, 3), 2, (1, 1), (1, 1, 1, 1), 1)
     graph = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), convolution, *LAYERS[name]))
     most = compile_program(graph, PARAMS, 1)
     with pytest.raises(PlanError, match="leave two bits free"):
         geometry_of(most, "ip")
-    # The compiler never gives more than this, so whatever it gave below is what it wanted.
+    # The compiler never gives more bits than this, so fewer bits are as many as it needs.
     capped = compile_program(graph, PARAMS, 1, most.result.bits)
     with pytest.raises(PlanError, match="leave two bits free"):
         geometry_of(capped, "ip")

@@ -1,6 +1,4 @@
-"""The ledger: a batch number is used once, also across crashes, restarts, threads and full
-disks.
-"""
+"""The ledger: a number is used once, also across crashes, restarts, threads and full disks."""
 
 import os
 import signal

@@ -103,7 +103,7 @@ def test_no_more_room(client: Client) -> None:
             shared.append(client.share(images(2)))
 
     text = refused(RemoteError, "no room for inputs.*of 8192 bytes", fill)
-    assert "store delete" in text and len(shared) > 10
+    assert "gpumpc delete" in text and len(shared) > 10
     for upload in shared:
         client.delete(upload)
 

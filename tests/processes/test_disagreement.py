@@ -1,4 +1,4 @@
-"""Parties that do not agree find out before the first masked byte, and say in what; numbers and
+"""Parties that disagree stop before the first masked byte and name the field; batch numbers and
 frames are used once.
 """
 
@@ -20,12 +20,13 @@ from gpumpc.client.client import Client
 from gpumpc.deploy.config import load_server
 from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
 from gpumpc.engine.engine import Engine
+from gpumpc.engine.party import Party
 from gpumpc.errors import HandshakeMismatch, RemoteError
 from gpumpc.local.compile import Plan
 from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server.requests import named
+from gpumpc.server.requests.request import named
 from gpumpc.server.share_store import ShareStore
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
@@ -42,7 +43,7 @@ def changed(**fields: object) -> Plan:
     return Plan(msgspec.structs.replace(SAME.record, params=params), SAME.weights)
 
 
-# What server 1 has instead of SAME, and the field that both must name.
+# Server 1's plan and batch size in place of SAME and 2, by the field that both must name.
 OTHERS: dict[str, tuple[Plan, int]] = {
     "ring and fraction bits": (changed(ring_bits=34), 2),
     "'ring and fraction bits'": (changed(frac_bits=9), 2),
@@ -63,8 +64,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluste
         folder = tmp_path_factory.mktemp("pair")
         cluster = found[field] = Cluster.make(folder, SAME)
         other.save(folder / "other")
-        # Fourteen processes begin together, and none of them computes: the backend that is there at
-        # once.
+        # Sixteen processes begin together and none computes: NumPy loads fastest.
         rewrite(cluster.setup.server0, backend="numpy")
         rewrite(
             cluster.setup.server1, plans=[str(folder / "other")], batch_size=batch, backend="numpy"
@@ -102,7 +102,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def second(cluster: Cluster, name: str, change: Callable[[Path], None]) -> tuple[int, str]:
-    """Start one more process with a changed configuration: its exit status and what it said."""
+    """Start one more process with a changed configuration: its exit status and its log."""
     file: Path = getattr(cluster.setup, name)
     saved, start = file.read_text(), len(cluster.log(name))
     change(file)
@@ -128,9 +128,7 @@ def test_a_dealer_with_another_plan(cluster: Cluster) -> None:
 
 
 def test_a_dealer_with_another_root(cluster: Cluster) -> None:
-    """Its CURVE key is the known one, its X25519 key is not the one on the servers' card: the wrong
-    card was handed out.
-    """
+    """Its CURVE key is on the servers' card and its X25519 key is not: the card is a wrong one."""
     folder = cluster.folder / "odd"
     keygen(folder, "dealer", "dealer")
     for file in ("secret.toml", "card.toml"):
@@ -175,8 +173,8 @@ def test_the_state_folder_of_the_other_server(cluster: Cluster) -> None:
 
 
 def test_a_restored_state_folder(cluster: Cluster) -> None:
-    """Its weight shares are of an earlier pair: nothing is computed with them until weights are
-    shared anew.
+    """Its weight shares are of an earlier sharing: nothing is computed with them until weights are
+    shared again.
     """
     _stop(cluster, "server1")
     state, copy = cluster.folder / "state1", cluster.folder / "copy"
@@ -209,9 +207,7 @@ def _stop(cluster: Cluster, name: str) -> None:
 
 
 def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
-    """Server 1 expects another key of server 0: nothing is agreed, and the log says whose card to
-    copy.
-    """
+    """Server 1 expects another key of server 0: the log says whose card to copy."""
     keygen(tmp_path / "odd", "server0", "server0")
     _stop(cluster, "server1")
     start = len(cluster.log("server1"))
@@ -222,7 +218,7 @@ def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
         log = cluster.wait_log("server1", "no server0 at", start=start)
         assert (
             "its key is not the one in its card here" in log
-            and "copy its card.toml here anew" in log
+            and "copy its card.toml here again" in log
         )
     finally:
         cluster.setup.server1.write_text(saved)
@@ -232,28 +228,19 @@ def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
 
 
 class _Server0:
-    """A server 0 that this test plays: the real keys and state, but it can do what a real one never
-    would.
-    """
+    """A server 0 that the test plays with the real keys and state, so that it can cheat."""
 
     def __init__(self, cluster: Cluster) -> None:
         config = load_server(cluster.setup.server0)
         identity = load_identity(config.identity)
         self.ledger = Ledger(config.state / "ledger.sqlite")
-        root = agree_root(identity, config.dealer, 0)
-        pair_secret = agree_pair(identity, config.peer)
-        backend = choose_backend()
-        self.engine = Engine(
-            0,
-            SAME.record,
-            config.batch_size,
-            root,
-            pair_secret,
-            self.ledger,
-            backend,
-            config.state,
-            None,
+        root, pair_secret = (
+            agree_root(identity, config.dealer, 0),
+            agree_pair(identity, config.peer),
         )
+        backend = choose_backend()
+        party = Party(0, root, pair_secret, self.ledger, backend)
+        self.engine = Engine(party, SAME.record, config.batch_size, config.state)
         self.share_store = ShareStore(Store(config.state / "store", 0), 0, backend, 1 << 30)
         assert config.peer_listen
         socket = PeerSocket.bind(config.peer_listen, identity.curve, config.peer.curve_key)
@@ -265,13 +252,13 @@ class _Server0:
         self.channel.wait_peer(5.0)
         exchange_hello(self.channel, equal={"number of plans": "1"})
         self.engine.agree(self.channel)
-        self.share_store.meet(self.channel)
+        self.share_store.pair(self.channel)
 
     def order(self, client: Client, item: str, batch: int) -> tuple[str, int]:
         """Have server 1 begin a run as batch number `batch`."""
         job = secrets.token_hex(16)
         deadline = time.monotonic() + LIMIT_S
-        while True:  # server 1 may need a moment after the last word of the handshake
+        while True:  # server 1 may need a moment after the last record of the handshake
             client._sequence += 1
             client._servers[1].send(
                 Kind.REQUEST, m.pack(m.Run(client.plan_id, job, [item])), sequence=client._sequence
@@ -328,9 +315,8 @@ def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, a
                     )
                     channel.transport.put(header, [bytes(size)])
                 pattern = (
-                    "BadFrame: a frame of server0 was refused.*number 1 was due and number "
-                    "0 "
-                    "came: it came twice"
+                    "BadFrame: a frame of server0 was refused.*"
+                    "number 1 was due and number 0 came: it came twice"
                 )
             with pytest.raises(RemoteError, match=pattern):
                 client.answer(1, sequence, LIMIT_S)

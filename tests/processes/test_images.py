@@ -140,7 +140,7 @@ def test_a_folder_of_images_is_shared_once(cluster: Cluster, pictures: Path) -> 
         assert f"{bad} is refused. Cause: " in text
     text = gpumpc(cluster, "share", pictures / "00.png", pictures / "01.png")
     assert "0 images shared, 2 were there already, 0 files left out" in text
-    text = gpumpc(cluster, "store", "info")
+    text = gpumpc(cluster, "list")
     assert f"of this plan: {N} images, 0 features; {N} images in the local catalogue" in text
 
 
@@ -165,9 +165,7 @@ def test_extract_all_classify_and_evaluate(
     )
     found = np.load(out)
     assert sorted(Path(file).name for file in found["files"]) == [f"{i:02}.png" for i in range(N)]
-    text = gpumpc(
-        cluster, "classify", "--all", "--source", cluster.folder.parent / "features", plan="head"
-    )
+    text = gpumpc(cluster, "classify", "--all", "--head", cluster.folder.parent / "head")
     for i in range(N):
         assert f"{i:02}.png\t{CLASSES[i > 5]}" in text
     rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
@@ -196,7 +194,7 @@ def test_index_and_search(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     Image.fromarray(grey).save(new)
     text = gpumpc(cluster, "search", new, "--index", "greys", "--top", "1")
     assert "08.png" in text
-    text = gpumpc(cluster, "store", "info")
+    text = gpumpc(cluster, "list")
     assert f"of this plan: {N} images, {N} features" in text  # the question was deleted again
     text = gpumpc(cluster, "index", "info", "greys")
     assert f"{N} rows of 32 entries, metric l2" in text and "11.png" in text
@@ -237,16 +235,16 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
         ),
         (("search", "06.png", "--index", "none"), "there is no index 'none'"),
         (("search", "bad.png", "--index", "greys"), "bad.png is refused"),
-        (("search", "nowhere.png", "--index", "greys"), "no file that was shared from here"),
+        (("search", "nowhere.png", "--index", "greys"), "neither a file that was shared from here"),
         (("share", "nowhere.png"), "there is no file"),
         (("share", "06.png", "x.npy"), "given together"),
         (("extract",), "items or --all"),
-        (("extract", "note.txt"), "no file that was shared"),
+        (("extract", "note.txt"), "neither a file that was shared"),
         (("extract", "--all", "--out", "features.xls"), "cannot be the name of a features file"),
         (("index", "add", "greys", "0" * 32), "item 00000000 is not in the store"),
         (("index", "create", "greys", "--metric", "ip"), "there is an index 'greys' already"),
         (("index", "create", "greys", "--metric", "l1"), "'l1' is not known"),
-        (("store", "delete"), "items or --all"),
+        (("delete",), "items or --all"),
     ],
 )
 def test_what_is_asked_wrongly(
@@ -265,19 +263,15 @@ def test_what_is_asked_wrongly(
 
 
 def test_deleted_images_are_gone_at_both_servers(cluster: Cluster, pictures: Path) -> None:
-    assert "1 items deleted at both servers" in gpumpc(
-        cluster, "store", "delete", pictures / "00.png"
-    )
-    text = gpumpc(cluster, "store", "info")
+    assert "1 items deleted at both servers" in gpumpc(cluster, "delete", pictures / "00.png")
+    text = gpumpc(cluster, "list")
     assert (
         f"of this plan: {N - 1} images, {N - 1} features; {N - 1} images in the local catalogue"
         in text
     )
     assert f"has {N - 3} rows" in gpumpc(cluster, "index", "remove", "greys", pictures / "10.png")
-    assert "1 items deleted" in gpumpc(
-        cluster, "store", "delete", "--images-only", pictures / "01.png"
-    )
-    assert f"{N - 2} images, {N - 1} features" in gpumpc(cluster, "store", "info")
+    assert "1 items deleted" in gpumpc(cluster, "delete", "--images-only", pictures / "01.png")
+    assert f"{N - 2} images, {N - 1} features" in gpumpc(cluster, "list")
 
 
 def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:

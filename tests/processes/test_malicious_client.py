@@ -17,7 +17,7 @@ from gpumpc.errors import (
     BadShape,
     RemoteError,
 )
-from gpumpc.server.jobs import MAX_JOBS_PER_CLIENT
+from gpumpc.server.peer_loop import MAX_JOBS_PER_CLIENT
 from gpumpc.wire.frames import Kind
 from tests.processes.bad_input import answer, ask, refused
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images
@@ -163,7 +163,7 @@ def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
         client._servers[party].send(Kind.REQUEST, payload, sequence=77)
         refused(RemoteError, "BadFrame", partial(client._servers[party].receive, LIMIT_S))
         client._servers[party].send(Kind.OPENING, payload, sequence=78)
-        refused(RemoteError, "no request", partial(client._servers[party].receive, LIMIT_S))
+        refused(RemoteError, "not a request", partial(client._servers[party].receive, LIMIT_S))
 
 
 @pytest.mark.parametrize("name", ["0" * 32 + "\n", "../" + "0" * 29, "0" * 31])

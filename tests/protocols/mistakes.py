@@ -60,10 +60,12 @@ def drawn_openly(patch: Patch) -> None:
         return self.lanes(0, name, planes, n) ^ self.lanes(1, name, planes, n)
 
     def deal_words(self: Dealing, name: str, value: Words, bits: int) -> None:
-        self._give(self.backend.pack(value - self.words(0, name, value.shape, bits), bits))
+        self._send_correction(
+            self.backend.pack(value - self.words(0, name, value.shape, bits), bits)
+        )
 
     def deal_lanes(self: Dealing, name: str, value: Words, n: int) -> None:
-        self._give(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
+        self._send_correction(self.backend.pack_lanes(value ^ self.lanes(0, name, len(value), n)))
 
     fused = {
         Session: (masked, masked_operand, send_masked),

@@ -181,7 +181,7 @@ def bias_added_by_both(patch: Patch) -> None:
     honest = PrivateProduct.run
     bias = np.array([1, 2, 3, 4, 5], dtype=np.uint64)
 
-    def run(self: PrivateProduct, session: Session, x: Any) -> Additive:
+    def run(self: PrivateProduct, session: Session, x: Any) -> Any:
         got: Any = honest(self, session, x)
         more: Additive = got.with_words(got.words + bias)
         return more

@@ -1,5 +1,5 @@
-"""Server 1's way with its dealer, without processes: what comes is stored as one dealer's run dealt
-it, or not at all.
+"""Server 1 and its dealer, without processes: a batch is stored as one dealer dealt it, or not at
+all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.server import Server
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Arrival
-from tests.local.test_simulation import compiled_plan
+from tests.local.small_plan import compiled_plan
 
 SESSION = bytes(range(16))
+BINDING = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
 
 
 @pytest.fixture
@@ -29,27 +30,27 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     compiled_plan().save(tmp_path / "plan")
     server = Server(load_server(write_local(tmp_path / "local", [tmp_path / "plan"], 2).server1))
     [engine] = server._engines.values()
-    engine.binding = SessionBinding("b" * 32, (bytes(16), bytes(16)), SESSION)
+    engine.binding = BINDING
     yield server
     server._listener.close()
-    server._ledger.close()
+    server._party.ledger.close()
     server._share_store.store.close()
-    desk_of(server).pool.close()
+    dealer_link_of(server).pool.close()
 
 
-def desk_of(server: Server) -> DealerLink:
+def dealer_link_of(server: Server) -> DealerLink:
     assert server._dealer_link is not None
     return server._dealer_link
 
 
-def hear(server: Server, route: bytes, kind: Kind, payload: bytes) -> None:
+def receive(server: Server, route: bytes, kind: Kind, payload: bytes) -> None:
     frame = Frame(kind, memoryview(payload), SESSION if kind is Kind.CORRECTION else bytes(16))
     server._answer(Arrival(server.config.dealer.name, route, frame))
 
 
 def greet(server: Server, route: bytes) -> None:
     server._greeted = route
-    hear(server, route, Kind.CONTROL, m.pack(m.Heartbeat()))
+    receive(server, route, Kind.CONTROL, m.pack(m.Heartbeat()))
     server._ask_dealer()
 
 
@@ -61,22 +62,20 @@ def batch_of(server: Server) -> bytes:
 def test_the_rest_of_a_batch_is_not_the_beginning_of_one(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dealer that was silent too long goes on where it was, while the same batch is wanted
-    again.
-    """
+    """A dealer that was silent too long goes on where it was; the batch is wanted again."""
     batch = batch_of(server)
     greet(server, b"first")
-    hear(server, b"first", Kind.CORRECTION, batch[:100])
+    receive(server, b"first", Kind.CORRECTION, batch[:100])
     with monkeypatch.context() as patch:
         patch.setattr("gpumpc.server.dealer_link.DEALER_SILENCE_S", 0.0)
         server._ask_dealer()
     for piece in (batch[100:200], batch[200:], batch[:100], batch[100:200]):
-        hear(server, b"first", Kind.CORRECTION, piece)
+        receive(server, b"first", Kind.CORRECTION, piece)
         server._ask_dealer()
-    assert not desk_of(server).pool.ahead(SESSION, 0)
+    assert not dealer_link_of(server).pool.ahead(SESSION, 0)
     greet(server, b"second")
-    hear(server, b"second", Kind.CORRECTION, batch)
-    assert desk_of(server).take(SESSION, 0, 1.0).read(len(batch)) == batch
+    receive(server, b"second", Kind.CORRECTION, batch)
+    assert dealer_link_of(server).take(BINDING, 0, 1.0).read(len(batch)) == batch
 
 
 def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
@@ -86,30 +85,30 @@ def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
     greet(server, b"first")
     with monkeypatch.context() as patch:
         patch.setattr(DealerLink, "store", full)
-        hear(server, b"first", Kind.CORRECTION, batch[:100])
+        receive(server, b"first", Kind.CORRECTION, batch[:100])
     for piece in (batch[100:], batch[:100]):
-        hear(server, b"first", Kind.CORRECTION, piece)
+        receive(server, b"first", Kind.CORRECTION, piece)
         server._ask_dealer()
-    assert not desk_of(server).pool.ahead(SESSION, 0)
+    assert not dealer_link_of(server).pool.ahead(SESSION, 0)
 
 
 def test_a_server_that_stops_does_not_wait_for_its_dealer(server: Server) -> None:
-    """A batch that is read while it arrives ends with the thread that hears the dealer."""
+    """A batch that is read while it arrives ends when nobody listens to the dealer any more."""
     batch = batch_of(server)
     greet(server, b"first")
-    hear(server, b"first", Kind.CORRECTION, batch[:100])
-    corrections, heard = desk_of(server).take(SESSION, 0, 1.0), list[GpumpcError]()
+    receive(server, b"first", Kind.CORRECTION, batch[:100])
+    corrections, errors = dealer_link_of(server).take(BINDING, 0, 1.0), list[GpumpcError]()
 
     def read() -> None:
         try:
             corrections.read(len(batch))
         except GpumpcError as error:
-            heard.append(error)
+            errors.append(error)
 
     worker = threading.Thread(target=read, daemon=True)
     worker.start()
     server._end(worker)
-    assert not worker.is_alive() and isinstance(heard[0], CorrelationsMissing)
+    assert not worker.is_alive() and isinstance(errors[0], CorrelationsMissing)
 
 
 def full(*arguments: object) -> None:

@@ -1,7 +1,4 @@
-"""Rows at rest at two servers: what both hold may be used, everything else is nothing.
-
-Without processes.
-"""
+"""The share stores of two servers, without processes: only rows that both hold may be used."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from gpumpc.errors import (
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server import share_store as share_store_module
+from gpumpc.server import share_store as module
 from gpumpc.server.share_store import ShareStore
 from gpumpc.shares import SEED_BYTES
 from gpumpc.store import RowKey, Store
@@ -48,7 +45,7 @@ KIND = f"input/{plan_hash(COMPILED.record).hex()}"
 
 
 @pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[ShareStore]]:
+def stores(tmp_path: Path) -> Iterator[list[ShareStore]]:
     both = [
         ShareStore(Store(tmp_path / str(party), party), party, choose_backend(), 1000)
         for party in (0, 1)
@@ -67,7 +64,7 @@ def put(
 ) -> None:
     request = m.Share("a" * 64, version, items)
     bulk = bytes(range(200)) * 10
-    share_store.take_in(
+    share_store.add_inputs(
         ENGINE,
         request,
         owner,
@@ -75,14 +72,14 @@ def put(
     )
 
 
-def together(archives: list[ShareStore], work: Callable[[ShareStore, Any], Any]) -> list[Any]:
+def together(stores: list[ShareStore], work: Callable[[ShareStore, Any], Any]) -> list[Any]:
     """Both servers' lock-step parts over an in-memory channel."""
     results: list[Any] = [None, None]
     channels = memory_pair(patience_s=5.0)
 
     def run(party: int) -> None:
         try:
-            results[party] = work(archives[party], channels[party])
+            results[party] = work(stores[party], channels[party])
         except Exception as error:
             results[party] = error
 
@@ -94,58 +91,56 @@ def together(archives: list[ShareStore], work: Callable[[ShareStore, Any], Any])
     return results
 
 
-def settle(archives: list[ShareStore], items: list[str]) -> list[Any]:
+def settle(stores: list[ShareStore], items: list[str]) -> list[Any]:
     return together(
-        archives, lambda share_store, channel: share_store.settle(channel, KIND, items, "user")
+        stores, lambda share_store, channel: share_store.settle(channel, KIND, items, "user")
     )
 
 
-def ready(archives: list[ShareStore]) -> list[list[str]]:
-    return [share_store.ready(KIND, "user") for share_store in archives]
+def ready(stores: list[ShareStore]) -> list[list[str]]:
+    return [share_store.ready(KIND, "user") for share_store in stores]
 
 
-def test_what_both_hold_is_ready(archives: list[ShareStore]) -> None:
-    for share_store in archives:
+def test_what_both_hold_is_ready(stores: list[ShareStore]) -> None:
+    for share_store in stores:
         put(share_store, [A, B])
-    assert ready(archives) == [[], []]
-    assert settle(archives, [A, B]) == [[], []]
-    assert ready(archives) == [[A, B], [A, B]]
+    assert ready(stores) == [[], []]
+    assert settle(stores, [A, B]) == [[], []]
+    assert ready(stores) == [[A, B], [A, B]]
 
 
-def test_halves_are_deleted_at_both(archives: list[ShareStore]) -> None:
-    put(archives[0], [A, B])
-    put(archives[1], [B, C])
-    put(archives[0], [C], version="2" * 32)
-    assert settle(archives, [A, B, C]) == [[A, C], [A, C]]
-    assert ready(archives) == [[B], [B]]
-    assert not archives[0].store.find(KIND, [A, C], "user") and not archives[1].store.find(
+def test_halves_are_deleted_at_both(stores: list[ShareStore]) -> None:
+    put(stores[0], [A, B])
+    put(stores[1], [B, C])
+    put(stores[0], [C], version="2" * 32)
+    assert settle(stores, [A, B, C]) == [[A, C], [A, C]]
+    assert ready(stores) == [[B], [B]]
+    assert not stores[0].store.find(KIND, [A, C], "user") and not stores[1].store.find(
         KIND, [C], "user"
     )
 
 
-def test_a_crash_between_the_two_confirmations(archives: list[ShareStore]) -> None:
-    """Server 0 has confirmed and server 1 has not: the same version is ready at both; another one
-    is deleted at both.
+def test_a_crash_between_the_two_confirmations(stores: list[ShareStore]) -> None:
+    """Server 0 has confirmed and server 1 has not: the same version becomes ready at both, another
+    one is deleted at both.
     """
-    for share_store in archives:
+    for share_store in stores:
         put(share_store, [A])
-    archives[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
-    assert settle(archives, [A]) == [[], []] and ready(archives) == [[A], [A]]
-    for share_store in archives:
+    stores[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
+    assert settle(stores, [A]) == [[], []] and ready(stores) == [[A], [A]]
+    for share_store in stores:
         put(share_store, [B])
-    archives[0].store.confirm(KIND, [RowKey(B, "1" * 32)])
-    for (
-        share_store
-    ) in archives:  # shared again: server 0 keeps what is ready, server 1 takes the new half
+    stores[0].store.confirm(KIND, [RowKey(B, "1" * 32)])
+    for share_store in stores:  # server 0 keeps its ready row, server 1 takes the new half
         put(share_store, [B], version="2" * 32)
-    assert settle(archives, [B]) == [[B], [B]]
-    for share_store in archives:
+    assert settle(stores, [B]) == [[B], [B]]
+    for share_store in stores:
         put(share_store, [B], version="3" * 32)
-    assert settle(archives, [B]) == [[], []] and ready(archives) == [[A, B], [A, B]]
+    assert settle(stores, [B]) == [[], []] and ready(stores) == [[A, B], [A, B]]
 
 
 def test_a_server_that_waits_for_its_dealer_confirms_later(
-    archives: list[ShareStore], monkeypatch: pytest.MonkeyPatch
+    stores: list[ShareStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With several batches in flight it begins a later one, for which its dealer may take long,
     before it confirms this.
@@ -156,12 +151,12 @@ def test_a_server_that_waits_for_its_dealer_confirms_later(
         waited.append(arguments["timeout_s"])
         return exchange_hello(channel, **arguments)
 
-    monkeypatch.setattr(share_store_module, "exchange_hello", noted)
+    monkeypatch.setattr(module, "exchange_hello", noted)
     channels = memory_pair(patience_s=50.0)
     keys = [RowKey(A, "1" * 32)]
     threads = [
         threading.Thread(target=share_store.confirm, args=(channel, KIND, keys))
-        for share_store, channel in zip(archives, channels, strict=True)
+        for share_store, channel in zip(stores, channels, strict=True)
     ]
     for thread in threads:
         thread.start()
@@ -170,58 +165,56 @@ def test_a_server_that_waits_for_its_dealer_confirms_later(
     assert waited == [50.0, 50.0]
 
 
-def test_another_owners_items_are_not_settled(archives: list[ShareStore]) -> None:
-    for share_store in archives:
+def test_another_owners_items_are_not_settled(stores: list[ShareStore]) -> None:
+    for share_store in stores:
         put(share_store, [A], owner="second")
         with pytest.raises(InputError, match="belongs to someone else"):
             put(share_store, [A])
-    assert settle(archives, [A]) == [[A], [A]]
-    assert archives[0].store.find(KIND, [A], "second")
+    assert settle(stores, [A]) == [[A], [A]]
+    assert stores[0].store.find(KIND, [A], "second")
 
 
-def test_half_uploads_are_swept(
-    archives: list[ShareStore], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(archives[0], [A])
-    settle(archives, [B])
-    assert archives[0].store.find(KIND, [A], "user")
-    monkeypatch.setattr(share_store_module, "SWEEP_S", -1.0)
-    settle(archives, [B])
-    assert not archives[0].store.find(KIND, [A], "user")
+def test_half_uploads_are_swept(stores: list[ShareStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    put(stores[0], [A])
+    settle(stores, [B])
+    assert stores[0].store.find(KIND, [A], "user")
+    monkeypatch.setattr(module, "SWEEP_S", -1.0)
+    settle(stores, [B])
+    assert not stores[0].store.find(KIND, [A], "user")
 
 
 @pytest.mark.parametrize("party", [0, 1])
 def test_inputs_of_a_wrong_size_are_refused(
-    archives: list[ShareStore], party: int, monkeypatch: pytest.MonkeyPatch
+    stores: list[ShareStore], party: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for items, extra in (([A], 1), ([A], -1), ([A, B], -ROW_BYTES[party]), ([], 0)):
         with pytest.raises(BadFrame, match="made for another plan"):
-            put(archives[party], items, extra=extra)
+            put(stores[party], items, extra=extra)
     # 32 bytes at server 0 must not make it expand what server 1 could not even be sent.
-    monkeypatch.setattr(share_store_module, "MAX_PAYLOAD_BYTES", ROW_BYTES[1] - 1)
+    monkeypatch.setattr(module, "MAX_PAYLOAD_BYTES", ROW_BYTES[1] - 1)
     with pytest.raises(BadFrame):
-        put(archives[party], [A])
-    assert not archives[party].store.kinds()
+        put(stores[party], [A])
+    assert not stores[party].store.kinds()
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_an_owner_has_a_bounded_place(archives: list[ShareStore], party: int) -> None:
+def test_an_owner_has_a_bounded_place(stores: list[ShareStore], party: int) -> None:
     n = 1000 // ROW_BYTES[party]
     names = [secrets.token_hex(16) for _ in range(n)]
-    put(archives[party], names)
-    with pytest.raises(ConfigError, match=r"no room.*store delete"):
-        put(archives[party], [A])
-    put(archives[party], [A], owner="second")
-    archives[party].store.delete(names[:1], "user")
-    put(archives[party], [B])
+    put(stores[party], names)
+    with pytest.raises(ConfigError, match=r"no room.*gpumpc delete"):
+        put(stores[party], [A])
+    put(stores[party], [A], owner="second")
+    stores[party].store.delete(names[:1], "user")
+    put(stores[party], [B])
 
 
-def test_shares_are_read_back(archives: list[ShareStore]) -> None:
+def test_shares_are_read_back(stores: list[ShareStore]) -> None:
     backend = choose_backend()
-    for share_store in archives:
+    for share_store in stores:
         put(share_store, [A, B])
-    settle(archives, [A, B])
-    for party, share_store in enumerate(archives):
+    settle(stores, [A, B])
+    for party, share_store in enumerate(stores):
         words: Any = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
@@ -231,41 +224,38 @@ def test_shares_are_read_back(archives: list[ShareStore]) -> None:
         else:
             expected = backend.unpack(memoryview(row), shape, bits)
         assert words.shape == (2, 4, 4, 1) and np.array_equal(words[1:], expected)
-    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*store info"):
-        archives[0].keys(KIND, [A, C], "user")
+    with pytest.raises(MissingFile, match=r"item cccccccc is not in the store.*gpumpc list"):
+        stores[0].keys(KIND, [A, C], "user")
     with pytest.raises(MissingFile):
-        archives[0].keys(KIND, [A], "second")
+        stores[0].keys(KIND, [A], "second")
 
 
-def test_the_servers_must_mean_the_same_rows(archives: list[ShareStore]) -> None:
+def test_the_servers_must_mean_the_same_rows(stores: list[ShareStore]) -> None:
     keys = ([RowKey(A, "1")], [RowKey(A, "2")])
     results = together(
-        archives,
+        stores,
         lambda share_store, channel: share_store.compare(channel, KIND, keys[share_store.party]),
     )
     assert all(isinstance(result, HandshakeMismatch) for result in results)
 
 
-def test_stores_of_two_pairs(archives: list[ShareStore], tmp_path: Path) -> None:
-    with pytest.raises(CorruptStore, match="have not met"):
-        archives[0].check_paired()
-    assert together(archives, lambda share_store, channel: share_store.meet(channel)) == [
-        None,
-        None,
-    ]
-    for share_store in archives:
+def test_stores_of_two_pairs(stores: list[ShareStore], tmp_path: Path) -> None:
+    with pytest.raises(CorruptStore, match="have not been connected yet"):
+        stores[0].check_paired()
+    assert together(stores, ShareStore.pair) == [None, None]
+    for share_store in stores:
         share_store.check_paired()
-    stranger = ShareStore(Store(tmp_path / "stranger", 1), 1, choose_backend(), 1000)
-    together([archives[0], stranger], lambda share_store, channel: share_store.meet(channel))
-    for share_store in (archives[0], stranger):
+    other_pair = ShareStore(Store(tmp_path / "other_pair", 1), 1, choose_backend(), 1000)
+    together([stores[0], other_pair], ShareStore.pair)
+    for share_store in (stores[0], other_pair):
         with pytest.raises(CorruptStore, match="do not belong together"):
             share_store.check_paired()
-    stranger.store.close()
+    other_pair.store.close()
 
 
-def test_results_that_another_plan_does_not_take(archives: list[ShareStore]) -> None:
+def test_results_that_another_plan_does_not_take(stores: list[ShareStore]) -> None:
     with pytest.raises(
         PlanError,
         match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan",
     ):
-        archives[0].source_of(ENGINE, ENGINE)
+        stores[0].source_of(ENGINE, ENGINE)

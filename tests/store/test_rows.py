@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,96 +12,85 @@ import pytest
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, InputError, MissingFile
 from gpumpc.store import RowKey, Store
 from gpumpc.store.rows import Matrix
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store", 0)
-
-
-def keys(n: int, version: str = "v1") -> list[RowKey]:
-    return [RowKey(f"item{i:03}", version) for i in range(n)]
-
-
-def rows(n: int, size: int = 16, seed: int = 1) -> Matrix:
-    return np.random.default_rng(seed).integers(0, 256, (n, size), dtype=np.uint8)
-
-
-def items(names: list[RowKey]) -> list[str]:
-    return [key.item for key in names]
+from tests.store.shares import KIND, fill, items, keys, rows, segments
 
 
 def test_what_is_confirmed_can_be_read_in_any_order(store: Store) -> None:
     names, data = keys(5), rows(5)
-    assert store.put("result", names, "user", data) == 5
-    store.confirm("result", names)
-    found, read = store.read("result", items(names)[::-1], "user")
+    assert store.put(KIND, names, "owner", data) == 5
+    store.confirm(KIND, names)
+    found, read = store.read(KIND, items(names)[::-1], "owner")
     assert found == names[::-1] and (read == data[::-1]).all()
 
 
 def test_half_an_upload_is_never_read(store: Store) -> None:
-    store.put("feature", keys(2), "user", rows(2))
-    store.confirm("feature", keys(1))
-    assert [row.key for row in store.rows("result", "pending")] == keys(2)[1:]
-    with pytest.raises(MissingFile, match="item item001 is not in the store"):
-        store.read("result", items(keys(2)))
-    assert store.sweep(older_than_s=-1.0) == 1 and [
-        row.key for row in store.rows("result")
-    ] == keys(1)
+    store.put(KIND, keys(2), "owner", rows(2))
+    store.confirm(KIND, keys(1))
+    assert [row.key for row in store.rows(KIND, "pending")] == keys(2)[1:]
+    with pytest.raises(MissingFile, match="item img00001 is not in the store"):
+        store.read(KIND, items(keys(2)))
+    assert store.sweep(older_than_s=-1.0) == 1 and [row.key for row in store.rows(KIND)] == keys(1)
 
 
 def test_a_ready_row_stays_and_a_pending_one_is_replaced(store: Store) -> None:
-    store.put("feature", keys(2), "user", rows(2))
-    store.confirm("feature", keys(1))
-    assert store.put("feature", keys(2, "v2"), "user", rows(2, seed=2)) == 1
-    store.confirm("feature", keys(2, "v2"))
-    found, read = store.read("result", items(keys(2)))
+    store.put(KIND, keys(2), "owner", rows(2))
+    store.confirm(KIND, keys(1))
+    assert store.put(KIND, keys(2, version="v2"), "owner", rows(2, seed=2)) == 1
+    store.confirm(KIND, keys(2, version="v2"))
+    found, read = store.read(KIND, items(keys(2)))
     assert [key.version for key in found] == ["v1", "v2"]
     assert (read[0] == rows(2)[0]).all() and (read[1] == rows(2, seed=2)[1]).all()
 
 
 def test_another_owners_item_is_refused(store: Store) -> None:
-    store.put("feature", keys(1), "user", rows(1))
+    store.put(KIND, keys(1), "owner", rows(1))
     with pytest.raises(InputError, match="belongs to someone else"):
-        store.put("feature", keys(1), "other", rows(1))
-    store.confirm("feature", keys(1))
+        store.put(KIND, keys(1), "other", rows(1))
+    store.confirm(KIND, keys(1))
     with pytest.raises(MissingFile):
-        store.read("result", items(keys(1)), "other")
-    assert store.delete(items(keys(1)), "other") == 0 and store.delete(items(keys(1)), "user") == 1
+        store.read(KIND, items(keys(1)), "other")
+    assert store.delete(items(keys(1)), "other") == 0 and store.delete(items(keys(1)), "owner") == 1
 
 
 @pytest.mark.parametrize(
     "names, data",
-    [(keys(2), rows(3)), (keys(1) * 2, rows(2)), (keys(1), rows(1).astype(np.uint16))],
+    [
+        (keys(2), rows(3)),
+        (keys(1) * 2, rows(2)),
+        (keys(1), rows(1).astype(np.uint16)),
+        (keys(2), rows(2).reshape(2, 4, 4)),
+        (keys(2), rows(2)[:, 0]),
+        (keys(2), rows(2, size=0)),
+    ],
 )
 def test_rows_that_do_not_fit_their_names(store: Store, names: list[RowKey], data: Matrix) -> None:
     with pytest.raises(BadFrame):
-        store.put("result", names, "user", data)
-    assert not store.rows("result") and not [*store.folder.glob("*.seg")]
+        store.put(KIND, names, "owner", data)
+    assert not store.rows(KIND) and not segments(store.folder)
 
 
 def test_segments_go_with_their_last_row(store: Store) -> None:
-    store.put("feature", keys(2), "user", rows(2))
-    assert len([*store.folder.glob("*.seg")]) == 1
-    store.delete_rows("feature", keys(1))
-    assert len([*store.folder.glob("*.seg")]) == 1
-    store.delete_rows("feature", keys(2))
-    assert not [*store.folder.glob("*.seg")] and store.info() == {"bytes": 0}
+    store.put(KIND, keys(2), "owner", rows(2))
+    assert len(segments(store.folder)) == 1
+    store.delete_rows(KIND, keys(1))
+    assert len(segments(store.folder)) == 1
+    store.delete_rows(KIND, keys(2))
+    assert not segments(store.folder) and store.info() == {"bytes": 0}
 
 
 def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
     with Store(tmp_path, 1) as store:
-        store.put("feature", keys(3), "user", rows(3))
-        store.confirm("feature", keys(3))
+        store.put(KIND, keys(3), "owner", rows(3))
+        store.confirm(KIND, keys(3))
         store.pair("p" * 32)
         (tmp_path / f"{'0' * 32}.seg").write_bytes(
             b"of a process that died before the manifest was written"
         )
     with Store(tmp_path, 1) as store:
         assert (
-            store.read("result", items(keys(3)))[1] == rows(3)
+            store.read(KIND, items(keys(3)))[1] == rows(3)
         ).all() and store.store_pair_id == "p" * 32
-        assert store.verify() == len([*tmp_path.glob("*.seg")]) == 1 and store.kinds() == ["result"]
+        assert store.verify() == len(segments(tmp_path)) == 1 and store.kinds() == [KIND]
 
 
 def test_stores_that_do_not_belong_together(store: Store, tmp_path: Path) -> None:
@@ -116,8 +107,8 @@ def test_stores_that_do_not_belong_together(store: Store, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
 def test_damage_is_found(store: Store, damage: str) -> None:
-    store.put("feature", keys(3), "user", rows(3))
-    store.confirm("feature", keys(3))
+    store.put(KIND, keys(3), "owner", rows(3))
+    store.confirm(KIND, keys(3))
     [path] = store.folder.glob("*.seg")
     data = bytearray(path.read_bytes())
     if damage == "gone":
@@ -129,7 +120,7 @@ def test_damage_is_found(store: Store, damage: str) -> None:
         store.verify()
     if damage != "a flipped bit":
         with pytest.raises(CorruptStore, match="cannot be read"):
-            store.read("result", items(keys(3)))
+            store.read(KIND, items(keys(3)))
 
 
 def test_notes_are_written_once(store: Store) -> None:
@@ -140,3 +131,89 @@ def test_notes_are_written_once(store: Store) -> None:
         == store.note("index", "second")
         == store.noted("index")
     )
+
+
+def test_the_same_upload_twice_is_one_row(store: Store) -> None:
+    assert store.put(KIND, keys(2), "owner", rows(2)) == 2
+    assert (
+        store.put(KIND, keys(2), "owner", rows(2)) == 2
+    )  # pending: the second takes the place of the first
+    store.confirm(KIND, keys(2))
+    assert store.put(KIND, keys(2), "owner", rows(2, seed=9)) == 0
+    assert len(store.rows(KIND)) == 2 and (store.read(KIND, items(keys(2)))[1] == rows(2)).all()
+    store.sweep(0.0)
+    assert len(segments(store.folder)) == 1
+
+
+def test_a_confirmation_of_another_version_confirms_nothing(store: Store) -> None:
+    """The old upload's confirmation comes late: the row in its place is another one."""
+    store.put(KIND, keys(1), "owner", rows(1))
+    store.put(KIND, keys(1, version="v2"), "owner", rows(1, seed=2))
+    store.confirm(KIND, keys(1))
+    store.confirm("feature/other", keys(1, version="v2"))
+    with pytest.raises(MissingFile):
+        store.read(KIND, items(keys(1)))
+    store.delete_rows(KIND, keys(1))
+    assert [row.key.version for row in store.rows(KIND)] == ["v2"]
+
+
+def test_a_sweep_takes_old_halves_only(store: Store) -> None:
+    fill(store, 2)
+    store.put(KIND, keys(2, 2), "owner", rows(2))
+    assert store.sweep(60.0) == 0
+    with store._change() as db:
+        db.execute("UPDATE rows SET since = since - 61 WHERE item IN (?, ?)", items(keys(2, 1)))
+    assert store.sweep(60.0) == 1
+    assert [row.key for row in store.rows(KIND)] == [*keys(2), *keys(1, 3)]
+
+
+def test_kinds_are_apart_and_deletion_reaches_all(store: Store) -> None:
+    for i, kind in enumerate(("input/plan", "feature/plan")):
+        store.put(kind, keys(2), "owner", rows(2, size=8 * (i + 1)))
+        store.confirm(kind, keys(2))
+    assert store.read("input/plan", items(keys(1)))[1].shape == (1, 8)
+    assert store.info() == {"input/plan ready": 2, "feature/plan ready": 2, "bytes": 48}
+    assert store.delete(items(keys(1))) == 2 and store.info()["bytes"] == 48
+    assert store.delete(items(keys(2))) == 2 and store.info() == {"bytes": 0}
+
+
+def test_nothing_asked_is_nothing_read(store: Store) -> None:
+    assert store.put(KIND, [], "owner", rows(0)) == 0 and not segments(store.folder)
+    found, data = store.read(KIND, [])
+    assert found == [] and len(data) == 0
+
+
+def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def work(store: Store, place: int) -> None:
+        try:
+            for i in range(5):
+                start = 100 * place + 4 * i
+                fill(store, 4, start, seed=start)
+                assert (store.read(KIND, items(keys(4, start)))[1] == rows(4, seed=start)).all()
+                store.delete(items(keys(1, start)))
+        except BaseException as error:  # raised again below
+            errors.append(error)
+
+    with Store(tmp_path, 0) as store:
+        threads = [threading.Thread(target=work, args=(store, place)) for place in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert store.verify() == 20 and store.info()[f"{KIND} ready"] == 60
+
+
+def test_sixty_four_of_twenty_thousand_rows(store: Store) -> None:
+    data = rows(20_000, size=600)
+    for start in range(0, 20_000, 4000):
+        store.put(KIND, keys(4000, start), "owner", data[start : start + 4000])
+        store.confirm(KIND, keys(4000, start))
+    chosen = np.random.default_rng(3).permutation(20_000)[:64]
+    found, read = store.read(KIND, [f"img{i:05}" for i in chosen])
+    assert (read == data[chosen]).all() and [key.item for key in found] == [
+        f"img{i:05}" for i in chosen
+    ]
+    assert store.verify() == 5 and os.listdir(store.folder).count("lock") == 1

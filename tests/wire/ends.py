@@ -53,10 +53,7 @@ def connect(
 
 
 def both_ends(
-    stack: ExitStack,
-    make_relay: Callable[[str], Relay] | None = None,
-    *,
-    patience_s: float = 5.0,
+    stack: ExitStack, make_relay: Callable[[str], Relay] | None = None, *, patience_s: float = 5.0
 ) -> Ends:
     """Both ends, not met yet; the stream through a relay, if there is one."""
     place = reached = free_port() if make_relay else None

@@ -129,9 +129,9 @@ def test_a_record_survives() -> None:
 
 def test_an_error_is_told_with_its_name_cause_and_cure() -> None:
     error = HandshakeMismatch("plan", "aa", "bb", "server0")
-    told = decode_record(encode_record(ErrorRecord.of(error)), ErrorRecord).as_error("server1")
-    assert "server1 reports HandshakeMismatch" in str(told) and "'plan'" in str(told)
-    assert (told.why, told.hint) == (error.why, error.hint)
+    received = decode_record(encode_record(ErrorRecord.of(error)), ErrorRecord).as_error("server1")
+    assert "server1 reports HandshakeMismatch" in str(received) and "'plan'" in str(received)
+    assert (received.why, received.hint) == (error.why, error.hint)
 
 
 def test_a_hostile_error_text_cannot_steer_a_terminal() -> None:

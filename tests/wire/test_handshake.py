@@ -1,4 +1,4 @@
-"""The handshake: both ends find the same difference, and are told what is only told."""
+"""The handshake: both ends find the same difference, and get each other's informative fields."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -77,7 +77,7 @@ def test_a_silent_peer_is_a_timeout() -> None:
 
 def test_a_hello_is_read_strictly() -> None:
     assert unpack_hello(pack_hello(FIELDS, {})).equal == FIELDS
-    for bad in (b"", encode_record({"equal": {}}), encode_record({"equal": {"k": 40}, "told": {}})):
+    for bad in (b"", encode_record({"equal": {}}), encode_record({"equal": {"k": 40}, "more": {}})):
         with pytest.raises(BadFrame):
             unpack_hello(bad)
 

@@ -51,7 +51,7 @@ class Serving:
                 self.arrivals.append(arrival)
                 if arrival.frame.kind is Kind.REQUEST:
                     self.listener.reply(
-                        arrival.routing_id, Kind.REPLY, b"heard", sequence=arrival.frame.sequence
+                        arrival.routing_id, Kind.REPLY, b"received", sequence=arrival.frame.sequence
                     )
 
     def wait(self, n: int) -> list[Arrival]:
@@ -78,7 +78,7 @@ def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(
     for i in range(4):
         dealer.send(Kind.CORRECTION, *pieces, session=SESSION, batch_index=i)
     dealer.send(Kind.REQUEST, b"all there?", sequence=7)
-    assert dealer.receive(5).payload == b"heard"
+    assert dealer.receive(5).payload == b"received"
     assert [(a.peer, a.frame.kind, a.frame.batch_index) for a in serving.arrivals[:4]] == [
         ("dealer", Kind.CORRECTION, i) for i in range(4)
     ]
@@ -95,8 +95,8 @@ def test_a_dealer_is_heard_beside_clients_that_send_without_a_pause(stack: ExitS
         user.send(Kind.REQUEST, b"again", sequence=i)
     dealer.send(Kind.CONTROL, b"alive")
     time.sleep(0.2)
-    heard = [arrival.peer for _ in range(9) if (arrival := serving.listener.poll(1.0))]
-    assert len(heard) == 9 and "dealer" in heard[:2]
+    senders = [arrival.peer for _ in range(9) if (arrival := serving.listener.poll(1.0))]
+    assert len(senders) == 9 and "dealer" in senders[:2]
 
 
 def test_a_user_has_no_stream_and_goes_on_without(stack: ExitStack) -> None:
@@ -106,7 +106,7 @@ def test_a_user_has_no_stream_and_goes_on_without(stack: ExitStack) -> None:
         user.open_stream()
     user.send(Kind.REQUEST, b"an upload, ", b"in parts", sequence=1)
     assert (
-        user.receive(5).payload == b"heard"
+        user.receive(5).payload == b"received"
         and serving.arrivals[0].frame.payload == b"an upload, in parts"
     )
 

@@ -1,6 +1,4 @@
-"""Batches that share one connection: each gets its own frames, in any order in which the ends begin
-and wait.
-"""
+"""Batches that share one connection: each gets its own frames, in any order of the ends."""
 
 import subprocess
 import sys
@@ -28,11 +26,11 @@ def ends() -> tuple[Multiplexer, Multiplexer]:
 
 
 def talk(sub_channel: SubChannel, batch_index: int, pause_s: float = 0.0) -> Cost:
-    """A batch in which each end says who it is, and hears the other say so."""
+    """A batch in which each end sends its number, and checks that of the other."""
     sub_channel.begin(SESSION, batch_index)
     for i in range(N_ROUNDS):
-        heard = sub_channel.exchange([f"{sub_channel.party} {batch_index} {i}".encode()])
-        assert heard == f"{1 - sub_channel.party} {batch_index} {i}".encode()
+        received = sub_channel.exchange([f"{sub_channel.party} {batch_index} {i}".encode()])
+        assert received == f"{1 - sub_channel.party} {batch_index} {i}".encode()
         time.sleep(pause_s)
     return sub_channel.measured()
 
@@ -53,21 +51,19 @@ def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Multiplexer, Mu
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_batches_side_by_side(ends: tuple[Multiplexer, Multiplexer], n: int) -> None:
-    """Twelve batches in n lanes, one end slower than the other in every second one; the costs are
-    each batch's own.
-    """
+    """Twelve batches in n sub-channels, either end slower in turn; each has its own cost."""
 
     def serve(end: Multiplexer) -> list[tuple[int, Cost]]:
-        def flight(batch_index: int) -> Callable[[SubChannel], tuple[int, Cost]]:
+        def batch(batch_index: int) -> Callable[[SubChannel], tuple[int, Cost]]:
             return lambda sub_channel: (
                 batch_index,
                 talk(sub_channel, batch_index, 0.001 * ((batch_index + end.first.party) % 2)),
             )
 
         found = []
-        for batch_index, cost in pipelined(end.first, n, map(flight, range(12))):
+        for batch_index, cost in pipelined(end.first, n, map(batch, range(12))):
             found.append((batch_index, cost))
-            # What the two ends say between batches finds its way while others run.
+            # Control records between batches arrive while other batches run.
             end.first.send_control(b"%d" % batch_index)
             assert end.first.receive_control(5) == b"%d" % batch_index
         return found
@@ -152,7 +148,7 @@ def test_how_long_a_lane_has_waited_is_told(ends: tuple[Multiplexer, Multiplexer
 
 
 def test_frames_of_no_batch_are_refused(ends: tuple[Multiplexer, Multiplexer]) -> None:
-    """No more batches than there are lanes may come early."""
+    """No more batches than there are sub-channels may arrive early."""
     sub_channel, _ = ends[1].open(2)
     sub_channel.begin(SESSION, 0)
     for batch_index in (1, 2, 3):

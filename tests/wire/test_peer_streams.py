@@ -48,7 +48,7 @@ def test_all_frames_go_by_the_stream_and_are_counted_as_payload(
     time.sleep(0.1)
     frame = SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
     by_1, by_0 = (len(stream) for stream in relays[0].streams)
-    assert by_0 == SEALED_HEADER_BYTES + frame  # the answer at the door, and the opening
+    assert by_0 == SEALED_HEADER_BYTES + frame  # the listener's HELLO, and the opening
     assert (
         by_1
         == TICKET_BYTES
@@ -67,7 +67,7 @@ def test_all_frames_go_by_the_stream_and_are_counted_as_payload(
 def test_a_flipped_bit_between_the_servers_reaches_no_session(
     stack: ExitStack, way: int, at: int
 ) -> None:
-    begun = SEALED_HEADER_BYTES + (TICKET_BYTES if way == 0 else 0)  # what is said at the door
+    begun = SEALED_HEADER_BYTES + (TICKET_BYTES if way == 0 else 0)  # the proof of the keys
     ends = met(stack, lambda place: Tampering(place, begun + at, way))
     sender, receiver = ends[1 - way], ends[way]
     sender.send([bytes(100)])
@@ -155,7 +155,7 @@ def test_a_peer_that_says_something_else_first_is_refused(stack: ExitStack) -> N
 def test_ends_whose_curve_keys_differ_from_what_was_proved_do_not_meet(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if somebody sat between two CURVE connections and passed the hellos on."""
+    """As with an attacker between two CURVE connections who passes the hellos on."""
     monkeypatch.setattr(peer_socket, "STREAM_S", 1.0)
     ends = both_ends(stack)
     ends[1].transport._link._peer_key = USER.public

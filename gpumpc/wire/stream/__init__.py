@@ -1,13 +1,13 @@
-"""Frames over plain TCP as AES-256-GCM records, beside a CURVE connection that says who is there.
+"""Frames over plain TCP as AES-256-GCM records, next to a CURVE connection that authenticates.
 
-CURVE identifies the peers and carries the key agreement; what is bulk crosses here at the speed of
-AES, and small frames without a change of threads: the thread that sends is the one that calls the
+CURVE authenticates the peers and carries the key agreement. A stream then moves large frames at the
+speed of AES, and small ones without a change of threads: the sending thread itself calls the
 kernel.
 
-records  keys from an exchange of ephemeral keys, one for each direction; sealing and opening
-outbox   sending: at once where the kernel takes it, else by a thread of its own
-stream   a connection: whole frames out and in, each record decrypted into its place
-door     how the two ends find each other, and prove that they hold the keys
+records      one key a direction from an exchange of ephemeral keys; sealing and opening
+send_buffer  sending: at once if the kernel takes it, else in a thread
+stream       a connection: whole frames out and in, each record decrypted into its place
+listener     connecting, and the proof that both ends hold the keys
 """
 
 from gpumpc.wire.stream.listener import StreamListener, dial

@@ -7,8 +7,8 @@ in the other direction, opens on another.
 
 A frame is a record of its header, of fixed size, and records of its payload, each of `RECORD_BYTES`
 but the last, with the whole header as associated data. The nonce is the number of the record in its
-direction. It is never sent: whatever is not exactly the next record of this connection and
-direction does not open. After `RECORDS_A_KEY` records the key is replaced by one derived from the
+direction. It is never sent: only exactly the next record of this connection and direction opens.
+After `RECORDS_A_KEY` records the key is replaced by one derived from the
 direction's secret, which is replaced as well; the numbers go on.
 """
 
@@ -31,8 +31,7 @@ from gpumpc.wire.frames import HEADER, Buffer, decode_record, encode_record
 VERSION = 1
 TAG_BYTES = 16
 TICKET_BYTES = 16
-# Large enough that the calls cost nothing, small enough that a record stays in the cache between
-# cipher and kernel.
+# Large enough that the calls cost nothing, small enough for the cache between cipher and kernel.
 RECORD_BYTES = 1 << 19
 SEALED_HEADER_BYTES = HEADER.size + TAG_BYTES
 # 2^19 records of 2^15 blocks: the distance of AES-GCM from ideal is then below 2^-60 (sigma^2 /
@@ -45,7 +44,7 @@ _NONCE = struct.Struct(">IQ")
 
 
 class StreamHello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What each end says inside the CURVE channel.
+    """Each end's message of the key agreement, inside the CURVE channel.
 
     Attributes:
         ephemeral: an X25519 public key, made for this connection.
@@ -74,10 +73,7 @@ class Exchange:
         )
 
     def agree(self, theirs: Buffer) -> tuple[StreamKeys, int]:
-        """The connection's keys, and the port that the peer told, from the peer's hello.
-
-        Raises BadFrame.
-        """
+        """The connection's keys and the peer's port, from the peer's hello. Raises BadFrame."""
         secret, self._secret = self._secret, None
         hello = decode_record(theirs, StreamHello)
         if secret is None:
@@ -95,12 +91,12 @@ class Exchange:
         try:
             shared = secret.exchange(X25519PublicKey.from_public_bytes(hello.ephemeral))
         except ValueError as error:
-            raise _bad("the peer's hello does not fit", "its ephemeral key is none") from error
+            raise _bad("the peer's hello does not fit", "its ephemeral key is not a key") from error
         return self._derived(shared, bytes(theirs)), hello.port
 
     def _derived(self, shared: bytes, theirs: bytes) -> StreamKeys:
-        said = [*zip(self._identities, (self.hello, theirs), strict=True)]
-        listener, connector = said if self._listens else said[::-1]
+        ends = [*zip(self._identities, (self.hello, theirs), strict=True)]
+        listener, connector = ends if self._listens else ends[::-1]
         transcript = hashlib.sha256()
         for text in (*listener, *connector):
             transcript.update(len(text).to_bytes(4, "little") + text)
@@ -128,17 +124,14 @@ class StreamKeys:
         self._peers, self.ticket = peers, ticket
 
     def sealer(self) -> Sealer:
-        """The one that seals for this end.
-
-        Raises BadFrame if it was taken: two would use the same nonces.
-        """
+        """This end's sealer. Raises BadFrame at a second call: two would use the same nonces."""
         own, self._own = self._own, None
         if own is None:
             raise _bad("a connection's keys were used twice", "one sealer takes all its numbers")
         return Sealer(own)
 
     def opener(self) -> Opener:
-        """One that opens what the peer seals, from its first record on."""
+        """An opener of the peer's records, from the first on."""
         return Opener(self._peers)
 
     def __repr__(self) -> str:
@@ -155,10 +148,7 @@ class _Direction:
         self._secret, self._records_a_key, self.n_records = secret, records_a_key, 0
 
     def _next(self) -> bytes:
-        """The nonce of the next record; the key is the one that belongs to it.
-
-        No number comes twice.
-        """
+        """The nonce of the next record, never a second time; renews the key when it is due."""
         if self.n_records % self._records_a_key == 0:
             self._aead = AESGCM(_expanded(self._secret, b"gpumpc stream key"))
             self._secret = _expanded(self._secret, b"gpumpc stream next")
@@ -186,7 +176,7 @@ class Opener(_Direction):
     """Opens the peer's records in order."""
 
     def open_into(self, sealed: Buffer, associated: bytes, out: memoryview | bytearray) -> None:
-        """Check the next record and write what it holds into `out`, which is just as long.
+        """Check the next record and write its content into `out`, which is just as long.
 
         Raises BadFrame if it is not exactly the next record of this connection; `out` must not be
         used then.
@@ -198,10 +188,7 @@ class Opener(_Direction):
             raise self._refused() from None
 
     def open(self, sealed: Buffer, associated: bytes) -> bytes:
-        """What the next record holds.
-
-        Raises BadFrame if it is not exactly the next record of this connection.
-        """
+        """The content of the next record. Raises BadFrame if it is not the next record."""
         nonce = self._next()
         try:
             return self._aead.decrypt(nonce, sealed, associated)

@@ -1,9 +1,9 @@
-"""Sending frames as records: by the caller as long as the kernel takes them, else by a thread.
+"""Sending frames as records: at once as long as the kernel takes them, else in a thread.
 
 A call never waits for the peer to read, as two ends that both send before they receive would wait
-for each other. What the kernel does not take at once goes on in a thread: sealed already, so that
-the caller may use its arrays again (`put`), or sealed there straight from the caller's arrays while
-it receives (`start`).
+for each other. The rest that the kernel does not take at once is sent by a thread: sealed already,
+so that the caller may use its arrays again (`put`), or sealed there straight from the caller's
+arrays while it receives (`start`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from gpumpc.errors import PeerLost, PeerTimeout
+from gpumpc.errors import PeerTimeout
 from gpumpc.wire.frames import Buffer
 from gpumpc.wire.stream.records import (
     HEADER_LABEL,
@@ -25,10 +25,11 @@ from gpumpc.wire.stream.records import (
     TAG_BYTES,
     Sealer,
 )
+from gpumpc.wire.transport import peer_lost
 
 T = TypeVar("T", bound=Buffer)
 
-# From this size on, sealing and sending in a second thread is worth a change of threads.
+# From this size on, a second thread that seals and sends is worth a change of threads.
 LARGE_BYTES = 1 << 20
 # Sealed bytes that may wait for a peer that does not read, before `put` waits as well.
 _WAITING_BYTES = 64 << 20
@@ -49,7 +50,7 @@ class SendBuffer:
         self._error: OSError | None = None
 
     def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
-        """Send one frame; the parts may be changed on return. Waits only where much waits already.
+        """Send one frame; the parts may be changed on return. Waits only while much is unsent.
 
         Args:
             check: called now and then while it waits; raises if the peer has gone.
@@ -61,14 +62,14 @@ class SendBuffer:
             self._after_large(check)
         try:
             for record in self._sealed(header, parts):
-                # While nothing waits this thread alone sends: it alone adds to what waits.
+                # While the queue is empty only this thread sends, and only it adds to the queue.
                 rest = record if self._waiting else record[self._send_now(record) :]
                 if rest:
-                    self._hand_over(bytes(rest))
+                    self._enqueue(bytes(rest))
                 while self._waiting_bytes > _WAITING_BYTES:
                     self._await_change(check)
         except BaseException:
-            self._stopped = True  # behind half a frame nothing more can be sent
+            self._stopped = True  # nothing can follow half a frame
             raise
 
     def start(
@@ -86,11 +87,11 @@ class SendBuffer:
         self._check()
         self._after_large(check)
         sending = Sending(self, header, parts)
-        self._hand_over(sending)
+        self._enqueue(sending)
         return sending
 
     def flush(self, deadline: float) -> None:
-        """Wait until nothing waits, or until `deadline` (monotonic); raises nothing."""
+        """Wait until all is sent, or until `deadline` (monotonic); raises nothing."""
         with self._changed:
             while (
                 self._waiting
@@ -101,10 +102,7 @@ class SendBuffer:
                 self._changed.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Send nothing more; on return no array of a caller is read any longer.
-
-        The socket must be shut down before.
-        """
+        """Send nothing more, and read no array any longer. The socket must be shut down before."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -117,26 +115,21 @@ class SendBuffer:
         while sending in self._waiting:
             self._check()
             if time.monotonic() > deadline:
-                what, why = (
+                raise PeerTimeout(
                     f"{self._peer} took nothing for {timeout_s:g} s",
                     "its process is up but busy or stopped",
-                )
-                raise PeerTimeout(
-                    what, why, f"see the log of {self._peer}, or allow more time with timeout_s"
+                    f"see the log of {self._peer}, or allow more time with timeout_s",
                 )
             self._await_change(check)
         self._check()  # it may have ended in an error
 
     def _after_large(self, check: Callable[[], None]) -> None:
-        # The numbers of records are taken in the order in which they leave, by one thread at a
-        # time.
+        # One thread at a time takes the numbers of records, in the order in which they are sent.
         while any(isinstance(item, Sending) for item in [*self._waiting]):
             self._await_change(check)
 
     def _sealed(self, header: bytes, parts: Sequence[Buffer]) -> Iterator[memoryview]:
-        """The records of one frame, the header's together with the first of the payload; each valid
-        until the next.
-        """
+        """One frame's records, the first with the header's; each valid until the next."""
         start = SEALED_HEADER_BYTES
         self._sealer.seal_into(header, HEADER_LABEL, self._scratch[:start])
         whole = sum(map(len, parts)) <= RECORD_BYTES
@@ -160,7 +153,7 @@ class SendBuffer:
             self._check()
         return sent
 
-    def _hand_over(self, item: bytes | Sending) -> None:
+    def _enqueue(self, item: bytes | Sending) -> None:
         with self._changed:
             self._waiting.append(item)
             self._waiting_bytes += len(item)
@@ -181,8 +174,7 @@ class SendBuffer:
     def _check(self) -> None:
         if self._error or self._stopped:
             why = (self._error and self._error.strerror) or "this end was closed"
-            hint = f"see the log of {self._peer}, start it again and retry"
-            raise PeerLost(f"the connection to {self._peer} is gone", why, hint)
+            raise peer_lost(self._peer, why)
 
     def _run(self) -> None:
         while True:
@@ -192,25 +184,22 @@ class SendBuffer:
                     return
                 item = self._waiting[0]
             try:
-                for record in (
-                    [memoryview(item)]
-                    if isinstance(item, bytes)
-                    else self._sealed(item.header, item.parts)
-                ):
+                for record in self._records(item):
                     self._send_all(record)
-            except (
-                Exception
-            ) as error:  # of the socket, or none that is foreseen: whoever waits must hear of it
-                self._error = (
-                    error
-                    if isinstance(error, OSError)
-                    else OSError(0, f"{type(error).__name__} in sending")
-                )
+            except OSError as error:
+                self._error = error
+            except Exception as error:  # a bug: the thread that waits must raise it
+                self._error = OSError(0, f"{type(error).__name__} in sending")
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(item)
                 self._stopped |= self._error is not None
                 self._changed.notify_all()
+
+    def _records(self, item: bytes | Sending) -> Iterable[memoryview]:
+        if isinstance(item, bytes):
+            return [memoryview(item)]
+        return self._sealed(item.header, item.parts)
 
     def _send_all(self, data: memoryview) -> None:
         poller = select.poll()
@@ -225,7 +214,7 @@ class SendBuffer:
 
 
 class Sending:
-    """A large frame on its way, sealed by the outbox's thread straight from the caller's arrays."""
+    """A large frame that the thread seals and sends straight from the caller's arrays."""
 
     def __init__(self, send_buffer: SendBuffer, header: bytes, parts: Sequence[Buffer]) -> None:
         self._send_buffer, self.header, self.parts = send_buffer, header, parts
@@ -234,17 +223,12 @@ class Sending:
         return 0  # it takes no memory of its own
 
     def finish(self, timeout_s: float, check: Callable[[], None]) -> None:
-        """Wait until all is sent.
-
-        Raises PeerTimeout, PeerLost, and what `check` raises: stop the stream then.
-        """
+        """Wait until all is sent. Raises PeerTimeout, PeerLost, and what `check` raises."""
         self._send_buffer.await_end(self, timeout_s, check)
 
 
 def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
-    """The bytes of all parts in order, `size` at a time: views, but for a piece that lies across
-    parts.
-    """
+    """The bytes of all parts in order, `size` at a time: views, except of a piece across parts."""
     across: list[memoryview] = []
     n_across = 0
     for part in parts:
@@ -263,5 +247,5 @@ def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
 
 
 def joined(parts: Sequence[T]) -> T | bytes:
-    """All parts as one: itself, if there is one."""
+    """All parts as one; a single part is not copied."""
     return parts[0] if len(parts) == 1 else b"".join(parts)

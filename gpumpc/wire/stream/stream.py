@@ -23,6 +23,7 @@ from gpumpc.wire.stream.records import (
     StreamKeys,
 )
 from gpumpc.wire.stream.send_buffer import SendBuffer, Sending
+from gpumpc.wire.transport import peer_lost
 
 _LOOK_S = 0.25
 _CLOSE_S = 2.0
@@ -35,8 +36,8 @@ _TCP_CLOSE = 7
 class Stream:
     """Frames over a connected socket under one connection's keys; for one thread at a time.
 
-    After BadFrame or PeerLost it stays unusable. Nothing of a frame is handed out before all of its
-    records have opened.
+    After BadFrame or PeerLost it stays unusable. A frame is returned only when all of its records
+    have opened.
 
     Args:
         peer: the other end's name, for messages.
@@ -61,16 +62,14 @@ class Stream:
         self._readable.register(sock, select.POLLIN)
         self._opener = keys.opener()
         self._keys = keys
-        self._send_buffer: SendBuffer | None = (
-            None  # made when this end first speaks: a connection takes its numbers once
-        )
-        # Sealed bytes that have come and are not opened yet: [start, end) of the buffer.
+        # Made with the first frame sent: a connection's keys have one sealer.
+        self._send_buffer: SendBuffer | None = None
+        # Sealed bytes that have arrived and are not opened yet: [start, end) of the buffer.
         self._arrived = memoryview(
             bytearray(SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES + _AHEAD_BYTES)
         )
         self._start = self._end = 0
-        # The frame that is coming: its header, where its payload goes, and how much of that is
-        # there.
+        # The arriving frame: its header, its payload, and how many bytes of that are there.
         self._header: Header | None = None
         self._raw_header = b""
         self._payload = memoryview(b"")
@@ -79,14 +78,11 @@ class Stream:
         self._closed = False
 
     def fileno(self) -> int:
-        """For a poller: readable when `receive` is worth a call."""
+        """For a poller: call `receive` when it is readable."""
         return self._socket.fileno()
 
     def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
-        """Send one frame; its parts may be changed on return.
-
-        Raises PeerLost, and what `check` raises.
-        """
+        """Send one frame; its parts may be changed on return. Raises PeerLost."""
         self._out().put(header, parts, check)
 
     def start(
@@ -120,7 +116,7 @@ class Stream:
         try:
             check()
         except PeerLost:
-            # What the peer sent before it went is still delivered.
+            # Frames that the peer sent before it went are still delivered.
             frame = self.receive()
             if frame is not None:
                 return frame
@@ -128,7 +124,7 @@ class Stream:
         return None
 
     def receive(self) -> Frame | None:
-        """The next frame if all of it has come, without waiting. Raises BadFrame, PeerLost."""
+        """The next frame if all of it has arrived, without waiting. Raises BadFrame, PeerLost."""
         self._check_open()
         try:
             header = self._header or self._open_header()
@@ -141,15 +137,11 @@ class Stream:
         return self._whole(header) if header is not None else None
 
     def abort(self) -> None:
-        """Cut the connection and close: nothing more is sent, and no array of a caller is read any
-        longer.
-        """
+        """Cut the connection: nothing more is sent, and no array of a caller is read any longer."""
         self._close(flush_s=0.0)
 
     def close(self) -> None:
-        """Send what waits, until the peer's machine has it (at most two seconds), and close; safe
-        to call twice.
-        """
+        """Send the rest (at most two seconds) and close; safe to call twice."""
         self._close(flush_s=_CLOSE_S)
 
     def _open_header(self) -> Header | None:
@@ -182,10 +174,7 @@ class Stream:
         return self._arrived[start : self._start]
 
     def _fill(self, n_bytes: int, readahead_bytes: int) -> bool:
-        """Whether `n_bytes` sealed bytes are here; up to `ahead_bytes` more are read along.
-
-        Raises PeerLost.
-        """
+        """Whether `n_bytes` sealed bytes are here; reads some more, too. Raises PeerLost."""
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start + n_bytes + readahead_bytes > len(self._arrived):
@@ -218,8 +207,7 @@ class Stream:
         return self._lost("the connection ended in the middle of a frame, which was dropped")
 
     def _lost(self, why: str) -> PeerLost:
-        hint = f"see the log of {self.peer}, start it again and retry"
-        return PeerLost(f"the connection to {self.peer} is gone", why, hint)
+        return peer_lost(self.peer, why)
 
     def _check_open(self) -> None:
         if self._broken is not None:
@@ -238,7 +226,7 @@ class Stream:
             self._socket.shutdown(socket.SHUT_WR if flush_s else socket.SHUT_RDWR)
         if self._send_buffer is not None:
             self._send_buffer.stop()
-        # Closed with unread bytes here, a socket throws away what it has not delivered yet.
+        # A socket that is closed with unread bytes drops the bytes that it has not delivered yet.
         while flush_s and _undelivered(self._socket) and time.monotonic() < deadline:
             time.sleep(0.001)
         self._socket.close()
@@ -247,9 +235,7 @@ class Stream:
 def _undelivered(sock: socket.socket) -> int:
     """Bytes sent and not acknowledged by the other machine, if it may still do so."""
     try:
-        if (
-            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
-        ):  # reset: nothing more will come
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:  # a reset
             return 0
         return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     except OSError:

@@ -1,11 +1,10 @@
-"""Keys, the allow-list, and a socket with the options every socket of this project has."""
+"""Keys, the allow-list, and the socket options of this project."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 import zmq
 from zmq.utils import z85
@@ -13,13 +12,12 @@ from zmq.utils import z85
 from gpumpc.errors import ConfigError
 
 _LINGER_MS = 2000
-# High-water marks count messages, not bytes: in lock step few are on their way, and a stream of
-# corrections is held back after so many pieces.
+# High-water marks count messages, not bytes: in lock step few are under way, and corrections wait
+# after so many pieces.
 _HWM = 64
 _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 1000, 4000
 _HANDSHAKE_MS = 3000
-# ZeroMQ's own limit counts what CURVE adds to each part, and holds for the parts of the handshake
-# as well.
+# ZeroMQ's own limit counts the bytes that CURVE adds to each part, and holds for the handshake too.
 _HANDSHAKE_BYTES, _CURVE_BYTES = 1024, 64
 _OPTIONS = {
     zmq.LINGER: _LINGER_MS,
@@ -47,10 +45,7 @@ def curve_keypair() -> CurveKeys:
 
 
 def curve_public(secret: bytes) -> bytes:
-    """The public key (z85) that belongs to a secret one.
-
-    Raises ConfigError if `secret` is no key.
-    """
+    """The public key (z85) of a secret one. Raises ConfigError if `secret` is not a key."""
     try:
         return zmq.curve_public(secret)
     except (ValueError, zmq.ZMQError) as error:
@@ -59,13 +54,13 @@ def curve_public(secret: bytes) -> bytes:
         ) from error
 
 
-class Gatekeeper(threading.Thread):
-    """Answers ZeroMQ's question "may this key connect?" for one context; ends when the context is
-    closed.
-    """
+class AllowList(threading.Thread):
+    """One context's ZAP handler: tells ZeroMQ whether a key may connect; ends with the context."""
 
-    def __init__(self, context: zmq.Context[Any], names_by_key: Mapping[bytes, str]) -> None:
-        super().__init__(name="gpumpc-gatekeeper", daemon=True)
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], names_by_key: Mapping[bytes, str]
+    ) -> None:
+        super().__init__(name="gpumpc-allow-list", daemon=True)
         self._names = {z85.decode(key): name.encode() for key, name in names_by_key.items()}
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
@@ -79,8 +74,8 @@ class Gatekeeper(threading.Thread):
         except zmq.ContextTerminated:
             pass
         finally:
-            # Also if this thread dies of an error: everybody is refused then, and closing must not
-            # wait for the socket.
+            # Also after an error: every key is refused then, and closing must not wait for the
+            # socket.
             self._socket.close()
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
@@ -95,10 +90,10 @@ class Gatekeeper(threading.Thread):
 
 
 class Endpoint:
-    """One socket in a context of its own, with the options every socket of this project has."""
+    """One socket in a context of its own, with the options of this project."""
 
     def __init__(self, kind: int, keys: CurveKeys, max_payload_bytes: int) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(kind)
         for option, value in _OPTIONS.items():
             self.socket.setsockopt(option, value)
@@ -106,19 +101,15 @@ class Endpoint:
             zmq.MAXMSGSIZE, max(max_payload_bytes, _HANDSHAKE_BYTES) + _CURVE_BYTES
         )
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.public, keys.secret
-        self._gatekeeper: Gatekeeper | None = None
+        self._allow_list: AllowList | None = None
 
     def bind(self, endpoint: str, allowed: Mapping[bytes, str]) -> str:
-        """Listen for the keys in `allowed` (z85 -> name) alone; returns the endpoint with its real
-        port.
-
-        Raises ConfigError.
-        """
+        """Listen for the keys (z85) in `allowed`; the real endpoint. Raises ConfigError."""
         self.socket.curve_server = True
         self.socket.zap_domain = b"gpumpc"
         self.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._gatekeeper = Gatekeeper(self.context, allowed)
-        self._gatekeeper.start()
+        self._allow_list = AllowList(self.context, allowed)
+        self._allow_list.start()
         try:
             self.socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -134,16 +125,16 @@ class Endpoint:
             raise _no_endpoint(f"cannot connect to {endpoint}", error) from error
 
     def close(self) -> None:
-        """Flush for a moment, then give everything back; safe to call twice.
+        """Flush for a moment and close; safe to call twice.
 
         A monitor of the socket must be disabled and closed before: the context waits for it.
         """
         if self.context.closed:
             return
         self.socket.close()
-        self.context.term()  # also ends the gatekeeper
-        if self._gatekeeper is not None:
-            self._gatekeeper.join()
+        self.context.term()  # also ends the allow-list
+        if self._allow_list is not None:
+            self._allow_list.join()
 
 
 def with_port(endpoint: str, port: int) -> str:

@@ -1,17 +1,17 @@
-"""A DEALER socket with one peer, and what its monitor says about that peer."""
+"""A DEALER socket with one peer, and the peer's state as its monitor reports it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from gpumpc.errors import AccessDenied, ConfigError, PeerLost, PeerTimeout
+from gpumpc.errors import AccessDenied, ConfigError, PeerTimeout
 from gpumpc.wire.frames import Frame, decode
 from gpumpc.wire.stream import Exchange
+from gpumpc.wire.transport import peer_lost
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint
 
 CONNECT_S = 5.0
@@ -36,9 +36,8 @@ class Link:
         self._monitor = self._socket.get_monitor_socket(_UP | _DOWN | _REFUSED | _READY)
         self._listens, self.endpoint = False, ""
         self._open: set[int] = set()
-        self._peers_own: set[int] | None = (
-            None  # the connections one of which is the peer's, once it has come
-        )
+        # Once the peer has authenticated: the connections of which one is the peer's.
+        self._peers_own: set[int] | None = None
         self._gone, self._refused, self._reached = "", 0, False
 
     def bind(self, endpoint: str, peer_key: bytes) -> None:
@@ -51,10 +50,7 @@ class Link:
             raise
 
     def connect(self, endpoint: str, server_key: bytes) -> None:
-        """Begin to connect to the server with the public key `server_key` (z85).
-
-        Raises ConfigError.
-        """
+        """Begin to connect to the owner of the key `server_key` (z85). Raises ConfigError."""
         self.endpoint, self._peer_key = endpoint, server_key
         try:
             self._end.connect(endpoint, server_key)
@@ -73,10 +69,7 @@ class Link:
         self._check_usable()
 
     def put(self, parts: Sequence[bytes]) -> None:
-        """Hand over one message, waiting while the peer is slow.
-
-        Raises AccessDenied, PeerTimeout, PeerLost.
-        """
+        """Send one message, waiting for a slow peer. Raises AccessDenied, PeerTimeout, PeerLost."""
         self.wait_peer(CONNECT_S)
         while True:
             self._read_monitor()
@@ -88,7 +81,7 @@ class Link:
                 self._poll(self._monitor, time.monotonic() + 0.1)
 
     def get(self, timeout_s: float) -> tuple[Frame, str | None] | None:
-        """The next frame and the name ZAP gave its sender; None after `timeout_s` without one.
+        """The next frame and its sender's name from ZAP; None after `timeout_s` without a frame.
 
         Raises AccessDenied, PeerLost, BadFrame.
         """
@@ -99,7 +92,7 @@ class Link:
             if parts is not None:
                 frame = decode([part.buffer for part in parts], self._max_payload_bytes)
                 return frame, sender_of(parts[0])
-            # Only now: what the peer sent before it went away is still delivered.
+            # Only now: frames that the peer sent before it went are still delivered.
             self._check_usable()
             if not self._poll(None, deadline):
                 return None
@@ -110,31 +103,22 @@ class Link:
         self._check_usable()
 
     def absent(self, timeout_s: float) -> PeerTimeout:
-        """The error for a peer that has not come within `timeout_s` seconds: names every likely
-        cause.
-        """
+        """The error, with every likely cause, for a peer that did not connect in time."""
         what = f"no {self.peer} at {self.endpoint} within {timeout_s:g} s"
         if self._listens:
-            refused = (
-                f"; {self._refused} connections with a key that is not its own were refused"
-                * bool(self._refused)
-            )
-            why = f"{self.peer} does not run, or it pins another key than this party's{refused}"
-            return PeerTimeout(
-                what,
-                why,
-                f"start {self.peer}; compare the cards that both ends are configured with",
-            )
+            why = f"{self.peer} does not run, or it pins another key than this party's"
+            if self._refused:
+                why += f"; {self._refused} connections with a key that is not its own were refused"
+            hint = f"start {self.peer}; compare the cards that both ends are configured with"
+            return PeerTimeout(what, why, hint)
         hint = "something listens there" if self._reached else "nothing answers there"
         why = f"{self.peer} does not run there, or its key is not the one in its card here ({hint})"
         return PeerTimeout(
-            what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here anew"
+            what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here again"
         )
 
     def exchange(self, port: int = 0) -> Exchange:
-        """A key agreement with the peer that has proved its key; `port` is where this end listens
-        for the stream.
-        """
+        """A key agreement with the peer; `port` is where this end listens for the stream."""
         return Exchange(self._keys.public, self._peer_key, port)
 
     @property
@@ -160,7 +144,7 @@ class Link:
         except zmq.Again:
             return None
 
-    def _poll(self, only: zmq.Socket[Any] | None, deadline: float) -> bool:
+    def _poll(self, only: zmq.Socket[bytes] | None, deadline: float) -> bool:
         poller = zmq.Poller()
         for socket in [only] if only is not None else [self._socket, self._monitor]:
             poller.register(socket, zmq.POLLIN)
@@ -189,14 +173,13 @@ class Link:
                     "it connected a second time, so it was started again, or two "
                     "processes use its key"
                 )
-            # The event does not say which connection it is about. A stranger's that is open too
-            # soon ends by itself: it cannot pass the handshake, and HANDSHAKE_IVL limits that.
+            # The event does not name its connection. One without a valid key that is open too soon
+            # ends: it cannot pass the handshake, and HANDSHAKE_IVL limits that.
             self._peers_own = set(self._open)
 
     def _check_usable(self) -> None:
         if self._gone:
-            why, hint = self._gone, f"see the log of {self.peer}, start it again and retry"
-            raise PeerLost(f"the connection to {self.peer} is gone", why, hint)
+            raise peer_lost(self.peer, self._gone)
         if self._refused and not self._listens and self._peers_own is None:
             raise AccessDenied(
                 f"{self.peer} at {self.endpoint} refused this party's key",
@@ -207,9 +190,7 @@ class Link:
 
 
 def sender_of(part: zmq.Frame) -> str | None:
-    """The name the allow-list gave to the sender of a received part; None at a connecting end,
-    which pins a key.
-    """
+    """The allow-list's name of a part's sender; None at a connecting end, which pins a key."""
     try:
         return str(part.get("User-Id"))
     except zmq.ZMQError:

@@ -1,6 +1,4 @@
-"""The transport between the two servers: CURVE authenticates the peer, and a stream over a
-second TCP connection carries every frame.
-"""
+"""The servers' transport: CURVE authenticates the peer, a second TCP connection moves frames."""
 
 from __future__ import annotations
 
@@ -30,11 +28,16 @@ class PeerSocket:
     close it, make another.
     """
 
-    def __init__(self, link: Link, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        max_payload_bytes: int,
+        stream_listener: StreamListener | None = None,
+        stream_endpoint: str | None = None,
+    ) -> None:
         self.peer = link.peer
         self._link, self._max_payload_bytes = link, max_payload_bytes
-        self._stream_listener: StreamListener | None = None
-        self._stream_endpoint: str | None = None
+        self._stream_listener, self._stream_endpoint = stream_listener, stream_endpoint
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
         # Several threads send, receive and close, and one at a time uses the link. `close` and
@@ -64,15 +67,13 @@ class PeerSocket:
         """
         link = Link(peer, keys, max_payload_bytes)
         link.bind(endpoint, peer_key)
-        socket = cls(link, max_payload_bytes)
         try:
-            socket._stream_listener = StreamListener(
-                stream_endpoint or with_port(link.endpoint, 0), max_payload_bytes
-            )
+            place = stream_endpoint or with_port(link.endpoint, 0)
+            listener = StreamListener(place, max_payload_bytes)
         except ConfigError:
             link.close()
             raise
-        return socket
+        return cls(link, max_payload_bytes, listener)
 
     @classmethod
     def connect(
@@ -95,9 +96,7 @@ class PeerSocket:
         """
         link = Link(peer, keys, max_payload_bytes)
         link.connect(endpoint, peer_key)
-        socket = cls(link, max_payload_bytes)
-        socket._stream_endpoint = stream_endpoint
-        return socket
+        return cls(link, max_payload_bytes, stream_endpoint=stream_endpoint)
 
     @property
     def endpoint(self) -> str:
@@ -112,8 +111,8 @@ class PeerSocket:
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
         """Wait until the peer has proved its key, and then up to 5 seconds for its stream.
 
-        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. While the peer has not come, it can be
-        called again.
+        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame. Call it again while the peer is not
+        connected.
         """
         self._connected(timeout_s)
 
@@ -169,7 +168,7 @@ class PeerSocket:
             try:
                 self._stream = self._met()
             except Exception:
-                # What was begun cannot be taken up again: keys are agreed once for a connection.
+                # It cannot be repeated: keys are agreed once for a connection.
                 self._failed = peer_lost(self.peer, "its stream did not come about")
                 raise
         return self._stream
@@ -181,7 +180,7 @@ class PeerSocket:
         keys, port = self._agreed(exchange)
         left_s = max(0.1, deadline - time.monotonic())
         if self._stream_listener is not None:
-            return self._let_in(self._stream_listener, keys, left_s)
+            return self._accepted(self._stream_listener, keys, left_s)
         endpoint = self._stream_endpoint or with_port(self._link.endpoint, port)
         return dial(endpoint, keys, self.peer, left_s, self._max_payload_bytes)
 
@@ -193,12 +192,11 @@ class PeerSocket:
         if sender is not None and sender != self.peer:
             raise frame_refused(self.peer, f"{sender} sent it")
         if frame.kind is not Kind.STREAM:
-            raise frame_refused(
-                self.peer, f"a STREAM frame was due and a {frame.kind.name} frame came"
-            )
+            why = f"a STREAM frame was due and a {frame.kind.name} frame came"
+            raise frame_refused(self.peer, why)
         return exchange.agree(frame.payload)
 
-    def _let_in(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:
+    def _accepted(self, listener: StreamListener, keys: StreamKeys, timeout_s: float) -> Stream:
         deadline = time.monotonic() + timeout_s
         listener.expect(keys, self.peer, timeout_s)
         while time.monotonic() < deadline:

@@ -31,26 +31,26 @@ from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
 
 
 class Listener:
-    """A server's door for many known peers (ROUTER, CURVE server, allow-list).
+    """A server's socket for many known peers (ROUTER, CURVE server, allow-list).
 
     One thread calls `poll` in a loop. `reply` may be called from any thread: it queues the frame
     and wakes a waiting `poll` through a pipe, and the polling thread sends it (a zmq socket must
     stay in one thread).
 
     Args:
-        endpoint: `tcp://host:port`; port 0 takes a free one, and the attribute `endpoint` tells it.
+        endpoint: `tcp://host:port`; port 0 takes a free one, stored in the attribute `endpoint`.
         allowed: public key (z85) -> name of every peer that may connect.
-        stream_peers: names of the peers that may send by a stream; without any there is none.
-        stream_endpoint: where to listen for streams; else at the same address, at a free port. The
-            peers are told.
+        stream_peers: names of the peers that may send by a stream; if empty, it has no streams.
+        stream_endpoint: where to listen for streams; else at the same address, at a free port, of
+            which the peers are informed.
 
     Attributes:
-        stream_endpoint: where streams are listened for; empty where there are none.
+        stream_endpoint: where it listens for streams; empty if it has none.
         malformed: frames dropped because they could not be decoded; their senders got an ERROR
             frame.
         undelivered: replies whose receiver was gone or did not read.
 
-    Raises ConfigError if an endpoint cannot be had.
+    Raises ConfigError if an endpoint cannot be used.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Listener:
         self._max_payload_bytes = max_payload_bytes
         self.malformed = self.undelivered = 0
         self._end = Endpoint(zmq.ROUTER, keys, max_payload_bytes)
-        # Without this a ROUTER drops what it cannot deliver and nobody learns of it.
+        # Without this a ROUTER silently drops messages that it cannot deliver.
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._streams: Streams | None = None
         self.stream_endpoint = ""
@@ -89,9 +89,7 @@ class Listener:
         self._closed = False
 
     def poll(self, timeout_s: float) -> Arrival | None:
-        """The next request, or None after `timeout_s` seconds; a malformed one is answered, counted
-        and dropped.
-        """
+        """The next request, or None after `timeout_s` seconds; answers and drops malformed ones."""
         self._thread = threading.get_ident()
         deadline = time.monotonic() + timeout_s
         poller = zmq.Poller()
@@ -122,9 +120,9 @@ class Listener:
     ) -> None:
         """Send a frame to the sender of an earlier arrival; from any thread.
 
-        It leaves at once if a `poll` is waiting or in the polling thread, else at the next `poll`.
-        A receiver that has gone is no error here: it is counted in `undelivered`. Raises BadFrame
-        if the frame cannot be made.
+        It is sent at once if a `poll` is waiting or in the polling thread, else at the next `poll`.
+        If the receiver has gone, it counts in `undelivered`. Raises BadFrame if the frame cannot be
+        made.
         """
         header = encode_header(
             kind, len(payload), session=session, batch_index=batch_index, sequence=sequence
@@ -136,13 +134,11 @@ class Listener:
             self._wake()
 
     def reply_error(self, routing_id: bytes, error: GpumpcError, *, sequence: int = 0) -> None:
-        """Tell a peer why its request failed: its `receive` raises RemoteError with the same
-        texts.
-        """
+        """Send a peer the error of its request: its `receive` raises it as RemoteError."""
         self.reply(routing_id, Kind.ERROR, encode_record(ErrorRecord.of(error)), sequence=sequence)
 
     def close(self) -> None:
-        """Send what is queued and close; from the polling thread; safe to call twice."""
+        """Send the queued frames and close; from the polling thread; safe to call twice."""
         if self._closed:
             return
         self._flush()
@@ -163,7 +159,7 @@ class Listener:
                 os.write(self._waker, b"\0")
 
     def _flush(self) -> None:
-        # The pipe before the queue: what is queued later brings a wake-up of its own.
+        # The pipe before the queue: a frame that is queued later has a wake-up of its own.
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 1 << 16)  # a pipe holds no more
         while self._send_buffer:
@@ -175,7 +171,7 @@ class Listener:
                 self.undelivered += 1
 
     def _receive(self) -> Arrival | None:
-        # In turns: clients that send without a pause must not silence the dealer, nor it them.
+        # In turns, so that clients that send without a pause cannot block the dealer, nor it them.
         self._streams_first = not self._streams_first
         if (
             self._streams_first
@@ -241,19 +237,16 @@ class Requester:
         self._stream: Stream | None = None
 
     def wait_peer(self, timeout_s: float = CONNECT_S) -> None:
-        """Wait until the server has proved its key and accepted ours.
-
-        Raises AccessDenied, PeerTimeout, PeerLost.
-        """
+        """Wait until both have proved their keys. Raises AccessDenied, PeerTimeout, PeerLost."""
         self._link.wait_peer(timeout_s)
 
     def open_stream(self, endpoint: str | None = None) -> None:
-        """From now on send every frame by a stream beside CURVE; answers come as before. Only right
-        after `wait_peer`.
+        """Send every later frame by a stream; answers still arrive over CURVE. Only right after
+        `wait_peer`.
 
         Args:
             endpoint: where to reach it; else at the server's host, at the port that the server
-                tells.
+                announces.
 
         Raises AccessDenied, PeerTimeout, PeerLost, BadFrame, RemoteError if the server has no
         stream for this party.
@@ -327,8 +320,6 @@ class Requester:
         self._link.close()
 
     def _late(self, timeout_s: float) -> PeerTimeout:
-        why, hint = (
-            "it is up but busy",
-            f"see the log of {self.peer}, or allow more time with timeout_s",
-        )
-        return PeerTimeout(f"{self.peer} sent no reply for {timeout_s:g} s", why, hint)
+        hint = f"see the log of {self.peer}, or allow more time with timeout_s"
+        what = f"{self.peer} sent no reply for {timeout_s:g} s"
+        return PeerTimeout(what, "it is up but busy", hint)

@@ -1,6 +1,4 @@
-"""A listener's streams: of peers that CURVE has identified, one a connection, for what they send in
-bulk.
-"""
+"""A listener's streams: the bulk connections of peers that CURVE has authenticated."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from gpumpc.wire.frames import Frame
 from gpumpc.wire.stream import Exchange, Stream, StreamListener
 from gpumpc.wire.zmq_channel.endpoint import CurveKeys
 
-# How long a peer may take to connect once its keys are agreed.
+# How long a peer may take to connect once the keys are agreed.
 STREAM_S = 5.0
-# A peer that has been started again may have an older stream that nobody has closed.
+# A peer that was started again may have an older stream that is still open.
 _MAX_STREAMS_A_PEER = 4
-_MAX_COMING = 16
+_MAX_AGREED = 16
 
 
 class Arrival(NamedTuple):
@@ -24,8 +22,7 @@ class Arrival(NamedTuple):
 
     Attributes:
         peer: the name the allow-list has for the sender's key.
-        routing_id: where a reply must go.
-        frame: the request itself.
+        routing_id: the address of a reply.
     """
 
     peer: str
@@ -34,12 +31,12 @@ class Arrival(NamedTuple):
 
 
 class Streams:
-    """For the one thread that polls the listener.
+    """The streams of one listener, for the one thread that polls it.
 
     Args:
         keys: the listener's own CURVE keys.
-        names_by_key: CURVE public key -> name, of everybody that may connect.
-        peers: the names of those that may open a stream.
+        names_by_key: CURVE public key -> name, of every peer that may connect.
+        peers: the names of the peers that may open a stream.
     """
 
     def __init__(
@@ -51,14 +48,11 @@ class Streams:
     ) -> None:
         self._stream_listener, self._own_key, self._peers = listener, keys.public, frozenset(peers)
         self._keys_by_name = {name: key for key, name in names_by_key.items()}
-        self._coming: dict[bytes, tuple[str, bytes]] = {}
+        self._agreed: dict[bytes, tuple[str, bytes]] = {}
         self._open: dict[bytes, tuple[str, Stream]] = {}
 
     def agree(self, arrival: Arrival) -> bytes:
-        """Agree on a stream's keys with a peer that asks for one; the hello to answer with.
-
-        Raises AccessDenied, BadFrame.
-        """
+        """Agree on a stream's keys with a peer; this end's hello. Raises AccessDenied, BadFrame."""
         if arrival.peer not in self._peers:
             raise AccessDenied(
                 "no stream is open to this party",
@@ -70,24 +64,24 @@ class Streams:
         )
         keys, _ = exchange.agree(arrival.frame.payload)
         self._stream_listener.expect(keys, arrival.peer, STREAM_S)
-        self._coming[keys.ticket] = (arrival.peer, arrival.routing_id)
-        for forgotten in [*self._coming][:-_MAX_COMING]:
-            del self._coming[forgotten]
+        self._agreed[keys.ticket] = (arrival.peer, arrival.routing_id)
+        for forgotten in [*self._agreed][:-_MAX_AGREED]:
+            del self._agreed[forgotten]
         return exchange.hello
 
     def receive(self, refuse: Callable[[bytes, BadFrame], None]) -> Arrival | None:
-        """The next frame that has come whole, without waiting.
+        """The next frame that has arrived whole, without waiting.
 
         Args:
-            refuse: told the routing id of a peer whose stream was closed for a record that does not
-                open, and the error.
+            refuse: called with the routing id of a peer whose stream was closed for a record that
+                does not open, and the error.
         """
         for ticket, stream in self._stream_listener.poll():
-            known = self._coming.pop(ticket, None)
+            known = self._agreed.pop(ticket, None)
             if known is None:
                 stream.abort()
             else:
-                self._let_in(*known, stream)
+                self._add(*known, stream)
         for routing_id, (peer, stream) in [*self._open.items()]:
             try:
                 frame = stream.receive()
@@ -102,19 +96,19 @@ class Streams:
         return None
 
     def filenos(self) -> list[int]:
-        """For a poller."""
+        """The sockets for a poller."""
         return [
             *self._stream_listener.filenos(),
             *(stream.fileno() for _, stream in self._open.values()),
         ]
 
     def close(self) -> None:
-        """Close the door and all streams; safe to call twice."""
+        """Close the listener and all streams; safe to call twice."""
         self._stream_listener.close()
         for routing_id in [*self._open]:
             self._drop(routing_id)
 
-    def _let_in(self, peer: str, routing_id: bytes, stream: Stream) -> None:
+    def _add(self, peer: str, routing_id: bytes, stream: Stream) -> None:
         if routing_id in self._open:
             self._drop(routing_id)
         same = [other for other, (name, _) in self._open.items() if name == peer]

@@ -1,10 +1,10 @@
-"""The two ends of a stream find each other, and nobody else gets in."""
+"""The two ends of a stream connect, and no other end does."""
 
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -21,34 +21,42 @@ LIMIT_S = 5.0
 
 
 @pytest.fixture
-def entrance() -> Iterator[StreamListener]:
-    entrance = StreamListener("tcp://127.0.0.1:0")
-    yield entrance
-    entrance.close()
+def opened() -> Iterator[StreamListener]:
+    opened = StreamListener("tcp://127.0.0.1:0")
+    yield opened
+    opened.close()
 
 
-def at(entrance: StreamListener) -> str:
-    return f"tcp://127.0.0.1:{entrance.port}"
+def at(opened: StreamListener) -> str:
+    return f"tcp://127.0.0.1:{opened.port}"
 
 
-def let_in(entrance: StreamListener, limit_s: float = LIMIT_S) -> list[tuple[bytes, Stream]]:
-    """Whoever has proved its keys, within some time."""
+def accepted(opened: StreamListener, limit_s: float = LIMIT_S) -> list[tuple[bytes, Stream]]:
+    """The connections that prove their keys within some time."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        if found := entrance.poll():
+        if found := opened.poll():
             return found
-        entrance.wait(0.02)
+        opened.wait(0.02)
     return []
 
 
-def knock(entrance: StreamListener, said: bytes = b"") -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", entrance.port))
+def both_ends(opened: StreamListener, outside: StreamKeys) -> tuple[bytes, Stream, Stream]:
+    """The ticket that is accepted, and the streams of the listening and the dialling end."""
+    with ThreadPoolExecutor() as pool:
+        dialling = pool.submit(dial, at(opened), outside, "server0", LIMIT_S)
+        ((ticket, here),) = accepted(opened)
+        return ticket, here, dialling.result()
+
+
+def connection(opened: StreamListener, said: bytes = b"") -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", opened.port))
     sock.sendall(said)
     return sock
 
 
 def proof(keys: StreamKeys) -> bytes:
-    """What an honest caller says, ticket and sealed HELLO."""
+    """The first bytes of an honest end, ticket and sealed HELLO."""
     here, there = socket.create_server(("127.0.0.1", 0)), None
     with here:
         stream = Stream(socket.create_connection(here.getsockname()), keys, "x")
@@ -60,13 +68,10 @@ def proof(keys: StreamKeys) -> bytes:
     return keys.ticket + said
 
 
-def test_the_two_ends_meet(entrance: StreamListener) -> None:
+def test_the_two_ends_meet(opened: StreamListener) -> None:
     inside, outside = both_keys()
-    entrance.expect(inside, "server1", LIMIT_S)
-    with ThreadPoolExecutor() as pool:
-        calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
-        ((ticket, here),) = let_in(entrance)
-        there = calling.result()
+    opened.expect(inside, "server1", LIMIT_S)
+    ticket, here, there = both_ends(opened, outside)
     assert ticket == inside.ticket and (here.peer, there.peer) == ("server1", "server0")
     for source, sink in ((here, there), (there, here)):
         source.put(encode_header(Kind.CONTROL, 2), [b"hi"], nothing)
@@ -76,18 +81,18 @@ def test_the_two_ends_meet(entrance: StreamListener) -> None:
     there.close()
 
 
-def test_each_of_many_that_are_expected_is_told_apart(entrance: StreamListener) -> None:
+def test_each_of_many_that_are_expected_is_told_apart(opened: StreamListener) -> None:
     keys = [both_keys() for _ in range(5)]
     for i, (inside, _) in enumerate(keys):
-        entrance.expect(inside, f"peer{i}", LIMIT_S)
+        opened.expect(inside, f"peer{i}", LIMIT_S)
     with ThreadPoolExecutor() as pool:
         calls = [
-            pool.submit(dial, at(entrance), outside, "door", LIMIT_S)
+            pool.submit(dial, at(opened), outside, "server", LIMIT_S)
             for _, outside in reversed(keys)
         ]
         found: dict[bytes, Stream] = {}
         while len(found) < 5:
-            found |= dict(let_in(entrance))
+            found |= dict(accepted(opened))
         streams = [call.result() for call in calls]
     assert {ticket: s.peer for ticket, s in found.items()} == {
         k.ticket: f"peer{i}" for i, (k, _) in enumerate(keys)
@@ -96,81 +101,70 @@ def test_each_of_many_that_are_expected_is_told_apart(entrance: StreamListener) 
         stream.abort()
 
 
-STRANGERS = [
-    "silent",
-    "unknown ticket",
-    "no proof",
-    "wrong proof",
-    "another's proof",
-    "half a ticket",
-]
+# The first bytes of an end that does not prove its keys, given the ticket of a peer's.
+UNPROVED: dict[str, Callable[[bytes], bytes]] = {
+    "silent": lambda ticket: b"",
+    "unknown ticket": lambda ticket: bytes(TICKET_BYTES) + bytes(60),
+    "no proof": lambda ticket: ticket,
+    "wrong proof": lambda ticket: ticket + bytes(60),
+    "another's proof": lambda ticket: ticket + proof(both_keys()[1])[TICKET_BYTES:],
+    "half a ticket": lambda ticket: ticket[:8],
+}
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("first_bytes", UNPROVED)
 def test_a_stranger_is_not_let_in_and_does_not_keep_the_peer_out(
-    entrance: StreamListener, stranger: str, monkeypatch: pytest.MonkeyPatch
+    opened: StreamListener, first_bytes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "_CALLER_S", 0.3)
+    monkeypatch.setattr(listener, "_PENDING_S", 0.3)
     inside, outside = both_keys()
-    entrance.expect(inside, "server1", LIMIT_S)
-    said = {
-        "silent": b"",
-        "unknown ticket": bytes(TICKET_BYTES) + bytes(60),
-        "no proof": inside.ticket,
-        "wrong proof": inside.ticket + bytes(60),
-        "another's proof": inside.ticket + proof(both_keys()[1])[TICKET_BYTES:],
-        "half a ticket": inside.ticket[:8],
-    }[stranger]
-    with knock(entrance, said) as sock:
-        assert not let_in(entrance, 0.8)
+    opened.expect(inside, "server1", LIMIT_S)
+    said = UNPROVED[first_bytes](inside.ticket)
+    with connection(opened, said) as sock:
+        assert not accepted(opened, 0.8)
         sock.settimeout(1.0)
         with contextlib.suppress(ConnectionResetError):
-            assert sock.recv(100) == b""  # hung up, and told nothing
-    with ThreadPoolExecutor() as pool:
-        calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
-        ((_, here),) = let_in(entrance)
-        calling.result().abort()
-    here.abort()
+            assert sock.recv(100) == b""  # closed without an answer
+    for stream in both_ends(opened, outside)[1:]:
+        stream.abort()
 
 
-def test_a_copy_of_a_proof_is_worth_nothing(entrance: StreamListener) -> None:
-    """Whoever has seen a connection begin cannot begin it again, nor another one."""
+def test_a_copy_of_a_proof_is_worth_nothing(opened: StreamListener) -> None:
+    """The first bytes of a connection open neither that one again nor another one."""
     inside, outside = both_keys()
-    entrance.expect(inside, "server1", LIMIT_S)
+    opened.expect(inside, "server1", LIMIT_S)
     said = proof(outside)
-    with knock(entrance, said), knock(entrance, said):
-        ((_, here),) = let_in(entrance)
-        assert not let_in(entrance, 0.3)
+    with connection(opened, said), connection(opened, said):
+        ((_, here),) = accepted(opened)
+        assert not accepted(opened, 0.3)
         here.abort()
     again, _ = both_keys()
-    entrance.expect(again, "server1", LIMIT_S)
-    with knock(entrance, again.ticket + said[TICKET_BYTES:]):
-        assert not let_in(entrance, 0.3)
+    opened.expect(again, "server1", LIMIT_S)
+    with connection(opened, again.ticket + said[TICKET_BYTES:]):
+        assert not accepted(opened, 0.3)
 
 
-def test_a_peer_that_comes_too_late_is_not_let_in(entrance: StreamListener) -> None:
+def test_a_peer_that_comes_too_late_is_not_accepted(opened: StreamListener) -> None:
     inside, outside = both_keys()
-    entrance.expect(inside, "server1", 0.0)
-    with knock(entrance, proof(outside)):
-        assert not let_in(entrance, 0.3)
+    opened.expect(inside, "server1", 0.0)
+    with connection(opened, proof(outside)):
+        assert not accepted(opened, 0.3)
 
 
-def test_a_crowd_at_the_door_costs_a_few_sockets(entrance: StreamListener) -> None:
+def test_a_crowd_at_the_door_costs_a_few_sockets(opened: StreamListener) -> None:
     inside, outside = both_keys()
-    entrance.expect(inside, "server1", LIMIT_S)
-    crowd = [knock(entrance) for _ in range(60)]
-    with ThreadPoolExecutor() as pool:
-        calling = pool.submit(dial, at(entrance), outside, "server0", LIMIT_S)
-        ((_, here),) = let_in(entrance)
-        assert len(entrance.filenos()) <= 1 + listener._MAX_CALLERS
-        calling.result().abort()
-    here.abort()
+    opened.expect(inside, "server1", LIMIT_S)
+    crowd = [connection(opened) for _ in range(60)]
+    streams = both_ends(opened, outside)[1:]
+    assert len(opened.filenos()) <= 1 + listener._MAX_PENDING
+    for stream in streams:
+        stream.abort()
     for sock in crowd:
         sock.close()
 
 
 def answering(answer: bytes) -> tuple[str, socket.socket]:
-    """A server of another kind: it says something to everybody, and nothing more."""
+    """A server of another kind, which sends the same bytes to every connection."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -230,14 +224,14 @@ def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
             action()
 
 
-def test_a_door_needs_a_free_port_of_this_machine(entrance: StreamListener) -> None:
-    for endpoint in (at(entrance), "tcp://203.0.113.1:0", "tcp://no.such.host.invalid:0"):
+def test_a_door_needs_a_free_port_of_this_machine(opened: StreamListener) -> None:
+    for endpoint in (at(opened), "tcp://203.0.113.1:0", "tcp://no.such.host.invalid:0"):
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
             StreamListener(endpoint)
 
 
 def test_a_star_is_every_address() -> None:
-    entrance = StreamListener("tcp://*:0")
-    knock(entrance).close()
-    entrance.close()
-    entrance.close()
+    opened = StreamListener("tcp://*:0")
+    connection(opened).close()
+    opened.close()
+    opened.close()

@@ -1,6 +1,4 @@
-"""Keys of a connection: the same at both ends, other ones everywhere else; records open once, in
-order, unchanged.
-"""
+"""The keys of a connection, and its records, which open once, in order and unchanged."""
 
 import copy
 import itertools
@@ -69,9 +67,7 @@ def test_ends_that_see_another_identity_have_other_keys(wrong: dict[str, bytes])
 
 @pytest.mark.parametrize("field", ["port", "version"])
 def test_the_hellos_themselves_are_bound(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever of a hello one end reads differently, the keys differ, ephemeral keys being the
-    same.
-    """
+    """If the ends read a hello differently, their keys differ, with equal ephemeral keys too."""
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(CONNECTOR, LISTENER)
     hello = msgspec.msgpack.decode(here.hello, type=StreamHello)
     monkeypatch.setattr(records, "VERSION", 2 if field == "version" else 1)
@@ -94,11 +90,9 @@ def _version_2(hello: bytes) -> bytes:
         ({"version": 2}, "another version"),
         ({"port": 7001}, "one of the two ends listens"),
         ({"port": -1}, "one of the two ends listens"),
-        (
-            {"ephemeral": bytes(32)},
-            "its ephemeral key is none",
-        ),  # the point that agrees on zero with everybody
-        ({"ephemeral": b"short"}, "its ephemeral key is none"),
+        # The point whose agreed secret is always zero.
+        ({"ephemeral": bytes(32)}, "its ephemeral key is not a key"),
+        ({"ephemeral": b"short"}, "its ephemeral key is not a key"),
     ],
 )
 def test_a_hello_that_does_not_fit_is_refused(change: dict[str, object], cause: str) -> None:

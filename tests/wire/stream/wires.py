@@ -1,4 +1,4 @@
-"""Two streams with somebody on the wire between them who may do anything with the bytes."""
+"""Two streams with an attacker between them who may change all bytes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,22 @@ def nothing() -> None:
     """A check of a peer that never goes."""
 
 
+def header_of(n_bytes: int, sequence: int = 0) -> bytes:
+    return encode_header(Kind.OPENING, n_bytes, session=SESSION, batch_index=1, sequence=sequence)
+
+
+def put(end: Stream, *parts: bytes | bytearray | memoryview, sequence: int = 0) -> None:
+    end.put(header_of(sum(map(len, parts)), sequence), parts, nothing)
+
+
+def got(end: Stream) -> Frame:
+    frame = end.get(5.0, nothing)
+    assert frame is not None
+    return frame
+
+
 class Wire:
-    """`ends` are the streams; what one sends is got with `take` and given to the other with
-    `give`.
-    """
+    """Two streams; `take` gets the bytes that one sends, and `give` passes them to the other."""
 
     def __init__(self, max_payload_bytes: int = 1 << 26) -> None:
         pairs = tcp_pair(), tcp_pair()
@@ -47,10 +59,7 @@ class Wire:
 
     def take(self, party: int, payload: bytes, sequence: int = 0) -> bytes:
         """The bytes on the wire of one frame that end `party` sends."""
-        header = encode_header(
-            Kind.OPENING, len(payload), session=SESSION, batch_index=1, sequence=sequence
-        )
-        self.ends[party].put(header, [payload], nothing)
+        put(self.ends[party], payload, sequence=sequence)
         n_records = -(-len(payload) // RECORD_BYTES)
         return self.read(party, SEALED_HEADER_BYTES + len(payload) + n_records * TAG_BYTES)
 
@@ -62,9 +71,7 @@ class Wire:
         return bytes(found)
 
     def give(self, party: int, data: bytes) -> None:
-        """Let `data` reach end `party`; what is more than the kernel takes goes on while the end
-        reads.
-        """
+        """Pass `data` to end `party`, in a thread if the kernel does not take it at once."""
         self.taps[party].settimeout(LIMIT_S)
         if len(data) < 1 << 16:
             self.taps[party].sendall(data)
@@ -79,9 +86,7 @@ class Wire:
         self.taps[party].shutdown(socket.SHUT_WR)
 
     def outcome(self, party: int, wait_s: float = LIMIT_S) -> list[Frame | WireError]:
-        """The frames that end `party` accepts, and the error in which it ends, if it does within
-        `wait_s` seconds.
-        """
+        """The frames that end `party` accepts within `wait_s` seconds, and its error, if any."""
         found: list[Frame | WireError] = []
         deadline = time.monotonic() + wait_s
         try:

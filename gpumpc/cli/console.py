@@ -1,4 +1,4 @@
-"""How a known error reaches a person."""
+"""What a person sees besides results: notes, and errors without a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ console = Console(stderr=True)
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """A known error is three sentences for a person, not a traceback."""
+    """Print a known error as its three sentences, and exit with 1."""
     try:
         yield
     except GpumpcError as error:

@@ -1,0 +1,1 @@
+"""The requests of clients: a class for each, and the handler that receives them."""

@@ -1,0 +1,159 @@
+"""The base classes of clients' requests, what they work on, and how they are answered."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+from gpumpc import messages as m
+from gpumpc.deploy.keys import Card, seal
+from gpumpc.engine.engine import Engine
+from gpumpc.errors import BadShape, GpumpcError, HandshakeMismatch
+from gpumpc.server.dealer_link import DealerLink
+from gpumpc.server.index_catalog import IndexCatalog
+from gpumpc.server.peer_loop import Job, PeerLoop
+from gpumpc.server.share_store import ShareStore
+from gpumpc.shares import Additive
+from gpumpc.wire.frames import Kind
+from gpumpc.wire.zmq_channel import Arrival, Listener
+
+JointRecord = m.ShareWeights | m.Settle | m.Run | m.Extract | m.IndexAdd | m.IndexSearch
+PlanRecord = JointRecord | m.Share | m.ListItems | m.GetFeatures | m.IndexRequest
+R_co = TypeVar("R_co", bound=m.Request, covariant=True)
+J_co = TypeVar("J_co", bound=JointRecord, covariant=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What the requests at one server work on.
+
+    Attributes:
+        engines: by plan hash.
+        dealer_link: None at server 0.
+    """
+
+    party: int
+    engines: Mapping[str, Engine]
+    share_store: ShareStore
+    indexes: IndexCatalog
+    dealer_link: DealerLink | None
+    peer_loop: PeerLoop
+
+    def engine_of(self, plan: str) -> Engine:
+        """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""
+        if plan not in self.engines:
+            raise HandshakeMismatch(
+                "plan", ", ".join(key[:16] for key in self.engines), plan[:16], "the client"
+            )
+        return self.engines[plan]
+
+    def discard_old_sessions(self) -> None:
+        """Delete the corrections of sessions that have ended."""
+        if self.dealer_link:
+            self.dealer_link.retain_sessions(
+                [engine.session_id for engine in self.engines.values()]
+            )
+
+
+class ClientLink:
+    """The client that sent one request, and the connection back to it."""
+
+    def __init__(self, listener: Listener, arrival: Arrival, card: Card, is_owner: bool) -> None:
+        self._listener, self._routing_id = listener, arrival.routing_id
+        self._sequence = arrival.frame.sequence
+        self.name, self.card, self.is_owner = arrival.peer, card, is_owner
+
+    def reply(self, reply: m.Reply, bulk: bytes = b"") -> None:
+        """Send a reply to the request."""
+        self._listener.reply(
+            self._routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=self._sequence
+        )
+
+    def fail(self, error: GpumpcError) -> None:
+        """Tell the client why its request is not carried out."""
+        self._listener.reply_error(self._routing_id, error, sequence=self._sequence)
+
+
+class Request(abc.ABC, Generic[R_co]):
+    """One request that has arrived."""
+
+    def __init__(
+        self, resources: Resources, client: ClientLink, record: R_co, bulk: memoryview
+    ) -> None:
+        self.resources, self.share_store = resources, resources.share_store
+        self.client, self.record, self.bulk = client, record, bulk
+
+    @property
+    def engine(self: Request[PlanRecord]) -> Engine:
+        """The engine of the request's plan. Raises HandshakeMismatch if this server has none."""
+        return self.resources.engine_of(self.record.plan)
+
+    def check(self) -> None:
+        """Raises the reason the request must be refused, where that can be known at once."""
+
+    def send_part(
+        self: Request[m.Run | m.GetFeatures | m.IndexSearch],
+        part: int,
+        of: int,
+        result: Additive,
+        rows: str = "",
+    ) -> None:
+        """Reply with the result shares of one batch, sealed to the client."""
+        plan, job_id = self.record.plan, self.record.job
+        packed = bytes(self.share_store.backend.pack(result.words, result.bits))
+        aad = m.result_aad(plan, job_id, part, self.resources.party)
+        self.client.reply(
+            m.Part(job_id, part, of, len(result.words), rows), seal(self.client.card, packed, aad)
+        )
+
+
+class ImmediateRequest(Request[R_co]):
+    """A request that one server answers alone, in the listening thread."""
+
+    @abc.abstractmethod
+    def answer(self) -> None:
+        """Send the answer."""
+
+
+class JointRequest(Request[J_co], Job):
+    """A request that both servers carry out together, in the peer loop's thread."""
+
+    def __init__(
+        self, resources: Resources, client: ClientLink, record: J_co, bulk: memoryview
+    ) -> None:
+        super().__init__(resources, client, record, bulk)
+        self.client_name, self.plan = client.name, record.plan
+        if isinstance(record, m.ShareWeights):
+            self.job_id = record.weight_sharing_id
+        else:
+            self.job_id = record.job
+        self.what = f"{client.name}: {self._description()}"
+
+    @abc.abstractmethod
+    def _description(self) -> str:
+        """A text that the two servers compare; a list of items stands there as `named(items)`."""
+
+    def prepare(self) -> None:
+        """See `Job.prepare`."""
+
+    def fail(self, error: GpumpcError) -> None:
+        """See `Job.fail`."""
+        self.client.fail(error)
+
+
+def check_items(items: Sequence[str]) -> None:
+    """Raises BadShape unless there is an item and each is named once."""
+    if not items or len(set(items)) != len(items):
+        raise BadShape(
+            "no item is named, or one is named twice",
+            "a row has a name of its own",
+            "name each once",
+        )
+
+
+def named(items: Sequence[str]) -> str:
+    """Short, and different for every list of items."""
+    return f"{len(items)} {hashlib.sha256(','.join(items).encode()).hexdigest()}"

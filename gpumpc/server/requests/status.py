@@ -1,0 +1,46 @@
+"""Requests for the state of a server."""
+
+from __future__ import annotations
+
+from gpumpc import messages as m
+from gpumpc.engine.engine import Engine
+from gpumpc.program.agreement import agreed_fields
+from gpumpc.server.requests.request import ImmediateRequest
+
+
+class GetStatus(ImmediateRequest[m.GetStatus]):
+    """See `messages.GetStatus`."""
+
+    def answer(self) -> None:
+        """The served plans and the connections."""
+        resources = self.resources
+        self.client.reply(
+            m.Status(
+                resources.party,
+                [self._plan_status(engine) for engine in resources.engines.values()],
+                resources.peer_loop.is_connected,
+                bool(resources.dealer_link and resources.dealer_link.is_connected),
+            )
+        )
+
+    def _plan_status(self, engine: Engine) -> m.PlanStatus:
+        link, session_id = self.resources.dealer_link, engine.session_id
+        return m.PlanStatus(
+            agreed_fields(engine.plan, engine.program),
+            engine.weight_sharing_id,
+            session_id.hex(),
+            engine.next_batch,
+            link.pool.ahead(session_id, engine.next_batch) if link else 0,
+        )
+
+
+class GetStoreStatus(ImmediateRequest[m.GetStoreStatus]):
+    """See `messages.GetStoreStatus`."""
+
+    def answer(self) -> None:
+        """The client's rows here, by kind and state."""
+        store, owner = self.share_store.store, self.client.name
+        rows = {kind: n for kind, n in store.info(owner).items() if kind != "bytes"}
+        self.client.reply(
+            m.StoreStatus(self.resources.party, store.store_pair_id, rows, store.held_bytes(owner))
+        )

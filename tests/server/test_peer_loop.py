@@ -1,0 +1,85 @@
+"""The queue of jobs and the peer loop, without processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from gpumpc.errors import GpumpcError, InputError
+from gpumpc.server.peer_loop import MAX_JOBS_PER_CLIENT, Job, JobQueue, PeerLoop
+from gpumpc.wire.channel import memory_pair
+from gpumpc.wire.handshake import exchange_hello
+from gpumpc.wire.multiplexer import SubChannel
+
+
+class SomeJob(Job):
+    def __init__(self, job_id: str, client_name: str = "user") -> None:
+        self.job_id, self.client_name, self.plan, self.what = job_id, client_name, "a" * 64, "run"
+
+    def prepare(self) -> None: ...
+
+    def run(self, channel: SubChannel, first_batch: int) -> None: ...
+
+    def fail(self, error: GpumpcError) -> None: ...
+
+
+def test_jobs_are_taken_in_order() -> None:
+    jobs = JobQueue()
+    for job in "abc":
+        jobs.put(SomeJob(job))
+    popped = jobs.pop("b", 0.0)
+    assert popped is not None and popped.job_id == "b" and jobs.pop("b", 0.0) is None
+    assert [getattr(jobs.first(0.0), "job_id", None) for _ in range(3)] == ["a", "c", None]
+
+
+def test_pop_waits_for_a_job() -> None:
+    jobs = JobQueue()
+    threading.Timer(0.05, jobs.put, [SomeJob("a")]).start()
+    assert jobs.pop("a", 2.0) is not None
+
+
+def test_queue_bounds_each_clients_jobs() -> None:
+    jobs = JobQueue()
+    for i in range(MAX_JOBS_PER_CLIENT):
+        jobs.put(SomeJob(str(i)))
+    with pytest.raises(InputError, match="user has 32 requests waiting"):
+        jobs.put(SomeJob("more"))
+    jobs.put(SomeJob("other", "second"))
+    with pytest.raises(InputError, match="waits here already"):
+        jobs.put(SomeJob("other", "third"))
+
+
+def test_pop_older_takes_old_jobs() -> None:
+    jobs = JobQueue()
+    jobs.put(SomeJob("a"))
+    time.sleep(0.05)
+    jobs.put(SomeJob("b"))
+    assert [old.job_id for old in jobs.pop_older(0.04)] == ["a"] and [
+        old.job_id for old in jobs.pop_older(0.0)
+    ] == ["b"]
+
+
+def test_closing_connection_takes_no_requests() -> None:
+    """Closing may take two seconds: a request that comes meanwhile must not wait for its end."""
+    ends, stopping, connected = memory_pair(), threading.Event(), list[bool]()
+
+    def agreed(channel: SubChannel) -> None:
+        ends[1].close()
+
+    def close() -> None:
+        connected.append(peer_loop.is_connected)
+        stopping.set()
+
+    connection: Any = ends[0]
+    connection.wait_peer, connection.close = lambda timeout_s: None, close
+    peer_loop = PeerLoop(0, {}, lambda: connection, agreed, stopping)
+    exchange = threading.Thread(
+        target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"})
+    )
+    exchange.start()
+    peer_loop.run()
+    exchange.join()
+    assert connected == [False]

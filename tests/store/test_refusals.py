@@ -1,0 +1,123 @@
+"""Files, owners and damage that a store refuses."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from gpumpc.errors import ConfigError, CorruptStore, ExposedSecret, InputError, MissingFile
+from gpumpc.store import RowKey, Store
+from tests.store.shares import KIND, fill, items, keys, rows, segments
+
+
+def test_files_are_this_users_alone(tmp_path: Path) -> None:
+    with Store(tmp_path / "store", 0) as store:
+        fill(store, 3)
+        modes = {
+            path.name.split(".")[-1]: stat.S_IMODE(path.stat().st_mode)
+            for path in store.folder.iterdir()
+        }
+        assert modes == dict.fromkeys(modes, 0o600) and {
+            "seg",
+            "sqlite",
+            "lock",
+            "sqlite-wal",
+            "sqlite-shm",
+        } <= set(modes)
+        assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(ExposedSecret):
+        Store(tmp_path, 0)
+
+
+def test_a_manifest_of_another_kind_is_refused_and_the_lock_let_go(tmp_path: Path) -> None:
+    (tmp_path / "manifest.sqlite").write_bytes(b"this is no database, it only has its name" * 100)
+    for _ in range(2):
+        with pytest.raises(CorruptStore, match="not a database"):
+            Store(tmp_path, 0)
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path, 0) as store, store._change() as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
+    with pytest.raises(ConfigError, match="has format 99, not 1"):
+        Store(tmp_path, 0)
+
+
+def test_the_owner_of_no_name_owns_nothing_of_others(store: Store) -> None:
+    fill(store, 1)
+    assert store.delete(items(keys(1)), "") == 0 and len(store.rows(KIND)) == 1
+    assert store.rows(KIND, owner="") == []
+    with pytest.raises(MissingFile):
+        store.read(KIND, items(keys(1)), "")
+    with pytest.raises(InputError):
+        store.put(KIND, keys(1), "", rows(1))
+    assert store.delete(items(keys(1))) == 1
+
+
+def test_one_item_of_another_owner_spoils_the_put(store: Store) -> None:
+    fill(store, 1)
+    with pytest.raises(InputError):
+        store.put(KIND, keys(3), "other", rows(3))
+    assert len(store.rows(KIND)) == 1 and len(segments(store.folder)) == 1
+
+
+def test_hostile_names_are_only_names(tmp_path: Path) -> None:
+    odd = ["'; DROP TABLE rows; --", "../../etc/passwd", "%", "", "日本", "a" * 10_000]
+    names = [RowKey(name, name) for name in odd]
+    with Store(tmp_path, 0) as store:
+        store.put("'; --", names, odd[0], rows(len(odd)))
+        store.confirm("'; --", names)
+        found, data = store.read("'; --", odd, odd[0])
+        assert found == names and (data == rows(len(odd))).all()
+        assert len(segments(tmp_path)) == 1 and store.delete(["%"], odd[0]) == 1
+
+
+def test_every_flipped_byte_is_found(store: Store) -> None:
+    fill(store, 2)
+    [name] = segments(store.folder)
+    whole = (store.folder / name).read_bytes()
+    for i in range(len(whole)):
+        (store.folder / name).write_bytes(bytes(b ^ (j == i) for j, b in enumerate(whole)))
+        with pytest.raises(CorruptStore, match=name):
+            store.verify()
+    (store.folder / name).write_bytes(whole)
+    assert store.verify() == 1
+
+
+@pytest.mark.parametrize("left", [0, 1, 16, 17, 32, 47, 49, 64])
+def test_a_segment_of_another_length_is_never_misread(store: Store, left: int) -> None:
+    """Cut in a row, between rows, or grown: what can be read is right, and the rest is refused."""
+    fill(store, 3)
+    [name] = segments(store.folder)
+    whole = (store.folder / name).read_bytes()
+    (store.folder / name).write_bytes((whole + bytes(32))[:left])
+    with pytest.raises(CorruptStore):
+        store.verify()
+    for i, item in enumerate(items(keys(3))):
+        try:
+            assert (store.read(KIND, [item])[1] == rows(3)[i]).all()
+        except CorruptStore as error:
+            assert name in str(error) and (left < 48 or left % 16)
+
+
+def test_rows_of_two_sizes_are_not_read_together(store: Store) -> None:
+    fill(store, 1)
+    store.put(KIND, keys(1, 1), "owner", rows(1, size=8))
+    store.confirm(KIND, keys(1, 1))
+    with pytest.raises(CorruptStore):
+        store.read(KIND, items(keys(2)))
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path, 0)
+    store.close()
+    store.close()
+    with pytest.raises(CorruptStore, match="closed"):
+        store.put(KIND, keys(1), "owner", rows(1))
+    assert not segments(tmp_path)
