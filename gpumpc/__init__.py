@@ -37,9 +37,10 @@ from gpumpc.client.client import Client, connect
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.client.index import Index
 from gpumpc.errors import GpumpcError
-from gpumpc.local.compile import Calibrated, Plan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.params import Params
+from gpumpc.program.compiler import Calibrated
 from gpumpc.version import VERSION as _version
 
 __all__ = [

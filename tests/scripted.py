@@ -155,7 +155,7 @@ class RecordingSession(Session):
         rounds = self.channel.measured().rounds
         for item, value in zip(items, values, strict=True):
             bits, n = (item.bits, item.words.size) if isinstance(item, Sum) else (0, item.n)
-            label = f"{self._step} told" if isinstance(item, OneWay) else self._step
+            label = f"{self._step} one way" if isinstance(item, OneWay) else self._step
             self.openings.append(
                 Opening(label, rounds, bits, n, np.array(self.backend.download(value)))
             )

@@ -1,9 +1,7 @@
-"""Both servers and the dealer in one process, each with a backend of its own: the real protocol,
-timed and written down.
+"""Both servers and the dealer in one process, each with a backend of its own, timed and recorded.
 
-Three threads would be three processes on a network; here they may share one GPU. Weights and inputs
-are random ring
-elements: what a protocol computes, sends and costs does not depend on values.
+They may share one GPU. Weights and inputs are random ring elements: the cost of a protocol does not
+depend on values.
 """
 
 from __future__ import annotations
@@ -45,8 +43,8 @@ class Parties:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a batch left: both shares on the host, every message by round, the corrections, the
-    cost, the seconds.
+    """One batch: both shares on the host, every message by round, the corrections, the cost, the
+    time.
     """
 
     shares: tuple[Words, Words]

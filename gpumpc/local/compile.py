@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
@@ -17,7 +16,7 @@ from gpumpc.nn.graph import Graph
 from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.params import Params, one_of
 from gpumpc.program import plan as plan_files
-from gpumpc.program.compiler import GUARD_BITS, Calibration, compile_graph, program_of
+from gpumpc.program.compiler import Calibrated, compile_graph, program_of
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
 from gpumpc.program.plan import PlanRecord, Preprocessing, Weights
@@ -28,23 +27,6 @@ if TYPE_CHECKING:  # everything but compiling a torch module runs without torch
 
 Array = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.floating]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Calibrated:
-    """Bounds measured on sample inputs, for networks whose certified bounds are too wide.
-
-    An input unlike the samples may overflow a ring, and then gives a wrong result unnoticed.
-
-        plan = gpumpc.compile(model, example, bounds=gpumpc.Calibrated(samples))
-
-    Attributes:
-        samples: inputs (B, H, W, C) within the plan's input range.
-        guard_bits: a value may grow to 2^guard_bits times the largest one among the samples.
-    """
-
-    samples: npt.NDArray[np.floating]
-    guard_bits: int = GUARD_BITS
 
 
 class Description(TypedDict, total=False):
@@ -172,27 +154,25 @@ def compile(  # the verb that users know from re.compile
         PlanError: an option has a value that is not known.
     """
     graph, weights = _graph_of(model, example, input_range)
-    samples, guard_bits = _calibration(bounds)
+    calibration = _calibrated(bounds)
     recipe = description.get("preprocessing")
     record, salted = compile_graph(
         description.get("name", "model"),
         with_policy(graph, policy) if policy is not None else graph,
         weights,
         params or Params(),
-        calibration=None if samples is None else Calibration(samples, guard_bits),
+        calibration=calibration,
         preprocessing=None if recipe is None else msgspec.convert(recipe, Preprocessing),
     )
     classes = tuple(description.get("classes", ()))
     return Plan(msgspec.structs.replace(record, classes=classes), salted)
 
 
-def _calibration(
-    bounds: Literal["certified"] | Calibrated,
-) -> tuple[npt.NDArray[np.floating] | None, int]:
+def _calibrated(bounds: Literal["certified"] | Calibrated) -> Calibrated | None:
     if isinstance(bounds, Calibrated):
-        return bounds.samples, bounds.guard_bits
+        return bounds
     one_of("bounds", bounds, ("certified",), PlanError, "or pass gpumpc.Calibrated(samples)")
-    return None, GUARD_BITS
+    return None
 
 
 def _graph_of(

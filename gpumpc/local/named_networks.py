@@ -13,10 +13,11 @@ from rich.table import Table
 
 from gpumpc.datasets.fetch import fetch
 from gpumpc.errors import MissingExtra, MissingFile, PlanError
-from gpumpc.local.compile import Calibrated, Plan, compile
+from gpumpc.local.compile import Plan, compile
 from gpumpc.media.preprocess import LITE0_INPUT
 from gpumpc.nn.graph import Conv2d, Linear
 from gpumpc.params import Params, one_of
+from gpumpc.program.compiler import Calibrated
 from gpumpc.program.head import Policy
 from gpumpc.program.plan import Bounds, PlanRecord
 from gpumpc.ring.prg import expand

@@ -240,33 +240,30 @@ def _check_inputs(layer: AnyLayer, inputs: list[Shape]) -> None:
         )
 
 
+def _check_padding(layer: MaxPool) -> None:
+    top, bottom, left, right = layer.padding
+    if max(top, bottom) >= layer.window[0] or max(left, right) >= layer.window[1]:
+        raise PlanError(
+            f"max-pool '{layer.name}' pads {layer.padding} around windows of {layer.window}",
+            "a window would lie in the padding alone and have no maximum",
+            "pad by less than the window",
+        )
+
+
 def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
     match layer:
         case Input():
             return layer.shape
         case Conv2d():
-            return (
-                *_window_shape(inputs[0], layer.kernel, layer.stride, layer.padding),
-                layer.out_channels,
-            )
+            size = _window_shape(inputs[0], layer.kernel, layer.stride, layer.padding)
+            return (*size, layer.out_channels)
         case MaxPool():
-            top, bottom, left, right = layer.padding
-            if max(top, bottom) >= layer.window[0] or max(left, right) >= layer.window[1]:
-                raise PlanError(
-                    f"max-pool '{layer.name}' pads {layer.padding} around windows of "
-                    f"{layer.window}",
-                    "a window would lie in the padding alone and have no maximum",
-                    "pad by less than the window",
-                )
-            return (
-                *_window_shape(inputs[0], layer.window, layer.stride, layer.padding),
-                inputs[0][2],
-            )
+            _check_padding(layer)
+            size = _window_shape(inputs[0], layer.window, layer.stride, layer.padding)
+            return (*size, inputs[0][2])
         case AvgPool():
-            return (
-                *_window_shape(inputs[0], layer.window, layer.stride, (0, 0, 0, 0)),
-                inputs[0][2],
-            )
+            size = _window_shape(inputs[0], layer.window, layer.stride, (0, 0, 0, 0))
+            return (*size, inputs[0][2])
         case Linear():
             return (layer.out_features,)
         case Flatten():

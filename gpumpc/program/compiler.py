@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import PlanError
 from gpumpc.nn.graph import Conv2d, Graph, Linear
 from gpumpc.nn.plaintext import evaluate_float
 from gpumpc.params import Params
@@ -24,30 +23,25 @@ GUARD_BITS = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Calibration:
-    """Bounds of products from samples, for a network that certified bounds do not fit.
+class Calibrated:
+    """Bounds measured on sample inputs, for networks whose certified bounds are too wide.
+
+    An input unlike the samples may overflow a ring, and then gives a wrong result unnoticed.
+
+        plan = gpumpc.compile(model, example, bounds=gpumpc.Calibrated(samples))
 
     Attributes:
-        samples: inputs (B, *shape) like those to come.
-        guard_bits: bits that a value may have above those that the samples reached.
+        samples: inputs (B, H, W, C) within the plan's input range.
+        guard_bits: a value may grow to 2^guard_bits times the largest one among the samples.
     """
 
-    samples: npt.NDArray[np.floating] | None
+    samples: npt.NDArray[np.floating]
     guard_bits: int = GUARD_BITS
 
     def measured(
         self, graph: Graph, weights: Mapping[str, npt.NDArray[np.floating]]
     ) -> dict[str, float]:
-        """Largest |product| by layer in real units over the samples, times 2^guard_bits.
-
-        Raises PlanError without samples.
-        """
-        if self.samples is None:
-            raise PlanError(
-                "calibrated bounds were asked for without samples",
-                "they are measured on sample images",
-                "pass samples, or leave bounds at 'certified'",
-            )
+        """Largest |product| by layer in real units over the samples, times 2^guard_bits."""
         trace = evaluate_float(graph, weights, self.samples, trace=True)
         products = [layer.name for layer in graph.layers if isinstance(layer, (Conv2d, Linear))]
         return {name: float(np.abs(trace[name]).max()) * 2.0**self.guard_bits for name in products}
@@ -59,19 +53,18 @@ def compile_graph(
     weights: Mapping[str, npt.NDArray[np.floating]],
     params: Params,
     *,
-    calibration: Calibration | None = None,
+    calibration: Calibrated | None = None,
     preprocessing: Preprocessing | None = None,
     weight_fracs: Mapping[str, int] | None = None,
 ) -> tuple[PlanRecord, Weights]:
     """Make a plan whose every value provably fits its ring or, calibrated, fitted it on samples.
 
     Args:
-        calibration: takes bounds from samples; None: certified bounds.
+        calibration: measures bounds; None: certified bounds.
         weight_fracs: fraction bits of a layer's weights, where they are not f.
 
     Raises:
         RangeTooWide: a layer's values do not fit.
-        PlanError: a calibration without samples.
         BadShape, BadValue, OutOfRange: weights or samples that cannot be used.
     """
     arrays = dict(weights)

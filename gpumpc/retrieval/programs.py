@@ -162,11 +162,8 @@ def query_program(
     bits, id_bits, tag_bits = geometry.score_bits, geometry.id_bits(n_rows), label_bits(n_labels)
     key_bits = bits + id_bits + tag_bits
     if not 1 <= k <= n_rows:
-        raise PlanError(
-            f"{k} neighbours were asked of {n_rows} rows",
-            "there are not so many",
-            f"ask for 1 to {n_rows}",
-        )
+        why, hint = "there are not so many", f"ask for 1 to {n_rows}"
+        raise PlanError(f"{k} neighbours were asked of {n_rows} rows", why, hint)
     if key_bits > 62:
         raise PlanError(
             f"keys of {bits} score bits, {id_bits} position bits and {tag_bits} label bits do not "

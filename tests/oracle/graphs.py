@@ -89,7 +89,7 @@ class GraphMaker:
         return self.add(g.Concat, left, self.activation(right))
 
     def average(self, x: str) -> str:
-        """A window that is no power of two, then a product that takes its divisor away."""
+        """A window whose area is not a power of two, then a product that removes its divisor."""
         x = self.add(g.AvgPool, x, window=(1, 3), stride=(1, 1))
         x = self.activation(x) if self.pick(0, 1) else x
         return self.conv(x, 3, same=True)

@@ -157,9 +157,7 @@ def _channels(x: Words, w: Words, groups: int) -> Words:
 
 
 def kept(graph: g.Graph, layer: Product) -> bool:
-    """Whether a product stays at product scale: what only an argmax or a top-k reads, or nobody, is
-    not truncated.
-    """
+    """Whether a product is not truncated: only an argmax or a top-k reads it, or no layer."""
     return all(
         isinstance(reader, g.Argmax | g.TopK)
         for reader in graph.layers

@@ -49,7 +49,7 @@ def ks(compiled):
 
 
 def predicting(compiled, session, **changed):
-    """The oracle of a session; `changed` replaces fields of what it is told."""
+    """The oracle of a session; `changed` replaces fields of its seeds."""
     graph, params = compiled.record.graph, compiled.record.params
     weights = oracle.integer_weights(graph, params.frac_bits, compiled.weights)
     return oracle.Oracle(
@@ -130,8 +130,8 @@ def test_random_graphs_have_every_layer():
     )
 
 
-# A clamp leaves its value in a ring that just holds it; whoever compares next needs more room, a
-# sum on the way too.
+# A clamp leaves its value in a ring that just holds it; the next comparison, or a sum on the way,
+# needs more room.
 AFTER_CLAMPS = {
     "max-pool": (g.MaxPool("o", ("a",), window=(2, 2), stride=(2, 2)),),
     "average": (
@@ -209,8 +209,8 @@ def test_a_wrong_weight_or_pixel_differs(tiny_run):
     graph, f = compiled.record.graph, compiled.record.params.frac_bits
     weights = oracle.integer_weights(graph, f, compiled.weights)
     weights["fc.weight"][5, 1] += 1
-    told = oracle.Oracle(graph, compiled.record.params, weights, session.seeds, ks(compiled))
-    assert compare(session, ran, told.predict(x, 0)).values["fc"] > 0
+    changed = oracle.Oracle(graph, compiled.record.params, weights, session.seeds, ks(compiled))
+    assert compare(session, ran, changed.predict(x, 0)).values["fc"] > 0
     x = x.copy()
     x[1, 3, 3, 0] ^= 1
     assert rounding_differs((compiled, session, ran, x))[1] > 0

@@ -66,6 +66,6 @@ def test_three_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:
     # layer passes on about one.
     assert np.abs(fixed - rounded).max() < 10 * ULP
     assert np.abs(on_shares - rounded).max() < 20 * ULP
-    # Weights of 2^-13 / 2 off, up to 4608 a sum: far more than the steps, and still little beside
-    # values up to 3.
+    # Weights of 2^-13 / 2 off, up to 4608 a sum: far more than the steps, and still little compared
+    # with values up to 3.
     assert np.abs(on_shares - exact).max() < 0.03

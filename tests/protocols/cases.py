@@ -212,7 +212,7 @@ def compare(n: int, comparison: Comparison) -> Compare:
 
 
 def compositions(bits: int, widest: int = 4) -> Iterator[tuple[int, ...]]:
-    """Every way to cut `bits` bits into digits, order told apart."""
+    """Every way to cut `bits` bits into digits, in every order."""
     if bits == 0:
         yield ()
     for first in range(1, min(bits, widest) + 1):

@@ -139,7 +139,7 @@ def check_cost(outcome: Outcome, declared: Cost) -> None:
 
 
 def check_padding(outcome: Outcome) -> None:
-    """No padding bit is set in any message: what stands there is no value's bit."""
+    """No padding bit, which belongs to no value, is set in any message."""
     for round_number, messages in enumerate(outcome.sent, 1):
         items = [o for o in outcome.openings[0] if o.round == round_number]
         for party, message in enumerate(messages):

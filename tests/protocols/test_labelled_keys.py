@@ -143,7 +143,7 @@ def test_the_shuffle_of_whole_keys_passes(checker: Checker) -> None:
 
 
 def label_not_masked_in_the_shuffle(patch: Patch) -> None:
-    """The first mask is a multiple of 2^3, as it may be where the low bits are no secret."""
+    """The first mask is a multiple of 2^3, as it may be where the low bits are public."""
     change_draws(patch, "a", lambda words: words >> np.uint64(3) << np.uint64(3))
 
 

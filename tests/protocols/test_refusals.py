@@ -143,9 +143,7 @@ def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
 
 
 def test_an_owner_goes_through_a_product():
-    """A residual add of a product to its own operand is no sum of two sessions; a sum with
-    another's is.
-    """
+    """A product is added to its own operand, but not to a share of another session."""
     shape, w = (1, 19), {"w": (np.eye(19, dtype=np.uint64), np.zeros(19, dtype=np.uint64))}
     steps = [
         Open("o", ("x",), "e", shape, 40),
@@ -242,12 +240,12 @@ def test_nothing_secret_is_shown():
         repr(SeedTree(bytes(range(32)), SESSION_ID, 1)),
     ]
     assert all("123456789" not in text and "<secret>" in text for text in shown)
-    flight = PendingLift(LiftBits(1, 27, 40), secret, secret, secret, secret)
+    pending = PendingLift(LiftBits(1, 27, 40), secret, secret, secret, secret)
     items = [
         Sum(secret, 40),
         Xor(secret, 1),
         OneWay(secret, 1),
-        flight,
+        pending,
         Clear(BACKEND, {"w": (secret, secret)}),
     ]
     assert all("123456789" not in repr(item) for item in items)

@@ -1,5 +1,5 @@
-"""The shuffle: keys in an order nobody knows, opened under masks; right, silent, at the declared
-cost; planted bugs.
+"""The shuffle: keys in an order that no server knows, opened under masks; right, silent, at the
+declared cost; planted bugs.
 
 For the rate of false alarms see `checkers`; seeds are fixed.
 """
@@ -201,7 +201,8 @@ def test_the_whole_view_of_a_server_is_independent_of_keys_and_order(party):
     values = np.random.default_rng(9).integers(-(1 << (BITS - 1)), 1 << (BITS - 1), (ROWS, N))
     got = run(values, seed=10)
     own = Cell("input share", BITS, ROWS * N, share(values, BITS, seed=10)[party].words)
-    # The keys in order of position have their ids in order: they are no noise, but the values are.
+    # The keys in order of position have their ids in order: those are not noise, but the values
+    # are.
     noise = Cell("values", BITS, ROWS * N, unsigned(values))
     moved = Cell("x''", BITS + ID_BITS, ROWS * N, unsigned(shuffled_keys(got)))
     check_independent([*view_cells(got, party, ROWS * N), own], [noise, moved])
