@@ -1,4 +1,4 @@
-"""A client's line to both servers: numbered requests, their answers, and sealed results put
+"""A client's connection to both servers: numbered requests, their answers, and sealed results put
 together.
 """
 
@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from gpumpc.deploy.config import ClientConfig
 from gpumpc.deploy.keys import load_identity, open_sealed
 from gpumpc.errors import BadFrame, PeerTimeout, RevealError
 from gpumpc.ring.choose import choose_backend
+from gpumpc.ring.values import Words
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Requester
 
@@ -79,7 +80,7 @@ class Connection:
             server.close()
 
     def status(self) -> tuple[m.Status, m.Status]:
-        """What each server says of itself. Raises PeerTimeout, PeerLost."""
+        """Each server's status. Raises PeerTimeout, PeerLost."""
         (first, _), (second, _) = self.both(m.GetStatus(), m.Status)
         return first, second
 
@@ -141,7 +142,7 @@ class Connection:
                 return m.unpack(frame.payload, m.Reply)
 
     def both_done(self, sequence: int, timeout_s: float) -> None:
-        """Wait until both servers say Done, and hear the first that says no."""
+        """Wait until both servers say Done. Raises the first refusal."""
         open_parties = {0, 1}
         deadline = time.monotonic() + timeout_s
         while open_parties:
@@ -240,15 +241,15 @@ class Connection:
         if (records[0].n_items, records[0].rows) != (records[1].n_items, records[1].rows):
             raise RevealError(
                 "the servers sent results that do not belong together",
-                "one of them lost or changed what it keeps",
+                "one of them lost or changed rows",
                 "extract these items again",
             )
-        total: Any = None
+        shares: list[Words] = []
         for party in (0, 1):
             packed = open_sealed(
                 self._identity, parts[party][part][1], m.result_aad(plan, job, part, party)
             )
-            share = self.backend.unpack(memoryview(packed), (records[party].n_items, *shape), bits)
-            total = share if total is None else self.backend.reduce(total + share, bits)
-        words: npt.NDArray[np.uint64] = np.ascontiguousarray(self.backend.download(total))
-        return words
+            wanted = (records[party].n_items, *shape)
+            shares.append(self.backend.unpack(memoryview(packed), wanted, bits))
+        total = self.backend.reduce(shares[0] + shares[1], bits)
+        return np.ascontiguousarray(self.backend.download(total))

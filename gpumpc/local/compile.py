@@ -48,7 +48,7 @@ class Calibrated:
 
 
 class Description(TypedDict, total=False):
-    """What a plan says to people and clients; none of it changes what is computed.
+    """Texts and a recipe for people and clients; none of it changes the computation.
 
     Attributes:
         name: names the model in messages; "model" unless given.
