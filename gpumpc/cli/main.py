@@ -174,9 +174,7 @@ def _local_setup(folder: Path, plans: list[Path], batch_size: int, pool: str) ->
     """
     from gpumpc.deploy.config import LocalSetup, load_server, write_local
 
-    setup = LocalSetup(
-        folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client"))
-    )
+    setup = LocalSetup.of(folder)
     if not setup.client.exists():
         return write_local(folder, plans, batch_size, pool=pool)
     known = load_server(setup.server0)

@@ -31,6 +31,7 @@ _ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
 
 Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
 BatchSize = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Fields = dict[str, object]
 T = TypeVar("T")
 
 
@@ -119,6 +120,14 @@ class LocalSetup:
     server1: Path
     dealer: Path
     client: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> LocalSetup:
+        """The paths of the files, whether they exist or not."""
+        return cls(
+            folder,
+            *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")),
+        )
 
 
 class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -261,46 +270,31 @@ def write_local(
     for role in roles:
         keygen(folder / role, role, role)
     listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
-    work: dict[str, object] = {
+    work: Fields = {
         "plans": [str(Path(plan).absolute()) for plan in plans],
         "batch_size": batch_size,
     }
-    server: dict[str, object] = {
+    clients: Fields = {
+        "server_endpoints": [listen_0, listen_1],
+        "server_cards": ["server0/card.toml", "server1/card.toml"],
+    }
+    server: Fields = {
         "dealer_card": "dealer/card.toml",
         "user_cards": ["user/card.toml"],
-    }
-    server |= {
         "owner_cards": ["user/card.toml"],
         "pool": pool,
         "backend": backend,
         "timeout_s": timeout_s,
         **work,
     }
-    clients: dict[str, object] = {"server_endpoints": [listen_0, listen_1]}
-    clients |= {"server_cards": ["server0/card.toml", "server1/card.toml"]}
-    own_0: dict[str, object] = {
-        "listen": listen_0,
-        "peer_listen": between,
-        "peer_card": "server1/card.toml",
-    }
-    own_1: dict[str, object] = {
-        "listen": listen_1,
-        "peer_connect": between,
-        "peer_card": "server0/card.toml",
-    }
-    return LocalSetup(
-        folder,
-        _write(
-            folder / "server0.toml",
-            {"party": 0, "identity": "server0", "state": "state0", **own_0, **server},
-        ),
-        _write(
-            folder / "server1.toml",
-            {"party": 1, "identity": "server1", "state": "state1", **own_1, **server},
-        ),
-        _write(folder / "dealer.toml", {"identity": "dealer", **clients, **work}),
-        _write(folder / "client.toml", {"identity": "user", **clients}),
-    )
+    own_0: Fields = {"listen": listen_0, "peer_listen": between, "peer_card": "server1/card.toml"}
+    own_1: Fields = {"listen": listen_1, "peer_connect": between, "peer_card": "server0/card.toml"}
+    setup = LocalSetup.of(folder)
+    _write(setup.server0, {"party": 0, "identity": "server0", "state": "state0", **own_0, **server})
+    _write(setup.server1, {"party": 1, "identity": "server1", "state": "state1", **own_1, **server})
+    _write(setup.dealer, {"identity": "dealer", **clients, **work})
+    _write(setup.client, {"identity": "user", **clients})
+    return setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,7 +360,7 @@ def _read(path: Path, kind: type[T]) -> T:
         raise _File(path).bad(why.replace("Object contains", "it has the")) from error
 
 
-def _write(path: Path, fields: dict[str, object]) -> Path:
+def _write(path: Path, fields: Fields) -> None:
     # A number, string or list in JSON is TOML as well, unless ensure_ascii writes surrogate
     # escapes.
     text = "".join(
@@ -377,7 +371,6 @@ def _write(path: Path, fields: dict[str, object]) -> Path:
             file.write(text)
     except OSError as error:
         raise file_error(f"the configuration {path} cannot be written", error) from error
-    return path
 
 
 def _free_ports(n: int) -> list[int]:
