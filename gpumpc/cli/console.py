@@ -1,4 +1,4 @@
-"""What a person sees besides results: notes, and errors without a traceback."""
+"""Notes and errors on stderr."""
 
 from __future__ import annotations
 

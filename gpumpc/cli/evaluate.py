@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast, get_args
 
 import typer
 from rich.console import Console
@@ -15,13 +15,14 @@ from rich.table import Table
 
 from gpumpc.cli.console import exit_on_error
 from gpumpc.errors import BadValue
+from gpumpc.params import one_of
 from gpumpc.retrieval.evaluation.assess import LEVEL, Figure, Labelled, Metric, assess
 from gpumpc.retrieval.evaluation.features import Features, read_features
 from gpumpc.retrieval.evaluation.labels import Label, Labels, read_labels
 
 
 class Parts(NamedTuple):
-    """What is searched, what is searched for (None: leave-one-out), and what that is called."""
+    """Gallery, queries (None: leave-one-out), and the name of this division."""
 
     gallery: Labelled
     queries: Labelled | None
@@ -69,8 +70,7 @@ def measure(
     leave_one_out: bool = False,
 ) -> dict[str, Any]:
     """All figures. Raises errors of gpumpc.errors for files and numbers that cannot be used."""
-    if metric not in ("cosine", "l2"):
-        raise BadValue(f"'{metric}' is no metric", hint="use cosine or l2")
+    one_of("metric", metric, get_args(Metric))
     if queries is not None and leave_one_out:
         raise BadValue(
             "--queries and --leave-one-out contradict each other", hint="give one of them"
@@ -93,7 +93,7 @@ def _depths(text: str) -> tuple[int, ...]:
         depths = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise BadValue(
-            f"'{text}' is no list of depths", hint="write whole numbers like 1,5,10"
+            f"'{text}' is not a list of depths", hint="write whole numbers like 1,5,10"
         ) from None
     if depths[0] < 1:
         raise BadValue(
@@ -185,8 +185,8 @@ def _show(row: dict[str, Any]) -> None:
 
 
 def _notes(row: dict[str, Any]) -> list[str]:
-    """What a reader must know to judge the figures."""
-    notes = [f"ranked by {row['metric']}; relevant is what has the query's label"]
+    """Notes that a reader needs to judge the figures."""
+    notes = [f"ranked by {row['metric']}; relevant are images with the query's label"]
     sources = row["n_query_sources"]
     match row["interval_by"]:
         case "source":
@@ -196,7 +196,7 @@ def _notes(row: dict[str, Any]) -> list[str]:
             )
         case "item":
             notes.append(
-                "intervals: bootstrap over images as if each were a witness of its own; the labels "
+                "intervals: bootstrap over images as if they were independent; the labels "
                 "name no sources"
             )
         case _:

@@ -48,7 +48,7 @@ def share(
     """Split images between the two servers. Nothing but pixels' shares and random ids leaves this
     machine.
 
-    What is shared already is left out, so an interrupted share goes on when it is asked again.
+    Images that are shared already are left out, so an interrupted command can be run again.
     Files that cannot be read are listed and the rest goes through; the exit code is then 1.
     """
     with connected(config, plan, catalog) as (client, known):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -19,6 +19,7 @@ from gpumpc.cli.catalog import READY_S
 from gpumpc.cli.console import console, exit_on_error
 from gpumpc.cli.options import ConfigOption, PlanOption
 from gpumpc.errors import ConfigError
+from gpumpc.params import one_of
 from gpumpc.version import VERSION
 
 if TYPE_CHECKING:
@@ -86,11 +87,8 @@ def keygen(
     from gpumpc.deploy import keys
 
     with exit_on_error():
-        if role not in ("dealer", "server0", "server1", "owner", "user"):
-            raise ConfigError(
-                f"'{role}' is no role", hint="use dealer, server0, server1, owner or user"
-            )
-        keys.keygen(folder, name or role, role)  # type: ignore[arg-type]  # checked in the line above
+        one_of("role", role, get_args(keys.Role))
+        keys.keygen(folder, name or role, cast("keys.Role", role))
         typer.echo(f"keys are in {folder}; give {folder / 'card.toml'} to the other parties")
 
 
@@ -176,9 +174,7 @@ def _local_setup(folder: Path, plans: list[Path], batch_size: int, pool: str) ->
     """
     from gpumpc.deploy.config import LocalSetup, load_server, write_local
 
-    setup = LocalSetup(
-        folder, *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client"))
-    )
+    setup = LocalSetup.of(folder)
     if not setup.client.exists():
         return write_local(folder, plans, batch_size, pool=pool)
     known = load_server(setup.server0)
@@ -212,7 +208,7 @@ def compile_(
         typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits."),
     ] = "",
 ) -> None:
-    """Turn a network into a plan: graph, ring parameters, and weights beside it."""
+    """Turn a network into a plan: graph and ring parameters, and a file of its weights."""
     from gpumpc.local import named_networks as models
     from gpumpc.params import Params
 
@@ -248,7 +244,7 @@ def share_weights(config: ConfigOption, plan: PlanOption) -> None:
 def doctor(
     config: Annotated[Path | None, typer.Option(help="A client's TOML file.")] = None,
 ) -> None:
-    """Say what is installed, which backend is used, and how the servers are."""
+    """Show what is installed, which backend is used, and the servers' status."""
     from gpumpc.cli import doctor as checks
 
     with exit_on_error():

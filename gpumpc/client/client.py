@@ -138,7 +138,7 @@ class Client(Connection):
 
         Args:
             values: (B, *shape of the plan's input), for images (B, H, W, C), within its range.
-            items: an id each, 32 hex digits; new random ones where none are given. What is shared
+            items: an id each, 32 hex digits; new random ones unless given. An item that is shared
                 already stays.
             progress: counts items.
 
@@ -163,7 +163,7 @@ class Client(Connection):
     def _share(self, x: Array, names: list[str]) -> None:
         """One portion.
 
-        What a crash left at one server alone is deleted by `Settle` and goes out a second time.
+        Inputs that a crash left at one server alone are deleted by `Settle` and sent once more.
         """
         missing, row = names, {name: i for i, name in enumerate(names)}
         for _ in range(2):
@@ -192,7 +192,7 @@ class Client(Connection):
         )
 
     def _settled(self, names: list[str]) -> list[str]:
-        """Have both servers compare what they hold; what is missing at one of them."""
+        """Have both servers compare what they hold; returns the items that one of them lacks."""
         sequence = self.ask_together(m.Settle(self.plan_id, secrets.token_hex(16), names))
         missing: set[str] = set()
         for party in (0, 1):
@@ -256,7 +256,7 @@ class Client(Connection):
         """Evaluate items and keep the results at the servers as shares, under the same ids, which
         are returned.
 
-        What is kept already stays as it is, so after any crash the same call goes on where it was.
+        Features that are kept already stay as they are, so after a crash the same call goes on.
         """
         items, source_id = list(items), plan_hash(source).hex() if source else None
         size = BATCHES_PER_REQUEST * self.batch_size
@@ -356,7 +356,7 @@ def connect(
             items = client.share(images)
 
     Args:
-        config: the client's TOML file, or what was read from it.
+        config: the client's TOML file, or a ClientConfig read from it.
         plan: the folder of plan.json, or a `Plan`. Both servers must serve it.
         timeout_s: how long to wait for servers that are still starting.
 

@@ -1,4 +1,4 @@
-"""A client's line to both servers: numbered requests, their answers, and sealed results put
+"""A client's connection to both servers: numbered requests, their answers, and sealed results put
 together.
 """
 
@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from gpumpc.deploy.config import ClientConfig
 from gpumpc.deploy.keys import load_identity, open_sealed
 from gpumpc.errors import BadFrame, PeerTimeout, RevealError
 from gpumpc.ring.choose import choose_backend
+from gpumpc.ring.values import Words
 from gpumpc.wire.frames import Frame, Kind
 from gpumpc.wire.zmq_channel import Requester
 
@@ -79,7 +80,7 @@ class Connection:
             server.close()
 
     def status(self) -> tuple[m.Status, m.Status]:
-        """What each server says of itself. Raises PeerTimeout, PeerLost."""
+        """Each server's status. Raises PeerTimeout, PeerLost."""
         (first, _), (second, _) = self.both(m.GetStatus(), m.Status)
         return first, second
 
@@ -140,20 +141,32 @@ class Connection:
             if frame.sequence == sequence:
                 return m.unpack(frame.payload, m.Reply)
 
-    def both_done(self, sequence: int, timeout_s: float) -> None:
-        """Wait until both servers say Done, and hear the first that says no."""
-        open_parties = {0, 1}
-        deadline = time.monotonic() + timeout_s
-        while open_parties:
-            for party in sorted(open_parties):
+    def answers(
+        self, sequence: int, waiting: set[int], timeout_s: float
+    ) -> Iterator[tuple[int, m.Reply, memoryview]]:
+        """Answers of the parties in `waiting` as they come, until the caller has emptied it.
+
+        Raises PeerTimeout after `timeout_s` of silence, and the first refusal.
+        """
+        heard = time.monotonic()
+        while waiting:
+            for party in sorted(waiting):
                 with contextlib.suppress(PeerTimeout):
-                    self.answer(party, sequence, _TURN_S)
-                    open_parties.discard(party)
-            if open_parties and time.monotonic() > deadline:
+                    reply, bulk = self.answer(party, sequence, _TURN_S)
+                    heard = time.monotonic()
+                    yield party, reply, bulk
+            if waiting and time.monotonic() - heard > timeout_s:
                 raise PeerTimeout(
-                    f"server {min(open_parties)} did not answer for {timeout_s:g} s",
-                    hint="see its log",
+                    f"server {min(waiting)} did not answer for {timeout_s:g} s",
+                    "it hangs, or waits for the other server",
+                    "see both servers' logs",
                 )
+
+    def both_done(self, sequence: int, timeout_s: float) -> None:
+        """Wait until both servers have answered. Raises the first refusal, PeerTimeout."""
+        waiting = {0, 1}
+        for party, _, _ in self.answers(sequence, waiting, timeout_s):
+            waiting.discard(party)
 
     def both(
         self, request: m.Request, kind: type[T]
@@ -173,23 +186,13 @@ class Connection:
         return m.unpack_items(first[1]), m.unpack_items(second[1])
 
     def until_done(self, sequence: int, progress: Progress | None) -> None:
-        """Hear both servers' progress until each has said that it is done."""
-        open_parties, heard = {0, 1}, time.monotonic()
-        while open_parties:
-            for party in sorted(open_parties):
-                with contextlib.suppress(PeerTimeout):
-                    reply, _ = self.answer(party, sequence, _TURN_S)
-                    heard = time.monotonic()
-                    if isinstance(reply, m.Progress) and progress and party == 0:
-                        progress(reply.part + 1, reply.of)
-                    if isinstance(reply, m.Done):
-                        open_parties.discard(party)
-            if time.monotonic() - heard > self.patience_s:
-                raise PeerTimeout(
-                    f"no progress for {self.patience_s:g} s",
-                    "a server hangs",
-                    "see both servers' logs",
-                )
+        """Report server 0's progress until both servers say Done."""
+        waiting = {0, 1}
+        for party, reply, _ in self.answers(sequence, waiting, self.patience_s):
+            if isinstance(reply, m.Progress) and progress and party == 0:
+                progress(reply.part + 1, reply.of)
+            if isinstance(reply, m.Done):
+                waiting.discard(party)
 
     # sealed results
 
@@ -199,27 +202,19 @@ class Connection:
         Raises PeerTimeout, RevealError for parts that do not belong together.
         """
         parts: Parts = ({}, {})
-        of, done, heard = 1, 0, time.monotonic()
-        while min(len(parts[0]), len(parts[1])) < of:
-            for party in (0, 1):
-                with contextlib.suppress(PeerTimeout):
-                    reply, bulk = self.answer(party, sequence, _TURN_S)
-                    if not isinstance(reply, m.Part) or reply.job != job:
-                        raise BadFrame(
-                            f"server {party} sent no part of this job",
-                            hint="use the same version everywhere",
-                        )
-                    parts[party][reply.part] = (reply, bytes(bulk))
-                    of, heard = reply.of, time.monotonic()
+        waiting, done = {0, 1}, 0
+        for party, reply, bulk in self.answers(sequence, waiting, self.patience_s):
+            if not isinstance(reply, m.Part) or reply.job != job:
+                raise BadFrame(
+                    f"server {party} sent something else than a part of this job",
+                    hint="use the same version everywhere",
+                )
+            parts[party][reply.part] = (reply, bytes(bulk))
+            if len(parts[party]) >= reply.of:
+                waiting.discard(party)
             if progress and min(map(len, parts)) > done:
                 done = min(map(len, parts))
-                progress(done, of)
-            if time.monotonic() - heard > self.patience_s:
-                raise PeerTimeout(
-                    f"no result for {self.patience_s:g} s",
-                    "a server hangs",
-                    "see both servers' logs",
-                )
+                progress(done, reply.of)
         return parts
 
     def opened(
@@ -240,15 +235,15 @@ class Connection:
         if (records[0].n_items, records[0].rows) != (records[1].n_items, records[1].rows):
             raise RevealError(
                 "the servers sent results that do not belong together",
-                "one of them lost or changed what it keeps",
+                "one of them lost or changed rows",
                 "extract these items again",
             )
-        total: Any = None
+        shares: list[Words] = []
         for party in (0, 1):
             packed = open_sealed(
                 self._identity, parts[party][part][1], m.result_aad(plan, job, part, party)
             )
-            share = self.backend.unpack(memoryview(packed), (records[party].n_items, *shape), bits)
-            total = share if total is None else self.backend.reduce(total + share, bits)
-        words: npt.NDArray[np.uint64] = np.ascontiguousarray(self.backend.download(total))
-        return words
+            wanted = (records[party].n_items, *shape)
+            shares.append(self.backend.unpack(memoryview(packed), wanted, bits))
+        total = self.backend.reduce(shares[0] + shares[1], bits)
+        return np.ascontiguousarray(self.backend.download(total))

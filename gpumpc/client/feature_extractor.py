@@ -45,7 +45,7 @@ class SecureFeatureExtractor:
 
     Args:
         client: made by `gpumpc.connect`.
-        config: the client's TOML file, or what was read from it.
+        config: the client's TOML file, or a ClientConfig read from it.
         plan: the folder of plan.json, or a `Plan`.
         progress: is called with (done, of) while batches are computed.
     """
@@ -173,7 +173,7 @@ class SecureFeatureExtractor:
     def _connect(self) -> Client:
         if self.config is None:
             raise ConfigError(
-                "there is no way to the servers",
+                "the servers cannot be reached",
                 "neither client nor config was given",
                 "pass config='client.toml'",
             )

@@ -1,4 +1,4 @@
-"""An index at the two servers, as its owner sees it: the words are faiss's, ids are item ids."""
+"""An index at the two servers, as its owner sees it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Index:
 
     @property
     def score_name(self) -> str:
-        """What the scores of a search are."""
+        """The name of the scores of a search, for people."""
         return {"l2": "squared distance", "ip": "inner product", "cosine": "cosine"}[self.metric]
 
     @property

@@ -33,7 +33,7 @@ AnyPlan = str | Path | PlanRecord | HasRecord
 
 
 def record_of(plan: AnyPlan) -> PlanRecord:
-    """What a plan, its record or its folder says. Raises MissingFile, CorruptPlan."""
+    """The record of a plan, given as such or by its folder. Raises MissingFile, CorruptPlan."""
     if isinstance(plan, PlanRecord):
         return plan
     return plan_files.load(Path(plan)) if isinstance(plan, (str, Path)) else plan.record

@@ -1,4 +1,4 @@
-"""What the two servers say of themselves, to whoever is on their lists."""
+"""The status of both servers, for every party on their lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpumpc.wire.zmq_channel import Requester
 
 
 def ask_status(config: ClientConfig, timeout_s: float = CONNECT_S) -> list[m.Status | GpumpcError]:
-    """What each server says of itself, or why it does not; needs no plan."""
+    """Each server's status, or the error in its place; needs no plan."""
     identity = load_identity(config.identity)
     answers: list[m.Status | GpumpcError] = []
     servers = [
@@ -23,7 +23,7 @@ def ask_status(config: ClientConfig, timeout_s: float = CONNECT_S) -> list[m.Sta
             zip(config.server_endpoints, config.server_cards, strict=True)
         )
     ]
-    deadline = time.monotonic() + timeout_s  # for both: they connect side by side
+    deadline = time.monotonic() + timeout_s  # for both: they connect at the same time
     for server in servers:
         try:
             server.wait_peer(max(0.1, deadline - time.monotonic()))

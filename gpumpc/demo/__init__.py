@@ -1,1 +1,1 @@
-"""What 'make demo' runs, and the report it writes."""
+"""The program that `make demo` runs, and the report it writes."""

@@ -27,7 +27,7 @@ class _Step(Protocol):
 
 
 class LayerCost(NamedTuple):
-    """What one layer costs.
+    """The cost of one layer.
 
     Attributes:
         name: of the layer.
@@ -126,7 +126,7 @@ def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
         x, width = LEFT + step * (place + (1 - FILL) / 2), step * FILL
         height = scale * row.online_bytes
         parts += [
-            f"<g><title>{escape(_told(row))}</title>",
+            f"<g><title>{escape(_description(row))}</title>",
             _bar("online", x, up - height, width, height),
             _bar("dealer", x, down, width, scale * row.dealer_bytes),
             _bar("rounds", x, strip, width, ROUNDS_HEIGHT * row.rounds / top_rounds),
@@ -149,7 +149,7 @@ def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
     )
 
 
-def _told(row: LayerCost) -> str:
+def _description(row: LayerCost) -> str:
     online, dealer = bytes_text(row.online_bytes), bytes_text(row.dealer_bytes)
     return f"{row.name}: {online} online, {dealer} from the dealer, {row.rounds} rounds"
 

@@ -29,7 +29,7 @@ console = Console(stderr=True)
 
 
 class Secure(NamedTuple):
-    """What the user put together, and how long each part took.
+    """Results that the user revealed, and how long each part took.
 
     Attributes:
         features: (N, d) of gallery, then queries: revealed to check everything else against.
@@ -46,7 +46,7 @@ class Secure(NamedTuple):
 
 
 def run(n_gallery: int, n_queries: int, batch_size: int, folder: Path) -> dict[str, Any]:
-    """The whole path, each step said as it begins; one row of figures."""
+    """Run the whole demo, announcing each step; one row of figures."""
     from gpumpc.datasets.fetch import SOURCES, fetch
 
     start = time.perf_counter()
@@ -70,7 +70,7 @@ def run(n_gallery: int, n_queries: int, batch_size: int, folder: Path) -> dict[s
 
 
 def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
-    """Everything on shares, in three processes; the owner's and the user's side is here."""
+    """Everything on shares, in three processes, by the owner and the user in this one."""
     from gpumpc.client.client import connect
     from gpumpc.deploy.config import write_local
     from gpumpc.deploy.local_cluster import LocalCluster
@@ -80,7 +80,7 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
     shutil.rmtree(folder / "cluster", ignore_errors=True)
     setup = write_local(folder / "cluster", [folder / "features", folder / "head"], batch_size)
     console.print(
-        "starting dealer, server 0 and server 1 as processes; logs are beside their keys in",
+        "starting dealer, server 0 and server 1 as processes; logs are next to their keys in",
         folder / "cluster",
     )
     chosen = np.concatenate([study.gallery, study.queries])
@@ -142,12 +142,12 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
     n, n_images = len(gallery), len(gallery) + len(queries)
     truth = study.labels[queries]
     in_float = st.ranked_in_float(study.clear[gallery], study.clear[queries], st.TOP)
-    # What the servers kept, computed on in the clear: labels and ranks must be these, every one.
-    kept_labels = st.labels_of(study.head, secure.features[n:], "fixed")
+    # In the clear, from the features that the servers kept: all labels and ranks must equal these.
+    kept_labels = st.labels_of(study.head, secure.features[n:], fixed_point=True)
     kept_ranks = st.ranked_in_fixed(
         study.features, secure.features[:n], secure.features[n:], st.TOP
     )
-    fixed_labels = st.labels_of(study.head, study.fixed[queries], "fixed")
+    fixed_labels = st.labels_of(study.head, study.fixed[queries], fixed_point=True)
     spread = float(study.clear.std(axis=0).mean())
     error = np.abs(secure.features - study.clear[np.concatenate([gallery, queries])]) / spread
     program = program_of(study.features.record, batch_size)
@@ -162,7 +162,7 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
         "n_test": len(queries),
         "accuracy": {
             "chance": 1 / len(study.data.classes),
-            "float": accuracy(truth, st.labels_of(study.head, study.clear[queries], "float")),
+            "float": accuracy(truth, st.labels_of(study.head, study.clear[queries])),
             "fixed": accuracy(truth, fixed_labels),
             "secure": accuracy(truth, secure.labels),
         },
@@ -195,7 +195,7 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
 
 
 def rows_for_people(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was measured, for people."""
+    """The figures, for people."""
     hits = row["accuracy"]
     overlap, full = row["ranking_overlap_at_5"], row["full_ranking_overlap_at_5"]
     same = (
@@ -231,7 +231,7 @@ def rows_for_people(row: dict[str, Any]) -> list[tuple[str, str]]:
             f"{row['map_at_5']['float']:.3f} / {row['map_at_5']['secure']:.3f}",
         ),
         ("top-5 overlap with float: secure", f"{overlap:.3f} (fixed, all held out: {full:.3f})"),
-        ("labels and ranks against the clear, on what is kept", same),
+        ("labels and ranks against the clear, on kept features", same),
         ("images a second", f"{row['images_per_s']:.2f}"),
         ("sent by each server, an image", f"{row['online_bytes_per_image'] / 1e6:.2f} MB"),
         ("sent by the dealer, an image", f"{row['offline_bytes_per_image'] / 1e6:.2f} MB"),
@@ -253,7 +253,7 @@ rows were found; this page was put together by the user, who holds both halves o
 very features that the servers kept."""
 _DATA = """Few sources stand behind these images, and no source is both in the archive and among
 the queries; the fundus queries are overlapping patches of one eye. Accuracy therefore says how
-close fixed point and shares come to float on real pictures: it is no estimate of how well
+close fixed point and shares come to float on real pictures: it does not estimate how well
 modalities can be told apart. How the data set is cut was chosen after about fifteen settings had
 been looked at on the held-out part.
 
@@ -261,7 +261,7 @@ The head was trained by the model's owner, in the clear, on float features of th
 
 
 def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch_size: int) -> Report:
-    fixed = st.labels_of(study.head, study.fixed[study.queries], "fixed")
+    fixed = st.labels_of(study.head, study.fixed[study.queries], fixed_point=True)
     data = study.data
     asked = []
     for i, position in enumerate(study.queries):

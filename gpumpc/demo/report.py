@@ -75,17 +75,17 @@ class Note(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
         title: heading of the page.
         rows: the headline table: what, measured.
-        queries: each beside what was found.
+        queries: each with its results.
         layers: cost by layer, in the order of the network; see `cost_plot.layer_costs`.
         classes: the data, see `class_rows`.
-        notes: how it was measured, what was tried.
+        notes: methods and limits.
         lead: one sentence under the title.
-        score: what a score is, for people.
+        score: the name of the scores, for people.
     """
 
     title: str
@@ -115,7 +115,7 @@ def write_report(path: Path, report: Report) -> None:
     """Write the page (0600), all of it or nothing.
 
     Raises:
-        BadShape, BadValue: an image that is none.
+        BadShape, BadValue: an image that cannot be drawn.
         ConfigError: the system does not take the file.
     """
     text = html(report)
@@ -135,7 +135,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def html(report: Report) -> str:
-    """The whole page. Raises BadShape, BadValue for an image that is none."""
+    """The whole page. Raises BadShape, BadValue for an image that cannot be drawn."""
     lead = f'<p class="lead">{escape(report.lead)}</p>' if report.lead else ""
     sections = (
         ("Queries, and what was found", _queries(report)),
@@ -177,10 +177,9 @@ def _queries(report: Report) -> str:
     n_same = sum(query.secure_label == query.fixed_label for query in report.queries)
     return (
         f"<p>On shares, {n_right} of {of} labels are right, and {n_same} of {of} equal those of "
-        "fixed-point arithmetic in"
-        " the clear. Beside each query stands what the search found, nearest first: a solid frame "
-        "and ✓ where the class is"
-        " the query's, a dashed frame and ✗ where it is another. Under each: class and "
+        "fixed-point arithmetic in the clear. Next to each query are the images that the search "
+        "found, nearest first: a solid frame and ✓ where the class is the query's, a dashed frame "
+        "and ✗ where it is another. Under each: class and "
         f"{escape(report.score)}.</p>"
         f'<ul class="queries">{"".join(map(_query, report.queries))}</ul>'
     )
@@ -251,8 +250,8 @@ def _classes(rows: Sequence[ClassRow]) -> str:
     return (
         f"<p>{n_train} images from {len(s_train)} sources to train on and to search, {n_test} from "
         f"{len(s_test)} to test"
-        f" with; {len(s_train & s_test) or 'none'} of them in both. Images of one source are no "
-        "independent witnesses.</p>"
+        f" with; {len(s_train & s_test) or 'none'} of them in both. Images of one source are "
+        "not independent.</p>"
         '<div class="wide"><table '
         f'class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -1,6 +1,4 @@
-"""What the demo compares with: modality-6 in the clear, in float and fixed point, and a head its
-model's owner trained.
-"""
+"""The clear side of the demo: modality-6 in float and in fixed point, and the trained head."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ class Study(NamedTuple):
     """Attributes:
     data: all of modality-6.
     inputs: what the owner shares of it.
-    features: the network up to its features; the owner's weights beside it.
+    features: the network up to its features, with the owner's weights.
     head: the classifier on kept features.
     clear, fixed: features (N, d) of every image in float64 and in fixed point.
     gallery, queries: positions of what the demo shares.
@@ -107,9 +105,9 @@ def _spread(data: LabelledImages, count: int, *, train: bool) -> Ints:
     return np.concatenate(chosen).astype(np.int64)
 
 
-def labels_of(head: Plan, features: Floats, mode: str) -> npt.NDArray[np.str_]:
+def labels_of(head: Plan, features: Floats, *, fixed_point: bool = False) -> npt.NDArray[np.str_]:
     """Names of the classes that a head finds, in the clear."""
-    indices = head.evaluate(features, fixed_point=mode == "fixed").astype(int)
+    indices = head.evaluate(features, fixed_point).astype(int)
     return np.asarray(np.array(head.record.classes)[indices])
 
 
@@ -151,13 +149,13 @@ def retrieved(study: Study, gallery: Ints, queries: Ints, ranks: Ints) -> Retrie
 
 
 def full_figures(study: Study) -> dict[str, float]:
-    """Float beside fixed point on the whole held-out part, searched in the whole training part."""
+    """Float and fixed point on the whole held-out part, searched in the whole training part."""
     [train], [test] = np.nonzero(study.data.train), np.nonzero(~study.data.train)
     truth = study.labels[test]
     in_float = ranked_in_float(study.clear[train], study.clear[test], TOP)
     in_fixed = ranked_in_fixed(study.features, study.fixed[train], study.fixed[test], TOP)
-    right = accuracy(truth, labels_of(study.head, study.clear[test], "float"))
-    right_in_fixed = accuracy(truth, labels_of(study.head, study.fixed[test], "fixed"))
+    right = accuracy(truth, labels_of(study.head, study.clear[test]))
+    right_in_fixed = accuracy(truth, labels_of(study.head, study.fixed[test], fixed_point=True))
     return {
         "n_full": len(test),
         "n_full_gallery": len(train),

@@ -1,3 +1,1 @@
-"""What a party is given before it starts: keys, configuration, and all three parties on one
-machine.
-"""
+"""A party's keys and configuration, and all three parties on one machine."""

@@ -31,12 +31,13 @@ _ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
 
 Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
 BatchSize = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Fields = dict[str, object]
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerConfig:
-    """What `gpumpc server` reads.
+    """The configuration of `gpumpc server`.
 
     Attributes:
         identity: the folder that `gpumpc keygen` made.
@@ -44,12 +45,12 @@ class ServerConfig:
         listen: endpoint for dealer, owners and users.
         peer_listen: endpoint for server 1; at party 0 only, else None.
         peer_connect: endpoint of server 0; at party 1 only, else None.
-        peer_bulk: where the servers' stream is: server 0 listens there, server 1 connects to it;
-            else beside `peer_listen`, at a free port.
-        dealer_bulk: at party 1, where the dealer's stream is listened for; else beside `listen`, at
-            a free port.
+        peer_bulk: endpoint of the servers' stream, at which server 0 listens; None: a free port of
+            the host of `peer_listen`.
+        dealer_bulk: at party 1, endpoint of the dealer's stream, at which it listens; None: a free
+            port of the host of `listen`.
         plans: the plan folders served.
-        batch: images in one batch.
+        batch_size: images in one batch.
         pool_bytes: how far the dealer may work ahead.
         uploads_bytes: how much the uploads of one owner or user may take.
         backend: its name; empty for the fastest that is installed.
@@ -86,11 +87,11 @@ class ServerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DealerConfig:
-    """What `gpumpc dealer` reads; endpoints and cards of server 0 and server 1, in that order.
+    """The configuration of `gpumpc dealer`; endpoints and cards of server 0, then server 1.
 
     Attributes:
-        dealer_bulk: where server 1's stream is reached; else at its host, at the port that it
-            tells.
+        dealer_bulk: endpoint of server 1 for the dealer's stream; None: at its host, the port that
+            server 1 sends.
     """
 
     identity: Path
@@ -103,7 +104,7 @@ class DealerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClientConfig:
-    """What an owner or user reads; endpoints and cards of server 0 and server 1, in that order."""
+    """The configuration of an owner or user; endpoints and cards of server 0, then server 1."""
 
     identity: Path
     server_endpoints: tuple[str, str]
@@ -119,6 +120,14 @@ class LocalSetup:
     server1: Path
     dealer: Path
     client: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> LocalSetup:
+        """The paths of the files, whether they exist or not."""
+        return cls(
+            folder,
+            *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")),
+        )
 
 
 class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,7 +172,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([A-Za-z]*)", text.strip())
     if match is None or match[2] not in _UNITS:
         why = f"a size is a number and one of {', '.join(unit for unit in _UNITS if unit)}"
-        raise ConfigError(f"'{text}' is no size", why, "write for example 2GiB")
+        raise ConfigError(f"'{text}' is not a size", why, "write for example 2GiB")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -251,8 +260,8 @@ def write_local(
     backend: str = "",
     timeout_s: float = 600.0,
 ) -> LocalSetup:
-    """A complete set-up on 127.0.0.1 in a new `folder`: keys of dealer, both servers and one user
-    who is also owner.
+    """Write a complete set-up on 127.0.0.1 into a new `folder`, with keys of the dealer, both
+    servers and one user, who is also the owner.
 
     The ports are free at this moment. Raises ConfigError if keys or files are there already.
     """
@@ -261,46 +270,31 @@ def write_local(
     for role in roles:
         keygen(folder / role, role, role)
     listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
-    work: dict[str, object] = {
+    work: Fields = {
         "plans": [str(Path(plan).absolute()) for plan in plans],
         "batch_size": batch_size,
     }
-    server: dict[str, object] = {
+    clients: Fields = {
+        "server_endpoints": [listen_0, listen_1],
+        "server_cards": ["server0/card.toml", "server1/card.toml"],
+    }
+    server: Fields = {
         "dealer_card": "dealer/card.toml",
         "user_cards": ["user/card.toml"],
-    }
-    server |= {
         "owner_cards": ["user/card.toml"],
         "pool": pool,
         "backend": backend,
         "timeout_s": timeout_s,
         **work,
     }
-    clients: dict[str, object] = {"server_endpoints": [listen_0, listen_1]}
-    clients |= {"server_cards": ["server0/card.toml", "server1/card.toml"]}
-    own_0: dict[str, object] = {
-        "listen": listen_0,
-        "peer_listen": between,
-        "peer_card": "server1/card.toml",
-    }
-    own_1: dict[str, object] = {
-        "listen": listen_1,
-        "peer_connect": between,
-        "peer_card": "server0/card.toml",
-    }
-    return LocalSetup(
-        folder,
-        _write(
-            folder / "server0.toml",
-            {"party": 0, "identity": "server0", "state": "state0", **own_0, **server},
-        ),
-        _write(
-            folder / "server1.toml",
-            {"party": 1, "identity": "server1", "state": "state1", **own_1, **server},
-        ),
-        _write(folder / "dealer.toml", {"identity": "dealer", **clients, **work}),
-        _write(folder / "client.toml", {"identity": "user", **clients}),
-    )
+    own_0: Fields = {"listen": listen_0, "peer_listen": between, "peer_card": "server1/card.toml"}
+    own_1: Fields = {"listen": listen_1, "peer_connect": between, "peer_card": "server0/card.toml"}
+    setup = LocalSetup.of(folder)
+    _write(setup.server0, {"party": 0, "identity": "server0", "state": "state0", **own_0, **server})
+    _write(setup.server1, {"party": 1, "identity": "server1", "state": "state1", **own_1, **server})
+    _write(setup.dealer, {"identity": "dealer", **clients, **work})
+    _write(setup.client, {"identity": "user", **clients})
+    return setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,13 +354,13 @@ def _read(path: Path, kind: type[T]) -> T:
     except OSError as error:
         raise file_error(f"the configuration {path} cannot be read", error) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _File(path).bad(f"it is no TOML: {error}") from error
+        raise _File(path).bad(f"it is not TOML: {error}") from error
     except msgspec.ValidationError as error:
         why = str(error).replace("$.", "").replace("Object missing", "it lacks the")
         raise _File(path).bad(why.replace("Object contains", "it has the")) from error
 
 
-def _write(path: Path, fields: dict[str, object]) -> Path:
+def _write(path: Path, fields: Fields) -> None:
     # A number, string or list in JSON is TOML as well, unless ensure_ascii writes surrogate
     # escapes.
     text = "".join(
@@ -377,12 +371,10 @@ def _write(path: Path, fields: dict[str, object]) -> Path:
             file.write(text)
     except OSError as error:
         raise file_error(f"the configuration {path} cannot be written", error) from error
-    return path
 
 
 def _free_ports(n: int) -> list[int]:
-    """Ports that are free now and that the system gives to nobody who does not ask for them by
-    number.
+    """Ports that are free now, and that the system does not choose for outgoing connections.
 
     A port from the range for outgoing connections may be taken by one of them while a server
     restarts: even by its own peer, whose attempts to connect to a closed local port can meet

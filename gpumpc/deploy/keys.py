@@ -11,7 +11,7 @@ import dataclasses
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -25,6 +25,7 @@ from gpumpc.offline.secret import Secret, file_error, private_folder, read_priva
 from gpumpc.wire.zmq_channel import CurveKeys, curve_keypair, curve_public
 
 Role = Literal["dealer", "server0", "server1", "owner", "user"]
+T = TypeVar("T")
 
 _KEY_BYTES = 32
 _TAG_BYTES = 16
@@ -32,7 +33,7 @@ _NAME = "^[a-z0-9][a-z0-9_-]{0,39}\\Z"
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What everybody may know of a party.
+    """The public part of a party's keys.
 
     Attributes:
         curve_public: z85, 40 characters.
@@ -112,8 +113,7 @@ def load_card(path: Path) -> Card:
         raise MissingFile(f"the card {path} is missing", why, hint) from None
     except OSError as error:
         raise file_error(f"the card {path} cannot be read", error) from error
-    card: Card = _parse(path, text, Card)
-    return card
+    return _parse(path, text, Card)
 
 
 def load_identity(folder: Path) -> Identity:
@@ -130,12 +130,12 @@ def load_identity(folder: Path) -> Identity:
             X25519PrivateKey.from_private_bytes(x25519_secret).public_key().public_bytes_raw()
         )
     except ValueError:
-        raise _bad_card(f"{path}", "its X25519 key is no key") from None
+        raise _bad_card(f"{path}", "its X25519 key is not a key") from None
     if (
         curve_public(secret.curve_secret.encode()) != card.curve_key
         or x25519_public.hex() != card.x25519_public
     ):
-        raise _bad_card(f"{path}", "its keys do not belong to the card.toml beside it")
+        raise _bad_card(f"{path}", "its keys do not belong to the card.toml next to it")
     return Identity(card, Secret(secret.curve_secret.encode()), Secret(x25519_secret))
 
 
@@ -196,7 +196,7 @@ def seal(card: Card, payload: bytes, aad: bytes) -> bytes:
 
 
 def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
-    """What was sealed to this party with the same `aad`.
+    """Open a message that was sealed to this party with the same `aad`.
 
     Raises RevealError if anything of it was changed.
     """
@@ -240,22 +240,22 @@ def _toml(fields: dict[str, str]) -> bytes:
     return "".join(f'{key} = "{value}"\n' for key, value in fields.items()).encode()
 
 
-def _parse(path: Path, text: bytes, kind: type[Any]) -> Any:
+def _parse(path: Path, text: bytes, kind: type[T]) -> T:
     # The cause is not chained: a parser's message may quote the line with the secret.
     try:
         return msgspec.convert(tomllib.loads(text.decode()), kind)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError):
-        raise _bad_card(f"{path}", "it is no TOML file") from None
+        raise _bad_card(f"{path}", "it is not a TOML file") from None
     except msgspec.ValidationError as error:
         raise _bad_card(f"{path}", str(error)) from None
 
 
 def _bad_card(what: str, why: str) -> ConfigError:
     return ConfigError(
-        f"{what} cannot be used", why, "copy the file anew from its party, or make new keys"
+        f"{what} cannot be used", why, "copy the file from its party again, or make new keys"
     )
 
 
 def _unopened(why: str) -> RevealError:
-    hint = "ask for the result again; if that fails too, give both servers this user's card anew"
+    hint = "ask for the result again; if that fails too, give both servers this user's card again"
     return RevealError("a sealed message cannot be opened", why, hint)

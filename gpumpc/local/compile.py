@@ -14,6 +14,7 @@ from gpumpc.errors import BadShape, MissingExtra, PlanError
 from gpumpc.local.simulation import LocalSession
 from gpumpc.nn.graph import Graph
 from gpumpc.nn.plaintext import check_input, evaluate_float
+from gpumpc.offline.secret import file_error
 from gpumpc.params import Params, one_of
 from gpumpc.program import plan as plan_files
 from gpumpc.program.compiler import Calibrated, compile_graph, program_of
@@ -30,7 +31,7 @@ Arrays = Mapping[str, npt.NDArray[np.floating]]
 
 
 class Description(TypedDict, total=False):
-    """What a plan says to people and clients; none of it changes what is computed.
+    """Texts and a recipe for people and clients; none of it changes the computation.
 
     Attributes:
         name: names the model in messages; "model" unless given.
@@ -70,8 +71,14 @@ class Plan:
         return cls(record, plan_files.load_weights(Path(folder), record))
 
     def save(self, folder: str | Path) -> None:
-        """Write `plan.json` for every party and `weights.safetensors` for the owner alone."""
-        plan_files.save(self.record, self.weights, Path(folder))
+        """Write `plan.json` for every party and `weights.safetensors` for the owner alone.
+
+        Raises ConfigError if the system does not take the files.
+        """
+        try:
+            plan_files.save(self.record, self.weights, Path(folder))
+        except OSError as error:
+            raise file_error(f"the plan cannot be saved in {folder}", error) from error
 
     def evaluate(self, x: npt.ArrayLike, fixed_point: bool = False) -> Array:
         """The network's result (B, ...) for x (B, H, W, C), in the clear.

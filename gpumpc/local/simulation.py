@@ -62,8 +62,8 @@ class LocalSession:
         plan, weights: a compiled network; its owner is this process.
         batch_size: images a batch; a run takes any number and pads the last batch.
         backend: for all three roles.
-        program: what is run on inputs of the plan in place of its network; then the weights are
-            this program's.
+        program: runs on inputs of the plan in place of its network; the weights are then this
+            program's.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class LocalSession:
         """Run `work(party)` for both servers and the dealer's `deal`, each in its thread; the first
         cause is raised.
 
-        After an error both servers get a new channel: what was on its way in the old one belongs to
-        a burnt batch.
+        After an error both servers get a new channel: the frames in the old one belong to a burnt
+        batch.
         """
         self._pool.forget_failures()
         futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
@@ -229,7 +229,7 @@ class LocalSession:
         return self._keep(shares, self.program.result_is_index)
 
     def deal_ahead(self, n_batches: int) -> None:
-        """Deal the next batches now; a run deals what is missing while it computes."""
+        """Deal the next batches now; a run deals missing ones while it computes."""
         first = self._next_batch
         for batch_index in range(first, first + n_batches):
             self._dealing.deal(batch_index)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile, PlanError
 from gpumpc.nn.graph import Graph, Pair
+from gpumpc.offline.secret import file_error
 from gpumpc.params import Params
 from gpumpc.program.program import Width
 
@@ -251,11 +252,14 @@ def _corrupt(path: Path, why: str) -> CorruptPlan:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFile(
             f"there is no file {path}",
-            hint="compile a model into this folder with `gpumpc compile`",
+            "a plan is a folder that `gpumpc compile` or `Plan.save` has written",
+            "give the path of such a folder",
         ) from error
+    except OSError as error:
+        raise file_error(f"{path} cannot be read", error) from error
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

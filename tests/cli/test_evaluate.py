@@ -125,7 +125,9 @@ def test_a_table_for_people(folder):
     )
     assert "bootstrap over the 2 sources of the queries" in whole
     plain = labels_file(folder / "plain.csv", sources=False, parts=False)
-    assert "as if each were a witness" in " ".join(run(folder / "f.npz", "--labels", plain).split())
+    assert "as if they were independent" in " ".join(
+        run(folder / "f.npz", "--labels", plain).split()
+    )
 
 
 def test_what_flatters_is_said(folder):
@@ -171,7 +173,7 @@ def test_numbers_that_cannot_be_used(folder):
     assert "the first 21" in run(*arguments, "--vote", 21, rc=1)
     for depths in ("", "1,", "five", "0", "-1,5"):
         assert "BadValue" in run(*arguments, f"--k={depths}", rc=1)
-    assert "is no metric" in run(*arguments, "--metric", "ip", rc=1)
+    assert "metric 'ip' is not known" in run(*arguments, "--metric", "ip", rc=1)
     assert "contradict" in run(*arguments, "--leave-one-out", "--queries", folder / "f.npz", rc=1)
     write_features(folder / "other.npz", FEATURES[:, :2], [f"q{item}" for item in ITEMS], FILES)
     assert "from two networks or two layers" in run(

@@ -175,7 +175,9 @@ def test_keygen(tmp_path: Path) -> None:
     assert "card.toml" in gpumpc("keygen", tmp_path / "keys", "--role", "user", "--name", "ann")
     assert (tmp_path / "keys" / "secret.toml").stat().st_mode & 0o777 == 0o600
     assert "never overwritten" in gpumpc("keygen", tmp_path / "keys", "--role", "user", rc=1)
-    assert "is no role" in gpumpc("keygen", tmp_path / "other", "--role", "king", rc=1)
+    assert "role 'king' is not known" in gpumpc(
+        "keygen", tmp_path / "other", "--role", "king", rc=1
+    )
 
 
 def test_files_that_are_not_there(set_up: Cluster, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_relative_paths_are_relative_to_the_file(
             'user_cards = ["server1/card.toml"]',
             "`user_cards` names a card with the role server1",
         ),
-        (r"^party.*", "party == 0", "no TOML"),
+        (r"^party.*", "party == 0", "not TOML"),
         (
             r"^backend.*",
             'backend = "numpy"\npeer_connect = "tcp://h:1"',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import torch
 
 import gpumpc
 from gpumpc import Params, Plan
-from gpumpc.errors import BadShape, BadValue, ConfigError, OutOfRange, PlanError, RangeTooWide
+from gpumpc.deploy.config import write_local
+from gpumpc.errors import (
+    BadShape,
+    BadValue,
+    ConfigError,
+    GpumpcError,
+    MissingFile,
+    OutOfRange,
+    PlanError,
+    RangeTooWide,
+)
 from gpumpc.local.simulation import LocalSession
 from gpumpc.nn.graph import Graph
 from gpumpc.program.plan import Preprocessing
@@ -116,3 +127,22 @@ def test_description_of_a_plan(compiled: Plan) -> None:
     plan = gpumpc.compile((Graph(LAYERS), dict(compiled.weights)), **described)  # type: ignore[arg-type]  # a dict of all
     assert (plan.record.name, plan.record.classes) == ("ours", ("a", "b", "c"))
     assert plan.record.preprocessing == Preprocessing((4, 4), (127.0,), (128.0,))
+
+
+def test_paths_that_cannot_be_used_are_explained(compiled: Plan, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    setup = write_local(tmp_path / "local", [tmp_path / "plan"], 1)
+    attempts: list[tuple[Callable[[], object], type[GpumpcError]]] = [
+        (lambda: Plan.load(tmp_path / "nowhere"), MissingFile),
+        (lambda: Plan.load(str(file)), MissingFile),
+        (lambda: compiled.save(file), ConfigError),
+        (lambda: gpumpc.connect(tmp_path / "nowhere.toml", compiled), MissingFile),
+        (lambda: gpumpc.connect(tmp_path, compiled), ConfigError),
+        (lambda: gpumpc.connect(setup.client, tmp_path / "nowhere"), MissingFile),
+        (lambda: gpumpc.connect(str(setup.client), str(file)), MissingFile),
+    ]
+    for attempt, kind in attempts:
+        with pytest.raises(kind) as caught:
+            attempt()
+        assert caught.value.what and caught.value.why and caught.value.hint

@@ -153,6 +153,10 @@ def test_an_item_is_kept_once(client: Client) -> None:
             lambda c, i, g: Index(c.served, "empty", "l2").search(g[:1], 1),
             "there is no index 'empty'",
         ),
+        (
+            lambda c, i, g: c.create_index("new", "l1"),
+            "metric 'l1' is not known.*use l2, ip or cosine",
+        ),
         (lambda c, i, g: c.extract([g[0], g[0]]), "one is named twice"),
         (lambda c, i, g: c.features(["2" * 32]), "item 22222222 is not in the store"),
         (
