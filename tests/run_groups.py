@@ -88,7 +88,7 @@ def run(command: list[str]) -> tuple[bool, str]:
     """
     print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
     closing = ""
-    # One compute thread a process, as the parties have: two test processes already fill the machine.
+    # One compute thread a process, as the parties have: two test processes fill the machine.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     environment["COVERAGE_FILE"] = str(COVERAGE_FILE)
     if sys.version_info >= (3, 12):
