@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,6 +47,15 @@ KINDS = {
     "cost": ("processes/test_bytes*", "protocols/test_cost*", "test_errors*"),
     "planted": ("*/test_planted*",),
 }
+# Files that import torch, which only an owner of a model needs.
+NEED_TORCH = ("nn/test_from_torch.py", "oracle/test_oracle.py", "program/test_resnet.py")
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+collect_ignore = [] if HAS_TORCH else [*NEED_TORCH]
+
+
+def pytest_report_header() -> str:
+    """The files that are left out, and why."""
+    return "" if HAS_TORCH else f"left out, for torch is not installed: {', '.join(NEED_TORCH)}"
 
 
 def kinds_of(file: Path) -> list[str]:

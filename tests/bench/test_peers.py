@@ -231,7 +231,7 @@ def test_case_is_read_as_written(tmp_path: Path) -> None:
 def test_last_words_prefer_an_error() -> None:
     assert last_words("a\nValueError: bad\n[warning] later\n") == "ValueError: bad"
     assert last_words("a\nb\n") == "b"
-    assert last_words("") == "it ended and said nothing"
+    assert last_words("") == "it ended and its log is empty"
 
 
 def test_peer_that_is_not_installed_is_named(tmp_path: Path) -> None:
