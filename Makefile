@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both can be run again after an interruption; `make help` names the rest.
+# Two commands matter: `make demo` and `make test`. Both can be run again after an interruption; `make help` names the rest.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,15 +14,16 @@ export MPLBACKEND := Agg
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint figures evidence bench clean tools compiler
+.PHONY: help demo test test-pythons lint figures evidence bench clean tools compiler
 
 help:
 	@echo "make demo      install into .venv, then run the main job on real images"
 	@echo "make test      lint, unit, kernel, protocol and process tests; the time of each group"
+	@echo "make test-pythons  unit and protocol tests under each of Python 3.11 to 3.13 that this machine has"
 	@echo "make lint      ruff, mypy and the import contracts alone"
-	@echo "make figures   every figure of bench/figures.toml, asked beside measured (ID=\"relu lite0\" for some)"
+	@echo "make figures   every figure of bench/figures.toml: its bound and its measured value (ID=\"relu lite0\" for some)"
 	@echo "make evidence  the tests and the figures, written to out/evidence"
-	@echo "make bench     micro-benchmarks, stored by machine and revision, beside the last of this machine (SUITE=ring for one)"
+	@echo "make bench     micro-benchmarks, stored by machine and revision, with the last of this machine (SUITE=ring for one)"
 	@echo "make clean     remove .venv, out/ and all caches"
 
 tools:
@@ -42,7 +43,7 @@ $(VENV)/.created: | tools
 	@touch $@
 
 define install
-@echo "Installing gpumpc[$(1)] into $(VENV), versions from constraints.txt. What is not cached is fetched:"
+@echo "Installing gpumpc[$(1)] into $(VENV), versions from constraints.txt. Downloads, where pip has none in its cache:"
 @echo "  torch              190 MB for the CPU build; a CUDA build and its libraries, about 3 GB"
 @echo "  numba, llvmlite     60 MB"
 @echo "  numpy, cryptography, pyzmq, pillow, nibabel and the rest of the core  40 MB"
@@ -67,6 +68,9 @@ demo: tools $(VENV)/.demo-installed
 test: tools compiler $(VENV)/.test-installed
 	$(BIN)/python tests/run_groups.py $(GROUP)
 
+test-pythons: tools compiler
+	$(PYTHON) tests/run_pythons.py
+
 lint: tools $(VENV)/.test-installed
 	$(BIN)/python tests/run_groups.py lint
 
@@ -78,6 +82,7 @@ evidence: tools compiler $(VENV)/.test-installed
 	set -o pipefail; $(BIN)/python tests/run_groups.py | tee out/evidence/tests.txt
 	set -o pipefail; $(BIN)/python tests/run_groups.py evidence | tee -a out/evidence/tests.txt
 	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
+	set -o pipefail; $(PYTHON) tests/run_pythons.py | tee out/evidence/pythons.txt
 
 bench: tools $(VENV)/.test-installed
 	$(BIN)/python -m bench.suite $(SUITE)

@@ -142,9 +142,8 @@ def lite0(checkpoint: Path, features: bool = True) -> Lite0:
         )
     model = Lite0(features)
     try:
-        model.load_state_dict(
-            torch.load(checkpoint, map_location="cpu", weights_only=True), strict=True
-        )
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)  # noqa: TID251  no pickle
+        model.load_state_dict(weights, strict=True)
     except Exception as error:  # torch.load raises many unrelated types on a damaged file
         raise ConfigError(
             f"{checkpoint} is not a checkpoint of EfficientNet-Lite0",

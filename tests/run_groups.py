@@ -3,7 +3,8 @@
     python tests/run_groups.py [lint] [unit] [kernels] [protocols] [processes] [evidence]
 
 All groups but `evidence` run, even when an early one fails. The run ends with the time of each
-group and pytest's own closing lines.
+group, pytest's own closing lines, and the share of the package's lines that unit and protocol tests
+run.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-# Tests of protocols and networks, and those that start processes; `unit` is everything else, so no
-# file is forgotten. The kernels compiled for every architecture, and executed by the emulator.
+# `unit` is everything that no other group names, so that no file is forgotten.
 KERNELS = ("tests/kernels",)
 PROTOCOLS = ("tests/protocols", "tests/nn", "tests/program", "tests/oracle")
 EVIDENCE = "evidence"
+# Measured where it costs little: most of the other groups' time is not spent in this process.
+COVERED = ("unit", "protocols")
+COVERAGE_FILE = ROOT / "out" / "coverage"
+COVERAGE = ("--cov=gpumpc", "--cov-append", "--cov-report=")
 PROCESSES = (
     "tests/engine",
     "tests/server",
@@ -65,9 +69,11 @@ def commands() -> dict[str, list[list[str]]]:
             [str(BIN / "lint-imports")],
             [str(BIN / "mypy")],
         ],
-        "unit": [pytest("-n", "2", *elsewhere, "tests")],
+        "unit": [pytest("-n", "2", *COVERAGE, *elsewhere, "tests")],
         "kernels": [pytest("-n", "2", *found)] if (found := present(KERNELS)) else [],
-        "protocols": [pytest("-n", "2", *found)] if (found := present(PROTOCOLS)) else [],
+        "protocols": [pytest("-n", "2", *COVERAGE, *found)]
+        if (found := present(PROTOCOLS))
+        else [],
         # These start several processes each, which mostly wait; tests of one file share them.
         "processes": [pytest("-n", "2", "--dist", "loadfile", *found)]
         if (found := present(PROCESSES))
@@ -82,8 +88,11 @@ def run(command: list[str]) -> tuple[bool, str]:
     """
     print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
     closing = ""
-    # One compute thread a process, as the roles have: two test processes already fill the machine.
+    # One compute thread a process, as the parties have: two test processes fill the machine.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment["COVERAGE_FILE"] = str(COVERAGE_FILE)
+    if sys.version_info >= (3, 12):
+        environment["COVERAGE_CORE"] = "sysmon"  # the interpreter's own monitoring costs least
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -97,6 +106,15 @@ def run(command: list[str]) -> tuple[bool, str]:
             if re.match(r"=+ .*\b\d+ (passed|failed|errors?|skipped)\b.* in [\d.]+s", line):
                 closing = line.rstrip()
     return process.returncode == 0, closing
+
+
+def covered() -> str:
+    """The share of the package's lines that the covered groups have run."""
+    command = [sys.executable, "-m", "coverage", "report", "--format=total"]
+    command += [f"--data-file={COVERAGE_FILE}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    percent = f"{done.stdout.strip()} %" if done.returncode == 0 else done.stdout + done.stderr
+    return f"lines of gpumpc that {' and '.join(COVERED)} tests run: {percent}"
 
 
 def main(names: list[str]) -> int:
@@ -116,11 +134,13 @@ def main(names: list[str]) -> int:
     verdicts: list[str] = []
     closings: list[str] = []
     failed = False
-    # While the linters run on one core: what every later process takes from the cache.
+    # Fills the compiled loops' cache while the linters run on one core.
     compiling = subprocess.Popen(
         [sys.executable, "-c", "from gpumpc.ring.choose import choose_backend as c; c()"], cwd=ROOT
     )
-    for name in names or [name for name in groups if name != EVIDENCE]:
+    chosen = names or [name for name in groups if name != EVIDENCE]
+    COVERAGE_FILE.unlink(missing_ok=True)
+    for name in chosen:
         print(f"== {name} ==", flush=True)
         start = time.monotonic()
         if name != "lint":
@@ -132,7 +152,8 @@ def main(names: list[str]) -> int:
         word = "failed" if not passed else "passed" if outcomes else "has no tests yet"
         verdicts.append(f"{name}: {word} in {time.monotonic() - start:.1f} s")
         print(f"== {verdicts[-1]} ==", flush=True)
-    print("\n".join(verdicts + closings), flush=True)
+    measured = [covered()] if {*COVERED} & {*chosen} else []
+    print("\n".join(verdicts + closings + measured), flush=True)
     return int(failed)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
+from tests.conftest import KINDS
 from tests.source_files import Source, sources
 
 FILE_LINES, PACKAGE_LINES = 400, 1700
@@ -153,3 +155,10 @@ def test_too_many_arguments_are_found() -> None:
     assert list(too_many_arguments(Source("gpumpc/cli/x.py", text))) == [
         "gpumpc/cli/x.py:C.__init__"
     ]
+
+
+def test_every_kind_of_test_has_its_files() -> None:
+    files = [source.path.removeprefix("tests/") for source in sources() if source.folder == "tests"]
+    for kind, patterns in KINDS.items():
+        for pattern in patterns:
+            assert any(fnmatch(file, pattern) for file in files), (kind, pattern)

@@ -1,9 +1,8 @@
-"""Ours beside CrypTen and SPU: `python -m bench.peers --workloads relu,lenet --runs 5 --json
-out.json`.
+"""gpumpc against CrypTen and SPU: `python -m bench.peers --workloads relu --json rows.json`.
 
-Every engine runs the same case, one run each in turn, after one run that warms it up; operands are
-shared before the clock and results left shared. The table says which peer did not run and why. Exit
-status 1 if one did not.
+Every engine runs the same case, one run each in turn, after one run that warms it up. Operands are
+shared before the clock starts, and results stay shared. The table says which peer did not run and
+why; then the exit status is 1.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def makers(
         own = folder / name
         own.mkdir()
         save(work, arrays, own / child_pipe.INPUTS)
-        # CrypTen's parties tell each other where they are: no relay can stand between them.
+        # CrypTen's parties exchange their addresses, so that no relay can lie between them.
         return Peer(
             name, own, work.name, options.ours[0].frac_bits, python, link if name == "spu" else None
         )
@@ -142,12 +141,11 @@ def _row(
 def interleave(
     work: Workload, engines: dict[str, Engine], faults: dict[str, str], n: int
 ) -> dict[str, list[Measured]]:
-    """n runs of each, in turn; an engine that fails is out."""
+    """n runs of each, in turn; an engine that fails takes no further part."""
     runs: dict[str, list[Measured]] = {name: [] for name in engines}
     for i in range(n):
         for name in [name for name in engines if name not in faults]:
-            # What the engine before it still tidies up, and has left for the disk to write, is not
-            # this one's.
+            # The engine before it may still clean up, and its files may not be on the disk yet.
             os.sync()
             time.sleep(_SETTLE_S)
             try:
@@ -160,14 +158,14 @@ def interleave(
 
 
 def say(line: str) -> None:
-    """Progress, beside the table."""
+    """Show progress on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if an engine did not run."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.peers", description="gpumpc beside CrypTen (TTP) and SPU (SEMI2K)."
+        prog="python -m bench.peers", description="gpumpc against CrypTen (TTP) and SPU (SEMI2K)."
     )
     parser.add_argument(
         "--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}"
@@ -207,9 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report_of(rows, {**machine(), "net": options.net, "runs": options.runs}), indent=1
         )
         if options.json and options.json != "-":
-            Path(options.json).write_text(
-                text + "\n"
-            )  # after each workload: a long run leaves what it has
+            # After each workload, so that an interrupted run leaves its rows.
+            Path(options.json).write_text(text + "\n")
     if options.json == "-":
         print(text)
     else:

@@ -1,4 +1,4 @@
-"""What the comparison and an engine's runner say to each other. Standard library and NumPy alone.
+"""Messages between the comparison and an engine's runner. Needs the standard library and NumPy.
 
 Commands are lines: `run` (one run, fresh randomness), `rounds` (an untimed run that counts them),
 `stop`. Answers are JSON lines; the runner's other output goes to a log.
@@ -36,27 +36,27 @@ ONE_THREAD: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One workload for one engine, in a folder of its own beside the inputs.
+    """One workload for one engine, in the folder that holds its inputs.
 
     Attributes:
-        ports: where party 0 and party 1 listen, for engines that are told.
-        doors: where the other party finds them: the ports themselves, or a relay in front.
+        ports: where party 0 and party 1 listen, for engines that take ports.
+        reached_at: where the other party connects: the same ports, or a relay's.
     """
 
     workload: str
     frac_bits: int
     ports: tuple[int, int] = (0, 0)
-    doors: tuple[int, int] = (0, 0)
+    reached_at: tuple[int, int] = (0, 0)
 
     def write(self, folder: Path) -> None:
-        """Beside the inputs."""
+        """Write it next to the inputs."""
         (folder / "case.json").write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Case:
-        """What `write` wrote."""
+        """Read the file that `write` wrote."""
         fields: dict[str, Any] = json.loads((folder / "case.json").read_text())
-        return cls(**fields | {name: tuple(fields[name]) for name in ("ports", "doors")})
+        return cls(**fields | {name: tuple(fields[name]) for name in ("ports", "reached_at")})
 
 
 class Stage:
@@ -89,7 +89,7 @@ def commands() -> Iterator[str]:
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for parties that were told to stop; kill what stays."""
+    """Wait for parties that were asked to stop; kill those that do not."""
     for process in processes:
         try:
             process.wait(10)
@@ -99,12 +99,12 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def digest(message: bytes) -> str:
-    """Of the beginning of a message: what tells two runs' randomness apart."""
+    """Of the beginning of a message: it differs where the randomness of two runs does."""
     return hashlib.sha256(message[:DIGEST_BYTES]).hexdigest()
 
 
 def save_output(folder: Path, output: npt.NDArray[Any]) -> str:
-    """Where the revealed output lies."""
+    """Save the revealed output; return its path."""
     path = folder / "output.npy"
     np.save(path, output)
     return str(path)

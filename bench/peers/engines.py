@@ -22,7 +22,7 @@ from gpumpc.measure.relay import Relay, Shape
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / "out" / "peers"
 TIMEOUT_S = 900.0
-# What is said of a peer whose first opened message nobody sees.
+# For a peer that does not show its first opened message.
 NO_MESSAGE = "the runtime hands out no message; the digest is of party 0's share of the output"
 
 
@@ -57,14 +57,14 @@ class Engine(Protocol):
         """One run under fresh randomness. Raises EngineFailed."""
 
     def rounds(self) -> int | None:
-        """Of one run; None where the engine does not tell."""
+        """Of one run; None where the engine does not count them."""
 
     def stop(self) -> None:
         """End its processes; safe to call twice."""
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What a row says of this engine alone."""
+        """Columns of a row that this engine alone has."""
 
 
 def python_of(name: str, environments: Path = ENVIRONMENTS) -> Path:
@@ -81,7 +81,7 @@ class Peer:
     Args:
         name: crypten or spu.
         folder: a new one, with the case's inputs in it.
-        link: what lies between the parties; SPU alone can be told where to connect.
+        link: between the parties; only SPU takes the ports to connect to.
 
     Raises EngineFailed with the last line of its log.
     """
@@ -98,11 +98,11 @@ class Peer:
         self.name, self._folder, self._frac_bits = name, folder, frac_bits
         self._relays = [Relay(link), Relay(link)] if link else []
         ports = _free_ports(2)
-        doors = [
-            int(r.door(f"tcp://127.0.0.1:{p}").rsplit(":", 1)[1])
-            for r, p in zip(self._relays, ports, strict=False)
+        relayed = [
+            int(relay.endpoint_to(f"tcp://127.0.0.1:{port}").rsplit(":", 1)[1])
+            for relay, port in zip(self._relays, ports, strict=False)
         ]
-        first, second = doors or ports
+        first, second = relayed or ports
         case = child_pipe.Case(workload, frac_bits, (ports[0], ports[1]), (first, second))
         case.write(folder)
         with (folder / f"{name}.log").open("ab") as errors:
@@ -125,16 +125,16 @@ class Peer:
 
     def run(self) -> Measured:
         """One run. Raises EngineFailed."""
-        told = self._ask("run")
+        answer = self._ask("run")
         return Measured(
-            seconds_total=told["seconds_total"],
+            seconds_total=answer["seconds_total"],
             seconds_online=None,
-            online_bytes=told["online_bytes"],
-            offline_bytes=told.get("offline_bytes"),
-            opened_digest=told.get("opened_digest") or told["share_digest"],
-            output=np.load(told["output"]),
-            peak_memory_bytes=told["peak_memory_bytes"],
-            why_no_message="" if told.get("opened_digest") else NO_MESSAGE,
+            online_bytes=answer["online_bytes"],
+            offline_bytes=answer.get("offline_bytes"),
+            opened_digest=answer.get("opened_digest") or answer["share_digest"],
+            output=np.load(answer["output"]),
+            peak_memory_bytes=answer["peak_memory_bytes"],
+            why_no_message="" if answer.get("opened_digest") else NO_MESSAGE,
         )
 
     def rounds(self) -> int | None:
@@ -180,8 +180,8 @@ class Peer:
         line = self._line()
         if not line:
             raise self._failed()
-        told: dict[str, Any] = json.loads(line)
-        return told
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def _line(self) -> bytes:
         """The next line of stdout; empty at its end.
@@ -202,9 +202,8 @@ class Peer:
         return line
 
     def _failed(self) -> EngineFailed:
-        return EngineFailed(
-            last_words((self._folder / f"{self.name}.log").read_text(errors="replace"))
-        )
+        log = (self._folder / f"{self.name}.log").read_text(errors="replace")
+        return EngineFailed(last_words(log))
 
 
 def peer_environment() -> dict[str, str]:
@@ -218,15 +217,15 @@ def peer_environment() -> dict[str, str]:
 
 
 def last_words(log: str) -> str:
-    """The line of a log that says most: the last error, else the last line."""
+    """The last error of a log, else its last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line.split(":")[0]]
-    return (errors or lines or ["it ended and said nothing"])[-1][:200]
+    return (errors or lines or ["it ended and its log is empty"])[-1][:200]
 
 
 def _free_ports(n: int) -> list[int]:
-    doors = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [door.getsockname()[1] for door in doors]
-    for door in doors:
-        door.close()
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
     return ports

@@ -1,4 +1,4 @@
-"""A server of a trial that also reads the kernel's TCP counters, as the peers' runners do."""
+"""A server of the benchmark that reads the kernel's TCP counters, as the peers' runners do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from gpumpc.measure.pipes import Message
 
 
 class CountingParty(ServerParty):
-    """Counts from one run's end to the next one's: a dealer may begin before a server is asked to
-    run.
-    """
+    """Counts from the end of one run to that of the next: a dealer may begin before the servers."""
 
     def open(self, weight_sharing_id: str, pids: dict[str, int]) -> Message:
         """As `ServerParty`."""

@@ -1,4 +1,4 @@
-"""gpumpc on the same cases: its programs, run as a trial of three processes."""
+"""gpumpc on the same cases: its programs, run by three processes."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def _single(
 
 
 def _read(source: Input, product: Conv2d | Linear) -> Graph:
-    """That something reads a product makes it a truncated one, as the peers' are; a last product is
-    kept as it is.
-    """
+    """A layer that reads the product: then it is truncated, as the peers' products are."""
     return Graph((source, product, Concat("y", ("p",))))
 
 
@@ -101,7 +99,7 @@ def _with_bias(weight: Array) -> dict[str, Array]:
 
 
 class Ours:
-    """A trial of one case; each timed run is followed by one whose corrections lie ready."""
+    """A benchmark of one case; after each timed run follows one with corrections dealt before."""
 
     def __init__(
         self,
@@ -120,26 +118,26 @@ class Ours:
         if work.layers[0].kind == "multiply":
             operands, operator = [arrays["x"], arrays["0.weight"]], "*"
         self._shape = work.shape if len(work.shape) == 1 else ()
-        self._trial = ProcessBenchmark(
+        self._benchmark = ProcessBenchmark(
             compiled, operands, operator=operator, network=network, backend=backend, module=MODULE
         )
 
     @property
     def backend(self) -> str:
         """The backend of all three processes."""
-        return self._trial.backend.name
+        return self._benchmark.backend.name
 
     def run(self) -> Measured:
         """One run from empty pools, and one after the dealer."""
-        total = self._trial.run()
-        online = self._trial.run(dealt_before=True)
+        total = self._benchmark.run()
+        online = self._benchmark.run(dealt_before=True)
         value = total.value.reshape(self._shape) if self._shape else as_torch(total.value)
         first, second = (answer["traffic"] for answer in total.answers)
         return Measured(
             seconds_total=total.seconds,
             seconds_online=online.seconds,
-            online_bytes=max(first["server1"]) or self._trial.cost.online_bytes,
-            offline_bytes=second["dealer"][1] or self._trial.cost.dealer_bytes,
+            online_bytes=max(first["server1"]) or self._benchmark.cost.online_bytes,
+            offline_bytes=second["dealer"][1] or self._benchmark.cost.dealer_bytes,
             opened_digest=total.opened_digest,
             output=value,
             peak_memory_bytes=total.peak_memory_bytes,
@@ -147,7 +145,7 @@ class Ours:
 
     def rounds(self) -> int:
         """Of one run."""
-        return self._trial.cost.rounds
+        return self._benchmark.cost.rounds
 
     @property
     def payload_bytes(self) -> dict[str, int]:
@@ -155,15 +153,15 @@ class Ours:
         run.
         """
         return {
-            "online_bytes": self._trial.cost.online_bytes,
-            "offline_bytes": self._trial.cost.dealer_bytes,
+            "online_bytes": self._benchmark.cost.online_bytes,
+            "offline_bytes": self._benchmark.cost.dealer_bytes,
         }
 
     def stop(self) -> None:
         """End the processes."""
-        self._trial.close()
+        self._benchmark.close()
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What a row says of this engine alone."""
+        """Columns of a row that this engine alone has."""
         return {"bounds": self.bounds, "payload": self.payload_bytes}

@@ -198,7 +198,8 @@ def main() -> None:
     """Folder and rank from the command line."""
     folder, rank = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     case = child_pipe.Case.read(folder)
-    assert set(names(WORKLOADS[case.workload])) == set(load(folder / child_pipe.INPUTS))
+    if {*names(WORKLOADS[case.workload])} != {*load(folder / child_pipe.INPUTS)}:
+        raise ValueError(f"{folder} holds the arrays of another case than {case.workload}")
     if rank == DEALER:
         deal(case, folder)
     elif rank == 1:

@@ -72,7 +72,7 @@ class Party:
         self._spu, self.rank, self.work = spu, rank, WORKLOADS[case.workload]
         description = spu.libspu.link.Desc()
         for party in (0, 1):
-            port = case.ports[party] if party == rank else case.doors[party]
+            port = case.ports[party] if party == rank else case.reached_at[party]
             description.add_party(f"party_{party}", f"127.0.0.1:{port}")
         description.recv_timeout_ms = 600_000
         description.http_timeout_ms = 600_000
@@ -194,7 +194,9 @@ def lead(case: child_pipe.Case, folder: Path) -> None:
     other = stage.spawn("bench.peers.run_spu", folder, 1)
     party = Party(case, folder, 0)
     # Behind a relay the other end of each connection is the comparison's process.
-    counter = child_pipe.Counter({"peer": other.pid if case.doors == case.ports else os.getppid()})
+    counter = child_pipe.Counter(
+        {"peer": other.pid if case.reached_at == case.ports else os.getppid()}
+    )
     stage.say(ready=True)
     for command in child_pipe.commands():
         party.hear(command)

@@ -1,5 +1,6 @@
-"""brain-region-8: where in the brain is the centre of this patch? Gallery of one man, queries of
-152 other people.
+"""brain-region-8: where in the brain is the centre of this patch?
+
+The gallery shows one man, the queries the mean of 152 other people.
 
 Patches are 64 x 64 mm, axial, three slices 4 mm apart as channels. The label is the AAL region at
 the centre, in the eight groups of its code's first digit. Both volumes lie in MNI space, so one
@@ -9,7 +10,7 @@ atlas labels both, and both show the brain without the skull.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.modality import SIZE, spaced
 from gpumpc.errors import MissingFile
 from gpumpc.extras import extra
-from gpumpc.media.levels import window
+from gpumpc.media.grey_levels import window
 
 GROUPS = {
     2: "frontal",
@@ -38,6 +39,13 @@ APART_MM = 4
 STEP_MM = 3
 
 Floats = npt.NDArray[np.float64]
+
+
+class Volume(Protocol):
+    """The part of nibabel's image that is used here: values, and the map from voxels to mm."""
+
+    dataobj: npt.ArrayLike
+    affine: Floats
 
 
 def brain_region8(cache: Path = CACHE, *, n_gallery: int = 64, n_query: int = 32) -> LabelledImages:
@@ -78,7 +86,7 @@ def _groups(names: Path) -> dict[int, int]:
     return {int(value): int(code[0]) for value, _, code in rows}
 
 
-def _labelled_points(atlas: Any, groups: dict[int, int]) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _labelled_points(atlas: Volume, groups: dict[int, int]) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Points (P, 3) of the grid inside a region, in mm of MNI space, and their groups (P,)."""
     values = np.asarray(atlas.dataobj).astype(np.int64)
     table = np.zeros(max(int(values.max()), *groups) + 1, dtype=np.int64)
@@ -90,7 +98,7 @@ def _labelled_points(atlas: Any, groups: dict[int, int]) -> tuple[Floats, npt.ND
 
 
 def _patches(
-    volume: Any, points: Floats, groups: npt.NDArray[np.int64], count: int
+    volume: Volume, points: Floats, groups: npt.NDArray[np.int64], count: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Per group, at most `count` evenly spaced patches that lie inside the volume, with their
     groups.

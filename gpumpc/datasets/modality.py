@@ -26,7 +26,7 @@ from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.extras import extra
 from gpumpc.media.child_messages import Options, Pixels
 from gpumpc.media.decode import images, resize
-from gpumpc.media.levels import window
+from gpumpc.media.grey_levels import window
 
 SIZE = 64
 STRIDE = 32

@@ -1,6 +1,4 @@
-"""The demo's input: 64 x 64 RGB patches of real medical images, cut from fetched packages, the same
-on every run.
-"""
+"""Inputs of bench.oracle: 64 x 64 RGB patches of real medical images, the same on every run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One process of a trial: `python -m gpumpc.measure.benchmark_party server0|server1|dealer`, spoken
-to over its pipes.
+"""One process of a benchmark: `python -m gpumpc.measure.benchmark_party server0|server1|dealer`.
 
-Times are those of the machine's monotonic clock, which all processes share.
+It takes requests from its pipes. Times are of the machine's monotonic clock, which all processes
+share.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _DIGEST_BYTES = 1 << 16
 
 
 class RecordingChannel(Channel):
-    """A channel that remembers the digest of the first message of each batch."""
+    """A channel that keeps a digest of the first message of each batch."""
 
     first_digest = ""
 
@@ -88,8 +88,7 @@ class Source:
                         arrival.frame.session, arrival.frame.batch_index, arrival.frame.payload
                     )
         except BaseException:
-            # Nobody would ever hear of it: the trial sees that this process ends, and says what it
-            # said last.
+            # The benchmark sees that this process ends, and shows the last line of its log.
             traceback.print_exc()
             os._exit(1)
 
@@ -117,7 +116,7 @@ class Source:
 
 
 class ServerParty:
-    """One server: an evaluation, its channel, and its shares of the operands."""
+    """One server of the benchmark: an evaluation, its channel, and its shares of the operands."""
 
     def __init__(self, setup: Message) -> None:
         self.party: int = setup["party"]
@@ -156,7 +155,7 @@ class ServerParty:
         """The connection to the other server."""
         if self._channel is None:
             raise ConfigError(
-                "a server of the trial was asked to run before it was told where the other one is"
+                "a server of the benchmark was asked to run before it was connected to the other"
             )
         return self._channel
 
@@ -167,7 +166,7 @@ class ServerParty:
 
     @property
     def stream_endpoint(self) -> str:
-        """Where it is sent frames in bulk."""
+        """Where it takes streams."""
         return self.source.stream_endpoint if self.source else self._socket.stream_endpoint
 
     def connect(self, endpoint: str, stream: str) -> Message:
@@ -177,7 +176,7 @@ class ServerParty:
         return {}
 
     def open(self, weight_sharing_id: str, pids: dict[str, int]) -> Message:
-        """Take in operands and weights, agree on a session."""
+        """Load operands and weights, agree on a session."""
         self.channel.wait_peer(_CONNECT_S)
         for name, value in self.program.inputs.items():
             words = self.backend.upload(np.load(self._folder / f"{name}.npy"))
@@ -202,7 +201,7 @@ class ServerParty:
         return {}
 
     def prepare(self, batch_index: int) -> Message:
-        """Compute what needs no input of a batch."""
+        """Compute the part of a batch that does not depend on the input."""
         self._evaluation.prepare(batch_index)
         return {}
 
@@ -223,18 +222,15 @@ class ServerParty:
         return evaluate
 
     def run(self, batch_index: int) -> Message:
-        """One batch, its result share kept in a file after the clock; not `found` where a selection
-        has failed.
-        """
+        """Evaluate one batch and save its result share; `found` is false if a selection failed."""
         start = time.monotonic()
         result: Words | None = None
-        # Both servers see it at once, and the trial has the dealer deal another batch.
+        # Both servers see the failure at once, and the benchmark repeats with another batch.
         with contextlib.suppress(SelectionFailed):
             result = self.evaluate(batch_index)
         ended = time.monotonic()
         if result is not None:
             np.save(self._folder / "result.npy", self.backend.download(result))
-        # The program has compared its declared cost with the measured one.
         return {
             "found": result is not None,
             "start": start,
@@ -251,7 +247,7 @@ class ServerParty:
 
 
 class DealerParty:
-    """The dealer of a trial: deals a batch whenever it is told to."""
+    """The dealer of the benchmark: deals a batch on request."""
 
     def __init__(self, setup: Message) -> None:
         plan, program = Spec.of(setup["spec"]).load()
@@ -286,7 +282,7 @@ class DealerParty:
         weight_sharing_id, nonces, session_id = self._binding
         if self._server is None:
             raise ConfigError(
-                "the dealer of the trial was asked to deal before it was told where server 1 is"
+                "the dealer of the benchmark was asked to deal before it was connected to server 1"
             )
         start = time.monotonic()
         deal = functools.partial(self._engine.deal, weight_sharing_id, nonces, batch_index)
@@ -299,21 +295,20 @@ class DealerParty:
 
 
 def serve(make_server: Callable[[Message], ServerParty] = ServerParty) -> None:
-    """Run the party that the command line names, until the trial closes its pipe."""
-    told = messages()
+    """Run the party that the command line names, until its pipe is closed."""
+    requests = messages()
     party: ServerParty | DealerParty
     if sys.argv[1] == "dealer":
-        party = DealerParty(next(told))
+        party = DealerParty(next(requests))
         answer({"pid": os.getpid()})
     else:
-        party = make_server(next(told))
-        # Server 0 is found by server 1, server 1 by the dealer.
+        party = make_server(next(requests))
+        # Server 1 connects to server 0, and the dealer to server 1.
         answer({"endpoint": party.endpoint, "stream": party.stream_endpoint})
-    for message in told:
+    for message in requests:
         verb = message.pop("verb")
         answer(getattr(party, verb)(**message))
-    # Threads and sockets of a process that nobody needs any more.
-    os._exit(0)
+    os._exit(0)  # without waiting for threads and sockets
 
 
 if __name__ == "__main__":

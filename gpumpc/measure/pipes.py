@@ -1,4 +1,4 @@
-"""What a trial and its processes say to each other: JSON lines over pipes."""
+"""Messages between a process benchmark and its processes: JSON lines over pipes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STOP_S = 5.0
 
 
 class Child:
-    """One process of a trial; what it logs goes to a file.
+    """One process of a benchmark; its log goes to a file.
 
     Args:
         name: dealer, server0 or server1.
@@ -70,7 +70,7 @@ class Child:
         return self.receive()
 
     def stop(self) -> None:
-        """End it, by force where it must be; safe to call twice."""
+        """End it, by force if it does not stop; safe to call twice."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None and not pipe.closed:
                 try:
@@ -92,9 +92,9 @@ class Child:
     def _lost(self) -> PeerLost:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return PeerLost(
-            f"the process {self.name} of the trial has ended",
-            lines[-1] if lines else "it said nothing",
-            "this is no error of the machine's network: see the message, and run it again",
+            f"the process {self.name} of the benchmark has ended",
+            lines[-1] if lines else "its log is empty",
+            "the network of the machine is not at fault: see the message, and run it again",
         )
 
 
@@ -105,7 +105,7 @@ def messages() -> Iterator[Message]:
 
 
 def answer(message: Message) -> None:
-    """One line to the trial."""
+    """Send one line to the benchmark."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

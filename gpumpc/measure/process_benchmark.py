@@ -1,4 +1,4 @@
-"""The trial itself: starts the three processes, gives them shares, times their runs and reveals."""
+"""Starts the three processes, gives them shares, times their runs and reveals the results."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Outcome:
         seconds: from the first dealt byte to output shares at both servers, or only what needs the
             input.
         value: the revealed result.
-        opened_digest: of the first opened message of server 0: another one on every run.
+        opened_digest: of the first opened message of server 0; it differs from run to run.
         peak_memory_bytes: by process, since it started.
-        answers: what the two servers said.
+        answers: of the two servers.
     """
 
     seconds: float
@@ -63,7 +63,7 @@ class ProcessBenchmark:
         network: a link of `NETWORKS`; between the servers, and from the dealer to server 1.
         module: what the servers' processes run; `PARTY` unless a test or a benchmark adds to it.
 
-    Raises PeerLost if a process ends, with what it said last.
+    Raises PeerLost if a process ends, with the last line of its log.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ProcessBenchmark:
     ) -> None:
         shape = network_named(network)
         arrays = [np.asarray(x, dtype=np.float64) for x in inputs]
-        self._temporary = tempfile.TemporaryDirectory(prefix="gpumpc-trial-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="gpumpc-benchmark-")
         self.folder = private_folder(Path(self._temporary.name) / "parties")
         self._module, self._next_batch = module, 0
         self._children: dict[str, Child] = {}
@@ -168,24 +168,24 @@ class ProcessBenchmark:
         server0, server1, dealer = (
             self._children[name] for name in ("server0", "server1", "dealer")
         )
-        heard = [server0.receive(), server1.receive()]
-        ends, streams = ([told[key] for told in heard] for key in ("endpoint", "stream"))
+        listening = [server0.receive(), server1.receive()]
+        ends, streams = ([answer[key] for answer in listening] for key in ("endpoint", "stream"))
         dealer.receive()
         if shape is not None:
             self._relays = [Relay(shape), Relay(shape)]
-            # A link carries what CURVE says and what goes in bulk beside it.
+            # The link carries both the CURVE socket and the stream.
             ends, streams = (
-                [relay.door(end) for relay, end in zip(self._relays, places, strict=True)]
+                [relay.endpoint_to(end) for relay, end in zip(self._relays, places, strict=True)]
                 for places in (ends, streams)
             )
         server1.ask({"verb": "connect", "endpoint": ends[0], "stream": streams[0]})
         weight_sharing_id = secrets.token_hex(16)
-        [told, _] = self._both(
+        [opened, _] = self._both(
             {"verb": "open", "weight_sharing_id": weight_sharing_id, "pids": self.pids}
         )
         dealer.ask({"verb": "connect", "endpoint": ends[1], "stream": streams[1]})
         dealer.ask(
-            {"verb": "open", "weight_sharing_id": weight_sharing_id, "nonces": told["nonces"]}
+            {"verb": "open", "weight_sharing_id": weight_sharing_id, "nonces": opened["nonces"]}
         )
 
     def _both(self, message: Message) -> tuple[Message, Message]:
@@ -210,12 +210,12 @@ class ProcessBenchmark:
                 return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
         raise SelectionFailed(
             f"a selection has failed {TRIES} times",
-            "that is no chance",
+            "that is not chance",
             "this is a bug: please report it",
         )
 
     def _try(self, dealt_before: bool) -> tuple[float, dict[str, int], tuple[Message, Message]]:
-        """Seconds, peak memory and what the servers said of one batch."""
+        """Seconds, peak memory and the servers' answers for one batch."""
         batch_index, self._next_batch = self._next_batch, self._next_batch + 1
         deal: Message = {"verb": "deal", "batch_index": batch_index}
         dealer, needs_dealer = self._children["dealer"], bool(self.cost.dealer_bytes)

@@ -1,8 +1,6 @@
-"""A link between two machines, played on one: TCP connections pass through at a rate and with a
-delay.
+"""A simulated link between two machines: TCP connections pass at a rate and with a delay.
 
-For measuring only. One thread, no busy waiting: it sleeps until a socket is ready or the next bytes
-are due.
+For measuring only. Its one thread sleeps until a socket is ready or the next bytes are due.
 """
 
 from __future__ import annotations
@@ -15,17 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from functools import partial
+from typing import Self
 
 _READ_BYTES = 1 << 16
-# A link has no store: what may pass at once is a few packets, or many small rounds would go faster
-# than the link.
+# A few packets: with a larger burst, many small rounds would go faster than the link.
 _BURST_BYTES = 1 << 12
-# Read ahead of the link, beyond what is on its way: keeps it busy without hiding that it is slow.
+# Read ahead of the link: keeps it busy without hiding that it is slow.
 _AHEAD_BYTES = 1 << 20
 _CONNECT_S = 5.0
-
-Role = Literal["door", "end", "wake"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +42,7 @@ NETWORKS: Mapping[str, Shape | None] = {
 class TokenBucket:
     """Lets `bytes_per_second` through, and `burst_bytes` at once after a pause.
 
-    Kept as the moment at which the bucket is full again, so that there is nothing to refill.
+    The state is the moment at which the bucket is full again.
     """
 
     def __init__(self, bytes_per_second: float, burst_bytes: int = _BURST_BYTES) -> None:
@@ -87,7 +83,7 @@ class _End:
 
 
 class Relay:
-    """A link with any number of doors; connections through all of them share its two directions.
+    """A link that any number of connections share, each direction on its own.
 
     Use as a context manager, or call `close`.
     """
@@ -101,10 +97,11 @@ class Relay:
         self._ends: list[_End] = []
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
-        self._requests: deque[tuple[socket.socket, tuple[str, int]]] = deque()
-        self._doors: list[socket.socket] = []
+        # Listening sockets with their targets, which the thread takes over when it is woken.
+        self._new: deque[tuple[socket.socket, tuple[str, int]]] = deque()
+        self._listeners: list[socket.socket] = []
         self._closing = False
-        self._selector.register(self._woken, selectors.EVENT_READ, ("wake", None))
+        self._selector.register(self._woken, selectors.EVENT_READ, self._take_listeners)
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
 
@@ -114,14 +111,14 @@ class Relay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def door(self, target: str) -> str:
+    def endpoint_to(self, target: str) -> str:
         """An endpoint `tcp://host:port` that leads to `target` through the link. Raises OSError."""
         host, port = target.removeprefix("tcp://").rsplit(":", 1)
-        door = socket.create_server(("127.0.0.1", 0))
-        door.setblocking(False)
-        self._requests.append((door, (host, int(port))))
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        self._new.append((listener, (host, int(port))))
         self._wake()
-        return f"tcp://127.0.0.1:{door.getsockname()[1]}"
+        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
     @property
     def passed_bytes(self) -> tuple[int, int]:
@@ -143,13 +140,13 @@ class Relay:
     def _run(self) -> None:
         while not self._closing:
             for key, events in self._selector.select(self._patience_s()):
-                role, subject = key.data
-                self._handle(role, subject, events)
+                key.data(events)
             for end in [*self._ends]:
                 self._deliver(end)
         for end in [*self._ends]:
             self._drop(end)
-        for sock in (*self._doors, *(door for door, _ in self._requests), self._woken, self._waker):
+        new = (listener for listener, _ in self._new)
+        for sock in (*self._listeners, *new, self._woken, self._waker):
             sock.close()
         self._selector.close()
 
@@ -158,25 +155,26 @@ class Relay:
         due = [end.coming[0][0] for end in self._ends if end.coming and not end.is_full]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
-    def _handle(self, role: Role, subject: Any, events: int) -> None:
-        if role == "wake":
-            with contextlib.suppress(BlockingIOError):
-                self._woken.recv(_READ_BYTES)
-            while self._requests:
-                door, target = self._requests.popleft()
-                self._doors.append(door)
-                self._selector.register(door, selectors.EVENT_READ, ("door", (door, target)))
-        elif role == "door":
-            self._accept(*subject)
-        elif subject in self._ends:
-            if events & selectors.EVENT_WRITE:
-                subject.is_full = False
-            if events & selectors.EVENT_READ:
-                self._read(subject)
+    def _take_listeners(self, _: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(_READ_BYTES)
+        while self._new:
+            listener, target = self._new.popleft()
+            self._listeners.append(listener)
+            accept = partial(self._accept, listener, target)
+            self._selector.register(listener, selectors.EVENT_READ, accept)
 
-    def _accept(self, door: socket.socket, target: tuple[str, int]) -> None:
+    def _use(self, end: _End, events: int) -> None:
+        """A socket can be read or written."""
+        if end in self._ends:
+            if events & selectors.EVENT_WRITE:
+                end.is_full = False
+            if events & selectors.EVENT_READ:
+                self._read(end)
+
+    def _accept(self, listener: socket.socket, target: tuple[str, int], _: int) -> None:
         try:
-            caller, _ = door.accept()
+            caller, _address = listener.accept()
         except OSError:
             return
         try:
@@ -190,7 +188,7 @@ class Relay:
             end.socket.setblocking(False)
             end.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._ends.append(end)
-            self._selector.register(end.socket, selectors.EVENT_READ, ("end", end))
+            self._selector.register(end.socket, selectors.EVENT_READ, partial(self._use, end))
 
     def _read(self, end: _End) -> None:
         """Take bytes in from `end`, on their way to the other one."""
@@ -214,12 +212,12 @@ class Relay:
             if known:
                 self._selector.unregister(end.socket)
         elif known:
-            self._selector.modify(end.socket, events, ("end", end))
+            self._selector.modify(end.socket, events, partial(self._use, end))
         else:
-            self._selector.register(end.socket, events, ("end", end))
+            self._selector.register(end.socket, events, partial(self._use, end))
 
     def _deliver(self, end: _End) -> None:
-        """Hand `end` what is due, as much as it takes."""
+        """Send `end` the bytes that are due, as many as its socket takes."""
         now = time.monotonic()
         moved = False
         while end.coming and end.coming[0][0] <= now and not end.is_full:

@@ -1,10 +1,9 @@
-"""A search to be measured: an index's own program on queries of a plan's results, the rows of an
-archive at rest.
+"""A search to be measured: an index's program, whose queries and rows are results of a plan.
 
-The rows are to it what static weights are to a network: each server holds a share and the public
-rows under their masks, opened once before any query. Here their owner shares them all at once, and
-the dealer draws their masks once; an index takes them in batch by batch, and its dealer draws their
-masks anew for each request.
+The rows are static operands, as weights are: each server holds a share and the public rows under
+their masks, opened once before any query. Here the owner shares all rows at once and the dealer
+draws their masks once; an index adds rows batch by batch, and its dealer draws the masks for each
+request.
 """
 
 from __future__ import annotations
@@ -26,10 +25,7 @@ N_BEST = 10
 
 
 def geometry_for(plan: PlanRecord) -> Geometry:
-    """What an index over this plan's results is made for.
-
-    Raises PlanError for results that are no vectors.
-    """
+    """The geometry of an index over this plan's results. Raises PlanError unless it admits them."""
     return geometry_of(program_of(plan, 1), METRIC)
 
 
@@ -39,18 +35,14 @@ def search_program(plan: PlanRecord, n_queries: int, n_rows: int) -> Program:
 
 
 def rows_at_rest(plan: PlanRecord, rows: Array) -> dict[str, Array]:
-    """Real rows (N, dim) as the program's static operand: -2 V^T and |v|^2, integers of quantised
-    features.
-    """
+    """Real rows (N, dim) as the program's static operand: -2 V^T and |v|^2 of quantised rows."""
     geometry = geometry_for(plan)
     v = _units(geometry, rows)
     return {f"{ROWS}.weight": geometry.weight_factor * v.T, f"{ROWS}.bias": (v * v).sum(axis=1)}
 
 
 def quantised(plan: PlanRecord, features: Array) -> Array:
-    """Features as an index keeps them, as reals; what is so already is truncated on shares without
-    an error.
-    """
+    """Features as an index keeps them, as reals: their truncation on shares is exact."""
     geometry = geometry_for(plan)
     return np.asarray(_units(geometry, features) / np.sqrt(geometry.score_scale))
 
@@ -61,8 +53,8 @@ def _units(geometry: Geometry, features: Array) -> Array:
 
 
 def differences(plan: PlanRecord, queries: Array, rows: Array, keys: Array) -> tuple[float, int]:
-    """Keys that a search found beside the ranking in the clear: the largest difference of a
-    distance, wrong positions.
+    """How keys that a search found differ from a search in the clear: the largest difference of a
+    distance, and the number of wrong positions.
     """
     geometry = geometry_for(plan)
     scores, positions = plain_search(geometry, plan.params, rows, queries, N_BEST)

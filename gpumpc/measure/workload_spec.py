@@ -1,4 +1,4 @@
-"""What a trial runs: a plan's program, the product of two shared operands, or a search."""
+"""The program of a benchmark: a plan's, the product of two shared operands, or a search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Spec:
     """Names a program, so that all three processes make the same.
 
     Attributes:
-        batch: images a batch; ignored for an operator.
+        batch_size: images a batch; ignored for an operator.
         operator: empty for the plan's own network; `*` or `@` for a product of two shared operands
             in the plan's ring; `nearest` for a search of the first operand's rows, which are
             results of the plan, among those of the second.

@@ -1,6 +1,4 @@
-"""What `gpumpc bench` measures: each workload as a thing that can be run, with its dealing before
-or beside it.
-"""
+"""The workloads of `gpumpc bench`, ready to run with the dealer before or during the run."""
 
 from __future__ import annotations
 
@@ -138,8 +136,8 @@ class Case:
     bounds: str
 
     def errors(self, value: Array) -> dict[str, float]:
-        """Of a result: `max_error` against float64; of a search against the one in the clear, and
-        the `wrong` positions.
+        """`max_error` of a result against float64; of a search, against one in the clear, with the
+        number of `wrong` positions.
         """
         if self.operator == NEAREST:
             queries, rows = self.inputs
@@ -186,7 +184,7 @@ def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
 def row_of(
     case: Case, cost: Cost, seconds: Sequence[tuple[float, float]], value: Array
 ) -> dict[str, Any]:
-    """What is printed of a workload however it was run.
+    """The printed row of a workload, whether threads or processes ran it.
 
     Args:
         seconds: (total, online) of each run.
@@ -237,10 +235,10 @@ def _compiled(name: str, n: int, params: Params) -> Plan:
     if name in ("matmul", "conv"):
         return Plan(*make_plan(name, *_product(name), params))
     if name == "retrieval":
-        # Features that come as they are: a search only needs to know of their range.
+        # A search only needs the range of its features.
         graph = Graph((Input("x", (), (_DIM,), -1.0, 1.0), Concat("y", ("x",))))
         return compile((graph, {}), name=name, params=params)
-    # Inputs over half the range a truncated product may span; a difference of two needs a bit more.
+    # Half the range of a truncated product; a difference of two inputs needs one bit more.
     high = 2.0 ** (params.ring_bits - 2 * params.frac_bits - (3 if name == "maxpool" else 2))
     layers: dict[str, AnyLayer] = {
         "relu": ReLU("y", ("x",)),
@@ -254,9 +252,7 @@ def _compiled(name: str, n: int, params: Params) -> Plan:
 
 
 def _product(name: str) -> tuple[Graph, dict[str, Array]]:
-    """A product under static weights; that something reads it makes it a truncated one, as inside a
-    network.
-    """
+    """A product under static weights, truncated as inside a network because a layer reads it."""
     matmul: tuple[AnyLayer, tuple[int, ...], tuple[int, ...]] = (
         Linear("p", ("x",), _SIDE),
         (_SIDE,),

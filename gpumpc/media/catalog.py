@@ -1,5 +1,4 @@
-"""The client's own map from random item ids to files. It never leaves this machine: servers see the
-ids alone.
+"""The client's map from random item ids to files. It never leaves this machine.
 
 An id belongs to pixels, not to a file: the same image twice has one id, and every place where it
 was found.
@@ -14,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,7 +55,7 @@ class Entry(NamedTuple):
 
 
 class Catalog(SqliteFile):
-    """The SQLite file of the map (0600, its folder 0700 where it is made here).
+    """The SQLite file of the map: mode 0600, and a new folder has mode 0700.
 
     Raises ConfigError where it cannot be opened, read or written; ExposedSecret if others may write
     in its folder.
@@ -74,10 +73,7 @@ class Catalog(SqliteFile):
             raise
 
     def add(self, item: Item) -> str:
-        """The id of an image: the one it has, or a new one, on disk before this returns.
-
-        Raises ConfigError.
-        """
+        """The id of an image, old or new; it is on disk when this returns. Raises ConfigError."""
         return self.add_all([item])[0]
 
     def add_all(self, items: Iterable[Item]) -> list[str]:
@@ -107,7 +103,7 @@ class Catalog(SqliteFile):
         with self._change() as db:
             return db.execute("DELETE FROM items WHERE id = ?", (item_id,)).rowcount == 1
 
-    def _entries(self, query: str, *arguments: Any) -> list[Entry]:
+    def _entries(self, query: str, *arguments: str) -> list[Entry]:
         with self._read() as db:
             rows = db.execute(query, arguments).fetchall()
         return [

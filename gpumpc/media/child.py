@@ -1,9 +1,9 @@
 """The reader process: `python -m gpumpc.media.child`, requests on stdin, images on stdout. Started
 by `read_images`.
 
-A file that takes this process over finds no memory, no processor time and no right to write a file,
-and a parent that believes nothing it says. Error texts of libraries may quote a patient's name:
-only their type is passed on.
+The process has little memory and processor time and may not write files, and its parent checks
+every answer: a file that takes it over can do little. Error texts of libraries may quote a
+patient's name, so only the error's type is passed on.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def main() -> None:
 
 
 def answer(request: Request) -> Iterator[bytes]:
-    """The messages about one file: images and the end of them, or, at any moment, a refusal that
-    takes all back.
-    """
+    """The messages about one file: images and an end, or a refusal of the whole file."""
     try:
         for image in images(Path(request.path), request.options):
             pixels = np.ascontiguousarray(image, dtype="<f4")
@@ -69,7 +67,7 @@ def answer(request: Request) -> Iterator[bytes]:
             MEMORY_CURE,
         )
     except RecursionError:
-        yield refusal("its parts are nested too deep", "export it again")
+        yield refusal("its parts are nested too deeply", "export it again")
     except PermissionError:
         yield refusal(
             "it may not be read by this user", "check the permissions of the file and its folder"

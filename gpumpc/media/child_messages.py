@@ -1,13 +1,12 @@
-"""What the reader process and its parent say to each other: fixed headers, raw pixels, no pickle.
+"""Messages between the reader process and its parent: fixed headers, raw pixels, no pickle.
 
-The parent trusts nothing that comes back: a file that took the reader over can only send numbers
-and short texts.
+The parent trusts no answer: a file that took the reader over can only send numbers and short texts.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -72,10 +71,7 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes | bytearray, options: Options) -> Header:
-    """Check a header against what was asked for.
-
-    Raises ValueError: the reader sends what it never should.
-    """
+    """Check a header against the request. Raises ValueError if it cannot be an answer to it."""
     magic, *fields = _HEADER.unpack(data)
     header = Header(*fields)
     shape = header[1:]
@@ -113,5 +109,5 @@ def parse_refusal(payload: bytes | bytearray) -> tuple[str, str]:
     return _printable(cause), _printable(hint)
 
 
-def _printable(text: Any) -> str:
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)

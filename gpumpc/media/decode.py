@@ -1,15 +1,14 @@
-"""A file's images as float32 in [0, 1]. Runs in the reader process: files are hostile until they
-are decoded.
+"""A file's images as float32 in [0, 1]. Runs in the reader process, because a file may be hostile.
 
-The kind of a file is told from its first bytes, never from its name.
+The first bytes of a file say of which kind it is, never its name.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +16,10 @@ from gpumpc.errors import UnreadableImage
 from gpumpc.extras import extra
 from gpumpc.media.child_messages import Options, Pixels
 from gpumpc.media.dicom import dicom_frames
-from gpumpc.media.levels import check_size, finite, window
+from gpumpc.media.grey_levels import check_size, finite, window
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DICM = slice(128, 132)
@@ -78,15 +80,17 @@ def _native(path: Path, options: Options) -> Iterator[Pixels]:
     # A DICOM file may begin like a TIFF, for readers of both.
     if head[DICM] != b"DICM" and head.startswith(PICTURES):
         return pictures(path, options)
-    zipped = head.startswith(GZIP)
-    if zipped:
+    is_zipped = head.startswith(GZIP)
+    if is_zipped:
         with gzip.open(path) as stream:
             head = stream.read(_HEAD_BYTES)
         if not _nifti_class(head):
-            why = "it is compressed with gzip, and there is no NIfTI volume inside"
-            raise UnreadableImage("the file is no image", why, "unpack it, and share the images")
+            why = "it is compressed with gzip, and has no NIfTI volume inside"
+            raise UnreadableImage(
+                "the file is not an image", why, "unpack it, and share the images"
+            )
     if _nifti_class(head):
-        return slices(path, _nifti_class(head), gzip.open if zipped else open, options)
+        return slices(path, _nifti_class(head), is_zipped, options)
     return dicom_frames(path, options.window)
 
 
@@ -97,9 +101,8 @@ def pictures(path: Path, options: Options) -> Iterator[Pixels]:
     8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run
     from their minimum to their maximum.
     """
-    image: Any = extra("PIL.Image")
-    ops = extra("PIL.ImageOps")
-    image.MAX_IMAGE_PIXELS = None  # checked here, before any pixel is decoded
+    image, ops = extra("PIL.Image"), extra("PIL.ImageOps")
+    vars(image)["MAX_IMAGE_PIXELS"] = None  # checked here, before any pixel is decoded
     with image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
         check_size(file.width, file.height, 1)
         n_pages = getattr(file, "n_frames", 1)
@@ -110,7 +113,7 @@ def pictures(path: Path, options: Options) -> Iterator[Pixels]:
             yield _grey_levels(ops.exif_transpose(file), options)
 
 
-def _grey_levels(page: Any, options: Options) -> Pixels:
+def _grey_levels(page: Image, options: Options) -> Pixels:
     if page.mode.startswith(("I", "F")):
         values = np.asarray(page)
         if options.window is not None:
@@ -123,12 +126,12 @@ def _grey_levels(page: Any, options: Options) -> Pixels:
     return np.asarray(plain, dtype=np.float32) / np.float32(255.0)
 
 
-def slices(path: Path, kind: str, opener: Callable[..., Any], options: Options) -> Iterator[Pixels]:
+def slices(path: Path, kind: str, is_zipped: bool, options: Options) -> Iterator[Pixels]:
     """The slices of a NIfTI volume along an axis, as a radiologist sees them: patient's left on the
     right, head up.
     """
     nibabel = extra("nibabel")
-    with opener(path, "rb") as stream:
+    with gzip.open(path) if is_zipped else open(path, "rb") as stream:
         volume = getattr(nibabel, kind).from_stream(stream)
         shape = volume.shape
         if not 2 <= len(shape) <= 4 or volume.get_data_dtype().fields:
@@ -144,9 +147,8 @@ def slices(path: Path, kind: str, opener: Callable[..., Any], options: Options) 
     values = values.reshape(shape + (1,) * (4 - len(shape)))
     if np.isnan(codes).any():
         codes = np.array([[0, 1], [1, 1], [2, 1]])
-    upright = nibabel.orientations.apply_orientation(values, codes)[
-        ::-1, ::-1, ::-1
-    ]  # to left, back, down
+    turned = nibabel.orientations.apply_orientation(values, codes)
+    upright = turned[::-1, ::-1, ::-1]  # to left, back, down
     low, high = _range(values, options)
     for moment in range(upright.shape[3]):
         for cut in _along(upright[..., moment], options.axis):

@@ -1,14 +1,14 @@
 """DICOM files as grey levels or RGB in [0, 1]. Runs in the reader process.
 
-Chain for grey images (PS3.3 C.11): stored value, modality (slope and intercept, or table), window
-(the recipe's, else the file's first, else its table, else minimum to maximum of the file),
-MONOCHROME1 turned round.
+A grey value passes these steps (PS3.3 C.11): stored value, modality (slope and intercept, or
+table), window (the recipe's, else the file's first, else its table, else minimum to maximum of the
+file); MONOCHROME1 is inverted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,10 @@ import numpy.typing as npt
 from gpumpc.errors import UnreadableImage
 from gpumpc.extras import extra
 from gpumpc.media.child_messages import Pixels
-from gpumpc.media.levels import check_size, finite, window
+from gpumpc.media.grey_levels import check_size, finite, window
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from pydicom.uid import UID
 
 Window = tuple[float, float]
 Values = npt.NDArray[Any]
@@ -53,7 +52,7 @@ def dicom_frames(path: Path, chosen: Window | None) -> Iterator[Pixels]:
     pydicom = extra("pydicom", "dicom")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     dataset = _open(path, pydicom)
-    _check(dataset, pydicom)
+    _check(dataset)
     kind = str(dataset.PhotometricInterpretation)
     frames = _decoded(dataset)
     if int(dataset.get("SamplesPerPixel", 1)) == 3:
@@ -67,29 +66,25 @@ def _open(path: Path, pydicom: ModuleType) -> Dataset:
     with open(path, "rb") as file:
         marked = file.read(132)[128:] == b"DICM"
     try:
-        # Old files lack the mark; whether they are DICOM shows in what is found inside.
+        # Old files lack the mark; that they are DICOM shows in their elements.
         dataset: Dataset = pydicom.dcmread(path, force=not marked)
         usable = marked or "Rows" in dataset or "SOPClassUID" in dataset
-    except Exception as error:  # whatever a parser of anything may raise
+    except Exception as error:  # a parser of any file may raise anything
         if marked:
             raise
         raise _foreign() from error
     if not usable:
         raise _foreign()
     if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = _guessed_syntax(dataset, pydicom.uid)
+        implicit, little = dataset.original_encoding
+        order = "LittleEndian" if implicit or little else "BigEndian"
+        name = f"{'Implicit' if implicit else 'Explicit'}VR{order}"
+        dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, name)
     return dataset
 
 
-def _guessed_syntax(dataset: Dataset, uid: ModuleType) -> UID:
-    implicit, little = dataset.original_encoding
-    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-    syntax: UID = uid.ImplicitVRLittleEndian if implicit else explicit
-    return syntax
-
-
-def _check(dataset: Dataset, pydicom: ModuleType) -> None:
-    """Everything that can be refused before a pixel is decoded."""
+def _check(dataset: Dataset) -> None:
+    """Refuse whatever can be refused before a pixel is decoded."""
     data = next((dataset[name].value for name in _PIXELS if name in dataset), None)
     if not data or "Rows" not in dataset or "Columns" not in dataset:
         why = "it is a report, a plan, a structure set, a waveform or a directory"
@@ -99,17 +94,12 @@ def _check(dataset: Dataset, pydicom: ModuleType) -> None:
     n_frames = int(dataset.get("NumberOfFrames") or 1)
     check_size(int(dataset.Columns), int(dataset.Rows), n_frames)
     syntax = dataset.file_meta.TransferSyntaxUID
-    samples = (
-        2
-        if dataset.PhotometricInterpretation == "YBR_FULL_422"
-        else int(dataset.get("SamplesPerPixel", 1))
-    )
-    n_bits = (
-        int(dataset.Columns) * int(dataset.Rows) * n_frames * samples * int(dataset.BitsAllocated)
-    )
-    n_bytes = -(-n_bits // 8)
+    halved = dataset.PhotometricInterpretation == "YBR_FULL_422"
+    samples = 2 if halved else int(dataset.get("SamplesPerPixel", 1))
+    n_values = int(dataset.Columns) * int(dataset.Rows) * n_frames * samples
+    n_bytes = -(-n_values * int(dataset.BitsAllocated) // 8)
     if syntax.is_compressed and not syntax.is_deflated:
-        _check_decoder(syntax, pydicom)
+        _check_decoder(dataset)
         longest, why = n_bytes // MAX_RATIO, "no real compressed image shrinks that far"
     else:
         longest, why = n_bytes, "it is truncated, or its header is forged"
@@ -118,7 +108,8 @@ def _check(dataset: Dataset, pydicom: ModuleType) -> None:
         raise UnreadableImage(what, why, "copy or export it again")
 
 
-def _check_decoder(syntax: UID, pydicom: ModuleType) -> None:
+def _check_decoder(dataset: Dataset) -> None:
+    syntax = dataset.file_meta.TransferSyntaxUID
     try:
         decoder = extra("pydicom.pixels", "dicom").get_decoder(syntax)
         lacking = decoder.missing_dependencies
@@ -126,7 +117,7 @@ def _check_decoder(syntax: UID, pydicom: ModuleType) -> None:
             return
     except RuntimeError:  # there is no decoder of this syntax at all
         lacking = []
-    known = syntax.name if syntax in pydicom.uid.UID_dictionary else "an unknown one"
+    known = "an unknown one" if syntax.name == syntax else syntax.name
     raise UnreadableImage(
         f"the transfer syntax '{known}' ({syntax}) cannot be decoded",
         "no installed package reads it" + (f"; it takes {' | '.join(lacking)}" if lacking else ""),
@@ -138,9 +129,8 @@ def _decoded(dataset: Dataset) -> Iterator[Values]:
     try:
         for index in range(int(dataset.get("NumberOfFrames") or 1)):
             # Not iter_pixels: of pydicom 3.0.2 it fails on frames whose sign it has to correct.
-            yield _stored(
-                extra("pydicom.pixels", "dicom").pixel_array(dataset, index=index), dataset
-            )
+            frame = extra("pydicom.pixels", "dicom").pixel_array(dataset, index=index)
+            yield _stored(frame, dataset)
     except RuntimeError as error:  # every installed decoder has tried and failed
         syntax = dataset.file_meta.TransferSyntaxUID
         raise UnreadableImage(
@@ -151,21 +141,16 @@ def _decoded(dataset: Dataset) -> Iterator[Values]:
 
 
 def _stored(frame: Values, dataset: Dataset) -> Values:
-    """The stored value alone: bits above it may hold an overlay.
-
-    Other decoders have seen to that themselves.
-    """
+    """The stored value alone: bits above it may hold an overlay, which other decoders remove."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    if frame.dtype.kind == "f" or (
-        syntax.is_compressed and not syntax.is_deflated and syntax != _RLE
-    ):
+    decoded_elsewhere = syntax.is_compressed and not syntax.is_deflated and syntax != _RLE
+    if frame.dtype.kind == "f" or decoded_elsewhere:
         return frame
     stored = int(dataset.BitsStored)
     high, width = int(dataset.get("HighBit", stored - 1)), 8 * frame.dtype.itemsize
     if not 0 < stored <= high + 1 <= width or stored == width or int(dataset.BitsAllocated) == 1:
         return frame
-    # Left, so that the highest stored bit is on top; then back, which extends the sign of signed
-    # types.
+    # To the left, so that the highest stored bit is on top; then back, which extends the sign.
     return (frame << (width - 1 - high)) >> (width - stored)
 
 
@@ -193,16 +178,11 @@ def _greys(
 def _modality(frame: Values, dataset: Dataset, index: int) -> Values:
     holder = _described(dataset, index, "PixelValueTransformationSequence")
     if "ModalityLUTSequence" in holder:
-        return finite(
-            np.asarray(
-                extra("pydicom.pixels", "dicom").apply_modality_lut(frame, holder), dtype=np.float64
-            )
-        )
+        looked_up = extra("pydicom.pixels", "dicom").apply_modality_lut(frame, holder)
+        return finite(np.asarray(looked_up, dtype=np.float64))
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
-    slope, intercept = (
-        1.0 if slope is None else float(slope),
-        0.0 if intercept is None else float(intercept),
-    )
+    slope = 1.0 if slope is None else float(slope)
+    intercept = 0.0 if intercept is None else float(intercept)
     if not math.isfinite(slope) or not math.isfinite(intercept):
         what = "the rescale slope or intercept is not a number"
         raise UnreadableImage(what, "the header is damaged", "export it again")
@@ -220,13 +200,11 @@ def _shown(values: Values, dataset: Dataset, index: int, chosen: Window | None) 
         looked_up = extra("pydicom.pixels", "dicom").apply_voi(values.astype(np.int64), dataset)
         return window(looked_up, 0.0, 2.0 ** int(table[2]) - 1)
     centre, width = pairs[0]
-    function = str(
-        _described(dataset, index, "FrameVOILUTSequence").get("VOILUTFunction") or "LINEAR"
-    )
-    if function == "SIGMOID":  # C.11.2.1.3.1; the exponent is cut where float64 says 0 or 1 anyway
-        return (1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))).astype(
-            np.float32
-        )
+    holder = _described(dataset, index, "FrameVOILUTSequence")
+    function = str(holder.get("VOILUTFunction") or "LINEAR")
+    if function == "SIGMOID":  # C.11.2.1.3.1; the exponent is cut where float64 gives 0 or 1 anyway
+        exponent = np.clip(-4.0 * (values - centre) / width, -700, 700)
+        return np.asarray(1.0 / (1.0 + np.exp(exponent)), dtype=np.float32)
     if function == "LINEAR_EXACT":  # C.11.2.1.3.2
         return window(values, centre - width / 2, centre + width / 2)
     low = centre - 0.5 - (width - 1) / 2  # C.11.2.1.2
@@ -242,27 +220,22 @@ def _windows(dataset: Dataset, index: int) -> list[Window]:
     return [(c, w) for c, w in pairs if math.isfinite(c + w) and (w >= 1 or (exact and w > 0))]
 
 
-def _numbers(value: Any) -> list[float]:
+def _numbers(value: object) -> list[float]:
     if value is None or value == "":
         return []
-    return [
-        float(v)
-        for v in (value if isinstance(value, list | tuple) or hasattr(value, "append") else [value])
-    ]
+    values: Any = value if isinstance(value, MutableSequence | tuple) else [value]
+    return [float(v) for v in values]
 
 
 def _described(dataset: Dataset, index: int, name: str) -> Dataset:
-    """Where an attribute of a frame stands: in its own group, in the shared group, or in the file
-    itself.
-    """
-    own, shared = (
-        dataset.get("PerFrameFunctionalGroupsSequence"),
-        dataset.get("SharedFunctionalGroupsSequence"),
-    )
-    groups = [*([own[index]] if own and index < len(own) else []), *([shared[0]] if shared else [])]
-    return next(
-        (group[name].value[0] for group in groups if name in group and group[name].value), dataset
-    )
+    """The group that holds an attribute of a frame: its own, the shared one, or the file itself."""
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    for group in (*own[index : index + 1], *shared[:1]):
+        if name in group and group[name].value:
+            found: Dataset = group[name].value[0]
+            return found
+    return dataset
 
 
 def _extent(frames: list[Values], dataset: Dataset) -> Window:
@@ -270,18 +243,15 @@ def _extent(frames: list[Values], dataset: Dataset) -> Window:
     padding = dataset.get("PixelPaddingValue")
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     blank = None if padding is None else float(padding) * float(slope or 1) + float(intercept or 0)
-    shown = [
-        kept for frame in frames if (kept := frame if blank is None else frame[frame != blank]).size
-    ]
-    return (
-        (min(float(f.min()) for f in shown), max(float(f.max()) for f in shown))
-        if shown
-        else (0.0, 1.0)
-    )
+    kept = [frame if blank is None else frame[frame != blank] for frame in frames]
+    shown = [values for values in kept if values.size]
+    if not shown:
+        return 0.0, 1.0
+    return min(float(values.min()) for values in shown), max(float(v.max()) for v in shown)
 
 
 def _foreign() -> UnreadableImage:
     why = "its content is not PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
     return UnreadableImage(
-        "the file is no image that is read here", why, "convert it to one of these"
+        "the file is not an image of a known kind", why, "convert it to one of these"
     )

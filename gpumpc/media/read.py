@@ -1,5 +1,4 @@
-"""Files to images, on the client: each file is parsed in a child process, so that a bad one harms
-nothing.
+"""Files to images, on the client. A child process parses each file: a bad one harms nothing.
 
 for found in read_images([Path("scans")], LITE0_INPUT):
     if isinstance(found, Refused): print(found)
@@ -180,7 +179,7 @@ class _Reader:
     def read(self, path: Path, options: Options) -> list[Item] | list[Refused]:
         """All images of a file, or its refusal."""
         if not path.is_file():
-            return [Refused(path, "it is no plain file", "copy its content into one")]
+            return [Refused(path, "it is not a plain file", "copy its content into one")]
         try:
             return self._converse(path, options)
         except _Refusal as refusal:
@@ -191,17 +190,20 @@ class _Reader:
                 f"it took more than {self._limits.silence_s:g} s an image or "
                 f"{self._limits.file_s:g} s in all"
             )
-            return [
-                Refused(path, why, "it is damaged or made to waste time: export it again, smaller")
-            ]
+            hint = "it is damaged or made to waste time: export it again, smaller"
+            return [Refused(path, why, hint)]
         except (EOFError, ConnectionError):
             return [
-                Refused(path, self._epitaph(), "it is damaged or hostile: export it again, smaller")
+                Refused(
+                    path,
+                    self._cause_of_death(),
+                    "it is damaged or hostile: export it again, smaller",
+                )
             ]
         except ValueError:
             self.close()
             hint = "the file may be hostile: do not open it elsewhere"
-            return [Refused(path, "the reader process answered nonsense", hint)]
+            return [Refused(path, "the answer of the reader process makes no sense", hint)]
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -234,8 +236,7 @@ class _Reader:
         if self._child is not None:
             return
         self._line, theirs = socket.socketpair()
-        # Nothing of our environment but what Python needs to start; one thread, since each reserves
-        # memory.
+        # Only the variables that Python needs to start; one thread, since each reserves memory.
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": _package_root(),
@@ -243,8 +244,7 @@ class _Reader:
         }
         with theirs:
             self._child = subprocess.Popen(
-                # -P: no module is taken from the current folder, which may be full of foreign
-                # files.
+                # -P: no module is imported from the current folder.
                 [sys.executable, "-P", "-m", "gpumpc.media.child", str(self._limits.memory_bytes)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
@@ -266,7 +266,7 @@ class _Reader:
             filled += got
         return data
 
-    def _epitaph(self) -> str:
+    def _cause_of_death(self) -> str:
         """Why the child died; the next file gets a new one."""
         child = self._child
         if child is None:
@@ -278,12 +278,12 @@ class _Reader:
         if code == -signal.SIGXCPU:
             return f"reading it took more than {self._limits.file_s:g} s of processor time"
         if code is not None and code < 0:
-            return f"the reader process was ended by {signal.Signals(-code).name} on it"
-        return f"the reader process ended on it with code {code}"
+            return f"it ended the reader process by {signal.Signals(-code).name}"
+        return f"it ended the reader process with code {code}"
 
 
 class _Refusal(Exception):
-    """What the child says about a file: cause and cure."""
+    """The child's refusal of a file: cause and hint."""
 
 
 def _all(items: list[Item]) -> list[Item]:

@@ -106,7 +106,7 @@ def test_process_that_ends_is_named() -> None:
     compiled = tiny()
     with ProcessBenchmark(compiled, [images(1)]) as benchmark:
         os.kill(benchmark.pids["server0"], signal.SIGKILL)
-        with pytest.raises(PeerLost, match="server0 of the trial has ended"):
+        with pytest.raises(PeerLost, match="server0 of the benchmark has ended"):
             benchmark.run()
 
 

@@ -37,11 +37,11 @@ def serve(server: socket.socket) -> None:
 
 @contextmanager
 def echoing(shape: Shape) -> Iterator[tuple[Relay, tuple[str, int]]]:
-    """A relay in front of an echo, and where its door is."""
+    """A relay in front of an echo, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as server, Relay(shape) as relay:
         threading.Thread(target=serve, args=(server,), daemon=True).start()
         host, port = (
-            relay.door(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+            relay.endpoint_to(f"tcp://127.0.0.1:{server.getsockname()[1]}")
             .removeprefix("tcp://")
             .split(":")
         )
@@ -49,8 +49,8 @@ def echoing(shape: Shape) -> Iterator[tuple[Relay, tuple[str, int]]]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def dial(door: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(door, LIMIT_S)
+def dial(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, LIMIT_S)
 
 
 def receive(end: socket.socket, n_bytes: int) -> bytes:
@@ -91,7 +91,7 @@ def test_networks_are_those_of_the_figures() -> None:
 
 
 def test_small_message_takes_a_round_trip() -> None:
-    with echoing(Shape(1e9, 0.12)) as (_, door), dial(door) as end:
+    with echoing(Shape(1e9, 0.12)) as (_, address), dial(address) as end:
         for _ in range(3):
             answer, seconds = there_and_back(end, b"hello")
             assert answer == b"hello"
@@ -102,7 +102,7 @@ def test_short_delay_is_kept() -> None:
     """Half a millisecond each way must not become one: the median of many, on a machine that may be
     busy.
     """
-    with echoing(Shape(1e9, 0.001)) as (_, door), dial(door) as end:
+    with echoing(Shape(1e9, 0.001)) as (_, address), dial(address) as end:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         times = sorted(there_and_back(end, b"x")[1] for _ in range(40))
     assert times[0] >= 0.001
@@ -112,7 +112,7 @@ def test_short_delay_is_kept() -> None:
 def test_rate_holds_each_way_and_both_ways_at_once() -> None:
     n_bytes, rate = 1_000_000, 2_000_000
     data = bytes(range(256)) * (n_bytes // 256)
-    with echoing(Shape(8.0 * rate, 0.0)) as (relay, door), dial(door) as end:
+    with echoing(Shape(8.0 * rate, 0.0)) as (relay, address), dial(address) as end:
         answer, seconds = there_and_back(end, data)
         assert relay.passed_bytes == (len(data), len(data))
     assert answer == data
@@ -124,7 +124,7 @@ def test_rate_holds_each_way_and_both_ways_at_once() -> None:
 def test_a_pause_earns_no_credit_to_speak_of() -> None:
     """Many small rounds with pauses between them may not pass faster than the link."""
     data = bytes(20_000)
-    with echoing(Shape(8.0 * 1_000_000, 0.0)) as (_, door), dial(door) as end:
+    with echoing(Shape(8.0 * 1_000_000, 0.0)) as (_, address), dial(address) as end:
         for _ in range(3):
             _, seconds = there_and_back(end, data)
             assert seconds >= 2 * (len(data) - (1 << 12)) / 1_000_000 * 0.6
@@ -136,12 +136,12 @@ def test_connections_share_the_link() -> None:
     done: list[float] = []
 
     def one() -> None:
-        with dial(door) as end:
+        with dial(address) as end:
             answer, seconds = there_and_back(end, data)
             assert answer == data
             done.append(seconds)
 
-    with echoing(Shape(8.0 * rate, 0.0)) as (_, door):
+    with echoing(Shape(8.0 * rate, 0.0)) as (_, address):
         threads = [threading.Thread(target=one) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -152,24 +152,26 @@ def test_connections_share_the_link() -> None:
 
 
 def test_end_of_a_stream_passes_behind_its_last_byte() -> None:
-    with echoing(Shape(1e8, 0.05)) as (_, door), dial(door) as end:
+    with echoing(Shape(1e8, 0.05)) as (_, address), dial(address) as end:
         end.sendall(b"last")
         end.shutdown(socket.SHUT_WR)
         assert receive(end, 100) == b"last"
 
 
-def test_door_without_a_target_closes_and_the_link_lives_on() -> None:
+def test_connection_without_a_target_closes_and_the_link_lives_on() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with Relay(Shape(1e9, 0.0)) as relay:
-        host, door = relay.door(f"tcp://127.0.0.1:{port}").removeprefix("tcp://").split(":")
+        host, address = (
+            relay.endpoint_to(f"tcp://127.0.0.1:{port}").removeprefix("tcp://").split(":")
+        )
         for _ in range(2):
-            with socket.create_connection((host, int(door)), LIMIT_S) as end:
+            with socket.create_connection((host, int(address)), LIMIT_S) as end:
                 assert end.recv(1) == b""
 
 
 def test_waiting_costs_no_processor_time() -> None:
-    with echoing(Shape(1e6, 0.2)) as (_, door), dial(door) as end:
+    with echoing(Shape(1e6, 0.2)) as (_, address), dial(address) as end:
         there_and_back(end, b"warm")
         start = time.process_time()
         there_and_back(end, bytes(100_000))
@@ -177,7 +179,7 @@ def test_waiting_costs_no_processor_time() -> None:
 
 
 def test_close_ends_connections_and_can_be_called_twice() -> None:
-    with echoing(Shape(1e9, 0.0)) as (relay, door), dial(door) as end:
+    with echoing(Shape(1e9, 0.0)) as (relay, address), dial(address) as end:
         there_and_back(end, b"x")
         relay.close()
         relay.close()

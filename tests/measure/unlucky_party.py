@@ -1,4 +1,4 @@
-"""A server of a trial whose selection fails in the first two batches, after all else went well."""
+"""A server of the benchmark whose selection fails in the first two batches."""
 
 from __future__ import annotations
 

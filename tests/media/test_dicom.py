@@ -55,7 +55,7 @@ def test_every_file_is_read_or_refused(matrix):
         name: str(answers[0]) for name, answers in matrix.items() if isinstance(answers[0], Refused)
     }
     for name, text in refused.items():
-        expected = {**NEED_A_DECODER, **DAMAGED}.get(name, "no pixels|is no image")
+        expected = {**NEED_A_DECODER, **DAMAGED}.get(name, "no pixels|is not an image")
         assert any(part in text for part in expected.split("|")), text
         assert "What to do" in text and name in text
     assert set(DAMAGED) <= set(refused)

@@ -26,8 +26,8 @@ class Relay:
     def __init__(self, target: str) -> None:
         host, port = target.removeprefix("tcp://").split(":")
         self._target = (host, int(port))
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"tcp://127.0.0.1:{self._door.getsockname()[1]}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.streams: tuple[bytearray, bytearray] = (bytearray(), bytearray())
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._serve, daemon=True).start()
@@ -35,7 +35,7 @@ class Relay:
     def _serve(self) -> None:
         while True:
             try:
-                caller, _ = self._door.accept()
+                caller, _ = self._listener.accept()
             except OSError:
                 return
             try:
@@ -65,7 +65,7 @@ class Relay:
             end.close()
 
     def close(self) -> None:
-        for end in (self._door, *self._sockets):
+        for end in (self._listener, *self._sockets):
             end.close()
 
 

@@ -1,8 +1,8 @@
-"""From stored values to grey levels, and the limits that hold before a pixel is decoded."""
+"""Stored values to grey levels, and limits of size that are checked before decoding."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,10 @@ import numpy.typing as npt
 from gpumpc.errors import UnreadableImage
 from gpumpc.media.child_messages import MAX_FILE_PIXELS, MAX_FRAMES, MAX_PIXELS, Pixels
 
+Number = TypeVar("Number", bound=np.number)
 
-def window(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
+
+def window(values: npt.ArrayLike, low: float, high: float) -> Pixels:
     """`low` to 0, `high` to 1, linear between, cut off outside; an empty range gives 0."""
     span = high - low
     scaled = (np.asarray(values, dtype=np.float64) - low) / (span if span > 0 else 1.0)
@@ -19,7 +21,7 @@ def window(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
 
 
 def check_size(width: int, height: int, n_frames: int) -> None:
-    """Refuse what would fill the memory, from the header alone. Raises UnreadableImage."""
+    """Refuse an image that would fill the memory. Raises UnreadableImage."""
     per_frame = width * height
     if per_frame < 1 or n_frames < 1:
         raise UnreadableImage(
@@ -34,7 +36,7 @@ def check_size(width: int, height: int, n_frames: int) -> None:
         )
 
 
-def finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def finite(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """The values themselves. Raises UnreadableImage if one is NaN or infinite."""
     if not np.isfinite(values).all():
         raise UnreadableImage(
