@@ -127,9 +127,7 @@ def _byte_column(
     values = builder.load(builder.inttoptr(source, _64_WORDS.as_pointer()), align=8)
     shifted = builder.lshr(values, repeated(builder, shift, _64_WORDS))
     builder.store(
-        builder.trunc(shifted, _64_BYTES),
-        builder.inttoptr(target, _64_BYTES.as_pointer()),
-        align=1,
+        builder.trunc(shifted, _64_BYTES), builder.inttoptr(target, _64_BYTES.as_pointer()), align=1
     )
 
 
