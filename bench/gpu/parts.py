@@ -22,9 +22,8 @@ TESTS = [f"tests/kernels/test_{name}.py" for name in ("three", "contract", "fuse
 TESTS.append("tests/kernels/test_emulator.py::test_wrappers_do_what_their_models_say")
 # One small test of each kernel: a sanitizer slows a kernel a hundred times.
 SMALL = (
-    "test_int64 or test_truncation or test_beaver or (65 and 33) or test_planes or "
-    "test_leaves "
-    "or test_a_lift or wrappers"
+    "test_int64 or test_truncation or test_beaver or (65 and 33) or test_planes or test_leaves or "
+    "test_a_lift or wrappers"
 )
 TOOLS = ("memcheck", "racecheck", "synccheck")
 
@@ -41,17 +40,9 @@ def _environment(device: str) -> dict[str, str]:
 
 
 def pytest_command(tests: Sequence[str], report: Path, keyword: str) -> list[str]:
-    """pytest with its report, and with the rooms it needs importable on a bare machine."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "bench.gpu.bare",
-        f"--junitxml={report}",
-        *tests,
-    ]
+    """pytest with its report, and with the modules it needs importable on a bare machine."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "bench.gpu.bare"]
+    command += [f"--junitxml={report}", *tests]
     return command + (["-k", keyword] if keyword else [])
 
 
@@ -133,24 +124,14 @@ def sanitize(results: Results, device: str, limit_s: float) -> bool:
     for i, tool in enumerate(TOOLS):
         left = (deadline - time.monotonic()) / (len(TOOLS) - i)
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                program,
-                "--tool",
-                tool,
-                "--error-exitcode",
-                "99",
-                "--target-processes",
-                "all",
-            ]
+            command = [program, "--tool", tool, "--error-exitcode", "99"]
+            command += ["--target-processes", "all"]
             command += pytest_command([*TESTS[:3], TESTS[4]], Path(folder) / "report.xml", SMALL)
             start = time.monotonic()
             done = _limited(command, device, left)
         good = done is not None and done.returncode == 0
-        told = (
-            "the time was up"
-            if done is None
-            else next((x for x in reversed(done.stdout.splitlines()) if "SUMMARY" in x), "")
-        )
-        results.add(tool, passed=good, summary=told, seconds_total=time.monotonic() - start)
+        lines = ["SUMMARY: the time was up"] if done is None else done.stdout.splitlines()
+        summary = next((line for line in reversed(lines) if "SUMMARY" in line), "")
+        results.add(tool, passed=good, summary=summary, seconds_total=time.monotonic() - start)
         passed &= good
     return passed

@@ -1,5 +1,5 @@
-"""Results of one run as one JSON file, written anew after every row: what was measured before a
-crash is not lost.
+"""Results of one run as one JSON file, written again after every row, so that a crash loses none of
+the rows before it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what a result depends on."""
+    """Installed versions of the packages that a result depends on."""
     found = {}
     for name in PACKAGES:
         try:
@@ -75,18 +75,16 @@ class Results:
         checked = row(part=self.part, name=name, backend=self._backend, **values)
         self.content["rows"].append(checked)
         self._write()
-        told = ", ".join(
-            f"{key} {_short(value)}" for key, value in values.items() if value is not None
-        )
-        self._say(f"{self.part}: {name}: {told}")
+        shown = (f"{key} {_short(value)}" for key, value in values.items() if value is not None)
+        self._say(f"{self.part}: {name}: {', '.join(shown)}")
         return checked
 
     def skip(self, name: str, why: str) -> None:
-        """Say, and keep, what was not run and what it would have needed."""
+        """Record a measurement that was not made, and why."""
         self.add(name, skipped=why)
 
     def rows(self) -> Iterator[Row]:
-        """What there is so far."""
+        """The rows so far."""
         yield from self.content["rows"]
 
 

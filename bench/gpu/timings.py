@@ -1,5 +1,5 @@
-"""Part `kernels`: each kernel's time beside the ceilings measured in the same run, and beside
-float64-limb products.
+"""Part `kernels`: each kernel's time, with the ceilings measured in the same run and float64-limb
+products to compare with.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def words(backend: CupyBackend, shape: Any, seed: int = 1) -> Any:
 
 
 def ceilings(backend: CupyBackend, results: Results, sizes: Sizes) -> Ceilings:
-    """What this device does at most, by the plainest code there is for it."""
+    """The device's highest rates, each measured with the plainest code for it."""
     arrays, least = backend.device.arrays, sizes.least_s
     x = words(backend, (sizes.n,))
     y = arrays.empty_like(x)
@@ -182,75 +182,45 @@ Case = tuple[str, Callable[[], Any], int]
 
 
 def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
-    """(kernel, one launch of it, bytes it must move): what is bound by memory, without any copy to
-    the host.
+    """(kernel, one launch of it, bytes it must move) of the kernels that memory bounds, without any
+    copy to the host.
     """
-    n, launch = sizes.n, backend.launch
-    blocks, lanes = -(-n // 1024), n_lanes(n)
+    n, lanes = sizes.n, n_lanes(sizes.n)
+    blocks, stream_blocks = -(-n // 1024), -(-8 * n // 16384)
+
+    def case(name: str, n_bytes: int, n_blocks: int, *arguments: Any) -> Case:
+        return name, functools.partial(backend.launch, name, n_blocks, *arguments), n_bytes
+
     x, y, z = (words(backend, (n,), seed) for seed in (1, 2, 3))
     out, lane = backend.new((n,)), words(backend, (lanes,), 4)
-    keep = (1 << 40) - 1
-    yield "truncate", lambda: launch("truncate", blocks, x, out, n, 8191, keep, 13), 16 * n
-    yield "affine", lambda: launch("affine", blocks, x, out, n, 1, 0, keep), 16 * n
-    yield "add", lambda: launch("add", blocks, x, y, out, n, keep), 24 * n
-    yield "product", lambda: launch("product", blocks, x, y, out, n, keep), 24 * n
-    yield "beaver", lambda: launch("beaver", blocks, x, y, z, x, y, out, n, 1, keep), 32 * n
-    yield "select_words", lambda: launch("select_words", blocks, lane, x, y, out, n), 24 * n
-    yield "from_bit", lambda: launch("from_bit", blocks, lane, out, n), 8 * n
+    mask = (1 << 40) - 1
+    yield case("truncate", 16 * n, blocks, x, out, n, 8191, mask, 13)
+    yield case("affine", 16 * n, blocks, x, out, n, 1, 0, mask)
+    yield case("add", 24 * n, blocks, x, y, out, n, mask)
+    yield case("product", 24 * n, blocks, x, y, out, n, mask)
+    yield case("beaver", 32 * n, blocks, x, y, z, x, y, out, n, 1, mask)
+    yield case("select_words", 24 * n, blocks, lane, x, y, out, n)
+    yield case("from_bit", 8 * n, blocks, lane, out, n)
     packed = backend.new((packed_bytes(n, 40),), np.uint8)
-    yield "pack", lambda: launch("pack", -(-64 * lanes // 1024), x, packed, n, 40), 13 * n
-    yield "unpack", lambda: launch("unpack", blocks, packed, out, n, 40), 13 * n
+    yield case("pack", 13 * n, -(-64 * lanes // 1024), x, packed, n, 40)
+    yield case("unpack", 13 * n, blocks, packed, out, n, 40)
     planes = backend.new((27, lanes))
-    yield (
-        "to_planes",
-        lambda: launch("to_planes", blocks, x, planes, n, lanes, 27),
-        8 * n + 27 * 8 * lanes,
-    )
-    limb_planes = backend.new((5, n // 64, 64), np.uint8)
-    yield (
-        "split_rows",
-        lambda: launch("split_rows", blocks, x, limb_planes, n // 64, 64, 64, 5),
-        13 * n,
-    )
-    yield (
-        "combine",
-        lambda: launch(
-            "combine", blocks, x, packed, limb_planes, None, n // 64, 64, 64, 40, 5, keep
-        ),
-        18 * n,
-    )
-    yield (
-        "chacha_words",
-        lambda: launch("chacha_words", -(-8 * n // 16384), out, n, 8, keep, *range(8)),
-        8 * n,
-    )
-    yield (
-        "mask_words",
-        lambda: launch(
-            "mask_words", -(-8 * n // 16384), x, packed, None, None, n, 40, 8, 1, keep, *range(8)
-        ),
-        13 * n,
-    )
-    yield (
-        "mask_add",
-        lambda: launch("mask_add", -(-8 * n // 16384), x, out, n, 8, 1, keep, *range(8)),
-        16 * n,
-    )
-    yield "add_packed", lambda: launch("add_packed", blocks, x, packed, out, n, 40, keep), 21 * n
-    digits = backend.new((9, 3, max(1, lanes // 64)))
-    tables = backend.new((9, 7, digits.shape[2]))
-    j, below = digits.shape[2], backend.new((digits.shape[2],))
+    yield case("to_planes", 8 * n + 27 * 8 * lanes, blocks, x, planes, n, lanes, 27)
+    limb_planes, rows = backend.new((5, n // 64, 64), np.uint8), (n // 64, 64, 64)
+    yield case("split_rows", 13 * n, blocks, x, limb_planes, *rows, 5)
+    yield case("combine", 18 * n, blocks, x, packed, limb_planes, None, *rows, 40, 5, mask)
+    key = range(8)
+    yield case("chacha_words", 8 * n, stream_blocks, out, n, 8, mask, *key)
+    masked = x, packed, None, None
+    yield case("mask_words", 13 * n, stream_blocks, *masked, n, 40, 8, 1, mask, *key)
+    yield case("mask_add", 16 * n, stream_blocks, x, out, n, 8, 1, mask, *key)
+    yield case("add_packed", 21 * n, blocks, x, packed, out, n, 40, mask)
+    j = max(1, lanes // 64)
+    digits, tables, below = backend.new((9, 3, j)), backend.new((9, 7, j)), backend.new((j,))
     lt, eq = backend.new((9, j)), backend.new((9, j))
-    yield (
-        "thermometer",
-        lambda: launch("thermometer", -(-j // 256) * 9, digits, tables, j, 3, 9),
-        10 * 8 * 9 * j,
-    )
-    yield (
-        "lookup",
-        lambda: launch("lookup", -(-j // 256) * 9, tables, digits, below, lt, eq, j, 3, 9),
-        12 * 8 * 9 * j,
-    )
+    leaves = -(-j // 256) * 9
+    yield case("thermometer", 10 * 8 * 9 * j, leaves, digits, tables, j, 3, 9)
+    yield case("lookup", 12 * 8 * 9 * j, leaves, tables, digits, below, lt, eq, j, 3, 9)
     image = x[: n // 64 * 64].reshape(1, 8, n // 512, 64)
     taps = words(backend, (3, 3, 1, 64), 5)
     yield "depthwise", lambda: backend.conv2d(image, taps, (1, 1), (1, 1, 1, 1), 64, 40), 16 * n

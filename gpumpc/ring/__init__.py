@@ -1,1 +1,1 @@
-"""Arithmetic on one machine: no party, no socket."""
+"""Arithmetic on one machine: no sockets; only `backend.ProtocolKernels` knows a party."""

@@ -299,13 +299,7 @@ class ProtocolKernels(Protocol[W, L, P_contra]):
         """
 
     def lift(
-        self,
-        shares: Sequence[W],
-        lanes: LiftLanes[L],
-        products: W,
-        party: int,
-        low: int,
-        high: int,
+        self, shares: Sequence[W], lanes: LiftLanes[L], products: W, party: int, low: int, high: int
     ) -> W:
         """The selected one of one or two flat shares modulo 2^low, as a share modulo 2^high.
 

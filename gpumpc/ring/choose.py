@@ -1,7 +1,4 @@
-"""Which backend: argument, then environment, then the best that is there.
-
-Asked for and absent is an error.
-"""
+"""Choose a backend: by argument, else by environment, else the fastest one available."""
 
 from __future__ import annotations
 
@@ -20,17 +17,14 @@ NAMES = ("cupy", "cupy:N", "numba", "numpy")
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest that
-    is there.
+    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest one
+    available.
 
-    `cupy:N` is the GPU number N, `cupy` the first: dealer and servers may sit on different ones. A
-    backend is ready to
-    compute: what needs a compiler was compiled, or read from its cache, before this returns; a
-    GPU's kernels are compiled when they are first launched.
+    `cupy:N` is GPU number N, `cupy` the first. Compiled loops are ready when this returns; a GPU's
+    kernels are compiled at their first launch.
 
-    Raises ConfigError for a name that is not known and for a GPU that is not there, MissingExtra
-    for a package that is not
-    installed: never another backend instead.
+    Raises ConfigError for an unknown name or an absent GPU, MissingExtra for a package that is not
+    installed; it never falls back to another backend.
     """
     keep_freed_memory()
     wanted = name or os.environ.get(ENVIRONMENT) or _fastest()

@@ -1,5 +1,4 @@
-"""The CUDA sources of `kernels/`: found, inlined to one text, parsed, compiled to machine code;
-nothing else reads them.
+"""The CUDA sources of `kernels/`: found, inlined to one text, parsed, compiled to machine code.
 
 NVRTC is called through ctypes, because it needs neither a driver nor a device: the same call makes
 the cubins that a test inspects and those that a GPU loads. A cubin is cached under the hash of
@@ -64,8 +63,8 @@ def files() -> list[str]:
 
 @functools.cache
 def source(file: str) -> str:
-    """One source with every header put in its place, once: the text that is compiled and that
-    cubins are cached by.
+    """One source with its headers inlined: the text that is compiled and that cubins are cached
+    by.
     """
     return inline((FOLDER / f"{file}.cu").read_text(), f"{file}.cu")
 
@@ -144,7 +143,7 @@ def catalogue() -> dict[str, Kernel]:
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What the assembler says of one kernel."""
+    """Registers and memory of one kernel, from the assembler's log."""
 
     registers: int
     spill_bytes: int
@@ -192,10 +191,7 @@ def _library_paths() -> list[str]:
 
 
 class Nvrtc:
-    """NVIDIA's run-time compiler, as far as it is used here.
-
-    Raises MissingExtra where it is not installed.
-    """
+    """NVIDIA's run-time compiler. Raises MissingExtra where it is not installed."""
 
     def __init__(self) -> None:
         for path in _library_paths():
@@ -242,7 +238,7 @@ class Nvrtc:
             log = self._read(program, "ProgramLog").decode(errors="replace").rstrip("\0")
             if status:
                 raise ConfigError(
-                    f"{name} does not compile for {architecture}", log, "mend the source"
+                    f"{name} does not compile for {architecture}", log, "correct the source"
                 )
             return Cubin(self._read(program, "CUBIN"), log)
         finally:

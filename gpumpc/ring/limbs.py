@@ -26,7 +26,7 @@ Pair = tuple[int, int]
 
 
 def n_digits(bits: int) -> int:
-    """How many digits a word of `bits` bits is cut into."""
+    """Digits of a word of `bits` bits."""
     return -(-bits // DIGIT_BITS)
 
 

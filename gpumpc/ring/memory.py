@@ -1,9 +1,9 @@
-"""Freed arrays stay with this process, so that the next one of their size costs no page faults.
+"""Keep freed arrays in this process, so that the next one of their size costs no page faults.
 
-The C library gives large blocks back to the system at once, and every page of the next block is
-then faulted in and
-zeroed: for passes over a million words that took longer than the arithmetic. These settings are the
-process's own; peak memory is what it was. Where the library is not GNU's, nothing happens.
+The C library returns large blocks to the system at once, and every page of the next block is then
+faulted in and zeroed: for passes over a million words that took longer than the arithmetic. The
+settings hold for this process, do not change peak memory, and do nothing where the library is not
+GNU's.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def expand(cipher: Cipher, key: bytes, n_bytes: int) -> np.ndarray:
     """
     check(key, n_bytes)
     encryptor = _encryptor(cipher, key)
-    # update_into wants room for a block more than it writes.
+    # update_into needs a block more than it writes.
     room = np.empty(n_bytes + 16, dtype=np.uint8)
     view = room.data
     for start in range(0, n_bytes, _PIECE_BYTES):

@@ -9,16 +9,19 @@ from gpumpc.errors import BadFrame, BadShape, InputError
 from gpumpc.ring import prg
 from gpumpc.ring.backend import lane_bytes, n_lanes, packed_bytes
 from gpumpc.ring.cupy_backend.products import MAX_TERMS
-from gpumpc.ring.numpy_backend import NumpyBackend
-from tests.kernels.vectors import FULL, KINDS, SIZES, every_kind, host, same, words
-
-NUMPY = NumpyBackend()
-KEY = bytes(range(32))
-
-
-def up(backend, *arrays):
-    return [backend.upload(array) for array in arrays]
-
+from tests.kernels.vectors import (
+    FULL,
+    KEY,
+    KINDS,
+    NUMPY,
+    SIZES,
+    agree,
+    every_kind,
+    host,
+    same,
+    up,
+    words,
+)
 
 # uniform values
 
@@ -27,32 +30,20 @@ def up(backend, *arrays):
 @pytest.mark.parametrize("bits", [1, 8, 9, 16, 27, 32, 40, 62, 64])
 def test_words_of_a_stream(backend, cipher, bits):
     for shape in ((0,), (1,), (19, 53), (3, 2049)):
-        same(
-            backend,
-            backend.expand_words(cipher, KEY, shape, bits),
-            NUMPY.expand_words(cipher, KEY, shape, bits),
-        )
+        agree(backend, "expand_words", cipher, KEY, shape, bits)
 
 
 @pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])
 @pytest.mark.parametrize("n", SIZES)
 def test_lanes_of_a_stream(backend, cipher, n):
-    same(backend, backend.expand_lanes(cipher, KEY, 5, n), NUMPY.expand_lanes(cipher, KEY, 5, n))
-    same(backend, backend.expand_lanes(cipher, KEY, 0, n), NUMPY.expand_lanes(cipher, KEY, 0, n))
+    agree(backend, "expand_lanes", cipher, KEY, 5, n)
+    agree(backend, "expand_lanes", cipher, KEY, 0, n)
 
 
 def test_a_long_stream(backend):
     """Several blocks of the kernel, the last one short."""
-    same(
-        backend,
-        backend.expand_words("chacha20", KEY, (70001,), 8),
-        NUMPY.expand_words("chacha20", KEY, (70001,), 8),
-    )
-    same(
-        backend,
-        backend.expand_lanes("chacha20", KEY, 7, 90001),
-        NUMPY.expand_lanes("chacha20", KEY, 7, 90001),
-    )
+    agree(backend, "expand_words", "chacha20", KEY, (70001,), 8)
+    agree(backend, "expand_lanes", "chacha20", KEY, 7, 90001)
 
 
 def test_keys_and_streams_that_are_refused(backend):
@@ -74,7 +65,7 @@ def test_the_wire(backend, n, bits):
         values = words("wire", n, kind)
         packed = backend.pack(backend.upload(values), bits)
         assert bytes(packed) == bytes(NUMPY.pack(values, bits))
-        same(backend, backend.unpack(packed, (n,), bits), NUMPY.unpack(packed, (n,), bits))
+        agree(backend, "unpack", packed, (n,), bits)
 
 
 @pytest.mark.parametrize("bits", range(1, 65))
@@ -82,7 +73,7 @@ def test_every_width_of_the_wire(backend, bits):
     values = words("width", (7, 19))
     packed = backend.pack(backend.upload(values), bits)
     assert bytes(packed) == bytes(NUMPY.pack(values, bits))
-    same(backend, backend.unpack(packed, (7, 19), bits), NUMPY.unpack(packed, (7, 19), bits))
+    agree(backend, "unpack", packed, (7, 19), bits)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -110,15 +101,15 @@ def test_planes(backend, n, bits):
         values = words("planes", n, kind)
         planes = backend.to_planes(backend.upload(values), bits)
         same(backend, planes, NUMPY.to_planes(values, bits))
-        same(backend, backend.bit(backend.upload(values), bits - 1), NUMPY.bit(values, bits - 1))
+        agree(backend, "bit", values, bits - 1)
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_one_lane(backend, n):
     lane, x, y = NUMPY.expand_lanes("chacha20", KEY, 1, n)[0], words("x", n), words("y", n)
     device = up(backend, lane, x, y)
-    same(backend, backend.from_bit(device[0], (n,)), NUMPY.from_bit(lane, (n,)))
-    same(backend, backend.select(*device), NUMPY.select(lane, x, y))
+    agree(backend, "from_bit", lane, (n,))
+    agree(backend, "select", lane, x, y)
     assert np.array_equal(backend.download_bits(device[0], (n,)), NUMPY.download_bits(lane, (n,)))
 
 
@@ -143,11 +134,7 @@ def test_leaves(backend, width, n):
 
 def test_leaves_of_reversed_planes(backend):
     planes = words("strided", (12, 5))[2:].reshape(5, 2, -1)[::-1]
-    same(
-        backend,
-        backend.thermometer(backend.upload(np.ascontiguousarray(planes))),
-        NUMPY.thermometer(planes),
-    )
+    agree(backend, "thermometer", planes)
     lt, _ = backend.lookup(
         *(backend.upload(words(n, s)) for n, s in (("t", (5, 3, 5)), ("y", (5, 2, 5)), ("b", 5)))
     )
@@ -240,10 +227,10 @@ def test_convolutions(backend, case, bits):
 def test_element_wise_products(backend, bits):
     for shape in ((0,), (1,), (5, 7, 3), (2500,)):
         for x, w in every_kind("multiply", shape, shape):
-            same(backend, backend.multiply(*up(backend, x, w), bits), NUMPY.multiply(x, w, bits))
+            agree(backend, "multiply", x, w, bits)
     for rows in ((0, 3), (1, 1), (19, 64), (9, 100), (3, 0)):
         for x, w in every_kind("dot", rows, rows):
-            same(backend, backend.row_dot(*up(backend, x, w), bits), NUMPY.row_dot(x, w, bits))
+            agree(backend, "row_dot", x, w, bits)
 
 
 def test_an_operand_comes_back_as_words(backend):
@@ -268,26 +255,21 @@ def test_an_operand_serves_products_of_several_widths(backend, first, then):
 @pytest.mark.parametrize("n", SIZES)
 def test_local_steps(backend, n):
     for [x] in every_kind("local", n):
-        [device] = up(backend, x)
         for party in (0, 1):
-            same(backend, backend.truncate(device, 44, 16, party), NUMPY.truncate(x, 44, 16, party))
+            agree(backend, "truncate", x, 44, 16, party)
         for bits in (1, 40, 64):
-            same(backend, backend.reduce(device, bits), NUMPY.reduce(x, bits))
-            same(
-                backend,
-                backend.add_constant(device, -(2**70) - 3, bits),
-                NUMPY.add_constant(x, -(2**70) - 3, bits),
-            )
-            same(backend, backend.scale(device, -7, bits), NUMPY.scale(x, -7, bits))
-            same(backend, backend.sign_extend(device, bits), NUMPY.sign_extend(x, bits))
-        same(backend, backend.shift_signed(device, 13), NUMPY.shift_signed(x, 13))
+            agree(backend, "reduce", x, bits)
+            agree(backend, "add_constant", x, -(2**70) - 3, bits)
+            agree(backend, "scale", x, -7, bits)
+            agree(backend, "sign_extend", x, bits)
+        agree(backend, "shift_signed", x, 13)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 40), (9, 33), (2, 3, 5)])
 def test_order(backend, shape):
     for [x] in every_kind("order", shape):
-        same(backend, backend.argmax_signed(backend.upload(x)), NUMPY.argmax_signed(x))
-        same(backend, backend.smallest_signed(backend.upload(x), 1), NUMPY.smallest_signed(x, 1))
+        agree(backend, "argmax_signed", x)
+        agree(backend, "smallest_signed", x, 1)
 
 
 @pytest.mark.parametrize(
@@ -295,29 +277,20 @@ def test_order(backend, shape):
 )
 def test_window_sums(backend, window, stride):
     for [x] in every_kind("pool", (2, 7, 5, 3)):
-        same(
-            backend,
-            backend.window_sum(backend.upload(x), window, stride),
-            NUMPY.window_sum(x, window, stride),
-        )
+        agree(backend, "window_sum", x, window, stride)
 
 
 def test_places(backend):
     x = words("places", (4, 37))
-    [device] = up(backend, x)
     index = np.argsort(words("index", (4, 50)) % np.uint64(37), axis=1) % 37
-    same(backend, backend.gather(device, index), NUMPY.gather(x, index))
-    same(backend, backend.gather(device, index[:, :0]), NUMPY.gather(x, index[:, :0]))
+    agree(backend, "gather", x, index)
+    agree(backend, "gather", x, index[:, :0])
     y = words("axes", (3, 5, 4))
     for axis in (0, 1, 2, -1):
-        same(
-            backend,
-            backend.take(backend.upload(y), [2, 0, 0], axis),
-            NUMPY.take(y, [2, 0, 0], axis),
-        )
-        same(backend, backend.concat(up(backend, y, y), axis), NUMPY.concat([y, y], axis))
-    same(backend, backend.counting(70), NUMPY.counting(70))
-    same(backend, backend.zeros((3, 4)), NUMPY.zeros((3, 4)))
+        agree(backend, "take", y, [2, 0, 0], axis)
+        agree(backend, "concat", [y, y], axis)
+    agree(backend, "counting", 70)
+    agree(backend, "zeros", (3, 4))
 
 
 def test_strided_and_host_arrays_are_made_contiguous(backend):

@@ -13,16 +13,8 @@ from gpumpc.protocols.chains import Node
 from gpumpc.protocols.linear import Convolution, MatMul
 from gpumpc.ring.backend import Factors, LiftLanes, n_lanes
 from gpumpc.ring.fixed_point import mask
-from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.shares import Masked
-from tests.kernels.vectors import KINDS, SIZES, every_kind, same, words
-
-NUMPY = NumpyBackend()
-KEY = bytes(range(32))
-
-
-def up(backend, *arrays):
-    return [backend.upload(array) for array in arrays]
+from tests.kernels.vectors import KEY, KINDS, NUMPY, SIZES, agree, every_kind, same, up, words
 
 
 def lanes(name, planes, n):
@@ -190,17 +182,9 @@ def test_sums_that_are_no_node(backend):
             backend.masked_products(*up(backend, opened, masks, dealt_all), sums, named, party),
             expected,
         )
-    same(
-        backend,
-        backend.mask_products(backend.upload(masks), products),
-        NUMPY.mask_products(masks, products),
-    )
+    agree(backend, "mask_products", masks, products)
     # the products of a node, of masks that are more
-    same(
-        backend,
-        backend.mask_products(backend.upload(masks), [(0, 1)]),
-        NUMPY.mask_products(masks, [(0, 1)]),
-    )
+    agree(backend, "mask_products", masks, [(0, 1)])
 
 
 def test_nodes_that_do_not_fit_are_refused(backend):
@@ -271,17 +255,9 @@ def test_added_streams_and_messages(backend, cipher, n):
         expected = NUMPY.add_uniform(x, cipher, KEY, bits, sign)
         same(backend, backend.add_uniform(backend.upload(x), cipher, KEY, bits, sign), expected)
         packed = NUMPY.pack(words("came", n), bits)
-        same(
-            backend,
-            backend.add_packed(backend.upload(x), packed, bits),
-            NUMPY.add_packed(x, packed, bits),
-        )
+        agree(backend, "add_packed", x, packed, bits)
     planes = lanes("planes", 3, n)
-    same(
-        backend,
-        backend.xor_uniform(backend.upload(planes), cipher, KEY, n),
-        NUMPY.xor_uniform(planes, cipher, KEY, n),
-    )
-    same(backend, backend.from_lanes(backend.upload(planes), n), NUMPY.from_lanes(planes, n))
+    agree(backend, "xor_uniform", planes, cipher, KEY, n)
+    agree(backend, "from_lanes", planes, n)
     for bit in (0, 1):
-        same(backend, backend.constant_lane(bit, n), NUMPY.constant_lane(bit, n))
+        agree(backend, "constant_lane", bit, n)

@@ -43,12 +43,7 @@ def both_runs(request):
     numpy_runs = run(parties(*[NumpyBackend()] * 3), request.param)
     # a device each, in three orders where they are emulated
     three = [backend_of(name) for name in (device_names() * 3)[:3]]
-    return (
-        numpy_runs,
-        run(parties(*three), request.param),
-        three,
-        request.param,
-    )
+    return (numpy_runs, run(parties(*three), request.param), three, request.param)
 
 
 def test_shares_and_messages_are_numpys(both_runs):

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.ring.numpy_backend import NumpyBackend
+
 Words = npt.NDArray[np.uint64]
+NUMPY = NumpyBackend()
+KEY = bytes(range(32))
 FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 # Empty, single, around a lane word and a block, ragged.
 SIZES = [0, 1, 63, 64, 65, 989, 1024, 1027, 2500]
@@ -49,3 +53,21 @@ def same(backend: Any, got: Any, expected: Words) -> None:
     result = host(backend, got)
     assert result.shape == expected.shape and result.dtype == np.uint64
     assert np.array_equal(result, expected)
+
+
+def up(backend: Any, *arrays: Words) -> list[Any]:
+    """Arrays on the device."""
+    return [backend.upload(array) for array in arrays]
+
+
+def agree(backend: Any, operation: str, *arguments: Any) -> None:
+    """The backend's result is NumPy's; words and lists of words are uploaded."""
+
+    def device(value: Any) -> Any:
+        if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+            return up(backend, *value)
+        is_words = isinstance(value, np.ndarray) and value.dtype == np.uint64
+        return backend.upload(value) if is_words else value
+
+    got = getattr(backend, operation)(*map(device, arguments))
+    same(backend, got, getattr(NUMPY, operation)(*arguments))

@@ -51,6 +51,11 @@ def same(got, expected):
     assert np.array_equal(got, expected)
 
 
+def agree(backend, operation, *arguments):
+    """The backend's result is the definition's."""
+    same(getattr(backend, operation)(*arguments), getattr(DEFINITION, operation)(*arguments))
+
+
 def check_wire(backend, bits, n, fill=False):
     x = words(n, (n,), fill)
     packed = DEFINITION.pack(x, bits)
@@ -58,16 +63,16 @@ def check_wire(backend, bits, n, fill=False):
     # Anywhere in a longer message: words begin at any byte.
     for start in (0, 1, 3):
         message = memoryview(bytes(start) + bytes(packed))[start:]
-        same(backend.unpack(message, (n,), bits), DEFINITION.unpack(message, (n,), bits))
-    same(backend.to_planes(x, bits), DEFINITION.to_planes(x, bits))
+        agree(backend, "unpack", message, (n,), bits)
+    agree(backend, "to_planes", x, bits)
     for position in (0, bits // 2, bits - 1):
-        same(backend.bit(x, position), DEFINITION.bit(x, position))
+        agree(backend, "bit", x, position)
 
 
 def check_select(backend, n):
     lane, one, zero = lanes(n, 1, n)[0], words(n + 1, (n,)), read_only(words(n + 2, (n,)))
-    same(backend.select(lane, one, zero), DEFINITION.select(lane, one, zero))
-    same(backend.from_bit(lane, (n,)), DEFINITION.from_bit(lane, (n,)))
+    agree(backend, "select", lane, one, zero)
+    agree(backend, "from_bit", lane, (n,))
 
 
 def check_lookup(backend, digits, width, n, fill=False):
@@ -82,7 +87,7 @@ def check_lookup(backend, digits, width, n, fill=False):
 
 
 def check_masked(backend, bits, n, cipher="aes128ctr", fill=False):
-    """What leaves under a mask is what the definitions of its parts say."""
+    """Masked words and their bytes follow from the definitions of masking and packing."""
     key, x = bytes(range(32)), words(n, (n,), fill)
     drawn = DEFINITION.expand_words(cipher, key, (n,), bits)
     for sign, expected in ((1, x + drawn), (-1, x - drawn)):
@@ -99,24 +104,28 @@ def check_masked(backend, bits, n, cipher="aes128ctr", fill=False):
     assert np.array_equal(x, words(n, (n,), fill))
 
 
+def check_masked_views(backend):
+    x, key = words(1, (6, 10, 14)), bytes(range(32))
+    for view in (x[::2, :, 1::3], x.transpose(2, 0, 1)):
+        expected = bytes(DEFINITION.pack_masked(view, "aes128ctr", key, 27, -1))
+        assert bytes(backend.pack_masked(view, "aes128ctr", key, 27, -1)) == expected
+
+
 def check_words(backend, bits, n, fill):
     x, y = words(n, (n,), fill), read_only(words(n + 1, (n,)))
     shift = min(13, bits - 1)
     for party in (0, 1):
-        same(backend.truncate(x, bits, shift, party), DEFINITION.truncate(x, bits, shift, party))
-    same(backend.reduce(y, bits), DEFINITION.reduce(y, bits))
-    same(backend.multiply(x, y, bits), DEFINITION.multiply(x, y, bits))
+        agree(backend, "truncate", x, bits, shift, party)
+    agree(backend, "reduce", y, bits)
+    agree(backend, "multiply", x, y, bits)
     for value in (-1, 5, -(1 << 63), 1 << 63):
-        same(backend.add_constant(x, value, bits), DEFINITION.add_constant(x, value, bits))
-        same(backend.scale(x, value, bits), DEFINITION.scale(x, value, bits))
-    same(backend.sign_extend(x, bits), DEFINITION.sign_extend(x, bits))
+        agree(backend, "add_constant", x, value, bits)
+        agree(backend, "scale", x, value, bits)
+    agree(backend, "sign_extend", x, bits)
     for cipher in CIPHERS:
         key = bytes(range(32))
-        same(
-            backend.expand_words(cipher, key, (n,), bits),
-            DEFINITION.expand_words(cipher, key, (n,), bits),
-        )
-        same(backend.expand_lanes(cipher, key, 3, n), DEFINITION.expand_lanes(cipher, key, 3, n))
+        agree(backend, "expand_words", cipher, key, (n,), bits)
+        agree(backend, "expand_lanes", cipher, key, 3, n)
 
 
 def check_lanes_of_a_message(backend, start):
@@ -127,9 +136,9 @@ def check_lanes_of_a_message(backend, start):
 
 def check_tables(backend, digits, width, n, fill):
     planes = lanes(n, digits * width, n, fill).reshape(digits, width, -1)
-    same(backend.thermometer(planes), DEFINITION.thermometer(planes))
+    agree(backend, "thermometer", planes)
     # As a comparison hands them on: top digit first, a view.
-    same(backend.thermometer(planes[::-1]), DEFINITION.thermometer(planes[::-1]))
+    agree(backend, "thermometer", planes[::-1])
     check_lookup(backend, digits, width, n, fill)
 
 
@@ -250,10 +259,7 @@ def check_masked_products(backend, party, n):
     ]
     same(backend.mask_products(masks, products), np.stack(dealt_products, axis=1))
     same(backend.mask_products(masks[:, ::-1], [(0, 3)]), masks[:, 3:] & masks[:, :1])
-    same(
-        backend.masked_products(opened, masks, read_only(dealt), sums, products, party),
-        expected,
-    )
+    same(backend.masked_products(opened, masks, read_only(dealt), sums, products, party), expected)
 
 
 def check_views_and_axes(backend):
@@ -261,21 +267,21 @@ def check_views_and_axes(backend):
     x, y = words(1, (6, 10, 14)), words(2, (6, 10, 14))
     views = [(x[::2, :, 1::3], y[::2, :, 1::3]), (x.transpose(2, 0, 1), y.transpose(2, 0, 1))]
     for a, b in views:
-        same(backend.reduce(a, 40), DEFINITION.reduce(a, 40))
-        same(backend.truncate(a, 40, 13, 0), DEFINITION.truncate(a, 40, 13, 0))
-        same(backend.multiply(a, b, 40), DEFINITION.multiply(a, b, 40))
-        same(backend.sign_extend(a, 40), DEFINITION.sign_extend(a, 40))
-        same(backend.scale(a, -3, 40), DEFINITION.scale(a, -3, 40))
-        same(backend.to_planes(a, 40), DEFINITION.to_planes(a, 40))
+        agree(backend, "reduce", a, 40)
+        agree(backend, "truncate", a, 40, 13, 0)
+        agree(backend, "multiply", a, b, 40)
+        agree(backend, "sign_extend", a, 40)
+        agree(backend, "scale", a, -3, 40)
+        agree(backend, "to_planes", a, 40)
         assert bytes(backend.pack(a, 27)) == bytes(DEFINITION.pack(a, 27))
         out = words(3, (6, 10, 28))[: a.shape[0], : a.shape[1], : 2 * a.shape[2] : 2]
         if out.shape == a.shape:
             assert backend.truncate(a, 40, 13, 0, out=out) is out
             same(out.copy(), DEFINITION.truncate(a, 40, 13, 0))
-    same(backend.argmax_signed(x), DEFINITION.argmax_signed(x))
-    same(backend.multiply(x, y[:1], 40), DEFINITION.multiply(x, y[:1], 40))
+    agree(backend, "argmax_signed", x)
+    agree(backend, "multiply", x, y[:1], 40)
     lane = backend.bit(x, 3)
-    same(backend.select(lane, x[::-1], y), DEFINITION.select(lane, x[::-1], y))
+    agree(backend, "select", lane, x[::-1], y)
 
 
 def check_in_place(backend):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from gpumpc.ring.fixed_point import mask
-from tests.ring.parity import DEFINITION, read_only, same, words
+from tests.ring.parity import DEFINITION, agree, read_only, same, words
 
 
 def check_matmul(backend, m, k, n, bits, fill=False):
@@ -19,14 +19,11 @@ def check_matmul(backend, m, k, n, bits, fill=False):
 
 
 def check_conv(backend, x, w, stride, padding, groups, bits):
-    same(
-        backend.conv2d(x, w, stride, padding, groups, bits),
-        DEFINITION.conv2d(x, w, stride, padding, groups, bits),
-    )
+    agree(backend, "conv2d", x, w, stride, padding, groups, bits)
 
 
 def check_sums(backend, bits, m):
-    """Of one and of two pairs, with and without what is added; no operand is changed."""
+    """Of one and of two pairs, with and without addends; no operand is changed."""
     shapes, geometry = ((m, 5), (5, 7), (m, 7)), ((2, 1), (1, 0, 1, 1), 1)
     images = ((m, 5, 6, 3), (3, 3, 3, 7), (m, 2, 6, 7))
     for (x, w, result), one in (
@@ -83,7 +80,7 @@ def check_a_convolution_of_a_view(backend):
 def check_row_dot(backend, bits):
     for shape in ((0, 3), (1, 1), (989, 7), (5, 128)):
         x, y = words(1, shape), read_only(words(2, shape))
-        same(backend.row_dot(x, y, bits), DEFINITION.row_dot(x, y, bits))
+        agree(backend, "row_dot", x, y, bits)
 
 
 def check_conv2d_of_any_shape(backend, data):

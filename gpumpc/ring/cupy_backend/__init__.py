@@ -1,8 +1,7 @@
-"""The GPU backend: every operation of the contract as a kernel of `kernels/`, bound and checked
-here.
+"""The GPU backend: every operation of the contract as a launch of a kernel of `kernels/`.
 
-`device` alone knows CuPy. A test swaps it for a device that executes the same kernels on the CPU;
-everything else here is what runs on a GPU.
+`device` alone knows CuPy. Tests swap it for a device that executes the same kernels on the CPU; all
+other code here is the same on both.
 """
 
 from gpumpc.ring.cupy_backend.backend import CupyBackend

@@ -189,7 +189,7 @@ class CupyDevice:
             runtime.memcpyDeviceToHost,
             self.stream.ptr,
         )
-        # Only what came before: other threads' later work on this stream is not waited for.
+        # Later work of other threads on this stream is not waited for.
         self._recorded().synchronize()
         return buffer
 

@@ -26,6 +26,10 @@ from gpumpc.ring.numba_backend.products.forms import static
 from gpumpc.ring.numpy_backend import Lanes, NumpyBackend, Words, received
 
 
+def _new(shape: int | tuple[int, ...]) -> Words:
+    return np.empty(shape, dtype=np.uint64)
+
+
 def _mask(bits: int) -> int:
     return (1 << bits) - 1
 
@@ -44,14 +48,14 @@ class NumbaBackend(NumpyBackend):
     def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> Words:
         n, size = math.prod(shape), prg.word_bytes(bits)
         if stream := _stream(cipher, key, n * size):
-            words = np.empty(n, dtype=np.uint64)
+            words = _new(n)
             stream.words(words, size, bits)
             return words.reshape(shape)
         return super().expand_words(cipher, key, shape, bits)
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> Lanes:
         if stream := _stream(cipher, key, lane_bytes(n, planes)):
-            lanes = np.empty(planes * n_lanes(n), dtype=np.uint64)
+            lanes = _new(planes * n_lanes(n))
             stream.lanes(lanes)
             return clear_tail(lanes.reshape(planes, n_lanes(n)), n)
         return super().expand_lanes(cipher, key, planes, n)
@@ -61,14 +65,14 @@ class NumbaBackend(NumpyBackend):
     ) -> Words:
         size = prg.word_bytes(bits)
         if stream := _stream(cipher, key, words.size * size):
-            total = np.empty(words.size, dtype=np.uint64)
+            total = _new(words.size)
             stream.added(_flat(words), sign, total, size, bits)
             return total.reshape(words.shape)
         return super().add_uniform(words, cipher, key, bits, sign)
 
     def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
         if stream := _stream(cipher, key, lane_bytes(n, len(lanes))):
-            total = np.empty(lanes.size, dtype=np.uint64)
+            total = _new(lanes.size)
             stream.lanes_added(_flat(lanes), total)
             return clear_tail(total.reshape(lanes.shape), n)
         return super().xor_uniform(lanes, cipher, key, n)
@@ -92,13 +96,13 @@ class NumbaBackend(NumpyBackend):
 
     def unpack(self, packed: memoryview, shape: Sequence[int], bits: int) -> Words:
         n = math.prod(shape)
-        buffer, words = received(packed, packed_bytes(n, bits)), np.empty(n, dtype=np.uint64)
+        buffer, words = received(packed, packed_bytes(n, bits)), _new(n)
         wire.unpack(buffer, bits // 8, bits % 8, words, 0, 0, words)
         return words.reshape(shape)
 
     def add_packed(self, words: Words, packed: memoryview, bits: int) -> Words:
         buffer = received(packed, packed_bytes(words.size, bits))
-        total = np.empty(words.size, dtype=np.uint64)
+        total = _new(words.size)
         wire.unpack(buffer, bits // 8, bits % 8, _flat(words), 1, _mask(bits), total)
         return total.reshape(words.shape)
 
@@ -115,35 +119,35 @@ class NumbaBackend(NumpyBackend):
 
     def to_planes(self, words: Words, bits: int) -> Lanes:
         flat = _flat(words)
-        planes = np.empty((bits, n_lanes(flat.size)), dtype=np.uint64)
+        planes = _new((bits, n_lanes(flat.size)))
         stream_loops.planes_of_words(flat, 0, bits, planes)
         return planes
 
     def bit(self, words: Words, position: int) -> Lanes:
         flat = _flat(words)
-        lane = np.empty(n_lanes(flat.size), dtype=np.uint64)
+        lane = _new(n_lanes(flat.size))
         wire.lane_of_words(flat, position, lane)
         return lane
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
-        words = np.empty(math.prod(shape), dtype=np.uint64)
+        words = _new(math.prod(shape))
         loops.bits_of_lane(_flat(lane), words)
         return words.reshape(shape)
 
     def from_lanes(self, lanes: Lanes, n: int) -> Words:
-        words = np.empty((len(lanes), n), dtype=np.uint64)
+        words = _new((len(lanes), n))
         for lane, row in zip(lanes, words, strict=True):
             loops.bits_of_lane(_flat(lane), row)
         return words
 
     def thermometer(self, planes: Lanes) -> Lanes:
         n_digits, width, lanes = planes.shape
-        table = np.empty((n_digits, (1 << width) - 1, lanes), dtype=np.uint64)
+        table = _new((n_digits, (1 << width) - 1, lanes))
         bit_loops.thermometer_of(np.ascontiguousarray(planes), table)
         return table
 
     def lookup(self, tables: Lanes, planes: Lanes, below: Lanes) -> tuple[Lanes, Lanes]:
-        lt, eq = (np.empty((len(tables), tables.shape[2]), dtype=np.uint64) for _ in range(2))
+        lt, eq = (_new((len(tables), tables.shape[2])) for _ in range(2))
         bit_loops.look_up(
             np.ascontiguousarray(tables), np.ascontiguousarray(planes), _flat(below), lt, eq
         )
@@ -159,12 +163,12 @@ class NumbaBackend(NumpyBackend):
         party: int,
     ) -> Lanes:
         terms = bit_loops.terms_of(tuple(map(tuple, sums)), tuple(products), masks.shape[1], party)
-        found = np.empty((len(sums), len(opened), opened.shape[2]), dtype=np.uint64)
+        found = _new((len(sums), len(opened), opened.shape[2]))
         bit_loops.add_products(*map(np.ascontiguousarray, (opened, masks, dealt)), terms, found)
         return found
 
     def mask_products(self, masks: Lanes, products: Sequence[Factors]) -> Lanes:
-        found = np.empty((len(masks), len(products), masks.shape[2]), dtype=np.uint64)
+        found = _new((len(masks), len(products), masks.shape[2]))
         chosen = np.array(
             [sum(1 << factor for factor in factors) for factors in products], dtype=np.uint64
         )
@@ -172,7 +176,7 @@ class NumbaBackend(NumpyBackend):
         return found
 
     def select(self, lane: Lanes, if_one: Words, if_zero: Words) -> Words:
-        words = np.empty(if_one.size, dtype=np.uint64)
+        words = _new(if_one.size)
         loops.select_words(_flat(lane), _flat(if_one), _flat(if_zero), words)
         return words.reshape(if_one.shape)
 
@@ -181,7 +185,7 @@ class NumbaBackend(NumpyBackend):
     def candidates(
         self, y: Words, t: Words, t_r: Words, v: Words, bits: int
     ) -> tuple[Words, Words]:
-        zero, one = np.empty(y.size, dtype=np.uint64), np.empty(y.size, dtype=np.uint64)
+        zero, one = _new(y.size), _new(y.size)
         loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _mask(bits), zero, one)
         return zero.reshape(y.shape), one.reshape(y.shape)
 
@@ -207,7 +211,7 @@ class NumbaBackend(NumpyBackend):
             if party == 0
             else (m, crossed & ~masked, crossed & masked)
         )
-        out = np.empty(shares[0].size, dtype=np.uint64)
+        out = _new(shares[0].size)
         chosen = np.stack([*terms, theirs ^ masked])
         pairs = (_flat(shares[0]), _flat(shares[-1]), _flat(products[0]), _flat(products[-1]))
         loops.lift_selected(*pairs, _flat(choice), chosen, low, _mask(high), out)
@@ -216,7 +220,7 @@ class NumbaBackend(NumpyBackend):
     def add_flipped(
         self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
     ) -> Words:
-        out = np.empty(words.size, dtype=np.uint64)
+        out = _new(words.size)
         loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _mask(bits), out)
         return out.reshape(words.shape)
 
@@ -228,19 +232,19 @@ class NumbaBackend(NumpyBackend):
     def multiply(self, x: Words, w: Words, bits: int) -> Words:
         if x.shape != w.shape:
             return super().multiply(x, w, bits)
-        words = np.empty(x.size, dtype=np.uint64)
+        words = _new(x.size)
         loops.multiply_mask(_flat(x), _flat(w), _mask(bits), words)
         return words.reshape(x.shape)
 
     def row_dot(self, x: Words, y: Words, bits: int) -> Words:
-        words = np.empty(len(x), dtype=np.uint64)
+        words = _new(len(x))
         loops.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _mask(bits), words)
         return words
 
     def beaver(
         self, e: Words, f: Words, a: Words, b: Words, c: Words, party: int, bits: int
     ) -> Words:
-        words = np.empty(e.size, dtype=np.uint64)
+        words = _new(e.size)
         loops.beaver(*map(_flat, (e, f, a, b, c)), 1 - party, _mask(bits), words)
         return words.reshape(e.shape)
 
@@ -287,7 +291,7 @@ class NumbaBackend(NumpyBackend):
 
     @staticmethod
     def _add_mask_shift(words: Words, add: int, bits: int, shift: int, out: Words | None) -> Words:
-        result = np.empty(words.shape, dtype=np.uint64) if out is None else out
+        result = _new(words.shape) if out is None else out
         if result.flags.c_contiguous:
             loops.add_mask_shift(_flat(words), add, _mask(bits), shift, result.reshape(-1))
         else:
@@ -295,12 +299,12 @@ class NumbaBackend(NumpyBackend):
         return result
 
     def scale(self, words: Words, factor: int, bits: int) -> Words:
-        result = np.empty(words.shape, dtype=np.uint64)
+        result = _new(words.shape)
         loops.scale_mask(_flat(words), factor % (1 << 64), _mask(bits), result.reshape(-1))
         return result
 
     def sign_extend(self, words: Words, bits: int) -> Words:
-        result = np.empty(words.shape, dtype=np.uint64)
+        result = _new(words.shape)
         loops.extend_sign(_flat(words), 64 - bits, result.reshape(-1))
         return result
 

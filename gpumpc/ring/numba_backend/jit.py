@@ -24,7 +24,7 @@ from numba.core.typing.templates import Signature
 
 word = types.uint64
 index = types.int64
-# Inputs may be read-only: the views of what came over the wire are.
+# Inputs may be read-only, as views of received messages are.
 Words = types.Array(types.uint64, 1, "C", readonly=True)
 Words2 = types.Array(types.uint64, 2, "C", readonly=True)
 Lanes3 = types.Array(types.uint64, 3, "C", readonly=True)

@@ -1,10 +1,9 @@
-"""AES-128 in counter mode with the processor's own AES instructions, joined with what the stream is
-needed for.
+"""AES-128 in counter mode by the processor's AES instructions, fused with masking and packing.
 
 The same bytes as `prg.expand`: round keys by FIPS 197, counter blocks by NIST SP 800-38A section
 6.5, the counter a 128-bit number, big end first. No table is looked up, so no time depends on a
 key. Half a kilobyte at a time goes through a buffer in the first-level cache: masks are added where
-they are made, and what leaves is packed there, without the interpreter's lock. Packing without a
+they are made, and messages are packed there, without the interpreter's lock. Packing without a
 mask is the same loop.
 """
 
@@ -127,9 +126,7 @@ def _byte_column(
     values = builder.load(builder.inttoptr(source, _64_WORDS.as_pointer()), align=8)
     shifted = builder.lshr(values, repeated(builder, shift, _64_WORDS))
     builder.store(
-        builder.trunc(shifted, _64_BYTES),
-        builder.inttoptr(target, _64_BYTES.as_pointer()),
-        align=1,
+        builder.trunc(shifted, _64_BYTES), builder.inttoptr(target, _64_BYTES.as_pointer()), align=1
     )
 
 
@@ -147,7 +144,7 @@ def _bit_planes(builder: ir.IRBuilder, source: ir.Value, target: ir.Value) -> No
 
 @intrinsic(types.void, types.uint64, types.intp)
 def _store(builder: ir.IRBuilder, value: ir.Value, target: ir.Value) -> None:
-    """A word at an address that is no multiple of eight."""
+    """A word at an address that need not be a multiple of eight."""
     builder.store(value, builder.inttoptr(target, _I64.as_pointer()), align=1)
 
 

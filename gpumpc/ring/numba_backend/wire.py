@@ -39,9 +39,7 @@ def _bytes_of_bits(
         place = builder.inttoptr(builder.add(source, builder.mul(bit, step)), _WORD.as_pointer())
         flags = builder.bitcast(builder.load(place, align=1), ir.VectorType(ir.IntType(1), 64))
         weight = repeated(
-            builder,
-            builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)),
-            _BYTES,
+            builder, builder.trunc(builder.shl(ir.Constant(_WORD, 1), bit), ir.IntType(8)), _BYTES
         )
         return builder.or_(total, builder.select(flags, weight, ir.Constant(_BYTES, [0] * 64)))
 

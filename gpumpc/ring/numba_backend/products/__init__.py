@@ -1,5 +1,5 @@
-"""What surrounds the tiles: operands brought into the form of a kind, and products that need no
-tile.
+"""Matrix products and convolutions: operands brought into the form of a kind of tile, and products
+that need no tile.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def _suits_winograd(x: Array, w: Array, stride: Pair, padding: Padding, bits: in
 
 
 def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
-    """A 3x3 convolution of stride 1, some tiles at a time, so that what is between the two
-    transformations stays cached.
+    """A 3x3 convolution of stride 1, some tiles at a time, so that the data
+    between the two transformations stays cached.
     """
     n_images, height, width, c_in = x.shape
     c_out, kind = w.shape[3], kind_of(bits + winograd.EXTRA_BITS)

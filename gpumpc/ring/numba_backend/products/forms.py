@@ -1,4 +1,4 @@
-"""Right operands that many products read, with the forms that products have brought them into."""
+"""Static right operands, which keep the forms that products have brought them into."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ Array = npt.NDArray[np.uint64]
 
 
 class Static(np.ndarray):
-    """Words that do not change any more.
-
-    What is computed from it, views included, is words like any other.
-    """
+    """Words that do not change any more; results computed from them, views included, are plain."""
 
     forms: dict[Hashable, Array] | None
 
@@ -30,9 +27,9 @@ def static(words: Array) -> Array:
 
 
 def formed(words: Array, name: Hashable, make: Callable[[], Array]) -> Array:
-    """What `make` makes of the words, made once where they are static.
+    """The form that `make` returns, kept under a name where the words are static.
 
-    Threads that come together make it twice, alike.
+    Two threads may both make it, with the same result.
     """
     forms = getattr(words, "forms", None)
     if forms is None:

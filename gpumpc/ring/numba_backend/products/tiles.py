@@ -209,13 +209,9 @@ def product(kind, x, base, runs, run, stride, panels, mask, out):  # type: ignor
         for p in range((columns + width - 1) // width):
             panel, left = panels + p * step, min(width, columns - p * width)
             for r in range(first, last, height):
-                # Past the last row the tile repeats it: what it makes there is not written.
-                a, b, c, d = (
-                    base[r],
-                    base[min(r + 1, rows - 1)],
-                    base[min(r + 2, rows - 1)],
-                    base[min(r + 3, rows - 1)],
-                )
+                # Past the last row the tile repeats it; the result there is not written.
+                a, b = base[r], base[min(r + 1, rows - 1)]
+                c, d = base[min(r + 2, rows - 1)], base[min(r + 3, rows - 1)]
                 if kind == 0:
                     _tile_0(x, a, b, c, d, runs, run, stride, panel, target)
                     for i in range(min(height, last - r)):
@@ -240,36 +236,8 @@ def products(kind, x, run, panels, step, mask, out):  # type: ignore[no-untyped-
     """out[b] = x[b] @ w[b] & mask for a stack of matrices: x (b, rows, run), panels `step` bytes
     apart; both addresses.
     """
-    stack, rows, columns = out.shape
-    width, height = (16, 4) if kind == 0 else (8, 3)
-    panel_bytes = run * (64 if kind == 0 else 96 if kind == 1 else 128)
-    narrow, wide = np.empty((4, 16), np.uint32), np.empty((4, 8), np.uint64)
-    target = narrow.ctypes.data if kind == 0 else wide.ctypes.data
-    for s in range(stack):
-        for p in range((columns + width - 1) // width):
-            panel, left = panels + s * step + p * panel_bytes, min(width, columns - p * width)
-            for r in range(0, rows, height):
-                first, last = (s * rows + r) * run, (s * rows + rows - 1) * run
-                a, b, c, d = (
-                    first,
-                    min(first + run, last),
-                    min(first + 2 * run, last),
-                    min(first + 3 * run, last),
-                )
-                if kind == 0:
-                    _tile_0(x, a, b, c, d, 1, run, 0, panel, target)
-                    for i in range(min(height, rows - r)):
-                        for j in range(left):
-                            out[s, r + i, p * width + j] = np.uint64(narrow[i, j]) & mask
-                    continue
-                if kind == 1:
-                    _tile_1(x, a, b, c, d, 1, run, 0, panel, target)
-                else:
-                    _tile_2(x, a, b, c, d, 1, run, 0, panel, target)
-                for i in range(min(height, rows - r)):
-                    if left == 8:  # a constant length is one or two vectors
-                        for j in range(8):
-                            out[s, r + i, p * width + j] = wide[i, j] & mask
-                    else:
-                        for j in range(left):
-                            out[s, r + i, p * width + j] = wide[i, j] & mask
+    rows = out.shape[1]
+    base = np.arange(rows) * run
+    matrix_bytes = rows * run * (4 if kind == 0 else 8)
+    for s in range(out.shape[0]):
+        product(kind, x + s * matrix_bytes, base, 1, run, 0, panels + s * step, mask, out[s])
