@@ -26,7 +26,7 @@ RACE_FLAGS = ["-O1", "-fsanitize=thread"]
 
 
 class CompilerMissing(RuntimeError):
-    """There is no g++: an error, never a skip."""
+    """g++ is not installed: an error, never a skip."""
 
 
 def compiler() -> str:

@@ -1,8 +1,8 @@
 // The emulator's run time: one launch on the calling thread, block after block, the threads of a block as fibers.
 //
-// * Thread order ascending, descending, or drawn anew on each round from a fixed seed: what depends on the order is a bug.
-// * Meeting points (barrier, ballot, shuffle, mma, ldmatrix) let nobody pass before all have come; who comes to another
-//   meeting point, or has left, is reported.
+// * Thread order ascending, descending, or drawn again each round from a fixed seed: a result that depends on it is a bug.
+// * Meeting points (barrier, ballot, shuffle, mma, ldmatrix) hold every thread until all have come; a thread that comes to
+//   another meeting point, or has left, is reported.
 // * cp.async lands when it is issued, or not before it is waited for.
 // * Shared memory starts as 0xCD; arguments lie between pages that may not be touched, constant ones on read-only pages.
 // * Race build: -fsanitize=thread makes g++ announce every access to the __tsan_ functions below (the sanitizer's own run

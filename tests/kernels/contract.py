@@ -322,7 +322,7 @@ def test_results_go_where_they_are_told(backend):
     same(backend, wide, expected)
 
 
-# what is refused
+# refusals
 
 
 def test_what_a_kernel_would_misread_is_refused(backend):

@@ -31,7 +31,7 @@ def fake(monkeypatch):
     return module
 
 
-# what is swapped, and what is not
+# only the device is swapped
 
 
 def test_the_emulated_run_shares_the_products_code():

@@ -215,8 +215,8 @@ def test_tiles_without_spare_bits_are_caught(monkeypatch):
 
 @pytest.mark.parametrize("bits", [30, 40, 60])
 def test_static_operands_keep_their_forms(bits):
-    """The same products, the first time and again, by matrices, windows and tiles; what is computed
-    of one is plain.
+    """The same products, the first time and again, by matrices, windows and tiles; results
+    computed from one are plain.
     """
     cases = [
         ((2, 20, 20, 32), (3, 3, 32, 32), 1),

@@ -37,7 +37,7 @@ WRONG = {
     "Additive(lanes, 40)": 'has incompatible type "Lanes"; expected "Words"',
     "Xor(words, 1)": 'has incompatible type "Words"; expected "Lanes"',
     "f: Words = backend.bit(words, 0)": 'expression has type "Lanes", variable has type "Words"',
-    "backend.concat([words, lanes], 0)": "",
+    "backend.concat([words, lanes], 0)": 'has incompatible type "Lanes"; expected "Words"',
     "session.open_many(Xor(lanes, 1))[0] + lanes": "Unsupported left operand type for +",
 }
 
@@ -78,5 +78,5 @@ def test_few_signatures_are_untyped():
         text=True,
     )
     untyped = re.findall(r"^(.*?):.*ANN401", done.stdout, re.MULTILINE)
-    assert 0 < len(untyped) < 60
+    assert 0 < len(untyped) < 60  # 40 when every package has shed its own
     assert sum(path.startswith("gpumpc/ring") for path in untyped) <= 12
