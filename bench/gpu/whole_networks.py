@@ -12,8 +12,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-from bench.gpu.engine import Engine, Parties, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS
+from bench.gpu.parties import Engine, Parties, random_shares, random_weights
 from bench.gpu.results import Results
 from gpumpc.nn.graph import Graph
 from gpumpc.params import Params

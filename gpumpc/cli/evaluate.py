@@ -17,7 +17,7 @@ from gpumpc.cli.console import exit_on_error
 from gpumpc.errors import BadValue
 from gpumpc.params import one_of
 from gpumpc.retrieval.evaluation.assess import LEVEL, Figure, Labelled, Metric, assess
-from gpumpc.retrieval.evaluation.features import Features, read_features
+from gpumpc.retrieval.evaluation.feature_file import Features, read_features
 from gpumpc.retrieval.evaluation.labels import Label, Labels, read_labels
 
 

@@ -41,7 +41,7 @@ def extract(
 
     Asked again after any interruption it goes on where it was.
     """
-    from gpumpc.retrieval.evaluation.features import check_name, write_features
+    from gpumpc.retrieval.evaluation.feature_file import check_name, write_features
 
     with connected(config, plan, catalog) as (client, known):
         names = check_named(items, everything)

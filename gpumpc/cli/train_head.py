@@ -37,7 +37,7 @@ def train_head(
     """Train a head on features that the servers keep; `gpumpc classify --head` uses it."""
     from gpumpc.program import plan as plan_files
     from gpumpc.program.head import Policy, compile_head
-    from gpumpc.retrieval.evaluation.features import read_features
+    from gpumpc.retrieval.evaluation.feature_file import read_features
     from gpumpc.retrieval.evaluation.labels import read_labels
     from gpumpc.retrieval.evaluation.probe import train_head as train
 

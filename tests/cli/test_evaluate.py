@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gpumpc.cli.evaluate import evaluate
 from gpumpc.retrieval.evaluation.assess import Labelled, assess
-from gpumpc.retrieval.evaluation.features import write_features
+from gpumpc.retrieval.evaluation.feature_file import write_features
 from gpumpc.retrieval.evaluation.labels import Label, write_labels
 
 rng = np.random.default_rng(6)

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench.gpu.engine import Engine, Parties, Run, random_shares, random_weights
 from bench.gpu.graphs import NETWORKS, tiny
+from bench.gpu.parties import Engine, Parties, Run, random_shares, random_weights
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
 from gpumpc.protocols.linear import Open

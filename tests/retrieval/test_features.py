@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumpc.errors import BadShape, BadValue, ConfigError, GpumpcError, MissingFile
-from gpumpc.retrieval.evaluation.features import MAX_NAME, read_features, write_features
+from gpumpc.retrieval.evaluation.feature_file import MAX_NAME, read_features, write_features
 
 rng = np.random.default_rng(11)
 FEATURES = rng.normal(size=(5, 7)) * 10.0 ** rng.integers(-9, 9, (5, 7))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from gpumpc.errors import BadValue
-from gpumpc.retrieval.evaluation.features import csv_rows, opened_text
+from gpumpc.retrieval.evaluation.feature_file import csv_rows, opened_text
 
 COLUMNS = ("file", "label", "source", "part")
 MAX_BYTES = 256 << 20
