@@ -238,7 +238,7 @@ def unfinished(source: Source) -> Findings:
 
 REASON = re.compile(
     r"(:\s*[A-Z]+[0-9]+(,\s*[A-Z]+[0-9]+)*(?![0-9,])|\[[a-z, -]+\])?"  # the rules
-    r"\s*(#|--|-|—|\()?\s*[a-z]{2}"  # and a word at least
+    r"\s*(#|--|-|—|\()?\s*[a-z] ?[a-z]"  # and a word at least
 )
 
 
