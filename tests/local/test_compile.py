@@ -123,8 +123,8 @@ def test_torch_module_needs_an_example() -> None:
 
 def test_description_of_a_plan(compiled: Plan) -> None:
     recipe = {"size": (4, 4), "mean": (127.0,), "std": (128.0,)}
-    described = {"name": "ours", "classes": ["a", "b", "c"], "preprocessing": recipe}
-    plan = gpumpc.compile((Graph(LAYERS), dict(compiled.weights)), **described)  # type: ignore[arg-type]  # a dict of all
+    model = Graph(LAYERS), dict(compiled.weights)
+    plan = gpumpc.compile(model, name="ours", classes=["a", "b", "c"], preprocessing=recipe)
     assert (plan.record.name, plan.record.classes) == ("ours", ("a", "b", "c"))
     assert plan.record.preprocessing == Preprocessing((4, 4), (127.0,), (128.0,))
 
