@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpumpc.cli.catalog import READY_S, check_named, connected, items_of
 from gpumpc.cli.console import console
+from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of
 from gpumpc.cli.options import All, CatalogOption, ConfigOption, Named, PlanOption
 from gpumpc.errors import ConfigError, MissingFile, PlanError
 from gpumpc.progress import counted

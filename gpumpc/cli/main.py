@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from gpumpc.cli import bench, data, demo, evaluate, features, index, inputs, store
+from gpumpc.cli import bench, data, demo, evaluate, index_group, inputs, results, store
 from gpumpc.cli import train_head as head
-from gpumpc.cli.catalog import READY_S
 from gpumpc.cli.console import console, exit_on_error
+from gpumpc.cli.item_lookup import READY_S
 from gpumpc.cli.options import ConfigOption, PlanOption
 from gpumpc.errors import ConfigError
 from gpumpc.params import one_of
@@ -252,10 +252,10 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
-for verb in (inputs.share, features.extract, features.classify, features.search, inputs.delete):
+for verb in (inputs.share, results.extract, results.classify, results.search, inputs.delete):
     app.command()(verb)
 app.command("list")(inputs.list_items)
-for group in (index.app, store.app, data.app):
+for group in (index_group.app, store.app, data.app):
     app.add_typer(group)
 app.command()(evaluate.evaluate)
 app.command()(head.train_head)

@@ -160,19 +160,31 @@ def compile(  # the verb that users know from re.compile
         BadValue: a weight is NaN or infinite.
         PlanError: an option has a value that is not known.
     """
+    if unknown := description.keys() - Description.__annotations__.keys():
+        raise TypeError(f"compile() has no argument '{min(unknown)}'")
     graph, weights = _graph_of(model, example, input_range)
     calibration = _calibrated(bounds)
-    recipe = description.get("preprocessing")
     record, salted = compile_graph(
         description.get("name", "model"),
         with_policy(graph, policy) if policy is not None else graph,
         weights,
         params or Params(),
         calibration=calibration,
-        preprocessing=None if recipe is None else msgspec.convert(recipe, Preprocessing),
+        preprocessing=_recipe(description.get("preprocessing")),
     )
     classes = tuple(description.get("classes", ()))
     return Plan(msgspec.structs.replace(record, classes=classes), salted)
+
+
+def _recipe(given: Preprocessing | Mapping[str, object] | None) -> Preprocessing | None:
+    try:
+        return None if given is None else msgspec.convert(given, Preprocessing)
+    except msgspec.ValidationError as error:
+        raise PlanError(
+            "the preprocessing cannot be used",
+            str(error),
+            "give size=(height, width), and mean and std with one grey level a channel",
+        ) from error
 
 
 def _calibrated(bounds: Literal["certified"] | Calibrated) -> Calibrated | None:

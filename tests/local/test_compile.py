@@ -79,6 +79,7 @@ def test_what_cannot_be_compiled() -> None:
         ({"policy": "lable"}, "policy 'lable' is not known.*use label, top5 or logits"),
         ({"policy": ""}, "policy '' is not known"),
         ({"bounds": "calibrated"}, "use certified or pass gpumpc.Calibrated"),
+        ({"preprocessing": {"size": (4, 4)}}, "missing required field `mean`.*give size"),
     ],
 )
 def test_compile_refuses_an_option_that_is_not_known(options: Any, text: str) -> None:
@@ -86,6 +87,12 @@ def test_compile_refuses_an_option_that_is_not_known(options: Any, text: str) ->
     weights = {name: np.zeros(shape) for name, shape in graph.weight_shapes().items()}
     with pytest.raises(PlanError, match=text):
         gpumpc.compile((graph, weights), **options)
+
+
+def test_compile_refuses_an_argument_that_it_does_not_have() -> None:
+    unknown: Any = {"low": -1.0}
+    with pytest.raises(TypeError, match="no argument 'low'"):
+        gpumpc.compile((Graph(LAYERS), {}), **unknown)
 
 
 def test_params_and_backend_refuse_a_name_that_is_not_known(compiled: Plan) -> None:
@@ -123,8 +130,8 @@ def test_torch_module_needs_an_example() -> None:
 
 def test_description_of_a_plan(compiled: Plan) -> None:
     recipe = {"size": (4, 4), "mean": (127.0,), "std": (128.0,)}
-    described = {"name": "ours", "classes": ["a", "b", "c"], "preprocessing": recipe}
-    plan = gpumpc.compile((Graph(LAYERS), dict(compiled.weights)), **described)  # type: ignore[arg-type]  # a dict of all
+    model = Graph(LAYERS), dict(compiled.weights)
+    plan = gpumpc.compile(model, name="ours", classes=["a", "b", "c"], preprocessing=recipe)
     assert (plan.record.name, plan.record.classes) == ("ours", ("a", "b", "c"))
     assert plan.record.preprocessing == Preprocessing((4, 4), (127.0,), (128.0,))
 

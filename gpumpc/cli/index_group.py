@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from gpumpc.cli.catalog import READY_S, check_named, connected, items_of, place_of
 from gpumpc.cli.console import exit_on_error
+from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of, place_of
 from gpumpc.cli.options import All, CatalogOption, ConfigOption, Named, PlanOption
 from gpumpc.progress import counted
 
