@@ -50,21 +50,21 @@ def leaves() -> set[str]:
     return {name for name, cls in CLASSES.items() if not cls.__subclasses__()}
 
 
-def test_tree_is_as_drawn() -> None:
+def test_class_tree_matches_the_documented_tree() -> None:
     assert drawn_tree() == {name: cls.__bases__[0].__name__ for name, cls in CLASSES.items()}
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_class_says_what_it_is_for(name: str) -> None:
+def test_error_class_has_a_docstring(name: str) -> None:
     assert CLASSES[name].__doc__
 
 
-def test_message_names_cause_and_cure() -> None:
+def test_message_names_cause_and_hint() -> None:
     text = str(errors.GpumpcError("it broke", "a stone fell.", "lift it"))
     assert text == "it broke. Cause: a stone fell. What to do: lift it."
 
 
-def test_every_error_is_met_by_a_test() -> None:
+def test_every_error_is_named_by_a_test() -> None:
     named = set[str]().union(
         *(names_in(path) for path in TESTS.rglob("*.py") if path != Path(__file__).resolve())
     )

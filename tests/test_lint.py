@@ -295,7 +295,7 @@ RULES: list[Rule] = list(dict.fromkeys(rule for rule, _, _ in FOUND))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_repository_keeps(rule: Rule) -> None:
+def test_repository_follows_the_rule(rule: Rule) -> None:
     found = [f"{source.path}:{line}: {what}" for source in sources() for line, what in rule(source)]
     assert not found, "\n".join([str(rule.__doc__), *found])
 
@@ -310,14 +310,14 @@ def test_rule_passes(rule: Rule, folder: str, text: str) -> None:
     assert not list(rule(Source(f"{folder}/snippet.py", text)))
 
 
-def test_walk_finds_files() -> None:
+def test_lint_reads_the_source_files() -> None:
     """A lint over no files would pass for ever."""
     paths = [source.path for source in sources()]
     assert {"gpumpc/errors.py", "tests/test_lint.py", "bench/figures.py"} <= {*paths}
     assert len({*paths}) == len(paths)
 
 
-def test_kernels_in_one_package() -> None:
+def test_kernels_and_models_are_relative_links() -> None:
     """The links stay relative links: a copied folder would drift from the original."""
     for name in ("kernels", "models"):
         assert (ROOT / "gpumpc" / name).readlink() == Path("..") / name

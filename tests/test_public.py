@@ -40,7 +40,7 @@ def import_without_extras(*names: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_blocker_blocks() -> None:
+def test_import_blocker_blocks_torch() -> None:
     assert "torch is blocked" in import_without_extras("torch").stderr
 
 
@@ -132,5 +132,5 @@ def test_wheel_holds_every_file(wheel: set[str]) -> None:
     assert not wanted - wheel
 
 
-def test_wheel_holds_nothing_beside_the_package(wheel: set[str]) -> None:
+def test_wheel_holds_only_the_package(wheel: set[str]) -> None:
     assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"gpumpc"}

@@ -19,11 +19,11 @@ from bench.gpu.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TESTS = [f"tests/kernels/test_{name}.py" for name in ("three", "contract", "fused", "network")]
-TESTS.append("tests/kernels/test_emulator.py::test_wrappers_do_what_their_models_say")
+TESTS.append("tests/kernels/test_emulator.py::test_wrappers_match_their_models")
 # One small test of each kernel: a sanitizer slows a kernel a hundred times.
 SMALL = (
-    "test_int64 or test_truncation or test_beaver or (65 and 33) or test_planes or test_leaves or "
-    "test_a_lift or wrappers"
+    "test_ring_convolution or test_truncation_matches or test_beaver or (65 and 33) "
+    "or test_bit_planes or test_thermometer or test_lift or wrappers"
 )
 TOOLS = ("memcheck", "racecheck", "synccheck")
 

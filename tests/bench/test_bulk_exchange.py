@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("over", ["stream", "curve"])
-def test_two_processes_time_their_channel(over: str) -> None:
+def test_bulk_exchange_prints_a_valid_row(over: str) -> None:
     command = [
         sys.executable,
         "-m",

@@ -69,13 +69,13 @@ def test_select_by_id_and_by_prefix() -> None:
         select(table, ["rel"])
 
 
-def test_last_json_object() -> None:
+def test_last_json_object_is_found_in_noise() -> None:
     assert last_json_object('noise {not json}\n{"a": 1}\n{"b": {"c": 2}}\ndone') == {"b": {"c": 2}}
     assert last_json_object('{\n "a": {\n  "b": 1\n }\n}\n') == {"a": {"b": 1}}
     assert last_json_object("nothing") is None
 
 
-def test_look_up() -> None:
+def test_look_up_returns_only_finite_numbers() -> None:
     assert look_up({"a": {"b": 3}}, "a.b") == 3
     with pytest.raises(KeyError):
         look_up({"a": 3}, "a.b")
@@ -105,7 +105,7 @@ def test_shared_command_runs_once_and_bounds_decide() -> None:
     assert ran == ["c"]
 
 
-def test_fault_is_a_miss() -> None:
+def test_missing_key_or_failed_command_does_not_meet() -> None:
     (absent,) = measure([figure()], lambda _: ({"x": 1}, ""))
     (broken,) = measure(
         [figure(comparison="report", bound=None)], lambda _: (None, "exit status 3")
@@ -125,7 +125,7 @@ def test_fault_is_a_miss() -> None:
         ("raise SystemExit(3)", "exit status 3"),
     ],
 )
-def test_run_command(program: str, fault: str, tmp_path: Path) -> None:
+def test_run_command_returns_json_or_the_fault(program: str, fault: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(program)
     output, why = run_command(f"{{python}} {script}")
@@ -133,11 +133,11 @@ def test_run_command(program: str, fault: str, tmp_path: Path) -> None:
     assert (output is None) == bool(fault)
 
 
-def test_program_that_is_not_there() -> None:
+def test_run_command_reports_a_missing_program() -> None:
     assert "cannot start" in run_command("/nowhere/program")[1]
 
 
-def test_exit_status_and_json(
+def test_exit_status_and_json_report_unmet_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(figures, "run_command", lambda _: ({**GOOD, "rounds": 6}, ""))

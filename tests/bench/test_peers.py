@@ -93,7 +93,7 @@ def test_case_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet", "maxpool", "conv", "matmul"])
-def test_our_plan_computes_what_the_peers_do(name: str) -> None:
+def test_our_plan_computes_the_reference_result(name: str) -> None:
     """The same answer in float64 from our graph, channels last, and from the definition, channels
     first.
     """
@@ -106,7 +106,7 @@ def test_our_plan_computes_what_the_peers_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["conv", "matmul"])
-def test_our_products_are_truncated_like_the_peers(name: str) -> None:
+def test_our_products_keep_the_peers_fraction_bits(name: str) -> None:
     work, params = WORKLOADS[name], Params(ring_bits=44, frac_bits=16)
     compiled = plan_of(work, case_arrays(name), params)
     result = program_of(compiled.record, 2).result
@@ -166,7 +166,7 @@ def test_extra_rows_of_ours_do_not_change_the_headline() -> None:
     assert report["error_over_crypten"] == {}
 
 
-def test_variant_is_read() -> None:
+def test_variant_is_parsed_from_its_text() -> None:
     assert str(peers.Variant.of("40:13")) == "gpumpc k=40 f=13"
     assert str(peers.Variant.of("44:16:numpy")) == "gpumpc k=44 f=16 numpy"
     with pytest.raises(ValueError, match="unpack"):
@@ -190,7 +190,7 @@ def test_error_is_the_largest_of_all_runs() -> None:
     assert row_of(SMALL, "spu", runs, None, np.zeros(4), {}, {})["max_error"] == 0.5
 
 
-def test_table_says_who_did_not_run_and_why() -> None:
+def test_table_names_peers_that_did_not_run_and_why() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(
         table_of([*rows(), failed_row(WORKLOADS["vgg"], "crypten", "not installed")], "title")
@@ -200,7 +200,7 @@ def test_table_says_who_did_not_run_and_why() -> None:
     assert "gpumpc k=44 f=16" in text
 
 
-def test_computed_row_adds_what_the_link_takes_and_says_so() -> None:
+def test_computed_row_adds_link_time_and_is_marked() -> None:
     base = {
         **rows()[1],
         "rounds": 100,
@@ -222,13 +222,13 @@ def test_rounds_are_read_from_the_last_profile() -> None:
     assert rounds_in("nothing") is None
 
 
-def test_case_is_read_as_written(tmp_path: Path) -> None:
+def test_case_survives_writing_and_reading(tmp_path: Path) -> None:
     case = child_pipe.Case("relu", 16, (1, 2), (3, 4))
     case.write(tmp_path)
     assert child_pipe.Case.read(tmp_path) == case
 
 
-def test_last_words_prefer_an_error() -> None:
+def test_last_words_prefer_an_error_line() -> None:
     assert last_words("a\nValueError: bad\n[warning] later\n") == "ValueError: bad"
     assert last_words("a\nb\n") == "b"
     assert last_words("") == "it ended and its log is empty"
@@ -298,7 +298,7 @@ def test_runner_that_dies_in_a_run_gives_its_last_words(
     peer.stop()
 
 
-def test_setup_says_what_pip_said_and_what_to_do(
+def test_setup_reports_the_pip_error_and_a_hint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = tmp_path / "python"
@@ -315,7 +315,7 @@ def test_setup_says_what_pip_said_and_what_to_do(
     assert not (tmp_path / "envs" / "spu" / ".installed").exists()
 
 
-def test_environment_that_is_there_is_left_alone(
+def test_existing_environment_is_not_rebuilt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "spu").mkdir()
@@ -336,7 +336,7 @@ def test_requirements_are_pinned(steps: tuple[tuple[str, tuple[str, ...]], ...])
         assert all("==" in line for line in lines)
 
 
-def test_report_of_ours_alone_with_a_missing_peer(
+def test_report_lists_a_missing_peer_and_exits_nonzero(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three real processes, a small workload; the peer that is not there is in the table and in the

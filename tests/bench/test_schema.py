@@ -19,7 +19,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_good_row() -> None:
+def test_valid_row_passes() -> None:
     check_row(GOOD)
     check_row(
         {
@@ -53,12 +53,12 @@ def test_missing_key_is_named(key: str) -> None:
         ({"layers": {"Conv": 3}}, "'layers.Conv'"),
     ],
 )
-def test_fault_is_named(change: dict[str, Any], message: str) -> None:
+def test_invalid_value_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         check_row({**GOOD, **change})
 
 
-def test_row_fills_what_does_not_apply() -> None:
+def test_row_fills_absent_fields_with_none() -> None:
     assert row(seconds_total=1.0)["rounds"] is None
     with pytest.raises(SchemaError):
         row(seconds_total="1 s")

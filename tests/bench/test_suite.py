@@ -11,7 +11,7 @@ from bench.peers import traffic
 from gpumpc.measure.workloads import BATCH
 
 
-def test_suites_by_name() -> None:
+def test_suites_are_selected_by_name() -> None:
     assert [path.stem for path in suite.files_of([])] == [
         "bench_protocols",
         "bench_ring",
@@ -24,7 +24,7 @@ def test_suites_by_name() -> None:
         suite.files_of(["nonsense"])
 
 
-def test_workloads_of_the_suite_are_those_of_the_command() -> None:
+def test_suite_workloads_exist_in_the_bench_command() -> None:
     assert {*bench_workloads.NAMES} < {*BATCH}
     assert {*networks.BATCH} < {*BATCH}
 
@@ -44,7 +44,7 @@ def test_later_run_compares_with_the_last_of_this_machine(tmp_path: Path) -> Non
     assert f"--benchmark-storage=file://{tmp_path}" in words
 
 
-def test_machine_has_a_name_for_a_folder() -> None:
+def test_machine_name_is_usable_as_a_folder_name() -> None:
     name = machine.machine_name()
     assert name
     assert not {*name} & {*" /\\:()"}
@@ -63,7 +63,7 @@ def test_processor_is_read_from_the_first_entry() -> None:
     assert machine._cpu_fields("") == {}
 
 
-def test_floor_of_a_link() -> None:
+def test_floor_is_latency_plus_transfer_time() -> None:
     link = networks.floor(31, 12_500_000, 25_000_000, "wan")
     assert link["link_seconds_online"] == pytest.approx(31 * 0.02 + 1.0)
     assert link["link_seconds_dealer"] == pytest.approx(0.02 + 2.0)
@@ -73,7 +73,7 @@ def test_floor_of_a_link() -> None:
     }
 
 
-def test_tcp_counters_see_what_passes() -> None:
+def test_tcp_counters_count_transferred_bytes() -> None:
     # Both ends are this process: what one sends the other receives.
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -91,5 +91,5 @@ def test_tcp_counters_see_what_passes() -> None:
         assert counter.read()["self"] == (0, 0)
 
 
-def test_peak_memory_is_that_of_a_process() -> None:
+def test_peak_memory_exceeds_one_mebibyte() -> None:
     assert traffic.peak_memory_bytes() > 1 << 20

@@ -40,7 +40,7 @@ def run(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("workload", SMALL)
-def test_small(workload, backend):
+def test_small_workload_prints_a_valid_exact_row(workload, backend):
     arguments, error = SMALL[workload]
     row = run(workload, *arguments, "--backend", backend)
     check_row(row)
@@ -49,12 +49,12 @@ def test_small(workload, backend):
     assert row["seconds_total"] > 0 and row["seconds_online"] > 0
 
 
-def test_every_workload_but_the_networks_is_here():
+def test_every_workload_except_networks_is_tested():
     assert {*WORKLOADS} - {*SMALL} == {"lenet", "vgg", "lite0", "resnet18"} == {*NETWORKS}
 
 
 @pytest.mark.parametrize("net", [(), ("--net", "loopback")], ids=["threads", "processes"])
-def test_a_search_finds_what_a_search_in_the_clear_finds(net):
+def test_search_equals_the_plaintext_search(net):
     row = run("retrieval", "--n", "1000", *net)
     check_row(row)
     assert (row["workload"], row["batch_size"], row["max_error"], row["wrong"]) == (
@@ -66,7 +66,7 @@ def test_a_search_finds_what_a_search_in_the_clear_finds(net):
     assert row["online_bytes"] > 0 and row["offline_bytes"] > 0 and row["rounds"] > 0
 
 
-def test_a_wrong_neighbour_is_counted():
+def test_wrong_neighbours_are_counted():
     case = case_of("retrieval", 50, 2, Params())
     keys = keys_in_the_clear(case)
     assert case.errors(keys) == {"max_error": 0.0, "wrong": 0}
@@ -82,7 +82,7 @@ def keys_in_the_clear(case: Case) -> npt.NDArray[np.float64]:
     return np.sort(distances * 64 + np.arange(len(rows)), axis=1)[:, :10]
 
 
-def test_the_usual_sizes_of_a_search():
+def test_retrieval_defaults_to_10000_rows_of_128():
     case = case_of("retrieval", 0, 0, Params())
     assert [x.shape for x in case.inputs] == [(1, 128), (10_000, 128)]
 
@@ -117,6 +117,6 @@ def test_an_unknown_workload_or_backend_is_an_error():
         (["retrieval", "--n", "300", "--net", "loopback"], "run one at a time"),
     ],
 )
-def test_batches_in_flight_need_a_connection_and_no_second_try(arguments, why):
+def test_in_flight_needs_net_and_no_retried_selection(arguments, why):
     done = CliRunner().invoke(app, ["bench", *arguments, "--in-flight", "2"])
     assert done.exit_code == 1 and why in " ".join(done.output.split())

@@ -44,7 +44,7 @@ def table(monkeypatch):
 
 
 @pytest.mark.usefixtures("table")
-def test_fetch_says_what_came_and_what_is_missing(tmp_path, monkeypatch):
+def test_fetch_reports_fetched_and_missing_sources(tmp_path, monkeypatch):
     stub = Stub(broken=("gone",))
     monkeypatch.setattr(archives, "download", stub)
     text = run("fetch", "--cache", tmp_path)
@@ -55,13 +55,13 @@ def test_fetch_says_what_came_and_what_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("table")
-def test_fetch_fails_if_nothing_came(tmp_path, monkeypatch):
+def test_fetch_fails_if_no_source_arrives(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "download", Stub(broken=("gone", "toy-images", "more-images")))
     assert "0 of 3 sources" in run("fetch", "--cache", tmp_path, rc=1)
     assert "there is no data source 'mri'" in run("fetch", "mri", "--cache", tmp_path, rc=1)
 
 
-def test_the_lists(tmp_path):
+def test_list_shows_sources_and_benchmarks(tmp_path):
     touch_all(tmp_path, "icbm152")
     text = run("list", "--cache", tmp_path)
     for name in packages.SOURCES:
@@ -70,7 +70,7 @@ def test_the_lists(tmp_path):
     assert "brain-region-8" in text and "mricron" in text and "Apache-2.0" in text
 
 
-def test_every_source_has_its_licence():
+def test_every_source_has_a_licence_in_the_notice():
     assert set(LICENCES) == set(packages.SOURCES) and set(NOTICES) <= set(LICENCES)
     used = {name for benchmark in BENCHMARKS.values() for name in benchmark.sources}
     text = notice(used)
@@ -80,7 +80,7 @@ def test_every_source_has_its_licence():
     assert "above copyright" not in notice(["nuclear"])
 
 
-def test_the_document_names_every_source_as_it_is_pinned():
+def test_docs_list_every_source_with_its_pinned_version():
     text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
     for name, entry in packages.SOURCES.items():
         version = entry.version.split("+")[0]
@@ -104,7 +104,7 @@ def cache(tmp_path):
     return root
 
 
-def test_a_folder_of_patches(cache, tmp_path):
+def test_build_writes_patches_labels_and_notice(cache, tmp_path):
     out = tmp_path / "new" / "patches"
     text = run("build", "modality-6", "--out", out, "--train", 5, "--test", 3, "--cache", cache)
     assert "16 images and labels.csv are in" in text
@@ -137,7 +137,7 @@ def test_a_folder_of_patches(cache, tmp_path):
         )
 
 
-def test_what_cannot_be_built(cache, tmp_path):
+def test_build_refuses_bad_names_and_folders(cache, tmp_path):
     assert "there is no benchmark 'mnist'" in run("build", "mnist", "--out", tmp_path / "x", rc=1)
     text = run("build", "brain-region-8", "--out", tmp_path / "x", "--cache", cache, rc=1)
     assert (
@@ -163,7 +163,7 @@ def images():
     return LabelledImages(np.full((3, 4, 4, 1), 0.5), labels, sources, train)
 
 
-def test_an_empty_folder_is_filled_and_a_file_is_none(tmp_path):
+def test_write_folder_needs_a_new_or_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     assert write_folder(images(), tmp_path / "empty", ["nuclear"]) == 3
     assert read_labels(tmp_path / "empty" / "labels.csv").find("train/a-b/0001.png") == Label(
@@ -176,7 +176,7 @@ def test_an_empty_folder_is_filled_and_a_file_is_none(tmp_path):
         write_folder(images(), tmp_path / "file" / "inside", ["nuclear"])
 
 
-def test_nothing_is_left_of_half_a_folder(tmp_path, monkeypatch):
+def test_failed_write_leaves_no_folder(tmp_path, monkeypatch):
     def full_disk(image):
         raise OSError(28, "No space left on device")
 

@@ -55,7 +55,7 @@ def figures(text):
     return {key: figure["mean"] for key, figure in json.loads(text)["figures"].items()}
 
 
-def test_train_and_test(folder):
+def test_evaluate_train_and_test_parts(folder):
     row = json.loads(run(folder / "f.npz", "--labels", folder / "labels.csv", "--json"))
     halves = [
         Labelled(FEATURES[part], LABELS[part], SOURCES[part])
@@ -85,7 +85,7 @@ def test_train_and_test(folder):
     )
 
 
-def test_two_files_a_table_of_numbers_and_names_by_id(folder):
+def test_gallery_and_query_files_with_labels_by_id(folder):
     write_features(folder / "gallery.csv", FEATURES[:N_TRAIN], ITEMS[:N_TRAIN])
     write_features(folder / "queries.npz", FEATURES[N_TRAIN:], ITEMS[N_TRAIN:])
     by_id = labels_file(folder / "ids.csv", names=ITEMS, parts=False)
@@ -101,7 +101,7 @@ def test_two_files_a_table_of_numbers_and_names_by_id(folder):
     assert "20 items are in the gallery and among the queries" in twice
 
 
-def test_leave_one_out(folder):
+def test_leave_one_out_without_parts(folder):
     options = ("--metric", "l2", "--k", "2,1", "--vote", "3", "--json")
     plain = labels_file(folder / "plain.csv", sources=False, parts=False)
     got = json.loads(run(folder / "f.npz", "--labels", plain, *options))
@@ -117,7 +117,7 @@ def test_leave_one_out(folder):
     assert figures(forced) == figures(json.dumps(got))
 
 
-def test_a_table_for_people(folder):
+def test_text_output_shows_a_table(folder):
     text = run(folder / "f.npz", "--labels", folder / "labels.csv", "--k", "1,5")
     whole = " ".join(text.split())
     assert (
@@ -130,7 +130,7 @@ def test_a_table_for_people(folder):
     )
 
 
-def test_what_flatters_is_said(folder):
+def test_output_warns_of_flattering_figures(folder):
     rows = [
         (name, Label(LABELS[i] if i < N - 1 else "unknown", "one", i < N_TRAIN))
         for i, name in enumerate(FILES)
@@ -148,7 +148,7 @@ def npz(path, **arrays):
     return path
 
 
-def test_files_that_cannot_be_used(folder, tmp_path):
+def test_unusable_files_are_refused(folder, tmp_path):
     labels = ("--labels", folder / "labels.csv")
     assert "MissingFile: there is no file" in run(folder / "none.npz", *labels, rc=1)
     assert "MissingFile" in run(folder / "f.npz", "--labels", folder / "none.csv", rc=1)
@@ -167,7 +167,7 @@ def test_files_that_cannot_be_used(folder, tmp_path):
     assert "18 of 30 items have no label" in run(folder / "f.npz", "--labels", few, rc=1)
 
 
-def test_numbers_that_cannot_be_used(folder):
+def test_unusable_options_are_refused(folder):
     arguments = (folder / "f.npz", "--labels", folder / "labels.csv")
     assert "the first 21 (least: 1) of 20 items" in run(*arguments, "--k", "1,21", rc=1)
     assert "the first 21" in run(*arguments, "--vote", 21, rc=1)

@@ -80,7 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch warns of torch
-def test_the_whole_path_by_command(model: Path, tmp_path: Path) -> None:
+def test_commands_run_the_whole_path(model: Path, tmp_path: Path) -> None:
     plan, folder, inputs, out = (
         tmp_path / "plan",
         tmp_path / "local",
@@ -135,7 +135,7 @@ def set_up(tmp_path: Path) -> Iterator[Cluster]:
     cluster.stop()
 
 
-def test_killed_without_a_word_up_leaves_no_process_behind(set_up: Cluster) -> None:
+def test_killed_up_leaves_no_process_behind(set_up: Cluster) -> None:
     supervisor = up(set_up.folder, set_up.folder.parent / "plan")
     wait_healthy(set_up.setup.client)
     supervisor.kill()
@@ -146,7 +146,7 @@ def test_killed_without_a_word_up_leaves_no_process_behind(set_up: Cluster) -> N
         time.sleep(0.1)
 
 
-def test_up_again_and_its_end(set_up: Cluster) -> None:
+def test_up_restarts_and_stops_its_children(set_up: Cluster) -> None:
     """SIGTERM at any time leaves no process behind; what is there is taken up, if it is what was
     asked for.
     """
@@ -162,7 +162,7 @@ def test_up_again_and_its_end(set_up: Cluster) -> None:
     assert "batches of 2" in text and "give another --folder" in text
 
 
-def test_up_ends_when_a_process_does(set_up: Cluster) -> None:
+def test_up_ends_when_one_process_ends(set_up: Cluster) -> None:
     (set_up.folder / "server1" / "secret.toml").chmod(0o644)
     supervisor = up(set_up.folder, set_up.folder.parent / "plan")
     _, said = supervisor.communicate(timeout=15)
@@ -171,7 +171,7 @@ def test_up_ends_when_a_process_does(set_up: Cluster) -> None:
     assert not processes_of(set_up.folder)
 
 
-def test_keygen(tmp_path: Path) -> None:
+def test_keygen_writes_private_keys_once(tmp_path: Path) -> None:
     assert "card.toml" in gpumpc("keygen", tmp_path / "keys", "--role", "user", "--name", "ann")
     assert (tmp_path / "keys" / "secret.toml").stat().st_mode & 0o777 == 0o600
     assert "never overwritten" in gpumpc("keygen", tmp_path / "keys", "--role", "user", rc=1)
@@ -180,7 +180,7 @@ def test_keygen(tmp_path: Path) -> None:
     )
 
 
-def test_files_that_are_not_there(set_up: Cluster, tmp_path: Path) -> None:
+def test_missing_and_wrong_files_are_named(set_up: Cluster, tmp_path: Path) -> None:
     plan = tmp_path / "plan"
     assert "MissingFile" in gpumpc("dealer", "--config", tmp_path / "no.toml", rc=1)
     text = gpumpc("server", "--party", 1, "--config", set_up.setup.server0, rc=1)
@@ -196,7 +196,7 @@ def test_files_that_are_not_there(set_up: Cluster, tmp_path: Path) -> None:
     assert "only --local" in gpumpc("up", "--plan", plan, rc=1)
 
 
-def test_servers_that_do_not_run(set_up: Cluster, tmp_path: Path) -> None:
+def test_absent_servers_are_a_timeout(set_up: Cluster, tmp_path: Path) -> None:
     start = time.monotonic()
     text = gpumpc(
         "share-weights", "--config", set_up.setup.client, "--plan", tmp_path / "plan", rc=1
@@ -206,7 +206,7 @@ def test_servers_that_do_not_run(set_up: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
-def test_an_input_file_that_is_none(tmp_path: Path, content: bytes) -> None:
+def test_load_array_refuses_files_that_are_not_arrays(tmp_path: Path, content: bytes) -> None:
     from gpumpc.cli.inputs import load_array
     from gpumpc.errors import ConfigError, MissingFile
 
@@ -220,13 +220,13 @@ def test_an_input_file_that_is_none(tmp_path: Path, content: bytes) -> None:
             load_array(path)
 
 
-def test_version_and_doctor() -> None:
+def test_version_and_doctor_print_the_version() -> None:
     assert gpumpc("--version") == VERSION
     assert f"gpumpc {VERSION}" in gpumpc("doctor")
     assert tiny().record.name == "tiny"
 
 
-def test_bench_over_a_link() -> None:
+def test_bench_over_a_link_names_the_link() -> None:
     """Three processes and a relay; the row says which link."""
     row = json.loads(
         RUNNER.invoke(app, ["bench", "relu", "--n", "1000", "--net", "lan", "--json"]).stdout
@@ -237,7 +237,7 @@ def test_bench_over_a_link() -> None:
     assert {*row["peak_memory"]} == {"dealer_bytes", "server0_bytes", "server1_bytes"}
 
 
-def test_bench_over_an_unknown_link() -> None:
+def test_bench_refuses_an_unknown_link() -> None:
     assert "there is no network 'moon'" in gpumpc(
         "bench", "relu", "--n", "10", "--net", "moon", rc=1
     )

@@ -87,7 +87,7 @@ def over(client: Any, **more: Any) -> SecureFeatureExtractor:
     return SecureFeatureExtractor(client, **more)
 
 
-def test_features_of_arrays_and_nothing_left_at_the_servers():
+def test_array_features_match_and_the_upload_is_deleted():
     client, heard = FakeClient(), []
     extractor = over(client, progress=lambda done, of: heard.append((done, of)))
     got = extractor.fit(X).transform(X)
@@ -97,7 +97,7 @@ def test_features_of_arrays_and_nothing_left_at_the_servers():
     assert extractor.get_feature_names_out().tolist() == ["secure0", "secure1", "secure2"]
 
 
-def test_features_of_files(tmp_path):
+def test_file_features_match_preprocessed_arrays(tmp_path):
     levels = rng.integers(0, 256, (3, 4, 4, 1))
     paths = [tmp_path / f"{name}.png" for name in "cab"]
     for path, image in zip(paths, levels, strict=True):
@@ -111,7 +111,7 @@ def test_features_of_files(tmp_path):
         bare.transform(paths)
 
 
-def test_files_that_are_not_one_image_each(tmp_path):
+def test_files_without_exactly_one_image_are_refused(tmp_path):
     pillow = pytest.importorskip("PIL.Image")
     (tmp_path / "a.png").write_bytes(png(np.zeros((4, 4))))
     pages = [pillow.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in (1, 2)]
@@ -145,7 +145,7 @@ def test_files_that_are_not_one_image_each(tmp_path):
         ([[["a"]]], BadValue),
     ],
 )
-def test_images_the_plan_does_not_admit_are_never_sent(images, error):
+def test_images_outside_the_plan_are_never_sent(images, error):
     client = FakeClient()
     for verb in ("fit", "transform", "fit_transform"):
         with pytest.raises(error):
@@ -153,7 +153,7 @@ def test_images_the_plan_does_not_admit_are_never_sent(images, error):
     assert client.calls == []
 
 
-def test_in_a_pipeline():
+def test_extractor_works_in_a_scikit_learn_pipeline():
     sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
@@ -176,7 +176,7 @@ def test_in_a_pipeline():
     assert "SecureFeatureExtractor(client)" in repr(pipeline)
 
 
-def test_parameters():
+def test_get_and_set_params_follow_scikit_learn():
     client: Any = FakeClient()
     extractor = SecureFeatureExtractor(config="a.toml", plan="folder")
     assert extractor.get_params() == {
@@ -193,7 +193,7 @@ def test_parameters():
 @pytest.mark.parametrize(
     "error", [PeerLost("server 0 is gone"), ConfigError("no space"), KeyboardInterrupt()]
 )
-def test_what_fails_is_told_and_the_upload_deleted_if_it_can_be(error):
+def test_error_is_raised_and_the_upload_deleted_if_possible(error):
     client = FakeClient(error=error)
     with pytest.raises(type(error)) as caught:
         over(client).transform(X)
@@ -201,7 +201,7 @@ def test_what_fails_is_told_and_the_upload_deleted_if_it_can_be(error):
     assert bool(client.uploads) == isinstance(error, PeerLost)
 
 
-def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
+def test_connection_is_opened_once_and_closed(monkeypatch, tmp_path):
     COMPILED.save(tmp_path / "plan")
     made: list[FakeClient] = []
 
@@ -228,7 +228,7 @@ def test_a_connection_is_made_once_and_ended(monkeypatch, tmp_path):
     assert made[2].calls.count("close") == 1
 
 
-def test_servers_that_are_not_ready(monkeypatch):
+def test_unready_servers_close_the_connection(monkeypatch):
     made: Any = FakeClient()
     made.wait_ready = lambda timeout_s: (_ for _ in ()).throw(PeerLost("not ready"))
     monkeypatch.setattr("gpumpc.client.feature_extractor.connect", lambda config, plan: made)
@@ -237,14 +237,14 @@ def test_servers_that_are_not_ready(monkeypatch):
     assert made.calls == ["close"]
 
 
-def test_nothing_was_given():
+def test_missing_client_config_or_plan_is_an_error():
     with pytest.raises(ConfigError, match="neither client nor plan"):
         SecureFeatureExtractor().fit(X)
     with pytest.raises(ConfigError, match="neither client nor config"):
         SecureFeatureExtractor(plan=COMPILED.record).transform(X)
 
 
-def test_it_needs_no_scikit_learn():
+def test_extractor_imports_without_scikit_learn():
     code = (
         "import sys; sys.modules['sklearn'] = None; import gpumpc; gpumpc.SecureFeatureExtractor()"
     )

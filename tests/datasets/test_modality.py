@@ -60,7 +60,7 @@ def cache(tmp_path):
     return tmp_path
 
 
-def test_sources_are_held_out_and_everything_repeats(cache):
+def test_sources_are_held_out_and_builds_are_repeatable(cache):
     first, second = modality6(cache, n_train=6, n_test=3), modality6(cache, n_train=6, n_test=3)
     np.testing.assert_array_equal(first.images, second.images)
     assert (
@@ -84,7 +84,7 @@ def test_sources_are_held_out_and_everything_repeats(cache):
     assert preprocess(first.images, LITE0_INPUT).shape == (len(first.images), 64, 64, 3)
 
 
-def test_too_few_packages(cache, tmp_path):
+def test_missing_or_empty_packages_are_refused(cache, tmp_path):
     with pytest.raises(MissingFile, match="data fetch deid icbm152"):
         modality6(tmp_path / "nothing")
     Image.new("L", (300, 300)).save(cache / "skimage" / "ihc.png")
@@ -92,7 +92,7 @@ def test_too_few_packages(cache, tmp_path):
         modality6(cache)
 
 
-def test_tiles_show_something():
+def test_tiles_skip_empty_areas():
     image = np.zeros((128, 160), dtype=np.float32)
     image[:, 64:] = np.random.default_rng(2).random((128, 96))
     assert tile(image).shape == (3 * 3, 64, 64)
@@ -104,7 +104,7 @@ def test_tiles_show_something():
     )
 
 
-def test_nrrd(tmp_path):
+def test_nrrd_is_read_and_damage_refused(tmp_path):
     values = phantom_nrrd(tmp_path / "a.nrrd", 1, (5, 4, 3))
     got = read_nrrd(tmp_path / "a.nrrd")
     np.testing.assert_array_equal(got.values, values)
@@ -140,7 +140,7 @@ def phantom_brains(cache):
     (cache / "mricron" / "aal.nii.txt").write_text("\n".join(lines))
 
 
-def test_brain_regions_by_place(tmp_path):
+def test_brain_regions_are_cut_at_their_location(tmp_path):
     phantom_brains(tmp_path)
     found = brain_region8(tmp_path, n_gallery=3, n_query=2)
     assert found.images.shape[1:] == (64, 64, 3)
@@ -155,12 +155,12 @@ def test_brain_regions_by_place(tmp_path):
         )
 
 
-def test_brain_regions_without_the_debian_package(tmp_path):
+def test_brain_regions_need_the_mricron_package(tmp_path):
     with pytest.raises(MissingFile, match="mricron"):
         brain_region8(tmp_path)
 
 
-def test_the_fixture():
+def test_fixture_holds_36_distinct_patches():
     found = modality_fixture()
     assert found.images.shape == (36, 64, 64, 1) and found.classes == tuple(sorted(CLASSES))
     assert all(count == (4, 2, 1, 1) for count in found.counts().values())

@@ -44,7 +44,7 @@ def cache(tmp_path_factory):
     return root
 
 
-def test_patches_are_rgb_labelled_and_the_same_every_time(cache):
+def test_patches_are_rgb_labelled_and_repeatable(cache):
     first, second = build_patches(18, cache), build_patches(18, cache)
     assert (
         first.images.shape == (18, 64, 64, 3) and 0 <= first.images.min() <= first.images.max() <= 1
@@ -57,20 +57,20 @@ def test_patches_are_rgb_labelled_and_the_same_every_time(cache):
     assert np.array_equal(brain[..., 0], brain[..., 2])
 
 
-def test_a_missing_package_is_made_up_for(cache, tmp_path):
+def test_other_classes_fill_in_for_a_missing_package(cache, tmp_path):
     for source in ("icbm152", "skimage"):
         (tmp_path / source).symlink_to(cache / source)
     labels = build_patches(12, tmp_path).labels
     assert [labels.count(m.label) for m in MODALITIES] == [4, 4, 4, 0]
 
 
-def test_one_package_is_not_enough(cache, tmp_path):
+def test_one_package_alone_is_refused(cache, tmp_path):
     (tmp_path / "skimage").symlink_to(cache / "skimage")
     with pytest.raises(MissingFile, match="data fetch icbm152 nuclear skimage"):
         build_patches(12, tmp_path)
 
 
-def test_more_patches_than_the_images_hold(cache):
+def test_more_patches_than_available_are_refused(cache):
     with pytest.raises(ConfigError, match="were asked for"):
         build_patches(100_000, cache)
 
@@ -81,7 +81,7 @@ def test_a_missing_extra_is_named(cache, monkeypatch):
         build_patches(12, cache)
 
 
-def test_preprocessing_is_the_networks_own():
+def test_preprocessing_matches_the_network():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)) / 255.0
     pixels[0, 0, 0] = 0.0, 1.0, 127 / 255
     got = preprocess(pixels)

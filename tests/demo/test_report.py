@@ -98,7 +98,7 @@ class Page(HTMLParser):
         ]
 
 
-def test_it_loads_nothing():
+def test_report_loads_no_external_resource():
     page = Page(html(report()))
     loaders = {
         "script",
@@ -135,7 +135,7 @@ def test_it_loads_nothing():
     )
 
 
-def test_everything_given_is_there():
+def test_report_shows_everything_given():
     page = Page(html(report()))
     for word in (
         "Private search",
@@ -164,7 +164,7 @@ def test_everything_given_is_there():
     assert bare.text == "only a title only a title"
 
 
-def test_images_are_the_images():
+def test_report_embeds_the_exact_images():
     shown = [a["src"].split(",")[1] for a in Page(html(report(queries=[query()]))).of("img")]
     assert len(shown) == 4
     for data, want in zip(shown, (PICTURES[0], *PICTURES[1:4, ..., :1]), strict=True):
@@ -174,7 +174,7 @@ def test_images_are_the_images():
             )
 
 
-def test_right_and_wrong_differ_in_words_and_signs():
+def test_right_and_wrong_labels_differ_in_words_and_signs():
     right = Page(html(report(queries=[query(labels=["MR"])], layers=(), classes=(), notes=())))
     wrong = Page(
         html(
@@ -198,7 +198,7 @@ def test_right_and_wrong_differ_in_words_and_signs():
     assert picture == "found, CT"
 
 
-def test_everything_is_escaped():
+def test_report_escapes_all_text():
     evil = query(truth=EVIL, secure=EVIL, fixed=EVIL, labels=[EVIL])
     different = query(fixed=EVIL)
     text = html(
@@ -223,7 +223,7 @@ def bars(text, kind):
     return [(float(a["y"]), float(a["height"])) for a in Page(text).of("rect", **{"class": kind})]
 
 
-def test_bars_are_as_high_as_they_cost():
+def test_bar_heights_are_proportional_to_cost():
     text = html(report())
     online, dealer, rounds = (bars(text, kind) for kind in ("online", "dealer", "rounds"))
     unit = dealer[0][1] / 4e6
@@ -255,14 +255,14 @@ PLOTS = [
 
 
 @pytest.mark.parametrize("layers", PLOTS)
-def test_plots_of_any_size(layers):
+def test_cost_plot_works_for_any_number_of_layers(layers):
     page = Page(html(report(layers=layers)))
     assert len(page.of("rect")) == 3 * len(layers)
     assert all(float(a["height"]) >= 0 and float(a["width"]) > 0 for a in page.of("rect"))
     assert len(page.of("text", **{"class": "rank"})) == min(len(layers), cost_plot.N_LISTED)
 
 
-def test_costs_of_a_program_add_up():
+def test_layer_costs_add_up_to_the_program_cost():
     program = program_of(tiny().record, 4)
     rows = layer_costs(program.steps, 4)
     assert [row.name for row in rows] == ["x", "conv", "relu", "flat", "fc"]  # and no conv/product
@@ -274,12 +274,12 @@ def test_costs_of_a_program_add_up():
     assert layer_costs([free()], 1) == []
 
 
-def test_bytes_for_people():
+def test_bytes_text_uses_decimal_units():
     texts = [bytes_text(n) for n in (0, 950, 1500, 17_114_336, 2.5e9)]
     assert texts == ["0 B", "950 B", "1.5 kB", "17.1 MB", "2.5 GB"]
 
 
-def test_it_is_written_whole_and_the_same_each_time(tmp_path):
+def test_report_is_written_atomically_and_repeatably(tmp_path):
     path = tmp_path / "out" / "report.html"
     write_report(path, report(title="a name that is no text: \udcff"))
     first = path.read_bytes()
@@ -289,7 +289,7 @@ def test_it_is_written_whole_and_the_same_each_time(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_what_cannot_be_written(tmp_path):
+def test_unwritable_reports_are_refused(tmp_path):
     for image, error in ((np.zeros((4, 4, 2)), BadShape), (np.full((4, 4), 1.5), BadValue)):
         with pytest.raises(error):
             write_report(tmp_path / "x.html", report(queries=[query()._replace(image=image)]))

@@ -33,19 +33,19 @@ def local(tmp_path: Path) -> LocalSetup:
         ("1TiB", 1 << 40),
     ],
 )
-def test_sizes(text: str, n_bytes: int) -> None:
+def test_parse_size_reads_bytes_and_units(text: str, n_bytes: int) -> None:
     assert parse_size(text) == n_bytes
 
 
 @pytest.mark.parametrize(
     "text", ["", "GiB", "-1GiB", "2GB", "2 gib", "1e9", "nan", "2GiB2", "0x10"]
 )
-def test_what_is_no_size(text: str) -> None:
+def test_parse_size_rejects_malformed_text(text: str) -> None:
     with pytest.raises(ConfigError, match="2GiB"):
         parse_size(text)
 
 
-def test_a_local_set_up_is_complete(local: LocalSetup, tmp_path: Path) -> None:
+def test_local_configuration_is_complete(local: LocalSetup, tmp_path: Path) -> None:
     s0, s1 = load_server(local.server0), load_server(local.server1)
     dealer, client = load_dealer(local.dealer), load_client(local.client)
     assert (s0.party, s1.party) == (0, 1)
@@ -74,12 +74,12 @@ def test_a_local_set_up_is_complete(local: LocalSetup, tmp_path: Path) -> None:
         write_local(local.folder, [], 8)
 
 
-def test_paths_with_odd_characters_survive(tmp_path: Path) -> None:
+def test_paths_with_special_characters_survive(tmp_path: Path) -> None:
     plan = tmp_path / 'a "plan" \\ für 𝟙'
     assert load_dealer(write_local(tmp_path / "x", [plan], 1).dealer).plans == (plan,)
 
 
-def test_relative_paths_are_relative_to_the_file(
+def test_paths_are_relative_to_the_configuration_file(
     local: LocalSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(local.folder)
@@ -118,7 +118,9 @@ def test_relative_paths_are_relative_to_the_file(
         ),
     ],
 )
-def test_a_wrong_key_is_named(local: LocalSetup, pattern: str, line: str, cause: str) -> None:
+def test_invalid_server_key_is_named(
+    local: LocalSetup, pattern: str, line: str, cause: str
+) -> None:
     text, n = re.subn(pattern, lambda _: line, local.server0.read_text(), flags=re.MULTILINE)
     assert n == 1
     local.server0.write_text(text)
@@ -137,7 +139,7 @@ def test_two_cards_of_one_name_are_refused(local: LocalSetup) -> None:
         load_server(local.server0)
 
 
-def test_the_other_files_are_as_strict(local: LocalSetup) -> None:
+def test_dealer_and_client_files_are_strict(local: LocalSetup) -> None:
     for path, load in ((local.dealer, load_dealer), (local.client, load_client)):
         good = path.read_text()
         for bad in (

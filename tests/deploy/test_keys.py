@@ -32,7 +32,7 @@ def user(tmp_path: Path) -> Identity:
     return make(tmp_path, "user", "ann")
 
 
-def test_keys_are_made_for_their_party_alone(tmp_path: Path, user: Identity) -> None:
+def test_keys_are_private_and_never_overwritten(tmp_path: Path, user: Identity) -> None:
     folder = tmp_path / "ann"
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
     assert modes == {"ann": 0o700, "secret.toml": 0o600, "card.toml": 0o644}
@@ -44,13 +44,13 @@ def test_keys_are_made_for_their_party_alone(tmp_path: Path, user: Identity) -> 
 
 
 @pytest.mark.parametrize("name", ["", "Ann", "a b", "../up", "a" * 41, "ann\n", 'a"b'])
-def test_a_name_is_plain(tmp_path: Path, name: str) -> None:
+def test_keygen_refuses_unsafe_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a party"):
         keygen(tmp_path / "x", name, "user")
     assert not (tmp_path / "x").exists()
 
 
-def test_nothing_secret_shows(tmp_path: Path, user: Identity) -> None:
+def test_secrets_do_not_print(tmp_path: Path, user: Identity) -> None:
     secrets = [
         line.split('"')[1] for line in (tmp_path / "ann" / "secret.toml").read_text().splitlines()
     ]
@@ -65,7 +65,7 @@ def test_nothing_secret_shows(tmp_path: Path, user: Identity) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
-def test_an_exposed_secret_is_refused_with_its_cure(
+def test_exposed_secret_is_refused_with_a_chmod_hint(
     tmp_path: Path, user: Identity, mode: int
 ) -> None:
     path = tmp_path / "ann" / "secret.toml"
@@ -74,7 +74,7 @@ def test_an_exposed_secret_is_refused_with_its_cure(
         load_identity(tmp_path / "ann")
 
 
-def test_missing_and_damaged_files_are_named_without_their_content(
+def test_missing_and_damaged_files_are_named_without_content(
     tmp_path: Path, user: Identity
 ) -> None:
     folder = tmp_path / "ann"
@@ -128,14 +128,14 @@ def test_dealer_and_server_agree_on_a_root_of_their_own(tmp_path: Path) -> None:
     assert agree_root(other, s0.card, 0) != root_0
 
 
-def test_a_root_is_agreed_by_the_dealer_and_the_right_server_only(tmp_path: Path) -> None:
+def test_only_the_dealer_and_the_right_server_agree_on_a_root(tmp_path: Path) -> None:
     dealer, s0, s1 = (make(tmp_path, role) for role in ("dealer", "server0", "server1"))
     for identity, card, party in ((dealer, s0.card, 1), (s0, s1.card, 0), (dealer, dealer.card, 0)):
         with pytest.raises(ConfigError, match="no root can be agreed"):
             agree_root(identity, card, party)
 
 
-def test_a_key_that_agrees_with_everybody_is_refused(tmp_path: Path, user: Identity) -> None:
+def test_low_order_public_key_is_refused(tmp_path: Path, user: Identity) -> None:
     dealer = make(tmp_path, "dealer")
     weak = Card("server0", "server0", dealer.card.curve_public, "00" * 32)
     with pytest.raises(ConfigError):
@@ -147,7 +147,7 @@ def test_a_key_that_agrees_with_everybody_is_refused(tmp_path: Path, user: Ident
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(100_000)])
-def test_what_is_sealed_is_opened_by_its_user_alone(
+def test_sealed_message_is_opened_by_its_user_only(
     tmp_path: Path, user: Identity, payload: bytes
 ) -> None:
     blob = seal(user.card, payload, b"request 1")
@@ -160,7 +160,7 @@ def test_what_is_sealed_is_opened_by_its_user_alone(
         open_sealed(make(tmp_path, "user", "bob"), blob, b"request 1")
 
 
-def test_a_sealed_message_with_one_changed_bit_is_not_opened(user: Identity) -> None:
+def test_changed_or_cut_sealed_message_is_not_opened(user: Identity) -> None:
     blob = seal(user.card, b"payload", b"aad")
     for at in range(len(blob)):
         changed = bytearray(blob)
@@ -172,7 +172,7 @@ def test_a_sealed_message_with_one_changed_bit_is_not_opened(user: Identity) -> 
             open_sealed(user, cut, b"aad")
 
 
-def test_the_keys_open_a_real_connection(tmp_path: Path, user: Identity) -> None:
+def test_generated_keys_open_a_connection(tmp_path: Path, user: Identity) -> None:
     server = make(tmp_path, "server0")
     listener = Listener("tcp://127.0.0.1:0", server.curve, {user.card.curve_key: user.card.name})
     requester = Requester(listener.endpoint, user.curve, server.card.curve_key)

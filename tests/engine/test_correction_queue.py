@@ -21,7 +21,7 @@ def dealing(*sizes):
 @pytest.mark.parametrize(
     "sizes", [(), (0,), (5,), (FRAME_BYTES,), (3 * FRAME_BYTES + 7, 1, 0), (FRAME_BYTES - 1,) * 5]
 )
-def test_all_of_it_comes_in_bounded_frames(sizes):
+def test_corrections_arrive_whole_in_bounded_frames(sizes):
     frames = [frame for frame in CorrectionQueue().frames(EXECUTOR, dealing(*sizes), 5) if frame]
     assert b"".join(part for frame in frames for part in frame) == b"".join(
         bytes([i]) * n for i, n in enumerate(sizes)
@@ -29,7 +29,7 @@ def test_all_of_it_comes_in_bounded_frames(sizes):
     assert all(0 < sum(map(len, frame)) < 2 * FRAME_BYTES for frame in frames)
 
 
-def test_a_dealer_that_fails_is_heard_after_what_it_dealt():
+def test_dealer_error_follows_the_dealt_corrections():
     def deal(send):
         send(memoryview(bytes(FRAME_BYTES)))
         raise ValueError("the dealer")
@@ -40,7 +40,7 @@ def test_a_dealer_that_fails_is_heard_after_what_it_dealt():
     assert len(frames) == 1
 
 
-def test_idle_frames_while_a_step_takes_long():
+def test_slow_step_sends_idle_frames():
     go = threading.Event()
 
     def deal(send):
@@ -53,7 +53,7 @@ def test_idle_frames_while_a_step_takes_long():
     assert b"".join(part for frame in frames for part in frame) == b"x"
 
 
-def test_who_stops_listening_ends_the_dealing():
+def test_closing_the_frames_stops_the_dealer():
     dealt = []
 
     def deal(send):

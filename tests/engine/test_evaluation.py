@@ -48,7 +48,7 @@ def evaluation(executor: Later) -> Any:
     return made
 
 
-def test_a_batch_finds_what_was_prepared_for_it() -> None:
+def test_batch_uses_only_its_own_finished_preparation() -> None:
     executor = Later()
     made = evaluation(executor)
     made.weights = {"w": "first"}
@@ -61,7 +61,7 @@ def test_a_batch_finds_what_was_prepared_for_it() -> None:
     assert made.begin(2).prefetched == {}
 
 
-def test_a_preparation_ends_with_the_process() -> None:
+def test_stop_preparing_ends_a_running_preparation() -> None:
     executor, seen = Later(), list[str]()
     made = evaluation(executor)
 
@@ -77,7 +77,7 @@ def test_a_preparation_ends_with_the_process() -> None:
     assert seen == ["a"]
 
 
-def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
+def test_preparation_is_not_used_after_weights_are_replaced() -> None:
     """Batch 0 of the next session is another batch, though its number is the same."""
     executor = Later()
     made = evaluation(executor)
@@ -88,7 +88,7 @@ def test_weights_that_are_replaced_before_they_were_prepared_with() -> None:
     assert made.begin(0).prefetched == {}
 
 
-def test_corrections_of_a_batch_that_waits_for_a_lane_are_given_back_when_another_fails() -> None:
+def test_failure_releases_corrections_of_waiting_batches() -> None:
     """Otherwise they would stay in the pool until the process ends."""
     discarded, burnt = [], []
 

@@ -30,14 +30,14 @@ def linear_ending(weight: float) -> Program:
     return program_of(plan, 2)
 
 
-def test_a_result_that_fits_is_indexed_as_it_is():
+def test_result_that_fits_keeps_its_bits_and_scale():
     program = linear_ending(1.0)
     assert geometry_of(program, "l2") == Geometry(3, "l2", program.result.bits, program.result.frac)
     assert 16 * 2**16 * 33 / 32 < 2 ** (program.result.bits - 2)
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
-def test_a_result_that_the_ring_cut_is_refused(metric):
+def test_result_without_two_free_bits_is_refused(metric):
     """16 w 2^16 (33/32) stays below 2^30 up to w = 992; from there the compiler gives all 32 bits,
     and two are not free.
     """
@@ -64,7 +64,7 @@ LAYERS: dict[str, list[g.AnyLayer]] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_all_bits_of_the_ring_are_refused_whatever_comes_last(name):
+def test_result_of_all_ring_bits_is_refused_for_any_last_layer(name):
     """A result with all bits of its ring may have been cut; one with fewer bits was not."""
     convolution = g.Conv2d("c", ("x",), (3, 3), 2, (1, 1), (1, 1, 1, 1), 1)
     graph = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), convolution, *LAYERS[name]))
@@ -79,14 +79,14 @@ def test_all_bits_of_the_ring_are_refused_whatever_comes_last(name):
     assert fewer.result.bits == 16 and geometry_of(fewer, "ip").bits == 16
 
 
-def test_results_too_narrow_to_be_lifted_are_refused():
+def test_results_of_two_bits_are_refused():
     graph = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3)))
     assert geometry_of(compile_program(graph, PARAMS, 1, 3), "ip").bits == 3
     with pytest.raises(PlanError, match="leave two bits free"):
         geometry_of(compile_program(graph, PARAMS, 1, 2), "ip")
 
 
-def test_an_index_or_an_image_is_no_vector():
+def test_argmax_and_image_results_cannot_be_indexed():
     scores = g.Graph(
         (g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3), g.Argmax("a", ("y",)))
     )

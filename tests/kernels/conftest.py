@@ -13,9 +13,6 @@ from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.cupy_backend.device import CupyDevice, has_gpu
 from tests.emulator.device import ORDERS, EmulatedDevice
 
-pytest.register_assert_rewrite(
-    *(f"tests.kernels.{name}" for name in ("contract", "fused", "three", "vectors"))
-)
 EMULATED = dict(zip(["ascending", "descending", "drawn"], ORDERS, strict=True))
 
 

@@ -28,25 +28,25 @@ from tests.kernels.vectors import (
 
 @pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])
 @pytest.mark.parametrize("bits", [1, 8, 9, 16, 27, 32, 40, 62, 64])
-def test_words_of_a_stream(backend, cipher, bits):
+def test_expand_words_matches_numpy(backend, cipher, bits):
     for shape in ((0,), (1,), (19, 53), (3, 2049)):
         agree(backend, "expand_words", cipher, KEY, shape, bits)
 
 
 @pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])
 @pytest.mark.parametrize("n", SIZES)
-def test_lanes_of_a_stream(backend, cipher, n):
+def test_expand_lanes_matches_numpy(backend, cipher, n):
     agree(backend, "expand_lanes", cipher, KEY, 5, n)
     agree(backend, "expand_lanes", cipher, KEY, 0, n)
 
 
-def test_a_long_stream(backend):
+def test_stream_over_several_blocks_matches_numpy(backend):
     """Several blocks of the kernel, the last one short."""
     agree(backend, "expand_words", "chacha20", KEY, (70001,), 8)
     agree(backend, "expand_lanes", "chacha20", KEY, 7, 90001)
 
 
-def test_keys_and_streams_that_are_refused(backend):
+def test_bad_keys_and_too_long_streams_are_refused(backend):
     with pytest.raises(InputError, match="32 bytes"):
         backend.expand_words("chacha20", bytes(31), (3,), 8)
     with pytest.raises(InputError, match="32 bytes"):
@@ -60,7 +60,7 @@ def test_keys_and_streams_that_are_refused(backend):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [1, 5, 7, 8, 13, 27, 32, 40, 44, 62, 63, 64])
-def test_the_wire(backend, n, bits):
+def test_pack_and_unpack_match_numpy(backend, n, bits):
     for kind in KINDS:
         values = words("wire", n, kind)
         packed = backend.pack(backend.upload(values), bits)
@@ -69,7 +69,7 @@ def test_the_wire(backend, n, bits):
 
 
 @pytest.mark.parametrize("bits", range(1, 65))
-def test_every_width_of_the_wire(backend, bits):
+def test_pack_and_unpack_match_numpy_at_every_width(backend, bits):
     values = words("width", (7, 19))
     packed = backend.pack(backend.upload(values), bits)
     assert bytes(packed) == bytes(NUMPY.pack(values, bits))
@@ -77,14 +77,14 @@ def test_every_width_of_the_wire(backend, bits):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_lanes_on_the_wire(backend, n):
+def test_pack_and_unpack_lanes_match_numpy(backend, n):
     lanes = NUMPY.expand_lanes("chacha20", KEY, 3, n)
     packed = backend.pack_lanes(backend.upload(lanes))
     assert bytes(packed) == bytes(NUMPY.pack_lanes(lanes))
     same(backend, backend.unpack_lanes(packed, 3, n), lanes)
 
 
-def test_messages_of_another_size_are_refused(backend):
+def test_messages_of_a_wrong_size_are_refused(backend):
     with pytest.raises(BadFrame, match="packed bytes"):
         backend.unpack(memoryview(bytes(packed_bytes(19, 27) + 1)), (19,), 27)
     with pytest.raises(BadFrame, match="packed bytes"):
@@ -96,7 +96,7 @@ def test_messages_of_another_size_are_refused(backend):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [1, 27, 33, 64])
-def test_planes(backend, n, bits):
+def test_bit_planes_match_numpy(backend, n, bits):
     for kind in KINDS:
         values = words("planes", n, kind)
         planes = backend.to_planes(backend.upload(values), bits)
@@ -105,7 +105,7 @@ def test_planes(backend, n, bits):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_one_lane(backend, n):
+def test_single_lane_operations_match_numpy(backend, n):
     lane, x, y = NUMPY.expand_lanes("chacha20", KEY, 1, n)[0], words("x", n), words("y", n)
     device = up(backend, lane, x, y)
     agree(backend, "from_bit", lane, (n,))
@@ -115,7 +115,7 @@ def test_one_lane(backend, n):
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("n", [1, 64, 2500, 17000])
-def test_leaves(backend, width, n):
+def test_thermometer_and_lookup_match_numpy(backend, width, n):
     digits = 2
     planes = NUMPY.expand_lanes("chacha20", KEY, digits * width, n).reshape(digits, width, -1)
     table = NUMPY.thermometer(planes)
@@ -132,7 +132,7 @@ def test_leaves(backend, width, n):
             same(backend, one, expected)
 
 
-def test_leaves_of_reversed_planes(backend):
+def test_thermometer_of_reversed_planes_matches_numpy(backend):
     planes = words("strided", (12, 5))[2:].reshape(5, 2, -1)[::-1]
     agree(backend, "thermometer", planes)
     lt, _ = backend.lookup(
@@ -159,7 +159,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("bits", [8, 40, 44, 62, 64])
-def test_matrix_products(backend, shape, bits):
+def test_matmul_matches_numpy(backend, shape, bits):
     m, depth, n = shape
     for x, w in every_kind("matmul", (m, depth), (depth, n)):
         left, right = (backend.operand(array, bits) for array in up(backend, x, w))
@@ -167,12 +167,12 @@ def test_matrix_products(backend, shape, bits):
 
 
 @pytest.mark.parametrize(("bits", "depth"), [(64, 16513), (48, 33056), (40, 66080)])
-def test_longer_sums_are_cut(one_backend, bits, depth):
-    test_the_longest_sum(one_backend, bits, depth)
+def test_sum_beyond_one_launch_is_split(one_backend, bits, depth):
+    test_longest_sum_of_largest_values_is_exact(one_backend, bits, depth)
 
 
 @pytest.mark.parametrize(("bits", "depth"), [(64, 16512)])
-def test_the_longest_sum(backend, bits, depth):
+def test_longest_sum_of_largest_values_is_exact(backend, bits, depth):
     """All bytes 0xFF at the last sum that one launch holds, and at one that must be cut."""
     x, w = np.full((16, depth), FULL), np.full((depth, 16), FULL)
     before = backend.launch.launched.total()
@@ -183,7 +183,7 @@ def test_the_longest_sum(backend, bits, depth):
     assert backend.launch.launched.total() - before == (3 if depth == 16512 else 4)
 
 
-def test_the_bound_of_one_launch_is_sharp(one_backend):
+def test_max_terms_of_one_launch_is_sharp(one_backend):
     """A slice more and the fourth diagonal passes 2^32."""
     backend, depth = one_backend, MAX_TERMS[8] + 32
     assert 4 * 255**2 * MAX_TERMS[8] < 1 << 32 <= 4 * 255**2 * depth
@@ -216,7 +216,7 @@ CONVOLUTIONS = [
     "case", CONVOLUTIONS, ids=lambda case: "-".join(map(str, case)).replace(" ", "")
 )
 @pytest.mark.parametrize("bits", [32, 40, 44, 64])
-def test_convolutions(backend, case, bits):
+def test_conv2d_matches_numpy(backend, case, bits):
     image, c_in, kernel, c_out, stride, padding, groups = case
     for x, w in every_kind("conv", (2, *image, c_in), (*kernel, c_in // groups, c_out)):
         got = backend.conv2d(*up(backend, x, w), stride, padding, groups, bits)
@@ -224,7 +224,7 @@ def test_convolutions(backend, case, bits):
 
 
 @pytest.mark.parametrize("bits", [40, 64])
-def test_element_wise_products(backend, bits):
+def test_multiply_and_row_dot_match_numpy(backend, bits):
     for shape in ((0,), (1,), (5, 7, 3), (2500,)):
         for x, w in every_kind("multiply", shape, shape):
             agree(backend, "multiply", x, w, bits)
@@ -233,7 +233,7 @@ def test_element_wise_products(backend, bits):
             agree(backend, "row_dot", x, w, bits)
 
 
-def test_an_operand_comes_back_as_words(backend):
+def test_operand_downloads_as_its_words(backend):
     x = words("operand", (5, 37))
     operand = backend.operand(backend.upload(x), 64)
     same(backend, operand, x)
@@ -253,7 +253,7 @@ def test_an_operand_serves_products_of_several_widths(backend, first, then):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_local_steps(backend, n):
+def test_local_operations_match_numpy(backend, n):
     for [x] in every_kind("local", n):
         for party in (0, 1):
             agree(backend, "truncate", x, 44, 16, party)
@@ -266,7 +266,7 @@ def test_local_steps(backend, n):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 40), (9, 33), (2, 3, 5)])
-def test_order(backend, shape):
+def test_argmax_and_smallest_match_numpy(backend, shape):
     for [x] in every_kind("order", shape):
         agree(backend, "argmax_signed", x)
         agree(backend, "smallest_signed", x, 1)
@@ -275,12 +275,12 @@ def test_order(backend, shape):
 @pytest.mark.parametrize(
     ("window", "stride"), [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((1, 1), (1, 1)), ((7, 5), (1, 1))]
 )
-def test_window_sums(backend, window, stride):
+def test_window_sum_matches_numpy(backend, window, stride):
     for [x] in every_kind("pool", (2, 7, 5, 3)):
         agree(backend, "window_sum", x, window, stride)
 
 
-def test_places(backend):
+def test_gather_take_and_concat_match_numpy(backend):
     x = words("places", (4, 37))
     index = np.argsort(words("index", (4, 50)) % np.uint64(37), axis=1) % 37
     agree(backend, "gather", x, index)
@@ -301,7 +301,7 @@ def test_strided_and_host_arrays_are_made_contiguous(backend):
     assert bytes(backend.pack(x[::2], 27)) == bytes(NUMPY.pack(x[::2], 27))
 
 
-def test_arguments_are_left_alone(backend):
+def test_operations_do_not_change_their_arguments(backend):
     x, w = words("kept", (1, 6, 6, 40)), words("weights", (3, 3, 40, 20))
     device = up(backend, x, w)
     backend.conv2d(*device, (1, 1), (1, 1, 1, 1), 1, 44)
@@ -312,7 +312,7 @@ def test_arguments_are_left_alone(backend):
     )
 
 
-def test_results_go_where_they_are_told(backend):
+def test_result_is_written_into_a_strided_out(backend):
     x = words("out", (20, 30))
     [device] = up(backend, x)
     wide = backend.zeros((20, 60))
@@ -325,7 +325,7 @@ def test_results_go_where_they_are_told(backend):
 # refusals
 
 
-def test_what_a_kernel_would_misread_is_refused(backend):
+def test_arguments_that_no_kernel_reads_right_are_refused(backend):
     x = backend.upload(words("x", (20, 20)))
     refused = [
         (

@@ -26,7 +26,7 @@ def lanes(name, planes, n):
 
 @pytest.mark.parametrize("n", [*SIZES, 5000])
 @pytest.mark.parametrize("bits", [1, 8, 13, 27, 32, 40, 44, 64])
-def test_a_masked_value_leaves_in_one_pass(backend, n, bits):
+def test_masked_words_are_packed_in_one_pass(backend, n, bits):
     drawn = NUMPY.expand_words("chacha20", KEY, (n,), bits)
     for kind in KINDS:
         x = words("masked", n, kind)
@@ -43,7 +43,7 @@ def test_a_masked_value_leaves_in_one_pass(backend, n, bits):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_masked_lanes(backend, n):
+def test_xor_uniform_matches_numpy(backend, n):
     x = lanes("x", 5, n)
     expected = x ^ NUMPY.expand_lanes("chacha20", KEY, 5, n)
     same(backend, backend.xor_uniform(backend.upload(x), "chacha20", KEY, n), expected)
@@ -51,7 +51,7 @@ def test_masked_lanes(backend, n):
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 32), (3, 33), (2, 3, 7), (4, 64), (0, 5), (65, 3)])
 @pytest.mark.parametrize("bits", [27, 40, 44, 64])
-def test_an_opening_becomes_limb_planes(backend, shape, bits):
+def test_combine_makes_limb_planes_of_an_opening(backend, shape, bits):
     for own, theirs in every_kind("combine", shape, shape):
         operand = backend.combine(backend.upload(own), NUMPY.pack(theirs, bits), bits)
         expected = (own + (theirs & mask(bits))) & mask(bits)
@@ -63,7 +63,7 @@ def test_an_opening_becomes_limb_planes(backend, shape, bits):
             assert np.array_equal(plane, (padded >> np.uint64(8 * limb)).astype(np.uint8))
 
 
-def test_an_opening_of_another_size_is_refused(backend):
+def test_opening_of_a_wrong_size_is_refused(backend):
     with pytest.raises(BadFrame, match="were expected"):
         backend.combine(backend.upload(words("x", (3, 5))), memoryview(bytes(14 * 5)), 40)
 
@@ -72,7 +72,7 @@ def test_an_opening_of_another_size_is_refused(backend):
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_beaver_products(backend, party):
+def test_beaver_products_match_the_formula(backend, party):
     public = np.uint64(1 - party)
     for e, f, a, b, c in every_kind("beaver", *[(700,)] * 5):
         expected = (public * e * f + e * b + a * f + c) & mask(62)
@@ -84,7 +84,7 @@ def test_beaver_products(backend, party):
 
 @pytest.mark.parametrize("party", [0, 1])
 @pytest.mark.parametrize("channels", [(40, 20, 1), (3, 17, 1), (6, 6, 6), (4, 6, 2)])
-def test_beaver_convolutions(backend, party, channels):
+def test_beaver_convolutions_match_the_formula(backend, party, channels):
     c_in, c_out, groups = channels
     geometry = ((2, 1), (1, 0, 1, 1), groups)
     x, w = (2, 5, 6, c_in), (3, 3, c_in // groups, c_out)
@@ -106,7 +106,7 @@ def beaver(operator, backend, values, party, bits):
     return operator.beaver(backend, Masked(e, a, bits, 0), Masked(f, b, bits, 0), c, party, bits)
 
 
-def test_a_sum_that_does_not_fit_is_refused(backend):
+def test_matmul_sum_refuses_wrong_shapes(backend):
     x, w = backend.upload(words("x", (20, 30))), backend.upload(words("w", (30, 40)))
     with pytest.raises(BadShape, match="an entry a column"):
         backend.matmul_sum([(x, w)], 44, None, backend.new((39,)))
@@ -131,7 +131,7 @@ def factor_shares(node, masks):
 @pytest.mark.parametrize("fan_in", [2, 3, 4])
 @pytest.mark.parametrize("keep_eq", [False, True])
 @pytest.mark.parametrize("n", [1, 65, 2500, 17000])
-def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
+def test_tree_level_matches_the_formula(backend, fan_in, keep_eq, n):
     node, count, row = Node(fan_in, keep_eq), 3, n_lanes(n)
     masks = lanes("masks", count * node.n_masks, n).reshape(count, node.n_masks, row)
     products = factor_shares(node, masks)
@@ -166,7 +166,7 @@ def test_a_level_of_a_tree(backend, fan_in, keep_eq, n):
     assert np.array_equal(results[0][0] ^ results[1][0], lt)
 
 
-def test_sums_that_are_no_node(backend):
+def test_masked_products_of_any_sums_match_numpy(backend):
     """The contract names any sums; those of no node are written out."""
     masks, opened, dealt = (
         lanes(name, 3 * 4, 700).reshape(3, 4, -1) for name in ("masks", "opened", "dealt")
@@ -202,7 +202,7 @@ def test_nodes_that_do_not_fit_are_refused(backend):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("candidates", [1, 2])
 @pytest.mark.parametrize("party", [0, 1])
-def test_a_lift(backend, n, candidates, party):
+def test_lift_matches_the_formula(backend, n, candidates, party):
     low, high = 27, 40
     shares = words("shares", (candidates, n)) & mask(low)
     products = words("products", (candidates, n)) & mask(high - low)
@@ -226,7 +226,7 @@ def test_a_lift(backend, n, candidates, party):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_candidates_and_clamp(backend, n):
+def test_candidates_and_add_flipped_match_numpy(backend, n):
     for v, y, t, t_r in every_kind("candidates", n, n, n, n):
         got = backend.candidates(*up(backend, y, t, t_r, v), 27)
         for one, expected in zip(got, NUMPY.candidates(y, t, t_r, v, 27), strict=True):
@@ -242,14 +242,14 @@ def test_candidates_and_clamp(backend, n):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_a_residual(backend, n):
+def test_add_matches_the_sum(backend, n):
     for x, y in every_kind("residual", n, n):
         same(backend, backend.sum_of(*up(backend, x, y), 40), (x + y) & mask(40))
 
 
 @pytest.mark.parametrize("cipher", ["chacha20", "aes128ctr"])
 @pytest.mark.parametrize("n", [*SIZES, 5000])
-def test_added_streams_and_messages(backend, cipher, n):
+def test_add_uniform_and_add_packed_match_numpy(backend, cipher, n):
     for bits, sign in itertools.product((1, 13, 27, 40, 64), (1, -1)):
         x = words("added", n)
         expected = NUMPY.add_uniform(x, cipher, KEY, bits, sign)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_miniature_of_each_part(part, tmp_path, capsys):
+def test_each_part_runs_emulated_on_small_sizes(part, tmp_path, capsys):
     out = tmp_path / "results" / f"{part}.json"
     assert main(["--part", part, "--emulated", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
@@ -63,7 +63,7 @@ def test_rows_are_written_as_they_come(tmp_path):
     assert json.loads(path.read_text())["rows"][-1]["skipped"] == "needs something"
 
 
-def test_a_test_that_fails_is_a_row_and_fails_the_part(tmp_path):
+def test_failed_test_is_a_row_and_fails_the_part(tmp_path):
     bad = tmp_path / "test_bad.py"
     bad.write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
     results = Results(
@@ -75,7 +75,7 @@ def test_a_test_that_fails_is_a_row_and_fails_the_part(tmp_path):
     assert not run(results, "emulated", 60, [str(tmp_path / "test_none.py")])
 
 
-def test_without_cupy_it_says_so(monkeypatch, capsys):
+def test_missing_cupy_is_reported(monkeypatch, capsys):
     monkeypatch.setattr("bench.gpu.parts.importlib.util.find_spec", lambda name: None)
     assert main(["--part", "conformance"]) == 1
     assert "needs cupy" in capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_without_cupy_it_says_so(monkeypatch, capsys):
 
 @pytest.mark.parametrize("route", float_limbs.DIGITS)
 @pytest.mark.parametrize("full", [False, True])
-def test_the_routes_it_is_measured_against_are_exact(route, full):
+def test_float_limb_products_are_exact(route, full):
     rng = np.random.default_rng(1)
     x, w = (
         rng.integers(0, 2**64 - 1, shape, np.uint64, endpoint=True)
@@ -94,7 +94,7 @@ def test_the_routes_it_is_measured_against_are_exact(route, full):
     assert np.array_equal(float_limbs.matmul(np, x, w, route), x @ w)
 
 
-def test_it_runs_on_a_machine_with_little_but_numpy(tmp_path):
+def test_network_part_runs_without_optional_packages(tmp_path):
     """Only NumPy, cryptography and pytest can be imported: a network runs all the same, and it is
     said what does not.
     """

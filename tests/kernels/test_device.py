@@ -34,7 +34,7 @@ def fake(monkeypatch):
 # only the device is swapped
 
 
-def test_the_emulated_run_shares_the_products_code():
+def test_emulation_replaces_the_device_only():
     """One backend class and one launcher; only the device differs, and it has nothing but what a
     device must have.
     """
@@ -54,7 +54,7 @@ def test_the_emulated_run_shares_the_products_code():
     assert EmulatedDevice.name == "emulated" and CupyDevice.name == "cupy"
 
 
-def test_the_product_does_not_know_that_it_is_emulated():
+def test_package_code_never_mentions_emulation():
     for path in [*FOLDER.glob("*.py"), kernels.FOLDER.parent / "ring" / "kernels.py"]:
         tree = ast.parse(path.read_text())
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -71,7 +71,7 @@ def test_only_the_device_module_imports_cupy():
         assert ("cupy" in imported) == (path.name == "device.py")
 
 
-def test_nothing_imports_cupy_before_it_is_asked_for():
+def test_cupy_is_imported_only_on_demand():
     code = (
         "import sys, gpumpc, gpumpc.ring.choose, gpumpc.ring.cupy_backend; sys.exit('cupy' in "
         "sys.modules)"
@@ -82,7 +82,7 @@ def test_nothing_imports_cupy_before_it_is_asked_for():
 # choice
 
 
-def test_the_argument_comes_before_the_environment(monkeypatch, fake):
+def test_argument_overrides_the_environment(monkeypatch, fake):
     monkeypatch.setenv(ENVIRONMENT, "cupy")
     assert choose_backend("numpy").name == "numpy"
     assert choose_backend().name == "cupy"
@@ -90,7 +90,7 @@ def test_the_argument_comes_before_the_environment(monkeypatch, fake):
     assert choose_backend().name == "cupy"  # the best that is there
 
 
-def test_without_a_gpu_the_choice_is_a_cpu_backend(monkeypatch):
+def test_cpu_backend_is_chosen_without_a_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", Fake(devices=0))
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     assert choose_backend().name in ("numba", "numpy")
@@ -98,7 +98,7 @@ def test_without_a_gpu_the_choice_is_a_cpu_backend(monkeypatch):
         choose_backend("cupy")
 
 
-def test_without_cupy_its_extra_is_named(monkeypatch):
+def test_missing_cupy_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # an import fails
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     assert choose_backend().name in ("numba", "numpy")
@@ -108,12 +108,12 @@ def test_without_cupy_its_extra_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cupy:", "cupy:x", "cupy:-1", "numpy:0"])
-def test_a_name_that_is_not_known(name, fake):
+def test_unknown_backend_name_is_refused(name, fake):
     with pytest.raises(ConfigError, match="no backend"):
         choose_backend(name)
 
 
-def test_each_party_may_have_its_own_gpu(fake):
+def test_two_backends_use_two_gpus(fake):
     first, second = choose_backend("cupy:0"), choose_backend("cupy:1")
     first.zeros((3,))
     assert fake.current.device == 0
@@ -126,19 +126,19 @@ def test_each_party_may_have_its_own_gpu(fake):
 # the GPU's device module, on a stand-in for CuPy
 
 
-def test_the_contract_on_the_device_module(fake):
+def test_cupy_device_passes_the_contract(fake):
     backend = CupyBackend(CupyDevice())
-    contract.test_matrix_products(backend, (65, 33, 67), 64)
-    contract.test_convolutions(backend, contract.CONVOLUTIONS[2], 40)
-    contract.test_the_wire(backend, 65, 27)
-    contract.test_planes(backend, 989, 27)
-    contract.test_places(backend)
-    contract.test_order(backend, (3, 40))
-    fused.test_an_opening_becomes_limb_planes(backend, (3, 33), 44)
+    contract.test_matmul_matches_numpy(backend, (65, 33, 67), 64)
+    contract.test_conv2d_matches_numpy(backend, contract.CONVOLUTIONS[2], 40)
+    contract.test_pack_and_unpack_match_numpy(backend, 65, 27)
+    contract.test_bit_planes_match_numpy(backend, 989, 27)
+    contract.test_gather_take_and_concat_match_numpy(backend)
+    contract.test_argmax_and_smallest_match_numpy(backend, (3, 40))
+    fused.test_combine_makes_limb_planes_of_an_opening(backend, (3, 33), 44)
     assert {"load", "limb_gemm_l8", "limb_conv_l5", "upload", "download", "wait"} <= set(fake.log)
 
 
-def test_an_opening_crosses_once_each_way(fake):
+def test_opening_needs_one_download_and_one_upload(fake):
     """Between the kernels of an opening there is one download, which is waited for, and one upload,
     which is not.
     """
@@ -167,7 +167,7 @@ def test_a_module_is_loaded_once_for_each_kernel(fake):
     assert fake.log[-1] == "synchronize"
 
 
-def test_an_installed_cupy_has_the_names():
+def test_installed_cupy_has_every_name_used():
     """CuPy imports without a GPU; it is not part of the tests' requirements."""
     cupy = pytest.importorskip(
         "cupy", reason="CuPy is not installed; its names were checked where it is"
@@ -180,7 +180,7 @@ def test_an_installed_cupy_has_the_names():
     assert "path" in str(cupy.RawModule.__doc__)
 
 
-def test_this_machine_has_a_gpu():
+def test_cupy_is_chosen_where_there_is_a_gpu():
     if not device.has_gpu():
         pytest.skip(
             "this machine shows no GPU to CuPy: `python -m bench.gpu` runs these tests where there "
@@ -205,14 +205,14 @@ def test_this_machine_has_a_gpu():
         (lambda a: (a, a, True, 1, 0, 1), InputError, "not a number of type int64"),
     ],
 )
-def test_a_launch_that_does_not_fit_the_declaration_is_refused(arguments, error, message):
+def test_launch_with_wrong_arguments_is_refused(arguments, error, message):
     launch = Launcher(EmulatedDevice())
     with pytest.raises(error, match=message):
         launch("affine", 1, *arguments(np.zeros(4, dtype=np.uint64)))
     assert not launch.launched
 
 
-def test_a_launch_of_too_many_blocks_is_refused():
+def test_launch_of_too_many_blocks_is_refused():
     launch = Launcher(EmulatedDevice())
     a: Any = np.zeros(4, dtype=np.uint64)
     with pytest.raises(BadShape, match="2147483648 blocks"):

@@ -14,7 +14,7 @@ from tests.emulator.device import ORDERS, EmulatedDevice, EmulationError, Mode
 
 
 @pytest.mark.parametrize("name", wrappers.WRAPPERS)
-def test_wrappers_do_what_their_models_say(backend, name):
+def test_wrappers_match_their_models(backend, name):
     rng = np.random.default_rng(7)
     assert all(wrappers.WRAPPERS[name](backend, rng, case) for case in range(wrappers.CASES))
 
@@ -62,25 +62,25 @@ def launch(body, monkeypatch, threads=64, mode=ORDERS[0], n=64):
         ("u32 d[4]; ldmatrix_x4(d, 8);", "multiple of 16"),
     ],
 )
-def test_is_told(body, message, at_end, monkeypatch):
+def test_kernel_mistake_is_reported(body, message, at_end, monkeypatch):
     with pytest.raises(EmulationError, match=message):
         launch(body, monkeypatch, mode=Mode(at_end=at_end))
 
 
 @pytest.mark.parametrize("mode", [*ORDERS, Mode(races=True)], ids=str)
-def test_what_is_right_passes_after_all_that(mode, monkeypatch):
+def test_correct_kernel_passes_in_every_mode(mode, monkeypatch):
     out = launch("if (!blockIdx.x) out[threadIdx.x] = x[threadIdx.x] + 1;", monkeypatch, mode=mode)
     assert out.tolist() == list(range(1, 65))
 
 
 @pytest.mark.parametrize(("order", "expected"), [(0, 63), (1, 0)])
-def test_threads_run_in_the_order_that_was_asked_for(order, expected, monkeypatch):
+def test_threads_run_in_the_chosen_order(order, expected, monkeypatch):
     """The last writer of a word, where nothing orders them, tells the order."""
     out = launch("out[0] = threadIdx.x;", monkeypatch, mode=Mode(order))
     assert int(out[0]) == expected
 
 
-def test_a_third_order_is_another_and_the_same_each_time(monkeypatch):
+def test_third_thread_order_differs_and_is_repeatable(monkeypatch):
     last = {int(launch("out[0] = threadIdx.x;", monkeypatch, mode=Mode(2))[0]) for _ in range(3)}
     assert len(last) == 1 and not last & {0, 63}
 
@@ -90,7 +90,7 @@ def test_a_block_must_be_whole_warps(monkeypatch):
         launch("out[0] = 1;", monkeypatch, threads=33)
 
 
-def test_what_was_not_written_is_poison(monkeypatch):
+def test_unwritten_output_is_poison(monkeypatch):
     out = launch("if (threadIdx.x) out[threadIdx.x] = 0;", monkeypatch)
     assert int(out[0]) == 0xA5A5A5A5A5A5A5A5 and not out[1:].any()
 
@@ -113,7 +113,7 @@ LATE = """
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_copies_land_early_or_late(late, monkeypatch):
+def test_async_copies_land_early_or_late(late, monkeypatch):
     out = launch(LATE.replace("\n", " "), monkeypatch, mode=Mode(late_copies=late))
     assert out.tolist() == [(7 if late else i) * 1000 + i for i in range(64)]
 
@@ -125,13 +125,13 @@ def test_shared_memory_begins_as_poison(monkeypatch):
     assert set(out.tolist()) == {0xCDCDCDCDCDCDCDCD}
 
 
-def test_a_missing_compiler_is_an_error(monkeypatch):
+def test_missing_compiler_is_an_error(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(build.CompilerMissing, match="apt-get install g"):
         build.compiler()
 
 
-def test_a_fault_that_is_not_a_kernels_still_ends_the_process():
+def test_fault_outside_a_kernel_ends_the_process():
     """The emulator's handler is for launches only."""
     code = (
         "import ctypes, numpy as np\n"

@@ -35,7 +35,7 @@ FLOAT = ("FADD", "FMUL", "FFMA", "DADD", "DMUL", "DFMA")  # HFMA2 moves constant
 
 @pytest.mark.parametrize("architecture", kernels.ARCHITECTURES)
 @pytest.mark.parametrize("file", kernels.files())
-def test_gates(file, architecture):
+def test_kernels_keep_their_resource_budget(file, architecture):
     resources = kernels.compiled(file, architecture).resources()
     declared = {kernel.name: kernel for kernel in kernels.parse(kernels.source(file), file)}
     assert resources.keys() == declared.keys()
@@ -52,13 +52,13 @@ def test_gates(file, architecture):
         )
 
 
-def test_the_budget_names_the_kernels_there_are():
+def test_budget_names_every_kernel():
     assert BUDGET.keys() == kernels.catalogue().keys()
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize(("file", "least"), [("limb_gemm", GEMM_SHARE), ("limb_conv", CONV_SHARE)])
-def test_the_tensor_cores_have_most_of_the_hot_loop(file, least, architecture):
+def test_hot_loops_are_mostly_tensor_core_instructions(file, least, architecture):
     codes = disassemble(kernels.compiled(file, architecture))
     assert codes.keys() == {f"{file}_l{limbs}" for limbs in least}
     for limbs, share in least.items():
@@ -73,7 +73,7 @@ def test_the_tensor_cores_have_most_of_the_hot_loop(file, least, architecture):
 
 
 @pytest.mark.parametrize("file", kernels.files())
-def test_integers_only(file):
+def test_kernels_use_no_float_arithmetic(file):
     """Nothing that rounds: results are equal bit for bit on every machine.
 
     Divisions of integers begin with an estimate.
@@ -86,7 +86,7 @@ def test_integers_only(file):
 # the instruments themselves
 
 
-def test_a_spill_would_be_seen():
+def test_register_spill_is_detected():
     """Sixty-four words in a loop that indexes them: local memory, in the log and in the
     disassembly.
     """
@@ -113,12 +113,12 @@ def test_the_hot_loop_is_the_innermost_with_tensor_cores():
     assert len(found.loops()) == 2  # a jump to itself, after the end, is padding
 
 
-def test_what_does_not_compile_is_told_with_its_line():
+def test_compile_error_names_its_line():
     with pytest.raises(ConfigError, match=r"broken\.cu\(1\)"):
         kernels.nvrtc().compile(kernels.inline("int x = ;\n", "broken.cu"), "broken.cu", "sm_90")
 
 
-def test_the_cache_gives_back_what_was_compiled(tmp_path, monkeypatch):
+def test_cache_returns_the_compiled_kernel(tmp_path, monkeypatch):
     monkeypatch.setenv(kernels.CACHE, str(tmp_path))
     first = kernels.compiled("truncate", "sm_90")
     assert len(list(tmp_path.iterdir())) == 2
@@ -140,7 +140,7 @@ def test_threads_may_compile_the_same_source_at_once(tmp_path, monkeypatch):
     assert len(set(found)) == 1 and not list(tmp_path.glob("*.part"))
 
 
-def test_a_kernel_that_the_launcher_could_not_check_is_refused():
+def test_uncheckable_kernel_declaration_is_refused():
     declaration = 'extern "C" __global__ void __launch_bounds__(256) bad({}) {{}}'
     for parameters in ("float x", "u64 *x", "const long* x", "u64** x"):
         with pytest.raises(ConfigError, match="cannot be checked"):
@@ -149,7 +149,7 @@ def test_a_kernel_that_the_launcher_could_not_check_is_refused():
         kernels.parse('extern "C" __global__ void bad(u64* x) {}', "bad")
 
 
-def test_every_source_says_what_it_must():
+def test_every_source_has_the_four_headings():
     """The head comment of each kernel: shapes, launch, largest legal sizes, why it is fast."""
     for file in kernels.files():
         head = (kernels.FOLDER / f"{file}.cu").read_text().split("#include")[0]

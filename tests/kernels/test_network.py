@@ -46,7 +46,7 @@ def both_runs(request):
     return (numpy_runs, run(parties(*three), request.param), three, request.param)
 
 
-def test_shares_and_messages_are_numpys(both_runs):
+def test_shares_and_messages_equal_those_of_numpy(both_runs):
     for expected, got in zip(*both_runs[:2], strict=True):
         assert got.corrections == expected.corrections
         assert got.messages == expected.messages and len(got.messages) > 20
@@ -60,7 +60,7 @@ def test_two_batches_differ(both_runs):
     assert first.corrections != second.corrections and first.messages != second.messages
 
 
-def test_the_kernels_that_qualify_ran(both_runs):
+def test_tensor_core_kernels_run_for_qualifying_products(both_runs):
     """Dispatch, counted: the tensor-core kernel ran for every product that qualifies, the baseline
     for none.
     """
@@ -82,7 +82,7 @@ def test_the_kernels_that_qualify_ran(both_runs):
         assert not ran["ring_conv"] and not ran["ring_gemm"]
 
 
-def test_openings_and_corrections_take_one_kernel(both_runs):
+def test_openings_and_corrections_take_one_kernel_each(both_runs):
     """What is masked is packed where its mask is made; nothing goes through memory to be packed."""
     program, backends = PROGRAM[both_runs[3]], both_runs[2]
     dealer, *servers = (backend.launch.launched for backend in backends)
@@ -105,7 +105,7 @@ def test_openings_and_corrections_take_one_kernel(both_runs):
     assert dealer["mask_words"] == one_way > 0
 
 
-def test_what_does_not_qualify_runs_on_the_integer_pipe(one_backend):
+def test_other_products_run_on_the_integer_kernels(one_backend):
     ran = one_backend.launch.launched
     before = collections.Counter(ran)
     x = one_backend.zeros((2, 5, 5, 6))
@@ -125,7 +125,7 @@ def test_parties_may_mix_backends(both_runs):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_networks_that_are_timed_compile(name):
+def test_benchmarked_networks_compile(name):
     program = compile_program(NETWORKS[name](), Params(cipher="chacha20"), batch_size=1)
     n_weights = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}[
         name
@@ -137,11 +137,11 @@ def test_the_networks_that_are_timed_compile(name):
     assert n_weights is None or abs(total - n_weights) / n_weights < 0.01
 
 
-def test_the_backend_is_the_products_own(both_runs):
+def test_network_runs_on_cupy_backend(both_runs):
     assert all(type(backend) is CupyBackend for backend in both_runs[2])
 
 
-def test_static_weights_of_another_stream(one_backend):
+def test_forked_backend_uses_operands_of_its_parent(one_backend):
     """A lane's backend multiplies by operands that the server's has made, in every form a kernel
     reads.
     """

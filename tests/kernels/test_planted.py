@@ -28,7 +28,7 @@ def fails(bug: Bug, text: str, mode: Mode) -> bool:
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
-def test_is_caught(bug):
+def test_planted_kernel_bug_is_caught(bug):
     text = kernels.source(bug.file)
     assert text.count(bug.old) == 1, (
         f"{bug.name}: '{bug.old}' stands {text.count(bug.old)} times in {bug.file}"
@@ -44,10 +44,10 @@ def test_shared_memory_declared_too_small_is_caught():
                 dataclasses.replace(kernel, shared_bytes=kernel.shared_bytes // 3 * 2), *arguments
             )
 
-    contract.test_matrix_products(CupyBackend(EmulatedDevice()), (65, 97, 67), 64)
+    contract.test_matmul_matches_numpy(CupyBackend(EmulatedDevice()), (65, 97, 67), 64)
     with pytest.raises(EmulationError, match="outside its arguments"):
-        contract.test_matrix_products(CupyBackend(Short()), (65, 97, 67), 64)
+        contract.test_matmul_matches_numpy(CupyBackend(Short()), (65, 97, 67), 64)
 
 
-def test_there_are_enough():
+def test_at_least_twenty_bugs_are_planted():
     assert len(BUGS) >= 20 and len({bug.name for bug in BUGS}) == len(BUGS)

@@ -48,7 +48,7 @@ def with_the_emulated_backend(monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 19, 300])
 @pytest.mark.parametrize("name", agreement.STEPS)
-def test_steps(name, n):
+def test_steps_agree_on_emulated_parties(name, n):
     agreement.check_step(name, n, MIXED)
 
 
@@ -61,17 +61,17 @@ def test_steps(name, n):
         *agreement.PRODUCTS[1:3],
     ],
 )
-def test_products(product, weights, cipher):
+def test_products_agree_on_emulated_parties(product, weights, cipher):
     agreement.check_product(product, Params(ring_bits=40, weights=weights, cipher=cipher), MIXED)
 
 
-def test_products_of_two_secrets():
+def test_beaver_products_agree_on_emulated_parties():
     agreement.check_product_of_two_secrets(MIXED)
 
 
-def test_a_comparison():
+def test_comparison_agrees_on_emulated_parties():
     agreement.check_comparison(MIXED)
 
 
-def test_a_kernel_with_a_mistake_is_caught(monkeypatch):
+def test_planted_truncation_bug_is_caught(monkeypatch):
     agreement.check_a_mistake_is_caught(monkeypatch, CupyBackend, MIXED)

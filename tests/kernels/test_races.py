@@ -17,31 +17,34 @@ from tests.kernels import contract, fused, three
 
 # Shapes with more than one block, and ends that fill none.
 CHECKS = [
-    *[(contract.test_matrix_products, ((65, 97, 67), bits)) for bits in (32, 40, 44, 64)],
-    *[(contract.test_matrix_products, (shape, 64)) for shape in ((8, 300, 300), (65, 33, 10))],
-    *[(contract.test_convolutions, (contract.CONVOLUTIONS[2], bits)) for bits in (32, 40, 44, 64)],
-    *[(contract.test_convolutions, (case, 40)) for case in contract.CONVOLUTIONS],
-    (contract.test_a_long_stream, ()),
-    (contract.test_the_wire, (2500, 27)),
-    (contract.test_planes, (2500, 33)),
-    (contract.test_one_lane, (2500,)),
-    (contract.test_leaves, (3, 17000)),
-    (contract.test_element_wise_products, (64,)),
-    (contract.test_an_operand_comes_back_as_words, ()),
-    (contract.test_local_steps, (2500,)),
-    (contract.test_order, ((9, 33),)),
-    (contract.test_window_sums, ((3, 2), (1, 2))),
-    (contract.test_places, ()),
-    (three.test_beaver_multiplication, (2500,)),
-    (three.test_int64_ring_convolution, (three.CONVOLUTIONS[4],)),
-    (fused.test_a_masked_value_leaves_in_one_pass, (5000, 27)),
-    (fused.test_masked_lanes, (2500,)),
-    (fused.test_added_streams_and_messages, ("chacha20", 2500)),
-    (fused.test_an_opening_becomes_limb_planes, ((65, 3), 44)),
-    (fused.test_a_level_of_a_tree, (4, True, 17000)),
-    (fused.test_a_lift, (2500, 2, 0)),
-    (fused.test_candidates_and_clamp, (2500,)),
-    (fused.test_a_residual, (2500,)),
+    *[(contract.test_matmul_matches_numpy, ((65, 97, 67), bits)) for bits in (32, 40, 44, 64)],
+    *[(contract.test_matmul_matches_numpy, (shape, 64)) for shape in ((8, 300, 300), (65, 33, 10))],
+    *[
+        (contract.test_conv2d_matches_numpy, (contract.CONVOLUTIONS[2], bits))
+        for bits in (32, 40, 44, 64)
+    ],
+    *[(contract.test_conv2d_matches_numpy, (case, 40)) for case in contract.CONVOLUTIONS],
+    (contract.test_stream_over_several_blocks_matches_numpy, ()),
+    (contract.test_pack_and_unpack_match_numpy, (2500, 27)),
+    (contract.test_bit_planes_match_numpy, (2500, 33)),
+    (contract.test_single_lane_operations_match_numpy, (2500,)),
+    (contract.test_thermometer_and_lookup_match_numpy, (3, 17000)),
+    (contract.test_multiply_and_row_dot_match_numpy, (64,)),
+    (contract.test_operand_downloads_as_its_words, ()),
+    (contract.test_local_operations_match_numpy, (2500,)),
+    (contract.test_argmax_and_smallest_match_numpy, ((9, 33),)),
+    (contract.test_window_sum_matches_numpy, ((3, 2), (1, 2))),
+    (contract.test_gather_take_and_concat_match_numpy, ()),
+    (three.test_beaver_shares_add_up_to_the_product, (2500,)),
+    (three.test_ring_convolution_matches_the_definition, (three.CONVOLUTIONS[4],)),
+    (fused.test_masked_words_are_packed_in_one_pass, (5000, 27)),
+    (fused.test_xor_uniform_matches_numpy, (2500,)),
+    (fused.test_add_uniform_and_add_packed_match_numpy, ("chacha20", 2500)),
+    (fused.test_combine_makes_limb_planes_of_an_opening, ((65, 3), 44)),
+    (fused.test_tree_level_matches_the_formula, (4, True, 17000)),
+    (fused.test_lift_matches_the_formula, (2500, 2, 0)),
+    (fused.test_candidates_and_add_flipped_match_numpy, (2500,)),
+    (fused.test_add_matches_the_sum, (2500,)),
 ]
 
 
@@ -53,11 +56,11 @@ def checked():
 @pytest.mark.parametrize(
     ("test", "arguments"), CHECKS, ids=lambda value: getattr(value, "__name__", None)
 )
-def test_no_race(checked, test, arguments):
+def test_kernels_have_no_race(checked, test, arguments):
     test(checked, *arguments)
 
 
-def test_the_probes_do_not_race_and_no_kernel_is_left_out(checked):
+def test_every_kernel_is_checked_for_races(checked):
     assert all(agrees for _, agrees in wrappers.check(checked))
     checked.launch("rate_mma", 2, checked.new((512,), np.uint32), 2)
     checked.launch("rate_imad", 2, checked.new((512,)), 2)
@@ -95,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(64) racy(u32* out, int kind) {
 @pytest.mark.parametrize(
     ("kind", "races"), [(0, True), (1, False), (2, False), (3, True), (4, True)]
 )
-def test_what_counts_as_a_race(kind, races, monkeypatch):
+def test_race_check_tells_races_from_ordered_accesses(kind, races, monkeypatch):
     """No barrier; a barrier; a warp's own barrier for a warp's own words; a barrier too late; all
     threads to one word.
     """
@@ -116,6 +119,6 @@ def test_what_counts_as_a_race(kind, races, monkeypatch):
         )
 
 
-def test_the_sanitizers_run_time_is_not_linked():
+def test_sanitizer_runtime_is_not_linked():
     path = build.library(kernels.source("row_dot"), "row_dot", races=True)
     assert b"libtsan" not in path.read_bytes()

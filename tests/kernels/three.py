@@ -24,7 +24,7 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-def test_int64_ring_convolution(backend, case):
+def test_ring_convolution_matches_the_definition(backend, case):
     image, c_in, (kh, kw), c_out, (sy, sx), (top, left), groups = case
     b, (h, w) = 2, image
     ho, wo = (h + 2 * top - kh) // sy + 1, (w + 2 * left - kw) // sx + 1
@@ -75,7 +75,7 @@ def test_int64_ring_convolution(backend, case):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("party", [0, 1])
-def test_truncation(backend, n, party):
+def test_truncation_matches_the_formula(backend, n, party):
     k, shift = 40, 13
     for [x] in every_kind("truncation", n):
         up = (1 << shift) - 1 if party == 0 else 0
@@ -88,7 +88,7 @@ def test_truncation(backend, n, party):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_beaver_multiplication(backend, n):
+def test_beaver_shares_add_up_to_the_product(backend, n):
     """Both parties' results add up to the product, and each is the formula."""
     k = 62
     for e, f, a0, a1, b0, b1, c0 in every_kind("beaver", *[n] * 7):
@@ -106,7 +106,7 @@ def test_beaver_multiplication(backend, n):
         same(backend, backend.reduce(results[0] + results[1], k), (x * y) & mask(k))
 
 
-def test_a_truncation_may_write_where_it_reads(backend):
+def test_in_place_truncation_is_right(backend):
     x = backend.upload(words("in place", 1500))
     expected = (words("in place", 1500) & mask(40)) >> np.uint64(13)
     assert backend.truncate(x, 40, 13, 1, out=x) is x

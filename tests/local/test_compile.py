@@ -38,7 +38,7 @@ from tests.plans import MODES, evaluate, secure
         Params(ring_bits=40, frac_bits=10, weights="public"),
     ],
 )
-def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
+def test_float_fixed_and_secure_modes_agree(params: Params, tmp_path: Path) -> None:
     compiled = compiled_plan(params=params)
     x = numbers(3, 4, 4, 1)
     real, fixed, on_shares = (evaluate(compiled, x, mode) for mode in MODES)
@@ -51,7 +51,7 @@ def test_one_object_three_modes(params: Params, tmp_path: Path) -> None:
     )
 
 
-def test_what_a_plan_does_not_admit(compiled: Plan, session: LocalSession) -> None:
+def test_inputs_outside_the_plan_are_refused(compiled: Plan, session: LocalSession) -> None:
     for mode in MODES:
         for x, error in (
             (np.zeros((1, 4, 4, 2)), BadShape),
@@ -66,7 +66,7 @@ def test_what_a_plan_does_not_admit(compiled: Plan, session: LocalSession) -> No
         session.share_array([np.nan])
 
 
-def test_what_cannot_be_compiled() -> None:
+def test_too_narrow_rings_are_refused() -> None:
     with pytest.raises(RangeTooWide):
         compiled_plan(params=Params(ring_bits=22, frac_bits=10))
     with pytest.raises(PlanError):

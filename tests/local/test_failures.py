@@ -71,11 +71,11 @@ def _broken(party: int) -> Any:
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_a_server_that_fails(compiled: Plan, party: int) -> None:
+def test_server_error_ends_the_run(compiled: Plan, party: int) -> None:
     fails_then_works(compiled, _broken(party), _Bug, f"server {party}")
 
 
-def test_a_dealer_that_fails(compiled: Plan) -> None:
+def test_dealer_error_ends_the_run(compiled: Plan) -> None:
     def broken(
         _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
     ) -> None:
@@ -85,7 +85,7 @@ def test_a_dealer_that_fails(compiled: Plan) -> None:
     fails_then_works(compiled, mock.patch.object(DealerEngine, "deal", broken), _Bug, "the dealer")
 
 
-def test_a_dealer_that_deals_too_little(compiled: Plan) -> None:
+def test_too_few_dealt_bytes_are_refused(compiled: Plan) -> None:
     def short(
         _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
     ) -> None:
@@ -99,7 +99,7 @@ def test_a_dealer_that_deals_too_little(compiled: Plan) -> None:
     )
 
 
-def test_corrections_of_another_program(compiled: Plan) -> None:
+def test_too_few_corrections_are_refused(compiled: Plan) -> None:
     read = MemoryCorrections.read
 
     def skipping(corrections: MemoryCorrections, n_bytes: int) -> memoryview:
@@ -110,7 +110,7 @@ def test_corrections_of_another_program(compiled: Plan) -> None:
     fails_then_works(compiled, where, CorrelationsMissing, "too few corrections")
 
 
-def test_corrections_that_nobody_reads(compiled: Plan) -> None:
+def test_unread_corrections_are_refused(compiled: Plan) -> None:
     finish = MemoryCorrections.finish
 
     def early(corrections: MemoryCorrections) -> None:
@@ -125,7 +125,7 @@ def test_corrections_that_nobody_reads(compiled: Plan) -> None:
     )
 
 
-def test_a_run_that_costs_more_than_declared(compiled: Plan) -> None:
+def test_undeclared_cost_withholds_the_result(compiled: Plan) -> None:
     from gpumpc.wire.channel import Channel
 
     measured = Channel.measured
@@ -135,12 +135,12 @@ def test_a_run_that_costs_more_than_declared(compiled: Plan) -> None:
     fails_then_works(compiled, more, CostMismatch, "the result was not released")
 
 
-def test_a_number_is_used_once(compiled: Plan) -> None:
+def test_batch_index_is_used_once(compiled: Plan) -> None:
     back = mock.patch.object(LocalSession, "_next_batch", 0)
     fails_then_works(compiled, back, BatchAlreadyUsed, "batch 0 of session .* was used before")
 
 
-def test_a_session_that_cannot_start_leaves_nothing_behind(compiled: Plan) -> None:
+def test_failed_session_leaves_no_thread(compiled: Plan) -> None:
     weights = type(compiled.weights)(compiled.weights, compiled.weights.salt)
     weights["conv.bias"] = np.full(2, np.nan)
     before = threading.active_count()
@@ -158,7 +158,7 @@ def test_closing_twice_is_safe(compiled: Plan) -> None:
     assert not folder.exists()
 
 
-def test_dealing_ahead(compiled: Plan) -> None:
+def test_deal_ahead_is_used_up_by_the_runs(compiled: Plan) -> None:
     with compiled.simulate(batch_size=1) as session:
         session.deal_ahead(3)
         session.deal_ahead(2)
@@ -168,7 +168,7 @@ def test_dealing_ahead(compiled: Plan) -> None:
 
 
 @pytest.mark.parametrize("n_ahead", [0, 1, 3])
-def test_a_selection_that_fails_is_dealt_for_again(compiled: Plan, n_ahead: int) -> None:
+def test_failed_selection_is_dealt_for_again(compiled: Plan, n_ahead: int) -> None:
     run, x = Program.run, numbers(1, 4, 4, 1)
     failed: list[int] = []
 

@@ -28,7 +28,7 @@ def test_add_and_subtract_are_exact(session: LocalSession) -> None:
     assert np.array_equal((a - a).reveal(), np.zeros((3, 5)))
 
 
-def test_products(session: LocalSession) -> None:
+def test_products_are_right_within_rounding(session: LocalSession) -> None:
     x, y = numbers(4, 6), numbers(6, 5, seed=2)
     a, b, c = session.share_array(x), session.share_array(y), session.share_array(x[::-1])
     product = a @ b
@@ -43,7 +43,7 @@ def test_products(session: LocalSession) -> None:
     assert np.abs(((a @ b) + (a @ b)).reveal() - 2 * (x @ y)).max() <= 2 * (1 + 6 * 1.01) * ULP
 
 
-def test_a_product_that_is_not_defined(session: LocalSession) -> None:
+def test_undefined_products_are_refused(session: LocalSession) -> None:
     a, b = session.share_array(numbers(2, 3)), session.share_array(numbers(2, 3))
     with pytest.raises(BadShape, match="'@' wants"):
         a @ b
@@ -54,14 +54,14 @@ def test_a_product_that_is_not_defined(session: LocalSession) -> None:
         wide * wide
 
 
-def test_scales_do_not_mix(session: LocalSession) -> None:
+def test_adding_different_scales_is_refused(session: LocalSession) -> None:
     a, b = session.share_array(numbers(2)), session.share_array(numbers(2), frac=3)
     with pytest.raises(FracMismatch):
         a + b
 
 
 @pytest.mark.parametrize("other", [1.0, 3, np.ones(2), None, "x"])
-def test_only_handles_combine(session: LocalSession, other: Any) -> None:
+def test_operators_refuse_public_values(session: LocalSession, other: Any) -> None:
     a = session.share_array(numbers(2))
     for work in (lambda: a + other, lambda: a - other, lambda: a * other, lambda: a @ other):
         with pytest.raises(TypeError, match="share the other operand first"):
@@ -86,7 +86,7 @@ def test_nothing_reveals_by_accident(session: LocalSession, accident: Callable[[
         accident(x)
 
 
-def test_no_text_shows_a_value(session: LocalSession) -> None:
+def test_repr_shows_no_value(session: LocalSession) -> None:
     x = session.share_array(np.array([123.625, -7.5]))
     for text in (repr(x), str(x), f"{x}", f"{x!r}", "%s" % x, repr([x])):  # noqa: UP031  one more way to print
         assert (
@@ -95,7 +95,7 @@ def test_no_text_shows_a_value(session: LocalSession) -> None:
     assert np.array_equal(x.reveal(), [123.625, -7.5])
 
 
-def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: Plan) -> None:
+def test_shares_of_another_session_are_refused(session: LocalSession, compiled: Plan) -> None:
     with compiled.simulate(batch_size=1) as other:
         foreign = other.share(numbers(1, 4, 4, 1))
         for work in (
@@ -107,7 +107,7 @@ def test_another_session_has_no_shares_of_it(session: LocalSession, compiled: Pl
                 work(foreign)
 
 
-def test_shares_are_forgotten_with_their_handle(session: LocalSession) -> None:
+def test_shares_are_freed_with_their_handle(session: LocalSession) -> None:
     gc.collect()
     before = [len(store) for store in session._stores]
     handles = [session.share_array(numbers(2)) for _ in range(5)]
@@ -117,7 +117,7 @@ def test_shares_are_forgotten_with_their_handle(session: LocalSession) -> None:
     assert [len(store) for store in session._stores] == before
 
 
-def test_shares_of_two_results_do_not_add_up(session: LocalSession) -> None:
+def test_reconstruct_refuses_unlike_shares(session: LocalSession) -> None:
     words = session.backend.zeros((2,))
     one = Additive(words, 8, 0)
     with pytest.raises(RevealError, match="do not belong together"):

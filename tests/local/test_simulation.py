@@ -21,14 +21,14 @@ from tests.plans import secure
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_any_number_of_items_runs(session: LocalSession, compiled: Plan, n: int) -> None:
+def test_any_batch_size_runs(session: LocalSession, compiled: Plan, n: int) -> None:
     x = numbers(n, 4, 4, 1)
     result = session.run(session.share(x))
     assert isinstance(result, SharedTensor) and result.shape == (n, 3)
     assert is_close(compiled, x, result.reveal())
 
 
-def test_a_result_goes_on(session: LocalSession, compiled: Plan) -> None:
+def test_result_is_usable_as_a_shared_tensor(session: LocalSession, compiled: Plan) -> None:
     x = numbers(2, 4, 4, 1)
     result = session.run(session.share(x))
     assert np.abs((result - result).reveal()).max() == 0
@@ -36,7 +36,7 @@ def test_a_result_goes_on(session: LocalSession, compiled: Plan) -> None:
         session.run(result)
 
 
-def test_argmax_reveals_an_index() -> None:
+def test_argmax_reveals_the_index_only() -> None:
     compiled = compiled_plan(Argmax("top", ("fc",)))
     x = numbers(5, 4, 4, 1)
     logits = compiled_plan().evaluate(x)

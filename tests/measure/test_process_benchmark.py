@@ -17,7 +17,7 @@ from gpumpc.params import Params
 from tests.processes.cluster import close, images, tiny
 
 
-def test_loopback_total_and_online() -> None:
+def test_benchmark_times_total_and_online_runs() -> None:
     compiled, x = tiny(), images(3)
     with ProcessBenchmark(compiled, [x]) as benchmark:
         runs = [benchmark.run(), benchmark.run(dealt_before=True), benchmark.run()]
@@ -47,7 +47,7 @@ def test_link_delays_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(min(link.passed_bytes) > 0 for link in benchmark._relays)
 
 
-def test_product_of_two_operands() -> None:
+def test_benchmark_multiplies_two_operands() -> None:
     compiled = tiny()
     x, y = images(5)[..., 0], images(5, seed=9)[..., 0]
     with ProcessBenchmark(compiled, [x, y], operator="*") as benchmark:
@@ -66,7 +66,7 @@ def vectors() -> tuple[Plan, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     return compiled, found[:2], found[2:]
 
 
-def test_search_of_rows_at_rest() -> None:
+def test_benchmark_searches_stored_rows() -> None:
     compiled, queries, rows = vectors()
     with ProcessBenchmark(compiled, [queries, rows], operator="nearest") as benchmark:
         for dealt_before in (False, True):
@@ -75,7 +75,7 @@ def test_search_of_rows_at_rest() -> None:
 
 
 @pytest.mark.parametrize("dealt_before", [False, True])
-def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: bool) -> None:
+def test_failed_selection_is_retried_with_the_next_batch(dealt_before: bool) -> None:
     compiled, queries, rows = vectors()
     unlucky = "tests.measure.unlucky_party"
     with ProcessBenchmark(
@@ -89,7 +89,7 @@ def test_selection_that_fails_is_repeated_under_the_next_batch(dealt_before: boo
         assert benchmark._next_batch == 3
 
 
-def test_selection_that_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selection_gives_up_after_its_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpumpc.measure.process_benchmark.TRIES", 2)
     compiled, queries, rows = vectors()
     unlucky = "tests.measure.unlucky_party"
@@ -110,12 +110,12 @@ def test_process_that_ends_is_named() -> None:
             benchmark.run()
 
 
-def test_unknown_network() -> None:
+def test_unknown_network_is_refused() -> None:
     with pytest.raises(ConfigError, match="no network 'moon'"):
         network_named("moon")
 
 
-def test_a_stream_of_batches_in_flight() -> None:
+def test_benchmark_runs_batches_in_flight() -> None:
     """More batches than lanes; afterwards the connection serves single runs as before."""
     compiled, x = tiny(), images(3)
     with ProcessBenchmark(compiled, [x]) as benchmark:

@@ -86,7 +86,7 @@ def test_bucket_never_holds_more_than_a_burst() -> None:
     assert bucket.take(1500, now=100.0) == pytest.approx(101.0)
 
 
-def test_networks_are_those_of_the_figures() -> None:
+def test_networks_match_the_published_figures() -> None:
     assert NETWORKS == {"loopback": None, "lan": Shape(1e9, 0.0005), "wan": Shape(100e6, 0.04)}
 
 
@@ -121,7 +121,7 @@ def test_rate_holds_each_way_and_both_ways_at_once() -> None:
     assert (len(data) - (1 << 12)) / rate * 0.95 <= seconds < len(data) / rate * 1.6 + SLACK_S
 
 
-def test_a_pause_earns_no_credit_to_speak_of() -> None:
+def test_pause_earns_no_more_than_one_burst() -> None:
     """Many small rounds with pauses between them may not pass faster than the link."""
     data = bytes(20_000)
     with echoing(Shape(8.0 * 1_000_000, 0.0)) as (_, address), dial(address) as end:
@@ -151,14 +151,14 @@ def test_connections_share_the_link() -> None:
     assert max(done) >= (4 * len(data) - (1 << 12)) / rate * 0.95
 
 
-def test_end_of_a_stream_passes_behind_its_last_byte() -> None:
+def test_end_of_stream_follows_the_last_byte() -> None:
     with echoing(Shape(1e8, 0.05)) as (_, address), dial(address) as end:
         end.sendall(b"last")
         end.shutdown(socket.SHUT_WR)
         assert receive(end, 100) == b"last"
 
 
-def test_connection_without_a_target_closes_and_the_link_lives_on() -> None:
+def test_connection_without_a_target_closes_the_link_stays() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with Relay(Shape(1e9, 0.0)) as relay:
@@ -170,7 +170,7 @@ def test_connection_without_a_target_closes_and_the_link_lives_on() -> None:
                 assert end.recv(1) == b""
 
 
-def test_waiting_costs_no_processor_time() -> None:
+def test_waiting_uses_no_processor_time() -> None:
     with echoing(Shape(1e6, 0.2)) as (_, address), dial(address) as end:
         there_and_back(end, b"warm")
         start = time.process_time()
@@ -178,7 +178,7 @@ def test_waiting_costs_no_processor_time() -> None:
         assert time.process_time() - start < 0.3
 
 
-def test_close_ends_connections_and_can_be_called_twice() -> None:
+def test_close_ends_connections_and_is_idempotent() -> None:
     with echoing(Shape(1e9, 0.0)) as (relay, address), dial(address) as end:
         there_and_back(end, b"x")
         relay.close()

@@ -27,7 +27,7 @@ def item(path: Path, index: int, frame: int = 0) -> Item:
     return Item(path, frame, IMAGES[index])
 
 
-def test_the_same_image_has_one_id_and_all_its_places(catalog, tmp_path):
+def test_same_image_has_one_id_and_all_its_locations(catalog, tmp_path):
     first = catalog.add(item(tmp_path / "a.dcm", 0))
     assert len(first) == 32 and int(first, 16) >= 0
     assert catalog.add(item(tmp_path / "a.dcm", 0)) == first
@@ -42,7 +42,7 @@ def test_the_same_image_has_one_id_and_all_its_places(catalog, tmp_path):
     assert catalog.find(first)[0].sha256 == pixel_digest(IMAGES[0])
 
 
-def test_a_file_that_changed_keeps_its_former_id(catalog, tmp_path):
+def test_changed_file_keeps_its_former_id_too(catalog, tmp_path):
     old, new = catalog.add(item(tmp_path / "a.png", 0)), catalog.add(item(tmp_path / "a.png", 1))
     assert {e.item_id for e in catalog.find_file(tmp_path / "a.png")} == {old, new}
 
@@ -54,7 +54,7 @@ def test_a_removed_image_gets_a_new_id(catalog, tmp_path):
     assert catalog.add(item(tmp_path / "a.png", 0)) != first
 
 
-def test_it_lasts_and_only_its_owner_reads_it(tmp_path):
+def test_catalog_persists_and_is_private(tmp_path):
     path = tmp_path / "mine" / "catalog.sqlite"
     with Catalog(path) as first:
         item_id = first.add(item(tmp_path / "a.png", 2))
@@ -64,12 +64,12 @@ def test_it_lasts_and_only_its_owner_reads_it(tmp_path):
         assert second.find(item_id)[0].path == tmp_path / "a.png"
 
 
-def test_shapes_count():
+def test_pixel_digest_depends_on_the_shape():
     flat = np.zeros((4, 9, 1))
     assert pixel_digest(flat) != pixel_digest(flat.reshape(9, 4, 1))
 
 
-def test_what_is_no_catalog_is_refused(tmp_path):
+def test_files_that_are_not_catalogs_are_refused(tmp_path):
     private = tmp_path / "mine"
     private.mkdir(mode=0o700)
     (private / "words").write_text("no database " * 100)

@@ -66,14 +66,14 @@ def test_every_file_is_read_or_refused(matrix):
         assert frames == list(range(FRAMES.get(name, 2 if "2frame" in name else 1)))
 
 
-def test_no_text_of_a_file_is_in_a_refusal(matrix):
+def test_refusal_does_not_show_the_patient_name(matrix):
     for name, answers in matrix.items():
         if isinstance(answers[0], Refused):
             person = str(pydicom.dcmread(FILES / name, force=True).get("PatientName", ""))
             assert not person or person not in str(answers[0])
 
 
-def test_one_image_in_many_syntaxes(matrix):
+def test_transfer_syntaxes_give_the_same_pixels(matrix):
     for group in ("MR_small", "SC_rgb_rle", "rtdose"):
         first = [answers[0] for name, answers in matrix.items() if name.startswith(group)]
         same = [answer.pixels for answer in first if isinstance(answer, Item)]
@@ -125,7 +125,7 @@ HU = VALUES * 2.0 - 50.0
 SLOPE = {"RescaleSlope": 2, "RescaleIntercept": -50}
 
 
-def test_without_a_window_the_files_range_is_shown(tmp_path):
+def test_full_range_is_shown_without_a_window(tmp_path):
     np.testing.assert_allclose(
         grey(dicom(tmp_path / "a", VALUES, **SLOPE))[0], VALUES / 100.0, atol=1e-6
     )
@@ -145,19 +145,19 @@ def test_without_a_window_the_files_range_is_shown(tmp_path):
         ({"WindowCenter": 20, "WindowWidth": 0}, -50.0, 150.0),  # no window: the file's range
     ],
 )
-def test_windows_of_the_file(tmp_path, elements, low, high):
+def test_window_of_the_file_is_applied(tmp_path, elements, low, high):
     got = grey(dicom(tmp_path / "a", VALUES, **SLOPE, **elements))[0]
     np.testing.assert_allclose(got, np.clip((HU - low) / (high - low), 0, 1), atol=1e-6)
 
 
-def test_the_recipes_window_goes_first(tmp_path):
+def test_window_of_the_recipe_takes_precedence(tmp_path):
     path = dicom(tmp_path / "a", VALUES, WindowCenter=1, WindowWidth=2, **SLOPE)
     np.testing.assert_allclose(
         grey(path, window=(0.0, 100.0))[0], np.clip(HU / 100 + 0.5, 0, 1), atol=1e-6
     )
 
 
-def test_sigmoid_monochrome1_and_signs(tmp_path):
+def test_sigmoid_monochrome1_and_signed_values_are_read(tmp_path):
     path = dicom(tmp_path / "a", VALUES, WindowCenter=20, WindowWidth=40, VOILUTFunction="SIGMOID")
     np.testing.assert_allclose(
         grey(path)[0], 1 / (1 + np.exp(-4 * (VALUES - 20.0) / 40)), atol=1e-6
@@ -176,7 +176,7 @@ def test_sigmoid_monochrome1_and_signs(tmp_path):
     np.testing.assert_allclose(grey(path)[0], (signed + 4) / 7.0, atol=1e-6)
 
 
-def test_windows_of_single_frames(tmp_path):
+def test_window_of_each_frame_is_applied(tmp_path):
     def group(centre, slope):
         voi, value, frame = (pydicom.Dataset() for _ in range(3))
         voi.WindowCenter, voi.WindowWidth, voi.VOILUTFunction = centre, 100, "LINEAR_EXACT"
@@ -193,7 +193,7 @@ def test_windows_of_single_frames(tmp_path):
     np.testing.assert_allclose(got[1], np.clip((2.0 * VALUES - 50) / 100, 0, 1), atol=1e-6)
 
 
-def test_a_table_in_place_of_a_window(tmp_path):
+def test_lookup_table_replaces_the_window(tmp_path):
     table = pydicom.Dataset()
     table.LUTDescriptor = [101, 0, 8]
     table.LUTData = [2 * n for n in range(101)]
@@ -202,7 +202,7 @@ def test_a_table_in_place_of_a_window(tmp_path):
     np.testing.assert_allclose(grey(path)[0], VALUES * 2 / 255.0, atol=1e-6)
 
 
-def test_what_no_package_reads_is_named(tmp_path):
+def test_unsupported_transfer_syntax_is_named(tmp_path):
     path = dicom(tmp_path / "a", VALUES)
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
@@ -215,7 +215,7 @@ def test_what_no_package_reads_is_named(tmp_path):
     assert "convert" in caught.value.hint
 
 
-def test_a_slope_that_is_no_number(tmp_path):
+def test_infinite_slope_is_refused(tmp_path):
     dataset = pydicom.dcmread(dicom(tmp_path / "a", VALUES, RescaleIntercept=0))
     dataset.RescaleSlope = pydicom.valuerep.DSfloat("inf", validation_mode=0)
     dataset.save_as(tmp_path / "b")

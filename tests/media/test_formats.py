@@ -30,7 +30,7 @@ def read(path: Path, **options) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_depths_are_exact(tmp_path, suffix):
+def test_8_and_16_bit_levels_are_exact(tmp_path, suffix):
     for values, top in ((GREY8, 255), (GREY16, 65535), (COLOUR, 255)):
         path = tmp_path / f"a.{suffix}"
         Image.fromarray(values).save(path)
@@ -39,7 +39,7 @@ def test_depths_are_exact(tmp_path, suffix):
         np.testing.assert_allclose(got, want / np.float32(top), atol=1e-7)
 
 
-def test_a_window_is_for_more_than_8_bits(tmp_path):
+def test_window_applies_only_above_8_bits(tmp_path):
     Image.fromarray(GREY16).save(tmp_path / "deep.png")
     Image.fromarray(GREY8).save(tmp_path / "flat.png")
     (deep,), (flat,) = (
@@ -49,7 +49,7 @@ def test_a_window_is_for_more_than_8_bits(tmp_path):
     np.testing.assert_allclose(flat[..., 0], GREY8 / 255.0, atol=1e-6)
 
 
-def test_other_modes_of_a_picture(tmp_path):
+def test_bilevel_palette_alpha_and_float_images_are_read(tmp_path):
     Image.fromarray(GREY8 > 127).save(tmp_path / "bits.png")
     assert set(np.unique(read(tmp_path / "bits.png")[0])) == {0.0, 1.0}
     Image.fromarray(COLOUR).convert("P", palette=Image.Palette.ADAPTIVE).save(
@@ -76,7 +76,7 @@ def test_jpeg_is_close_and_turned_upright(tmp_path):
     assert read(tmp_path / "b.jpg")[0].shape == (30, 40, 1)
 
 
-def test_pages_are_frames(tmp_path):
+def test_tiff_pages_are_frames(tmp_path):
     pages = [Image.fromarray(rng.integers(0, 256, (8, 9), dtype=np.uint8)) for _ in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     found = read_image(tmp_path / "a.tif")
@@ -108,7 +108,7 @@ def volume(path: Path, affine=None, shape=(6, 7, 8), dtype=np.int16) -> np.ndarr
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "no_suffix"])
-def test_slices_of_a_volume(tmp_path, name):
+def test_volume_slices_have_radiological_orientation(tmp_path, name):
     made = tmp_path / ("b.nii.gz" if name == "no_suffix" else name)
     values = volume(made)
     made.rename(tmp_path / name)
@@ -125,7 +125,7 @@ def test_slices_of_a_volume(tmp_path, name):
     np.testing.assert_allclose(sagittal[2][..., 0], seen[2, :, :].T, atol=1e-6)
 
 
-def test_the_way_a_volume_is_stored_does_not_show(tmp_path):
+def test_storage_order_does_not_change_a_volume(tmp_path):
     values = rng.integers(0, 100, (6, 7, 8)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
     flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -138,7 +138,7 @@ def test_the_way_a_volume_is_stored_does_not_show(tmp_path):
         )
 
 
-def test_volumes_of_other_forms(tmp_path):
+def test_other_nifti_volumes_are_read_or_refused(tmp_path):
     volume(tmp_path / "time.nii", shape=(4, 5, 6, 2))
     assert len(read(tmp_path / "time.nii")) == 12
     nibabel.save(
@@ -155,7 +155,7 @@ def test_volumes_of_other_forms(tmp_path):
         read(tmp_path / "words.gz")
 
 
-def test_what_cannot_be_asked_for(tmp_path):
+def test_invalid_recipes_and_axes_are_refused(tmp_path):
     for recipe in (
         Preprocessing((4, 4), (0.0,) * 2, (1.0,) * 2),
         Preprocessing((4, 4), (0.0,), (1.0,), (40.0, 0.0)),

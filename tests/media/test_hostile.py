@@ -105,7 +105,7 @@ def bombs(folder: Path) -> dict[str, str]:
     }
 
 
-def test_bad_files_are_refused_in_time_and_the_good_go_through(tmp_path):
+def test_bad_files_are_refused_in_time_and_good_ones_read(tmp_path):
     expected = bombs(tmp_path)
     goods = {good(tmp_path / name).name for name in ("a_first.png", "n_middle.png", "z_last.png")}
     found: dict[str, Item | Refused] = {}
@@ -167,7 +167,7 @@ for line in sys.stdin.buffer:
         ),
     ],
 )
-def test_a_reader_that_dies_or_lies_costs_one_file(tmp_path, monkeypatch, body, words):
+def test_failing_reader_costs_only_one_file(tmp_path, monkeypatch, body, words):
     stand_in(monkeypatch, tmp_path, body)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -178,7 +178,7 @@ def test_a_reader_that_dies_or_lies_costs_one_file(tmp_path, monkeypatch, body, 
     assert isinstance(evil, Refused) and words in str(evil)
 
 
-def test_the_child_can_write_no_file_and_sees_no_environment(tmp_path, monkeypatch):
+def test_reader_process_has_no_environment_or_file_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("GPUMPC_SECRET", "x")
     reader = read._Reader(read.DEFAULT_LIMITS)
     try:
@@ -197,7 +197,7 @@ def test_the_child_can_write_no_file_and_sees_no_environment(tmp_path, monkeypat
     assert child.poll() is not None
 
 
-def test_messages_are_strict():
+def test_reader_messages_are_parsed_strictly():
     options = Options(size=(2, 3), channels=3)
     header = parse_header(Header(IMAGE, 2, 3, 3).pack(), options)
     assert parse_pixels(header, bytes(72)).shape == (2, 3, 3)

@@ -16,7 +16,7 @@ rng = np.random.default_rng(9)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 64, 1), (64, 64, 3), (3, 200, 3)])
-def test_pillow_reads_it(shape):
+def test_pillow_reads_written_png_exactly(shape):
     levels = rng.integers(0, 256, shape).astype(np.uint8)
     data = png(levels / 255.0)
     with Image.open(io.BytesIO(data)) as picture:
@@ -28,7 +28,7 @@ def test_pillow_reads_it(shape):
     assert png(levels / 255.0) == data
 
 
-def test_it_rounds_to_the_nearest_level(tmp_path):
+def test_png_rounds_to_the_nearest_level(tmp_path):
     grey = np.array([[0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.0]])
     (tmp_path / "x.png").write_bytes(png(grey))
     [item] = read_image(tmp_path / "x.png")
@@ -36,12 +36,12 @@ def test_it_rounds_to_the_nearest_level(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (4, 4, 2), (4, 4, 4), (0, 4), (1, 4, 4, 3)])
-def test_what_is_no_picture_is_refused(shape):
+def test_png_refuses_shapes_that_are_not_images(shape):
     with pytest.raises(BadShape):
         png(np.zeros(shape))
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, np.nan, np.inf])
-def test_values_that_are_no_levels_are_refused(value):
+def test_png_refuses_values_outside_0_to_1(value):
     with pytest.raises(BadValue):
         png([[0.5, value]])

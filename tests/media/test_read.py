@@ -22,7 +22,7 @@ def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> 
     return path
 
 
-def test_a_folder_with_some_bad_files(tmp_path: Path) -> None:
+def test_folder_is_read_and_bad_files_refused(tmp_path: Path) -> None:
     for name, mode in (("a.png", "RGB"), ("b.jpg", "L"), ("c.tif", "RGB")):
         picture(tmp_path / name, mode)
     (tmp_path / "empty.png").write_bytes(b"")
@@ -47,6 +47,6 @@ def test_a_folder_with_some_bad_files(tmp_path: Path) -> None:
         )
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile):
         list(read_images([tmp_path / "none.png"], LITE0_INPUT))

@@ -114,7 +114,7 @@ CONV = {
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's note on its own extra copy
 @pytest.mark.parametrize("name", CONV)
-def test_convolutions(name):
+def test_convolutions_match_torch(name):
     imported(nn.Sequential(CONV[name]), 4, 9, 11)
 
 
@@ -140,7 +140,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules(name):
+def test_modules_match_torch(name):
     imported(MODULES[name], 4, 9, 11)
 
 
@@ -172,7 +172,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions(name):
+def test_functions_match_torch(name):
     parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "norm": nn.BatchNorm2d(4)}
     if (
         name == "unused branch"
@@ -183,7 +183,7 @@ def test_functions(name):
     imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
 
 
-def test_vector_input():
+def test_vector_input_matches_torch():
     imported(nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 2, bias=False)), 7)
 
 
@@ -211,7 +211,7 @@ def test_pool_moves_before_the_activation():
     assert kinds[1:4] == [Conv2d, MaxPool, ReLU]
 
 
-def test_the_module_is_left_as_it_was():
+def test_import_leaves_the_module_in_training_mode():
     model = tiny().train()
     graph_from_torch(model, torch.zeros(1, 1, 8, 8), LOW, HIGH)
     assert model.training
@@ -252,7 +252,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_operator_path_and_cure(name):
+def test_unsupported_operator_is_refused_with_path_and_hint(name):
     body, words = REFUSED[name]
     parts = {
         "conv": nn.Conv2d(4, 4, 1),
@@ -277,7 +277,7 @@ def test_bad_weight_is_named(value):
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
-def test_bad_range(low, high):
+def test_invalid_input_range_is_refused(low, high):
     with pytest.raises(OutOfRange):
         graph_from_torch(tiny(), torch.zeros(1, 1, 8, 8), low, high)
 
@@ -291,6 +291,6 @@ def test_bad_range(low, high):
         (lambda m, x: m.fc(x), (1, 8), "cannot trace"),
     ],
 )
-def test_models_that_are_no_plan(body, shape, words):
+def test_models_that_cannot_be_planned_are_refused(body, shape, words):
     with pytest.raises(PlanError, match=words):
         graph_from_torch(Fn(body, fc=nn.Linear(7, 5)), torch.zeros(*shape), LOW, HIGH)

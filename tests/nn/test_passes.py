@@ -100,7 +100,7 @@ def test_chained_padding_is_folded_into_every_reader():
 @pytest.mark.parametrize(
     "tail", [[MaxPool("m", ("p",), (2, 2), (2, 2))], [Add("a", ("x", "p"))], []]
 )
-def test_padding_for_anything_else_is_refused(tail):
+def test_padding_is_refused_before_other_layers(tail):
     with pytest.raises(UnsupportedOperator, match="pad at 'p'"):
         fold_padding([IMAGE, Pad("p", ("x",), (1, 1, 1, 1)), *tail])
 
@@ -116,7 +116,7 @@ def test_pool_before_activation_is_the_same_function(act, tail):
     np.testing.assert_array_equal(before, after)
 
 
-def test_an_activation_that_others_read_stays():
+def test_activation_with_other_readers_stays():
     layers: list[AnyLayer] = [
         IMAGE,
         CONV,

@@ -50,7 +50,7 @@ def naive_conv(x, weight, bias, stride, padding, groups):
 
 @pytest.mark.parametrize(("groups", "width"), [(1, 3), (2, 6), (4, 4), (4, 8)])
 @pytest.mark.parametrize(("stride", "padding"), [((1, 1), (0, 0, 0, 0)), ((2, 3), (0, 1, 2, 1))])
-def test_conv_is_the_definition(groups, width, stride, padding):
+def test_conv_matches_the_definition(groups, width, stride, padding):
     weight, bias = RNG.normal(size=(3, 2, 4 // groups, width)), RNG.normal(size=width)
     layer = Conv2d("c", ("x",), (3, 2), width, stride, padding, groups)
     x, got = run(layer, weights={"c.weight": weight, "c.bias": bias})
@@ -60,7 +60,7 @@ def test_conv_is_the_definition(groups, width, stride, padding):
     assert got.shape[1:] == Graph((IMAGE, layer)).shapes()["c"]
 
 
-def test_pools_are_the_definition():
+def test_pools_match_the_definition():
     x, got = run(MaxPool("p", ("x",), (3, 2), (2, 2), (1, 0, 1, 1)))
     padded = np.pad(x, ((0, 0), (1, 0), (1, 1), (0, 0)), constant_values=-np.inf)
     for b, i, j, c in np.ndindex(*got.shape):
@@ -72,7 +72,7 @@ def test_pools_are_the_definition():
         )
 
 
-def test_the_small_layers():
+def test_elementwise_and_linear_layers_match_numpy():
     x, got = run(
         ReLU("r", ("x",)), Clamp("k", ("x",), 0.5), Add("a", ("r", "k")), Concat("c", ("a", "x"))
     )
@@ -90,7 +90,7 @@ def test_argmax_takes_the_lowest_index_on_ties():
     assert evaluate_float(graph, {}, [[1, 3, 3, 0]]).tolist() == [1.0]
 
 
-def test_trace_keeps_every_value_and_changes_none():
+def test_trace_returns_every_value_unchanged():
     graph = Graph((IMAGE, ReLU("r", ("x",)), Add("a", ("r", "r"))))
     x = RNG.normal(size=(2, 7, 6, 4))
     trace = evaluate_float(graph, {}, x, trace=True)
@@ -99,7 +99,7 @@ def test_trace_keeps_every_value_and_changes_none():
     np.testing.assert_array_equal(trace["a"], evaluate_float(graph, {}, x))
 
 
-def test_float32_weights_are_computed_with_in_float64():
+def test_float32_weights_are_computed_in_float64():
     weights = {"l.weight": np.full((2, 1), 0.1, np.float32), "l.bias": np.zeros(1, np.float32)}
     graph = Graph((Input("x", (), (2,), -1.0, 1.0), Linear("l", ("x",), 1)))
     assert evaluate_float(graph, weights, [[1.0, 1.0]])[0, 0] == 2 * float(np.float32(0.1))
@@ -122,6 +122,6 @@ def test_bad_input_is_refused(x, error):
         check_input(IMAGE, x)
 
 
-def test_the_edges_of_the_range_and_an_empty_batch_pass():
+def test_range_edges_and_empty_batch_are_accepted():
     assert check_input(IMAGE, np.full((1, 7, 6, 4), -9)).dtype == np.float64
     assert check_input(IMAGE, np.zeros((0, 7, 6, 4))).shape == (0, 7, 6, 4)

@@ -33,7 +33,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 
-def test_numbers_go_up_and_are_spent_once(path: Path) -> None:
+def test_batch_indexes_ascend_and_are_spent_once(path: Path) -> None:
     with Ledger(path) as ledger:
         assert ledger.high_water(A) == 0
         ledger.reserve(A, 0)
@@ -49,7 +49,7 @@ def test_numbers_go_up_and_are_spent_once(path: Path) -> None:
         ledger.reserve(B, 0)
 
 
-def test_skipped_numbers_are_burnt_whatever_their_number(path: Path) -> None:
+def test_skipped_batch_indexes_are_burnt(path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.reserve(A, 10**12)
         assert ledger.counts(A) == {"burnt": 10**12, "reserved": 1}
@@ -61,7 +61,7 @@ def test_skipped_numbers_are_burnt_whatever_their_number(path: Path) -> None:
         ledger.reserve(A, 10**12 + 1)
 
 
-def test_a_batch_that_failed_is_burnt_and_one_that_ended_well_stays_spent(path: Path) -> None:
+def test_burn_keeps_spent_batches_spent(path: Path) -> None:
     with Ledger(path) as ledger:
         for batch_index in (0, 1):
             ledger.reserve(A, batch_index)
@@ -77,12 +77,12 @@ def test_a_batch_that_failed_is_burnt_and_one_that_ended_well_stays_spent(path: 
 
 
 @pytest.mark.parametrize("batch_index", [-1, 1 << 62, 1 << 64])
-def test_no_batch_number(path: Path, batch_index: int) -> None:
+def test_invalid_batch_index_is_refused(path: Path, batch_index: int) -> None:
     with Ledger(path) as ledger, pytest.raises(BadValue):
         ledger.reserve(A, batch_index)
 
 
-def test_after_reopening_nothing_can_be_used_again(path: Path) -> None:
+def test_reopening_burns_reserved_batches(path: Path) -> None:
     with Ledger(path) as ledger:
         for batch_index in (0, 1):
             ledger.reserve(A, batch_index)
@@ -116,7 +116,7 @@ def test_kill_9_between_reserve_and_spend_burns(path: Path) -> None:
             ledger.reserve(B, 1)
 
 
-def test_a_nonce_is_drawn_once(path: Path) -> None:
+def test_nonce_is_drawn_once_for_each_name(path: Path) -> None:
     with Ledger(path) as ledger:
         one, two = ledger.nonce(b"one"), ledger.nonce(b"two")
         assert ledger.nonce(b"one") == one != two
@@ -125,7 +125,7 @@ def test_a_nonce_is_drawn_once(path: Path) -> None:
         assert ledger.nonce(b"one") == one
 
 
-def test_two_processes_cannot_have_one_ledger(path: Path) -> None:
+def test_two_processes_cannot_share_a_ledger(path: Path) -> None:
     with Ledger(path):
         second = run("Ledger(Path(sys.argv[1]))", path)
         assert "ConfigError: The ledger" in second.stderr or "is in use" in second.stderr
@@ -137,7 +137,7 @@ def test_two_processes_cannot_have_one_ledger(path: Path) -> None:
         ledger.close()
 
 
-def test_files_are_for_this_user_alone(path: Path) -> None:
+def test_ledger_files_are_private(path: Path) -> None:
     before = os.umask(0)
     try:
         with Ledger(path) as ledger:
@@ -149,14 +149,14 @@ def test_files_are_for_this_user_alone(path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_folder_that_others_can_change_is_refused(path: Path) -> None:
+def test_folder_writable_by_others_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.parent.chmod(0o777)
     with pytest.raises(ExposedSecret, match="chmod 700"):
         Ledger(path)
 
 
-def test_one_number_is_given_to_one_of_many_threads(path: Path) -> None:
+def test_only_one_thread_gets_a_batch_index(path: Path) -> None:
     def reserve(ledger: Ledger, batch_index: int) -> int:
         try:
             ledger.reserve(A, batch_index)
@@ -169,7 +169,7 @@ def test_one_number_is_given_to_one_of_many_threads(path: Path) -> None:
             assert sum(pool.map(lambda _, b=batch_index: reserve(ledger, b), range(8))) == 1
 
 
-def test_a_full_disk_is_explained_and_leaves_nothing_half_written(path: Path) -> None:
+def test_full_disk_is_explained_and_leaves_no_partial_write(path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.reserve(A, 0)
     full = run(
@@ -194,7 +194,7 @@ except ConfigError as error:
         ledger.reserve_once(f"{n_written} " + "x" * 5000)
 
 
-def test_a_damaged_file_and_a_newer_format_are_refused(path: Path) -> None:
+def test_damaged_file_and_newer_format_are_refused(path: Path) -> None:
     private_folder(path.parent)
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ConfigError, match="not a database"):
@@ -208,14 +208,14 @@ def test_a_damaged_file_and_a_newer_format_are_refused(path: Path) -> None:
         Ledger(path)
 
 
-def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "ledger.db", tmp_path / "file" / "deeper" / "ledger.db"):
         with pytest.raises(ConfigError):
             Ledger(path)
 
 
-def test_a_secret_does_not_show() -> None:
+def test_secret_does_not_print() -> None:
     secret = Secret(b"hunter2")
     assert "hunter2" not in f"{secret} {secret!r} {secret.__reduce__.__doc__}"
     assert secret == Secret(b"hunter2") != Secret(b"other")
@@ -227,7 +227,7 @@ def test_a_secret_does_not_show() -> None:
         secret.__reduce__()
 
 
-def test_private_files(tmp_path: Path) -> None:
+def test_private_files_are_checked_and_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     write_private(path, b"abc")
     assert read_private(path) == b"abc"

@@ -17,7 +17,7 @@ def pool() -> MemoryPool:
     return MemoryPool()
 
 
-def test_what_lies_in_one_piece_is_not_copied(pool: MemoryPool) -> None:
+def test_read_within_one_piece_is_not_a_copy(pool: MemoryPool) -> None:
     piece = bytes(1000)
     put(pool, A, 0, piece)
     view = pool.take(A, 0, 1.0).read(600)
@@ -33,7 +33,7 @@ def test_a_batch_is_taken_before_the_dealer_has_begun(pool: MemoryPool) -> None:
     assert not pool.n_unread_bytes
 
 
-def test_a_dealer_that_fails_wakes_who_waits_and_may_deal_again(pool: MemoryPool) -> None:
+def test_dealer_failure_wakes_the_reader_and_allows_a_retry(pool: MemoryPool) -> None:
     corrections = pool.take(A, 0, 60.0)
     pool.writer(A, 0, 6).append(b"abc")
     threading.Timer(0.1, lambda: pool.fail(A, 0)).start()
@@ -48,7 +48,7 @@ def test_a_dealer_that_fails_wakes_who_waits_and_may_deal_again(pool: MemoryPool
     assert pool.take(A, 0, 1.0).read(6) == b"abcdef"
 
 
-def test_a_dealer_that_failed_before_anybody_read(pool: MemoryPool) -> None:
+def test_reader_after_a_dealer_failure_does_not_wait(pool: MemoryPool) -> None:
     pool.fail(A, 0)
     start = time.monotonic()
     with pytest.raises(NotDealt):

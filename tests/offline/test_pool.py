@@ -24,7 +24,7 @@ def names(pool: Pool) -> set[str]:
     return {path.name for path in pool.folder.iterdir()} - {"lock"}
 
 
-def test_what_was_committed_is_read_in_order_and_then_deleted(pool: Pool) -> None:
+def test_committed_batch_is_read_in_order_and_deleted(pool: Pool) -> None:
     put(pool, A, 5, b"abc", b"defgh")
     corrections = pool.take(A, 5, 0)
     first = corrections.read(3)
@@ -36,12 +36,12 @@ def test_what_was_committed_is_read_in_order_and_then_deleted(pool: Pool) -> Non
     corrections.discard()
 
 
-def test_a_stopped_dealer_is_named(pool: Pool) -> None:
+def test_missing_batch_names_the_stopped_dealer(pool: Pool) -> None:
     with pytest.raises(CorrelationsMissing, match="start gpumpc dealer"):
         pool.take(A, 0, 0.01)
 
 
-def test_a_batch_is_read_while_it_arrives_and_then_kept_nowhere(pool: Pool) -> None:
+def test_batch_is_read_while_it_arrives_and_not_kept(pool: Pool) -> None:
     beginning = threading.Timer(0.1, lambda: writers.append(pool.writer(A, 0, 6)))
     writers: list[Writer] = []
     beginning.start()
@@ -63,7 +63,7 @@ def test_a_batch_is_read_while_it_arrives_and_then_kept_nowhere(pool: Pool) -> N
     assert names(pool) == set()
 
 
-def test_who_reads_along_hears_that_no_more_comes(pool: Pool) -> None:
+def test_aborted_writer_ends_a_concurrent_read(pool: Pool) -> None:
     writer = pool.writer(A, 0, 6)
     writer.append(b"abc")
     corrections = pool.take(A, 0, 0)
@@ -74,7 +74,7 @@ def test_who_reads_along_hears_that_no_more_comes(pool: Pool) -> None:
     assert names(pool) == set() and not pool.ahead(A, 0)
 
 
-def test_who_reads_along_hears_of_the_end_also_where_the_disk_refuses(
+def test_aborted_writer_ends_the_read_even_if_unlink_fails(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = pool.writer(A, 0, 6)
@@ -89,7 +89,7 @@ def test_who_reads_along_hears_of_the_end_also_where_the_disk_refuses(
         corrections.read(4)
 
 
-def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) -> None:
+def test_batch_discarded_while_it_arrives_leaves_nothing(pool: Pool) -> None:
     writer = pool.writer(A, 0, 6)
     writer.append(b"abc")
     pool.take(A, 0, 0).discard()
@@ -100,7 +100,7 @@ def test_a_batch_that_is_given_up_while_it_arrives_leaves_nothing(pool: Pool) ->
     assert pool.wanted(A, 0, 1000) == [0]
 
 
-def test_a_batch_may_be_taken_at_any_moment_of_its_arrival(pool: Pool) -> None:
+def test_batch_can_be_taken_at_any_time_while_it_arrives(pool: Pool) -> None:
     """Another thread takes it while it is written and committed, and reads all of it."""
     for batch_index in range(60):
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
@@ -136,7 +136,7 @@ def test_an_aborted_batch_may_come_again(pool: Pool) -> None:
     put(pool, A, 1, b"abcd")
 
 
-def test_wanted_fills_the_capacity_and_no_more(pool: Pool) -> None:
+def test_wanted_fills_the_capacity_exactly(pool: Pool) -> None:
     assert pool.wanted(A, 7, 300) == [7, 8, 9]
     put(pool, A, 8, bytes(300))
     writer = pool.writer(A, 7, 300)
@@ -157,7 +157,7 @@ def test_one_batch_is_always_wanted(pool: Pool) -> None:
     assert pool.wanted(A, 1, 5000) == [1]
 
 
-def test_wanted_is_a_short_list(pool: Pool) -> None:
+def test_wanted_names_at_most_64_batches(pool: Pool) -> None:
     assert len(pool.wanted(A, 0, 0)) == 64
 
 
@@ -174,7 +174,7 @@ def test_reopening_keeps_whole_batches_and_sweeps_the_rest(pool: Pool) -> None:
     half.abort()
 
 
-def test_files_are_for_this_user_alone(pool: Pool) -> None:
+def test_pool_files_are_private(pool: Pool) -> None:
     put(pool, A, 0, b"abcd")
     assert stat.S_IMODE(pool.folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in pool.folder.iterdir()} == {0o600}
@@ -189,7 +189,7 @@ def test_two_processes_cannot_share_a_pool(pool: Pool) -> None:
         Pool(pool.folder, 1000)
 
 
-def test_a_full_disk_is_explained_and_leaves_nothing_half_written(pool: Pool) -> None:
+def test_full_disk_is_explained_and_leaves_no_partial_write(pool: Pool) -> None:
     put(pool, A, 0, b"abcd")
     pool.close()
     code = """

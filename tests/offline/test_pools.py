@@ -29,7 +29,7 @@ def is_empty(pool: AnyPool) -> bool:
     return {path.name for path in pool.folder.iterdir()} == {"lock"}
 
 
-def test_any_cut_reads_what_was_written_in_order(pool: AnyPool) -> None:
+def test_reads_of_any_size_return_the_written_bytes(pool: AnyPool) -> None:
     data = bytes(range(100))
     for batch_index, sizes in enumerate(([100], [1] * 100, [30, 0, 70], [7] * 14 + [2], [99, 1])):
         put(pool, A, batch_index, data[:10], b"", data[10:11], data[11:60], data[60:])
@@ -67,7 +67,7 @@ def test_a_batch_is_written_once_and_read_once(pool: AnyPool) -> None:
         pool.take(A, 0, 0.0).read(1)
 
 
-def test_a_batch_of_another_size_than_announced_is_refused(pool: AnyPool) -> None:
+def test_batch_of_an_unannounced_size_is_refused(pool: AnyPool) -> None:
     short, long = pool.writer(A, 0, 4), pool.writer(A, 1, 4)
     short.append(b"abc")
     with pytest.raises(BadFrame, match="4 bytes were announced and 3 came"):
@@ -110,7 +110,7 @@ def test_old_batches_are_discarded_unless_they_are_being_read(pool: AnyPool) -> 
     reading.finish()
 
 
-def test_an_empty_batch_is_a_batch(pool: AnyPool) -> None:
+def test_empty_batch_is_stored_and_read(pool: AnyPool) -> None:
     put(pool, A, 0)
     corrections = pool.take(A, 0, 0)
     assert corrections.read(0) == b""

@@ -84,20 +84,20 @@ def check(compiled, batch_size=3, sizes=(3, 2)):
 # networks
 
 
-def test_tiny():
+def test_oracle_predicts_tiny():
     import torch
 
     check(gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8)))
 
 
 @pytest.mark.parametrize("cipher", ["aes128ctr", "chacha20"])
-def test_tiny_residual(cipher):
+def test_oracle_predicts_tiny_residual(cipher):
     import torch
 
     check(gpumpc.compile(tiny_residual(), torch.zeros(1, 3, 8, 8), params=Params(cipher=cipher)))
 
 
-def test_lenet():
+def test_oracle_predicts_lenet():
     import torch
 
     compiled = gpumpc.compile(
@@ -111,7 +111,7 @@ def test_lenet():
 
 @pytest.mark.parametrize(("k", "f"), [(40, 13), (44, 16), (62, 20)])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_graphs(seed, k, f):
+def test_oracle_predicts_random_graphs(seed, k, f):
     check(
         gpumpc.compile(GraphMaker(seed).make(), params=Params(ring_bits=k, frac_bits=f)),
         batch_size=2,
@@ -145,7 +145,7 @@ AFTER_CLAMPS = {
 
 
 @pytest.mark.parametrize("tail", AFTER_CLAMPS)
-def test_room_after_a_clamp(tail):
+def test_oracle_predicts_layers_after_clamps(tail):
     random = np.random.default_rng(4)
     layers = (
         g.Input("x", (), (4, 4, 2), -1.0, 1.0),
@@ -179,7 +179,7 @@ def rounding_differs(run, number=0, **changed):
     return verdict.values["conv"], verdict.values["conv/product"]
 
 
-def test_true_seeds_agree(tiny_run):
+def test_true_seeds_predict_every_rounding(tiny_run):
     assert rounding_differs(tiny_run) == (0, 0)
 
 
@@ -187,7 +187,7 @@ def test_true_seeds_agree(tiny_run):
     "field",
     ["root 0", "root 1", "weight_seed", "version", "weight_sharing_id", "session_id", "batch"],
 )
-def test_a_wrong_seed_differs(tiny_run, field):
+def test_wrong_seed_changes_roundings_only(tiny_run, field):
     seeds = tiny_run[1].seeds
     changed: dict[str, object] = {}
     if field.startswith("root"):
@@ -204,7 +204,7 @@ def test_a_wrong_seed_differs(tiny_run, field):
     assert 0.2 < differing / tiny_run[2].seen[0]["conv"].words.size < 0.5
 
 
-def test_a_wrong_weight_or_pixel_differs(tiny_run):
+def test_wrong_weight_or_pixel_is_noticed(tiny_run):
     compiled, session, ran, x = tiny_run
     graph, f = compiled.record.graph, compiled.record.params.frac_bits
     weights = oracle.integer_weights(graph, f, compiled.weights)
@@ -223,7 +223,7 @@ class NoThreshold(NumpyBackend):
         return super().truncate(words, k, shift, 1, out)
 
 
-def test_a_biased_truncation_differs():
+def test_biased_truncation_is_noticed():
     import torch
 
     compiled = gpumpc.compile(tiny(), torch.zeros(1, 1, 8, 8))
@@ -233,7 +233,7 @@ def test_a_biased_truncation_differs():
         assert rounding_differs((compiled, session, ran, session.integers(x)))[0] > 0
 
 
-def test_public_weights_are_declined(tiny_run):
+def test_oracle_refuses_public_weights(tiny_run):
     compiled, session, _, _ = tiny_run
     with pytest.raises(ValueError, match="public weights"):
         oracle.Oracle(compiled.record.graph, Params(weights="public"), {}, session.seeds)
@@ -242,7 +242,7 @@ def test_public_weights_are_declined(tiny_run):
 # the oracle's own arithmetic
 
 
-def test_imports_nothing_it_checks():
+def test_oracle_imports_nothing_it_checks():
     found = set()
     for node in ast.walk(ast.parse(ORACLE.read_text())):
         if isinstance(node, ast.Import):
@@ -261,7 +261,7 @@ def test_imports_nothing_it_checks():
     assert "__import__" not in ORACLE.read_text() and "importlib" not in ORACLE.read_text()
 
 
-def test_weights_are_the_engines(tiny_run):
+def test_oracle_weights_equal_the_engine_weights(tiny_run):
     compiled, session, _, _ = tiny_run
     own = oracle.integer_weights(
         compiled.record.graph, compiled.record.params.frac_bits, compiled.weights
@@ -283,7 +283,7 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=lambda layer: f"{layer.kernel}/{layer.groups}")
-def test_convolution_is_its_definition(layer):
+def test_oracle_convolution_matches_the_definition(layer):
     """Against Python's unbounded integers, term by term."""
     random = np.random.default_rng(3)
     x = random.integers(0, 1 << 64, (2, 6, 5, 4), dtype=np.uint64)
@@ -305,7 +305,7 @@ def test_convolution_is_its_definition(layer):
         assert int(result[b, r, c, o]) == total % (1 << 64)
 
 
-def test_truncation_law():
+def test_truncation_is_exact_or_one_up_and_unbiased():
     """All shares of all values a ring of 8 bits admits, shift 3: floor or that plus one, multiples
     of 8 exactly.
     """

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("still_serves")
 # what a client can do wrong by mistake
 
 
-def test_inputs_that_the_plan_does_not_admit(client: Client) -> None:
+def test_inputs_outside_the_plan_are_refused(client: Client) -> None:
     refused(BadShape, "channels last", lambda: client.share(np.zeros((1, 4, 4, 3))))
     refused(BadShape, "takes .batch, 4, 4, 1", lambda: client.share(np.zeros((4, 4, 1))))
     refused(
@@ -51,7 +51,7 @@ def test_inputs_that_the_plan_does_not_admit(client: Client) -> None:
     refused(BadValue, "not an array of numbers", lambda: client.share([["a"]]))
 
 
-def test_nan_in_weights(client: Client, cluster: Cluster) -> None:
+def test_nan_in_weights_is_refused(client: Client, cluster: Cluster) -> None:
     weights = type(cluster.compiled.weights)(
         cluster.compiled.weights, cluster.compiled.weights.salt
     )
@@ -59,7 +59,7 @@ def test_nan_in_weights(client: Client, cluster: Cluster) -> None:
     refused(BadValue, "layer 'fc'", lambda: client.share_weights(weights))
 
 
-def test_weights_of_another_plan(client: Client, cluster: Cluster) -> None:
+def test_weights_of_another_plan_are_refused(client: Client, cluster: Cluster) -> None:
     """Other weights of the same shapes do not belong to this plan: the result would silently be
     another model's.
     """
@@ -67,7 +67,7 @@ def test_weights_of_another_plan(client: Client, cluster: Cluster) -> None:
     refused(BadValue, "not those of plan 'tiny'", lambda: client.share_weights(other.weights))
 
 
-def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
+def test_handshake_names_the_field_of_another_plan(cluster: Cluster) -> None:
     for compiled, field in (
         (
             tiny(params=Params(ring_bits=34, frac_bits=8)),
@@ -80,7 +80,7 @@ def test_another_plan_is_named_by_what_differs(cluster: Cluster) -> None:
         refused(HandshakeMismatch, field, partial(cluster.client, compiled))
 
 
-def test_an_upload_that_is_not_there(client: Client) -> None:
+def test_missing_upload_is_refused(client: Client) -> None:
     shared = ["0" * 32]
     text = refused(RemoteError, "item 00000000 is not in the store", lambda: client.run(shared))
     assert "share it again" in text
@@ -88,14 +88,14 @@ def test_an_upload_that_is_not_there(client: Client) -> None:
     refused(RemoteError, "one is named twice", lambda: client.run(["0" * 32] * 2))
 
 
-def test_what_was_dropped_is_gone(client: Client) -> None:
+def test_deleted_upload_is_gone(client: Client) -> None:
     shared = client.share(images(1))
     client.delete(shared)
     client.delete(shared)
     refused(RemoteError, "is not in the store", lambda: client.run(shared))
 
 
-def test_no_more_room(client: Client) -> None:
+def test_full_store_is_refused(client: Client) -> None:
     shared = []
 
     def fill() -> None:
@@ -111,7 +111,7 @@ def test_no_more_room(client: Client) -> None:
 # who may do what
 
 
-def test_an_unlisted_key(cluster: Cluster, tmp_path: Path) -> None:
+def test_unlisted_key_is_denied(cluster: Cluster, tmp_path: Path) -> None:
     keygen(tmp_path / "stranger", "stranger", "user")
     config = replace(load_client(cluster.setup.client), identity=tmp_path / "stranger")
     text = refused(
@@ -120,7 +120,7 @@ def test_an_unlisted_key(cluster: Cluster, tmp_path: Path) -> None:
     assert "card.toml" in text
 
 
-def test_a_wrong_server_key(
+def test_wrong_server_key_is_a_timeout(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_module, "CONNECT_S", 1.0)
@@ -142,7 +142,7 @@ def test_only_owners_share_weights(cluster: Cluster) -> None:
         ]
 
 
-def test_an_upload_of_someone_else(cluster: Cluster, client: Client) -> None:
+def test_upload_of_another_user_is_refused(cluster: Cluster, client: Client) -> None:
     shared = client.share(images(1))
     with as_user(cluster, "second") as thief:
         refused(RemoteError, "belongs to someone else", lambda: thief.run(shared))
@@ -164,7 +164,7 @@ def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> Non
 # processes that go away
 
 
-def test_a_stopped_dealer(cluster: Cluster, client: Client) -> None:
+def test_stopped_dealer_is_named_and_burns_one_batch(cluster: Cluster, client: Client) -> None:
     """What was dealt ahead is still used; then both servers say who is missing, and no more than
     one batch is burnt.
     """
@@ -192,7 +192,9 @@ def test_a_stopped_dealer(cluster: Cluster, client: Client) -> None:
     client.delete(shared)
 
 
-def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_server_is_reported_and_can_restart(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with cluster.ready() as client:
         shared = client.share(images(1))
         cluster.kill("server1")
@@ -211,7 +213,7 @@ def test_a_dead_peer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         client.delete(shared)
 
 
-def test_a_frozen_peer(cluster: Cluster, client: Client) -> None:
+def test_frozen_server_is_reported(cluster: Cluster, client: Client) -> None:
     shared = client.share(images(1))
     cluster.processes["server0"].send_signal(signal.SIGSTOP)
     try:
@@ -220,7 +222,7 @@ def test_a_frozen_peer(cluster: Cluster, client: Client) -> None:
         cluster.processes["server0"].send_signal(signal.SIGCONT)
 
 
-def test_before_weights_are_shared(tmp_path: Path) -> None:
+def test_run_before_weights_are_shared_is_refused(tmp_path: Path) -> None:
     with Cluster.make(tmp_path) as fresh, fresh.client() as client:
         client.wait_connected(5.0)
         shared = client.share(images(1))
@@ -231,6 +233,6 @@ def test_before_weights_are_shared(tmp_path: Path) -> None:
         assert client.run(shared).reveal().shape == (1, 3)
 
 
-def test_every_error_names_cause_and_cure() -> None:
+def test_one_line_error_names_cause_and_hint() -> None:
     error = PeerLost("a", "b", "c")
     assert one_line(error) == "a. Cause: b. What to do: c."

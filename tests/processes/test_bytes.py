@@ -132,7 +132,7 @@ def _check_dealer(relayed: Relayed, cost: Cost) -> None:
     assert len(relayed.dealt.streams[1]) == ANSWER  # server 1 answers by CURVE
 
 
-def test_what_curve_carries_is_two_hellos_and_the_dealers_answers(relayed: Relayed) -> None:
+def test_curve_carries_only_hellos_and_dealer_requests(relayed: Relayed) -> None:
     hello, port = (len(Exchange(b"", b"", port).hello) for port in (0, 20_000))
     with relayed.cluster.ready():
         time.sleep(0.3)
@@ -147,7 +147,7 @@ def test_what_curve_carries_is_two_hellos_and_the_dealers_answers(relayed: Relay
     assert agreed > 300 and {*wanted} == {len(m.pack(want))}
 
 
-def test_all_other_bytes_of_curve_are_framing(relayed: Relayed) -> None:
+def test_other_curve_bytes_are_framing(relayed: Relayed) -> None:
     for stream in (
         bytes(s) for relay in (relayed.curve_between, relayed.curve_dealt) for s in relay.streams
     ):

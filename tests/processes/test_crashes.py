@@ -60,7 +60,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_kill_9(tmp_path: Path, case: str) -> None:
+def test_answer_is_right_after_kill_9_and_restart(tmp_path: Path, case: str) -> None:
     name, fault = CASES[case]
     cluster = Cluster.make(tmp_path, pool="1KiB")
     cluster.faults[name] = fault

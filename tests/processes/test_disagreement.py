@@ -118,7 +118,7 @@ def second(cluster: Cluster, name: str, change: Callable[[Path], None]) -> tuple
     return code, cluster.log(name)[start:]
 
 
-def test_a_dealer_with_another_plan(cluster: Cluster) -> None:
+def test_dealer_with_another_plan_is_refused(cluster: Cluster) -> None:
     changed(ring_bits=34).save(cluster.folder / "other")
     code, log = second(
         cluster, "dealer", lambda file: rewrite(file, plans=[str(cluster.folder / "other")])
@@ -127,7 +127,7 @@ def test_a_dealer_with_another_plan(cluster: Cluster) -> None:
     assert cluster.serves()  # with the dealer that was there before
 
 
-def test_a_dealer_with_another_root(cluster: Cluster) -> None:
+def test_dealer_with_another_root_is_refused(cluster: Cluster) -> None:
     """Its CURVE key is on the servers' card and its X25519 key is not: the card is a wrong one."""
     folder = cluster.folder / "odd"
     keygen(folder, "dealer", "dealer")
@@ -145,7 +145,7 @@ def test_a_dealer_with_another_root(cluster: Cluster) -> None:
     assert cluster.serves()
 
 
-def test_a_secret_that_others_can_read(cluster: Cluster) -> None:
+def test_secret_readable_by_others_is_refused(cluster: Cluster) -> None:
     secret = cluster.folder / "dealer" / "secret.toml"
     secret.chmod(0o640)
     try:
@@ -159,7 +159,7 @@ def test_a_secret_that_others_can_read(cluster: Cluster) -> None:
     )
 
 
-def test_the_state_folder_of_the_other_server(cluster: Cluster) -> None:
+def test_state_folder_of_the_other_server_is_refused(cluster: Cluster) -> None:
     code, log = second(
         cluster, "server1", lambda file: rewrite(file, state="state0", listen="tcp://127.0.0.1:0")
     )
@@ -172,7 +172,7 @@ def test_the_state_folder_of_the_other_server(cluster: Cluster) -> None:
     assert code == 1 and "is in use" in log  # two processes with one ledger
 
 
-def test_a_restored_state_folder(cluster: Cluster) -> None:
+def test_restored_state_folder_needs_new_weight_shares(cluster: Cluster) -> None:
     """Its weight shares are of an earlier sharing: nothing is computed with them until weights are
     shared again.
     """
@@ -206,7 +206,7 @@ def _stop(cluster: Cluster, name: str) -> None:
     assert cluster.processes[name].wait(8) == 0
 
 
-def test_a_wrong_peer_key(cluster: Cluster, tmp_path: Path) -> None:
+def test_wrong_peer_key_is_logged_with_a_hint(cluster: Cluster, tmp_path: Path) -> None:
     """Server 1 expects another key of server 0: the log says whose card to copy."""
     keygen(tmp_path / "odd", "server0", "server0")
     _stop(cluster, "server1")
@@ -285,7 +285,7 @@ class _Server0:
 
 
 @pytest.mark.parametrize("attack", ["second use", "replay"])
-def test_server_1_refuses_a_used_number_and_a_repeated_frame(cluster: Cluster, attack: str) -> None:
+def test_server_1_refuses_used_batches_and_replayed_frames(cluster: Cluster, attack: str) -> None:
     with cluster.ready() as client:
         shared = client.share(images(1))
         client.run(shared)

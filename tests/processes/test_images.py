@@ -98,7 +98,7 @@ def gpumpc(cluster: Cluster, *arguments: object, plan: str = "features", rc: int
     return command(*arguments, "--config", config, "--plan", folder, rc=rc)
 
 
-def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
+def test_dealer_of_two_plans_reconnects(cluster: Cluster) -> None:
     """Server 1 wants batches of both plans at once, and does not ask between the hellos."""
     start = len(cluster.log("dealer"))
     cluster.kill("dealer")
@@ -107,7 +107,7 @@ def test_a_dealer_of_two_plans_comes_back(cluster: Cluster) -> None:
     assert "answered a hello with" not in log
 
 
-def test_a_dealer_that_disagrees_on_the_last_plan_does_not_take_the_place_of_one_that_agrees(
+def test_disagreeing_dealer_does_not_replace_a_working_one(
     cluster: Cluster,
 ) -> None:
     root, file = cluster.folder.parent, cluster.setup.dealer
@@ -144,7 +144,7 @@ def test_a_folder_of_images_is_shared_once(cluster: Cluster, pictures: Path) -> 
     assert f"of this plan: {N} images, 0 features; {N} images in the local catalogue" in text
 
 
-def test_no_name_leaves_the_client(cluster: Cluster, pictures: Path) -> None:
+def test_file_names_stay_at_the_client(cluster: Cluster, pictures: Path) -> None:
     for party in (0, 1):
         for path in (cluster.folder / f"state{party}").rglob("*"):
             if path.is_file():
@@ -152,7 +152,7 @@ def test_no_name_leaves_the_client(cluster: Cluster, pictures: Path) -> None:
                 assert b"00.png" not in data and str(pictures).encode() not in data, path
 
 
-def test_extract_all_classify_and_evaluate(
+def test_extract_classify_and_evaluate_by_command(
     cluster: Cluster, pictures: Path, tmp_path: Path
 ) -> None:
     text = gpumpc(cluster, "extract", pictures / "03.png")
@@ -183,7 +183,7 @@ def test_extract_all_classify_and_evaluate(
     ]
 
 
-def test_index_and_search(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
+def test_index_and_search_by_command(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
     gpumpc(cluster, "index", "create", "greys", "--metric", "l2")
     gpumpc(cluster, "index", "add", "greys", pictures / "00.png")
     assert f"index 'greys' has {N} rows" in gpumpc(cluster, "index", "add", "greys", "--all")
@@ -201,7 +201,9 @@ def test_index_and_search(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
     assert f"has {N - 1} rows" in gpumpc(cluster, "index", "remove", "greys", pictures / "11.png")
 
 
-def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
+def test_nearest_neighbours_vote_by_command(
+    cluster: Cluster, pictures: Path, tmp_path: Path
+) -> None:
     rows = [f"{pictures / f'{i:02}.png'},{CLASSES[i > 5]}" for i in range(N)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
     gpumpc(cluster, "index", "create", "labelled", "--metric", "l2", "--classes", ",".join(CLASSES))
@@ -247,7 +249,7 @@ def test_the_nearest_vote(cluster: Cluster, pictures: Path, tmp_path: Path) -> N
         (("delete",), "items or --all"),
     ],
 )
-def test_what_is_asked_wrongly(
+def test_wrong_commands_are_refused_with_a_hint(
     cluster: Cluster, pictures: Path, arguments: tuple[str, ...], text: str
 ) -> None:
     start = time.monotonic()
@@ -274,7 +276,7 @@ def test_deleted_images_are_gone_at_both_servers(cluster: Cluster, pictures: Pat
     assert f"{N - 2} images, {N - 1} features" in gpumpc(cluster, "list")
 
 
-def test_an_operator_verifies_the_shares_at_rest(tmp_path: Path) -> None:
+def test_store_verify_checks_the_stored_shares(tmp_path: Path) -> None:
     cluster = Cluster.make(tmp_path)
 
     def verify(rc: int) -> str:
@@ -314,9 +316,7 @@ DealerEngine.deal = deal_and_die
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_kill_9_of_each_process_in_an_extraction_of_64_images(
-    tmp_path: Path, in_flight: int
-) -> None:
+def test_extraction_survives_killing_each_process(tmp_path: Path, in_flight: int) -> None:
     """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used
     twice.
     """

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("still_serves")
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> None:
+def test_request_at_one_server_only_is_refused(client: Client, party: int) -> None:
     shared = client.share(images(1))
     request = m.Run(client.plan_id, secrets.token_hex(16), shared)
     sequence = ask(client, party, request)
@@ -40,7 +40,7 @@ def test_a_request_that_reaches_one_server_only(client: Client, party: int) -> N
     client.delete(shared)
 
 
-def test_different_requests_at_the_two_servers(client: Client) -> None:
+def test_different_requests_at_the_servers_are_refused(client: Client) -> None:
     small, large = client.share(images(1)), client.share(images(2))
     job = secrets.token_hex(16)
     first = ask(client, 1, m.Run(client.plan_id, job, large))
@@ -52,7 +52,7 @@ def test_different_requests_at_the_two_servers(client: Client) -> None:
     client.delete(large)
 
 
-def test_uploads_of_a_wrong_size(client: Client) -> None:
+def test_uploads_of_a_wrong_size_are_refused(client: Client) -> None:
     for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (0, 0, 0)):
         request = m.Share(
             client.plan_id, secrets.token_hex(16), [secrets.token_hex(16) for _ in range(n_items)]
@@ -65,7 +65,7 @@ def test_uploads_of_a_wrong_size(client: Client) -> None:
         )
 
 
-def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
+def test_upload_at_one_server_only_is_unusable(cluster: Cluster, client: Client) -> None:
     """What reached one server alone cannot be used, is deleted when its items are settled, and can
     be shared again.
     """
@@ -86,7 +86,7 @@ def test_half_an_upload_is_no_upload(cluster: Cluster, client: Client) -> None:
     client.delete(shared)
 
 
-def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client) -> None:
+def test_mismatched_halves_of_an_upload_are_sent_again(cluster: Cluster, client: Client) -> None:
     """Server 0 has one sending of an item and server 1 another: their sum would be noise.
 
     `share` sends it once more.
@@ -113,7 +113,7 @@ def test_two_halves_that_do_not_belong_together(cluster: Cluster, client: Client
     client.delete(client.share(x, [name]))
 
 
-def test_the_same_image_twice_is_one_row(client: Client) -> None:
+def test_same_image_twice_is_stored_once(client: Client) -> None:
     name, x = secrets.token_hex(16), images(2)
     client.share(x[:1], [name])
     before = [status.n_bytes for status in client.store_status()]
@@ -127,7 +127,7 @@ def test_the_same_image_twice_is_one_row(client: Client) -> None:
     client.delete([name])
 
 
-def test_cut_weights(client: Client) -> None:
+def test_cut_weights_are_refused(client: Client) -> None:
     before = client.plan_status()[0].weight_sharing_id
     sequence = client.ask_together(
         m.ShareWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5))
@@ -136,7 +136,7 @@ def test_cut_weights(client: Client) -> None:
     assert client.plan_status()[0].weight_sharing_id == before  # what was there is still in use
 
 
-def test_a_share_pair_id_is_used_once(client: Client, cluster: Cluster) -> None:
+def test_weight_sharing_id_is_used_once(client: Client, cluster: Cluster) -> None:
     """F = W - Bm is never opened twice under one Bm."""
     weight_sharing_id = client.plan_status()[0].weight_sharing_id
     sent = (bytes(32), bytes(_weight_bytes(client)))
@@ -158,7 +158,7 @@ def _weight_bytes(client: Client) -> int:
     "payload",
     [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Heartbeat()), m.pack(m.Done())],
 )
-def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
+def test_malformed_requests_are_refused(client: Client, payload: bytes) -> None:
     for party in (0, 1):
         client._servers[party].send(Kind.REQUEST, payload, sequence=77)
         refused(RemoteError, "BadFrame", partial(client._servers[party].receive, LIMIT_S))
@@ -167,12 +167,12 @@ def test_a_request_that_is_none(client: Client, payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["0" * 32 + "\n", "../" + "0" * 29, "0" * 31])
-def test_a_name_that_is_none(client: Client, name: str) -> None:
+def test_malformed_item_names_are_refused(client: Client, name: str) -> None:
     request: Any = m.Share(client.plan_id, "0" * 32, [name])
     refused(RemoteError, "BadFrame", lambda: answer(client, 0, ask(client, 0, request, bytes(32))))
 
 
-def test_nobody_fills_the_queue(client: Client) -> None:
+def test_one_client_cannot_fill_the_queue(client: Client) -> None:
     shared = client.share(images(1))
     first = 0
     for _ in range(MAX_JOBS_PER_CLIENT + 1):
@@ -197,7 +197,7 @@ def _drain(client: Client, sequence: int) -> None:
         pass
 
 
-def test_a_job_number_is_not_taken_twice(client: Client, cluster: Cluster) -> None:
+def test_waiting_job_id_is_not_accepted_twice(client: Client, cluster: Cluster) -> None:
     shared, job = client.share(images(1)), secrets.token_hex(16)
     request = m.Run(client.plan_id, job, shared)
     assert isinstance(answer(client, 1, ask(client, 1, request)), m.Queued)

@@ -27,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_the_result_is_that_of_fixed_mode_and_of_one_process(cluster: Cluster, n: int) -> None:
+def test_result_matches_fixed_mode_and_one_process(cluster: Cluster, n: int) -> None:
     x = images(n)
     with cluster.ready() as client:
         shared = client.share(x)
@@ -52,7 +52,7 @@ def test_weights_can_be_shared_again(cluster: Cluster) -> None:
     assert cluster.serves()
 
 
-def test_the_environment_has_no_torch(cluster: Cluster, tmp_path: Path) -> None:
+def test_package_imports_without_torch(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     code = (
         "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.local.compile, sys; "
@@ -96,7 +96,7 @@ def test_the_client_runs_without_torch(cluster: Cluster, tmp_path: Path) -> None
     assert close(cluster.compiled, images(3), found["features"][order])
 
 
-def test_no_secret_and_no_value_is_logged(cluster: Cluster) -> None:
+def test_logs_show_no_secret(cluster: Cluster) -> None:
     assert cluster.serves()
     folder = cluster.folder
     secrets = [
@@ -110,7 +110,7 @@ def test_no_secret_and_no_value_is_logged(cluster: Cluster) -> None:
         assert not [secret for secret in secrets if secret in log]
 
 
-def test_a_signal_ends_every_process_with_0(tmp_path: Path) -> None:
+def test_signal_ends_every_process_with_status_0(tmp_path: Path) -> None:
     cluster = Cluster.make(tmp_path)
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
     with cluster:

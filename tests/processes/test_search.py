@@ -54,7 +54,7 @@ def index(request: pytest.FixtureRequest, client: Client, gallery: list[str]) ->
     return index
 
 
-def test_search_finds_what_plain_search_finds(
+def test_search_matches_plaintext_search(
     client: Client, index: Index, gallery: list[str], cluster: Cluster
 ) -> None:
     scores, found = index.search(asked(client), K)
@@ -84,7 +84,9 @@ def test_search_finds_what_plain_search_finds(
         assert {gallery.index(name) for name in found[3][:2]} == {3, 31}
 
 
-def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path: Path) -> None:
+def test_index_follows_the_faiss_interface(
+    client: Client, gallery: list[str], tmp_path: Path
+) -> None:
     index = client.create_index("small", "l2")
     index.add(gallery[:10])
     assert index.ntotal == 10 and index.dim == 3
@@ -109,7 +111,7 @@ def test_the_index_in_faisss_words(client: Client, gallery: list[str], tmp_path:
     assert index.ntotal == 10 and gallery[2] not in found[0] and scores.shape == (1, 10)
 
 
-def test_forgotten_items_are_gone(client: Client) -> None:
+def test_deleted_items_leave_the_index(client: Client) -> None:
     items = client.extract(client.share(images(3, seed=9)))
     index = client.create_index("forgetful", "l2")
     index.add(items)
@@ -119,7 +121,7 @@ def test_forgotten_items_are_gone(client: Client) -> None:
         index.search(items[:1], 1)
 
 
-def test_an_item_is_kept_once(client: Client) -> None:
+def test_extracted_item_is_stored_once(client: Client) -> None:
     before = len(client.list_features())
     items = client.extract(client.share(images(2, seed=10)))
     first = client.features(items).reveal()
@@ -165,7 +167,7 @@ def test_an_item_is_kept_once(client: Client) -> None:
         ),
     ],
 )
-def test_bad_questions(
+def test_invalid_searches_are_refused(
     client: Client, index: Index, gallery: list[str], what: Any, text: str
 ) -> None:
     with pytest.raises(GpumpcError, match=text):
@@ -173,7 +175,7 @@ def test_bad_questions(
     assert index.ntotal == N  # and the servers go on
 
 
-def test_kill_9_while_results_are_kept(tmp_path: Path) -> None:
+def test_killed_server_keeps_results_at_both_or_none(tmp_path: Path) -> None:
     """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and
     the rest follows.
     """

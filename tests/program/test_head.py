@@ -56,7 +56,7 @@ def ranked(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
-def test_a_networks_own_head(policy: Policy) -> None:
+def test_policy_reveals_label_top5_or_logits(policy: Policy) -> None:
     arrays = weights(LOGITS)
     compiled = compile(
         (LOGITS, arrays),
@@ -80,7 +80,7 @@ def test_a_networks_own_head(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
-def test_a_head_on_another_plans_results(policy: Policy) -> None:
+def test_head_runs_on_stored_results_of_another_plan(policy: Policy) -> None:
     """Its input is that plan's result as it is kept: same bits, scale and divisor; so nothing is
     converted in between.
     """
@@ -102,7 +102,7 @@ def test_a_head_on_another_plans_results(policy: Policy) -> None:
     assert np.abs(secure(above, x) - expected).max() <= (2e-2 if policy == "logits" else 0.0)
 
 
-def test_what_the_user_learns_is_no_score() -> None:
+def test_label_and_top5_results_hold_only_class_bits() -> None:
     """The bits that come back number the classes, and hold nothing else."""
     programs: dict[Policy, Program] = {}
     for policy in ("label", "top5", "logits"):
@@ -120,7 +120,7 @@ def test_ties_go_to_the_lowest_class() -> None:
     assert secure(compiled, x).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
 
 
-def test_two_classes_and_a_thousand() -> None:
+def test_top5_works_for_2_and_1000_classes() -> None:
     for n in (2, 1000):
         graph = with_policy(Graph((Input("x", (), (n,), -1.0, 1.0),)), "top5")
         compiled = compile((graph, {}))
@@ -128,7 +128,7 @@ def test_two_classes_and_a_thousand() -> None:
         assert np.array_equal(secure(compiled, x), ranked(x)[:, : min(5, n)])
 
 
-def test_heads_that_cannot_be() -> None:
+def test_impossible_heads_are_refused() -> None:
     zeros = np.zeros
     with pytest.raises(BadShape, match=r"weight \(11, 2\).*have 12 entries"):
         features().head(zeros((11, 2)), zeros(2), ["a", "b"])
@@ -144,7 +144,7 @@ def test_heads_that_cannot_be() -> None:
         compile((Graph((Input("x", (), (3,), -1.0, 1.0, bits=44), ReLU("y", ("x",)))), {}))
 
 
-def test_the_shares_of_a_head_are_encoded_at_its_inputs_scale() -> None:
+def test_head_input_is_encoded_at_its_own_scale() -> None:
     with head("label").simulate(1) as session:
         words = encode_input(session.program, np.full((1, 12), 0.5))
     assert (words == 1 << 12).all()  # 2^13 / 2

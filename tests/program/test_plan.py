@@ -55,7 +55,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_round_trip(tmp_path, dtype):
+def test_plan_and_weights_survive_saving(tmp_path, dtype):
     plan, weights = make_plan("tiny", GRAPH, arrays(dtype), Params())
     save(plan, weights, tmp_path / "deep" / "folder")
     again = load(tmp_path / "deep" / "folder")
@@ -191,7 +191,7 @@ def test_weights_of_another_plan_are_refused(saved):
         save(other, Weights(weights, bytes(32)), folder)
 
 
-def test_no_plan_is_a_missing_file(tmp_path):
+def test_missing_plan_is_named(tmp_path):
     with pytest.raises(MissingFile, match=r"plan\.json"):
         load(tmp_path)
 
@@ -210,7 +210,7 @@ def test_a_failed_write_leaves_the_old_files(saved, monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == [PLAN_FILE, WEIGHTS_FILE]
 
 
-def test_plans_load_and_run_where_torch_cannot_be_imported(saved):
+def test_plans_load_and_run_without_torch(saved):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\nimport numpy as np\n"

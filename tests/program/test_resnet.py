@@ -37,14 +37,14 @@ def with_rounded_weights(compiled: Plan, x: npt.NDArray[np.float64]) -> npt.NDAr
     return evaluate_float(compiled.record.graph, weights, x)
 
 
-def test_shape_and_size(compiled: Plan) -> None:
+def test_resnet18_has_the_published_size(compiled: Plan) -> None:
     graph = compiled.record.graph
     assert graph.shapes()[graph.output.name] == (512,)
     assert sum(w.size for n, w in compiled.weights.items() if n.endswith(".weight")) == 11_166_912
     assert sum(isinstance(layer, ReLU) for layer in graph.layers) == 17
 
 
-def test_values_stay_in_a_sensible_range() -> None:
+def test_layer_values_neither_grow_nor_vanish() -> None:
     graph, weights = (named := compile_named("resnet18")).record.graph, named.weights
     trace = evaluate_float(graph, weights, sample_inputs((2, *graph.input.shape)), trace=True)
     spreads = {name: float(value.std()) for name, value in trace.items()}
@@ -52,14 +52,14 @@ def test_values_stay_in_a_sensible_range() -> None:
     assert max(float(np.abs(value).max()) for value in trace.values()) < 16
 
 
-def test_the_same_weights_every_time(compiled: Plan) -> None:
+def test_named_weights_are_repeatable(compiled: Plan) -> None:
     other = compile_named("resnet18", size=SIZE)
     assert all(
         np.array_equal(other.weights[name], array) for name, array in compiled.weights.items()
     )
 
 
-def test_three_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:
+def test_float_fixed_and_secure_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:
     exact, rounded = compiled.evaluate(x), with_rounded_weights(compiled, x)
     fixed, on_shares = compiled.evaluate(x, fixed_point=True), secure(compiled, x, 2)
     # 20 truncations in a row, each by half an ulp in the clear and by one on shares, of which a

@@ -58,7 +58,7 @@ def corners() -> np.ndarray:
     return np.concatenate([ends, flat, rng.uniform(-1, 1, (9, 6, 6, 2))])
 
 
-def test_no_width_can_be_less() -> None:
+def test_no_planned_width_can_be_smaller() -> None:
     plan = compiled().record
     program = program_of(plan, 1)
     bounds = bounds_of(program, integer_weights(program, weights()), -1.0, 1.0)
@@ -80,7 +80,7 @@ def test_no_width_can_be_less() -> None:
                 raise RangeTooWide("the result would be cut", hint="")
 
 
-def test_it_costs_less_than_one_width_for_all() -> None:
+def test_planned_widths_cost_less_than_one_width() -> None:
     plan = compiled().record
     planned, flat = (
         program_of(plan, 4).cost,
@@ -144,7 +144,7 @@ def test_weights_may_have_fewer_fraction_bits() -> None:
     assert less.online_bytes < cost.online_bytes
 
 
-def test_a_pool_after_a_clamp_is_given_room_for_a_difference() -> None:
+def test_pool_after_a_clamp_has_room_for_a_difference() -> None:
     """Ring by ring, at both ends of the clamp."""
     program = program_of(compiled().record, 1)
     clamp, pool = (
@@ -167,7 +167,7 @@ def test_the_handshake_names_widths() -> None:
     assert first == "widths"
 
 
-def test_all_small_rings_agree_with_the_clear() -> None:
+def test_products_in_all_small_rings_match_plaintext() -> None:
     """A tiny product in every ring it fits, over all inputs of a coarse grid."""
     graph = g.Graph(
         (

@@ -14,24 +14,24 @@ MIXED = agreement.mixtures("numba")
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", agreement.STEPS)
-def test_steps(name, n):
+def test_steps_agree_on_mixed_backends(name, n):
     agreement.check_step(name, n, MIXED)
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("weights", ["private", "public"])
 @pytest.mark.parametrize("product", agreement.PRODUCTS)
-def test_products(product, weights, cipher):
+def test_products_agree_on_mixed_backends(product, weights, cipher):
     agreement.check_product(product, Params(ring_bits=40, weights=weights, cipher=cipher), MIXED)
 
 
-def test_products_of_two_secrets():
+def test_beaver_products_agree_on_mixed_backends():
     agreement.check_product_of_two_secrets(MIXED)
 
 
-def test_a_comparison():
+def test_comparison_agrees_on_mixed_backends():
     agreement.check_comparison(MIXED)
 
 
-def test_a_loop_with_a_mistake_is_caught(monkeypatch):
+def test_planted_truncation_bug_is_caught(monkeypatch):
     agreement.check_a_mistake_is_caught(monkeypatch, NumbaBackend, MIXED)

@@ -64,7 +64,7 @@ SIMPLE = {
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", SIMPLE)
-def test_declared_is_measured(name, n):
+def test_declared_cost_is_measured(name, n):
     step = SIMPLE[name](n)
     widths = (getattr(step, field, None) for field in ("bits", "ring_bits", "low"))
     got = run_step(step, zeros(step.shape, next(filter(None, widths), 40)))
@@ -73,7 +73,7 @@ def test_declared_is_measured(name, n):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("weights", ["private", "public"])
-def test_declared_is_measured_for_products(n, weights):
+def test_declared_cost_is_measured_for_products(n, weights):
     k = 44
     params = Params(ring_bits=k, frac_bits=16, weights=weights)
     pointwise = Convolution((1, 1), (1, 1), (0, 0, 0, 0), 1)
@@ -89,7 +89,7 @@ def test_declared_is_measured_for_products(n, weights):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_declared_is_measured_for_beaver_and_joins(n):
+def test_declared_cost_is_measured_for_beaver_and_joins(n):
     steps = [
         *beaver_steps(Elementwise(), (n,), (n,), (n,), 40),
         Add("a", ("z", "z"), "s", (n,)),
@@ -103,7 +103,7 @@ def test_declared_is_measured_for_beaver_and_joins(n):
 @pytest.mark.parametrize(
     ("bits", "shared", "copies"), [(26, 0, 1), (7, 0, 1), (26, 14, 2), (9, 0, 2), (43, 0, 1)]
 )
-def test_declared_is_measured_for_comparisons(bits, shared, copies, n):
+def test_declared_cost_is_measured_for_comparisons(bits, shared, copies, n):
     step = compare(n, plan_comparison(bits, shared, copies))
     got = run_step(step, *[zeros((n,), bits)] * copies)
     assert got.cost == step.cost
@@ -125,7 +125,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("kind", "k", "f", "online", "dealt", "rounds"), TABLE)
-def test_figures_of_the_protocol_book(kind, k, f, online, dealt, rounds):
+def test_costs_match_the_protocol_document(kind, k, f, online, dealt, rounds):
     n, bits = 6400, k - f
     pool = dataclasses.replace(
         max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0)), output="p"
@@ -143,7 +143,7 @@ def test_figures_of_the_protocol_book(kind, k, f, online, dealt, rounds):
     assert (got.dealer_bytes / n, got.rounds) == (dealt, rounds)
 
 
-def test_figures_of_the_comparison_table():
+def test_comparison_costs_match_the_protocol_document():
     """Section 6: nine 3-bit digits as 3x3 open 18 bits and correct 85 or 89, tables included."""
     for bits, dealt in ((26, 85), (27, 89)):
         comparison = plan_comparison(bits)
@@ -185,7 +185,7 @@ def test_missing_corrections_are_refused(monkeypatch):
         run_step(lift(19, 27, 40), zeros((19,), 27))
 
 
-def test_a_message_of_another_size_is_refused(monkeypatch):
+def test_message_of_a_wrong_size_is_refused(monkeypatch):
     """The servers walk different programs."""
     honest = LiftBits.mask_top_bits
 

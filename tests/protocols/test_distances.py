@@ -55,7 +55,7 @@ def test_squared_norms_wrap_at_the_edges_of_the_ring(k):
     assert np.array_equal(run_norm(x, k, k).values, expected)
 
 
-def test_the_plain_definition_agrees():
+def test_norm_matches_the_plain_definition():
     x = np.random.default_rng(4).integers(-500, 500, (19, 7))
     step = norm_steps((19, 7), 33, 33)[1]
     assert np.array_equal(plain(step, x), (x * x).sum(axis=1))
@@ -63,14 +63,14 @@ def test_the_plain_definition_agrees():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_declared_is_measured(shape):
+def test_declared_cost_is_measured(shape):
     got = run_norm(np.zeros(shape, dtype=np.int64), 40, 33)
     declared = norm_steps(shape, 40, 33)
     assert got.cost == declared[0].cost + declared[1].cost
     assert declared[1].cost == Cost(dealer_bytes=len(got.corrections))
 
 
-def test_a_norm_needs_every_bit_of_its_operand():
+def test_norm_refuses_an_operand_with_too_few_bits():
     with pytest.raises(BitsMismatch, match="opened modulo 2"):
         run_norm(np.zeros((2, 3), dtype=np.int64), 33, 40)
 
@@ -90,7 +90,7 @@ def test_a_column_is_added_to_every_row(rows, n):
     assert got.cost == step.cost == Cost()
 
 
-def test_a_sum_has_the_fewer_bits_and_one_scale():
+def test_sum_takes_the_smaller_ring_and_needs_one_scale():
     step = AddColumn("sum", ("x", "y"), "z", (2, 3))
     x, y = np.full((2, 3), 5), np.full(2, 1)
     narrow = run_steps([step], {"x": share(x, 40, seed=1), "y": share(y, 33, seed=2)})
@@ -99,7 +99,7 @@ def test_a_sum_has_the_fewer_bits_and_one_scale():
         run_steps([step], {"x": share(x, 33, frac=4), "y": share(y, 33, frac=2)})
 
 
-def test_rows_are_kept_beside_their_norms():
+def test_rows_are_stored_with_their_norms():
     x = np.random.default_rng(6).integers(-99, 99, (5, 7))
     steps = [*norm_steps((5, 7), 33, 33), KeepRows("kept", ("e", "y"), "rows", (5, 7))]
     got = run_steps(steps, {"x": share(x, 33, seed=1)})

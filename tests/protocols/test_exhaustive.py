@@ -54,7 +54,7 @@ def masks(step, r, bits, seed):
 
 @pytest.mark.parametrize("k", RINGS)
 @pytest.mark.parametrize("f", [1, 2, 3, 4])
-def test_truncate(k, f):
+def test_truncate_is_right_inside_its_range_only(k, f):
     x, shares = all_shares(k)
     got = run_step(truncate(x.size, k, f), shares)
     assert got.shares[0].bits == k - f and got.shares[0].frac == 9 - f
@@ -85,7 +85,7 @@ def test_truncate_is_unbiased_over_all_sharings(k):
 
 @pytest.mark.parametrize("low", RINGS)
 @pytest.mark.parametrize("more", [1, 3, 13])
-def test_lift(low, more):
+def test_lift_is_exact_inside_its_range_only(low, more):
     v, shares = all_shares(low)
     got = run_step(lift(v.size, low, low + more), shares)
     assert got.shares[0].bits == low + more and got.shares[0].frac == 9
@@ -98,7 +98,7 @@ def test_lift(low, more):
 
 
 @pytest.mark.parametrize("low", [3, 4, 5, 6])
-def test_lift_over_all_masks(low):
+def test_lift_is_exact_over_all_masks(low):
     edge, high = 1 << (low - 2), low + 2
     v, v_0, a_0, a_1, p_0 = every(range(-edge, edge), residues(low), (0, 1), (0, 1), residues(2))
     script = {(p, "lift", "lift.a"): lanes(a) for p, a in enumerate((a_0, a_1))}
@@ -130,7 +130,7 @@ def check_comparison(comparison, y, r, *more):
         assert np.array_equal(less, value < r), comparison
 
 
-def test_every_cut_and_every_tree_of_five_bits():
+def test_comparison_of_5_bits_for_all_digits_and_trees():
     y, r = every(residues(5), residues(5))
     count = 0
     for chain in chains(5, keep_eq=False):
@@ -140,7 +140,7 @@ def test_every_cut_and_every_tree_of_five_bits():
 
 
 @pytest.mark.parametrize("n_digits", range(2, 9))
-def test_every_cut_of_eight_bits(n_digits):
+def test_comparison_of_8_bits_for_all_digits(n_digits):
     y, r = every(residues(8), residues(8))
     trees = list(groupings(n_digits))
     cuts = [widths for widths in compositions(8) if len(widths) == n_digits]
@@ -150,13 +150,13 @@ def test_every_cut_of_eight_bits(n_digits):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 7, 8, 9, 10])
-def test_compare_as_planned(bits):
+def test_planned_comparison_is_right_for_all_values(bits):
     y, r = every(residues(bits), residues(bits))
     check_comparison(plan_comparison(bits), y, r)
 
 
 @pytest.mark.parametrize("top", [1, 2, 3, 4, 6, 12, 24, 32, 48, 96])
-def test_two_values_against_one_r_with_a_shared_low_chain(top):
+def test_two_values_share_the_low_chain_of_a_comparison(top):
     bits, shared = 8, (top & -top).bit_length() - 1
     y, r = every(residues(bits), residues(bits))
     comparison = plan_comparison(bits, shared, copies=2)
@@ -166,7 +166,7 @@ def test_two_values_against_one_r_with_a_shared_low_chain(top):
 
 @pytest.mark.parametrize("high", list(chains(3, keep_eq=True))[::2])
 @pytest.mark.parametrize("low", list(chains(3, keep_eq=False))[::2])
-def test_high_and_low_chains_of_any_shape_meet(high, low):
+def test_high_and_low_chains_of_any_shape_combine(high, low):
     y, r = every(residues(6), residues(6))
     check_comparison(Comparison(high, low, 2), y, r, (y - 24) % 64)
 
@@ -176,7 +176,7 @@ def test_high_and_low_chains_of_any_shape_meet(high, low):
 
 @pytest.mark.parametrize("bits", RINGS)
 @pytest.mark.parametrize("more", [0, 5])
-def test_relu(bits, more):
+def test_relu_is_right_for_all_sharings(bits, more):
     v, shares = all_shares(bits)
     got = run_step(relu(v.size, bits, bits + more), shares)
     assert got.shares[0].bits == bits + more and got.shares[0].frac == 9
@@ -186,7 +186,7 @@ def test_relu(bits, more):
 
 @pytest.mark.parametrize("bits", [3, 4, 5, 6])
 @pytest.mark.parametrize("more", [0, 2])
-def test_relu_over_all_masks(bits, more):
+def test_relu_is_right_over_all_masks(bits, more):
     v, v_0, r = every(ring(bits), residues(bits), residues(bits))
     script = masks("relu", r, bits, seed=bits)
     got = run_step(
@@ -199,7 +199,7 @@ def test_relu_over_all_masks(bits, more):
     ("bits", "high", "top"),
     [(8, 8, 24), (8, 13, 24), (8, 13, 63), (8, 1, 1), (8, 9, 32), (10, 15, 96), (10, 10, 255)],
 )
-def test_clamp(bits, high, top):
+def test_clamp_is_right_inside_its_range_only(bits, high, top):
     v, shares = all_shares(bits)
     got = run_step(clamp(v.size, bits, high, top), shares)
     assert got.shares[0].frac == 9 and got.shares[0].bits >= high
@@ -210,7 +210,7 @@ def test_clamp(bits, high, top):
 
 
 @pytest.mark.parametrize("top", [1, 2, 3, 5, 6, 7])
-def test_clamp_over_all_masks(top):
+def test_clamp_is_right_over_all_masks(top):
     bits = 5
     v, v_0, r = every(np.arange(-16 + top, 16), residues(bits), residues(bits))
     script = masks("clamp", r, bits, seed=top)
@@ -219,7 +219,7 @@ def test_clamp_over_all_masks(top):
 
 
 @pytest.mark.parametrize("bits", RINGS)
-def test_max_of_all_pairs(bits):
+def test_max_is_right_for_all_pairs(bits):
     edge = 1 << (bits - 2)
     a, b = every(np.arange(-edge, edge), np.arange(-edge, edge))
     x = np.stack([a, b], axis=1).reshape(-1, 1, 2, 1)
@@ -228,7 +228,7 @@ def test_max_of_all_pairs(bits):
     assert np.array_equal(got.values.reshape(-1), np.maximum(a, b))
 
 
-def test_max_of_all_pairs_in_all_sharings():
+def test_max_is_right_for_all_pairs_in_all_sharings():
     bits, edge = 5, 8
     a, b, a_0, b_0 = every(
         np.arange(-edge, edge), np.arange(-edge, edge), residues(bits), residues(bits)
@@ -247,7 +247,7 @@ def test_max_one_beyond_its_range_is_wrong(bits):
     assert got.tolist() == [-edge, edge - 1, edge - 1]
 
 
-def test_max_of_all_triples():
+def test_max_is_right_for_all_triples():
     bits, edge = 6, 16
     triples = np.stack(every(*3 * [np.arange(-edge, edge)]), axis=1).reshape(-1, 1, 3, 1)
     step = max_pool(triples.shape, bits, (1, 3), (1, 1), (0, 0, 0, 0))

@@ -107,7 +107,7 @@ def the_view_hides_labels() -> None:
         check_independent([*view_cells(got, party, n), own], [secret])
 
 
-def test_the_whole_width_costs_the_whole_width():
+def test_shuffle_of_whole_keys_costs_their_full_width():
     n = SHUFFLED[0] * SHUFFLED[1]
     wide = packed_bytes(n, KEY_BITS)
     assert shuffled(labelled()).cost == Cost(3, wide, 2 * wide, 2 * wide)
@@ -138,7 +138,7 @@ CHECKERS = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
-def test_the_shuffle_of_whole_keys_passes(checker: Checker) -> None:
+def test_correct_shuffle_passes_every_checker(checker: Checker) -> None:
     checker()
 
 

@@ -121,7 +121,7 @@ CHECKERS = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
-def test_the_protocols_pass(checker: Checker) -> None:
+def test_correct_protocols_pass_every_checker(checker: Checker) -> None:
     checker()
 
 

@@ -132,7 +132,7 @@ CHECKERS = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
-def test_the_protocols_pass(checker: Checker) -> None:
+def test_correct_protocols_pass_every_checker(checker: Checker) -> None:
     checker()
 
 
@@ -314,7 +314,7 @@ def test_a_planted_bug_is_caught(plant: Mistake, checker: Checker) -> None:
     check_caught(plant, checker, ERRORS)
 
 
-def test_a_wrong_cost_is_what_stops_the_run() -> None:
+def test_wrong_cost_stops_the_run() -> None:
     with pytest.MonkeyPatch.context() as patch:
         cost_forgets_the_lift(patch)
         with pytest.raises(CostMismatch):

@@ -57,7 +57,7 @@ def test_padding_never_wins_over_negative_values():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 19, 1, 1), (1, 1, 1, 989), (19, 2, 2, 13)])
-def test_max_pool_sizes(shape):
+def test_max_pool_of_lane_boundary_sizes(shape):
     x = np.random.default_rng(1).integers(-(2**25), 2**25, shape)
     window = (min(2, shape[1]), min(2, shape[2]))
     step = max_pool(shape, 27, window, (1, 1), (0, 0, 0, 0))
@@ -73,7 +73,7 @@ def pooled(layer, shape, params, x):
 
 
 @pytest.mark.parametrize(("window", "stride", "padding"), WINDOWS[:6])
-def test_max_pool_as_compiled(window, stride, padding):
+def test_compiled_max_pool_matches_a_plain_loop(window, stride, padding):
     """The planner's axes and paddings are the ones of the loop."""
     x = np.random.default_rng(2).integers(-(2**15), 2**15, (2, 7, 6, 3))
     _, got = pooled(g.MaxPool("y", ("x",), window, stride, padding), (7, 6, 3), Params(), x)
@@ -143,7 +143,7 @@ def test_flatten_keeps_memory_order():
     assert np.array_equal(got.values, x.reshape(2, -1)) and got.shares[0].frac == 13
 
 
-def test_a_residual_network_of_all_kinds():
+def test_network_of_all_layer_kinds_matches_plain():
     """Convolution, clamp, residual add, pools, concat and a head, in one program, equal to `plain`
     within its roundings.
     """

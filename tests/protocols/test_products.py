@@ -67,7 +67,7 @@ def in_the_clear(operator, x, w, bias, k):
 @pytest.mark.parametrize("name", [name for name in OPERATORS if name != "elementwise"])
 @pytest.mark.parametrize(("k", "f"), RINGS)
 @pytest.mark.parametrize("weights", ["private", "public"])
-def test_static_weights(name, k, f, weights):
+def test_products_with_static_weights_are_exact(name, k, f, weights):
     operator, shape, weight_shape, out_shape = OPERATORS[name]
     x, w, bias = words(1, shape, k), words(2, weight_shape, k), words(3, out_shape[-1:], k)
     steps = product_steps(operator, shape, out_shape, k, 2 * f, weights)
@@ -81,7 +81,7 @@ def test_static_weights(name, k, f, weights):
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize(("k", "f"), RINGS)
-def test_two_fresh_operands(name, k, f):
+def test_products_of_two_secret_operands_are_exact(name, k, f):
     operator, shape, weight_shape, out_shape = OPERATORS[name]
     x, y = words(4, shape, k), words(5, weight_shape, k)
     steps = beaver_steps(operator, shape, weight_shape, out_shape, k)
@@ -144,7 +144,7 @@ def test_two_layers_share_one_opening():
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_what_was_prepared_changes_no_share_and_no_message(backend):
+def test_prefetch_changes_no_share_and_no_message(backend):
     layers = (
         g.Input("x", (), (6, 6, 3), -1, 1),
         g.Conv2d("c", ("x",), (3, 3), 5, padding=(1, 1, 1, 1)),
@@ -170,7 +170,7 @@ def test_what_was_prepared_changes_no_share_and_no_message(backend):
         )
 
 
-def test_an_operand_in_a_wider_ring_goes_down_exactly():
+def test_operand_in_a_wider_ring_is_reduced_exactly():
     x = np.random.default_rng(8).integers(-(2**38), 2**38, (3, 19))
     w, bias = words(9, (19, 5), 40), words(10, (5,), 40)
     steps = product_steps(MatMul(), (3, 19), (3, 5), 40, 26)
@@ -178,7 +178,7 @@ def test_an_operand_in_a_wider_ring_goes_down_exactly():
     assert np.array_equal(got.words, in_the_clear(MatMul(), x.view(np.uint64), w, bias, 40))
 
 
-def test_values_stay_signed():
+def test_product_of_signed_values_is_signed():
     """The product modulo 2^k of signed operands is the signed product while it fits."""
     x, w = np.array([[-3, 5]]), np.array([[7], [-11]])
     steps = product_steps(MatMul(), (1, 2), (1, 1), 40)

@@ -29,7 +29,7 @@ from tests.protocols.cases import (
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(("k", "f"), RINGS)
 class TestSteps:
-    def test_truncate(self, k, f, n):
+    def test_truncate_of_random_values_is_right(self, k, f, n):
         x = values(-(1 << (k - 1)), (1 << (k - 1)) - (1 << f) + 1, n)
         step = truncate(n, k, f)
         got = run_step(step, share(x, k, frac=2 * f))
@@ -38,7 +38,7 @@ class TestSteps:
         assert not outside_truncation(x, plain(step, x), f).any()
         assert (np.abs(got.values - plain(step, x)) <= 1).all()
 
-    def test_truncate_given_the_shares(self, k, f, n):
+    def test_truncate_follows_the_formula_on_the_shares(self, k, f, n):
         """The rounding is determined by the shares: the formula of section 4, to the bit."""
         x = values(-(1 << (k - 1)), (1 << (k - 1)) - (1 << f) + 1, n)
         shares: Any = share(x, k, frac=2 * f)
@@ -49,14 +49,14 @@ class TestSteps:
         ]
         assert got.tolist() == expected
 
-    def test_lift(self, k, f, n):
+    def test_lift_of_random_values_is_exact(self, k, f, n):
         low = k - f
         v = values(-(1 << (low - 2)), 1 << (low - 2), n)
         got = run_step(lift(n, low, k), share(v, low, frac=f))
         assert np.array_equal(got.values, v) and got.shares[0].bits == k and got.shares[0].frac == f
         assert np.array_equal(plain(lift(n, low, k), v), v)
 
-    def test_relu(self, k, f, n):
+    def test_relu_of_random_values_is_right(self, k, f, n):
         bits = k - f
         v = values(-(1 << (bits - 1)), 1 << (bits - 1), n)
         for high in (1, bits, k):
@@ -65,11 +65,11 @@ class TestSteps:
             assert np.array_equal(got.values, plain(relu(n, bits, high), v))
             assert got.shares[0].bits == max(bits, high)
 
-    def test_relu_in_the_whole_ring(self, k, f, n):
+    def test_relu_in_the_whole_ring_is_right(self, k, f, n):
         v = values(-(1 << (k - 1)), 1 << (k - 1), n)
         assert not outside_relu(v, run_step(relu(n, k, k), share(v, k)).values).any()
 
-    def test_clamp(self, k, f, n):
+    def test_clamp_of_random_values_is_right(self, k, f, n):
         bits = k - f
         for top, high in (
             (6 << f, k),
@@ -85,14 +85,14 @@ class TestSteps:
             assert not outside_clamp(v, got.values, top).any()
             assert np.array_equal(got.values, plain(step, v))
 
-    def test_max(self, k, f, n):
+    def test_max_of_random_values_is_right(self, k, f, n):
         bits = k - f
         x = values(-(1 << (bits - 2)), 1 << (bits - 2), 2 * n).reshape(n, 1, 2, 1)
         got = run_step(pair_max(n, bits), share(x, bits, frac=f))
         assert np.array_equal(got.values.reshape(-1), x.max(axis=2).reshape(-1))
         assert np.array_equal(got.values, plain(pair_max(n, bits), x))
 
-    def test_argmax(self, k, f, n):
+    def test_argmax_of_random_values_is_right(self, k, f, n):
         for entries in (1, 2, 3, 10):
             x = values(-(1 << (k - 2)), 1 << (k - 2), entries * n, seed=entries).reshape(n, entries)
             x[::3] = x[::3, :1]  # ties all along
@@ -107,7 +107,7 @@ class TestSteps:
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
-def test_both_ciphers(cipher: Cipher):
+def test_relu_is_right_with_both_ciphers(cipher: Cipher):
     v = values(-(1 << 26), 1 << 26, 989)
     params = Params(cipher=cipher)
     got = run_steps([relu(989, 27, 40)], {"x": share(v, 27)}, params=params)
@@ -152,7 +152,7 @@ def test_argmax_takes_the_lowest_index_of_several_maxima(entries, tie):
 
 
 @pytest.mark.parametrize("bits", [27, 40])
-def test_argmax_at_the_edge_of_its_range(bits):
+def test_argmax_is_right_up_to_the_edge_of_its_range(bits):
     edge = 1 << (bits - 2)
     x = np.array(
         [[-edge, edge - 1, -edge], [edge - 1, -edge, edge - 1], [-edge, -edge, -edge], [0, -1, 0]]

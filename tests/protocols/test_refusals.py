@@ -42,24 +42,24 @@ X = np.arange(19)
 @pytest.mark.parametrize(
     "step", [lift(19, 28, 40), relu(19, 28, 40), clamp(19, 28, 40, 96), truncate(19, 40, 13)]
 )
-def test_no_step_takes_a_share_up_by_itself(step):
+def test_steps_refuse_shares_of_a_smaller_ring(step):
     with pytest.raises(BitsMismatch, match="lift it first"):
         run_step(step, share(X, 27))
 
 
-def test_an_opening_does_not_take_a_share_up():
+def test_opening_refuses_shares_of_a_smaller_ring():
     with pytest.raises(BitsMismatch):
         run_step(Open("o", ("x",), "e", (19,), 40), share(X, 27))
 
 
-def test_a_40_bit_share_where_64_bits_are_needed_is_refused():
+def test_40_bit_share_is_refused_where_64_bits_are_needed():
     with pytest.raises(
         BitsMismatch, match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"
     ):
         share(X, 40)[0].at_bits(BACKEND, 64)
 
 
-def test_a_40_bit_share_plus_a_64_bit_one_is_a_40_bit_share():
+def test_sum_of_40_and_64_bit_shares_has_40_bits():
     """The sum is exact in the smaller ring, and claims no more."""
     negative: Any = (-1 - X).view(np.uint64)
     wide = [Additive(words, 64) for words in split(BACKEND, "aes128ctr", bytes(32), negative, 62)]
@@ -89,13 +89,13 @@ def test_shares_of_two_owners_are_not_added():
 
 
 @pytest.mark.parametrize("field", [{"bits": 27}, {"frac": 1}, {"divisor": 9}, {"owner": "bob"}])
-def test_a_result_of_unlike_shares_is_not_put_together(field):
+def test_reconstruct_refuses_unlike_shares(field):
     first, second = share(X, 40)
     with pytest.raises(RevealError, match="do not belong together"):
         reconstruct(BACKEND, first, dataclasses.replace(second, **field))
 
 
-def test_split_and_reconstruct():
+def test_split_shares_reconstruct_the_words():
     words: Any = np.arange(989, dtype=np.uint64)
     for bits in (1, 40, 64):
         first: Any
@@ -106,7 +106,7 @@ def test_split_and_reconstruct():
         assert not np.array_equal(first, words) and not np.array_equal(second, words)
 
 
-def test_an_input_of_another_shape_is_refused():
+def test_input_of_a_wrong_shape_is_refused():
     program = compile_program(
         g.Graph((g.Input("x", (), (19,), -1, 1), g.ReLU("y", ("x",)))), Params(), 1
     )
@@ -114,7 +114,7 @@ def test_an_input_of_another_shape_is_refused():
         run_program(program, [share(X, 40, frac=13)])
 
 
-def test_an_input_at_another_scale_is_refused():
+def test_input_at_a_wrong_scale_is_refused():
     """The clamp's constant is one at the plan's scale, and nothing later would notice."""
     program = compile_program(
         g.Graph((g.Input("x", (), (19,), -1, 1), g.Clamp("y", ("x",), 6.0))), Params(), 1
@@ -132,7 +132,7 @@ def test_parts_of_two_scales_are_not_joined():
         )
 
 
-def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
+def test_operand_opened_in_too_small_a_ring_is_refused():
     steps = [
         Open("o", ("x",), "e", (19,), 30),
         Open("p", ("y",), "f", (19,), 40),
@@ -142,7 +142,7 @@ def test_an_operand_opened_in_a_smaller_ring_than_its_product_is_refused():
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
-def test_an_owner_goes_through_a_product():
+def test_product_keeps_the_owner_of_its_operand():
     """A product is added to its own operand, but not to a share of another session."""
     shape, w = (1, 19), {"w": (np.eye(19, dtype=np.uint64), np.zeros(19, dtype=np.uint64))}
     steps = [
@@ -231,7 +231,7 @@ def test_sessions_are_bound_to_program_and_ledgers_and_weights():
 # secrets do not print
 
 
-def test_nothing_secret_is_shown():
+def test_repr_shows_no_secret():
     secret: Any = np.array([123456789], dtype=np.uint64)
     shown = [
         repr(Additive(secret, 40)),
@@ -274,7 +274,7 @@ POOL = g.MaxPool("y", ("x",), (2, 2), (2, 2))
 K = 27  # bits after truncation, with 13 of them fraction
 
 
-def test_a_pool_at_the_edge_of_its_range_is_refused_and_just_inside_it_is_not():
+def test_pool_is_refused_at_the_edge_of_its_range():
     edge = 2.0 ** (K - 2 - 13)
     with pytest.raises(RangeTooWide, match="layer 'y' may reach 2\\^25"):
         planned([POOL], -edge, edge)
@@ -285,7 +285,7 @@ def test_a_pool_at_the_edge_of_its_range_is_refused_and_just_inside_it_is_not():
     ("layer", "bits"),
     [(g.ReLU("y", ("x",)), K - 1), (POOL, K - 2)],
 )
-def test_one_unit_beyond_is_refused(layer, bits):
+def test_range_one_unit_too_wide_is_refused(layer, bits):
     edge, unit = 2.0 ** (bits - 13), 2.0**-13
     planned([layer], -edge + SLACK, edge - SLACK)
     for low, high in ((-edge, edge), (-edge - unit, 0.0)):
@@ -337,7 +337,7 @@ def test_a_product_that_may_outgrow_k_is_refused():
 
 
 @pytest.mark.parametrize("layer", [g.Add("y", ("x", "x")), g.AvgPool("y", ("x",), (4, 4), (1, 1))])
-def test_a_sum_at_the_very_end_must_fit_too(layer):
+def test_sum_in_the_last_layer_must_fit(layer):
     edge = 2.0 ** (39 - 13)
     with pytest.raises(RangeTooWide, match="layer 'y'"):
         planned([layer], -edge / 2, edge / 2)
@@ -384,11 +384,11 @@ def test_a_clamp_outside_its_ring_is_refused():
 
 
 @pytest.mark.parametrize(("k", "f"), [(40, 20), (63, 13), (40, 0), (8, 4)])
-def test_parameters_that_make_no_ring(k, f):
+def test_invalid_ring_parameters_are_refused(k, f):
     with pytest.raises(PlanError, match="do not make a fixed-point ring"):
         Params(ring_bits=k, frac_bits=f)
 
 
-def test_elementwise_needs_no_shape_of_its_own():
+def test_elementwise_applies_to_any_shape():
     words: Any = X.astype(np.uint64)
     assert np.asarray(Elementwise().apply(BACKEND, words, words, 40)).tolist() == (X * X).tolist()

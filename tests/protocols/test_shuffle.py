@@ -78,7 +78,7 @@ def keys_of(values: Ints) -> Ints:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 2), (1, 5), (3, 64), (2, 989)])
 @pytest.mark.parametrize("bits", [3, BITS, 52])
-def test_every_row_holds_its_own_keys_once(shape, bits):
+def test_shuffle_permutes_each_row(shape, bits):
     values = np.random.default_rng(2).integers(-(1 << (bits - 1)), 1 << (bits - 1), shape)
     got = run(values, bits)
     assert np.array_equal(np.sort(shuffled_keys(got), axis=1), np.sort(keys_of(values), axis=1))
@@ -90,7 +90,7 @@ def test_both_servers_hold_the_same_opened_words():
     assert np.array_equal(first.opened, second.opened)
 
 
-def test_opened_less_its_share_is_the_mask_that_the_dealer_returns(monkeypatch):
+def test_dealer_returns_the_mask_of_the_opened_words(monkeypatch):
     dealt = []
     honest = Shuffle.deal
 
@@ -119,7 +119,7 @@ def test_every_pair_of_permutations_gives_their_composition(n):
     )
 
 
-def test_a_wider_share_is_cut_down_and_a_narrower_one_refused():
+def test_wider_share_is_reduced_and_a_narrower_one_refused():
     values = np.random.default_rng(5).integers(-5, 5, (2, 8))
     got = run_step(step((2, 8)), share(values, BITS + 7, seed=1))
     assert np.array_equal(np.sort(shuffled_keys(got), axis=1), np.sort(keys_of(values), axis=1))
@@ -135,7 +135,7 @@ def test_a_shuffle_serves_one_batch_of_queries():
         run_steps(twice, {"x": pair, "y": pair})
 
 
-def test_nothing_secret_prints():
+def test_repr_shows_no_secret():
     [first, _] = run(np.zeros((1, 4), dtype=np.int64)).shares
     assert repr(first) == f"Shuffled(bits={BITS + 2}, <secret>)"
 
@@ -157,7 +157,7 @@ def test_server_0_is_dealt_no_correction(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 21), (1, 64), (5, 13), (7, 989)])
 @pytest.mark.parametrize("bits", [3, 16, BITS])
-def test_declared_is_measured_in_both_directions(shape, bits):
+def test_declared_cost_is_measured_in_both_directions(shape, bits):
     got, declared = run(np.zeros(shape, dtype=np.int64), bits), step(shape, bits).cost
     check_cost(got, declared)
     senders = [(bool(first), bool(second)) for first, second in got.sent]
@@ -190,14 +190,14 @@ def test_every_byte_lane_a_server_receives_is_uniform(kind, party):
     check_uniform([*cells, *dealt])
 
 
-def test_two_inputs_give_messages_of_one_law():
+def test_two_inputs_give_messages_of_one_distribution():
     first, second = run(KINDS["zero"], seed=7), run(KINDS["edges"], seed=8)
     for party in (0, 1):
         check_same_law(opened_cells(first, party), opened_cells(second, party))
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_the_whole_view_of_a_server_is_independent_of_keys_and_order(party):
+def test_view_of_a_server_is_independent_of_keys_and_order(party):
     values = np.random.default_rng(9).integers(-(1 << (BITS - 1)), 1 << (BITS - 1), (ROWS, N))
     got = run(values, seed=10)
     own = Cell("input share", BITS, ROWS * N, share(values, BITS, seed=10)[party].words)
@@ -282,7 +282,7 @@ CHECKERS = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
-def test_the_shuffle_passes(checker):
+def test_correct_shuffle_passes_every_checker(checker):
     checker()
 
 

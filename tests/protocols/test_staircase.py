@@ -85,7 +85,7 @@ def lowest(step: Staircase) -> int:
     ("edges", "values"),
     [((1,), (0, 1)), ((31,), (1, 0)), ((1, 2, 3), (3, 1, 2, 0)), (range(1, 32), range(32))],
 )
-def test_every_value_in_every_sharing_of_a_small_ring(edges, values):
+def test_every_value_is_right_in_every_small_sharing(edges, values):
     edges, values = tuple(edges), tuple(values)
     s, first = every(np.arange(-32, 32), np.arange(64))
     step = stairs(s.size, 6, edges, values, 6)
@@ -98,7 +98,7 @@ def test_every_value_in_every_sharing_of_a_small_ring(edges, values):
         assert not right[s == lowest(step) - 1].any()
 
 
-def test_every_mask_of_a_small_ring():
+def test_every_value_is_right_under_every_small_mask():
     s, r = every(np.arange(16), np.arange(32))
     step = stairs(s.size, 5, (1, 2, 7, 11), (1, 6, 0, 5, 7), 8)
     names = [(0, "stairs", "r"), (1, "stairs", "r")]
@@ -108,7 +108,7 @@ def test_every_mask_of_a_small_ring():
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [BITS, 34, 62])
-def test_random_values_and_both_edges(n, bits):
+def test_random_values_and_both_edges_are_right(n, bits):
     step, rng = stairs(n, bits), np.random.default_rng(n)
     s = rng.integers(lowest(step), 1 << (bits - 1), n)
     around = np.array(
@@ -120,7 +120,7 @@ def test_random_values_and_both_edges(n, bits):
     assert (got.shares[0].bits, got.shares[0].frac) == (HIGH, 7)
 
 
-def test_hundreds_of_thresholds():
+def test_hundreds_of_thresholds_are_right():
     rng = np.random.default_rng(2)
     edges = tuple(np.unique(rng.integers(1, 1 << 33, 500)).tolist())
     values = tuple(rng.integers(0, 1 << 29, 501).tolist())
@@ -129,7 +129,7 @@ def test_hundreds_of_thresholds():
     assert np.array_equal(got.values, by_search(s, edges, values))
 
 
-def test_a_wider_share_is_cut_down_and_a_narrower_one_refused():
+def test_wider_share_is_reduced_and_a_narrower_one_refused():
     s = np.array([0, 3, 1500])
     assert np.array_equal(run_step(stairs(3), share(s, BITS + 9)).values, by_search(s))
     with pytest.raises(BitsMismatch):
@@ -179,7 +179,7 @@ def test_rows_are_added_without_carry(rows):
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 989])
 @pytest.mark.parametrize("edges", [(5,), EDGES, tuple(range(1, 100))])
-def test_declared_is_measured(n, edges):
+def test_declared_cost_is_measured(n, edges):
     step = stairs(n, BITS, edges, tuple(range(len(edges) + 1)))
     got = run_step(step, share(np.zeros(n, dtype=np.int64), BITS))
     check_cost(got, step.cost)
@@ -195,7 +195,7 @@ def test_declared_is_measured(n, edges):
     )
 
 
-def test_a_threshold_costs_its_tree_alone():
+def test_each_threshold_costs_only_its_tree():
     """The figures of docs/protocols.md section 9a: no table, no word and no opened choice a
     threshold.
     """
@@ -232,7 +232,7 @@ def test_every_opened_byte_lane_is_uniform(kind):
     check_opened(run_on(constant(kind)))
 
 
-def test_two_inputs_give_transcripts_of_one_law():
+def test_two_inputs_give_transcripts_of_one_distribution():
     first, second = run_on(constant("lowest"), seed=7), run_on(constant("highest"), seed=8)
     for party in (0, 1):
         check_same_law(opened_cells(first, party), opened_cells(second, party))
@@ -284,7 +284,7 @@ def view_of(party: int) -> None:
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_the_whole_view_of_a_server_is_independent_of_the_secret(party):
+def test_view_of_a_server_is_independent_of_the_secret(party):
     view_of(party)
 
 
@@ -375,7 +375,7 @@ MISTAKES: list[tuple[Mistake, Checker]] = [
 @pytest.mark.parametrize(
     "checker", [values_are_right, openings_are_noise, view_of_server_1], ids=lambda f: f.__name__
 )
-def test_the_staircase_passes(checker: Checker) -> None:
+def test_correct_staircase_passes_every_checker(checker: Checker) -> None:
     checker()
 
 

@@ -60,7 +60,7 @@ def test_every_opened_byte_lane_is_uniform(name, kind):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_two_inputs_give_transcripts_of_one_law(name):
+def test_two_inputs_give_transcripts_of_one_distribution(name):
     first, second = run_on(name, "lowest", seed=12), run_on(name, "highest", seed=13)
     for party in (0, 1):
         check_same_law(opened_cells(first, party), opened_cells(second, party))
@@ -73,7 +73,7 @@ def columns(label: str, words: Words) -> list[Cell]:
 
 @pytest.mark.parametrize("name", ["relu", "relu-unlifted", "clamp", "lift", "max", "argmax"])
 @pytest.mark.parametrize("party", [0, 1])
-def test_the_whole_view_of_a_server_is_independent_of_the_secret(name, party):
+def test_view_of_a_server_is_independent_of_the_secret(name, party):
     """Openings, own masks, the dealer's shares and the own input share, against each other and
     against the value.
     """
@@ -108,7 +108,7 @@ def test_shares_are_uniform():
             check_uniform([Cell(f"share {party}", K, N, part.words)])
 
 
-def test_result_shares_are_uniform_alone():
+def test_each_result_share_alone_is_uniform():
     """What a server keeps afterwards, too: the lifted result of a ReLU of zeros."""
     got = run_on("relu", "zero", seed=19)
     for party in (0, 1):

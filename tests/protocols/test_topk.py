@@ -48,7 +48,7 @@ def test_the_k_smallest_keys_come_in_order(n, which):
         assert np.array_equal(search(distances, k, seed=number).values, exact(distances, k))
 
 
-def test_a_thousand_queries_of_all_kinds_at_two_thousand_rows():
+def test_1000_queries_over_2000_rows_are_exact():
     """The figure itself is `python -m bench.topk_failures --queries 1000 --n 2000`; here with k =
     1, 5 and 10 instead.
     """
@@ -60,13 +60,13 @@ def test_a_thousand_queries_of_all_kinds_at_two_thousand_rows():
         assert tally.retries < 5
 
 
-def test_the_plain_definition_agrees():
+def test_search_matches_the_plain_definition():
     distances = np.random.default_rng(1).integers(-50, 50, (3, 64))
     shuffle, best = steps((3, 64), 9)
     assert np.array_equal(plain(best, plain(shuffle, distances)), exact(distances, 9))
 
 
-def test_the_range_is_sharp():
+def test_range_of_distances_is_sharp():
     """Keys may differ by less than 2^(bits-1): distances from -2^(BITS-2) to 2^(BITS-2) - 1 do, one
     more does not.
     """
@@ -78,7 +78,7 @@ def test_the_range_is_sharp():
     assert not np.array_equal(search(beyond, 2, seed=2).values, exact(beyond, 2))
 
 
-def test_the_range_is_sharp_through_the_passes():
+def test_range_of_distances_holds_through_the_passes():
     distances = np.random.default_rng(3).choice(
         np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1]), (4, 200)
     )
@@ -86,14 +86,14 @@ def test_the_range_is_sharp_through_the_passes():
 
 
 @pytest.mark.parametrize("bits", [2, 3, 16, 27, 52])
-def test_narrow_and_wide_distances(bits):
+def test_narrow_and_wide_distances_are_ordered(bits):
     top = (1 << (bits - 2)) - 1
     distances = np.random.default_rng(bits).integers(-top - 1, top + 1, (5, 100))
     assert np.array_equal(search(distances, 5, seed=4, bits=bits).values, exact(distances, 5))
 
 
 @pytest.mark.parametrize("n", [0, 1, 64, 989])
-def test_opened_signs_are_signs(n):
+def test_opened_sign_is_the_sign_of_the_difference(n):
     """Of every difference in range, the edges and zero included."""
     x = np.random.default_rng(5).integers(-(1 << 19) + 1, 1 << 19, n)
     x[:4] = np.array([0, -1, (1 << 19) - 1, -(1 << 19) + 1])[:n]
@@ -131,12 +131,12 @@ def _opened_sign(sign: OpenedSign, x: Ints) -> Any:
 @pytest.mark.parametrize(
     ("n", "k"), [(1, 1), (2, 1), (5, 5), (48, 5), (64, 1), (65, 50), (200, 5), (989, 10)]
 )
-def test_declared_is_measured_in_both_directions(rows, n, k):
+def test_declared_cost_is_measured_in_both_directions(rows, n, k):
     outcome = search(np.zeros((rows, n), dtype=np.int64), k, seed=6)
     check_cost(outcome, sum((step.cost for step in steps((rows, n), k)), Cost()))
 
 
-def test_the_cost_depends_on_no_data():
+def test_cost_does_not_depend_on_data():
     kinds = itertools.islice(databases((3, 200), np.random.default_rng(7)), 5)
     assert len({search(distances, 5, seed=i).cost for i, (_, distances) in enumerate(kinds)}) == 1
 
@@ -159,7 +159,7 @@ def test_there_is_a_plan_for_every_k(n):
         TopK("best", ("x",), "y", (1, n), 30, k).cost  # noqa: B018  worked out, and that is the test
 
 
-def test_a_plan_in_the_step_is_all_that_the_parties_need():
+def test_pass_plan_is_a_function_of_shape_and_k():
     """`passes` is worked out from the shape and k alone: it must not differ between two calls."""
     plan_passes.cache_clear()
     first = plan_passes(2000, 5)
@@ -247,7 +247,7 @@ def test_every_order_at_five_is_opened_equally_often_with_passes(monkeypatch, pl
     check_every_order(k=2)
 
 
-def test_an_unlucky_order_is_unlucky_for_every_database(monkeypatch):
+def test_failure_depends_on_the_order_not_the_database(monkeypatch):
     """Whether a selection fails is a function of the order too, of the same law: here every order,
     a row at a time.
     """

@@ -65,18 +65,18 @@ def two_databases_have_one_law() -> None:
     two_databases(2000, 64, 5)
 
 
-def test_two_databases_have_one_law_for_the_nearest_alone():
+def test_two_databases_open_one_distribution_for_k_1():
     """Ten thousand queries are asked by `python -m bench.topk_failures --queries 10000 --n 64
     --law`.
     """
     two_databases(4000, 64, 1)
 
 
-def test_two_databases_have_one_law_through_several_passes():
+def test_two_databases_open_one_distribution_over_passes():
     two_databases(2000, 200, 5)
 
 
-def test_the_law_check_knows_a_difference():
+def test_distribution_check_detects_a_loaded_coin():
     """What it would say of a coin that falls right 6 times in 10."""
     rng = np.random.default_rng(13)
     coins = [(rng.random(10_000) < p).astype(int) for p in (0.5, 0.6)]
@@ -102,7 +102,7 @@ def opened_noise(outcome: Outcome) -> list[Cell]:
 
 
 @pytest.mark.parametrize("kind", ["all equal", "random"])
-def test_all_else_that_is_opened_is_noise(kind):
+def test_other_openings_are_uniform_noise(kind):
     rows, n = 2048, 64
     distances = np.zeros((rows, n), dtype=np.int64)
     if kind == "random":
@@ -193,7 +193,7 @@ CHECKERS: list[Checker] = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
-def test_the_search_passes(checker):
+def test_correct_search_passes_every_checker(checker):
     checker()
 
 
@@ -329,7 +329,7 @@ def test_a_planted_bug_is_caught(mistake, checker, error):
     check_caught(mistake, checker, error)
 
 
-def test_a_failed_search_releases_nothing(monkeypatch):
+def test_failed_search_releases_no_result(monkeypatch):
     """Both servers stop with the same error, and there is no result at either."""
     monkeypatch.setattr(selection, "survivors", lambda *a: None)
     with pytest.raises(SelectionFailed, match="less than once in 10000"):

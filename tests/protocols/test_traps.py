@@ -41,7 +41,7 @@ def planted(bits, values, step, name):
 
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
-def test_masks_and_values_planted_at_the_edges_of_a_relu(k, f):
+def test_relu_is_right_for_masks_and_values_at_the_edges(k, f):
     bits = k - f
     signed_edges = [e - (1 << bits) if e >> (bits - 1) else e for e in edges(bits)]
     v, got = planted(bits, signed_edges, lambda n: relu(n, bits, k), "relu")
@@ -49,7 +49,7 @@ def test_masks_and_values_planted_at_the_edges_of_a_relu(k, f):
 
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
-def test_masks_and_values_planted_at_the_edges_of_a_clamp_and_one_beyond(k, f):
+def test_clamp_is_right_at_the_edges_and_wrong_beyond(k, f):
     bits, top = k - f, 6 << f
     lowest = -(1 << (bits - 1)) + top
     near = [lowest - 1, lowest, lowest + 1, -1, 0, 1, top - 1, top, top + 1, (1 << (bits - 1)) - 1]
@@ -59,7 +59,7 @@ def test_masks_and_values_planted_at_the_edges_of_a_clamp_and_one_beyond(k, f):
 
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
-def test_values_planted_at_the_edge_of_a_lift_and_one_beyond(k, f):
+def test_lift_is_right_at_the_edges_and_wrong_beyond(k, f):
     low = k - f
     edge = 1 << (low - 2)
     v, v_0 = every([-edge, -edge + 1, -1, 0, 1, edge - 1, edge], edges(low))
@@ -69,7 +69,7 @@ def test_values_planted_at_the_edge_of_a_lift_and_one_beyond(k, f):
 
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
-def test_small_negative_products_through_a_faithful_relu_are_zero(k, f):
+def test_relu_of_small_negative_products_is_zero(k, f):
     """x in (-2^f, 0) truncates to -1 or 0: after the ReLU always 0, never 1 and never a large
     value.
     """
@@ -80,7 +80,7 @@ def test_small_negative_products_through_a_faithful_relu_are_zero(k, f):
 
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
-def test_the_clamp_constant_is_exact_at_the_value_s_scale(k, f):
+def test_clamp_constant_is_exact_at_the_scale_of_the_value(k, f):
     """Products at scale 2f within 2^f of the constant: a clamp off by 2^f - 1 would let some of
     them through.
     """
@@ -95,7 +95,7 @@ def test_the_clamp_constant_is_exact_at_the_value_s_scale(k, f):
     assert ((got[below] == x[below] >> f) | (got[below] == (x[below] >> f) + 1)).all()
 
 
-def test_44_bits_on_the_wire_have_no_top_nibble():
+def test_bits_above_the_ring_never_reach_the_wire():
     """Whatever stands above bit 43 in a server's words, what leaves it is the same, and 5.5 bytes
     an element.
     """
@@ -113,7 +113,7 @@ def test_44_bits_on_the_wire_have_no_top_nibble():
     assert not (first.openings[0][0].values >> np.uint64(k)).any()
 
 
-def test_new_weights_under_an_old_name_get_a_mask_of_their_own():
+def test_new_weights_under_an_old_name_get_a_new_mask():
     """Two openings under one mask would give away the difference of two models."""
     shapes = {"layer": ((19, 5), 40)}
 
@@ -129,7 +129,7 @@ def test_new_weights_under_an_old_name_get_a_mask_of_their_own():
     assert ((opened[0] - opened[1]) & mask(40) != (old - new) & mask(40)).all()
 
 
-def test_a_local_zero_extension_is_wrong_for_most_values():
+def test_local_zero_extension_is_wrong_for_most_values():
     """Section 10: shares kept at a value's own bits must be lifted; padding their words with zeros
     loses the carry.
     """
@@ -141,7 +141,7 @@ def test_a_local_zero_extension_is_wrong_for_most_values():
     assert np.array_equal(run_step(lift(n, low, high), (first, second)).values, x)
 
 
-def test_an_uploaded_first_share_is_a_seed():
+def test_uploaded_first_share_is_expanded_from_a_seed():
     """Section 10: server 0's share is 32 bytes; server 1's alone is as uniform as a mask."""
     pixels: Any = np.full(4096, 7, dtype=np.uint64)
     first: Any
@@ -153,7 +153,7 @@ def test_an_uploaded_first_share_is_a_seed():
     assert np.array_equal(first, again)
 
 
-def test_a_mask_does_not_hide_bits_above_its_own():
+def test_mask_hides_no_bits_above_its_own():
     """Why a value is reduced before it is packed: opened modulo 2^48 under a 40-bit mask, the top
     byte is the secret's.
     """

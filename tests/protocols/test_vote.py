@@ -74,7 +74,7 @@ def run(labels: Ints, bits: int, seed: int = 1) -> Outcome:
 
 
 @pytest.mark.parametrize(("k", "n_labels"), [(1, 4), (2, 4), (3, 4), (4, 4), (5, 3), (6, 2)])
-def test_every_row_of_labels(k, n_labels):
+def test_vote_is_right_for_every_row_of_labels(k, n_labels):
     labels = np.array(list(itertools.product(range(n_labels), repeat=k)))
     expected = majority_vote(labels)
     assert np.array_equal(run(labels, 2).words.astype(np.int64), expected)
@@ -84,7 +84,7 @@ def test_every_row_of_labels(k, n_labels):
 @pytest.mark.parametrize("rows", SIZES)
 @pytest.mark.parametrize("k", [1, 2, 5, 10, 17])
 @pytest.mark.parametrize("bits", [1, 3, 4, 5, 8, 11, 16])
-def test_random_labels_with_few_and_many_kinds(rows, k, bits):
+def test_vote_is_right_for_random_labels(rows, k, bits):
     rng = np.random.default_rng(rows + k)
     kinds = rng.integers(0, 1 << bits, (rows, 3))
     few = np.take_along_axis(kinds, rng.integers(0, 3, (rows, k)), axis=1)
@@ -96,7 +96,7 @@ def test_random_labels_with_few_and_many_kinds(rows, k, bits):
     )
 
 
-def test_the_result_has_the_labels_bits_and_nothing_above():
+def test_result_has_only_the_bits_of_a_label():
     got = run(np.array([[2, 2, 1]]), 3)
     assert all(
         part.bits == 3 and part.words.shape == (1,) and part.words.max() < 8 for part in got.shares
@@ -144,7 +144,7 @@ class Compare(Step):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 9, 13, 16])
-def test_equality_of_all_values_or_neighbours(bits):
+def test_equality_is_right_for_all_or_neighbouring_values(bits):
     near = np.unique(
         [0, 1, (1 << bits) - 1, (1 << bits) // 2, (1 << bits) // 2 - 1, 5 % (1 << bits)]
     )
@@ -163,7 +163,7 @@ def test_equality_of_all_values_or_neighbours(bits):
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65])
 @pytest.mark.parametrize(("k", "bits"), [(1, 3), (2, 3), (5, 3), (5, 8), (10, 4)])
-def test_declared_is_measured(rows, k, bits):
+def test_declared_cost_is_measured(rows, k, bits):
     step = vote((rows, k), bits)
     got = run(np.zeros((rows, k), dtype=np.int64), bits)
     check_cost(got, step.cost)
@@ -180,7 +180,7 @@ def test_declared_is_measured(rows, k, bits):
     assert step.cost == own + KnockOut(rows, k, count, bits).cost
 
 
-def test_a_vote_of_five_costs_this():
+def test_cost_of_a_vote_of_five_matches_the_document():
     """The figures of docs/protocols.md section 9b, an element of 64 queries at six classes."""
     cost = vote((64, 5), 3).cost
     assert (cost.rounds, cost.s0_bytes / 64, cost.dealer_bytes / 64) == (8, 7.125, 22.75)
@@ -213,7 +213,7 @@ def test_every_opened_byte_lane_is_uniform(kind, bits):
     check_opened(run(constant(kind), bits, seed=9))
 
 
-def test_two_inputs_give_transcripts_of_one_law():
+def test_two_inputs_give_transcripts_of_one_distribution():
     first, second = run(constant("equal"), 3, seed=10), run(constant("different"), 3, seed=11)
     for party in (0, 1):
         check_same_law(opened_cells(first, party), opened_cells(second, party))
@@ -286,7 +286,7 @@ CHECKERS = [
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
-def test_the_vote_passes(checker: Checker) -> None:
+def test_correct_vote_passes_every_checker(checker: Checker) -> None:
     checker()
 
 

@@ -64,7 +64,7 @@ def plain_figures(gallery, queries, metric, k, vote, leave_one_out):
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("k", [1, 3, 20])
 @pytest.mark.parametrize("leave_one_out", [False, True])
-def test_against_plain_loops(metric, k, leave_one_out, monkeypatch):
+def test_figures_match_plain_loops(metric, k, leave_one_out, monkeypatch):
     monkeypatch.setattr(module, "_PIECE", 7 * 40)  # several pieces of queries, the last one smaller
     queries = GALLERY if leave_one_out else QUERIES
     got = assess(GALLERY, None if leave_one_out else QUERIES, metric=metric, ks=(k,), vote=4)
@@ -75,7 +75,7 @@ def test_against_plain_loops(metric, k, leave_one_out, monkeypatch):
         assert figure.low <= figure.mean <= figure.high and figure.definition and figure.name
 
 
-def test_intervals_go_by_source():
+def test_intervals_resample_by_source():
     [narrow] = [
         f
         for f in assess(GALLERY._replace(sources=()), ks=(1,), vote=1)
@@ -88,7 +88,7 @@ def test_intervals_go_by_source():
     assert (alone.mean, alone.low, alone.high) == (narrow.mean, None, None)
 
 
-def test_of_equals_the_first_comes_first():
+def test_ties_keep_the_lowest_index():
     gallery = Labelled(np.ones((4, 2)), ["a", "b", "a", "b"])
     figures = {
         f.key: f.mean
@@ -113,7 +113,7 @@ def test_a_query_never_finds_itself():
     assert set(figures.values()) == {0.0}
 
 
-def test_sizes_that_overflow():
+def test_tiny_and_huge_features_do_not_overflow():
     small, large = (Labelled(POINTS[:9] * 10.0**e, LABELS[:9]) for e in (-160, 200))
     plain = assess(Labelled(POINTS[:9], LABELS[:9]), ks=(1, 5), vote=3)
     assert assess(small, ks=(1, 5), vote=3) == assess(large, ks=(1, 5), vote=3) == plain
@@ -133,6 +133,6 @@ def test_sizes_that_overflow():
         (Labelled(np.zeros((20, 3)), ["a"] * 20), None, {}, BadValue),
     ],
 )
-def test_what_cannot_be_searched_is_refused(gallery, queries, depths, error):
+def test_invalid_galleries_and_queries_are_refused(gallery, queries, depths, error):
     with pytest.raises(error):
         assess(gallery, queries, **depths)

@@ -122,7 +122,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Ints]] = {
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("k", "n_labels"), [(1, 2), (5, 6), (10, 40)])
-def test_over_two_thousand_queries_are_labelled_as_in_the_clear(kind, k, n_labels, metric):
+def test_labels_match_the_plaintext_vote(kind, k, n_labels, metric):
     rng = np.random.default_rng(len(kind) + k)
     rows = KINDS[kind](rng, 150)
     queries = (
@@ -138,7 +138,7 @@ def test_over_two_thousand_queries_are_labelled_as_in_the_clear(kind, k, n_label
 
 
 @pytest.mark.parametrize(("n_rows", "k"), [(1, 1), (2, 2), (5, 5), (989, 5)])
-def test_a_single_row_and_all_rows(n_rows, k):
+def test_one_row_and_all_rows_vote(n_rows, k):
     rng = np.random.default_rng(n_rows)
     labels = rng.integers(0, 3, n_rows)
     assert count_wrong(rng.integers(-2, 3, (n_rows, 8)), small(19, GEOMETRY, 4), labels, k, 3) == 0
@@ -161,7 +161,7 @@ def test_rows_of_two_sessions_vote_with_their_labels(make, metric):
     assert found == best(scores, 3)
 
 
-def test_rows_taken_out_take_their_labels_along(make):
+def test_removed_rows_take_their_labels_along(make):
     one = make(GEOMETRY, n_labels=4)
     one.add(small(10, GEOMETRY, 10), b"the first sessio", labels=np.arange(10) % 4)
     one.remove(["row0000", "row0005"])
@@ -170,7 +170,7 @@ def test_rows_taken_out_take_their_labels_along(make):
     assert len(left) == 8 and np.array_equal(got.words.astype(np.int64), voted(scores, left, 3))
 
 
-def test_label_shares_at_rest(make):
+def test_stored_label_shares_add_up_to_the_labels(make):
     one = make(GEOMETRY, n_labels=4)
     labels = np.arange(7) % 4
     one.add(small(7, GEOMETRY, 12), b"the first sessio", labels=labels)
@@ -184,7 +184,7 @@ def test_label_shares_at_rest(make):
     assert row_bytes(GEOMETRY, 4) == row_bytes(GEOMETRY) + 8
 
 
-def test_rows_and_record_must_agree_about_labels(make):
+def test_rows_and_record_must_agree_on_labels(make):
     one = make(GEOMETRY, n_labels=4)
     one.add(small(3, GEOMETRY, 13), b"the first sessio", labels=np.arange(3))
     one.record = msgspec.structs.replace(one.record, n_labels=0)
@@ -195,7 +195,7 @@ def test_rows_and_record_must_agree_about_labels(make):
         pack_rows(BACKEND, GEOMETRY, rows, 3, np.zeros(2, dtype=np.uint64))
 
 
-def test_an_unlabelled_record_reads_as_before():
+def test_record_without_labels_reads_as_before():
     old = '{"name":"gallery","plan":"p","dim":3,"metric":"l2","owner":"o"}'
     record = IndexRecord("gallery", "p", 3, "l2", "o")
     assert encode_index(record) == old and decode_index(old) == record and record.n_labels == 0
@@ -206,7 +206,7 @@ def test_an_unlabelled_record_reads_as_before():
     assert decode_index(encode_index(labelled)) == labelled != record
 
 
-def test_an_unlabelled_index_loads_no_labels(make):
+def test_index_without_labels_loads_none(make):
     one = make(GEOMETRY)
     one.add(small(3, GEOMETRY, 15), b"the first sessio")
     assert [loaded.labels for loaded in one.load()] == [None, None]
@@ -219,7 +219,7 @@ def test_an_unlabelled_index_loads_no_labels(make):
 @pytest.mark.parametrize(
     ("n_labels", "bits"), [(0, 0), (1, 1), (2, 1), (3, 2), (6, 3), (64, 6), (65, 7), (1 << 16, 16)]
 )
-def test_a_label_has_bits_enough(n_labels, bits):
+def test_label_bits_hold_every_label(n_labels, bits):
     assert label_bits(n_labels) == bits
 
 
@@ -238,7 +238,7 @@ def test_keys_that_do_not_fit_are_refused():
         query_program(GEOMETRY, 1, 5, 1, PARAMS, (1 << 16) + 1)
 
 
-def test_a_vote_gives_the_label_and_nothing_else():
+def test_vote_program_returns_only_the_label():
     program = query_program(GEOMETRY, 3, 50, 5, PARAMS, 6)
     assert (program.output, program.result.shape, program.result.bits) == ("vote", (3,), 3)
     assert list(program.inputs) == ["q", LABELS] and program.inputs[LABELS].bits == 64
@@ -269,7 +269,7 @@ def test_labels_cost_their_bits_and_the_vote():
 
 
 @pytest.mark.parametrize("label", [0, 5])
-def test_what_is_opened_is_uniform_whatever_the_labels_are(label):
+def test_openings_are_uniform_for_any_labels(label):
     rows = np.full((1024, 8), 3)
     queries = np.full((32, 8), 3) << GEOMETRY.shift
     program = query_program(GEOMETRY, 32, 1024, 5, PARAMS, 6)
@@ -362,7 +362,7 @@ MISTAKES: list[tuple[Mistake, Checker]] = [
 @pytest.mark.parametrize(
     "checker", [labels_are_right, equal_rows_vote_by_position], ids=lambda f: f.__name__
 )
-def test_the_vote_passes(checker: Checker) -> None:
+def test_correct_vote_passes_every_checker(checker: Checker) -> None:
     checker()
 
 
@@ -371,7 +371,7 @@ def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
     check_caught(mistake, checker)
 
 
-def test_shares_of_labels_must_be_as_wide_as_a_key() -> None:
+def test_label_shares_narrower_than_a_key_are_refused() -> None:
     narrow = tuple(
         dataclasses.replace(part, bits=3) for part in halves(np.zeros(20, dtype=np.int64))
     )

@@ -86,7 +86,7 @@ def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
 
 
 @pytest.mark.parametrize("largest", [1, 2, 1 << 6, 1280 << 22, (1 << 22) << 22])
-def test_the_coarse_factor_errs_by_what_its_steps_allow(largest):
+def test_coarse_factor_error_is_within_its_steps(largest):
     edges, values, frac = thresholds(largest), coarse_values(largest), coarse_frac(largest)
     assert (
         edges[0] == 1
@@ -111,7 +111,7 @@ def test_the_coarse_factor_errs_by_what_its_steps_allow(largest):
     ("dim", "bits"),
     [(1, 20), (2, 5), (7, 20), (64, VALUE_BITS), (64, 40), (1280, 20), (4096, 20), (3, 4)],
 )
-def test_a_vector_has_length_one_within_the_stated_error(dim, bits):
+def test_normalised_vector_has_length_one_within_the_bound(dim, bits):
     geometry, rng = Geometry(dim, "cosine", bits, 3), np.random.default_rng(dim)
     top, shift = 1 << (bits - 2), geometry.shift
     kinds = [rng.integers(-top, top - (1 << shift) + 1, (16, dim)), np.full((1, dim), -top)]
@@ -126,7 +126,7 @@ def test_a_vector_has_length_one_within_the_stated_error(dim, bits):
         assert np.abs(np.linalg.norm(u / 2**UNIT_FRAC, axis=1) - 1)[v.any(axis=1)].max() < 1.5e-3
 
 
-def test_cosines_of_features_err_by_a_ten_thousandth():
+def test_cosine_error_of_features_is_below_1e_4():
     v, u, _ = normalised(features(128, 1280, seed=2), LITE0)
     assert np.ptp(np.log2(np.linalg.norm(v, axis=1))) > 5
     lengthy = (
@@ -142,7 +142,7 @@ def test_cosines_of_features_err_by_a_ten_thousandth():
         )
 
 
-def test_the_five_nearest_are_those_of_float64():
+def test_five_nearest_rows_match_float64():
     """`plain` of the program; real features of Lite0 gave 0.997 in the clear and 0.999 on
     shares.
     """
@@ -155,7 +155,7 @@ def test_the_five_nearest_are_those_of_float64():
     assert overlap_at_k(first, second, 5).mean() > 0.97
 
 
-def test_lengths_do_not_matter():
+def test_vector_length_does_not_change_the_direction():
     x = features(8, 64, seed=4) >> 8 << 8
     geometry = Geometry(64, "cosine", 20, 15)
     both = [normalised(np.concatenate((x >> halvings, x)), geometry)[:2] for halvings in (0, 1)]
@@ -167,7 +167,7 @@ def test_lengths_do_not_matter():
 # searches
 
 
-def test_rows_are_found_as_cosines_say(make):
+def test_search_ranks_rows_by_cosine(make):
     geometry = Geometry(24, "cosine", 20, 15)
     one = make(geometry)
     one.add(features(BATCH, 24, seed=5), b"the first sessio")
@@ -185,7 +185,7 @@ def test_rows_are_found_as_cosines_say(make):
             assert abs(-score / geometry.score_scale - exact[q, position]) < 0.02
 
 
-def test_a_vector_of_zeros_is_at_a_right_angle_to_all(make):
+def test_zero_vector_scores_zero_against_all_rows(make):
     geometry = Geometry(6, "cosine", 20, 15)
     one = make(geometry)
     rows = np.zeros((5, 6), dtype=np.int64)
@@ -200,7 +200,7 @@ def test_a_vector_of_zeros_is_at_a_right_angle_to_all(make):
 
 
 @pytest.mark.parametrize("dim", [1, 64, 1280, 1 << 22])
-def test_every_score_keeps_its_promise(dim):
+def test_scores_fit_score_bits(dim):
     """|u|^2 < 2^(score_bits-2) for the longest u that the law allows, and two bits less would not
     do.
     """
@@ -209,7 +209,7 @@ def test_every_score_keeps_its_promise(dim):
     assert longest >= 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 4)
 
 
-def test_vectors_too_long_are_refused():
+def test_too_long_vectors_are_refused():
     for program in (rows_program, lambda *a: query_program(a[0], 1, 5, 1, PARAMS)):
         with pytest.raises(PlanError, match="cannot be normalised"):
             program(Geometry((1 << 22) + 1, "cosine", 20, 15), 2, PARAMS)
@@ -218,7 +218,7 @@ def test_vectors_too_long_are_refused():
 # cost and transcripts
 
 
-def test_a_row_costs_little_beside_an_image():
+def test_normalising_a_row_costs_less_than_22_kb():
     """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row, where an image costs 5.9 MB and 17
     MB.
     """
@@ -306,7 +306,7 @@ MISTAKES: list[Mistake] = [
 ]
 
 
-def test_the_law_holds() -> None:
+def test_correct_normalisation_keeps_its_bound() -> None:
     law_holds()
 
 
@@ -317,7 +317,7 @@ def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
     normalise.coarse_values.cache_clear()
 
 
-def test_scores_are_less_cosines() -> None:
+def test_score_is_the_negative_cosine_at_scale() -> None:
     assert LITE0.score_scale == 4.0**UNIT_FRAC and LITE0.weight_factor == -1
     [[score]] = scores_of(np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine")
     assert score / LITE0.score_scale == -1.0

@@ -25,7 +25,7 @@ FILES = ["a.png", "folder/b, with a comma.png", 'c "quoted".dcm', "d\nline.nii",
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
 @pytest.mark.parametrize("files", [FILES, []], ids=["files", "no files"])
-def test_what_is_written_is_read(tmp_path, suffix, files):
+def test_written_features_are_read_back(tmp_path, suffix, files):
     path = tmp_path / "new" / f"features{suffix}"
     write_features(path, FEATURES, ITEMS, files)
     got = read_features(path)
@@ -38,7 +38,7 @@ def test_what_is_written_is_read(tmp_path, suffix, files):
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 
 
-def test_numpy_reads_it_and_what_numpy_writes_is_read(tmp_path):
+def test_npz_files_are_interchangeable_with_numpy(tmp_path):
     write_features(tmp_path / "ours.npz", FEATURES, ITEMS, FILES)
     with np.load(tmp_path / "ours.npz", allow_pickle=False) as archive:
         np.testing.assert_array_equal(archive["features"], FEATURES)
@@ -53,13 +53,13 @@ def test_numpy_reads_it_and_what_numpy_writes_is_read(tmp_path):
         )
 
 
-def test_file_names_that_are_no_text_are_escaped(tmp_path):
+def test_undecodable_file_names_are_escaped(tmp_path):
     write_features(tmp_path / "x.csv", FEATURES[:1], ["a"], [os.fsdecode(b"scan\xff.png")])
     assert read_features(tmp_path / "x.csv").files == ("scan\\udcff.png",)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x", "x.npz.gz", "x.CSV"])
-def test_another_suffix_is_refused(tmp_path, name):
+def test_other_suffixes_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match=r"use \.npz or \.csv"):
         write_features(tmp_path / name, FEATURES, ITEMS)
     with pytest.raises(ConfigError, match=r"use \.npz or \.csv"):
@@ -87,13 +87,13 @@ def with_nan(value):
         (FEATURES, [*ITEMS[1:], "zero\0byte"], [], BadValue),
     ],
 )
-def test_what_is_no_table_of_features_is_not_written(tmp_path, values, items, files, error):
+def test_invalid_feature_tables_are_not_written(tmp_path, values, items, files, error):
     with pytest.raises(error):
         write_features(tmp_path / "x.npz", values, items, files)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_cannot_be_written(tmp_path):
+def test_unwritable_file_is_an_error(tmp_path):
     (tmp_path / "a file").write_text("")
     with pytest.raises(ConfigError, match="cannot be saved"):
         write_features(tmp_path / "a file" / "x.npz", FEATURES, ITEMS)
@@ -182,7 +182,7 @@ def test_hostile_archives_are_refused(tmp_path):
         read_features(path)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+def test_zip_bomb_is_refused_before_unpacking(tmp_path):
     bomb = archive(tmp_path / "x.npz", **GOOD, files=bytes(64 << 20))
     assert bomb.stat().st_size < 1 << 20
     with pytest.raises(BadValue, match="unpacks to more than 1048576 bytes"):
@@ -213,14 +213,14 @@ def test_bad_tables_are_refused(tmp_path, text):
         read_features(path)
 
 
-def test_tables_of_other_programs_are_read(tmp_path):
+def test_csv_with_bom_and_crlf_is_read(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b"\xef\xbb\xbff0,item,f1\r\n1,a,2\r\n\r\n3,b,4e0\r\n")
     got = read_features(path)
     assert got.items == ("a", "b") and got.files == () and got.features.tolist() == [[1, 2], [3, 4]]
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_that_are_not_features_are_refused(tmp_path):
     with pytest.raises(MissingFile):
         read_features(tmp_path / "x.npz")
     (tmp_path / "folder.npz").mkdir()
@@ -246,7 +246,7 @@ def written(tmp_path_factory):
     st.integers(0, 10_000),
     st.sampled_from([".npz", ".csv"]),
 )
-def test_no_damage_gives_another_error(written, at, byte, cut, suffix):
+def test_damaged_file_raises_only_a_named_error(written, at, byte, cut, suffix):
     path = written / f"x{suffix}"
     data = bytearray((written / f"good{suffix}").read_bytes())
     data[at % len(data)] ^= byte

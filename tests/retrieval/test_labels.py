@@ -24,7 +24,7 @@ def table(tmp_path):
     return path
 
 
-def test_what_is_written_is_found(table, tmp_path, monkeypatch):
+def test_written_labels_are_found_by_name_path_and_id(table, tmp_path, monkeypatch):
     labels = read_labels(table)
     assert len(labels) == 3
     for name, label in ROWS:
@@ -34,7 +34,7 @@ def test_what_is_written_is_found(table, tmp_path, monkeypatch):
     assert labels.find("a.png") is None and labels.find("", "nothing", "0123abcd") == ROWS[2][1]
 
 
-def test_labels_of_items(table):
+def test_items_get_labels_by_id_or_file(table):
     labels = read_labels(table)
     found = labels.of(["0123abcd", "1"], ["unknown.png", "train/MR/a.png"])
     assert [label.label for label in found] == ["é", "MR brain"]
@@ -43,7 +43,7 @@ def test_labels_of_items(table):
         labels.of(["1", "0123abcd", "2"], ["x.png", "", "y.png"])
 
 
-def test_the_same_line_twice_is_one(tmp_path):
+def test_repeated_line_is_accepted(tmp_path):
     (tmp_path / "labels.csv").write_text("label,file\nMR,a\n\nMR,a\n")
     assert read_labels(tmp_path / "labels.csv").find("a") == Label("MR")
 
@@ -69,7 +69,7 @@ def test_bad_tables_are_refused(tmp_path, text, message):
         read_labels(tmp_path / "labels.csv")
 
 
-def test_files_that_are_no_tables(tmp_path):
+def test_files_that_are_not_tables_are_refused(tmp_path):
     path = tmp_path / "labels.csv"
     with pytest.raises(MissingFile, match="give a table of labels"):
         read_labels(path)
@@ -83,7 +83,7 @@ def test_files_that_are_no_tables(tmp_path):
         read_labels(path)
 
 
-def test_a_file_that_the_system_does_not_give(tmp_path):
+def test_unreadable_file_is_an_error(tmp_path):
     path = tmp_path / "mem.csv"
     path.symlink_to("/proc/self/mem")  # a plain file that cannot be read from its beginning
     with pytest.raises(ConfigError, match="cannot be read"):

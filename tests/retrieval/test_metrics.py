@@ -39,7 +39,7 @@ def plain_average_precision(row, total, k):
 
 
 @pytest.mark.parametrize("k", [1, 5, 19, RANKS])
-def test_against_plain_loops(k):
+def test_metrics_match_plain_loops(k):
     want = [
         plain_average_precision(row, total, k) for row, total in zip(RELEVANT, TOTALS, strict=True)
     ]
@@ -54,7 +54,7 @@ def test_against_plain_loops(k):
     np.testing.assert_allclose(recall_at_k(RELEVANT, TOTALS, k), want, rtol=1e-12)
 
 
-def test_full_average_precision_is_scikit_learns():
+def test_full_average_precision_matches_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     for row in RELEVANT[1:]:
         want = metrics.average_precision_score(row, -np.arange(RANKS))
@@ -63,7 +63,7 @@ def test_full_average_precision_is_scikit_learns():
         )
 
 
-def test_the_vote_is_scikit_learns_where_no_labels_tie_and_the_nearest_else():
+def test_majority_vote_matches_scikit_learn_except_for_ties():
     rows = rng.integers(0, 4, (500, 5))
     for row, got in zip(rows, majority_vote(rows), strict=True):
         counts = Counter(row.tolist())
@@ -77,7 +77,7 @@ def test_the_vote_is_scikit_learns_where_no_labels_tie_and_the_nearest_else():
     np.testing.assert_array_equal(majority_vote(found), model.predict(asked))
 
 
-def test_relevance_overlap_and_accuracy():
+def test_relevance_overlap_and_accuracy_are_right():
     assert relevance(["a", "b"], [["a", "b"], ["a", "b"]]).tolist() == [
         [True, False],
         [False, True],
@@ -86,7 +86,7 @@ def test_relevance_overlap_and_accuracy():
     assert accuracy([1, 2, 3, 4], [1, 2, 3, 5]) == 0.75
 
 
-def test_the_bootstrap_repeats_and_covers():
+def test_bootstrap_is_repeatable_and_has_the_normal_width():
     values = rng.random(400)
     first, second = bootstrap(values), bootstrap(values)
     assert first == second != bootstrap(values, seed=b"another")
@@ -97,7 +97,7 @@ def test_the_bootstrap_repeats_and_covers():
     assert constant == (1.0, 1.0, 1.0)
 
 
-def test_images_of_one_source_are_drawn_together():
+def test_bootstrap_resamples_sources_together():
     values = np.repeat([0.0, 1.0], 100)
     alone, together = (
         bootstrap(values),
@@ -126,7 +126,7 @@ def test_shapes_that_do_not_fit_are_refused(broken):
         broken()
 
 
-def test_values_that_are_no_numbers_are_refused():
+def test_nan_values_and_bad_levels_are_refused():
     with pytest.raises(BadValue):
         bootstrap([0.5, float("nan")])
     with pytest.raises(BadValue):

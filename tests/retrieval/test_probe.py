@@ -41,7 +41,7 @@ def standardised_loss(x, labels, head, l2):
 
 
 @pytest.mark.parametrize(("n", "d", "n_classes", "l2"), CASES)
-def test_no_step_from_it_goes_down(n, d, n_classes, l2):
+def test_head_is_a_minimum_of_its_loss(n, d, n_classes, l2):
     x, labels = clusters(n, d, n_classes)
     head = train_head(x, labels, l2=l2)
     least = standardised_loss(x, labels, head, l2)
@@ -58,7 +58,7 @@ def test_no_step_from_it_goes_down(n, d, n_classes, l2):
 
 
 @pytest.mark.parametrize(("n", "d", "n_classes", "l2"), [case for case in CASES if case[2] > 2])
-def test_it_is_scikit_learns(n, d, n_classes, l2):
+def test_head_matches_scikit_learn(n, d, n_classes, l2):
     linear_model = pytest.importorskip(
         "sklearn.linear_model", reason="scikit-learn is not installed"
     )
@@ -79,7 +79,7 @@ def test_it_is_scikit_learns(n, d, n_classes, l2):
     ).mean() > 0.999
 
 
-def test_it_finds_what_is_there():
+def test_head_separates_clusters():
     x, labels = clusters(120, 12, 4, spread=0.3)
     head = train_head(x[:80], labels[:80])
     assert (head.predict(x[80:]) == labels[80:]).mean() == 1.0
@@ -88,7 +88,7 @@ def test_it_finds_what_is_there():
     np.testing.assert_allclose(head.logits(x), x @ head.weight + head.bias)
 
 
-def test_the_same_on_every_run_whatever_the_features_units():
+def test_head_is_repeatable_and_independent_of_units():
     x, labels = clusters(60, 30, 3)
     first, second = train_head(x, labels), train_head(x, labels)
     np.testing.assert_array_equal(first.weight, second.weight)
@@ -96,7 +96,7 @@ def test_the_same_on_every_run_whatever_the_features_units():
     np.testing.assert_allclose(other.logits(x * 1000 - 5), first.logits(x), rtol=1e-6, atol=1e-6)
 
 
-def test_a_feature_that_never_varies_has_no_say():
+def test_constant_feature_has_weight_zero():
     x, labels = clusters(60, 5, 3)
     wide = np.concatenate(
         [x, np.zeros((60, 1)), np.full((60, 1), 0.1), np.full((60, 1), 1e9 / 3)], axis=1
@@ -106,7 +106,7 @@ def test_a_feature_that_never_varies_has_no_say():
     np.testing.assert_allclose(head.weight[:5], train_head(x, labels).weight, rtol=1e-6, atol=1e-9)
 
 
-def test_classes_of_different_sizes_and_no_overlap():
+def test_separable_classes_have_a_finite_head():
     """Separable classes: without the penalty there would be no minimum."""
     x = np.array([[0.0], [1.0], [2.0], [10.0]])
     head = train_head(x, ["low", "low", "low", "high"])
@@ -139,12 +139,12 @@ BROKEN[2, 1] = np.nan
         ([["a"] * 3] * 12, LABELS, 1.0, BadValue),
     ],
 )
-def test_what_cannot_be_learned_from_is_refused(x, labels, l2, error):
+def test_invalid_training_data_is_refused(x, labels, l2, error):
     with pytest.raises(error):
         train_head(x, labels, l2=l2)
 
 
-def test_a_minimum_that_is_not_reached_is_no_head(monkeypatch):
+def test_unreached_minimum_is_an_error(monkeypatch):
     monkeypatch.setattr(probe, "NEWTON_STEPS", 2)
     with pytest.raises(BadValue, match="2 steps were not enough"):
         train_head(X, LABELS)

@@ -71,7 +71,7 @@ def test_the_lowest_position_wins_among_duplicates(make, metric):
         assert [position for _, position in found[0]] == list(range(5, 12)) and found[0][0][0] == 0
 
 
-def test_all_equal_rows_come_in_order(make):
+def test_equal_rows_are_found_in_order_of_position(make):
     geometry = Geometry(3, "l2", 21, 13)
     one = make(geometry)
     one.add(np.zeros((BATCH, 3), dtype=np.int64), b"the first sessio")
@@ -80,7 +80,7 @@ def test_all_equal_rows_come_in_order(make):
     assert found == [[(0, i) for i in range(5)]] * 2
 
 
-def test_a_single_row_and_every_row(make):
+def test_one_row_and_every_row_are_found(make):
     geometry = Geometry(4, "l2", 21, 13)
     one = make(geometry)
     one.add(random_features(1, geometry, 6), b"the first sessio")
@@ -91,7 +91,7 @@ def test_a_single_row_and_every_row(make):
     assert found == best(scores, 5)
 
 
-def test_rows_taken_out_leave_the_others_as_they_were(make):
+def test_removed_rows_leave_the_others_unchanged(make):
     geometry = Geometry(4, "ip", 21, 13)
     one = make(geometry)
     one.add(random_features(10, geometry, 10), b"the first sessio")
@@ -101,7 +101,7 @@ def test_rows_taken_out_leave_the_others_as_they_were(make):
     assert scores.shape == (2, 18) and found == best(scores, 4)
 
 
-def test_two_searches_of_one_index_open_nothing_alike(make):
+def test_two_searches_of_one_index_open_different_words(make):
     """The rows' mask is fixed; the query's, and every other, is the batch's own."""
     geometry = Geometry(8, "l2", 21, 13)
     one = make(geometry)
@@ -120,7 +120,7 @@ def test_two_searches_of_one_index_open_nothing_alike(make):
     assert len(wide) >= 2 and not any(np.array_equal(a.values, b.values) for a, b in wide)
 
 
-def test_a_row_opened_twice_is_opened_under_two_masks(make):
+def test_row_opened_twice_has_two_masks(make):
     geometry = Geometry(8, "l2", 21, 13)
     one, features = make(geometry), random_features(4, geometry, 15)
     first, second = (
@@ -156,7 +156,7 @@ def test_the_plain_program_agrees_where_nothing_is_rounded():
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("bits", [5, VALUE_BITS, 21, 40])
 @pytest.mark.parametrize("dim", [1, 2, 3, 4, 63, 64, 1280, 4095, 4096])
-def test_every_score_keeps_its_promise(metric, bits, dim):
+def test_scores_fit_score_bits(metric, bits, dim):
     """|score| < 2^(score_bits-2), at the extremes of what features may be once cut down."""
     geometry = Geometry(dim, metric, bits, 3)
     top = 1 << (geometry.value_bits - 2)
@@ -182,7 +182,7 @@ def test_extreme_vectors_are_searched_exactly(make, metric, dim, bits):
     assert found == best(scores, 9)
 
 
-def test_one_beyond_the_range_breaks_a_row():
+def test_value_beyond_the_range_makes_a_wrong_row():
     """2^(bits-2) - 1 may round up to what the lift cannot hold: with the shares that make it so,
     the row is wrong.
     """
@@ -218,7 +218,7 @@ def test_keys_that_do_not_fit_are_refused():
         query_program(wide, 1, rows + 1, 1, PARAMS)
 
 
-def test_another_number_of_rows_is_another_program():
+def test_number_of_rows_changes_the_program_digest():
     digests = {
         query_program(Geometry(4, "l2", 21, 13), 1, n, 1, PARAMS).digest for n in (5, 6, 300)
     }
@@ -228,11 +228,11 @@ def test_another_number_of_rows_is_another_program():
 
 
 @pytest.mark.parametrize(("n_rows", "bits"), [(1, 1), (2, 1), (3, 2), (64, 6), (65, 7)])
-def test_a_position_has_bits_enough(n_rows, bits):
+def test_id_bits_hold_every_position(n_rows, bits):
     assert Geometry(4, "l2", 21, 13).id_bits(n_rows) == bits
 
 
-def test_a_score_is_worth_what_its_scale_says():
+def test_score_scale_is_the_square_of_the_feature_scale():
     geometry = Geometry(4, "l2", 21, 13, divisor=3)
     assert geometry.score_scale == (2.0 ** (13 - geometry.shift) * 3) ** 2
     assert isinstance(share(np.zeros(1), 8)[0], Additive)

@@ -61,21 +61,21 @@ def test_packed_layout_and_zero_padding(backend, bits, n):
         assert np.array_equal(lane, lane_of([(int(v) >> (8 * whole + i)) & 1 for v in values]))
 
 
-def test_44_bits_on_the_wire_cost_five_and_a_half_bytes_and_nothing_above_them_leaves(backend):
+def test_packing_44_bits_drops_all_bits_above(backend):
     low = words(1, (640,), 44)
     high = low | (words(2, (640,)) << np.uint64(44))
     assert bytes(backend.pack(high, 44)) == bytes(backend.pack(low, 44))
     assert len(backend.pack(high, 44)) == 640 * 11 // 2
 
 
-def test_packing_of_many_axes_and_strides(backend):
+def test_arrays_of_many_axes_and_strides_are_packed(backend):
     values = words(3, (5, 7, 6), 40)
     assert np.array_equal(backend.unpack(backend.pack(values, 40), values.shape, 40), values)
     assert bytes(backend.pack(values[:, ::2], 40)) == bytes(backend.pack(values[:, ::2].copy(), 40))
 
 
 @pytest.mark.parametrize("change", [-1, 1, 8])
-def test_a_packed_message_of_another_size_is_refused(backend, change):
+def test_packed_message_of_a_wrong_size_is_refused(backend, change):
     with pytest.raises(BadFrame, match="packed bytes"):
         backend.unpack(memoryview(bytes(packed_bytes(19, 27) + change)), (19,), 27)
     with pytest.raises(BadFrame, match="packed bytes"):
@@ -83,7 +83,7 @@ def test_a_packed_message_of_another_size_is_refused(backend, change):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_lanes_cross_the_wire(backend, n):
+def test_packed_lanes_are_unpacked(backend, n):
     lanes = backend.expand_lanes("aes128ctr", bytes(32), 5, n)
     assert lanes.shape == (5, n_lanes(n))
     assert np.array_equal(backend.unpack_lanes(backend.pack_lanes(lanes), 5, n), lanes)
@@ -122,7 +122,7 @@ def test_words_are_the_low_bits_of_the_stream(backend, bits):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bits", [1, 27, 64])
-def test_planes(backend, n, bits):
+def test_planes_hold_the_bits_of_the_words(backend, n, bits):
     values = words(n, (n,))
     planes = backend.to_planes(values, bits)
     assert planes.shape == (bits, n_lanes(n))
@@ -132,7 +132,7 @@ def test_planes(backend, n, bits):
 
 
 @pytest.mark.parametrize("shape", [(1,), (63,), (8, 8), (5, 13), (43, 23)])
-def test_from_bit_and_select(backend, shape):
+def test_from_bit_and_select_follow_the_lane(backend, shape):
     values = words(7, shape)
     lane = backend.bit(values, 3)
     assert np.array_equal(backend.from_bit(lane, shape), (values >> np.uint64(3)) & np.uint64(1))
@@ -228,7 +228,7 @@ def test_conv2d_against_a_plain_loop(backend, case, bits):
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_conv2d_of_any_shape(backend, data):
+def test_conv2d_agrees_for_any_shape(backend, data):
     small = st.integers(1, 3)
     kernel, stride = (data.draw(small), data.draw(small)), (data.draw(small), data.draw(small))
     padding = tuple(data.draw(st.integers(0, 2)) for _ in range(4))
@@ -241,7 +241,7 @@ def test_conv2d_of_any_shape(backend, data):
     assert np.array_equal(got, plain_conv(x, w, stride, padding, groups, bits))
 
 
-def test_matmul_and_multiply(backend):
+def test_matmul_and_multiply_match_python_integers(backend):
     x, w = words(1, (19, 23)), words(2, (23, 5))
     expected = (x.astype(object) @ w.astype(object)) % (1 << 44)
     assert (backend.matmul(x, w, 44) == expected.astype(np.uint64)).all()
@@ -251,7 +251,7 @@ def test_matmul_and_multiply(backend):
 # local steps
 
 
-def test_arguments_are_left_alone(backend):
+def test_operations_do_not_change_their_arguments(backend):
     """Nothing writes into what it was given, unless `out` says so."""
     x, w = words(1, (1, 4, 4, 2), 44), words(2, (3, 3, 2, 2), 44)
     before = x.copy(), w.copy()
@@ -265,7 +265,7 @@ def test_arguments_are_left_alone(backend):
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_truncate_and_reduce_write_where_they_are_told(backend, party):
+def test_truncate_and_reduce_write_into_out(backend, party):
     x = words(1, (99,))
     out = np.empty_like(x)
     assert backend.truncate(x, 44, 16, party, out=out) is out
@@ -276,14 +276,14 @@ def test_truncate_and_reduce_write_where_they_are_told(backend, party):
 
 
 @given(st.integers(-(2**70), 2**70), st.integers(1, 64), st.integers(0, 2**64 - 1))
-def test_constants_of_either_sign(backend, value, bits, word):
+def test_constants_of_either_sign_are_added_and_scaled(backend, value, bits, word):
     x = np.array([word], dtype=np.uint64)
     assert int(backend.add_constant(x, value, bits)[0]) == (word + value) % (1 << bits)
     assert int(backend.scale(x, value, bits)[0]) == (word * value) % (1 << bits)
 
 
 @given(st.integers(1, 64), st.integers(0, 2**64 - 1), st.integers(1, 40))
-def test_signed_operations(backend, bits, word, shift):
+def test_sign_extend_and_shift_signed_match_signed_values(backend, bits, word, shift):
     x = np.array([word], dtype=np.uint64)
     extended = backend.sign_extend(x, bits)
     assert int(extended.view(np.int64)[0]) == int(signed(x, bits)[0])
@@ -316,7 +316,7 @@ def test_window_sum_against_a_plain_loop(backend, window, stride):
         assert int(got[b, i, j, c]) == sum(int(v) for v in part.reshape(-1)) % (1 << 64)
 
 
-def test_the_rest(backend):
+def test_take_concat_counting_zeros_and_upload(backend):
     x = words(1, (2, 5, 3))
     assert np.array_equal(backend.take(x, [4, 0, 0], 1), x[:, [4, 0, 0]])
     assert np.array_equal(backend.concat([x, x[:, :1]], 1), np.concatenate([x, x[:, :1]], axis=1))

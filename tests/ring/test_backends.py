@@ -21,11 +21,11 @@ def backend(request):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_each_keeps_the_contract(name):
+def test_every_cpu_backend_is_registered_by_name(name):
     assert BACKENDS[name].name == name
 
 
-def test_transpose():
+def test_transpose_64x64_transposes_bits():
     rows = primitives.words(5, (64, 3))
     expected = [
         [sum(((int(rows[r, c]) >> b) & 1) << r for r in range(64)) for c in range(3)]

@@ -19,7 +19,7 @@ from gpumpc.ring.choose import choose_backend
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_argument_then_environment_then_the_best_that_is_there(monkeypatch):
+def test_argument_then_environment_then_best_backend(monkeypatch):
     monkeypatch.delenv(choose.ENVIRONMENT, raising=False)
     assert choose_backend().name == choose_backend("").name == "numba"
     monkeypatch.setenv(choose.ENVIRONMENT, "numpy")
@@ -27,7 +27,7 @@ def test_argument_then_environment_then_the_best_that_is_there(monkeypatch):
     assert choose_backend("numba").name == "numba"
 
 
-def test_without_numba_the_definition_runs(monkeypatch):
+def test_numpy_is_chosen_without_numba(monkeypatch):
     monkeypatch.delenv(choose.ENVIRONMENT, raising=False)
     found = importlib.util.find_spec
     monkeypatch.setattr(
@@ -36,7 +36,7 @@ def test_without_numba_the_definition_runs(monkeypatch):
     assert choose_backend().name == "numpy"
 
 
-def test_asked_for_and_absent_is_an_error_that_names_the_extra(monkeypatch):
+def test_missing_numba_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("gpumpc.ring.numba_backend")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
@@ -47,7 +47,7 @@ def test_asked_for_and_absent_is_an_error_that_names_the_extra(monkeypatch):
         choose_backend()
 
 
-def test_an_unknown_name(monkeypatch):
+def test_unknown_backend_name_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match="numba, numpy"):
         choose_backend("cuda")
     monkeypatch.setenv(choose.ENVIRONMENT, "fpga")
@@ -112,7 +112,7 @@ def report(site: Path, home: Path) -> dict[str, int]:
 
 
 @pytest.mark.evidence
-def test_the_second_process_compiles_nothing_and_no_call_does(installed, tmp_path):
+def test_second_process_reads_compiled_code_from_the_cache(installed, tmp_path):
     first, second = report(installed, tmp_path), report(installed, tmp_path)
     assert first["loops"] == second["loops"] == first["compiled"] == second["read"] > 15
     assert first["read"] == second["compiled"] == 0
@@ -121,7 +121,7 @@ def test_the_second_process_compiles_nothing_and_no_call_does(installed, tmp_pat
 
 
 @pytest.mark.evidence
-def test_an_installation_that_cannot_be_written(installed, tmp_path):
+def test_read_only_installation_uses_the_user_cache(installed, tmp_path):
     """The user's cache folder takes the code; where that cannot be written either, every process
     compiles for itself.
     """

@@ -45,7 +45,7 @@ def check_winograd(backend, shape, c_out, padding, bits, fill=False):
 
 @pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("bits", WIDTHS + [26, 42, 43, 58, 59])
-def test_a_quarter_of_the_multiplications(bits, fill):
+def test_winograd_convolution_agrees(bits, fill):
     """Whole tiles and tiles over the edge, one block of channels and more, one chunk of tiles and
     more.
     """
@@ -58,7 +58,7 @@ def test_a_quarter_of_the_multiplications(bits, fill):
         check_winograd(COMPILED, shape, c_out, padding, bits, fill)
 
 
-def test_where_tiles_are_used():
+def test_winograd_is_chosen_only_where_it_pays():
     big, w = np.empty((8, 16, 16, 64), np.uint64), np.empty((3, 3, 64, 64), np.uint64)
     around, none = (1, 1, 1, 1), (0, 0, 0, 0)
     assert products._suits_winograd(big, w, (1, 1), around, 40)
@@ -78,7 +78,7 @@ def test_where_tiles_are_used():
 
 @pytest.mark.parametrize("low", [0, (1 << 64) - 1, (1 << 64) - 70, (1 << 64) - 7000])
 @pytest.mark.parametrize("high", [0, (1 << 64) - 1])
-def test_a_counter_near_its_end(high, low):
+def test_stream_counter_carries_over_64_bits(high, low):
     """The counter has 128 bits: where its lower half wraps, the upper one goes on."""
     key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
     for n in (1, 100, 20_000):
@@ -90,7 +90,7 @@ def test_a_counter_near_its_end(high, low):
         assert bytes(COMPILED.pack_masked(words(n, (n,)), "aes128ctr", key, 27)) == expected
 
 
-def test_machines_without_aes(monkeypatch):
+def test_streams_agree_without_aes_instructions(monkeypatch):
     monkeypatch.setattr(numba_backend, "HAS_AES", False)
     for backend in (DEFINITION, COMPILED):
         check_fused_with_the_stream(backend, 40, 989, "aes128ctr")
@@ -121,7 +121,7 @@ print("the same")
 
 
 @pytest.mark.evidence
-def test_a_machine_with_none_of_the_instructions(tmp_path):
+def test_generic_processor_gives_the_same_results(tmp_path):
     """Code for the plainest processor of this family, in a process of its own."""
     plain = {
         **os.environ,
@@ -135,7 +135,7 @@ def test_a_machine_with_none_of_the_instructions(tmp_path):
     assert done.stdout == "the same\n", done.stderr
 
 
-def test_machines_without_pair_products(monkeypatch):
+def test_matmul_agrees_without_pair_products(monkeypatch):
     """Their 48 bits are 64: another tile, the same words."""
     assert products.kind_of(48) == (1 if tiles.HAS_PAIR_PRODUCTS else 2)
     monkeypatch.setattr(tiles, "HAS_PAIR_PRODUCTS", False)
@@ -198,13 +198,13 @@ class NoEdge(NumbaBackend):
         (check_lookup, NoEdge, (3, 3, 989)),
     ],
 )
-def test_planted_mistakes_are_caught(check, wrong, arguments):
+def test_planted_backend_bugs_are_caught(check, wrong, arguments):
     check(COMPILED, *arguments)
     with pytest.raises(AssertionError):
         check(wrong(), *arguments)
 
 
-def test_tiles_without_spare_bits_are_caught(monkeypatch):
+def test_planted_winograd_width_bug_is_caught(monkeypatch):
     """Planted: Winograd's products modulo 2^(bits + 5), of which the shift takes six."""
     arguments = (COMPILED, (2, 16, 16, 16), 16, (1, 1, 1, 1), 40)
     check_winograd(*arguments)
@@ -214,7 +214,7 @@ def test_tiles_without_spare_bits_are_caught(monkeypatch):
 
 
 @pytest.mark.parametrize("bits", [30, 40, 60])
-def test_static_operands_keep_their_forms(bits):
+def test_static_operands_give_the_same_products_again(bits):
     """The same products, the first time and again, by matrices, windows and tiles; results
     computed from one are plain.
     """

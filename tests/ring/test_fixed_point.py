@@ -18,12 +18,12 @@ def test_signed_is_the_residue_nearest_zero(bits, value):
 
 
 @given(st.integers(1 - 2**39, 2**39 - 1))
-def test_integers_come_back(value):
+def test_encoded_integers_decode_exactly(value):
     assert decode(encode(np.array([value / 2**13]), 2.0**13, 40), 2.0**13, 40)[0] * 2**13 == value
 
 
 @given(st.floats(-1000, 1000), st.integers(1, 20))
-def test_error_is_half_a_unit(value, f):
+def test_encoding_error_is_at_most_half_a_unit(value, f):
     back = decode(encode(np.array([value]), 2.0**f, 40), 2.0**f, 40)[0]
     assert abs(back - value) <= 2.0**-f / 2
 
@@ -50,7 +50,7 @@ def test_the_largest_value_is_admitted_and_the_next_refused(bits):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e308])
-def test_what_is_no_number_is_refused(bad):
+def test_non_finite_values_are_refused(bad):
     with np.errstate(over="ignore"), pytest.raises((BadValue, OutOfRange)):
         encode(np.array([1.0, bad]), 2.0**13, 40)
 
@@ -60,9 +60,9 @@ def test_nan_is_named():
         encode(np.array([np.nan]), 1.0, 8, "the pixels")
 
 
-def test_nothing_is_fine_too():
+def test_empty_array_is_encoded():
     assert encode(np.zeros((0, 3)), 1.0, 8).shape == (0, 3)
 
 
-def test_mask():
+def test_mask_has_the_low_bits_set():
     assert [int(mask(bits)) for bits in (0, 1, 8, 63, 64)] == [0, 1, 255, 2**63 - 1, 2**64 - 1]

@@ -47,7 +47,7 @@ def test_digits_are_balanced_and_add_up(value, bits):
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_the_worst_words_have_the_worst_digits(bits):
+def test_lowest_digits_make_the_most_negative_digits(bits):
     digits = np.empty((limbs.n_digits(bits), 1))
     limbs.cut(np.array([lowest_digits(bits)]), bits, digits)
     assert (digits[:-1] == -(2 ** (limbs.DIGIT_BITS - 1))).all()
@@ -82,7 +82,7 @@ def test_matmul_at_the_bound_of_exactness(n_terms, bits, signs):
     assert (limbs.matmul(x, w, bits) == np.uint64(expected)).all()
 
 
-def test_one_term_more_would_not_be_exact():
+def test_one_term_more_exceeds_exact_float64():
     """The bound is sharp in the proof: 2^53 + 1 is no float64."""
     assert limbs.MAX_TERMS * 2 ** (2 * (limbs.DIGIT_BITS - 1)) == 2**53
     assert float(2**53) + 1.0 == float(2**53)
@@ -90,7 +90,7 @@ def test_one_term_more_would_not_be_exact():
 
 @pytest.mark.parametrize("size", [1, 19, 989])
 @pytest.mark.parametrize("bits", [40, 44, 64])
-def test_matmul_sizes(size, bits):
+def test_matmul_of_lane_boundary_sizes(size, bits):
     rng = np.random.default_rng(size)
     for shape in ((size, 7, 3), (3, size, 7), (7, 3, size), (size, 19, 19)):
         x, w = words(rng, shape[:2], bits), words(rng, shape[1:], bits)

@@ -24,7 +24,7 @@ print(faults())
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="the settings are those of GNU's C library"
 )
-def test_the_second_array_faults_no_pages_in():
+def test_reused_array_causes_few_page_faults():
     given_back, kept = (
         int(
             subprocess.run(

@@ -77,12 +77,12 @@ def test_both_equal_the_formula(check, arguments):
 
 @pytest.mark.parametrize("fill", FILL)
 @pytest.mark.parametrize("bits", WIDTHS)
-def test_matmul_of_every_shape_around_a_tile(bits, fill):
+def test_matmul_agrees_for_shapes_around_a_tile(bits, fill):
     for m, k, n in MATRICES:
         parity_products.check_matmul(COMPILED, m, k, n, bits, fill)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_conv2d_of_any_shape(data):
+def test_conv2d_agrees_for_any_shape(data):
     parity_products.check_conv2d_of_any_shape(COMPILED, data)

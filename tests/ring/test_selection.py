@@ -28,7 +28,7 @@ def key(i: int) -> bytes:
 
 
 @pytest.mark.parametrize("cipher", ["aes128ctr", "chacha20"])
-def test_every_row_is_a_permutation_and_the_key_decides(cipher):
+def test_every_row_is_a_permutation_fixed_by_the_key(cipher):
     index = selection.permutations(cipher, KEY, 20, 50)
     assert np.array_equal(np.sort(index, axis=1), np.tile(np.arange(50), (20, 1)))
     assert np.array_equal(index, selection.permutations(cipher, KEY, 20, 50))
@@ -61,19 +61,19 @@ def test_pairs_are_all_pairs_in_order(m):
     )
 
 
-def test_repeated_rows():
+def test_repeat_rows_repeats_a_row():
     assert selection.repeat_rows(np.array([4, 2]), 3).tolist() == [[4, 2]] * 3
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
-def test_the_order_comes_back_from_every_order(m):
+def test_order_of_pairs_recovers_every_small_order(m):
     rows = np.array(list(itertools.permutations(range(m))))
     left, right = selection.pairs(m)
     less = rows[:, left] < rows[:, right]
     assert np.array_equal(selection.order_of_pairs(less, m), np.argsort(rows, axis=1))
 
 
-def test_the_order_comes_back_for_many():
+def test_order_of_pairs_recovers_large_orders():
     rows = np.random.default_rng(4).random((30, 96))
     left, right = selection.pairs(96)
     assert np.array_equal(
@@ -92,7 +92,7 @@ def below_and_pivots(ranks: list[int], n: int, seed: int = 5):
     return x, x < np.take_along_axis(x, pivots, axis=1), pivots
 
 
-def test_survivors_are_the_smallest_and_then_others():
+def test_survivors_include_the_smallest():
     x, below, pivots = below_and_pivots([3, 4, 8], 20)
     kept = selection.survivors(below, pivots, 3, 8, COIN)
     assert kept is not None and kept.shape == (3, 8) and kept.dtype == np.int64
@@ -104,14 +104,14 @@ def test_survivors_are_the_smallest_and_then_others():
 @pytest.mark.parametrize(
     ("rank", "fits"), [(2, False), (3, True), (5, True), (8, True), (9, False)]
 )
-def test_the_counts_that_fit_are_least_to_cap(rank, fits):
+def test_selection_succeeds_for_ranks_from_least_to_cap(rank, fits):
     """Just the pivot's rank, itself included; one row that does not fit spoils all."""
     for ranks in ([rank], [5, rank], [rank, 5, 5]):
         _, below, pivots = below_and_pivots(ranks, 20)
         assert (selection.survivors(below, pivots, 3, 8, COIN) is not None) is fits
 
 
-def test_the_pivot_survives_whether_or_not_it_counts_as_below_itself():
+def test_pivot_survives_even_if_not_below_itself():
     _, below, pivots = below_and_pivots([4], 20)
     also = below.copy()
     np.put_along_axis(also, pivots, True, axis=1)
@@ -119,14 +119,14 @@ def test_the_pivot_survives_whether_or_not_it_counts_as_below_itself():
     assert one is not None and other is not None and np.array_equal(one, other)
 
 
-def test_survivors_leave_what_they_are_given():
+def test_survivors_do_not_change_their_argument():
     _, below, pivots = below_and_pivots([4], 20)
     before = below.copy()
     selection.survivors(below, pivots, 4, 6, COIN)
     assert np.array_equal(below, before)
 
 
-def test_survivors_are_mixed_by_the_coin_and_apart_for_each_row():
+def test_survivors_are_shuffled_by_the_key_for_each_row():
     """Where the pivot comes to lie: anywhere, as often as elsewhere (a chi-square; fails honestly
     with 10^-6).
     """
@@ -159,7 +159,7 @@ def chances(n: int, sample: int, rank: int) -> list[Fraction]:
 
 
 @pytest.mark.parametrize(("n", "sample", "rank"), [(5, 2, 1), (8, 4, 2), (10, 5, 5), (9, 3, 3)])
-def test_the_law_of_a_rank_is_that_of_all_samples(n, sample, rank):
+def test_rank_distribution_matches_all_samples(n, sample, rank):
     ranks = Counter(
         sorted(chosen)[rank - 1] + 1 for chosen in itertools.combinations(range(n), sample)
     )
@@ -184,14 +184,14 @@ def test_the_cap_is_the_smallest_that_holds(n, sample, failure):
             assert few + sum(law[cap:]) > Fraction(failure) * Fraction(1 - 1e-6)
 
 
-def test_a_cap_for_more_than_can_be_held_is_refused():
+def test_no_cap_exists_for_too_large_least():
     """`least` far above every rank the pivot may have."""
     assert selection.smallest_cap(64, 16, 1, 50, 1e-4) is None
     assert selection.smallest_cap(64, 16, 1, 64, 1e-4) is None
     assert selection.smallest_cap(1_000_000, 96, 1, 900_000, 1e-4) is None
 
 
-def test_large_numbers_lose_no_precision():
+def test_smallest_cap_is_precise_for_large_n():
     """Against exact fractions where these are still quick, and sane at a million."""
     n, sample, rank = 4000, 64, 4
     law = chances(n, sample, rank)
@@ -207,7 +207,7 @@ def test_large_numbers_lose_no_precision():
 @pytest.mark.parametrize(
     ("n", "sample", "rank", "least"), [(200, 48, 5, 5), (64, 24, 1, 1), (500, 32, 6, 10)]
 )
-def test_the_cap_against_chance(n, sample, rank, least):
+def test_cap_fails_no_more_often_than_stated(n, sample, rank, least):
     """20,000 samples at a failure of 1 %: not more than the 1 - 10^-6 quantile of the binomial
     law.
     """
@@ -241,11 +241,11 @@ def check_every_pass_keeps_its_promise(monkeypatch, n, k):
 
 
 @pytest.mark.parametrize(("n", "k"), [(500, 10), (1000, 5), (1000, 1)])
-def test_a_later_pass_fails_no_more_often_than_a_first(monkeypatch, n, k):
+def test_later_passes_fail_no_more_often_than_the_first(monkeypatch, n, k):
     check_every_pass_keeps_its_promise(monkeypatch, n, k)
 
 
-def test_survivors_left_in_order_of_position_are_caught(monkeypatch):
+def test_planted_unshuffled_survivors_are_caught(monkeypatch):
     """Planted: the old sample's survivors come first, and are the next sample's too."""
     honest = selection.permutations
     monkeypatch.setattr(selection, "permutations", lambda *a: np.sort(honest(*a), axis=1))
@@ -253,5 +253,5 @@ def test_survivors_left_in_order_of_position_are_caught(monkeypatch):
         check_every_pass_keeps_its_promise(monkeypatch, 500, 10)
 
 
-def test_the_stated_failure():
+def test_stated_failure_is_1e_4():
     assert FAILURE == 1e-4

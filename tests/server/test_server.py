@@ -48,7 +48,7 @@ def receive(server: Server, route: bytes, kind: Kind, payload: bytes) -> None:
     server._answer(Arrival(server.config.dealer.name, route, frame))
 
 
-def greet(server: Server, route: bytes) -> None:
+def connect_dealer(server: Server, route: bytes) -> None:
     server._greeted = route
     receive(server, route, Kind.CONTROL, m.pack(m.Heartbeat()))
     server._ask_dealer()
@@ -59,12 +59,12 @@ def batch_of(server: Server) -> bytes:
     return bytes(i % 251 for i in range(engine.program.cost.dealer_bytes))
 
 
-def test_the_rest_of_a_batch_is_not_the_beginning_of_one(
+def test_rest_of_a_batch_is_not_stored_as_a_new_one(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dealer that was silent too long goes on where it was; the batch is wanted again."""
     batch = batch_of(server)
-    greet(server, b"first")
+    connect_dealer(server, b"first")
     receive(server, b"first", Kind.CORRECTION, batch[:100])
     with monkeypatch.context() as patch:
         patch.setattr("gpumpc.server.dealer_link.DEALER_SILENCE_S", 0.0)
@@ -73,16 +73,16 @@ def test_the_rest_of_a_batch_is_not_the_beginning_of_one(
         receive(server, b"first", Kind.CORRECTION, piece)
         server._ask_dealer()
     assert not dealer_link_of(server).pool.ahead(SESSION, 0)
-    greet(server, b"second")
+    connect_dealer(server, b"second")
     receive(server, b"second", Kind.CORRECTION, batch)
     assert dealer_link_of(server).take(BINDING, 0, 1.0).read(len(batch)) == batch
 
 
-def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
+def test_nothing_is_stored_after_a_failed_piece(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = batch_of(server)
-    greet(server, b"first")
+    connect_dealer(server, b"first")
     with monkeypatch.context() as patch:
         patch.setattr(DealerLink, "store", full)
         receive(server, b"first", Kind.CORRECTION, batch[:100])
@@ -92,10 +92,10 @@ def test_after_a_piece_that_could_not_be_stored_nothing_more_is(
     assert not dealer_link_of(server).pool.ahead(SESSION, 0)
 
 
-def test_a_server_that_stops_does_not_wait_for_its_dealer(server: Server) -> None:
+def test_stopping_server_does_not_wait_for_its_dealer(server: Server) -> None:
     """A batch that is read while it arrives ends when nobody listens to the dealer any more."""
     batch = batch_of(server)
-    greet(server, b"first")
+    connect_dealer(server, b"first")
     receive(server, b"first", Kind.CORRECTION, batch[:100])
     corrections, errors = dealer_link_of(server).take(BINDING, 0, 1.0), list[GpumpcError]()
 

@@ -92,7 +92,7 @@ def ready(stores: list[ShareStore]) -> list[list[str]]:
     return [share_store.ready(KIND, "user") for share_store in stores]
 
 
-def test_what_both_hold_is_ready(stores: list[ShareStore]) -> None:
+def test_rows_at_both_servers_become_ready(stores: list[ShareStore]) -> None:
     for share_store in stores:
         put(share_store, [A, B])
     assert ready(stores) == [[], []]
@@ -100,7 +100,7 @@ def test_what_both_hold_is_ready(stores: list[ShareStore]) -> None:
     assert ready(stores) == [[A, B], [A, B]]
 
 
-def test_halves_are_deleted_at_both(stores: list[ShareStore]) -> None:
+def test_mismatched_rows_are_deleted_at_both_servers(stores: list[ShareStore]) -> None:
     put(stores[0], [A, B])
     put(stores[1], [B, C])
     put(stores[0], [C], version="2" * 32)
@@ -111,7 +111,7 @@ def test_halves_are_deleted_at_both(stores: list[ShareStore]) -> None:
     )
 
 
-def test_a_crash_between_the_two_confirmations(stores: list[ShareStore]) -> None:
+def test_settle_completes_after_a_crash_between_confirmations(stores: list[ShareStore]) -> None:
     """Server 0 has confirmed and server 1 has not: the same version becomes ready at both, another
     one is deleted at both.
     """
@@ -130,7 +130,7 @@ def test_a_crash_between_the_two_confirmations(stores: list[ShareStore]) -> None
     assert settle(stores, [B]) == [[], []] and ready(stores) == [[A, B], [A, B]]
 
 
-def test_a_server_that_waits_for_its_dealer_confirms_later(
+def test_settle_waits_for_a_server_that_waits_for_its_dealer(
     stores: list[ShareStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With several batches in flight it begins a later one, for which its dealer may take long,
@@ -157,7 +157,9 @@ def test_another_owners_items_are_not_settled(stores: list[ShareStore]) -> None:
     assert stores[0].store.find(KIND, [A], "second")
 
 
-def test_half_uploads_are_swept(stores: list[ShareStore], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_half_uploads_are_swept(
+    stores: list[ShareStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(stores[0], [A])
     settle(stores, [B])
     assert stores[0].store.find(KIND, [A], "user")
@@ -167,7 +169,7 @@ def test_half_uploads_are_swept(stores: list[ShareStore], monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_inputs_of_a_wrong_size_are_refused(
+def test_uploads_of_a_wrong_size_are_refused(
     stores: list[ShareStore], party: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for items, extra in (([A], 1), ([A], -1), ([A, B], -ROW_BYTES[party]), ([], 0)):
@@ -181,7 +183,7 @@ def test_inputs_of_a_wrong_size_are_refused(
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_an_owner_has_a_bounded_place(stores: list[ShareStore], party: int) -> None:
+def test_owner_has_a_bounded_share_of_the_store(stores: list[ShareStore], party: int) -> None:
     n = 1000 // ROW_BYTES[party]
     names = [secrets.token_hex(16) for _ in range(n)]
     put(stores[party], names)
@@ -192,7 +194,7 @@ def test_an_owner_has_a_bounded_place(stores: list[ShareStore], party: int) -> N
     put(stores[party], [B])
 
 
-def test_shares_are_read_back(stores: list[ShareStore]) -> None:
+def test_stored_input_shares_are_read_back(stores: list[ShareStore]) -> None:
     backend = choose_backend()
     for share_store in stores:
         put(share_store, [A, B])
@@ -213,7 +215,7 @@ def test_shares_are_read_back(stores: list[ShareStore]) -> None:
         stores[0].keys(KIND, [A], "second")
 
 
-def test_the_servers_must_mean_the_same_rows(stores: list[ShareStore]) -> None:
+def test_compare_refuses_different_rows(stores: list[ShareStore]) -> None:
     keys = ([RowKey(A, "1")], [RowKey(A, "2")])
     results = together(
         stores,
@@ -222,7 +224,7 @@ def test_the_servers_must_mean_the_same_rows(stores: list[ShareStore]) -> None:
     assert all(isinstance(result, HandshakeMismatch) for result in results)
 
 
-def test_stores_of_two_pairs(stores: list[ShareStore], tmp_path: Path) -> None:
+def test_unpaired_stores_are_refused(stores: list[ShareStore], tmp_path: Path) -> None:
     with pytest.raises(CorruptStore, match="have not been connected yet"):
         stores[0].check_paired()
     assert together(stores, ShareStore.pair) == [None, None]
@@ -236,7 +238,7 @@ def test_stores_of_two_pairs(stores: list[ShareStore], tmp_path: Path) -> None:
     other_pair.store.close()
 
 
-def test_results_that_another_plan_does_not_take(stores: list[ShareStore]) -> None:
+def test_results_are_refused_by_a_plan_that_does_not_take_them(stores: list[ShareStore]) -> None:
     with pytest.raises(
         PlanError,
         match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan",

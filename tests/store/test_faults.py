@@ -43,7 +43,7 @@ store._db = Dying()""",
 
 
 @pytest.mark.parametrize("when", BEFORE)
-def test_kill_9_before(tmp_path: Path, when: str) -> None:
+def test_kill_9_before_the_commit_keeps_nothing(tmp_path: Path, when: str) -> None:
     """Nothing of the put is stored, all else is, and the next opening removes the rest."""
     with Store(tmp_path, 0) as store:
         fill(store, 3)
@@ -74,7 +74,7 @@ def test_kill_9_after_the_commit_keeps_it_pending(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.05, 0.11])
-def test_kill_9_at_any_time(tmp_path: Path, delay_s: float) -> None:
+def test_kill_9_at_any_time_keeps_reported_rows(tmp_path: Path, delay_s: float) -> None:
     """Rows that were reported done are there, the others whole or not at all."""
     text = """
 for i in range(100000):
@@ -98,7 +98,7 @@ for i in range(100000):
         assert (found == np.concatenate([rows(3, seed=i) for i in range(len(ready) // 3)])).all()
 
 
-def test_kill_9_between_forgetting_and_unlinking(tmp_path: Path) -> None:
+def test_kill_9_between_delete_and_unlink_is_cleaned_up(tmp_path: Path) -> None:
     with Store(tmp_path, 0) as store:
         fill(store, 3)
     text = "module.Path.unlink = die\nstore.delete([key.item for key in keys(3)])\n"
@@ -108,7 +108,7 @@ def test_kill_9_between_forgetting_and_unlinking(tmp_path: Path) -> None:
         assert not store.rows(KIND) and not segments(tmp_path) and store.verify() == 0
 
 
-def test_a_full_disk_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_nothing_kept(tmp_path: Path) -> None:
     """The segment does not fit."""
     text = """
 store.put("feature/plan", keys(3), "owner", rows(3))
@@ -129,7 +129,7 @@ print(store.put("feature/plan", keys(2, 70), "owner", rows(2)))
     )
 
 
-def test_a_manifest_that_cannot_grow_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_full_manifest_is_reported_and_nothing_kept(tmp_path: Path) -> None:
     """The segment fits and its entry does not: the write-ahead log is at the limit."""
     text = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
@@ -151,7 +151,7 @@ print(len(list(store.folder.glob("*.seg"))), len(store.rows("feature/plan")))
         assert store.verify() == int(done) and len(store.rows(KIND, "pending")) == 3 * int(done)
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes_cannot_share_a_store(tmp_path: Path) -> None:
     with Store(tmp_path, 0):
         got = python("", tmp_path)
         assert (

@@ -12,7 +12,7 @@ from gpumpc.store import RowKey, Store
 from tests.store.shares import KIND, fill, items, keys, rows, segments
 
 
-def test_files_are_this_users_alone(tmp_path: Path) -> None:
+def test_store_files_are_private(tmp_path: Path) -> None:
     with Store(tmp_path / "store", 0) as store:
         fill(store, 3)
         modes = {
@@ -29,27 +29,27 @@ def test_files_are_this_users_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
 
 
-def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+def test_folder_writable_by_others_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(ExposedSecret):
         Store(tmp_path, 0)
 
 
-def test_a_manifest_of_another_kind_is_refused_and_the_lock_let_go(tmp_path: Path) -> None:
+def test_bad_manifest_is_refused_and_the_lock_released(tmp_path: Path) -> None:
     (tmp_path / "manifest.sqlite").write_bytes(b"this is no database, it only has its name" * 100)
     for _ in range(2):
         with pytest.raises(CorruptStore, match="not a database"):
             Store(tmp_path, 0)
 
 
-def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_store_of_another_format_is_refused(tmp_path: Path) -> None:
     with Store(tmp_path, 0) as store, store._change() as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
     with pytest.raises(ConfigError, match="has format 99, not 1"):
         Store(tmp_path, 0)
 
 
-def test_the_owner_of_no_name_owns_nothing_of_others(store: Store) -> None:
+def test_empty_owner_owns_no_rows(store: Store) -> None:
     fill(store, 1)
     assert store.delete(items(keys(1)), "") == 0 and len(store.rows(KIND)) == 1
     assert store.rows(KIND, owner="") == []
@@ -60,14 +60,14 @@ def test_the_owner_of_no_name_owns_nothing_of_others(store: Store) -> None:
     assert store.delete(items(keys(1))) == 1
 
 
-def test_one_item_of_another_owner_spoils_the_put(store: Store) -> None:
+def test_put_with_an_item_of_another_owner_stores_nothing(store: Store) -> None:
     fill(store, 1)
     with pytest.raises(InputError):
         store.put(KIND, keys(3), "other", rows(3))
     assert len(store.rows(KIND)) == 1 and len(segments(store.folder)) == 1
 
 
-def test_hostile_names_are_only_names(tmp_path: Path) -> None:
+def test_hostile_names_are_stored_as_names(tmp_path: Path) -> None:
     odd = ["'; DROP TABLE rows; --", "../../etc/passwd", "%", "", "日本", "a" * 10_000]
     names = [RowKey(name, name) for name in odd]
     with Store(tmp_path, 0) as store:
@@ -78,7 +78,7 @@ def test_hostile_names_are_only_names(tmp_path: Path) -> None:
         assert len(segments(tmp_path)) == 1 and store.delete(["%"], odd[0]) == 1
 
 
-def test_every_flipped_byte_is_found(store: Store) -> None:
+def test_verify_finds_every_flipped_byte(store: Store) -> None:
     fill(store, 2)
     [name] = segments(store.folder)
     whole = (store.folder / name).read_bytes()
@@ -91,7 +91,7 @@ def test_every_flipped_byte_is_found(store: Store) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 1, 16, 17, 32, 47, 49, 64])
-def test_a_segment_of_another_length_is_never_misread(store: Store, left: int) -> None:
+def test_segment_of_a_wrong_length_is_never_misread(store: Store, left: int) -> None:
     """Cut in a row, between rows, or grown: what can be read is right, and the rest is refused."""
     fill(store, 3)
     [name] = segments(store.folder)
@@ -106,7 +106,7 @@ def test_a_segment_of_another_length_is_never_misread(store: Store, left: int) -
             assert name in str(error) and (left < 48 or left % 16)
 
 
-def test_rows_of_two_sizes_are_not_read_together(store: Store) -> None:
+def test_rows_of_different_sizes_are_not_read_together(store: Store) -> None:
     fill(store, 1)
     store.put(KIND, keys(1, 1), "owner", rows(1, size=8))
     store.confirm(KIND, keys(1, 1))
@@ -114,7 +114,7 @@ def test_rows_of_two_sizes_are_not_read_together(store: Store) -> None:
         store.read(KIND, items(keys(2)))
 
 
-def test_a_closed_store_says_so(tmp_path: Path) -> None:
+def test_closed_store_is_an_error(tmp_path: Path) -> None:
     store = Store(tmp_path, 0)
     store.close()
     store.close()

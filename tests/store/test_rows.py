@@ -15,7 +15,7 @@ from gpumpc.store.rows import Matrix
 from tests.store.shares import KIND, fill, items, keys, rows, segments
 
 
-def test_what_is_confirmed_can_be_read_in_any_order(store: Store) -> None:
+def test_confirmed_rows_are_read_in_any_order(store: Store) -> None:
     names, data = keys(5), rows(5)
     assert store.put(KIND, names, "owner", data) == 5
     store.confirm(KIND, names)
@@ -23,7 +23,7 @@ def test_what_is_confirmed_can_be_read_in_any_order(store: Store) -> None:
     assert found == names[::-1] and (read == data[::-1]).all()
 
 
-def test_half_an_upload_is_never_read(store: Store) -> None:
+def test_pending_rows_are_never_read(store: Store) -> None:
     store.put(KIND, keys(2), "owner", rows(2))
     store.confirm(KIND, keys(1))
     assert [row.key for row in store.rows(KIND, "pending")] == keys(2)[1:]
@@ -63,13 +63,15 @@ def test_another_owners_item_is_refused(store: Store) -> None:
         (keys(2), rows(2, size=0)),
     ],
 )
-def test_rows_that_do_not_fit_their_names(store: Store, names: list[RowKey], data: Matrix) -> None:
+def test_rows_that_do_not_match_their_names_are_refused(
+    store: Store, names: list[RowKey], data: Matrix
+) -> None:
     with pytest.raises(BadFrame):
         store.put(KIND, names, "owner", data)
     assert not store.rows(KIND) and not segments(store.folder)
 
 
-def test_segments_go_with_their_last_row(store: Store) -> None:
+def test_segment_is_deleted_with_its_last_row(store: Store) -> None:
     store.put(KIND, keys(2), "owner", rows(2))
     assert len(segments(store.folder)) == 1
     store.delete_rows(KIND, keys(1))
@@ -78,7 +80,7 @@ def test_segments_go_with_their_last_row(store: Store) -> None:
     assert not segments(store.folder) and store.info() == {"bytes": 0}
 
 
-def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
+def test_rows_survive_reopening(tmp_path: Path) -> None:
     with Store(tmp_path, 1) as store:
         store.put(KIND, keys(3), "owner", rows(3))
         store.confirm(KIND, keys(3))
@@ -93,7 +95,7 @@ def test_it_is_all_there_after_reopening(tmp_path: Path) -> None:
         assert store.verify() == len(segments(tmp_path)) == 1 and store.kinds() == [KIND]
 
 
-def test_stores_that_do_not_belong_together(store: Store, tmp_path: Path) -> None:
+def test_store_of_another_pair_or_party_is_refused(store: Store, tmp_path: Path) -> None:
     store.pair("a" * 32)
     store.pair("a" * 32)
     with pytest.raises(CorruptStore, match="belongs to pair aaaaaaaa, not bbbbbbbb"):
@@ -106,7 +108,7 @@ def test_stores_that_do_not_belong_together(store: Store, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
-def test_damage_is_found(store: Store, damage: str) -> None:
+def test_verify_finds_damage(store: Store, damage: str) -> None:
     store.put(KIND, keys(3), "owner", rows(3))
     store.confirm(KIND, keys(3))
     [path] = store.folder.glob("*.seg")
@@ -133,7 +135,7 @@ def test_notes_are_written_once(store: Store) -> None:
     )
 
 
-def test_the_same_upload_twice_is_one_row(store: Store) -> None:
+def test_same_upload_twice_is_stored_once(store: Store) -> None:
     assert store.put(KIND, keys(2), "owner", rows(2)) == 2
     assert (
         store.put(KIND, keys(2), "owner", rows(2)) == 2
@@ -145,7 +147,7 @@ def test_the_same_upload_twice_is_one_row(store: Store) -> None:
     assert len(segments(store.folder)) == 1
 
 
-def test_a_confirmation_of_another_version_confirms_nothing(store: Store) -> None:
+def test_confirming_another_version_confirms_nothing(store: Store) -> None:
     """The old upload's confirmation comes late: the row in its place is another one."""
     store.put(KIND, keys(1), "owner", rows(1))
     store.put(KIND, keys(1, version="v2"), "owner", rows(1, seed=2))
@@ -157,7 +159,7 @@ def test_a_confirmation_of_another_version_confirms_nothing(store: Store) -> Non
     assert [row.key.version for row in store.rows(KIND)] == ["v2"]
 
 
-def test_a_sweep_takes_old_halves_only(store: Store) -> None:
+def test_sweep_deletes_only_old_pending_rows(store: Store) -> None:
     fill(store, 2)
     store.put(KIND, keys(2, 2), "owner", rows(2))
     assert store.sweep(60.0) == 0
@@ -167,7 +169,7 @@ def test_a_sweep_takes_old_halves_only(store: Store) -> None:
     assert [row.key for row in store.rows(KIND)] == [*keys(2), *keys(1, 3)]
 
 
-def test_kinds_are_apart_and_deletion_reaches_all(store: Store) -> None:
+def test_kinds_are_separate_and_delete_covers_all(store: Store) -> None:
     for i, kind in enumerate(("input/plan", "feature/plan")):
         store.put(kind, keys(2), "owner", rows(2, size=8 * (i + 1)))
         store.confirm(kind, keys(2))
@@ -177,13 +179,13 @@ def test_kinds_are_apart_and_deletion_reaches_all(store: Store) -> None:
     assert store.delete(items(keys(2))) == 2 and store.info() == {"bytes": 0}
 
 
-def test_nothing_asked_is_nothing_read(store: Store) -> None:
+def test_empty_put_and_read_do_nothing(store: Store) -> None:
     assert store.put(KIND, [], "owner", rows(0)) == 0 and not segments(store.folder)
     found, data = store.read(KIND, [])
     assert found == [] and len(data) == 0
 
 
-def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_threads_write_and_read_independently(tmp_path: Path) -> None:
     errors: list[BaseException] = []
 
     def work(store: Store, place: int) -> None:
@@ -206,7 +208,7 @@ def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
         assert store.verify() == 20 and store.info()[f"{KIND} ready"] == 60
 
 
-def test_sixty_four_of_twenty_thousand_rows(store: Store) -> None:
+def test_64_of_20000_rows_are_read(store: Store) -> None:
     data = rows(20_000, size=600)
     for start in range(0, 20_000, 4000):
         store.put(KIND, keys(4000, start), "owner", data[start : start + 4000])

@@ -26,7 +26,7 @@ def pair(request: pytest.FixtureRequest, stack: ExitStack) -> Pair:
 
 
 @pytest.mark.parametrize("large", [b"12", os.urandom(3 << 20)])
-def test_exchange_send_and_receive_are_counted_alike_at_both_ends(pair: Pair, large: bytes) -> None:
+def test_both_ends_count_the_same_rounds_and_bytes(pair: Pair, large: bytes) -> None:
     s0, s1 = pair
     with ThreadPoolExecutor() as pool:
         other = pool.submit(s1.exchange, [b"abc"])
@@ -39,7 +39,7 @@ def test_exchange_send_and_receive_are_counted_alike_at_both_ends(pair: Pair, la
     assert s0.measured() == s1.measured() == Cost(2, s0_bytes=len(large) + 10, s1_bytes=3)
 
 
-def test_begin_counts_anew(pair: Pair) -> None:
+def test_begin_resets_the_counts(pair: Pair) -> None:
     s0, s1 = pair
     s0.send([b"x"])
     s1.receive()
@@ -50,7 +50,7 @@ def test_begin_counts_anew(pair: Pair) -> None:
     assert s1.receive() == b"y"
 
 
-def test_no_memory_is_shared(pair: Pair) -> None:
+def test_ends_share_no_memory(pair: Pair) -> None:
     s0, s1 = pair
     buffer = bytearray(b"a" * (1 << 20))
     s0.send([buffer])
@@ -69,7 +69,7 @@ def test_no_memory_is_shared(pair: Pair) -> None:
         (bytes(16), 0, 0, Kind.CONTROL, "a CONTROL frame came"),
     ],
 )
-def test_a_frame_that_is_not_due_is_refused(
+def test_unexpected_frame_is_refused(
     pair: Pair, session: bytes, batch_index: int, sequence: int, kind: Kind, cause: str
 ) -> None:
     s0, s1 = pair
@@ -90,7 +90,7 @@ def test_a_duplicate_is_refused(pair: Pair) -> None:
         s1.receive()
 
 
-def test_a_late_frame_of_the_batch_before_is_refused(pair: Pair) -> None:
+def test_late_frame_of_the_previous_batch_is_refused(pair: Pair) -> None:
     s0, s1 = pair
     s0.send([b"x"])
     s1.begin(SESSION, 5)
@@ -115,7 +115,7 @@ def test_a_truncated_frame_is_refused(parts: tuple[bytes, bytes]) -> None:
         s1.receive()
 
 
-def test_closing_one_end_ends_the_wait_of_the_other(pair: Pair) -> None:
+def test_closing_one_end_wakes_the_other(pair: Pair) -> None:
     s0, s1 = pair
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(s1.exchange, [b"x"])
@@ -130,7 +130,7 @@ def test_closing_one_end_ends_the_wait_of_the_other(pair: Pair) -> None:
     s1.close()
 
 
-def test_what_was_sent_before_closing_still_arrives(pair: Pair) -> None:
+def test_frames_sent_before_closing_still_arrive(pair: Pair) -> None:
     s0, s1 = pair
     s0.send([b"last"])
     s0.close()
@@ -140,7 +140,7 @@ def test_what_was_sent_before_closing_still_arrives(pair: Pair) -> None:
             s1.receive()
 
 
-def test_closing_wakes_a_thread_that_waits_at_the_same_end(pair: Pair) -> None:
+def test_closing_wakes_a_thread_at_the_same_end(pair: Pair) -> None:
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(pair[0].receive)
         pair[0].close()
@@ -156,13 +156,13 @@ def test_a_timeout_leaves_the_channel_usable(pair: Pair) -> None:
     assert s1.receive_control(1) == b"late"
 
 
-def test_exchange_loses_patience_at_last() -> None:
+def test_exchange_times_out() -> None:
     s0, _ = memory_pair(patience_s=0.01)
     with pytest.raises(PeerTimeout):
         s0.exchange([b"x"])
 
 
-def test_an_error_reaches_the_peer_even_if_the_end_is_gone(pair: Pair) -> None:
+def test_error_reaches_the_peer_of_a_closed_end(pair: Pair) -> None:
     s0, s1 = pair
     s0.send_error(BatchAlreadyUsed("batch 3 is spent", "it was used", "start again"))
     s0.close()
@@ -170,14 +170,14 @@ def test_an_error_reaches_the_peer_even_if_the_end_is_gone(pair: Pair) -> None:
         s1.exchange([b"x"])
 
 
-def test_an_error_is_raised_wherever_a_frame_is_awaited(pair: Pair) -> None:
+def test_error_is_raised_by_receive_control(pair: Pair) -> None:
     s0, s1 = pair
     s0.send_error(BatchAlreadyUsed("batch 3 is spent"))
     with pytest.raises(RemoteError):
         s1.receive_control(1)
 
 
-def test_a_thousand_rounds_in_two_threads(pair: Pair) -> None:
+def test_thousand_rounds_in_two_threads_are_counted(pair: Pair) -> None:
     def play(end: Channel) -> None:
         for i in range(1000):
             assert end.exchange([i.to_bytes(4, "little")]) == i.to_bytes(4, "little")

@@ -72,7 +72,7 @@ def patched(at: int, value: int) -> bytes:
         ([patched(43, 0x80), PAYLOAD], "the limit is"),
     ],
 )
-def test_what_is_not_a_frame_is_refused_by_its_cause(parts: list[bytes], cause: str) -> None:
+def test_malformed_frame_is_refused_with_its_cause(parts: list[bytes], cause: str) -> None:
     with pytest.raises(BadFrame, match=cause) as caught:
         decode(parts)
     assert caught.value.hint
@@ -93,7 +93,7 @@ def test_a_receiver_can_set_a_smaller_limit() -> None:
         (0, {"sequence": 2**32}),
     ],
 )
-def test_a_header_that_does_not_fit_is_not_made(n_bytes: int, fields: dict[str, int]) -> None:
+def test_header_with_invalid_fields_is_not_encoded(n_bytes: int, fields: dict[str, int]) -> None:
     with pytest.raises(BadFrame):
         encode_header(Kind.OPENING, n_bytes, **fields)  # type: ignore[arg-type]  # wrong on purpose
 
@@ -123,18 +123,18 @@ def test_a_record_is_read_strictly(data: bytes) -> None:
         decode_record(data, Record)
 
 
-def test_a_record_survives() -> None:
+def test_record_survives_encoding() -> None:
     assert decode_record(encode_record(Record("a", 1)), Record) == Record("a", 1)
 
 
-def test_an_error_is_told_with_its_name_cause_and_cure() -> None:
+def test_error_record_keeps_name_cause_and_hint() -> None:
     error = HandshakeMismatch("plan", "aa", "bb", "server0")
     received = decode_record(encode_record(ErrorRecord.of(error)), ErrorRecord).as_error("server1")
     assert "server1 reports HandshakeMismatch" in str(received) and "'plan'" in str(received)
     assert (received.why, received.hint) == (error.why, error.hint)
 
 
-def test_a_hostile_error_text_cannot_steer_a_terminal() -> None:
+def test_hostile_error_text_cannot_control_a_terminal() -> None:
     record = ErrorRecord("X", "\x1b[2Jgone\nand a new line" + "x" * 10_000)
     text = str(record.as_error("server1"))
     assert "\x1b" not in text and "\n" not in text and len(text) < 1000

@@ -33,12 +33,12 @@ def test_the_first_difference_is_named(theirs: Hello, field: str) -> None:
     assert field in str(caught.value) and "server1" in str(caught.value)
 
 
-def test_a_field_that_says_absent_is_not_an_absent_field() -> None:
+def test_field_named_absent_differs_from_a_missing_field() -> None:
     with pytest.raises(HandshakeMismatch):
         compare({"mode": "absent"}, {}, "server1")
 
 
-def test_both_are_told_what_the_other_tells() -> None:
+def test_informative_fields_are_exchanged() -> None:
     s0, s1 = memory_pair()
     with ThreadPoolExecutor() as pool:
         other = pool.submit(exchange_hello, s1, equal=FIELDS, informative={"mark": "17"})
@@ -46,7 +46,7 @@ def test_both_are_told_what_the_other_tells() -> None:
         assert other.result() == {"nonce": "ff"}
 
 
-def test_both_ends_raise_on_the_same_field_even_if_one_closes_at_once() -> None:
+def test_both_ends_raise_on_the_same_field() -> None:
     s0, s1 = memory_pair()
 
     def first() -> None:

@@ -68,7 +68,7 @@ def requester(stack: ExitStack, serving: Serving, keys: object = DEALER) -> Requ
     return made
 
 
-def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(
+def test_dealer_stream_delivers_frames_in_order(
     stack: ExitStack,
 ) -> None:
     serving = Serving(stack)
@@ -86,7 +86,7 @@ def test_what_the_dealer_sends_by_its_stream_arrives_in_order_and_is_answered(
     assert len({arrival.routing_id for arrival in serving.arrivals}) == 1
 
 
-def test_a_dealer_is_heard_beside_clients_that_send_without_a_pause(stack: ExitStack) -> None:
+def test_busy_clients_do_not_delay_the_dealer(stack: ExitStack) -> None:
     serving = Serving(stack)
     dealer, user = requester(stack, serving), requester(stack, serving, USER)
     dealer.open_stream()
@@ -99,7 +99,7 @@ def test_a_dealer_is_heard_beside_clients_that_send_without_a_pause(stack: ExitS
     assert len(senders) == 9 and "dealer" in senders[:2]
 
 
-def test_a_user_has_no_stream_and_goes_on_without(stack: ExitStack) -> None:
+def test_user_without_a_stream_is_still_served(stack: ExitStack) -> None:
     serving = Serving(stack)
     user = requester(stack, serving, USER)
     with pytest.raises(RemoteError, match="AccessDenied: no stream is open to this party"):
@@ -111,7 +111,7 @@ def test_a_user_has_no_stream_and_goes_on_without(stack: ExitStack) -> None:
     )
 
 
-def test_a_listener_without_streams_says_so(stack: ExitStack) -> None:
+def test_listener_without_streams_refuses_a_stream(stack: ExitStack) -> None:
     listener = Listener(ANY_PORT, S0, {DEALER.public: "dealer"})
     stack.callback(listener.close)
     dealer = Requester(listener.endpoint, DEALER, S0.public)
@@ -120,7 +120,7 @@ def test_a_listener_without_streams_says_so(stack: ExitStack) -> None:
     assert isinstance(opening, RemoteError) and "this server has none" in opening.why
 
 
-def test_a_flipped_bit_of_a_correction_is_counted_answered_and_nothing_arrives(
+def test_flipped_bit_of_a_correction_is_counted_and_refused(
     stack: ExitStack,
 ) -> None:
     place = free_port()
@@ -144,7 +144,7 @@ def test_a_flipped_bit_of_a_correction_is_counted_answered_and_nothing_arrives(
     assert serving.wait(1)[0].frame.payload == b"as it should be"
 
 
-def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(
+def test_old_dealer_streams_end_when_new_ones_open(
     stack: ExitStack,
 ) -> None:
     """One that is started again must not wait for its last connection to be noticed as dead."""
@@ -165,7 +165,7 @@ def test_two_dealers_with_one_key_do_not_disturb_each_other_and_old_streams_end(
             time.sleep(0.01)
 
 
-def test_a_dealers_stream_that_does_not_come_about_fails_in_time(stack: ExitStack) -> None:
+def test_dealer_stream_that_cannot_open_fails_in_time(stack: ExitStack) -> None:
     serving = Serving(stack)
     dealer = requester(stack, serving)
     start = time.monotonic()
@@ -174,7 +174,7 @@ def test_a_dealers_stream_that_does_not_come_about_fails_in_time(stack: ExitStac
     assert time.monotonic() - start < DEADLINE_S
 
 
-def test_a_hello_that_is_none_is_counted_and_answered(stack: ExitStack) -> None:
+def test_malformed_hello_is_counted_and_answered(stack: ExitStack) -> None:
     serving = Serving(stack)
     dealer = requester(stack, serving)
     for hello in (b"", Exchange(DEALER.public, S1.public, 7000).hello):
@@ -184,5 +184,5 @@ def test_a_hello_that_is_none_is_counted_and_answered(stack: ExitStack) -> None:
     assert serving.listener.malformed == 2
 
 
-def test_the_stream_port_is_beside_the_endpoint() -> None:
+def test_with_port_replaces_the_port_of_an_endpoint() -> None:
     assert with_port("tcp://10.0.0.10:7020", 7021) == "tcp://10.0.0.10:7021"

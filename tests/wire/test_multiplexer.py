@@ -35,7 +35,7 @@ def talk(sub_channel: SubChannel, batch_index: int, pause_s: float = 0.0) -> Cos
     return sub_channel.measured()
 
 
-def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Multiplexer, Multiplexer]) -> None:
+def test_first_sub_channel_behaves_like_the_channel(ends: tuple[Multiplexer, Multiplexer]) -> None:
     with ThreadPoolExecutor(2) as threads:
         costs = list(threads.map(lambda end: talk(end.first, 4), ends))
     assert costs[0] == costs[1] and costs[0].rounds == N_ROUNDS
@@ -50,7 +50,9 @@ def test_the_first_lane_is_the_channel_it_stands_for(ends: tuple[Multiplexer, Mu
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_batches_side_by_side(ends: tuple[Multiplexer, Multiplexer], n: int) -> None:
+def test_batches_run_concurrently_at_their_own_cost(
+    ends: tuple[Multiplexer, Multiplexer], n: int
+) -> None:
     """Twelve batches in n sub-channels, either end slower in turn; each has its own cost."""
 
     def serve(end: Multiplexer) -> list[tuple[int, Cost]]:
@@ -76,7 +78,7 @@ def test_batches_side_by_side(ends: tuple[Multiplexer, Multiplexer], n: int) -> 
         assert len({*threads.map(lambda end: talk(end.first, 20), ends)}) == 1
 
 
-def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Multiplexer, Multiplexer]) -> None:
+def test_failed_batch_ends_the_others(ends: tuple[Multiplexer, Multiplexer]) -> None:
     begun = threading.Barrier(2, timeout=5)
 
     def fails(sub_channel: SubChannel) -> None:
@@ -106,7 +108,7 @@ def test_a_batch_that_fails_ends_those_beside_it(ends: tuple[Multiplexer, Multip
     assert time.monotonic() - start < 4
 
 
-def test_the_cause_is_told_and_not_what_followed_from_it(
+def test_pipeline_raises_the_cause_not_its_consequence(
     ends: tuple[Multiplexer, Multiplexer],
 ) -> None:
     """A later batch fails and closes the connection; the earlier one only sees it closed."""
@@ -126,7 +128,7 @@ def test_the_cause_is_told_and_not_what_followed_from_it(
         list(pipelined(ends[0].first, 2, [waits, fails]))
 
 
-def test_a_process_does_not_wait_for_flights_when_it_ends() -> None:
+def test_process_exit_does_not_wait_for_the_pipeline() -> None:
     code = """
 import threading, time
 from gpumpc.engine.pipeline import pipelined
@@ -141,13 +143,15 @@ time.sleep(0.2)
     subprocess.run([sys.executable, "-c", code], timeout=20, check=True)
 
 
-def test_how_long_a_lane_has_waited_is_told(ends: tuple[Multiplexer, Multiplexer]) -> None:
+def test_timeout_names_the_waiting_time(ends: tuple[Multiplexer, Multiplexer]) -> None:
     sub_channel = ends[0].open(1)[0]
     with pytest.raises(PeerTimeout, match="sent nothing for 0.3 s"):
         sub_channel.transport.get(0.3)
 
 
-def test_frames_of_no_batch_are_refused(ends: tuple[Multiplexer, Multiplexer]) -> None:
+def test_frames_of_too_many_early_batches_are_refused(
+    ends: tuple[Multiplexer, Multiplexer],
+) -> None:
     """No more batches than there are sub-channels may arrive early."""
     sub_channel, _ = ends[1].open(2)
     sub_channel.begin(SESSION, 0)
@@ -162,7 +166,7 @@ def test_frames_of_no_batch_are_refused(ends: tuple[Multiplexer, Multiplexer]) -
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_peer_cannot_fill_the_inbox_of_another_lane(
+def test_peer_cannot_fill_the_inbox_of_a_sub_channel(
     ends: tuple[Multiplexer, Multiplexer], begun: bool
 ) -> None:
     reader, other = ends[1].open(2)
@@ -176,7 +180,7 @@ def test_a_peer_cannot_fill_the_inbox_of_another_lane(
         reader.receive()
 
 
-def test_a_lost_peer_is_lost_to_all_lanes(ends: tuple[Multiplexer, Multiplexer]) -> None:
+def test_lost_peer_ends_every_sub_channel(ends: tuple[Multiplexer, Multiplexer]) -> None:
     multiplexer = ends[0].open(3)
 
     def wait(sub_channel: SubChannel, batch_index: int) -> GpumpcError:

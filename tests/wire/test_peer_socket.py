@@ -73,7 +73,7 @@ def test_both_ends_of_a_mismatched_handshake_name_the_field(pair: Ends) -> None:
         assert list(pool.map(play, pair)) == ["plan", "plan"]
 
 
-def test_an_unlisted_key_is_denied_and_does_not_disturb(stack: ExitStack) -> None:
+def test_unlisted_key_is_denied_and_the_peer_connects(stack: ExitStack) -> None:
     s0 = bind(stack)
     unlisted = connect(stack, s0.transport.endpoint, USER, S0.public)
     denied = seconds_until(AccessDenied, "not on its allow-list", unlisted.transport.wait_peer)
@@ -86,7 +86,7 @@ def test_an_unlisted_key_is_denied_and_does_not_disturb(stack: ExitStack) -> Non
     assert s0.receive_control(5) == b"in"
 
 
-def test_a_wrong_server_key_and_an_absent_server_are_one_timeout_naming_both(
+def test_wrong_key_and_absent_server_give_one_timeout_text(
     stack: ExitStack,
 ) -> None:
     s0 = bind(stack)
@@ -99,7 +99,7 @@ def test_a_wrong_server_key_and_an_absent_server_are_one_timeout_naming_both(
         assert seconds_until(PeerTimeout, both, partial(end.wait_peer, 1.0)) < DEADLINE_S
 
 
-def test_a_killed_peer_is_noticed_in_the_middle_of_an_exchange(stack: ExitStack) -> None:
+def test_killed_peer_is_noticed_during_an_exchange(stack: ExitStack) -> None:
     s0 = bind(stack, 60)
     peer = peer_process(s0.transport.endpoint, "time.sleep(60)")
     stack.callback(peer.wait)
@@ -135,7 +135,7 @@ def test_a_frozen_peer_is_noticed_and_a_slow_one_is_not(stack: ExitStack) -> Non
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_what_a_peer_sent_before_it_closed_still_arrives(pair: Ends, last: int) -> None:
+def test_frames_sent_before_closing_still_arrive(pair: Ends, last: int) -> None:
     leaves, stays = pair[last], pair[1 - last]
     for i in range(20):
         leaves.send([bytes([i]) * 100_000])
@@ -153,7 +153,7 @@ def test_a_second_process_with_one_key_ends_the_session(pair: Ends, stack: ExitS
         pair[0].receive_control(5)
 
 
-def test_a_stranger_that_connects_and_leaves_does_not_end_the_session(pair: Ends) -> None:
+def test_unauthenticated_connection_does_not_end_the_session(pair: Ends) -> None:
     s0, s1 = pair
     host, port = s0.transport.endpoint.removeprefix("tcp://").split(":")
     for hello in (b"", b"GET / HTTP/1.1\r\n\r\n"):
@@ -180,7 +180,7 @@ def test_both_ends_can_close_at_once(stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("other", ["_check", "close", "abort"])
-def test_one_thread_at_a_time_touches_the_link(
+def test_only_one_thread_at_a_time_uses_the_link(
     pair: Ends, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     """With several batches in flight, one thread may close while others check the peer or close."""

@@ -32,9 +32,7 @@ from tests.wire.ends import (
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1000, RECORD_BYTES + 1, 5 << 20])
-def test_all_frames_go_by_the_stream_and_are_counted_as_payload(
-    stack: ExitStack, n_bytes: int
-) -> None:
+def test_all_frames_use_the_stream_and_are_counted(stack: ExitStack, n_bytes: int) -> None:
     relays: list[Relay] = []
     s0, s1 = met(stack, lambda place: relays.append(Relay(place)) or relays[0])  # type: ignore[func-returns-value]  # append returns None, so `or` goes on
     data = [os.urandom(n_bytes) for _ in range(2)]
@@ -64,9 +62,7 @@ def test_all_frames_go_by_the_stream_and_are_counted_as_payload(
 @pytest.mark.parametrize(
     "at", [0, SEALED_HEADER_BYTES - 1, SEALED_HEADER_BYTES + 50, SEALED_HEADER_BYTES + 115]
 )
-def test_a_flipped_bit_between_the_servers_reaches_no_session(
-    stack: ExitStack, way: int, at: int
-) -> None:
+def test_flipped_bit_between_the_servers_is_refused(stack: ExitStack, way: int, at: int) -> None:
     begun = SEALED_HEADER_BYTES + (TICKET_BYTES if way == 0 else 0)  # the proof of the keys
     ends = met(stack, lambda place: Tampering(place, begun + at, way))
     sender, receiver = ends[1 - way], ends[way]
@@ -79,7 +75,7 @@ def test_a_flipped_bit_between_the_servers_reaches_no_session(
         sender.receive()
 
 
-def test_a_cut_stream_is_a_lost_peer_at_both_ends_though_curve_stands(stack: ExitStack) -> None:
+def test_cut_stream_is_a_lost_peer_at_both_ends(stack: ExitStack) -> None:
     begun = SEALED_HEADER_BYTES + TICKET_BYTES
     s0, s1 = met(stack, lambda place: Tampering(place, begun + 30, 0, cut=True))
     start = time.monotonic()
@@ -91,9 +87,7 @@ def test_a_cut_stream_is_a_lost_peer_at_both_ends_though_curve_stands(stack: Exi
 
 
 @pytest.mark.parametrize(("way", "at"), [(0, 3), (0, TICKET_BYTES + 3), (1, 3)])
-def test_tampering_at_the_door_fails_before_the_first_masked_byte(
-    stack: ExitStack, way: int, at: int
-) -> None:
+def test_tampered_connection_fails_before_masked_bytes(stack: ExitStack, way: int, at: int) -> None:
     ends = both_ends(stack, lambda place: Tampering(place, at, way))
     start = time.monotonic()
     found = both(ends[0].transport.wait_peer, ends[1].transport.wait_peer)
@@ -106,7 +100,7 @@ def test_tampering_at_the_door_fails_before_the_first_masked_byte(
             end.exchange([b"masked"])
 
 
-def test_an_absent_second_socket_fails_in_time_and_says_what_to_do(stack: ExitStack) -> None:
+def test_absent_stream_listener_fails_in_time_with_a_hint(stack: ExitStack) -> None:
     s0 = bind(stack)
     s1 = connect(stack, s0.transport.endpoint, stream_endpoint=free_port())
     start = time.monotonic()
@@ -142,7 +136,7 @@ def test_a_stream_port_that_is_taken_is_a_config_error(stack: ExitStack) -> None
             )
 
 
-def test_a_peer_that_says_something_else_first_is_refused(stack: ExitStack) -> None:
+def test_peer_that_does_not_begin_with_a_hello_is_refused(stack: ExitStack) -> None:
     s0 = bind(stack)
     odd = link.Link("server0", S1, 1 << 20)
     odd.connect(s0.transport.endpoint, S0.public)
@@ -152,7 +146,7 @@ def test_a_peer_that_says_something_else_first_is_refused(stack: ExitStack) -> N
         s0.transport.wait_peer()
 
 
-def test_ends_whose_curve_keys_differ_from_what_was_proved_do_not_meet(
+def test_ends_with_other_curve_keys_than_proved_do_not_connect(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with an attacker between two CURVE connections who passes the hellos on."""
@@ -163,7 +157,7 @@ def test_ends_whose_curve_keys_differ_from_what_was_proved_do_not_meet(
     assert all(isinstance(error, WireError) for error in found), found
 
 
-def test_after_an_error_in_an_exchange_the_arrays_are_free(stack: ExitStack) -> None:
+def test_failed_exchange_stops_reading_the_arrays(stack: ExitStack) -> None:
     s0, s1 = met(stack)
     data = bytearray(32 << 20)
     s1.send_error(ConfigError("server 1 stops"))

@@ -115,9 +115,7 @@ def test_a_requester_learns_why_it_is_not_served(listener: Listener, stack: Exit
     assert seconds_until(PeerTimeout, "no server0 at", lambda: wrong.receive(0.5)) < DEADLINE_S
 
 
-def test_a_requester_notices_that_the_server_has_gone_or_is_silent(
-    listener: Listener, dealer: Requester
-) -> None:
+def test_requester_notices_a_silent_or_lost_server(listener: Listener, dealer: Requester) -> None:
     dealer.wait_peer()
     with pytest.raises(PeerTimeout, match="no reply"):
         dealer.receive(0.05)
@@ -141,7 +139,7 @@ def test_a_frame_above_the_limit_is_refused_by_the_server(stack: ExitStack) -> N
     assert listener.poll(0.05) is None
 
 
-def test_keys_do_not_show_and_belong_together() -> None:
+def test_keys_do_not_print_and_match() -> None:
     keys = curve_keypair()
     assert curve_public(keys.secret) == keys.public
     assert keys.secret.decode() not in repr(keys)

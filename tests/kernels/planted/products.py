@@ -7,7 +7,7 @@ CONV, DEPTHWISE = contract.CONVOLUTIONS[2], contract.CONVOLUTIONS[7]
 
 
 def matrix(name: str, old: str, new: str, shape: tuple[int, int, int] = (65, 97, 67)) -> Bug:
-    return Bug(name, "limb_gemm", old, new, contract.test_matrix_products, (shape, 64))
+    return Bug(name, "limb_gemm", old, new, contract.test_matmul_matches_numpy, (shape, 64))
 
 
 BARRIER = (
@@ -65,7 +65,7 @@ BUGS = [
         "limb_gemm",
         "(u64)here(value",
         "(u64)(i64)(int)here(value",
-        contract.test_the_longest_sum,
+        contract.test_longest_sum_of_largest_values_is_exact,
         (64, 16512),
     ),
     matrix(
@@ -84,7 +84,7 @@ BUGS = [
         "limb_gemm",
         "if (--left == 0) from",
         "if (left == 0) from",
-        fused.test_beaver_products,
+        fused.test_beaver_products_match_the_formula,
         (1,),
     ),
     Bug(
@@ -92,7 +92,7 @@ BUGS = [
         "limb_gemm",
         "inside && addend",
         "!inside && addend",
-        fused.test_beaver_products,
+        fused.test_beaver_products_match_the_formula,
         (0,),
     ),
     Bug(
@@ -100,7 +100,7 @@ BUGS = [
         "limb_conv",
         "(z + v) < (u32)W",
         "(z + v) <= (u32)W",
-        contract.test_convolutions,
+        contract.test_conv2d_matches_numpy,
         (CONV, 40),
     ),
     Bug(
@@ -108,7 +108,7 @@ BUGS = [
         "limb_conv",
         "(W - KW) * CP",
         "W * CP",
-        contract.test_convolutions,
+        contract.test_conv2d_matches_numpy,
         (CONV, 64),
     ),
     Bug(
@@ -116,7 +116,7 @@ BUGS = [
         "limb_conv",
         "+= limb::SLICE) == CP",
         "+= limb::SLICE) > CP",
-        contract.test_convolutions,
+        contract.test_conv2d_matches_numpy,
         (CONV, 32),
     ),
     Bug(
@@ -124,7 +124,7 @@ BUGS = [
         "limb_planes",
         "  __syncthreads();\n",
         "",
-        contract.test_matrix_products,
+        contract.test_matmul_matches_numpy,
         ((20, 40, 40), 40),
     ),
     Bug(
@@ -132,7 +132,7 @@ BUGS = [
         "limb_planes",
         "column[1] = __byte_perm(ab, cd, 0x7632)",
         "column[1] = __byte_perm(ab, cd, 0x7623)",
-        contract.test_matrix_products,
+        contract.test_matmul_matches_numpy,
         ((20, 40, 40), 40),
     ),
     Bug(
@@ -140,7 +140,7 @@ BUGS = [
         "limb_planes",
         "column >= 0 && column < W",
         "column < W",
-        contract.test_convolutions,
+        contract.test_conv2d_matches_numpy,
         (contract.CONVOLUTIONS[0], 64),
     ),
     # integer pipe
@@ -149,7 +149,7 @@ BUGS = [
         "ring_gemm",
         "multiply(sum, s);\n    __syncthreads();",
         "multiply(sum, s);",
-        contract.test_matrix_products,
+        contract.test_matmul_matches_numpy,
         ((65, 33, 10), 64),
     ),
     Bug(
@@ -157,7 +157,7 @@ BUGS = [
         "ring_gemm",
         "first_row + r < M && k < K",
         "first_row + r < M",
-        contract.test_matrix_products,
+        contract.test_matmul_matches_numpy,
         ((9, 40, 5), 44),
     ),
     Bug(
@@ -165,7 +165,7 @@ BUGS = [
         "ring_conv",
         "tap / KW - top",
         "tap / KW - left",
-        three.test_int64_ring_convolution,
+        three.test_ring_convolution_matches_the_definition,
         (three.CONVOLUTIONS[2],),
     ),
     Bug(
@@ -173,7 +173,7 @@ BUGS = [
         "ring_conv",
         "bias ? bias + offset",
         "bias ? bias",
-        three.test_int64_ring_convolution,
+        three.test_ring_convolution_matches_the_definition,
         (three.CONVOLUTIONS[4],),
     ),
     Bug(
@@ -181,7 +181,7 @@ BUGS = [
         "depthwise",
         "column < W)",
         "column <= W)",
-        contract.test_convolutions,
+        contract.test_conv2d_matches_numpy,
         (DEPTHWISE, 40),
     ),
     Bug(
@@ -189,7 +189,7 @@ BUGS = [
         "distances",
         "      }\n    __syncthreads();\n",
         "      }\n",
-        contract.test_matrix_products,
+        contract.test_matmul_matches_numpy,
         ((8, 700, 5), 64),
     ),
     Bug(
@@ -197,7 +197,7 @@ BUGS = [
         "row_dot",
         "int step = 16",
         "int step = 8",
-        contract.test_element_wise_products,
+        contract.test_multiply_and_row_dot_match_numpy,
         (64,),
     ),
 ]

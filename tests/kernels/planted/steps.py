@@ -10,7 +10,7 @@ BUGS = [
         "truncate",
         "x[i] + round",
         "x[i] - round",
-        three.test_truncation,
+        three.test_truncation_matches_the_formula,
         (65, 0),
     ),
     Bug(
@@ -18,7 +18,7 @@ BUGS = [
         "truncate",
         "((x[i] + round) & mask) >> shift",
         "((x[i] + round) >> shift) & mask",
-        three.test_truncation,
+        three.test_truncation_matches_the_formula,
         (65, 0),
     ),
     Bug(
@@ -26,7 +26,7 @@ BUGS = [
         "beaver",
         "public_part * g",
         "g",
-        three.test_beaver_multiplication,
+        three.test_beaver_shares_add_up_to_the_product,
         (65,),
     ),
     Bug(
@@ -34,7 +34,7 @@ BUGS = [
         "truncate",
         "threadIdx.x; i < (i64)(n))",
         "threadIdx.x; i <= (i64)(n))",
-        three.test_truncation,
+        three.test_truncation_matches_the_formula,
         (65, 1),
     ),
     Bug(
@@ -42,7 +42,7 @@ BUGS = [
         "beaver",
         "EACH(i, n) {",
         "EACH(i, n) {\n    ((u64*)e)[i] = 0;",
-        three.test_beaver_multiplication,
+        three.test_beaver_shares_add_up_to_the_product,
         (65,),
     ),
     Bug(
@@ -50,7 +50,7 @@ BUGS = [
         "argmax",
         "value == best && j < index)) best = value, index = j;\n    }",
         "value == best && j > index)) best = value, index = j;\n    }",
-        contract.test_order,
+        contract.test_argmax_and_smallest_match_numpy,
         ((3, 40),),
     ),
     Bug(
@@ -58,14 +58,14 @@ BUGS = [
         "gather",
         "x[i / picked * row + index[i]]",
         "x[index[i]]",
-        contract.test_places,
+        contract.test_gather_take_and_concat_match_numpy,
     ),
     Bug(
         "strides exchanged",
         "pool",
         "y * stride_y + u",
         "y * stride_x + u",
-        contract.test_window_sums,
+        contract.test_window_sum_matches_numpy,
         ((3, 2), (1, 2)),
     ),
     # streams and the wire
@@ -74,14 +74,14 @@ BUGS = [
         "chacha",
         "(u32)(first + threadIdx.x)",
         "threadIdx.x",
-        contract.test_a_long_stream,
+        contract.test_stream_over_several_blocks_matches_numpy,
     ),
     Bug(
         "a rotation by another number",
         "chacha",
         "b = rotate_left(b ^ c, 12)",
         "b = rotate_left(b ^ c, 11)",
-        contract.test_words_of_a_stream,
+        contract.test_expand_words_matches_numpy,
         ("chacha20", 64),
     ),
     Bug(
@@ -89,7 +89,7 @@ BUGS = [
         "chacha",
         "word[w * STRIDE + threadIdx.x] = x[w];\n    __syncthreads();",
         "word[w * STRIDE + threadIdx.x] = x[w];",
-        contract.test_words_of_a_stream,
+        contract.test_expand_words_matches_numpy,
         ("chacha20", 64),
     ),
     Bug(
@@ -97,7 +97,7 @@ BUGS = [
         "chacha",
         "word & tail",
         "word",
-        contract.test_lanes_of_a_stream,
+        contract.test_expand_lanes_matches_numpy,
         ("chacha20", 65),
     ),
     Bug(
@@ -105,7 +105,7 @@ BUGS = [
         "pack",
         "!(threadIdx.x & 1) && first / 8 < lane_bytes(n)",
         "!(threadIdx.x & 1)",
-        contract.test_the_wire,
+        contract.test_pack_and_unpack_match_numpy,
         (65, 27),
     ),
     Bug(
@@ -113,7 +113,7 @@ BUGS = [
         "pack",
         "first + e < n ? x[first + e] : 0",
         "x[first + e < n ? first + e : n - 1]",
-        contract.test_the_wire,
+        contract.test_pack_and_unpack_match_numpy,
         (65, 27),
     ),
     Bug(
@@ -121,7 +121,7 @@ BUGS = [
         "mask",
         "? x[first + e] + sign * mask",
         "? x[first + e] + 0 * mask",
-        fused.test_a_masked_value_leaves_in_one_pass,
+        fused.test_masked_words_are_packed_in_one_pass,
         (65, 40),
     ),
     Bug(
@@ -129,7 +129,7 @@ BUGS = [
         "mask",
         "= mask & bit_mask;",
         "= v[e] & bit_mask;",
-        fused.test_a_masked_value_leaves_in_one_pass,
+        fused.test_masked_words_are_packed_in_one_pass,
         (65, 40),
     ),
     Bug(
@@ -137,7 +137,7 @@ BUGS = [
         "combine",
         "+ v[e]) & mask",
         "+ v[e])",
-        fused.test_an_opening_becomes_limb_planes,
+        fused.test_combine_makes_limb_planes_of_an_opening,
         ((3, 33), 44),
     ),
     # bits and comparisons
@@ -146,7 +146,7 @@ BUGS = [
         "transpose",
         "back << 32;\n    }\n  }\n  __syncthreads();",
         "back << 32;\n    }\n  }",
-        contract.test_planes,
+        contract.test_bit_planes_match_numpy,
         (2500, 64),
     ),
     Bug(
@@ -154,7 +154,7 @@ BUGS = [
         "transpose",
         "front | (u64)back << 32",
         "back | (u64)front << 32",
-        contract.test_planes,
+        contract.test_bit_planes_match_numpy,
         (65, 27),
     ),
     Bug(
@@ -162,7 +162,7 @@ BUGS = [
         "select",
         "? if_one[i] : if_zero[i]",
         "? if_zero[i] : if_one[i]",
-        contract.test_one_lane,
+        contract.test_single_lane_operations_match_numpy,
         (65,),
     ),
     Bug(
@@ -170,7 +170,7 @@ BUGS = [
         "thermometer",
         "u64 less = 0;",
         "u64 less = ~0ull;",
-        contract.test_leaves,
+        contract.test_thermometer_and_lookup_match_numpy,
         (3, 64),
     ),
     Bug(
@@ -178,7 +178,7 @@ BUGS = [
         "lookup",
         "first < all ? table[first * lanes] : 0",
         "table[first * lanes]",
-        contract.test_leaves,
+        contract.test_thermometer_and_lookup_match_numpy,
         (4, 64),
     ),
     Bug(
@@ -186,7 +186,7 @@ BUGS = [
         "lookup",
         "first ? table[(first - 1) * lanes] : below",
         "first ? table[(first - 1) * lanes] : 0",
-        contract.test_leaves,
+        contract.test_thermometer_and_lookup_match_numpy,
         (3, 2500),
     ),
     Bug(
@@ -194,7 +194,7 @@ BUGS = [
         "tree",
         "a & differ & -differ",
         "b & differ & -differ",
-        fused.test_a_level_of_a_tree,
+        fused.test_tree_level_matches_the_formula,
         (3, True, 65),
     ),
     Bug(
@@ -202,7 +202,7 @@ BUGS = [
         "tree",
         "ones ? ~0ull : 0",
         "~0ull",
-        fused.test_a_level_of_a_tree,
+        fused.test_tree_level_matches_the_formula,
         (2, False, 65),
     ),
     Bug(
@@ -210,7 +210,7 @@ BUGS = [
         "lift",
         "half ^ masks[at / 32]",
         "half",
-        fused.test_a_lift,
+        fused.test_lift_matches_the_formula,
         (65, 2, 0),
     ),
     Bug(
@@ -218,7 +218,7 @@ BUGS = [
         "lift",
         "(row ? second : first)",
         "first",
-        fused.test_a_lift,
+        fused.test_lift_matches_the_formula,
         (65, 2, 0),
     ),
     Bug(
@@ -226,7 +226,7 @@ BUGS = [
         "lift",
         "products[c * n + i]",
         "products[i]",
-        fused.test_a_lift,
+        fused.test_lift_matches_the_formula,
         (65, 2, 1),
     ),
     Bug(
@@ -234,7 +234,7 @@ BUGS = [
         "choose",
         "public_part * bit",
         "bit",
-        fused.test_candidates_and_clamp,
+        fused.test_candidates_and_add_flipped_match_numpy,
         (65,),
     ),
     # only the race check sees these: every order happens to give the right words
@@ -243,7 +243,7 @@ BUGS = [
         "gather",
         "EACH32(i, n) out[i] = x[i / picked",
         "EACH32(i, n) out[0 * i] = 0, out[i] = x[i / picked",
-        contract.test_places,
+        contract.test_gather_take_and_concat_match_numpy,
         (),
         True,
     ),

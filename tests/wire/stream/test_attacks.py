@@ -111,7 +111,7 @@ def test_an_attack_on_the_wire_ends_the_connection(attack: str) -> None:
 
 
 @pytest.mark.parametrize("n_bytes", [1, SEALED_HEADER_BYTES - 1, SEALED_HEADER_BYTES, FRAME - 1])
-def test_truncation_in_a_frame_is_told_and_the_frame_dropped(wire: Wire, n_bytes: int) -> None:
+def test_truncated_frame_is_reported_and_dropped(wire: Wire, n_bytes: int) -> None:
     wire.give(1, wire.take(0, b"whole", 0) + wire.take(0, bytes(SMALL), 1)[:n_bytes])
     wire.cut(1)
     frame, error = wire.outcome(1)
@@ -121,7 +121,7 @@ def test_truncation_in_a_frame_is_told_and_the_frame_dropped(wire: Wire, n_bytes
     )
 
 
-def test_truncation_between_frames_is_the_end_of_the_connection(wire: Wire) -> None:
+def test_truncation_between_frames_ends_the_connection(wire: Wire) -> None:
     wire.give(1, wire.take(0, b"whole", 0))
     wire.cut(1)
     assert "it closed the connection" in str(wire.outcome(1)[-1])
@@ -137,7 +137,7 @@ def test_a_flipped_bit_anywhere_is_refused(at: int) -> None:
         assert isinstance(error, BadFrame)
 
 
-def test_a_flipped_bit_in_the_last_of_many_records_hands_out_nothing(wire: Wire) -> None:
+def test_flipped_bit_in_the_last_record_drops_the_frame(wire: Wire) -> None:
     data = bytearray(wire.take(0, bytes(LONG), 0))
     data[-TAG_BYTES - 1] ^= 1
     wire.give(1, bytes(data))
@@ -146,7 +146,7 @@ def test_a_flipped_bit_in_the_last_of_many_records_hands_out_nothing(wire: Wire)
     assert not len(wire.ends[1]._payload)  # what was opened before it is gone as well
 
 
-def test_a_sealed_header_is_read_as_strictly_as_any(wire: Wire) -> None:
+def test_sealed_header_is_read_strictly(wire: Wire) -> None:
     keys = both_keys()
     ends = tcp_pair()
     sealer, out = keys[0].sealer(), bytearray(SEALED_HEADER_BYTES)
@@ -159,7 +159,7 @@ def test_a_sealed_header_is_read_as_strictly_as_any(wire: Wire) -> None:
     ends[0].close()
 
 
-def test_a_frame_above_the_limit_is_refused_before_memory_is_taken() -> None:
+def test_too_large_frame_is_refused_before_allocation() -> None:
     with Wire(max_payload_bytes=1000) as wire:
         wire.ends[0].put(header_of(1001), [bytes(1001)], nothing)
         wire.give(1, wire.read(0, SEALED_HEADER_BYTES))
@@ -194,22 +194,20 @@ def _hands_out_early(self: Stream) -> Frame | None:
         return Frame(header.kind, memoryview(bytes(self._at)), header.session)
 
 
-def test_planted_a_constant_nonce_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_constant_nonce_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Sealer, Opener):
         monkeypatch.setattr(kind, "_next", _no_count)
     with pytest.raises(AssertionError):
         test_an_attack_on_the_wire_ends_the_connection("replay")
 
 
-def test_planted_an_end_taken_for_the_end_of_a_frame_is_seen(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_silent_truncation_is_caught(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stream, "_ended", lambda self: self._lost("it closed the connection"))
     with pytest.raises(AssertionError):
-        test_truncation_in_a_frame_is_told_and_the_frame_dropped(wire, 1)
+        test_truncated_frame_is_reported_and_dropped(wire, 1)
 
 
-def test_planted_payload_handed_out_before_it_has_opened_is_seen(
+def test_planted_early_payload_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Stream, "receive", _hands_out_early)

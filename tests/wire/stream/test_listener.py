@@ -68,7 +68,7 @@ def proof(keys: StreamKeys) -> bytes:
     return keys.ticket + said
 
 
-def test_the_two_ends_meet(opened: StreamListener) -> None:
+def test_two_ends_connect_and_exchange_frames(opened: StreamListener) -> None:
     inside, outside = both_keys()
     opened.expect(inside, "server1", LIMIT_S)
     ticket, here, there = both_ends(opened, outside)
@@ -81,7 +81,7 @@ def test_the_two_ends_meet(opened: StreamListener) -> None:
     there.close()
 
 
-def test_each_of_many_that_are_expected_is_told_apart(opened: StreamListener) -> None:
+def test_listener_tells_expected_peers_apart(opened: StreamListener) -> None:
     keys = [both_keys() for _ in range(5)]
     for i, (inside, _) in enumerate(keys):
         opened.expect(inside, f"peer{i}", LIMIT_S)
@@ -113,7 +113,7 @@ UNPROVED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("first_bytes", UNPROVED)
-def test_a_stranger_is_not_let_in_and_does_not_keep_the_peer_out(
+def test_unauthenticated_caller_is_refused_and_blocks_nobody(
     opened: StreamListener, first_bytes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "_PENDING_S", 0.3)
@@ -129,7 +129,7 @@ def test_a_stranger_is_not_let_in_and_does_not_keep_the_peer_out(
         stream.abort()
 
 
-def test_a_copy_of_a_proof_is_worth_nothing(opened: StreamListener) -> None:
+def test_replayed_proof_is_refused(opened: StreamListener) -> None:
     """The first bytes of a connection open neither that one again nor another one."""
     inside, outside = both_keys()
     opened.expect(inside, "server1", LIMIT_S)
@@ -151,7 +151,7 @@ def test_a_peer_that_comes_too_late_is_not_accepted(opened: StreamListener) -> N
         assert not accepted(opened, 0.3)
 
 
-def test_a_crowd_at_the_door_costs_a_few_sockets(opened: StreamListener) -> None:
+def test_many_unauthenticated_callers_hold_few_sockets(opened: StreamListener) -> None:
     inside, outside = both_keys()
     opened.expect(inside, "server1", LIMIT_S)
     crowd = [connection(opened) for _ in range(60)]
@@ -190,7 +190,7 @@ def answering(answer: bytes) -> tuple[str, socket.socket]:
         (b"HTTP/1.1 400 Bad Request\r\n" * 20, BadFrame, "does not hold this connection's keys"),
     ],
 )
-def test_a_wrong_port_fails_with_a_deadline_and_says_so(
+def test_wrong_port_is_reported_within_the_deadline(
     answer: bytes, error: type[WireError], why: str
 ) -> None:
     endpoint, server = answering(answer)
@@ -202,7 +202,7 @@ def test_a_wrong_port_fails_with_a_deadline_and_says_so(
     server.close()
 
 
-def test_an_absent_door_fails_and_says_so() -> None:
+def test_absent_listener_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(
@@ -215,7 +215,7 @@ def test_an_absent_door_fails_and_says_so() -> None:
     "endpoint",
     ["7000", "tcp://nowhere", "tcp://host:x", "ipc://here:1", "tcp://:1", "tcp://host:70000"],
 )
-def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
+def test_malformed_endpoint_is_refused(endpoint: str) -> None:
     for action in (
         partial(StreamListener, endpoint),
         partial(dial, endpoint, both_keys()[1], "x", 0.1),
@@ -224,13 +224,13 @@ def test_what_is_no_endpoint_is_refused_by_name(endpoint: str) -> None:
             action()
 
 
-def test_a_door_needs_a_free_port_of_this_machine(opened: StreamListener) -> None:
+def test_listener_needs_a_free_local_port(opened: StreamListener) -> None:
     for endpoint in (at(opened), "tcp://203.0.113.1:0", "tcp://no.such.host.invalid:0"):
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
             StreamListener(endpoint)
 
 
-def test_a_star_is_every_address() -> None:
+def test_star_listens_on_every_address() -> None:
     opened = StreamListener("tcp://*:0")
     connection(opened).close()
     opened.close()

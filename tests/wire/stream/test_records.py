@@ -37,7 +37,7 @@ def unseal(opener: Opener, sealed: bytes, associated: bytes = b"h") -> bytes:
     return bytes(out)
 
 
-def test_both_ends_agree_and_each_direction_has_its_key() -> None:
+def test_ends_agree_on_one_key_for_each_direction() -> None:
     here, there = agreed()
     assert here.ticket == there.ticket and len(here.ticket) == 16
     sealers = here.sealer(), there.sealer()
@@ -50,7 +50,7 @@ def test_both_ends_agree_and_each_direction_has_its_key() -> None:
         unseal(here.opener(), sealed[0])  # sent back to whom it came from
 
 
-def test_every_connection_has_keys_of_its_own() -> None:
+def test_every_connection_has_its_own_keys() -> None:
     (here, _), (_, there) = agreed(), agreed()
     assert here.ticket != there.ticket
     with pytest.raises(BadFrame, match="another connection"):
@@ -58,7 +58,7 @@ def test_every_connection_has_keys_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"listener": b"X" * 40}, {"connector": b"X" * 40}])
-def test_ends_that_see_another_identity_have_other_keys(wrong: dict[str, bytes]) -> None:
+def test_different_identities_give_different_keys(wrong: dict[str, bytes]) -> None:
     here, there = agreed(**wrong)
     assert here.ticket != there.ticket
     with pytest.raises(BadFrame):
@@ -66,7 +66,7 @@ def test_ends_that_see_another_identity_have_other_keys(wrong: dict[str, bytes])
 
 
 @pytest.mark.parametrize("field", ["port", "version"])
-def test_the_hellos_themselves_are_bound(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_depend_on_every_hello_field(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the ends read a hello differently, their keys differ, with equal ephemeral keys too."""
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(CONNECTOR, LISTENER)
     hello = msgspec.msgpack.decode(here.hello, type=StreamHello)
@@ -95,7 +95,7 @@ def _version_2(hello: bytes) -> bytes:
         ({"ephemeral": b"short"}, "its ephemeral key is not a key"),
     ],
 )
-def test_a_hello_that_does_not_fit_is_refused(change: dict[str, object], cause: str) -> None:
+def test_hello_with_wrong_fields_is_refused(change: dict[str, object], cause: str) -> None:
     hello = msgspec.msgpack.decode(Exchange(CONNECTOR, LISTENER).hello, type=StreamHello)
     with pytest.raises(BadFrame, match=cause):
         Exchange(LISTENER, CONNECTOR, 7001).agree(
@@ -130,7 +130,7 @@ def test_only_the_next_record_opens() -> None:
 
 
 @pytest.mark.parametrize("at", range(5 + TAG_BYTES))
-def test_one_flipped_bit_and_it_does_not_open(at: int) -> None:
+def test_record_with_a_flipped_bit_does_not_open(at: int) -> None:
     for bit in range(8):
         sealed = bytearray(seal(Sealer(SECRET), b"12345"))
         sealed[at] ^= 1 << bit
@@ -139,7 +139,7 @@ def test_one_flipped_bit_and_it_does_not_open(at: int) -> None:
 
 
 @pytest.mark.parametrize("associated", [b"", b"i", b"hh"])
-def test_other_associated_data_and_it_does_not_open(associated: bytes) -> None:
+def test_record_with_other_associated_data_does_not_open(associated: bytes) -> None:
     with pytest.raises(BadFrame):
         unseal(Opener(SECRET), seal(Sealer(SECRET), b"x"), associated)
 
@@ -160,13 +160,13 @@ def test_nonces_never_repeat_and_keys_are_renewed() -> None:
     assert len({nonce for _, nonce in seen}) == 10
 
 
-def test_a_renewed_key_is_another_key() -> None:
+def test_renewed_key_differs() -> None:
     often, never = Sealer(SECRET, records_a_key=1), Sealer(SECRET)
     assert seal(often, b"x") == seal(never, b"x")
     assert seal(often, b"x") != seal(never, b"x")
 
 
-def test_the_limit_of_a_key_keeps_far_from_the_bound_of_the_mode() -> None:
+def test_records_per_key_stay_far_below_the_gcm_bound() -> None:
     blocks = records.RECORDS_A_KEY * (records.RECORD_BYTES // 16 + 2)
     assert blocks**2 / 2**129 < 2**-60
     assert records.RECORD_BYTES <= 1 << 20
@@ -192,7 +192,7 @@ def test_keys_do_not_print_and_are_not_copied() -> None:
 @pytest.mark.parametrize(
     "bug", ["constant nonce", "header not bound", "one key for both", "identities not bound"]
 )
-def test_planted_bugs_are_seen(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bugs_are_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these would let a test above fail: they are no decoration."""
     if bug == "constant nonce":
         monkeypatch.setattr(records, "_NONCE", _Constant())
@@ -202,15 +202,15 @@ def test_planted_bugs_are_seen(bug: str, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(Sealer, "seal_into", _without_header(Sealer.seal_into))
         monkeypatch.setattr(Opener, "open_into", _without_header(Opener.open_into))
         with pytest.raises(pytest.fail.Exception):
-            test_other_associated_data_and_it_does_not_open(b"i")
+            test_record_with_other_associated_data_does_not_open(b"i")
     elif bug == "one key for both":
         monkeypatch.setattr(StreamKeys, "__init__", _same_key)
         with pytest.raises((AssertionError, BadFrame)):
-            test_both_ends_agree_and_each_direction_has_its_key()
+            test_ends_agree_on_one_key_for_each_direction()
     else:
         monkeypatch.setattr(Exchange, "__init__", _nameless(Exchange.__init__))
         with pytest.raises(AssertionError):
-            test_ends_that_see_another_identity_have_other_keys({"listener": b"X" * 40})
+            test_different_identities_give_different_keys({"listener": b"X" * 40})
 
 
 class _Constant:

@@ -49,7 +49,7 @@ def test_frames_of_every_size_cross_in_order(wire: Wire, n_bytes: int) -> None:
     )
 
 
-def test_bytes_may_come_one_by_one(wire: Wire) -> None:
+def test_frames_are_read_byte_by_byte(wire: Wire) -> None:
     data = wire.take(0, b"slow", 0) + wire.take(0, b"line", 1)
     for i in range(len(data)):
         early = wire.ends[1].receive()
@@ -60,7 +60,7 @@ def test_bytes_may_come_one_by_one(wire: Wire) -> None:
     assert got(wire.ends[1]).payload == b"line"
 
 
-def test_nothing_of_a_frame_is_on_the_wire_in_the_clear(wire: Wire) -> None:
+def test_wire_shows_no_plaintext_of_a_frame(wire: Wire) -> None:
     data = wire.take(0, b"a word that would be seen" * 10, 0)
     assert b"a word that" not in data and b"GMPC" not in data and SESSION not in data
 
@@ -76,7 +76,7 @@ def test_parts_are_joined_wherever_they_are_cut(pair: Streams, cuts: list[int]) 
     assert got(pair[1]).payload == whole
 
 
-def test_a_piece_is_a_view_unless_it_lies_across_parts() -> None:
+def test_piece_within_one_part_is_a_view() -> None:
     part = bytearray(20)
     found = [*pieces([part, b"", b"tail"], 8)]
     assert [len(piece) for piece in found] == [8, 8, 8]
@@ -94,14 +94,14 @@ def test_a_buffer_may_be_reused_as_soon_as_put_returns(pair: Streams) -> None:
     assert got(pair[1]).payload == b"a" * len(buffer)
 
 
-def test_both_ends_send_much_before_either_receives(pair: Streams) -> None:
+def test_both_ends_send_large_frames_before_receiving(pair: Streams) -> None:
     payloads = [os.urandom(9 << 20) for _ in pair]
     for end, payload in zip(pair, payloads, strict=True):
         put(end, payload)
     assert got(pair[0]).payload == payloads[1] and got(pair[1]).payload == payloads[0]
 
 
-def test_large_frames_leave_while_others_come(pair: Streams) -> None:
+def test_large_frames_are_sent_while_others_arrive(pair: Streams) -> None:
     def play(party: int) -> None:
         for i in range(5):
             data = bytes([i, party]) * (5 << 20)
@@ -117,7 +117,7 @@ def test_large_frames_leave_while_others_come(pair: Streams) -> None:
         list(pool.map(play, range(2)))
 
 
-def test_a_small_frame_behind_a_large_one_waits_its_turn(pair: Streams) -> None:
+def test_small_frame_waits_behind_a_large_one(pair: Streams) -> None:
     large = os.urandom(12 << 20)
     sending = pair[0].start(header_of(len(large)), [large], nothing)
     assert sending is not None
@@ -129,7 +129,7 @@ def test_a_small_frame_behind_a_large_one_waits_its_turn(pair: Streams) -> None:
     sending.finish(1.0, nothing)
 
 
-def test_get_keeps_to_its_time_and_asks_whether_the_peer_is_there(pair: Streams) -> None:
+def test_get_keeps_its_timeout_and_checks_the_peer(pair: Streams) -> None:
     start, asked = time.monotonic(), []
     assert pair[0].get(0.6, lambda: asked.append(1)) is None
     assert 0.6 <= time.monotonic() - start < 1.5 and len(asked) >= 2
@@ -139,7 +139,7 @@ def gone() -> None:
     raise PeerLost("the peer is gone", "its heart stopped", "")
 
 
-def test_a_peer_that_is_known_to_be_gone_ends_the_wait_but_not_what_has_come(pair: Streams) -> None:
+def test_lost_peer_ends_the_wait_after_received_frames(pair: Streams) -> None:
     put(pair[0], b"sent before")
     time.sleep(0.1)
     frame = pair[1].get(5.0, gone)
@@ -150,7 +150,7 @@ def test_a_peer_that_is_known_to_be_gone_ends_the_wait_but_not_what_has_come(pai
     assert time.monotonic() - start < 1.0
 
 
-def test_a_peer_that_takes_nothing_is_a_timeout_or_lost(pair: Streams) -> None:
+def test_peer_that_reads_nothing_is_a_timeout_or_lost(pair: Streams) -> None:
     large = bytes(64 << 20)
     sending = pair[0].start(header_of(len(large)), [large], nothing)
     assert sending is not None
@@ -162,7 +162,9 @@ def test_a_peer_that_takes_nothing_is_a_timeout_or_lost(pair: Streams) -> None:
             sending.finish(0.4, check)
 
 
-def test_put_waits_when_much_is_waiting(pair: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_waits_when_the_send_buffer_is_full(
+    pair: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(send_buffer, "_WAITING_BYTES", 1 << 20)
     with pytest.raises(PeerLost, match="its heart stopped"):
         for i in range(100):
@@ -172,7 +174,7 @@ def test_put_waits_when_much_is_waiting(pair: Streams, monkeypatch: pytest.Monke
         put(pair[0], b"x")
 
 
-def test_a_bug_in_the_sending_thread_is_told(
+def test_bug_in_the_sending_thread_is_reported(
     pair: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send_buffer, "pieces", None)
@@ -182,7 +184,7 @@ def test_a_bug_in_the_sending_thread_is_told(
         sending.finish(5.0, nothing)
 
 
-def test_what_was_sent_before_closing_still_arrives(pair: Streams) -> None:
+def test_frames_sent_before_closing_still_arrive(pair: Streams) -> None:
     put(pair[1], b"never read: closing with unread bytes resets a careless connection")
     time.sleep(0.05)
     for i in range(30):
@@ -195,7 +197,7 @@ def test_what_was_sent_before_closing_still_arrives(pair: Streams) -> None:
         pair[1].get(5.0, nothing)
 
 
-def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(pair: Streams) -> None:
+def test_closing_waits_briefly_for_a_peer_that_does_not_read(pair: Streams) -> None:
     put(pair[0], bytes(20 << 20))
     start = time.monotonic()
     pair[0].close()
@@ -207,7 +209,7 @@ def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(pair: Streams)
 
 
 @pytest.mark.parametrize("n_bytes", [10, 3 << 20, 12 << 20])
-def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(pair: Streams, n_bytes: int) -> None:
+def test_closing_does_not_wait_for_a_dead_peer(pair: Streams, n_bytes: int) -> None:
     """A dealer whose server was killed must be back within seconds."""
     put(pair[0], bytes(n_bytes))
     pair[1].abort()
@@ -220,7 +222,7 @@ def test_closing_does_not_wait_at_all_for_a_peer_that_is_dead(pair: Streams, n_b
     assert time.monotonic() - start < 0.5
 
 
-def test_after_abort_no_array_is_read(pair: Streams) -> None:
+def test_abort_stops_reading_the_arrays(pair: Streams) -> None:
     """After an error in an exchange, nothing that the caller writes into its arrays is sent."""
     data = bytearray(32 << 20)
     sending = pair[0].start(header_of(len(data)), [data], nothing)
@@ -234,7 +236,7 @@ def test_after_abort_no_array_is_read(pair: Streams) -> None:
             pass
 
 
-def test_a_vanished_reader_is_lost(pair: Streams) -> None:
+def test_vanished_reader_is_a_lost_peer(pair: Streams) -> None:
     pair[1].abort()
     with pytest.raises(PeerLost, match="peer is gone"):
         for i in range(50):
@@ -242,19 +244,19 @@ def test_a_vanished_reader_is_lost(pair: Streams) -> None:
             time.sleep(0.01)
 
 
-def test_a_socket_error_is_told_as_a_lost_peer(pair: Streams) -> None:
+def test_socket_error_is_a_lost_peer(pair: Streams) -> None:
     pair[0]._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     pair[0].abort()  # a reset
     with pytest.raises(PeerLost, match="peer is gone"):
         pair[1].get(5.0, nothing)
 
 
-def test_planted_an_abort_that_does_not_wait_is_seen(
+def test_planted_abort_without_waiting_is_caught(
     pair: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(send_buffer.SendBuffer, "stop", lambda self: None)
         with pytest.raises(AssertionError):
-            test_after_abort_no_array_is_read(pair)
+            test_abort_stops_reading_the_arrays(pair)
     assert pair[0]._send_buffer is not None
     pair[0]._send_buffer.stop()
