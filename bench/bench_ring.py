@@ -1,7 +1,5 @@
 """Arithmetic on one machine, by backend: `make bench`, or `python -m bench.suite ring`."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from typing import Any

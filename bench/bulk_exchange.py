@@ -8,8 +8,6 @@ say little: processor seconds of one process stand beside, and how often one of 
 sleep.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -6,8 +6,6 @@ own for pip and for the data sets, so that nothing of this checkout helps. The t
 environment that the demo installed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

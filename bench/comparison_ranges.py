@@ -6,8 +6,6 @@ truncation, lift, ReLU, clamp and maximum; both servers and the dealer run in th
 `outside_law` counts results that a law does not allow.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -6,8 +6,6 @@ dealer run in this process and normalise every row; the five nearest gallery row
 all cosines, are compared with those of float64. Masks come from `--seed`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -2,8 +2,6 @@
 can count.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import re

@@ -7,8 +7,6 @@ rounds at the time of an empty exchange between two threads. Time above the floo
 over memory, to small shapes, and to one server waiting for the other.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -5,8 +5,6 @@ An ID is a row's id or the part before one of its dots (`relu` is all of `relu.*
 command runs once. The exit status is 1 when a figure is missed, absent, or its command failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import operator

@@ -7,8 +7,6 @@ instructions a clock and multiprocessor at 1.755 GHz; 1.2 P byte operations a se
 mma.sync): predictions, not measurements.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

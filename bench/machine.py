@@ -1,7 +1,5 @@
 """Which machine and which revision a figure was measured on."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

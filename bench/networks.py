@@ -6,8 +6,6 @@ that keeps the link's rate and delay. Prints seconds with the dealer on the same
 rounds, bytes, and the peak memory of each process.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ Images come from the data cache (`out/data`); what is missing there is fetched. 
 from `--seed`, so the figures are the same on every run.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -1,7 +1,5 @@
 """Writes docs/performance.md with its plots: `python -m bench.performance_page FILE`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

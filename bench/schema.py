@@ -4,8 +4,6 @@ A key whose question does not apply to a command (the rounds of an installation)
 value null, so a reader never guesses whether it was forgotten.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

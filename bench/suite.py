@@ -4,8 +4,6 @@ Each run is one file in out/bench/<machine>/, with the commit and the date in it
 comparison is printed.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

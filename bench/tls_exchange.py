@@ -13,8 +13,6 @@ nothing else. Frames are the same: a header of fixed size, then the payload, rec
 place. The runs of the three ways alternate.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

@@ -7,8 +7,6 @@ databases are searched instead, a random one and one of nothing but duplicates o
 `outside_law` counts statistics of what was opened that tell them apart.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses

@@ -38,8 +38,6 @@ GpumpcError
 Each message has three parts: what happened, why, and what to do about it.
 """
 
-from __future__ import annotations
-
 
 class GpumpcError(Exception):
     """Base of all errors raised on purpose.

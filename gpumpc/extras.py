@@ -1,7 +1,5 @@
 """Optional packages, imported when they are needed and named when they are absent."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """The numbers a plan is compiled with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Progress for people: a bar with rate and time left, on stderr."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

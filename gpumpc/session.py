@@ -4,8 +4,6 @@ It is the first argument everywhere; there is no global state. All masked values
 one message: `open_many` packs them, exchanges once and unpacks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

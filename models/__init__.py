@@ -1,7 +1,5 @@
 """Torch definitions of the networks this project runs, and how their weights are made or loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

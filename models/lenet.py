@@ -1,7 +1,5 @@
 """LeNet as the peers' benchmark defines it (MPC papers' "network C" without the last layer)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from torch import nn

@@ -5,8 +5,6 @@ The checkpoint is `efficientnet-lite0-57934424.pth` in the package efficientnet-
 0.1.0 (Apache-2.0). Its input is RGB, `(255 x - 127) / 128` for x in [0, 1].
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

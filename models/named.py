@@ -1,7 +1,5 @@
 """Networks by name, for the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """ResNet-18 (He et al. 2015) up to its features."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional

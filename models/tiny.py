@@ -1,7 +1,5 @@
 """Two networks small enough for tests that run every protocol."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

@@ -1,7 +1,5 @@
 """VGG-small as the peers' benchmark defines it."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from torch import nn

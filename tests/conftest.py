@@ -1,7 +1,5 @@
 """Marks each test by its kind (CONTRIBUTING.md, "Tests: seven kinds"): `pytest -m planted`."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 from fnmatch import fnmatch

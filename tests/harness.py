@@ -8,8 +8,6 @@ value, and what each party drew. Given roots (the default ones are fixed) nothin
 every permutation of a short row.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import hashlib

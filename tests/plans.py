@@ -1,7 +1,5 @@
 """A plan evaluated in the ways that must agree with each other."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

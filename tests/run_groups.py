@@ -7,8 +7,6 @@ group, pytest's own closing lines, and the share of the package's lines that uni
 run.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

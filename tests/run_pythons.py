@@ -7,8 +7,6 @@ out/pythons, installs the package there, and says at the end which versions ran.
 not every version has a small build of it, and tests that need it are skipped and say so.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -2,8 +2,6 @@
 they draw, are dealt and learn from openings.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

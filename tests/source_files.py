@@ -1,7 +1,5 @@
 """The repository's Python files, parsed, for the tests of its structure and of its bans."""
 
-from __future__ import annotations
-
 import ast
 import functools
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The tree of exceptions: as drawn, as documented, and each of them met by some test."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

@@ -2,8 +2,6 @@
 general linter knows.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import io

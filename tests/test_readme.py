@@ -2,8 +2,6 @@
 other commands are parsed, and its configurations are read.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import runpy

@@ -3,8 +3,6 @@
 Which package may import which other one is checked by `lint-imports` (setup.cfg).
 """
 
-from __future__ import annotations
-
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterator

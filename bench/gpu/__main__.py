@@ -16,8 +16,6 @@ anything failed.
 works the day it is needed.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

@@ -7,8 +7,6 @@ dataclasses: nothing there is decoded. Does nothing on a machine where the packa
 whole.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import sys

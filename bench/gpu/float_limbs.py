@@ -6,8 +6,6 @@ sums of 1024 terms at a time; `sixteen` is the route of the published engines: f
 all sixteen products. Splitting and recombination are part of both.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 DIGITS = {"six": (22, 22, 20), "sixteen": (16, 16, 16, 16)}

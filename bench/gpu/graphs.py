@@ -2,8 +2,6 @@
 one for tests.
 """
 
-from __future__ import annotations
-
 from gpumpc.nn.graph import (
     Add,
     AnyLayer,

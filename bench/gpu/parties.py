@@ -4,8 +4,6 @@ They may share one GPU. Weights and inputs are random ring elements: the cost of
 depend on values.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import time

@@ -2,8 +2,6 @@
 the rows before it.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import platform

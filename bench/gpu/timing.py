@@ -1,7 +1,5 @@
 """Seconds of work on a device, by its own events; by the clock where the device is emulated."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

@@ -2,8 +2,6 @@
 products to compare with.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator

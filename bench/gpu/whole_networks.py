@@ -4,8 +4,6 @@ images a second.
 Batches double until the memory or a minute is full. Weights and inputs are random ring elements.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ On a device this shows that a wrapper's PTX does what the emulator says it does;
 that what it says is the model. Together: what was proved by emulation holds on the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

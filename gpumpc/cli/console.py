@@ -1,7 +1,5 @@
 """Notes and errors on stderr."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

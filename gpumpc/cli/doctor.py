@@ -1,7 +1,5 @@
 """`gpumpc doctor`: installed packages, the backend, and the servers' status."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

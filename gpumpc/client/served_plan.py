@@ -1,7 +1,5 @@
 """One plan as both servers serve it, and its sealed results put together."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The status of both servers, for every party on their lists."""
 
-from __future__ import annotations
-
 import time
 
 from gpumpc import messages as m

@@ -2,8 +2,6 @@
 theirs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

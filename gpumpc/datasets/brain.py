@@ -7,8 +7,6 @@ the centre, in the eight groups of its code's first digit. Both volumes lie in M
 atlas labels both, and both show the brain without the skull.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol
 

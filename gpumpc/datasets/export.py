@@ -1,7 +1,5 @@
 """A benchmark as a folder of pictures: for people who have no images of their own at hand."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -2,8 +2,6 @@
 installed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

@@ -6,8 +6,6 @@ apart from its own licence, that is said. Nothing of them is part of this reposi
 fixture of the tests.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@ than a third. Accuracy therefore says how close fixed point and shares come to f
 pictures; it is no estimate of how well modalities can be told apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

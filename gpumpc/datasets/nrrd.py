@@ -3,8 +3,6 @@
 For files of known digest only.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Inputs of bench.oracle: 64 x 64 RGB patches of real medical images, the same on every run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The dealer process: agrees with both servers, then deals the batches that server 1 asks for."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

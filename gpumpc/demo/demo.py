@@ -2,8 +2,6 @@
 clear, as a page.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from pathlib import Path

@@ -4,8 +4,6 @@ Pictures are PNG data inside the page. A policy in its head forbids the browser 
 that opening it tells nobody of it. It holds revealed images: it is written for this user alone.
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import os

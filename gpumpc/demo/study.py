@@ -1,7 +1,5 @@
 """The clear side of the demo: modality-6 in float and in fixed point, and the trained head."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

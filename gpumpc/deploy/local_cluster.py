@@ -1,7 +1,5 @@
 """All three processes on this machine, started together, watched, and stopped together."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Programs that multiply two shared tensors: open both operands, multiply, truncate, extend."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from gpumpc.errors import BadShape, FracMismatch

@@ -3,8 +3,6 @@
 Each frame leaves as soon as it is full, so that server 1 begins while the rest is dealt.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable, Generator

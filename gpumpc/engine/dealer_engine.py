@@ -1,7 +1,5 @@
 """The dealer's engine: the corrections of any batch of one plan and its index programs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from gpumpc import messages as m

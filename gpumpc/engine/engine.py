@@ -6,8 +6,6 @@ the servers must agree on is compared before the first masked byte; every batch 
 durably before it is used.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One server's side of one program: a session agreed with the other server, batches run in it."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

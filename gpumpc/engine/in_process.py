@@ -4,8 +4,6 @@ The dealer deals a batch first; then each server runs it in a thread of its own,
 memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar

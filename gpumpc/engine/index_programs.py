@@ -1,7 +1,5 @@
 """The programs of an index over a plan's features, the same at both servers and at the dealer."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 

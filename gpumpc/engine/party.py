@@ -1,7 +1,5 @@
 """One of the two servers, whatever program it runs."""
 
-from __future__ import annotations
-
 import dataclasses
 from concurrent.futures import Executor
 from typing import Protocol

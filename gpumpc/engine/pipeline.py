@@ -1,7 +1,5 @@
 """Several batches in flight over one connection, with their results in order."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import threading

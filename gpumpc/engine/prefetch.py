@@ -1,7 +1,5 @@
 """What a server computes of a batch before its input is there: as much as there is time for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from gpumpc.engine.party import Party

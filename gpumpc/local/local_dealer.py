@@ -1,7 +1,5 @@
 """The dealer of a session within one process."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ It takes requests from its pipes. Times are of the machine's monotonic clock, wh
 share.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -2,8 +2,6 @@
 delay.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from gpumpc.errors import ConfigError

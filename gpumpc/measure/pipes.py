@@ -1,7 +1,5 @@
 """Messages between a process benchmark and its processes: JSON lines over pipes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

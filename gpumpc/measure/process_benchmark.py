@@ -1,7 +1,5 @@
 """Starts the three processes, gives them shares, times their runs and reveals the results."""
 
-from __future__ import annotations
-
 import dataclasses
 import secrets
 import tempfile

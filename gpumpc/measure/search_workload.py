@@ -6,8 +6,6 @@ draws their masks once; an index adds rows batch by batch, and its dealer draws 
 request.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -4,8 +4,6 @@ An id belongs to pixels, not to a file: the same image twice has one id, and eve
 was found.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

@@ -6,8 +6,6 @@ every answer: a file that takes it over can do little. Error texts of libraries 
 patient's name, so only the error's type is passed on.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import sys

@@ -3,8 +3,6 @@
 The parent trusts no answer: a file that took the reader over can only send numbers and short texts.
 """
 
-from __future__ import annotations
-
 import struct
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Stored values to grey levels, and limits of size that are checked before decoding."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import numpy as np

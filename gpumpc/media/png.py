@@ -3,8 +3,6 @@
 Source: ISO/IEC 15948 (PNG), sections 5, 9 and 11.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 

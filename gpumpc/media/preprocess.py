@@ -1,7 +1,5 @@
 """Pixels to the model's input, by the recipe that the plan holds."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

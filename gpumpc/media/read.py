@@ -5,8 +5,6 @@ for found in read_images([Path("scans")], LITE0_INPUT):
     else: use(found.pixels)
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -4,8 +4,6 @@ A payload is the record's length (4 bytes, little endian), the record in Message
 bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any
 

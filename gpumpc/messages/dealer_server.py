@@ -1,7 +1,5 @@
 """Records between server 1 and the dealer."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

@@ -1,7 +1,5 @@
 """The index programs that the dealer deals for, described in full."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

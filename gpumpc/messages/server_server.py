@@ -1,7 +1,5 @@
 """Control records between the two servers: server 0 orders, server 1 accepts or refuses."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

@@ -8,8 +8,6 @@ Shapes are those of one item: (H, W, C) for images, (C,) for vectors; the batch 
 every array.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated
 

@@ -5,8 +5,6 @@ passes fold both into neighbouring layers, drop unused records, and move max-poo
 activation, which is the same function and compares a quarter as many values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 

@@ -3,8 +3,6 @@
 Channels last, batch first.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, overload

@@ -6,8 +6,6 @@ skipped. Numbers only go up: none below the high-water mark is reserved again. E
 the disk when the method returns.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import sqlite3

@@ -1,7 +1,5 @@
 """Bytes stored in pieces, taken from the front."""
 
-from __future__ import annotations
-
 import collections
 
 

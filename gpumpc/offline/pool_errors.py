@@ -1,7 +1,5 @@
 """The errors of both pools."""
 
-from __future__ import annotations
-
 from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
 
 _SAME_PROGRAM = "run the same plan and version of gpumpc at the dealer and at this server"

@@ -1,7 +1,5 @@
 """Secrets in memory, which do not print, and on disk, where other users cannot read them."""
 
-from __future__ import annotations
-
 import fcntl
 import hmac
 import os

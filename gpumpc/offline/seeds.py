@@ -5,8 +5,6 @@ because a mask hides one value, ever. Source: RFC 5869, extract once per batch, 
 name; every field is length-prefixed, so no two field lists give the same info string.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 

@@ -1,7 +1,5 @@
 """A private SQLite file: changes are whole and durable, and SQLite's errors explained."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """The fields that must be equal at all parties before the first masked byte."""
 
-from __future__ import annotations
-
 from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import PROTOCOL_VERSION, Program
 from gpumpc.version import VERSION

@@ -1,7 +1,5 @@
 """From a network to a plan: quantise, check that values fit their rings, commit to the weights."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

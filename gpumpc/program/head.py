@@ -1,7 +1,5 @@
 """Answers on top of a network, which the user learns, and heads on stored features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """A network's weights as ring elements; the mode `fixed`, a program in the clear on integers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

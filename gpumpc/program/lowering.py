@@ -5,8 +5,6 @@ to the ring of the next product in their own last round; a value without activat
 that is needed, once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ digest, so without the salt it must give nothing away: a hiding commitment. The 
 weights file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

@@ -3,8 +3,6 @@
 Nothing here depends on weights or data: it is the same at every party.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ packed words to both, and nothing is opened. A server stores its part and F in o
 so that F is never opened a second time.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator
 from pathlib import Path

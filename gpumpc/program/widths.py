@@ -6,8 +6,6 @@ greedy and goes forward: first comparisons, then products, each to the narrowest
 later values still fit.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """How a comparison cuts a run of bits into digits, and combines them in a tree of a few levels."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -14,8 +14,6 @@ Several y may be compared with one r (a clamp needs two); where they agree in th
 bits, these are one chain.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

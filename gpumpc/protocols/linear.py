@@ -5,8 +5,6 @@
 convolutions and element-wise multiplication. Zero padding pads an opened value and its mask alike.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Maximum, sum and joining of shared values."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator

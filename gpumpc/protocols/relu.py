@@ -6,8 +6,6 @@ the opened c = drelu ^ t into a choice between two candidates that both servers 
 drelu v = t y - t r where c = 0, v minus that where c = 1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -11,8 +11,6 @@ the b_j: neither are these opened nor does the dealer share a word for any of th
 bits of g itself become arithmetic.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

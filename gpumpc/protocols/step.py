@@ -4,8 +4,6 @@ The dealer and the two servers walk the same list of steps. `plain` computes the
 in the clear: the mode `fixed` walks it, and tests compare `run` with it.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import math

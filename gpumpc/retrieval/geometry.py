@@ -1,7 +1,5 @@
 """The geometry of an index over a plan's results: their dimension, bits and scale."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 from gpumpc.errors import PlanError

@@ -6,8 +6,6 @@ its error e to 1.5 e^2. So 32 thresholds an octave suffice instead of thousands,
 works on numbers near one, whatever the length of v was.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """A search in the clear: the programs of an index, walked on integers, to compare searches with."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -6,8 +6,6 @@ fits its ring. For cosines, both are then scaled to length one (`normalise`), an
 inner product.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

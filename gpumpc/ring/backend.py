@@ -13,8 +13,6 @@ equal it bit for bit. A backend is written for its own arrays, `BackendOf[array,
 everything above this package sees a `Backend`, whose three types no checker confuses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar, cast, overload
 

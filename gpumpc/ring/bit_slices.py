@@ -2,8 +2,6 @@
 bits.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

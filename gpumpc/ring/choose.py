@@ -1,7 +1,5 @@
 """Choose a backend: by argument, else by environment, else the fastest one available."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 

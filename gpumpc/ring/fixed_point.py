@@ -2,8 +2,6 @@
 a divisor.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpumpc.errors import BadValue, OutOfRange

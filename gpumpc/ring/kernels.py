@@ -5,8 +5,6 @@ the cubins that a test inspects and those that a GPU loads. A cubin is cached un
 everything it depends on.
 """
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import functools

@@ -10,8 +10,6 @@ unit products, 64 bits take 6. Proof: every partial sum is an integer of magnitu
 no rounding ever happens.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 

@@ -6,8 +6,6 @@ settings hold for this process, do not change peak memory, and do nothing where 
 GNU's.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 

@@ -1,7 +1,5 @@
 """The definition of every primitive operation, in NumPy. See `backend` for shapes."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ stream can be continued or overlapped by accident. Source: NIST SP 800-38A secti
 section 2.4.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher as _Cipher
 from cryptography.hazmat.primitives.ciphers import algorithms, modes

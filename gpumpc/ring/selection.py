@@ -3,8 +3,6 @@
 Host arrays, no secrets but permutations.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -4,8 +4,6 @@ No object is made of these classes: the arrays are NumPy's or CuPy's. A type che
 classes instead, and rejects lanes where words are wanted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import EllipsisType
 from typing import Protocol, Self

@@ -2,8 +2,6 @@
 stored until the engines take them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """The indexes over a server's stored features: their records, and their rows ready for queries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gpumpc import messages as m

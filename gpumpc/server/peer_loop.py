@@ -6,8 +6,6 @@ anything. Whatever can fail at one server alone is done before the order is acce
 disturbs nobody else and burns no batch.
 """
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import logging

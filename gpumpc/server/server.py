@@ -1,7 +1,5 @@
 """A server process: one thread listens to clients and the dealer, one runs the peer loop."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -6,8 +6,6 @@ server stored before a crash, can never be used. Functions that take a channel r
 in lock step.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import secrets

@@ -8,8 +8,6 @@ written and synced before the manifest mentions it; a segment the manifest does 
 deleted at the next opening.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -4,8 +4,6 @@ Both parties send their fields first and compare afterwards, in the order of the
 have the other's fields, and both raise HandshakeMismatch naming the same one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import msgspec

@@ -1,7 +1,5 @@
 """The contract of a transport: it moves whole frames, and neither counts nor checks them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Waiting for a process that may not run yet."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

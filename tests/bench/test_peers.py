@@ -1,7 +1,5 @@
 """The comparison by its parts: no peer is needed for these."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

@@ -2,8 +2,6 @@
 phantoms.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`gpumpc evaluate`: from files to figures, and a sentence for every file that cannot be used."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The console command: each verb, and that a person is told what went wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

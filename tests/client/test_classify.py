@@ -1,7 +1,5 @@
 """Classes as each policy shows them, by heads and by a plan itself, in three real processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 and when things fail.
 """
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys

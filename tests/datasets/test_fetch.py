@@ -2,8 +2,6 @@
 --find-links.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import shutil

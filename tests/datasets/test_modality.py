@@ -2,8 +2,6 @@
 patches.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

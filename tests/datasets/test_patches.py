@@ -1,7 +1,5 @@
 """Patches from synthetic phantoms: made here, no real image needed."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

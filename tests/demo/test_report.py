@@ -2,8 +2,6 @@
 without colour.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

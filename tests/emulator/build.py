@@ -2,8 +2,6 @@
 of all it depends on.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Prefetched words are used for their own batch or not at all; begun batches are given back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any

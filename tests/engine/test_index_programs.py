@@ -1,7 +1,5 @@
 """An index accepts features that are vectors with two bits to spare, and none that may be cut."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest

@@ -4,8 +4,6 @@ It shows that the device module makes its calls in an order that works, and whic
 CuPy answers as here: a test asks an installed CuPy for the same names.
 """
 
-from __future__ import annotations
-
 import ctypes
 import types
 from typing import Any

@@ -2,8 +2,6 @@
 and shares are NumPy's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

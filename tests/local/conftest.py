@@ -1,7 +1,5 @@
 """One plan and one session for every test of this folder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A small network, and how far its result may be from the one in fixed point."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

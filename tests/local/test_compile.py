@@ -1,7 +1,5 @@
 """Plans in the clear and on shares, and what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

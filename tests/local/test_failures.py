@@ -1,7 +1,5 @@
 """A run that fails ends in an error, and the next run is right."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import time

@@ -1,7 +1,5 @@
 """Arithmetic on handles, and that nothing but `reveal` gives their value."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from typing import Any

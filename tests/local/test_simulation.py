@@ -1,7 +1,5 @@
 """A network run by dealer and both servers in one process."""
 
-from __future__ import annotations
-
 from typing import Any
 from unittest import mock
 

@@ -1,7 +1,5 @@
 """Three real processes with a tiny network."""
 
-from __future__ import annotations
-
 import os
 import signal
 

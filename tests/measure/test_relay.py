@@ -1,7 +1,5 @@
 """The relay's rates and delays, with slack: what a busy machine adds is time, never speed."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

@@ -1,7 +1,5 @@
 """A server of the benchmark whose selection fails in the first two batches."""
 
-from __future__ import annotations
-
 from gpumpc.errors import SelectionFailed
 from gpumpc.measure.benchmark_party import ServerParty, serve
 from gpumpc.ring.backend import Words

@@ -1,7 +1,5 @@
 """The client's map: one id an image, every place kept, nothing others can read."""
 
-from __future__ import annotations
-
 import sqlite3
 import stat
 from pathlib import Path

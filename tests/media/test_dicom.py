@@ -1,7 +1,5 @@
 """DICOM: pydicom's own odd files as the matrix, and the chain of grey levels on files made here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """PNG, JPEG, TIFF and NIfTI: grey levels, depths, pages, slices, sizes."""
 
-from __future__ import annotations
-
 import gzip
 import sys
 from pathlib import Path

@@ -2,8 +2,6 @@
 through.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

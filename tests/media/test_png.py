@@ -1,7 +1,5 @@
 """PNG files: Pillow and this package's own reader see in them what was written."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Import from torch: each operator against torch itself in double precision, and every refusal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

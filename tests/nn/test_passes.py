@@ -1,7 +1,5 @@
 """Rewrites: the same function before and after, and what they refuse."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The plaintext evaluator against loops written from the definitions, and its input checks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Corrections inside one process: read while they are written, once, to the last byte."""
 
-from __future__ import annotations
-
 import threading
 import time
 

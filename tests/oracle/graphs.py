@@ -1,7 +1,5 @@
 """Random networks with every kind of layer that an oracle can predict."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

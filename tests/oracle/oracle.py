@@ -16,8 +16,6 @@ Every other layer is exact on the value: its shares do not matter. With public w
 depends on the share of X that the protocol before left: the oracle declines.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

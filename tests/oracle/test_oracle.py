@@ -1,7 +1,5 @@
 """The plaintext oracle against the engines: every layer, every element, bit for bit."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Requests past the client's own checks, and errors that must come in time."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Fixtures of the tests that start processes; a module may have a `cluster` of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

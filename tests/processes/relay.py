@@ -2,8 +2,6 @@
 not contents.
 """
 
-from __future__ import annotations
-
 import socket
 import threading
 

@@ -1,7 +1,5 @@
 """Bad input to running servers: a clear error within 5 s, and they go on serving."""
 
-from __future__ import annotations
-
 import signal
 import time
 from dataclasses import replace

@@ -5,8 +5,6 @@ records and no lengths, so the sums are compared, to the byte. The CURVE connect
 frame.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from typing import NamedTuple

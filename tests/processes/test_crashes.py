@@ -2,8 +2,6 @@
 is used twice.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from pathlib import Path

@@ -2,8 +2,6 @@
 frames are used once.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """From a folder of image files to a private search, by command, in three real processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Requests that no honest client sends: a clear error within 5 s, and the servers go on serving."""
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import time

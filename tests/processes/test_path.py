@@ -1,7 +1,5 @@
 """The whole path through three processes, none of which can import torch."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

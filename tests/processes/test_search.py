@@ -1,7 +1,5 @@
 """Results that stay at the servers, and private search over them, in three real processes."""
 
-from __future__ import annotations
-
 import secrets
 from collections import Counter
 from collections.abc import Iterator

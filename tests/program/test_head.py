@@ -2,8 +2,6 @@
 of kept results.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

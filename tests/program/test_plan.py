@@ -1,7 +1,5 @@
 """Plans on disk: round trips, commitments, and every kind of damage."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

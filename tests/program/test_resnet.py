@@ -1,7 +1,5 @@
 """ResNet-18 by name: values that neither grow nor vanish, and three modes that agree."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest

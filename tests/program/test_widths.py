@@ -2,8 +2,6 @@
 results are still right.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import msgspec

@@ -2,8 +2,6 @@
 NumPy, bit for bit.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast

@@ -1,8 +1,6 @@
 """Steps as the protocol tests use them, with the law each declares, written out in plain
 integers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal

@@ -6,8 +6,6 @@ over all tests here, fail an honest protocol with probability below 10^-6 for a 
 seeds are fixed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 A mistake that no checker noticed would mean that the checkers, not the protocols, are at fault.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ score alone.
 Seeds are fixed; for the rate of false alarms see `checkers`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -2,8 +2,6 @@
 the checker that must fail on it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

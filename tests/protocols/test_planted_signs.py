@@ -2,8 +2,6 @@
 fail on it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

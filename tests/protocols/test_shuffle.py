@@ -4,8 +4,6 @@ declared cost; planted bugs.
 For the rate of false alarms see `checkers`; seeds are fixed.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -3,8 +3,6 @@ edges of its range and one beyond; silent; at its declared cost; planted bugs. S
 the rate of false alarms see `checkers`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

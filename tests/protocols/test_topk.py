@@ -2,8 +2,6 @@
 under every order. Seeds are fixed.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from typing import Any

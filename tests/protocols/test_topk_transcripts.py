@@ -5,8 +5,6 @@ laws fail an honest search with probability below 10^-6 over the choice of masks
 that out among its statistics, and `checkers` says the same of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

@@ -4,8 +4,6 @@ declared cost.
 Seeds are fixed; for the rate of false alarms see `checkers`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from typing import Any

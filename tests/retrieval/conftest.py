@@ -1,7 +1,5 @@
 """Indexes that a test makes, closed after it."""
 
-from __future__ import annotations
-
 import pytest
 
 from gpumpc.retrieval.programs import Geometry

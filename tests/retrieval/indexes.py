@@ -6,8 +6,6 @@ by batches of several sessions, through real stores, and the dealer draws their 
 seeds: the way a server uses these programs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

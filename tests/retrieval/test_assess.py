@@ -1,7 +1,5 @@
 """The figures of `assess` against plain loops over their definitions."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -5,8 +5,6 @@ The oracle ranks the quantised (or normalised) vectors with Python's integers, t
 position, and votes in the clear. Rows and label shares lie in real stores, batch by batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -5,8 +5,6 @@ The oracle is float64; a search is compared with integer arithmetic on the norma
 out of the run.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

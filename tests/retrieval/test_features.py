@@ -1,8 +1,6 @@
 """Features files: what is written is read, by NumPy too, and what is damaged or hostile is
 refused."""
 
-from __future__ import annotations
-
 import io
 import os
 import stat

@@ -2,8 +2,6 @@
 much.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile

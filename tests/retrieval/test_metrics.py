@@ -1,7 +1,5 @@
 """Every metric against a plain loop over its definition, or against scikit-learn."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

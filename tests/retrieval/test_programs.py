@@ -2,8 +2,6 @@
 computation, for l2 and ip.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks that hold for any backend: its products equal the reference's, bit for bit."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Which backend runs, and where its compiled code is kept."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Server 1's dealer link without processes: which batches it asks for, stores and gives up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The queue of jobs and the peer loop, without processes."""
 
-from __future__ import annotations
-
 import threading
 import time
 from typing import Any

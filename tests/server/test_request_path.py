@@ -1,7 +1,5 @@
 """How far a request travels inside a server before its first step runs."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from pathlib import Path

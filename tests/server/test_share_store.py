@@ -1,7 +1,5 @@
 """The share stores of two servers, without processes: only rows that both hold may be used."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Rows for a store, and programs that use a store in a process of their own."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

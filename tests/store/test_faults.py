@@ -1,7 +1,5 @@
 """A store whose process is killed, whose disk is full, or that is opened twice."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Files, owners and damage that a store refuses."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Shares at rest: pending until both servers have them, whole or not at all, one party's alone."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two servers' ends over real sockets, and a relay that changes bytes between them."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable

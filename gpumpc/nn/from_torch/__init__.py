@@ -6,8 +6,6 @@ groups, Cout), linear weights (in, out), and a linear layer behind a flattened i
 in (H, W, C) order.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Walks a traced module node by node, with the state that the operators' handlers share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 

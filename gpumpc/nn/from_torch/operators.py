@@ -1,7 +1,5 @@
 """One handler an operator: it checks the arguments and appends a record that computes the same."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

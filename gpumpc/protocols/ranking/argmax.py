@@ -1,7 +1,5 @@
 """Index of the largest entry, the lowest index on ties, on untruncated logits."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator

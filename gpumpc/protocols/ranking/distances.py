@@ -1,7 +1,5 @@
 """Squared norms and scores of shared vectors, which a search computes before it selects."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

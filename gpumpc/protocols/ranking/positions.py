@@ -3,8 +3,6 @@
 They send nothing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from gpumpc.protocols.step import Clear, Step

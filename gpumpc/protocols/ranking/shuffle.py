@@ -1,7 +1,5 @@
 """Keys in a secret random order, opened under masks that the dealer knows, in one protocol."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from gpumpc.cost import Cost

@@ -5,8 +5,6 @@ simulator draws a permutation and answers from it, survivor counts included. So 
 come from a user, no shuffle may serve two queries, and the sample is taken after the shuffle.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

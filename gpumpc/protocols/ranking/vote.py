@@ -1,7 +1,5 @@
 """Keys that carry a secret label, and a k-nearest-neighbour vote on them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

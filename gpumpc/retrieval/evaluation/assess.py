@@ -1,7 +1,5 @@
 """How well features tell labels apart: an exact search in the clear, and its figures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 

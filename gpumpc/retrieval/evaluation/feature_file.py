@@ -6,8 +6,6 @@ damaged or hostile: sizes are checked before anything is unpacked, and nothing i
 executed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -4,8 +4,6 @@
 independent samples. `part` is `train` or `gallery`, `test` or `query`.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Rankings are (Q, R) arrays of gallery ids or labels, best first; `relevant` is a
 array of the same order: whether the item found at that rank has the query's label.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from typing import NamedTuple

@@ -5,8 +5,6 @@ The objective is scikit-learn's with C = 1 / l2, on standardised features. The s
 folded into the head, which therefore takes features as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The device, the launcher, and arrays as kernels take them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Uniform values, the wire's bytes, and lanes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

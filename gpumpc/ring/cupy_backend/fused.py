@@ -1,7 +1,5 @@
 """Masking, openings and steps of protocols in one pass each, without intermediate arrays."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -2,8 +2,6 @@
 kernel.
 """
 
-from __future__ import annotations
-
 import collections
 
 import numpy as np

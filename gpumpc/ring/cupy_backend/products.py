@@ -5,8 +5,6 @@ far. A short left operand is bound by reading the right one; depthwise windows s
 and tiny shapes stay on the integer pipe.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ Importing this package compiles everything, or reads it from Numba's cache. Oper
 loop here were measured and are as fast in NumPy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

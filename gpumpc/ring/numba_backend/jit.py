@@ -9,8 +9,6 @@ The cache knows when the file of a function changes and nothing else: a loop cal
 its own file.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 

@@ -7,8 +7,6 @@ they are made, and messages are packed there, without the interpreter's lock. Pa
 mask is the same loop.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir

@@ -1,7 +1,5 @@
 """Loops over lanes, 64 elements at a time: tables of comparisons, and products of masked bits."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 

@@ -3,8 +3,6 @@
 `key_stream` packs words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

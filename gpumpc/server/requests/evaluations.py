@@ -1,7 +1,5 @@
 """A plan is evaluated on items: `run` sends the results to the client, `extract` stores them."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """Receives the requests of clients, and answers each at once or queues it for both servers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from gpumpc import messages as m

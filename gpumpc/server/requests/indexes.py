@@ -1,7 +1,5 @@
 """Indexes over stored features: created, changed and searched."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import TypeVar, cast

@@ -1,7 +1,5 @@
 """Items are shared, settled, listed and deleted, and their features sent."""
 
-from __future__ import annotations
-
 from gpumpc import messages as m
 from gpumpc.server.requests.request import ImmediateRequest, JointRequest, check_items, named
 from gpumpc.server.share_store import INPUTS, digest

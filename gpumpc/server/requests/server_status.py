@@ -1,7 +1,5 @@
 """Requests for the state of a server."""
 
-from __future__ import annotations
-
 from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
 from gpumpc.program.agreement import agreed_fields

@@ -1,7 +1,5 @@
 """Weights are shared at both servers."""
 
-from __future__ import annotations
-
 import logging
 
 from gpumpc import messages as m

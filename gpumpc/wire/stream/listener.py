@@ -5,8 +5,6 @@ the listening end answers with one. So each end knows that the other holds the k
 else is sent. A connection that does not get so far occupies a socket for three seconds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import select

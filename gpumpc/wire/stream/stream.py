@@ -1,7 +1,5 @@
 """One connection: whole frames out and in."""
 
-from __future__ import annotations
-
 import fcntl
 import select
 import socket

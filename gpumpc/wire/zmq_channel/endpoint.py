@@ -1,7 +1,5 @@
 """Keys, the allow-list, and the socket options of this project."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A DEALER socket with one peer, and the peer's state as its monitor reports it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

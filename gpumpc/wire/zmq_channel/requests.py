@@ -1,7 +1,5 @@
 """Requests and replies between a server and its dealer, owners and users."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """A listener's streams: the bulk connections of peers that CURVE has authenticated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 

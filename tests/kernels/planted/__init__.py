@@ -1,7 +1,5 @@
 """Planted bugs: each a small change of a kernel's source, and the test that must fail on it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

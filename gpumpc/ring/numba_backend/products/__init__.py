@@ -2,8 +2,6 @@
 that need no tile.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from numba import types

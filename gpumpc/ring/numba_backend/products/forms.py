@@ -1,7 +1,5 @@
 """Static right operands, which keep the forms that products have brought them into."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 
 import numpy as np

@@ -22,8 +22,6 @@ multiply-and-add of 16-bit pairs makes it. Three rows by eight columns is what s
 registers hold without spilling.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

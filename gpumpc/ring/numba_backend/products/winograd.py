@@ -10,8 +10,6 @@ whatever the words' upper bits are: an identity between integers, with no roundi
 Source: Winograd 1980; Lavin and Gray, CVPR 2016, section 4.3, for the matrices.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import types
 
