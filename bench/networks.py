@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.workload,
             batch_size,
             options.net,
-            Params(ring_bits=options.ring_bits, frac_bits=options.f),
+            Params(ring_bits=options.ring_bits, frac_bits=options.frac_bits),
             options.runs,
         )
     except GpumpcError as error:
