@@ -51,7 +51,12 @@ KINDS = {
     "planted": ("*/test_planted*",),
 }
 # Files that import torch, which only an owner of a model needs.
-NEED_TORCH = ("nn/test_from_torch.py", "oracle/test_oracle.py", "program/test_resnet.py")
+NEED_TORCH = (
+    "nn/test_from_torch.py",
+    "oracle/test_oracle.py",
+    "program/test_resnet.py",
+    "test_readme.py",
+)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 collect_ignore = [] if HAS_TORCH else [*NEED_TORCH]
 
