@@ -104,9 +104,7 @@ class Outcome:
 def share(
     values: npt.ArrayLike, bits: int, frac: int = 0, seed: int = 0, first: Words | None = None
 ) -> Pair:
-    """Additive shares of integers modulo 2^bits: the first one random from `seed`, or the given
-    one.
-    """
+    """Additive shares of integers modulo 2^bits: the first one given, or random from `seed`."""
     words = np.asarray(values).astype(np.int64).view(np.uint64)
     if first is None:
         first = np.random.default_rng(seed).integers(0, 1 << bits, words.shape, dtype=np.uint64)
@@ -230,11 +228,7 @@ def _dealt(program: Program, masks: dict[str, Words], options: Options) -> bytes
 
 
 def _session(
-    program: Program,
-    channel: RecordingChannel,
-    parts: Parts,
-    corrections: bytes,
-    options: Options,
+    program: Program, channel: RecordingChannel, parts: Parts, corrections: bytes, options: Options
 ) -> RecordingSession:
     """What one server runs a batch in."""
     party, cipher = channel.party, program.params.cipher
@@ -274,9 +268,7 @@ def run_step(step: Step, *inputs: Pair, weights: Integers | None = None, **optio
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Words of `bits` bits (n,), or lanes (planes, n_lanes(n)) where `bits` is 0, with where they
-    come from.
-    """
+    """Words (n,) of `bits` bits, or lanes (planes, n_lanes(n)) where `bits` is 0; labelled."""
 
     label: str
     bits: int
@@ -313,9 +305,7 @@ def opened_cells(outcome: Outcome, party: int = 0) -> list[Cell]:
 
 
 def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
-    """All a party sees in a run whose every value has n elements: openings, its own draws, what it
-    was dealt.
-    """
+    """All a party sees: openings, its draws, what it was dealt; n elements a value."""
     cells = opened_cells(outcome, party)
     for (_, step, name), (bits, values) in outcome.drawn[party].items():
         blocks = values.reshape(-1, n) if bits else values[None]

@@ -8,9 +8,7 @@ from gpumpc.nn import graph as g
 
 
 class GraphMaker:
-    """A random network: every kind of layer and every way to join them, in random order and
-    sizes.
-    """
+    """A random network: every kind of layer and of joint, in random order and sizes."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)

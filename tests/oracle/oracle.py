@@ -1,5 +1,4 @@
-"""The oracle: what every layer of a secure run holds, bit for bit, from the formulas and the seeds
-alone.
+"""The oracle: every layer of a secure run, bit for bit, from the formulas and the seeds alone.
 
 Written from the protocol book (sections 2 to 8), not from the engine: its ring arithmetic, its
 convolution, its scales and its rounding are its own. From the package it takes the layer records,
@@ -136,9 +135,7 @@ def _taps(x: npt.NDArray[Integer], axis: int, size: int, stride: int) -> list[np
 
 
 def _channels(x: Words, w: Words, groups: int) -> Words:
-    """(.., Cin) times (Cin / groups, Cout): the outputs of a group read the inputs of that
-    group.
-    """
+    """(.., Cin) times (Cin / groups, Cout): outputs of a group read the inputs of that group."""
     depth, width = w.shape[0], w.shape[1] // groups
     if depth == 1:
         return np.asarray(np.repeat(x, width, axis=-1) * w[0])
@@ -197,9 +194,7 @@ def quantised(values: npt.ArrayLike, units: float) -> Ints:
 def integer_weights(
     graph: g.Graph, f: int, weights: Mapping[str, npt.NDArray[np.floating]]
 ) -> dict[str, Ints]:
-    """Weights at scale 2^f, divided by the divisor their operand brings; biases at the product's
-    scale.
-    """
+    """Weights at scale 2^f over their operand's divisor; biases at the product's scale."""
     at, integers = scales(graph, f), dict[str, Ints]()
     for layer in graph.layers:
         if isinstance(layer, g.Conv2d | g.Linear):
@@ -284,9 +279,7 @@ class Oracle:
         )
 
     def predict(self, x: Ints, batch_index: int) -> Prediction:
-        """Every layer of the batch with this number, on integer inputs (B, *shape): all B of them,
-        padding included.
-        """
+        """All layers of the batch of this number, on integer inputs (B, *shape) with padding."""
         trees = [SeedTree(root, self.seeds.session_id, batch_index) for root in self.seeds.roots]
         run = _Batch(self, trees[0], trees[1])
         for layer in self.graph.layers:

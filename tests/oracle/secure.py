@@ -36,9 +36,7 @@ Output = Additive | Masked
 
 @contextlib.contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Roots, keys, names and nonces from a number instead of the system: a run that fails must fail
-    again.
-    """
+    """Roots, keys, names and nonces from a number, so that a run that fails fails again."""
     count = itertools.count()
 
     def token_bytes(nbytes: int | None = None) -> bytes:
@@ -74,9 +72,7 @@ class RecordingProgram(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One batch as it ran: its number, the values of both servers by name, and the result as
-    reals.
-    """
+    """A batch as it ran: number, values of both servers by name, and the result as reals."""
 
     number: int
     seen: tuple[Mapping[str, Output], Mapping[str, Output]]

@@ -56,8 +56,7 @@ def predicting(compiled, session, **changed):
 
 
 def check(compiled, batch_size=3, sizes=(3, 2)):
-    """Secure batches against the oracle; returns the kinds of layers seen and the last
-    prediction."""
+    """Secure batches against the oracle."""
     with SecureRun(
         compiled.record, compiled.weights, batch_size, as_backend(NumpyBackend())
     ) as session:
@@ -304,9 +303,7 @@ def test_oracle_convolution_matches_the_definition(layer):
 
 
 def test_truncation_is_exact_or_one_up_and_unbiased():
-    """All shares of all values a ring of 8 bits admits, shift 3: floor or that plus one, multiples
-    of 8 exactly.
-    """
+    """All shares of all 8-bit values, shift 3: floor or that plus one, multiples of 8 exactly."""
     x, z_0 = (
         grid.reshape(-1)
         for grid in np.meshgrid(np.arange(-128, 121), np.arange(256), indexing="ij")

@@ -1,6 +1,4 @@
-"""What the user learns of an image: the label alone, the best five, or the logits, of a network or
-of kept results.
-"""
+"""A user learns the label, the best five or the logits, of a network or of stored results."""
 
 import numpy as np
 import pytest
@@ -79,9 +77,7 @@ def test_policy_reveals_label_top5_or_logits(policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
 def test_head_runs_on_stored_results_of_another_plan(policy: Policy) -> None:
-    """Its input is that plan's result as it is kept: same bits, scale and divisor; so nothing is
-    converted in between.
-    """
+    """Its input is the stored result: same bits, scale and divisor, with no conversion."""
     below, above = features(), head(policy)
     with below.simulate(4) as session:
         result = session.program.result

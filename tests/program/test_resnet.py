@@ -25,9 +25,7 @@ def x() -> npt.NDArray[np.float64]:
 
 
 def with_rounded_weights(compiled: Plan, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """In float64 with the weights as the plan rounds them: what is left is the error of the
-    steps.
-    """
+    """In float64 with the weights as the plan rounds them: only the error of the steps is left."""
     weights = {
         n: np.rint(w / ULP) * ULP if n.endswith(".weight") else w
         for n, w in compiled.weights.items()

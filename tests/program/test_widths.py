@@ -1,6 +1,4 @@
-"""Every layer only as wide as it must be: no narrower one fits, and at the edges of the range
-results are still right.
-"""
+"""Every layer is only as wide as it must be, and right at the edges of its range."""
 
 import itertools
 
@@ -47,9 +45,7 @@ def compiled(scale: float = 1.0, **options: dict[str, int]) -> Plan:
 
 
 def corners() -> np.ndarray:
-    """Images at the very ends of the declared range, where bounds are nearly reached, and some
-    inside it.
-    """
+    """Images at the ends of the declared range, where bounds are nearly reached, and inside."""
     rng = np.random.default_rng(2)
     ends = rng.choice([-1.0, 1.0], (12, 6, 6, 2))
     flat = np.array([np.full((6, 6, 2), value) for value in (-1.0, 0.0, 1.0)])

@@ -1,6 +1,4 @@
-"""A run with one party, or all, on other backends: every message, correction and share is that of
-NumPy, bit for bit.
-"""
+"""A run with one party, or all, on other backends has the messages and shares of NumPy."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -11,11 +9,7 @@ import pytest
 
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
-from gpumpc.protocols.linear import (
-    Convolution,
-    Elementwise,
-    MatMul,
-)
+from gpumpc.protocols.linear import Convolution, Elementwise, MatMul
 from gpumpc.protocols.pooling import SumPool
 from gpumpc.protocols.step import Shape
 from tests.harness import Outcome, run_step, run_steps, share
@@ -139,9 +133,7 @@ def check_comparison(others: Mixtures) -> None:
 
 
 def check_a_mistake_is_caught(patch: pytest.MonkeyPatch, backend: Any, others: Mixtures) -> None:
-    """Planted: party 0's truncation forgets its 2^shift - 1; a plain result may still be off by one
-    only.
-    """
+    """Planted: party 0's truncation forgets 2^shift - 1; a result may then be off by one only."""
     honest = backend.truncate
     wrong = lambda self, words, k, shift, party, out=None: honest(self, words, k, shift, 1, out)  # noqa: E731  one line
     patch.setattr(backend, "truncate", wrong)

@@ -1,5 +1,4 @@
-"""Steps as the protocol tests use them, with the law each declares, written out in plain
-integers."""
+"""Steps as the protocol tests use them, with their declared laws in plain integers."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -43,9 +42,7 @@ CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
 
 
 def values(low: int, high: int, n: int, seed: int = 0) -> Ints:
-    """n integers of [low, high): both edges, those around zero, then random ones of every
-    magnitude.
-    """
+    """n integers of [low, high): both edges, around zero, then random ones of every magnitude."""
     rng = np.random.default_rng(seed)
     known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
     small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
@@ -134,9 +131,7 @@ def beaver_steps(operator: Operator, shape: Shape, other: Shape, out: Shape, k: 
 
 
 def outside_truncation(x: Ints, got: Ints, f: int) -> npt.NDArray[np.bool_]:
-    """Where a result is neither floor(x / 2^f) nor that plus one; multiples of 2^f must be
-    exact.
-    """
+    """Where a result is not floor(x / 2^f) or that plus one; multiples of 2^f must be exact."""
     floor = x >> f
     wrong: npt.NDArray[np.bool_] = (got != floor) & ((got != floor + 1) | (floor << f == x))
     return wrong

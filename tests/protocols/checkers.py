@@ -55,9 +55,7 @@ def _signs(cells: Sequence[Cell]) -> tuple[list[str], npt.NDArray[np.float32]]:
 
 
 def check_independent(seen: Sequence[Cell], secret: Sequence[Cell] = ()) -> None:
-    """Every bit seen is unbiased, and independent of every other bit seen and of every secret bit,
-    pair by pair.
-    """
+    """Every bit seen is unbiased and, pair by pair, independent of all others and of secrets."""
     labels, rows = _signs(seen)
     n = rows.shape[1]
     limit = DEVIATIONS_AT_MOST * np.sqrt(n)

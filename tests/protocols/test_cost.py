@@ -1,6 +1,4 @@
-"""Declared cost == measured cost, for every step, where elements fill lanes and where they do not;
-and the table of docs/protocols.md section 7.
-"""
+"""Declared cost is measured cost for every step, and that of docs/protocols.md section 7."""
 
 import dataclasses
 from typing import Any
@@ -12,11 +10,7 @@ from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch, LeftoverCorrelations
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
-from gpumpc.protocols.linear import (
-    Convolution,
-    Elementwise,
-    MatMul,
-)
+from gpumpc.protocols.linear import Convolution, Elementwise, MatMul
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.protocols.relu import ReLU
 from gpumpc.protocols.step import Shape, Step

@@ -15,7 +15,6 @@ from gpumpc.errors import BitsMismatch
 from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes
-from gpumpc.session import Session
 from tests.harness import (
     BACKEND,
     Cell,
@@ -29,13 +28,7 @@ from tests.harness import (
     view_cells,
 )
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    change_draws,
-    check_caught,
-)
+from tests.protocols.mistakes import Checker, Mistake, check_caught, draws, name_of, replaced
 
 Ints = npt.NDArray[np.int64]
 
@@ -87,9 +80,7 @@ def keys_stay_the_same() -> None:
 
 
 def the_shuffle_hides_labels() -> None:
-    """Every byte that a server hears, of keys shared as themselves and zero: only masks can make
-    noise of them.
-    """
+    """Every byte a server hears, of keys shared as themselves and zero: only masks make noise."""
     got = shuffled(labelled(), first=np.zeros(SHUFFLED, dtype=np.uint64))
     for party in (0, 1):
         check_uniform(opened_cells(got, party))
@@ -121,50 +112,36 @@ def server_1_cannot_unmask() -> None:
     got = shuffled(np.broadcast_to((np.arange(SHUFFLED[1]) << 3) + 5, SHUFFLED))
     [heard] = [opening.values for opening in got.openings[1]]
     beta = got.drawn[1][1, "shuffled", "correction0"][1]
-    assert (
-        np.bincount(((heard + beta) & np.uint64(7)).reshape(-1).astype(np.int64)).max()
-        < heard.size / 4
-    )
+    low = ((heard + beta) & np.uint64(7)).reshape(-1).astype(np.int64)
+    assert np.bincount(low).max() < heard.size / 4
 
 
-CHECKERS = [
-    keys_stay_the_same,
-    the_shuffle_hides_labels,
-    the_view_hides_labels,
-    server_1_cannot_unmask,
-]
+CHECKERS = [keys_stay_the_same, the_shuffle_hides_labels, the_view_hides_labels]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("checker", [*CHECKERS, server_1_cannot_unmask], ids=name_of)
 def test_correct_shuffle_passes_every_checker(checker: Checker) -> None:
     checker()
 
 
-def label_not_masked_in_the_shuffle(patch: Patch) -> None:
-    """The first mask is a multiple of 2^3, as it may be where the low bits are public."""
-    change_draws(patch, "a", lambda words: words >> np.uint64(3) << np.uint64(3))
+def above_labels(words: Any) -> Any:
+    """A multiple of 2^3, as a mask may be where the low bits are public."""
+    return words >> np.uint64(3) << np.uint64(3)
 
 
-def label_not_masked_on_the_way_back(patch: Patch) -> None:
-    change_draws(patch, "a'", lambda words: words >> np.uint64(3) << np.uint64(3))
-
-
-def positions_added_to_whole_keys(patch: Patch) -> None:
-    honest = Shuffle._run_0
-
-    def run_0(self: Shuffle, session: Session, v: Any) -> Any:
-        return honest(self, session, v + np.arange(self.shape[1], dtype=np.uint64))
-
-    patch.setattr(Shuffle, "_run_0", run_0)
+def plus_positions(honest: Any) -> Any:
+    return lambda self, session, v: honest(
+        self, session, v + np.arange(self.shape[1], dtype=np.uint64)
+    )
 
 
 MISTAKES: list[tuple[Mistake, Checker]] = [
-    (label_not_masked_in_the_shuffle, the_shuffle_hides_labels),
-    (label_not_masked_on_the_way_back, server_1_cannot_unmask),
-    (positions_added_to_whole_keys, keys_stay_the_same),
+    (draws("label_not_masked_in_the_shuffle", "a", above_labels), the_shuffle_hides_labels),
+    (draws("label_not_masked_on_the_way_back", "a'", above_labels), server_1_cannot_unmask),
+    (replaced("positions_added", Shuffle, "_run_0", plus_positions), keys_stay_the_same),
 ]
 
 
-@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
 def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
     check_caught(mistake, checker)

@@ -16,13 +16,7 @@ from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from gpumpc.shares import Additive
 from tests.harness import BACKEND, Cell, run_step, run_steps, share, unsigned
-from tests.protocols.cases import (
-    lift,
-    outside_truncation,
-    product_steps,
-    random_values,
-    truncate,
-)
+from tests.protocols.cases import lift, outside_truncation, product_steps, random_values, truncate
 from tests.protocols.checkers import check_opened, check_view
 from tests.protocols.mistakes import (
     ERRORS,

@@ -144,9 +144,7 @@ def test_flatten_keeps_memory_order():
 
 
 def test_network_of_all_layer_kinds_matches_plain():
-    """Convolution, clamp, residual add, pools, concat and a head, in one program, equal to `plain`
-    within its roundings.
-    """
+    """All kinds in one program, equal to `plain` within its roundings."""
     layers = (
         g.Input("x", (), (8, 8, 3), -1.0, 1.0),
         g.Conv2d("a", ("x",), (3, 3), 4, (1, 1), (1, 1, 1, 1)),

@@ -1,6 +1,4 @@
-"""Products under masks: static weights, public weights, and two fresh operands, each against the
-same product in the clear modulo 2^k, which is exact.
-"""
+"""Products with static, public and fresh operands are exact modulo 2^k."""
 
 import numpy as np
 import pytest

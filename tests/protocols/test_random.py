@@ -1,6 +1,4 @@
-"""Real rings: random values over each step's whole range and both its edges, sizes that fill no
-lane, and every step equal to its own definition in the clear within the law it declares.
-"""
+"""Real rings: each step obeys its law on random values of its whole range and at both edges."""
 
 from typing import Any
 
@@ -131,9 +129,7 @@ def test_the_same_roots_give_the_same_bytes():
 
 
 def test_truncation_is_unbiased():
-    """Mean error of 2 * 10^5 random sharings of x: below 5 standard deviations (false alarm 6e-7 a
-    value).
-    """
+    """Mean error of 2 * 10^5 sharings: below 5 standard deviations (false alarm 6e-7 a value)."""
     n, k, f = 200_000, 40, 13
     for low_bits in (1, 2**12, 5000, 2**13 - 1):
         x = np.full(n, -(1 << 30) + low_bits)

@@ -281,10 +281,7 @@ def test_pool_is_refused_at_the_edge_of_its_range():
     planned([POOL], -edge + SLACK, edge - SLACK)
 
 
-@pytest.mark.parametrize(
-    ("layer", "bits"),
-    [(g.ReLU("y", ("x",)), K - 1), (POOL, K - 2)],
-)
+@pytest.mark.parametrize(("layer", "bits"), [(g.ReLU("y", ("x",)), K - 1), (POOL, K - 2)])
 def test_range_one_unit_too_wide_is_refused(layer, bits):
     edge, unit = 2.0 ** (bits - 13), 2.0**-13
     planned([layer], -edge + SLACK, edge - SLACK)
@@ -345,9 +342,7 @@ def test_sum_in_the_last_layer_must_fit(layer):
 
 
 def test_values_of_different_pixels_do_not_cancel():
-    """Two 1x1 convolutions of opposite sign, but of different strides: the sum of their values is
-    not zero.
-    """
+    """1x1 convolutions of opposite sign but different strides: their sum is not zero."""
     layers: list[g.AnyLayer] = [
         g.Conv2d("a", ("x",), (1, 1), 1, (2, 2)),
         g.Conv2d("b", ("x",), (1, 1), 1, (3, 3)),

@@ -74,9 +74,7 @@ def columns(label: str, words: Words) -> list[Cell]:
 @pytest.mark.parametrize("name", ["relu", "relu-unlifted", "clamp", "lift", "max", "argmax"])
 @pytest.mark.parametrize("party", [0, 1])
 def test_view_of_a_server_is_independent_of_the_secret(name, party):
-    """Openings, own masks, the dealer's shares and the own input share, against each other and
-    against the value.
-    """
+    """Openings, own masks, dealt shares and the input share, against each other and the value."""
     step, bits = STEPS[name]
     rng = np.random.default_rng(14)
     x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)

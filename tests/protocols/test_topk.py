@@ -1,6 +1,4 @@
-"""The opened search: exact, ties by lowest id; at its declared cost; and what it opens of five keys
-under every order. Seeds are fixed.
-"""
+"""The opened search: exact, ties by lowest id; and all that it opens of five keys."""
 
 import itertools
 from collections import Counter
@@ -47,9 +45,7 @@ def test_the_k_smallest_keys_come_in_order(n, which):
 
 
 def test_1000_queries_over_2000_rows_are_exact():
-    """The figure itself is `python -m bench.topk_failures --queries 1000 --n 2000`; here with k =
-    1, 5 and 10 instead.
-    """
+    """`python -m bench.topk_failures --queries 1000 --n 2000`, with k = 1, 5 and 10."""
     for k, n_queries in ((1, 300), (5, 400), (10, 300)):
         tally = count_wrong(n_queries, 2000, k, seed=k)
         assert (tally.queries, tally.wrong) == (n_queries, 0)
@@ -65,9 +61,7 @@ def test_search_matches_the_plain_definition():
 
 
 def test_range_of_distances_is_sharp():
-    """Keys may differ by less than 2^(bits-1): distances from -2^(BITS-2) to 2^(BITS-2) - 1 do, one
-    more does not.
-    """
+    """Keys may differ by less than 2^(bits-1): distances of [-2^(BITS-2), 2^(BITS-2)) do."""
     low, high = -(1 << (BITS - 2)), (1 << (BITS - 2)) - 1
     for pair in ([low, high], [high, low], [low, low], [high, high]):
         distances = np.tile(np.array(pair), (8, 1))
@@ -192,9 +186,7 @@ FIVE = {
 
 
 def transcript_of(database: list[int], k: int) -> tuple[list[tuple[int, ...]], Ints]:
-    """What is opened of one database under every (pi, sigma): all comparison bits a row; and their
-    composition.
-    """
+    """All comparison bits opened of a database under every (pi, sigma), and their composition."""
     pi, sigma = all_orders(5)
     distances = np.tile(np.array(database), (len(pi), 1))
     outcome = search(
@@ -206,9 +198,7 @@ def transcript_of(database: list[int], k: int) -> tuple[list[tuple[int, ...]], I
 
 
 def check_every_order(k: int) -> None:
-    """The bits are a function of the composed permutation, each order's as often as any other's,
-    for every database.
-    """
+    """The bits are a function of the composed permutation, in one law for every database."""
     laws = []
     for database in FIVE.values():
         opened, composed = transcript_of(database, k)
@@ -227,9 +217,7 @@ def test_every_order_at_five_is_opened_equally_often():
 
 
 def one_mixing(patch: Patch) -> None:
-    """The public coin of a pass the same for every row: so that a transcript is a function of the
-    order alone.
-    """
+    """One public coin of a pass for all rows: a transcript is then a function of the order."""
     honest = selection.permutations
     patch.setattr(
         selection,
@@ -246,9 +234,7 @@ def test_every_order_at_five_is_opened_equally_often_with_passes(monkeypatch, pl
 
 
 def test_failure_depends_on_the_order_not_the_database(monkeypatch):
-    """Whether a selection fails is a function of the order too, of the same law: here every order,
-    a row at a time.
-    """
+    """Whether a selection fails is a function of the order too: every order, a row at a time."""
     monkeypatch.setattr(TopK, "passes", (Pass(5, 2, 1, 2),))
     pi, _ = all_orders(5)
     failed = []

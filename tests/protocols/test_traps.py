@@ -70,9 +70,7 @@ def test_lift_is_right_at_the_edges_and_wrong_beyond(k, f):
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
 def test_relu_of_small_negative_products_is_zero(k, f):
-    """x in (-2^f, 0) truncates to -1 or 0: after the ReLU always 0, never 1 and never a large
-    value.
-    """
+    """x in (-2^f, 0) truncates to -1 or 0: after the ReLU 0, never 1 or a large value."""
     x = -1 - np.arange(min((1 << f) - 1, 1 << 13))
     steps = [truncate(x.size, k, f), ReLU("relu", ("y",), "z", (x.size,), k - f, k)]
     got = run_steps(steps, {"x": share(x, k, frac=2 * f)})
@@ -81,9 +79,7 @@ def test_relu_of_small_negative_products_is_zero(k, f):
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
 def test_clamp_constant_is_exact_at_the_scale_of_the_value(k, f):
-    """Products at scale 2f within 2^f of the constant: a clamp off by 2^f - 1 would let some of
-    them through.
-    """
+    """Products within 2^f of the constant: a clamp off by 2^f - 1 would let some through."""
     top = 6 << f
     near = np.arange(-4100, 4100) if f > 12 else np.arange(-(1 << f), 1 << f)
     x = (top << f) + np.concatenate([near, [-(1 << f), (1 << f) - 1, 1 << f]])
@@ -96,9 +92,7 @@ def test_clamp_constant_is_exact_at_the_scale_of_the_value(k, f):
 
 
 def test_bits_above_the_ring_never_reach_the_wire():
-    """Whatever stands above bit 43 in a server's words, what leaves it is the same, and 5.5 bytes
-    an element.
-    """
+    """Bits of a server's words above bit 43 change no message: 5.5 bytes an element."""
     n, k = 640, 44
     step = Open("open", ("x",), "e", (n,), k)
     x = np.random.default_rng(1).integers(-(1 << 43), 1 << 43, n)
@@ -130,9 +124,7 @@ def test_new_weights_under_an_old_name_get_a_new_mask():
 
 
 def test_local_zero_extension_is_wrong_for_most_values():
-    """Section 10: shares kept at a value's own bits must be lifted; padding their words with zeros
-    loses the carry.
-    """
+    """Section 10: shares of fewer bits must be lifted; padding words with zeros loses the carry."""
     n, low, high = 20_000, 27, 40
     x = np.random.default_rng(3).integers(0, 1 << (low - 2), n)
     first, second = share(x, low)
@@ -154,9 +146,7 @@ def test_uploaded_first_share_is_expanded_from_a_seed():
 
 
 def test_mask_hides_no_bits_above_its_own():
-    """Why a value is reduced before it is packed: opened modulo 2^48 under a 40-bit mask, the top
-    byte is the secret's.
-    """
+    """Opened modulo 2^48 under a 40-bit mask, the top byte is that of the secret."""
     n = 4096
     x = np.full(n, 0xAB << 40, dtype=np.uint64)
     hidden = x + BACKEND.expand_words("aes128ctr", bytes(32), (n,), 40)

@@ -61,9 +61,7 @@ def opened_value(got: Outcome, step: str, shape: tuple[int, ...], bits: int) -> 
 
 
 def compared(got: Outcome, name: str, pair: Pair, geometry: Geometry) -> Ints:
-    """The vectors that scores are made of: quantised as the shares say, or as the servers
-    normalised them.
-    """
+    """The scored vectors: quantised as the shares say, or as the servers normalised them."""
     if geometry.metric == "cosine":
         return opened_value(got, f"{name}/opened", pair[0].words.shape, geometry.score_bits)
     return quantised(pair, geometry)
@@ -78,9 +76,7 @@ def scores_of(queries: Ints, rows: Ints, metric: Metric) -> Any:
 
 
 def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
-    """(score, position) of the k best of each query, the lowest position first where scores are
-    equal.
-    """
+    """(score, position) of the k best of each query, the lowest position first of equals."""
     return [sorted((int(s), i) for i, s in enumerate(row))[:k] for row in scores]
 
 
@@ -121,9 +117,7 @@ class Index:
         first: Any = None,
         labels: Ints | None = None,
     ) -> Outcome:
-        """Names follow the order of adding; a batch is filled up with zero rows, which are not
-        kept.
-        """
+        """Names follow the order of adding; zero rows, which are not kept, fill the batch."""
         padded = np.zeros((BATCH, self.geometry.dim), dtype=np.int64)
         padded[: len(features)] = features
         pair = feature_shares(padded, self.geometry, seed=batch_index, first=first)
@@ -175,9 +169,7 @@ class Index:
         return loaded
 
     def static(self) -> Static:
-        """Both servers' operands from their stores; the dealer's mask from both seeds and the row
-        versions alone.
-        """
+        """Both servers' operands from their stores; the dealer's mask from seeds and versions."""
         cipher, geometry, loaded = PARAMS.cipher, self.geometry, self.load()
         versions = loaded[0].versions
         drawn = [

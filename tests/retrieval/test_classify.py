@@ -55,9 +55,7 @@ def voted(scores: Any, labels: Ints, k: int) -> Ints:
 
 
 def small(n: int, geometry: Geometry, seed: int, top: int = 3) -> Ints:
-    """Few different vectors, so that ties and duplicates abound; multiples of 2^shift, so that none
-    is rounded.
-    """
+    """Few different vectors, so that ties abound; multiples of 2^shift, so that none is rounded."""
     return np.random.default_rng(seed).integers(-top, top + 1, (n, geometry.dim)) << geometry.shift
 
 
@@ -251,9 +249,7 @@ def test_vote_program_returns_only_the_label():
 
 
 def test_labels_cost_their_bits_and_the_vote():
-    """At a thousand rows: three label bits a key, ten position bits masked as well, and the vote's
-    8 rounds.
-    """
+    """At 1000 rows: three label bits a key, ten position bits masked too, and 8 rounds of vote."""
     plain, labelled = (query_program(GEOMETRY, 8, 1000, 5, PARAMS, n) for n in (0, 6))
     assert labelled.steps[-1].cost.rounds == 8 and labelled.steps[-1].cost.online_bytes == 232
     shuffles = [

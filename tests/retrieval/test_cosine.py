@@ -1,8 +1,6 @@
-"""Cosines: rows and queries normalised on shares. The law that `normalised` states, searches exact
-on what came of it.
+"""Cosines: rows and queries are normalised on shares by a stated law, and searches are exact.
 
-The oracle is float64; a search is compared with integer arithmetic on the normalised vectors, taken
-out of the run.
+The oracle is float64; a search is compared with integers on the normalised vectors of the run.
 """
 
 import itertools
@@ -141,9 +139,7 @@ def test_cosine_error_of_features_is_below_1e_4():
 
 
 def test_five_nearest_rows_match_float64():
-    """`plain` of the program; real features of Lite0 gave 0.997 in the clear and 0.999 on
-    shares.
-    """
+    """`plain` of the program; real features of Lite0 gave 0.997 in the clear, 0.999 on shares."""
     x = features(400, 1280, seed=3)
     program = rows_program(LITE0, len(x), PARAMS)
     words: Any = unsigned(x)
@@ -199,9 +195,7 @@ def test_zero_vector_scores_zero_against_all_rows(make):
 
 @pytest.mark.parametrize("dim", [1, 64, 1280, 1 << 22])
 def test_scores_fit_score_bits(dim):
-    """|u|^2 < 2^(score_bits-2) for the longest u that the law allows, and two bits less would not
-    do.
-    """
+    """|u|^2 < 2^(score_bits-2) for the longest u of the law; two bits less would not do."""
     longest = ((1 << UNIT_FRAC) + math.sqrt(dim) + 2) ** 2
     assert longest < 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 2)
     assert longest >= 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 4)
@@ -217,9 +211,7 @@ def test_too_long_vectors_are_refused():
 
 
 def test_normalising_a_row_costs_less_than_22_kb():
-    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row, where an image costs 5.9 MB and 17
-    MB.
-    """
+    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row; an image costs 5.9 MB and 17 MB."""
     for n in (1, 8, BATCH):
         cost = rows_program(LITE0, n, PARAMS).cost
         assert cost.rounds == 14

@@ -1,5 +1,4 @@
-"""Features files: what is written is read, by NumPy too, and what is damaged or hostile is
-refused."""
+"""Features files are read as written, by NumPy too; damaged or hostile ones are refused."""
 
 import io
 import os

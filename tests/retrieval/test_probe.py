@@ -1,6 +1,4 @@
-"""The head: at the minimum of its own objective, where scikit-learn's is too, and the same on every
-run.
-"""
+"""The head: at the minimum of its objective, where scikit-learn's is too; repeatable."""
 
 import numpy as np
 import pytest

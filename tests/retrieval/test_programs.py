@@ -1,6 +1,4 @@
-"""The two programs of an index, on two servers: ids and scores equal the plain quantised
-computation, for l2 and ip.
-"""
+"""Both programs of an index find the ids and scores of plain quantised arithmetic."""
 
 import dataclasses
 from typing import Any
@@ -54,9 +52,7 @@ def test_rows_of_two_sessions_are_searched_as_one_matrix(make, name, metric):
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_the_lowest_position_wins_among_duplicates(make, metric):
-    """The query itself thirty times over two batches, whose rounding is the same as multiples of
-    2^shift are exact.
-    """
+    """The query itself thirty times over two batches; multiples of 2^shift round exactly."""
     geometry = Geometry(6, metric, 21, 13)
     same = np.tile(np.random.default_rng(5).integers(-7, 8, (1, 6)) << geometry.shift, (15, 1))
     far = np.full((5, 6), 100 << geometry.shift) * (1 if metric == "l2" else 0)
@@ -181,9 +177,7 @@ def test_extreme_vectors_are_searched_exactly(make, metric, dim, bits):
 
 
 def test_value_beyond_the_range_makes_a_wrong_row():
-    """2^(bits-2) - 1 may round up to what the lift cannot hold: with the shares that make it so,
-    the row is wrong.
-    """
+    """2^(bits-2) - 1 may round up to more than the lift holds: some shares give a wrong row."""
     geometry = Geometry(1, "l2", 21, 13)
     beyond, program = (1 << 19) - 1, rows_program(geometry, 2, PARAMS)
     half = 1 << (geometry.value_bits - 2)
