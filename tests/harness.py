@@ -36,16 +36,7 @@ from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import PartyRandomness, StaticWeight
 from gpumpc.shares import Additive
-from tests.scripted import (
-    NUMPY,
-    SCRIPTED,
-    SESSION_ID,
-    Name,
-    NamedTree,
-    Opening,
-    RecordingSession,
-    ScriptedDealing,
-)
+from tests import scripted
 
 Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Integers = dict[str, tuple[Words, Words]]
@@ -81,8 +72,8 @@ class Outcome:
     shares: tuple[Any, Any]
     cost: Cost
     sent: list[tuple[bytes, bytes]]
-    openings: tuple[list[Opening], list[Opening]]
-    drawn: tuple[dict[Name, tuple[int, Words]], dict[Name, tuple[int, Words]]]
+    openings: tuple[list[scripted.Opening], list[scripted.Opening]]
+    drawn: tuple[dict[scripted.Name, tuple[int, Words]], dict[scripted.Name, tuple[int, Words]]]
     corrections: bytes
 
     @property
@@ -158,24 +149,24 @@ class Options:
 
     seed: int = 0
     batch_index: int = 1
-    session_id: bytes = SESSION_ID
-    script: Mapping[Name, Any] | None = None
+    session_id: bytes = scripted.SESSION_ID
+    script: Mapping[scripted.Name, Any] | None = None
     extra_corrections: bytes = b""
     static: Static | None = None
-    backends: tuple[str, str, str] = NUMPY
+    backends: tuple[str, str, str] = scripted.NUMPY
     prepared: int = 0
 
-    def trees(self) -> tuple[NamedTree, NamedTree]:
+    def trees(self) -> tuple[scripted.NamedTree, scripted.NamedTree]:
         """Both parties' trees, to be used by one role."""
         first, second = (
-            NamedTree(root, self.batch_index, party, self.session_id)
+            scripted.NamedTree(root, self.batch_index, party, self.session_id)
             for party, root in enumerate(roots(self.seed))
         )
         return first, second
 
-    def backend(self, role: int, names: Mapping[bytes, Name]) -> Any:
+    def backend(self, role: int, names: Mapping[bytes, scripted.Name]) -> Any:
         """Of a server, or of the dealer (2)."""
-        return SCRIPTED[self.backends[role]](names, self.script or {})
+        return scripted.SCRIPTED[self.backends[role]](names, self.script or {})
 
 
 def run_program(
@@ -221,7 +212,7 @@ def _dealt(program: Program, masks: dict[str, Words], options: Options) -> bytes
     pieces: list[memoryview] = []
     trees = options.trees()
     backend = options.backend(2, collections.ChainMap(trees[0].names, trees[1].names))
-    dealing = ScriptedDealing(backend, program.params.cipher, trees, masks, pieces.append)
+    dealing = scripted.ScriptedDealing(backend, program.params.cipher, trees, masks, pieces.append)
     dealing.script = options.script or {}
     dealer.deal_batch(program.steps, dealing)
     return b"".join(pieces)
@@ -229,7 +220,7 @@ def _dealt(program: Program, masks: dict[str, Words], options: Options) -> bytes
 
 def _session(
     program: Program, channel: RecordingChannel, parts: Parts, corrections: bytes, options: Options
-) -> RecordingSession:
+) -> scripted.RecordingSession:
     """What one server runs a batch in."""
     party, cipher = channel.party, program.params.cipher
     channel.begin(options.session_id, options.batch_index)
@@ -240,7 +231,7 @@ def _session(
     ahead = dict(itertools.islice(program.prepare(draws), options.prepared))
     stream = DealtCorrections(corrections) if party else None
     own = PartyRandomness(party, options.backend(party, tree.names), cipher, tree, parts)
-    return RecordingSession(options.script or {}, own, channel, stream, ahead)
+    return scripted.RecordingSession(options.script or {}, own, channel, stream, ahead)
 
 
 def run_steps(

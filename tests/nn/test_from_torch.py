@@ -8,14 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpumpc.errors import (
-    BadValue,
-    ConfigError,
-    MissingFile,
-    OutOfRange,
-    PlanError,
-    UnsupportedOperator,
-)
+from gpumpc import errors
 from gpumpc.models.lenet import lenet
 from gpumpc.models.lite0 import Lite0, lite0, lite0_untrained
 from gpumpc.models.resnet import resnet18
@@ -92,9 +85,9 @@ def test_lite0_checkpoint_round_trip(tmp_path):
     model = lite0(path)
     assert isinstance(model, Lite0) and not model.training
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="not a checkpoint"):
+    with pytest.raises(errors.ConfigError, match="not a checkpoint"):
         lite0(path)
-    with pytest.raises(MissingFile, match="data fetch lite0"):
+    with pytest.raises(errors.MissingFile, match="data fetch lite0"):
         lite0(tmp_path / "none.pth")
 
 
@@ -175,7 +168,7 @@ def test_functions_match_torch(name):
     if (
         name == "unused branch"
     ):  # traced, but nothing of the result depends on it: still refused, by its name
-        with pytest.raises(UnsupportedOperator, match="mean"):
+        with pytest.raises(errors.UnsupportedOperator, match="mean"):
             imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
         return
     imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
@@ -260,7 +253,7 @@ def test_unsupported_operator_is_refused_with_path_and_hint(name):
     module = Fn(body, **parts, norm=nn.BatchNorm1d(4))
     module.bias = nn.Parameter(torch.zeros(1, 4, 9, 11))
     module.rows = nn.Parameter(torch.zeros(5, 11))
-    with pytest.raises(UnsupportedOperator, match=words) as caught:
+    with pytest.raises(errors.UnsupportedOperator, match=words) as caught:
         graph_from_torch(module, torch.zeros(1, 4, 9, 11), LOW, HIGH)
     assert "operator" in caught.value.what and caught.value.why and caught.value.hint
 
@@ -270,13 +263,13 @@ def test_bad_weight_is_named(value):
     model = tiny_residual()
     with torch.no_grad():
         model.get_buffer("stem_norm.running_var")[3] = value
-    with pytest.raises(BadValue, match=r"stem_norm\.running_var"):
+    with pytest.raises(errors.BadValue, match=r"stem_norm\.running_var"):
         graph_from_torch(model, torch.zeros(1, 3, 8, 8), LOW, HIGH)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_invalid_input_range_is_refused(low, high):
-    with pytest.raises(OutOfRange):
+    with pytest.raises(errors.OutOfRange):
         graph_from_torch(tiny(), torch.zeros(1, 1, 8, 8), low, high)
 
 
@@ -290,5 +283,5 @@ def test_invalid_input_range_is_refused(low, high):
     ],
 )
 def test_models_that_cannot_be_planned_are_refused(body, shape, words):
-    with pytest.raises(PlanError, match=words):
+    with pytest.raises(errors.PlanError, match=words):
         graph_from_torch(Fn(body, fc=nn.Linear(7, 5)), torch.zeros(*shape), LOW, HIGH)

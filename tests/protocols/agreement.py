@@ -13,18 +13,7 @@ from gpumpc.protocols.linear import Convolution, Elementwise, MatMul
 from gpumpc.protocols.pooling import SumPool
 from gpumpc.protocols.step import Shape
 from tests.harness import Outcome, run_step, run_steps, share
-from tests.protocols.cases import (
-    argmax,
-    beaver_steps,
-    clamp,
-    compare,
-    lift,
-    max_pool,
-    product_steps,
-    relu,
-    truncate,
-    values,
-)
+from tests.protocols import cases
 from tests.scripted import NUMPY
 
 Mixture = tuple[str, str, str]  # backends of server 0, server 1 and the dealer
@@ -57,15 +46,15 @@ def check_same(run: Callable[[Mixture], Outcome], others: Mixtures) -> None:
 
 
 STEPS = {
-    "truncate": lambda n: (truncate(n, 40, 13), 40),
-    "lift": lambda n: (lift(n, 27, 40), 27),
-    "relu": lambda n: (relu(n, 27, 40), 27),
-    "relu in place": lambda n: (relu(n, 28, 28), 28),
-    "relu of 62 bits": lambda n: (relu(n, 42, 62), 42),
-    "clamp": lambda n: (clamp(n, 27, 40, 6 << 13), 27),
-    "clamp, odd": lambda n: (clamp(n, 28, 44, 12345), 28),
-    "pool": lambda n: (max_pool((2, 4, 3, n), 27, (3, 2), (2, 1), (1, 0, 0, 1)), 27),
-    "argmax": lambda n: (argmax((n, 7), 40), 40),
+    "truncate": lambda n: (cases.truncate(n, 40, 13), 40),
+    "lift": lambda n: (cases.lift(n, 27, 40), 27),
+    "relu": lambda n: (cases.relu(n, 27, 40), 27),
+    "relu in place": lambda n: (cases.relu(n, 28, 28), 28),
+    "relu of 62 bits": lambda n: (cases.relu(n, 42, 62), 42),
+    "clamp": lambda n: (cases.clamp(n, 27, 40, 6 << 13), 27),
+    "clamp, odd": lambda n: (cases.clamp(n, 28, 44, 12345), 28),
+    "pool": lambda n: (cases.max_pool((2, 4, 3, n), 27, (3, 2), (2, 1), (1, 0, 0, 1)), 27),
+    "argmax": lambda n: (cases.argmax((n, 7), 40), 40),
     "sum pool": lambda n: (SumPool("s", ("x",), "y", (2, 4, 4, n), (2, 3), (2, 1)), 40),
 }
 
@@ -74,7 +63,7 @@ def check_step(name: str, n: int, others: Mixtures) -> None:
     """A step of `STEPS`."""
     step, bits = STEPS[name](n)
     quarter = 1 << (bits - 3)
-    x = share(values(-quarter, quarter, step.n).reshape(step.shape), bits, frac=26)
+    x = share(cases.values(-quarter, quarter, step.n).reshape(step.shape), bits, frac=26)
     check_same(lambda backends: run_step(step, x, backends=backends), others)
 
 
@@ -105,20 +94,23 @@ def check_product(product: Product, params: Params, others: Mixtures) -> None:
     rng, k = np.random.default_rng(1), params.ring_bits
     w, bias = (rng.integers(0, 1 << k, size, np.uint64) for size in (weight, weight[-1:]))
     x = share(rng.integers(-1000, 1000, shape), k)
-    steps, layers = product_steps(operator, shape, out, k, 26, params.weights), {"layer": (w, bias)}
+    steps, layers = (
+        cases.product_steps(operator, shape, out, k, 26, params.weights),
+        {"layer": (w, bias)},
+    )
     check_same(lambda b: run_steps(steps, {"x": x}, layers, params, backends=b), others)
 
 
 def check_product_of_two_secrets(others: Mixtures) -> None:
     x, y = (share(np.random.default_rng(seed).integers(-99, 99, (989,)), 40) for seed in (1, 2))
-    steps = beaver_steps(Elementwise(), (989,), (989,), (989,), 40)
+    steps = cases.beaver_steps(Elementwise(), (989,), (989,), (989,), 40)
     check_same(lambda b: run_steps(steps, {"x": x, "y": y}, backends=b), others)
 
 
 def check_comparison(others: Mixtures) -> None:
     n = 989
-    step = compare(n, plan_comparison(26, 14, 2))
-    y = values(0, 1 << 26, n)
+    step = cases.compare(n, plan_comparison(26, 14, 2))
+    y = cases.values(0, 1 << 26, n)
     inputs = [share(y, 26), share(y ^ (1 << 20), 26)]
 
     def run(backends: Mixture) -> Outcome:
@@ -139,4 +131,4 @@ def check_a_mistake_is_caught(patch: pytest.MonkeyPatch, backend: Any, others: M
     patch.setattr(backend, "truncate", wrong)
     x = share(np.arange(989), 40, frac=26)
     with pytest.raises(AssertionError, match="a share differs"):
-        check_same(lambda b: run_step(truncate(989, 40, 13), x, backends=b), others)
+        check_same(lambda b: run_step(cases.truncate(989, 40, 13), x, backends=b), others)

@@ -10,17 +10,9 @@ import numpy.typing as npt
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.params import Cipher
+from gpumpc.protocols import linear
 from gpumpc.protocols.chains import Chain
 from gpumpc.protocols.comparison import Comparison
-from gpumpc.protocols.linear import (
-    BeaverProduct,
-    Convolution,
-    MatMul,
-    Open,
-    Operator,
-    PrivateProduct,
-    PublicProduct,
-)
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU
@@ -102,7 +94,7 @@ def argmax(shape: tuple[int, int], bits: int) -> Argmax:
 
 
 def product_steps(
-    operator: MatMul | Convolution,
+    operator: linear.MatMul | linear.Convolution,
     shape: Shape,
     out: Shape,
     k: int,
@@ -111,19 +103,21 @@ def product_steps(
 ) -> list[Step]:
     """x o W + b with the weights of "layer"; x is opened first where they are private."""
     if weights == "public":
-        return [PublicProduct("p", ("x",), "y", shape, "layer", operator, out, k, frac)]
+        return [linear.PublicProduct("p", ("x",), "y", shape, "layer", operator, out, k, frac)]
     return [
-        Open("open", ("x",), "e", shape, k),
-        PrivateProduct("p", ("e",), "y", shape, "layer", operator, out, k, frac),
+        linear.Open("open", ("x",), "e", shape, k),
+        linear.PrivateProduct("p", ("e",), "y", shape, "layer", operator, out, k, frac),
     ]
 
 
-def beaver_steps(operator: Operator, shape: Shape, other: Shape, out: Shape, k: int) -> list[Step]:
+def beaver_steps(
+    operator: linear.Operator, shape: Shape, other: Shape, out: Shape, k: int
+) -> list[Step]:
     """x o y of two operands."""
     return [
-        Open("open x", ("x",), "e", shape, k),
-        Open("open y", ("y",), "f", other, k),
-        BeaverProduct("p", ("e", "f"), "z", shape, operator, out, k),
+        linear.Open("open x", ("x",), "e", shape, k),
+        linear.Open("open y", ("y",), "f", other, k),
+        linear.BeaverProduct("p", ("e", "f"), "z", shape, operator, out, k),
     ]
 
 

@@ -15,18 +15,7 @@ from gpumpc.errors import BitsMismatch
 from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    opened_cells,
-    plain,
-    run_step,
-    run_steps,
-    share,
-    unsigned,
-    view_cells,
-)
+from tests import harness
 from tests.protocols.checkers import check_independent, check_uniform
 from tests.protocols.mistakes import Checker, Mistake, check_caught, draws, name_of, replaced
 
@@ -43,10 +32,12 @@ def test_keys_hold_scores_positions_and_labels(rows, n):
     id_bits = max(1, (n - 1).bit_length())
     step = LabelledKeys("keys", ("v", "labels"), "keys", (rows, n), 26, id_bits, 3)
     first = rng.integers(0, 1 << 63, n, dtype=np.uint64) * np.uint64(2)
-    shares = share(labels, 63, first=first)
-    got = run_steps([step], {"v": share(v, 26, seed=1), "labels": shares})
+    shares = harness.share(labels, 63, first=first)
+    got = harness.run_steps([step], {"v": harness.share(v, 26, seed=1), "labels": shares})
     expected = (((v << id_bits) + np.arange(n)) << 3) + labels
-    assert np.array_equal(got.values, expected) and np.array_equal(plain(step, v, labels), expected)
+    assert np.array_equal(got.values, expected) and np.array_equal(
+        harness.plain(step, v, labels), expected
+    )
     assert got.cost == step.cost == Cost() and got.shares[0].bits == step.bits == 29 + id_bits
 
 
@@ -54,16 +45,19 @@ def test_label_shares_narrower_than_a_key_are_refused():
     """A label's share modulo 2^label_bits would carry into the position."""
     step = LabelledKeys("keys", ("v", "labels"), "keys", (1, 4), 26, 2, 3)
     with pytest.raises(BitsMismatch):
-        run_steps([step], {"v": share(np.zeros((1, 4)), 26), "labels": share(np.zeros(4), 3)})
+        harness.run_steps(
+            [step],
+            {"v": harness.share(np.zeros((1, 4)), 26), "labels": harness.share(np.zeros(4), 3)},
+        )
 
 
 SHUFFLED = (64, 512)
 KEY_BITS = 24
 
 
-def shuffled(keys: Ints, first: Any = None, seed: int = 6) -> Outcome:
+def shuffled(keys: Ints, first: Any = None, seed: int = 6) -> harness.Outcome:
     step = Shuffle("shuffled", ("keys",), "shuffled", SHUFFLED, KEY_BITS, 0)
-    return run_step(step, share(keys, KEY_BITS, seed=seed, first=first), seed=seed)
+    return harness.run_step(step, harness.share(keys, KEY_BITS, seed=seed, first=first), seed=seed)
 
 
 def labelled(seed: int = 7) -> Ints:
@@ -75,7 +69,7 @@ def labelled(seed: int = 7) -> Ints:
 
 def keys_stay_the_same() -> None:
     first, second = shuffled(labelled()).shares
-    whole = BACKEND.reduce(first.share + second.share, KEY_BITS)
+    whole = harness.BACKEND.reduce(first.share + second.share, KEY_BITS)
     assert np.array_equal(np.sort(whole.astype(np.int64), axis=1), labelled())
 
 
@@ -83,7 +77,7 @@ def the_shuffle_hides_labels() -> None:
     """Every byte a server hears, of keys shared as themselves and zero: only masks make noise."""
     got = shuffled(labelled(), first=np.zeros(SHUFFLED, dtype=np.uint64))
     for party in (0, 1):
-        check_uniform(opened_cells(got, party))
+        check_uniform(harness.opened_cells(got, party))
 
 
 def the_view_hides_labels() -> None:
@@ -91,9 +85,11 @@ def the_view_hides_labels() -> None:
     n = SHUFFLED[0] * SHUFFLED[1]
     got = shuffled(keys)
     for party in (0, 1):
-        secret = Cell("keys", KEY_BITS - 1, n, unsigned(keys))
-        own = Cell("input share", KEY_BITS, n, share(keys, KEY_BITS, seed=6)[party].words)
-        check_independent([*view_cells(got, party, n), own], [secret])
+        secret = harness.Cell("keys", KEY_BITS - 1, n, harness.unsigned(keys))
+        own = harness.Cell(
+            "input share", KEY_BITS, n, harness.share(keys, KEY_BITS, seed=6)[party].words
+        )
+        check_independent([*harness.view_cells(got, party, n), own], [secret])
 
 
 def test_shuffle_of_whole_keys_costs_their_full_width():
@@ -101,7 +97,7 @@ def test_shuffle_of_whole_keys_costs_their_full_width():
     wide = packed_bytes(n, KEY_BITS)
     assert shuffled(labelled()).cost == Cost(3, wide, 2 * wide, 2 * wide)
     step = Shuffle("shuffled", ("keys",), "shuffled", SHUFFLED, KEY_BITS, 0)
-    assert np.array_equal(plain(step, labelled()), labelled())
+    assert np.array_equal(harness.plain(step, labelled()), labelled())
 
 
 def server_1_cannot_unmask() -> None:

@@ -16,20 +16,9 @@ from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from gpumpc.shares import Additive
 from tests.harness import BACKEND, Cell, run_step, run_steps, share, unsigned
+from tests.protocols import mistakes
 from tests.protocols.cases import lift, outside_truncation, product_steps, random_values, truncate
 from tests.protocols.checkers import check_opened, check_view
-from tests.protocols.mistakes import (
-    ERRORS,
-    Checker,
-    Mistake,
-    Patch,
-    check_caught,
-    draws,
-    name_of,
-    names_not_remembered,
-    replaced,
-    zeroed,
-)
 
 N = 1 << 14
 BITS, K, F = 27, 40, 13
@@ -110,15 +99,15 @@ CHECKERS = [
 ]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
-def test_correct_protocols_pass_every_checker(checker: Checker) -> None:
+@pytest.mark.parametrize("checker", CHECKERS, ids=mistakes.name_of)
+def test_correct_protocols_pass_every_checker(checker: mistakes.Checker) -> None:
     checker()
 
 
 # mistakes
 
 
-def lift_products_of_the_wrong_masks(patch: Patch) -> None:
+def lift_products_of_the_wrong_masks(patch: mistakes.Patch) -> None:
     """P = a_0 a_0."""
 
     def deal(self: Any, dealing: Dealing) -> None:
@@ -129,13 +118,13 @@ def lift_products_of_the_wrong_masks(patch: Patch) -> None:
     patch.setattr(LiftBits, "deal", deal)
 
 
-def truncation(name: str, party: int) -> Mistake:
+def truncation(name: str, party: int) -> mistakes.Mistake:
     """Both servers take the constant of one party's truncation."""
 
     def change(honest: Any) -> Any:
         return lambda self, words, k, shift, _: honest(self, words, k, shift, party)
 
-    return replaced(name, NumpyBackend, "truncate", change)
+    return mistakes.replaced(name, NumpyBackend, "truncate", change)
 
 
 def truncation_claims_the_whole_ring(honest: Any) -> Any:
@@ -168,34 +157,41 @@ def without_c(honest: Any) -> Any:
     return lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "C")
 
 
-PLANTED: list[tuple[Mistake, Checker]] = [
-    (draws("operand_mask_zero", "A", zeroed), opening_is_noise),
-    (draws("lift_without_its_mask", "lift.a", zeroed), lift_view_of_server_0),
-    (draws("lift_told_by_server_1_in_the_clear", "lift.a", zeroed, (1,)), lift_view_of_server_0),
-    (names_not_remembered, a_name_serves_once),
+PLANTED: list[tuple[mistakes.Mistake, mistakes.Checker]] = [
+    (mistakes.draws("operand_mask_zero", "A", mistakes.zeroed), opening_is_noise),
+    (mistakes.draws("lift_without_its_mask", "lift.a", mistakes.zeroed), lift_view_of_server_0),
     (
-        replaced("truncation_without_reduce", Truncate, "run", truncation_claims_the_whole_ring),
+        mistakes.draws("lift_told_by_server_1_in_the_clear", "lift.a", mistakes.zeroed, (1,)),
+        lift_view_of_server_0,
+    ),
+    (mistakes.names_not_remembered, a_name_serves_once),
+    (
+        mistakes.replaced(
+            "truncation_without_reduce", Truncate, "run", truncation_claims_the_whole_ring
+        ),
         truncation_has_no_large_errors,
     ),
     (truncation("truncation_constant_at_both", 0), truncation_is_right),
     (truncation("truncation_constant_at_none", 1), truncation_is_right),
-    (replaced("product_without_c", Session, "dealt_words", without_c), product_is_right),
-    (replaced("bias_added_by_both", PrivateProduct, "run", bias_again), product_is_right),
+    (mistakes.replaced("product_without_c", Session, "dealt_words", without_c), product_is_right),
+    (mistakes.replaced("bias_added_by_both", PrivateProduct, "run", bias_again), product_is_right),
     (
-        replaced("signed_lift_without_its_shift", Session, "public", lambda _: lambda s, x, v: x),
+        mistakes.replaced(
+            "signed_lift_without_its_shift", Session, "public", lambda _: lambda s, x, v: x
+        ),
         lift_is_right,
     ),
     (
-        replaced("lift_constant_at_both", Session, "public", lambda _: constant_at_both),
+        mistakes.replaced("lift_constant_at_both", Session, "public", lambda _: constant_at_both),
         lift_is_right,
     ),
     (lift_products_of_the_wrong_masks, lift_is_right),
     (
-        replaced("sum_takes_the_larger_ring", Additive, "plus", lambda _: unreduced_sum),
+        mistakes.replaced("sum_takes_the_larger_ring", Additive, "plus", lambda _: unreduced_sum),
         a_narrow_share_stays_narrow,
     ),
     (
-        replaced(
+        mistakes.replaced(
             "ring_goes_up_without_a_lift", Additive, "check_bits", lambda _: lambda s, b: None
         ),
         a_narrow_share_stays_narrow,
@@ -203,6 +199,6 @@ PLANTED: list[tuple[Mistake, Checker]] = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=name_of)
-def test_a_planted_bug_is_caught(plant: Mistake, checker: Checker) -> None:
-    check_caught(plant, checker, ERRORS)
+@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=mistakes.name_of)
+def test_a_planted_bug_is_caught(plant: mistakes.Mistake, checker: mistakes.Checker) -> None:
+    mistakes.check_caught(plant, checker, mistakes.ERRORS)

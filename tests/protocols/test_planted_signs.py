@@ -17,31 +17,8 @@ from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from tests.harness import Cell, Outcome, opened_cells, run_step, share, unsigned
-from tests.protocols.cases import (
-    argmax,
-    clamp,
-    outside_clamp,
-    outside_relu,
-    pair_max,
-    random_values,
-    relu,
-)
+from tests.protocols import cases, mistakes
 from tests.protocols.checkers import check_independent, check_padding, check_view
-from tests.protocols.mistakes import (
-    ERRORS,
-    Checker,
-    Mistake,
-    Patch,
-    check_caught,
-    drawn_openly,
-    draws,
-    first_for_all,
-    first_row_for_all,
-    name_of,
-    replaced,
-    tie_goes_right,
-    zeroed,
-)
 
 N = 1 << 14
 BITS, K, F, TOP = 27, 40, 13, 6 << 13
@@ -51,12 +28,14 @@ BITS, K, F, TOP = 27, 40, 13, 6 << 13
 
 
 def run_relu(seed: int = 2, batch_index: int = 1, high: int = K, values: Any = None) -> Outcome:
-    x = random_values(BITS, (N,)) if values is None else values
-    return run_step(relu(N, BITS, high), share(x, BITS, seed=seed), seed=3, batch_index=batch_index)
+    x = cases.random_values(BITS, (N,)) if values is None else values
+    return run_step(
+        cases.relu(N, BITS, high), share(x, BITS, seed=seed), seed=3, batch_index=batch_index
+    )
 
 
 def relu_is_right() -> None:
-    assert not outside_relu(random_values(BITS, (N,)), run_relu().values).any()
+    assert not cases.outside_relu(cases.random_values(BITS, (N,)), run_relu().values).any()
 
 
 def relu_opens_noise() -> None:
@@ -65,7 +44,7 @@ def relu_opens_noise() -> None:
 
 
 def relu_view_of(party: int) -> None:
-    x = random_values(BITS, (N,))
+    x = cases.random_values(BITS, (N,))
     peer = share(x, BITS, seed=2)[1 - party].words
     secret = [Cell("x", BITS, N, unsigned(x)), Cell("the peer's share", BITS, N, peer)]
     check_view(run_relu(), party, N, secret)
@@ -84,27 +63,29 @@ def two_batches_are_unrelated() -> None:
 
 
 def clamp_is_right() -> None:
-    x = random_values(BITS, (N,), -(1 << (BITS - 1)) + TOP)
+    x = cases.random_values(BITS, (N,), -(1 << (BITS - 1)) + TOP)
     x[4:7] = [TOP - 1, TOP, TOP + 1]
-    assert not outside_clamp(
-        x, run_step(clamp(N, BITS, K, TOP), share(x, BITS, seed=2)).values, TOP
+    assert not cases.outside_clamp(
+        x, run_step(cases.clamp(N, BITS, K, TOP), share(x, BITS, seed=2)).values, TOP
     ).any()
 
 
 def max_is_right() -> None:
-    x = random_values(BITS - 1, (N, 1, 2, 1))
-    got = run_step(pair_max(N, BITS), share(x, BITS, seed=2)).values
+    x = cases.random_values(BITS - 1, (N, 1, 2, 1))
+    got = run_step(cases.pair_max(N, BITS), share(x, BITS, seed=2)).values
     assert np.array_equal(got, x.max(axis=2, keepdims=True))
 
 
 def argmax_is_right() -> None:
     x = np.random.default_rng(5).integers(-2, 2, (N // 8, 5))
-    got = run_step(argmax(x.shape, BITS), share(x, BITS, seed=2)).words
+    got = run_step(cases.argmax(x.shape, BITS), share(x, BITS, seed=2)).words
     assert np.array_equal(got, np.argmax(x, axis=1).astype(np.uint64))
 
 
 def padding_is_clean() -> None:
-    check_padding(run_step(relu(989, BITS, K), share(random_values(BITS, (989,)), BITS, seed=2)))
+    check_padding(
+        run_step(cases.relu(989, BITS, K), share(cases.random_values(BITS, (989,)), BITS, seed=2))
+    )
 
 
 CHECKERS = [
@@ -120,34 +101,34 @@ CHECKERS = [
 ]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
-def test_correct_protocols_pass_every_checker(checker: Checker) -> None:
+@pytest.mark.parametrize("checker", CHECKERS, ids=mistakes.name_of)
+def test_correct_protocols_pass_every_checker(checker: mistakes.Checker) -> None:
     checker()
 
 
 # mistakes
 
 
-def table_sent_in_the_clear(patch: Patch) -> None:
+def table_sent_in_the_clear(patch: mistakes.Patch) -> None:
     """Share 0 of the thermometer codes is zero, so the correction to server 1 is r itself."""
 
     def plant(honest: Any, name_at: int) -> Any:
         def lanes(self: Any, *arguments: Any) -> Any:
             drawn = honest(self, *arguments)
-            return zeroed(drawn) if arguments[name_at].startswith("table") else drawn
+            return mistakes.zeroed(drawn) if arguments[name_at].startswith("table") else drawn
 
         return lanes
 
-    drawn_openly(patch)
+    mistakes.drawn_openly(patch)
     patch.setattr(Session, "lanes", plant(Session.lanes, 0))
     patch.setattr(Dealing, "lanes", plant(Dealing.lanes, 1))
 
 
 def without_top(planes: Any) -> Any:
-    return planes[:-1], zeroed(planes[-1])
+    return planes[:-1], mistakes.zeroed(planes[-1])
 
 
-def rho_not_folded_into_t(patch: Patch) -> None:
+def rho_not_folded_into_t(patch: mistakes.Patch) -> None:
     """t = t', without msb(r)."""
 
     def deal(self: Any, dealing: Dealing) -> None:
@@ -160,7 +141,7 @@ def rho_not_folded_into_t(patch: Patch) -> None:
     patch.setattr(Positive, "deal", deal)
 
 
-def padding_bits_not_zero(patch: Patch) -> None:
+def padding_bits_not_zero(patch: mistakes.Patch) -> None:
     def expand(self: Any, cipher: Any, key: bytes, planes: int, n: int) -> Any:
         from gpumpc.ring import prg
 
@@ -169,7 +150,7 @@ def padding_bits_not_zero(patch: Patch) -> None:
     patch.setattr(NumpyBackend, "expand_lanes", expand)
 
 
-def wrong_party_adds_constant(patch: Patch) -> None:
+def wrong_party_adds_constant(patch: mistakes.Patch) -> None:
     """Both take the complement in drelu: the two ones cancel."""
     ones = comparison.ones_at_party_0
 
@@ -183,7 +164,7 @@ def wrong_party_adds_constant(patch: Patch) -> None:
     patch.setattr(relu_module, "ones_at_party_0", at_both)
 
 
-def lower_digit_first(patch: Patch) -> None:
+def lower_digit_first(patch: mistakes.Patch) -> None:
     """The tree combines digits from the bottom."""
     honest = comparison._digits
 
@@ -208,7 +189,7 @@ def in_batch_0(honest: Any) -> Any:
 
 
 def of_the_negative(honest: Any) -> Any:
-    return lambda self, session, v: honest(self, session, zeroed(v) - v)
+    return lambda self, session, v: honest(self, session, mistakes.zeroed(v) - v)
 
 
 def less_a_byte(honest: Any) -> Any:
@@ -217,46 +198,53 @@ def less_a_byte(honest: Any) -> Any:
     )
 
 
-cost_forgets_the_lift = replaced("cost_forgets_the_lift", Positive, "cost", less_a_byte)
+cost_forgets_the_lift = mistakes.replaced("cost_forgets_the_lift", Positive, "cost", less_a_byte)
 NARROW = mask(BITS - 4)  # as wide as the secret, not as the ring
-PLANTED: list[tuple[Mistake, Checker]] = [
-    (draws("mask_zero", "r", zeroed), relu_opens_noise),
-    (draws("mask_constant", "r", first_for_all), relu_opens_noise),
-    (draws("mask_too_narrow", "r", lambda values: values & NARROW), relu_opens_noise),
-    (draws("lift_with_one_mask_for_two_candidates", "lift.a", first_row_for_all), view_0),
-    (draws("tree_sharing_masks", "masks", first_row_for_all), relu_opens_noise),
-    (draws("tree_without_masks", "masks", zeroed), relu_opens_noise),
-    (draws("choice_without_its_mask", "t'", zeroed), relu_opens_noise),
+PLANTED: list[tuple[mistakes.Mistake, mistakes.Checker]] = [
+    (mistakes.draws("mask_zero", "r", mistakes.zeroed), relu_opens_noise),
+    (mistakes.draws("mask_constant", "r", mistakes.first_for_all), relu_opens_noise),
+    (mistakes.draws("mask_too_narrow", "r", lambda values: values & NARROW), relu_opens_noise),
+    (
+        mistakes.draws(
+            "lift_with_one_mask_for_two_candidates", "lift.a", mistakes.first_row_for_all
+        ),
+        view_0,
+    ),
+    (mistakes.draws("tree_sharing_masks", "masks", mistakes.first_row_for_all), relu_opens_noise),
+    (mistakes.draws("tree_without_masks", "masks", mistakes.zeroed), relu_opens_noise),
+    (mistakes.draws("choice_without_its_mask", "t'", mistakes.zeroed), relu_opens_noise),
     # Only server 0 draws t': what is opened is masked by a bit that it knows.
-    (draws("sign_open_to_server_0", "t'", zeroed, (1,)), view_0),
+    (mistakes.draws("sign_open_to_server_0", "t'", mistakes.zeroed, (1,)), view_0),
     (table_sent_in_the_clear, view_1),
     (
-        replaced("correlation_used_twice", SeedTree, "__init__", in_batch_0),
+        mistakes.replaced("correlation_used_twice", SeedTree, "__init__", in_batch_0),
         two_batches_are_unrelated,
     ),
     (rho_not_folded_into_t, relu_is_right),
     # msb(y) and msb(r) count for nothing.
     (
-        replaced("sign_bits_forgotten", relu_module, "split_top", lambda _: without_top),
+        mistakes.replaced("sign_bits_forgotten", relu_module, "split_top", lambda _: without_top),
         relu_is_right,
     ),
     (padding_bits_not_zero, padding_is_clean),
     (wrong_party_adds_constant, relu_is_right),
     (wrong_party_adds_constant, clamp_is_right),
     (
-        replaced("clamp_constant_off", NumpyBackend, "add_constant", off_by_the_least_high_amount),
+        mistakes.replaced(
+            "clamp_constant_off", NumpyBackend, "add_constant", off_by_the_least_high_amount
+        ),
         clamp_is_right,
     ),
-    (tie_goes_right, argmax_is_right),
-    (replaced("max_takes_the_smaller", Positive, "run", of_the_negative), max_is_right),
+    (mistakes.tie_goes_right, argmax_is_right),
+    (mistakes.replaced("max_takes_the_smaller", Positive, "run", of_the_negative), max_is_right),
     (lower_digit_first, relu_is_right),
     (cost_forgets_the_lift, relu_is_right),
 ]
 
 
-@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=name_of)
-def test_a_planted_bug_is_caught(plant: Mistake, checker: Checker) -> None:
-    check_caught(plant, checker, ERRORS)
+@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=mistakes.name_of)
+def test_a_planted_bug_is_caught(plant: mistakes.Mistake, checker: mistakes.Checker) -> None:
+    mistakes.check_caught(plant, checker, mistakes.ERRORS)
 
 
 def test_wrong_cost_stops_the_run() -> None:

@@ -6,16 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpumpc.errors import (
-    BadShape,
-    BitsMismatch,
-    ForeignShare,
-    FracMismatch,
-    MaskReused,
-    PlanError,
-    RangeTooWide,
-    RevealError,
-)
+from gpumpc import errors
 from gpumpc.nn import graph as g
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
@@ -43,18 +34,19 @@ X = np.arange(19)
     "step", [lift(19, 28, 40), relu(19, 28, 40), clamp(19, 28, 40, 96), truncate(19, 40, 13)]
 )
 def test_steps_refuse_shares_of_a_smaller_ring(step):
-    with pytest.raises(BitsMismatch, match="lift it first"):
+    with pytest.raises(errors.BitsMismatch, match="lift it first"):
         run_step(step, share(X, 27))
 
 
 def test_opening_refuses_shares_of_a_smaller_ring():
-    with pytest.raises(BitsMismatch):
+    with pytest.raises(errors.BitsMismatch):
         run_step(Open("o", ("x",), "e", (19,), 40), share(X, 27))
 
 
 def test_40_bit_share_is_refused_where_64_bits_are_needed():
     with pytest.raises(
-        BitsMismatch, match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"
+        errors.BitsMismatch,
+        match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed",
     ):
         share(X, 40)[0].at_bits(BACKEND, 64)
 
@@ -66,32 +58,32 @@ def test_sum_of_40_and_64_bit_shares_has_40_bits():
     for first, second in zip(share(X, 40), wide, strict=True):
         total = first.plus(BACKEND, second)
         assert total.bits == 40 and not np.asarray(total.words >> 40).any()
-        with pytest.raises(BitsMismatch):
+        with pytest.raises(errors.BitsMismatch):
             total.at_bits(BACKEND, 64)
 
 
 def test_two_scales_are_not_added():
-    with pytest.raises(FracMismatch, match="truncate or rescale"):
+    with pytest.raises(errors.FracMismatch, match="truncate or rescale"):
         run_step(Add("a", ("x", "y"), "z", (19,)), share(X, 40, frac=13), share(X, 40, frac=26))
 
 
 def test_two_divisors_are_not_added():
     x, y = share(X, 40, frac=13), share(X, 40, frac=13)
     averaged = (dataclasses.replace(y[0], divisor=49), dataclasses.replace(y[1], divisor=49))
-    with pytest.raises(FracMismatch):
+    with pytest.raises(errors.FracMismatch):
         run_step(Add("a", ("x", "y"), "z", (19,)), x, averaged)
 
 
 def test_shares_of_two_owners_are_not_added():
     mine, yours = (dataclasses.replace(share(X, 40)[0], owner=owner) for owner in ("alice", "bob"))
-    with pytest.raises(ForeignShare, match="use one session"):
+    with pytest.raises(errors.ForeignShare, match="use one session"):
         mine.plus(BACKEND, yours)
 
 
 @pytest.mark.parametrize("field", [{"bits": 27}, {"frac": 1}, {"divisor": 9}, {"owner": "bob"}])
 def test_reconstruct_refuses_unlike_shares(field):
     first, second = share(X, 40)
-    with pytest.raises(RevealError, match="do not belong together"):
+    with pytest.raises(errors.RevealError, match="do not belong together"):
         reconstruct(BACKEND, first, dataclasses.replace(second, **field))
 
 
@@ -110,7 +102,7 @@ def test_input_of_a_wrong_shape_is_refused():
     program = compile_program(
         g.Graph((g.Input("x", (), (19,), -1, 1), g.ReLU("y", ("x",)))), Params(), 1
     )
-    with pytest.raises(BadShape, match="the program wants"):
+    with pytest.raises(errors.BadShape, match="the program wants"):
         run_program(program, [share(X, 40, frac=13)])
 
 
@@ -119,12 +111,12 @@ def test_input_at_a_wrong_scale_is_refused():
     program = compile_program(
         g.Graph((g.Input("x", (), (19,), -1, 1), g.Clamp("y", ("x",), 6.0))), Params(), 1
     )
-    with pytest.raises(FracMismatch, match="encode the input for this plan"):
+    with pytest.raises(errors.FracMismatch, match="encode the input for this plan"):
         run_program(program, [share(X[None], 40, frac=5)])
 
 
 def test_parts_of_two_scales_are_not_joined():
-    with pytest.raises(FracMismatch):
+    with pytest.raises(errors.FracMismatch):
         run_step(
             Concat("c", ("x", "y"), "z", (19, 1)),
             share(X[:, None], 40, frac=3),
@@ -138,7 +130,7 @@ def test_operand_opened_in_too_small_a_ring_is_refused():
         Open("p", ("y",), "f", (19,), 40),
         BeaverProduct("b", ("e", "f"), "z", (19,), Elementwise(), (19,), 40),
     ]
-    with pytest.raises(BitsMismatch, match="opened modulo 2\\^30"):
+    with pytest.raises(errors.BitsMismatch, match="opened modulo 2\\^30"):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
@@ -153,14 +145,14 @@ def test_product_keeps_the_owner_of_its_operand():
     first, second = share(X[None], 40)
     mine = (dataclasses.replace(first, owner="alice"), dataclasses.replace(second, owner="alice"))
     assert np.array_equal(run_steps(steps, {"x": mine, "y": mine}, w).values, 2 * X[None])
-    with pytest.raises(ForeignShare):
+    with pytest.raises(errors.ForeignShare):
         run_steps(steps, {"x": mine, "y": share(X[None], 40)}, w)
     beaver = [
         steps[0],
         Open("p", ("y",), "f", shape, 40),
         BeaverProduct("b", ("e", "f"), "z", shape, Elementwise(), shape, 40),
     ]
-    with pytest.raises(ForeignShare):
+    with pytest.raises(errors.ForeignShare):
         run_steps(beaver, {"x": mine, "y": share(X[None], 40)})
 
 
@@ -170,13 +162,13 @@ def test_product_keeps_the_owner_of_its_operand():
 def test_a_mask_is_not_given_twice():
     tree = SeedTree(roots(0)[0], SESSION_ID, 1)
     tree.key("step", "r")
-    with pytest.raises(MaskReused, match="hides one value, ever"):
+    with pytest.raises(errors.MaskReused, match="hides one value, ever"):
         tree.key("step", "r")
 
 
 def test_two_steps_of_one_name_are_refused_by_the_dealer():
     steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
-    with pytest.raises(MaskReused):
+    with pytest.raises(errors.MaskReused):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
@@ -188,7 +180,7 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
         dealer.Dealing, "sum_words", lambda self, name, shape, bits: BACKEND.zeros(shape)
     )
     steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
-    with pytest.raises(MaskReused):
+    with pytest.raises(errors.MaskReused):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
@@ -276,7 +268,7 @@ K = 27  # bits after truncation, with 13 of them fraction
 
 def test_pool_is_refused_at_the_edge_of_its_range():
     edge = 2.0 ** (K - 2 - 13)
-    with pytest.raises(RangeTooWide, match="layer 'y' may reach 2\\^25"):
+    with pytest.raises(errors.RangeTooWide, match="layer 'y' may reach 2\\^25"):
         planned([POOL], -edge, edge)
     planned([POOL], -edge + SLACK, edge - SLACK)
 
@@ -286,14 +278,14 @@ def test_range_one_unit_too_wide_is_refused(layer, bits):
     edge, unit = 2.0 ** (bits - 13), 2.0**-13
     planned([layer], -edge + SLACK, edge - SLACK)
     for low, high in ((-edge, edge), (-edge - unit, 0.0)):
-        with pytest.raises(RangeTooWide, match="choose a larger k or a smaller f"):
+        with pytest.raises(errors.RangeTooWide, match="choose a larger k or a smaller f"):
             planned([layer], low, high)
 
 
 def test_a_clamp_needs_room_for_its_constant_below():
     edge, unit = 2.0 ** (K - 1 - 13), 2.0**-13
     planned([g.Clamp("y", ("x",), 6.0)], -edge + 6 + SLACK, edge - SLACK)
-    with pytest.raises(RangeTooWide):
+    with pytest.raises(errors.RangeTooWide):
         planned([g.Clamp("y", ("x",), 6.0)], -edge + 6 - unit, 0.0)
 
 
@@ -301,7 +293,7 @@ def test_an_argmax_has_the_range_of_a_difference():
     layers = [g.Flatten("v", ("x",)), g.Argmax("y", ("v",))]
     edge = 2.0 ** (40 - 2 - 13)
     planned(layers, -edge + SLACK, edge - SLACK)
-    with pytest.raises(RangeTooWide):
+    with pytest.raises(errors.RangeTooWide):
         planned(layers, -edge, edge)
 
 
@@ -309,9 +301,9 @@ def test_a_top_k_has_the_range_of_a_difference():
     layers = [g.Flatten("v", ("x",)), g.TopK("y", ("v",), 3)]
     edge = 2.0 ** (40 - 2 - 13)
     planned(layers, -edge + SLACK, edge - SLACK)
-    with pytest.raises(RangeTooWide):
+    with pytest.raises(errors.RangeTooWide):
         planned(layers, -edge, edge)
-    with pytest.raises(PlanError, match="keys of 60 . 4 bits.*at most 58"):
+    with pytest.raises(errors.PlanError, match="keys of 60 . 4 bits.*at most 58"):
         planned(layers, -1.0, 1.0, Params(ring_bits=60, frac_bits=13))
 
 
@@ -329,14 +321,14 @@ def test_a_product_that_may_outgrow_k_is_refused():
         if fits:
             assert check_ranges(program, weights, -1.0, 1.0).magnitude < 2.0**39
         else:
-            with pytest.raises(RangeTooWide, match="layer 'fc'"):
+            with pytest.raises(errors.RangeTooWide, match="layer 'fc'"):
                 check_ranges(program, weights, -1.0, 1.0)
 
 
 @pytest.mark.parametrize("layer", [g.Add("y", ("x", "x")), g.AvgPool("y", ("x",), (4, 4), (1, 1))])
 def test_sum_in_the_last_layer_must_fit(layer):
     edge = 2.0 ** (39 - 13)
-    with pytest.raises(RangeTooWide, match="layer 'y'"):
+    with pytest.raises(errors.RangeTooWide, match="layer 'y'"):
         planned([layer], -edge / 2, edge / 2)
     planned([layer], -edge / 16 + SLACK, edge / 16 - SLACK)
 
@@ -368,19 +360,19 @@ def test_values_of_two_scales_are_not_joined_by_a_plan():
         g.AvgPool("b", ("x",), (2, 2), (2, 2)),
         g.Add("y", ("a", "b")),
     ]
-    with pytest.raises(PlanError, match="different scales"):
+    with pytest.raises(errors.PlanError, match="different scales"):
         planned(layers, -1.0, 1.0)
 
 
 def test_a_clamp_outside_its_ring_is_refused():
     for high in (0.0, -1.0, 2.0 ** (K - 2 - 13)):
-        with pytest.raises(PlanError, match="leave room above it"):
+        with pytest.raises(errors.PlanError, match="leave room above it"):
             planned([g.Clamp("y", ("x",), high)], -1.0, 1.0)
 
 
 @pytest.mark.parametrize(("k", "f"), [(40, 20), (63, 13), (40, 0), (8, 4)])
 def test_invalid_ring_parameters_are_refused(k, f):
-    with pytest.raises(PlanError, match="do not make a fixed-point ring"):
+    with pytest.raises(errors.PlanError, match="do not make a fixed-point ring"):
         Params(ring_bits=k, frac_bits=f)
 
 

@@ -28,19 +28,8 @@ from tests.harness import (
     unsigned,
     view_cells,
 )
+from tests.protocols import mistakes
 from tests.protocols.checkers import check_cost, check_independent, check_same_law, check_uniform
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    beta_not_corrected,
-    check_caught,
-    draws,
-    name_of,
-    one_shuffle_for_two_queries,
-    replaced,
-    zeroed,
-)
 from tests.scripted import NamedTree
 
 Ints = npt.NDArray[np.int64]
@@ -266,12 +255,12 @@ def rows_have_their_own_order() -> None:
 CHECKERS = [server_0_cannot_follow, server_1_cannot_follow, messages_are_uniform, keys_are_kept]
 
 
-@pytest.mark.parametrize("checker", [*CHECKERS, rows_have_their_own_order], ids=name_of)
+@pytest.mark.parametrize("checker", [*CHECKERS, rows_have_their_own_order], ids=mistakes.name_of)
 def test_correct_shuffle_passes_every_checker(checker):
     checker()
 
 
-def ids_added_after_pi(patch: Patch) -> None:
+def ids_added_after_pi(patch: mistakes.Patch) -> None:
     """Low bits say where a key lies after pi, not where it came from."""
 
     def run_0(self: Shuffle, session: Session, v: Any) -> Any:
@@ -293,21 +282,24 @@ def without_delta(honest: Any) -> Any:
     return lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta")
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (draws("shuffle_without_g", "g", zeroed), server_0_cannot_follow),
+MISTAKES: list[tuple[mistakes.Mistake, mistakes.Checker]] = [
+    (mistakes.draws("shuffle_without_g", "g", mistakes.zeroed), server_0_cannot_follow),
     # S0 then holds both shares of every distance.
-    (draws("first_message_without_a", "a", zeroed), messages_are_uniform),
-    (draws("second_message_without_a_prime", "a'", zeroed), server_1_cannot_follow),
+    (mistakes.draws("first_message_without_a", "a", mistakes.zeroed), messages_are_uniform),
+    (
+        mistakes.draws("second_message_without_a_prime", "a'", mistakes.zeroed),
+        server_1_cannot_follow,
+    ),
     # Without Delta, beta is pi(a): of the right law, but S1 knows a.
-    (draws("beta_sent_in_the_clear", "Delta", zeroed), server_1_cannot_follow),
-    (draws("moved_sent_in_the_clear", "b'", zeroed), server_1_cannot_follow),
-    (beta_not_corrected(BITS), keys_are_kept),
-    (replaced("delta_only_at_the_dealer", Session, "words", without_delta), keys_are_kept),
+    (mistakes.draws("beta_sent_in_the_clear", "Delta", mistakes.zeroed), server_1_cannot_follow),
+    (mistakes.draws("moved_sent_in_the_clear", "b'", mistakes.zeroed), server_1_cannot_follow),
+    (mistakes.beta_not_corrected(BITS), keys_are_kept),
+    (mistakes.replaced("delta_only_at_the_dealer", Session, "words", without_delta), keys_are_kept),
     (ids_added_after_pi, keys_are_kept),
-    (one_shuffle_for_two_queries, rows_have_their_own_order),
+    (mistakes.one_shuffle_for_two_queries, rows_have_their_own_order),
 ]
 
 
-@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
-    check_caught(mistake, checker)
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=mistakes.name_of)
+def test_a_planted_bug_is_caught(mistake: mistakes.Mistake, checker: mistakes.Checker) -> None:
+    mistakes.check_caught(mistake, checker)

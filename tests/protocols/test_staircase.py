@@ -12,14 +12,8 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, PlanError
+from gpumpc.protocols import staircase
 from gpumpc.protocols import staircase as module
-from gpumpc.protocols.staircase import (
-    RepeatedTables,
-    Staircase,
-    plan_stairs,
-    repeated_lanes,
-    xor_rows,
-)
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
@@ -34,14 +28,8 @@ from tests.harness import (
     share,
     unsigned,
 )
+from tests.protocols import checkers
 from tests.protocols.cases import SIZES, Ints
-from tests.protocols.checkers import (
-    check_cost,
-    check_independent,
-    check_opened,
-    check_same_law,
-    check_view,
-)
 from tests.protocols.mistakes import (
     Checker,
     Mistake,
@@ -66,15 +54,15 @@ def stairs(
     edges: tuple[int, ...] = EDGES,
     values: tuple[int, ...] = VALUES,
     high: int = HIGH,
-) -> Staircase:
-    return Staircase("stairs", ("s",), "g", (n,), bits, high, 7, edges, values)
+) -> staircase.Staircase:
+    return staircase.Staircase("stairs", ("s",), "g", (n,), bits, high, 7, edges, values)
 
 
 def by_search(s: Ints, edges: tuple[int, ...] = EDGES, values: tuple[int, ...] = VALUES) -> Ints:
     return np.array(values)[np.searchsorted(edges, s, side="right")]
 
 
-def lowest(step: Staircase) -> int:
+def lowest(step: staircase.Staircase) -> int:
     return step.thresholds[-1] - (1 << (step.bits - 1))
 
 
@@ -151,7 +139,7 @@ def test_values_that_do_not_fit_are_refused(values):
 def test_lanes_are_repeated_threshold_by_threshold(n, times):
     bits = np.random.default_rng(3).integers(0, 2, (5, n), dtype=np.uint64)
     lanes: Any = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
-    got: Any = repeated_lanes(BACKEND, lanes, n, times)
+    got: Any = staircase.repeated_lanes(BACKEND, lanes, n, times)
     assert np.array_equal(
         got, np.concatenate([BACKEND.bit(np.tile(row, times), 0)[None] for row in bits])
     )
@@ -160,7 +148,7 @@ def test_lanes_are_repeated_threshold_by_threshold(n, times):
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
 def test_rows_are_added_without_carry(rows):
     words: Any = np.random.default_rng(4).integers(0, 1 << 63, (rows, 5), dtype=np.uint64)
-    found: Any = xor_rows(BACKEND, words)
+    found: Any = staircase.xor_rows(BACKEND, words)
     assert np.array_equal(found, np.bitwise_xor.reduce(words, axis=0))
 
 
@@ -172,7 +160,7 @@ def test_rows_are_added_without_carry(rows):
 def test_declared_cost_is_measured(n, edges):
     step = stairs(n, BITS, edges, tuple(range(len(edges) + 1)))
     got = run_step(step, share(np.zeros(n, dtype=np.int64), BITS))
-    check_cost(got, step.cost)
+    checkers.check_cost(got, step.cost)
     tree, every_n = step.comparison.high, n * len(edges)
     choices = lane_bytes(n, step.value_bits)
     sent = packed_bytes(n, BITS) + lane_bytes(every_n, tree.opened_bits) + choices
@@ -183,8 +171,8 @@ def test_declared_cost_is_measured(n, edges):
 
 def test_each_threshold_costs_only_its_tree():
     """docs/protocols.md section 9a: no table, no word and no opened choice a threshold."""
-    one, two = (plan_stairs(33, times) for times in (900, 901))
-    assert isinstance(one, RepeatedTables) and one.high == two.high
+    one, two = (staircase.plan_stairs(33, times) for times in (900, 901))
+    assert isinstance(one, staircase.RepeatedTables) and one.high == two.high
     tree = one.high
     assert (tree.opened_bits, tree.product_bits, tree.table_bits, one.rounds) == (21, 18, 111, 3)
     costs = [stairs(64, 34, tuple(range(1, j + 1)), (0,) * (j + 1)).cost for j in (900, 901)]
@@ -206,13 +194,13 @@ def run_on(s: Ints, seed: int = 6) -> Outcome:
 
 @pytest.mark.parametrize("kind", ["zero", "lowest", "highest", "on an edge"])
 def test_every_opened_byte_lane_is_uniform(kind):
-    check_opened(run_on(constant(kind)))
+    checkers.check_opened(run_on(constant(kind)))
 
 
 def test_two_inputs_give_transcripts_of_one_distribution():
     first, second = run_on(constant("lowest"), seed=7), run_on(constant("highest"), seed=8)
     for party in (0, 1):
-        check_same_law(opened_cells(first, party), opened_cells(second, party))
+        checkers.check_same_law(opened_cells(first, party), opened_cells(second, party))
 
 
 def pieces(got: Outcome) -> Outcome:
@@ -255,7 +243,7 @@ def view_of(party: int) -> None:
         Cell("a step", 0, N, BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None])
         for bit in steps
     ]
-    check_view(pieces(got), party, N, secret)
+    checkers.check_view(pieces(got), party, N, secret)
 
 
 @pytest.mark.parametrize("party", [0, 1])
@@ -273,7 +261,7 @@ def values_are_right() -> None:
 
 
 def openings_are_noise() -> None:
-    check_independent(opened_cells(pieces(run_on(constant("on an edge")))))
+    checkers.check_independent(opened_cells(pieces(run_on(constant("on an edge")))))
 
 
 view_0, view_1 = (functools.partial(view_of, party) for party in (0, 1))

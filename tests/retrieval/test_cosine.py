@@ -30,17 +30,7 @@ from gpumpc.retrieval.programs import VALUE_BITS, Geometry, query_program, rows_
 from tests.harness import BACKEND, Outcome, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_independent, check_uniform
 from tests.protocols.mistakes import Mistake, Patch, check_caught
-from tests.retrieval.indexes import (
-    BATCH,
-    PARAMS,
-    SEED,
-    Ints,
-    best,
-    compared,
-    feature_shares,
-    quantised,
-    scores_of,
-)
+from tests.retrieval import indexes
 
 Floats = npt.NDArray[np.float64]
 LITE0 = Geometry(1280, "cosine", 20, 15)
@@ -51,13 +41,15 @@ def directions(x: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.where(lengths > 0, x / np.maximum(lengths, 1), 0.0))
 
 
-def normalised(x: Ints, geometry: Geometry, seed: int = 1) -> tuple[Ints, Ints, Outcome]:
+def normalised(
+    x: indexes.Ints, geometry: Geometry, seed: int = 1
+) -> tuple[indexes.Ints, indexes.Ints, Outcome]:
     """The quantised rows, the normalised ones, and the run."""
-    pair = feature_shares(x, geometry, seed=seed)
-    program = rows_program(geometry, len(x), PARAMS)
+    pair = indexes.feature_shares(x, geometry, seed=seed)
+    program = rows_program(geometry, len(x), indexes.PARAMS)
     got = run_program(program, [pair], seed=seed)
     assert got.cost == program.cost
-    return quantised(pair, geometry), compared(got, "v", pair, geometry), got
+    return indexes.quantised(pair, geometry), indexes.compared(got, "v", pair, geometry), got
 
 
 def bound(dim: int) -> float:
@@ -69,7 +61,7 @@ def bound(dim: int) -> float:
     )
 
 
-def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
+def features(n: int, dim: int, seed: int, bits: int = 20) -> indexes.Ints:
     """As after a ReLU: half zeros, lengths spread over six octaves."""
     rng = np.random.default_rng(seed)
     raw = np.maximum(rng.normal(size=(n, dim)), 0) * np.exp2(-rng.uniform(0, 6, (n, 1)))
@@ -141,7 +133,7 @@ def test_cosine_error_of_features_is_below_1e_4():
 def test_five_nearest_rows_match_float64():
     """`plain` of the program; real features of Lite0 gave 0.997 in the clear, 0.999 on shares."""
     x = features(400, 1280, seed=3)
-    program = rows_program(LITE0, len(x), PARAMS)
+    program = rows_program(LITE0, len(x), indexes.PARAMS)
     words: Any = unsigned(x)
     u = np.asarray(program.plain(Clear(BACKEND, {}), words)).view(np.int64)
     exact, found = (side[:100] @ side[100:].T for side in (directions(x), u))
@@ -164,15 +156,17 @@ def test_vector_length_does_not_change_the_direction():
 def test_search_ranks_rows_by_cosine(make):
     geometry = Geometry(24, "cosine", 20, 15)
     one = make(geometry)
-    one.add(features(BATCH, 24, seed=5), b"the first sessio")
+    one.add(features(indexes.BATCH, 24, seed=5), b"the first sessio")
     one.add(features(20, 24, seed=6), b"the second sessi", batch_index=3)
     queries = features(4, 24, seed=7)
     found, scores = one.search(queries, 5)
-    assert found == best(scores, 5)
+    assert found == indexes.best(scores, 5)
     # A user divides by the scale and gets cosines.
     exact = (
         directions(queries)
-        @ directions(np.concatenate((features(BATCH, 24, seed=5), features(20, 24, seed=6)))).T
+        @ directions(
+            np.concatenate((features(indexes.BATCH, 24, seed=5), features(20, 24, seed=6)))
+        ).T
     )
     for q, row in enumerate(found):
         for score, position in row:
@@ -202,9 +196,9 @@ def test_scores_fit_score_bits(dim):
 
 
 def test_too_long_vectors_are_refused():
-    for program in (rows_program, lambda *a: query_program(a[0], 1, 5, 1, PARAMS)):
+    for program in (rows_program, lambda *a: query_program(a[0], 1, 5, 1, indexes.PARAMS)):
         with pytest.raises(PlanError, match="cannot be normalised"):
-            program(Geometry((1 << 22) + 1, "cosine", 20, 15), 2, PARAMS)
+            program(Geometry((1 << 22) + 1, "cosine", 20, 15), 2, indexes.PARAMS)
 
 
 # cost and transcripts
@@ -212,8 +206,8 @@ def test_too_long_vectors_are_refused():
 
 def test_normalising_a_row_costs_less_than_22_kb():
     """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row; an image costs 5.9 MB and 17 MB."""
-    for n in (1, 8, BATCH):
-        cost = rows_program(LITE0, n, PARAMS).cost
+    for n in (1, 8, indexes.BATCH):
+        cost = rows_program(LITE0, n, indexes.PARAMS).cost
         assert cost.rounds == 14
         assert cost.s0_bytes == cost.s1_bytes < 19_000 * n and cost.dealer_bytes < 21_500 * n
     assert LITE0.score_bits == 29 and Geometry(1280, "ip", 20, 15).score_bits == 37
@@ -309,6 +303,8 @@ def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
 
 def test_score_is_the_negative_cosine_at_scale() -> None:
     assert LITE0.score_scale == 4.0**UNIT_FRAC and LITE0.weight_factor == -1
-    [[score]] = scores_of(np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine")
+    [[score]] = indexes.scores_of(
+        np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine"
+    )
     assert score / LITE0.score_scale == -1.0
-    assert largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and SEED == 5
+    assert largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and indexes.SEED == 5
