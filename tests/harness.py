@@ -19,13 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
-from gpumpc.engine.in_process import (
-    DealtCorrections,
-    RecordingChannel,
-    open_weights,
-    recording_pair,
-    run_both,
-)
+from gpumpc.engine import in_process
+from gpumpc.engine.in_process import DealtCorrections, RecordingChannel, open_weights
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Params
@@ -181,9 +176,9 @@ def run_program(
     chosen = Options(**options)
     parts, masks = chosen.static or opened_weights(program, weights or {}, chosen.seed)
     corrections = _dealt(program, masks, chosen) + chosen.extra_corrections
-    channels = recording_pair(20)
+    channels = in_process.recording_pair(20)
     sessions = [_session(program, channels[p], parts[p], corrections, chosen) for p in (0, 1)]
-    shares = run_both(
+    shares = in_process.run_both(
         lambda party: program.run(sessions[party], *(pair[party] for pair in inputs)), channels
     )
     sent = list(zip(*(channel.sent for channel in channels), strict=True))

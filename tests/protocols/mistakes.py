@@ -21,10 +21,15 @@ Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Patch = pytest.MonkeyPatch
 Mistake = Callable[[Patch], None]
 Checker = Callable[[], None]
+Cases = list[tuple[Mistake, Checker]]
 Change = Callable[[Words], Words]
 # pytest.raises' own failure, where a checker expects an error that does not come, is not an
 # AssertionError.
 ERRORS = (AssertionError, GpumpcError, pytest.fail.Exception)
+
+
+def zeroed(values: Words) -> Words:
+    return values * np.uint64(0)
 
 
 def name_of(value: Any) -> str:
@@ -34,8 +39,10 @@ def name_of(value: Any) -> str:
     return str(value.__name__)
 
 
-def draws(name: str, wanted: str, change: Change, parties: tuple[int, ...] = (0, 1)) -> Mistake:
-    """The mistake of this name: `change_draws`."""
+def draws(
+    name: str, wanted: str, change: Change = zeroed, parties: tuple[int, ...] = (0, 1)
+) -> Mistake:
+    """The mistake of this name: some parties draw `wanted` as zero, or as `change` makes it."""
 
     def mistake(patch: Patch) -> None:
         change_draws(patch, wanted, change, parties)
@@ -132,10 +139,6 @@ def change_draws(
         patch.setattr(Dealing, kind, at_dealer(getattr(Dealing, kind)))
 
 
-def zeroed(values: Words) -> Words:
-    return values * np.uint64(0)
-
-
 def first_for_all(values: Words) -> Words:
     return np.full_like(values, values.reshape(-1)[0])
 
@@ -155,25 +158,23 @@ def names_not_remembered(patch: Patch) -> None:
     patch.setattr(SeedTree, "key", key)
 
 
-tie_goes_right = replaced(  # d = [a - b > 0]: the right operand wins a tie
-    "tie_goes_right",
-    Duel,
-    "run",
-    lambda honest: lambda self, s, v, i: honest(self, s, v - np.uint64(s.party == 0), i),
-)
-one_shuffle_for_two_queries = replaced(
-    "one_shuffle_for_two_queries",
-    selection,
-    "permutations",
-    lambda honest: lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0),
-)
+def _less_one_at_server_0(honest: Any) -> Any:
+    """d = [a - b > 0]: the right operand wins a tie."""
+    return lambda self, s, v, index: honest(self, s, v - np.uint64(s.party == 0), index)
+
+
+def _first_row_repeated(honest: Any) -> Any:
+    return lambda cipher, key, rows, n: honest(cipher, key, 1, n).repeat(rows, axis=0)
+
+
+tie_goes_right = replaced("tie_goes_right", Duel, "run", _less_one_at_server_0)
+one_shuffle = replaced("one_shuffle_for_all", selection, "permutations", _first_row_repeated)
 
 
 def beta_not_corrected(bits: int) -> Mistake:
     """Server 1 takes the corrections of so many bits for zeros."""
-    return replaced(
-        "beta_not_corrected",
-        Session,
-        "correction",
-        lambda honest: lambda self, n, width: honest(self, n, width) * np.uint64(width != bits),
-    )
+
+    def change(honest: Any) -> Any:
+        return lambda self, n, width: honest(self, n, width) * np.uint64(width != bits)
+
+    return replaced("beta_not_corrected", Session, "correction", change)

@@ -14,7 +14,7 @@ from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from tests.harness import BACKEND, Outcome, plain, run_steps, share, unsigned
-from tests.protocols.mistakes import Mistake, check_caught, name_of, replaced
+from tests.protocols.mistakes import check_caught, name_of, replaced
 
 SHAPES = [(1, 1), (1, 64), (19, 7), (3, 989)]
 
@@ -144,6 +144,6 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=name_of)
-def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
+def test_a_planted_bug_is_caught(mistake):
     norms_are_exact()
     check_caught(mistake, norms_are_exact)

@@ -17,7 +17,7 @@ from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.ring.backend import packed_bytes
 from tests import harness
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.protocols.mistakes import Checker, Mistake, check_caught, draws, name_of, replaced
+from tests.protocols.mistakes import Cases, check_caught, draws, name_of, replaced
 
 Ints = npt.NDArray[np.int64]
 
@@ -116,7 +116,7 @@ CHECKERS = [keys_stay_the_same, the_shuffle_hides_labels, the_view_hides_labels]
 
 
 @pytest.mark.parametrize("checker", [*CHECKERS, server_1_cannot_unmask], ids=name_of)
-def test_correct_shuffle_passes_every_checker(checker: Checker) -> None:
+def test_correct_shuffle_passes_every_checker(checker):
     checker()
 
 
@@ -131,7 +131,7 @@ def plus_positions(honest: Any) -> Any:
     )
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
+MISTAKES: Cases = [
     (draws("label_not_masked_in_the_shuffle", "a", above_labels), the_shuffle_hides_labels),
     (draws("label_not_masked_on_the_way_back", "a'", above_labels), server_1_cannot_unmask),
     (replaced("positions_added", Shuffle, "_run_0", plus_positions), keys_stay_the_same),
@@ -139,5 +139,5 @@ MISTAKES: list[tuple[Mistake, Checker]] = [
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)

@@ -19,6 +19,7 @@ from tests.harness import BACKEND, Cell, run_step, run_steps, share, unsigned
 from tests.protocols import mistakes
 from tests.protocols.cases import lift, outside_truncation, product_steps, random_values, truncate
 from tests.protocols.checkers import check_opened, check_view
+from tests.protocols.mistakes import ERRORS, Cases, Mistake, Patch, draws, name_of, replaced
 
 N = 1 << 14
 BITS, K, F = 27, 40, 13
@@ -99,15 +100,15 @@ CHECKERS = [
 ]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=mistakes.name_of)
-def test_correct_protocols_pass_every_checker(checker: mistakes.Checker) -> None:
+@pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
+def test_correct_protocols_pass_every_checker(checker):
     checker()
 
 
 # mistakes
 
 
-def lift_products_of_the_wrong_masks(patch: mistakes.Patch) -> None:
+def lift_products_of_the_wrong_masks(patch: Patch) -> None:
     """P = a_0 a_0."""
 
     def deal(self: Any, dealing: Dealing) -> None:
@@ -118,13 +119,13 @@ def lift_products_of_the_wrong_masks(patch: mistakes.Patch) -> None:
     patch.setattr(LiftBits, "deal", deal)
 
 
-def truncation(name: str, party: int) -> mistakes.Mistake:
+def truncation(name: str, party: int) -> Mistake:
     """Both servers take the constant of one party's truncation."""
 
     def change(honest: Any) -> Any:
         return lambda self, words, k, shift, _: honest(self, words, k, shift, party)
 
-    return mistakes.replaced(name, NumpyBackend, "truncate", change)
+    return replaced(name, NumpyBackend, "truncate", change)
 
 
 def truncation_claims_the_whole_ring(honest: Any) -> Any:
@@ -157,41 +158,34 @@ def without_c(honest: Any) -> Any:
     return lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "C")
 
 
-PLANTED: list[tuple[mistakes.Mistake, mistakes.Checker]] = [
-    (mistakes.draws("operand_mask_zero", "A", mistakes.zeroed), opening_is_noise),
-    (mistakes.draws("lift_without_its_mask", "lift.a", mistakes.zeroed), lift_view_of_server_0),
-    (
-        mistakes.draws("lift_told_by_server_1_in_the_clear", "lift.a", mistakes.zeroed, (1,)),
-        lift_view_of_server_0,
-    ),
+PLANTED: Cases = [
+    (draws("operand_mask_zero", "A"), opening_is_noise),
+    (draws("lift_without_its_mask", "lift.a"), lift_view_of_server_0),
+    (draws("lift_told_by_server_1_in_the_clear", "lift.a", parties=(1,)), lift_view_of_server_0),
     (mistakes.names_not_remembered, a_name_serves_once),
     (
-        mistakes.replaced(
-            "truncation_without_reduce", Truncate, "run", truncation_claims_the_whole_ring
-        ),
+        replaced("truncation_without_reduce", Truncate, "run", truncation_claims_the_whole_ring),
         truncation_has_no_large_errors,
     ),
     (truncation("truncation_constant_at_both", 0), truncation_is_right),
     (truncation("truncation_constant_at_none", 1), truncation_is_right),
-    (mistakes.replaced("product_without_c", Session, "dealt_words", without_c), product_is_right),
-    (mistakes.replaced("bias_added_by_both", PrivateProduct, "run", bias_again), product_is_right),
+    (replaced("product_without_c", Session, "dealt_words", without_c), product_is_right),
+    (replaced("bias_added_by_both", PrivateProduct, "run", bias_again), product_is_right),
     (
-        mistakes.replaced(
-            "signed_lift_without_its_shift", Session, "public", lambda _: lambda s, x, v: x
-        ),
+        replaced("signed_lift_without_its_shift", Session, "public", lambda _: lambda s, x, v: x),
         lift_is_right,
     ),
     (
-        mistakes.replaced("lift_constant_at_both", Session, "public", lambda _: constant_at_both),
+        replaced("lift_constant_at_both", Session, "public", lambda _: constant_at_both),
         lift_is_right,
     ),
     (lift_products_of_the_wrong_masks, lift_is_right),
     (
-        mistakes.replaced("sum_takes_the_larger_ring", Additive, "plus", lambda _: unreduced_sum),
+        replaced("sum_takes_the_larger_ring", Additive, "plus", lambda _: unreduced_sum),
         a_narrow_share_stays_narrow,
     ),
     (
-        mistakes.replaced(
+        replaced(
             "ring_goes_up_without_a_lift", Additive, "check_bits", lambda _: lambda s, b: None
         ),
         a_narrow_share_stays_narrow,
@@ -199,6 +193,6 @@ PLANTED: list[tuple[mistakes.Mistake, mistakes.Checker]] = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=mistakes.name_of)
-def test_a_planted_bug_is_caught(plant: mistakes.Mistake, checker: mistakes.Checker) -> None:
-    mistakes.check_caught(plant, checker, mistakes.ERRORS)
+@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=name_of)
+def test_a_planted_bug_is_caught(plant, checker):
+    mistakes.check_caught(plant, checker, ERRORS)

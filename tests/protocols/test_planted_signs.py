@@ -19,6 +19,7 @@ from gpumpc.session import Session
 from tests.harness import Cell, Outcome, opened_cells, run_step, share, unsigned
 from tests.protocols import cases, mistakes
 from tests.protocols.checkers import check_independent, check_padding, check_view
+from tests.protocols.mistakes import Patch, draws, first_row_for_all, name_of, replaced, zeroed
 
 N = 1 << 14
 BITS, K, F, TOP = 27, 40, 13, 6 << 13
@@ -101,21 +102,21 @@ CHECKERS = [
 ]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=mistakes.name_of)
-def test_correct_protocols_pass_every_checker(checker: mistakes.Checker) -> None:
+@pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
+def test_correct_protocols_pass_every_checker(checker):
     checker()
 
 
 # mistakes
 
 
-def table_sent_in_the_clear(patch: mistakes.Patch) -> None:
+def table_sent_in_the_clear(patch: Patch) -> None:
     """Share 0 of the thermometer codes is zero, so the correction to server 1 is r itself."""
 
     def plant(honest: Any, name_at: int) -> Any:
         def lanes(self: Any, *arguments: Any) -> Any:
             drawn = honest(self, *arguments)
-            return mistakes.zeroed(drawn) if arguments[name_at].startswith("table") else drawn
+            return zeroed(drawn) if arguments[name_at].startswith("table") else drawn
 
         return lanes
 
@@ -125,10 +126,10 @@ def table_sent_in_the_clear(patch: mistakes.Patch) -> None:
 
 
 def without_top(planes: Any) -> Any:
-    return planes[:-1], mistakes.zeroed(planes[-1])
+    return planes[:-1], zeroed(planes[-1])
 
 
-def rho_not_folded_into_t(patch: mistakes.Patch) -> None:
+def rho_not_folded_into_t(patch: Patch) -> None:
     """t = t', without msb(r)."""
 
     def deal(self: Any, dealing: Dealing) -> None:
@@ -141,7 +142,7 @@ def rho_not_folded_into_t(patch: mistakes.Patch) -> None:
     patch.setattr(Positive, "deal", deal)
 
 
-def padding_bits_not_zero(patch: mistakes.Patch) -> None:
+def padding_bits_not_zero(patch: Patch) -> None:
     def expand(self: Any, cipher: Any, key: bytes, planes: int, n: int) -> Any:
         from gpumpc.ring import prg
 
@@ -150,7 +151,7 @@ def padding_bits_not_zero(patch: mistakes.Patch) -> None:
     patch.setattr(NumpyBackend, "expand_lanes", expand)
 
 
-def wrong_party_adds_constant(patch: mistakes.Patch) -> None:
+def wrong_party_adds_constant(patch: Patch) -> None:
     """Both take the complement in drelu: the two ones cancel."""
     ones = comparison.ones_at_party_0
 
@@ -164,7 +165,7 @@ def wrong_party_adds_constant(patch: mistakes.Patch) -> None:
     patch.setattr(relu_module, "ones_at_party_0", at_both)
 
 
-def lower_digit_first(patch: mistakes.Patch) -> None:
+def lower_digit_first(patch: Patch) -> None:
     """The tree combines digits from the bottom."""
     honest = comparison._digits
 
@@ -189,7 +190,7 @@ def in_batch_0(honest: Any) -> Any:
 
 
 def of_the_negative(honest: Any) -> Any:
-    return lambda self, session, v: honest(self, session, mistakes.zeroed(v) - v)
+    return lambda self, session, v: honest(self, session, zeroed(v) - v)
 
 
 def less_a_byte(honest: Any) -> Any:
@@ -198,52 +199,45 @@ def less_a_byte(honest: Any) -> Any:
     )
 
 
-cost_forgets_the_lift = mistakes.replaced("cost_forgets_the_lift", Positive, "cost", less_a_byte)
+cost_forgets_the_lift = replaced("cost_forgets_the_lift", Positive, "cost", less_a_byte)
 NARROW = mask(BITS - 4)  # as wide as the secret, not as the ring
-PLANTED: list[tuple[mistakes.Mistake, mistakes.Checker]] = [
-    (mistakes.draws("mask_zero", "r", mistakes.zeroed), relu_opens_noise),
-    (mistakes.draws("mask_constant", "r", mistakes.first_for_all), relu_opens_noise),
-    (mistakes.draws("mask_too_narrow", "r", lambda values: values & NARROW), relu_opens_noise),
-    (
-        mistakes.draws(
-            "lift_with_one_mask_for_two_candidates", "lift.a", mistakes.first_row_for_all
-        ),
-        view_0,
-    ),
-    (mistakes.draws("tree_sharing_masks", "masks", mistakes.first_row_for_all), relu_opens_noise),
-    (mistakes.draws("tree_without_masks", "masks", mistakes.zeroed), relu_opens_noise),
-    (mistakes.draws("choice_without_its_mask", "t'", mistakes.zeroed), relu_opens_noise),
+PLANTED: mistakes.Cases = [
+    (draws("mask_zero", "r"), relu_opens_noise),
+    (draws("mask_constant", "r", mistakes.first_for_all), relu_opens_noise),
+    (draws("mask_too_narrow", "r", lambda values: values & NARROW), relu_opens_noise),
+    (draws("lift_with_one_mask_for_two_candidates", "lift.a", first_row_for_all), view_0),
+    (draws("tree_sharing_masks", "masks", first_row_for_all), relu_opens_noise),
+    (draws("tree_without_masks", "masks"), relu_opens_noise),
+    (draws("choice_without_its_mask", "t'"), relu_opens_noise),
     # Only server 0 draws t': what is opened is masked by a bit that it knows.
-    (mistakes.draws("sign_open_to_server_0", "t'", mistakes.zeroed, (1,)), view_0),
+    (draws("sign_open_to_server_0", "t'", parties=(1,)), view_0),
     (table_sent_in_the_clear, view_1),
     (
-        mistakes.replaced("correlation_used_twice", SeedTree, "__init__", in_batch_0),
+        replaced("correlation_used_twice", SeedTree, "__init__", in_batch_0),
         two_batches_are_unrelated,
     ),
     (rho_not_folded_into_t, relu_is_right),
     # msb(y) and msb(r) count for nothing.
     (
-        mistakes.replaced("sign_bits_forgotten", relu_module, "split_top", lambda _: without_top),
+        replaced("sign_bits_forgotten", relu_module, "split_top", lambda _: without_top),
         relu_is_right,
     ),
     (padding_bits_not_zero, padding_is_clean),
     (wrong_party_adds_constant, relu_is_right),
     (wrong_party_adds_constant, clamp_is_right),
     (
-        mistakes.replaced(
-            "clamp_constant_off", NumpyBackend, "add_constant", off_by_the_least_high_amount
-        ),
+        replaced("clamp_constant_off", NumpyBackend, "add_constant", off_by_the_least_high_amount),
         clamp_is_right,
     ),
     (mistakes.tie_goes_right, argmax_is_right),
-    (mistakes.replaced("max_takes_the_smaller", Positive, "run", of_the_negative), max_is_right),
+    (replaced("max_takes_the_smaller", Positive, "run", of_the_negative), max_is_right),
     (lower_digit_first, relu_is_right),
     (cost_forgets_the_lift, relu_is_right),
 ]
 
 
-@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=mistakes.name_of)
-def test_a_planted_bug_is_caught(plant: mistakes.Mistake, checker: mistakes.Checker) -> None:
+@pytest.mark.parametrize(("plant", "checker"), PLANTED, ids=name_of)
+def test_a_planted_bug_is_caught(plant, checker):
     mistakes.check_caught(plant, checker, mistakes.ERRORS)
 
 

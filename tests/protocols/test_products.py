@@ -8,15 +8,8 @@ from gpumpc.errors import BitsMismatch
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
-from gpumpc.protocols.linear import (
-    BeaverProduct,
-    Convolution,
-    Elementwise,
-    MatMul,
-    Open,
-    OpenColumn,
-    PrivateProduct,
-)
+from gpumpc.protocols import linear
+from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.fixed_point import mask, signed
 from tests.harness import BACKEND, plain, run_program, run_step, run_steps, share
@@ -106,7 +99,7 @@ def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
     shape = (rows, columns)
     steps = [
         Open("e", ("x",), "e", shape, 40),
-        OpenColumn("f", ("g",), "f", (rows,), 36, columns),
+        linear.OpenColumn("f", ("g",), "f", (rows,), 36, columns),
         BeaverProduct("z", ("e", "f"), "z", shape, Elementwise(), shape, 36),
     ]
     got = run_steps(steps, {"x": share(x, 40, frac=2, seed=1), "g": share(g, 36, frac=3, seed=2)})
@@ -130,8 +123,8 @@ def test_two_layers_share_one_opening():
 
     steps = [
         Open("open", ("x",), "e", shape, k),
-        PrivateProduct("pa", ("e",), "ya", shape, "a", MatMul(), (3, 5), k, 26),
-        PrivateProduct("pb", ("e",), "yb", shape, "b", MatMul(), (3, 5), k, 26),
+        linear.PrivateProduct("pa", ("e",), "ya", shape, "a", MatMul(), (3, 5), k, 26),
+        linear.PrivateProduct("pb", ("e",), "yb", shape, "b", MatMul(), (3, 5), k, 26),
         Add("sum", ("ya", "yb"), "y", (3, 5)),
     ]
     got = run_steps(steps, {"x": share(x, k)}, w)

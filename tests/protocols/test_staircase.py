@@ -17,29 +17,11 @@ from gpumpc.protocols import staircase as module
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    every,
-    opened_cells,
-    plain,
-    run_step,
-    share,
-    unsigned,
-)
-from tests.protocols import checkers
+from tests import harness
+from tests.harness import BACKEND, Cell, Outcome, every, opened_cells, run_step, share, unsigned
+from tests.protocols import checkers, mistakes
 from tests.protocols.cases import SIZES, Ints
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    check_caught,
-    draws,
-    first_row_for_all,
-    name_of,
-    replaced,
-    zeroed,
-)
+from tests.protocols.mistakes import Cases, Mistake, check_caught, draws, name_of, replaced, zeroed
 
 N = 1 << 14
 BITS, HIGH = 12, 19
@@ -103,7 +85,9 @@ def test_random_values_and_both_edges_are_right(n, bits):
     around = [lowest(step), (1 << (bits - 1)) - 1, *near, 0, -1]
     s[: len(around)] = around[:n]
     got = run_step(step, share(s, bits, seed=1))
-    assert np.array_equal(got.values, by_search(s)) and np.array_equal(plain(step, s), by_search(s))
+    assert np.array_equal(got.values, by_search(s)) and np.array_equal(
+        harness.plain(step, s), by_search(s)
+    )
     assert (got.shares[0].bits, got.shares[0].frac) == (HIGH, 7)
 
 
@@ -297,9 +281,9 @@ def in_module(name: str, attribute: str, wrong: Any) -> Mistake:
 
 
 off_by_one = replaced("threshold_off_by_one", NumpyBackend, "add_constant", fourth_edge_one_less)
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (draws("t_used_for_two_bits", "t'", first_row_for_all), openings_are_noise),
-    (draws("t_known_to_server_0", "t'", zeroed, (1,)), view_0),
+MISTAKES: Cases = [
+    (draws("t_used_for_two_bits", "t'", mistakes.first_row_for_all), openings_are_noise),
+    (draws("t_known_to_server_0", "t'", parties=(1,)), view_0),
     (draws("trees_share_masks", "masks", masks_of_the_first_threshold), openings_are_noise),
     (off_by_one, values_are_right),
     (in_module("top_of_r_forgotten", "split_top", without_top), values_are_right),
@@ -309,10 +293,10 @@ MISTAKES: list[tuple[Mistake, Checker]] = [
 
 
 @pytest.mark.parametrize("checker", [values_are_right, openings_are_noise, view_1], ids=name_of)
-def test_correct_staircase_passes_every_checker(checker: Checker) -> None:
+def test_correct_staircase_passes_every_checker(checker):
     checker()
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)

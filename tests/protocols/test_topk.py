@@ -8,16 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.topk_failures import (
-    BITS,
-    count_wrong,
-    databases,
-    exact,
-    id_bits,
-    opened_signs,
-    search,
-    steps,
-)
+from bench import topk_failures as bench
+from bench.topk_failures import BITS, count_wrong, databases, exact, id_bits, search, steps
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
@@ -193,7 +185,7 @@ def transcript_of(database: list[int], k: int) -> tuple[list[tuple[int, ...]], I
         distances, k, seed=8, script={(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
     )
     assert np.array_equal(outcome.values, exact(distances, k))
-    bits = np.concatenate(list(opened_signs(outcome, len(pi)).values()), axis=1)
+    bits = np.concatenate(list(bench.opened_signs(outcome, len(pi)).values()), axis=1)
     return [tuple(row) for row in bits.tolist()], selection.compose(pi, sigma)
 
 

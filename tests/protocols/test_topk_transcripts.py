@@ -22,21 +22,9 @@ from gpumpc.protocols.ranking.topk import OpenedSign, Pass, TopK
 from gpumpc.ring import selection
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.harness import BACKEND, Cell, Outcome
+from tests.protocols import mistakes
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    beta_not_corrected,
-    check_caught,
-    draws,
-    first_row_for_all,
-    name_of,
-    names_not_remembered,
-    one_shuffle_for_two_queries,
-    replaced,
-    zeroed,
-)
+from tests.protocols.mistakes import Cases, Checker, Patch, check_caught, draws, name_of, replaced
 
 Ints = npt.NDArray[np.int64]
 
@@ -189,7 +177,9 @@ def sample_taken_before_the_shuffle(patch: Patch) -> None:
     patch.setattr(selection, "permutations", permutations)
 
 
-def survivors_that_never_fail(name: str, is_bad: Callable[[Any, int, int], bool]) -> Mistake:
+def survivors_that_never_fail(
+    name: str, is_bad: Callable[[Any, int, int], bool]
+) -> mistakes.Mistake:
     """Whatever is bad is cut off or filled up."""
 
     def change(honest: Any) -> Any:
@@ -235,7 +225,7 @@ r_star_twice = replaced("r_star_twice", SeedTree, "key", r_star_of_the_first_pas
 def r_star_twice_and_names_not_remembered(patch: Patch) -> None:
     """The same with the guard of the seed tree gone."""
     r_star_twice(patch)
-    names_not_remembered(patch)
+    mistakes.names_not_remembered(patch)
 
 
 # No id in the keys: the left one of two equal ones counts as the larger.
@@ -260,19 +250,19 @@ too_few_filled_up = survivors_that_never_fail(
 r_alone = replaced("tables_on_r_alone", Dealing, "sum_words", without_r_star)
 no_pivot = replaced("survivors_without_the_pivot", selection, "survivors", without_the_pivot)
 wrong_sign = replaced("less_or_equal_the_wrong_way", OpenedSign, "run", complement)
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (draws("pivot_opened_without_r_star", "R*", zeroed), pivots_and_survivors_are_noise),
-    (draws("one_r_star_for_all", "R*", first_row_for_all), pivots_and_survivors_are_noise),
-    (draws("survivors_without_a_mask", "r'", zeroed), pivots_and_survivors_are_noise),
+MISTAKES: Cases = [
+    (draws("pivot_opened_without_r_star", "R*"), pivots_and_survivors_are_noise),
+    (draws("one_r_star_for_all", "R*", mistakes.first_row_for_all), pivots_and_survivors_are_noise),
+    (draws("survivors_without_a_mask", "r'"), pivots_and_survivors_are_noise),
     (r_star_twice_and_names_not_remembered, pivots_and_survivors_are_noise),
     (sample_taken_before_the_shuffle, two_databases_have_one_law),
     (sample_taken_before_the_shuffle, an_all_equal_transcript_varies),
     (no_shuffle_at_all, an_all_equal_transcript_varies),
-    (one_shuffle_for_two_queries, queries_are_unrelated),
+    (mistakes.one_shuffle, queries_are_unrelated),
     (ties_broken_by_shuffled_position, an_all_equal_transcript_varies),
     (ties_broken_by_shuffled_position, two_databases_have_one_law),
     (ties_broken_by_shuffled_position, search_is_exact),
-    (beta_not_corrected(BITS), search_is_exact_or_refused),
+    (mistakes.beta_not_corrected(BITS), search_is_exact_or_refused),
     (r_alone, search_is_exact_or_refused),
     (too_many_cut_off, search_is_exact_or_refused),
     (too_few_filled_up, search_is_exact_or_refused),

@@ -23,31 +23,12 @@ from gpumpc.retrieval.evaluation.metrics import majority_vote
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
 from gpumpc.session import Session
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    every,
-    opened_cells,
-    plain,
-    run_step,
-    share,
-    unsigned,
-)
+from tests import harness
+from tests.harness import BACKEND, Cell, Outcome, opened_cells, plain, run_step, share, unsigned
+from tests.protocols import mistakes
 from tests.protocols.cases import Lt
 from tests.protocols.checkers import check_cost, check_opened, check_same_law, check_view
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    check_caught,
-    draws,
-    first_row_for_all,
-    name_of,
-    replaced,
-    tie_goes_right,
-    zeroed,
-)
+from tests.protocols.mistakes import Cases, Patch, check_caught, draws, name_of, replaced
 
 Ints = npt.NDArray[np.int64]
 BITS = 40
@@ -139,7 +120,7 @@ class Compare(Step):
 def test_equality_is_right_for_all_or_neighbouring_values(bits):
     full = 1 << bits
     near = np.unique([0, 1, full - 1, full // 2, full // 2 - 1, 5 % full])
-    y, r = every(*2 * [np.arange(full) if bits <= 6 else near])
+    y, r = harness.every(*2 * [np.arange(full) if bits <= 6 else near])
     step = Compare("compare", ("y",), "e", (y.size,), bits)
     pair = tuple(dataclasses.replace(part, words=unsigned(y)) for part in share(y, bits))
     script = {(0, "compare", "r"): unsigned(r), (1, "compare", "r"): unsigned(0 * r)}
@@ -266,7 +247,7 @@ CHECKERS = [view_0, view_1, winners_are_right, openings_are_noise]
 
 
 @pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
-def test_correct_vote_passes_every_checker(checker: Checker) -> None:
+def test_correct_vote_passes_every_checker(checker):
     checker()
 
 
@@ -284,7 +265,7 @@ def lower_digit_alone(patch: Patch) -> None:
 
 
 def first_voter_for_all(words: Any) -> Any:
-    return zeroed(words) + words[..., :1] if words.ndim == 2 else words
+    return mistakes.zeroed(words) + words[..., :1] if words.ndim == 2 else words
 
 
 def by_farther_members(self: Vote, backend: Any, pairs: Any) -> Any:
@@ -301,13 +282,13 @@ def as_narrow_as_counts(_: object) -> Any:
     return property(lambda self: self.bits)
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (draws("labels_opened_without_mask", "r", zeroed), openings_are_noise),
+MISTAKES: Cases = [
+    (draws("labels_opened_without_mask", "r"), openings_are_noise),
     (draws("one_mask_for_all_voters", "r", first_voter_for_all), openings_are_noise),
-    (draws("equality_opened", "t'", zeroed), openings_are_noise),
-    (draws("equality_open_to_server_0", "t'", zeroed, (1,)), view_0),
-    (draws("digits_share_a_mask", "eq.masks", first_row_for_all), openings_are_noise),
-    (tie_goes_right, winners_are_right),
+    (draws("equality_opened", "t'"), openings_are_noise),
+    (draws("equality_open_to_server_0", "t'", parties=(1,)), view_0),
+    (draws("digits_share_a_mask", "eq.masks", mistakes.first_row_for_all), openings_are_noise),
+    (mistakes.tie_goes_right, winners_are_right),
     (replaced("choice_as_narrow", Duel, "choice_bits", as_narrow_as_counts), winners_are_right),
     (replaced("farther_members", Vote, "_summed", lambda _: by_farther_members), winners_are_right),
     (lower_digit_alone, winners_are_right),
@@ -315,5 +296,5 @@ MISTAKES: list[tuple[Mistake, Checker]] = [
 
 
 @pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)

@@ -17,13 +17,7 @@ from gpumpc.errors import BadShape, BitsMismatch, CorruptStore, PlanError
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.retrieval import index_store as index
 from gpumpc.retrieval.evaluation.metrics import majority_vote
-from gpumpc.retrieval.index_store import (
-    IndexRecord,
-    decode_index,
-    encode_index,
-    pack_rows,
-    row_bytes,
-)
+from gpumpc.retrieval.index_store import IndexRecord, decode_index, encode_index, row_bytes
 from gpumpc.retrieval.programs import LABELS, ROWS, Geometry, label_bits, query_program
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session, StaticWeight
@@ -31,18 +25,8 @@ from gpumpc.shares import Additive
 from tests.harness import BACKEND, Pair, Static, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_uniform
 from tests.protocols.mistakes import Checker, Mistake, Patch, check_caught
-from tests.retrieval.indexes import (
-    BATCH,
-    PARAMS,
-    SEED,
-    Ints,
-    best,
-    feature_shares,
-    label_shares,
-    quantised,
-    run_until_lucky,
-    scores_of,
-)
+from tests.retrieval import indexes
+from tests.retrieval.indexes import BATCH, PARAMS, SEED, Ints, best, feature_shares, label_shares
 
 GEOMETRY = Geometry(8, "l2", 21, 13)
 
@@ -95,12 +79,15 @@ def count_wrong(
 ) -> int:
     program = query_program(geometry, len(queries), len(rows), k, PARAMS, n_labels)
     pair = feature_shares(queries, geometry, seed=2)
-    exact = quantised(pair, geometry)
-    got = run_until_lucky(program, [pair, halves(labels, seed)], static_of(rows, geometry), 1)
+    exact = indexes.quantised(pair, geometry)
+    got = indexes.run_until_lucky(
+        program, [pair, halves(labels, seed)], static_of(rows, geometry), 1
+    )
     assert got.shares[0].bits == label_bits(n_labels)
     return int(
         (
-            got.words.astype(np.int64) != voted(scores_of(exact, rows, geometry.metric), labels, k)
+            got.words.astype(np.int64)
+            != voted(indexes.scores_of(exact, rows, geometry.metric), labels, k)
         ).sum()
     )
 
@@ -188,7 +175,7 @@ def test_rows_and_record_must_agree_on_labels(make):
         one.load()
     rows = one.add(small(3, GEOMETRY, 14), b"other session id").shares[0]
     with pytest.raises(BadShape, match="each row has one label"):
-        pack_rows(BACKEND, GEOMETRY, rows, 3, np.zeros(2, dtype=np.uint64))
+        index.pack_rows(BACKEND, GEOMETRY, rows, 3, np.zeros(2, dtype=np.uint64))
 
 
 def test_record_without_labels_reads_as_before():

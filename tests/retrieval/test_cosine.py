@@ -18,14 +18,7 @@ from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear
 from gpumpc.retrieval import normalise
 from gpumpc.retrieval.evaluation.metrics import overlap_at_k
-from gpumpc.retrieval.normalise import (
-    COARSE_FRAC,
-    UNIT_FRAC,
-    coarse_frac,
-    coarse_values,
-    largest_square,
-    thresholds,
-)
+from gpumpc.retrieval.normalise import COARSE_FRAC, UNIT_FRAC, coarse_frac, coarse_values
 from gpumpc.retrieval.programs import VALUE_BITS, Geometry, query_program, rows_program
 from tests.harness import BACKEND, Outcome, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_independent, check_uniform
@@ -75,7 +68,11 @@ def features(n: int, dim: int, seed: int, bits: int = 20) -> indexes.Ints:
 
 @pytest.mark.parametrize("largest", [1, 2, 1 << 6, 1280 << 22, (1 << 22) << 22])
 def test_coarse_factor_error_is_within_its_steps(largest):
-    edges, values, frac = thresholds(largest), coarse_values(largest), coarse_frac(largest)
+    edges, values, frac = (
+        normalise.thresholds(largest),
+        coarse_values(largest),
+        coarse_frac(largest),
+    )
     assert (
         edges[0] == 1
         and values[0] == 0
@@ -307,4 +304,4 @@ def test_score_is_the_negative_cosine_at_scale() -> None:
         np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine"
     )
     assert score / LITE0.score_scale == -1.0
-    assert largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and indexes.SEED == 5
+    assert normalise.largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and indexes.SEED == 5
