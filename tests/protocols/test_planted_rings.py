@@ -88,19 +88,11 @@ def opening_is_noise() -> None:
     )
 
 
-CHECKERS = [
-    lift_is_right,
-    lift_view_of_server_0,
-    truncation_is_right,
-    truncation_has_no_large_errors,
-    product_is_right,
-    a_narrow_share_stays_narrow,
-    a_name_serves_once,
-    opening_is_noise,
-]
+CHECKERS = [lift_is_right, lift_view_of_server_0, truncation_is_right]
+CHECKERS += [truncation_has_no_large_errors, product_is_right, a_narrow_share_stays_narrow]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
+@pytest.mark.parametrize("checker", [*CHECKERS, a_name_serves_once, opening_is_noise], ids=name_of)
 def test_correct_protocols_pass_every_checker(checker):
     checker()
 
@@ -128,11 +120,10 @@ def truncation(name: str, party: int) -> Mistake:
     return replaced(name, NumpyBackend, "truncate", change)
 
 
-def truncation_claims_the_whole_ring(honest: Any) -> Any:
+def in_the_whole_ring(honest: Any) -> Any:
     """The result is taken for a share modulo 2^k, as if no carry could be lost."""
-    return lambda self, session, x: dataclasses.replace(
-        honest(self, session, x), bits=self.ring_bits
-    )
+    replace = dataclasses.replace
+    return lambda self, session, x: replace(honest(self, session, x), bits=self.ring_bits)
 
 
 def bias_again(honest: Any) -> Any:
@@ -145,51 +136,46 @@ def bias_again(honest: Any) -> Any:
     return run
 
 
-def unreduced_sum(self: Additive, backend: Any, other: Additive) -> Additive:
-    bits = max(self.bits, other.bits)
-    return dataclasses.replace(self, words=self.words + other.words, bits=bits)
-
-
-def constant_at_both(self: Session, s: Additive, value: int) -> Additive:
-    return s.with_words(self.backend.add_constant(s.words, value, s.bits))
-
-
 def without_c(honest: Any) -> Any:
     return lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "C")
 
 
+def with_constant_at_both(_: object) -> Any:
+    return lambda self, s, v: s.with_words(self.backend.add_constant(s.words, v, s.bits))
+
+
+def unreduced_sum(_: object) -> Any:
+    def plus(self: Additive, backend: Any, other: Additive) -> Additive:
+        bits = max(self.bits, other.bits)
+        return dataclasses.replace(self, words=self.words + other.words, bits=bits)
+
+    return plus
+
+
+def unchanged(_: object) -> Any:
+    return lambda self, shared, *constant: shared
+
+
+no_reduction = replaced("truncation_without_reduce", Truncate, "run", in_the_whole_ring)
+no_shift = replaced("signed_lift_without_its_shift", Session, "public", unchanged)
+twice = replaced("lift_constant_at_both", Session, "public", with_constant_at_both)
+larger_ring = replaced("sum_takes_the_larger_ring", Additive, "plus", unreduced_sum)
+no_lift = replaced("ring_goes_up_without_a_lift", Additive, "check_bits", unchanged)
 PLANTED: Cases = [
     (draws("operand_mask_zero", "A"), opening_is_noise),
     (draws("lift_without_its_mask", "lift.a"), lift_view_of_server_0),
     (draws("lift_told_by_server_1_in_the_clear", "lift.a", parties=(1,)), lift_view_of_server_0),
     (mistakes.names_not_remembered, a_name_serves_once),
-    (
-        replaced("truncation_without_reduce", Truncate, "run", truncation_claims_the_whole_ring),
-        truncation_has_no_large_errors,
-    ),
+    (no_reduction, truncation_has_no_large_errors),
     (truncation("truncation_constant_at_both", 0), truncation_is_right),
     (truncation("truncation_constant_at_none", 1), truncation_is_right),
     (replaced("product_without_c", Session, "dealt_words", without_c), product_is_right),
     (replaced("bias_added_by_both", PrivateProduct, "run", bias_again), product_is_right),
-    (
-        replaced("signed_lift_without_its_shift", Session, "public", lambda _: lambda s, x, v: x),
-        lift_is_right,
-    ),
-    (
-        replaced("lift_constant_at_both", Session, "public", lambda _: constant_at_both),
-        lift_is_right,
-    ),
+    (no_shift, lift_is_right),
+    (twice, lift_is_right),
     (lift_products_of_the_wrong_masks, lift_is_right),
-    (
-        replaced("sum_takes_the_larger_ring", Additive, "plus", lambda _: unreduced_sum),
-        a_narrow_share_stays_narrow,
-    ),
-    (
-        replaced(
-            "ring_goes_up_without_a_lift", Additive, "check_bits", lambda _: lambda s, b: None
-        ),
-        a_narrow_share_stays_narrow,
-    ),
+    (larger_ring, a_narrow_share_stays_narrow),
+    (no_lift, a_narrow_share_stays_narrow),
 ]
 
 

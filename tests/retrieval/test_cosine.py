@@ -22,7 +22,7 @@ from gpumpc.retrieval.normalise import COARSE_FRAC, UNIT_FRAC, coarse_frac, coar
 from gpumpc.retrieval.programs import VALUE_BITS, Geometry, query_program, rows_program
 from tests.harness import BACKEND, Outcome, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.protocols.mistakes import Mistake, Patch, check_caught
+from tests.protocols.mistakes import Mistake, Patch, check_caught, name_of, replaced
 from tests.retrieval import indexes
 
 Floats = npt.NDArray[np.float64]
@@ -49,18 +49,16 @@ def bound(dim: int) -> float:
     """What `normalised` promises of |u - 2^UNIT_FRAC v / |v||."""
     root = math.sqrt(dim)
     b = 0.007 + root / 2**COARSE_FRAC
-    return float(
-        root + 2**UNIT_FRAC * (1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2) + 0.5
-    )
+    relative = 1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2
+    return float(root + 2**UNIT_FRAC * relative + 0.5)
 
 
 def features(n: int, dim: int, seed: int, bits: int = 20) -> indexes.Ints:
     """As after a ReLU: half zeros, lengths spread over six octaves."""
     rng = np.random.default_rng(seed)
     raw = np.maximum(rng.normal(size=(n, dim)), 0) * np.exp2(-rng.uniform(0, 6, (n, 1)))
-    return np.asarray(
-        np.rint(raw / max(raw.max(), 1.0) * ((1 << (bits - 2)) - (1 << bits - VALUE_BITS)))
-    ).astype(np.int64)
+    largest = (1 << (bits - 2)) - (1 << bits - VALUE_BITS)
+    return np.asarray(np.rint(raw / max(raw.max(), 1.0) * largest)).astype(np.int64)
 
 
 # the staircase of 1 / |v|
@@ -73,19 +71,14 @@ def test_coarse_factor_error_is_within_its_steps(largest):
         coarse_values(largest),
         coarse_frac(largest),
     )
-    assert (
-        edges[0] == 1
-        and values[0] == 0
-        and list(edges) == sorted(set(edges))
-        and edges[-1] <= largest
-    )
+    assert edges[0] == 1 and values[0] == 0
+    assert list(edges) == sorted(set(edges)) and edges[-1] <= largest
     assert len(values) == len(edges) + 1
     ends = np.array([*edges, *(edge - 1 for edge in edges[1:]), largest], dtype=np.float64)
     factors = np.array([*values[1:], *values[1:]], dtype=np.float64)
     error = np.abs(factors * np.sqrt(ends) / 2.0**frac - 1)
     assert error.max() < 0.0067
-    # No thresholds are missing: from one to the next is an integer, or less than a thirty-second of
-    # an octave and one.
+    # No thresholds are missing: from one to the next it is one, or 1/32 of an octave, at most.
     assert all(high <= low * 2 ** (1 / 32) + 1 for low, high in itertools.pairwise(edges))
 
 
@@ -114,17 +107,13 @@ def test_normalised_vector_has_length_one_within_the_bound(dim, bits):
 def test_cosine_error_of_features_is_below_1e_4():
     v, u, _ = normalised(features(128, 1280, seed=2), LITE0)
     assert np.ptp(np.log2(np.linalg.norm(v, axis=1))) > 5
-    lengthy = (
-        np.linalg.norm(v, axis=1) > 1024
-    )  # of shorter ones an entry is a few units, and its rounding tells
+    # An entry of a shorter one is a few units, and its rounding tells.
+    lengthy = np.linalg.norm(v, axis=1) > 1024
     for chosen, largest in ((lengthy, 5e-4), (~lengthy, 5e-3)):
         unit = directions(v[chosen])
         error = u[chosen] @ u[chosen].T / 4.0**UNIT_FRAC - unit @ unit.T
-        assert (
-            chosen.sum() > 20
-            and np.abs(error).max() < largest
-            and np.sqrt((error**2).mean()) < 1e-4
-        )
+        assert chosen.sum() > 20 and np.abs(error).max() < largest
+        assert np.sqrt((error**2).mean()) < 1e-4
 
 
 def test_five_nearest_rows_match_float64():
@@ -159,12 +148,8 @@ def test_search_ranks_rows_by_cosine(make):
     found, scores = one.search(queries, 5)
     assert found == indexes.best(scores, 5)
     # A user divides by the scale and gets cosines.
-    exact = (
-        directions(queries)
-        @ directions(
-            np.concatenate((features(indexes.BATCH, 24, seed=5), features(20, 24, seed=6)))
-        ).T
-    )
+    rows = np.concatenate((features(indexes.BATCH, 24, seed=5), features(20, 24, seed=6)))
+    exact = directions(queries) @ directions(rows).T
     for q, row in enumerate(found):
         for score, position in row:
             assert abs(-score / geometry.score_scale - exact[q, position]) < 0.02
@@ -237,19 +222,14 @@ def law_holds() -> None:
         assert abs(np.linalg.norm(u, axis=1)[v.any(axis=1)].mean() / 2**UNIT_FRAC - 1) < 1e-4
 
 
-def no_newton_step(patch: Patch) -> None:
+def no_newton_step(_: object) -> Any:
     """The factor is one: the coarse vector goes on."""
     constant = 2 << 2 * COARSE_FRAC
-    patch.setattr(
-        distances.ConstantLess,
-        "run",
-        lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant),
-    )
+    return lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant)
 
 
-def values_off_by_one_step(patch: Patch) -> None:
-    honest = normalise.coarse_values
-    patch.setattr(normalise, "coarse_values", lambda largest: (0, *honest(largest)[:-1]))
+def values_off_by_one_step(honest: Any) -> Any:
+    return lambda largest: (0, *honest(largest)[:-1])
 
 
 def thresholds_an_octave_apart(patch: Patch) -> None:
@@ -258,32 +238,28 @@ def thresholds_an_octave_apart(patch: Patch) -> None:
     normalise.coarse_values.cache_clear()
 
 
-def row_scaled_by_its_neighbour(patch: Patch) -> None:
-    honest: Any = Staircase.run
-
+def row_scaled_by_its_neighbour(honest: Any) -> Any:
     def run(self: Staircase, session: Any, s: Any) -> Any:
         got = honest(self, session, s)
         return got.with_words(np.roll(got.words, 1))
 
-    patch.setattr(Staircase, "run", run)
+    return run
 
 
-def product_without_its_correction(patch: Patch) -> None:
-    honest: Any = BeaverProduct.run
-
+def without_its_correction(honest: Any) -> Any:
     def run(self: BeaverProduct, session: Any, x: Any, y: Any) -> Any:
         got = honest(self, session, x, y)
         return got.with_words(got.words + np.uint64(self.name.endswith("w/product") << 30))
 
-    patch.setattr(BeaverProduct, "run", run)
+    return run
 
 
 MISTAKES: list[Mistake] = [
-    no_newton_step,
-    values_off_by_one_step,
+    replaced("no_newton_step", distances.ConstantLess, "run", no_newton_step),
+    replaced("values_off_by_one_step", normalise, "coarse_values", values_off_by_one_step),
     thresholds_an_octave_apart,
-    row_scaled_by_its_neighbour,
-    product_without_its_correction,
+    replaced("row_scaled_by_its_neighbour", Staircase, "run", row_scaled_by_its_neighbour),
+    replaced("product_without_correction", BeaverProduct, "run", without_its_correction),
 ]
 
 
@@ -291,7 +267,7 @@ def test_correct_normalisation_keeps_its_bound() -> None:
     law_holds()
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=name_of)
 def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
     check_caught(mistake, law_holds)
     normalise.thresholds.cache_clear()

@@ -68,14 +68,10 @@ def test_majority_vote_matches_scikit_learn_except_for_ties():
 
 
 def test_relevance_overlap_and_accuracy_are_right():
-    assert metrics.relevance(["a", "b"], [["a", "b"], ["a", "b"]]).tolist() == [
-        [True, False],
-        [False, True],
-    ]
-    assert metrics.overlap_at_k([[1, 2, 3], [4, 5, 6]], [[2, 1, 9], [7, 8, 9]], 2).tolist() == [
-        1.0,
-        0.0,
-    ]
+    found = metrics.relevance(["a", "b"], [["a", "b"], ["a", "b"]])
+    assert found.tolist() == [[True, False], [False, True]]
+    overlap = metrics.overlap_at_k([[1, 2, 3], [4, 5, 6]], [[2, 1, 9], [7, 8, 9]], 2)
+    assert overlap.tolist() == [1.0, 0.0]
     assert metrics.accuracy([1, 2, 3, 4], [1, 2, 3, 5]) == 0.75
 
 
@@ -92,10 +88,8 @@ def test_bootstrap_is_repeatable_and_has_the_normal_width():
 
 def test_bootstrap_resamples_sources_together():
     values = np.repeat([0.0, 1.0], 100)
-    alone, together = (
-        metrics.bootstrap(values),
-        metrics.bootstrap(values, np.repeat(["left eye", "right eye"], 100)),
-    )
+    alone = metrics.bootstrap(values)
+    together = metrics.bootstrap(values, np.repeat(["left eye", "right eye"], 100))
     assert (together.low, together.high) == (0.0, 1.0) and alone.high - alone.low < 0.2
     assert together.mean == alone.mean == 0.5
 

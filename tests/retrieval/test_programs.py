@@ -93,27 +93,18 @@ def test_two_searches_of_one_index_open_different_words(make):
     one.add(random_features(indexes.BATCH, geometry, 13), b"the first sessio")
     program = query_program(geometry, 2, indexes.BATCH, 3, indexes.PARAMS)
     pair = indexes.feature_shares(random_features(2, geometry, 14), geometry, seed=1)
-    runs = [
-        run_program(
-            program, [pair], seed=indexes.SEED, batch_index=batch_index, static=one.static()
-        )
-        for batch_index in (1, 2)
-    ]
-    wide = [
-        (a, b)
-        for a, b in zip(runs[0].openings[0], runs[1].openings[0], strict=True)
-        if a.bits and a.n >= 4
-    ]
+    options: dict[str, Any] = {"seed": indexes.SEED, "static": one.static()}
+    runs = [run_program(program, [pair], batch_index=number, **options) for number in (1, 2)]
+    both = zip(runs[0].openings[0], runs[1].openings[0], strict=True)
+    wide = [(a, b) for a, b in both if a.bits and a.n >= 4]
     assert len(wide) >= 2 and not any(np.array_equal(a.values, b.values) for a, b in wide)
 
 
 def test_row_opened_twice_has_two_masks(make):
     geometry = Geometry(8, "l2", 21, 13)
     one, features = make(geometry), random_features(4, geometry, 15)
-    first, second = (
-        one.add(features, session).shares[0].masked.opened[:4]
-        for session in (b"the first sessio", b"other session id")
-    )
+    runs = [one.add(features, session) for session in (b"the first sessio", b"other session id")]
+    first, second = (run.shares[0].masked.opened[:4] for run in runs)
     assert not (first == second).any()
 
 
