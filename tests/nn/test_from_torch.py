@@ -67,9 +67,8 @@ def test_named_networks_match_torch(batch_size):
 def test_lite0_has_the_published_count_of_relu6():
     graph = imported(lite0_untrained(), 3, 64, 64)
     shapes = graph.shapes()
-    count = sum(
-        int(np.prod(shapes[layer.name])) for layer in graph.layers if isinstance(layer, Clamp)
-    )
+    clamps = [layer.name for layer in graph.layers if isinstance(layer, Clamp)]
+    count = sum(int(np.prod(shapes[name])) for name in clamps)
     assert (count, shapes[graph.output.name]) == (502_656, (1280,))
     stem = next(layer for layer in graph.layers if layer.name == "_conv_stem")
     assert isinstance(stem, Conv2d) and stem.padding == (0, 1, 0, 1)
@@ -165,9 +164,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_match_torch(name):
     parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "norm": nn.BatchNorm2d(4)}
-    if (
-        name == "unused branch"
-    ):  # traced, but nothing of the result depends on it: still refused, by its name
+    if name == "unused branch":  # traced, but the result does not depend on it: still refused
         with pytest.raises(errors.UnsupportedOperator, match="mean"):
             imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
         return
@@ -182,19 +179,11 @@ def test_names_come_from_module_paths():
     block = nn.Sequential()
     block.add_module("conv", nn.Conv2d(4, 4, 1))
     block.add_module("act", nn.ReLU())
-    graph = imported(
-        Fn(lambda m, x: F.relu(m.features(m.features(x))), features=nn.Sequential(block)), 4, 5, 5
-    )
+    twice = Fn(lambda m, x: F.relu(m.features(m.features(x))), features=nn.Sequential(block))
+    graph = imported(twice, 4, 5, 5)
     names = [layer.name for layer in graph.layers]
-    expected = [
-        "input",
-        "features.0.conv",
-        "features.0.act",
-        "features.0.conv_2",
-        "features.0.act_2",
-        "relu",
-    ]
-    assert names == expected
+    parts = [f"features.0.{part}" for part in ("conv", "act", "conv_2", "act_2")]
+    assert names == ["input", *parts, "relu"]
 
 
 def test_pool_moves_before_the_activation():
@@ -245,12 +234,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_unsupported_operator_is_refused_with_path_and_hint(name):
     body, words = REFUSED[name]
-    parts = {
-        "conv": nn.Conv2d(4, 4, 1),
-        "fc": nn.Linear(396, 5),
-        "dilated": nn.Conv2d(4, 4, 3, dilation=2),
-    }
-    module = Fn(body, **parts, norm=nn.BatchNorm1d(4))
+    parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "norm": nn.BatchNorm1d(4)}
+    module = Fn(body, **parts, dilated=nn.Conv2d(4, 4, 3, dilation=2))
     module.bias = nn.Parameter(torch.zeros(1, 4, 9, 11))
     module.rows = nn.Parameter(torch.zeros(5, 11))
     with pytest.raises(errors.UnsupportedOperator, match=words) as caught:

@@ -15,12 +15,8 @@ POOL = g.MaxPool("p", ("r",), (3, 3), (2, 2), (1, 1, 1, 1))
 
 
 def arrays():
-    return {
-        "c.weight": RNG.normal(size=(3, 3, 2, 4)),
-        "c.bias": RNG.normal(size=4),
-        "n.scale": RNG.normal(size=4),
-        "n.shift": RNG.normal(size=4),
-    }
+    vectors = {name: RNG.normal(size=4) for name in ("c.bias", "n.scale", "n.shift")}
+    return {"c.weight": RNG.normal(size=(3, 3, 2, 4)), **vectors}
 
 
 def names(layers):
@@ -31,9 +27,8 @@ def test_batch_norm_is_an_affine_map():
     gamma, beta, mean, x = RNG.normal(size=(4, 5))
     var = RNG.uniform(0.1, 2, 5)
     scale, shift = passes.batch_norm_affine(gamma, beta, mean, var, 1e-3)
-    np.testing.assert_allclose(
-        scale * x + shift, (x - mean) / np.sqrt(var + 1e-3) * gamma + beta, rtol=1e-12
-    )
+    expected = (x - mean) / np.sqrt(var + 1e-3) * gamma + beta
+    np.testing.assert_allclose(scale * x + shift, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -54,26 +49,19 @@ def test_affine_is_folded_or_becomes_a_depthwise_layer(shared):
 
 
 def test_affine_on_a_bare_vector_is_refused():
-    layers: list[passes.RawLayer] = [
-        g.Input("x", (), (4,), 0.0, 1.0),
-        passes.Affine("n", ("x",), False),
-    ]
+    vector, affine = g.Input("x", (), (4,), 0.0, 1.0), passes.Affine("n", ("x",), False)
     with pytest.raises(UnsupportedOperator, match="batch_norm at 'n'"):
-        passes.fold_affine(layers, arrays())
+        passes.fold_affine([vector, affine], arrays())
 
 
 def test_chained_padding_is_folded_into_every_reader():
     pads = [passes.Pad("p1", ("x",), (1, 0, 0, 2)), passes.Pad("p2", ("p1",), (0, 1, 0, 0))]
-    readers = [
-        g.Conv2d("c", ("p2",), (3, 3), 4, padding=(1, 1, 1, 1)),
-        g.Conv2d("d", ("p1",), (3, 3), 4),
-    ]
+    first = g.Conv2d("c", ("p2",), (3, 3), 4, padding=(1, 1, 1, 1))
+    readers = [first, g.Conv2d("d", ("p1",), (3, 3), 4)]
     folded = passes.fold_padding([IMAGE, *pads, *readers, g.Concat("j", ("c", "c"))])
     assert names(folded) == ["x", "c", "d", "j"]
-    assert [(layer.inputs, layer.padding) for layer in folded if isinstance(layer, g.Conv2d)] == [
-        (("x",), (2, 2, 1, 3)),
-        (("x",), (1, 0, 0, 2)),
-    ]
+    found = [(layer.inputs, layer.padding) for layer in folded if isinstance(layer, g.Conv2d)]
+    assert found == [(("x",), (2, 2, 1, 3)), (("x",), (1, 0, 0, 2))]
 
 
 @pytest.mark.parametrize(
@@ -98,14 +86,8 @@ def test_pool_before_activation_is_the_same_function(act, tail):
 
 
 def test_activation_with_other_readers_stays():
-    layers: list[g.AnyLayer] = [
-        IMAGE,
-        CONV,
-        g.ReLU("r", ("c",)),
-        POOL,
-        g.MaxPool("q", ("r",), (2, 2), (2, 2)),
-        g.Concat("j", ("p", "p")),
-    ]
+    tail = g.MaxPool("q", ("r",), (2, 2), (2, 2)), g.Concat("j", ("p", "p"))
+    layers: list[g.AnyLayer] = [IMAGE, CONV, g.ReLU("r", ("c",)), POOL, *tail]
     assert passes.pool_before_activation(layers) == layers
 
 
@@ -113,10 +95,8 @@ def test_unused_records_and_arrays_are_dropped():
     weights = arrays() | {"d.weight": np.zeros((3, 3, 2, 4)), "d.bias": np.zeros(4)}
     graph, kept = passes.simplify([IMAGE, g.Conv2d("d", ("x",), (3, 3), 4), CONV], weights)
     assert names(graph.layers) == ["x", "c"] and set(kept) == {"c.weight", "c.bias"}
-    assert names(passes.drop_unused([IMAGE, g.ReLU("r", ("x",)), g.Flatten("f", ("x",))])) == [
-        "x",
-        "f",
-    ]
+    left = passes.drop_unused([IMAGE, g.ReLU("r", ("x",)), g.Flatten("f", ("x",))])
+    assert names(left) == ["x", "f"]
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,8 @@ def test_conv_matches_the_definition(groups, width, stride, padding):
     weight, bias = RNG.normal(size=(3, 2, 4 // groups, width)), RNG.normal(size=width)
     layer = g.Conv2d("c", ("x",), (3, 2), width, stride, padding, groups)
     x, got = run(layer, weights={"c.weight": weight, "c.bias": bias})
-    np.testing.assert_allclose(
-        got, naive_conv(x, weight, bias, stride, padding, groups), rtol=1e-12, atol=1e-12
-    )
+    expected = naive_conv(x, weight, bias, stride, padding, groups)
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
     assert got.shape[1:] == g.Graph((IMAGE, layer)).shapes()["c"]
 
 
@@ -52,21 +51,15 @@ def test_pools_match_the_definition():
         assert got[b, i, j, c] == padded[b, 2 * i : 2 * i + 3, 2 * j : 2 * j + 2, c].max()
     x, got = run(g.AvgPool("p", ("x",), (3, 2), (2, 1)))
     for b, i, j, c in np.ndindex(*got.shape):
-        assert got[b, i, j, c] == pytest.approx(
-            x[b, 2 * i : 2 * i + 3, j : j + 2, c].mean(), abs=1e-12
-        )
+        mean = x[b, 2 * i : 2 * i + 3, j : j + 2, c].mean()
+        assert got[b, i, j, c] == pytest.approx(mean, abs=1e-12)
 
 
 def test_elementwise_and_linear_layers_match_numpy():
-    x, got = run(
-        g.ReLU("r", ("x",)),
-        g.Clamp("k", ("x",), 0.5),
-        g.Add("a", ("r", "k")),
-        g.Concat("c", ("a", "x")),
-    )
-    np.testing.assert_array_equal(
-        got, np.concatenate([np.maximum(x, 0) + np.clip(x, 0, 0.5), x], axis=-1)
-    )
+    joins = g.Add("a", ("r", "k")), g.Concat("c", ("a", "x"))
+    x, got = run(g.ReLU("r", ("x",)), g.Clamp("k", ("x",), 0.5), *joins)
+    expected = np.concatenate([np.maximum(x, 0) + np.clip(x, 0, 0.5), x], axis=-1)
+    np.testing.assert_array_equal(got, expected)
     weights = {"l.weight": RNG.normal(size=(168, 5)), "l.bias": RNG.normal(size=5)}
     x, got = run(
         g.Flatten("f", ("x",)), g.Linear("l", ("f",), 5), g.Argmax("m", ("l",)), weights=weights

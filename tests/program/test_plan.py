@@ -39,9 +39,8 @@ GRAPH = Graph(
 
 def arrays(dtype="float64"):
     rng = np.random.default_rng(2)
-    return {
-        name: rng.normal(size=shape).astype(dtype) for name, shape in GRAPH.weight_shapes().items()
-    }
+    shapes = GRAPH.weight_shapes()
+    return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
 
 
 @pytest.fixture
@@ -59,10 +58,8 @@ def test_plan_and_weights_survive_saving(tmp_path, dtype):
     again = load(tmp_path / "deep" / "folder")
     assert again == plan and plan_hash(again) == plan_hash(plan) and len(plan_hash(plan)) == 32
     loaded = load_weights(tmp_path / "deep" / "folder", again)
-    assert all(
-        np.array_equal(loaded[name], weights[name]) and loaded[name].dtype == dtype
-        for name in weights
-    )
+    assert all(np.array_equal(loaded[name], weights[name]) for name in weights)
+    assert {array.dtype for array in loaded.values()} == {np.dtype(dtype)}
     assert set(loaded) == set(weights) and loaded.salt == weights.salt
 
 
@@ -87,9 +84,8 @@ def test_the_commitment_hides_and_binds():
     assert first.weight_digest != second.weight_digest  # same weights, other salt
     changed = Weights(weights, weights.salt)
     changed["l.bias"] = np.nextafter(weights["l.bias"], 9)
-    narrow = Weights(
-        {name: array.astype(np.float32) for name, array in weights.items()}, weights.salt
-    )
+    floats = {name: array.astype(np.float32) for name, array in weights.items()}
+    narrow = Weights(floats, weights.salt)
     reshaped = Weights(weights | {"l.bias": weights["l.bias"].reshape(1, 3)}, weights.salt)
     fortran = Weights(weights | {"l.weight": np.asfortranarray(weights["l.weight"])}, weights.salt)
     digests = {weight_digest(some) for some in (weights, changed, narrow, reshaped)}
@@ -148,9 +144,8 @@ def test_damaged_plans_are_refused_by_name(saved, name):
 
 def rewritten(path, **changes):
     found = safetensors.numpy.load(path.read_bytes()) | changes
-    path.write_bytes(
-        safetensors.numpy.save({name: array for name, array in found.items() if array is not None})
-    )
+    kept = {name: array for name, array in found.items() if array is not None}
+    path.write_bytes(safetensors.numpy.save(kept))
 
 
 WEIGHT_DAMAGE = {
@@ -212,8 +207,8 @@ def test_plans_load_and_run_without_torch(saved):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\nimport numpy as np\n"
-        "from gpumpc.program.plan import load, load_weights\nfrom gpumpc.nn.plaintext import "
-        "evaluate_float\n"
+        "from gpumpc.program.plan import load, load_weights\n"
+        "from gpumpc.nn.plaintext import evaluate_float\n"
         "folder = Path(sys.argv[1]); plan = load(folder); weights = load_weights(folder, plan)\n"
         "print(evaluate_float(plan.graph, weights, np.zeros((1, 4, 4, 1))).shape)\n"
     )

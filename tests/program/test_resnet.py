@@ -50,9 +50,8 @@ def test_layer_values_neither_grow_nor_vanish() -> None:
 
 def test_named_weights_are_repeatable(compiled: Plan) -> None:
     other = compile_named("resnet18", size=SIZE)
-    assert all(
-        np.array_equal(other.weights[name], array) for name, array in compiled.weights.items()
-    )
+    for name, array in compiled.weights.items():
+        assert np.array_equal(other.weights[name], array)
 
 
 def test_float_fixed_and_secure_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:
