@@ -118,12 +118,10 @@ def as_program(
         for name, (s, _) in inputs.items()
     }
     products = [step for step in steps if isinstance(step, PrivateProduct | PublicProduct)]
-    specs = {
-        p.layer: WeightSpec(
-            weights[p.layer][0].shape, weights[p.layer][1].shape, p.ring_bits, 1.0, 1.0
-        )
-        for p in products
-    }
+    specs = {}
+    for step in products:
+        weight, bias = weights[step.layer]
+        specs[step.layer] = WeightSpec(weight.shape, bias.shape, step.ring_bits, 1.0, 1.0)
     result = Value((), 1, 0)  # nothing reads it while a program runs
     return Program(tuple(steps), values, steps[-1].output, result, specs, params)
 
@@ -264,11 +262,8 @@ class Cell:
     @property
     def rows(self) -> npt.NDArray[np.uint8]:
         """(bits or planes, n) zeros and ones."""
-        lanes = (
-            BACKEND.to_planes(np.ascontiguousarray(self.values), self.bits)
-            if self.bits
-            else self.values
-        )
+        lanes = np.ascontiguousarray(self.values)
+        lanes = BACKEND.to_planes(lanes, self.bits) if self.bits else lanes
         flat = np.ascontiguousarray(lanes).reshape(len(lanes), -1)
         return np.unpackbits(flat.view(np.uint8), axis=1, count=self.n, bitorder="little")
 
@@ -301,10 +296,8 @@ def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
 
 def every(*axes: Sequence[int] | npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
     """All combinations of the axes' entries, flat: one array an axis."""
-    return [
-        grid.reshape(-1)
-        for grid in np.meshgrid(*(np.asarray(axis, dtype=np.int64) for axis in axes), indexing="ij")
-    ]
+    integers = (np.asarray(axis, dtype=np.int64) for axis in axes)
+    return [grid.reshape(-1) for grid in np.meshgrid(*integers, indexing="ij")]
 
 
 def unsigned(values: npt.ArrayLike) -> Words:

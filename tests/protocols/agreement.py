@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,12 +22,8 @@ Mixtures = Iterable[Mixture]
 
 def mixtures(backend: str) -> list[Mixture]:
     """A backend at one party, at another, at the dealer, and at all."""
-    return [
-        (backend, "numpy", "numpy"),
-        ("numpy", backend, "numpy"),
-        ("numpy", "numpy", backend),
-        (backend, backend, backend),
-    ]
+    one, all_three = (backend, "numpy", "numpy"), (backend, backend, backend)
+    return [one, ("numpy", backend, "numpy"), ("numpy", "numpy", backend), all_three]
 
 
 def check_same(run: Callable[[Mixture], Outcome], others: Mixtures) -> None:
@@ -76,14 +72,12 @@ class Product(NamedTuple):
     out: Shape
 
 
+STRIDED = Convolution((3, 3), (2, 2), (0, 1, 0, 1), 1)
+DEPTHWISE = Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12)
 PRODUCTS = [
     Product((8, 50), (50, 20), MatMul(), (8, 20)),
-    Product(
-        (2, 9, 9, 3), (3, 3, 3, 20), Convolution((3, 3), (2, 2), (0, 1, 0, 1), 1), (2, 4, 4, 20)
-    ),
-    Product(
-        (2, 9, 9, 12), (5, 5, 1, 12), Convolution((5, 5), (1, 1), (2, 2, 2, 2), 12), (2, 9, 9, 12)
-    ),
+    Product((2, 9, 9, 3), (3, 3, 3, 20), STRIDED, (2, 4, 4, 20)),
+    Product((2, 9, 9, 12), (5, 5, 1, 12), DEPTHWISE, (2, 9, 9, 12)),
     Product((2, 9, 9, 6), (3, 3, 3, 8), Convolution((3, 3), (1, 1), (1, 1, 1, 1), 2), (2, 9, 9, 8)),
 ]
 
@@ -94,10 +88,8 @@ def check_product(product: Product, params: Params, others: Mixtures) -> None:
     rng, k = np.random.default_rng(1), params.ring_bits
     w, bias = (rng.integers(0, 1 << k, size, np.uint64) for size in (weight, weight[-1:]))
     x = share(rng.integers(-1000, 1000, shape), k)
-    steps, layers = (
-        cases.product_steps(operator, shape, out, k, 26, params.weights),
-        {"layer": (w, bias)},
-    )
+    steps = cases.product_steps(operator, shape, out, k, 26, params.weights)
+    layers = {"layer": (w, bias)}
     check_same(lambda b: run_steps(steps, {"x": x}, layers, params, backends=b), others)
 
 
@@ -115,10 +107,8 @@ def check_comparison(others: Mixtures) -> None:
 
     def run(backends: Mixture) -> Outcome:
         got = run_step(step, *inputs, backends=backends)
-        first, second = (
-            dataclasses.replace(inputs[0][0], words=cast(Any, np.stack(part.lanes)), bits=64)
-            for part in got.shares
-        )
+        lanes: list[Any] = [np.stack(part.lanes) for part in got.shares]
+        first, second = (dataclasses.replace(inputs[0][0], words=part, bits=64) for part in lanes)
         return dataclasses.replace(got, shares=(first, second))
 
     check_same(run, others)

@@ -82,11 +82,9 @@ def max_pool(
     padding: Sequence[int],
 ) -> MaxPool:
     top, bottom, left, right = padding
-    windows = (
-        Window(2, window[1], stride[1], left, right),
-        Window(1, window[0], stride[0], top, bottom),
-    )
-    return MaxPool("pool", ("x",), "y", shape, bits, windows)
+    across = Window(2, window[1], stride[1], left, right)
+    down = Window(1, window[0], stride[0], top, bottom)
+    return MaxPool("pool", ("x",), "y", shape, bits, (across, down))
 
 
 def argmax(shape: tuple[int, int], bits: int) -> Argmax:
@@ -145,10 +143,8 @@ def pool_by_loop(
     """Largest real entry of each window, one entry at a time."""
     top, bottom, left, right = padding
     b, h, w, c = x.shape
-    rows, columns = (
-        (h + top + bottom - window[0]) // stride[0] + 1,
-        (w + left + right - window[1]) // stride[1] + 1,
-    )
+    rows = (h + top + bottom - window[0]) // stride[0] + 1
+    columns = (w + left + right - window[1]) // stride[1] + 1
     out = np.empty((b, rows, columns, c), dtype=np.int64)
     for item, i, j, channel in np.ndindex(*out.shape):
         y, z = stride[0] * i - top, stride[1] * j - left

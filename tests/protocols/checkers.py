@@ -111,10 +111,8 @@ def _check_rows_against(cell: Cell, targets: Sequence[Cell]) -> None:
     labels, rows = _signs([cell])
     target_labels, target_rows = _signs(targets)
     bad = [labels[i] for i in np.flatnonzero(np.abs(rows.sum(axis=1)) > limit)]
-    bad += [
-        f"{labels[i]} with {target_labels[j]}"
-        for i, j in np.argwhere(np.abs(rows @ target_rows.T) > limit)
-    ]
+    known = np.abs(rows @ target_rows.T)
+    bad += [f"{labels[i]} with {target_labels[j]}" for i, j in np.argwhere(known > limit)]
     assert not bad, f"dependent: {', '.join(bad[:8])}"
 
 

@@ -73,11 +73,8 @@ def test_declared_cost_is_measured_for_products(n, weights):
 
 @pytest.mark.parametrize("n", SIZES)
 def test_declared_cost_is_measured_for_beaver_and_joins(n):
-    steps = [
-        *cases.beaver_steps(Elementwise(), (n,), (n,), (n,), 40),
-        Add("a", ("z", "z"), "s", (n,)),
-        Concat("c", ("s", "z"), "t", (n,)),
-    ]
+    steps = cases.beaver_steps(Elementwise(), (n,), (n,), (n,), 40)
+    steps += [Add("a", ("z", "z"), "s", (n,)), Concat("c", ("s", "z"), "t", (n,))]
     got = run_steps(steps, {"x": zeros((n,), 40), "y": zeros((n,), 40)})
     assert got.cost == Cost.both_ways(2, 2 * 5 * n, 5 * n)
 
@@ -110,9 +107,8 @@ TABLE = [
 @pytest.mark.parametrize(("kind", "k", "f", "online", "dealt", "rounds"), TABLE)
 def test_costs_match_the_protocol_document(kind, k, f, online, dealt, rounds):
     n, bits = 6400, k - f
-    pool = dataclasses.replace(
-        cases.max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0)), output="p"
-    )
+    pool = cases.max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0))
+    pool = dataclasses.replace(pool, output="p")
     kinds: dict[str, list[Step]] = {
         "relu": [cases.relu(n, bits, k)],
         "clamp": [cases.clamp(n, bits, k, 6 << f)],
@@ -139,9 +135,8 @@ def test_comparison_costs_match_the_protocol_document():
 @pytest.mark.parametrize("change", [{"rounds": 1}, {"s0_bytes": 8}, {"s1_bytes": -8}])
 def test_a_tampered_cost_is_refused(monkeypatch, change):
     honest = cases.lift(19, 27, 40).cost
-    tampered = dataclasses.replace(
-        honest, **{name: getattr(honest, name) + by for name, by in change.items()}
-    )
+    changed = {name: getattr(honest, name) + by for name, by in change.items()}
+    tampered = dataclasses.replace(honest, **changed)
     monkeypatch.setattr(Lift, "cost", property(lambda self: tampered))
     with pytest.raises(CostMismatch, match="was not released"):
         run_step(cases.lift(19, 27, 40), zeros((19,), 27))

@@ -96,9 +96,8 @@ def test_lift_is_exact_over_all_masks(low):
 def lanes(bits):
     """Zeros and ones as one lane."""
     packed = np.packbits(np.asarray(bits, dtype=np.uint8), bitorder="little")
-    return np.concatenate([packed, np.zeros(-packed.size % 8, dtype=np.uint8)]).view(np.uint64)[
-        None
-    ]
+    padded = np.concatenate([packed, np.zeros(-packed.size % 8, dtype=np.uint8)])
+    return padded.view(np.uint64)[None]
 
 
 # compare
@@ -175,9 +174,8 @@ def test_relu_is_right_for_all_sharings(bits, more):
 def test_relu_is_right_over_all_masks(bits, more):
     v, v_0, r = every(ring(bits), residues(bits), residues(bits))
     script = masks("relu", r, bits, seed=bits)
-    got = run_step(
-        cases.relu(v.size, bits, bits + more), share(v, bits, first=unsigned(v_0)), script=script
-    )
+    step = cases.relu(v.size, bits, bits + more)
+    got = run_step(step, share(v, bits, first=unsigned(v_0)), script=script)
     assert not cases.outside_relu(v, got.values).any()
 
 
@@ -218,9 +216,7 @@ def test_max_is_right_for_all_pairs(bits):
 
 def test_max_is_right_for_all_pairs_in_all_sharings():
     bits, edge = 5, 8
-    a, b, a_0, b_0 = every(
-        np.arange(-edge, edge), np.arange(-edge, edge), residues(bits), residues(bits)
-    )
+    a, b, a_0, b_0 = every(*2 * [np.arange(-edge, edge)], *2 * [residues(bits)])
     x, first = (np.stack(pair, axis=1).reshape(-1, 1, 2, 1) for pair in ((a, b), (a_0, b_0)))
     got = run_step(cases.pair_max(a.size, bits), share(x, bits, first=unsigned(first)))
     assert np.array_equal(got.values.reshape(-1), np.maximum(a, b))

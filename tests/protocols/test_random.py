@@ -28,10 +28,8 @@ class TestSteps:
         shares: Any = share(x, k, frac=2 * f)
         got = run_step(cases.truncate(n, k, f), shares).words
         pairs = zip(*(s.words.tolist() for s in shares), strict=True)
-        expected = [
-            (((a + 2**f - 1) % 2**k >> f) + (b % 2**k >> f)) % 2 ** (k - f) for a, b in pairs
-        ]
-        assert got.tolist() == expected
+        sums = [((a + 2**f - 1) % 2**k >> f) + (b % 2**k >> f) for a, b in pairs]
+        assert got.tolist() == [total % 2 ** (k - f) for total in sums]
 
     def test_lift_of_random_values_is_exact(self, k, f, n):
         low = k - f
@@ -88,10 +86,8 @@ class TestSteps:
             assert np.array_equal(
                 got.words.astype(np.int64), plain(cases.argmax((n, entries), k), x)
             )
-            assert (got.shares[0].frac, got.shares[0].bits) == (
-                0,
-                max(1, (entries - 1).bit_length()),
-            )
+            assert got.shares[0].frac == 0
+            assert got.shares[0].bits == max(1, (entries - 1).bit_length())
 
 
 @pytest.mark.parametrize("cipher", cases.CIPHERS)
@@ -104,11 +100,9 @@ def test_relu_is_right_with_both_ciphers(cipher: Cipher):
 
 def test_the_ciphers_draw_different_masks():
     x = share(cases.values(-100, 100, 989), 27)
-    ones = [
-        run_steps([cases.relu(989, 27, 40)], {"x": x}, params=Params(cipher=cipher)).sent
-        for cipher in cases.CIPHERS
-    ]
-    assert ones[0] != ones[1]
+    params = [Params(cipher=cipher) for cipher in cases.CIPHERS]
+    runs = [run_steps([cases.relu(989, 27, 40)], {"x": x}, params=one) for one in params]
+    assert runs[0].sent != runs[1].sent
 
 
 def test_the_same_roots_give_the_same_bytes():

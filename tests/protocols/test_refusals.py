@@ -61,10 +61,8 @@ def test_steps_refuse_narrow_shares_and_other_scales(step, inputs, error, match)
 
 
 def test_40_bit_share_is_refused_where_64_bits_are_needed():
-    with pytest.raises(
-        errors.BitsMismatch,
-        match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed",
-    ):
+    message = "a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"
+    with pytest.raises(errors.BitsMismatch, match=message):
         share(X, 40)[0].at_bits(BACKEND, 64)
 
 
@@ -194,11 +192,8 @@ def test_every_field_changes_every_key():
 
 
 def test_sessions_are_bound_to_program_and_ledgers_and_weights():
-    parts = [
-        (b"p" * 32, b"0" * 16, b"1" * 16),
-        (b"q" * 32, b"0" * 16, b"1" * 16),
-        (b"p" * 32, b"1" * 16, b"0" * 16),
-    ]
+    first, second = b"0" * 16, b"1" * 16
+    parts = [(b"p" * 32, first, second), (b"q" * 32, first, second), (b"p" * 32, second, first)]
     ids = [session_id(*part) for part in parts]
     sharings = [("v1", "pair"), ("v2", "pair"), ("v1", "pair2"), ("v", "1pair")]
     ids += [weight_session(*sharing) for sharing in sharings]

@@ -38,9 +38,8 @@ def run(
     values: Ints, bits: int = BITS, seed: int = 1, script: Any = None, first: Any = None
 ) -> Outcome:
     rows, n = values.shape
-    return run_step(
-        step((rows, n), bits), share(values, bits, seed=seed, first=first), seed=seed, script=script
-    )
+    keys = share(values, bits, seed=seed, first=first)
+    return run_step(step((rows, n), bits), keys, seed=seed, script=script)
 
 
 def shuffled_keys(outcome: Outcome) -> Ints:
@@ -80,9 +79,8 @@ def test_dealer_returns_the_mask_of_the_opened_words(monkeypatch):
     monkeypatch.setattr(Shuffle, "deal", deal)
     got = run(np.random.default_rng(3).integers(-5, 5, (3, 64)))
     bits = got.shares[0].bits
-    assert np.array_equal(
-        BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits), got.shares[0].opened
-    )
+    masked = BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits)
+    assert np.array_equal(masked, got.shares[0].opened)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -92,10 +90,8 @@ def test_every_pair_of_permutations_gives_their_composition(n):
     values = np.random.default_rng(4).integers(-100, 100, pi.shape)
     script = {(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
     order = selection.compose(pi, sigma)
-    assert np.array_equal(
-        shuffled_keys(run(values, script=script)),
-        np.take_along_axis(keys_of(values), order, axis=1),
-    )
+    expected = np.take_along_axis(keys_of(values), order, axis=1)
+    assert np.array_equal(shuffled_keys(run(values, script=script)), expected)
 
 
 def test_wider_share_is_reduced_and_a_narrower_one_refused():
@@ -158,13 +154,10 @@ KINDS = {
 def test_every_byte_lane_a_server_receives_is_uniform(kind, party):
     got = run(KINDS[kind], seed=6)
     cells = opened_cells(got, party)
-    assert [cell.bits for cell in cells] == (
-        [BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS]
-    )
-    dealt = [
-        Cell(name, bits, ROWS * N, words)
-        for (_, _, name), (bits, words) in got.drawn[party].items()
-    ]
+    widths = [BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS]
+    assert [cell.bits for cell in cells] == widths
+    drawn = got.drawn[party].items()
+    dealt = [Cell(name, bits, ROWS * N, words) for (_, _, name), (bits, words) in drawn]
     assert party == 0 or sum(cell.label.startswith("correction") for cell in dealt) == 2
     check_uniform([*cells, *dealt])
 
@@ -212,9 +205,8 @@ def server_1_cannot_follow() -> None:
     own = {name: words for (_, _, name), (_, words) in got.drawn[1].items()}
     [heard] = [opening.values for opening in got.openings[1]]
     # The permutations are those of the same key in another run: draw them again.
-    sigma = selection.permutations(
-        "aes128ctr", NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma"), ROWS, N
-    )
+    key = NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma")
+    sigma = selection.permutations("aes128ctr", key, ROWS, N)
     moved = np.empty_like(heard)
     np.put_along_axis(moved, sigma, own["correction1"], axis=1)
     assert not alike(own["correction0"], own["a"]).any(), "S1 recognises a in beta"
@@ -259,9 +251,8 @@ def ids_added_after_pi(patch: Patch) -> None:
         masked = session.receive_words(shape, self.value_bits)
         moved = backend.gather(v + masked, session.permutations("pi", *shape))
         delta = session.words("Delta", shape, self.value_bits)
-        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits) + backend.counting(
-            shape[1]
-        )
+        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits)
+        first = first + backend.counting(shape[1])
         session.send_words(first - session.words("a'", shape, self.bits), self.bits)
         opened = session.receive_words(shape, self.bits)
         return Shuffled(opened, session.words("b'", shape, self.bits), self.bits)

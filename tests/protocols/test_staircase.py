@@ -196,16 +196,12 @@ def pieces(got: Outcome) -> Outcome:
             for name, (bits, v) in side.items()
         }
 
-    openings = [[_cut(o.values, o.n) for o in side] for side in got.openings]
-    cut = tuple(
-        [
-            dataclasses.replace(o, n=N, values=values)
-            for o, values in zip(side, pieces_of, strict=True)
-        ]
-        for side, pieces_of in zip(got.openings, openings, strict=True)
-    )
+    def opened(side: list[Any]) -> list[Any]:
+        return [dataclasses.replace(o, n=N, values=_cut(o.values, o.n)) for o in side]
+
+    (first, second), (one, other) = got.openings, got.drawn
     return dataclasses.replace(
-        got, openings=(cut[0], cut[1]), drawn=(parts(got.drawn[0]), parts(got.drawn[1]))
+        got, openings=(opened(first), opened(second)), drawn=(parts(one), parts(other))
     )
 
 
@@ -219,14 +215,11 @@ def view_of(party: int) -> None:
     pair = share(s, BITS, seed=10)
     got = run_step(stairs(N), pair, seed=11)
     steps = [(s >= edge).astype(np.uint64) for edge in (9, 1024)]
-    secret = [
-        Cell("s", BITS, N, unsigned(s)),
-        Cell("the peer's share", BITS, N, pair[1 - party].words),
-    ]
-    secret += [
-        Cell("a step", 0, N, BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None])
-        for bit in steps
-    ]
+    peer = Cell("the peer's share", BITS, N, pair[1 - party].words)
+    secret = [Cell("s", BITS, N, unsigned(s)), peer]
+    for bit in steps:
+        lane = BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None]
+        secret.append(Cell("a step", 0, N, lane))
     checkers.check_view(pieces(got), party, N, secret)
 
 

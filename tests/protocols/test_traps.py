@@ -23,13 +23,8 @@ from tests.protocols.cases import RINGS, clamp, lift, outside_clamp, outside_rel
 def edges(bits):
     """Residues where carries and signs turn over."""
     half, full = 1 << (bits - 1), 1 << bits
-    return sorted(
-        {
-            v % full
-            for e in (0, half // 2, half, half + half // 2)
-            for v in (e - 2, e - 1, e, e + 1, e + 2)
-        }
-    )
+    corners = (0, half // 2, half, half + half // 2)
+    return sorted({(corner + by) % full for corner in corners for by in range(-2, 3)})
 
 
 def planted(bits, values, step, name):
@@ -97,11 +92,9 @@ def test_bits_above_the_ring_never_reach_the_wire():
     step = Open("open", ("x",), "e", (n,), k)
     x = np.random.default_rng(1).integers(-(1 << 43), 1 << 43, n)
     clean: Any = share(x, k)
-    dirty = tuple(
-        dataclasses.replace(s, words=s.words | (np.arange(n, dtype=np.uint64) << np.uint64(k)))
-        for s in clean
-    )
-    first, second = run_step(step, clean), run_step(step, (dirty[0], dirty[1]))
+    dirt = np.arange(n, dtype=np.uint64) << np.uint64(k)
+    one, other = (dataclasses.replace(part, words=part.words | dirt) for part in clean)
+    first, second = run_step(step, clean), run_step(step, (one, other))
     assert first.sent == second.sent
     assert len(first.sent[0][0]) == n * 11 // 2
     assert not (first.openings[0][0].values >> np.uint64(k)).any()
@@ -152,9 +145,8 @@ def test_mask_hides_no_bits_above_its_own():
     hidden = x + BACKEND.expand_words("aes128ctr", bytes(32), (n,), 40)
     assert set(np.frombuffer(BACKEND.pack(hidden, 48), np.uint8)[5 * n :].tolist()) <= {0xAB, 0xAC}
     low = np.frombuffer(BACKEND.pack(hidden, 40), np.uint8)
-    assert len(low) == 5 * n and np.array_equal(
-        low, np.frombuffer(BACKEND.pack(hidden - x, 40), np.uint8)
-    )
+    assert len(low) == 5 * n
+    assert np.array_equal(low, np.frombuffer(BACKEND.pack(hidden - x, 40), np.uint8))
 
 
 def test_adding_takes_the_smaller_ring_on_both_sides():
@@ -164,7 +156,6 @@ def test_adding_takes_the_smaller_ring_on_both_sides():
         pairs = [share(v, b, seed=b) for v, b in zip((x, y), bits, strict=True)]
         sums = [a.plus(BACKEND, b) for a, b in zip(*pairs, strict=True)]
         assert {s.bits for s in sums} == {40}
-        assert np.array_equal(
-            BACKEND.reduce(sums[0].words + sums[1].words, 40), unsigned(x + y) & mask(40)
-        )
+        whole = BACKEND.reduce(sums[0].words + sums[1].words, 40)
+        assert np.array_equal(whole, unsigned(x + y) & mask(40))
     assert isinstance(sums[0], Additive)

@@ -144,11 +144,9 @@ def test_declared_cost_is_measured(rows, k, bits):
         assert step.cost == Cost()
         return
     equality = Equality(bits)
-    own = Cost.both_ways(
-        2 + equality.rounds,
-        packed_bytes(rows * k, bits) + lane_bytes(pairs, equality.opened_bits + 1),
-        lane_bytes(pairs, equality.dealt_bits) + packed_bytes(pairs, count),
-    )
+    sent = packed_bytes(rows * k, bits) + lane_bytes(pairs, equality.opened_bits + 1)
+    dealt = lane_bytes(pairs, equality.dealt_bits) + packed_bytes(pairs, count)
+    own = Cost.both_ways(2 + equality.rounds, sent, dealt)
     assert step.cost == own + KnockOut(rows, k, count, bits).cost
 
 
@@ -162,10 +160,8 @@ def test_cost_of_a_vote_of_five_matches_the_document():
 def test_a_duel_carries_payloads_wider_than_its_values(bits, payload):
     duel = Duel(64, bits, payload)
     assert duel.choice_bits == max(bits, payload)
-    dealt = lane_bytes(64, duel.comparison.dealt_bits) + sum(
-        packed_bytes(64, b) for b in (max(bits, payload), bits, payload)
-    )
-    assert duel.cost.dealer_bytes == dealt
+    words = sum(packed_bytes(64, b) for b in (max(bits, payload), bits, payload))
+    assert duel.cost.dealer_bytes == lane_bytes(64, duel.comparison.dealt_bits) + words
 
 
 # transcripts of a vote
