@@ -150,14 +150,8 @@ def test_the_handshake_names_widths() -> None:
 
 def test_products_in_all_small_rings_match_plaintext() -> None:
     """A tiny product in every ring it fits, over all inputs of a coarse grid."""
-    graph = g.Graph(
-        (
-            g.Input("x", (), (2,), -1.0, 1.0),
-            g.Linear("a", ("x",), 2),
-            g.ReLU("r", ("a",)),
-            g.Linear("b", ("r",), 1),
-        )
-    )
+    first = g.Input("x", (), (2,), -1.0, 1.0), g.Linear("a", ("x",), 2)
+    graph = g.Graph((*first, g.ReLU("r", ("a",)), g.Linear("b", ("r",), 1)))
     grid = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=2)))
     for size in (0.25, 1.0, 7.75):
         arrays = {"a.weight": np.full((2, 2), size), "a.bias": np.zeros(2)}

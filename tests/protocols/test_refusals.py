@@ -1,6 +1,7 @@
 """What must not be combined, reused or planned, and the error that says so."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -179,12 +180,8 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
 
 
 def test_every_field_changes_every_key():
-    trees = [
-        SeedTree(root, session, batch_index)
-        for root in roots(0)
-        for session in (SESSION_ID, bytes(16))
-        for batch_index in (0, 1, 256)
-    ]
+    contexts = itertools.product(roots(0), (SESSION_ID, bytes(16)), (0, 1, 256))
+    trees = [SeedTree(*context) for context in contexts]
     names = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "b\x01")]
     names += [("b", "a"), ("a/b", ""), ("a", "/b")]
     keys = [tree.key(*name) for tree in trees for name in names]

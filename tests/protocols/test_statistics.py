@@ -32,14 +32,9 @@ def constant(kind: str, shape: tuple[int, ...], bits: int) -> Ints:
     """Secrets that show any leak: all zero, all extreme, or the two extremes in turn."""
     top = TOP if bits == BITS - 1 else 0  # the clamp's lower edge
     highest, lowest = (1 << bits) - 1, -(1 << bits) + top
-    values = {
-        "zero": [0],
-        "highest": [highest],
-        "lowest": [lowest],
-        "minus one": [-1],
-        "apart": [highest, lowest],
-    }[kind]
-    return np.resize(np.array(values, dtype=np.int64), shape)
+    values = {"zero": [0], "highest": [highest], "lowest": [lowest], "minus one": [-1]}
+    values |= {"apart": [highest, lowest]}
+    return np.resize(np.array(values[kind], dtype=np.int64), shape)
 
 
 def run_on(name: str, kind: str, seed: int) -> Outcome:

@@ -19,7 +19,6 @@ from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session, Sum
 from tests.harness import plain, run_steps, share
 from tests.protocols.checkers import check_cost
-from tests.protocols.mistakes import Patch
 
 Ints = npt.NDArray[np.int64]
 
@@ -63,9 +62,8 @@ def test_range_of_distances_is_sharp():
 
 
 def test_range_of_distances_holds_through_the_passes():
-    distances = np.random.default_rng(3).choice(
-        np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1]), (4, 200)
-    )
+    ends = np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1])
+    distances = np.random.default_rng(3).choice(ends, (4, 200))
     assert np.array_equal(search(distances, 5, seed=3).values, exact(distances, 5))
 
 
@@ -161,19 +159,14 @@ def all_orders(n: int) -> tuple[Ints, Ints]:
     return np.repeat(both, len(both), axis=0), np.tile(both, (len(both), 1))
 
 
+LOWEST, HIGHEST = -(1 << (BITS - 2)), (1 << (BITS - 2)) - 1
 FIVE = {
     "random": [71, -3, 12, 8, -40],
     "all equal": [9, 9, 9, 9, 9],
     "duplicates": [4, 0, 4, 0, 4],
     "ascending": [0, 1, 2, 3, 4],
     "descending": [4, 3, 2, 1, 0],
-    "extremes": [
-        -(1 << (BITS - 2)),
-        (1 << (BITS - 2)) - 1,
-        0,
-        -(1 << (BITS - 2)),
-        (1 << (BITS - 2)) - 1,
-    ],
+    "extremes": [LOWEST, HIGHEST, 0, LOWEST, HIGHEST],
 }
 
 
@@ -181,9 +174,8 @@ def transcript_of(database: list[int], k: int) -> tuple[list[tuple[int, ...]], I
     """All comparison bits opened of a database under every (pi, sigma), and their composition."""
     pi, sigma = all_orders(5)
     distances = np.tile(np.array(database), (len(pi), 1))
-    outcome = search(
-        distances, k, seed=8, script={(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
-    )
+    script = {(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
+    outcome = search(distances, k, seed=8, script=script)
     assert np.array_equal(outcome.values, exact(distances, k))
     bits = np.concatenate(list(bench.opened_signs(outcome, len(pi)).values()), axis=1)
     return [tuple(row) for row in bits.tolist()], selection.compose(pi, sigma)
@@ -208,20 +200,15 @@ def test_every_order_at_five_is_opened_equally_often():
     assert set(Counter(transcript_of(FIVE["all equal"], 2)[0]).values()) == {120}
 
 
-def one_mixing(patch: Patch) -> None:
+def one_coin(honest: Any) -> Any:
     """One public coin of a pass for all rows: a transcript is then a function of the order."""
-    honest = selection.permutations
-    patch.setattr(
-        selection,
-        "permutations",
-        lambda c, key, rows, n: honest(c, bytes(32), 1, n).repeat(rows, axis=0),
-    )
+    return lambda cipher, key, rows, n: honest(cipher, bytes(32), 1, n).repeat(rows, axis=0)
 
 
 @pytest.mark.parametrize("plan", [(Pass(5, 3, 2, 4),), (Pass(5, 4, 3, 4), Pass(4, 3, 2, 3))])
 def test_every_order_at_five_is_opened_equally_often_with_passes(monkeypatch, plan):
     monkeypatch.setattr(TopK, "passes", plan)
-    one_mixing(monkeypatch)
+    monkeypatch.setattr(selection, "permutations", one_coin(selection.permutations))
     check_every_order(k=2)
 
 

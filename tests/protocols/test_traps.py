@@ -1,7 +1,7 @@
 """The traps of the protocol book that concern sections 1 to 8 and 10.
 
-Elsewhere: a lift with one mask for two candidates is planted in `test_planted`; a 40-bit share
-where 64 bits are needed, and a pool at its range's edge, are refused in `test_refusals`.
+Elsewhere: a lift with one mask for two candidates is planted in `test_planted_signs`; a 40-bit
+share where 64 bits are needed, and a pool at its range's edge, are refused in `test_refusals`.
 """
 
 import dataclasses
