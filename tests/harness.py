@@ -19,13 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
-from gpumpc.engine.in_process import (
-    DealtCorrections,
-    RecordingChannel,
-    open_weights,
-    recording_pair,
-    run_both,
-)
+from gpumpc.engine import in_process
+from gpumpc.engine.in_process import DealtCorrections, RecordingChannel, open_weights
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.params import Params
@@ -36,16 +31,7 @@ from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import PartyRandomness, StaticWeight
 from gpumpc.shares import Additive
-from tests.scripted import (
-    NUMPY,
-    SCRIPTED,
-    SESSION_ID,
-    Name,
-    NamedTree,
-    Opening,
-    RecordingSession,
-    ScriptedDealing,
-)
+from tests import scripted
 
 Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Integers = dict[str, tuple[Words, Words]]
@@ -81,8 +67,8 @@ class Outcome:
     shares: tuple[Any, Any]
     cost: Cost
     sent: list[tuple[bytes, bytes]]
-    openings: tuple[list[Opening], list[Opening]]
-    drawn: tuple[dict[Name, tuple[int, Words]], dict[Name, tuple[int, Words]]]
+    openings: tuple[list[scripted.Opening], list[scripted.Opening]]
+    drawn: tuple[dict[scripted.Name, tuple[int, Words]], dict[scripted.Name, tuple[int, Words]]]
     corrections: bytes
 
     @property
@@ -104,9 +90,7 @@ class Outcome:
 def share(
     values: npt.ArrayLike, bits: int, frac: int = 0, seed: int = 0, first: Words | None = None
 ) -> Pair:
-    """Additive shares of integers modulo 2^bits: the first one random from `seed`, or the given
-    one.
-    """
+    """Additive shares of integers modulo 2^bits: the first one given, or random from `seed`."""
     words = np.asarray(values).astype(np.int64).view(np.uint64)
     if first is None:
         first = np.random.default_rng(seed).integers(0, 1 << bits, words.shape, dtype=np.uint64)
@@ -134,12 +118,10 @@ def as_program(
         for name, (s, _) in inputs.items()
     }
     products = [step for step in steps if isinstance(step, PrivateProduct | PublicProduct)]
-    specs = {
-        p.layer: WeightSpec(
-            weights[p.layer][0].shape, weights[p.layer][1].shape, p.ring_bits, 1.0, 1.0
-        )
-        for p in products
-    }
+    specs = {}
+    for step in products:
+        weight, bias = weights[step.layer]
+        specs[step.layer] = WeightSpec(weight.shape, bias.shape, step.ring_bits, 1.0, 1.0)
     result = Value((), 1, 0)  # nothing reads it while a program runs
     return Program(tuple(steps), values, steps[-1].output, result, specs, params)
 
@@ -160,24 +142,24 @@ class Options:
 
     seed: int = 0
     batch_index: int = 1
-    session_id: bytes = SESSION_ID
-    script: Mapping[Name, Any] | None = None
+    session_id: bytes = scripted.SESSION_ID
+    script: Mapping[scripted.Name, Any] | None = None
     extra_corrections: bytes = b""
     static: Static | None = None
-    backends: tuple[str, str, str] = NUMPY
+    backends: tuple[str, str, str] = scripted.NUMPY
     prepared: int = 0
 
-    def trees(self) -> tuple[NamedTree, NamedTree]:
+    def trees(self) -> tuple[scripted.NamedTree, scripted.NamedTree]:
         """Both parties' trees, to be used by one role."""
         first, second = (
-            NamedTree(root, self.batch_index, party, self.session_id)
+            scripted.NamedTree(root, self.batch_index, party, self.session_id)
             for party, root in enumerate(roots(self.seed))
         )
         return first, second
 
-    def backend(self, role: int, names: Mapping[bytes, Name]) -> Any:
+    def backend(self, role: int, names: Mapping[bytes, scripted.Name]) -> Any:
         """Of a server, or of the dealer (2)."""
-        return SCRIPTED[self.backends[role]](names, self.script or {})
+        return scripted.SCRIPTED[self.backends[role]](names, self.script or {})
 
 
 def run_program(
@@ -192,9 +174,9 @@ def run_program(
     chosen = Options(**options)
     parts, masks = chosen.static or opened_weights(program, weights or {}, chosen.seed)
     corrections = _dealt(program, masks, chosen) + chosen.extra_corrections
-    channels = recording_pair(20)
+    channels = in_process.recording_pair(20)
     sessions = [_session(program, channels[p], parts[p], corrections, chosen) for p in (0, 1)]
-    shares = run_both(
+    shares = in_process.run_both(
         lambda party: program.run(sessions[party], *(pair[party] for pair in inputs)), channels
     )
     sent = list(zip(*(channel.sent for channel in channels), strict=True))
@@ -223,19 +205,15 @@ def _dealt(program: Program, masks: dict[str, Words], options: Options) -> bytes
     pieces: list[memoryview] = []
     trees = options.trees()
     backend = options.backend(2, collections.ChainMap(trees[0].names, trees[1].names))
-    dealing = ScriptedDealing(backend, program.params.cipher, trees, masks, pieces.append)
+    dealing = scripted.ScriptedDealing(backend, program.params.cipher, trees, masks, pieces.append)
     dealing.script = options.script or {}
     dealer.deal_batch(program.steps, dealing)
     return b"".join(pieces)
 
 
 def _session(
-    program: Program,
-    channel: RecordingChannel,
-    parts: Parts,
-    corrections: bytes,
-    options: Options,
-) -> RecordingSession:
+    program: Program, channel: RecordingChannel, parts: Parts, corrections: bytes, options: Options
+) -> scripted.RecordingSession:
     """What one server runs a batch in."""
     party, cipher = channel.party, program.params.cipher
     channel.begin(options.session_id, options.batch_index)
@@ -246,7 +224,7 @@ def _session(
     ahead = dict(itertools.islice(program.prepare(draws), options.prepared))
     stream = DealtCorrections(corrections) if party else None
     own = PartyRandomness(party, options.backend(party, tree.names), cipher, tree, parts)
-    return RecordingSession(options.script or {}, own, channel, stream, ahead)
+    return scripted.RecordingSession(options.script or {}, own, channel, stream, ahead)
 
 
 def run_steps(
@@ -274,9 +252,7 @@ def run_step(step: Step, *inputs: Pair, weights: Integers | None = None, **optio
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Words of `bits` bits (n,), or lanes (planes, n_lanes(n)) where `bits` is 0, with where they
-    come from.
-    """
+    """Words (n,) of `bits` bits, or lanes (planes, n_lanes(n)) where `bits` is 0; labelled."""
 
     label: str
     bits: int
@@ -286,11 +262,8 @@ class Cell:
     @property
     def rows(self) -> npt.NDArray[np.uint8]:
         """(bits or planes, n) zeros and ones."""
-        lanes = (
-            BACKEND.to_planes(np.ascontiguousarray(self.values), self.bits)
-            if self.bits
-            else self.values
-        )
+        lanes = np.ascontiguousarray(self.values)
+        lanes = BACKEND.to_planes(lanes, self.bits) if self.bits else lanes
         flat = np.ascontiguousarray(lanes).reshape(len(lanes), -1)
         return np.unpackbits(flat.view(np.uint8), axis=1, count=self.n, bitorder="little")
 
@@ -313,9 +286,7 @@ def opened_cells(outcome: Outcome, party: int = 0) -> list[Cell]:
 
 
 def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
-    """All a party sees in a run whose every value has n elements: openings, its own draws, what it
-    was dealt.
-    """
+    """All a party sees: openings, its draws, what it was dealt; n elements a value."""
     cells = opened_cells(outcome, party)
     for (_, step, name), (bits, values) in outcome.drawn[party].items():
         blocks = values.reshape(-1, n) if bits else values[None]
@@ -325,10 +296,8 @@ def view_cells(outcome: Outcome, party: int, n: int) -> list[Cell]:
 
 def every(*axes: Sequence[int] | npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
     """All combinations of the axes' entries, flat: one array an axis."""
-    return [
-        grid.reshape(-1)
-        for grid in np.meshgrid(*(np.asarray(axis, dtype=np.int64) for axis in axes), indexing="ij")
-    ]
+    integers = (np.asarray(axis, dtype=np.int64) for axis in axes)
+    return [grid.reshape(-1) for grid in np.meshgrid(*integers, indexing="ij")]
 
 
 def unsigned(values: npt.ArrayLike) -> Words:

@@ -1,6 +1,4 @@
-"""Backends, a dealer and sessions whose draws a test replaces by name, and which write down what
-they draw, are dealt and learn from openings.
-"""
+"""Backends, dealer and sessions that write down all they learn, with draws a test replaces."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -38,9 +36,7 @@ class NamedTree(SeedTree):
 
 
 class Scripted(NumpyBackend):
-    """A backend with some draws replaced and all of them written down, with their bits (0:
-    lanes).
-    """
+    """A backend that replaces some draws and writes down all, with their bits (0: lanes)."""
 
     def __init__(self, names: Mapping[bytes, Name], script: Mapping[Name, Words]) -> None:
         self._names, self._script = names, script
@@ -86,9 +82,7 @@ class ScriptedDealing(dealer.Dealing):
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """One opened item: `bits` valid bits of `values`, or 0 for lanes; `informative` to this party,
-    or `sent` to it one way.
-    """
+    """One opened item: `bits` valid bits of `values`, or 0 for lanes."""
 
     step: str
     round: int

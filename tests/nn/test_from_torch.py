@@ -8,14 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpumpc.errors import (
-    BadValue,
-    ConfigError,
-    MissingFile,
-    OutOfRange,
-    PlanError,
-    UnsupportedOperator,
-)
+from gpumpc import errors
 from gpumpc.models.lenet import lenet
 from gpumpc.models.lite0 import Lite0, lite0, lite0_untrained
 from gpumpc.models.resnet import resnet18
@@ -74,9 +67,8 @@ def test_named_networks_match_torch(batch_size):
 def test_lite0_has_the_published_count_of_relu6():
     graph = imported(lite0_untrained(), 3, 64, 64)
     shapes = graph.shapes()
-    count = sum(
-        int(np.prod(shapes[layer.name])) for layer in graph.layers if isinstance(layer, Clamp)
-    )
+    clamps = [layer.name for layer in graph.layers if isinstance(layer, Clamp)]
+    count = sum(int(np.prod(shapes[name])) for name in clamps)
     assert (count, shapes[graph.output.name]) == (502_656, (1280,))
     stem = next(layer for layer in graph.layers if layer.name == "_conv_stem")
     assert isinstance(stem, Conv2d) and stem.padding == (0, 1, 0, 1)
@@ -92,9 +84,9 @@ def test_lite0_checkpoint_round_trip(tmp_path):
     model = lite0(path)
     assert isinstance(model, Lite0) and not model.training
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="not a checkpoint"):
+    with pytest.raises(errors.ConfigError, match="not a checkpoint"):
         lite0(path)
-    with pytest.raises(MissingFile, match="data fetch lite0"):
+    with pytest.raises(errors.MissingFile, match="data fetch lite0"):
         lite0(tmp_path / "none.pth")
 
 
@@ -172,10 +164,8 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_match_torch(name):
     parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "norm": nn.BatchNorm2d(4)}
-    if (
-        name == "unused branch"
-    ):  # traced, but nothing of the result depends on it: still refused, by its name
-        with pytest.raises(UnsupportedOperator, match="mean"):
+    if name == "unused branch":  # traced, but the result does not depend on it: still refused
+        with pytest.raises(errors.UnsupportedOperator, match="mean"):
             imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
         return
     imported(Fn(FUNCTIONS[name], **parts), 4, 9, 11)
@@ -189,19 +179,11 @@ def test_names_come_from_module_paths():
     block = nn.Sequential()
     block.add_module("conv", nn.Conv2d(4, 4, 1))
     block.add_module("act", nn.ReLU())
-    graph = imported(
-        Fn(lambda m, x: F.relu(m.features(m.features(x))), features=nn.Sequential(block)), 4, 5, 5
-    )
+    twice = Fn(lambda m, x: F.relu(m.features(m.features(x))), features=nn.Sequential(block))
+    graph = imported(twice, 4, 5, 5)
     names = [layer.name for layer in graph.layers]
-    expected = [
-        "input",
-        "features.0.conv",
-        "features.0.act",
-        "features.0.conv_2",
-        "features.0.act_2",
-        "relu",
-    ]
-    assert names == expected
+    parts = [f"features.0.{part}" for part in ("conv", "act", "conv_2", "act_2")]
+    assert names == ["input", *parts, "relu"]
 
 
 def test_pool_moves_before_the_activation():
@@ -252,15 +234,11 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_unsupported_operator_is_refused_with_path_and_hint(name):
     body, words = REFUSED[name]
-    parts = {
-        "conv": nn.Conv2d(4, 4, 1),
-        "fc": nn.Linear(396, 5),
-        "dilated": nn.Conv2d(4, 4, 3, dilation=2),
-    }
-    module = Fn(body, **parts, norm=nn.BatchNorm1d(4))
+    parts = {"conv": nn.Conv2d(4, 4, 1), "fc": nn.Linear(396, 5), "norm": nn.BatchNorm1d(4)}
+    module = Fn(body, **parts, dilated=nn.Conv2d(4, 4, 3, dilation=2))
     module.bias = nn.Parameter(torch.zeros(1, 4, 9, 11))
     module.rows = nn.Parameter(torch.zeros(5, 11))
-    with pytest.raises(UnsupportedOperator, match=words) as caught:
+    with pytest.raises(errors.UnsupportedOperator, match=words) as caught:
         graph_from_torch(module, torch.zeros(1, 4, 9, 11), LOW, HIGH)
     assert "operator" in caught.value.what and caught.value.why and caught.value.hint
 
@@ -270,13 +248,13 @@ def test_bad_weight_is_named(value):
     model = tiny_residual()
     with torch.no_grad():
         model.get_buffer("stem_norm.running_var")[3] = value
-    with pytest.raises(BadValue, match=r"stem_norm\.running_var"):
+    with pytest.raises(errors.BadValue, match=r"stem_norm\.running_var"):
         graph_from_torch(model, torch.zeros(1, 3, 8, 8), LOW, HIGH)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_invalid_input_range_is_refused(low, high):
-    with pytest.raises(OutOfRange):
+    with pytest.raises(errors.OutOfRange):
         graph_from_torch(tiny(), torch.zeros(1, 1, 8, 8), low, high)
 
 
@@ -290,5 +268,5 @@ def test_invalid_input_range_is_refused(low, high):
     ],
 )
 def test_models_that_cannot_be_planned_are_refused(body, shape, words):
-    with pytest.raises(PlanError, match=words):
+    with pytest.raises(errors.PlanError, match=words):
         graph_from_torch(Fn(body, fc=nn.Linear(7, 5)), torch.zeros(*shape), LOW, HIGH)

@@ -8,18 +8,12 @@ from gpumpc.nn import graph as g
 
 
 class GraphMaker:
-    """A random network: every kind of layer and every way to join them, in random order and
-    sizes.
-    """
+    """A random network: every kind of layer and of joint, in random order and sizes."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
         self.names = (f"v{i}" for i in itertools.count())
-        shape = (
-            int(self.random.integers(9, 13)),
-            int(self.random.integers(9, 13)),
-            int(self.random.integers(1, 4)),
-        )
+        shape = self.pick(9, 12), self.pick(9, 12), self.pick(1, 3)
         self.layers: list[g.AnyLayer] = [g.Input(next(self.names), (), shape, -1.0, 1.0)]
         self.weights: dict[str, np.ndarray] = {}
 
@@ -45,23 +39,13 @@ class GraphMaker:
         kernel = (3, 3) if same else (self.pick(1, 3), self.pick(1, 3))
         padding = (1, 1, 1, 1) if same else self.padding(kernel)
         stride = (1, 1) if same else (self.pick(1, 2), 1)
-        out = out or self.pick(2, 5)
-        return self.add(
-            g.Conv2d,
-            x,
-            kernel=kernel,
-            out_channels=out,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-        )
+        where = {"kernel": kernel, "stride": stride, "padding": padding}
+        return self.add(g.Conv2d, x, out_channels=out or self.pick(2, 5), groups=groups, **where)
 
     def activation(self, x: str) -> str:
-        return (
-            self.add(g.ReLU, x)
-            if self.pick(0, 1)
-            else self.add(g.Clamp, x, high=float(self.random.uniform(0.1, 2)))
-        )
+        if self.pick(0, 1):
+            return self.add(g.ReLU, x)
+        return self.add(g.Clamp, x, high=float(self.random.uniform(0.1, 2)))
 
     def depthwise(self, x: str) -> str:
         channels = self.shape(x)[-1]
@@ -72,9 +56,8 @@ class GraphMaker:
 
     def pool(self, x: str) -> str:
         window = (self.pick(2, 3), self.pick(2, 3))
-        return self.add(
-            g.MaxPool, x, window=window, stride=(self.pick(1, 2), 1), padding=self.padding(window)
-        )
+        stride = self.pick(1, 2), 1
+        return self.add(g.MaxPool, x, window=window, stride=stride, padding=self.padding(window))
 
     def residual(self, x: str) -> str:
         """An operand that is read twice; one summand may come activated, the other not."""
@@ -94,14 +77,8 @@ class GraphMaker:
 
     def make(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
         x = self.conv(self.layers[0].name)
-        parts = [
-            self.depthwise,
-            self.grouped,
-            self.pool,
-            self.residual,
-            self.branches,
-            self.average,
-        ]
+        parts = [self.depthwise, self.grouped, self.pool]
+        parts += [self.residual, self.branches, self.average]
         for i in self.random.permutation(len(parts)):
             x = parts[i](x)
         x = self.add(g.AvgPool, x, window=(2, 2), stride=(2, 2))

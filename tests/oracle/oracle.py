@@ -1,5 +1,4 @@
-"""The oracle: what every layer of a secure run holds, bit for bit, from the formulas and the seeds
-alone.
+"""The oracle: every layer of a secure run, bit for bit, from the formulas and the seeds alone.
 
 Written from the protocol book (sections 2 to 8), not from the engine: its ring arithmetic, its
 convolution, its scales and its rounding are its own. From the package it takes the layer records,
@@ -136,18 +135,14 @@ def _taps(x: npt.NDArray[Integer], axis: int, size: int, stride: int) -> list[np
 
 
 def _channels(x: Words, w: Words, groups: int) -> Words:
-    """(.., Cin) times (Cin / groups, Cout): the outputs of a group read the inputs of that
-    group.
-    """
+    """(.., Cin) times (Cin / groups, Cout): outputs of a group read the inputs of that group."""
     depth, width = w.shape[0], w.shape[1] // groups
     if depth == 1:
         return np.asarray(np.repeat(x, width, axis=-1) * w[0])
     flat = x.reshape(-1, x.shape[-1])
-    parts = [
-        flat[:, n * depth : (n + 1) * depth]
-        @ np.ascontiguousarray(w[:, n * width : (n + 1) * width])
-        for n in range(groups)
-    ]
+    inputs = np.split(flat, groups, axis=1)
+    outputs = [np.ascontiguousarray(part) for part in np.split(w, groups, axis=1)]
+    parts = [part @ weight for part, weight in zip(inputs, outputs, strict=True)]
     return np.concatenate(parts, axis=1).reshape(*x.shape[:-1], -1)
 
 
@@ -156,11 +151,8 @@ def _channels(x: Words, w: Words, groups: int) -> Words:
 
 def kept(graph: g.Graph, layer: Product) -> bool:
     """Whether a product is not truncated: only an argmax or a top-k reads it, or no layer."""
-    return all(
-        isinstance(reader, g.Argmax | g.TopK)
-        for reader in graph.layers
-        if layer.name in reader.inputs
-    )
+    readers = [reader for reader in graph.layers if layer.name in reader.inputs]
+    return all(isinstance(reader, g.Argmax | g.TopK) for reader in readers)
 
 
 def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
@@ -171,17 +163,15 @@ def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
             case g.Input():
                 found[layer.name] = Scale(f)
             case g.Conv2d() | g.Linear():
-                found[layer.name] = Scale(
-                    found[layer.inputs[0]].frac + f if kept(graph, layer) else f
-                )
+                untruncated = found[layer.inputs[0]].frac if kept(graph, layer) else 0
+                found[layer.name] = Scale(untruncated + f)
             case g.AvgPool():
                 source, area = found[layer.inputs[0]], math.prod(layer.window)
                 power = area.bit_length() - 1
-                found[layer.name] = (
-                    Scale(source.frac + power, source.divisor)
-                    if area == 1 << power
-                    else Scale(source.frac, source.divisor * area)
-                )
+                if area == 1 << power:
+                    found[layer.name] = Scale(source.frac + power, source.divisor)
+                else:
+                    found[layer.name] = Scale(source.frac, source.divisor * area)
             case g.Argmax() | g.TopK():
                 found[layer.name] = Scale(0)
             case _:
@@ -197,19 +187,13 @@ def quantised(values: npt.ArrayLike, units: float) -> Ints:
 def integer_weights(
     graph: g.Graph, f: int, weights: Mapping[str, npt.NDArray[np.floating]]
 ) -> dict[str, Ints]:
-    """Weights at scale 2^f, divided by the divisor their operand brings; biases at the product's
-    scale.
-    """
+    """Weights at scale 2^f over their operand's divisor; biases at the product's scale."""
     at, integers = scales(graph, f), dict[str, Ints]()
     for layer in graph.layers:
         if isinstance(layer, g.Conv2d | g.Linear):
-            source = at[layer.inputs[0]]
-            integers[f"{layer.name}.weight"] = quantised(
-                weights[f"{layer.name}.weight"], 2.0**f / source.divisor
-            )
-            integers[f"{layer.name}.bias"] = quantised(
-                weights[f"{layer.name}.bias"], 2.0 ** (source.frac + f)
-            )
+            source, weight, bias = at[layer.inputs[0]], f"{layer.name}.weight", f"{layer.name}.bias"
+            integers[weight] = quantised(weights[weight], 2.0**f / source.divisor)
+            integers[bias] = quantised(weights[bias], 2.0 ** (source.frac + f))
     return integers
 
 
@@ -276,17 +260,11 @@ class Oracle:
 
     def opened_bits(self, name: str) -> int:
         """Bits in which a value is opened: as many as the widest product that reads it has."""
-        layers = self.graph.layers
-        return max(
-            self.k_of(r.name)
-            for r in layers
-            if name in r.inputs and isinstance(r, g.Conv2d | g.Linear)
-        )
+        readers = [layer for layer in self.graph.layers if name in layer.inputs]
+        return max(self.k_of(r.name) for r in readers if isinstance(r, g.Conv2d | g.Linear))
 
     def predict(self, x: Ints, batch_index: int) -> Prediction:
-        """Every layer of the batch with this number, on integer inputs (B, *shape): all B of them,
-        padding included.
-        """
+        """All layers of the batch of this number, on integer inputs (B, *shape) with padding."""
         trees = [SeedTree(root, self.seeds.session_id, batch_index) for root in self.seeds.roots]
         run = _Batch(self, trees[0], trees[1])
         for layer in self.graph.layers:
@@ -314,9 +292,8 @@ class _Batch:
             case g.ReLU():
                 return np.asarray(np.maximum(inputs[0], 0))
             case g.Clamp():
-                return np.clip(
-                    inputs[0], 0, round(layer.high * self.oracle.scales[layer.inputs[0]].units)
-                )
+                units = self.oracle.scales[layer.inputs[0]].units
+                return np.clip(inputs[0], 0, round(layer.high * units))
             case g.MaxPool():
                 return _pooled(inputs[0], layer.window, layer.stride, layer.padding, np.maximum)
             case g.AvgPool():
@@ -353,13 +330,9 @@ class _Batch:
         step = layer.name if keep else f"{layer.name}/product"
         c_0 = draw(self.params, self.trees[0], step, "C", z.shape, k)
         # z_0 = E o W_0 + A_0 o F + C_0 + b_0;  z_1 = Z - z_0
-        z_0 = (
-            bilinear(layer, e, static.weight_0)
-            + bilinear(layer, a_0, static.opened)
-            + c_0
-            + static.bias_0
-        )
-        z_0, z_1 = reduced(z_0, k), reduced(z - z_0, k)
+        products = bilinear(layer, e, static.weight_0) + bilinear(layer, a_0, static.opened)
+        z_0 = reduced(products + c_0 + static.bias_0, k)
+        z_1 = reduced(z - z_0, k)
         self.found.shares[layer.name] = z_0, z_1
         self.found.products[layer.name] = signed(z, k)
         if keep:

@@ -36,9 +36,7 @@ Output = Additive | Masked
 
 @contextlib.contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Roots, keys, names and nonces from a number instead of the system: a run that fails must fail
-    again.
-    """
+    """Roots, keys, names and nonces from a number, so that a run that fails fails again."""
     count = itertools.count()
 
     def token_bytes(nbytes: int | None = None) -> bytes:
@@ -46,9 +44,8 @@ def drawn_from(seed: int) -> Iterator[None]:
 
     def nonce(ledger: Ledger, program_id: bytes) -> bytes:
         # The two servers' threads ask in any order, so a nonce depends on who asks.
-        return hashlib.shake_256(f"{seed}, {ledger.path.parent.name}".encode() + program_id).digest(
-            NONCE_BYTES
-        )
+        asking = f"{seed}, {ledger.path.parent.name}".encode()
+        return hashlib.shake_256(asking + program_id).digest(NONCE_BYTES)
 
     with (
         mock.patch.object(secrets, "token_bytes", token_bytes),
@@ -74,9 +71,7 @@ class RecordingProgram(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One batch as it ran: its number, the values of both servers by name, and the result as
-    reals.
-    """
+    """A batch as it ran: number, values of both servers by name, and the result as reals."""
 
     number: int
     seen: tuple[Mapping[str, Output], Mapping[str, Output]]
@@ -96,9 +91,8 @@ class SecureRun(local.LocalSession):
         with mock.patch.object(local, "split_weights", kept):
             super().__init__(plan, weights, batch, backend)
         self._weight_seed = sent[0]
-        fields = {
-            field.name: getattr(self.program, field.name) for field in dataclasses.fields(Program)
-        }
+        names = [field.name for field in dataclasses.fields(Program)]
+        fields = {name: getattr(self.program, name) for name in names}
         self._programs = RecordingProgram(**fields), RecordingProgram(**fields)
         for engine, program in zip(self._engines, self._programs, strict=True):
             engine.program = program
@@ -111,13 +105,8 @@ class SecureRun(local.LocalSession):
         """Everything random that the batches depend on."""
         root_0, root_1 = (root.expose() for root in self._roots)
         engine = self._engines[0]
-        return Seeds(
-            (root_0, root_1),
-            self._weight_seed,
-            self.plan.weight_digest,
-            engine.weight_sharing_id,
-            engine.session_id,
-        )
+        ids = self.plan.weight_digest, engine.weight_sharing_id, engine.session_id
+        return Seeds((root_0, root_1), self._weight_seed, *ids)
 
     def run_batch(self, values: npt.NDArray[np.float64]) -> Batch:
         """At most one batch of real inputs."""
@@ -129,10 +118,8 @@ class SecureRun(local.LocalSession):
     def integers(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """The integer input of a batch, with the zeros that fill it up."""
         missing = self.program.input.shape[0] - len(values)
-        return quantised(
-            np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)),
-            2.0**self.plan.params.frac_bits,
-        )
+        padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+        return quantised(padded, 2.0**self.plan.params.frac_bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +150,10 @@ def compare(session: SecureRun, batch: Batch, expected: Prediction) -> Verdict:
             ends = (_words(session.backend, end.opened) for end in (first, second))
             verdict.shares[name] = sum(_differing(end, e) for end in ends)
             continue
-        assert (
-            isinstance(first, Additive)
-            and isinstance(second, Additive)
-            and first.bits == second.bits
-        )
-        shares = tuple(
-            reduced(_words(session.backend, end.words), first.bits) for end in (first, second)
-        )
+        assert isinstance(first, Additive) and isinstance(second, Additive)
+        assert first.bits == second.bits
+        words = (_words(session.backend, end.words) for end in (first, second))
+        shares = tuple(reduced(part, first.bits) for part in words)
         total = reduced(shares[0] + shares[1], first.bits)
         # An index is never negative.
         found = total.view(np.int64) if layer in indices else signed(total, first.bits)
@@ -191,8 +174,5 @@ def _words(backend: Backend, words: Any) -> Words:
 
 def _differing(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> int:
     """Elements that differ; all of them where the shapes do."""
-    return (
-        int((found != expected).sum())
-        if found.shape == expected.shape
-        else max(found.size, expected.size, 1)
-    )
+    same_shape = found.shape == expected.shape
+    return int((found != expected).sum()) if same_shape else max(found.size, expected.size, 1)

@@ -20,14 +20,8 @@ from tests.oracle.graphs import GraphMaker
 from tests.oracle.secure import SecureRun, compare, drawn_from
 
 ORACLE = Path(__file__).with_name("oracle.py")
-ALLOWED = {
-    "gpumpc.offline.seeds",
-    "gpumpc.ring.prg",
-    "gpumpc.nn.graph",
-    "gpumpc.params",
-    "numpy",
-    "numpy.typing",
-}
+ALLOWED = {"gpumpc.offline.seeds", "gpumpc.ring.prg", "gpumpc.nn.graph", "gpumpc.params"}
+ALLOWED |= {"numpy", "numpy.typing"}
 STANDARD = {"__future__", "collections.abc", "dataclasses", "math", "typing"}
 
 
@@ -50,17 +44,14 @@ def predicting(compiled, session, **changed):
     """The oracle of a session; `changed` replaces fields of its seeds."""
     graph, params = compiled.record.graph, compiled.record.params
     weights = oracle.integer_weights(graph, params.frac_bits, compiled.weights)
-    return oracle.Oracle(
-        graph, params, weights, dataclasses.replace(session.seeds, **changed), ks(compiled)
-    )
+    seeds = dataclasses.replace(session.seeds, **changed)
+    return oracle.Oracle(graph, params, weights, seeds, ks(compiled))
 
 
 def check(compiled, batch_size=3, sizes=(3, 2)):
-    """Secure batches against the oracle; returns the kinds of layers seen and the last
-    prediction."""
-    with SecureRun(
-        compiled.record, compiled.weights, batch_size, as_backend(NumpyBackend())
-    ) as session:
+    """Secure batches against the oracle."""
+    backend = as_backend(NumpyBackend())
+    with SecureRun(compiled.record, compiled.weights, batch_size, backend) as session:
         predictor = predicting(compiled, session)
         for i, size in enumerate(sizes):
             x = inputs(compiled, size, i)
@@ -98,23 +89,15 @@ def test_oracle_predicts_tiny_residual(cipher):
 def test_oracle_predicts_lenet():
     import torch
 
-    compiled = gpumpc.compile(
-        lenet(),
-        torch.zeros(1, 1, 28, 28),
-        input_range=(0.0, 1.0),
-        params=Params(ring_bits=44, frac_bits=13),
-    )
-    check(compiled, batch_size=2, sizes=(2, 1))
+    x, params = torch.zeros(1, 1, 28, 28), Params(ring_bits=44, frac_bits=13)
+    check(gpumpc.compile(lenet(), x, input_range=(0.0, 1.0), params=params), 2, (2, 1))
 
 
 @pytest.mark.parametrize(("k", "f"), [(40, 13), (44, 16), (62, 20)])
 @pytest.mark.parametrize("seed", range(4))
 def test_oracle_predicts_random_graphs(seed, k, f):
-    check(
-        gpumpc.compile(GraphMaker(seed).make(), params=Params(ring_bits=k, frac_bits=f)),
-        batch_size=2,
-        sizes=(2, 1),
-    )
+    params = Params(ring_bits=k, frac_bits=f)
+    check(gpumpc.compile(GraphMaker(seed).make(), params=params), batch_size=2, sizes=(2, 1))
 
 
 def test_random_graphs_have_every_layer():
@@ -123,9 +106,8 @@ def test_random_graphs_have_every_layer():
     # What a selection opens is a random order, which seeds alone do not give: see
     # tests/protocols/test_topk.py.
     assert kinds == set(g.AnyLayer.__args__) - {g.TopK}
-    assert any(
-        any(layer.padding) for layers in made for layer in layers if isinstance(layer, g.MaxPool)
-    )
+    pools = [layer for layers in made for layer in layers if isinstance(layer, g.MaxPool)]
+    assert any(any(pool.padding) for pool in pools)
 
 
 # A clamp leaves its value in a ring that just holds it; the next comparison, or a sum on the way,
@@ -190,9 +172,8 @@ def test_wrong_seed_changes_roundings_only(tiny_run, field):
     changed: dict[str, object] = {}
     if field.startswith("root"):
         party = int(field[-1])
-        changed["roots"] = tuple(
-            bytes(32) if p == party else root for p, root in enumerate(seeds.roots)
-        )
+        roots = enumerate(seeds.roots)
+        changed["roots"] = tuple(bytes(32) if p == party else root for p, root in roots)
     elif field != "batch":
         value = getattr(seeds, field)
         changed[field] = value + "x" if isinstance(value, str) else bytes(len(value))
@@ -249,11 +230,8 @@ def test_oracle_imports_nothing_it_checks():
             assert node.module and not node.level
             # `from package import module` imports a module as well.
             is_package = node.module in ("gpumpc", "gpumpc.nn", "gpumpc.offline", "gpumpc.ring")
-            found |= (
-                {f"{node.module}.{name.name}" for name in node.names}
-                if is_package
-                else {node.module}
-            )
+            modules = {f"{node.module}.{name.name}" for name in node.names}
+            found |= modules if is_package else {node.module}
     assert found <= ALLOWED | STANDARD
     assert ALLOWED <= found
     assert "__import__" not in ORACLE.read_text() and "importlib" not in ORACLE.read_text()
@@ -261,9 +239,8 @@ def test_oracle_imports_nothing_it_checks():
 
 def test_oracle_weights_equal_the_engine_weights(tiny_run):
     compiled, session, _, _ = tiny_run
-    own = oracle.integer_weights(
-        compiled.record.graph, compiled.record.params.frac_bits, compiled.weights
-    )
+    record = compiled.record
+    own = oracle.integer_weights(record.graph, record.params.frac_bits, compiled.weights)
     for layer, (weight, bias) in engine_weights(session.program, compiled.weights).items():
         for part, words in (("weight", weight), ("bias", bias)):
             bits = session.program.weights[layer].bits
@@ -285,37 +262,29 @@ def test_oracle_convolution_matches_the_definition(layer):
     """Against Python's unbounded integers, term by term."""
     random = np.random.default_rng(3)
     x = random.integers(0, 1 << 64, (2, 6, 5, 4), dtype=np.uint64)
-    w = random.integers(
-        0, 1 << 64, (*layer.kernel, 4 // layer.groups, layer.out_channels), dtype=np.uint64
-    )
+    shape = (*layer.kernel, 4 // layer.groups, layer.out_channels)
+    w = random.integers(0, 1 << 64, shape, dtype=np.uint64)
     result = oracle.bilinear(layer, x, w)
     assert result.shape[1:] == g.output_shape(layer, [(6, 5, 4)])
     depth, width = w.shape[2], w.shape[3] // layer.groups
     for b, r, c, o in np.ndindex(*result.shape):
         total = 0
         for i, j, d in np.ndindex(*layer.kernel, depth):
-            row, column = (
-                r * layer.stride[0] + i - layer.padding[0],
-                c * layer.stride[1] + j - layer.padding[2],
-            )
+            row = r * layer.stride[0] + i - layer.padding[0]
+            column = c * layer.stride[1] + j - layer.padding[2]
             if 0 <= row < 6 and 0 <= column < 5:
                 total += int(x[b, row, column, o // width * depth + d]) * int(w[i, j, d, o])
         assert int(result[b, r, c, o]) == total % (1 << 64)
 
 
 def test_truncation_is_exact_or_one_up_and_unbiased():
-    """All shares of all values a ring of 8 bits admits, shift 3: floor or that plus one, multiples
-    of 8 exactly.
-    """
-    x, z_0 = (
-        grid.reshape(-1)
-        for grid in np.meshgrid(np.arange(-128, 121), np.arange(256), indexing="ij")
-    )
+    """All shares of all 8-bit values, shift 3: floor or that plus one, multiples of 8 exactly."""
+    grids = np.meshgrid(np.arange(-128, 121), np.arange(256), indexing="ij")
+    x, z_0 = (grid.reshape(-1) for grid in grids)
     shares = z_0.astype(np.uint64), (x - z_0).astype(np.int64).view(np.uint64)
     found = oracle.truncated(shares[0], shares[1], 8, 3)
     np.testing.assert_array_equal((found - x // 8)[x % 8 == 0], 0)
     assert np.isin(found - x // 8, (0, 1)).all()
     # Unbiased: over all shares the mean is x / 8.
-    np.testing.assert_array_equal(
-        found.reshape(249, 256).sum(axis=1) * 8, np.arange(-128, 121) * 256
-    )
+    sums = found.reshape(249, 256).sum(axis=1)
+    np.testing.assert_array_equal(sums * 8, np.arange(-128, 121) * 256)

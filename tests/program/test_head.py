@@ -1,6 +1,4 @@
-"""What the user learns of an image: the label alone, the best five, or the logits, of a network or
-of kept results.
-"""
+"""A user learns the label, the best five or the logits, of a network or of stored results."""
 
 import numpy as np
 import pytest
@@ -36,41 +34,35 @@ def images(n: int) -> np.ndarray:
 
 
 def features() -> Plan:
-    return compile(
-        (FEATURES, weights(FEATURES)), name="features", params=Params(ring_bits=32, frac_bits=10)
-    )
+    params = Params(ring_bits=32, frac_bits=10)
+    return compile((FEATURES, weights(FEATURES)), name="features", params=params)
 
 
 def head(policy: Policy) -> Plan:
     rng = np.random.default_rng(4)
     classes = [f"class {i}" for i in range(N_CLASSES)]
-    return features().head(
-        rng.normal(size=(12, N_CLASSES)), rng.normal(size=N_CLASSES), classes, policy
-    )
+    weight, bias = rng.normal(size=(12, N_CLASSES)), rng.normal(size=N_CLASSES)
+    return features().head(weight, bias, classes, policy)
 
 
 def ranked(logits: np.ndarray) -> np.ndarray:
     return (-logits).argsort(axis=1, kind="stable")
 
 
+def revealed(logits: np.ndarray, policy: Policy) -> np.ndarray:
+    ranks = ranked(logits)
+    return {"label": ranks[:, 0], "top5": ranks[:, :5], "logits": logits}[policy]
+
+
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
 def test_policy_reveals_label_top5_or_logits(policy: Policy) -> None:
     arrays = weights(LOGITS)
-    compiled = compile(
-        (LOGITS, arrays),
-        params=Params(ring_bits=40, frac_bits=12),
-        policy=policy,
-        classes=["a"] * N_CLASSES,
-    )
-    logits = compile((LOGITS, arrays), params=Params(ring_bits=40, frac_bits=12)).evaluate(
-        images(20)
-    )
-    assert (
-        np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3
-    )  # no order hangs on a rounding
-    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[
-        policy
-    ]
+    params, classes = Params(ring_bits=40, frac_bits=12), ["a"] * N_CLASSES
+    compiled = compile((LOGITS, arrays), params=params, policy=policy, classes=classes)
+    logits = compile((LOGITS, arrays), params=params).evaluate(images(20))
+    # No order hangs on a rounding.
+    assert np.diff(np.sort(logits, axis=1)[:, -6:], axis=1).min() > 1e-3
+    expected = revealed(logits, policy)
     tolerance = 1e-2 if policy == "logits" else 0.0
     for mode in MODES:
         assert np.abs(evaluate(compiled, images(20), mode) - expected).max() <= tolerance, mode
@@ -79,9 +71,7 @@ def test_policy_reveals_label_top5_or_logits(policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", ["label", "top5", "logits"])
 def test_head_runs_on_stored_results_of_another_plan(policy: Policy) -> None:
-    """Its input is that plan's result as it is kept: same bits, scale and divisor; so nothing is
-    converted in between.
-    """
+    """Its input is the stored result: same bits, scale and divisor, with no conversion."""
     below, above = features(), head(policy)
     with below.simulate(4) as session:
         result = session.program.result
@@ -89,14 +79,11 @@ def test_head_runs_on_stored_results_of_another_plan(policy: Policy) -> None:
     with taken as session:
         wanted = session.program.input
     assert (wanted.bits, wanted.frac, wanted.divisor) == (result.bits, result.frac, result.divisor)
-    assert (
-        result.frac == 13 and result.bits < 32
-    )  # averaged over eight pixels, and cut to what is needed
+    # Averaged over eight pixels, and cut to the bits that are needed.
+    assert result.frac == 13 and result.bits < 32
     x = below.evaluate(images(20), fixed_point=True)
     logits = head("logits").evaluate(x)
-    expected = {"label": ranked(logits)[:, 0], "top5": ranked(logits)[:, :5], "logits": logits}[
-        policy
-    ]
+    expected = revealed(logits, policy)
     assert np.abs(secure(above, x) - expected).max() <= (2e-2 if policy == "logits" else 0.0)
 
 

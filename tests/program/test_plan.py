@@ -13,40 +13,22 @@ import safetensors.numpy
 from gpumpc.errors import BadShape, BadValue, CorruptPlan, ExposedSecret, MissingFile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.params import Params
-from gpumpc.program.plan import (
-    PLAN_FILE,
-    WEIGHTS_FILE,
-    Preprocessing,
-    Weights,
-    load,
-    load_weights,
-    make_plan,
-    plan_hash,
-    save,
-    weight_digest,
-)
+from gpumpc.program import plan as records
+from gpumpc.program.plan import PLAN_FILE, WEIGHTS_FILE, Weights, load, make_plan, save
 
-GRAPH = Graph(
-    (
-        Input("x", (), (4, 4, 1), -1.0, 1.0),
-        Conv2d("c", ("x",), (3, 3), 2),
-        ReLU("r", ("c",)),
-        Flatten("f", ("r",)),
-        Linear("l", ("f",), 3),
-    )
-)
+LAYERS = Input("x", (), (4, 4, 1), -1.0, 1.0), Conv2d("c", ("x",), (3, 3), 2), ReLU("r", ("c",))
+GRAPH = Graph((*LAYERS, Flatten("f", ("r",)), Linear("l", ("f",), 3)))
 
 
 def arrays(dtype="float64"):
     rng = np.random.default_rng(2)
-    return {
-        name: rng.normal(size=shape).astype(dtype) for name, shape in GRAPH.weight_shapes().items()
-    }
+    shapes = GRAPH.weight_shapes()
+    return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
 
 
 @pytest.fixture
 def saved(tmp_path):
-    recipe = Preprocessing((4, 4), (127.0,), (128.0,))
+    recipe = records.Preprocessing((4, 4), (127.0,), (128.0,))
     plan, weights = make_plan("tiny", GRAPH, arrays(), Params(), recipe)
     save(plan, weights, tmp_path)
     return tmp_path, plan, weights
@@ -57,12 +39,11 @@ def test_plan_and_weights_survive_saving(tmp_path, dtype):
     plan, weights = make_plan("tiny", GRAPH, arrays(dtype), Params())
     save(plan, weights, tmp_path / "deep" / "folder")
     again = load(tmp_path / "deep" / "folder")
-    assert again == plan and plan_hash(again) == plan_hash(plan) and len(plan_hash(plan)) == 32
-    loaded = load_weights(tmp_path / "deep" / "folder", again)
-    assert all(
-        np.array_equal(loaded[name], weights[name]) and loaded[name].dtype == dtype
-        for name in weights
-    )
+    assert again == plan and records.plan_hash(again) == records.plan_hash(plan)
+    assert len(records.plan_hash(plan)) == 32
+    loaded = records.load_weights(tmp_path / "deep" / "folder", again)
+    assert all(np.array_equal(loaded[name], weights[name]) for name in weights)
+    assert {array.dtype for array in loaded.values()} == {np.dtype(dtype)}
     assert set(loaded) == set(weights) and loaded.salt == weights.salt
 
 
@@ -78,7 +59,7 @@ def test_saving_again_replaces_both_files(saved):
     folder, _, _ = saved
     plan, weights = make_plan("second", GRAPH, arrays(), Params())
     save(plan, weights, folder)
-    assert load(folder) == plan and load_weights(folder, plan).salt == weights.salt
+    assert load(folder) == plan and records.load_weights(folder, plan).salt == weights.salt
 
 
 def test_the_commitment_hides_and_binds():
@@ -87,13 +68,12 @@ def test_the_commitment_hides_and_binds():
     assert first.weight_digest != second.weight_digest  # same weights, other salt
     changed = Weights(weights, weights.salt)
     changed["l.bias"] = np.nextafter(weights["l.bias"], 9)
-    narrow = Weights(
-        {name: array.astype(np.float32) for name, array in weights.items()}, weights.salt
-    )
+    floats = {name: array.astype(np.float32) for name, array in weights.items()}
+    narrow = Weights(floats, weights.salt)
     reshaped = Weights(weights | {"l.bias": weights["l.bias"].reshape(1, 3)}, weights.salt)
     fortran = Weights(weights | {"l.weight": np.asfortranarray(weights["l.weight"])}, weights.salt)
-    digests = {weight_digest(some) for some in (weights, changed, narrow, reshaped)}
-    assert len(digests) == 4 and weight_digest(fortran) == first.weight_digest
+    digests = {records.weight_digest(some) for some in (weights, changed, narrow, reshaped)}
+    assert len(digests) == 4 and records.weight_digest(fortran) == first.weight_digest
 
 
 def test_the_hash_depends_on_every_field():
@@ -102,11 +82,11 @@ def test_the_hash_depends_on_every_field():
         {"name": "other"},
         {"params": Params(ring_bits=44)},
         {"weight_digest": "0" * 64},
-        {"preprocessing": Preprocessing((4, 4), (0.0,), (1.0,))},
-        {"graph": Graph(GRAPH.layers[:3])},
+        {"preprocessing": records.Preprocessing((4, 4), (0.0,), (1.0,))},
+        {"graph": Graph(LAYERS)},
     ]
-    hashes = {plan_hash(msgspec.structs.replace(plan, **change)) for change in others}
-    assert len(hashes | {plan_hash(plan)}) == 6
+    hashes = {records.plan_hash(msgspec.structs.replace(plan, **change)) for change in others}
+    assert len(hashes | {records.plan_hash(plan)}) == 6
 
 
 def test_weights_do_not_print():
@@ -148,9 +128,8 @@ def test_damaged_plans_are_refused_by_name(saved, name):
 
 def rewritten(path, **changes):
     found = safetensors.numpy.load(path.read_bytes()) | changes
-    path.write_bytes(
-        safetensors.numpy.save({name: array for name, array in found.items() if array is not None})
-    )
+    kept = {name: array for name, array in found.items() if array is not None}
+    path.write_bytes(safetensors.numpy.save(kept))
 
 
 WEIGHT_DAMAGE = {
@@ -177,14 +156,14 @@ def test_damaged_weights_are_refused_by_name(saved, name):
     damage, error = WEIGHT_DAMAGE[name]
     damage(folder / WEIGHTS_FILE)
     with pytest.raises(error, match=r"weights\.safetensors"):
-        load_weights(folder, plan)
+        records.load_weights(folder, plan)
 
 
 def test_weights_of_another_plan_are_refused(saved):
     folder, _, _ = saved
     other, weights = make_plan("other", GRAPH, arrays(), Params())
     with pytest.raises(CorruptPlan, match="digest"):
-        load_weights(folder, other)
+        records.load_weights(folder, other)
     with pytest.raises(BadValue, match="not those of plan"):
         save(other, Weights(weights, bytes(32)), folder)
 
@@ -204,7 +183,7 @@ def test_a_failed_write_leaves_the_old_files(saved, monkeypatch):
     monkeypatch.setattr("os.replace", broken)
     with pytest.raises(OSError, match="disk full"):
         save(other, weights, folder)
-    assert load(folder) == plan and load_weights(folder, plan)
+    assert load(folder) == plan and records.load_weights(folder, plan)
     assert sorted(path.name for path in folder.iterdir()) == [PLAN_FILE, WEIGHTS_FILE]
 
 
@@ -212,8 +191,8 @@ def test_plans_load_and_run_without_torch(saved):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\nimport numpy as np\n"
-        "from gpumpc.program.plan import load, load_weights\nfrom gpumpc.nn.plaintext import "
-        "evaluate_float\n"
+        "from gpumpc.program.plan import load, load_weights\n"
+        "from gpumpc.nn.plaintext import evaluate_float\n"
         "folder = Path(sys.argv[1]); plan = load(folder); weights = load_weights(folder, plan)\n"
         "print(evaluate_float(plan.graph, weights, np.zeros((1, 4, 4, 1))).shape)\n"
     )

@@ -25,9 +25,7 @@ def x() -> npt.NDArray[np.float64]:
 
 
 def with_rounded_weights(compiled: Plan, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """In float64 with the weights as the plan rounds them: what is left is the error of the
-    steps.
-    """
+    """In float64 with the weights as the plan rounds them: only the error of the steps is left."""
     weights = {
         n: np.rint(w / ULP) * ULP if n.endswith(".weight") else w
         for n, w in compiled.weights.items()
@@ -52,9 +50,8 @@ def test_layer_values_neither_grow_nor_vanish() -> None:
 
 def test_named_weights_are_repeatable(compiled: Plan) -> None:
     other = compile_named("resnet18", size=SIZE)
-    assert all(
-        np.array_equal(other.weights[name], array) for name, array in compiled.weights.items()
-    )
+    for name, array in compiled.weights.items():
+        assert np.array_equal(other.weights[name], array)
 
 
 def test_float_fixed_and_secure_modes_agree(compiled: Plan, x: npt.NDArray[np.float64]) -> None:

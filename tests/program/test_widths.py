@@ -1,6 +1,4 @@
-"""Every layer only as wide as it must be: no narrower one fits, and at the edges of the range
-results are still right.
-"""
+"""Every layer is only as wide as it must be, and right at the edges of its range."""
 
 import itertools
 
@@ -47,9 +45,7 @@ def compiled(scale: float = 1.0, **options: dict[str, int]) -> Plan:
 
 
 def corners() -> np.ndarray:
-    """Images at the very ends of the declared range, where bounds are nearly reached, and some
-    inside it.
-    """
+    """Images at the ends of the declared range, where bounds are nearly reached, and inside."""
     rng = np.random.default_rng(2)
     ends = rng.choice([-1.0, 1.0], (12, 6, 6, 2))
     flat = np.array([np.full((6, 6, 2), value) for value in (-1.0, 0.0, 1.0)])
@@ -64,12 +60,12 @@ def test_no_planned_width_can_be_smaller() -> None:
     products = [name for name, width in plan.widths.items() if width.weight_frac]
     assert products == ["wide", "left", "right", "fc"]
     for name in products:
-        narrow = msgspec.structs.replace(
-            plan.widths[name], ring_bits=plan.widths[name].ring_bits - 1
-        )
-        less = compile_program(
-            GRAPH, plan.params, 1, plan.output_bits, {**plan.widths, name: narrow}
-        )
+        width = plan.widths[name]
+        narrow = {
+            **plan.widths,
+            name: msgspec.structs.replace(width, ring_bits=width.ring_bits - 1),
+        }
+        less = compile_program(GRAPH, plan.params, 1, plan.output_bits, narrow)
         too_narrow = less.result.bits < (plan.output_bits or 0)
         with pytest.raises(RangeTooWide):
             if not too_narrow:
@@ -80,14 +76,10 @@ def test_no_planned_width_can_be_smaller() -> None:
 
 def test_planned_widths_cost_less_than_one_width() -> None:
     plan = compiled().record
-    planned, flat = (
-        program_of(plan, 4).cost,
-        compile_program(GRAPH, plan.params, 4, plan.output_bits).cost,
-    )
-    assert (
-        planned.online_bytes < 0.9 * flat.online_bytes
-        and planned.dealer_bytes < 0.9 * flat.dealer_bytes
-    )
+    planned = program_of(plan, 4).cost
+    flat = compile_program(GRAPH, plan.params, 4, plan.output_bits).cost
+    assert planned.online_bytes < 0.9 * flat.online_bytes
+    assert planned.dealer_bytes < 0.9 * flat.dealer_bytes
     assert planned.rounds <= flat.rounds
 
 
@@ -98,9 +90,8 @@ def test_results_at_the_edges_are_right(scale: float) -> None:
     clear, fixed, on_shares = (evaluate(network, x, mode) for mode in MODES)
     # A wrong ring would be off by a power of two of it, not by some units in the last place.
     tolerance = 2.0**-F * 64 * max(1.0, scale) ** 3
-    assert (
-        np.abs(on_shares - fixed).max() < tolerance and np.abs(fixed - clear).max() < 8 * tolerance
-    )
+    assert np.abs(on_shares - fixed).max() < tolerance
+    assert np.abs(fixed - clear).max() < 8 * tolerance
 
 
 def test_one_opening_serves_products_of_two_widths() -> None:
@@ -128,16 +119,13 @@ def test_one_opening_serves_products_of_two_widths() -> None:
 
 def test_weights_may_have_fewer_fraction_bits() -> None:
     finer, coarser = compiled(), compiled(weight_fracs=dict.fromkeys(("wide", "left", "right"), 6))
-    assert all(coarser.record.widths[name].weight_frac == 6 for name in ("wide", "left", "right"))
-    assert all(
-        coarser.record.widths[name].ring_bits < finer.record.widths[name].ring_bits
-        for name in ("wide", "left", "right")
-    )
+    for name in ("wide", "left", "right"):
+        width = coarser.record.widths[name]
+        assert width.weight_frac == 6 and width.ring_bits < finer.record.widths[name].ring_bits
     x = corners()
     assert np.abs(secure(coarser, x) - coarser.evaluate(x, fixed_point=True)).max() < 0.1
-    assert (
-        np.abs(coarser.evaluate(x, fixed_point=True) - coarser.evaluate(x)).max() < 2.0
-    )  # weights are rounded to 1/64
+    # Weights are rounded to 1/64.
+    assert np.abs(coarser.evaluate(x, fixed_point=True) - coarser.evaluate(x)).max() < 2.0
     cost, less = program_of(finer.record, 1).cost, program_of(coarser.record, 1).cost
     assert less.online_bytes < cost.online_bytes
 
@@ -145,9 +133,8 @@ def test_weights_may_have_fewer_fraction_bits() -> None:
 def test_pool_after_a_clamp_has_room_for_a_difference() -> None:
     """Ring by ring, at both ends of the clamp."""
     program = program_of(compiled().record, 1)
-    clamp, pool = (
-        next(step for step in program.steps if step.name == name) for name in ("clamp", "pool")
-    )
+    steps = {step.name: step for step in program.steps}
+    clamp, pool = steps["clamp"], steps["pool"]
     assert getattr(pool, "bits", 0) <= getattr(clamp, "out_bits", 0)
     assert 6 * 2**F < 2 ** (getattr(pool, "bits", 0) - 2)
 
@@ -157,33 +144,18 @@ def test_the_handshake_names_widths() -> None:
     other = msgspec.structs.replace(plan, widths={**plan.widths, "fc": Width(39, F)})
     ours, theirs = (agreed_fields(p, program_of(p, 1)) for p in (plan, other))
     assert "fc=39/10" in theirs["widths"]
-    first = next(
-        name
-        for name, one, two in zip(ours, ours.values(), theirs.values(), strict=True)
-        if one != two
-    )
-    assert first == "widths"
+    assert list(ours) == list(theirs)
+    assert next(name for name in ours if ours[name] != theirs[name]) == "widths"
 
 
 def test_products_in_all_small_rings_match_plaintext() -> None:
     """A tiny product in every ring it fits, over all inputs of a coarse grid."""
-    graph = g.Graph(
-        (
-            g.Input("x", (), (2,), -1.0, 1.0),
-            g.Linear("a", ("x",), 2),
-            g.ReLU("r", ("a",)),
-            g.Linear("b", ("r",), 1),
-        )
-    )
+    first = g.Input("x", (), (2,), -1.0, 1.0), g.Linear("a", ("x",), 2)
+    graph = g.Graph((*first, g.ReLU("r", ("a",)), g.Linear("b", ("r",), 1)))
     grid = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=2)))
     for size in (0.25, 1.0, 7.75):
-        arrays = {
-            "a.weight": np.full((2, 2), size),
-            "a.bias": np.zeros(2),
-            "b.weight": np.full((2, 1), -size),
-            "b.bias": np.ones(1),
-        }
+        arrays = {"a.weight": np.full((2, 2), size), "a.bias": np.zeros(2)}
+        arrays |= {"b.weight": np.full((2, 1), -size), "b.bias": np.ones(1)}
         network = compile((graph, arrays), params=Params(ring_bits=32, frac_bits=6))
-        assert np.abs(secure(network, grid) - network.evaluate(grid)).max() < 0.05 * max(
-            1.0, size**2
-        )
+        difference = np.abs(secure(network, grid) - network.evaluate(grid))
+        assert difference.max() < 0.05 * max(1.0, size**2)

@@ -1,5 +1,4 @@
-"""Steps as the protocol tests use them, with the law each declares, written out in plain
-integers."""
+"""Steps as the protocol tests use them, with their declared laws in plain integers."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -11,17 +10,9 @@ import numpy.typing as npt
 from gpumpc.cost import Cost
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.params import Cipher
+from gpumpc.protocols import linear
 from gpumpc.protocols.chains import Chain
 from gpumpc.protocols.comparison import Comparison
-from gpumpc.protocols.linear import (
-    BeaverProduct,
-    Convolution,
-    MatMul,
-    Open,
-    Operator,
-    PrivateProduct,
-    PublicProduct,
-)
 from gpumpc.protocols.pooling import MaxPool, Window
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.relu import Clamp, ReLU
@@ -43,9 +34,7 @@ CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
 
 
 def values(low: int, high: int, n: int, seed: int = 0) -> Ints:
-    """n integers of [low, high): both edges, those around zero, then random ones of every
-    magnitude.
-    """
+    """n integers of [low, high): both edges, around zero, then random ones of every magnitude."""
     rng = np.random.default_rng(seed)
     known = [low, high - 1, 0, -1, 1, low + 1, high - 2]
     small = rng.integers(low, high, n) >> rng.integers(0, int(high).bit_length(), n)
@@ -93,11 +82,9 @@ def max_pool(
     padding: Sequence[int],
 ) -> MaxPool:
     top, bottom, left, right = padding
-    windows = (
-        Window(2, window[1], stride[1], left, right),
-        Window(1, window[0], stride[0], top, bottom),
-    )
-    return MaxPool("pool", ("x",), "y", shape, bits, windows)
+    across = Window(2, window[1], stride[1], left, right)
+    down = Window(1, window[0], stride[0], top, bottom)
+    return MaxPool("pool", ("x",), "y", shape, bits, (across, down))
 
 
 def argmax(shape: tuple[int, int], bits: int) -> Argmax:
@@ -105,7 +92,7 @@ def argmax(shape: tuple[int, int], bits: int) -> Argmax:
 
 
 def product_steps(
-    operator: MatMul | Convolution,
+    operator: linear.MatMul | linear.Convolution,
     shape: Shape,
     out: Shape,
     k: int,
@@ -114,19 +101,21 @@ def product_steps(
 ) -> list[Step]:
     """x o W + b with the weights of "layer"; x is opened first where they are private."""
     if weights == "public":
-        return [PublicProduct("p", ("x",), "y", shape, "layer", operator, out, k, frac)]
+        return [linear.PublicProduct("p", ("x",), "y", shape, "layer", operator, out, k, frac)]
     return [
-        Open("open", ("x",), "e", shape, k),
-        PrivateProduct("p", ("e",), "y", shape, "layer", operator, out, k, frac),
+        linear.Open("open", ("x",), "e", shape, k),
+        linear.PrivateProduct("p", ("e",), "y", shape, "layer", operator, out, k, frac),
     ]
 
 
-def beaver_steps(operator: Operator, shape: Shape, other: Shape, out: Shape, k: int) -> list[Step]:
+def beaver_steps(
+    operator: linear.Operator, shape: Shape, other: Shape, out: Shape, k: int
+) -> list[Step]:
     """x o y of two operands."""
     return [
-        Open("open x", ("x",), "e", shape, k),
-        Open("open y", ("y",), "f", other, k),
-        BeaverProduct("p", ("e", "f"), "z", shape, operator, out, k),
+        linear.Open("open x", ("x",), "e", shape, k),
+        linear.Open("open y", ("y",), "f", other, k),
+        linear.BeaverProduct("p", ("e", "f"), "z", shape, operator, out, k),
     ]
 
 
@@ -134,9 +123,7 @@ def beaver_steps(operator: Operator, shape: Shape, other: Shape, out: Shape, k: 
 
 
 def outside_truncation(x: Ints, got: Ints, f: int) -> npt.NDArray[np.bool_]:
-    """Where a result is neither floor(x / 2^f) nor that plus one; multiples of 2^f must be
-    exact.
-    """
+    """Where a result is not floor(x / 2^f) or that plus one; multiples of 2^f must be exact."""
     floor = x >> f
     wrong: npt.NDArray[np.bool_] = (got != floor) & ((got != floor + 1) | (floor << f == x))
     return wrong
@@ -156,10 +143,8 @@ def pool_by_loop(
     """Largest real entry of each window, one entry at a time."""
     top, bottom, left, right = padding
     b, h, w, c = x.shape
-    rows, columns = (
-        (h + top + bottom - window[0]) // stride[0] + 1,
-        (w + left + right - window[1]) // stride[1] + 1,
-    )
+    rows = (h + top + bottom - window[0]) // stride[0] + 1
+    columns = (w + left + right - window[1]) // stride[1] + 1
     out = np.empty((b, rows, columns, c), dtype=np.int64)
     for item, i, j, channel in np.ndindex(*out.shape):
         y, z = stride[0] * i - top, stride[1] * j - left

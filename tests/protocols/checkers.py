@@ -55,9 +55,7 @@ def _signs(cells: Sequence[Cell]) -> tuple[list[str], npt.NDArray[np.float32]]:
 
 
 def check_independent(seen: Sequence[Cell], secret: Sequence[Cell] = ()) -> None:
-    """Every bit seen is unbiased, and independent of every other bit seen and of every secret bit,
-    pair by pair.
-    """
+    """Every bit seen is unbiased and, pair by pair, independent of all others and of secrets."""
     labels, rows = _signs(seen)
     n = rows.shape[1]
     limit = DEVIATIONS_AT_MOST * np.sqrt(n)
@@ -113,10 +111,8 @@ def _check_rows_against(cell: Cell, targets: Sequence[Cell]) -> None:
     labels, rows = _signs([cell])
     target_labels, target_rows = _signs(targets)
     bad = [labels[i] for i in np.flatnonzero(np.abs(rows.sum(axis=1)) > limit)]
-    bad += [
-        f"{labels[i]} with {target_labels[j]}"
-        for i, j in np.argwhere(np.abs(rows @ target_rows.T) > limit)
-    ]
+    known = np.abs(rows @ target_rows.T)
+    bad += [f"{labels[i]} with {target_labels[j]}" for i, j in np.argwhere(known > limit)]
     assert not bad, f"dependent: {', '.join(bad[:8])}"
 
 

@@ -3,12 +3,14 @@
 A mistake that no checker noticed would mean that the checkers, not the protocols, are at fault.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpumpc.errors import GpumpcError
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.protocols.ranking.argmax import Duel
@@ -19,7 +21,44 @@ Words = Any  # words and lanes of the NumPy backend are arrays of NumPy
 Patch = pytest.MonkeyPatch
 Mistake = Callable[[Patch], None]
 Checker = Callable[[], None]
+Cases = list[tuple[Mistake, Checker]]
 Change = Callable[[Words], Words]
+# pytest.raises' own failure, where a checker expects an error that does not come, is not an
+# AssertionError.
+ERRORS = (AssertionError, GpumpcError, pytest.fail.Exception)
+
+
+def zeroed(values: Words) -> Words:
+    return values * np.uint64(0)
+
+
+def name_of(value: Any) -> str:
+    """The id of a case: a function's name, and the party where `partial` fixed it."""
+    if isinstance(value, functools.partial):
+        return f"{value.func.__name__}_server_{value.args[0]}"
+    return str(value.__name__)
+
+
+def draws(
+    name: str, wanted: str, change: Change = zeroed, parties: tuple[int, ...] = (0, 1)
+) -> Mistake:
+    """The mistake of this name: some parties draw `wanted` as zero, or as `change` makes it."""
+
+    def mistake(patch: Patch) -> None:
+        change_draws(patch, wanted, change, parties)
+
+    mistake.__name__ = name
+    return mistake
+
+
+def replaced(name: str, owner: Any, attribute: str, change: Callable[[Any], Any]) -> Mistake:
+    """The mistake of this name: an attribute becomes `change(attribute)`."""
+
+    def mistake(patch: Patch) -> None:
+        patch.setattr(owner, attribute, change(getattr(owner, attribute)))
+
+    mistake.__name__ = name
+    return mistake
 
 
 def check_caught(
@@ -35,9 +74,7 @@ def check_caught(
 
 
 def drawn_openly(patch: Patch) -> None:
-    """Every draw goes through `words` or `lanes`, where a planted bug can change it; the
-    definitions of what is fused.
-    """
+    """Replace fused steps by their definitions: every draw goes through `words` or `lanes`."""
 
     def masked(self: Session, words: Words, name: str, bits: int) -> Sum:
         return Sum(words + self.words(name, words.shape, bits), bits)
@@ -77,9 +114,7 @@ def drawn_openly(patch: Patch) -> None:
 def change_draws(
     patch: Patch, wanted: str, change: Change, parties: tuple[int, ...] = (0, 1)
 ) -> None:
-    """Change what these parties draw under a name, or under a longer one that ends with it after a
-    dot, at the servers and at the dealer alike.
-    """
+    """Change what these parties draw as `wanted` or `x.wanted`, at servers and dealer alike."""
 
     def is_wanted(name: str, party: int) -> bool:
         return f".{name}".endswith(f".{wanted}") and party in parties
@@ -104,10 +139,6 @@ def change_draws(
         patch.setattr(Dealing, kind, at_dealer(getattr(Dealing, kind)))
 
 
-def zeroed(values: Words) -> Words:
-    return values * np.uint64(0)
-
-
 def first_for_all(values: Words) -> Words:
     return np.full_like(values, values.reshape(-1)[0])
 
@@ -127,28 +158,23 @@ def names_not_remembered(patch: Patch) -> None:
     patch.setattr(SeedTree, "key", key)
 
 
-def tie_goes_right(patch: Patch) -> None:
+def _less_one_at_server_0(honest: Any) -> Any:
     """d = [a - b > 0]: the right operand wins a tie."""
-    honest = Duel.run
-
-    def run(self: Duel, session: Session, v: Words, index: Words) -> tuple[Words, Words]:
-        return honest(self, session, v - np.uint64(session.party == 0), index)
-
-    patch.setattr(Duel, "run", run)
+    return lambda self, s, v, index: honest(self, s, v - np.uint64(s.party == 0), index)
 
 
-def one_shuffle_for_two_queries(patch: Patch) -> None:
-    honest = selection.permutations
-    patch.setattr(
-        selection, "permutations", lambda c, key, rows, n: honest(c, key, 1, n).repeat(rows, axis=0)
-    )
+def _first_row_repeated(honest: Any) -> Any:
+    return lambda cipher, key, rows, n: honest(cipher, key, 1, n).repeat(rows, axis=0)
 
 
-def zero_corrections(patch: Patch, bits: int) -> None:
+tie_goes_right = replaced("tie_goes_right", Duel, "run", _less_one_at_server_0)
+one_shuffle = replaced("one_shuffle_for_all", selection, "permutations", _first_row_repeated)
+
+
+def beta_not_corrected(bits: int) -> Mistake:
     """Server 1 takes the corrections of so many bits for zeros."""
-    honest = Session.correction
 
-    def correction(self: Session, shape: Sequence[int], width: int) -> Words:
-        return np.asarray(honest(self, shape, width)) * np.uint64(width != bits)
+    def change(honest: Any) -> Any:
+        return lambda self, n, width: honest(self, n, width) * np.uint64(width != bits)
 
-    patch.setattr(Session, "correction", correction)
+    return replaced("beta_not_corrected", Session, "correction", change)

@@ -1,6 +1,4 @@
-"""A server on NumPy, the other on compiled loops: every message, correction and share is the same,
-bit for bit.
-"""
+"""A server on NumPy, the other on compiled loops: all messages and shares are the same."""
 
 import pytest
 

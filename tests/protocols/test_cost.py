@@ -1,6 +1,4 @@
-"""Declared cost == measured cost, for every step, where elements fill lanes and where they do not;
-and the table of docs/protocols.md section 7.
-"""
+"""Declared cost is measured cost for every step, and that of docs/protocols.md section 7."""
 
 import dataclasses
 from typing import Any
@@ -12,28 +10,13 @@ from gpumpc.cost import Cost
 from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch, LeftoverCorrelations
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
-from gpumpc.protocols.linear import (
-    Convolution,
-    Elementwise,
-    MatMul,
-)
+from gpumpc.protocols.linear import Convolution, Elementwise, MatMul
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
 from gpumpc.protocols.relu import ReLU
 from gpumpc.protocols.step import Shape, Step
 from gpumpc.protocols.truncation import Lift, LiftBits
 from tests.harness import as_program, run_program, run_step, run_steps, share
-from tests.protocols.cases import (
-    argmax,
-    beaver_steps,
-    clamp,
-    compare,
-    lift,
-    max_pool,
-    pair_max,
-    product_steps,
-    relu,
-    truncate,
-)
+from tests.protocols import cases
 from tests.protocols.checkers import check_cost
 
 SIZES = [1, 63, 64, 65, 989]
@@ -44,19 +27,19 @@ def zeros(shape, bits):
 
 
 SIMPLE = {
-    "truncate": lambda n: truncate(n, 40, 13),
-    "lift": lambda n: lift(n, 27, 40),
-    "relu": lambda n: relu(n, 27, 27),
-    "relu-lifted": lambda n: relu(n, 27, 40),
-    "relu-44": lambda n: relu(n, 28, 44),
-    "relu-wide": lambda n: relu(n, 44, 44),
-    "clamp": lambda n: clamp(n, 27, 40, 6 << 13),
-    "clamp-narrow": lambda n: clamp(n, 27, 1, 6 << 13),
-    "clamp-odd": lambda n: clamp(n, 28, 44, 12345),
-    "max": lambda n: pair_max(n, 27),
-    "pool": lambda n: max_pool((1, 3, 4, n), 27, (3, 3), (1, 2), (1, 1, 0, 1)),
-    "argmax": lambda n: argmax((n, 7), 40),
-    "argmax-1": lambda n: argmax((n, 1), 40),
+    "truncate": lambda n: cases.truncate(n, 40, 13),
+    "lift": lambda n: cases.lift(n, 27, 40),
+    "relu": lambda n: cases.relu(n, 27, 27),
+    "relu-lifted": lambda n: cases.relu(n, 27, 40),
+    "relu-44": lambda n: cases.relu(n, 28, 44),
+    "relu-wide": lambda n: cases.relu(n, 44, 44),
+    "clamp": lambda n: cases.clamp(n, 27, 40, 6 << 13),
+    "clamp-narrow": lambda n: cases.clamp(n, 27, 1, 6 << 13),
+    "clamp-odd": lambda n: cases.clamp(n, 28, 44, 12345),
+    "max": lambda n: cases.pair_max(n, 27),
+    "pool": lambda n: cases.max_pool((1, 3, 4, n), 27, (3, 3), (1, 2), (1, 1, 0, 1)),
+    "argmax": lambda n: cases.argmax((n, 7), 40),
+    "argmax-1": lambda n: cases.argmax((n, 1), 40),
     "sum pool": lambda n: SumPool("s", ("x",), "y", (1, 3, 3, n), (3, 2), (1, 1)),
     "flatten": lambda n: Flatten("f", ("x",), "y", (n, 2, 3, 1)),
 }
@@ -77,12 +60,12 @@ def test_declared_cost_is_measured_for_products(n, weights):
     k = 44
     params = Params(ring_bits=k, frac_bits=16, weights=weights)
     pointwise = Convolution((1, 1), (1, 1), (0, 0, 0, 0), 1)
-    cases: list[tuple[MatMul | Convolution, Shape, Shape, Shape]] = [
+    products: list[tuple[MatMul | Convolution, Shape, Shape, Shape]] = [
         (MatMul(), (n, 3), (2, n), (2, 3)),
         (pointwise, (1, 1, n, 2), (1, 3, 3, n), (1, 3, 3, 2)),
     ]
-    for operator, weight, shape, out in cases:
-        steps = product_steps(operator, shape, out, k, 32, weights)
+    for operator, weight, shape, out in products:
+        steps = cases.product_steps(operator, shape, out, k, 32, weights)
         ones = (np.ones(weight, dtype=np.uint64), np.ones(weight[-1:], dtype=np.uint64))
         got = run_steps(steps, {"x": zeros(shape, k)}, {"layer": ones}, params)
         check_cost(got, sum((step.cost for step in steps), Cost()))
@@ -90,11 +73,8 @@ def test_declared_cost_is_measured_for_products(n, weights):
 
 @pytest.mark.parametrize("n", SIZES)
 def test_declared_cost_is_measured_for_beaver_and_joins(n):
-    steps = [
-        *beaver_steps(Elementwise(), (n,), (n,), (n,), 40),
-        Add("a", ("z", "z"), "s", (n,)),
-        Concat("c", ("s", "z"), "t", (n,)),
-    ]
+    steps = cases.beaver_steps(Elementwise(), (n,), (n,), (n,), 40)
+    steps += [Add("a", ("z", "z"), "s", (n,)), Concat("c", ("s", "z"), "t", (n,))]
     got = run_steps(steps, {"x": zeros((n,), 40), "y": zeros((n,), 40)})
     assert got.cost == Cost.both_ways(2, 2 * 5 * n, 5 * n)
 
@@ -104,7 +84,7 @@ def test_declared_cost_is_measured_for_beaver_and_joins(n):
     ("bits", "shared", "copies"), [(26, 0, 1), (7, 0, 1), (26, 14, 2), (9, 0, 2), (43, 0, 1)]
 )
 def test_declared_cost_is_measured_for_comparisons(bits, shared, copies, n):
-    step = compare(n, plan_comparison(bits, shared, copies))
+    step = cases.compare(n, plan_comparison(bits, shared, copies))
     got = run_step(step, *[zeros((n,), bits)] * copies)
     assert got.cost == step.cost
 
@@ -127,15 +107,14 @@ TABLE = [
 @pytest.mark.parametrize(("kind", "k", "f", "online", "dealt", "rounds"), TABLE)
 def test_costs_match_the_protocol_document(kind, k, f, online, dealt, rounds):
     n, bits = 6400, k - f
-    pool = dataclasses.replace(
-        max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0)), output="p"
-    )
+    pool = cases.max_pool((1, 2, 2, n), bits, (2, 2), (2, 2), (0, 0, 0, 0))
+    pool = dataclasses.replace(pool, output="p")
     kinds: dict[str, list[Step]] = {
-        "relu": [relu(n, bits, k)],
-        "clamp": [clamp(n, bits, k, 6 << f)],
+        "relu": [cases.relu(n, bits, k)],
+        "clamp": [cases.clamp(n, bits, k, 6 << f)],
         "pool then relu": [pool, ReLU("relu", ("p",), "y", (1, 1, 1, n), bits, k)],
-        "lift": [lift(n, bits, k)],
-        "truncate": [truncate(n, k, f)],
+        "lift": [cases.lift(n, bits, k)],
+        "truncate": [cases.truncate(n, k, f)],
     }
     steps = kinds[kind]
     got = run_steps(steps, {"x": zeros(steps[0].shape, k)}).cost
@@ -155,24 +134,23 @@ def test_comparison_costs_match_the_protocol_document():
 
 @pytest.mark.parametrize("change", [{"rounds": 1}, {"s0_bytes": 8}, {"s1_bytes": -8}])
 def test_a_tampered_cost_is_refused(monkeypatch, change):
-    honest = lift(19, 27, 40).cost
-    tampered = dataclasses.replace(
-        honest, **{name: getattr(honest, name) + by for name, by in change.items()}
-    )
+    honest = cases.lift(19, 27, 40).cost
+    changed = {name: getattr(honest, name) + by for name, by in change.items()}
+    tampered = dataclasses.replace(honest, **changed)
     monkeypatch.setattr(Lift, "cost", property(lambda self: tampered))
     with pytest.raises(CostMismatch, match="was not released"):
-        run_step(lift(19, 27, 40), zeros((19,), 27))
+        run_step(cases.lift(19, 27, 40), zeros((19,), 27))
 
 
 def test_a_tampered_dealer_cost_is_refused_by_the_dealer(monkeypatch):
-    honest = lift(19, 27, 40).cost
+    honest = cases.lift(19, 27, 40).cost
     monkeypatch.setattr(Lift, "cost", property(lambda self: honest + Cost(dealer_bytes=1)))
     with pytest.raises(CostMismatch, match="its `deal` and its `cost` disagree"):
-        run_step(lift(19, 27, 40), zeros((19,), 27))
+        run_step(cases.lift(19, 27, 40), zeros((19,), 27))
 
 
 def test_left_over_corrections_are_refused():
-    program = as_program([lift(19, 27, 40)], {"x": zeros((19,), 27)}, Params(), {})
+    program = as_program([cases.lift(19, 27, 40)], {"x": zeros((19,), 27)}, Params(), {})
     with pytest.raises(LeftoverCorrelations, match="1 bytes"):
         run_program(program, [zeros((19,), 27)], extra_corrections=b"x")
 
@@ -182,7 +160,7 @@ def test_missing_corrections_are_refused(monkeypatch):
     monkeypatch.setattr(LiftBits, "deal", lambda self, dealing: None)
     monkeypatch.setattr(Lift, "dealer_bytes", property(lambda self: 0))
     with pytest.raises(CorrelationsMissing):
-        run_step(lift(19, 27, 40), zeros((19,), 27))
+        run_step(cases.lift(19, 27, 40), zeros((19,), 27))
 
 
 def test_message_of_a_wrong_size_is_refused(monkeypatch):
@@ -197,4 +175,4 @@ def test_message_of_a_wrong_size_is_refused(monkeypatch):
 
     monkeypatch.setattr(LiftBits, "mask_top_bits", longer)
     with pytest.raises(BadFrame, match="do not run the same program|were expected"):
-        run_step(lift(19, 27, 40), zeros((19,), 27))
+        run_step(cases.lift(19, 27, 40), zeros((19,), 27))

@@ -1,6 +1,4 @@
-"""Squared norms and the small steps around them: exact modulo their ring, at the declared cost, or
-refused.
-"""
+"""Squared norms and the steps around them: exact modulo their ring, at their cost, or refused."""
 
 from typing import Any
 
@@ -16,7 +14,7 @@ from gpumpc.ring.fixed_point import signed
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
 from tests.harness import BACKEND, Outcome, plain, run_steps, share, unsigned
-from tests.protocols.mistakes import Mistake, Patch, check_caught
+from tests.protocols.mistakes import check_caught, name_of, replaced
 
 SHAPES = [(1, 1), (1, 64), (19, 7), (3, 989)]
 
@@ -82,9 +80,8 @@ def test_a_column_is_added_to_every_row(rows, n):
     x, y = rng.integers(-99, 99, (rows, n)), rng.integers(-99, 99, rows)
     step = AddColumn("sum", ("x", "y"), "z", (rows, n))
     got = run_steps([step], {"x": share(x, 33, seed=1), "y": share(y, 33, seed=2)})
-    assert np.array_equal(got.values, x + y[:, None]) and np.array_equal(
-        plain(step, x, y), x + y[:, None]
-    )
+    assert np.array_equal(got.values, x + y[:, None])
+    assert np.array_equal(plain(step, x, y), x + y[:, None])
     assert got.cost == step.cost == Cost()
 
 
@@ -102,10 +99,8 @@ def test_rows_are_stored_with_their_norms():
     steps = [*norm_steps((5, 7), 33, 33), KeepRows("kept", ("e", "y"), "rows", (5, 7))]
     got = run_steps(steps, {"x": share(x, 33, seed=1)})
     first, second = got.shares
-    assert (
-        all(isinstance(part, Rows) for part in (first, second))
-        and got.cost == steps[0].cost + steps[1].cost
-    )
+    assert all(isinstance(part, Rows) for part in (first, second))
+    assert got.cost == steps[0].cost + steps[1].cost
     assert np.array_equal(first.masked.opened, second.masked.opened)
     whole = BACKEND.reduce(first.masked.opened + first.masked.mask + second.masked.mask, 33)
     assert np.array_equal(signed(whole, 33), x)
@@ -123,40 +118,32 @@ def norms_are_exact() -> None:
     assert np.array_equal(run_norm(x, 33, 33).values, (x * x).sum(axis=1))
 
 
-def cross_term_once(patch: Patch) -> None:
+def cross_term_halved(honest: Any) -> Any:
     """E.E + E.A + A.A."""
-    honest = NumpyBackend.row_dot
-
-    def row_dot(self: NumpyBackend, x: Any, y: Any, bits: int) -> Any:
-        found = honest(self, x, y, bits)
-        return found if x is y else found // np.uint64(2)
-
-    patch.setattr(NumpyBackend, "row_dot", row_dot)
+    return lambda self, x, y, bits: honest(self, x, y, bits) // np.uint64(1 if x is y else 2)
 
 
-def square_added_by_both(patch: Patch) -> None:
-    honest = SquaredNorm.run
-
+def square_again(honest: Any) -> Any:
     def run(self: SquaredNorm, session: Session, x: Any) -> Any:
         got = honest(self, session, x)
         square = session.backend.row_dot(x.opened, x.opened, self.ring_bits)
         return got.with_words(got.words + square if session.party else got.words)
 
-    patch.setattr(SquaredNorm, "run", run)
+    return run
 
 
-def norm_without_its_correction(patch: Patch) -> None:
-    honest: Any = Session.dealt_words
-    patch.setattr(
-        Session,
-        "dealt_words",
-        lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "A.A"),
-    )
+def without_squares_of_masks(honest: Any) -> Any:
+    return lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "A.A")
 
 
-@pytest.mark.parametrize(
-    "mistake", [cross_term_once, square_added_by_both, norm_without_its_correction]
-)
-def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
+MISTAKES = [
+    replaced("cross_term_once", NumpyBackend, "row_dot", cross_term_halved),
+    replaced("square_added_by_both", SquaredNorm, "run", square_again),
+    replaced("norm_without_correction", Session, "dealt_words", without_squares_of_masks),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=name_of)
+def test_a_planted_bug_is_caught(mistake):
     norms_are_exact()
     check_caught(mistake, norms_are_exact)

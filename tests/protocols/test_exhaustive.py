@@ -10,21 +10,7 @@ from gpumpc.protocols.chains import Chain
 from gpumpc.protocols.comparison import Comparison, plan_comparison
 from gpumpc.ring.fixed_point import signed
 from tests.harness import every, run_step, share, unsigned
-from tests.protocols.cases import (
-    chains,
-    clamp,
-    compare,
-    compositions,
-    groupings,
-    lift,
-    max_pool,
-    outside_clamp,
-    outside_relu,
-    outside_truncation,
-    pair_max,
-    relu,
-    truncate,
-)
+from tests.protocols import cases
 
 RINGS = [8, 10]
 
@@ -56,9 +42,9 @@ def masks(step, r, bits, seed):
 @pytest.mark.parametrize("f", [1, 2, 3, 4])
 def test_truncate_is_right_inside_its_range_only(k, f):
     x, shares = all_shares(k)
-    got = run_step(truncate(x.size, k, f), shares)
+    got = run_step(cases.truncate(x.size, k, f), shares)
     assert got.shares[0].bits == k - f and got.shares[0].frac == 9 - f
-    wrong = outside_truncation(x, got.values, f)
+    wrong = cases.outside_truncation(x, got.values, f)
     inside = x <= (1 << (k - 1)) - (1 << f)
     assert not wrong[inside].any()
     # One beyond the edge: its upper neighbour has no place in the smaller ring.
@@ -72,7 +58,7 @@ def test_truncate_is_right_inside_its_range_only(k, f):
 def test_truncate_is_unbiased_over_all_sharings(k):
     f = 3
     x, shares = all_shares(k)
-    got = run_step(truncate(x.size, k, f), shares).values
+    got = run_step(cases.truncate(x.size, k, f), shares).values
     inside = x <= (1 << (k - 1)) - (1 << f)
     up = (got != x >> f).reshape(1 << k, 1 << k)[inside.reshape(1 << k, 1 << k)[:, 0]]
     # Of the 2^k sharings of x, exactly the fraction (x mod 2^f) / 2^f rounds up.
@@ -87,7 +73,7 @@ def test_truncate_is_unbiased_over_all_sharings(k):
 @pytest.mark.parametrize("more", [1, 3, 13])
 def test_lift_is_exact_inside_its_range_only(low, more):
     v, shares = all_shares(low)
-    got = run_step(lift(v.size, low, low + more), shares)
+    got = run_step(cases.lift(v.size, low, low + more), shares)
     assert got.shares[0].bits == low + more and got.shares[0].frac == 9
     wrong = got.values != v
     edge = 1 << (low - 2)
@@ -103,16 +89,15 @@ def test_lift_is_exact_over_all_masks(low):
     v, v_0, a_0, a_1, p_0 = every(range(-edge, edge), residues(low), (0, 1), (0, 1), residues(2))
     script = {(p, "lift", "lift.a"): lanes(a) for p, a in enumerate((a_0, a_1))}
     script[0, "lift", "lift.P"] = unsigned(p_0)
-    got = run_step(lift(v.size, low, high), share(v, low, first=unsigned(v_0)), script=script)
+    got = run_step(cases.lift(v.size, low, high), share(v, low, first=unsigned(v_0)), script=script)
     assert np.array_equal(got.values, v)
 
 
 def lanes(bits):
     """Zeros and ones as one lane."""
     packed = np.packbits(np.asarray(bits, dtype=np.uint8), bitorder="little")
-    return np.concatenate([packed, np.zeros(-packed.size % 8, dtype=np.uint8)]).view(np.uint64)[
-        None
-    ]
+    padded = np.concatenate([packed, np.zeros(-packed.size % 8, dtype=np.uint8)])
+    return padded.view(np.uint64)[None]
 
 
 # compare
@@ -123,7 +108,7 @@ def check_comparison(comparison, y, r, *more):
     bits, n = comparison.bits, y.size
     script = masks("compare", r, bits, seed=n)
     public = [share(value, bits, first=unsigned(value))[0] for value in (y, *more)]
-    got = run_step(compare(n, comparison), *((part, part) for part in public), script=script)
+    got = run_step(cases.compare(n, comparison), *((part, part) for part in public), script=script)
     lanes_of = (part.lanes for part in got.shares)
     for value, first, second in zip((y, *more), *lanes_of, strict=True):
         less = np.unpackbits((first ^ second).view(np.uint8), count=n, bitorder="little")
@@ -133,7 +118,7 @@ def check_comparison(comparison, y, r, *more):
 def test_comparison_of_5_bits_for_all_digits_and_trees():
     y, r = every(residues(5), residues(5))
     count = 0
-    for chain in chains(5, keep_eq=False):
+    for chain in cases.chains(5, keep_eq=False):
         check_comparison(Comparison(chain, None), y, r)
         count += 1
     assert count == 148
@@ -142,8 +127,8 @@ def test_comparison_of_5_bits_for_all_digits_and_trees():
 @pytest.mark.parametrize("n_digits", range(2, 9))
 def test_comparison_of_8_bits_for_all_digits(n_digits):
     y, r = every(residues(8), residues(8))
-    trees = list(groupings(n_digits))
-    cuts = [widths for widths in compositions(8) if len(widths) == n_digits]
+    trees = list(cases.groupings(n_digits))
+    cuts = [widths for widths in cases.compositions(8) if len(widths) == n_digits]
     for i, widths in enumerate(cuts):
         levels = trees[i * 7 % len(trees)]  # another tree each time
         check_comparison(Comparison(Chain(widths, levels, False), None), y, r)
@@ -164,8 +149,8 @@ def test_two_values_share_the_low_chain_of_a_comparison(top):
     check_comparison(comparison, y, r, (y - top) % (1 << bits))
 
 
-@pytest.mark.parametrize("high", list(chains(3, keep_eq=True))[::2])
-@pytest.mark.parametrize("low", list(chains(3, keep_eq=False))[::2])
+@pytest.mark.parametrize("high", list(cases.chains(3, keep_eq=True))[::2])
+@pytest.mark.parametrize("low", list(cases.chains(3, keep_eq=False))[::2])
 def test_high_and_low_chains_of_any_shape_combine(high, low):
     y, r = every(residues(6), residues(6))
     check_comparison(Comparison(high, low, 2), y, r, (y - 24) % 64)
@@ -178,10 +163,10 @@ def test_high_and_low_chains_of_any_shape_combine(high, low):
 @pytest.mark.parametrize("more", [0, 5])
 def test_relu_is_right_for_all_sharings(bits, more):
     v, shares = all_shares(bits)
-    got = run_step(relu(v.size, bits, bits + more), shares)
+    got = run_step(cases.relu(v.size, bits, bits + more), shares)
     assert got.shares[0].bits == bits + more and got.shares[0].frac == 9
     # Every residue is a value: one beyond the upper edge is the lower edge, and counts as negative.
-    assert not outside_relu(v, got.values).any()
+    assert not cases.outside_relu(v, got.values).any()
 
 
 @pytest.mark.parametrize("bits", [3, 4, 5, 6])
@@ -189,10 +174,9 @@ def test_relu_is_right_for_all_sharings(bits, more):
 def test_relu_is_right_over_all_masks(bits, more):
     v, v_0, r = every(ring(bits), residues(bits), residues(bits))
     script = masks("relu", r, bits, seed=bits)
-    got = run_step(
-        relu(v.size, bits, bits + more), share(v, bits, first=unsigned(v_0)), script=script
-    )
-    assert not outside_relu(v, got.values).any()
+    step = cases.relu(v.size, bits, bits + more)
+    got = run_step(step, share(v, bits, first=unsigned(v_0)), script=script)
+    assert not cases.outside_relu(v, got.values).any()
 
 
 @pytest.mark.parametrize(
@@ -201,9 +185,9 @@ def test_relu_is_right_over_all_masks(bits, more):
 )
 def test_clamp_is_right_inside_its_range_only(bits, high, top):
     v, shares = all_shares(bits)
-    got = run_step(clamp(v.size, bits, high, top), shares)
+    got = run_step(cases.clamp(v.size, bits, high, top), shares)
     assert got.shares[0].frac == 9 and got.shares[0].bits >= high
-    wrong = outside_clamp(v, got.values, top)
+    wrong = cases.outside_clamp(v, got.values, top)
     edge = -(1 << (bits - 1)) + top
     assert not wrong[v >= edge].any()
     assert wrong[v == edge - 1].all()
@@ -214,8 +198,10 @@ def test_clamp_is_right_over_all_masks(top):
     bits = 5
     v, v_0, r = every(np.arange(-16 + top, 16), residues(bits), residues(bits))
     script = masks("clamp", r, bits, seed=top)
-    got = run_step(clamp(v.size, bits, 8, top), share(v, bits, first=unsigned(v_0)), script=script)
-    assert not outside_clamp(v, got.values, top).any()
+    got = run_step(
+        cases.clamp(v.size, bits, 8, top), share(v, bits, first=unsigned(v_0)), script=script
+    )
+    assert not cases.outside_clamp(v, got.values, top).any()
 
 
 @pytest.mark.parametrize("bits", RINGS)
@@ -223,18 +209,16 @@ def test_max_is_right_for_all_pairs(bits):
     edge = 1 << (bits - 2)
     a, b = every(np.arange(-edge, edge), np.arange(-edge, edge))
     x = np.stack([a, b], axis=1).reshape(-1, 1, 2, 1)
-    got = run_step(pair_max(a.size, bits), share(x, bits, frac=9, seed=bits))
+    got = run_step(cases.pair_max(a.size, bits), share(x, bits, frac=9, seed=bits))
     assert got.shares[0].bits == bits and got.shares[0].frac == 9
     assert np.array_equal(got.values.reshape(-1), np.maximum(a, b))
 
 
 def test_max_is_right_for_all_pairs_in_all_sharings():
     bits, edge = 5, 8
-    a, b, a_0, b_0 = every(
-        np.arange(-edge, edge), np.arange(-edge, edge), residues(bits), residues(bits)
-    )
+    a, b, a_0, b_0 = every(*2 * [np.arange(-edge, edge)], *2 * [residues(bits)])
     x, first = (np.stack(pair, axis=1).reshape(-1, 1, 2, 1) for pair in ((a, b), (a_0, b_0)))
-    got = run_step(pair_max(a.size, bits), share(x, bits, first=unsigned(first)))
+    got = run_step(cases.pair_max(a.size, bits), share(x, bits, first=unsigned(first)))
     assert np.array_equal(got.values.reshape(-1), np.maximum(a, b))
 
 
@@ -243,13 +227,13 @@ def test_max_one_beyond_its_range_is_wrong(bits):
     """A difference needs one bit more: 2^(bits-2) against the lowest value wraps."""
     edge = 1 << (bits - 2)
     x = np.array([[edge, -edge], [-edge, edge - 1], [edge - 1, -edge]]).reshape(3, 1, 2, 1)
-    got = run_step(pair_max(3, bits), share(x, bits)).values.reshape(-1)
+    got = run_step(cases.pair_max(3, bits), share(x, bits)).values.reshape(-1)
     assert got.tolist() == [-edge, edge - 1, edge - 1]
 
 
 def test_max_is_right_for_all_triples():
     bits, edge = 6, 16
     triples = np.stack(every(*3 * [np.arange(-edge, edge)]), axis=1).reshape(-1, 1, 3, 1)
-    step = max_pool(triples.shape, bits, (1, 3), (1, 1), (0, 0, 0, 0))
+    step = cases.max_pool(triples.shape, bits, (1, 3), (1, 1), (0, 0, 0, 0))
     got = run_step(step, share(triples, bits, seed=3))
     assert np.array_equal(got.values.reshape(-1), triples.max(axis=2).reshape(-1))

@@ -8,10 +8,12 @@ import pytest
 
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
+from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
+from gpumpc.protocols.step import Clear
 from gpumpc.ring.fixed_point import mask
-from tests.harness import plain, run_program, run_step, share
+from tests.harness import BACKEND, plain, run_program, run_step, share
 from tests.protocols.cases import max_pool, pool_by_loop
 
 WINDOWS = [
@@ -61,9 +63,8 @@ def test_max_pool_of_lane_boundary_sizes(shape):
     x = np.random.default_rng(1).integers(-(2**25), 2**25, shape)
     window = (min(2, shape[1]), min(2, shape[2]))
     step = max_pool(shape, 27, window, (1, 1), (0, 0, 0, 0))
-    assert np.array_equal(
-        run_step(step, share(x, 27)).values, pool_by_loop(x, window, (1, 1), (0, 0, 0, 0))
-    )
+    expected = pool_by_loop(x, window, (1, 1), (0, 0, 0, 0))
+    assert np.array_equal(run_step(step, share(x, 27)).values, expected)
 
 
 def pooled(layer, shape, params, x):
@@ -88,12 +89,8 @@ def test_average_pool_is_a_sum_and_a_scale(window, stride):
     program, got = pooled(g.AvgPool("y", ("x",), window, stride), (7, 6, 3), Params(), x)
     area = window[0] * window[1]
     for b, i, j, c in np.ndindex(*got.values.shape):
-        part = x[
-            b,
-            stride[0] * i : stride[0] * i + window[0],
-            stride[1] * j : stride[1] * j + window[1],
-            c,
-        ]
+        row, column = stride[0] * i, stride[1] * j
+        part = x[b, row : row + window[0], column : column + window[1], c]
         assert got.values[b, i, j, c] == part.sum()
     scale = program.result.scale
     assert scale == 2.0**13 * area
@@ -101,10 +98,8 @@ def test_average_pool_is_a_sum_and_a_scale(window, stride):
         assert (program.result.frac, program.result.divisor) == (13, area)
     else:
         assert (program.result.frac, program.result.divisor) == (13 + area.bit_length() - 1, 1)
-    assert (got.shares[0].frac, got.shares[0].divisor) == (
-        program.result.frac,
-        program.result.divisor,
-    )
+    first, result = got.shares[0], program.result
+    assert (first.frac, first.divisor) == (result.frac, result.divisor)
     assert got.cost.rounds == 0
 
 
@@ -144,9 +139,7 @@ def test_flatten_keeps_memory_order():
 
 
 def test_network_of_all_layer_kinds_matches_plain():
-    """Convolution, clamp, residual add, pools, concat and a head, in one program, equal to `plain`
-    within its roundings.
-    """
+    """All kinds in one program, equal to `plain` within its roundings."""
     layers = (
         g.Input("x", (), (8, 8, 3), -1.0, 1.0),
         g.Conv2d("a", ("x",), (3, 3), 4, (1, 1), (1, 1, 1, 1)),
@@ -161,15 +154,10 @@ def test_network_of_all_layer_kinds_matches_plain():
         g.Linear("j", ("i",), 10),
     )
     graph, params = g.Graph(layers), Params()
-    from gpumpc.program.integers import integer_weights
-    from gpumpc.protocols.step import Clear
-    from tests.harness import BACKEND
-
     program = compile_program(graph, params, 2)
     rng = np.random.default_rng(5)
-    weights: Any = integer_weights(
-        program, {n: rng.normal(0, 0.3, s) for n, s in graph.weight_shapes().items()}
-    )
+    reals = {n: rng.normal(0, 0.3, s) for n, s in graph.weight_shapes().items()}
+    weights: Any = integer_weights(program, reals)
     x = rng.integers(-(2**13), 2**13, (2, 8, 8, 3))
     got = run_program(program, [share(x, 40, 13)], weights)
     words: Any = x.view(np.uint64)

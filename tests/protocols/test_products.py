@@ -1,6 +1,4 @@
-"""Products under masks: static weights, public weights, and two fresh operands, each against the
-same product in the clear modulo 2^k, which is exact.
-"""
+"""Products with static, public and fresh operands are exact modulo 2^k."""
 
 import numpy as np
 import pytest
@@ -10,15 +8,9 @@ from gpumpc.errors import BitsMismatch
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
-from gpumpc.protocols.linear import (
-    BeaverProduct,
-    Convolution,
-    Elementwise,
-    MatMul,
-    Open,
-    OpenColumn,
-    PrivateProduct,
-)
+from gpumpc.protocols import linear
+from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open
+from gpumpc.protocols.pooling import Add
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.fixed_point import mask, signed
 from tests.harness import BACKEND, plain, run_program, run_step, run_steps, share
@@ -54,9 +46,8 @@ OPERATORS = {
 def in_the_clear(operator, x, w, bias, k):
     """Every operator once, on Python-sized integers."""
     if isinstance(operator, Convolution):
-        result = BACKEND.conv2d(
-            x, w, operator.stride, operator.padding, operator.groups, k
-        )  # tested in tests/ring
+        # tests/ring tests this one.
+        result = BACKEND.conv2d(x, w, operator.stride, operator.padding, operator.groups, k)
     elif isinstance(operator, MatMul):
         result = x @ w
     else:
@@ -93,11 +84,8 @@ def test_products_of_two_secret_operands_are_exact(name, k, f):
 
 def test_a_square_opens_its_operand_once():
     x = np.arange(-500, 489)
-    steps = [
-        Open("open", ("x",), "e", (989,), 40),
-        BeaverProduct("p", ("e", "e"), "z", (989,), Elementwise(), (989,), 40),
-    ]
-    got = run_steps(steps, {"x": share(x, 40)})
+    square = BeaverProduct("p", ("e", "e"), "z", (989,), Elementwise(), (989,), 40)
+    got = run_steps([Open("open", ("x",), "e", (989,), 40), square], {"x": share(x, 40)})
     assert np.array_equal(got.values, x * x)
 
 
@@ -108,7 +96,7 @@ def test_rows_are_scaled_by_one_opened_word_each(rows, columns):
     shape = (rows, columns)
     steps = [
         Open("e", ("x",), "e", shape, 40),
-        OpenColumn("f", ("g",), "f", (rows,), 36, columns),
+        linear.OpenColumn("f", ("g",), "f", (rows,), 36, columns),
         BeaverProduct("z", ("e", "f"), "z", shape, Elementwise(), shape, 36),
     ]
     got = run_steps(steps, {"x": share(x, 40, frac=2, seed=1), "g": share(g, 36, frac=3, seed=2)})
@@ -124,16 +112,12 @@ def test_two_layers_share_one_opening():
     """Both products read the same E; the second opens nothing."""
     k, shape = 40, (3, 19)
     x = np.random.default_rng(6).integers(-(2**20), 2**20, shape)
-    w = {
-        name: (words(seed, (19, 5), k), words(seed + 1, (5,), k))
-        for name, seed in (("a", 7), ("b", 9))
-    }
-    from gpumpc.protocols.pooling import Add
-
+    seeds = {"a": 7, "b": 9}
+    w = {name: (words(s, (19, 5), k), words(s + 1, (5,), k)) for name, s in seeds.items()}
     steps = [
         Open("open", ("x",), "e", shape, k),
-        PrivateProduct("pa", ("e",), "ya", shape, "a", MatMul(), (3, 5), k, 26),
-        PrivateProduct("pb", ("e",), "yb", shape, "b", MatMul(), (3, 5), k, 26),
+        linear.PrivateProduct("pa", ("e",), "ya", shape, "a", MatMul(), (3, 5), k, 26),
+        linear.PrivateProduct("pb", ("e",), "yb", shape, "b", MatMul(), (3, 5), k, 26),
         Add("sum", ("ya", "yb"), "y", (3, 5)),
     ]
     got = run_steps(steps, {"x": share(x, k)}, w)
@@ -153,21 +137,15 @@ def test_prefetch_changes_no_share_and_no_message(backend):
         g.Linear("l", ("v",), 4),
     )
     program = compile_program(g.Graph(layers), Params(ring_bits=40, frac_bits=10), 2)
-    weights = {
-        name: (words(1, spec.shape, 40), words(2, spec.bias_shape, 40))
-        for name, spec in program.weights.items()
-    }
+    specs = program.weights.items()
+    weights = {n: (words(1, s.shape, 40), words(2, s.bias_shape, 40)) for n, s in specs}
     inputs = [share(words(3, program.input.shape, 9), 40, 10)]
-    runs = [
-        run_program(program, inputs, weights, prepared=n, backends=(backend,) * 3)
-        for n in (0, 1, 2)
-    ]
+    backends = (backend, backend, backend)
+    runs = [run_program(program, inputs, weights, prepared=n, backends=backends) for n in range(3)]
     for run in runs[1:]:
         assert run.sent == runs[0].sent and run.cost == runs[0].cost
-        assert all(
-            np.array_equal(a.words, b.words)
-            for a, b in zip(run.shares, runs[0].shares, strict=True)
-        )
+        for share_of_run, expected in zip(run.shares, runs[0].shares, strict=True):
+            assert np.array_equal(share_of_run.words, expected.words)
 
 
 def test_operand_in_a_wider_ring_is_reduced_exactly():

@@ -1,21 +1,13 @@
 """What must not be combined, reused or planned, and the error that says so."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpumpc.errors import (
-    BadShape,
-    BitsMismatch,
-    ForeignShare,
-    FracMismatch,
-    MaskReused,
-    PlanError,
-    RangeTooWide,
-    RevealError,
-)
+from gpumpc import errors
 from gpumpc.nn import graph as g
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
@@ -39,23 +31,39 @@ X = np.arange(19)
 # bits and scales
 
 
-@pytest.mark.parametrize(
-    "step", [lift(19, 28, 40), relu(19, 28, 40), clamp(19, 28, 40, 96), truncate(19, 40, 13)]
-)
-def test_steps_refuse_shares_of_a_smaller_ring(step):
-    with pytest.raises(BitsMismatch, match="lift it first"):
-        run_step(step, share(X, 27))
+def averaged(pair):
+    return tuple(dataclasses.replace(part, divisor=49) for part in pair)
 
 
-def test_opening_refuses_shares_of_a_smaller_ring():
-    with pytest.raises(BitsMismatch):
-        run_step(Open("o", ("x",), "e", (19,), 40), share(X, 27))
+ADD = Add("a", ("x", "y"), "z", (19,))
+COLUMN = X[:, None]
+NARROW = [share(X, 27)]
+REFUSED = [
+    (lift(19, 28, 40), NARROW, errors.BitsMismatch, "lift it first"),
+    (relu(19, 28, 40), NARROW, errors.BitsMismatch, "lift it first"),
+    (clamp(19, 28, 40, 96), NARROW, errors.BitsMismatch, "lift it first"),
+    (truncate(19, 40, 13), NARROW, errors.BitsMismatch, "lift it first"),
+    (Open("o", ("x",), "e", (19,), 40), NARROW, errors.BitsMismatch, None),
+    (ADD, [share(X, 40, 13), share(X, 40, 26)], errors.FracMismatch, "truncate or rescale"),
+    (ADD, [share(X, 40, 13), averaged(share(X, 40, 13))], errors.FracMismatch, None),
+    (
+        Concat("c", ("x", "y"), "z", (19, 1)),
+        [share(COLUMN, 40, 3), share(COLUMN, 40, 9)],
+        errors.FracMismatch,
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("step", "inputs", "error", "match"), REFUSED)
+def test_steps_refuse_narrow_shares_and_other_scales(step, inputs, error, match):
+    with pytest.raises(error, match=match):
+        run_step(step, *inputs)
 
 
 def test_40_bit_share_is_refused_where_64_bits_are_needed():
-    with pytest.raises(
-        BitsMismatch, match="a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"
-    ):
+    message = "a share modulo 2\\^40 was used where one modulo 2\\^64 is needed"
+    with pytest.raises(errors.BitsMismatch, match=message):
         share(X, 40)[0].at_bits(BACKEND, 64)
 
 
@@ -66,32 +74,20 @@ def test_sum_of_40_and_64_bit_shares_has_40_bits():
     for first, second in zip(share(X, 40), wide, strict=True):
         total = first.plus(BACKEND, second)
         assert total.bits == 40 and not np.asarray(total.words >> 40).any()
-        with pytest.raises(BitsMismatch):
+        with pytest.raises(errors.BitsMismatch):
             total.at_bits(BACKEND, 64)
-
-
-def test_two_scales_are_not_added():
-    with pytest.raises(FracMismatch, match="truncate or rescale"):
-        run_step(Add("a", ("x", "y"), "z", (19,)), share(X, 40, frac=13), share(X, 40, frac=26))
-
-
-def test_two_divisors_are_not_added():
-    x, y = share(X, 40, frac=13), share(X, 40, frac=13)
-    averaged = (dataclasses.replace(y[0], divisor=49), dataclasses.replace(y[1], divisor=49))
-    with pytest.raises(FracMismatch):
-        run_step(Add("a", ("x", "y"), "z", (19,)), x, averaged)
 
 
 def test_shares_of_two_owners_are_not_added():
     mine, yours = (dataclasses.replace(share(X, 40)[0], owner=owner) for owner in ("alice", "bob"))
-    with pytest.raises(ForeignShare, match="use one session"):
+    with pytest.raises(errors.ForeignShare, match="use one session"):
         mine.plus(BACKEND, yours)
 
 
 @pytest.mark.parametrize("field", [{"bits": 27}, {"frac": 1}, {"divisor": 9}, {"owner": "bob"}])
 def test_reconstruct_refuses_unlike_shares(field):
     first, second = share(X, 40)
-    with pytest.raises(RevealError, match="do not belong together"):
+    with pytest.raises(errors.RevealError, match="do not belong together"):
         reconstruct(BACKEND, first, dataclasses.replace(second, **field))
 
 
@@ -110,7 +106,7 @@ def test_input_of_a_wrong_shape_is_refused():
     program = compile_program(
         g.Graph((g.Input("x", (), (19,), -1, 1), g.ReLU("y", ("x",)))), Params(), 1
     )
-    with pytest.raises(BadShape, match="the program wants"):
+    with pytest.raises(errors.BadShape, match="the program wants"):
         run_program(program, [share(X, 40, frac=13)])
 
 
@@ -119,17 +115,8 @@ def test_input_at_a_wrong_scale_is_refused():
     program = compile_program(
         g.Graph((g.Input("x", (), (19,), -1, 1), g.Clamp("y", ("x",), 6.0))), Params(), 1
     )
-    with pytest.raises(FracMismatch, match="encode the input for this plan"):
+    with pytest.raises(errors.FracMismatch, match="encode the input for this plan"):
         run_program(program, [share(X[None], 40, frac=5)])
-
-
-def test_parts_of_two_scales_are_not_joined():
-    with pytest.raises(FracMismatch):
-        run_step(
-            Concat("c", ("x", "y"), "z", (19, 1)),
-            share(X[:, None], 40, frac=3),
-            share(X[:, None], 40, frac=9),
-        )
 
 
 def test_operand_opened_in_too_small_a_ring_is_refused():
@@ -138,7 +125,7 @@ def test_operand_opened_in_too_small_a_ring_is_refused():
         Open("p", ("y",), "f", (19,), 40),
         BeaverProduct("b", ("e", "f"), "z", (19,), Elementwise(), (19,), 40),
     ]
-    with pytest.raises(BitsMismatch, match="opened modulo 2\\^30"):
+    with pytest.raises(errors.BitsMismatch, match="opened modulo 2\\^30"):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
@@ -153,14 +140,14 @@ def test_product_keeps_the_owner_of_its_operand():
     first, second = share(X[None], 40)
     mine = (dataclasses.replace(first, owner="alice"), dataclasses.replace(second, owner="alice"))
     assert np.array_equal(run_steps(steps, {"x": mine, "y": mine}, w).values, 2 * X[None])
-    with pytest.raises(ForeignShare):
+    with pytest.raises(errors.ForeignShare):
         run_steps(steps, {"x": mine, "y": share(X[None], 40)}, w)
     beaver = [
         steps[0],
         Open("p", ("y",), "f", shape, 40),
         BeaverProduct("b", ("e", "f"), "z", shape, Elementwise(), shape, 40),
     ]
-    with pytest.raises(ForeignShare):
+    with pytest.raises(errors.ForeignShare):
         run_steps(beaver, {"x": mine, "y": share(X[None], 40)})
 
 
@@ -170,13 +157,13 @@ def test_product_keeps_the_owner_of_its_operand():
 def test_a_mask_is_not_given_twice():
     tree = SeedTree(roots(0)[0], SESSION_ID, 1)
     tree.key("step", "r")
-    with pytest.raises(MaskReused, match="hides one value, ever"):
+    with pytest.raises(errors.MaskReused, match="hides one value, ever"):
         tree.key("step", "r")
 
 
 def test_two_steps_of_one_name_are_refused_by_the_dealer():
     steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
-    with pytest.raises(MaskReused):
+    with pytest.raises(errors.MaskReused):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
@@ -188,43 +175,25 @@ def test_two_steps_of_one_name_are_refused_by_the_servers(monkeypatch):
         dealer.Dealing, "sum_words", lambda self, name, shape, bits: BACKEND.zeros(shape)
     )
     steps = [Open("o", ("x",), "e", (19,), 40), Open("o", ("y",), "f", (19,), 40)]
-    with pytest.raises(MaskReused):
+    with pytest.raises(errors.MaskReused):
         run_steps(steps, {"x": share(X, 40), "y": share(X, 40)})
 
 
 def test_every_field_changes_every_key():
-    trees = [
-        SeedTree(root, session, batch_index)
-        for root in roots(0)
-        for session in (SESSION_ID, bytes(16))
-        for batch_index in (0, 1, 256)
-    ]
-    names = [
-        ("a", "b"),
-        ("ab", ""),
-        ("", "ab"),
-        ("a", "b\x01"),
-        ("b", "a"),
-        ("a/b", ""),
-        ("a", "/b"),
-    ]
+    contexts = itertools.product(roots(0), (SESSION_ID, bytes(16)), (0, 1, 256))
+    trees = [SeedTree(*context) for context in contexts]
+    names = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "b\x01")]
+    names += [("b", "a"), ("a/b", ""), ("a", "/b")]
     keys = [tree.key(*name) for tree in trees for name in names]
     assert len(set(keys)) == len(keys) and {len(key) for key in keys} == {32}
 
 
 def test_sessions_are_bound_to_program_and_ledgers_and_weights():
-    parts = [
-        (b"p" * 32, b"0" * 16, b"1" * 16),
-        (b"q" * 32, b"0" * 16, b"1" * 16),
-        (b"p" * 32, b"1" * 16, b"0" * 16),
-    ]
+    first, second = b"0" * 16, b"1" * 16
+    parts = [(b"p" * 32, first, second), (b"q" * 32, first, second), (b"p" * 32, second, first)]
     ids = [session_id(*part) for part in parts]
-    ids += [
-        weight_session("v1", "pair"),
-        weight_session("v2", "pair"),
-        weight_session("v1", "pair2"),
-    ]
-    ids += [weight_session("v", "1pair")]
+    sharings = [("v1", "pair"), ("v2", "pair"), ("v1", "pair2"), ("v", "1pair")]
+    ids += [weight_session(*sharing) for sharing in sharings]
     assert len(set(ids)) == len(ids) and {len(value) for value in ids} == {16}
 
 
@@ -233,21 +202,12 @@ def test_sessions_are_bound_to_program_and_ledgers_and_weights():
 
 def test_repr_shows_no_secret():
     secret: Any = np.array([123456789], dtype=np.uint64)
-    shown = [
-        repr(Additive(secret, 40)),
-        repr(Masked(secret, secret, 40, 13)),
-        repr(StaticWeight(secret, secret, secret)),
-        repr(SeedTree(bytes(range(32)), SESSION_ID, 1)),
-    ]
-    assert all("123456789" not in text and "<secret>" in text for text in shown)
+    shares = [Additive(secret, 40), Masked(secret, secret, 40, 13)]
+    shares += [StaticWeight(secret, secret, secret), SeedTree(bytes(range(32)), SESSION_ID, 1)]
+    assert all("123456789" not in repr(item) and "<secret>" in repr(item) for item in shares)
     pending = PendingLift(LiftBits(1, 27, 40), secret, secret, secret, secret)
-    items = [
-        Sum(secret, 40),
-        Xor(secret, 1),
-        OneWay(secret, 1),
-        pending,
-        Clear(BACKEND, {"w": (secret, secret)}),
-    ]
+    items = [Sum(secret, 40), Xor(secret, 1), OneWay(secret, 1), pending]
+    items += [Clear(BACKEND, {"w": (secret, secret)})]
     assert all("123456789" not in repr(item) for item in items)
 
 
@@ -272,58 +232,51 @@ def planned(layers, low, high, params=None):
 SLACK = 16 * 2.0**-13
 POOL = g.MaxPool("y", ("x",), (2, 2), (2, 2))
 K = 27  # bits after truncation, with 13 of them fraction
+UNIT, CLAMP, RELU = 2.0**-13, g.Clamp("y", ("x",), 6.0), g.ReLU("y", ("x",))
+FLAT, SUM = g.Flatten("v", ("x",)), g.Add("y", ("x", "x"))
+AVERAGE = g.AvgPool("y", ("x",), (4, 4), (1, 1))
+RELU_EDGE, POOL_EDGE, EDGE = 2.0 ** (K - 1 - 13), 2.0 ** (K - 2 - 13), 2.0 ** (40 - 2 - 13)
+HINT = "choose a larger k or a smaller f"
 
 
-def test_pool_is_refused_at_the_edge_of_its_range():
-    edge = 2.0 ** (K - 2 - 13)
-    with pytest.raises(RangeTooWide, match="layer 'y' may reach 2\\^25"):
-        planned([POOL], -edge, edge)
-    planned([POOL], -edge + SLACK, edge - SLACK)
+def up_to(edge):
+    return SLACK - edge, edge - SLACK
 
 
-@pytest.mark.parametrize(
-    ("layer", "bits"),
-    [(g.ReLU("y", ("x",)), K - 1), (POOL, K - 2)],
-)
-def test_range_one_unit_too_wide_is_refused(layer, bits):
-    edge, unit = 2.0 ** (bits - 13), 2.0**-13
-    planned([layer], -edge + SLACK, edge - SLACK)
-    for low, high in ((-edge, edge), (-edge - unit, 0.0)):
-        with pytest.raises(RangeTooWide, match="choose a larger k or a smaller f"):
-            planned([layer], low, high)
+# Layers, a range that they take, a wider one that they refuse, and the message.
+RANGES = [
+    ([POOL], up_to(POOL_EDGE), (-POOL_EDGE, POOL_EDGE), "layer 'y' may reach 2\\^25"),
+    ([POOL], up_to(POOL_EDGE), (-POOL_EDGE, POOL_EDGE), HINT),
+    ([POOL], up_to(POOL_EDGE), (-POOL_EDGE - UNIT, 0.0), HINT),
+    ([RELU], up_to(RELU_EDGE), (-RELU_EDGE, RELU_EDGE), HINT),
+    ([RELU], up_to(RELU_EDGE), (-RELU_EDGE - UNIT, 0.0), HINT),
+    # A clamp needs room for its constant below.
+    ([CLAMP], (6 + SLACK - RELU_EDGE, RELU_EDGE - SLACK), (6 - UNIT - RELU_EDGE, 0.0), None),
+    # These need that of a difference.
+    ([FLAT, g.Argmax("y", ("v",))], up_to(EDGE), (-EDGE, EDGE), None),
+    ([FLAT, g.TopK("y", ("v",), 3)], up_to(EDGE), (-EDGE, EDGE), None),
+    # A sum in the last layer must fit.
+    ([SUM], up_to(EDGE / 8), (-EDGE, EDGE), "layer 'y'"),
+    ([AVERAGE], up_to(EDGE / 8), (-EDGE, EDGE), "layer 'y'"),
+]
 
 
-def test_a_clamp_needs_room_for_its_constant_below():
-    edge, unit = 2.0 ** (K - 1 - 13), 2.0**-13
-    planned([g.Clamp("y", ("x",), 6.0)], -edge + 6 + SLACK, edge - SLACK)
-    with pytest.raises(RangeTooWide):
-        planned([g.Clamp("y", ("x",), 6.0)], -edge + 6 - unit, 0.0)
+@pytest.mark.parametrize(("layers", "fits", "too_wide", "match"), RANGES)
+def test_ranges_are_refused_just_beyond_their_edges(layers, fits, too_wide, match):
+    planned(layers, *fits)
+    with pytest.raises(errors.RangeTooWide, match=match):
+        planned(layers, *too_wide)
 
 
-def test_an_argmax_has_the_range_of_a_difference():
-    layers = [g.Flatten("v", ("x",)), g.Argmax("y", ("v",))]
-    edge = 2.0 ** (40 - 2 - 13)
-    planned(layers, -edge + SLACK, edge - SLACK)
-    with pytest.raises(RangeTooWide):
-        planned(layers, -edge, edge)
-
-
-def test_a_top_k_has_the_range_of_a_difference():
-    layers = [g.Flatten("v", ("x",)), g.TopK("y", ("v",), 3)]
-    edge = 2.0 ** (40 - 2 - 13)
-    planned(layers, -edge + SLACK, edge - SLACK)
-    with pytest.raises(RangeTooWide):
-        planned(layers, -edge, edge)
-    with pytest.raises(PlanError, match="keys of 60 . 4 bits.*at most 58"):
-        planned(layers, -1.0, 1.0, Params(ring_bits=60, frac_bits=13))
+def test_top_k_keys_that_do_not_fit_are_refused():
+    params = Params(ring_bits=60, frac_bits=13)
+    with pytest.raises(errors.PlanError, match="keys of 60 . 4 bits.*at most 58"):
+        planned([FLAT, g.TopK("y", ("v",), 3)], -1.0, 1.0, params)
 
 
 def test_a_product_that_may_outgrow_k_is_refused():
-    program = compile_program(
-        g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2))),
-        Params(ring_bits=40, frac_bits=13),
-        1,
-    )
+    graph = g.Graph((g.Input("x", (), (4,), -1.0, 1.0), g.Linear("fc", ("x",), 2)))
+    program = compile_program(graph, Params(ring_bits=40, frac_bits=13), 1)
     for units, fits in ((2**26 - 16, True), (2**26, False)):
         weights = {
             "fc": (np.full((4, 2), units // 4, dtype=np.uint64), np.zeros(2, dtype=np.uint64))
@@ -332,22 +285,12 @@ def test_a_product_that_may_outgrow_k_is_refused():
         if fits:
             assert check_ranges(program, weights, -1.0, 1.0).magnitude < 2.0**39
         else:
-            with pytest.raises(RangeTooWide, match="layer 'fc'"):
+            with pytest.raises(errors.RangeTooWide, match="layer 'fc'"):
                 check_ranges(program, weights, -1.0, 1.0)
 
 
-@pytest.mark.parametrize("layer", [g.Add("y", ("x", "x")), g.AvgPool("y", ("x",), (4, 4), (1, 1))])
-def test_sum_in_the_last_layer_must_fit(layer):
-    edge = 2.0 ** (39 - 13)
-    with pytest.raises(RangeTooWide, match="layer 'y'"):
-        planned([layer], -edge / 2, edge / 2)
-    planned([layer], -edge / 16 + SLACK, edge / 16 - SLACK)
-
-
 def test_values_of_different_pixels_do_not_cancel():
-    """Two 1x1 convolutions of opposite sign, but of different strides: the sum of their values is
-    not zero.
-    """
+    """1x1 convolutions of opposite sign but different strides: their sum is not zero."""
     layers: list[g.AnyLayer] = [
         g.Conv2d("a", ("x",), (1, 1), 1, (2, 2)),
         g.Conv2d("b", ("x",), (1, 1), 1, (3, 3)),
@@ -361,31 +304,25 @@ def test_values_of_different_pixels_do_not_cancel():
         np.array([[[[v]]]]).astype(np.uint64) for v in (1 << 13, (1 << 40) - (1 << 13))
     )
     zero = np.zeros(1, dtype=np.uint64)
-    assert (
-        check_ranges(program, {"a": (one, zero), "b": (minus_one, zero)}, -1.0, 1.0).high[0]
-        >= 2 << 13
-    )
+    bounds = check_ranges(program, {"a": (one, zero), "b": (minus_one, zero)}, -1.0, 1.0)
+    assert bounds.high[0] >= 2 << 13
 
 
 def test_values_of_two_scales_are_not_joined_by_a_plan():
-    layers = [
-        g.AvgPool("a", ("x",), (3, 3), (1, 1)),
-        g.AvgPool("b", ("x",), (2, 2), (2, 2)),
-        g.Add("y", ("a", "b")),
-    ]
-    with pytest.raises(PlanError, match="different scales"):
-        planned(layers, -1.0, 1.0)
+    pools = g.AvgPool("a", ("x",), (3, 3), (1, 1)), g.AvgPool("b", ("x",), (2, 2), (2, 2))
+    with pytest.raises(errors.PlanError, match="different scales"):
+        planned([*pools, g.Add("y", ("a", "b"))], -1.0, 1.0)
 
 
 def test_a_clamp_outside_its_ring_is_refused():
     for high in (0.0, -1.0, 2.0 ** (K - 2 - 13)):
-        with pytest.raises(PlanError, match="leave room above it"):
+        with pytest.raises(errors.PlanError, match="leave room above it"):
             planned([g.Clamp("y", ("x",), high)], -1.0, 1.0)
 
 
 @pytest.mark.parametrize(("k", "f"), [(40, 20), (63, 13), (40, 0), (8, 4)])
 def test_invalid_ring_parameters_are_refused(k, f):
-    with pytest.raises(PlanError, match="do not make a fixed-point ring"):
+    with pytest.raises(errors.PlanError, match="do not make a fixed-point ring"):
         Params(ring_bits=k, frac_bits=f)
 
 

@@ -1,5 +1,4 @@
-"""The shuffle: keys in an order that no server knows, opened under masks; right, silent, at the
-declared cost; planted bugs.
+"""The shuffle: keys in an order that no server knows, opened under masks; with planted bugs.
 
 For the rate of false alarms see `checkers`; seeds are fixed.
 """
@@ -17,29 +16,11 @@ from gpumpc.protocols.ranking.shuffle import Shuffle, Shuffled
 from gpumpc.ring import selection
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.session import Session
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    opened_cells,
-    roots,
-    run_step,
-    run_steps,
-    share,
-    unsigned,
-    view_cells,
-)
+from tests import harness
+from tests.harness import BACKEND, Cell, Outcome, opened_cells, roots, run_step, share, unsigned
+from tests.protocols import mistakes
 from tests.protocols.checkers import check_cost, check_independent, check_same_law, check_uniform
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    change_draws,
-    check_caught,
-    one_shuffle_for_two_queries,
-    zero_corrections,
-    zeroed,
-)
+from tests.protocols.mistakes import Cases, Patch, beta_not_corrected, check_caught, draws, name_of
 from tests.scripted import NamedTree
 
 Ints = npt.NDArray[np.int64]
@@ -57,9 +38,8 @@ def run(
     values: Ints, bits: int = BITS, seed: int = 1, script: Any = None, first: Any = None
 ) -> Outcome:
     rows, n = values.shape
-    return run_step(
-        step((rows, n), bits), share(values, bits, seed=seed, first=first), seed=seed, script=script
-    )
+    keys = share(values, bits, seed=seed, first=first)
+    return run_step(step((rows, n), bits), keys, seed=seed, script=script)
 
 
 def shuffled_keys(outcome: Outcome) -> Ints:
@@ -99,9 +79,8 @@ def test_dealer_returns_the_mask_of_the_opened_words(monkeypatch):
     monkeypatch.setattr(Shuffle, "deal", deal)
     got = run(np.random.default_rng(3).integers(-5, 5, (3, 64)))
     bits = got.shares[0].bits
-    assert np.array_equal(
-        BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits), got.shares[0].opened
-    )
+    masked = BACKEND.reduce(unsigned(shuffled_keys(got)) + dealt[0], bits)
+    assert np.array_equal(masked, got.shares[0].opened)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -111,10 +90,8 @@ def test_every_pair_of_permutations_gives_their_composition(n):
     values = np.random.default_rng(4).integers(-100, 100, pi.shape)
     script = {(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
     order = selection.compose(pi, sigma)
-    assert np.array_equal(
-        shuffled_keys(run(values, script=script)),
-        np.take_along_axis(keys_of(values), order, axis=1),
-    )
+    expected = np.take_along_axis(keys_of(values), order, axis=1)
+    assert np.array_equal(shuffled_keys(run(values, script=script)), expected)
 
 
 def test_wider_share_is_reduced_and_a_narrower_one_refused():
@@ -130,7 +107,7 @@ def test_a_shuffle_serves_one_batch_of_queries():
     twice = [step((2, 8)), Shuffle("shuffled", ("y",), "z", (2, 8), BITS, 3)]
     pair = share(np.zeros((2, 8), dtype=np.int64), BITS)
     with pytest.raises(MaskReused):
-        run_steps(twice, {"x": pair, "y": pair})
+        harness.run_steps(twice, {"x": pair, "y": pair})
 
 
 def test_repr_shows_no_secret():
@@ -177,13 +154,10 @@ KINDS = {
 def test_every_byte_lane_a_server_receives_is_uniform(kind, party):
     got = run(KINDS[kind], seed=6)
     cells = opened_cells(got, party)
-    assert [cell.bits for cell in cells] == (
-        [BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS]
-    )
-    dealt = [
-        Cell(name, bits, ROWS * N, words)
-        for (_, _, name), (bits, words) in got.drawn[party].items()
-    ]
+    widths = [BITS, BITS + ID_BITS] if party == 0 else [BITS + ID_BITS]
+    assert [cell.bits for cell in cells] == widths
+    drawn = got.drawn[party].items()
+    dealt = [Cell(name, bits, ROWS * N, words) for (_, _, name), (bits, words) in drawn]
     assert party == 0 or sum(cell.label.startswith("correction") for cell in dealt) == 2
     check_uniform([*cells, *dealt])
 
@@ -199,11 +173,10 @@ def test_view_of_a_server_is_independent_of_keys_and_order(party):
     values = np.random.default_rng(9).integers(-(1 << (BITS - 1)), 1 << (BITS - 1), (ROWS, N))
     got = run(values, seed=10)
     own = Cell("input share", BITS, ROWS * N, share(values, BITS, seed=10)[party].words)
-    # The keys in order of position have their ids in order: those are not noise, but the values
-    # are.
+    # The ids of keys in order of position are in order: not noise, but the values are.
     noise = Cell("values", BITS, ROWS * N, unsigned(values))
     moved = Cell("x''", BITS + ID_BITS, ROWS * N, unsigned(shuffled_keys(got)))
-    check_independent([*view_cells(got, party, ROWS * N), own], [noise, moved])
+    check_independent([*harness.view_cells(got, party, ROWS * N), own], [noise, moved])
 
 
 # checkers, and mistakes that they must catch
@@ -219,9 +192,7 @@ def ids(words: Any) -> Any:
 
 
 def server_0_cannot_follow() -> None:
-    """S0 knows the low bits of what it sent, before sigma; S1 adds only multiples of 2^b to them,
-    and its g.
-    """
+    """S0 knows the low bits that it sent, before sigma; S1 adds multiples of 2^b and its g."""
     got = run(KINDS["zero"], seed=11)
     messages = [memoryview(message) for message in (got.sent[1][0], got.sent[2][1])]
     sent, heard = (BACKEND.unpack(message, (ROWS, N), BITS + ID_BITS) for message in messages)
@@ -229,16 +200,13 @@ def server_0_cannot_follow() -> None:
 
 
 def server_1_cannot_follow() -> None:
-    """S1 knows a, sigma and the ids: it must find neither pi(a), nor pi(ids), nor these once it has
-    undone sigma.
-    """
+    """S1 knows a, sigma and the ids: it must not find pi(a) or pi(ids), even with sigma undone."""
     got = run(KINDS["zero"], seed=11)
     own = {name: words for (_, _, name), (_, words) in got.drawn[1].items()}
     [heard] = [opening.values for opening in got.openings[1]]
     # The permutations are those of the same key in another run: draw them again.
-    sigma = selection.permutations(
-        "aes128ctr", NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma"), ROWS, N
-    )
+    key = NamedTree(roots(11)[1], 1, 1).key("shuffled", "sigma")
+    sigma = selection.permutations("aes128ctr", key, ROWS, N)
     moved = np.empty_like(heard)
     np.put_along_axis(moved, sigma, own["correction1"], axis=1)
     assert not alike(own["correction0"], own["a"]).any(), "S1 recognises a in beta"
@@ -256,65 +224,23 @@ def messages_are_uniform() -> None:
 
 def keys_are_kept() -> None:
     values = np.random.default_rng(13).integers(-9, 9, (4, 64))
-    assert np.array_equal(
-        np.sort(shuffled_keys(run(values)), axis=1), np.sort(keys_of(values), axis=1)
-    )
+    got = shuffled_keys(run(values))
+    assert np.array_equal(np.sort(got, axis=1), np.sort(keys_of(values), axis=1))
 
 
 def rows_have_their_own_order() -> None:
-    """Rows of equal values: their ids in shuffled order, compared place by place with the row
-    before.
-    """
+    """Rows of equal values: shuffled ids, compared place by place with the row before."""
     places = shuffled_keys(run(np.zeros((ROWS, 64), dtype=np.int64))) & 63
     # One place in 64 agrees: 63 of 4032 on average; 400 are 40 standard deviations more.
     assert (places[1:] == places[:-1]).sum() < 400, "two queries were shuffled alike"
 
 
-CHECKERS = [
-    server_0_cannot_follow,
-    server_1_cannot_follow,
-    messages_are_uniform,
-    keys_are_kept,
-    rows_have_their_own_order,
-]
+CHECKERS = [server_0_cannot_follow, server_1_cannot_follow, messages_are_uniform, keys_are_kept]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker.__name__)
+@pytest.mark.parametrize("checker", [*CHECKERS, rows_have_their_own_order], ids=name_of)
 def test_correct_shuffle_passes_every_checker(checker):
     checker()
-
-
-def shuffle_without_g(patch: Patch) -> None:
-    change_draws(patch, "g", zeroed)
-
-
-def first_message_without_a(patch: Patch) -> None:
-    """S0 then holds both shares of every distance."""
-    change_draws(patch, "a", zeroed)
-
-
-def second_message_without_a_prime(patch: Patch) -> None:
-    change_draws(patch, "a'", zeroed)
-
-
-def beta_sent_in_the_clear(patch: Patch) -> None:
-    """Without Delta, beta is pi(a): of the right law, but S1 knows a."""
-    change_draws(patch, "Delta", zeroed)
-
-
-def moved_sent_in_the_clear(patch: Patch) -> None:
-    change_draws(patch, "b'", zeroed)
-
-
-def beta_not_corrected(patch: Patch) -> None:
-    zero_corrections(patch, BITS)
-
-
-def delta_only_at_the_dealer(patch: Patch) -> None:
-    honest: Any = Session.words
-    patch.setattr(
-        Session, "words", lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta")
-    )
 
 
 def ids_added_after_pi(patch: Patch) -> None:
@@ -325,9 +251,8 @@ def ids_added_after_pi(patch: Patch) -> None:
         masked = session.receive_words(shape, self.value_bits)
         moved = backend.gather(v + masked, session.permutations("pi", *shape))
         delta = session.words("Delta", shape, self.value_bits)
-        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits) + backend.counting(
-            shape[1]
-        )
+        first = backend.scale(moved + delta, 1 << self.id_bits, self.bits)
+        first = first + backend.counting(shape[1])
         session.send_words(first - session.words("a'", shape, self.bits), self.bits)
         opened = session.receive_words(shape, self.bits)
         return Shuffled(opened, session.words("b'", shape, self.bits), self.bits)
@@ -335,19 +260,25 @@ def ids_added_after_pi(patch: Patch) -> None:
     patch.setattr(Shuffle, "_run_0", run_0)
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (shuffle_without_g, server_0_cannot_follow),
-    (first_message_without_a, messages_are_uniform),
-    (second_message_without_a_prime, server_1_cannot_follow),
-    (beta_sent_in_the_clear, server_1_cannot_follow),
-    (moved_sent_in_the_clear, server_1_cannot_follow),
-    (beta_not_corrected, keys_are_kept),
-    (delta_only_at_the_dealer, keys_are_kept),
+def without_delta(honest: Any) -> Any:
+    return lambda self, name, *a: honest(self, name, *a) * np.uint64(name != "Delta")
+
+
+MISTAKES: Cases = [
+    (draws("shuffle_without_g", "g"), server_0_cannot_follow),
+    # S0 then holds both shares of every distance.
+    (draws("first_message_without_a", "a"), messages_are_uniform),
+    (draws("second_message_without_a_prime", "a'"), server_1_cannot_follow),
+    # Without Delta, beta is pi(a): of the right law, but S1 knows a.
+    (draws("beta_sent_in_the_clear", "Delta"), server_1_cannot_follow),
+    (draws("moved_sent_in_the_clear", "b'"), server_1_cannot_follow),
+    (beta_not_corrected(BITS), keys_are_kept),
+    (mistakes.replaced("delta_only_at_the_dealer", Session, "words", without_delta), keys_are_kept),
     (ids_added_after_pi, keys_are_kept),
-    (one_shuffle_for_two_queries, rows_have_their_own_order),
+    (mistakes.one_shuffle, rows_have_their_own_order),
 ]
 
 
-@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)

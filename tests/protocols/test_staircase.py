@@ -1,9 +1,10 @@
-"""The staircase: values of a public step function, exact over small rings in every sharing, at both
-edges of its range and one beyond; silent; at its declared cost; planted bugs. Seeds are fixed; for
-the rate of false alarms see `checkers`.
+"""The staircase: values of a public step function, exact in small rings and at both edges; silent.
+
+Seeds are fixed; for the rate of false alarms see `checkers`.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,45 +12,16 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, PlanError
+from gpumpc.protocols import staircase
 from gpumpc.protocols import staircase as module
-from gpumpc.protocols.staircase import (
-    RepeatedTables,
-    Staircase,
-    plan_stairs,
-    repeated_lanes,
-    xor_rows,
-)
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    every,
-    opened_cells,
-    plain,
-    run_step,
-    share,
-    unsigned,
-)
+from tests import harness
+from tests.harness import BACKEND, Cell, Outcome, every, opened_cells, run_step, share, unsigned
+from tests.protocols import checkers, mistakes
 from tests.protocols.cases import SIZES, Ints
-from tests.protocols.checkers import (
-    check_cost,
-    check_independent,
-    check_opened,
-    check_same_law,
-    check_view,
-)
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    change_draws,
-    check_caught,
-    first_row_for_all,
-    zeroed,
-)
+from tests.protocols.mistakes import Cases, Mistake, check_caught, draws, name_of, replaced, zeroed
 
 N = 1 << 14
 BITS, HIGH = 12, 19
@@ -64,15 +36,15 @@ def stairs(
     edges: tuple[int, ...] = EDGES,
     values: tuple[int, ...] = VALUES,
     high: int = HIGH,
-) -> Staircase:
-    return Staircase("stairs", ("s",), "g", (n,), bits, high, 7, edges, values)
+) -> staircase.Staircase:
+    return staircase.Staircase("stairs", ("s",), "g", (n,), bits, high, 7, edges, values)
 
 
 def by_search(s: Ints, edges: tuple[int, ...] = EDGES, values: tuple[int, ...] = VALUES) -> Ints:
     return np.array(values)[np.searchsorted(edges, s, side="right")]
 
 
-def lowest(step: Staircase) -> int:
+def lowest(step: staircase.Staircase) -> int:
     return step.thresholds[-1] - (1 << (step.bits - 1))
 
 
@@ -109,12 +81,13 @@ def test_every_value_is_right_under_every_small_mask():
 def test_random_values_and_both_edges_are_right(n, bits):
     step, rng = stairs(n, bits), np.random.default_rng(n)
     s = rng.integers(lowest(step), 1 << (bits - 1), n)
-    around = np.array(
-        [lowest(step), (1 << (bits - 1)) - 1, *(e + d for e in EDGES for d in (-1, 0)), 0, -1]
-    )
-    s[: around.size] = around[:n]
+    near = [e + d for e in EDGES for d in (-1, 0)]
+    around = [lowest(step), (1 << (bits - 1)) - 1, *near, 0, -1]
+    s[: len(around)] = around[:n]
     got = run_step(step, share(s, bits, seed=1))
-    assert np.array_equal(got.values, by_search(s)) and np.array_equal(plain(step, s), by_search(s))
+    assert np.array_equal(got.values, by_search(s)) and np.array_equal(
+        harness.plain(step, s), by_search(s)
+    )
     assert (got.shares[0].bits, got.shares[0].frac) == (HIGH, 7)
 
 
@@ -134,19 +107,10 @@ def test_wider_share_is_reduced_and_a_narrower_one_refused():
         run_step(stairs(3), share(s, BITS - 1))
 
 
-@pytest.mark.parametrize(
-    ("edges", "values"),
-    [
-        ((), (1,)),
-        ((0,), (0, 1)),
-        ((3, 3), (0, 1, 2)),
-        ((4, 3), (0, 1, 2)),
-        ((1 << (BITS - 1),), (0, 1)),
-    ],
-)
-def test_thresholds_that_do_not_ascend_in_the_ring_are_refused(edges, values):
+@pytest.mark.parametrize("edges", [(), (0,), (3, 3), (4, 3), (1 << (BITS - 1),)])
+def test_thresholds_that_do_not_ascend_in_the_ring_are_refused(edges):
     with pytest.raises(PlanError, match="do not ascend"):
-        stairs(3, BITS, edges, values)
+        stairs(3, BITS, edges, tuple(range(len(edges) + 1)) if edges else (1,))
 
 
 @pytest.mark.parametrize("values", [(0,), (0, 1, 2), (-1, 0), (0, 1 << HIGH)])
@@ -159,7 +123,7 @@ def test_values_that_do_not_fit_are_refused(values):
 def test_lanes_are_repeated_threshold_by_threshold(n, times):
     bits = np.random.default_rng(3).integers(0, 2, (5, n), dtype=np.uint64)
     lanes: Any = np.concatenate([BACKEND.bit(row, 0)[None] for row in bits])
-    got: Any = repeated_lanes(BACKEND, lanes, n, times)
+    got: Any = staircase.repeated_lanes(BACKEND, lanes, n, times)
     assert np.array_equal(
         got, np.concatenate([BACKEND.bit(np.tile(row, times), 0)[None] for row in bits])
     )
@@ -168,7 +132,7 @@ def test_lanes_are_repeated_threshold_by_threshold(n, times):
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
 def test_rows_are_added_without_carry(rows):
     words: Any = np.random.default_rng(4).integers(0, 1 << 63, (rows, 5), dtype=np.uint64)
-    found: Any = xor_rows(BACKEND, words)
+    found: Any = staircase.xor_rows(BACKEND, words)
     assert np.array_equal(found, np.bitwise_xor.reduce(words, axis=0))
 
 
@@ -180,45 +144,32 @@ def test_rows_are_added_without_carry(rows):
 def test_declared_cost_is_measured(n, edges):
     step = stairs(n, BITS, edges, tuple(range(len(edges) + 1)))
     got = run_step(step, share(np.zeros(n, dtype=np.int64), BITS))
-    check_cost(got, step.cost)
+    checkers.check_cost(got, step.cost)
     tree, every_n = step.comparison.high, n * len(edges)
-    sent = (
-        packed_bytes(n, BITS)
-        + lane_bytes(every_n, tree.opened_bits)
-        + lane_bytes(n, step.value_bits)
-    )
+    choices = lane_bytes(n, step.value_bits)
+    sent = packed_bytes(n, BITS) + lane_bytes(every_n, tree.opened_bits) + choices
     dealt = lane_bytes(n, tree.table_bits) + lane_bytes(every_n, tree.product_bits)
-    assert got.cost == Cost.both_ways(
-        2 + len(tree.levels), sent, dealt + packed_bytes(n * step.value_bits, HIGH)
-    )
+    dealt += packed_bytes(n * step.value_bits, HIGH)
+    assert got.cost == Cost.both_ways(2 + len(tree.levels), sent, dealt)
 
 
 def test_each_threshold_costs_only_its_tree():
-    """The figures of docs/protocols.md section 9a: no table, no word and no opened choice a
-    threshold.
-    """
-    one, two = (plan_stairs(33, times) for times in (900, 901))
-    assert isinstance(one, RepeatedTables) and one.high == two.high
-    assert (one.high.opened_bits, one.high.product_bits, one.high.table_bits, one.rounds) == (
-        21,
-        18,
-        111,
-        3,
-    )
+    """docs/protocols.md section 9a: no table, no word and no opened choice a threshold."""
+    one, two = (staircase.plan_stairs(33, times) for times in (900, 901))
+    assert isinstance(one, staircase.RepeatedTables) and one.high == two.high
+    tree = one.high
+    assert (tree.opened_bits, tree.product_bits, tree.table_bits, one.rounds) == (21, 18, 111, 3)
     costs = [stairs(64, 34, tuple(range(1, j + 1)), (0,) * (j + 1)).cost for j in (900, 901)]
-    assert (
-        costs[1].s0_bytes - costs[0].s0_bytes == 8 * 21
-        and costs[1].dealer_bytes - costs[0].dealer_bytes == 8 * 18
-    )
+    assert costs[1].s0_bytes - costs[0].s0_bytes == 8 * 21
+    assert costs[1].dealer_bytes - costs[0].dealer_bytes == 8 * 18
 
 
 # transcripts
 
 
 def constant(kind: str, n: int = N) -> Ints:
-    return np.full(
-        n, {"zero": 0, "lowest": lowest(stairs(1)), "highest": 2047, "on an edge": 100}[kind]
-    )
+    values = {"zero": 0, "lowest": lowest(stairs(1)), "highest": 2047, "on an edge": 100}
+    return np.full(n, values[kind])
 
 
 def run_on(s: Ints, seed: int = 6) -> Outcome:
@@ -227,19 +178,17 @@ def run_on(s: Ints, seed: int = 6) -> Outcome:
 
 @pytest.mark.parametrize("kind", ["zero", "lowest", "highest", "on an edge"])
 def test_every_opened_byte_lane_is_uniform(kind):
-    check_opened(run_on(constant(kind)))
+    checkers.check_opened(run_on(constant(kind)))
 
 
 def test_two_inputs_give_transcripts_of_one_distribution():
     first, second = run_on(constant("lowest"), seed=7), run_on(constant("highest"), seed=8)
     for party in (0, 1):
-        check_same_law(opened_cells(first, party), opened_cells(second, party))
+        checkers.check_same_law(opened_cells(first, party), opened_cells(second, party))
 
 
 def pieces(got: Outcome) -> Outcome:
-    """Lanes of all thresholds cut into those of one each, so that every cell has one element a
-    row.
-    """
+    """Lanes of all thresholds cut into those of one each: one element a row in every cell."""
 
     def parts(side: dict[Any, tuple[int, Any]]) -> dict[Any, tuple[int, Any]]:
         return {
@@ -247,16 +196,12 @@ def pieces(got: Outcome) -> Outcome:
             for name, (bits, v) in side.items()
         }
 
-    openings = [[_cut(o.values, o.n) for o in side] for side in got.openings]
-    cut = tuple(
-        [
-            dataclasses.replace(o, n=N, values=values)
-            for o, values in zip(side, pieces_of, strict=True)
-        ]
-        for side, pieces_of in zip(got.openings, openings, strict=True)
-    )
+    def opened(side: list[Any]) -> list[Any]:
+        return [dataclasses.replace(o, n=N, values=_cut(o.values, o.n)) for o in side]
+
+    (first, second), (one, other) = got.openings, got.drawn
     return dataclasses.replace(
-        got, openings=(cut[0], cut[1]), drawn=(parts(got.drawn[0]), parts(got.drawn[1]))
+        got, openings=(opened(first), opened(second)), drawn=(parts(one), parts(other))
     )
 
 
@@ -270,15 +215,12 @@ def view_of(party: int) -> None:
     pair = share(s, BITS, seed=10)
     got = run_step(stairs(N), pair, seed=11)
     steps = [(s >= edge).astype(np.uint64) for edge in (9, 1024)]
-    secret = [
-        Cell("s", BITS, N, unsigned(s)),
-        Cell("the peer's share", BITS, N, pair[1 - party].words),
-    ]
-    secret += [
-        Cell("a step", 0, N, BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None])
-        for bit in steps
-    ]
-    check_view(pieces(got), party, N, secret)
+    peer = Cell("the peer's share", BITS, N, pair[1 - party].words)
+    secret = [Cell("s", BITS, N, unsigned(s)), peer]
+    for bit in steps:
+        lane = BACKEND.bit(bit, 0)[None] ^ BACKEND.bit(np.roll(bit, 1), 0)[None]
+        secret.append(Cell("a step", 0, N, lane))
+    checkers.check_view(pieces(got), party, N, secret)
 
 
 @pytest.mark.parametrize("party", [0, 1])
@@ -296,87 +238,58 @@ def values_are_right() -> None:
 
 
 def openings_are_noise() -> None:
-    got = pieces(run_on(constant("on an edge")))
-    check_independent(opened_cells(got))
+    checkers.check_independent(opened_cells(pieces(run_on(constant("on an edge")))))
 
 
-def view_of_server_0() -> None:
-    view_of(0)
+view_0, view_1 = (functools.partial(view_of, party) for party in (0, 1))
 
 
-def view_of_server_1() -> None:
-    view_of(1)
+def masks_of_the_first_threshold(lanes: Any) -> Any:
+    each = lanes.reshape(len(lanes), len(EDGES), -1)
+    return (zeroed(each) + each[:, :1]).reshape(lanes.shape)
 
 
-def t_used_for_two_bits(patch: Patch) -> None:
-    change_draws(patch, "t'", first_row_for_all)
+def fourth_edge_one_less(honest: Any) -> Any:
+    return lambda self, w, value, bits: honest(self, w, value - (value == -EDGES[3]), bits)
 
 
-def t_known_to_server_0(patch: Patch) -> None:
-    change_draws(patch, "t'", zeroed, parties=(1,))
+def repeated_by_row(backend: Any, lanes: Any, n: int, times: int) -> Any:
+    """Not threshold by threshold."""
+    rows = [np.repeat(np.asarray(backend.from_bit(lane, (n,))), times) for lane in lanes]
+    return np.concatenate([backend.bit(row, 0)[None] for row in rows])
 
 
-def trees_of_two_thresholds_share_masks(patch: Patch) -> None:
-    """The masks of the first threshold serve all."""
-
-    def first_threshold(lanes: Any) -> Any:
-        each = lanes.reshape(len(lanes), len(EDGES), -1)
-        return (each * np.uint64(0) + each[:, :1]).reshape(lanes.shape)
-
-    change_draws(patch, "masks", first_threshold)
-
-
-def threshold_off_by_one(patch: Patch) -> None:
-    honest = NumpyBackend.add_constant
-    patch.setattr(
-        NumpyBackend,
-        "add_constant",
-        lambda self, w, value, bits: honest(self, w, value - (value == -EDGES[3]), bits),
-    )
-
-
-def top_of_r_forgotten(patch: Patch) -> None:
+def without_top(planes: Any) -> Any:
     """The dealer leaves msb(r) in every bit that changes an odd number of times."""
-    patch.setattr(module, "split_top", lambda planes: (planes[:-1], planes[-1] * np.uint64(0)))
+    return planes[:-1], zeroed(planes[-1])
 
 
-def tables_of_the_wrong_row(patch: Patch) -> None:
-    """Repeated row by row, not threshold by threshold."""
-
-    def repeated(backend: Any, lanes: Any, n: int, times: int) -> Any:
-        rows = [np.repeat(np.asarray(backend.from_bit(lane, (n,))), times) for lane in lanes]
-        return np.concatenate([backend.bit(row, 0)[None] for row in rows])
-
-    patch.setattr(module, "repeated_lanes", repeated)
-
-
-def complement_at_both(patch: Patch) -> None:
+def ones_at_both(session: Session, n: int) -> Any:
     """Both servers take the complement in [s >= theta]: the two ones cancel."""
-
-    def at_both(session: Session, n: int) -> Any:
-        return session.backend.constant_lane(1, n)
-
-    patch.setattr(module, "ones_at_party_0", at_both)
+    return session.backend.constant_lane(1, n)
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (t_used_for_two_bits, openings_are_noise),
-    (t_known_to_server_0, view_of_server_0),
-    (trees_of_two_thresholds_share_masks, openings_are_noise),
-    (threshold_off_by_one, values_are_right),
-    (top_of_r_forgotten, values_are_right),
-    (tables_of_the_wrong_row, values_are_right),
-    (complement_at_both, values_are_right),
+def in_module(name: str, attribute: str, wrong: Any) -> Mistake:
+    return replaced(name, module, attribute, lambda _: wrong)
+
+
+off_by_one = replaced("threshold_off_by_one", NumpyBackend, "add_constant", fourth_edge_one_less)
+MISTAKES: Cases = [
+    (draws("t_used_for_two_bits", "t'", mistakes.first_row_for_all), openings_are_noise),
+    (draws("t_known_to_server_0", "t'", parties=(1,)), view_0),
+    (draws("trees_share_masks", "masks", masks_of_the_first_threshold), openings_are_noise),
+    (off_by_one, values_are_right),
+    (in_module("top_of_r_forgotten", "split_top", without_top), values_are_right),
+    (in_module("tables_of_the_wrong_row", "repeated_lanes", repeated_by_row), values_are_right),
+    (in_module("complement_at_both", "ones_at_party_0", ones_at_both), values_are_right),
 ]
 
 
-@pytest.mark.parametrize(
-    "checker", [values_are_right, openings_are_noise, view_of_server_1], ids=lambda f: f.__name__
-)
-def test_correct_staircase_passes_every_checker(checker: Checker) -> None:
+@pytest.mark.parametrize("checker", [values_are_right, openings_are_noise, view_1], ids=name_of)
+def test_correct_staircase_passes_every_checker(checker):
     checker()
 
 
-@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)

@@ -10,14 +10,8 @@ import pytest
 
 from gpumpc.protocols.linear import Convolution
 from tests.harness import Cell, Outcome, Words, opened_cells, run_step, run_steps, share, unsigned
+from tests.protocols import checkers
 from tests.protocols.cases import Ints, argmax, clamp, lift, max_pool, pair_max, product_steps, relu
-from tests.protocols.checkers import (
-    check_independent,
-    check_opened,
-    check_same_law,
-    check_uniform,
-    check_view,
-)
 
 N = 1 << 15
 BITS, K = 27, 40
@@ -38,14 +32,9 @@ def constant(kind: str, shape: tuple[int, ...], bits: int) -> Ints:
     """Secrets that show any leak: all zero, all extreme, or the two extremes in turn."""
     top = TOP if bits == BITS - 1 else 0  # the clamp's lower edge
     highest, lowest = (1 << bits) - 1, -(1 << bits) + top
-    values = {
-        "zero": [0],
-        "highest": [highest],
-        "lowest": [lowest],
-        "minus one": [-1],
-        "apart": [highest, lowest],
-    }[kind]
-    return np.resize(np.array(values, dtype=np.int64), shape)
+    values = {"zero": [0], "highest": [highest], "lowest": [lowest], "minus one": [-1]}
+    values |= {"apart": [highest, lowest]}
+    return np.resize(np.array(values[kind], dtype=np.int64), shape)
 
 
 def run_on(name: str, kind: str, seed: int) -> Outcome:
@@ -56,14 +45,14 @@ def run_on(name: str, kind: str, seed: int) -> Outcome:
 @pytest.mark.parametrize("kind", ["zero", "highest", "lowest", "minus one", "apart"])
 @pytest.mark.parametrize("name", STEPS)
 def test_every_opened_byte_lane_is_uniform(name, kind):
-    check_opened(run_on(name, kind, seed=11))
+    checkers.check_opened(run_on(name, kind, seed=11))
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_two_inputs_give_transcripts_of_one_distribution(name):
     first, second = run_on(name, "lowest", seed=12), run_on(name, "highest", seed=13)
     for party in (0, 1):
-        check_same_law(opened_cells(first, party), opened_cells(second, party))
+        checkers.check_same_law(opened_cells(first, party), opened_cells(second, party))
 
 
 def columns(label: str, words: Words) -> list[Cell]:
@@ -74,9 +63,7 @@ def columns(label: str, words: Words) -> list[Cell]:
 @pytest.mark.parametrize("name", ["relu", "relu-unlifted", "clamp", "lift", "max", "argmax"])
 @pytest.mark.parametrize("party", [0, 1])
 def test_view_of_a_server_is_independent_of_the_secret(name, party):
-    """Openings, own masks, the dealer's shares and the own input share, against each other and
-    against the value.
-    """
+    """Openings, own masks, dealt shares and the input share, against each other and the value."""
     step, bits = STEPS[name]
     rng = np.random.default_rng(14)
     x = rng.integers(-(1 << bits) + TOP, 1 << bits, step.shape)
@@ -87,8 +74,8 @@ def test_view_of_a_server_is_independent_of_the_secret(name, party):
     if name in ("max", "argmax"):
         difference = x.reshape(N, 2)[:, 0] - x.reshape(N, 2)[:, 1]
         secret.append(Cell("a - b", BITS, N, unsigned(difference)))
-    check_view(got, party, N, secret + peer)
-    check_independent(inputs + opened_cells(got, party), secret)
+    checkers.check_view(got, party, N, secret + peer)
+    checkers.check_independent(inputs + opened_cells(got, party), secret)
 
 
 @pytest.mark.parametrize("kind", ["zero", "highest"])
@@ -99,29 +86,31 @@ def test_a_convolution_opens_uniform_bytes(kind):
     operator = Convolution((3, 3), (1, 1), (1, 1, 1, 1), 1)
     steps = product_steps(operator, shape, (*shape[:3], 2), K, 26)
     got = run_steps(steps, {"x": share(constant(kind, shape, K - 1), K)}, weights, seed=17)
-    check_opened(got)
+    checkers.check_opened(got)
 
 
 def test_shares_are_uniform():
     for kind in ("zero", "highest"):
         for party, part in enumerate(share(constant(kind, (N,), 39), K, seed=18)):
-            check_uniform([Cell(f"share {party}", K, N, part.words)])
+            checkers.check_uniform([Cell(f"share {party}", K, N, part.words)])
 
 
 def test_each_result_share_alone_is_uniform():
     """What a server keeps afterwards, too: the lifted result of a ReLU of zeros."""
     got = run_on("relu", "zero", seed=19)
     for party in (0, 1):
-        check_uniform([Cell("result", K, N, np.ascontiguousarray(got.shares[party].words))])
+        checkers.check_uniform(
+            [Cell("result", K, N, np.ascontiguousarray(got.shares[party].words))]
+        )
 
 
 def test_a_biased_lane_is_noticed():
     """The power of the tests: one bit in a hundred set too often."""
     rng = np.random.default_rng(20)
     words = rng.integers(0, 1 << K, N, dtype=np.uint64)
-    check_uniform([Cell("fair", K, N, words)])
+    checkers.check_uniform([Cell("fair", K, N, words)])
     words |= np.where(rng.random(N) < 0.1, np.uint64(1 << 39), np.uint64(0))
     with pytest.raises(AssertionError, match="not uniform"):
-        check_uniform([Cell("biased", K, N, words)])
+        checkers.check_uniform([Cell("biased", K, N, words)])
     with pytest.raises(AssertionError, match="dependent"):
-        check_independent([Cell("biased", K, N, words)])
+        checkers.check_independent([Cell("biased", K, N, words)])

@@ -1,6 +1,4 @@
-"""The opened search: exact, ties by lowest id; at its declared cost; and what it opens of five keys
-under every order. Seeds are fixed.
-"""
+"""The opened search: exact, ties by lowest id; and all that it opens of five keys."""
 
 import itertools
 from collections import Counter
@@ -10,16 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.topk_failures import (
-    BITS,
-    count_wrong,
-    databases,
-    exact,
-    id_bits,
-    opened_signs,
-    search,
-    steps,
-)
+from bench import topk_failures as bench
+from bench.topk_failures import BITS, count_wrong, databases, exact, id_bits, search, steps
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
@@ -29,7 +19,6 @@ from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session, Sum
 from tests.harness import plain, run_steps, share
 from tests.protocols.checkers import check_cost
-from tests.protocols.mistakes import Patch
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,9 +36,7 @@ def test_the_k_smallest_keys_come_in_order(n, which):
 
 
 def test_1000_queries_over_2000_rows_are_exact():
-    """The figure itself is `python -m bench.topk_failures --queries 1000 --n 2000`; here with k =
-    1, 5 and 10 instead.
-    """
+    """`python -m bench.topk_failures --queries 1000 --n 2000`, with k = 1, 5 and 10."""
     for k, n_queries in ((1, 300), (5, 400), (10, 300)):
         tally = count_wrong(n_queries, 2000, k, seed=k)
         assert (tally.queries, tally.wrong) == (n_queries, 0)
@@ -65,9 +52,7 @@ def test_search_matches_the_plain_definition():
 
 
 def test_range_of_distances_is_sharp():
-    """Keys may differ by less than 2^(bits-1): distances from -2^(BITS-2) to 2^(BITS-2) - 1 do, one
-    more does not.
-    """
+    """Keys may differ by less than 2^(bits-1): distances of [-2^(BITS-2), 2^(BITS-2)) do."""
     low, high = -(1 << (BITS - 2)), (1 << (BITS - 2)) - 1
     for pair in ([low, high], [high, low], [low, low], [high, high]):
         distances = np.tile(np.array(pair), (8, 1))
@@ -77,9 +62,8 @@ def test_range_of_distances_is_sharp():
 
 
 def test_range_of_distances_holds_through_the_passes():
-    distances = np.random.default_rng(3).choice(
-        np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1]), (4, 200)
-    )
+    ends = np.array([-(1 << (BITS - 2)), (1 << (BITS - 2)) - 1])
+    distances = np.random.default_rng(3).choice(ends, (4, 200))
     assert np.array_equal(search(distances, 5, seed=3).values, exact(distances, 5))
 
 
@@ -175,40 +159,30 @@ def all_orders(n: int) -> tuple[Ints, Ints]:
     return np.repeat(both, len(both), axis=0), np.tile(both, (len(both), 1))
 
 
+LOWEST, HIGHEST = -(1 << (BITS - 2)), (1 << (BITS - 2)) - 1
 FIVE = {
     "random": [71, -3, 12, 8, -40],
     "all equal": [9, 9, 9, 9, 9],
     "duplicates": [4, 0, 4, 0, 4],
     "ascending": [0, 1, 2, 3, 4],
     "descending": [4, 3, 2, 1, 0],
-    "extremes": [
-        -(1 << (BITS - 2)),
-        (1 << (BITS - 2)) - 1,
-        0,
-        -(1 << (BITS - 2)),
-        (1 << (BITS - 2)) - 1,
-    ],
+    "extremes": [LOWEST, HIGHEST, 0, LOWEST, HIGHEST],
 }
 
 
 def transcript_of(database: list[int], k: int) -> tuple[list[tuple[int, ...]], Ints]:
-    """What is opened of one database under every (pi, sigma): all comparison bits a row; and their
-    composition.
-    """
+    """All comparison bits opened of a database under every (pi, sigma), and their composition."""
     pi, sigma = all_orders(5)
     distances = np.tile(np.array(database), (len(pi), 1))
-    outcome = search(
-        distances, k, seed=8, script={(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
-    )
+    script = {(0, "shuffled", "pi"): pi, (1, "shuffled", "sigma"): sigma}
+    outcome = search(distances, k, seed=8, script=script)
     assert np.array_equal(outcome.values, exact(distances, k))
-    bits = np.concatenate(list(opened_signs(outcome, len(pi)).values()), axis=1)
+    bits = np.concatenate(list(bench.opened_signs(outcome, len(pi)).values()), axis=1)
     return [tuple(row) for row in bits.tolist()], selection.compose(pi, sigma)
 
 
 def check_every_order(k: int) -> None:
-    """The bits are a function of the composed permutation, each order's as often as any other's,
-    for every database.
-    """
+    """The bits are a function of the composed permutation, in one law for every database."""
     laws = []
     for database in FIVE.values():
         opened, composed = transcript_of(database, k)
@@ -226,29 +200,20 @@ def test_every_order_at_five_is_opened_equally_often():
     assert set(Counter(transcript_of(FIVE["all equal"], 2)[0]).values()) == {120}
 
 
-def one_mixing(patch: Patch) -> None:
-    """The public coin of a pass the same for every row: so that a transcript is a function of the
-    order alone.
-    """
-    honest = selection.permutations
-    patch.setattr(
-        selection,
-        "permutations",
-        lambda c, key, rows, n: honest(c, bytes(32), 1, n).repeat(rows, axis=0),
-    )
+def one_coin(honest: Any) -> Any:
+    """One public coin of a pass for all rows: a transcript is then a function of the order."""
+    return lambda cipher, key, rows, n: honest(cipher, bytes(32), 1, n).repeat(rows, axis=0)
 
 
 @pytest.mark.parametrize("plan", [(Pass(5, 3, 2, 4),), (Pass(5, 4, 3, 4), Pass(4, 3, 2, 3))])
 def test_every_order_at_five_is_opened_equally_often_with_passes(monkeypatch, plan):
     monkeypatch.setattr(TopK, "passes", plan)
-    one_mixing(monkeypatch)
+    monkeypatch.setattr(selection, "permutations", one_coin(selection.permutations))
     check_every_order(k=2)
 
 
 def test_failure_depends_on_the_order_not_the_database(monkeypatch):
-    """Whether a selection fails is a function of the order too, of the same law: here every order,
-    a row at a time.
-    """
+    """Whether a selection fails is a function of the order too: every order, a row at a time."""
     monkeypatch.setattr(TopK, "passes", (Pass(5, 2, 1, 2),))
     pi, _ = all_orders(5)
     failed = []

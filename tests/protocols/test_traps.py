@@ -1,7 +1,7 @@
 """The traps of the protocol book that concern sections 1 to 8 and 10.
 
-Elsewhere: a lift with one mask for two candidates is planted in `test_planted`; a 40-bit share
-where 64 bits are needed, and a pool at its range's edge, are refused in `test_refusals`.
+Elsewhere: a lift with one mask for two candidates is planted in `test_planted_signs`; a 40-bit
+share where 64 bits are needed, and a pool at its range's edge, are refused in `test_refusals`.
 """
 
 import dataclasses
@@ -23,13 +23,8 @@ from tests.protocols.cases import RINGS, clamp, lift, outside_clamp, outside_rel
 def edges(bits):
     """Residues where carries and signs turn over."""
     half, full = 1 << (bits - 1), 1 << bits
-    return sorted(
-        {
-            v % full
-            for e in (0, half // 2, half, half + half // 2)
-            for v in (e - 2, e - 1, e, e + 1, e + 2)
-        }
-    )
+    corners = (0, half // 2, half, half + half // 2)
+    return sorted({(corner + by) % full for corner in corners for by in range(-2, 3)})
 
 
 def planted(bits, values, step, name):
@@ -70,9 +65,7 @@ def test_lift_is_right_at_the_edges_and_wrong_beyond(k, f):
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
 def test_relu_of_small_negative_products_is_zero(k, f):
-    """x in (-2^f, 0) truncates to -1 or 0: after the ReLU always 0, never 1 and never a large
-    value.
-    """
+    """x in (-2^f, 0) truncates to -1 or 0: after the ReLU 0, never 1 or a large value."""
     x = -1 - np.arange(min((1 << f) - 1, 1 << 13))
     steps = [truncate(x.size, k, f), ReLU("relu", ("y",), "z", (x.size,), k - f, k)]
     got = run_steps(steps, {"x": share(x, k, frac=2 * f)})
@@ -81,9 +74,7 @@ def test_relu_of_small_negative_products_is_zero(k, f):
 
 @pytest.mark.parametrize(("k", "f"), RINGS)
 def test_clamp_constant_is_exact_at_the_scale_of_the_value(k, f):
-    """Products at scale 2f within 2^f of the constant: a clamp off by 2^f - 1 would let some of
-    them through.
-    """
+    """Products within 2^f of the constant: a clamp off by 2^f - 1 would let some through."""
     top = 6 << f
     near = np.arange(-4100, 4100) if f > 12 else np.arange(-(1 << f), 1 << f)
     x = (top << f) + np.concatenate([near, [-(1 << f), (1 << f) - 1, 1 << f]])
@@ -96,18 +87,14 @@ def test_clamp_constant_is_exact_at_the_scale_of_the_value(k, f):
 
 
 def test_bits_above_the_ring_never_reach_the_wire():
-    """Whatever stands above bit 43 in a server's words, what leaves it is the same, and 5.5 bytes
-    an element.
-    """
+    """Bits of a server's words above bit 43 change no message: 5.5 bytes an element."""
     n, k = 640, 44
     step = Open("open", ("x",), "e", (n,), k)
     x = np.random.default_rng(1).integers(-(1 << 43), 1 << 43, n)
     clean: Any = share(x, k)
-    dirty = tuple(
-        dataclasses.replace(s, words=s.words | (np.arange(n, dtype=np.uint64) << np.uint64(k)))
-        for s in clean
-    )
-    first, second = run_step(step, clean), run_step(step, (dirty[0], dirty[1]))
+    dirt = np.arange(n, dtype=np.uint64) << np.uint64(k)
+    one, other = (dataclasses.replace(part, words=part.words | dirt) for part in clean)
+    first, second = run_step(step, clean), run_step(step, (one, other))
     assert first.sent == second.sent
     assert len(first.sent[0][0]) == n * 11 // 2
     assert not (first.openings[0][0].values >> np.uint64(k)).any()
@@ -130,9 +117,7 @@ def test_new_weights_under_an_old_name_get_a_new_mask():
 
 
 def test_local_zero_extension_is_wrong_for_most_values():
-    """Section 10: shares kept at a value's own bits must be lifted; padding their words with zeros
-    loses the carry.
-    """
+    """Section 10: shares of fewer bits must be lifted; padding words with zeros loses the carry."""
     n, low, high = 20_000, 27, 40
     x = np.random.default_rng(3).integers(0, 1 << (low - 2), n)
     first, second = share(x, low)
@@ -154,17 +139,14 @@ def test_uploaded_first_share_is_expanded_from_a_seed():
 
 
 def test_mask_hides_no_bits_above_its_own():
-    """Why a value is reduced before it is packed: opened modulo 2^48 under a 40-bit mask, the top
-    byte is the secret's.
-    """
+    """Opened modulo 2^48 under a 40-bit mask, the top byte is that of the secret."""
     n = 4096
     x = np.full(n, 0xAB << 40, dtype=np.uint64)
     hidden = x + BACKEND.expand_words("aes128ctr", bytes(32), (n,), 40)
     assert set(np.frombuffer(BACKEND.pack(hidden, 48), np.uint8)[5 * n :].tolist()) <= {0xAB, 0xAC}
     low = np.frombuffer(BACKEND.pack(hidden, 40), np.uint8)
-    assert len(low) == 5 * n and np.array_equal(
-        low, np.frombuffer(BACKEND.pack(hidden - x, 40), np.uint8)
-    )
+    assert len(low) == 5 * n
+    assert np.array_equal(low, np.frombuffer(BACKEND.pack(hidden - x, 40), np.uint8))
 
 
 def test_adding_takes_the_smaller_ring_on_both_sides():
@@ -174,7 +156,6 @@ def test_adding_takes_the_smaller_ring_on_both_sides():
         pairs = [share(v, b, seed=b) for v, b in zip((x, y), bits, strict=True)]
         sums = [a.plus(BACKEND, b) for a, b in zip(*pairs, strict=True)]
         assert {s.bits for s in sums} == {40}
-        assert np.array_equal(
-            BACKEND.reduce(sums[0].words + sums[1].words, 40), unsigned(x + y) & mask(40)
-        )
+        whole = BACKEND.reduce(sums[0].words + sums[1].words, 40)
+        assert np.array_equal(whole, unsigned(x + y) & mask(40))
     assert isinstance(sums[0], Additive)

@@ -1,10 +1,10 @@
-"""The vote of the nearest: the commonest label, of equals the nearest's, exactly; silent; at its
-declared cost.
+"""The vote of the nearest: the commonest label, of equals the nearest's, exactly and silently.
 
 Seeds are fixed; for the rate of false alarms see `checkers`.
 """
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -23,29 +23,12 @@ from gpumpc.retrieval.evaluation.metrics import majority_vote
 from gpumpc.ring import selection
 from gpumpc.ring.backend import Words, lane_bytes, packed_bytes
 from gpumpc.session import Session
-from tests.harness import (
-    BACKEND,
-    Cell,
-    Outcome,
-    every,
-    opened_cells,
-    plain,
-    run_step,
-    share,
-    unsigned,
-)
+from tests import harness
+from tests.harness import BACKEND, Cell, Outcome, opened_cells, plain, run_step, share, unsigned
+from tests.protocols import mistakes
 from tests.protocols.cases import Lt
 from tests.protocols.checkers import check_cost, check_opened, check_same_law, check_view
-from tests.protocols.mistakes import (
-    Checker,
-    Mistake,
-    Patch,
-    change_draws,
-    check_caught,
-    first_row_for_all,
-    tie_goes_right,
-    zeroed,
-)
+from tests.protocols.mistakes import Cases, Patch, check_caught, draws, name_of, replaced
 
 Ints = npt.NDArray[np.int64]
 BITS = 40
@@ -63,9 +46,8 @@ def keys_of(labels: Ints, bits: int, seed: int = 1) -> Ints:
 
 
 def run(labels: Ints, bits: int, seed: int = 1) -> Outcome:
-    return run_step(
-        vote(labels.shape, bits), share(keys_of(labels, bits), BITS, seed=seed), seed=seed
-    )
+    keys = share(keys_of(labels, bits), BITS, seed=seed)
+    return run_step(vote(labels.shape, bits), keys, seed=seed)
 
 
 # exactness
@@ -89,16 +71,14 @@ def test_vote_is_right_for_random_labels(rows, k, bits):
     labels = np.where(rng.random((rows, 1)) < 0.7, few, rng.integers(0, 1 << bits, (rows, k)))
     labels[0] = (1 << bits) - 1
     assert np.array_equal(run(labels, bits).words.astype(np.int64), majority_vote(labels))
-    assert np.array_equal(
-        plain(vote(labels.shape, bits), keys_of(labels, bits)), majority_vote(labels)
-    )
+    in_the_clear = plain(vote(labels.shape, bits), keys_of(labels, bits))
+    assert np.array_equal(in_the_clear, majority_vote(labels))
 
 
 def test_result_has_only_the_bits_of_a_label():
     got = run(np.array([[2, 2, 1]]), 3)
-    assert all(
-        part.bits == 3 and part.words.shape == (1,) and part.words.max() < 8 for part in got.shares
-    )
+    for part in got.shares:
+        assert part.bits == 3 and part.words.shape == (1,) and part.words.max() < 8
 
 
 @pytest.mark.parametrize("bits", [0, 17])
@@ -129,13 +109,8 @@ class Compare(Step):
         Equality(self.bits).deal(dealing, dealing.backend.to_planes(r, self.bits), self.n)
 
     def run(self, session: Session, y: Any) -> Lt:
-        return Lt(
-            (
-                Equality(self.bits).run(
-                    session, session.backend.to_planes(y.words, self.bits), self.n
-                ),
-            )
-        )
+        planes = session.backend.to_planes(y.words, self.bits)
+        return Lt((Equality(self.bits).run(session, planes, self.n),))
 
     def plain(self, clear: Clear, *values: Words) -> Words:
         raise AssertionError("an equality has no value in the clear")
@@ -143,10 +118,9 @@ class Compare(Step):
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 9, 13, 16])
 def test_equality_is_right_for_all_or_neighbouring_values(bits):
-    near = np.unique(
-        [0, 1, (1 << bits) - 1, (1 << bits) // 2, (1 << bits) // 2 - 1, 5 % (1 << bits)]
-    )
-    y, r = every(np.arange(1 << bits), np.arange(1 << bits)) if bits <= 6 else every(near, near)
+    full = 1 << bits
+    near = np.unique([0, 1, full - 1, full // 2, full // 2 - 1, 5 % full])
+    y, r = harness.every(*2 * [np.arange(full) if bits <= 6 else near])
     step = Compare("compare", ("y",), "e", (y.size,), bits)
     pair = tuple(dataclasses.replace(part, words=unsigned(y)) for part in share(y, bits))
     script = {(0, "compare", "r"): unsigned(r), (1, "compare", "r"): unsigned(0 * r)}
@@ -170,11 +144,9 @@ def test_declared_cost_is_measured(rows, k, bits):
         assert step.cost == Cost()
         return
     equality = Equality(bits)
-    own = Cost.both_ways(
-        2 + equality.rounds,
-        packed_bytes(rows * k, bits) + lane_bytes(pairs, equality.opened_bits + 1),
-        lane_bytes(pairs, equality.dealt_bits) + packed_bytes(pairs, count),
-    )
+    sent = packed_bytes(rows * k, bits) + lane_bytes(pairs, equality.opened_bits + 1)
+    dealt = lane_bytes(pairs, equality.dealt_bits) + packed_bytes(pairs, count)
+    own = Cost.both_ways(2 + equality.rounds, sent, dealt)
     assert step.cost == own + KnockOut(rows, k, count, bits).cost
 
 
@@ -188,10 +160,8 @@ def test_cost_of_a_vote_of_five_matches_the_document():
 def test_a_duel_carries_payloads_wider_than_its_values(bits, payload):
     duel = Duel(64, bits, payload)
     assert duel.choice_bits == max(bits, payload)
-    dealt = lane_bytes(64, duel.comparison.dealt_bits) + sum(
-        packed_bytes(64, b) for b in (max(bits, payload), bits, payload)
-    )
-    assert duel.cost.dealer_bytes == dealt
+    words = sum(packed_bytes(64, b) for b in (max(bits, payload), bits, payload))
+    assert duel.cost.dealer_bytes == lane_bytes(64, duel.comparison.dealt_bits) + words
 
 
 # transcripts of a vote
@@ -251,12 +221,7 @@ def view_of(party: int) -> None:
     check_view(by_voter(got), party, N, secret)
 
 
-def view_of_server_0() -> None:
-    view_of(0)
-
-
-def view_of_server_1() -> None:
-    view_of(1)
+view_0, view_1 = (functools.partial(view_of, party) for party in (0, 1))
 
 
 # checkers, and mistakes that they must catch
@@ -271,65 +236,15 @@ def winners_are_right() -> None:
 
 def openings_are_noise() -> None:
     for bits in (3, 9):
-        got = run(constant("two of three"), bits, seed=17)
-        check_opened(got)
+        check_opened(run(constant("two of three"), bits, seed=17))
 
 
-CHECKERS = [
-    view_of_server_0,
-    view_of_server_1,
-    winners_are_right,
-    openings_are_noise,
-]
+CHECKERS = [view_0, view_1, winners_are_right, openings_are_noise]
 
 
-@pytest.mark.parametrize("checker", CHECKERS, ids=lambda f: f.__name__)
-def test_correct_vote_passes_every_checker(checker: Checker) -> None:
+@pytest.mark.parametrize("checker", CHECKERS, ids=name_of)
+def test_correct_vote_passes_every_checker(checker):
     checker()
-
-
-def labels_opened_without_mask(patch: Patch) -> None:
-    change_draws(patch, "r", zeroed)
-
-
-def one_mask_for_all_voters(patch: Patch) -> None:
-    change_draws(
-        patch,
-        "r",
-        lambda words: zeroed(words) + words[..., :1] if words.ndim == 2 else words,
-    )
-
-
-def equality_opened(patch: Patch) -> None:
-    change_draws(patch, "t'", zeroed)
-
-
-def equality_open_to_server_0(patch: Patch) -> None:
-    change_draws(patch, "t'", zeroed, parties=(1,))
-
-
-def digits_share_a_mask(patch: Patch) -> None:
-    change_draws(patch, "eq.masks", first_row_for_all)
-
-
-def choice_as_narrow_as_counts(patch: Patch) -> None:
-    patch.setattr(Duel, "choice_bits", property(lambda self: self.bits))
-
-
-def farther_members_counted(patch: Patch) -> None:
-    """Each pair counts for its farther member alone, so that the last holder has the most.
-
-    (The nearer would do.)
-    """
-
-    def summed(self: Vote, backend: Any, pairs: Any) -> Any:
-        _, right = selection.pairs(self.shape[1])
-        return np.stack(
-            [pairs[:, right == i].sum(axis=1, dtype=np.uint64) for i in range(self.shape[1])],
-            axis=1,
-        )
-
-    patch.setattr(Vote, "_summed", summed)
 
 
 def lower_digit_alone(patch: Patch) -> None:
@@ -345,19 +260,37 @@ def lower_digit_alone(patch: Patch) -> None:
     patch.setattr(module.Equality, "run", equal)
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (labels_opened_without_mask, openings_are_noise),
-    (one_mask_for_all_voters, openings_are_noise),
-    (equality_opened, openings_are_noise),
-    (equality_open_to_server_0, view_of_server_0),
-    (digits_share_a_mask, openings_are_noise),
-    (tie_goes_right, winners_are_right),
-    (choice_as_narrow_as_counts, winners_are_right),
-    (farther_members_counted, winners_are_right),
+def first_voter_for_all(words: Any) -> Any:
+    return mistakes.zeroed(words) + words[..., :1] if words.ndim == 2 else words
+
+
+def by_farther_members(self: Vote, backend: Any, pairs: Any) -> Any:
+    """Each pair counts for its farther member alone, so that the last holder has the most.
+
+    (The nearer would do.)
+    """
+    _, right = selection.pairs(self.shape[1])
+    sums = [pairs[:, right == i].sum(axis=1, dtype=np.uint64) for i in range(self.shape[1])]
+    return np.stack(sums, axis=1)
+
+
+def as_narrow_as_counts(_: object) -> Any:
+    return property(lambda self: self.bits)
+
+
+MISTAKES: Cases = [
+    (draws("labels_opened_without_mask", "r"), openings_are_noise),
+    (draws("one_mask_for_all_voters", "r", first_voter_for_all), openings_are_noise),
+    (draws("equality_opened", "t'"), openings_are_noise),
+    (draws("equality_open_to_server_0", "t'", parties=(1,)), view_0),
+    (draws("digits_share_a_mask", "eq.masks", mistakes.first_row_for_all), openings_are_noise),
+    (mistakes.tie_goes_right, winners_are_right),
+    (replaced("choice_as_narrow", Duel, "choice_bits", as_narrow_as_counts), winners_are_right),
+    (replaced("farther_members", Vote, "_summed", lambda _: by_farther_members), winners_are_right),
     (lower_digit_alone, winners_are_right),
 ]
 
 
-@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)

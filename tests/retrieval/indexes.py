@@ -61,9 +61,7 @@ def opened_value(got: Outcome, step: str, shape: tuple[int, ...], bits: int) -> 
 
 
 def compared(got: Outcome, name: str, pair: Pair, geometry: Geometry) -> Ints:
-    """The vectors that scores are made of: quantised as the shares say, or as the servers
-    normalised them.
-    """
+    """The scored vectors: quantised as the shares say, or as the servers normalised them."""
     if geometry.metric == "cosine":
         return opened_value(got, f"{name}/opened", pair[0].words.shape, geometry.score_bits)
     return quantised(pair, geometry)
@@ -78,9 +76,7 @@ def scores_of(queries: Ints, rows: Ints, metric: Metric) -> Any:
 
 
 def best(scores: Any, k: int) -> list[list[tuple[int, int]]]:
-    """(score, position) of the k best of each query, the lowest position first where scores are
-    equal.
-    """
+    """(score, position) of the k best of each query, the lowest position first of equals."""
     return [sorted((int(s), i) for i, s in enumerate(row))[:k] for row in scores]
 
 
@@ -121,9 +117,7 @@ class Index:
         first: Any = None,
         labels: Ints | None = None,
     ) -> Outcome:
-        """Names follow the order of adding; a batch is filled up with zero rows, which are not
-        kept.
-        """
+        """Names follow the order of adding; zero rows, which are not kept, fill the batch."""
         padded = np.zeros((BATCH, self.geometry.dim), dtype=np.int64)
         padded[: len(features)] = features
         pair = feature_shares(padded, self.geometry, seed=batch_index, first=first)
@@ -137,12 +131,8 @@ class Index:
         halves = (None, None) if labels is None else label_shares(labels, seed=batch_index)
         for store, rows, half in zip(self.stores, got.shares, halves, strict=True):
             assert isinstance(rows, Rows)
-            store.put(
-                self.record.kind,
-                keys,
-                "owner",
-                index.pack_rows(BACKEND, self.geometry, rows, len(names), half),
-            )
+            packed = index.pack_rows(BACKEND, self.geometry, rows, len(names), half)
+            store.put(self.record.kind, keys, "owner", packed)
             store.confirm(self.record.kind, keys)
         self.labels |= dict(zip(names, [] if labels is None else labels.tolist(), strict=False))
         self.rows |= dict(zip(names, compared(got, "v", pair, self.geometry), strict=False))
@@ -150,10 +140,8 @@ class Index:
 
     def remove(self, names: list[str]) -> None:
         for store in self.stores:
-            store.delete_rows(
-                self.record.kind,
-                [row.key for row in store.rows(self.record.kind) if row.key.item in names],
-            )
+            rows = store.rows(self.record.kind)
+            store.delete_rows(self.record.kind, [row.key for row in rows if row.key.item in names])
         self.rows = {name: row for name, row in self.rows.items() if name not in names}
 
     @property
@@ -175,15 +163,11 @@ class Index:
         return loaded
 
     def static(self) -> Static:
-        """Both servers' operands from their stores; the dealer's mask from both seeds and the row
-        versions alone.
-        """
+        """Both servers' operands from their stores; the dealer's mask from seeds and versions."""
         cipher, geometry, loaded = PARAMS.cipher, self.geometry, self.load()
         versions = loaded[0].versions
-        drawn = [
-            index.draw_masks(BACKEND, cipher, geometry, versions, self.tree(party))
-            for party in (0, 1)
-        ]
+        trees = [self.tree(party) for party in (0, 1)]
+        drawn = [index.draw_masks(BACKEND, cipher, geometry, versions, tree) for tree in trees]
         dealt = {ROWS: index.weight_mask(BACKEND, geometry, drawn[0] + drawn[1])}
         return ({ROWS: loaded[0].operand}, {ROWS: loaded[1].operand}), dealt
 
@@ -197,9 +181,7 @@ class Index:
         assert first is not None and second is not None
         inputs = [pair, (first, second)]
         got = run_until_lucky(program, inputs, self.static(), batch_index)
-        return got, scores_of(
-            compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
-        )
+        return got, self._scores(got, pair)
 
     def search(
         self, queries: Ints, k: int, batch_index: int = 100
@@ -209,13 +191,12 @@ class Index:
         pair = feature_shares(queries, self.geometry, seed=batch_index)
         got = run_until_lucky(program, [pair], self.static(), batch_index)
         places = self.geometry.id_bits(len(self.rows))
-        found = [
-            [(int(key >> places), int(key & ((1 << places) - 1))) for key in row]
-            for row in got.values
-        ]
-        return found, scores_of(
-            compared(got, "q", pair, self.geometry), self.matrix, self.geometry.metric
-        )
+        found = [[divmod(int(key), 1 << places) for key in row] for row in got.values]
+        return found, self._scores(got, pair)
+
+    def _scores(self, got: Outcome, pair: Pair) -> Any:
+        queries = compared(got, "q", pair, self.geometry)
+        return scores_of(queries, self.matrix, self.geometry.metric)
 
     def close(self) -> None:
         for store in self.stores:

@@ -24,20 +24,16 @@ def plain_order(gallery, query, metric):
     if metric == "l2":
         scores = [float(((item - query) ** 2).sum()) for item in gallery]
     else:
-        scores = [
-            -float(item @ query / np.linalg.norm(item) / np.linalg.norm(query)) for item in gallery
-        ]
+        norm = np.linalg.norm
+        scores = [-float(item @ query / norm(item) / norm(query)) for item in gallery]
     return sorted(range(len(gallery)), key=lambda i: (scores[i], i))
 
 
 def plain_figures(gallery, queries, metric, k, vote, leave_one_out):
     rows = []
     for number, (query, label) in enumerate(zip(queries.features, queries.labels, strict=True)):
-        order = [
-            i
-            for i in plain_order(gallery.features, query, metric)
-            if not (leave_one_out and i == number)
-        ]
+        order = plain_order(gallery.features, query, metric)
+        order = [i for i in order if not (leave_one_out and i == number)]
         hits = [gallery.labels[i] == label for i in order]
         precisions = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
         total = sum(hits)
@@ -45,17 +41,13 @@ def plain_figures(gallery, queries, metric, k, vote, leave_one_out):
         winner = next(
             gallery.labels[i] for i in order if counts[gallery.labels[i]] == max(counts.values())
         )
-        rows.append(
-            {
-                f"precision_at_{k}": sum(hits[:k]) / k,
-                f"recall_at_{k}": sum(hits[:k]) / total if total else 0.0,
-                f"map_at_{k}": sum(p for p, hit in zip(precisions[:k], hits, strict=False) if hit)
-                / max(min(k, total), 1),
-                "map": sum(p for p, hit in zip(precisions, hits, strict=True) if hit)
-                / max(total, 1),
-                f"knn_accuracy_{vote}": float(winner == label),
-            }
-        )
+        row = {f"precision_at_{k}": sum(hits[:k]) / k}
+        row[f"recall_at_{k}"] = sum(hits[:k]) / total if total else 0.0
+        at_hits = [p if hit else 0.0 for p, hit in zip(precisions, hits, strict=True)]
+        row[f"map_at_{k}"] = sum(at_hits[:k]) / max(min(k, total), 1)
+        row["map"] = sum(at_hits) / max(total, 1)
+        row[f"knn_accuracy_{vote}"] = float(winner == label)
+        rows.append(row)
     return {key: np.mean([row[key] for row in rows]) for key in rows[0]}
 
 
@@ -74,11 +66,8 @@ def test_figures_match_plain_loops(metric, k, leave_one_out, monkeypatch):
 
 
 def test_intervals_resample_by_source():
-    [narrow] = [
-        f
-        for f in assess(GALLERY._replace(sources=()), ks=(1,), vote=1)
-        if f.key == "precision_at_1"
-    ]
+    figures = assess(GALLERY._replace(sources=()), ks=(1,), vote=1)
+    [narrow] = [figure for figure in figures if figure.key == "precision_at_1"]
     halves = ["left" if i % 2 else "right" for i in range(40)]
     grouped = assess(GALLERY._replace(sources=halves), ks=(1,), vote=1)[0]
     assert grouped.mean == narrow.mean and (grouped.low, grouped.high) != (narrow.low, narrow.high)
@@ -88,10 +77,8 @@ def test_intervals_resample_by_source():
 
 def test_ties_keep_the_lowest_index():
     gallery = Labelled(np.ones((4, 2)), ["a", "b", "a", "b"])
-    figures = {
-        f.key: f.mean
-        for f in assess(gallery, Labelled(np.ones((2, 2)), ["a", "b"]), ks=(1, 3), vote=2)
-    }
+    queries = Labelled(np.ones((2, 2)), ["a", "b"])
+    figures = {f.key: f.mean for f in assess(gallery, queries, ks=(1, 3), vote=2)}
     assert figures["precision_at_1"] == 0.5  # "a" for both
     assert figures["precision_at_3"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert figures["knn_accuracy_2"] == 0.5
@@ -105,10 +92,8 @@ def test_ties_keep_the_lowest_index():
 
 
 def test_a_query_never_finds_itself():
-    figures = {
-        f.key: f.mean for f in assess(Labelled(np.eye(3), ["a", "b", "c"]), ks=(1, 2), vote=1)
-    }
-    assert set(figures.values()) == {0.0}
+    figures = assess(Labelled(np.eye(3), ["a", "b", "c"]), ks=(1, 2), vote=1)
+    assert {figure.mean for figure in figures} == {0.0}
 
 
 def test_tiny_and_huge_features_do_not_overflow():

@@ -17,47 +17,28 @@ from gpumpc.errors import BadShape, BitsMismatch, CorruptStore, PlanError
 from gpumpc.protocols.ranking.vote import LabelledKeys
 from gpumpc.retrieval import index_store as index
 from gpumpc.retrieval.evaluation.metrics import majority_vote
-from gpumpc.retrieval.index_store import (
-    IndexRecord,
-    decode_index,
-    encode_index,
-    pack_rows,
-    row_bytes,
-)
+from gpumpc.retrieval.index_store import IndexRecord, decode_index, encode_index, row_bytes
 from gpumpc.retrieval.programs import LABELS, ROWS, Geometry, label_bits, query_program
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session, StaticWeight
 from gpumpc.shares import Additive
 from tests.harness import BACKEND, Pair, Static, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_uniform
-from tests.protocols.mistakes import Checker, Mistake, Patch, check_caught
-from tests.retrieval.indexes import (
-    BATCH,
-    PARAMS,
-    SEED,
-    Ints,
-    best,
-    feature_shares,
-    label_shares,
-    quantised,
-    run_until_lucky,
-    scores_of,
-)
+from tests.protocols.mistakes import Cases, Mistake, check_caught, name_of, replaced
+from tests.retrieval import indexes
+from tests.retrieval.indexes import BATCH, PARAMS, SEED, Ints, best, feature_shares, label_shares
 
 GEOMETRY = Geometry(8, "l2", 21, 13)
 
 
 def voted(scores: Any, labels: Ints, k: int) -> Ints:
     """The clear computation: rank, ties to the lowest position, vote."""
-    return np.asarray(
-        majority_vote(np.array([[labels[i] for _, i in row] for row in best(scores, k)]))
-    )
+    nearest = [[labels[i] for _, i in row] for row in best(scores, k)]
+    return np.asarray(majority_vote(np.array(nearest)))
 
 
 def small(n: int, geometry: Geometry, seed: int, top: int = 3) -> Ints:
-    """Few different vectors, so that ties and duplicates abound; multiples of 2^shift, so that none
-    is rounded.
-    """
+    """Few different vectors, so that ties abound; multiples of 2^shift, so that none is rounded."""
     return np.random.default_rng(seed).integers(-top, top + 1, (n, geometry.dim)) << geometry.shift
 
 
@@ -97,14 +78,13 @@ def count_wrong(
 ) -> int:
     program = query_program(geometry, len(queries), len(rows), k, PARAMS, n_labels)
     pair = feature_shares(queries, geometry, seed=2)
-    exact = quantised(pair, geometry)
-    got = run_until_lucky(program, [pair, halves(labels, seed)], static_of(rows, geometry), 1)
-    assert got.shares[0].bits == label_bits(n_labels)
-    return int(
-        (
-            got.words.astype(np.int64) != voted(scores_of(exact, rows, geometry.metric), labels, k)
-        ).sum()
+    exact = indexes.quantised(pair, geometry)
+    got = indexes.run_until_lucky(
+        program, [pair, halves(labels, seed)], static_of(rows, geometry), 1
     )
+    assert got.shares[0].bits == label_bits(n_labels)
+    expected = voted(indexes.scores_of(exact, rows, geometry.metric), labels, k)
+    return int((got.words.astype(np.int64) != expected).sum())
 
 
 KINDS: dict[str, Callable[[np.random.Generator, int], Ints]] = {
@@ -123,16 +103,11 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Ints]] = {
 def test_labels_match_the_plaintext_vote(kind, k, n_labels, metric):
     rng = np.random.default_rng(len(kind) + k)
     rows = KINDS[kind](rng, 150)
-    queries = (
-        np.concatenate((rows[:50], rng.integers(-60, 61, (50, GEOMETRY.dim)))) << GEOMETRY.shift
-    )
+    queries = np.concatenate((rows[:50], rng.integers(-60, 61, (50, GEOMETRY.dim))))
+    queries <<= GEOMETRY.shift
     labels = rng.integers(0, n_labels, 150)
-    assert (
-        count_wrong(
-            rows, queries, labels, k, n_labels, dataclasses.replace(GEOMETRY, metric=metric)
-        )
-        == 0
-    )
+    geometry = dataclasses.replace(GEOMETRY, metric=metric)
+    assert count_wrong(rows, queries, labels, k, n_labels, geometry) == 0
 
 
 @pytest.mark.parametrize(("n_rows", "k"), [(1, 1), (2, 2), (5, 5), (989, 5)])
@@ -190,7 +165,7 @@ def test_rows_and_record_must_agree_on_labels(make):
         one.load()
     rows = one.add(small(3, GEOMETRY, 14), b"other session id").shares[0]
     with pytest.raises(BadShape, match="each row has one label"):
-        pack_rows(BACKEND, GEOMETRY, rows, 3, np.zeros(2, dtype=np.uint64))
+        index.pack_rows(BACKEND, GEOMETRY, rows, 3, np.zeros(2, dtype=np.uint64))
 
 
 def test_record_without_labels_reads_as_before():
@@ -241,19 +216,14 @@ def test_vote_program_returns_only_the_label():
     assert (program.output, program.result.shape, program.result.bits) == ("vote", (3,), 3)
     assert list(program.inputs) == ["q", LABELS] and program.inputs[LABELS].bits == 64
     without = query_program(GEOMETRY, 3, 50, 5, PARAMS)
-    assert (
-        len({program.digest, without.digest, query_program(GEOMETRY, 3, 50, 5, PARAMS, 9).digest})
-        == 3
-    )
-    assert (without.output, without.result.shape) == ("best", (3, 5)) and list(without.inputs) == [
-        "q"
-    ]
+    of_nine = query_program(GEOMETRY, 3, 50, 5, PARAMS, 9)
+    assert len({program.digest, without.digest, of_nine.digest}) == 3
+    assert (without.output, without.result.shape) == ("best", (3, 5))
+    assert list(without.inputs) == ["q"]
 
 
 def test_labels_cost_their_bits_and_the_vote():
-    """At a thousand rows: three label bits a key, ten position bits masked as well, and the vote's
-    8 rounds.
-    """
+    """At 1000 rows: three label bits a key, ten position bits masked too, and 8 rounds of vote."""
     plain, labelled = (query_program(GEOMETRY, 8, 1000, 5, PARAMS, n) for n in (0, 6))
     assert labelled.steps[-1].cost.rounds == 8 and labelled.steps[-1].cost.online_bytes == 232
     shuffles = [
@@ -277,11 +247,8 @@ def test_openings_are_uniform_for_any_labels(label):
     assert (got.words == label).all()
     for party in (0, 1):
         # Comparison outcomes of shuffled keys are opened as such: a random order's, no noise.
-        wide = [
-            c
-            for c in opened_cells(got, party)
-            if c.n >= 1 << 14 and (c.bits or "best" not in c.label)
-        ]
+        wide = [cell for cell in opened_cells(got, party) if cell.n >= 1 << 14]
+        wide = [cell for cell in wide if cell.bits or "best" not in cell.label]
         assert wide
         check_uniform(wide)
 
@@ -292,92 +259,70 @@ def test_openings_are_uniform_for_any_labels(label):
 def labels_are_right() -> None:
     rng = np.random.default_rng(16)
     rows, labels = rng.integers(-2, 3, (150, 8)), rng.integers(0, 6, 150)
-    assert (
-        count_wrong(rows, np.concatenate((rows[:50], rows[50:60])) << GEOMETRY.shift, labels, 5, 6)
-        == 0
-    )
+    assert count_wrong(rows, rows[:60] << GEOMETRY.shift, labels, 5, 6) == 0
 
 
 def equal_rows_vote_by_position() -> None:
     """All rows alike, and one votes: the first, whatever the labels are."""
     for number in range(40):
         labels = np.random.default_rng(number).integers(0, 6, 8)
-        assert (
-            count_wrong(np.full((8, 8), 2), small(1, GEOMETRY, 19), labels, 1, 6, seed=number) == 0
-        )
+        query = small(1, GEOMETRY, 19)
+        assert count_wrong(np.full((8, 8), 2), query, labels, 1, 6, seed=number) == 0
 
 
-def label_above_position(patch: Patch) -> None:
+def label_above_position(_: object) -> Any:
     """score, label, position: ties no longer go to the lowest position."""
 
     def run(self: LabelledKeys, session: Session, v: Any, labels: Any) -> Any:
-        words = (v.words << np.uint64(self.id_bits + self.label_bits)) + (
-            labels.words << np.uint64(self.id_bits)
-        )[None]
-        place = np.arange(self.shape[1], dtype=np.uint64)
+        words = v.words << np.uint64(self.id_bits + self.label_bits)
+        words = words + (labels.words << np.uint64(self.id_bits))[None]
         # The vote still finds the label below, so only the order changes.
-        moved = (
-            words
-            + ((place << np.uint64(self.label_bits)) if session.party == 0 else np.uint64(0))
-            + labels.words[None]
-        )
-        return Additive(BACKEND.reduce(moved, self.bits), self.bits)
+        if session.party == 0:
+            words += np.arange(self.shape[1], dtype=np.uint64) << np.uint64(self.label_bits)
+        return Additive(BACKEND.reduce(words + labels.words[None], self.bits), self.bits)
 
-    patch.setattr(LabelledKeys, "run", run)
+    return run
 
 
-def labels_of_other_rows(patch: Patch) -> None:
-    honest = LabelledKeys.run
+def with_labels(name: str, change: Callable[[LabelledKeys, Any], Any]) -> Mistake:
+    """Keys of changed label shares."""
 
-    def run(self: LabelledKeys, session: Session, v: Any, labels: Any) -> Any:
-        return honest(self, session, v, labels.with_words(np.roll(labels.words, 1)))
-
-    patch.setattr(LabelledKeys, "run", run)
-
-
-def label_shares_cut_too_early(patch: Patch) -> None:
-    """Modulo 2^label_bits at each server: their sum carries into the position."""
-    honest = LabelledKeys.run
-
-    def run(self: LabelledKeys, session: Session, v: Any, labels: Any) -> Any:
-        return honest(
-            self,
-            session,
-            v,
-            labels.with_words(labels.words & np.uint64((1 << self.label_bits) - 1)),
+    def plant(honest: Any) -> Any:
+        return lambda self, session, v, labels: honest(
+            self, session, v, labels.with_words(change(self, labels.words))
         )
 
-    patch.setattr(LabelledKeys, "run", run)
+    return replaced(name, LabelledKeys, "run", plant)
 
 
-MISTAKES: list[tuple[Mistake, Checker]] = [
-    (label_above_position, equal_rows_vote_by_position),
-    (labels_of_other_rows, labels_are_right),
-    (label_shares_cut_too_early, equal_rows_vote_by_position),
+above = replaced("label_above_position", LabelledKeys, "run", label_above_position)
+other_rows = with_labels("labels_of_other_rows", lambda step, words: np.roll(words, 1))
+# Modulo 2^label_bits at each server: their sum carries into the position.
+cut_too_early = with_labels(
+    "label_shares_cut_too_early", lambda step, words: BACKEND.reduce(words, step.label_bits)
+)
+MISTAKES: Cases = [
+    (above, equal_rows_vote_by_position),
+    (other_rows, labels_are_right),
+    (cut_too_early, equal_rows_vote_by_position),
 ]
 
 
-@pytest.mark.parametrize(
-    "checker", [labels_are_right, equal_rows_vote_by_position], ids=lambda f: f.__name__
-)
-def test_correct_vote_passes_every_checker(checker: Checker) -> None:
+@pytest.mark.parametrize("checker", [labels_are_right, equal_rows_vote_by_position], ids=name_of)
+def test_correct_vote_passes_every_checker(checker):
     checker()
 
 
-@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=lambda f: f.__name__)
-def test_a_planted_bug_is_caught(mistake: Mistake, checker: Checker) -> None:
+@pytest.mark.parametrize(("mistake", "checker"), MISTAKES, ids=name_of)
+def test_a_planted_bug_is_caught(mistake, checker):
     check_caught(mistake, checker)
 
 
 def test_label_shares_narrower_than_a_key_are_refused() -> None:
-    narrow = tuple(
-        dataclasses.replace(part, bits=3) for part in halves(np.zeros(20, dtype=np.int64))
-    )
+    first, second = halves(np.zeros(20, dtype=np.int64))
+    narrow = dataclasses.replace(first, bits=3), dataclasses.replace(second, bits=3)
     program = query_program(GEOMETRY, 1, 20, 1, PARAMS, 6)
     pair = feature_shares(small(1, GEOMETRY, 17), GEOMETRY, seed=1)
+    static = static_of(small(20, GEOMETRY, 18), GEOMETRY)
     with pytest.raises(BitsMismatch):
-        run_program(
-            program,
-            [pair, (narrow[0], narrow[1])],
-            static=static_of(small(20, GEOMETRY, 18), GEOMETRY),
-        )
+        run_program(program, [pair, narrow], static=static)

@@ -1,8 +1,6 @@
-"""Cosines: rows and queries normalised on shares. The law that `normalised` states, searches exact
-on what came of it.
+"""Cosines: rows and queries are normalised on shares by a stated law, and searches are exact.
 
-The oracle is float64; a search is compared with integer arithmetic on the normalised vectors, taken
-out of the run.
+The oracle is float64; a search is compared with integers on the normalised vectors of the run.
 """
 
 import itertools
@@ -20,29 +18,12 @@ from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear
 from gpumpc.retrieval import normalise
 from gpumpc.retrieval.evaluation.metrics import overlap_at_k
-from gpumpc.retrieval.normalise import (
-    COARSE_FRAC,
-    UNIT_FRAC,
-    coarse_frac,
-    coarse_values,
-    largest_square,
-    thresholds,
-)
+from gpumpc.retrieval.normalise import COARSE_FRAC, UNIT_FRAC, coarse_frac, coarse_values
 from gpumpc.retrieval.programs import VALUE_BITS, Geometry, query_program, rows_program
 from tests.harness import BACKEND, Outcome, opened_cells, run_program, unsigned
 from tests.protocols.checkers import check_independent, check_uniform
-from tests.protocols.mistakes import Mistake, Patch, check_caught
-from tests.retrieval.indexes import (
-    BATCH,
-    PARAMS,
-    SEED,
-    Ints,
-    best,
-    compared,
-    feature_shares,
-    quantised,
-    scores_of,
-)
+from tests.protocols.mistakes import Mistake, Patch, check_caught, name_of, replaced
+from tests.retrieval import indexes
 
 Floats = npt.NDArray[np.float64]
 LITE0 = Geometry(1280, "cosine", 20, 15)
@@ -53,31 +34,31 @@ def directions(x: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.where(lengths > 0, x / np.maximum(lengths, 1), 0.0))
 
 
-def normalised(x: Ints, geometry: Geometry, seed: int = 1) -> tuple[Ints, Ints, Outcome]:
+def normalised(
+    x: indexes.Ints, geometry: Geometry, seed: int = 1
+) -> tuple[indexes.Ints, indexes.Ints, Outcome]:
     """The quantised rows, the normalised ones, and the run."""
-    pair = feature_shares(x, geometry, seed=seed)
-    program = rows_program(geometry, len(x), PARAMS)
+    pair = indexes.feature_shares(x, geometry, seed=seed)
+    program = rows_program(geometry, len(x), indexes.PARAMS)
     got = run_program(program, [pair], seed=seed)
     assert got.cost == program.cost
-    return quantised(pair, geometry), compared(got, "v", pair, geometry), got
+    return indexes.quantised(pair, geometry), indexes.compared(got, "v", pair, geometry), got
 
 
 def bound(dim: int) -> float:
     """What `normalised` promises of |u - 2^UNIT_FRAC v / |v||."""
     root = math.sqrt(dim)
     b = 0.007 + root / 2**COARSE_FRAC
-    return float(
-        root + 2**UNIT_FRAC * (1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2) + 0.5
-    )
+    relative = 1.02 * root / 2**COARSE_FRAC + 1.5 * b * b + b**3 / 2
+    return float(root + 2**UNIT_FRAC * relative + 0.5)
 
 
-def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
+def features(n: int, dim: int, seed: int, bits: int = 20) -> indexes.Ints:
     """As after a ReLU: half zeros, lengths spread over six octaves."""
     rng = np.random.default_rng(seed)
     raw = np.maximum(rng.normal(size=(n, dim)), 0) * np.exp2(-rng.uniform(0, 6, (n, 1)))
-    return np.asarray(
-        np.rint(raw / max(raw.max(), 1.0) * ((1 << (bits - 2)) - (1 << bits - VALUE_BITS)))
-    ).astype(np.int64)
+    largest = (1 << (bits - 2)) - (1 << bits - VALUE_BITS)
+    return np.asarray(np.rint(raw / max(raw.max(), 1.0) * largest)).astype(np.int64)
 
 
 # the staircase of 1 / |v|
@@ -85,20 +66,19 @@ def features(n: int, dim: int, seed: int, bits: int = 20) -> Ints:
 
 @pytest.mark.parametrize("largest", [1, 2, 1 << 6, 1280 << 22, (1 << 22) << 22])
 def test_coarse_factor_error_is_within_its_steps(largest):
-    edges, values, frac = thresholds(largest), coarse_values(largest), coarse_frac(largest)
-    assert (
-        edges[0] == 1
-        and values[0] == 0
-        and list(edges) == sorted(set(edges))
-        and edges[-1] <= largest
+    edges, values, frac = (
+        normalise.thresholds(largest),
+        coarse_values(largest),
+        coarse_frac(largest),
     )
+    assert edges[0] == 1 and values[0] == 0
+    assert list(edges) == sorted(set(edges)) and edges[-1] <= largest
     assert len(values) == len(edges) + 1
     ends = np.array([*edges, *(edge - 1 for edge in edges[1:]), largest], dtype=np.float64)
     factors = np.array([*values[1:], *values[1:]], dtype=np.float64)
     error = np.abs(factors * np.sqrt(ends) / 2.0**frac - 1)
     assert error.max() < 0.0067
-    # No thresholds are missing: from one to the next is an integer, or less than a thirty-second of
-    # an octave and one.
+    # No thresholds are missing: from one to the next it is one, or 1/32 of an octave, at most.
     assert all(high <= low * 2 ** (1 / 32) + 1 for low, high in itertools.pairwise(edges))
 
 
@@ -127,25 +107,19 @@ def test_normalised_vector_has_length_one_within_the_bound(dim, bits):
 def test_cosine_error_of_features_is_below_1e_4():
     v, u, _ = normalised(features(128, 1280, seed=2), LITE0)
     assert np.ptp(np.log2(np.linalg.norm(v, axis=1))) > 5
-    lengthy = (
-        np.linalg.norm(v, axis=1) > 1024
-    )  # of shorter ones an entry is a few units, and its rounding tells
+    # An entry of a shorter one is a few units, and its rounding tells.
+    lengthy = np.linalg.norm(v, axis=1) > 1024
     for chosen, largest in ((lengthy, 5e-4), (~lengthy, 5e-3)):
         unit = directions(v[chosen])
         error = u[chosen] @ u[chosen].T / 4.0**UNIT_FRAC - unit @ unit.T
-        assert (
-            chosen.sum() > 20
-            and np.abs(error).max() < largest
-            and np.sqrt((error**2).mean()) < 1e-4
-        )
+        assert chosen.sum() > 20 and np.abs(error).max() < largest
+        assert np.sqrt((error**2).mean()) < 1e-4
 
 
 def test_five_nearest_rows_match_float64():
-    """`plain` of the program; real features of Lite0 gave 0.997 in the clear and 0.999 on
-    shares.
-    """
+    """`plain` of the program; real features of Lite0 gave 0.997 in the clear, 0.999 on shares."""
     x = features(400, 1280, seed=3)
-    program = rows_program(LITE0, len(x), PARAMS)
+    program = rows_program(LITE0, len(x), indexes.PARAMS)
     words: Any = unsigned(x)
     u = np.asarray(program.plain(Clear(BACKEND, {}), words)).view(np.int64)
     exact, found = (side[:100] @ side[100:].T for side in (directions(x), u))
@@ -168,16 +142,14 @@ def test_vector_length_does_not_change_the_direction():
 def test_search_ranks_rows_by_cosine(make):
     geometry = Geometry(24, "cosine", 20, 15)
     one = make(geometry)
-    one.add(features(BATCH, 24, seed=5), b"the first sessio")
+    one.add(features(indexes.BATCH, 24, seed=5), b"the first sessio")
     one.add(features(20, 24, seed=6), b"the second sessi", batch_index=3)
     queries = features(4, 24, seed=7)
     found, scores = one.search(queries, 5)
-    assert found == best(scores, 5)
+    assert found == indexes.best(scores, 5)
     # A user divides by the scale and gets cosines.
-    exact = (
-        directions(queries)
-        @ directions(np.concatenate((features(BATCH, 24, seed=5), features(20, 24, seed=6)))).T
-    )
+    rows = np.concatenate((features(indexes.BATCH, 24, seed=5), features(20, 24, seed=6)))
+    exact = directions(queries) @ directions(rows).T
     for q, row in enumerate(found):
         for score, position in row:
             assert abs(-score / geometry.score_scale - exact[q, position]) < 0.02
@@ -199,29 +171,25 @@ def test_zero_vector_scores_zero_against_all_rows(make):
 
 @pytest.mark.parametrize("dim", [1, 64, 1280, 1 << 22])
 def test_scores_fit_score_bits(dim):
-    """|u|^2 < 2^(score_bits-2) for the longest u that the law allows, and two bits less would not
-    do.
-    """
+    """|u|^2 < 2^(score_bits-2) for the longest u of the law; two bits less would not do."""
     longest = ((1 << UNIT_FRAC) + math.sqrt(dim) + 2) ** 2
     assert longest < 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 2)
     assert longest >= 1 << (Geometry(dim, "cosine", 20, 15).score_bits - 4)
 
 
 def test_too_long_vectors_are_refused():
-    for program in (rows_program, lambda *a: query_program(a[0], 1, 5, 1, PARAMS)):
+    for program in (rows_program, lambda *a: query_program(a[0], 1, 5, 1, indexes.PARAMS)):
         with pytest.raises(PlanError, match="cannot be normalised"):
-            program(Geometry((1 << 22) + 1, "cosine", 20, 15), 2, PARAMS)
+            program(Geometry((1 << 22) + 1, "cosine", 20, 15), 2, indexes.PARAMS)
 
 
 # cost and transcripts
 
 
 def test_normalising_a_row_costs_less_than_22_kb():
-    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row, where an image costs 5.9 MB and 17
-    MB.
-    """
-    for n in (1, 8, BATCH):
-        cost = rows_program(LITE0, n, PARAMS).cost
+    """At d = 1280: 18.4 kB each way and 20.1 kB dealt a row; an image costs 5.9 MB and 17 MB."""
+    for n in (1, 8, indexes.BATCH):
+        cost = rows_program(LITE0, n, indexes.PARAMS).cost
         assert cost.rounds == 14
         assert cost.s0_bytes == cost.s1_bytes < 19_000 * n and cost.dealer_bytes < 21_500 * n
     assert LITE0.score_bits == 29 and Geometry(1280, "ip", 20, 15).score_bits == 37
@@ -254,19 +222,14 @@ def law_holds() -> None:
         assert abs(np.linalg.norm(u, axis=1)[v.any(axis=1)].mean() / 2**UNIT_FRAC - 1) < 1e-4
 
 
-def no_newton_step(patch: Patch) -> None:
+def no_newton_step(_: object) -> Any:
     """The factor is one: the coarse vector goes on."""
     constant = 2 << 2 * COARSE_FRAC
-    patch.setattr(
-        distances.ConstantLess,
-        "run",
-        lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant),
-    )
+    return lambda self, s, x: s.public(x.with_words(x.words * np.uint64(0)), constant)
 
 
-def values_off_by_one_step(patch: Patch) -> None:
-    honest = normalise.coarse_values
-    patch.setattr(normalise, "coarse_values", lambda largest: (0, *honest(largest)[:-1]))
+def values_off_by_one_step(honest: Any) -> Any:
+    return lambda largest: (0, *honest(largest)[:-1])
 
 
 def thresholds_an_octave_apart(patch: Patch) -> None:
@@ -275,32 +238,28 @@ def thresholds_an_octave_apart(patch: Patch) -> None:
     normalise.coarse_values.cache_clear()
 
 
-def row_scaled_by_its_neighbour(patch: Patch) -> None:
-    honest: Any = Staircase.run
-
+def row_scaled_by_its_neighbour(honest: Any) -> Any:
     def run(self: Staircase, session: Any, s: Any) -> Any:
         got = honest(self, session, s)
         return got.with_words(np.roll(got.words, 1))
 
-    patch.setattr(Staircase, "run", run)
+    return run
 
 
-def product_without_its_correction(patch: Patch) -> None:
-    honest: Any = BeaverProduct.run
-
+def without_its_correction(honest: Any) -> Any:
     def run(self: BeaverProduct, session: Any, x: Any, y: Any) -> Any:
         got = honest(self, session, x, y)
         return got.with_words(got.words + np.uint64(self.name.endswith("w/product") << 30))
 
-    patch.setattr(BeaverProduct, "run", run)
+    return run
 
 
 MISTAKES: list[Mistake] = [
-    no_newton_step,
-    values_off_by_one_step,
+    replaced("no_newton_step", distances.ConstantLess, "run", no_newton_step),
+    replaced("values_off_by_one_step", normalise, "coarse_values", values_off_by_one_step),
     thresholds_an_octave_apart,
-    row_scaled_by_its_neighbour,
-    product_without_its_correction,
+    replaced("row_scaled_by_its_neighbour", Staircase, "run", row_scaled_by_its_neighbour),
+    replaced("product_without_correction", BeaverProduct, "run", without_its_correction),
 ]
 
 
@@ -308,7 +267,7 @@ def test_correct_normalisation_keeps_its_bound() -> None:
     law_holds()
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("mistake", MISTAKES, ids=name_of)
 def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
     check_caught(mistake, law_holds)
     normalise.thresholds.cache_clear()
@@ -317,6 +276,8 @@ def test_a_planted_bug_is_caught(mistake: Mistake) -> None:
 
 def test_score_is_the_negative_cosine_at_scale() -> None:
     assert LITE0.score_scale == 4.0**UNIT_FRAC and LITE0.weight_factor == -1
-    [[score]] = scores_of(np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine")
+    [[score]] = indexes.scores_of(
+        np.array([[1 << UNIT_FRAC]]), np.array([[1 << UNIT_FRAC]]), "cosine"
+    )
     assert score / LITE0.score_scale == -1.0
-    assert largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and SEED == 5
+    assert normalise.largest_square(1280, VALUE_BITS) == 1280 * (1 << 11) ** 2 and indexes.SEED == 5

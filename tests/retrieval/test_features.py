@@ -1,5 +1,4 @@
-"""Features files: what is written is read, by NumPy too, and what is damaged or hostile is
-refused."""
+"""Features files are read as written, by NumPy too; damaged or hostile ones are refused."""
 
 import io
 import os
@@ -156,20 +155,15 @@ def test_hostile_arrays_are_refused(tmp_path, broken):
 
 def test_hostile_archives_are_refused(tmp_path):
     path = tmp_path / "x.npz"
-    for content in (
-        b"",
-        b"PK",
-        b"no archive at all" * 99,
-        archive(path, **GOOD).read_bytes()[:-30],
-    ):
+    cut = archive(path, **GOOD).read_bytes()[:-30]
+    for content in (b"", b"PK", b"no archive at all" * 99, cut):
         path.write_bytes(content)
         with pytest.raises(BadValue, match="not a usable features file"):
             read_features(path)
     for lacking in GOOD:
+        others = {name: data for name, data in GOOD.items() if name != lacking}
         with pytest.raises(BadValue, match=f"no array '{lacking}'"):
-            read_features(
-                archive(path, **{name: data for name, data in GOOD.items() if name != lacking})
-            )
+            read_features(archive(path, **others))
     many = {f"a{i}": b"" for i in range(20)}
     with pytest.raises(BadValue, match="16 arrays"):
         read_features(archive(path, **GOOD, **many))
@@ -237,13 +231,11 @@ def written(tmp_path_factory):
     return folder
 
 
+PLACES = st.integers(0, 10_000)
+
+
 @settings(max_examples=300, deadline=None)
-@given(
-    st.integers(0, 10_000),
-    st.integers(1, 255),
-    st.integers(0, 10_000),
-    st.sampled_from([".npz", ".csv"]),
-)
+@given(PLACES, st.integers(1, 255), PLACES, st.sampled_from([".npz", ".csv"]))
 def test_damaged_file_raises_only_a_named_error(written, at, byte, cut, suffix):
     path = written / f"x{suffix}"
     data = bytearray((written / f"good{suffix}").read_bytes())

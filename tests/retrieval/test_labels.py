@@ -1,6 +1,4 @@
-"""Tables of labels: found by name, by place or by id, and refused where they say too little or too
-much.
-"""
+"""Tables of labels: found by name, place or id; refused where they say too little or too much."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""The head: at the minimum of its own objective, where scikit-learn's is too, and the same on every
-run.
-"""
+"""The head: at the minimum of its objective, where scikit-learn's is too; repeatable."""
 
 import numpy as np
 import pytest
@@ -9,13 +7,8 @@ from gpumpc.errors import BadShape, BadValue
 from gpumpc.retrieval.evaluation import probe
 from gpumpc.retrieval.evaluation.probe import train_head
 
-CASES = [
-    (60, 5, 3, 1.0),
-    (150, 400, 6, 1.0),
-    (200, 20, 4, 1e-3),
-    (300, 10, 2, 100.0),
-    (90, 30, 3, 1e-6),
-]
+CASES = [(60, 5, 3, 1.0), (150, 400, 6, 1.0), (200, 20, 4, 1e-3)]
+CASES += [(300, 10, 2, 100.0), (90, 30, 3, 1e-6)]
 
 
 def clusters(n, d, n_classes, seed=7, spread=3.0):
@@ -23,9 +16,8 @@ def clusters(n, d, n_classes, seed=7, spread=3.0):
     index = np.arange(n) % n_classes
     points = rng.normal(size=(n_classes, d))[index] + rng.normal(size=(n, d)) * spread
     # Features of very different sizes and far from 0, as those of a network are.
-    return points * np.geomspace(1e-2, 1e2, d) + rng.normal(size=d) * 10, np.array(
-        [f"class {i}" for i in index]
-    )
+    points = points * np.geomspace(1e-2, 1e2, d) + rng.normal(size=d) * 10
+    return points, np.array([f"class {i}" for i in index])
 
 
 def standardised_loss(x, labels, head, l2):
@@ -72,9 +64,8 @@ def test_head_matches_scikit_learn(n, d, n_classes, l2):
     assert ours == pytest.approx(want, rel=1e-6, abs=1e-6)
     np.testing.assert_allclose(head.weight, folded, rtol=1e-3, atol=1e-4 * np.abs(folded).max())
     fresh, _ = clusters(2000, d, n_classes, seed=8)
-    assert (
-        head.predict(fresh) == theirs.predict((fresh - x.mean(axis=0)) / x.std(axis=0))
-    ).mean() > 0.999
+    predicted = theirs.predict((fresh - x.mean(axis=0)) / x.std(axis=0))
+    assert (head.predict(fresh) == predicted).mean() > 0.999
 
 
 def test_head_separates_clusters():
@@ -96,9 +87,8 @@ def test_head_is_repeatable_and_independent_of_units():
 
 def test_constant_feature_has_weight_zero():
     x, labels = clusters(60, 5, 3)
-    wide = np.concatenate(
-        [x, np.zeros((60, 1)), np.full((60, 1), 0.1), np.full((60, 1), 1e9 / 3)], axis=1
-    )
+    constants = [np.full((60, 1), value) for value in (0.0, 0.1, 1e9 / 3)]
+    wide = np.concatenate([x, *constants], axis=1)
     head = train_head(wide, labels)
     np.testing.assert_array_equal(head.weight[5:], 0.0)
     np.testing.assert_allclose(head.weight[:5], train_head(x, labels).weight, rtol=1e-6, atol=1e-9)
@@ -108,12 +98,8 @@ def test_separable_classes_have_a_finite_head():
     """Separable classes: without the penalty there would be no minimum."""
     x = np.array([[0.0], [1.0], [2.0], [10.0]])
     head = train_head(x, ["low", "low", "low", "high"])
-    assert head.classes == ("high", "low") and head.predict(x).tolist() == [
-        "low",
-        "low",
-        "low",
-        "high",
-    ]
+    assert head.classes == ("high", "low")
+    assert head.predict(x).tolist() == ["low", "low", "low", "high"]
     np.testing.assert_allclose(head.weight.sum(axis=1), 0, atol=1e-12)
     assert abs(head.bias.sum()) < 1e-12
 
