@@ -1,6 +1,4 @@
-"""Owner and user: share inputs between the two servers, have them evaluated, put the sealed results
-together.
-"""
+"""Owner and user: share inputs between the two servers and reveal the sealed results."""
 
 import secrets
 import time
@@ -84,23 +82,17 @@ class Client(Connection):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the servers are connected to each other, and have the same weight shares and
-        session.
-        """
+        """Whether the servers are connected and have the same weight shares and session."""
         return self.served.is_ready
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until the servers are connected to each other and have weights.
-
-        Raises ShareError.
-        """
+        """Wait until the servers are connected and have weights. Raises ShareError."""
         deadline = time.monotonic() + timeout_s
         while not self.is_ready:
             if time.monotonic() > deadline:
                 raise ShareError(
                     f"plan '{self.plan.name}' is not ready at the servers",
-                    "its weights are not shared yet, or the servers are not connected to each "
-                    "other",
+                    "its weights are not shared, or the servers are not connected to each other",
                     "the model's owner runs `gpumpc share-weights`; see both servers' logs",
                 )
             time.sleep(0.1)
@@ -108,11 +100,9 @@ class Client(Connection):
     # the model's owner
 
     def share_weights(self, weights: Weights) -> None:
-        """Split the weights between the servers under a fresh share-pair id, and wait until they
-        have opened F.
+        """Split the weights between the servers, and wait until they have opened F.
 
-        Raises BadValue for NaN or for weights that are not those of the plan, before anything is
-        sent.
+        Raises BadValue, before anything is sent, for NaN or for weights that are not the plan's.
         """
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
         if weight_digest(weights) != self.plan.weight_digest:
@@ -159,10 +149,7 @@ class Client(Connection):
         return names
 
     def _share(self, x: Array, names: list[str]) -> None:
-        """One portion.
-
-        Inputs that a crash left at one server alone are deleted by `Settle` and sent once more.
-        """
+        """Send one portion, and once more the inputs that `Settle` deleted at one server."""
         missing, row = names, {name: i for i, name in enumerate(names)}
         for _ in range(2):
             self._put(x[[row[name] for name in missing]], missing)
@@ -176,18 +163,15 @@ class Client(Connection):
         )
 
     def _put(self, x: Array, names: list[str]) -> None:
-        bits, cipher = self.program.input.bits, self.plan.params.cipher
+        bits, cipher, backend = self.program.input.bits, self.plan.params.cipher, self.backend
         seeds, rows = [], []
         for words in encode_input(self.program, x):
             seeds.append(secrets.token_bytes(SEED_BYTES))
-            _, share_1 = split(
-                self.backend, cipher, seeds[-1], self.backend.upload(words[None]), bits
-            )
-            rows.append(bytes(self.backend.pack(share_1, bits)))
+            _, share_1 = split(backend, cipher, seeds[-1], backend.upload(words[None]), bits)
+            rows.append(bytes(backend.pack(share_1, bits)))
         request = m.Share(self.plan_id, secrets.token_hex(16), names)
-        self.both_done(
-            self.ask((request, request), (b"".join(seeds), b"".join(rows))), self.patience_s
-        )
+        bulks = (b"".join(seeds), b"".join(rows))
+        self.both_done(self.ask((request, request), bulks), self.patience_s)
 
     def _settled(self, names: list[str]) -> list[str]:
         """Have both servers compare what they hold; returns the items that one of them lacks."""
@@ -196,9 +180,7 @@ class Client(Connection):
         for party in (0, 1):
             reply, _ = self.answer(party, sequence, self.patience_s)
             if not isinstance(reply, m.Settled):
-                raise BadFrame(
-                    f"server {party} did not settle", hint="use the same version everywhere"
-                )
+                raise BadFrame(f"server {party} did not settle", hint="use one version everywhere")
             missing |= {*reply.missing}
         return [name for name in names if name in missing]
 
@@ -208,9 +190,7 @@ class Client(Connection):
         return sorted({*first} & {*second})
 
     def delete(self, items: Sequence[str], inputs_only: bool = False) -> None:
-        """Delete items at both servers: inputs, features and their rows in every index; or their
-        inputs alone.
-        """
+        """Delete items at both servers: inputs, features and index rows; or inputs alone."""
         for start in range(0, len(items), ITEMS_PER_REQUEST):
             names = list(items[start : start + ITEMS_PER_REQUEST])
             request = m.Delete(names, "inputs" if inputs_only else "all")
@@ -261,9 +241,8 @@ class Client(Connection):
         of = -(-len(items) // self.batch_size)
         for start in range(0, len(items), size):
             before = start // self.batch_size
-            request = m.Extract(
-                self.plan_id, secrets.token_hex(16), items[start : start + size], source_id
-            )
+            portion = items[start : start + size]
+            request = m.Extract(self.plan_id, secrets.token_hex(16), portion, source_id)
             self.until_done(self.ask_together(request), shifted(progress, before, of))
         return items
 
@@ -273,9 +252,7 @@ class Client(Connection):
         return sorted({*first} & {*second})
 
     def features(self, items: Sequence[str], progress: Progress | None = None) -> SealedResult:
-        """Kept features, sealed to this user until `reveal`: (n, d). Raises RemoteError naming an
-        item without any.
-        """
+        """Kept features (n, d), sealed to this user. RemoteError names an item without any."""
 
         def ask(job: str, names: list[str]) -> int:
             return self.ask((m.GetFeatures(self.plan_id, job, names),) * 2)

@@ -41,8 +41,7 @@ def binary_program(operator: str, x: SharedOperand, y: SharedOperand, params: Pa
     The product of scale 2^(fx + fy) is truncated to 2^fx and extended to the smaller operand's
     bits. The caller must know that its real value stays below 2^(bits - fx - fy - 2).
 
-    Raises BadShape where shapes do not fit, FracMismatch for operands that carry a divisor or leave
-    no room.
+    Raises BadShape where shapes do not fit, FracMismatch for a divisor or for no room.
     """
     bits, shift = min(x.bits, y.bits), y.frac
     if (x.divisor, y.divisor) != (1, 1) or bits <= x.frac + 2 * shift:

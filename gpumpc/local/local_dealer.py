@@ -46,12 +46,11 @@ class LocalDealer:
         if batch_index in self._dealt:
             return
         self._dealt.add(batch_index)
-        binding = self.binding
-        deal = functools.partial(
-            self._engine.deal, binding.weight_sharing_id, binding.nonces, batch_index
-        )
+        binding, engine = self.binding, self._engine
+        sharing, nonces = binding.weight_sharing_id, binding.nonces
+        deal = functools.partial(engine.deal, sharing, nonces, batch_index)
         try:
-            self._store(binding.session_id, batch_index, self._engine.program, deal)
+            self._store(binding.session_id, batch_index, engine.program, deal)
         except BaseException:
             self._dealt.discard(batch_index)
             raise
@@ -68,17 +67,13 @@ class LocalDealer:
         self._store(session_id, 0, program, deal)
 
     def _store(
-        self,
-        session_id: bytes,
-        batch_index: int,
-        program: Program,
-        deal: Callable[[dealer.Send], None],
+        self, session_id: bytes, batch: int, program: Program, deal: Callable[[dealer.Send], None]
     ) -> None:
         """Server 1 may read the first corrections while later ones are dealt."""
         try:
-            writer = self.pool.writer(session_id, batch_index, program.cost.dealer_bytes)
+            writer = self.pool.writer(session_id, batch, program.cost.dealer_bytes)
             deal(writer.append)
             writer.commit()
         except BaseException:
-            self.pool.fail(session_id, batch_index)
+            self.pool.fail(session_id, batch)
             raise

@@ -109,9 +109,7 @@ def answer(message: Message) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size this process has had; not getrusage's, which begins with the
-    parent's.
-    """
+    """The largest resident size of this process; getrusage's begins with the parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

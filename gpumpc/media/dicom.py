@@ -88,9 +88,8 @@ def _check(dataset: Dataset) -> None:
     data = next((dataset[name].value for name in _PIXELS if name in dataset), None)
     if not data or "Rows" not in dataset or "Columns" not in dataset:
         why = "it is a report, a plan, a structure set, a waveform or a directory"
-        raise UnreadableImage(
-            "the DICOM file holds no pixels", why, "share the image series itself"
-        )
+        what, hint = "the DICOM file holds no pixels", "share the image series itself"
+        raise UnreadableImage(what, why, hint)
     n_frames = int(dataset.get("NumberOfFrames") or 1)
     check_size(int(dataset.Columns), int(dataset.Rows), n_frames)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -252,6 +251,5 @@ def _extent(frames: list[Values], dataset: Dataset) -> Window:
 
 def _foreign() -> UnreadableImage:
     why = "its content is not PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
-    return UnreadableImage(
-        "the file is not an image of a known kind", why, "convert it to one of these"
-    )
+    hint = "convert it to one of these"
+    return UnreadableImage("the file is not an image of a known kind", why, hint)
