@@ -9,13 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
-from gpumpc.client.connection import (
-    ANSWER_S,
-    CONNECT_S,
-    ITEMS_PER_REQUEST,
-    Connection,
-    Progress,
-)
+from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
 from gpumpc.client.index import Index
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
 from gpumpc.deploy.config import ClientConfig, load_client
@@ -260,10 +254,7 @@ class Client(Connection):
         return self.served.sealed(items, progress, ask)
 
     def classify(
-        self,
-        items: Sequence[str],
-        head: AnyPlan | None = None,
-        progress: Progress | None = None,
+        self, items: Sequence[str], head: AnyPlan | None = None, progress: Progress | None = None
     ) -> Classes:
         """The classes of items, as far as the policy of the head shows them.
 

@@ -11,6 +11,8 @@ from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool
 from gpumpc.offline.secret import Secret
 from gpumpc.program.program import Program
 
+Deal = Callable[[dealer.Send], None]
+
 
 class LocalDealer:
     """Deals into a pool in memory, from which server 1 takes its corrections.
@@ -66,14 +68,12 @@ class LocalDealer:
 
         self._store(session_id, 0, program, deal)
 
-    def _store(
-        self, session_id: bytes, batch: int, program: Program, deal: Callable[[dealer.Send], None]
-    ) -> None:
+    def _store(self, session_id: bytes, batch_index: int, program: Program, deal: Deal) -> None:
         """Server 1 may read the first corrections while later ones are dealt."""
         try:
-            writer = self.pool.writer(session_id, batch, program.cost.dealer_bytes)
+            writer = self.pool.writer(session_id, batch_index, program.cost.dealer_bytes)
             deal(writer.append)
             writer.commit()
         except BaseException:
-            self.pool.fail(session_id, batch)
+            self.pool.fail(session_id, batch_index)
             raise

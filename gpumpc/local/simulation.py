@@ -253,9 +253,7 @@ class LocalSession:
         then it is called.
         """
         if not isinstance(y, SharedTensor):
-            raise TypeError(
-                "a SharedTensor combines with SharedTensors only; share the other first"
-            )
+            raise TypeError("a SharedTensor combines with such only; share the other operand first")
         self._check_owner(x)
         self._check_owner(y)
         if is_local(operator):

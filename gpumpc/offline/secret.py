@@ -117,9 +117,8 @@ def lock_file(path: Path, what: str) -> int:
     except OSError as error:
         os.close(descriptor)
         hint = "stop the other process, or give each party a state folder of its own"
-        raise ConfigError(
-            f"{what} is in use", f"another process holds {path} ({error.strerror})", hint
-        ) from error
+        why = f"another process holds {path} ({error.strerror})"
+        raise ConfigError(f"{what} is in use", why, hint) from error
     return descriptor
 
 

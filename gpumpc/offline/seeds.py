@@ -49,13 +49,11 @@ class SeedTree:
 
 def weight_session(version: str, weight_sharing_id: str) -> bytes:
     """The session id of the static masks of one weight version and weight sharing."""
-    return hashlib.sha256(
-        _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
-    ).digest()[:SESSION_BYTES]
+    fields = _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
+    return hashlib.sha256(fields).digest()[:SESSION_BYTES]
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:
     """A session's id, bound to both ledgers: without one of them its old masks never recur."""
-    return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[
-        :SESSION_BYTES
-    ]
+    fields = _fields(_LABEL, b"session", program_id, nonce_0, nonce_1)
+    return hashlib.sha256(fields).digest()[:SESSION_BYTES]
