@@ -88,11 +88,9 @@ def _depths(text: str) -> tuple[int, ...]:
 def _two_files(gallery: Features, queries: Features, table: Labels) -> Parts:
     both = set(gallery.items) & set(queries.items)
     if both:
-        raise BadValue(
-            f"{len(both)} items are in the gallery and among the queries",
-            f"such a query finds itself; one is '{min(both)}'",
-            "leave out --queries, for leave-one-out, or separate the files",
-        )
+        what = f"{len(both)} items are in the gallery and among the queries"
+        why = f"such a query finds itself; one is '{min(both)}'"
+        raise BadValue(what, why, "leave out --queries, for leave-one-out, or separate the files")
     return Parts(_labelled(gallery, table), _labelled(queries, table), "queries of their own")
 
 
@@ -102,11 +100,9 @@ def _halves(found: Features, table: Labels, leave_one_out: bool) -> Parts:
     if leave_one_out or said == {None}:
         return Parts(_labelled(found, table), None, "leave-one-out")
     if said != {True, False}:
-        raise BadValue(
-            "the labels do not divide the items into gallery and queries",
-            "the column 'part' is empty for some, or names one part only",
-            "fill it in, or use --leave-one-out",
-        )
+        what = "the labels do not divide the items into gallery and queries"
+        why = "the column 'part' is empty for some, or names one part only"
+        raise BadValue(what, why, "fill it in, or use --leave-one-out")
     gallery, queries = (_chosen(found, rows, train) for train in (True, False))
     return Parts(_labelled(gallery, table), _labelled(queries, table), "train and test")
 

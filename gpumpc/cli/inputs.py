@@ -46,6 +46,7 @@ def share(
     axis: Axis = 2,
 ) -> None:
     """Split images between the two servers; only shares of pixels and random ids are sent.
+
     Images that are shared already are left out, so an interrupted command can be run again.
     Files that cannot be read are listed and the rest goes through; the exit code is then 1.
     """
@@ -105,11 +106,9 @@ def share_items(client: Client, images: dict[str, Item]) -> None:
 def recipe_of(plan: PlanRecord) -> Preprocessing:
     """How a plan preprocesses an image. Raises PlanError where it does not say."""
     if plan.preprocessing is None:
-        raise PlanError(
-            "this plan does not say how an image becomes its input",
-            "it was compiled without preprocessing",
-            "share .npy files of prepared inputs, or compile with preprocessing",
-        )
+        what = "this plan does not say how an image becomes its input"
+        hint = "share .npy files of prepared inputs, or compile with preprocessing"
+        raise PlanError(what, "it was compiled without preprocessing", hint)
     return plan.preprocessing
 
 

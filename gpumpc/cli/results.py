@@ -37,6 +37,7 @@ def extract(
     catalog: CatalogOption = None,
 ) -> None:
     """Extract the features of shared images; they stay at the servers as shares, for searches.
+
     Asked again after any interruption it goes on where it was.
     """
     from gpumpc.retrieval.evaluation.feature_file import check_name, write_features

@@ -84,11 +84,9 @@ class Client(Connection):
         deadline = time.monotonic() + timeout_s
         while not self.is_ready:
             if time.monotonic() > deadline:
-                raise ShareError(
-                    f"plan '{self.plan.name}' is not ready at the servers",
-                    "its weights are not shared, or the servers are not connected to each other",
-                    "the model's owner runs `gpumpc share-weights`; see both servers' logs",
-                )
+                why = "its weights are not shared, or the servers are not connected to each other"
+                hint = "the model's owner runs `gpumpc share-weights`; see both servers' logs"
+                raise ShareError(f"plan '{self.plan.name}' is not ready at the servers", why, hint)
             time.sleep(0.1)
 
     # the model's owner
@@ -100,11 +98,9 @@ class Client(Connection):
         """
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
         if weight_digest(weights) != self.plan.weight_digest:
-            raise BadValue(
-                f"the weights are not those of plan '{self.plan.name}'",
-                "their digest differs from the plan's weight_digest",
-                "take the weights.safetensors that was compiled together with this plan.json",
-            )
+            what = f"the weights are not those of plan '{self.plan.name}'"
+            hint = "take the weights.safetensors that was compiled together with this plan.json"
+            raise BadValue(what, "their digest differs from the plan's weight_digest", hint)
         request = m.ShareWeights(self.plan_id, secrets.token_hex(16))
         self.both_done(self.ask_together(request, sent), self.patience_s)
 
@@ -150,11 +146,9 @@ class Client(Connection):
             missing = self._settled(names)
             if not missing:
                 return
-        raise ShareError(
-            f"{len(missing)} of {len(names)} inputs did not reach both servers",
-            f"item {missing[0][:8]} is at one of them alone, or belongs to someone else there",
-            "share them again",
-        )
+        what = f"{len(missing)} of {len(names)} inputs did not reach both servers"
+        why = f"item {missing[0][:8]} is at one of them alone, or belongs to someone else there"
+        raise ShareError(what, why, "share them again")
 
     def _put(self, x: Array, names: list[str]) -> None:
         bits, cipher, backend = self.program.input.bits, self.plan.params.cipher, self.backend
@@ -295,11 +289,9 @@ class Client(Connection):
         """
         index = Index(self.served, name, metric, tuple(classes))
         if dim not in (None, index.dim):
-            raise BadShape(
-                f"an index of dimension {dim} was asked for",
-                f"the features of plan '{self.plan.name}' have {index.dim} entries",
-                "leave `dim` out, or use the plan whose features have it",
-            )
+            what = f"an index of dimension {dim} was asked for"
+            why = f"the features of plan '{self.plan.name}' have {index.dim} entries"
+            raise BadShape(what, why, "leave `dim` out, or use the plan whose features have it")
         request = m.IndexCreate(self.plan_id, name, metric, tuple(classes))
         self.both_done(self.ask((request, request)), ANSWER_S)
         return index

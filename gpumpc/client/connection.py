@@ -89,11 +89,9 @@ class Connection:
         deadline = time.monotonic() + timeout_s
         while not self.is_connected:
             if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"the two servers are not connected to each other after {timeout_s:g} s",
-                    "one of them does not run, or their configurations differ",
-                    "see both servers' logs",
-                )
+                what = f"the two servers are not connected to each other after {timeout_s:g} s"
+                why = "one of them does not run, or their configurations differ"
+                raise PeerTimeout(what, why, "see both servers' logs")
             time.sleep(0.1)
 
     # requests and answers
@@ -141,11 +139,9 @@ class Connection:
                     heard = time.monotonic()
                     yield party, reply, bulk
             if waiting and time.monotonic() - heard > timeout_s:
-                raise PeerTimeout(
-                    f"server {min(waiting)} did not answer for {timeout_s:g} s",
-                    "it hangs, or waits for the other server",
-                    "see both servers' logs",
-                )
+                what = f"server {min(waiting)} did not answer for {timeout_s:g} s"
+                why = "it hangs, or waits for the other server"
+                raise PeerTimeout(what, why, "see both servers' logs")
 
     def both_done(self, sequence: int, timeout_s: float) -> None:
         """Wait until both servers have answered. Raises the first refusal, PeerTimeout."""
@@ -209,11 +205,8 @@ class Connection:
     ) -> npt.NDArray[np.uint64]:
         records = [parts[party][part][0] for party in (0, 1)]
         if (records[0].n_items, records[0].rows) != (records[1].n_items, records[1].rows):
-            raise RevealError(
-                "the servers sent results that do not belong together",
-                "one of them lost or changed rows",
-                "extract these items again",
-            )
+            what = "the servers sent results that do not belong together"
+            raise RevealError(what, "one of them lost or changed rows", "extract these items again")
         shares: list[Words] = []
         for party in (0, 1):
             aad = m.result_aad(plan, job, part, party)

@@ -160,11 +160,8 @@ class SecureFeatureExtractor:
 
     def _connect(self) -> Client:
         if self.config is None:
-            raise ConfigError(
-                "the servers cannot be reached",
-                "neither client nor config was given",
-                "pass config='client.toml'",
-            )
+            why = "neither client nor config was given"
+            raise ConfigError("the servers cannot be reached", why, "pass config='client.toml'")
         client = connect(self.config, self._plan())
         try:
             client.wait_ready(READY_S)
@@ -211,11 +208,9 @@ class SecureFeatureExtractor:
     def _from_files(self, plan: PlanRecord, wanted: list[Path]) -> Array:
         recipe = plan.preprocessing
         if recipe is None:
-            raise ConfigError(
-                f"plan '{plan.name}' does not say how images are preprocessed",
-                "it was compiled without a recipe",
-                "pass arrays, or compile it with preprocessing=",
-            )
+            what = f"plan '{plan.name}' does not say how images are preprocessed"
+            why = "it was compiled without a recipe"
+            raise ConfigError(what, why, "pass arrays, or compile it with preprocessing=")
         items: list[Item] = []
         for found in read_images(wanted, recipe):
             if isinstance(found, Refused):

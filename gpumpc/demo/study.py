@@ -131,11 +131,9 @@ def retrieved(study: Study, gallery: Ints, queries: Ints, ranks: Ints) -> Retrie
     """Figures of positions (Q, 5) in a gallery."""
     relevant = study.labels[gallery][ranks] == study.labels[queries][:, None]
     n_relevant = (study.labels[gallery][None] == study.labels[queries][:, None]).sum(axis=1)
-    return Retrieved(
-        float(precision_at_k(relevant, 1).mean()),
-        float(precision_at_k(relevant, TOP).mean()),
-        mean_average_precision(relevant, n_relevant, TOP),
-    )
+    what = float(precision_at_k(relevant, 1).mean())
+    why = float(precision_at_k(relevant, TOP).mean())
+    return Retrieved(what, why, mean_average_precision(relevant, n_relevant, TOP))
 
 
 def full_figures(study: Study) -> dict[str, float]:

@@ -1,4 +1,5 @@
 """One TOML file a party, read strictly: an unknown or missing key or a wrong type is refused.
+
 Relative paths in a file are relative to the folder of that file.
 """
 

@@ -156,7 +156,7 @@ def _agree_secret(
     cards = {card.role: card for card in (identity.card, peer_card)}
     if set(cards) != {*roles}:
         found = " and ".join(sorted(cards))
-        why = f"one card must be {roles[0]}'s and one {roles[1]}'s, and they are of {found}"
+        why = f"one card must be of {roles[0]} and one of {roles[1]}, and they are of {found}"
         raise _bad_card(f"no {what} can be agreed with {peer_card.name}", why)
     both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in roles)
     shared = _agree(_private(identity), peer_card.x25519_key)

@@ -19,6 +19,7 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 class LocalCluster:
     """Dealer and two servers as processes of this machine, for trying out: it protects nothing.
+
     Use as a context manager; leaving it stops all three.
     """
 

@@ -1,4 +1,5 @@
 """One server's side of what the two servers do in lock step: agree, install weights, run batches.
+
 The same engine serves a server process over ZeroMQ and a thread over an in-memory channel. Whatever
 the servers must agree on is compared before the first masked byte; every batch number is reserved
 durably before it is used.
@@ -79,11 +80,8 @@ class Engine(Evaluation):
     def check_ready(self) -> None:
         """Raises ShareError before weights are shared."""
         if not self.session_id:
-            raise ShareError(
-                f"no weights are shared for plan '{self.plan.name}'",
-                self._why_not_ready,
-                "the model's owner runs `gpumpc share-weights`",
-            )
+            what, why = f"no weights are shared for plan '{self.plan.name}'", self._why_not_ready
+            raise ShareError(what, why, "the model's owner runs `gpumpc share-weights`")
 
     def begin(self, batch_index: int) -> ReservedBatch:
         """As `Evaluation.begin`; also raises ShareError before weights are shared."""

@@ -179,11 +179,8 @@ def _recipe(given: Preprocessing | Mapping[str, object] | None) -> Preprocessing
     try:
         return None if given is None else msgspec.convert(given, Preprocessing)
     except msgspec.ValidationError as error:
-        raise PlanError(
-            "the preprocessing cannot be used",
-            str(error),
-            "give size=(height, width), and mean and std with one grey level a channel",
-        ) from error
+        hint = "give size=(height, width), and mean and std with one grey level a channel"
+        raise PlanError("the preprocessing cannot be used", str(error), hint) from error
 
 
 def _calibrated(bounds: Literal["certified"] | Calibrated) -> Calibrated | None:

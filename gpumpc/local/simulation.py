@@ -299,8 +299,6 @@ class LocalSession:
 
     def _check_owner(self, x: SharedTensor) -> None:
         if x.owner != self.owner:
-            raise ForeignShare(
-                f"a tensor of session {x.owner} was given to session {self.owner}",
-                "this session's servers hold no shares of it",
-                "share the value in this session",
-            )
+            what = f"a tensor of session {x.owner} was given to session {self.owner}"
+            why = "this session's servers hold no shares of it"
+            raise ForeignShare(what, why, "share the value in this session")

@@ -89,11 +89,9 @@ class Child:
 
     def _lost(self) -> PeerLost:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return PeerLost(
-            f"the process {self.name} of the benchmark has ended",
-            lines[-1] if lines else "its log is empty",
-            "the network of the machine is not at fault: see the message, and run it again",
-        )
+        what = f"the process {self.name} of the benchmark has ended"
+        hint = "the network of the machine is not at fault: see the message, and run it again"
+        return PeerLost(what, lines[-1] if lines else "its log is empty", hint)
 
 
 def messages() -> Iterator[Message]:

@@ -127,11 +127,9 @@ def slices(path: Path, kind: str, is_zipped: bool, options: Options) -> Iterator
         shape = volume.shape
         dtype = volume.get_data_dtype()
         if not 2 <= len(shape) <= 4 or dtype.fields:
-            raise UnreadableImage(
-                f"the NIfTI file holds an array of shape {shape} and type {dtype}",
-                "grey volumes of 2 to 4 axes are read",
-                "save one volume, one value a voxel",
-            )
+            what = f"the NIfTI file holds an array of shape {shape} and type {dtype}"
+            why = "grey volumes of 2 to 4 axes are read"
+            raise UnreadableImage(what, why, "save one volume, one value a voxel")
         check_size(shape[0], shape[1], max(int(np.prod(shape[2:])), 1))
         values = finite(volume.get_fdata(dtype=np.float32, caching="unchanged"))
         codes = nibabel.orientations.io_orientation(volume.affine)

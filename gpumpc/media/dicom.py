@@ -117,11 +117,9 @@ def _check_decoder(dataset: Dataset) -> None:
     except RuntimeError:  # there is no decoder of this syntax at all
         lacking = []
     known = "an unknown one" if syntax.name == syntax else syntax.name
-    raise UnreadableImage(
-        f"the transfer syntax '{known}' ({syntax}) cannot be decoded",
-        "no installed package reads it" + (f"; it takes {' | '.join(lacking)}" if lacking else ""),
-        CONVERT,
-    )
+    what = f"the transfer syntax '{known}' ({syntax}) cannot be decoded"
+    why = "no installed package reads it" + (f"; it takes {' | '.join(lacking)}" if lacking else "")
+    raise UnreadableImage(what, why, CONVERT)
 
 
 def _decoded(dataset: Dataset) -> Iterator[Values]:
@@ -132,11 +130,9 @@ def _decoded(dataset: Dataset) -> Iterator[Values]:
             yield _stored(frame, dataset)
     except RuntimeError as error:  # every installed decoder has tried and failed
         syntax = dataset.file_meta.TransferSyntaxUID
-        raise UnreadableImage(
-            f"no installed decoder can read this '{syntax.name}' data ({syntax})",
-            "it is damaged, or of a variant that they lack (Pillow has no 12-bit JPEG)",
-            CONVERT,
-        ) from error
+        what = f"no installed decoder can read this '{syntax.name}' data ({syntax})"
+        why = "it is damaged, or of a variant that they lack (Pillow has no 12-bit JPEG)"
+        raise UnreadableImage(what, why, CONVERT) from error
 
 
 def _stored(frame: Values, dataset: Dataset) -> Values:

@@ -21,9 +21,7 @@ def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> Fl
         pixels = pixels.repeat(len(recipe.mean), axis=-1)
     wanted = (*recipe.size, len(recipe.mean))
     if pixels.shape[1:] != wanted:
-        raise BadShape(
-            f"images of shape {pixels.shape}",
-            f"the plan's preprocessing takes (batch, {wanted[0]}, {wanted[1]}, {wanted[2]})",
-            "cut or resize the images to that size, channels last",
-        )
+        what = f"images of shape {pixels.shape}"
+        why = f"the plan's preprocessing takes (batch, {wanted[0]}, {wanted[1]}, {wanted[2]})"
+        raise BadShape(what, why, "cut or resize the images to that size, channels last")
     return np.asarray((pixels * 255.0 - recipe.mean) / recipe.std)

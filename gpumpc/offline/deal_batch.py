@@ -127,11 +127,9 @@ def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> None:
         masks[step.output] = step.deal(dealing, *(masks.get(name) for name in step.inputs))
         n_bytes = dealing.sent_bytes - before
         if n_bytes != step.dealer_bytes:
-            raise CostMismatch(
-                f"step '{step.name}' dealt {n_bytes} bytes and declares {step.dealer_bytes}",
-                "its `deal` and its `cost` disagree",
-                "this is a bug in the protocol: please report it",
-            )
+            what = f"step '{step.name}' dealt {n_bytes} bytes and declares {step.dealer_bytes}"
+            why = "its `deal` and its `cost` disagree"
+            raise CostMismatch(what, why, "this is a bug in the protocol: please report it")
 
 
 def weight_masks(

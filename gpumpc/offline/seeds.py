@@ -38,11 +38,9 @@ class SeedTree:
     def key(self, step: str, name: str) -> bytes:
         """32 bytes for one expansion, `name` in `step`. Raises MaskReused on a second call."""
         if (step, name) in self._used:
-            raise MaskReused(
-                f"the mask '{name}' of step '{step}' was asked for twice in one batch",
-                "a mask hides one value, ever",
-                "this is a bug in the program: give the second mask a name of its own",
-            )
+            what = f"the mask '{name}' of step '{step}' was asked for twice in one batch"
+            hint = "this is a bug in the program: give the second mask a name of its own"
+            raise MaskReused(what, "a mask hides one value, ever", hint)
         self._used.add((step, name))
         return hmac.digest(self._prk, _fields(step.encode(), name.encode()) + b"\x01", "sha256")
 

@@ -178,8 +178,6 @@ def _want_batch(
 
 
 def _missing(batch_index: int) -> CorrelationsMissing:
-    return CorrelationsMissing(
-        f"batch {batch_index} has no correlated randomness and no dealer is connected",
-        "the dealer has stopped, or was never started",
-        "start `gpumpc dealer`, then ask again: nothing was lost",
-    )
+    what = f"batch {batch_index} has no correlated randomness and no dealer is connected"
+    why = "the dealer has stopped, or was never started"
+    return CorrelationsMissing(what, why, "start `gpumpc dealer`, then ask again: nothing was lost")

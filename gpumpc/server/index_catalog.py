@@ -24,11 +24,8 @@ class IndexCatalog:
         """Create an empty index. Raises InputError for another of its name, PlanError."""
         geometry, classes = geometry_of(engine.program, request.metric), request.classes
         if len(classes) == 1 or len({*classes}) != len(classes):
-            raise InputError(
-                f"an index of {len(classes)} classes",
-                "one is alone or repeated",
-                "name two or more",
-            )
+            why = "one is alone or repeated"
+            raise InputError(f"an index of {len(classes)} classes", why, "name two or more")
         plan, n_labels = plan_hash(engine.plan).hex(), len(classes)
         record = ix.IndexRecord(
             request.name, plan, geometry.dim, request.metric, owner, n_labels, classes

@@ -148,11 +148,9 @@ class PeerLoop:
         # Checked after `put`: a connection that ends fails it here or in `_fail_waiting`.
         if not self.is_connected:
             self._jobs.pop(job.job_id, 0.0)
-            raise PeerLost(
-                f"server {self._party} is not connected to server {1 - self._party}",
-                "the other server does not run, is starting, or their configurations differ",
-                "start it, see both logs, then ask again: nothing was lost",
-            )
+            what = f"server {self._party} is not connected to server {1 - self._party}"
+            why = "the other server does not run, is starting, or their configurations differ"
+            raise PeerLost(what, why, "start it, see both logs, then ask again: nothing was lost")
 
     def run(self) -> None:
         """Connect, agree and run jobs until `stopping` is set; reconnect when disconnected."""
@@ -299,11 +297,8 @@ class PeerLoop:
 
 
 def _one_sided(party: int) -> InputError:
-    return InputError(
-        f"the request reached server {party} only",
-        "the client sent it to one server, or the connection to the other was lost",
-        "send it to both servers",
-    )
+    why = "the client sent it to one server, or the connection to the other was lost"
+    return InputError(f"the request reached server {party} only", why, "send it to both servers")
 
 
 def unexpected(error: Exception) -> GpumpcError:

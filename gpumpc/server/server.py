@@ -241,8 +241,6 @@ def _claim(state: Path, card: Card) -> None:
     if not path.exists():
         write_private(path, card.curve_key)
     elif read_private(path) != card.curve_key:
-        raise ConfigError(
-            f"the state folder {state} belongs to another party than {card.name}",
-            "it was exchanged or copied, or this party has new keys",
-            "give each party its own state folder; with new keys, begin with an empty one",
-        )
+        what = f"the state folder {state} belongs to another party than {card.name}"
+        hint = "give each party its own state folder; with new keys, begin with an empty one"
+        raise ConfigError(what, "it was exchanged or copied, or this party has new keys", hint)

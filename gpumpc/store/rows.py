@@ -94,11 +94,9 @@ class Store(SqliteFile):
             self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
             [[found]] = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,))
             if found != value:
-                raise ConfigError(
-                    f"the store {self.folder} has {key} {found}, not {value}",
-                    "it belongs to the other server, or to another version",
-                    "give this server its own state folder",
-                )
+                what = f"the store {self.folder} has {key} {found}, not {value}"
+                why = "it belongs to the other server, or to another version"
+                raise ConfigError(what, why, "give this server its own state folder")
 
     def _sweep_files(self) -> None:
         known = {row[0] for row in self._db.execute("SELECT file FROM segments")}
@@ -119,11 +117,9 @@ class Store(SqliteFile):
             db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (store_pair_id,))
         if self.store_pair_id != store_pair_id:
             pairs = f"pair {self.store_pair_id[:8]}, not {store_pair_id[:8]}"
-            raise CorruptStore(
-                f"the store {self.folder} belongs to {pairs}",
-                "the two servers' stores do not belong together",
-                "start each server with the state folder it always had",
-            )
+            what = f"the store {self.folder} belongs to {pairs}"
+            why = "the two servers' stores do not belong together"
+            raise CorruptStore(what, why, "start each server with the state folder it always had")
 
     # notes
 

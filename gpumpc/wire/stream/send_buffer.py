@@ -111,11 +111,9 @@ class SendBuffer:
         while sending in self._waiting:
             self._check()
             if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"{self._peer} took nothing for {timeout_s:g} s",
-                    "its process is up but busy or stopped",
-                    f"see the log of {self._peer}, or allow more time with timeout_s",
-                )
+                what = f"{self._peer} took nothing for {timeout_s:g} s"
+                hint = f"see the log of {self._peer}, or allow more time with timeout_s"
+                raise PeerTimeout(what, "its process is up but busy or stopped", hint)
             self._await_change(check)
         self._check()  # it may have ended in an error
 
