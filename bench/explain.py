@@ -244,9 +244,7 @@ def _deal(session: LocalSession, backend: Any) -> tuple[dict[str, float], dict[s
     """Seconds and uniform bytes of each step at the dealer, under names that no run uses."""
     program, session_id = session.program, bytes(range(16))
     trees = tuple(seeds.SeedTree(root.expose(), session_id, 0) for root in session._roots)
-    masks = session._dealer._weight_masks(
-        session.plan.weight_digest, session._engines[0].weight_sharing_id
-    )
+    masks = session._dealer._weight_masks(session._engines[0].weight_sharing_id)
     dealing = dealer.Dealing(
         backend, program.params.cipher, (trees[0], trees[1]), masks, lambda correction: None
     )

@@ -11,8 +11,6 @@ def extra(module: str, name: str = "images") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtra(
-            f"the package that provides '{module}' is not installed",
-            f"reading such pictures needs the extra [{name}]",
-            f"pip install 'gpumpc[{name}]'",
-        ) from error
+        what = f"the package that provides '{module}' is not installed"
+        why = f"reading such pictures needs the extra [{name}]"
+        raise MissingExtra(what, why, f"pip install 'gpumpc[{name}]'") from error

@@ -50,8 +50,6 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         one_of("cipher", self.cipher, get_args(Cipher), PlanError)
         one_of("weights", self.weights, get_args(Weights), PlanError)
         if not 1 <= self.frac_bits or not 2 * self.frac_bits < self.ring_bits <= 62:
-            raise PlanError(
-                f"k = {self.ring_bits} and f = {self.frac_bits} do not make a fixed-point ring",
-                "a product needs 2f fraction bits, a sign and room above them, in at most 62 bits",
-                "choose 1 <= f and 2f < k <= 62, for example k = 40, f = 13",
-            )
+            what = f"k = {self.ring_bits} and f = {self.frac_bits} do not make a fixed-point ring"
+            why = "a product needs 2f fraction bits, a sign and room above them, in at most 62 bits"
+            raise PlanError(what, why, "choose 1 <= f and 2f < k <= 62, for example k = 40, f = 13")

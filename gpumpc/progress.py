@@ -29,9 +29,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def counted(what: str, scale: int = 1, most: int | None = None) -> Iterator[Counted]:
-    """A function (done, of) that moves a bar; each unit counts for `scale` of what is shown, `most`
-    in all.
-    """
+    """A function (done, of) that moves a bar; a unit counts for `scale` shown, `most` in all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

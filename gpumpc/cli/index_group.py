@@ -27,8 +27,7 @@ def create(
     plan: PlanOption,
     metric: Annotated[str, typer.Option(help="l2, ip or cosine.")] = "cosine",
     classes: Annotated[
-        str,
-        typer.Option(help="Names, separated by commas: rows carry secret labels that can vote."),
+        str, typer.Option(help="Comma-separated names: rows carry secret labels that can vote.")
     ] = "",
 ) -> None:
     """Create an empty index over a plan's features."""

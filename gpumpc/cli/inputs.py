@@ -45,8 +45,7 @@ def share(
     catalog: CatalogOption = None,
     axis: Axis = 2,
 ) -> None:
-    """Split images between the two servers. Nothing but pixels' shares and random ids leaves this
-    machine.
+    """Split images between the two servers; only shares of pixels and random ids are sent.
 
     Images that are shared already are left out, so an interrupted command can be run again.
     Files that cannot be read are listed and the rest goes through; the exit code is then 1.
@@ -55,9 +54,7 @@ def share(
         client.wait_connected(READY_S)
         arrays = [path for path in paths if path.suffix == ".npy"]
         if arrays and len(arrays) < len(paths):
-            raise ConfigError(
-                "arrays and images were given together", hint="share .npy files by themselves"
-            )
+            raise ConfigError("arrays and images were given together", hint="share arrays alone")
         if arrays:
             _share_arrays(client, arrays)
         elif _share_images(client, known, paths, axis):
@@ -67,9 +64,8 @@ def share(
 def _share_arrays(client: Client, paths: Sequence[Path]) -> None:
     """Share inputs as the plan takes them, and print their ids."""
     for path in paths:
-        values = load_array(path)
         with counted("images") as progress:
-            items = client.share(values, progress=progress)
+            items = client.share(load_array(path), progress=progress)
         typer.echo("\n".join(items))
 
 
@@ -84,16 +80,12 @@ def _share_images(client: Client, known: Catalog, paths: Sequence[Path], axis: i
     with console.status("reading images") as status:
         for portion in _portions(found, refused):
             ids = known.add_all(portion)
-            fresh = {
-                item_id: item
-                for item_id, item in zip(ids, portion, strict=True)
-                if item_id not in present
-            }
-            n_present += len(portion) - len(fresh)
-            if fresh:
-                share_items(client, fresh)
-                present.update(fresh)
-                n_shared += len(fresh)
+            new = {key: item for key, item in zip(ids, portion, strict=True) if key not in present}
+            n_present += len(portion) - len(new)
+            if new:
+                share_items(client, new)
+                present.update(new)
+                n_shared += len(new)
             status.update(f"{n_shared} images shared, {n_present} were there already")
     for bad in refused:
         console.print(f"[yellow]left out:[/] {escape(str(bad))}", soft_wrap=True, highlight=False)
@@ -107,20 +99,16 @@ def share_items(client: Client, images: dict[str, Item]) -> None:
     """Share read images under their ids."""
     from gpumpc.media.preprocess import preprocess
 
-    client.share(
-        preprocess(np.stack([image.pixels for image in images.values()]), recipe_of(client.plan)),
-        list(images),
-    )
+    pixels = np.stack([image.pixels for image in images.values()])
+    client.share(preprocess(pixels, recipe_of(client.plan)), list(images))
 
 
 def recipe_of(plan: PlanRecord) -> Preprocessing:
     """How a plan preprocesses an image. Raises PlanError where it does not say."""
     if plan.preprocessing is None:
-        raise PlanError(
-            "this plan does not say how an image becomes its input",
-            "it was compiled without preprocessing",
-            "share .npy files of prepared inputs, or compile with preprocessing",
-        )
+        what = "this plan does not say how an image becomes its input"
+        hint = "share .npy files of prepared inputs, or compile with preprocessing"
+        raise PlanError(what, "it was compiled without preprocessing", hint)
     return plan.preprocessing
 
 
@@ -156,21 +144,14 @@ def list_items(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = 
     """Count what each server holds of this user's, and the images of it in the local catalogue."""
     with connected(config, plan, catalog) as (client, known):
         table = Table("", "server 0", "server 1")
-        first, second = client.store_status()
-        table.add_row(
-            "store pair", first.store_pair_id[:8] or "none", second.store_pair_id[:8] or "none"
-        )
-        for kind in sorted({*first.rows, *second.rows}):
-            table.add_row(
-                _kind(kind), *(str(status.rows.get(kind, 0)) for status in (first, second))
-            )
-        table.add_row("bytes of shares", *(str(status.n_bytes) for status in (first, second)))
+        both = client.store_status()
+        table.add_row("store pair", *(status.store_pair_id[:8] or "none" for status in both))
+        for kind in sorted({*both[0].rows, *both[1].rows}):
+            table.add_row(_kind(kind), *(str(status.rows.get(kind, 0)) for status in both))
+        table.add_row("bytes of shares", *(str(status.n_bytes) for status in both))
         Console().print(table)
-        stored, kept, here = (
-            client.list_inputs(),
-            client.list_features(),
-            {entry.item_id for entry in known.all()},
-        )
+        stored, kept = client.list_inputs(), client.list_features()
+        here = {entry.item_id for entry in known.all()}
         typer.echo(
             f"of this plan: {len(stored)} images, {len(kept)} features; {len(here)} images in the "
             "local catalogue"
@@ -198,12 +179,9 @@ def delete(
 ) -> None:
     """Delete images at both servers, with their features and index rows."""
     with connected(config, plan, catalog) as (client, known):
-        names = check_named(items, everything)
-        chosen = (
-            sorted({*client.list_inputs(), *client.list_features()})
-            if everything
-            else items_of(known, names)
-        )
+        chosen = items_of(known, check_named(items, everything))
+        if everything:
+            chosen = sorted({*client.list_inputs(), *client.list_features()})
         client.delete(chosen, inputs_only)
         if not inputs_only:
             for item in chosen:

@@ -64,7 +64,5 @@ def place_of(catalog: Catalog, item: str) -> str:
 def check_named(names: Sequence[str] | None, everything: bool = False) -> list[str]:
     """The given names. Raises ConfigError unless either names or --all are given."""
     if bool(names) == everything:
-        raise ConfigError(
-            "either items or --all must be given", hint="name files or item ids, or use --all"
-        )
+        raise ConfigError("either items or --all must be given", hint="name items, or use --all")
     return [*(names or [])]

@@ -38,12 +38,8 @@ app = typer.Typer(
 
 
 def _log(name: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format=f"%(asctime)s {name} %(levelname)s %(message)s",
-        force=True,
-    )
+    text = f"%(asctime)s {name} %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=text, force=True)
 
 
 SupervisedOption = Annotated[
@@ -52,9 +48,7 @@ SupervisedOption = Annotated[
 
 
 def _until_signal(run: Callable[[], None], stop: Callable[[], None], supervised: bool) -> None:
-    """Run a role; SIGTERM and Ctrl-C ask it to stop, and so does the end of a supervisor at the
-    other end of stdin.
-    """
+    """Run a role until it ends, or SIGTERM, Ctrl-C or, if supervised, the end of stdin stop it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop())
     if supervised:
@@ -118,11 +112,8 @@ def server(
     with exit_on_error():
         settings = load_server(config)
         if settings.party != party:
-            raise ConfigError(
-                f"{config} is of party {settings.party}",
-                f"--party says {party}",
-                "correct one of them",
-            )
+            what = f"{config} is of party {settings.party}"
+            raise ConfigError(what, f"--party says {party}", "correct one of them")
         role = Server(settings)
         _until_signal(role.run, role.stop, supervised)
 
@@ -132,12 +123,8 @@ def up(
     plan: Annotated[
         list[Path], typer.Option("--plan", help="Folder with plan.json; several for several plans.")
     ],
-    local: Annotated[
-        bool, typer.Option("--local", help="Dealer and both servers on this machine.")
-    ] = False,
-    folder: Annotated[Path, typer.Option(help="Where keys, state and logs go.")] = Path(
-        "out/local"
-    ),
+    local: Annotated[bool, typer.Option("--local", help="Dealer and both servers here.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where keys and state go.")] = Path("out/local"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 8,
     pool: Annotated[str, typer.Option(help="How far the dealer works ahead.")] = "2GiB",
 ) -> None:
@@ -147,15 +134,11 @@ def up(
     with exit_on_error():
         if not local:
             raise ConfigError(
-                "only --local is supervised",
-                "each party starts its own process",
-                "use `gpumpc server`",
+                "only --local is supervised", "each party starts its process", "use `gpumpc server`"
             )
         stopping: list[int] = []
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-        ):  # before anything is started: nothing is left behind
+        # Before anything is started, so that nothing is left behind.
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda got, _: stopping.append(got))
         with LocalCluster(_local_setup(folder, plan, batch_size, pool)) as cluster:
             console.print(
@@ -192,10 +175,7 @@ def _local_setup(folder: Path, plans: list[Path], batch_size: int, pool: str) ->
 @app.command(name="compile")
 def compile_(
     model: Annotated[
-        str,
-        typer.Argument(
-            help="lite0, lenet, vgg, resnet18, or a .pt2 file made by torch.export.save."
-        ),
+        str, typer.Argument(help="lite0, lenet, vgg, resnet18 or a .pt2 file of torch.export.save.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for plan.json and weights.safetensors.")],
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 64,
@@ -203,10 +183,7 @@ def compile_(
     frac_bits: Annotated[int, typer.Option(help="Fraction bits.")] = 13,
     weights: Annotated[str, typer.Option(help="private or public.")] = "private",
     bounds: Annotated[str, typer.Option(help="certified, or calibrated on sample inputs.")] = "",
-    policy: Annotated[
-        str,
-        typer.Option(help="Of a network with logits, what a user learns: label, top5 or logits."),
-    ] = "",
+    policy: Annotated[str, typer.Option(help="What a user learns: label, top5 or logits.")] = "",
 ) -> None:
     """Turn a network into a plan: graph and ring parameters, and a file of its weights."""
     from gpumpc.local import named_networks as models

@@ -15,3 +15,6 @@ CatalogOption = Annotated[
 ]
 Named = Annotated[list[str] | None, typer.Argument(help="Files that were shared, or item ids.")]
 All = Annotated[bool, typer.Option("--all", help="Everything that is shared.")]
+FeaturesFile = Annotated[
+    Path, typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes.")
+]

@@ -36,8 +36,7 @@ def extract(
     ] = None,
     catalog: CatalogOption = None,
 ) -> None:
-    """Extract the features of shared images; they stay at the servers as shares, ready to be
-    searched.
+    """Extract the features of shared images; they stay at the servers as shares, for searches.
 
     Asked again after any interruption it goes on where it was.
     """
@@ -114,17 +113,14 @@ def _shown(row: str | list[str] | npt.NDArray[np.float64], classes: Sequence[str
 
 
 def search(
-    image: Annotated[
-        str, typer.Argument(help="An image file, or an item that is extracted already.")
-    ],
+    image: Annotated[str, typer.Argument(help="An image file, or an item that is extracted.")],
     config: ConfigOption,
     plan: PlanOption,
     index: Annotated[str, typer.Option(help="Name of the index.")],
     top: Annotated[int, typer.Option(min=1, help="How many neighbours.")] = 5,
     catalog: CatalogOption = None,
 ) -> None:
-    """Find the images most like one; neither server learns the question, the answer or a
-    distance."""
+    """Find the images most like one; neither server learns query, answer or distances."""
     with connected(config, plan, catalog) as (client, known):
         client.wait_ready(READY_S)
         asked, temporary = _asked(client, known, image)
@@ -155,9 +151,7 @@ def _asked(client: Client, known: Catalog, image: str) -> tuple[str, bool]:
     read = read_image(path, recipe_of(client.plan))
     if len(read) > 1:
         raise ConfigError(
-            f"{path} holds {len(read)} images",
-            "a search asks about one image",
-            "share it, and search by item id",
+            f"{path} holds {len(read)} images", "a search takes one", "share it; search by item id"
         )
     digest = pixel_digest(read[0].pixels)
     for entry in known.find_file(path):

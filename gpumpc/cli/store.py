@@ -9,9 +9,7 @@ import typer
 
 from gpumpc.cli.console import exit_on_error
 
-app = typer.Typer(
-    name="store", help="The shares that a server keeps, for its operator.", no_args_is_help=True
-)
+app = typer.Typer(name="store", help="The shares that a server keeps.", no_args_is_help=True)
 
 
 @app.callback()
@@ -33,10 +31,8 @@ def verify(
         settings = load_server(config)
         opened = Store(settings.state / "store", settings.party)
         try:
-            n_segments, rows = (
-                opened.verify(),
-                sum(n for kind, n in opened.info().items() if kind != "bytes"),
-            )
+            n_segments = opened.verify()
+            rows = sum(n for kind, n in opened.info().items() if kind != "bytes")
         finally:
             opened.close()
         typer.echo(f"{n_segments} segments with {rows} rows are as they were written")

@@ -1,6 +1,4 @@
-"""`gpumpc train-head`: the model's owner trains a linear classifier on revealed features, in the
-clear, into a plan.
-"""
+"""`gpumpc train-head`: train a linear classifier on revealed features, in the clear."""
 
 from __future__ import annotations
 
@@ -10,29 +8,18 @@ from typing import Annotated, cast
 import typer
 
 from gpumpc.cli.console import exit_on_error
+from gpumpc.cli.options import FeaturesFile
 
 
 def train_head(
-    features: Annotated[
-        Path,
-        typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes."),
-    ],
+    features: FeaturesFile,
     labels: Annotated[
-        Path,
-        typer.Option(
-            help="A table: file,label[,source][,part]; lines of part `test` are left out."
-        ),
+        Path, typer.Option(help="A table: file,label[,source][,part]; part `test` is left out.")
     ],
     on: Annotated[Path, typer.Option("--on", help="Folder of the plan that made the features.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the head's plan.json and weights.safetensors.")
-    ],
-    policy: Annotated[
-        str, typer.Option(help="What a user learns of an image: label, top5 or logits.")
-    ] = "label",
-    l2: Annotated[
-        float, typer.Option(help="Penalty on the weights of standardised features.")
-    ] = 1.0,
+    out: Annotated[Path, typer.Option(help="Folder for plan.json and weights.safetensors.")],
+    policy: Annotated[str, typer.Option(help="What a user learns: label, top5, logits.")] = "label",
+    l2: Annotated[float, typer.Option(help="Penalty on weights of standardised features.")] = 1.0,
 ) -> None:
     """Train a head on features that the servers keep; `gpumpc classify --head` uses it."""
     from gpumpc.program import plan as plan_files
@@ -49,7 +36,5 @@ def train_head(
         head = train(found.features[used], [rows[i].label for i in used], l2=l2)
         plan, weights = compile_head(below, head.weight, head.bias, head.classes, chosen)
         plan_files.save(plan, weights, out)
-        typer.echo(
-            f"plan '{plan.name}' of {len(head.classes)} classes, trained on {len(used)} images, is "
-            f"in {out}"
-        )
+        counts = f"{len(head.classes)} classes, trained on {len(used)} images"
+        typer.echo(f"plan '{plan.name}' of {counts}, is in {out}")

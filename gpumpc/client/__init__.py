@@ -1,2 +1,1 @@
-"""The user's and the owner's side: share inputs, ask the two servers, put sealed results
-together."""
+"""The user's and the owner's side: share inputs, ask both servers, reveal sealed results."""

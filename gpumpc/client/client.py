@@ -1,6 +1,4 @@
-"""Owner and user: share inputs between the two servers, have them evaluated, put the sealed results
-together.
-"""
+"""Owner and user: share inputs between the two servers and reveal the sealed results."""
 
 import secrets
 import time
@@ -11,13 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
-from gpumpc.client.connection import (
-    ANSWER_S,
-    CONNECT_S,
-    ITEMS_PER_REQUEST,
-    Connection,
-    Progress,
-)
+from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
 from gpumpc.client.index import Index
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
 from gpumpc.deploy.config import ClientConfig, load_client
@@ -84,43 +76,31 @@ class Client(Connection):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the servers are connected to each other, and have the same weight shares and
-        session.
-        """
+        """Whether the servers are connected and have the same weight shares and session."""
         return self.served.is_ready
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until the servers are connected to each other and have weights.
-
-        Raises ShareError.
-        """
+        """Wait until the servers are connected and have weights. Raises ShareError."""
         deadline = time.monotonic() + timeout_s
         while not self.is_ready:
             if time.monotonic() > deadline:
-                raise ShareError(
-                    f"plan '{self.plan.name}' is not ready at the servers",
-                    "its weights are not shared yet, or the servers are not connected to each "
-                    "other",
-                    "the model's owner runs `gpumpc share-weights`; see both servers' logs",
-                )
+                why = "its weights are not shared, or the servers are not connected to each other"
+                hint = "the model's owner runs `gpumpc share-weights`; see both servers' logs"
+                raise ShareError(f"plan '{self.plan.name}' is not ready at the servers", why, hint)
             time.sleep(0.1)
 
     # the model's owner
 
     def share_weights(self, weights: Weights) -> None:
-        """Split the weights between the servers under a fresh share-pair id, and wait until they
-        have opened F.
+        """Split the weights between the servers, and wait until they have opened F.
 
-        Raises BadValue for NaN or for weights that are not those of the plan, before anything is
-        sent.
+        Raises BadValue, before anything is sent, for NaN or for weights that are not the plan's.
         """
         sent = split_weights(self.program, integer_weights(self.program, weights), self.backend)
         if weight_digest(weights) != self.plan.weight_digest:
-            raise BadValue(
-                f"the weights are not those of plan '{self.plan.name}'",
-                "their digest differs from the plan's weight_digest",
-                "take the weights.safetensors that was compiled together with this plan.json",
-            )
+            what = f"the weights are not those of plan '{self.plan.name}'"
+            hint = "take the weights.safetensors that was compiled together with this plan.json"
+            raise BadValue(what, "their digest differs from the plan's weight_digest", hint)
         request = m.ShareWeights(self.plan_id, secrets.token_hex(16))
         self.both_done(self.ask_together(request, sent), self.patience_s)
 
@@ -159,35 +139,27 @@ class Client(Connection):
         return names
 
     def _share(self, x: Array, names: list[str]) -> None:
-        """One portion.
-
-        Inputs that a crash left at one server alone are deleted by `Settle` and sent once more.
-        """
+        """Send one portion, and once more the inputs that `Settle` deleted at one server."""
         missing, row = names, {name: i for i, name in enumerate(names)}
         for _ in range(2):
             self._put(x[[row[name] for name in missing]], missing)
             missing = self._settled(names)
             if not missing:
                 return
-        raise ShareError(
-            f"{len(missing)} of {len(names)} inputs did not reach both servers",
-            f"item {missing[0][:8]} is at one of them alone, or belongs to someone else there",
-            "share them again",
-        )
+        what = f"{len(missing)} of {len(names)} inputs did not reach both servers"
+        why = f"item {missing[0][:8]} is at one of them alone, or belongs to someone else there"
+        raise ShareError(what, why, "share them again")
 
     def _put(self, x: Array, names: list[str]) -> None:
-        bits, cipher = self.program.input.bits, self.plan.params.cipher
+        bits, cipher, backend = self.program.input.bits, self.plan.params.cipher, self.backend
         seeds, rows = [], []
         for words in encode_input(self.program, x):
             seeds.append(secrets.token_bytes(SEED_BYTES))
-            _, share_1 = split(
-                self.backend, cipher, seeds[-1], self.backend.upload(words[None]), bits
-            )
-            rows.append(bytes(self.backend.pack(share_1, bits)))
+            _, share_1 = split(backend, cipher, seeds[-1], backend.upload(words[None]), bits)
+            rows.append(bytes(backend.pack(share_1, bits)))
         request = m.Share(self.plan_id, secrets.token_hex(16), names)
-        self.both_done(
-            self.ask((request, request), (b"".join(seeds), b"".join(rows))), self.patience_s
-        )
+        bulks = (b"".join(seeds), b"".join(rows))
+        self.both_done(self.ask((request, request), bulks), self.patience_s)
 
     def _settled(self, names: list[str]) -> list[str]:
         """Have both servers compare what they hold; returns the items that one of them lacks."""
@@ -196,9 +168,7 @@ class Client(Connection):
         for party in (0, 1):
             reply, _ = self.answer(party, sequence, self.patience_s)
             if not isinstance(reply, m.Settled):
-                raise BadFrame(
-                    f"server {party} did not settle", hint="use the same version everywhere"
-                )
+                raise BadFrame(f"server {party} did not settle", hint="use one version everywhere")
             missing |= {*reply.missing}
         return [name for name in names if name in missing]
 
@@ -208,9 +178,7 @@ class Client(Connection):
         return sorted({*first} & {*second})
 
     def delete(self, items: Sequence[str], inputs_only: bool = False) -> None:
-        """Delete items at both servers: inputs, features and their rows in every index; or their
-        inputs alone.
-        """
+        """Delete items at both servers: inputs, features and index rows; or inputs alone."""
         for start in range(0, len(items), ITEMS_PER_REQUEST):
             names = list(items[start : start + ITEMS_PER_REQUEST])
             request = m.Delete(names, "inputs" if inputs_only else "all")
@@ -261,9 +229,8 @@ class Client(Connection):
         of = -(-len(items) // self.batch_size)
         for start in range(0, len(items), size):
             before = start // self.batch_size
-            request = m.Extract(
-                self.plan_id, secrets.token_hex(16), items[start : start + size], source_id
-            )
+            portion = items[start : start + size]
+            request = m.Extract(self.plan_id, secrets.token_hex(16), portion, source_id)
             self.until_done(self.ask_together(request), shifted(progress, before, of))
         return items
 
@@ -273,9 +240,7 @@ class Client(Connection):
         return sorted({*first} & {*second})
 
     def features(self, items: Sequence[str], progress: Progress | None = None) -> SealedResult:
-        """Kept features, sealed to this user until `reveal`: (n, d). Raises RemoteError naming an
-        item without any.
-        """
+        """Kept features (n, d), sealed to this user. RemoteError names an item without any."""
 
         def ask(job: str, names: list[str]) -> int:
             return self.ask((m.GetFeatures(self.plan_id, job, names),) * 2)
@@ -283,10 +248,7 @@ class Client(Connection):
         return self.served.sealed(items, progress, ask)
 
     def classify(
-        self,
-        items: Sequence[str],
-        head: AnyPlan | None = None,
-        progress: Progress | None = None,
+        self, items: Sequence[str], head: AnyPlan | None = None, progress: Progress | None = None
     ) -> Classes:
         """The classes of items, as far as the policy of the head shows them.
 
@@ -327,11 +289,9 @@ class Client(Connection):
         """
         index = Index(self.served, name, metric, tuple(classes))
         if dim not in (None, index.dim):
-            raise BadShape(
-                f"an index of dimension {dim} was asked for",
-                f"the features of plan '{self.plan.name}' have {index.dim} entries",
-                "leave `dim` out, or use the plan whose features have it",
-            )
+            what = f"an index of dimension {dim} was asked for"
+            why = f"the features of plan '{self.plan.name}' have {index.dim} entries"
+            raise BadShape(what, why, "leave `dim` out, or use the plan whose features have it")
         request = m.IndexCreate(self.plan_id, name, metric, tuple(classes))
         self.both_done(self.ask((request, request)), ANSWER_S)
         return index

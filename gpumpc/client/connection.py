@@ -1,11 +1,8 @@
-"""A client's connection to both servers: numbered requests, their answers, and sealed results put
-together.
-"""
+"""A client's connection to both servers: numbered requests, answers and sealed results."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -64,12 +61,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -97,11 +89,9 @@ class Connection:
         deadline = time.monotonic() + timeout_s
         while not self.is_connected:
             if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"the two servers are not connected to each other after {timeout_s:g} s",
-                    "one of them does not run, or their configurations differ",
-                    "see both servers' logs",
-                )
+                what = f"the two servers are not connected to each other after {timeout_s:g} s"
+                why = "one of them does not run, or their configurations differ"
+                raise PeerTimeout(what, why, "see both servers' logs")
             time.sleep(0.1)
 
     # requests and answers
@@ -116,16 +106,12 @@ class Connection:
         return self._sequence
 
     def ask_together(self, request: m.Request, bulks: tuple[bytes, bytes] = (b"", b"")) -> int:
-        """A request that both carry out in lock step: server 0 hears of it when server 1 has all of
-        it.
-        """
+        """Send a request that both run in lock step: server 0 gets it when server 1 has it."""
         self._sequence += 1
         self._servers[1].send(Kind.REQUEST, m.pack(request, bulks[1]), sequence=self._sequence)
         reply, _ = self.answer(1, self._sequence, self.patience_s)
         if not isinstance(reply, m.Queued):
-            raise BadFrame(
-                "server 1 did not take the request", hint="use the same version everywhere"
-            )
+            raise BadFrame("server 1 did not take the request", hint="use one version everywhere")
         self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
         return self._sequence
 
@@ -133,9 +119,8 @@ class Connection:
         """A server's next answer to this request; late answers to earlier ones are dropped."""
         deadline = time.monotonic() + timeout_s
         while True:
-            frame: Frame = self._servers[party].receive(
-                max(0.0, deadline - time.monotonic()), errors_of=sequence
-            )
+            left_s = max(0.0, deadline - time.monotonic())
+            frame: Frame = self._servers[party].receive(left_s, errors_of=sequence)
             if frame.sequence == sequence:
                 return m.unpack(frame.payload, m.Reply)
 
@@ -154,11 +139,9 @@ class Connection:
                     heard = time.monotonic()
                     yield party, reply, bulk
             if waiting and time.monotonic() - heard > timeout_s:
-                raise PeerTimeout(
-                    f"server {min(waiting)} did not answer for {timeout_s:g} s",
-                    "it hangs, or waits for the other server",
-                    "see both servers' logs",
-                )
+                what = f"server {min(waiting)} did not answer for {timeout_s:g} s"
+                why = "it hangs, or waits for the other server"
+                raise PeerTimeout(what, why, "see both servers' logs")
 
     def both_done(self, sequence: int, timeout_s: float) -> None:
         """Wait until both servers have answered. Raises the first refusal, PeerTimeout."""
@@ -173,9 +156,7 @@ class Connection:
         sequence = self.ask((request, request))
         first, second = (self.answer(party, sequence, ANSWER_S) for party in (0, 1))
         if not isinstance(first[0], kind) or not isinstance(second[0], kind):
-            raise BadFrame(
-                "a server gave an answer of another kind", hint="use the same version everywhere"
-            )
+            raise BadFrame("an answer is of another kind", hint="use one version everywhere")
         return (first[0], first[1]), (second[0], second[1])
 
     def listed(self, request: m.ListItems | m.IndexInfo) -> tuple[list[str], list[str]]:
@@ -195,17 +176,14 @@ class Connection:
     # sealed results
 
     def collect(self, job: str, sequence: int, progress: Progress | None) -> Parts:
-        """Every part of a job from both servers.
-
-        Raises PeerTimeout, RevealError for parts that do not belong together.
-        """
+        """Every part of a job from both servers. Raises PeerTimeout, BadFrame."""
         parts: Parts = ({}, {})
         waiting, done = {0, 1}, 0
         for party, reply, bulk in self.answers(sequence, waiting, self.patience_s):
             if not isinstance(reply, m.Part) or reply.job != job:
                 raise BadFrame(
                     f"server {party} sent something else than a part of this job",
-                    hint="use the same version everywhere",
+                    hint="use one version everywhere",
                 )
             parts[party][reply.part] = (reply, bytes(bulk))
             if len(parts[party]) >= reply.of:
@@ -218,29 +196,21 @@ class Connection:
     def opened(
         self, plan: str, job: str, parts: Parts, shape: tuple[int, ...], bits: int
     ) -> npt.NDArray[np.uint64]:
-        """Both shares of every part, opened and added modulo 2^bits: (n_items, *shape).
-
-        Raises RevealError.
-        """
-        return np.concatenate(
-            [self._opened(plan, job, parts, part, shape, bits) for part in range(len(parts[0]))]
-        )
+        """Both shares of every part, added modulo 2^bits: (n_items, *shape). Raises RevealError."""
+        numbers = range(len(parts[0]))
+        return np.concatenate([self._opened(plan, job, parts, n, shape, bits) for n in numbers])
 
     def _opened(
         self, plan: str, job: str, parts: Parts, part: int, shape: tuple[int, ...], bits: int
     ) -> npt.NDArray[np.uint64]:
         records = [parts[party][part][0] for party in (0, 1)]
         if (records[0].n_items, records[0].rows) != (records[1].n_items, records[1].rows):
-            raise RevealError(
-                "the servers sent results that do not belong together",
-                "one of them lost or changed rows",
-                "extract these items again",
-            )
+            what = "the servers sent results that do not belong together"
+            raise RevealError(what, "one of them lost or changed rows", "extract these items again")
         shares: list[Words] = []
         for party in (0, 1):
-            packed = open_sealed(
-                self._identity, parts[party][part][1], m.result_aad(plan, job, part, party)
-            )
+            aad = m.result_aad(plan, job, part, party)
+            packed = open_sealed(self._identity, parts[party][part][1], aad)
             wanted = (records[party].n_items, *shape)
             shares.append(self.backend.unpack(memoryview(packed), wanted, bits))
         total = self.backend.reduce(shares[0] + shares[1], bits)

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 import numpy as np
@@ -68,10 +67,7 @@ class SecureFeatureExtractor:
     # what scikit-learn asks of a transformer
 
     def fit(self, X: Images, y: object = None) -> SecureFeatureExtractor:
-        """Check the images against the plan; nothing is learned and nothing is sent.
-
-        Raises like `transform`.
-        """
+        """Check the images, like `transform`, against the plan; nothing is learned or sent."""
         self._values(X)
         return self
 
@@ -107,10 +103,7 @@ class SecureFeatureExtractor:
         return {name: getattr(self, name) for name in PARAMETERS}
 
     def set_params(self, **params: object) -> SecureFeatureExtractor:
-        """Change arguments of the constructor; a connection made from the old ones is ended.
-
-        Raises BadValue.
-        """
+        """Change constructor arguments and end a connection made from them. Raises BadValue."""
         unknown = sorted(set(params) - set(PARAMETERS))
         if unknown:
             raise BadValue(
@@ -149,12 +142,7 @@ class SecureFeatureExtractor:
     def __enter__(self) -> SecureFeatureExtractor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -172,11 +160,8 @@ class SecureFeatureExtractor:
 
     def _connect(self) -> Client:
         if self.config is None:
-            raise ConfigError(
-                "the servers cannot be reached",
-                "neither client nor config was given",
-                "pass config='client.toml'",
-            )
+            why = "neither client nor config was given"
+            raise ConfigError("the servers cannot be reached", why, "pass config='client.toml'")
         client = connect(self.config, self._plan())
         try:
             client.wait_ready(READY_S)
@@ -204,9 +189,7 @@ class SecureFeatureExtractor:
             return self.client.plan
         if self.plan is None:
             raise ConfigError(
-                "there is no plan",
-                "neither client nor plan was given",
-                "pass plan='FOLDER' with plan.json",
+                "there is no plan", "neither client nor plan was given", "pass plan='FOLDER'"
             )
         return record_of(self.plan)
 
@@ -225,11 +208,9 @@ class SecureFeatureExtractor:
     def _from_files(self, plan: PlanRecord, wanted: list[Path]) -> Array:
         recipe = plan.preprocessing
         if recipe is None:
-            raise ConfigError(
-                f"plan '{plan.name}' does not say how images are preprocessed",
-                "it was compiled without a recipe",
-                "pass arrays, or compile it with preprocessing=",
-            )
+            what = f"plan '{plan.name}' does not say how images are preprocessed"
+            why = "it was compiled without a recipe"
+            raise ConfigError(what, why, "pass arrays, or compile it with preprocessing=")
         items: list[Item] = []
         for found in read_images(wanted, recipe):
             if isinstance(found, Refused):

@@ -58,10 +58,8 @@ class Index:
         request = m.IndexInfo(plan.plan_id, name)
         (first, _), (second, _) = plan.connection.both(request, m.ItemList)
         if first != second:
-            raise BadFrame(
-                "the servers describe an index differently",
-                hint="restart both servers, and create it again",
-            )
+            hint = "restart both servers, and create it again"
+            raise BadFrame("the servers describe an index differently", hint=hint)
         return cls(plan, name, cast(Metric, first.metric), first.classes)
 
     @property
@@ -79,11 +77,8 @@ class Index:
         """Item ids by position. Raises RevealError if the servers hold different rows."""
         first, second = self._connection.listed(m.IndexInfo(self._plan.plan_id, self.name))
         if first != second:
-            raise RevealError(
-                "the servers hold different rows of this index",
-                "one of them is behind",
-                "search again",
-            )
+            what = "the servers hold different rows of this index"
+            raise RevealError(what, "one of them is behind", "search again")
         return first
 
     @property
@@ -92,8 +87,7 @@ class Index:
         return len(self.ids)
 
     def save(self, path: str | Path) -> None:
-        """Write the index's name, metric and plan down, as JSON; `Client.load_index` reads it. The
-        rows stay at the servers, as shares.
+        """Write name, metric and plan down as JSON, for `Client.load_index`; the rows stay shared.
 
         Raises ConfigError for a full disk.
         """
@@ -110,21 +104,14 @@ class Index:
         try:
             record = msgspec.json.decode(path.read_bytes(), type=SavedIndex)
         except FileNotFoundError:
-            raise MissingFile(
-                f"there is no file {path}", hint="save an index first, or open it by its name"
-            ) from None
+            hint = "save an index first, or open it by its name"
+            raise MissingFile(f"there is no file {path}", hint=hint) from None
         except (OSError, msgspec.DecodeError) as error:
-            raise CorruptPlan(
-                f"{path} is not a saved index",
-                str(error),
-                "open the index by its name, and save it again",
-            ) from error
+            hint = "open the index by its name, and save it again"
+            raise CorruptPlan(f"{path} is not a saved index", str(error), hint) from error
         if record.plan != plan.plan_id:
-            raise CorruptPlan(
-                f"{path} is of an index over another plan",
-                "features of two networks cannot be compared",
-                "use its plan",
-            )
+            why = "features of two networks cannot be compared"
+            raise CorruptPlan(f"{path} is of an index over another plan", why, "use its plan")
         return cls.open(plan, record.name)
 
     def add(
@@ -143,10 +130,8 @@ class Index:
         """
         connection, words = self._connection, self._numbered(items, labels)
         for start in range(0, len(items), ITEMS_PER_REQUEST):
-            names, chosen = (
-                list(items[start : start + ITEMS_PER_REQUEST]),
-                words[start : start + ITEMS_PER_REQUEST],
-            )
+            portion = slice(start, start + ITEMS_PER_REQUEST)
+            names, chosen = list(items[portion]), words[portion]
             pad = np.frombuffer(secrets.token_bytes(8 * len(chosen)), dtype="<u8")
             bulks = (pad.tobytes(), (chosen - pad).astype("<u8").tobytes())  # shares modulo 2^64
             request = m.IndexAdd(self._plan.plan_id, secrets.token_hex(16), self.name, names)
@@ -156,20 +141,15 @@ class Index:
         self, items: Sequence[str], labels: Sequence[str] | None
     ) -> npt.NDArray[np.uint64]:
         """Labels as numbers; none for an index without classes."""
-        if (labels is not None) != bool(self.classes) or (
-            labels is not None and len(labels) != len(items)
-        ):
-            raise BadShape(
-                f"{len(labels or ())} labels came for {len(items)} items",
-                f"index '{self.name}' has {len(self.classes)} classes",
-                "give each item a label if the index has classes, and none if it has not",
-            )
+        expected = len(items) if self.classes else None
+        if (None if labels is None else len(labels)) != expected:
+            why = f"index '{self.name}' has {len(self.classes)} classes"
+            hint = "give each item a label if the index has classes, and none if it has not"
+            raise BadShape(f"{len(labels or ())} labels came for {len(items)} items", why, hint)
         unknown = {*(labels or ())} - {*self.classes}
         if unknown:
-            raise BadValue(
-                f"'{min(unknown)}' is not a class of index '{self.name}'",
-                hint=f"use {', '.join(self.classes)}",
-            )
+            what = f"'{min(unknown)}' is not a class of index '{self.name}'"
+            raise BadValue(what, hint=f"use {', '.join(self.classes)}")
         return np.array([self.classes.index(label) for label in labels or ()], dtype=np.uint64)
 
     def classify(self, items: Sequence[str], k: int = 5) -> list[str]:
@@ -199,9 +179,8 @@ class Index:
         keys = signed(self._answers(items, k, vote=False, shape=(k,), bits=bits), bits)
         ids = keys & ((1 << id_bits) - 1)
         scores = ((keys - ids) >> id_bits) / self._geometry.score_scale
-        return scores if self.metric == "l2" else -scores, [
-            [positions[i] for i in row] for row in ids
-        ]
+        found = [[positions[i] for i in row] for row in ids]
+        return scores if self.metric == "l2" else -scores, found
 
     def _answers(
         self, items: Sequence[str], k: int, *, vote: bool, shape: tuple[int, ...], bits: int

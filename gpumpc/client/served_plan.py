@@ -99,9 +99,7 @@ class ServedPlan:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the servers are connected to each other, and have the same weight shares and
-        session.
-        """
+        """Whether the servers are connected and have the same weight shares and session."""
         first, second = self.status()
         same_session = bool(first.session) and first.session == second.session
         return same_session and self.connection.is_connected
@@ -109,9 +107,7 @@ class ServedPlan:
     def sealed(
         self, items: Sequence[str], progress: Progress | None, ask: Callable[[str, list[str]], int]
     ) -> SealedResult:
-        """Every portion's parts from both servers. `ask(job, items)` sends one portion's requests
-        and returns their number.
-        """
+        """Every portion's parts. `ask(job, items)` sends its requests and returns their number."""
         if not items:
             raise BadShape("no item is named", "there is nothing to compute", "name at least one")
         jobs: list[tuple[str, Parts]] = []
@@ -119,19 +115,15 @@ class ServedPlan:
         n_batches = -(-len(items) // self.batch_size)
         for start in range(0, len(items), size):
             job, names = secrets.token_hex(16), list(items[start : start + size])
-            heard = (
-                shifted(progress, start // self.batch_size, n_batches)
-                if len(items) > size
-                else progress
-            )
+            whole = len(items) <= size
+            before = start // self.batch_size
+            heard = progress if whole else shifted(progress, before, n_batches)
             jobs.append((job, self.connection.collect(job, ask(job, names), heard)))
         value = self.program.result
 
         def reveal() -> Array:
-            opened = [
-                self.connection.opened(self.plan_id, job, parts, value.shape[1:], value.bits)
-                for job, parts in jobs
-            ]
+            plan, shape, bits = self.plan_id, value.shape[1:], value.bits
+            opened = [self.connection.opened(plan, *sealed, shape, bits) for sealed in jobs]
             return decode_result(self.program, np.concatenate(opened))
 
         return SealedResult(reveal, len(items))

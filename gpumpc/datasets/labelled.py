@@ -51,7 +51,6 @@ class LabelledImages(NamedTuple):
 
     def _count(self, chosen: npt.NDArray[np.bool_]) -> Count:
         parts = (chosen & self.train, chosen & ~self.train)
-        (n_train, s_train), (n_test, s_test) = (
-            (int(p.sum()), len(np.unique(self.sources[p]))) for p in parts
-        )
+        counted = [(int(part.sum()), len(np.unique(self.sources[part]))) for part in parts]
+        (n_train, s_train), (n_test, s_test) = counted
         return Count(n_train, n_test, s_train, s_test)

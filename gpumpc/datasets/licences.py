@@ -1,5 +1,4 @@
-"""What the fetched packages say of their images' licences, and what has to go along with copies of
-them.
+"""What the fetched packages say of their images' licences, and the notices for copies of them.
 
 Read in the packages themselves, at the pinned versions; where a package says nothing of an image
 apart from its own licence, that is said. Nothing of them is part of this repository but the small
@@ -27,15 +26,13 @@ LICENCES: dict[str, Licence] = {
     "icbm152": Licence(
         "BSD-3-Clause",
         "ICBM152 2009a template, McConnell Brain Imaging Centre, McGill; nilearn itself says "
-        "'License: unknown' of it and"
-        " refers to the centre, whose notice is below",
+        "'License: unknown' of it and refers to the centre, whose notice is below",
     ),
     "skimage": Licence(
         "BSD-3-Clause",
         "retina: Wikimedia Commons, CC0; ihc: Center for Microscopy and Molecular Imaging, no "
-        "known copyright"
-        " restrictions; microaneurysms: cut from 07_dr.JPG of the HRF database, CC0 given by the "
-        "owner (Andreas Maier)",
+        "known copyright restrictions; microaneurysms: cut from 07_dr.JPG of the HRF database, CC0 "
+        "given by the owner (Andreas Maier)",
     ),
     "nuclear": Licence(
         "MIT", "fluorescence micrograph; nothing is said of it apart from the package's licence"
@@ -43,8 +40,7 @@ LICENCES: dict[str, Licence] = {
     "stardist": Licence(
         "BSD-3-Clause",
         "histo: The Cancer Imaging Archive; img2d: 2018 Data Science Bowl (Caicedo et al., Nature "
-        "Methods 16, 2019);"
-        " nothing is said of their licences apart from the package's",
+        "Methods 16, 2019); nothing is said of their licences apart from the package's",
     ),
     "pydicom": Licence(
         "MIT",
@@ -70,11 +66,9 @@ LICENCES: dict[str, Licence] = {
 NOTICES = {
     "icbm152": (
         "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal "
-        "Neurological Institute, McGill"
-        " University. Permission to use, copy, modify, and distribute this software and its "
-        "documentation for any purpose"
-        " and without fee is hereby granted, provided that the above copyright notice appear in "
-        "all copies."
+        "Neurological Institute, McGill University. Permission to use, copy, modify, and "
+        "distribute this software and its documentation for any purpose and without fee is "
+        "hereby granted, provided that the above copyright notice appear in all copies."
     )
 }
 
@@ -84,9 +78,6 @@ def notice(sources: Iterable[str]) -> str:
     lines = ["These images were cut from files of the following packages.", ""]
     for name in sorted(set(sources)):
         licence = LICENCES[name]
-        lines += [
-            f"{name} ({licence.package}): {licence.images}.",
-            *([NOTICES[name]] if name in NOTICES else []),
-            "",
-        ]
+        own = [NOTICES[name]] if name in NOTICES else []
+        lines += [f"{name} ({licence.package}): {licence.images}.", *own, ""]
     return "\n".join(lines)

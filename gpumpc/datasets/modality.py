@@ -1,5 +1,4 @@
-"""modality-6: which machine made this image? Grey 64 x 64 patches of real images, the same on every
-run.
+"""modality-6: which machine made this image? Grey 64 x 64 patches, the same on every run.
 
 MR, CT and echocardiograms are brought to 1 mm a pixel; the other pictures have no scale in mm. No
 source (person, section or dish) is in both train and test. The sources are few, and the fundus test
@@ -38,9 +37,7 @@ Slices = Callable[[Path], list[Pixels]]
 
 
 class Origin(NamedTuple):
-    """One source: its class, part, fetched package and file, how it becomes grey slices, and the
-    step of its tiles.
-    """
+    """One source: class, part, package and file, how it becomes grey slices, its tiles' step."""
 
     label: str
     train: bool
@@ -66,15 +63,12 @@ def modality6(cache: Path = CACHE, *, n_train: int = 64, n_test: int = 32) -> La
     """
     complete = _complete(cache)
     if len({origin.label for origin, _ in complete}) < 2:
-        raise MissingFile(
-            f"{cache} holds too little of modality-6",
-            "at least two classes must have a source to train on and another one to test on",
-            f"run `gpumpc data fetch {' '.join(sorted({o.package for o in ORIGINS}))}`",
-        )
+        why = "at least two classes must have a source to train on and another one to test on"
+        hint = f"run `gpumpc data fetch {' '.join(sorted({o.package for o in ORIGINS}))}`"
+        raise MissingFile(f"{cache} holds too little of modality-6", why, hint)
     every = [origin for origin, _ in complete]
-    cut = [
-        _cut(origin, path, every, n_train if origin.train else n_test) for origin, path in complete
-    ]
+    n_class = {True: n_train, False: n_test}
+    cut = [_cut(origin, path, every, n_class[origin.train]) for origin, path in complete]
     sizes = [len(tiles) for tiles in cut]
     return LabelledImages(
         np.concatenate(cut),
@@ -88,9 +82,8 @@ def tile(image: Pixels, stride: int = STRIDE) -> Pixels:
     """The tiles (n, 64, 64) of an image (H, W) that show more than background, row by row."""
     if min(image.shape) < SIZE:
         return np.empty((0, SIZE, SIZE), dtype=np.float32)
-    every = np.lib.stride_tricks.sliding_window_view(image, (SIZE, SIZE))[
-        ::stride, ::stride
-    ].reshape(-1, SIZE, SIZE)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (SIZE, SIZE))
+    every = windows[::stride, ::stride].reshape(-1, SIZE, SIZE)
     spread, cover = every.std(axis=(1, 2)), (every > BLACK).mean(axis=(1, 2))
     return np.asarray(every[(spread > MIN_SPREAD) & (cover >= MIN_COVER)])
 
@@ -121,19 +114,13 @@ def _cut(origin: Origin, path: Path, every: list[Origin], n_class: int) -> npt.N
     share = (n_class + len(beside) - 1 - beside.index(origin)) // len(beside)
     tiles = np.concatenate([tile(image, origin.stride) for image in origin.slices(path)])
     if not len(tiles):
-        raise ConfigError(
-            f"{path} yields no patch", "it is all black or too small", "fetch it again"
-        )
+        why = "it is all black or too small"
+        raise ConfigError(f"{path} yields no patch", why, "fetch it again")
     return np.asarray(tiles[spaced(share, len(tiles)), :, :, None], dtype=np.float64)
 
 
-def _at_1mm(image: Pixels, mm: tuple[float, float]) -> Pixels:
-    """A picture (H, W) of pixels `mm` high and wide, resized to pixels of 1 mm."""
-    return _resized(image, mm[0], mm[1])
-
-
 def _resized(image: Pixels, rows: float, cols: float) -> Pixels:
-    """A picture (H, W) times these factors."""
+    """A picture (H, W) times these factors; by the size of a pixel in mm, to pixels of 1 mm."""
     size = max(round(image.shape[0] * rows), 1), max(round(image.shape[1] * cols), 1)
     return resize(image[..., None], size)[..., 0]
 
@@ -143,7 +130,7 @@ def _nrrd(path: Path, low: float, high: float | None) -> list[Pixels]:
     values, (dx, dy, _) = read_nrrd(path)
     top = float(np.percentile(values[values > 0], 99.5)) if high is None else high
     inner = range(values.shape[2] // 8, values.shape[2] * 7 // 8)
-    return [_at_1mm(window(values[:, :, z].T, low, top), (dy, dx)) for z in inner]
+    return [_resized(window(values[:, :, z].T, low, top), dy, dx) for z in inner]
 
 
 def _mr(path: Path) -> list[Pixels]:
@@ -164,23 +151,18 @@ def _echo(path: Path) -> list[Pixels]:
     """Every third frame of the sector, whose place and scale are written in the file."""
     dataset = extra("pydicom", "dicom").dcmread(path, stop_before_pixels=True)
     region = dataset.SequenceOfUltrasoundRegions[0]
+    low_y, high_y = int(region.RegionLocationMinY0), int(region.RegionLocationMaxY1)
+    low_x, high_x = int(region.RegionLocationMinX0), int(region.RegionLocationMaxX1)
     frames = [frame[..., 0] for frame in list(images(path, Options(channels=1)))[::3]]
     # A file that was scaled down after the scan still has the region of the original.
-    shrunk = max(1, -(-int(region.RegionLocationMaxY1) // frames[0].shape[0]))
-    rows = slice(
-        int(region.RegionLocationMinY0) // shrunk, int(region.RegionLocationMaxY1) // shrunk
-    )
-    cols = slice(
-        int(region.RegionLocationMinX0) // shrunk, int(region.RegionLocationMaxX1) // shrunk
-    )
+    shrunk = max(1, -(-high_y // frames[0].shape[0]))
+    rows, cols = slice(low_y // shrunk, high_y // shrunk), slice(low_x // shrunk, high_x // shrunk)
     mm = 10.0 * shrunk * float(region.PhysicalDeltaX)  # the file has cm
-    return [_at_1mm(frame[rows, cols], (mm, mm)) for frame in frames]
+    return [_resized(frame[rows, cols], mm, mm) for frame in frames]
 
 
 def _lymph_node(path: Path) -> list[Pixels]:
-    """The scan alone, without the text around it, at half its size; no scale is written in the
-    file.
-    """
+    """The scan alone, without the text around it, at half size; its scale is not in the file."""
     return [_resized(image[108:336, 45:597], 0.5, 0.5) for image in _grey(path)]
 
 
@@ -201,9 +183,7 @@ def _bright_half(path: Path) -> list[Pixels]:
 
 
 def _brightened(image: Pixels) -> Pixels:
-    """From the 1st percentile to the 99.5th: a fluorescence camera uses a small part of its
-    range.
-    """
+    """From the 1st percentile to the 99.5th: fluorescence uses a small part of the range."""
     low, high = np.percentile(image, (1, 99.5))
     return window(image, float(low), float(high))
 

@@ -30,15 +30,11 @@ class Volume(NamedTuple):
 
 
 def read_nrrd(path: Path) -> Volume:
-    """A volume of three axes, little-endian, compressed with gzip, data attached.
-
-    Raises UnreadableImage.
-    """
+    """A volume of three axes, little-endian, gzip, data attached. Raises UnreadableImage."""
     try:
         head, _, packed = path.read_bytes().partition(b"\n\n")
-        fields = dict(
-            line.split(": ", 1) for line in head.decode("ascii").splitlines() if ": " in line
-        )
+        lines = head.decode("ascii").splitlines()
+        fields = dict(line.split(": ", 1) for line in lines if ": " in line)
         x, y, z = (int(word) for word in fields["sizes"].split())
         if (fields["encoding"], fields.get("endian", "little")) != ("gzip", "little"):
             raise ValueError("another encoding")
@@ -48,8 +44,6 @@ def read_nrrd(path: Path) -> Volume:
         directions = [word.strip("()").split(",") for word in fields["space directions"].split()]
         dx, dy, dz = (math.hypot(*(float(part) for part in axis)) for axis in directions)
     except (KeyError, ValueError, zlib.error) as error:
-        hint = "fetch it again with `gpumpc data fetch`"
-        raise UnreadableImage(
-            f"{path} is no NRRD volume that is read here", str(error), hint
-        ) from error
+        what, hint = f"{path} is no NRRD volume that is read here", "run `gpumpc data fetch` again"
+        raise UnreadableImage(what, str(error), hint) from error
     return Volume(values, (dx, dy, dz))

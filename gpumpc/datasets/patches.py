@@ -21,9 +21,7 @@ MIN_COVER, BLACK = 0.6, 0.05
 
 
 class Patches(NamedTuple):
-    """Attributes: images (N, 64, 64, 3) in [0, 1]; one label (the modality) and one source name an
-    image.
-    """
+    """Images (N, 64, 64, 3) in [0, 1], with a label (the modality) and a source name each."""
 
     images: FloatArray
     labels: tuple[str, ...]
@@ -31,9 +29,7 @@ class Patches(NamedTuple):
 
 
 class Modality(NamedTuple):
-    """A kind of image: its label, the fetched file it is cut from, and the function that cuts
-    tiles.
-    """
+    """A kind of image: its label, the fetched file, and the function that cuts its tiles."""
 
     label: str
     source: str
@@ -58,11 +54,9 @@ def build_patches(
     """
     present = [(m, path) for m in MODALITIES if (path := _file_of(m, cache)) is not None]
     if len({m.source for m, _ in present}) < 2:
-        raise MissingFile(
-            f"{cache} holds images of fewer than two packages",
-            "the patches must come from at least two",
-            f"run `gpumpc data fetch {' '.join(sorted({m.source for m in MODALITIES}))}` first",
-        )
+        what = f"{cache} holds images of fewer than two packages"
+        hint = f"run `gpumpc data fetch {' '.join(sorted({m.source for m in MODALITIES}))}` first"
+        raise MissingFile(what, "the patches must come from at least two", hint)
     images: list[FloatArray] = []
     labels: list[str] = []
     names: list[str] = []
@@ -75,9 +69,7 @@ def build_patches(
 
 
 def mr_tiles(path: Path) -> FloatArray:
-    """Tiles of every fourth axial slice of a T1 volume, grey as three channels, brightest
-    percentile at 1.
-    """
+    """Tiles of every fourth axial slice of a T1 volume, in grey, brightest percentile at 1."""
     nibabel = extra("nibabel")
     scaled = _brightened(np.asarray(nibabel.load(path).dataobj, dtype=np.float64))
     slices = [scaled[:, :, z] for z in range(scaled.shape[2] // 4, scaled.shape[2] * 4 // 5, 4)]
@@ -141,8 +133,6 @@ def _grid(image: FloatArray) -> FloatArray:
 def _pick(tiles: FloatArray, count: int, label: str) -> FloatArray:
     """`count` tiles, evenly spaced."""
     if len(tiles) < count:
-        raise ConfigError(
-            f"the {label} image yields {len(tiles)} patches, {count} were asked for",
-            hint="ask for fewer patches",
-        )
+        what = f"the {label} image yields {len(tiles)} patches, {count} were asked for"
+        raise ConfigError(what, hint="ask for fewer patches")
     return tiles[np.arange(count) * len(tiles) // max(count, 1)]

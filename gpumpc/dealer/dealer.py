@@ -40,20 +40,16 @@ class Dealer:
     def __init__(self, config: DealerConfig) -> None:
         self.config = config
         self._identity = load_identity(config.identity)
-        first, second = (
-            agree_root(self._identity, card, party)
-            for party, card in enumerate(config.server_cards)
-        )
-        self._roots = first, second
+        first, second = config.server_cards
+        self._roots = agree_root(self._identity, first, 0), agree_root(self._identity, second, 1)
         self._plans: list[tuple[PlanRecord, Program]] = []
         self._engines: dict[str, DealerEngine] = {}
         for folder in config.plans:
             plan = plan_files.load(folder)
             program = program_of(plan, config.batch_size)
             self._plans.append((plan, program))
-            self._engines[plan_hash(plan).hex()] = DealerEngine(
-                plan, program, self._roots, choose_backend()
-            )
+            engine = DealerEngine(plan, program, self._roots, choose_backend())
+            self._engines[plan_hash(plan).hex()] = engine
         self._stopping = threading.Event()
         self._heartbeat_at = 0.0
         # Steps are dealt here, so that this thread sends heartbeats also during a long one.
@@ -64,10 +60,7 @@ class Dealer:
         self._stopping.set()
 
     def run(self) -> None:
-        """Deal until `stop`.
-
-        Raises HandshakeMismatch or AccessDenied: nothing can be dealt then.
-        """
+        """Deal until `stop`. Raises HandshakeMismatch, AccessDenied: nothing can be dealt then."""
         while not self._stopping.is_set():
             servers: list[Requester] = []
             try:
@@ -91,13 +84,9 @@ class Dealer:
         self._executor.shutdown()
 
     def _connect(self, party: int) -> Requester:
-        card = self.config.server_cards[party]
-        return Requester(
-            self.config.server_endpoints[party],
-            self._identity.curve,
-            card.curve_key,
-            peer=f"server{party}",
-        )
+        config = self.config
+        endpoint, key = config.server_endpoints[party], config.server_cards[party].curve_key
+        return Requester(endpoint, self._identity.curve, key, peer=f"server{party}")
 
     def _agree(self, server: Requester, party: int) -> None:
         for index, (plan, program) in enumerate(self._plans):
@@ -109,10 +98,8 @@ class Dealer:
             server.send(Kind.HELLO, pack_hello(ours, {}), sequence=index)
             frame = server.receive(_HELLO_S)
             if frame.kind is not Kind.HELLO:
-                raise BadFrame(
-                    f"server {party} answered a hello with {frame.kind.name}",
-                    hint="use the same version",
-                )
+                what = f"server {party} answered a hello with {frame.kind.name}"
+                raise BadFrame(what, hint="use the same version")
             compare(ours, unpack_hello(frame.payload).equal, f"server {party}")
 
     def _serve(self, servers: list[Requester]) -> None:

@@ -1,6 +1,4 @@
-"""Cost by layer: added up over a program's steps, drawn as an inline SVG, and listed for those who
-read numbers.
-"""
+"""Cost by layer: added up over a program's steps, drawn as an inline SVG, and listed."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,14 +23,7 @@ class _Step(Protocol):
 
 
 class LayerCost(NamedTuple):
-    """The cost of one layer.
-
-    Attributes:
-        name: of the layer.
-        online_bytes: one server to the other, an image.
-        dealer_bytes: dealer to server 1, an image.
-        rounds: a batch.
-    """
+    """The cost of one layer: bytes an image, from server to server and from the dealer; rounds."""
 
     name: str
     online_bytes: float
@@ -41,8 +32,7 @@ class LayerCost(NamedTuple):
 
 
 def layer_costs(steps: Iterable[_Step], batch_size: int) -> list[LayerCost]:
-    """Costs of a program's steps added up by layer (`conv/product` and `conv/open` belong to
-    `conv`), bytes an image.
+    """Costs by layer (`conv/product` and `conv/open` belong to `conv`), bytes an image.
 
     Layers that send nothing are left out.
     """
@@ -69,10 +59,8 @@ def cost_section(layers: Sequence[LayerCost]) -> str:
     """The plot with the table of the costliest layers, as HTML; nothing for no layers."""
     if not layers:
         return ""
-    online, dealer = (
-        sum(row.online_bytes for row in layers),
-        sum(row.dealer_bytes for row in layers),
-    )
+    online = sum(row.online_bytes for row in layers)
+    dealer = sum(row.dealer_bytes for row in layers)
     # By place: two layers may cost the same and have the same name.
     ranked = sorted(range(len(layers)), key=lambda i: -_bytes(layers[i]))[:N_LISTED]
     total = max(online + dealer, 1e-9)
@@ -80,13 +68,13 @@ def cost_section(layers: Sequence[LayerCost]) -> str:
     heads = '<th class="n">no.</th><th>costliest layers</th>' + "".join(
         f'<th class="n">{head}</th>' for head in ("online", "dealer", "rounds", "of all bytes")
     )
+    rounds = sum(row.rounds for row in layers)
     return (
         f"<p>{len(layers)} layers that send something, in the order of the network. An image costs "
-        f"{bytes_text(online)} from"
-        f" one server to the other and {bytes_text(dealer)} from the dealer; a batch takes"
-        f" {sum(row.rounds for row in layers)} rounds.</p>{_plot(layers, ranked)}"
-        '<div class="wide"><table '
-        f'class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"{bytes_text(online)} from one server to the other and {bytes_text(dealer)} from the "
+        f"dealer; a batch takes {rounds} rounds.</p>{_plot(layers, ranked)}"
+        f'<div class="wide"><table class="small"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -95,24 +83,16 @@ def _bytes(row: LayerCost) -> float:
 
 
 def _line(rank: int, row: LayerCost, total: float) -> str:
-    cells = (
-        bytes_text(row.online_bytes),
-        bytes_text(row.dealer_bytes),
-        str(row.rounds),
-        f"{100 * _bytes(row) / total:.1f} %",
-    )
+    part = f"{100 * _bytes(row) / total:.1f} %"
+    cells = (bytes_text(row.online_bytes), bytes_text(row.dealer_bytes), str(row.rounds), part)
     numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
     return f'<tr><td class="n">{rank}</td><td><code>{escape(row.name)}</code></td>{numbers}</tr>'
 
 
 def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
-    """Online bytes upwards, the dealer's downwards in the same scale, and rounds in a strip
-    below.
-    """
-    most_online, most_dealer = (
-        max(row.online_bytes for row in layers),
-        max(row.dealer_bytes for row in layers),
-    )
+    """Online bytes upwards, the dealer's downwards in the same scale, rounds in a strip below."""
+    most_online = max(row.online_bytes for row in layers)
+    most_dealer = max(row.dealer_bytes for row in layers)
     scale = BYTES_HEIGHT / max(most_online + most_dealer, 1e-9)
     top_rounds = max(*(row.rounds for row in layers), 1)
     up = TOP + scale * most_online
@@ -132,9 +112,8 @@ def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
         ]
         if place in ranked:
             rank = str(ranked.index(place) + 1)
-            parts.append(
-                _text(x + width / 2, up - height - 4, rank, 'class="rank" text-anchor="middle"')
-            )
+            middle = 'class="rank" text-anchor="middle"'
+            parts.append(_text(x + width / 2, up - height - 4, rank, middle))
     parts += [
         _text(LEFT, 12, "online, one server to the other"),
         _text(LEFT, down - 8, "dealer to server"),
@@ -142,9 +121,8 @@ def _plot(layers: Sequence[LayerCost], ranked: Sequence[int]) -> str:
     ]
     box = f"0 0 {WIDTH:g} {strip + ROUNDS_HEIGHT + 8:.0f}"
     label = "Bars of bytes and rounds by layer; the table below lists the costliest"
-    return (
-        f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    )
+    opening = f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}">'
+    return f"{opening}{''.join(parts)}</svg>"
 
 
 def _description(row: LayerCost) -> str:
@@ -157,9 +135,8 @@ def _text(x: float, y: float, text: str, attributes: str = "") -> str:
 
 
 def _bar(kind: str, x: float, y: float, width: float, height: float) -> str:
-    return (
-        f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"/>'
-    )
+    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
+    return f'<rect class="{kind}" {place}/>'
 
 
 def _axis(zero: float, scale: float, most: float) -> str:

@@ -1,6 +1,4 @@
-"""`gpumpc demo`: real images to two servers, classified and searched on shares, compared with the
-clear, as a page.
-"""
+"""`gpumpc demo`: real images classified and searched on shares, compared with the clear."""
 
 import shutil
 import time
@@ -56,12 +54,8 @@ def run(n_gallery: int, n_queries: int, batch_size: int, folder: Path) -> dict[s
         study = st.prepare(n_gallery, n_queries, progress)
     compiled = time.perf_counter()
     secure = _secure(study, batch_size, folder)
-    seconds = {
-        "seconds_fetching": ready - start,
-        "seconds_in_the_clear": compiled - ready,
-        **secure.seconds,
-    }
-    row = _row(study, secure, batch_size) | seconds
+    seconds = {"seconds_fetching": ready - start, "seconds_in_the_clear": compiled - ready}
+    row = _row(study, secure, batch_size) | seconds | secure.seconds
     row["seconds_total"] = time.perf_counter() - start
     write_report(folder / "report.html", _report(study, secure, row, batch_size))
     return row
@@ -77,10 +71,8 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
     study.head.save(folder / "head")
     shutil.rmtree(folder / "cluster", ignore_errors=True)
     setup = write_local(folder / "cluster", [folder / "features", folder / "head"], batch_size)
-    console.print(
-        "starting dealer, server 0 and server 1 as processes; logs are next to their keys in",
-        folder / "cluster",
-    )
+    text = "starting dealer, server 0 and server 1 as processes; logs are next to their keys in"
+    console.print(text, folder / "cluster")
     chosen = np.concatenate([study.gallery, study.queries])
     clock = _Clock()
     with (
@@ -107,10 +99,8 @@ def _secure(study: st.Study, batch_size: int, folder: Path) -> Secure:
         with counted("taken into the index, batches") as progress:
             index.add(gallery, progress)
         clock.lap("seconds_indexing")
-        console.print(
-            f"searching {len(gallery)} images for the {st.TOP} nearest of each of {len(queries)} "
-            "queries"
-        )
+        text = f"searching {len(gallery)} images for the {st.TOP} nearest of each of {len(queries)}"
+        console.print(text, "queries")
         scores, found = index.search(queries, st.TOP)
         clock.lap("seconds_searching")
         features = owner.features(items).reveal()
@@ -142,9 +132,9 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
     in_float = st.ranked_in_float(study.clear[gallery], study.clear[queries], st.TOP)
     # In the clear, from the features that the servers kept: all labels and ranks must equal these.
     kept_labels = st.labels_of(study.head, secure.features[n:], fixed_point=True)
-    kept_ranks = st.ranked_in_fixed(
-        study.features, secure.features[:n], secure.features[n:], st.TOP
-    )
+    on_shares = secure.features[:n], secure.features[n:]
+    kept_ranks = st.ranked_in_fixed(study.features, *on_shares, st.TOP)
+    same_labels, same_ranks = secure.labels == kept_labels, secure.ranks == kept_ranks
     fixed_labels = st.labels_of(study.head, study.fixed[queries], fixed_point=True)
     spread = float(study.clear.std(axis=0).mean())
     error = np.abs(secure.features - study.clear[np.concatenate([gallery, queries])]) / spread
@@ -165,11 +155,9 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
             "secure": accuracy(truth, secure.labels),
         },
         **st.full_figures(study),
-        "secure_equals_oracle": bool(
-            (secure.labels == kept_labels).all() and (secure.ranks == kept_ranks).all()
-        ),
-        "labels_differing": int((secure.labels != kept_labels).sum()),
-        "ranks_differing": int((secure.ranks != kept_ranks).any(axis=1).sum()),
+        "secure_equals_oracle": bool(same_labels.all() and same_ranks.all()),
+        "labels_differing": int((~same_labels).sum()),
+        "ranks_differing": int((~same_ranks).any(axis=1).sum()),
         "precision_at_1": {"float": float_found.p_at_1, "secure": secure_found.p_at_1},
         "precision_at_5": {"float": float_found.p_at_5, "secure": secure_found.p_at_5},
         "map_at_5": {"float": float_found.map_at_5, "secure": secure_found.map_at_5},
@@ -194,51 +182,32 @@ def _row(study: st.Study, secure: Secure, batch_size: int) -> dict[str, Any]:
 
 def rows_for_people(row: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures, for people."""
-    hits = row["accuracy"]
+    hits, differ = row["accuracy"], f"{row['labels_differing']} and {row['ranks_differing']} differ"
     overlap, full = row["ranking_overlap_at_5"], row["full_ranking_overlap_at_5"]
-    same = (
-        "all equal"
-        if row["secure_equals_oracle"]
-        else f"{row['labels_differing']} and {row['ranks_differing']} differ"
-    )
+    same = "all equal" if row["secure_equals_oracle"] else differ
+    archive = f"{row['n_gallery']} in the archive, {row['n_test']} queries"
+    accuracies = f"{hits['float']:.3f} / {hits['fixed']:.3f} / {hits['secure']:.3f}"
+    held_out = f"{row['float_full_accuracy']:.3f} / {row['fixed_full_accuracy']:.3f}"
+    ring = f"k = {row['k']}, f = {row['f']}, {row['bounds']} bounds"
+
+    def compared(key: str) -> str:
+        return f"{row[key]['float']:.3f} / {row[key]['secure']:.3f}"
+
     return [
-        (
-            "images",
-            f"{row['n_gallery']} in the archive, {row['n_test']} queries, from {row['sources']} "
-            "sources",
-        ),
+        ("images", f"{archive}, from {row['sources']} sources"),
         ("accuracy: chance", f"{hits['chance']:.3f}"),
-        (
-            "accuracy: float / fixed / secure",
-            f"{hits['float']:.3f} / {hits['fixed']:.3f} / {hits['secure']:.3f}",
-        ),
-        (
-            f"accuracy, all {row['n_full']} held out: float / fixed",
-            f"{row['float_full_accuracy']:.3f} / {row['fixed_full_accuracy']:.3f}",
-        ),
-        (
-            "P@1: float / secure",
-            f"{row['precision_at_1']['float']:.3f} / {row['precision_at_1']['secure']:.3f}",
-        ),
-        (
-            "P@5: float / secure",
-            f"{row['precision_at_5']['float']:.3f} / {row['precision_at_5']['secure']:.3f}",
-        ),
-        (
-            "mAP@5: float / secure",
-            f"{row['map_at_5']['float']:.3f} / {row['map_at_5']['secure']:.3f}",
-        ),
+        ("accuracy: float / fixed / secure", accuracies),
+        (f"accuracy, all {row['n_full']} held out: float / fixed", held_out),
+        ("P@1: float / secure", compared("precision_at_1")),
+        ("P@5: float / secure", compared("precision_at_5")),
+        ("mAP@5: float / secure", compared("map_at_5")),
         ("top-5 overlap with float: secure", f"{overlap:.3f} (fixed, all held out: {full:.3f})"),
         ("labels and ranks against the clear, on kept features", same),
         ("images a second", f"{row['images_per_s']:.2f}"),
         ("sent by each server, an image", f"{row['online_bytes_per_image'] / 1e6:.2f} MB"),
         ("sent by the dealer, an image", f"{row['offline_bytes_per_image'] / 1e6:.2f} MB"),
         ("rounds a batch", str(row["rounds_per_batch"])),
-        (
-            "mode",
-            f"k = {row['k']}, f = {row['f']}, {row['bounds']} bounds, private weights, "
-            f"{row['backend']} backend",
-        ),
+        ("mode", f"{ring}, private weights, {row['backend']} backend"),
         ("seconds in all", f"{row['seconds_total']:.0f}"),
     ]
 
@@ -268,15 +237,8 @@ def _report(study: st.Study, secure: Secure, row: dict[str, Any], batch_size: in
             Found(data.images[place], str(data.labels[place]), float(score))
             for place, score in zip(places, secure.scores[i], strict=True)
         ]
-        asked.append(
-            Query(
-                data.images[position],
-                str(data.labels[position]),
-                str(secure.labels[i]),
-                str(fixed[i]),
-                found,
-            )
-        )
+        image, truth = data.images[position], str(data.labels[position])
+        asked.append(Query(image, truth, str(secure.labels[i]), str(fixed[i]), found))
     return Report(
         "Found without being seen",
         rows_for_people(row),

@@ -142,9 +142,7 @@ def html(report: Report) -> str:
         ("Notes", "".join(map(_note, report.notes))),
     )
     body = "".join(
-        f"<section><h2>{heading}</h2>{content}</section>"
-        for heading, content in sections
-        if content
+        f"<section><h2>{heading}</h2>{text}</section>" for heading, text in sections if text
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -185,11 +183,8 @@ def _queries(report: Report) -> str:
 
 def _query(query: Query) -> str:
     right = query.secure_label == query.truth
-    verdict = (
-        '<span class="word-right">✓ right</span>'
-        if right
-        else '<span class="word-wrong">✗ wrong</span>'
-    )
+    kind, word = ("right", "✓ right") if right else ("wrong", "✗ wrong")
+    verdict = f'<span class="word-{kind}">{word}</span>'
     if query.fixed_label == query.secure_label:
         fixed = "fixed: the same"
     else:
@@ -216,10 +211,8 @@ def _found(result: Found, truth: str) -> str:
 
 
 def _img(image: Image, alt: str) -> str:
-    return (
-        f'<img alt="{escape(alt)}" '
-        f'src="data:image/png;base64,{base64.b64encode(png(image)).decode()}">'
-    )
+    data = base64.b64encode(png(image)).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 # data and notes
@@ -236,22 +229,19 @@ def _classes(rows: Sequence[ClassRow]) -> str:
         f"<td>{_named(row.counted.n_test_sources, row.test_sources)}</td></tr>"
         for row in rows
     )
-    n_train, n_test = (
-        sum(row.counted.n_train for row in rows),
-        sum(row.counted.n_test for row in rows),
-    )
+    n_train = sum(row.counted.n_train for row in rows)
+    n_test = sum(row.counted.n_test for row in rows)
     s_train = {name for row in rows for name in row.train_sources}
     s_test = {name for row in rows for name in row.test_sources}
     heads = (
         '<th>class</th><th class="n">train</th><th>from</th><th class="n">test</th><th>from</th>'
     )
+    places = f"from {len(s_train)} sources to train on and to search, {n_test} from {len(s_test)}"
     return (
-        f"<p>{n_train} images from {len(s_train)} sources to train on and to search, {n_test} from "
-        f"{len(s_test)} to test"
-        f" with; {len(s_train & s_test) or 'none'} of them in both. Images of one source are "
-        "not independent.</p>"
-        '<div class="wide"><table '
-        f'class="small"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"<p>{n_train} images {places} to test with; {len(s_train & s_test) or 'none'} of them in "
+        "both. Images of one source are not independent.</p>"
+        f'<div class="wide"><table class="small"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -260,7 +250,6 @@ def _named(count: int, names: Sequence[str]) -> str:
 
 
 def _note(note: Note) -> str:
-    paragraphs = "".join(
-        f"<p>{escape(part)}</p>" for part in note.text.split("\n\n") if part.strip()
-    )
+    parts = (part for part in note.text.split("\n\n") if part.strip())
+    paragraphs = "".join(f"<p>{escape(part)}</p>" for part in parts)
     return f"<h3>{escape(note.heading)}</h3>{paragraphs}"

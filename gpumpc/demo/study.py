@@ -59,9 +59,7 @@ class Study(NamedTuple):
 
 
 def prepare(n_gallery: int, n_queries: int, progress: Callable[[int, int], None]) -> Study:
-    """Load, compile, train the head on the float features of the whole training part, evaluate
-    everything in the clear.
-    """
+    """Load, compile, train the head on the training part, evaluate everything in the clear."""
     data = modality6()
     inputs = preprocess(data.images)
     features = models.compile_named("lite0")
@@ -87,18 +85,14 @@ def prepare(n_gallery: int, n_queries: int, progress: Callable[[int, int], None]
 
 
 def _spread(data: LabelledImages, count: int, *, train: bool) -> Ints:
-    """Positions of about equally many images of each class of a part, evenly spaced among the
-    class's.
-    """
+    """Positions of about equally many images of each class of a part, evenly spaced in each."""
     chosen = []
     for number, name in enumerate(data.classes):
         share = (count + len(data.classes) - 1 - number) // len(data.classes)
         [found] = np.nonzero((data.labels == name) & (data.train == train))
         if len(found) < share:
-            raise ConfigError(
-                f"there are {len(found)} images of {name}, {share} were asked for",
-                hint="ask for fewer",
-            )
+            what = f"there are {len(found)} images of {name}, {share} were asked for"
+            raise ConfigError(what, hint="ask for fewer")
         chosen.append(found[np.arange(share) * len(found) // share])
     return np.concatenate(chosen).astype(np.int64)
 
@@ -110,9 +104,7 @@ def labels_of(head: Plan, features: Floats, *, fixed_point: bool = False) -> npt
 
 
 def ranked_in_float(gallery: Floats, queries: Floats, k: int) -> Ints:
-    """Positions of the k best rows of each query by cosine, in float64; the lowest position on
-    ties.
-    """
+    """Positions of each query's k best rows by cosine, in float64; the lowest position on ties."""
     unit = [
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         for rows in (gallery, queries)
@@ -139,11 +131,9 @@ def retrieved(study: Study, gallery: Ints, queries: Ints, ranks: Ints) -> Retrie
     """Figures of positions (Q, 5) in a gallery."""
     relevant = study.labels[gallery][ranks] == study.labels[queries][:, None]
     n_relevant = (study.labels[gallery][None] == study.labels[queries][:, None]).sum(axis=1)
-    return Retrieved(
-        float(precision_at_k(relevant, 1).mean()),
-        float(precision_at_k(relevant, TOP).mean()),
-        mean_average_precision(relevant, n_relevant, TOP),
-    )
+    what = float(precision_at_k(relevant, 1).mean())
+    why = float(precision_at_k(relevant, TOP).mean())
+    return Retrieved(what, why, mean_average_precision(relevant, n_relevant, TOP))
 
 
 def full_figures(study: Study) -> dict[str, float]:

@@ -1,5 +1,4 @@
-"""One TOML file a party, read strictly: an unknown key, a missing one or a wrong type is refused by
-its name.
+"""One TOML file a party, read strictly: an unknown or missing key or a wrong type is refused.
 
 Relative paths in a file are relative to the folder of that file.
 """
@@ -24,9 +23,8 @@ from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.offline.secret import file_error, private_folder
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_LISTENING_PORTS = range(
-    20_000, 32_000
-)  # below what Linux gives to outgoing connections (from 32768 up)
+# Below what Linux gives to outgoing connections (from 32768 up).
+_LISTENING_PORTS = range(20_000, 32_000)
 _ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
 
 Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
@@ -124,10 +122,8 @@ class LocalSetup:
     @classmethod
     def of(cls, folder: Path) -> LocalSetup:
         """The paths of the files, whether they exist or not."""
-        return cls(
-            folder,
-            *(folder / f"{name}.toml" for name in ("server0", "server1", "dealer", "client")),
-        )
+        names = ("server0", "server1", "dealer", "client")
+        return cls(folder, *(folder / f"{name}.toml" for name in names))
 
 
 class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,22 +173,17 @@ def parse_size(text: str) -> int:
 
 
 def load_server(path: Path) -> ServerConfig:
-    """A server's configuration with the cards it names.
-
-    Raises ConfigError or MissingFile naming file and key.
-    """
+    """A server's configuration with its cards. ConfigError or MissingFile name file and key."""
     file, raw = _File(Path(path)), _read(Path(path), _ServerFile)
-    wanted, other = (
-        ("peer_listen", "peer_connect") if raw.party == 0 else ("peer_connect", "peer_listen")
-    )
+    wanted, other = "peer_listen", "peer_connect"
+    if raw.party == 1:
+        wanted, other = other, wanted
     if getattr(raw, wanted) is None or getattr(raw, other) is not None:
         raise file.bad(
             f"party {raw.party} must have the key `{wanted}` and must not have `{other}`"
         )
     if raw.party == 0 and raw.dealer_bulk is not None:
-        raise file.bad(
-            "the key `dealer_bulk` is for party 1: the dealer sends nothing in bulk to party 0"
-        )
+        raise file.bad("`dealer_bulk` is for party 1: the dealer sends nothing in bulk to party 0")
     if raw.timeout_s == float("inf"):
         raise file.bad("`timeout_s` must be a finite number of seconds")
     with file.at("pool"):
@@ -228,10 +219,7 @@ def load_server(path: Path) -> ServerConfig:
 
 
 def load_dealer(path: Path) -> DealerConfig:
-    """The dealer's configuration with the servers' cards.
-
-    Raises ConfigError or MissingFile naming file and key.
-    """
+    """The dealer's configuration with the cards. ConfigError, MissingFile name file and key."""
     file, raw = _File(Path(path)), _read(Path(path), _DealerFile)
     plans = tuple(file.path(plan) for plan in raw.plans)
     cards = file.server_cards(raw.server_cards)
@@ -241,14 +229,10 @@ def load_dealer(path: Path) -> DealerConfig:
 
 
 def load_client(path: Path) -> ClientConfig:
-    """A client's configuration with the servers' cards.
-
-    Raises ConfigError or MissingFile naming file and key.
-    """
+    """A client's configuration with the cards. ConfigError, MissingFile name file and key."""
     file, raw = _File(Path(path)), _read(Path(path), _ClientFile)
-    return ClientConfig(
-        file.path(raw.identity), raw.server_endpoints, file.server_cards(raw.server_cards)
-    )
+    cards = file.server_cards(raw.server_cards)
+    return ClientConfig(file.path(raw.identity), raw.server_endpoints, cards)
 
 
 def write_local(
@@ -270,10 +254,8 @@ def write_local(
     for role in roles:
         keygen(folder / role, role, role)
     listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
-    work: Fields = {
-        "plans": [str(Path(plan).absolute()) for plan in plans],
-        "batch_size": batch_size,
-    }
+    folders = [str(Path(plan).absolute()) for plan in plans]
+    work: Fields = {"plans": folders, "batch_size": batch_size}
     clients: Fields = {
         "server_endpoints": [listen_0, listen_1],
         "server_cards": ["server0/card.toml", "server1/card.toml"],
@@ -307,29 +289,23 @@ class _File:
         return self.file.absolute().parent / text
 
     def bad(self, why: str) -> ConfigError:
-        return ConfigError(
-            f"the configuration {self.file} cannot be used",
-            why,
-            "correct that key, then start again",
-        )
+        what = f"the configuration {self.file} cannot be used"
+        return ConfigError(what, why, "correct that key, then start again")
 
     @contextlib.contextmanager
     def at(self, key: str) -> Iterator[None]:
         try:
             yield
         except ConfigError as error:
-            raise type(error)(
-                f"{self.file}, key `{key}`: {error.what}", error.why, error.hint
-            ) from error
+            what = f"{self.file}, key `{key}`: {error.what}"
+            raise type(error)(what, error.why, error.hint) from error
 
     def card(self, key: str, text: str, *roles: Role) -> Card:
         with self.at(key):
             card = load_card(self.path(text))
         if card.role not in roles:
-            raise self.bad(
-                f"`{key}` names a card with the role {card.role}, and {' or '.join(roles)} is "
-                "expected"
-            )
+            roles_of = f"the role {card.role}, and {' or '.join(roles)} is expected"
+            raise self.bad(f"`{key}` names a card with {roles_of}")
         return card
 
     def check_names(self, *cards: Card) -> None:
@@ -340,9 +316,8 @@ class _File:
                 raise self.bad(f"two different cards have the name '{card.name}'")
 
     def server_cards(self, paths: tuple[str, str]) -> tuple[Card, Card]:
-        return self.card("server_cards", paths[0], "server0"), self.card(
-            "server_cards", paths[1], "server1"
-        )
+        key = "server_cards"
+        return self.card(key, paths[0], "server0"), self.card(key, paths[1], "server1")
 
 
 def _read(path: Path, kind: type[T]) -> T:
@@ -361,11 +336,9 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def _write(path: Path, fields: Fields) -> None:
-    # A number, string or list in JSON is TOML as well, unless ensure_ascii writes surrogate
-    # escapes.
-    text = "".join(
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()
-    )
+    # A number, string or list in JSON is TOML too, unless ensure_ascii writes surrogate escapes.
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
+    text = "".join(lines)
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
@@ -376,9 +349,8 @@ def _write(path: Path, fields: Fields) -> None:
 def _free_ports(n: int) -> list[int]:
     """Ports that are free now, and that the system does not choose for outgoing connections.
 
-    A port from the range for outgoing connections may be taken by one of them while a server
-    restarts: even by its own peer, whose attempts to connect to a closed local port can meet
-    themselves.
+    One of those can be taken by an outgoing connection while a server restarts, even by its own
+    peer, whose attempts to connect to a closed local port can meet themselves.
     """
     found: set[int] = set()
     while len(found) < n:

@@ -117,49 +117,28 @@ def load_card(path: Path) -> Card:
 
 
 def load_identity(folder: Path) -> Identity:
-    """A party's own keys.
-
-    Raises ExposedSecret if others can read them, MissingFile, ConfigError.
-    """
+    """A party's keys. Raises ExposedSecret if others can read them, MissingFile, ConfigError."""
     path = Path(folder) / "secret.toml"
     secret: _SecretFile = _parse(path, read_private(path), _SecretFile)
     card = load_card(Path(folder) / "card.toml")
     try:
-        x25519_secret = bytes.fromhex(secret.x25519_secret)
-        x25519_public = (
-            X25519PrivateKey.from_private_bytes(x25519_secret).public_key().public_bytes_raw()
-        )
+        own = X25519PrivateKey.from_private_bytes(bytes.fromhex(secret.x25519_secret))
     except ValueError:
         raise _bad_card(f"{path}", "its X25519 key is not a key") from None
-    if (
-        curve_public(secret.curve_secret.encode()) != card.curve_key
-        or x25519_public.hex() != card.x25519_public
-    ):
+    curve_secret = secret.curve_secret.encode()
+    public = curve_public(curve_secret), own.public_key().public_bytes_raw().hex()
+    if public != (card.curve_key, card.x25519_public):
         raise _bad_card(f"{path}", "its keys do not belong to the card.toml next to it")
-    return Identity(card, Secret(secret.curve_secret.encode()), Secret(x25519_secret))
+    return Identity(card, Secret(curve_secret), Secret(own.private_bytes_raw()))
 
 
 def agree_root(identity: Identity, peer_card: Card, party: int) -> Secret:
-    """The 32-byte root that the dealer and server `party` alone can derive; the same at both.
-    Raises ConfigError.
+    """The 32-byte root of the dealer and server `party`; the same at both. Raises ConfigError.
 
-    X25519 of the two static keys, then HKDF-SHA256 with the party's number and both public keys in
-    the info.
+    X25519 of the static keys, then HKDF-SHA256 with party number and both public keys as info.
     """
-    cards = {card.role: card for card in (identity.card, peer_card)}
     server: Role = "server0" if party == 0 else "server1"
-    if set(cards) != {"dealer", server}:
-        why = (
-            f"one card must be the dealer's and one {server}'s, and they are of "
-            f"{' and '.join(sorted(cards))}"
-        )
-        raise _bad_card(f"no root can be agreed with {peer_card.name}", why)
-    both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("dealer", server))
-    return Secret(
-        _derive(
-            _agree(_private(identity), peer_card.x25519_key), b"gpumpc root 1 %d " % party + both
-        )
-    )
+    return _agree_secret("root", identity, peer_card, ("dealer", server), b"root 1 %d " % party)
 
 
 def agree_pair(identity: Identity, peer_card: Card) -> Secret:
@@ -168,38 +147,36 @@ def agree_pair(identity: Identity, peer_card: Card) -> Secret:
     With it they re-randomise result shares, so that the dealer's knowledge of masks is worth
     nothing outside the servers.
     """
+    return _agree_secret("secret", identity, peer_card, ("server0", "server1"), b"servers 1 ")
+
+
+def _agree_secret(
+    what: str, identity: Identity, peer_card: Card, roles: tuple[Role, Role], info: bytes
+) -> Secret:
     cards = {card.role: card for card in (identity.card, peer_card)}
-    if set(cards) != {"server0", "server1"}:
-        why = (
-            "one card must be server0's and one server1's, and they are of "
-            f"{' and '.join(sorted(cards))}"
-        )
-        raise _bad_card(f"no secret can be agreed with {peer_card.name}", why)
-    both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in ("server0", "server1"))
-    return Secret(
-        _derive(_agree(_private(identity), peer_card.x25519_key), b"gpumpc servers 1 " + both)
-    )
+    if set(cards) != {*roles}:
+        found = " and ".join(sorted(cards))
+        why = f"one card must be of {roles[0]} and one of {roles[1]}, and they are of {found}"
+        raise _bad_card(f"no {what} can be agreed with {peer_card.name}", why)
+    both = b"".join(cards[role].x25519_key.public_bytes_raw() for role in roles)
+    shared = _agree(_private(identity), peer_card.x25519_key)
+    return Secret(_derive(shared, b"gpumpc " + info + both))
 
 
 def seal(card: Card, payload: bytes, aad: bytes) -> bytes:
-    """`payload` for the owner of `card` alone, bound to `aad` (which is not sent). Raises
-    ConfigError.
+    """`payload` for the owner of `card`, bound to `aad` (which is not sent). Raises ConfigError.
 
     An ephemeral X25519 key (32 bytes), then ChaCha20-Poly1305: 48 bytes longer than the payload.
     """
     ephemeral = X25519PrivateKey.generate()
     key = _sealing_key(_agree(ephemeral, card.x25519_key), ephemeral.public_key(), card)
     # One key seals one message, so a constant nonce is never used twice under a key.
-    return ephemeral.public_key().public_bytes_raw() + ChaCha20Poly1305(key).encrypt(
-        bytes(12), payload, aad
-    )
+    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), payload, aad)
+    return ephemeral.public_key().public_bytes_raw() + sealed
 
 
 def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
-    """Open a message that was sealed to this party with the same `aad`.
-
-    Raises RevealError if anything of it was changed.
-    """
+    """Open a message sealed to this party with the same `aad`. Raises RevealError if changed."""
     if len(blob) < _KEY_BYTES + _TAG_BYTES:
         raise _unopened(f"it has {len(blob)} bytes, fewer than an empty message")
     ephemeral = X25519PublicKey.from_public_bytes(blob[:_KEY_BYTES])
@@ -207,9 +184,8 @@ def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
         key = _sealing_key(_agree(_private(identity), ephemeral), ephemeral, identity.card)
         return ChaCha20Poly1305(key).decrypt(bytes(12), blob[_KEY_BYTES:], aad)
     except (InvalidTag, ConfigError):
-        raise _unopened(
-            "it was changed on the way, or sealed to another key or for another request"
-        ) from None
+        why = "it was changed on the way, or sealed to another key or for another request"
+        raise _unopened(why) from None
 
 
 def _private(identity: Identity) -> X25519PrivateKey:
@@ -220,15 +196,13 @@ def _agree(own: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return own.exchange(public)
     except ValueError as error:
-        raise _bad_card(
-            "no key can be agreed", "the other X25519 key is one that gives the same to all"
-        ) from error
+        why = "the other X25519 key is one that gives the same to all"
+        raise _bad_card("no key can be agreed", why) from error
 
 
 def _sealing_key(shared: bytes, ephemeral: X25519PublicKey, card: Card) -> bytes:
-    return _derive(
-        shared, b"gpumpc seal 1 " + ephemeral.public_bytes_raw() + bytes.fromhex(card.x25519_public)
-    )
+    public = ephemeral.public_bytes_raw() + bytes.fromhex(card.x25519_public)
+    return _derive(shared, b"gpumpc seal 1 " + public)
 
 
 def _derive(shared: bytes, info: bytes) -> bytes:
@@ -251,9 +225,8 @@ def _parse(path: Path, text: bytes, kind: type[T]) -> T:
 
 
 def _bad_card(what: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"{what} cannot be used", why, "copy the file from its party again, or make new keys"
-    )
+    hint = "copy the file from its party again, or make new keys"
+    return ConfigError(f"{what} cannot be used", why, hint)
 
 
 def _unopened(why: str) -> RevealError:

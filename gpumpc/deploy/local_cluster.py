@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from gpumpc.deploy.config import LocalSetup
@@ -19,8 +18,7 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 class LocalCluster:
-    """Dealer and two servers as processes of this machine, for trying out: it protects nothing by
-    itself.
+    """Dealer and two servers as processes of this machine, for trying out: it protects nothing.
 
     Use as a context manager; leaving it stops all three.
     """
@@ -33,12 +31,7 @@ class LocalCluster:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -76,11 +69,8 @@ class LocalCluster:
         """Raises PeerLost with the end of its log if one of the processes has ended."""
         for name, process in self.processes.items():
             if process.poll() is not None:
-                raise PeerLost(
-                    f"{name} ended with status {process.returncode}",
-                    self._last_words(name),
-                    f"see {self.log_path(name)}",
-                )
+                what = f"{name} ended with status {process.returncode}"
+                raise PeerLost(what, self._last_words(name), f"see {self.log_path(name)}")
 
     def _last_words(self, name: str) -> str:
         lines = self.log_path(name).read_text(errors="replace").strip().splitlines()

@@ -41,16 +41,13 @@ def binary_program(operator: str, x: SharedOperand, y: SharedOperand, params: Pa
     The product of scale 2^(fx + fy) is truncated to 2^fx and extended to the smaller operand's
     bits. The caller must know that its real value stays below 2^(bits - fx - fy - 2).
 
-    Raises BadShape where shapes do not fit, FracMismatch for operands that carry a divisor or leave
-    no room.
+    Raises BadShape where shapes do not fit, FracMismatch for a divisor or for no room.
     """
     bits, shift = min(x.bits, y.bits), y.frac
     if (x.divisor, y.divisor) != (1, 1) or bits <= x.frac + 2 * shift:
-        raise FracMismatch(
-            f"a product of scales 2^{x.frac} and 2^{y.frac} does not fit {bits} bits",
-            "its fraction alone fills the ring, or an operand carries an average's divisor",
-            "share the operands with more bits or a smaller frac",
-        )
+        what = f"a product of scales 2^{x.frac} and 2^{y.frac} does not fit {bits} bits"
+        why = "its fraction alone fills the ring, or an operand carries an average's divisor"
+        raise FracMismatch(what, why, "share the operands with more bits or a smaller frac")
     kind, out_shape = _operator(operator, x.shape, y.shape)
     low = bits - shift
     steps: tuple[Step, ...] = (
@@ -71,8 +68,6 @@ def _operator(
         return Elementwise(), x
     if operator == "@" and len(x) == len(y) == 2 and x[1] == y[0]:
         return MatMul(), (x[0], y[1])
-    raise BadShape(
-        f"{x} {operator} {y} is not defined for shared tensors",
-        "'*' wants equal shapes, '@' wants (M, K) and (K, N)",
-        "bring the operands to such shapes before sharing them",
-    )
+    what = f"{x} {operator} {y} is not defined for shared tensors"
+    why = "'*' wants equal shapes, '@' wants (M, K) and (K, N)"
+    raise BadShape(what, why, "bring the operands to such shapes before sharing them")

@@ -34,8 +34,7 @@ class CorrectionQueue:
     def frames(
         self, executor: Executor, deal: Callable[[Send], None], idle_s: float
     ) -> Generator[Frame, None, None]:
-        """Deal in the executor's thread; yield frames as they fill, and an empty one after every
-        `idle_s` seconds without any.
+        """Deal in the executor's thread; yield full frames, and empty ones each `idle_s` without.
 
         Raises what `deal` raises. A reader that stops before the end also ends the dealing.
         """

@@ -1,6 +1,6 @@
 """The dealer's engine: the corrections of any batch of one plan and its index programs."""
 
-from collections.abc import Callable
+import functools
 
 from gpumpc import messages as m
 from gpumpc.engine import index_programs
@@ -28,7 +28,7 @@ class DealerEngine:
     ) -> None:
         self.plan, self.program, self.backend = plan, program, backend
         self._roots = roots
-        self._masks: dict[tuple[str, str], dict[str, Operand]] = {}
+        self._masks: dict[str, dict[str, Operand]] = {}
 
     def deal(
         self,
@@ -38,61 +38,45 @@ class DealerEngine:
         send: dealer.Send,
         task: m.IndexTask | None = None,
     ) -> None:
-        """Give `send` the corrections of one batch of the session with these nonces, in program
-        order.
+        """Give `send` the corrections of one batch of the session, in program order.
 
         The same roots and arguments give the same bytes again. The session id is computed here from
         this plan and program: two programs or weight sharings are never dealt under one.
         """
         if task is None:
             program = self.program
-            masks = self._weight_masks(self.plan.weight_digest, weight_sharing_id)
+            masks = self._weight_masks(weight_sharing_id)
         else:
             program = index_programs.program_of_task(self.plan, self.program, task)
             weight_sharing_id, masks = index_programs.task_id(task), self._row_masks(task)
         session_id = SessionBinding.of(self.plan, program, weight_sharing_id, nonces).session_id
-        dealing = dealer.Dealing(
-            self.backend, program.params.cipher, self._trees(session_id, batch_index), masks, send
-        )
+        cipher, trees = program.params.cipher, self._trees(session_id, batch_index)
+        dealing = dealer.Dealing(self.backend, cipher, trees, masks, send)
         dealer.deal_batch(program.steps, dealing)
 
     def _row_masks(self, task: m.IndexTask) -> dict[str, Operand]:
-        """The static mask of an index's rows: both servers' draws, named by where each row was
-        added.
-        """
+        """The static mask of an index's rows: both servers' draws, named by origin of each row."""
         if isinstance(task, m.RowsTask):
             return {}
-        geometry = geometry_of(self.program, task.metric)
+        geometry, cipher = geometry_of(self.program, task.metric), self.program.params.cipher
         versions = index_programs.versions_of(task)
-        parts = [
-            draw_masks(
-                self.backend, self.program.params.cipher, geometry, versions, self._tree_of(root)
-            )
-            for root in self._roots
-        ]
-        mask = weight_mask(self.backend, geometry, parts[0] + parts[1])
+        trees = (functools.partial(seeds.SeedTree, root.expose()) for root in self._roots)
+        first, second = (
+            draw_masks(self.backend, cipher, geometry, versions, tree) for tree in trees
+        )
+        mask = weight_mask(self.backend, geometry, first + second)
         return {ROWS: self.backend.operand(mask, geometry.score_bits)}
 
-    @staticmethod
-    def _tree_of(root: Secret) -> Callable[[bytes, int], seeds.SeedTree]:
-        return lambda session_id, batch_index: seeds.SeedTree(
-            root.expose(), session_id, batch_index
-        )
-
     def _trees(self, session_id: bytes, batch_index: int) -> tuple[seeds.SeedTree, seeds.SeedTree]:
-        first, second = (
-            seeds.SeedTree(root.expose(), session_id, batch_index) for root in self._roots
-        )
-        return first, second
+        first, second = (root.expose() for root in self._roots)
+        place = session_id, batch_index
+        return seeds.SeedTree(first, *place), seeds.SeedTree(second, *place)
 
-    def _weight_masks(self, version: str, weight_sharing_id: str) -> dict[str, Operand]:
-        key = (version, weight_sharing_id)
-        if key not in self._masks:
-            trees = self._trees(seeds.weight_session(version, weight_sharing_id), 0)
+    def _weight_masks(self, weight_sharing_id: str) -> dict[str, Operand]:
+        if weight_sharing_id not in self._masks:
+            session_id = seeds.weight_session(self.plan.weight_digest, weight_sharing_id)
+            trees, shapes = self._trees(session_id, 0), self.program.mask_shapes()
+            masks = dealer.weight_masks(self.backend, self.program.params.cipher, trees, shapes)
             # Replaces the masks of an older weight sharing: it is never dealt for again.
-            self._masks = {
-                key: dealer.weight_masks(
-                    self.backend, self.program.params.cipher, trees, self.program.mask_shapes()
-                )
-            }
-        return self._masks[key]
+            self._masks = {weight_sharing_id: masks}
+        return self._masks[weight_sharing_id]

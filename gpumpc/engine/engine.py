@@ -1,5 +1,4 @@
-"""One server's side of everything the two servers do in lock step: agree, install weights, run
-batches.
+"""One server's side of what the two servers do in lock step: agree, install weights, run batches.
 
 The same engine serves a server process over ZeroMQ and a thread over an in-memory channel. Whatever
 the servers must agree on is compared before the first masked byte; every batch number is reserved
@@ -50,9 +49,7 @@ class Engine(Evaluation):
     # agreement
 
     def agree(self, channel: Channel) -> None:
-        """Compare everything that does not depend on weights; load stored weights if both servers
-        have the same.
-        """
+        """Compare all that does not depend on weights; load stored weights that both have."""
         own = self._stored_weight_sharing()
         equal = {
             **agreed_fields(self.plan, self.program),
@@ -67,16 +64,13 @@ class Engine(Evaluation):
             self.open_session(channel, own)
             self.prepare_next()
         elif own or other:
+            here, there = own[:8] or "none", other[:8] or "none"
             self._why_not_ready = (
-                "the servers' stores do not belong together: here weight sharing "
-                f"{own[:8] or 'none'}, "
-                f"there {other[:8] or 'none'}; a state folder was lost, restored or exchanged"
+                f"the servers' stores do not belong together: here weight sharing {here}, "
+                f"there {there}; a state folder was lost, restored or exchanged"
             )
-            log.warning(
-                "the weights of plan %s must be shared again: %s",
-                self.plan.name,
-                self._why_not_ready,
-            )
+            text = "the weights of plan %s must be shared again: %s"
+            log.warning(text, self.plan.name, self._why_not_ready)
 
     @property
     def weight_sharing_id(self) -> str:
@@ -86,11 +80,8 @@ class Engine(Evaluation):
     def check_ready(self) -> None:
         """Raises ShareError before weights are shared."""
         if not self.session_id:
-            raise ShareError(
-                f"no weights are shared for plan '{self.plan.name}'",
-                self._why_not_ready,
-                "the model's owner runs `gpumpc share-weights`",
-            )
+            what, why = f"no weights are shared for plan '{self.plan.name}'", self._why_not_ready
+            raise ShareError(what, why, "the model's owner runs `gpumpc share-weights`")
 
     def begin(self, batch_index: int) -> ReservedBatch:
         """As `Evaluation.begin`; also raises ShareError before weights are shared."""
@@ -101,9 +92,8 @@ class Engine(Evaluation):
 
     @property
     def _weights_path(self) -> Path:
-        return (
-            self._folder / f"{self.plan.weight_digest}.{self.program.digest.hex()[:16]}.safetensors"
-        )
+        program = self.program.digest.hex()[:16]
+        return self._folder / f"{self.plan.weight_digest}.{program}.safetensors"
 
     def _stored_weight_sharing(self) -> str:
         path = self._weights_path.with_suffix(".pair")
@@ -114,8 +104,7 @@ class Engine(Evaluation):
         return ws.receive_weights(self.program, self.party.number, sent, self.backend)
 
     def install_weights(self, channel: Channel, weight_sharing_id: str, raw: ws.RawShares) -> None:
-        """Install weight shares under a fresh weight sharing id: open F once, store it, open a
-        session.
+        """Install weight shares under a fresh id: open F once, store it, open a session.
 
         Raises BatchAlreadyUsed if the id was used before, also by a process that died in between.
         """

@@ -80,18 +80,16 @@ class Evaluation:
         """Agree on the session id and on the first batch number that neither ledger has seen."""
         ledger, corrections = self.party.ledger, self.party.corrections
         nonce = ledger.nonce(program_id(self.plan, self.program, weight_sharing_id))
+        own = {"nonce": nonce.hex()}
         theirs = exchange_hello(
-            channel, equal={"weight sharing": weight_sharing_id}, informative={"nonce": nonce.hex()}
+            channel, equal={"weight sharing": weight_sharing_id}, informative=own
         )
         other = _read_field(theirs, "nonce", bytes.fromhex)
         nonces = (nonce, other) if self.party.number == 0 else (other, nonce)
         binding = SessionBinding.of(self.plan, self.program, weight_sharing_id, nonces)
         mark = ledger.high_water(binding.session_id)
-        theirs = exchange_hello(
-            channel,
-            equal={"session": binding.session_id.hex()},
-            informative={"high-water mark": str(mark)},
-        )
+        own, shared = {"high-water mark": str(mark)}, {"session": binding.session_id.hex()}
+        theirs = exchange_hello(channel, equal=shared, informative=own)
         self.next_batch = self.first_needed = max(mark, _read_field(theirs, "high-water mark", int))
         self.binding = binding
         if corrections is not None:
@@ -218,12 +216,10 @@ class Evaluation:
             return
         latest: collections.deque[ReservedBatch] = collections.deque(maxlen=1)
         try:
-            yield from pipelined(
-                channel, self.in_flight, self._beginnings(first_batch, shares, latest)
-            )
+            beginnings = self._beginnings(first_batch, shares, latest)
+            yield from pipelined(channel, self.in_flight, beginnings)
         finally:
-            # The last to begin may have waited for a sub-channel when another batch failed. Those
-            # that ran are discarded already.
+            # The last to begin may have waited for a sub-channel; those that ran are discarded.
             for reserved in latest:
                 self.give_up(reserved)
 
@@ -291,9 +287,8 @@ class Evaluation:
         """The session that the program's steps run in. Raises ConfigError for a wrong channel."""
         party = self.party
         if channel.party != party.number:
-            raise ConfigError(
-                f"server {party.number} was given the channel of server {channel.party}"
-            )
+            what = f"server {party.number} was given the channel of server {channel.party}"
+            raise ConfigError(what)
         tree = party.seed_tree(reserved.session_id, reserved.batch_index)
         own = PartyRandomness(party.number, backend, self.plan.params.cipher, tree, self.weights)
         return Session(own, channel, reserved.corrections, reserved.prefetched)
@@ -304,6 +299,5 @@ def _read_field(fields: Mapping[str, str], name: str, read: Callable[[str], T]) 
     try:
         return read(fields[name])
     except (KeyError, ValueError):
-        raise HandshakeMismatch(
-            name, "well formed", "missing or malformed", "the other server"
-        ) from None
+        bad = "missing or malformed"
+        raise HandshakeMismatch(name, "well formed", bad, "the other server") from None

@@ -1,7 +1,6 @@
 """Both servers of a program in one process, for tests and benchmarks that look at every message.
 
-The dealer deals a batch first; then each server runs it in a thread of its own, over a channel in
-memory.
+The dealer deals first; then each server runs in its thread, over a channel in memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +42,7 @@ class DealtCorrections:
 
 
 class RecordingChannel(Channel):
-    """A channel that keeps what its end sends in `sent`: one entry a round, empty where it only
-    receives.
-    """
+    """A channel that keeps what its end sends in `sent`: one entry a round, empty if none."""
 
     def __init__(self, inner: Channel) -> None:
         super().__init__(inner.transport, inner.party, inner.patience_s)

@@ -18,9 +18,8 @@ def program_of_task(plan: PlanRecord, program: Program, task: m.IndexTask) -> Pr
     geometry = geometry_of(program, task.metric)
     if isinstance(task, m.RowsTask):
         return rows_program(geometry, ROWS_PER_BATCH, plan.params)
-    return query_program(
-        geometry, task.n_queries, len(versions_of(task)), task.k, plan.params, task.n_labels
-    )
+    n_rows = len(versions_of(task))
+    return query_program(geometry, task.n_queries, n_rows, task.k, plan.params, task.n_labels)
 
 
 def task_id(task: m.IndexTask) -> str:
@@ -33,10 +32,7 @@ def segments_of(versions: list[RowVersion]) -> list[m.Segment]:
     runs = itertools.groupby(
         versions, key=lambda version: (version.session_id, version.batch_index)
     )
-    return [
-        m.Segment(place[0].hex(), place[1], [version.slot for version in run])
-        for place, run in runs
-    ]
+    return [m.Segment(at.hex(), batch, [row.slot for row in run]) for (at, batch), run in runs]
 
 
 def versions_of(task: m.QueryTask) -> list[RowVersion]:
@@ -47,9 +43,6 @@ def versions_of(task: m.QueryTask) -> list[RowVersion]:
         for slot in segment.slots
     ]
     if any(not 0 <= version.slot < ROWS_PER_BATCH for version in versions):
-        raise PlanError(
-            "a row version names a slot that no batch has",
-            "the request is malformed",
-            "search again",
-        )
+        what = "a row version names a slot that no batch has"
+        raise PlanError(what, "the request is malformed", "search again")
     return versions

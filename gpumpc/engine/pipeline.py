@@ -67,17 +67,12 @@ def _started(work: Callable[[SubChannel], T], sub_channel: SubChannel) -> Future
 def _give_up(
     channel: SubChannel, error: BaseException, others: Iterable[Future[T]]
 ) -> BaseException:
-    """Close the connection of all batches in flight, and tell the peer first if this end is the
-    cause.
-
-    Returns the error that was the cause.
-    """
+    """Close the connection of all batches in flight, and tell the peer why; returns the cause."""
     if isinstance(error, GpumpcError) and not isinstance(error, PeerLost):
         with contextlib.suppress(GpumpcError):
             channel.send_error(error)
     channel.close()
     # A batch that fails may have closed the connection itself: the others only saw PeerLost.
     failures = [error, *(future.exception() for future in others)]
-    return next(
-        (failure for failure in failures if failure and not isinstance(failure, PeerLost)), error
-    )
+    causes = (failure for failure in failures if failure and not isinstance(failure, PeerLost))
+    return next(causes, error)

@@ -12,8 +12,7 @@ from gpumpc.program.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class SessionBinding:
-    """An open session: its id is a hash of the program, the plan, the weight sharing and both
-    ledgers' nonces.
+    """An open session: its id is a hash of program, plan, weight sharing and both nonces.
 
     The dealer computes the id itself: whatever it is asked for, it never deals two programs or two
     weight sharings under one session.
@@ -33,11 +32,8 @@ class SessionBinding:
         cls, plan: PlanRecord, program: Program, weight_sharing_id: str, nonces: tuple[bytes, bytes]
     ) -> SessionBinding:
         """Compute the session id."""
-        return cls(
-            weight_sharing_id,
-            nonces,
-            seeds.session_id(program_id(plan, program, weight_sharing_id), *nonces),
-        )
+        session_id = seeds.session_id(program_id(plan, program, weight_sharing_id), *nonces)
+        return cls(weight_sharing_id, nonces, session_id)
 
 
 CLOSED = SessionBinding("", (b"", b""), b"")

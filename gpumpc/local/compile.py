@@ -163,13 +163,12 @@ def compile(  # the verb that users know from re.compile
     if unknown := description.keys() - Description.__annotations__.keys():
         raise TypeError(f"compile() has no argument '{min(unknown)}'")
     graph, weights = _graph_of(model, example, input_range)
-    calibration = _calibrated(bounds)
     record, salted = compile_graph(
         description.get("name", "model"),
         with_policy(graph, policy) if policy is not None else graph,
         weights,
         params or Params(),
-        calibration=calibration,
+        calibration=_calibrated(bounds),
         preprocessing=_recipe(description.get("preprocessing")),
     )
     classes = tuple(description.get("classes", ()))
@@ -180,11 +179,8 @@ def _recipe(given: Preprocessing | Mapping[str, object] | None) -> Preprocessing
     try:
         return None if given is None else msgspec.convert(given, Preprocessing)
     except msgspec.ValidationError as error:
-        raise PlanError(
-            "the preprocessing cannot be used",
-            str(error),
-            "give size=(height, width), and mean and std with one grey level a channel",
-        ) from error
+        hint = "give size=(height, width), and mean and std with one grey level a channel"
+        raise PlanError("the preprocessing cannot be used", str(error), hint) from error
 
 
 def _calibrated(bounds: Literal["certified"] | Calibrated) -> Calibrated | None:
@@ -202,17 +198,13 @@ def _graph_of(
     if isinstance(model, tuple):
         return model
     if example is None:
-        raise BadShape(
-            "a torch module was given without an example input",
-            "its layers do not say how large an image is",
-            "pass for example torch.zeros(1, 3, 64, 64)",
-        )
+        why = "its layers do not say how large an image is"
+        hint = "pass for example torch.zeros(1, 3, 64, 64)"
+        raise BadShape("a torch module was given without an example input", why, hint)
     try:
         from gpumpc.nn.from_torch import graph_from_torch
     except ImportError as error:
-        raise MissingExtra(
-            "a torch module cannot be compiled",
-            f"torch is not installed ({error})",
-            "pip install 'gpumpc[torch]'",
-        ) from error
+        why = f"torch is not installed ({error})"
+        what, hint = "a torch module cannot be compiled", "pip install 'gpumpc[torch]'"
+        raise MissingExtra(what, why, hint) from error
     return graph_from_torch(model, example, *input_range)

@@ -11,6 +11,8 @@ from gpumpc.offline.memory_pool import MemoryCorrections, MemoryPool
 from gpumpc.offline.secret import Secret
 from gpumpc.program.program import Program
 
+Deal = Callable[[dealer.Send], None]
+
 
 class LocalDealer:
     """Deals into a pool in memory, from which server 1 takes its corrections.
@@ -46,12 +48,11 @@ class LocalDealer:
         if batch_index in self._dealt:
             return
         self._dealt.add(batch_index)
-        binding = self.binding
-        deal = functools.partial(
-            self._engine.deal, binding.weight_sharing_id, binding.nonces, batch_index
-        )
+        binding, engine = self.binding, self._engine
+        sharing, nonces = binding.weight_sharing_id, binding.nonces
+        deal = functools.partial(engine.deal, sharing, nonces, batch_index)
         try:
-            self._store(binding.session_id, batch_index, self._engine.program, deal)
+            self._store(binding.session_id, batch_index, engine.program, deal)
         except BaseException:
             self._dealt.discard(batch_index)
             raise
@@ -67,13 +68,7 @@ class LocalDealer:
 
         self._store(session_id, 0, program, deal)
 
-    def _store(
-        self,
-        session_id: bytes,
-        batch_index: int,
-        program: Program,
-        deal: Callable[[dealer.Send], None],
-    ) -> None:
+    def _store(self, session_id: bytes, batch_index: int, program: Program, deal: Deal) -> None:
         """Server 1 may read the first corrections while later ones are dealt."""
         try:
             writer = self.pool.writer(session_id, batch_index, program.cost.dealer_bytes)

@@ -60,24 +60,15 @@ def compile_named(
 
 def widths_table(plan: PlanRecord) -> Table:
     """How wide each layer computes, and in which mode that was found."""
-    mode = (
-        f"calibrated, {plan.guard_bits} guard bits: an input unlike the samples may wrap unnoticed"
-    )
-    title = f"{plan.name}: {'certified bounds' if plan.bounds == 'certified' else mode}"
-    table = Table(
-        "layer",
-        "product, bits",
-        "activation f",
-        "weight f",
-        "compared in at least, bits",
-        title=title,
-    )
+    guard = f"{plan.guard_bits} guard bits: an input unlike the samples may wrap unnoticed"
+    mode = "certified bounds" if plan.bounds == "certified" else f"calibrated, {guard}"
+    columns = ("layer", "product, bits", "activation f", "weight f", "compared in at least, bits")
+    table = Table(*columns, title=f"{plan.name}: {mode}")
+    frac_bits = str(plan.params.frac_bits)
     products = {layer.name for layer in plan.graph.layers if isinstance(layer, (Conv2d, Linear))}
     for name, width in plan.widths.items():
         if name in products:
-            table.add_row(
-                name, str(width.ring_bits), str(plan.params.frac_bits), str(width.weight_frac), ""
-            )
+            table.add_row(name, str(width.ring_bits), frac_bits, str(width.weight_frac), "")
         elif width.ring_bits > 1:
             table.add_row(name, "", "", "", str(width.ring_bits))
     return table
@@ -88,9 +79,8 @@ def _named(name: str, size: int) -> tuple[torch.nn.Module, torch.Tensor]:
         # Only here: everything but compiling runs without torch.
         from gpumpc.models.named import named
     except ImportError as error:
-        raise MissingExtra(
-            f"'{name}' cannot be compiled", str(error), "pip install 'gpumpc[torch]'"
-        ) from error
+        what, hint = f"'{name}' cannot be compiled", "pip install 'gpumpc[torch]'"
+        raise MissingExtra(what, str(error), hint) from error
     return named(name, size, lite0_checkpoint)
 
 
@@ -98,20 +88,15 @@ def lite0_checkpoint() -> Path:
     """The real ImageNet weights, fetched if they are not here. Raises MissingFile."""
     fetched = fetch(["lite0"], say=lambda _: None)
     if "lite0" not in fetched.files:
-        raise MissingFile(
-            "the Lite0 weights cannot be had",
-            fetched.missing.get("lite0", ""),
-            "see the network connection",
-        )
+        why = fetched.missing.get("lite0", "")
+        raise MissingFile("the Lite0 weights cannot be had", why, "see the network connection")
     return fetched.files["lite0"][0]
 
 
 def sample_inputs(
     shape: tuple[int, ...], low: float = -1.0, high: float = 1.0
 ) -> npt.NDArray[np.float64]:
-    """Inputs spread over [low, high], the same on every run: a stand-in for images where only
-    ranges matter.
-    """
+    """Inputs spread over [low, high], the same on every run, where only the range matters."""
     key = hashlib.sha256(b"gpumpc sample inputs").digest()
     grey = expand("chacha20", key, math.prod(shape)).astype(np.float64).reshape(shape)
     return low + (high - low) * grey / 255

@@ -63,9 +63,8 @@ class SharedTensor:
         return self._session.combine("@", self, other)
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError(
-            "a SharedTensor has no value in the clear; reveal() asks both servers for it"
-        )
+        what = "a SharedTensor has no value in the clear; reveal() asks both servers for it"
+        raise TypeError(what)
 
     # Nothing reveals by accident, and nothing branches on a secret.
     __array__ = __float__ = __int__ = __bool__ = __iter__ = __len__ = __getitem__ = _refuse

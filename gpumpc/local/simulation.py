@@ -1,5 +1,4 @@
-"""Dealer, server 0 and server 1 in one process: three threads, the same engines, a real in-memory
-channel.
+"""Dealer, server 0 and server 1 as three threads of one process, over a real in-memory channel.
 
 For trying out, for tests and for research on networks: it protects nothing, since one process holds
 both shares. Only messages cross between the threads; each server keeps its shares in a dictionary
@@ -17,7 +16,6 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -87,16 +85,11 @@ class LocalSession:
         self._dealer = DealerEngine(plan, self.program, self._roots, backend)
         self._dealing = LocalDealer(self._dealer, self._roots)
         self._pool = self._dealing.pool
-        self._engines = [
-            Engine(
-                Party(p, self._roots[p], pair_secret, self._ledgers[p], backend, source),
-                plan,
-                batch_size,
-                folder / f"s{p}",
-                program=self.program,
-            )
-            for p, source in enumerate((None, self._dealing))
-        ]
+        self._engines = []
+        for p, source in enumerate((None, self._dealing)):
+            party = Party(p, self._roots[p], pair_secret, self._ledgers[p], backend, source)
+            state = folder / f"s{p}"
+            self._engines.append(Engine(party, plan, batch_size, state, program=self.program))
         self._stores: tuple[dict[int, Additive], dict[int, Additive]] = ({}, {})
         self._keys = itertools.count()
         try:
@@ -112,9 +105,8 @@ class LocalSession:
         def start(party: int) -> None:
             engine, channel = self._engines[party], self._channels[party]
             engine.agree(channel)
-            engine.install_weights(
-                channel, weight_sharing_id, engine.receive_weights(memoryview(sent[party]))
-            )
+            raw = engine.receive_weights(memoryview(sent[party]))
+            engine.install_weights(channel, weight_sharing_id, raw)
 
         self._both(start)
         self._dealing.binding = self._engines[0].binding
@@ -122,12 +114,7 @@ class LocalSession:
     def __enter__(self) -> LocalSession:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -140,11 +127,9 @@ class LocalSession:
         self._folder.cleanup()
 
     def _both(self, work: Callable[[int], T], deal: Callable[[], None] = lambda: None) -> list[T]:
-        """Run `work(party)` for both servers and the dealer's `deal`, each in its thread; the first
-        cause is raised.
+        """Run `work(party)` for both servers and `deal`, each in its thread; raises the cause.
 
-        After an error both servers get a new channel: the frames in the old one belong to a burnt
-        batch.
+        After an error both servers get a new channel: the old one holds frames of a burnt batch.
         """
         self._pool.forget_failures()
         futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
@@ -155,11 +140,8 @@ class LocalSession:
             for channel in self._channels:
                 channel.close()
             self._channels = memory_pair()
-            # A server whose peer or dealer stopped only knows that: the other one's error tells
-            # more.
-            raise min(
-                errors, key=lambda error: isinstance(error, PeerLost) + isinstance(error, NotDealt)
-            )
+            # A server whose peer or dealer stopped only knows that: the other's error tells more.
+            raise min(errors, key=lambda error: isinstance(error, PeerLost | NotDealt))
         return [future.result() for future in futures]
 
     def _as_server(self, work: Callable[[int], T], party: int) -> T:
@@ -184,13 +166,10 @@ class LocalSession:
         self, values: npt.ArrayLike, bits: int | None = None, frac: int | None = None
     ) -> SharedTensor:
         """Split any real array, modulo 2^bits at scale 2^frac (the plan's k and f unless given)."""
-        bits, frac = (
-            bits or self.plan.params.ring_bits,
-            self.plan.params.frac_bits if frac is None else frac,
-        )
-        return self._hand_out(
-            encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits), bits, frac
-        )
+        bits = bits or self.plan.params.ring_bits
+        frac = self.plan.params.frac_bits if frac is None else frac
+        words = encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits)
+        return self._hand_out(words, bits, frac)
 
     def _hand_out(self, words: npt.NDArray[np.uint64], bits: int, frac: int) -> SharedTensor:
         key = secrets.token_bytes(32)
@@ -201,14 +180,11 @@ class LocalSession:
         key = next(self._keys)
         for store, share in zip(self._stores, shares, strict=True):
             store[key] = dataclasses.replace(share, owner=self.owner)
-        first = shares[0]
-        shape = tuple(first.words.shape)
-        handle = SharedTensor(
-            shape, first.bits, first.frac, first.divisor, self.owner, key, is_index, self
-        )
-        weakref.finalize(
-            handle, _forget, self._stores, key
-        )  # shares live as long as somebody can ask for them
+        first, owner = shares[0], self.owner
+        shape, scale = tuple(first.words.shape), (first.bits, first.frac, first.divisor)
+        handle = SharedTensor(shape, *scale, owner, key, is_index, self)
+        # Shares live as long as somebody can ask for them.
+        weakref.finalize(handle, _forget, self._stores, key)
         return handle
 
     def run(self, x: SharedTensor) -> SharedTensor:
@@ -216,11 +192,11 @@ class LocalSession:
         self._check_owner(x)
         want = self.program.input.shape
         if x.shape[1:] != want[1:]:
-            raise BadShape(
+            what, why = (
                 f"the shared input has shape {x.shape}",
                 f"the plan takes (batch, {want[1:]})",
-                "share such a one",
             )
+            raise BadShape(what, why, "share such a one")
         parts = [self._run_batch(x, start) for start in range(0, x.shape[0], want[0])]
         shares = []
         for party in (0, 1):
@@ -246,9 +222,8 @@ class LocalSession:
             words = self._stores[party][x._key].words[start : start + size]
             missing = size - len(words)
             if missing:
-                words = self.backend.concat(
-                    [words, self.backend.zeros((missing, *words.shape[1:]))], 0
-                )
+                zeros = self.backend.zeros((missing, *words.shape[1:]))
+                words = self.backend.concat([words, zeros], 0)
             engine = self._engines[party]
             return engine.run(self._channels[party], batch_index, engine.operand(words))[0]
 
@@ -257,9 +232,8 @@ class LocalSession:
     def reveal(self, x: SharedTensor) -> npt.NDArray[np.float64]:
         """Both shares of a value, added, as reals."""
         self._check_owner(x)
-        words = self.backend.download(
-            reconstruct(self.backend, *(store[x._key] for store in self._stores))
-        )
+        shares = (store[x._key] for store in self._stores)
+        words = self.backend.download(reconstruct(self.backend, *shares))
         if x._is_index:
             return decode_result(self.program, words)
         return decode(words, 2.0**x.frac * x.divisor, x.bits)
@@ -273,16 +247,13 @@ class LocalSession:
         y: SharedTensor,
         on_dealt: Callable[[], None] | None = None,
     ) -> SharedTensor:
-        """x (operator) y for + - * @; a product is truncated back to scale 2^f and lifted back to
-        its bits.
+        """x (operator) y for + - * @; a product is truncated to scale 2^f and lifted to its bits.
 
         Its corrections are dealt while it is computed; with `on_dealt` they are dealt first, and
         then it is called.
         """
         if not isinstance(y, SharedTensor):
-            raise TypeError(
-                "a SharedTensor combines with SharedTensors only; share the other operand first"
-            )
+            raise TypeError("a SharedTensor combines with such only; share the other operand first")
         self._check_owner(x)
         self._check_owner(y)
         if is_local(operator):
@@ -328,8 +299,6 @@ class LocalSession:
 
     def _check_owner(self, x: SharedTensor) -> None:
         if x.owner != self.owner:
-            raise ForeignShare(
-                f"a tensor of session {x.owner} was given to session {self.owner}",
-                "this session's servers hold no shares of it",
-                "share the value in this session",
-            )
+            what = f"a tensor of session {x.owner} was given to session {self.owner}"
+            why = "this session's servers hold no shares of it"
+            raise ForeignShare(what, why, "share the value in this session")

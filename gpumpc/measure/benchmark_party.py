@@ -70,10 +70,8 @@ class Source:
     def __init__(self, folder: Path, keys: CurveKeys, dealer_key: bytes, n_bytes: int) -> None:
         self._pool, self._n_bytes = Pool(folder / "pool", _POOL_BYTES), n_bytes
         self._listener = Listener(_ANYWHERE, keys, {dealer_key: "dealer"}, stream_peers=["dealer"])
-        self.endpoint, self.stream_endpoint = (
-            self._listener.endpoint,
-            self._listener.stream_endpoint,
-        )
+        self.endpoint = self._listener.endpoint
+        self.stream_endpoint = self._listener.stream_endpoint
         self._writing: tuple[Writer, int] | None = None
         threading.Thread(target=self._listen, name="dealer listener", daemon=True).start()
 
@@ -82,19 +80,17 @@ class Source:
             while True:
                 arrival = self._listener.poll(1.0)
                 if arrival is not None and arrival.frame.kind is Kind.CORRECTION:
-                    self._store(
-                        arrival.frame.session, arrival.frame.batch_index, arrival.frame.payload
-                    )
+                    frame = arrival.frame
+                    self._store(frame.session, frame.batch_index, frame.payload)
         except BaseException:
             # The benchmark sees that this process ends, and shows the last line of its log.
             traceback.print_exc()
             os._exit(1)
 
     def _store(self, session_id: bytes, batch_index: int, piece: memoryview) -> None:
-        writer, left = self._writing or (
-            self._pool.writer(session_id, batch_index, self._n_bytes),
-            self._n_bytes,
-        )
+        if self._writing is None:
+            self._writing = self._pool.writer(session_id, batch_index, self._n_bytes), self._n_bytes
+        writer, left = self._writing
         writer.append(piece)
         self._writing = (writer, left - len(piece)) if left > len(piece) else None
         if self._writing is None:
@@ -128,18 +124,11 @@ class ServerParty:
         if self.party == 0:
             self._meet(PeerSocket.bind(_ANYWHERE, self._keys, self._peer_key))
         else:
-            self.source = Source(
-                self._folder, self._keys, setup["dealer_key"].encode(), program.cost.dealer_bytes
-            )
-        party = Party(
-            self.party,
-            Secret(bytes.fromhex(setup["root"])),
-            Secret(bytes.fromhex(setup["pair"])),
-            Ledger(self._folder / "ledger.sqlite"),
-            self.backend,
-            self.source,
-            _DEALT_S,
-        )
+            dealer_key, n_bytes = setup["dealer_key"].encode(), program.cost.dealer_bytes
+            self.source = Source(self._folder, self._keys, dealer_key, n_bytes)
+        root, pair = (Secret(bytes.fromhex(setup[name])) for name in ("root", "pair"))
+        ledger = Ledger(self._folder / "ledger.sqlite")
+        party = Party(self.party, root, pair, ledger, self.backend, self.source, _DEALT_S)
         self._evaluation = Evaluation(party, plan, program)
         self.program = program
         self._operands: list[Additive] = []
@@ -152,9 +141,7 @@ class ServerParty:
     def channel(self) -> RecordingChannel:
         """The connection to the other server."""
         if self._channel is None:
-            raise ConfigError(
-                "a server of the benchmark was asked to run before it was connected to the other"
-            )
+            raise ConfigError("a server of the benchmark was asked to run before it was connected")
         return self._channel
 
     @property
@@ -187,9 +174,8 @@ class ServerParty:
     def _open_weights(self, weight_sharing_id: str) -> None:
         sent = memoryview((self._folder / "weights").read_bytes())
         raw = ws.receive_weights(self.program, self.party, sent, self.backend)
-        self._evaluation.weights = self._evaluation.open_weights(
-            self.channel, weight_sharing_id, raw
-        )
+        weights = self._evaluation.open_weights(self.channel, weight_sharing_id, raw)
+        self._evaluation.weights = weights
 
     def wait_dealt(self, batch_index: int) -> Message:
         """Wait until a batch is in the pool (server 1)."""
@@ -250,9 +236,8 @@ class DealerParty:
     def __init__(self, setup: Message) -> None:
         plan, program = Spec.of(setup["spec"]).load()
         first, second = (Secret(bytes.fromhex(root)) for root in setup["roots"])
-        self._engine = DealerEngine(
-            plan, program, (first, second), choose_backend(setup["backend"])
-        )
+        backend = choose_backend(setup["backend"])
+        self._engine = DealerEngine(plan, program, (first, second), backend)
         self._keys = CurveKeys(setup["public"].encode(), setup["secret"].encode())
         self._server_key = setup["server_key"].encode()
         self._server: Requester | None = None
@@ -269,9 +254,8 @@ class DealerParty:
     def open(self, weight_sharing_id: str, nonces: Sequence[str]) -> Message:
         """The session that the servers have agreed on."""
         first, second = map(bytes.fromhex, nonces)
-        binding = SessionBinding.of(
-            self._engine.plan, self._engine.program, weight_sharing_id, (first, second)
-        )
+        plan, program = self._engine.plan, self._engine.program
+        binding = SessionBinding.of(plan, program, weight_sharing_id, (first, second))
         self._binding = (weight_sharing_id, (first, second), binding.session_id)
         return {}
 
@@ -279,9 +263,7 @@ class DealerParty:
         """Deal one batch and send it, in frames as the product's dealer does."""
         weight_sharing_id, nonces, session_id = self._binding
         if self._server is None:
-            raise ConfigError(
-                "the dealer of the benchmark was asked to deal before it was connected to server 1"
-            )
+            raise ConfigError("the dealer of the benchmark was asked to deal before it connected")
         start = time.monotonic()
         deal = functools.partial(self._engine.deal, weight_sharing_id, nonces, batch_index)
         for frame in CorrectionQueue().frames(self._executor, deal, _IDLE_S):

@@ -1,6 +1,4 @@
-"""A workload for `gpumpc bench --net`: three processes, over loopback or a link with a rate and a
-delay.
-"""
+"""A workload for `gpumpc bench --net`: three processes, over loopback or a simulated link."""
 
 from typing import Any
 
@@ -29,10 +27,9 @@ def measure_processes(
         case.compiled, case.inputs, operator=case.operator, network=network, backend=backend
     ) as benchmark:
         if in_flight and benchmark.program.may_repeat:
+            what = f"batches of '{case.workload}' run one at a time"
             why = "a batch whose selection fails is run again under the next number"
-            raise ConfigError(
-                f"batches of '{case.workload}' run one at a time", why, "leave --in-flight away"
-            )
+            raise ConfigError(what, why, "leave --in-flight away")
         benchmark.run()
         pairs = [(benchmark.run(), benchmark.run(dealt_before=True)) for _ in range(runs)]
         seconds = [(total.seconds, online.seconds) for total, online in pairs]

@@ -89,11 +89,9 @@ class Child:
 
     def _lost(self) -> PeerLost:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return PeerLost(
-            f"the process {self.name} of the benchmark has ended",
-            lines[-1] if lines else "its log is empty",
-            "the network of the machine is not at fault: see the message, and run it again",
-        )
+        what = f"the process {self.name} of the benchmark has ended"
+        hint = "the network of the machine is not at fault: see the message, and run it again"
+        return PeerLost(what, lines[-1] if lines else "its log is empty", hint)
 
 
 def messages() -> Iterator[Message]:
@@ -109,9 +107,7 @@ def answer(message: Message) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size this process has had; not getrusage's, which begins with the
-    parent's.
-    """
+    """The largest resident size of this process; getrusage's begins with the parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -5,7 +5,7 @@ import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -143,29 +143,20 @@ class ProcessBenchmark:
         keys = {name: curve_keypair() for name in ("server0", "server1", "dealer")}
         public = {name: key.public.decode() for name, key in keys.items()}
         for name, key in keys.items():
-            setup: dict[str, Any] = {
-                "spec": dataclasses.asdict(self._spec),
-                "backend": self.backend.name,
-            }
+            setup: Message = {"spec": dataclasses.asdict(self._spec), "backend": self.backend.name}
             setup |= {"public": public[name], "secret": key.secret.decode()}
             if name == "dealer":
                 setup |= {"roots": roots, "server_key": public["server1"]}
             else:
                 party = int(name[-1])
-                setup |= {
-                    "party": party,
-                    "folder": str(self.folder / name),
-                    "root": roots[party],
-                    "pair": pair,
-                }
+                setup |= {"party": party, "folder": str(self.folder / name)}
+                setup |= {"root": roots[party], "pair": pair}
                 setup |= {"peer_key": public[f"server{1 - party}"], "dealer_key": public["dealer"]}
             module = PARTY if name == "dealer" else self._module
             self._children[name] = Child(name, module, self.folder / f"{name}.log", setup)
 
     def _connect(self, shape: Shape | None) -> None:
-        server0, server1, dealer = (
-            self._children[name] for name in ("server0", "server1", "dealer")
-        )
+        server0, server1, dealer = self._children.values()
         listening = [server0.receive(), server1.receive()]
         ends, streams = ([answer[key] for answer in listening] for key in ("endpoint", "stream"))
         dealer.receive()
@@ -177,14 +168,10 @@ class ProcessBenchmark:
                 for places in (ends, streams)
             )
         server1.ask({"verb": "connect", "endpoint": ends[0], "stream": streams[0]})
-        weight_sharing_id = secrets.token_hex(16)
-        [opened, _] = self._both(
-            {"verb": "open", "weight_sharing_id": weight_sharing_id, "pids": self.pids}
-        )
+        opening = {"verb": "open", "weight_sharing_id": secrets.token_hex(16)}
+        [opened, _] = self._both({**opening, "pids": self.pids})
         dealer.ask({"verb": "connect", "endpoint": ends[1], "stream": streams[1]})
-        dealer.ask(
-            {"verb": "open", "weight_sharing_id": weight_sharing_id, "nonces": opened["nonces"]}
-        )
+        dealer.ask({**opening, "nonces": opened["nonces"]})
 
     def _both(self, message: Message) -> tuple[Message, Message]:
         servers = self._children["server0"], self._children["server1"]
@@ -194,8 +181,7 @@ class ProcessBenchmark:
         return first, second
 
     def run(self, dealt_before: bool = False) -> Outcome:
-        """One batch under fresh randomness: from empty pools, or with corrections there and a
-        network's products prepared.
+        """One batch under fresh randomness: from empty pools, or dealt and prepared before.
 
         A selection that fails is repeated under the next batch, and all its tries count. Raises
         SelectionFailed if they do.
@@ -206,11 +192,8 @@ class ProcessBenchmark:
             seconds += tried
             if all(answer["found"] for answer in answers):
                 return Outcome(seconds, self._reveal(), answers[0]["opened_digest"], peaks, answers)
-        raise SelectionFailed(
-            f"a selection has failed {TRIES} times",
-            "that is not chance",
-            "this is a bug: please report it",
-        )
+        what, why = f"a selection has failed {TRIES} times", "that is not chance"
+        raise SelectionFailed(what, why, "this is a bug: please report it")
 
     def _try(self, dealt_before: bool) -> tuple[float, dict[str, int], tuple[Message, Message]]:
         """Seconds, peak memory and the servers' answers for one batch."""
@@ -222,9 +205,8 @@ class ProcessBenchmark:
         if needs_dealer and dealt_before:
             peaks["dealer"] = dealer.ask(deal)["peak_memory_bytes"]
             self._children["server1"].ask({"verb": "wait_dealt", "batch_index": batch_index})
-            if (
-                self._spec.operator != NEAREST
-            ):  # servers prepare a network's batches, and no search's
+            # Servers prepare a network's batches, and no search's.
+            if self._spec.operator != NEAREST:
                 self._both({"verb": "prepare", "batch_index": batch_index})
         elif needs_dealer:
             dealer.send(deal)
@@ -239,22 +221,18 @@ class ProcessBenchmark:
         return max(answer["ended"] for answer in answers) - min(starts), peaks, answers
 
     def stream(self, n: int, at_a_time: int) -> float:
-        """Seconds for `n` batches from empty pools, up to `at_a_time` in flight, dealt one after
-        the other meanwhile.
+        """Seconds for `n` batches from empty pools, up to `at_a_time` in flight, dealt meanwhile.
 
         For a program that may not repeat a batch.
         """
         first, self._next_batch = self._next_batch, self._next_batch + n
-        dealer, dealt = (
-            self._children["dealer"],
-            range(first, first + n) if self.cost.dealer_bytes else (),
-        )
+        dealer = self._children["dealer"]
+        dealt = range(first, first + n) if self.cost.dealer_bytes else ()
         for batch_index in dealt:
             dealer.send({"verb": "deal", "batch_index": batch_index})
         answers = self._both({"verb": "stream", "first": first, "n": n, "at_a_time": at_a_time})
-        starts = [dealer.receive()["start"] for _ in dealt] or [
-            answer["start"] for answer in answers
-        ]
+        starts = [dealer.receive()["start"] for _ in dealt]
+        starts = starts or [answer["start"] for answer in answers]
         return float(max(answer["ended"] for answer in answers) - min(starts))
 
     def _reveal(self) -> Array:

@@ -91,8 +91,7 @@ class Relay:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self._out, self._back = _Way(shape), _Way(shape)
-        # select(2) alone takes a timeout in microseconds: the others round half a millisecond up to
-        # one.
+        # select(2) alone takes a timeout in microseconds; the others round it up to a millisecond.
         self._selector = selectors.SelectSelector()
         self._ends: list[_End] = []
         self._woken, self._waker = socket.socketpair()

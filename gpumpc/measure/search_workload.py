@@ -51,12 +51,9 @@ def _units(geometry: Geometry, features: Array) -> Array:
 
 
 def differences(plan: PlanRecord, queries: Array, rows: Array, keys: Array) -> tuple[float, int]:
-    """How keys that a search found differ from a search in the clear: the largest difference of a
-    distance, and the number of wrong positions.
-    """
+    """The largest difference of a distance from a search in the clear, and wrong positions."""
     geometry = geometry_for(plan)
     scores, positions = plain_search(geometry, plan.params, rows, queries, N_BEST)
     found_scores, found = np.divmod(keys, 2.0 ** geometry.id_bits(len(rows)))
-    return float(np.abs(found_scores / geometry.score_scale - scores).max()), int(
-        (found != positions).sum()
-    )
+    error = np.abs(found_scores / geometry.score_scale - scores).max()
+    return float(error), int((found != positions).sum())

@@ -136,36 +136,24 @@ class Case:
     bounds: str
 
     def errors(self, value: Array) -> dict[str, float]:
-        """`max_error` of a result against float64; of a search, against one in the clear, with the
-        number of `wrong` positions.
-        """
+        """`max_error` against float64; of a search, against one in the clear, `wrong` ranks."""
         if self.operator == NEAREST:
             queries, rows = self.inputs
             error, wrong = differences(self.compiled.record, queries, rows, value)
             return {"max_error": error, "wrong": wrong}
-        exact = (
-            self.inputs[0] * self.inputs[1]
-            if self.operator
-            else self.compiled.evaluate(self.inputs[0])
-        )
+        x = self.inputs[0]
+        exact = x * self.inputs[1] if self.operator else self.compiled.evaluate(x)
         return {"max_error": float(np.abs(value - exact).max())}
 
 
 def case_of(name: str, n: int, batch_size: int, params: Params) -> Case:
-    """The workload; n or batch 0 stand for the usual number.
-
-    Raises ConfigError for an unknown one.
-    """
+    """The workload; n or batch 0 stand for the usual number. Raises ConfigError if unknown."""
     one_of("workload", name, WORKLOADS, ConfigError)
     n, batch_size = n or (N_ROWS if name == "retrieval" else N), batch_size or BATCH[name]
     if name == "mul":
-        # As many bits above the product's fraction as below one operand's, the sign and the lift's
-        # bit among them.
-        high = (
-            2.0 ** ((params.ring_bits - 3 * params.frac_bits - 2) / 2)
-            if params.ring_bits > 3 * params.frac_bits + 2
-            else 0.5
-        )
+        # As many bits above the product's fraction as below one operand's, sign and lift's bit too.
+        n_high = params.ring_bits - 3 * params.frac_bits - 2
+        high = 2.0 ** (n_high / 2) if n_high > 0 else 0.5
         grey = models.sample_inputs((2, n), -high, high)
         plan = _compiled("relu", 1, params)
         return Case(name, batch_size, plan, (grey[0], grey[1]), "*", n, "")
@@ -253,20 +241,12 @@ def _compiled(name: str, n: int, params: Params) -> Plan:
 
 def _product(name: str) -> tuple[Graph, dict[str, Array]]:
     """A product under static weights, truncated as inside a network because a layer reads it."""
-    matmul: tuple[AnyLayer, tuple[int, ...], tuple[int, ...]] = (
-        Linear("p", ("x",), _SIDE),
-        (_SIDE,),
-        (_SIDE, _SIDE),
-    )
-    convolution = (
-        Conv2d("p", ("x",), _KERNEL[:2], _KERNEL[3], padding=(1, 1, 1, 1)),
-        _IMAGE,
-        _KERNEL,
-    )
-    layer, shape, weight = matmul if name == "matmul" else convolution
-    n_terms = int(np.prod(weight[:-1]))
-    weights = {
-        "p.weight": models.sample_inputs(weight) * (4.0 / n_terms),
-        "p.bias": np.zeros(weight[-1]),
-    }
+    layer: AnyLayer = Linear("p", ("x",), _SIDE)
+    shape: tuple[int, ...] = (_SIDE,)
+    weight: tuple[int, ...] = (_SIDE, _SIDE)
+    if name == "conv":
+        layer = Conv2d("p", ("x",), _KERNEL[:2], _KERNEL[3], padding=(1, 1, 1, 1))
+        shape, weight = _IMAGE, _KERNEL
+    scaled = models.sample_inputs(weight) * (4.0 / int(np.prod(weight[:-1])))
+    weights = {"p.weight": scaled, "p.bias": np.zeros(weight[-1])}
     return Graph((Input("x", (), shape, -1.0, 1.0), layer, Concat("y", ("p",)))), weights

@@ -76,9 +76,7 @@ class Catalog(SqliteFile):
 
     def add_all(self, items: Iterable[Item]) -> list[str]:
         """The id of each image, in one transaction. Raises ConfigError."""
-        rows = [
-            (pixel_digest(item.pixels), os.path.abspath(item.path), item.frame) for item in items
-        ]
+        rows = [(pixel_digest(i.pixels), os.path.abspath(i.path), i.frame) for i in items]
         with self._change() as db:
             return [_added(db, *row) for row in rows]
 
@@ -88,9 +86,8 @@ class Catalog(SqliteFile):
 
     def find_file(self, path: Path) -> list[Entry]:
         """The images of a file, by frame. Raises ConfigError."""
-        return self._entries(
-            f"{_ENTRIES} WHERE file = ? ORDER BY frame, added", os.path.abspath(path)
-        )
+        query = f"{_ENTRIES} WHERE file = ? ORDER BY frame, added"
+        return self._entries(query, os.path.abspath(path))
 
     def all(self) -> list[Entry]:
         """Everything, by file and frame. Raises ConfigError."""
@@ -104,10 +101,7 @@ class Catalog(SqliteFile):
     def _entries(self, query: str, *arguments: str) -> list[Entry]:
         with self._read() as db:
             rows = db.execute(query, arguments).fetchall()
-        return [
-            Entry(item_id, Path(file), frame, digest, added)
-            for item_id, file, frame, digest, added in rows
-        ]
+        return [Entry(item_id, Path(file), *rest) for item_id, file, *rest in rows]
 
 
 def _added(db: sqlite3.Connection, digest: str, file: str, frame: int) -> str:

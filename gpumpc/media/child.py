@@ -1,5 +1,4 @@
-"""The reader process: `python -m gpumpc.media.child`, requests on stdin, images on stdout. Started
-by `read_images`.
+"""The reader process, started by `read_images`: requests on stdin, images on stdout.
 
 The process has little memory and processor time and may not write files, and its parent checks
 every answer: a file that takes it over can do little. Error texts of libraries may quote a
@@ -27,21 +26,15 @@ MEMORY_CURE = (
 
 
 def main() -> None:
-    """Serve requests, one JSON line each, until stdin ends.
-
-    The one argument is the limit of memory in bytes.
-    """
+    """Serve requests, one JSON line each, until stdin ends; the argument limits memory in bytes."""
     memory_bytes = int(sys.argv[1])
     warnings.simplefilter("ignore")
     # Whatever a library prints must not land between two headers.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line, type=Request)
         _limit_cpu(request.cpu_s)
@@ -60,22 +53,16 @@ def answer(request: Request) -> Iterator[bytes]:
     except (UnreadableImage, MissingExtra) as error:
         yield refusal(f"{error.what}: {error.why}", error.hint)
     except MemoryError:
-        yield refusal(
-            "it asks for more memory than the reader process may take: too large, or damaged",
-            MEMORY_CURE,
-        )
+        cause = "it asks for more memory than the reader process may take: too large, or damaged"
+        yield refusal(cause, MEMORY_CURE)
     except RecursionError:
         yield refusal("its parts are nested too deeply", "export it again")
     except PermissionError:
-        yield refusal(
-            "it may not be read by this user", "check the permissions of the file and its folder"
-        )
+        hint = "check the permissions of the file and its folder"
+        yield refusal("it may not be read by this user", hint)
     except Exception as error:
-        cause = (
-            "it is damaged, truncated, or of a variant that is not read here "
-            f"({type(error).__name__})"
-        )
-        yield refusal(cause, "export or copy it again")
+        cause = "it is damaged, truncated, or of a variant that is not read here"
+        yield refusal(f"{cause} ({type(error).__name__})", "export or copy it again")
 
 
 def _limit_cpu(cpu_s: int) -> None:

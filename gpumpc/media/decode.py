@@ -45,8 +45,7 @@ def images(path: Path, options: Options) -> Iterator[Pixels]:
 
 
 def fit(image: Pixels, options: Options) -> Pixels:
-    """An image (H, W) or (H, W, 3) in the wanted size (antialiased triangle filter) and
-    channels."""
+    """An image (H, W) or (H, W, 3) in the wanted size (triangle filter) and channels."""
     planes = image[..., None] if image.ndim == 2 else image
     if options.channels == 1 and planes.shape[2] == 3:
         planes = planes @ LUMA[:, None]
@@ -61,12 +60,9 @@ def resize(planes: Pixels, size: tuple[int, int]) -> Pixels:
     """(H, W, C) -> (*size, C); each plane alone, so that no precision is lost to 8 bits."""
     image = extra("PIL.Image")
     height, width = size
-    filtered = [
-        image.fromarray(np.ascontiguousarray(planes[..., c], dtype=np.float32)).resize(
-            (width, height), image.Resampling.BILINEAR
-        )
-        for c in range(planes.shape[2])
-    ]
+    flat = (np.ascontiguousarray(planes[..., c], dtype=np.float32) for c in range(planes.shape[2]))
+    wanted = (width, height), image.Resampling.BILINEAR
+    filtered = [image.fromarray(plane).resize(*wanted) for plane in flat]
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in filtered], axis=-1)
 
 
@@ -74,9 +70,8 @@ def _native(path: Path, options: Options) -> Iterator[Pixels]:
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
-        raise UnreadableImage(
-            "the file is empty", "it has zero bytes", "copy it again from where it came from"
-        )
+        hint = "copy it again from where it came from"
+        raise UnreadableImage("the file is empty", "it has zero bytes", hint)
     # A DICOM file may begin like a TIFF, for readers of both.
     if head[DICM] != b"DICM" and head.startswith(PICTURES):
         return pictures(path, options)
@@ -86,17 +81,15 @@ def _native(path: Path, options: Options) -> Iterator[Pixels]:
             head = stream.read(_HEAD_BYTES)
         if not _nifti_class(head):
             why = "it is compressed with gzip, and has no NIfTI volume inside"
-            raise UnreadableImage(
-                "the file is not an image", why, "unpack it, and share the images"
-            )
+            hint = "unpack it, and share the images"
+            raise UnreadableImage("the file is not an image", why, hint)
     if _nifti_class(head):
         return slices(path, _nifti_class(head), is_zipped, options)
     return dicom_frames(path, options.window)
 
 
 def pictures(path: Path, options: Options) -> Iterator[Pixels]:
-    """The pages of a PNG, JPEG or TIFF: 8-bit grey or RGB (alpha is dropped), 16-bit grey, 32-bit
-    grey.
+    """The pages of a PNG, JPEG or TIFF: 8-bit grey or RGB (alpha is dropped), 16- or 32-bit grey.
 
     8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run
     from their minimum to their maximum.
@@ -127,20 +120,16 @@ def _grey_levels(page: Image, options: Options) -> Pixels:
 
 
 def slices(path: Path, kind: str, is_zipped: bool, options: Options) -> Iterator[Pixels]:
-    """The slices of a NIfTI volume along an axis, as a radiologist sees them: patient's left on the
-    right, head up.
-    """
+    """The slices of a NIfTI volume along an axis, as in radiology: left is right, head up."""
     nibabel = extra("nibabel")
     with gzip.open(path) if is_zipped else open(path, "rb") as stream:
         volume = getattr(nibabel, kind).from_stream(stream)
         shape = volume.shape
-        if not 2 <= len(shape) <= 4 or volume.get_data_dtype().fields:
-            raise UnreadableImage(
-                f"the NIfTI file holds an array of shape {shape} and type "
-                f"{volume.get_data_dtype()}",
-                "grey volumes of 2 to 4 axes are read",
-                "save one volume, one value a voxel",
-            )
+        dtype = volume.get_data_dtype()
+        if not 2 <= len(shape) <= 4 or dtype.fields:
+            what = f"the NIfTI file holds an array of shape {shape} and type {dtype}"
+            why = "grey volumes of 2 to 4 axes are read"
+            raise UnreadableImage(what, why, "save one volume, one value a voxel")
         check_size(shape[0], shape[1], max(int(np.prod(shape[2:])), 1))
         values = finite(volume.get_fdata(dtype=np.float32, caching="unchanged"))
         codes = nibabel.orientations.io_orientation(volume.affine)
@@ -156,9 +145,7 @@ def slices(path: Path, kind: str, is_zipped: bool, options: Options) -> Iterator
 
 
 def _along(volume: Pixels, axis: int) -> Iterator[Pixels]:
-    """Slices from the patient's right, front or feet on; rows run down or back, columns left or
-    back.
-    """
+    """Slices from the patient's right, front or feet on; rows run down or back, columns left."""
     moved = np.moveaxis(volume, axis, 0)
     if axis == 2:
         moved = moved[::-1]

@@ -88,9 +88,8 @@ def _check(dataset: Dataset) -> None:
     data = next((dataset[name].value for name in _PIXELS if name in dataset), None)
     if not data or "Rows" not in dataset or "Columns" not in dataset:
         why = "it is a report, a plan, a structure set, a waveform or a directory"
-        raise UnreadableImage(
-            "the DICOM file holds no pixels", why, "share the image series itself"
-        )
+        what, hint = "the DICOM file holds no pixels", "share the image series itself"
+        raise UnreadableImage(what, why, hint)
     n_frames = int(dataset.get("NumberOfFrames") or 1)
     check_size(int(dataset.Columns), int(dataset.Rows), n_frames)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -118,11 +117,9 @@ def _check_decoder(dataset: Dataset) -> None:
     except RuntimeError:  # there is no decoder of this syntax at all
         lacking = []
     known = "an unknown one" if syntax.name == syntax else syntax.name
-    raise UnreadableImage(
-        f"the transfer syntax '{known}' ({syntax}) cannot be decoded",
-        "no installed package reads it" + (f"; it takes {' | '.join(lacking)}" if lacking else ""),
-        CONVERT,
-    )
+    what = f"the transfer syntax '{known}' ({syntax}) cannot be decoded"
+    why = "no installed package reads it" + (f"; it takes {' | '.join(lacking)}" if lacking else "")
+    raise UnreadableImage(what, why, CONVERT)
 
 
 def _decoded(dataset: Dataset) -> Iterator[Values]:
@@ -133,11 +130,9 @@ def _decoded(dataset: Dataset) -> Iterator[Values]:
             yield _stored(frame, dataset)
     except RuntimeError as error:  # every installed decoder has tried and failed
         syntax = dataset.file_meta.TransferSyntaxUID
-        raise UnreadableImage(
-            f"no installed decoder can read this '{syntax.name}' data ({syntax})",
-            "it is damaged, or of a variant that they lack (Pillow has no 12-bit JPEG)",
-            CONVERT,
-        ) from error
+        what = f"no installed decoder can read this '{syntax.name}' data ({syntax})"
+        why = "it is damaged, or of a variant that they lack (Pillow has no 12-bit JPEG)"
+        raise UnreadableImage(what, why, CONVERT) from error
 
 
 def _stored(frame: Values, dataset: Dataset) -> Values:
@@ -252,6 +247,5 @@ def _extent(frames: list[Values], dataset: Dataset) -> Window:
 
 def _foreign() -> UnreadableImage:
     why = "its content is not PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz) or DICOM"
-    return UnreadableImage(
-        "the file is not an image of a known kind", why, "convert it to one of these"
-    )
+    hint = "convert it to one of these"
+    return UnreadableImage("the file is not an image of a known kind", why, hint)

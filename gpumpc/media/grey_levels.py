@@ -22,14 +22,13 @@ def check_size(width: int, height: int, n_frames: int) -> None:
     """Refuse an image that would fill the memory. Raises UnreadableImage."""
     per_frame = width * height
     if per_frame < 1 or n_frames < 1:
-        raise UnreadableImage(
-            "the image is empty", f"its header says {width} x {height}", "export it again"
-        )
+        why = f"its header says {width} x {height}"
+        raise UnreadableImage("the image is empty", why, "export it again")
     if per_frame > MAX_PIXELS or n_frames > MAX_FRAMES or per_frame * n_frames > MAX_FILE_PIXELS:
+        frames = f"{MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames"
         raise UnreadableImage(
             f"the image is too large: {width} x {height} pixels, {n_frames} frames",
-            f"the limits are {MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames, {MAX_FILE_PIXELS} "
-            "pixels a file",
+            f"the limits are {frames}, {MAX_FILE_PIXELS} pixels a file",
             "cut or scale it down, or split the file",
         )
 
@@ -37,7 +36,6 @@ def check_size(width: int, height: int, n_frames: int) -> None:
 def finite(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """The values themselves. Raises UnreadableImage if one is NaN or infinite."""
     if not np.isfinite(values).all():
-        raise UnreadableImage(
-            "the image holds NaN or infinity", "its values are not all numbers", "export it again"
-        )
+        why = "its values are not all numbers"
+        raise UnreadableImage("the image holds NaN or infinity", why, "export it again")
     return values

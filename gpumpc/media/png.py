@@ -17,8 +17,7 @@ _COLOUR = {1: 0, 3: 2}
 
 
 def png(image: npt.ArrayLike) -> bytes:
-    """A picture (H, W), (H, W, 1) or (H, W, 3) of values in [0, 1], rounded to 8 bits; the same
-    bytes on every run.
+    """A picture (H, W), (H, W, 1) or (H, W, 3) of values in [0, 1], as 8 bits; always the same.
 
     Raises:
         BadShape: another shape.
@@ -27,24 +26,18 @@ def png(image: npt.ArrayLike) -> bytes:
     pixels = np.asarray(image, dtype=np.float64)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or not pixels.size or pixels.shape[2] not in _COLOUR:
-        raise BadShape(
-            f"a picture of shape {pixels.shape}", hint="pass (H, W), (H, W, 1) or (H, W, 3)"
-        )
+        hint = "pass (H, W), (H, W, 1) or (H, W, 3)"
+        raise BadShape(f"a picture of shape {pixels.shape}", hint=hint)
     if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # also false for NaN
-        raise BadValue(
-            "a picture has values outside [0, 1]", hint="scale it, or undo its preprocessing"
-        )
+        hint = "scale it, or undo its preprocessing"
+        raise BadValue("a picture has values outside [0, 1]", hint=hint)
     height, width, channels = pixels.shape
     levels = np.rint(pixels * 255.0).astype(np.uint8).reshape(height, width * channels)
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR[channels], 0, 0, 0)
     # Each row begins with its filter: 0, none.
     rows = np.pad(levels, ((0, 0), (1, 0))).tobytes()
-    return (
-        _SIGNATURE
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(rows, 9))
-        + _chunk(b"IEND", b"")
-    )
+    data, end = _chunk(b"IDAT", zlib.compress(rows, 9)), _chunk(b"IEND", b"")
+    return _SIGNATURE + _chunk(b"IHDR", header) + data + end
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -12,20 +12,16 @@ LITE0_INPUT = Preprocessing(size=(64, 64), mean=(127.0, 127.0, 127.0), std=(128.
 
 
 def preprocess(images: npt.ArrayLike, recipe: Preprocessing = LITE0_INPUT) -> FloatArray:
-    """Pixels in [0, 1], (B, H, W, C), to the model's input: `(255 x - mean) / std`; grey gives
-    every channel.
+    """Pixels in [0, 1], (B, H, W, C), as `(255 x - mean) / std`; grey gives every channel.
 
-    Raises:
-        BadShape: the images are not of the recipe's size, or have another number of channels.
+    Raises BadShape for images of another size or number of channels.
     """
     pixels = np.asarray(images, dtype=np.float64)
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
         pixels = pixels.repeat(len(recipe.mean), axis=-1)
-    if pixels.shape[1:] != (*recipe.size, len(recipe.mean)):
-        raise BadShape(
-            f"images of shape {pixels.shape}",
-            f"the plan's preprocessing takes (batch, {recipe.size[0]}, {recipe.size[1]}, "
-            f"{len(recipe.mean)})",
-            "cut or resize the images to that size, channels last",
-        )
+    wanted = (*recipe.size, len(recipe.mean))
+    if pixels.shape[1:] != wanted:
+        what = f"images of shape {pixels.shape}"
+        why = f"the plan's preprocessing takes (batch, {wanted[0]}, {wanted[1]}, {wanted[2]})"
+        raise BadShape(what, why, "cut or resize the images to that size, channels last")
     return np.asarray((pixels * 255.0 - recipe.mean) / recipe.std)

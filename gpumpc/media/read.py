@@ -92,8 +92,7 @@ def read_images(
     axis: int = 2,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Item | Refused]:
-    """Every image of files and folders, in order of their names; a bad file is reported and the
-    rest goes on.
+    """Every image of files and folders, in order of their names; a bad file is only reported.
 
     PNG, JPEG, TIFF, NIfTI and DICOM, told apart by their content. Images of one file come together,
     once the file was read to its end.
@@ -131,23 +130,15 @@ def read_image(path: Path, recipe: Preprocessing | None = None, *, axis: int = 2
 
 def _options(recipe: Preprocessing | None, axis: int) -> Options:
     if axis not in (0, 1, 2):
-        raise BadValue(
-            f"a volume has no axis {axis}", hint="use 0 (sagittal), 1 (coronal) or 2 (axial)"
-        )
+        hint = "use 0 (sagittal), 1 (coronal) or 2 (axial)"
+        raise BadValue(f"a volume has no axis {axis}", hint=hint)
     if recipe is None:
         return Options(axis=axis)
     if len(recipe.mean) not in (1, 3):
-        raise BadValue(
-            f"a recipe of {len(recipe.mean)} channels",
-            "images have 1 or 3",
-            "compile the model again",
-        )
-    if recipe.window is not None and not (
-        np.isfinite(recipe.window).all() and recipe.window[1] > 0
-    ):
-        raise BadValue(
-            f"a window of {recipe.window}", "its width must be above 0", "give (centre, width)"
-        )
+        what = f"a recipe of {len(recipe.mean)} channels"
+        raise BadValue(what, "images have 1 or 3", "compile the model again")
+    if (shown := recipe.window) and not (np.isfinite(shown).all() and shown[1] > 0):
+        raise BadValue(f"a window of {shown}", "its width must be above 0", "give (centre, width)")
     return Options((recipe.size[0], recipe.size[1]), len(recipe.mean), recipe.window, axis)
 
 
@@ -184,20 +175,12 @@ class _Reader:
             return [Refused(path, *refusal.args)]
         except TimeoutError:
             self.close()
-            why = (
-                f"it took more than {self._limits.silence_s:g} s an image or "
-                f"{self._limits.file_s:g} s in all"
-            )
+            limits = f"{self._limits.silence_s:g} s an image or {self._limits.file_s:g} s in all"
             hint = "it is damaged or made to waste time: export it again, smaller"
-            return [Refused(path, why, hint)]
+            return [Refused(path, f"it took more than {limits}", hint)]
         except (EOFError, ConnectionError):
-            return [
-                Refused(
-                    path,
-                    self._cause_of_death(),
-                    "it is damaged or hostile: export it again, smaller",
-                )
-            ]
+            hint = "it is damaged or hostile: export it again, smaller"
+            return [Refused(path, self._cause_of_death(), hint)]
         except ValueError:
             self.close()
             hint = "the file may be hostile: do not open it elsewhere"

@@ -151,18 +151,8 @@ class IndexSearch(Record, frozen=True):
 
 
 IndexRequest = IndexCreate | IndexAdd | IndexRemove | IndexInfo | IndexSearch
-ItemRequest = (
-    Share
-    | Settle
-    | Run
-    | Extract
-    | GetFeatures
-    | ListItems
-    | GetStoreStatus
-    | Delete
-    | IndexRequest
-)
-Request = GetStatus | ShareWeights | ItemRequest
+ItemRequest = Share | Settle | Run | Extract | GetFeatures | ListItems | GetStoreStatus | Delete
+Request = GetStatus | ShareWeights | ItemRequest | IndexRequest
 
 # server -> client
 

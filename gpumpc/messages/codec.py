@@ -52,10 +52,7 @@ def pack(record: msgspec.Struct, bulk: Buffer = b"") -> bytes:
 
 
 def unpack(payload: Buffer, kind: Any) -> tuple[Any, memoryview]:
-    """A record of one of the types in `kind` (a Struct or a union of them), and its bulk.
-
-    Raises BadFrame.
-    """
+    """A record of a type in `kind` (a Struct or a union of them), and its bulk. Raises BadFrame."""
     payload = memoryview(payload)
     size = int.from_bytes(payload[:_LENGTH_BYTES], "little")
     if len(payload) < _LENGTH_BYTES + size:

@@ -23,9 +23,7 @@ class RowsTask(Record, frozen=True):
 
 
 class QueryTask(Record, frozen=True):
-    """The program that answers queries to an index of these rows; with n_labels, the k best rows
-    vote.
-    """
+    """The program that answers queries to an index of these rows; with n_labels, rows vote."""
 
     metric: Metric
     n_queries: Count

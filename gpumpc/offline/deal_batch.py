@@ -65,13 +65,9 @@ class Dealing:
         weight_masks: Mapping[str, Operand],
         send: Send,
     ) -> None:
-        self.backend = backend
-        self.weight_masks = weight_masks
-        self.sent_bytes = 0
+        self.backend, self.weight_masks, self._send = backend, weight_masks, send
         self._cipher: Cipher = cipher
-        self._seeds = seeds
-        self._step = ""
-        self._send = send
+        self._seeds, self._step, self.sent_bytes = seeds, "", 0
 
     def at(self, step: str) -> None:
         """Let the names that follow belong to this step."""
@@ -79,47 +75,38 @@ class Dealing:
 
     def words(self, party: int, name: str, shape: Sequence[int], bits: int) -> Words:
         """Party `party`'s uniform words under this name."""
-        return self.backend.expand_words(
-            self._cipher, self._seeds[party].key(self._step, name), shape, bits
-        )
+        return self.backend.expand_words(self._cipher, self._key(party, name), shape, bits)
 
     def lanes(self, party: int, name: str, planes: int, n: int) -> Lanes:
         """Party `party`'s uniform lanes under this name."""
-        return self.backend.expand_lanes(
-            self._cipher, self._seeds[party].key(self._step, name), planes, n
-        )
+        return self.backend.expand_lanes(self._cipher, self._key(party, name), planes, n)
 
     def permutations(self, party: int, name: str, rows: int, n: int) -> selection.Index:
         """Party `party`'s permutations under this name."""
-        return selection.permutations(
-            self._cipher, self._seeds[party].key(self._step, name), rows, n
-        )
+        return selection.permutations(self._cipher, self._key(party, name), rows, n)
 
     def sum_words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """A mask both parties hold additive shares of: the sum of their draws."""
         first = self.words(0, name, shape, bits)
-        return self.backend.add_uniform(
-            first, self._cipher, self._seeds[1].key(self._step, name), bits
-        )
+        return self.backend.add_uniform(first, self._cipher, self._key(1, name), bits)
 
     def xor_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """A mask both parties hold XOR shares of."""
         first = self.lanes(0, name, planes, n)
-        return self.backend.xor_uniform(
-            first, self._cipher, self._seeds[1].key(self._step, name), n
-        )
+        return self.backend.xor_uniform(first, self._cipher, self._key(1, name), n)
 
     def deal_words(self, name: str, value: Words, bits: int) -> None:
         """Share `value` modulo 2^bits: party 0 draws its share, party 1 gets the correction."""
-        key = self._seeds[0].key(self._step, name)
+        key = self._key(0, name)
         self._send_correction(self.backend.pack_masked(value, self._cipher, key, bits, -1))
 
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""
-        key = self._seeds[0].key(self._step, name)
-        self._send_correction(
-            self.backend.pack_lanes(self.backend.xor_uniform(value, self._cipher, key, n))
-        )
+        masked = self.backend.xor_uniform(value, self._cipher, self._key(0, name), n)
+        self._send_correction(self.backend.pack_lanes(masked))
+
+    def _key(self, party: int, name: str) -> bytes:
+        return self._seeds[party].key(self._step, name)
 
     def _send_correction(self, correction: memoryview) -> None:
         self.sent_bytes += len(correction)
@@ -140,11 +127,9 @@ def deal_batch(steps: Sequence[Dealable], dealing: Dealing) -> None:
         masks[step.output] = step.deal(dealing, *(masks.get(name) for name in step.inputs))
         n_bytes = dealing.sent_bytes - before
         if n_bytes != step.dealer_bytes:
-            raise CostMismatch(
-                f"step '{step.name}' dealt {n_bytes} bytes and declares {step.dealer_bytes}",
-                "its `deal` and its `cost` disagree",
-                "this is a bug in the protocol: please report it",
-            )
+            what = f"step '{step.name}' dealt {n_bytes} bytes and declares {step.dealer_bytes}"
+            why = "its `deal` and its `cost` disagree"
+            raise CostMismatch(what, why, "this is a bug in the protocol: please report it")
 
 
 def weight_masks(

@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS batches (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS reserved ON batches (state) WHERE state = 'reserved';
 """
+_END = (
+    "UPDATE batches SET state = ? WHERE session = ? AND first = ? AND n = 1 AND state = 'reserved'"
+)
 
 
 class Ledger(SqliteFile):
@@ -72,18 +75,13 @@ class Ledger(SqliteFile):
             return _high_water(db, session_id)
 
     def reserve(self, session_id: bytes, batch_index: int) -> None:
-        """Take a batch number, durably, before anything is sent under it; numbers skipped on the
-        way are burnt.
+        """Take a batch number, durably, before anything is sent under it; burn skipped numbers.
 
-        Raises BatchAlreadyUsed below the high-water mark, BadValue for a number no session reaches,
-        ConfigError.
+        Raises BatchAlreadyUsed below the high-water mark, BadValue out of range, ConfigError.
         """
         if not 0 <= batch_index < _MAX_BATCH:
-            raise BadValue(
-                f"{batch_index} is not a batch number",
-                "they count from 0 up",
-                "use the session's high-water mark",
-            )
+            what, why = f"{batch_index} is not a batch number", "they count from 0 up"
+            raise BadValue(what, why, "use the session's high-water mark")
         with self._change() as db:
             mark = _high_water(db, session_id)
             if batch_index < mark:
@@ -93,23 +91,15 @@ class Ledger(SqliteFile):
                     "ask for a new batch; if a state folder was restored from a copy, start a new "
                     "session",
                 )
+            add = "INSERT INTO batches VALUES (?, ?, ?, ?)"
             if batch_index > mark:
-                db.execute(
-                    "INSERT INTO batches VALUES (?, ?, ?, 'burnt')",
-                    (session_id, mark, batch_index - mark),
-                )
-            db.execute(
-                "INSERT INTO batches VALUES (?, ?, 1, 'reserved')", (session_id, batch_index)
-            )
+                db.execute(add, (session_id, mark, batch_index - mark, "burnt"))
+            db.execute(add, (session_id, batch_index, 1, "reserved"))
 
     def spend(self, session_id: bytes, batch_index: int) -> None:
         """Note that a reserved batch ended well. Raises BatchAlreadyUsed, ConfigError."""
         with self._change() as db:
-            changed = db.execute(
-                "UPDATE batches SET state = 'spent' WHERE session = ? AND first = ? AND n = 1 AND "
-                "state = 'reserved'",
-                (session_id, batch_index),
-            )
+            changed = db.execute(_END, ("spent", session_id, batch_index))
             if changed.rowcount != 1:
                 raise BatchAlreadyUsed(
                     f"batch {batch_index} of session {session_id.hex()} cannot be spent",
@@ -120,11 +110,7 @@ class Ledger(SqliteFile):
     def burn(self, session_id: bytes, batch_index: int) -> None:
         """Burn a batch that is reserved still. Raises ConfigError."""
         with self._change() as db:
-            db.execute(
-                "UPDATE batches SET state = 'burnt' WHERE session = ? AND first = ? AND n = 1 AND "
-                "state = 'reserved'",
-                (session_id, batch_index),
-            )
+            db.execute(_END, ("burnt", session_id, batch_index))
 
     def reserve_once(self, name: str) -> None:
         """Take a name that can be taken only once, such as the opening of one weight mask.
@@ -143,10 +129,8 @@ class Ledger(SqliteFile):
     def counts(self, session_id: bytes) -> dict[str, int]:
         """How many batches of a session are in each state; states without one are left out."""
         with self._change() as db:
-            rows = db.execute(
-                "SELECT state, sum(n) FROM batches WHERE session = ? GROUP BY state", (session_id,)
-            )
-            return {str(state): int(n) for state, n in rows}
+            query = "SELECT state, sum(n) FROM batches WHERE session = ? GROUP BY state"
+            return {str(state): int(n) for state, n in db.execute(query, (session_id,))}
 
     def close(self) -> None:
         """Close the file and release it to other processes; safe to call twice."""

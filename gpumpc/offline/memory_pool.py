@@ -47,10 +47,7 @@ class MemoryPool:
         return MemoryWriter(self, entry, (session_id, batch_index))
 
     def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> MemoryCorrections:
-        """The corrections of a batch, which may still be dealt; each read waits.
-
-        Raises MaskReused at a second call.
-        """
+        """A batch's corrections; reads wait for the dealer. Raises MaskReused at a second call."""
         with self._changed:
             entry = self._entry((session_id, batch_index))
             if entry.taken:
@@ -73,12 +70,9 @@ class MemoryPool:
     def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Forget the batches of a session below `batch_index` that have no reader."""
         with self._changed:
-            for key in [
-                k
-                for k, e in self._batches.items()
-                if k[0] == session_id and k[1] < batch_index and not e.taken
-            ]:
-                del self._batches[key]
+            for key, entry in [*self._batches.items()]:
+                if key[0] == session_id and key[1] < batch_index and not entry.taken:
+                    del self._batches[key]
 
     def drop(self, key: _Key) -> None:
         """Forget a batch."""

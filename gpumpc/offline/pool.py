@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import mmap
 import os
 import re
@@ -71,8 +72,7 @@ class Pool:
             return writer
 
     def wanted(self, session_id: bytes, first_batch: int, n_bytes_per_batch: int) -> list[int]:
-        """The next batch numbers to ask the dealer for, from `first_batch` up, in order; empty
-        while there is no room.
+        """The next batch numbers to ask the dealer for, from `first_batch` up; none without room.
 
         Committed, arriving and wanted batches stay within the capacity together. A session without
         any batch at or above `first_batch` gets one whatever the capacity, so that none waits for
@@ -80,22 +80,13 @@ class Pool:
         """
         with self._changed:
             here = {*self._committed, *self._arriving}
-            used = sum(self._committed.values()) + sum(
-                writer.n_bytes for writer in self._arriving.values()
-            )
-            ahead = {
-                batch_index
-                for session, batch_index in here
-                if session == session_id and batch_index >= first_batch
-            }
-        room = max(0, self.capacity_bytes - used) // max(1, n_bytes_per_batch)
+            sizes = [*self._committed.values(), *(w.n_bytes for w in self._arriving.values())]
+        own = [number for session, number in here if session == session_id]
+        ahead = {number for number in own if number >= first_batch}
+        room = max(0, self.capacity_bytes - sum(sizes)) // max(1, n_bytes_per_batch)
         n_wanted = min(max(room, 0 if ahead else 1), _MAX_WANTED)
-        free = (
-            batch_index
-            for batch_index in range(first_batch, first_batch + n_wanted + len(ahead))
-            if batch_index not in ahead
-        )
-        return [batch_index for batch_index, _ in zip(free, range(n_wanted), strict=False)]
+        free = (number for number in itertools.count(first_batch) if number not in ahead)
+        return list(itertools.islice(free, n_wanted))
 
     def take(self, session_id: bytes, batch_index: int, timeout_s: float) -> Corrections:
         """The corrections of a batch, waiting up to `timeout_s` seconds for the first of them.
@@ -148,10 +139,7 @@ class Pool:
     def ahead(self, session_id: bytes, first_batch: int) -> int:
         """How many committed batches of a session are at or above `first_batch`."""
         with self._changed:
-            return sum(
-                session == session_id and batch_index >= first_batch
-                for session, batch_index in self._committed
-            )
+            return sum(key[0] == session_id and key[1] >= first_batch for key in self._committed)
 
     def sessions(self) -> set[bytes]:
         """The sessions that have committed batches here."""
@@ -161,12 +149,9 @@ class Pool:
     def discard_before(self, session_id: bytes, batch_index: int) -> None:
         """Delete a session's committed batches below `batch_index` that have no reader."""
         with self._changed:
-            for key in [
-                k
-                for k in self._committed
-                if k[0] == session_id and k[1] < batch_index and k not in self._taken
-            ]:
-                self.drop(key)
+            for key in [*self._committed]:
+                if key[0] == session_id and key[1] < batch_index and key not in self._taken:
+                    self.drop(key)
 
     def close(self) -> None:
         """Let other processes have the folder; safe to call twice. Committed batches stay."""
@@ -317,16 +302,13 @@ class Corrections:
             raise pool.error(error) from error
 
     def read(self, n_bytes: int) -> memoryview:
-        """The next `n_bytes` bytes, read-only, valid as long as they are referred to; waits for
-        them while the batch arrives.
+        """The next `n_bytes` bytes, read-only, valid while referred to; waits while they arrive.
 
         Raises CorrelationsMissing.
         """
         if n_bytes > self._n_bytes - self._n_read:
-            left = self._n_bytes - self._n_read
-            raise pool_errors.too_few(
-                self._key[1], f"a step asks for {n_bytes} bytes and {left} are left"
-            )
+            why = f"a step asks for {n_bytes} bytes and {self._n_bytes - self._n_read} are left"
+            raise pool_errors.too_few(self._key[1], why)
         self._n_read += n_bytes
         if self._writer is not None and not self._pool.wait_written(self._writer, self._n_read):
             raise CorrelationsMissing(

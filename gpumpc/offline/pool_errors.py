@@ -32,8 +32,6 @@ def too_few(
 
 def left_over(batch_index: int, n_bytes: int) -> LeftoverCorrelations:
     """The error for a batch that was not read to its end."""
-    return LeftoverCorrelations(
-        f"{n_bytes} bytes of the corrections of batch {batch_index} were not read",
-        "the dealer and this server walked different programs",
-        _SAME_PROGRAM,
-    )
+    what = f"{n_bytes} bytes of the corrections of batch {batch_index} were not read"
+    why = "the dealer and this server walked different programs"
+    return LeftoverCorrelations(what, why, _SAME_PROGRAM)

@@ -56,11 +56,9 @@ def private_folder(folder: Path) -> Path:
     if not stat.S_ISDIR(mode):
         raise ConfigError(f"{folder} is not a folder", "a file has its name", "move the file away")
     if mode & _OTHERS_MAY_WRITE:
-        raise ExposedSecret(
-            f"the folder {folder} can be changed by other users",
-            f"its mode is {stat.S_IMODE(mode):04o}",
-            f"use a folder of this party's own, or run: chmod 700 {folder}",
-        )
+        what = f"the folder {folder} can be changed by other users"
+        hint = f"use a folder of this party's own, or run: chmod 700 {folder}"
+        raise ExposedSecret(what, f"its mode is {stat.S_IMODE(mode):04o}", hint)
     return folder
 
 
@@ -117,9 +115,8 @@ def lock_file(path: Path, what: str) -> int:
     except OSError as error:
         os.close(descriptor)
         hint = "stop the other process, or give each party a state folder of its own"
-        raise ConfigError(
-            f"{what} is in use", f"another process holds {path} ({error.strerror})", hint
-        ) from error
+        why = f"another process holds {path} ({error.strerror})"
+        raise ConfigError(f"{what} is in use", why, hint) from error
     return descriptor
 
 

@@ -38,24 +38,20 @@ class SeedTree:
     def key(self, step: str, name: str) -> bytes:
         """32 bytes for one expansion, `name` in `step`. Raises MaskReused on a second call."""
         if (step, name) in self._used:
-            raise MaskReused(
-                f"the mask '{name}' of step '{step}' was asked for twice in one batch",
-                "a mask hides one value, ever",
-                "this is a bug in the program: give the second mask a name of its own",
-            )
+            what = f"the mask '{name}' of step '{step}' was asked for twice in one batch"
+            hint = "this is a bug in the program: give the second mask a name of its own"
+            raise MaskReused(what, "a mask hides one value, ever", hint)
         self._used.add((step, name))
         return hmac.digest(self._prk, _fields(step.encode(), name.encode()) + b"\x01", "sha256")
 
 
 def weight_session(version: str, weight_sharing_id: str) -> bytes:
     """The session id of the static masks of one weight version and weight sharing."""
-    return hashlib.sha256(
-        _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
-    ).digest()[:SESSION_BYTES]
+    fields = _fields(_LABEL, b"weights", version.encode(), weight_sharing_id.encode())
+    return hashlib.sha256(fields).digest()[:SESSION_BYTES]
 
 
 def session_id(program_id: bytes, nonce_0: bytes, nonce_1: bytes) -> bytes:
     """A session's id, bound to both ledgers: without one of them its old masks never recur."""
-    return hashlib.sha256(_fields(_LABEL, b"session", program_id, nonce_0, nonce_1)).digest()[
-        :SESSION_BYTES
-    ]
+    fields = _fields(_LABEL, b"session", program_id, nonce_0, nonce_1)
+    return hashlib.sha256(fields).digest()[:SESSION_BYTES]

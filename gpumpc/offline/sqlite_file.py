@@ -6,7 +6,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from gpumpc.errors import ConfigError
@@ -37,8 +36,7 @@ class SqliteFile:
         self.path = path
         self._lock = threading.RLock()
         try:
-            # SQLite gives its -wal and -shm files the mode of the main file, so that must be right
-            # first.
+            # SQLite gives its -wal and -shm files the main file's mode: that must be right first.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.chmod(path, 0o600)
         except OSError as error:
@@ -52,15 +50,11 @@ class SqliteFile:
             self._db.execute(f"PRAGMA {pragma}")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, version):
+            what = f"the {self.noun} {self.path} cannot be used"
             why = f"its format is {found} and this program writes {version}"
-            raise ConfigError(
-                f"the {self.noun} {self.path} cannot be used",
-                why,
-                "run the newer gpumpc that made it",
-            )
-        self._db.executescript(
-            f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"
-        )
+            raise ConfigError(what, why, "run the newer gpumpc that made it")
+        script = f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"
+        self._db.executescript(script)
         sync_folder(self.path.parent)
 
     def close(self) -> None:
@@ -72,12 +66,7 @@ class SqliteFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextlib.contextmanager
@@ -105,11 +94,10 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
+        what = f"the {self.noun} {self.path} cannot be used"
         try:
             yield
         except sqlite3.Error as error:
-            raise self.refusal(
-                f"the {self.noun} {self.path} cannot be used", str(error), self.hint
-            ) from error
+            raise self.refusal(what, str(error), self.hint) from error
         except OSError as error:
-            raise file_error(f"the {self.noun} {self.path} cannot be used", error) from error
+            raise file_error(what, error) from error

@@ -36,7 +36,7 @@ class Calibrated:
     samples: npt.NDArray[np.floating]
     guard_bits: int = GUARD_BITS
 
-    def measured(
+    def _measured(
         self, graph: Graph, weights: Mapping[str, npt.NDArray[np.floating]]
     ) -> dict[str, float]:
         """Largest |product| by layer in real units over the samples, times 2^guard_bits."""
@@ -74,7 +74,7 @@ def compile_graph(
         widths={layer: Width(params.ring_bits, frac) for layer, frac in fracs.items()},
     )
     integers = integer_weights(program, arrays)
-    measured = calibration.measured(graph, arrays) if calibration else None
+    measured = calibration._measured(graph, arrays) if calibration else None
     source = graph.input
     found = bounds_of(program, integers, source.low, source.high, measured)
     check_fits(program, found)

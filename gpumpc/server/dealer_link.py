@@ -1,6 +1,4 @@
-"""Server 1's end of the connection to the dealer: which batches to ask for, and where they are
-stored until the engines take them.
-"""
+"""Server 1's end of the connection to the dealer: batches are asked for, stored and taken."""
 
 import contextlib
 import time
@@ -13,8 +11,7 @@ from gpumpc.errors import BadFrame, CorrelationsMissing
 from gpumpc.offline.pool import Corrections, Pool, Writer
 from gpumpc.program.plan import plan_hash
 
-# A dealer that sent nothing for this long has stopped: it sends a heartbeat every second, also
-# while it deals.
+# A dealer silent for this long has stopped: it sends a heartbeat every second, also while it deals.
 DEALER_SILENCE_S = 3.5
 # However small a batch is: each is a file.
 MAX_BATCHES_AHEAD = 1024
@@ -74,9 +71,7 @@ class DealerLink:
         return None
 
     def next_on_demand(self) -> m.WantBatch | None:
-        """A batch that the peer loop's thread waits for in `on_demand`: asked for once, and again
-        from a new dealer.
-        """
+        """A batch that `on_demand` waits for: asked for once, and again from a new dealer."""
         for key, (want, n_bytes) in [*self._on_demand.items()]:
             if key not in self._asked and not self.pool.ahead(*key):
                 self._asked[key] = n_bytes
@@ -101,11 +96,8 @@ class DealerLink:
         """Store one piece of a batch that was asked for. Raises BadFrame, ConfigError."""
         key = (session_id, batch_index)
         if key not in self._asked:
-            raise BadFrame(
-                f"corrections of batch {batch_index} came unasked",
-                "the dealer is of another session",
-                "restart it",
-            )
+            why, hint = "the dealer is of another session", "restart it"
+            raise BadFrame(f"corrections of batch {batch_index} came unasked", why, hint)
         if key not in self._writers:
             self._writers[key] = (self.pool.writer(session_id, batch_index, n_bytes), n_bytes)
         writer, left = self._writers.pop(key)
@@ -125,10 +117,9 @@ class DealerLink:
             writer.abort()
 
     def check(self, session_id: bytes, batch_index: int) -> None:
-        """Raises CorrelationsMissing if a batch is not stored and no dealer connects: then no
-        number is burnt for it.
+        """Raises CorrelationsMissing if a batch is not stored and no dealer connects in a moment.
 
-        It waits a moment for a dealer that is starting.
+        No number is burnt for the batch then.
         """
         deadline = time.monotonic() + DEALER_SILENCE_S
         while not self.is_connected and not self.pool.ahead(session_id, batch_index):
@@ -137,10 +128,7 @@ class DealerLink:
             time.sleep(0.05)
 
     def take(self, binding: SessionBinding, batch_index: int, timeout_s: float) -> Corrections:
-        """Wait for a batch's corrections while a dealer is connected.
-
-        Raises CorrelationsMissing.
-        """
+        """Wait for corrections while a dealer is connected. Raises CorrelationsMissing."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -184,21 +172,12 @@ class OnDemandCorrections:
 def _want_batch(
     engine: Engine, binding: SessionBinding, batch_index: int, task: m.IndexTask | None = None
 ) -> m.WantBatch:
-    nonce_0, nonce_1 = (nonce.hex() for nonce in binding.nonces)
-    return m.WantBatch(
-        plan_hash(engine.plan).hex(),
-        binding.weight_sharing_id,
-        nonce_0,
-        nonce_1,
-        binding.session_id.hex(),
-        batch_index,
-        task,
-    )
+    plan, (nonce_0, nonce_1) = plan_hash(engine.plan).hex(), (n.hex() for n in binding.nonces)
+    sharing, session = binding.weight_sharing_id, binding.session_id.hex()
+    return m.WantBatch(plan, sharing, nonce_0, nonce_1, session, batch_index, task)
 
 
 def _missing(batch_index: int) -> CorrelationsMissing:
-    return CorrelationsMissing(
-        f"batch {batch_index} has no correlated randomness and no dealer is connected",
-        "the dealer has stopped, or was never started",
-        "start `gpumpc dealer`, then ask again: nothing was lost",
-    )
+    what = f"batch {batch_index} has no correlated randomness and no dealer is connected"
+    why = "the dealer has stopped, or was never started"
+    return CorrelationsMissing(what, why, "start `gpumpc dealer`, then ask again: nothing was lost")

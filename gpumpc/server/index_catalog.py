@@ -21,42 +21,26 @@ class IndexCatalog:
         self._loaded: tuple[ix.IndexRecord, tuple[RowKey, ...], ix.LoadedIndex] | None = None
 
     def create(self, engine: Engine, request: m.IndexCreate, owner: str) -> None:
-        """Create an empty index.
-
-        Raises InputError if a different index has its name, PlanError if features are not vectors.
-        """
+        """Create an empty index. Raises InputError for another of its name, PlanError."""
         geometry, classes = geometry_of(engine.program, request.metric), request.classes
         if len(classes) == 1 or len({*classes}) != len(classes):
-            raise InputError(
-                f"an index of {len(classes)} classes",
-                "one is alone, or named twice",
-                "name at least two",
-            )
+            why = "one is alone or repeated"
+            raise InputError(f"an index of {len(classes)} classes", why, "name two or more")
+        plan, n_labels = plan_hash(engine.plan).hex(), len(classes)
         record = ix.IndexRecord(
-            request.name,
-            plan_hash(engine.plan).hex(),
-            geometry.dim,
-            request.metric,
-            owner,
-            len(classes),
-            classes,
+            request.name, plan, geometry.dim, request.metric, owner, n_labels, classes
         )
         if self._store.note(record.kind, ix.encode_index(record)) != ix.encode_index(record):
-            raise InputError(
-                f"there is an index '{request.name}' already",
-                "it has another metric, plan or classes",
-                "choose another name",
-            )
+            what = f"there is an index '{request.name}' already"
+            raise InputError(what, "it has another metric, plan or classes", "choose another name")
 
     def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:
         """An owner's index over this plan's features. Raises MissingFile."""
         found = self._store.noted(f"index/{owner}/{name}")
         record = ix.decode_index(found) if found else None
         if record is None or record.plan != plan_hash(engine.plan).hex():
-            raise MissingFile(
-                f"there is no index '{name}' over this plan",
-                hint="make it with `gpumpc index create`",
-            )
+            what = f"there is no index '{name}' over this plan"
+            raise MissingFile(what, hint="make it with `gpumpc index create`")
         return record
 
     def items(self, record: ix.IndexRecord) -> list[str]:
@@ -73,9 +57,8 @@ class IndexCatalog:
         keys = tuple(row.key for row in self._store.rows(record.kind, "ready"))
         if self._loaded is None or self._loaded[:2] != (record, keys):
             if not keys:
-                raise InputError(
-                    f"index '{record.name}' is empty", "nothing was added", "use `gpumpc index add`"
-                )
+                what = f"index '{record.name}' is empty"
+                raise InputError(what, "nothing was added", "use `gpumpc index add`")
             party, cipher = engine.party, engine.plan.params.cipher
             loaded = ix.load_index(
                 self._store, record, geometry, party.number, party.backend, cipher, party.seed_tree

@@ -78,19 +78,13 @@ class JobQueue:
         self._arrived = threading.Condition()
 
     def put(self, job: Job) -> None:
-        """Add a job.
-
-        Raises InputError if one with its id waits here already, or too many of its client's do.
-        """
+        """Add a job. Raises InputError for a waiting id, or if too many of its client's wait."""
         with self._arrived:
             if job.job_id in self._jobs:
-                raise InputError(
-                    f"job {job.job_id[:8]} waits here already",
-                    "a job has a number of its own",
-                    "draw a new one",
-                )
+                what = f"job {job.job_id[:8]} waits here already"
+                raise InputError(what, "a job has a number of its own", "draw a new one")
             n_waiting = sum(
-                waiting.client_name == job.client_name for waiting, _ in self._jobs.values()
+                other.client_name == job.client_name for other, _ in self._jobs.values()
             )
             if n_waiting >= MAX_JOBS_PER_CLIENT:
                 raise InputError(
@@ -149,25 +143,17 @@ class PeerLoop:
         self._idle_sent_at = 0.0
 
     def submit(self, job: Job) -> None:
-        """Queue a job; from any thread.
-
-        Raises InputError, and PeerLost while the other server is not connected.
-        """
+        """Queue a job; from any thread. Raises InputError, and PeerLost while not connected."""
         self._jobs.put(job)
-        # Checked after `put`: whenever the connection ends, either this or `_fail_waiting` fails
-        # the job.
+        # Checked after `put`: a connection that ends fails it here or in `_fail_waiting`.
         if not self.is_connected:
             self._jobs.pop(job.job_id, 0.0)
-            raise PeerLost(
-                f"server {self._party} is not connected to server {1 - self._party}",
-                "the other server does not run, is starting, or their configurations differ",
-                "start it, see both logs, then ask again: nothing was lost",
-            )
+            what = f"server {self._party} is not connected to server {1 - self._party}"
+            why = "the other server does not run, is starting, or their configurations differ"
+            raise PeerLost(what, why, "start it, see both logs, then ask again: nothing was lost")
 
     def run(self) -> None:
-        """Connect, agree and run jobs until `stopping` is set; reconnect after a lost
-        connection.
-        """
+        """Connect, agree and run jobs until `stopping` is set; reconnect when disconnected."""
         while not self.stopping.is_set():
             cause: GpumpcError | None = None
             try:
@@ -231,9 +217,7 @@ class PeerLoop:
         elif isinstance(answer, m.Accept) and answer.job == job.job_id:
             self._carry_out(channel, job, first_batch)
         else:
-            wrong = BadFrame(
-                "server 1 answered another order than was given", hint="restart both servers"
-            )
+            wrong = BadFrame("server 1 answered another order", hint="restart both servers")
             job.fail(wrong)
             raise wrong
 
@@ -255,23 +239,18 @@ class PeerLoop:
                 waiting.fail(_one_sided(1))
             return
         if not isinstance(order, m.Order):
-            raise BadFrame(
-                "server 0 sent another record than an order", hint="restart both servers"
-            )
+            raise BadFrame("server 0 sent no order", hint="restart both servers")
         job = self._jobs.pop(order.job, _ALREADY_S)
         try:
             if job is None:
                 raise _one_sided(0)
             if (job.plan, job.what) != (order.plan, order.what):
-                raise InputError(
-                    "the two servers were given different requests",
-                    hint="send the same to both servers",
-                )
+                what = "the two servers were given different requests"
+                raise InputError(what, hint="send the same to both servers")
             self._prepare(job)
         except GpumpcError as error:
-            channel.send_control(
-                m.pack(m.Refuse(type(error).__name__, error.what, error.why, error.hint))
-            )
+            refusal = m.Refuse(type(error).__name__, error.what, error.why, error.hint)
+            channel.send_control(m.pack(refusal))
             if job is not None:
                 job.fail(error)
             return
@@ -295,9 +274,8 @@ class PeerLoop:
         except HandshakeMismatch as error:
             # The servers agree on their plans; the difference concerns this request alone.
             job.fail(error)
-            raise BadFrame(
-                "the two servers differ in a request", error.what, "ask again"
-            ) from error
+            what = "the two servers differ in a request"
+            raise BadFrame(what, error.what, "ask again") from error
         except GpumpcError as error:
             job.fail(error)
             if not isinstance(error, WireError):
@@ -319,15 +297,11 @@ class PeerLoop:
 
 
 def _one_sided(party: int) -> InputError:
-    return InputError(
-        f"the request reached server {party} only",
-        "the client sent it to one server, or the connection to the other was lost",
-        "send it to both servers",
-    )
+    why = "the client sent it to one server, or the connection to the other was lost"
+    return InputError(f"the request reached server {party} only", why, "send it to both servers")
 
 
 def unexpected(error: Exception) -> GpumpcError:
     """The error that a client sees after a bug: it says nothing of the data."""
-    return GpumpcError(
-        "the server failed", type(error).__name__, "this is a bug: please report what its log says"
-    )
+    hint = "this is a bug: please report what its log says"
+    return GpumpcError("the server failed", type(error).__name__, hint)

@@ -10,13 +10,7 @@ from gpumpc.deploy.config import ServerConfig
 from gpumpc.deploy.keys import Card, agree_pair, agree_root, load_identity
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.party import Party
-from gpumpc.errors import (
-    BadFrame,
-    ConfigError,
-    GpumpcError,
-    HandshakeMismatch,
-    PeerTimeout,
-)
+from gpumpc.errors import BadFrame, ConfigError, GpumpcError, HandshakeMismatch, PeerTimeout
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Pool
 from gpumpc.offline.secret import private_folder, read_private, write_private
@@ -55,21 +49,14 @@ class Server:
         pair_secret = agree_pair(self._identity, config.peer)
         _claim(config.state, self._identity.card)
         ledger = Ledger(config.state / "ledger.sqlite")
-        self._dealer_link: DealerLink | None = None
+        self._dealer_link = link = None
         if config.party == 1:
-            self._dealer_link = DealerLink(Pool(config.state / "pool", config.pool_bytes))
+            self._dealer_link = link = DealerLink(Pool(config.state / "pool", config.pool_bytes))
         backend = choose_backend(config.backend)
         # Batches are prepared here, one after the other.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._executor = pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._party = Party(
-            config.party,
-            root,
-            pair_secret,
-            ledger,
-            backend,
-            self._dealer_link,
-            config.timeout_s,
-            self._executor,
+            config.party, root, pair_secret, ledger, backend, link, config.timeout_s, pool
         )
         engines = map(self._open_engine, config.plans)
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in engines}
@@ -94,14 +81,8 @@ class Server:
         self._handler = RequestHandler(config, self._resources, self._listener)
 
     def _open_engine(self, folder: Path) -> Engine:
-        config = self.config
-        return Engine(
-            self._party,
-            plan_files.load(folder),
-            config.batch_size,
-            config.state,
-            config.in_flight,
-        )
+        config, plan = self.config, plan_files.load(folder)
+        return Engine(self._party, plan, config.batch_size, config.state, config.in_flight)
 
     def _listen(self) -> Listener:
         config = self.config
@@ -118,10 +99,7 @@ class Server:
         self._stopping.set()
 
     def run(self) -> None:
-        """Serve until `stop`.
-
-        Raises HandshakeMismatch if the other server does not agree with this one.
-        """
+        """Serve until `stop`. Raises HandshakeMismatch if the other server does not agree."""
         worker = threading.Thread(target=self._peer_loop.run, name="lock step", daemon=True)
         worker.start()
         log.info("server %d listens at %s", self.config.party, self.endpoint)
@@ -143,10 +121,7 @@ class Server:
             self._dealer_link.abort()
         worker.join(_STOP_S)
         if worker.is_alive():
-            log.warning(
-                "stopped in the middle of a batch: its number is burnt, and it must be asked for "
-                "again"
-            )
+            log.warning("stopped in the middle of a batch: its number is burnt; ask for it again")
         self._executor.shutdown(wait=False, cancel_futures=True)
         for engine in self._engines.values():
             engine.stop_preparing()
@@ -165,10 +140,8 @@ class Server:
             elif arrival.frame.kind is Kind.REQUEST:
                 self._handler.handle(arrival)
             else:
-                raise BadFrame(
-                    f"a {arrival.frame.kind.name} frame is not a request",
-                    hint="use gpumpc's own client",
-                )
+                what = f"a {arrival.frame.kind.name} frame is not a request"
+                raise BadFrame(what, hint="use gpumpc's own client")
         except GpumpcError as error:
             log.warning("%s: %s", arrival.peer, error)
             self._refuse(arrival, error)
@@ -208,15 +181,12 @@ class Server:
             dealer_link.store(frame.session, frame.batch_index, n_bytes, frame.payload)
 
     def _greet_dealer(self, arrival: Arrival) -> None:
-        """Send the dealer our hello for its plan number `sequence`, then compare: both ends find a
-        difference.
-        """
+        """Send the dealer our hello for its plan number `sequence`, then compare, as it does."""
         index = arrival.frame.sequence
         engines = list(self._engines.values())
         if index >= len(engines):
-            raise HandshakeMismatch(
-                "number of plans", str(len(engines)), f"at least {index + 1}", "the dealer"
-            )
+            there = f"at least {index + 1}"
+            raise HandshakeMismatch("number of plans", str(len(engines)), there, "the dealer")
         ours = {
             "root": self._party.root.fingerprint(),
             "number of plans": str(len(engines)),
@@ -231,8 +201,7 @@ class Server:
     def _dismiss_dealer(self, dealer_link: DealerLink) -> None:
         """Ignore this dealer until it has sent its hellos again, as it does after an error.
 
-        The frames on their way are the rest of a batch that is given up, and would be taken for the
-        beginning of one.
+        The frames on their way are the rest of a batch that is given up.
         """
         dealer_link.abort()
         self._dealer_route = None
@@ -241,17 +210,13 @@ class Server:
         if self._dealer_link is None or self._dealer_route is None:
             return
         if not self._dealer_link.is_connected:
-            silent = PeerTimeout(
-                f"the dealer was silent for {DEALER_SILENCE_S:g} s",
-                hint="it connects again by itself",
-            )
+            what = f"the dealer was silent for {DEALER_SILENCE_S:g} s"
+            silent = PeerTimeout(what, hint="it connects again by itself")
             self._listener.reply_error(self._dealer_route, silent)
             self._dismiss_dealer(self._dealer_link)
             return
-        for want in (
-            self._dealer_link.next_on_demand(),
-            *map(self._dealer_link.next_want, self._engines.values()),
-        ):
+        link = self._dealer_link
+        for want in (link.next_on_demand(), *map(link.next_want, self._engines.values())):
             if want is not None:
                 self._listener.reply(self._dealer_route, Kind.CONTROL, m.pack(want))
 
@@ -271,16 +236,11 @@ class Server:
 
 
 def _claim(state: Path, card: Card) -> None:
-    """Mark a new state folder as this party's.
-
-    Raises ConfigError if it is another's: its shares are of other secrets.
-    """
+    """Mark a new state folder as this party's. Raises ConfigError if it is another's."""
     path = private_folder(state) / "owner"
     if not path.exists():
         write_private(path, card.curve_key)
     elif read_private(path) != card.curve_key:
-        raise ConfigError(
-            f"the state folder {state} belongs to another party than {card.name}",
-            "it was exchanged or copied, or this party has new keys",
-            "give each party its own state folder; with new keys, begin with an empty one",
-        )
+        what = f"the state folder {state} belongs to another party than {card.name}"
+        hint = "give each party its own state folder; with new keys, begin with an empty one"
+        raise ConfigError(what, "it was exchanged or copied, or this party has new keys", hint)

@@ -69,9 +69,7 @@ class ShareStore:
     # pairing
 
     def pair(self, channel: Channel) -> None:
-        """Bind the two stores to each other at the first connection; later, check that they belong
-        together.
-        """
+        """Bind the two stores to each other once; later, check that they belong together."""
         own = self.store.store_pair_id
         fresh = secrets.token_hex(16)
         theirs = exchange_hello(channel, equal={}, informative={"store": own, "fresh": fresh})
@@ -99,11 +97,8 @@ class ShareStore:
 
     def inputs(self, engine: Engine) -> RowKind:
         """The rows of a plan's inputs: seeds at server 0, packed words at server 1."""
-        return RowKind(
-            f"{INPUTS}{plan_hash(engine.plan).hex()}",
-            engine.program.input,
-            from_seed=self.party == 0,
-        )
+        kind = f"{INPUTS}{plan_hash(engine.plan).hex()}"
+        return RowKind(kind, engine.program.input, from_seed=self.party == 0)
 
     def add_inputs(self, engine: Engine, request: m.Share, owner: str, bulk: memoryview) -> None:
         """Add inputs as pending rows; rows that are here already stay.
@@ -116,10 +111,10 @@ class ShareStore:
         row_bytes = SEED_BYTES if row_kind.from_seed else n_packed
         # A seed does not show the size: server 0 also refuses what could not be sent to server 1.
         if not n or len(bulk) != n * row_bytes or n * n_packed > MAX_PAYLOAD_BYTES:
+            most = f"{MAX_PAYLOAD_BYTES} bytes"
             raise BadFrame(
                 f"{n} inputs came with {len(bulk)} bytes, and {n * row_bytes} are their size",
-                f"they were cut, made for another plan, or take more than {MAX_PAYLOAD_BYTES} "
-                "bytes",
+                f"they were cut, made for another plan, or take more than {most}",
                 "share them again with the plan that the servers run, in smaller portions",
             )
         used = self.store.held_bytes(owner)
@@ -131,14 +126,11 @@ class ShareStore:
                 "`uploads` in the servers' configurations",
             )
         keys = [RowKey(item, request.version) for item in request.items]
-        self.store.put(
-            row_kind.kind, keys, owner, np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
-        )
+        rows = np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)
+        self.store.put(row_kind.kind, keys, owner, rows)
 
     def settle(self, channel: Channel, kind: str, items: Sequence[str], owner: str) -> list[str]:
-        """Confirm those of these items that both servers hold and delete the others, which are
-        returned.
-        """
+        """Confirm the items that both servers hold; delete the others, which are returned."""
         own = {item: row.key for item, row in self.store.find(kind, items, owner).items()}
         common = self._held_by_both(channel, sorted(own.values()))
         self.store.delete_rows(kind, [key for key in own.values() if key not in common])
@@ -151,9 +143,8 @@ class ShareStore:
     @staticmethod
     def features(engine: Engine) -> RowKind:
         """The rows of a plan's stored results."""
-        return RowKind(
-            f"feature/{plan_hash(engine.plan).hex()}", engine.program.result, from_seed=False
-        )
+        kind = f"feature/{plan_hash(engine.plan).hex()}"
+        return RowKind(kind, engine.program.result, from_seed=False)
 
     def store_features(
         self,
@@ -170,22 +161,17 @@ class ShareStore:
         self.confirm(channel, kind, keys)
 
     def source_of(self, engine: Engine, source: Engine | None) -> RowKind:
-        """The rows that a plan is evaluated on: inputs, or the features of the plan of `source`.
-
-        Raises PlanError if those do not fit it.
-        """
+        """The rows that a plan takes: inputs, or the features of `source`. Raises PlanError."""
         if source is None:
             return self.inputs(engine)
         wanted, found = engine.program.input, source.program.result
-        same = (wanted.bits, wanted.frac, wanted.divisor, wanted.shape[1:])
-        if (
-            same != (found.bits, found.frac, found.divisor, found.shape[1:])
-            or source.program.result_is_index
-        ):
+        want = (wanted.bits, wanted.frac, wanted.divisor, wanted.shape[1:])
+        have = (found.bits, found.frac, found.divisor, found.shape[1:])
+        if want != have or source.program.result_is_index:
+            wants = f"{wanted.shape[1:]} of {wanted.bits} bits"
             raise PlanError(
                 f"plan '{engine.plan.name}' does not take the results of plan '{source.plan.name}'",
-                f"it wants {wanted.shape[1:]} of {wanted.bits} bits, those are {found.shape[1:]} "
-                f"of {found.bits} bits",
+                f"it wants {wants}, those are {found.shape[1:]} of {found.bits} bits",
                 "compile it on top of that plan",
             )
         return self.features(source)
@@ -212,22 +198,18 @@ class ShareStore:
     def words(self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str) -> Words:
         """This server's shares of items, (n, ..)."""
         _, data = self.store.read(row_kind.kind, items, owner)
-        value, cipher = row_kind.value, engine.plan.params.cipher
-        shape = (1, *value.shape[1:])
+        value, cipher, backend = row_kind.value, engine.plan.params.cipher, self.backend
+        shape, bits = (1, *value.shape[1:]), value.bits
         if row_kind.from_seed:
-            parts = [
-                self.backend.expand_words(cipher, row.tobytes(), shape, value.bits) for row in data
-            ]
+            parts = [backend.expand_words(cipher, row.tobytes(), shape, bits) for row in data]
         else:
-            parts = [self.backend.unpack(memoryview(row), shape, value.bits) for row in data]
-        return self.backend.concat(parts, 0)
+            parts = [backend.unpack(memoryview(row), shape, bits) for row in data]
+        return backend.concat(parts, 0)
 
     def batches(
         self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str, size: int
     ) -> Iterator[tuple[list[str], Words]]:
-        """Items with their shares, `size` at a time; the last batch is filled with zero shares,
-        whose results are dropped.
-        """
+        """Items with their shares, `size` at a time; zero shares fill the last batch."""
         for start in range(0, len(items), size):
             names = list(items[start : start + size])
             words = self.words(row_kind, engine, names, owner)
@@ -247,8 +229,7 @@ class ShareStore:
 
     def confirm(self, channel: Channel, kind: str, keys: Sequence[RowKey]) -> None:
         """Let rows be used that both servers added. Raises HandshakeMismatch if they differ."""
-        # The other server may first wait for the dealer: it begins a later batch before it confirms
-        # this one.
+        # The other server may wait for the dealer first: it begins a later batch before confirming.
         self.compare(channel, kind, keys, channel.patience_s)
         self.store.confirm(kind, keys)
 
@@ -257,9 +238,8 @@ class ShareStore:
         own = sorted(row.key for row in self.store.rows(kind))
         common = self._held_by_both(channel, own)
         self.store.delete_rows(kind, [key for key in own if key not in common])
-        self.store.confirm(
-            kind, [row.key for row in self.store.rows(kind, "pending") if row.key in common]
-        )
+        pending = [row.key for row in self.store.rows(kind, "pending") if row.key in common]
+        self.store.confirm(kind, pending)
 
     @staticmethod
     def _held_by_both(channel: Channel, own: Sequence[RowKey]) -> set[RowKey]:
@@ -267,16 +247,17 @@ class ShareStore:
         theirs = exchange_hello(channel, equal={}, informative={"digest": digest(own)})
         if theirs.get("digest") == digest(own):
             return {*own}
-        return {*own} & {
-            RowKey(*line.split(" ", 1)) for line in _exchange_lines(channel, own) if " " in line
-        }
+        lines = _exchange_lines(channel, own)
+        return {*own} & {RowKey(*line.split(" ", 1)) for line in lines if " " in line}
 
 
 def digest(keys: Sequence[RowKey]) -> str:
     """Hex SHA-256 over items and versions, in this order."""
-    return hashlib.sha256(
-        "\n".join(f"{key.item} {key.version}" for key in keys).encode()
-    ).hexdigest()
+    return hashlib.sha256("\n".join(_lines(keys)).encode()).hexdigest()
+
+
+def _lines(keys: Sequence[RowKey]) -> list[str]:
+    return [f"{key.item} {key.version}" for key in keys]
 
 
 def _row_bytes(value: Value) -> int:
@@ -285,30 +266,23 @@ def _row_bytes(value: Value) -> int:
 
 def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
     """Result shares as rows (n_items, row_bytes)."""
-    rows = [
-        np.frombuffer(backend.pack(words, result.bits), dtype=np.uint8) for words in result.words
-    ]
-    return np.stack(rows)
+    packed = (backend.pack(words, result.bits) for words in result.words)
+    return np.stack([np.frombuffer(row, dtype=np.uint8) for row in packed])
 
 
 def _exchange_lines(channel: Channel, own: Sequence[RowKey]) -> list[str]:
     """Exchange the rows' names, in portions, so that a record stays small."""
-    portion = 4000
-    lines = [f"{key.item} {key.version}" for key in own]
+    lines, portion = _lines(own), 4000
     mine = [lines[i : i + portion] for i in range(0, len(lines), portion)]
     fields = exchange_hello(channel, equal={}, informative={"portions": str(len(mine))})
     try:
         n_theirs = int(fields["portions"])
     except (KeyError, ValueError):
-        raise CorruptStore(
-            "the other server's list of rows is malformed", hint="see its log"
-        ) from None
+        what = "the other server's list of rows is malformed"
+        raise CorruptStore(what, hint="see its log") from None
     theirs: list[str] = []
     for i in range(max(len(mine), n_theirs)):
         part = "\n".join(mine[i]) if i < len(mine) else ""
-        theirs += (
-            exchange_hello(channel, equal={}, informative={"rows": part})
-            .get("rows", "")
-            .splitlines()
-        )
+        fields = exchange_hello(channel, equal={}, informative={"rows": part})
+        theirs += fields.get("rows", "").splitlines()
     return theirs

@@ -1,5 +1,4 @@
-"""A server's shares at rest: fixed-size rows in append-only segments, and a manifest of the rows
-that may be used.
+"""A server's shares at rest: fixed-size rows in append-only segments, and their manifest.
 
 A row belongs to an item and a kind ("input/PLAN", "feature/PLAN"); its version names the random
 values behind the share (an upload, or a session and batch). Only when both servers hold the same
@@ -41,6 +40,7 @@ CREATE INDEX IF NOT EXISTS by_segment ON rows (segment);
 """
 
 Matrix = npt.NDArray[np.uint8]
+_ROWS = "SELECT item, version, owner, state FROM rows WHERE kind = ?"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -94,11 +94,9 @@ class Store(SqliteFile):
             self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
             [[found]] = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,))
             if found != value:
-                raise ConfigError(
-                    f"the store {self.folder} has {key} {found}, not {value}",
-                    "it belongs to the other server, or to another version",
-                    "give this server its own state folder",
-                )
+                what = f"the store {self.folder} has {key} {found}, not {value}"
+                why = "it belongs to the other server, or to another version"
+                raise ConfigError(what, why, "give this server its own state folder")
 
     def _sweep_files(self) -> None:
         known = {row[0] for row in self._db.execute("SELECT file FROM segments")}
@@ -118,12 +116,10 @@ class Store(SqliteFile):
         with self._change() as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (store_pair_id,))
         if self.store_pair_id != store_pair_id:
-            raise CorruptStore(
-                f"the store {self.folder} belongs to pair {self.store_pair_id[:8]}, not "
-                f"{store_pair_id[:8]}",
-                "the two servers' stores do not belong together",
-                "start each server with the state folder it always had",
-            )
+            pairs = f"pair {self.store_pair_id[:8]}, not {store_pair_id[:8]}"
+            what = f"the store {self.folder} belongs to {pairs}"
+            why = "the two servers' stores do not belong together"
+            raise CorruptStore(what, why, "start each server with the state folder it always had")
 
     # notes
 
@@ -144,23 +140,17 @@ class Store(SqliteFile):
     # rows
 
     def put(self, kind: str, keys: Sequence[RowKey], owner: str, rows: Matrix) -> int:
-        """Add rows (n, row_bytes) as pending, except of items that are ready already; how many were
-        added.
+        """Add rows (n, row_bytes) as pending, except of ready items; how many were added.
 
         Raises BadFrame where keys and rows do not fit, InputError for an item of another owner,
         ConfigError for a full disk; then nothing is stored.
         """
         if len(keys) != len(rows) or len({key.item for key in keys}) != len(keys):
-            raise BadFrame(
-                f"{len(keys)} names came for {len(rows)} rows, or one name twice",
-                hint="send them again",
-            )
+            what = f"{len(keys)} names came for {len(rows)} rows, or one name twice"
+            raise BadFrame(what, hint="send them again")
         if rows.ndim != 2 or rows.dtype != np.uint8 or (len(rows) and not rows.shape[1]):
-            raise BadFrame(
-                f"rows of shape {rows.shape} and type {rows.dtype} came",
-                "a row is bytes",
-                "send them again",
-            )
+            what = f"rows of shape {rows.shape} and type {rows.dtype} came"
+            raise BadFrame(what, "a row is bytes", "send them again")
         with self._read():
             fresh = [i for i, key in enumerate(keys) if not self._is_settled(kind, key.item, owner)]
             if fresh:
@@ -171,9 +161,8 @@ class Store(SqliteFile):
         query = "SELECT owner, state FROM rows WHERE kind = ? AND item = ?"
         found = self._db.execute(query, (kind, item)).fetchone()
         if found and found[0] != owner:
-            raise InputError(
-                f"item {item[:8]} belongs to someone else", "item ids are random", "draw a new id"
-            )
+            what = f"item {item[:8]} belongs to someone else"
+            raise InputError(what, "item ids are random", "draw a new id")
         return bool(found) and found[1] == "ready"
 
     def _append(self, kind: str, keys: list[RowKey], owner: str, rows: Matrix) -> None:
@@ -190,31 +179,27 @@ class Store(SqliteFile):
     def _enter(
         self, kind: str, keys: list[RowKey], owner: str, name: str, data: bytes, row_bytes: int
     ) -> None:
+        add = "INSERT INTO segments (file, row_bytes, n_rows, sha256) VALUES (?, ?, ?, ?)"
+        digest = hashlib.sha256(data).hexdigest()
         with self._change() as db:
-            cursor = db.execute(
-                "INSERT INTO segments (file, row_bytes, n_rows, sha256) VALUES (?, ?, ?, ?)",
-                (name, row_bytes, len(keys), hashlib.sha256(data).hexdigest()),
-            )
-            segment, now = cursor.lastrowid, time.time()
-            db.executemany(
-                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)",
-                [
-                    (kind, key.item, key.version, owner, segment, slot, now)
-                    for slot, key in enumerate(keys)
-                ],
-            )
+            segment = db.execute(add, (name, row_bytes, len(keys), digest)).lastrowid
+            now = time.time()
+            query = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, 'pending', ?, ?, ?)"
+            rows = [
+                (kind, key.item, key.version, owner, segment, slot, now)
+                for slot, key in enumerate(keys)
+            ]
+            db.executemany(query, rows)
 
     def confirm(self, kind: str, keys: Iterable[RowKey]) -> None:
         """Make rows ready, as both servers hold them."""
+        query = "UPDATE rows SET state = 'ready' WHERE kind = ? AND item = ? AND version = ?"
         with self._change() as db:
-            db.executemany(
-                "UPDATE rows SET state = 'ready' WHERE kind = ? AND item = ? AND version = ?",
-                [(kind, key.item, key.version) for key in keys],
-            )
+            db.executemany(query, [(kind, key.item, key.version) for key in keys])
 
     def rows(self, kind: str, state: str | None = None, owner: str | None = None) -> list[Row]:
         """Rows of a kind by item, optionally of one state or owner."""
-        query, values = "SELECT item, version, owner, state FROM rows WHERE kind = ?", [kind]
+        query, values = _ROWS, [kind]
         for column, value in (("state", state), ("owner", owner)):
             if value is not None:
                 query, values = f"{query} AND {column} = ?", [*values, value]
@@ -222,9 +207,7 @@ class Store(SqliteFile):
 
     def find(self, kind: str, items: Iterable[str], owner: str) -> dict[str, Row]:
         """An owner's rows of these items, in any state, by item."""
-        query = (
-            "SELECT item, version, owner, state FROM rows WHERE kind = ? AND item = ? AND owner = ?"
-        )
+        query = f"{_ROWS} AND item = ? AND owner = ?"
         with self._read():
             found = [self._db.execute(query, (kind, item, owner)).fetchone() for item in items]
         return {row[0]: _row(*row) for row in found if row is not None}
@@ -271,9 +254,8 @@ class Store(SqliteFile):
             if file not in maps:
                 maps[file] = self._map(file, row_bytes)
             if slot >= len(maps[file]) or row_bytes != out.shape[1]:
-                raise self._unreadable(
-                    file, f"row {slot} of {row_bytes} bytes is not in it as the manifest says"
-                )
+                why = f"row {slot} of {row_bytes} bytes is not in it as the manifest says"
+                raise self._unreadable(file, why)
             out[i] = maps[file][slot]
         return out
 
@@ -290,10 +272,8 @@ class Store(SqliteFile):
 
     def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
         """Delete all rows of items, of kinds that begin with `prefix`; how many there were."""
-        query, values = (
-            "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?",
-            [len(prefix), prefix],
-        )
+        query = "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?"
+        values: list[object] = [len(prefix), prefix]
         if owner is not None:
             query, values = f"{query} AND owner = ?", [*values, owner]
         with self._change() as db:
@@ -303,20 +283,16 @@ class Store(SqliteFile):
 
     def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> None:
         """Delete rows by kind and version."""
+        query = "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ?"
         with self._change() as db:
-            db.executemany(
-                "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ?",
-                [(kind, key.item, key.version) for key in keys],
-            )
+            db.executemany(query, [(kind, key.item, key.version) for key in keys])
         self._drop_unused()
 
     def sweep(self, older_than_s: float) -> int:
         """Delete rows that have been pending for longer: half uploads; how many there were."""
+        query = "DELETE FROM rows WHERE state = 'pending' AND since < ?"
         with self._change() as db:
-            cursor = db.execute(
-                "DELETE FROM rows WHERE state = 'pending' AND since < ?",
-                (time.time() - older_than_s,),
-            )
+            cursor = db.execute(query, (time.time() - older_than_s,))
         self._drop_unused()
         return cursor.rowcount
 

@@ -100,10 +100,9 @@ class Channel:
         self._controls_out += 1
 
     def receive_control(self, timeout_s: float) -> bytes:
-        """Wait `timeout_s` seconds for a control record. Raises PeerTimeout, PeerLost, BadFrame,
-        RemoteError.
+        """Wait `timeout_s` seconds for a control record; after PeerTimeout, call again to go on.
 
-        After PeerTimeout the channel is as before: call again to go on waiting.
+        Raises PeerTimeout, PeerLost, BadFrame, RemoteError.
         """
         frame = self._expect(Kind.CONTROL, timeout_s, NO_SESSION, 0, self._controls_in)
         self._controls_in += 1
@@ -134,8 +133,7 @@ class Channel:
         return result
 
     def _raise_error_of_peer(self) -> None:
-        # A peer that stopped on an error may have sent it before its connection ended; it says more
-        # than PeerLost.
+        # A peer that stopped on an error may have sent it before its connection ended.
         with contextlib.suppress(PeerLost, PeerTimeout, BadFrame):
             self._checked(self.transport.get(0.0))
 
@@ -160,15 +158,13 @@ class Channel:
         if frame.session != session:
             raise self._refused("it belongs to another session")
         if frame.batch_index != batch_index:
-            raise self._refused(
-                f"batch {batch_index} is running and the frame is of batch {frame.batch_index}"
-            )
+            why = f"batch {batch_index} is running and the frame is of batch {frame.batch_index}"
+            raise self._refused(why)
         if frame.sequence != sequence:
             repeated = frame.sequence < sequence
             cause = "it came twice or late" if repeated else "frames before it are missing"
-            raise self._refused(
-                f"number {sequence} was due and number {frame.sequence} came: {cause}"
-            )
+            why = f"number {sequence} was due and number {frame.sequence} came: {cause}"
+            raise self._refused(why)
         return frame
 
     def _refused(self, why: str) -> BadFrame:

@@ -79,17 +79,13 @@ class ErrorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, error: GpumpcError) -> ErrorRecord:
         """The record of `error`."""
-        return cls(
-            type(error).__name__,
-            *(text[:_MAX_TEXT] for text in (error.what, error.why, error.hint)),
-        )
+        texts = (text[:_MAX_TEXT] for text in (error.what, error.why, error.hint))
+        return cls(type(error).__name__, *texts)
 
     def as_error(self, peer: str) -> RemoteError:
         """The exception to raise in the process that received the record."""
         # The texts come from another process: only printable characters reach our terminal and log.
-        name, what, why, hint = (
-            _printable(text) for text in (self.name, self.what, self.why, self.hint)
-        )
+        name, what, why, hint = map(_printable, (self.name, self.what, self.why, self.hint))
         return RemoteError(f"{peer} reports {name}: {what}", why, hint)
 
 
@@ -103,19 +99,15 @@ def encode_header(
 ) -> bytes:
     """The 44 bytes in front of a payload. Raises BadFrame if a field does not fit."""
     if len(session) != len(NO_SESSION):
-        raise BadFrame(
-            f"a session id of {len(session)} bytes cannot be sent",
-            "it has 16 bytes",
-            "pass the whole id",
-        )
+        what = f"a session id of {len(session)} bytes cannot be sent"
+        raise BadFrame(what, "it has 16 bytes", "pass the whole id")
     if n_bytes > MAX_PAYLOAD_BYTES:
         raise _too_large(n_bytes, MAX_PAYLOAD_BYTES)
     try:
         return HEADER.pack(MAGIC, VERSION, kind, 0, session, batch_index, sequence, n_bytes)
     except struct.error as error:
-        raise BadFrame(
-            "a frame header cannot be made", str(error), "start a new session"
-        ) from error
+        what, hint = "a frame header cannot be made", "start a new session"
+        raise BadFrame(what, str(error), hint) from error
 
 
 class Header(NamedTuple):
@@ -144,12 +136,10 @@ def decode(parts: Sequence[Buffer], max_payload_bytes: int = MAX_PAYLOAD_BYTES) 
     if len(parts) != 2:
         raise _bad(f"it has {len(parts)} parts and must have 2, header and payload")
     payload = memoryview(parts[1]).cast("B")
-    kind, session, batch_index, sequence, n_bytes = decode_header(
-        memoryview(parts[0]).cast("B"), max_payload_bytes
-    )
-    if len(payload) != n_bytes:
-        raise _bad(f"its header announces {n_bytes} payload bytes and {len(payload)} came")
-    return Frame(kind, payload, session, batch_index, sequence)
+    header = decode_header(memoryview(parts[0]).cast("B"), max_payload_bytes)
+    if len(payload) != header.n_bytes:
+        raise _bad(f"its header announces {header.n_bytes} payload bytes and {len(payload)} came")
+    return Frame(header.kind, payload, header.session, header.batch_index, header.sequence)
 
 
 def encode_record(record: object) -> bytes:
@@ -180,11 +170,8 @@ def _check_start(magic: bytes, version: int, kind: int, flags: int) -> None:
 
 
 def _bad(why: str) -> BadFrame:
-    return BadFrame(
-        "a frame was refused",
-        why,
-        "run the same version of gpumpc at both ends, and start both again",
-    )
+    hint = "run the same version of gpumpc at both ends, and start both again"
+    return BadFrame("a frame was refused", why, hint)
 
 
 def _too_large(n_bytes: int, limit: int) -> BadFrame:

@@ -1,5 +1,4 @@
-"""One connection shared by several batches in flight, so that one computes while another waits for
-the network.
+"""One connection shared by several batches in flight: one computes while another waits.
 
 Every frame names its session and batch, and so its sub-channel. A sub-channel that waits for a
 frame reads the connection for all: a frame of another one goes to that one's inbox.
@@ -74,8 +73,7 @@ class Multiplexer:
         self._failed: GpumpcError | None = None
         self._error_frame: Frame | None = None
         self._owners: dict[_Key, SubTransport] = {}
-        # Frames of batches that the peer has begun and this end has not: of as many batches as
-        # there are open sub-channels.
+        # Frames of batches that the peer has begun and this end has not: one a sub-channel.
         self._early: dict[_Key, collections.deque[Frame]] = {}
         self._n_open = 0
         self.first = SubChannel(self)

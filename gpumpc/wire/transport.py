@@ -47,11 +47,9 @@ def peer_lost(peer: str, why: str) -> PeerLost:
 
 def peer_silent(peer: str, timeout_s: float) -> PeerTimeout:
     """The error for a connected peer that sent no frame in time."""
-    return PeerTimeout(
-        f"{peer} sent nothing for {timeout_s:g} s",
-        "its process is up but busy, stopped or waiting itself",
-        f"see the log of {peer}, or allow more time with timeout_s",
-    )
+    why = "its process is up but busy, stopped or waiting itself"
+    hint = f"see the log of {peer}, or allow more time with timeout_s"
+    return PeerTimeout(f"{peer} sent nothing for {timeout_s:g} s", why, hint)
 
 
 def frame_refused(peer: str, why: str) -> BadFrame:

@@ -14,8 +14,7 @@ log = logging.getLogger("gpumpc")
 
 
 def wait_for_peer(wait_peer: Callable[[float], None], stopping: threading.Event) -> bool:
-    """Call `wait_peer` until it finds the peer, logging its PeerTimeout now and then; false if
-    `stopping` is set first.
+    """Call `wait_peer` until it finds the peer, logging PeerTimeout; false if `stopping` is set.
 
     Raises the other errors of `wait_peer`.
     """

@@ -14,9 +14,7 @@ E_co = TypeVar("E_co", bound=m.Run | m.Extract, covariant=True)
 
 
 class BatchResult(NamedTuple):
-    """This server's result share of one batch, one row an item; `part` counts within the request,
-    `batch_index` within the session.
-    """
+    """One server's share of a batch's result, one row an item; `part` counts in the request."""
 
     part: int
     of: int
@@ -39,9 +37,8 @@ class _EvaluationRequest(JointRequest[E_co]):
         check_items(self.record.items)
         engine = self.engine
         engine.check_ready()
-        self._row_kind = store.source_of(
-            engine, self.resources.engine_of(source) if source else None
-        )
+        other = self.resources.engine_of(source) if source else None
+        self._row_kind = store.source_of(engine, other)
         self._find_keys()
 
     def prepare(self) -> None:

@@ -90,9 +90,8 @@ class _JointIndexRequest(JointRequest[J_co]):
     def _operands(self, items: list[str], size: int) -> Iterator[tuple[list[str], Additive]]:
         """Features of `size` items at a time, the last batch filled with zero rows."""
         store, g = self.share_store, self._geometry
-        for names, words in store.batches(
-            self._row_kind, self.engine, items, self.client.name, size
-        ):
+        name = self.client.name
+        for names, words in store.batches(self._row_kind, self.engine, items, name, size):
             yield names, Additive(words, g.bits, g.frac, g.divisor)
 
 
@@ -148,17 +147,12 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         return f"search {record.name} {record.k} {record.vote} {named(record.items)}"
 
     def check(self) -> None:
-        """Also raises InputError for no query, more neighbours than rows, or a vote without
-        labels.
-        """
+        """Also raises InputError for no query, too many neighbours, or a vote without labels."""
         super().check()
         record, index = self.record, self._index
         if record.vote and not index.n_labels:
-            raise InputError(
-                f"index '{index.name}' has no classes",
-                "its rows have no labels",
-                "make one with classes",
-            )
+            what = f"index '{index.name}' has no classes"
+            raise InputError(what, "its rows have no labels", "make one with classes")
         n_rows = len(self.resources.indexes.items(index))
         if not record.items or not 1 <= record.k <= n_rows:
             raise InputError(
@@ -176,9 +170,8 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         size = min(QUERIES_PER_BATCH, len(record.items))
         segments = index_programs.segments_of(loaded.versions)
         n_labels = index.n_labels if record.vote else 0
-        evaluation = self._open_evaluation(
-            channel, m.QueryTask(index.metric, size, record.k, segments, n_labels)
-        )
+        task = m.QueryTask(index.metric, size, record.k, segments, n_labels)
+        evaluation = self._open_evaluation(channel, task)
         evaluation.weights = {ROWS: loaded.operand}
         labels = [loaded.labels] if record.vote and loaded.labels is not None else []
         of = -(-len(record.items) // size)

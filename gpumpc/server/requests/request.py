@@ -45,17 +45,15 @@ class Resources:
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""
         if plan not in self.engines:
-            raise HandshakeMismatch(
-                "plan", ", ".join(key[:16] for key in self.engines), plan[:16], "the client"
-            )
+            ours = ", ".join(key[:16] for key in self.engines)
+            raise HandshakeMismatch("plan", ours, plan[:16], "the client")
         return self.engines[plan]
 
     def discard_old_sessions(self) -> None:
         """Delete the corrections of sessions that have ended."""
         if self.dealer_link:
-            self.dealer_link.retain_sessions(
-                [engine.session_id for engine in self.engines.values()]
-            )
+            sessions = [engine.session_id for engine in self.engines.values()]
+            self.dealer_link.retain_sessions(sessions)
 
 
 class ClientLink:
@@ -68,9 +66,8 @@ class ClientLink:
 
     def reply(self, reply: m.Reply, bulk: bytes = b"") -> None:
         """Send a reply to the request."""
-        self._listener.reply(
-            self._routing_id, Kind.REPLY, m.pack(reply, bulk), sequence=self._sequence
-        )
+        payload, number = m.pack(reply, bulk), self._sequence
+        self._listener.reply(self._routing_id, Kind.REPLY, payload, sequence=number)
 
     def fail(self, error: GpumpcError) -> None:
         """Tell the client why its request is not carried out."""
@@ -105,9 +102,8 @@ class Request(abc.ABC, Generic[R_co]):
         plan, job_id = self.record.plan, self.record.job
         packed = bytes(self.share_store.backend.pack(result.words, result.bits))
         aad = m.result_aad(plan, job_id, part, self.resources.party)
-        self.client.reply(
-            m.Part(job_id, part, of, len(result.words), rows), seal(self.client.card, packed, aad)
-        )
+        part_record = m.Part(job_id, part, of, len(result.words), rows)
+        self.client.reply(part_record, seal(self.client.card, packed, aad))
 
 
 class ImmediateRequest(Request[R_co]):
@@ -126,10 +122,7 @@ class JointRequest(Request[J_co], Job):
     ) -> None:
         super().__init__(resources, client, record, bulk)
         self.client_name, self.plan = client.name, record.plan
-        if isinstance(record, m.ShareWeights):
-            self.job_id = record.weight_sharing_id
-        else:
-            self.job_id = record.job
+        self.job_id = record.weight_sharing_id if isinstance(record, m.ShareWeights) else record.job
         self.what = f"{client.name}: {self._description()}"
 
     @abc.abstractmethod
@@ -147,11 +140,8 @@ class JointRequest(Request[J_co], Job):
 def check_items(items: Sequence[str]) -> None:
     """Raises BadShape unless there is an item and each is named once."""
     if not items or len(set(items)) != len(items):
-        raise BadShape(
-            "no item is named, or one is named twice",
-            "a row has a name of its own",
-            "name each once",
-        )
+        why = "a row has a name of its own"
+        raise BadShape("no item is named, or one is named twice", why, "name each once")
 
 
 def named(items: Sequence[str]) -> str:

@@ -9,14 +9,10 @@ from gpumpc.server.requests.request import ImmediateRequest
 class GetStatus(ImmediateRequest[m.GetStatus]):
     def answer(self) -> None:
         resources = self.resources
-        self.client.reply(
-            m.Status(
-                resources.party,
-                [self._plan_status(engine) for engine in resources.engines.values()],
-                resources.peer_loop.is_connected,
-                bool(resources.dealer_link and resources.dealer_link.is_connected),
-            )
-        )
+        link, loop = resources.dealer_link, resources.peer_loop
+        plans = [self._plan_status(engine) for engine in resources.engines.values()]
+        dealer_connected = bool(link and link.is_connected)
+        self.client.reply(m.Status(resources.party, plans, loop.is_connected, dealer_connected))
 
     def _plan_status(self, engine: Engine) -> m.PlanStatus:
         link, session_id = self.resources.dealer_link, engine.session_id
@@ -33,6 +29,5 @@ class GetStoreStatus(ImmediateRequest[m.GetStoreStatus]):
     def answer(self) -> None:
         store, owner = self.share_store.store, self.client.name
         rows = {kind: n for kind, n in store.info(owner).items() if kind != "bytes"}
-        self.client.reply(
-            m.StoreStatus(self.resources.party, store.store_pair_id, rows, store.held_bytes(owner))
-        )
+        party, held = self.resources.party, store.held_bytes(owner)
+        self.client.reply(m.StoreStatus(party, store.store_pair_id, rows, held))

@@ -17,11 +17,8 @@ class ShareWeights(JointRequest[m.ShareWeights]):
     def check(self) -> None:
         """Raises AccessDenied unless an owner asks."""
         if not self.client.is_owner:
-            raise AccessDenied(
-                f"{self.client.name} may not share weights",
-                "only owners may",
-                "add its card to owner_cards",
-            )
+            what = f"{self.client.name} may not share weights"
+            raise AccessDenied(what, "only owners may", "add its card to owner_cards")
         self._engine, self._sent = self.engine, bytes(self.bulk)
 
     def prepare(self) -> None:

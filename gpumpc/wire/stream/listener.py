@@ -128,9 +128,8 @@ class StreamListener:
         if expected is None or expected.deadline < time.monotonic():
             raise ConnectionRefusedError
         if pending.stream is None:
-            pending.stream = Stream(
-                pending.socket, expected.keys, expected.peer, self._max_payload_bytes
-            )
+            keys, peer = expected.keys, expected.peer
+            pending.stream = Stream(pending.socket, keys, peer, self._max_payload_bytes)
         frame = pending.stream.receive()
         if frame is None:
             return None

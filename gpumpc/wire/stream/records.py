@@ -8,8 +8,8 @@ in the other direction, opens on another.
 A frame is a record of its header, of fixed size, and records of its payload, each of `RECORD_BYTES`
 but the last, with the whole header as associated data. The nonce is the number of the record in its
 direction. It is never sent: only exactly the next record of this connection and direction opens.
-After `RECORDS_A_KEY` records the key is replaced by one derived from the
-direction's secret, which is replaced as well; the numbers go on.
+After `RECORDS_A_KEY` records the key is replaced by one derived from the direction's secret, which
+is replaced as well; the numbers go on.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ TICKET_BYTES = 16
 # Large enough that the calls cost nothing, small enough for the cache between cipher and kernel.
 RECORD_BYTES = 1 << 19
 SEALED_HEADER_BYTES = HEADER.size + TAG_BYTES
-# 2^19 records of 2^15 blocks: the distance of AES-GCM from ideal is then below 2^-60 (sigma^2 /
-# 2^129).
+# 2^19 records of 2^15 blocks: AES-GCM is then within 2^-60 of ideal (sigma^2 / 2^129).
 RECORDS_A_KEY = 1 << 19
 HEADER_LABEL = b"gpumpc header"
 
@@ -68,9 +67,8 @@ class Exchange:
     def __init__(self, own_key: bytes, peer_key: bytes, port: int = 0) -> None:
         self._identities, self._listens = (own_key, peer_key), port > 0
         self._secret: X25519PrivateKey | None = X25519PrivateKey.generate()
-        self.hello = encode_record(
-            StreamHello(VERSION, self._secret.public_key().public_bytes_raw(), port)
-        )
+        public = self._secret.public_key().public_bytes_raw()
+        self.hello = encode_record(StreamHello(VERSION, public, port))
 
     def agree(self, theirs: Buffer) -> tuple[StreamKeys, int]:
         """The connection's keys and the peer's port, from the peer's hello. Raises BadFrame."""
@@ -79,15 +77,11 @@ class Exchange:
         if secret is None:
             raise _bad("a second hello came", "one exchange gives one connection's keys")
         if hello.version != VERSION:
-            raise _bad(
-                "the peer speaks another version of the record layer",
-                f"{hello.version}, and here {VERSION}",
-            )
+            why = f"{hello.version}, and here {VERSION}"
+            raise _bad("the peer speaks another version of the record layer", why)
         if not 0 <= hello.port < 1 << 16 or (hello.port > 0) == self._listens:
-            raise _bad(
-                "the peer's hello does not fit",
-                f"its port is {hello.port}, and one of the two ends listens",
-            )
+            why = f"its port is {hello.port}, and one of the two ends listens"
+            raise _bad("the peer's hello does not fit", why)
         try:
             shared = secret.exchange(X25519PublicKey.from_public_bytes(hello.ephemeral))
         except ValueError as error:
@@ -101,9 +95,8 @@ class Exchange:
         for text in (*listener, *connector):
             transcript.update(len(text).to_bytes(4, "little") + text)
         info = b"gpumpc stream 1 " + transcript.digest()
-        secrets = HKDF(hashes.SHA256(), 2 * _KEY_BYTES + TICKET_BYTES, salt=None, info=info).derive(
-            shared
-        )
+        n_bytes = 2 * _KEY_BYTES + TICKET_BYTES
+        secrets = HKDF(hashes.SHA256(), n_bytes, salt=None, info=info).derive(shared)
         by_listener, by_connector = secrets[:_KEY_BYTES], secrets[_KEY_BYTES : 2 * _KEY_BYTES]
         own, peers = (by_listener, by_connector) if self._listens else (by_connector, by_listener)
         return StreamKeys(own, peers, secrets[2 * _KEY_BYTES :])

@@ -75,11 +75,9 @@ class SendBuffer:
     def start(
         self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]
     ) -> Sending | None:
-        """Begin to send one frame from the parts themselves, which must not be changed before
-        `Sending.finish`.
+        """Begin to send one frame from the parts, not to be changed before `Sending.finish`.
 
-        A small frame is sent at once, and the answer is None. Raises PeerLost, and what `check`
-        raises.
+        A small frame is sent at once, and the answer is None. Raises PeerLost, and as `check`.
         """
         if sum(map(len, parts)) < LARGE_BYTES:
             self.put(header, parts, check)
@@ -93,13 +91,11 @@ class SendBuffer:
     def flush(self, deadline: float) -> None:
         """Wait until all is sent, or until `deadline` (monotonic); raises nothing."""
         with self._changed:
-            while (
-                self._waiting
-                and not self._error
-                and not self._stopped
-                and time.monotonic() < deadline
-            ):
-                self._changed.wait(max(0.0, deadline - time.monotonic()))
+            while self._waiting and not self._error and not self._stopped:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return
+                self._changed.wait(left_s)
 
     def stop(self) -> None:
         """Send nothing more, and read no array any longer. The socket must be shut down before."""
@@ -115,11 +111,9 @@ class SendBuffer:
         while sending in self._waiting:
             self._check()
             if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"{self._peer} took nothing for {timeout_s:g} s",
-                    "its process is up but busy or stopped",
-                    f"see the log of {self._peer}, or allow more time with timeout_s",
-                )
+                what = f"{self._peer} took nothing for {timeout_s:g} s"
+                hint = f"see the log of {self._peer}, or allow more time with timeout_s"
+                raise PeerTimeout(what, "its process is up but busy or stopped", hint)
             self._await_change(check)
         self._check()  # it may have ended in an error
 
@@ -158,9 +152,8 @@ class SendBuffer:
             self._waiting.append(item)
             self._waiting_bytes += len(item)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="gpumpc-sending", daemon=True
-                )
+                name = "gpumpc-sending"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 

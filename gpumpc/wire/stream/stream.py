@@ -63,9 +63,8 @@ class Stream:
         # Made with the first frame sent: a connection's keys have one sealer.
         self._send_buffer: SendBuffer | None = None
         # Sealed bytes that have arrived and are not opened yet: [start, end) of the buffer.
-        self._arrived = memoryview(
-            bytearray(SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES + _AHEAD_BYTES)
-        )
+        n_bytes = SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES + _AHEAD_BYTES
+        self._arrived = memoryview(bytearray(n_bytes))
         self._start = self._end = 0
         # The arriving frame: its header, its payload, and how many bytes of that are there.
         self._header: Header | None = None
@@ -86,8 +85,7 @@ class Stream:
     def start(
         self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]
     ) -> Sending | None:
-        """Begin to send one frame; its parts must not be changed before `finish` of what it
-        returns, or `abort`.
+        """Begin to send one frame; its parts must not be changed before `finish`, or `abort`.
 
         Raises PeerLost, and what `check` raises.
         """
@@ -161,10 +159,8 @@ class Stream:
         return True
 
     def _whole(self, header: Header) -> Frame:
-        payload, self._header, self._payload = self._payload, None, memoryview(b"")
-        return Frame(
-            header.kind, payload.toreadonly(), header.session, header.batch_index, header.sequence
-        )
+        payload, self._header, self._payload = self._payload.toreadonly(), None, memoryview(b"")
+        return Frame(header.kind, payload, header.session, header.batch_index, header.sequence)
 
     def _take(self, n_bytes: int) -> memoryview:
         start = self._start
@@ -180,10 +176,9 @@ class Stream:
             self._start, self._end = 0, len(rest)
             self._arrived[: len(rest)] = rest
         while self._end - self._start < n_bytes:
+            place = self._arrived[self._end : self._start + n_bytes + readahead_bytes]
             try:
-                n_read = self._socket.recv_into(
-                    self._arrived[self._end : self._start + n_bytes + readahead_bytes]
-                )
+                n_read = self._socket.recv_into(place)
             except BlockingIOError:
                 return False
             except OSError as error:

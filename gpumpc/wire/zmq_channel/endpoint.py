@@ -10,8 +10,7 @@ from zmq.utils import z85
 from gpumpc.errors import ConfigError
 
 _LINGER_MS = 2000
-# High-water marks count messages, not bytes: in lock step few are under way, and corrections wait
-# after so many pieces.
+# High-water marks count messages, not bytes: corrections wait after so many pieces.
 _HWM = 64
 _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 1000, 4000
 _HANDSHAKE_MS = 3000
@@ -47,9 +46,8 @@ def curve_public(secret: bytes) -> bytes:
     try:
         return zmq.curve_public(secret)
     except (ValueError, zmq.ZMQError) as error:
-        raise ConfigError(
-            "a CURVE key cannot be used", "it is not 40 z85 characters", "make new keys"
-        ) from error
+        what, why = "a CURVE key cannot be used", "it is not 40 z85 characters"
+        raise ConfigError(what, why, "make new keys") from error
 
 
 class AllowList(threading.Thread):
@@ -72,14 +70,12 @@ class AllowList(threading.Thread):
         except zmq.ContextTerminated:
             pass
         finally:
-            # Also after an error: every key is refused then, and closing must not wait for the
-            # socket.
+            # Also after an error: every key is refused then, and closing must not wait for it.
             self._socket.close()
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         version, request_id = request[0], request[1]
-        # RFC 27: version, id, domain, address, identity, mechanism, then the mechanism's
-        # credentials.
+        # RFC 27: version, id, domain, address, identity, mechanism, its credentials.
         known = version == b"1.0" and len(request) == 7 and request[5] == b"CURVE"
         name = self._names.get(request[6]) if known else None
         if name is None:
@@ -95,9 +91,8 @@ class Endpoint:
         self.socket = self.context.socket(kind)
         for option, value in _OPTIONS.items():
             self.socket.setsockopt(option, value)
-        self.socket.setsockopt(
-            zmq.MAXMSGSIZE, max(max_payload_bytes, _HANDSHAKE_BYTES) + _CURVE_BYTES
-        )
+        most_bytes = max(max_payload_bytes, _HANDSHAKE_BYTES) + _CURVE_BYTES
+        self.socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.public, keys.secret
         self._allow_list: AllowList | None = None
 
@@ -141,6 +136,5 @@ def with_port(endpoint: str, port: int) -> str:
 
 
 def _no_endpoint(what: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        what, str(error), "give an endpoint like tcp://127.0.0.1:7000 whose port is free"
-    )
+    hint = "give an endpoint like tcp://127.0.0.1:7000 whose port is free"
+    return ConfigError(what, str(error), hint)

@@ -109,11 +109,10 @@ class Link:
                 why += f"; {self._refused} connections with a key that is not its own were refused"
             hint = f"start {self.peer}; compare the cards that both ends are configured with"
             return PeerTimeout(what, why, hint)
-        hint = "something listens there" if self._reached else "nothing answers there"
-        why = f"{self.peer} does not run there, or its key is not the one in its card here ({hint})"
-        return PeerTimeout(
-            what, why, f"start {self.peer}, check the endpoint, and copy its card.toml here again"
-        )
+        seen = "something listens there" if self._reached else "nothing answers there"
+        why = f"{self.peer} does not run there, or its key is not the one in its card here ({seen})"
+        hint = f"start {self.peer}, check the endpoint, and copy its card.toml here again"
+        return PeerTimeout(what, why, hint)
 
     def exchange(self, port: int = 0) -> Exchange:
         """A key agreement with the peer; `port` is where this end listens for the stream."""
@@ -128,8 +127,7 @@ class Link:
         """Flush for a moment and close; safe to call twice."""
         self._gone = self._gone or "this end was closed"
         if not self._socket.closed:
-            # In this order: an event that finds the monitor's other end closed would stop ZeroMQ's
-            # own thread for ever.
+            # In this order: an event that finds the monitor closed would stop ZeroMQ's own thread.
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
         self._end.close()
@@ -167,10 +165,8 @@ class Link:
             self._refused += 1
         elif event == _READY:
             if self._peers_own is not None:
-                self._gone = (
-                    "it connected a second time, so it was started again, or two "
-                    "processes use its key"
-                )
+                why = "it connected a second time: started again, or two processes use its key"
+                self._gone = why
             # The event does not name its connection. One without a valid key that is open too soon
             # ends: it cannot pass the handshake, and HANDSHAKE_IVL limits that.
             self._peers_own = set(self._open)

@@ -14,18 +14,16 @@ from gpumpc.wire.zmq_channel.endpoint import CurveKeys, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
 from gpumpc.wire.zmq_channel.streams import STREAM_S
 
-# How often the CURVE connection is checked for a peer that has gone; the end of the stream itself
-# shows at once.
+# How often CURVE is checked for a peer that has gone; the end of the stream shows at once.
 _CHECK_S = 0.25
 _STEP_S = 0.05
 
 
 class PeerSocket:
-    """One server's end of the connection between the two servers: made by `bind` or `connect`, then
-    `wait_peer`.
+    """One server's end of the connection between the two: made by `bind` or `connect`.
 
-    One thread at a time may send, and one receive; any may close. After PeerLost it stays unusable:
-    close it, make another.
+    After `wait_peer` one thread at a time may send, and one receive; any may close. After PeerLost
+    it stays unusable: close it, make another.
     """
 
     def __init__(
@@ -55,8 +53,7 @@ class PeerSocket:
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         stream_endpoint: str | None = None,
     ) -> PeerSocket:
-        """Listen at `endpoint` (`tcp://host:port`, port 0 for a free one) for the owner of
-        `peer_key` (z85) alone.
+        """Listen at `endpoint` (`tcp://host:port`, port 0: a free one) for `peer_key` (z85) alone.
 
         Args:
             stream_endpoint: where to listen for the stream; else at the same address, at a free

@@ -71,9 +71,8 @@ class Listener:
         try:
             self.endpoint = self._end.bind(endpoint, allowed)
             if stream_peers:
-                listener = StreamListener(
-                    stream_endpoint or with_port(self.endpoint, 0), max_payload_bytes
-                )
+                place = stream_endpoint or with_port(self.endpoint, 0)
+                listener = StreamListener(place, max_payload_bytes)
                 self._streams = Streams(listener, keys, allowed, stream_peers)
                 self.stream_endpoint = with_port(self.endpoint, listener.port)
         except ConfigError:
@@ -122,9 +121,8 @@ class Listener:
         If the receiver has gone, it counts in `undelivered`. Raises BadFrame if the frame cannot be
         made.
         """
-        header = encode_header(
-            kind, len(payload), session=session, batch_index=batch_index, sequence=sequence
-        )
+        place = {"batch_index": batch_index, "sequence": sequence}
+        header = encode_header(kind, len(payload), session=session, **place)
         self._send_buffer.append((routing_id, header, bytes(payload)))
         if threading.get_ident() == self._thread:
             self._flush()
@@ -162,20 +160,16 @@ class Listener:
             os.read(self._woken, 1 << 16)  # a pipe holds no more
         while self._send_buffer:
             try:
-                self._end.socket.send_multipart(
-                    self._send_buffer.popleft(), zmq.NOBLOCK, copy=False
-                )
+                message = self._send_buffer.popleft()
+                self._end.socket.send_multipart(message, zmq.NOBLOCK, copy=False)
             except zmq.ZMQError:
                 self.undelivered += 1
 
     def _receive(self) -> Arrival | None:
         # In turns, so that clients that send without a pause cannot block the dealer, nor it them.
         self._streams_first = not self._streams_first
-        if (
-            self._streams_first
-            and self._streams
-            and (arrival := self._streams.receive(self._refuse))
-        ):
+        streams = self._streams if self._streams_first else None
+        if streams and (arrival := streams.receive(self._refuse)):
             return arrival
         while True:
             try:
@@ -198,9 +192,8 @@ class Listener:
     def _agree(self, arrival: Arrival) -> None:
         try:
             if self._streams is None:
-                raise AccessDenied(
-                    "no stream is open to this party", "this server has none", "send by requests"
-                )
+                what, why = "no stream is open to this party", "this server has none"
+                raise AccessDenied(what, why, "send by requests")
             hello = self._streams.agree(arrival)
         except AccessDenied as error:
             self.reply_error(arrival.routing_id, error)
@@ -239,25 +232,21 @@ class Requester:
         self._link.wait_peer(timeout_s)
 
     def open_stream(self, endpoint: str | None = None) -> None:
-        """Send every later frame by a stream; answers still arrive over CURVE. Only right after
-        `wait_peer`.
+        """Send every later frame by a stream; answers still arrive over CURVE.
+
+        Only right after `wait_peer`. Raises AccessDenied, PeerTimeout, PeerLost, BadFrame,
+        RemoteError if the server has no stream for this party.
 
         Args:
-            endpoint: where to reach it; else at the server's host, at the port that the server
-                announces.
-
-        Raises AccessDenied, PeerTimeout, PeerLost, BadFrame, RemoteError if the server has no
-        stream for this party.
+            endpoint: where to reach it; else at the server's host and the port it announces.
         """
         self._link.wait_peer(CONNECT_S)
         exchange = self._link.exchange()
         self._link.put((encode_header(Kind.STREAM, len(exchange.hello)), exchange.hello))
         frame = self.receive(STREAM_S)
         if frame.kind is not Kind.STREAM:
-            raise BadFrame(
-                f"{self.peer} answered with {frame.kind.name} where STREAM was due",
-                hint="use the same version",
-            )
+            what = f"{self.peer} answered with {frame.kind.name} where STREAM was due"
+            raise BadFrame(what, hint="use the same version")
         keys, port = exchange.agree(frame.payload)
         endpoint = endpoint or with_port(self._link.endpoint, port)
         self._stream = dial(endpoint, keys, self.peer, STREAM_S, self._max_payload_bytes)
@@ -270,19 +259,13 @@ class Requester:
         batch_index: int = 0,
         sequence: int = 0,
     ) -> None:
-        """Send one frame, its payload in any number of parts, connecting first (5 s); they may be
-        changed on return.
+        """Send one frame, its payload in any number of parts, connecting first (5 s).
 
-        It waits only for a server that is far behind. Raises AccessDenied, PeerTimeout, PeerLost,
-        BadFrame.
+        The parts may be changed on return; it waits only for a server that is far behind. Raises
+        AccessDenied, PeerTimeout, PeerLost, BadFrame.
         """
-        header = encode_header(
-            kind,
-            sum(map(len, payload)),
-            session=session,
-            batch_index=batch_index,
-            sequence=sequence,
-        )
+        n_bytes, place = sum(map(len, payload)), {"batch_index": batch_index, "sequence": sequence}
+        header = encode_header(kind, n_bytes, session=session, **place)
         if self._stream is None:
             self._link.put((header, bytes(payload[0]) if len(payload) == 1 else b"".join(payload)))
         else:

@@ -52,14 +52,10 @@ class Streams:
     def agree(self, arrival: Arrival) -> bytes:
         """Agree on a stream's keys with a peer; this end's hello. Raises AccessDenied, BadFrame."""
         if arrival.peer not in self._peers:
-            raise AccessDenied(
-                "no stream is open to this party",
-                "it is for bulk of the dealer alone",
-                "send by requests",
-            )
-        exchange = Exchange(
-            self._own_key, self._keys_by_name[arrival.peer], self._stream_listener.port
-        )
+            what, why = "no stream is open to this party", "it is for bulk of the dealer alone"
+            raise AccessDenied(what, why, "send by requests")
+        peer_key, port = self._keys_by_name[arrival.peer], self._stream_listener.port
+        exchange = Exchange(self._own_key, peer_key, port)
         keys, _ = exchange.agree(arrival.frame.payload)
         self._stream_listener.expect(keys, arrival.peer, STREAM_S)
         self._agreed[keys.ticket] = (arrival.peer, arrival.routing_id)
@@ -95,10 +91,8 @@ class Streams:
 
     def filenos(self) -> list[int]:
         """The sockets for a poller."""
-        return [
-            *self._stream_listener.filenos(),
-            *(stream.fileno() for _, stream in self._open.values()),
-        ]
+        streams = (stream.fileno() for _, stream in self._open.values())
+        return [*self._stream_listener.filenos(), *streams]
 
     def close(self) -> None:
         """Close the listener and all streams; safe to call twice."""
