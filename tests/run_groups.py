@@ -81,9 +81,7 @@ def commands() -> dict[str, list[list[str]]]:
 
 
 def run(command: list[str]) -> tuple[bool, str]:
-    """Run one command from the repository's root: whether it succeeded, and pytest's closing line
-    if it had one.
-    """
+    """Run one command at the root: whether it succeeded, and pytest's closing line if any."""
     print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
     closing = ""
     # One compute thread a process, as the parties have: two test processes fill the machine.

@@ -1,6 +1,4 @@
-"""What the outside sees: the public names, an import without extras, and a wheel with every file in
-it.
-"""
+"""The public names, an import without extras, and a wheel with every file in it."""
 
 import importlib
 import pkgutil
@@ -72,9 +70,7 @@ def test_nothing_else_is_public() -> None:
 
 
 def test_every_folder_is_a_package() -> None:
-    """Without its `__init__.py` a folder is left out of the wheel, and nobody notices in an
-    editable install.
-    """
+    """A folder without `__init__.py` is left out of the wheel, unseen in editable installs."""
     folders = {
         path.parent
         for folder in ("gpumpc", "kernels", "models")

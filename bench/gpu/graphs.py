@@ -1,6 +1,4 @@
-"""The networks that are timed, as graph records: Lite0, ResNet-18, ResNet-50, VGG-16, and a tiny
-one for tests.
-"""
+"""The timed networks as graph records: Lite0, ResNet-18, ResNet-50, VGG-16, one for tests."""
 
 from gpumpc.nn.graph import (
     Add,
@@ -176,9 +174,7 @@ def vgg16(size: int = 224) -> Graph:
 
 
 def tiny(size: int = 8) -> Graph:
-    """Every kind of layer once: convolutions, depthwise, clamp, ReLU, both pools, a residual, a
-    linear layer.
-    """
+    """Every kind of layer once: convolution, depthwise, clamp, ReLU, pools, residual, linear."""
     b = Builder(size)
     b.conv(24, 3)
     b.clamp()

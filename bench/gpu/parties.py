@@ -41,9 +41,7 @@ class Parties:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One batch: both shares on the host, every message by round, the corrections, the cost, the
-    time.
-    """
+    """One batch: both shares on the host, messages by round, corrections, cost, time."""
 
     shares: tuple[Words, Words]
     messages: list[tuple[bytes, bytes]]

@@ -1,6 +1,4 @@
-"""Parts `suite` and `sanitizer`: the kernels' and the engine's tests on the device, plain and under
-compute-sanitizer.
-"""
+"""Parts `suite` and `sanitizer`: kernel and engine tests, plain and under compute-sanitizer."""
 
 import importlib.util
 import os

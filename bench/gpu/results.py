@@ -1,6 +1,4 @@
-"""Results of one run as one JSON file, written again after every row, so that a crash loses none of
-the rows before it.
-"""
+"""Results of one run as a JSON file, rewritten after every row so that a crash loses no row."""
 
 import importlib.metadata
 import json

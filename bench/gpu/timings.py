@@ -1,6 +1,4 @@
-"""Part `kernels`: each kernel's time, with the ceilings measured in the same run and float64-limb
-products to compare with.
-"""
+"""Part `kernels`: each kernel's time next to measured ceilings and float64-limb products."""
 
 import dataclasses
 import functools
@@ -21,9 +19,7 @@ KEY = bytes(range(32))
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How large: elements of the memory-bound kernels, matrix product, convolution (B, H, C, N),
-    rounds of the rates.
-    """
+    """Elements of the memory-bound kernels, product, convolution (B, H, C, N), rate rounds."""
 
     n: int
     gemm: tuple[int, int, int]
@@ -40,9 +36,7 @@ SMALL = Sizes(2048, (64, 64, 64), (1, 5, 20, 17), 2, 2, 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """Per second: bytes copied (read and written both count), bytes' and words' multiply-adds,
-    float64 operations / 2.
-    """
+    """Per second: bytes copied (read + written), byte and word multiply-adds, float64 ops / 2."""
 
     copy: float
     int8: float
@@ -180,9 +174,7 @@ Case = tuple[str, Callable[[], Any], int]
 
 
 def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
-    """(kernel, one launch of it, bytes it must move) of the kernels that memory bounds, without any
-    copy to the host.
-    """
+    """(kernel, one launch of it, bytes it must move) of the memory-bound kernels."""
     n, lanes = sizes.n, n_lanes(sizes.n)
     blocks, stream_blocks = -(-n // 1024), -(-8 * n // 16384)
 

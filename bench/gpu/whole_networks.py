@@ -25,9 +25,7 @@ Make = Callable[[], CupyBackend]
 
 
 class Busy:
-    """The share of time in which the device ran anything, as nvidia-smi samples it; None where it
-    is not there.
-    """
+    """The share of time in which the device was busy, by nvidia-smi; None without it."""
 
     def __init__(self) -> None:
         self.share: float | None = None

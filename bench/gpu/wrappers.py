@@ -53,9 +53,7 @@ def ldmatrix_x4(backend: CupyBackend, rng: np.random.Generator, case: int) -> bo
 
 
 def cp_async(backend: CupyBackend, rng: np.random.Generator, case: int) -> bool:
-    """Copies land by the time they are waited for, group by group; zeros where they are not
-    valid.
-    """
+    """Copies land by the time they are waited for, group by group; zeros where not valid."""
     source = _random(rng, (3, 32, 4), np.uint32)
     zeros = int(_random(rng, (), np.uint32)) if case else 0
     kept = np.array([not zeros >> lane & 1 for lane in range(32)])

@@ -43,8 +43,7 @@ def case_arrays(work: Workload, seed: int) -> dict[str, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way of running ours: ring, fraction bits, backend (empty: the fastest that is
-    installed)."""
+    """One way of running ours: ring, fraction bits, backend (empty: the fastest installed)."""
 
     ring_bits: int
     frac_bits: int

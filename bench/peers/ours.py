@@ -49,9 +49,7 @@ def as_torch(y: Array) -> Array:
 
 
 def ring_of_product(params: Params) -> Params:
-    """The product of two operands is lifted back to their ring, which needs room for three
-    fractions.
-    """
+    """A product is lifted back to its operands' ring: that needs room for three fractions."""
     return Params(
         ring_bits=max(params.ring_bits, 3 * params.frac_bits + _ROOM_BITS),
         frac_bits=params.frac_bits,
@@ -149,9 +147,7 @@ class Ours:
 
     @property
     def payload_bytes(self) -> dict[str, int]:
-        """Without any framing: what the program declares, compared with the measured at every
-        run.
-        """
+        """Without any framing: the program's declared bytes, checked at every run."""
         return {
             "online_bytes": self._benchmark.cost.online_bytes,
             "offline_bytes": self._benchmark.cost.dealer_bytes,

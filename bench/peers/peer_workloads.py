@@ -89,9 +89,7 @@ WORKLOADS: Mapping[str, Workload] = {
 
 
 def draw(work: Workload, seed: int) -> dict[str, Array]:
-    """Input `x` and the arrays of single layers, float64, by seed; the arrays of a network come
-    from its model.
-    """
+    """Input `x` and the arrays of single layers, float64, by seed; models give a network's."""
     rng = np.random.default_rng(seed)
     arrays = {"x": rng.uniform(-work.high, work.high, work.shape)}
     for i, layer in enumerate(() if work.is_network else work.layers):

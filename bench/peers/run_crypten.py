@@ -95,8 +95,7 @@ class Party:
         return str(self.link.broadcast_obj(command if self.rank == 0 else None, 0))
 
     def run(self) -> tuple[Any, float, str]:
-        """Output shares, seconds from shares to shares, and the digest of the first opened
-        message."""
+        """Output shares, seconds from shares to shares, digest of the first opened message."""
         with self._crypten.no_grad():
             opened = self._watch_first()
             self.link.barrier()
@@ -129,9 +128,7 @@ class Party:
         return digests
 
     def count_rounds(self) -> int:
-        """Rounds of one run, as CrypTen counts them: openings and the messages to and from the
-        third party.
-        """
+        """Rounds of one run as CrypTen counts them: openings and third-party messages."""
         self._crypten.cfg.communicator.verbose = True
         self.link.reset_communication_stats()
         self.run()

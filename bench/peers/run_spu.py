@@ -162,9 +162,7 @@ class Party:
         self.run(self._spu.Runtime(self.link, config))
 
     def reveal(self, share: Any) -> Array | None:
-        """The output in the clear at party 0, after the clock and the counters, in torch's order of
-        axes.
-        """
+        """The output in the clear at party 0, in torch's order of axes; it is not timed."""
         self.link.barrier()
         if self.rank == 1:
             self._send(share)

@@ -73,9 +73,7 @@ def failed_row(work: Workload, engine: str, why: str) -> Row:
 
 
 def add_ratios(rows: Sequence[Row]) -> None:
-    """Beside each peer's row how many times faster our headline is; beside each of ours, how many
-    times the better peer.
-    """
+    """How many times faster our headline is than each peer, and each of ours than the best."""
     for work in {entry["workload"] for entry in rows}:
         ran = [entry for entry in rows if entry["workload"] == work and not entry.get("fault")]
         ours = [entry for entry in ran if entry["engine"] == OURS]

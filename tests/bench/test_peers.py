@@ -92,9 +92,7 @@ def test_case_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lenet", "maxpool", "conv", "matmul"])
 def test_our_plan_computes_the_reference_result(name: str) -> None:
-    """The same answer in float64 from our graph, channels last, and from the definition, channels
-    first.
-    """
+    """Our graph, channels last, and the definition, channels first, agree in float64."""
     work, arrays = WORKLOADS[name], case_arrays(name)
     few = {**arrays, "x": arrays["x"][:2]}
     compiled = plan_of(work, arrays, Params(ring_bits=44, frac_bits=16))
@@ -337,9 +335,7 @@ def test_requirements_are_pinned(steps: tuple[tuple[str, tuple[str, ...]], ...])
 def test_report_lists_a_missing_peer_and_exits_nonzero(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three real processes, a small workload; the peer that is not there is in the table and in the
-    exit status.
-    """
+    """Three real processes and a small workload; the table shows the missing peer."""
     monkeypatch.setattr(peers, "WORKLOADS", {"relu": SMALL})
     out = tmp_path / "rows.json"
     arguments = [

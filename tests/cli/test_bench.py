@@ -1,6 +1,4 @@
-"""`gpumpc bench` on small sizes: right results, the declared bytes, one schema, whatever the
-backend.
-"""
+"""`gpumpc bench` on small sizes: right results, declared bytes, one schema, on any backend."""
 
 import json
 from typing import Any
@@ -95,9 +93,7 @@ def test_bytes_of_a_multiplication():
 
 
 def test_bytes_of_a_convolution():
-    """One opening of the input, one correction an output; F was opened when the weights were
-    shared.
-    """
+    """One opening of the input, one correction an output; F was opened with the weights."""
     row = run("conv", "--batch-size", "1", "--ring-bits", "44", "--frac-bits", "16")
     assert row["online_bytes"] == row["offline_bytes"] == packed_bytes(32 * 32 * 64, 44)
     assert row["rounds"] == 1

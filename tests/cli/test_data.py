@@ -1,6 +1,4 @@
-"""`gpumpc data`: fetching from a stub, the two lists, and folders of patches cut from SYNTHETIC
-phantoms.
-"""
+"""`gpumpc data`: fetching from a stub, the two lists, folders of patches of SYNTHETIC phantoms."""
 
 import re
 from pathlib import Path

@@ -145,9 +145,7 @@ def test_killed_up_leaves_no_process_behind(set_up: Cluster) -> None:
 
 
 def test_up_restarts_and_stops_its_children(set_up: Cluster) -> None:
-    """SIGTERM at any time leaves no process behind; what is there is taken up, if it is what was
-    asked for.
-    """
+    """SIGTERM at any time leaves no process behind; a folder of another setup is refused."""
     folder, plan = set_up.folder, set_up.folder.parent / "plan"
     supervisor = up(folder, plan)
     while not processes_of(folder)[1:]:

@@ -1,6 +1,4 @@
-"""The transformer with a client that computes in the clear: in scikit-learn's hands, with files,
-and when things fail.
-"""
+"""The transformer with a client that computes in the clear: scikit-learn, files, failures."""
 
 import copy
 import subprocess

@@ -1,6 +1,4 @@
-"""Fetching, without a network: tiny archives made here, from a stub and from pip's own
---find-links.
-"""
+"""Fetching without a network: tiny archives made here, from a stub and from pip --find-links."""
 
 import hashlib
 import io

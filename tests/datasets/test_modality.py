@@ -1,6 +1,4 @@
-"""The benchmarks from SYNTHETIC phantoms under the real names, and the small fixture of real
-patches.
-"""
+"""Benchmarks from SYNTHETIC phantoms under the real names, and the fixture of real patches."""
 
 import zlib
 

@@ -1,6 +1,4 @@
-"""The report: it loads nothing, says what it was given, escapes it, and tells right from wrong
-without colour.
-"""
+"""The report: loads nothing, shows its input escaped, tells right from wrong without colour."""
 
 import base64
 import io

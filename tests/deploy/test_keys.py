@@ -1,6 +1,4 @@
-"""Keys: made once, readable by their party alone, agreeing with the right peer and with no
-other.
-"""
+"""Keys: made once, readable by their party alone, agreeing with the right peer and no other."""
 
 import stat
 from pathlib import Path

@@ -46,9 +46,7 @@ def test_argmax_reveals_the_index_only() -> None:
 
 
 def test_released_shares_are_rerandomised(session: LocalSession, compiled: Plan) -> None:
-    """The dealer knows the masks in a step's output share; what leaves a server differs from it by
-    what it cannot know.
-    """
+    """The dealer knows the masks of a step's output share, but not those added on release."""
     inside: dict[int, Additive] = {}
     run = type(session.program).run
 

@@ -97,9 +97,7 @@ def test_small_message_takes_a_round_trip() -> None:
 
 
 def test_short_delay_is_kept() -> None:
-    """Half a millisecond each way must not become one: the median of many, on a machine that may be
-    busy.
-    """
+    """Half a millisecond each way must not become one: the median of many runs."""
     with echoing(Shape(1e9, 0.001)) as (_, address), dial(address) as end:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         times = sorted(there_and_back(end, b"x")[1] for _ in range(40))

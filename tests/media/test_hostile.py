@@ -1,6 +1,4 @@
-"""Files that are damaged or made to harm: refused within 5 s, by name, and the files beside them go
-through.
-"""
+"""Damaged or hostile files: refused within 5 s, by name, while the files next to them pass."""
 
 import gzip
 import io
@@ -120,9 +118,7 @@ def test_bad_files_are_refused_in_time_and_good_ones_read(tmp_path):
 
 
 def stand_in(monkeypatch, tmp_path: Path, body: str) -> None:
-    """A reader process that a file has taken over: it does `body` when asked for a file named
-    `evil`.
-    """
+    """A reader process that a file has taken over: it does `body` for a file named `evil`."""
     package = tmp_path / "elsewhere" / "gpumpc"
     (package / "media").mkdir(parents=True)
     for folder in (package, package / "media"):

@@ -1,6 +1,4 @@
-"""Files to images: good ones go through, bad ones are refused by name, and none harms the
-others.
-"""
+"""Files to images: good ones go through, bad ones are refused by name and harm no others."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""A tiny network and three real processes for tests, with faults injected from outside the
-product."""
+"""A tiny network and three real processes for tests, with faults injected from outside."""
 
 from __future__ import annotations
 
@@ -85,9 +84,7 @@ def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
 
 
 def law(compiled: Plan) -> npt.NDArray[np.float64]:
-    """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times
-    |weight|, plus 1.
-    """
+    """How far two evaluations may differ: 1 ulp a truncation, so 1 ulp * |weight|, plus 1."""
     weights = np.abs(compiled.weights["fc.weight"]).astype(np.float64)
     return np.asarray((1 + weights.sum(axis=0)) * ULP, dtype=np.float64)
 
@@ -100,9 +97,7 @@ def close(compiled: Plan, x: npt.NDArray[np.float64], result: npt.NDArray[np.flo
 
 
 class Cluster(LocalCluster):
-    """Three processes in an environment without torch; `faults` gives some of them code that runs
-    first.
-    """
+    """Three processes without torch; `faults` gives some of them code that runs first."""
 
     def __init__(self, setup: LocalSetup, compiled: Plan) -> None:
         super().__init__(setup)

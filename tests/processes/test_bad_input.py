@@ -58,9 +58,7 @@ def test_nan_in_weights_is_refused(client: Client, cluster: Cluster) -> None:
 
 
 def test_weights_of_another_plan_are_refused(client: Client, cluster: Cluster) -> None:
-    """Other weights of the same shapes do not belong to this plan: the result would silently be
-    another model's.
-    """
+    """With other weights of the same shapes the result would be another model's."""
     other = tiny(seed=5)
     refused(BadValue, "not those of plan 'tiny'", lambda: client.share_weights(other.weights))
 
@@ -163,9 +161,7 @@ def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> Non
 
 
 def test_stopped_dealer_is_named_and_burns_one_batch(cluster: Cluster, client: Client) -> None:
-    """What was dealt ahead is still used; then both servers say who is missing, and no more than
-    one batch is burnt.
-    """
+    """Batches dealt ahead are used; then both servers name the dealer."""
     dealer = cluster.processes["dealer"]
     dealer.send_signal(signal.SIGSTOP)
     shared = client.share(images(2))

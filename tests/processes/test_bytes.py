@@ -37,9 +37,7 @@ CALL, ANSWER = TICKET_BYTES + on_the_wire(0), on_the_wire(0)
 
 
 class Relayed(NamedTuple):
-    """A cluster whose connections between the servers and from the dealer to server 1 pass
-    relays.
-    """
+    """A cluster with relays between the servers and from the dealer to server 1."""
 
     cluster: Cluster
     curve_between: Relay

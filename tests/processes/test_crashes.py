@@ -1,6 +1,4 @@
-"""`kill -9` of each process at the worst moments: asked again, the answer is right, and no number
-is used twice.
-"""
+"""`kill -9` of each process at the worst moments: the next answer is right, no number repeats."""
 
 import time
 from collections import Counter
@@ -82,9 +80,7 @@ def test_answer_is_right_after_kill_9_and_restart(tmp_path: Path, case: str) -> 
 
 
 def _check_ledgers(cluster: Cluster, burnt: int) -> None:
-    """Every number was begun once at each server, and is spent, or burnt where the crash was, in
-    both ledgers.
-    """
+    """Each number was begun once at each server and is spent, or burnt at the crash, in both."""
     begun = Counter(cluster.begun())
     assert not [line for line, times in begun.items() if times > 1]
     tables = [cluster.ledger(party) for party in (0, 1)]

@@ -1,6 +1,4 @@
-"""Parties that disagree stop before the first masked byte and name the field; batch numbers and
-frames are used once.
-"""
+"""Disagreeing parties stop before the first masked byte; batch numbers and frames count once."""
 
 import re
 import secrets
@@ -171,9 +169,7 @@ def test_state_folder_of_the_other_server_is_refused(cluster: Cluster) -> None:
 
 
 def test_restored_state_folder_needs_new_weight_shares(cluster: Cluster) -> None:
-    """Its weight shares are of an earlier sharing: nothing is computed with them until weights are
-    shared again.
-    """
+    """Its weight shares are of an earlier sharing: they are not computed with."""
     _stop(cluster, "server1")
     state, copy = cluster.folder / "state1", cluster.folder / "copy"
     shutil.copytree(state, copy)

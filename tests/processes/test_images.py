@@ -315,9 +315,7 @@ DealerEngine.deal = deal_and_die
 
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_extraction_survives_killing_each_process(tmp_path: Path, in_flight: int) -> None:
-    """One process after another dies on its way: 0 results lost, 0 doubled, 0 correlations used
-    twice.
-    """
+    """One process after another dies: 0 results lost, 0 doubled, 0 correlations reused."""
     cluster = Cluster.make(tmp_path, batch_size=4, pool="8KiB")
     for file in (cluster.setup.server0, cluster.setup.server1):
         rewrite(file, in_flight=in_flight)

@@ -64,9 +64,7 @@ def test_uploads_of_a_wrong_size_are_refused(client: Client) -> None:
 
 
 def test_upload_at_one_server_only_is_unusable(cluster: Cluster, client: Client) -> None:
-    """What reached one server alone cannot be used, is deleted when its items are settled, and can
-    be shared again.
-    """
+    """It is deleted when its items are settled, and can be shared again."""
     name, x = secrets.token_hex(16), images(1)
     request = m.Share(client.plan_id, secrets.token_hex(16), [name])
     assert isinstance(answer(client, 0, ask(client, 0, request, bytes(32))), m.Done)

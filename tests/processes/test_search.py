@@ -174,9 +174,7 @@ def test_invalid_searches_are_refused(
 
 
 def test_killed_server_keeps_results_at_both_or_none(tmp_path: Path) -> None:
-    """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and
-    the rest follows.
-    """
+    """Server 1 dies in the third of four batches: two are kept at both; the rest follows."""
     cluster = Cluster.make(tmp_path, batch_size=2, pool="64KiB")
     cluster.faults["server1"] = _DIE_BETWEEN_PUT_AND_CONFIRM
     items = [secrets.token_hex(16) for _ in range(8)]
