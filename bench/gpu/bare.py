@@ -30,17 +30,16 @@ def _refuse(*arguments: object, **options: object) -> None:
     raise ImportError("records cannot be coded without msgspec")
 
 
+def _hashable(**bounds: object) -> tuple[tuple[str, object], ...]:
+    """A part of an annotated type must be hashable."""
+    return tuple(bounds.items())
+
+
 def _stand_in() -> types.ModuleType:
     module = types.ModuleType("msgspec")
     coder = types.SimpleNamespace(encode=_refuse, decode=_refuse)
-    values = {
-        "Struct": Struct,
-        "Meta": lambda **bounds: bounds,
-        "msgpack": coder,
-        "json": coder,
-        "DecodeError": ValueError,
-    }
-    vars(module).update(values, ValidationError=ValueError)
+    vars(module).update(Struct=Struct, Meta=_hashable, msgpack=coder, json=coder)
+    vars(module).update(DecodeError=ValueError, ValidationError=ValueError)
     return module
 
 

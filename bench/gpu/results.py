@@ -10,15 +10,8 @@ from typing import Any
 from bench.schema import row
 from gpumpc.ring.cupy_backend import CupyBackend
 
-PACKAGES = (
-    "numpy",
-    "cupy-cuda12x",
-    "cupy-cuda13x",
-    "torch",
-    "cryptography",
-    "pytest",
-    "nvidia-cuda-nvrtc",
-)
+PACKAGES = ["numpy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cuda-nvrtc"]
+PACKAGES += ["torch", "cryptography", "pytest"]
 Row = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -43,10 +36,8 @@ def describe(backend: CupyBackend) -> Row:
         about["device"] = properties["name"].decode()
         about["memory_bytes"] = int(properties["totalGlobalMem"])
         about["multiprocessors"] = int(properties["multiProcessorCount"])
-        about["driver"], about["runtime"] = (
-            cuda.runtime.driverGetVersion(),
-            cuda.runtime.runtimeGetVersion(),
-        )
+        about["driver"] = cuda.runtime.driverGetVersion()
+        about["runtime"] = cuda.runtime.runtimeGetVersion()
     else:
         about["device"] = "none: kernels executed by the emulator"
     return about

@@ -36,13 +36,8 @@ class Busy:
         if shutil.which("nvidia-smi") is None:
             yield
             return
-        command = [
-            "nvidia-smi",
-            "--query-gpu=utilization.gpu",
-            "--format=csv,noheader,nounits",
-            "-lms",
-            "100",
-        ]
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "-lms", "100"]
+        command.append("--format=csv,noheader,nounits")
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield

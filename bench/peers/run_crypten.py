@@ -23,15 +23,8 @@ _BARRIERS = 2
 
 def import_crypten(case: child_pipe.Case, folder: Path, rank: int) -> Any:
     """CrypTen with a third-party dealer, for this rank."""
-    address = {
-        "RANK": rank,
-        "WORLD_SIZE": 2,
-        "RENDEZVOUS": f"file://{folder}/rendezvous",
-        "DISTRIBUTED_BACKEND": "gloo",
-    }
-    os.environ.update(
-        {name: str(value) for name, value in address.items()}, GLOO_SOCKET_IFNAME="lo"
-    )
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "DISTRIBUTED_BACKEND": "gloo"}
+    os.environ |= {"RENDEZVOUS": f"file://{folder}/rendezvous", "GLOO_SOCKET_IFNAME": "lo"}
     import torch
 
     torch.set_num_threads(1)
@@ -81,9 +74,8 @@ class Party:
         import crypten.communicator
 
         self.link = crypten.communicator.get()
-        self._shared = {
-            name: self._share(array) for name, array in load(folder / child_pipe.INPUTS).items()
-        }
+        arrays = load(folder / child_pipe.INPUTS)
+        self._shared = {name: self._share(array) for name, array in arrays.items()}
 
     def _share(self, array: Array) -> Any:
         import torch

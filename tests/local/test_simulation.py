@@ -6,9 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from gpumpc.errors import (
-    BadShape,
-)
+from gpumpc.errors import BadShape
 from gpumpc.local.compile import Plan
 from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.local.simulation import LocalSession
