@@ -186,11 +186,8 @@ def spoken_names(node: ast.AST) -> Iterator[str]:
     """Names whose value an expression would show; a length or a shape is not the value."""
     if isinstance(node, ast.Attribute) and node.attr in DESCRIPTION:
         return
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("len", "type")
-    ):
+    function = node.func if isinstance(node, ast.Call) else None
+    if isinstance(function, ast.Name) and function.id in ("len", "type"):
         return
     if isinstance(node, ast.Name):
         yield node.id
