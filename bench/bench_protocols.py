@@ -1,6 +1,4 @@
-"""Small protocols, dealer included, in three threads of one process: `make bench`, or `python -m
-bench.suite protocols`.
-"""
+"""Small protocols, dealer included, in three threads: `python -m bench.suite protocols`."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,6 +1,4 @@
-"""Networks and a search as `gpumpc bench` runs them: `make bench`, or `python -m bench.suite
-workloads`.
-"""
+"""Networks and a search as `gpumpc bench` runs them: `python -m bench.suite workloads`."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Kind, encode_header
@@ -33,9 +34,7 @@ Exchange = Callable[[Sequence[bytes]], object]
 
 
 class Timing(NamedTuple):
-    """Seconds of one exchange, median and least; this process's processor seconds and changes of
-    threads for one.
-    """
+    """Seconds of one exchange, median and least; its processor seconds and thread switches."""
 
     median: float
     least: float
@@ -56,8 +55,7 @@ class _CurveChannel:
 
     def __init__(self, link: Link) -> None:
         self._link, self.endpoint = link, link.endpoint
-        link_wait = link.wait_peer
-        self.wait_peer, self.close = link_wait, link.close
+        self.wait_peer, self.close = link.wait_peer, link.close
 
     def exchange(self, payload: Sequence[bytes]) -> object:
         data = b"".join(payload)
@@ -90,10 +88,8 @@ def measure(exchange: Exchange, n_bytes: int, times: int) -> Timing:
         start = time.perf_counter()
         exchange(data)
         walls.append(time.perf_counter() - start)
-    processor = time.process_time() - before
-    return Timing(
-        statistics.median(walls), min(walls), processor / times, (_switches() - switches) / times
-    )
+    processor, switches = time.process_time() - before, _switches() - switches
+    return Timing(statistics.median(walls), min(walls), processor / times, switches / times)
 
 
 def _switches() -> int:
@@ -113,13 +109,8 @@ def run(over: str, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
     """Two processes; what this one measured."""
     own, others = curve_keypair(), curve_keypair()
     channel = _make(over, None, own, others.public)
-    told = {
-        "over": over,
-        "sizes": sizes,
-        "endpoint": channel.endpoint,
-        "public": others.public.decode(),
-    }
-    told |= {"peer": own.public.decode()}
+    told: dict[str, Any] = {"over": over, "sizes": sizes, "endpoint": channel.endpoint}
+    told |= {"public": others.public.decode(), "peer": own.public.decode()}
     peer = subprocess.Popen(
         [sys.executable, "-m", "bench.bulk_exchange", "--peer", json.dumps(told)],
         env={**os.environ, "BENCH_CHANNEL_SECRET": others.secret.decode()},
@@ -138,20 +129,11 @@ def _be_the_peer(told: dict[str, Any]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.bulk_exchange", description="Time the channel of two processes."
-    )
-    parser.add_argument(
-        "--mb", type=float, default=64.0, help="millions of bytes each way of a large exchange"
-    )
+    parser = command_line("bulk_exchange", "Time the channel of two processes.")
+    parser.add_argument("--mb", type=float, default=64.0, help="millions of bytes each way")
     parser.add_argument("--times", type=int, default=9, help="large exchanges")
-    parser.add_argument(
-        "--small", type=int, default=1000, help="bytes each way of a small exchange"
-    )
+    parser.add_argument("--small", type=int, default=1000, help="bytes each way of a small one")
     parser.add_argument("--over", choices=("stream", "curve"), default="stream")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line"
-    )
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.peer:
@@ -183,8 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     print(f"{n_bytes / large.median / 1e9:.3f} GB/s each way, both at once", file=sys.stderr)
-    if options.json:
-        print(json.dumps(measured))
+    show(measured, options.json)
     return 0
 
 

@@ -6,8 +6,6 @@ own for pip and for the data sets, so that nothing of this checkout helps. The t
 environment that the demo installed.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,9 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.command import command_line, show
+from bench.machine import ROOT
 from bench.schema import row
 
-ROOT = Path(__file__).resolve().parent.parent
+# Of this process: its virtual environment, make's own variables, and a warm cache.
+DROPPED = ["VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PIP_CACHE_DIR"]
+DROPPED += ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"]
 
 
 def timed_make(target: str, folder: Path, environment: dict[str, str]) -> float:
@@ -29,31 +31,16 @@ def timed_make(target: str, folder: Path, environment: dict[str, str]) -> float:
 
 
 def cold_environment(cache: Path) -> dict[str, str]:
-    """This environment without its virtual environment, make's own variables, and warm caches."""
-    dropped = {
-        "VIRTUAL_ENV",
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "MAKEFLAGS",
-        "MAKELEVEL",
-        "MFLAGS",
-        "PIP_CACHE_DIR",
-    }
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    own_bin = str(Path(sys.executable).parent)
-    path = os.pathsep.join(
-        part for part in kept.get("PATH", "").split(os.pathsep) if part != own_bin
-    )
+    """This environment without what would help, `DROPPED` and this Python's folder on PATH."""
+    kept = {name: value for name, value in os.environ.items() if name not in DROPPED}
+    own, parts = str(Path(sys.executable).parent), kept.get("PATH", "").split(os.pathsep)
+    path = os.pathsep.join(part for part in parts if part != own)
     return {**kept, "PATH": path, "XDG_CACHE_HOME": str(cache)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Clone, run both targets, print both times."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.clean_clone", description="Time both targets."
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
+    options = command_line("clean_clone", "Time both targets.").parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="gpumpc-clone-") as name:
         clone, cache = Path(name) / "gpumpc", Path(name) / "cache"
         subprocess.run(["git", "clone", "--quiet", "--no-local", str(ROOT), str(clone)], check=True)
@@ -61,10 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo = timed_make("demo", clone, environment)
         test = timed_make("test", clone, environment)
     measured = row(seconds_total=demo + test, demo_seconds=demo, test_seconds=test)
-    if options.json:
-        print(json.dumps(measured))
-    else:
-        print(f"make demo {demo:.0f} s, make test {test:.0f} s on a fresh clone")
+    text = f"make demo {demo:.0f} s, make test {test:.0f} s on a fresh clone"
+    show(measured, options.json, text)
     return 0
 
 

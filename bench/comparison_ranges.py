@@ -6,16 +6,16 @@ truncation, lift, ReLU, clamp and maximum; both servers and the dealer run in th
 `outside_law` counts results that a law does not allow.
 """
 
-import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.cost import Cost
 from gpumpc.protocols.pooling import MaxPool, Window
@@ -50,48 +50,36 @@ class Law:
 
 def laws(k: int, f: int) -> Iterator[Law]:
     """The five laws in one ring."""
-    bits, top = k - f, 6 << f
-    half = 1 << (bits - 1)
-    yield Law(
-        "truncate",
-        lambda n: Truncate("step", ("x",), "y", (n,), k, f),
-        k,
-        -(1 << (k - 1)),
-        (1 << (k - 1)) - (1 << f) + 1,
-        lambda x, got: (got != x >> f) & ((got != (x >> f) + 1) | (x >> f << f == x)),
-    )
-    yield Law(
-        "lift",
-        lambda n: Lift("step", ("x",), "y", (n,), bits, k),
-        bits,
-        -(half // 2),
-        half // 2,
-        lambda x, got: got != x,
-    )
-    yield Law(
-        "relu",
-        lambda n: ReLU("step", ("x",), "y", (n,), bits, k),
-        bits,
-        -half,
-        half,
-        lambda x, got: got != np.maximum(x, 0),
-    )
-    yield Law(
-        "clamp",
-        lambda n: Clamp("step", ("x",), "y", (n,), bits, k, top),
-        bits,
-        top - half,
-        half,
-        lambda x, got: got != np.clip(x, 0, top),
-    )
-    yield Law(
-        "max",
-        lambda n: MaxPool("step", ("x",), "y", (n, 1, 2, 1), bits, (Window(2, 2, 2, 0, 0),)),
-        bits,
-        -(half // 2),
-        half // 2,
-        lambda x, got: got.reshape(-1) != x.max(axis=2).reshape(-1),
-    )
+    bits, top, names = k - f, 6 << f, ("step", ("x",), "y")
+    half, whole, windows = 1 << (bits - 1), 1 << (k - 1), (Window(2, 2, 2, 0, 0),)
+
+    def wrong_quotient(x: Ints, got: Ints) -> Any:
+        """Neither floor nor, where x is not a multiple of 2^f, floor + 1."""
+        return (got != x >> f) & ((got != (x >> f) + 1) | (x >> f << f == x))
+
+    def wrong_maximum(x: Ints, got: Ints) -> Any:
+        return got.reshape(-1) != x.max(axis=2).reshape(-1)
+
+    def truncate(n: int) -> Step:
+        return Truncate(*names, (n,), k, f)
+
+    def lift(n: int) -> Step:
+        return Lift(*names, (n,), bits, k)
+
+    def relu(n: int) -> Step:
+        return ReLU(*names, (n,), bits, k)
+
+    def clamp(n: int) -> Step:
+        return Clamp(*names, (n,), bits, k, top)
+
+    def maximum(n: int) -> Step:
+        return MaxPool(*names, (n, 1, 2, 1), bits, windows)
+
+    yield Law("truncate", truncate, k, -whole, whole - (1 << f) + 1, wrong_quotient)
+    yield Law("lift", lift, bits, -(half // 2), half // 2, lambda x, got: got != x)
+    yield Law("relu", relu, bits, -half, half, lambda x, got: got != np.maximum(x, 0))
+    yield Law("clamp", clamp, bits, top - half, half, lambda x, got: got != np.clip(x, 0, top))
+    yield Law("max", maximum, bits, -(half // 2), half // 2, wrong_maximum)
 
 
 def draw(law: Law, n: int, rng: np.random.Generator) -> Ints:
@@ -109,41 +97,30 @@ def check(law: Law, n: int, seed: int) -> tuple[int, Cost]:
         step = law.step(min(BATCH, n - start))
         x = draw(law, step.n, rng).reshape(step.shape)
         first = rng.integers(0, 1 << law.bits, step.shape, dtype=np.uint64)
-        outcome = run_step(
-            step, share(x, law.bits, first=first), seed=seed, batch_index=batch_index
-        )
+        pair = share(x, law.bits, first=first)
+        outcome = run_step(step, pair, seed=seed, batch_index=batch_index)
         n_outside += int(law.outside(x, outcome.values).sum())
         cost = cost + outcome.cost
     return n_outside, cost
 
 
 def check_all(n: int) -> tuple[dict[str, int], Cost]:
-    """Results outside each law in each ring, and the cost of everything; progress goes to standard
-    error.
-    """
+    """Results outside each law in each ring, and the whole cost; reports on standard error."""
     outside, total = dict[str, int](), Cost()
     for seed, (k, f) in enumerate(RINGS):
         for law in laws(k, f):
             begun = time.monotonic()
             n_outside, cost = check(law, n, seed)
             outside[f"{law.name}_k{k}"], total = n_outside, total + cost
-            seconds = time.monotonic() - begun
-            print(
-                f"{law.name:>8} k={k} f={f}: {n_outside} of {n} outside, {seconds:.1f} s",
-                file=sys.stderr,
-            )
+            text = f"{law.name:>8} k={k} f={f}: {n_outside} of {n} outside"
+            print(f"{text}, {time.monotonic() - begun:.1f} s", file=sys.stderr)
     return outside, total
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all laws in all rings; the exit status is 1 if any result is outside its law."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.comparison_ranges", description="Count results outside the law."
-    )
+    parser = command_line("comparison_ranges", "Count results outside the law.")
     parser.add_argument("--n", type=int, default=10_000_000, help="results a law and ring")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line"
-    )
     options = parser.parse_args(arguments)
     start = time.monotonic()
     outside, total = check_all(options.n)
@@ -158,10 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outside_law=sum(outside.values()),
         outside_law_by_step=outside,
     )
-    if options.json:
-        print(json.dumps(measured))
-    else:
-        print(f"{measured['outside_law']} results outside the law")
+    show(measured, options.json, f"{measured['outside_law']} results outside the law")
     return int(measured["outside_law"] > 0)
 
 

@@ -6,8 +6,6 @@ dealer run in this process and normalise every row; the five nearest gallery row
 all cosines, are compared with those of float64. Masks come from `--seed`.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.datasets.fetch import CACHE, path_of
 from gpumpc.datasets.modality import modality6
@@ -40,9 +39,7 @@ K = 5
 
 
 def features(images: Floats, cache: Path) -> Floats:
-    """(N, 1280) pooled features: torch's own float32, for what is measured here begins at the
-    features.
-    """
+    """(N, 1280) pooled features in torch's own float32; the measurement begins after them."""
     model = lite0(path_of("lite0", "efficientnet-lite0-57934424.pth", cache))
     inputs = torch.from_numpy(preprocess(images).transpose(0, 3, 1, 2).astype(np.float32))
     with torch.no_grad():
@@ -57,10 +54,8 @@ def on_shares(x: Ints, seed: int) -> Ints:
         rows = x[start : start + ROWS_PER_BATCH]
         program = rows_program(GEOMETRY, len(rows), PARAMS)
         pair = share(rows, GEOMETRY.bits, GEOMETRY.frac, seed=seed + start)
-        first, second = (
-            kept.masked
-            for kept in run_program(program, [pair], seed=seed, batch_index=start).shares
-        )
+        shares = run_program(program, [pair], seed=seed, batch_index=start).shares
+        first, second = (kept.masked for kept in shares)
         whole = BACKEND.reduce(first.opened + first.mask + second.mask, GEOMETRY.score_bits)
         parts.append(signed(whole, GEOMETRY.score_bits))
     return np.concatenate(parts)
@@ -113,25 +108,21 @@ def measure(cache: Path, n_train: int, n_test: int, seed: int) -> dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the row; 0."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line("cosine", "Cosines on shares against float64.")
     parser.add_argument("--train", type=int, default=64, help="gallery rows a class, at most")
     parser.add_argument("--test", type=int, default=32, help="queries a class, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+
     chosen = parser.parse_args(arguments)
     result = measure(chosen.cache, chosen.train, chosen.test, chosen.seed)
-    if chosen.json:
-        print(json.dumps(result))
-        return 0
+    lines = []
     for where in ("on_shares", "in_the_clear"):
-        print(
-            f"{where}: {', '.join(f'{name} {value:.2g}' for name, value in result[where].items())}"
-        )
-    print(
-        f"{result['n_queries']} queries, {result['n_rows']} rows; {result['online_bytes']} bytes "
-        "each way a row"
-    )
+        values = ", ".join(f"{name} {value:.2g}" for name, value in result[where].items())
+        lines.append(f"{where}: {values}")
+    n_queries, n_rows, n_bytes = (result[key] for key in ("n_queries", "n_rows", "online_bytes"))
+    lines.append(f"{n_queries} queries, {n_rows} rows; {n_bytes} bytes each way a row")
+    show(result, chosen.json, "\n".join(lines))
     return 0
 
 

@@ -1,6 +1,4 @@
-"""Machine code of the kernels as instructions and loops, by nvdisasm (extra [kernels]): what a gate
-can count.
-"""
+"""Machine code of the kernels as instructions and loops, by nvdisasm (extra [kernels])."""
 
 import dataclasses
 import importlib.util
@@ -43,9 +41,7 @@ class Code:
         return found
 
     def hot_loop(self) -> tuple[Instruction, ...]:
-        """The shortest loop among those with the most tensor-core instructions; the whole code
-        where there is no loop.
-        """
+        """The shortest loop with the most tensor-core instructions; without loops, all code."""
         return max(
             self.loops(), key=lambda body: (n_tensor(body), -len(body)), default=self.instructions
         )

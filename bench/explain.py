@@ -7,9 +7,7 @@ rounds at the time of an empty exchange between two threads. Time above the floo
 over memory, to small shapes, and to one server waiting for the other.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import statistics
 import sys
@@ -18,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.local import named_networks as models
 from gpumpc.local.compile import Plan
@@ -40,9 +39,7 @@ _RATE_BYTES = 1 << 25
 
 @dataclasses.dataclass
 class Layer:
-    """What a layer asks for and took: multiply-adds and uniform bytes of one server and of the
-    dealer, seconds of each.
-    """
+    """Work of one layer and its time: one server's, and the dealer's."""
 
     madds: float = 0.0
     dealer_madds: float = 0.0
@@ -121,14 +118,12 @@ def measured_rates(backend: Backend) -> Rates:
         for i in (1, 2)
     )
     words: Any = backend.zeros((_RATE_BYTES // 8,))
-    return Rates(
-        side**3 / _fastest(lambda: backend.matmul(x, w, 40)),
-        5
-        * (_RATE_BYTES // 8)
-        / _fastest(lambda: backend.expand_words("aes128ctr", bytes(32), (_RATE_BYTES // 8,), 40)),
-        _RATE_BYTES / _fastest(lambda: words + 0),
-        _exchange_seconds(),
-    )
+    multiply = _fastest(lambda: backend.matmul(x, w, 40))
+    shape = (_RATE_BYTES // 8,)
+    expand = _fastest(lambda: backend.expand_words("aes128ctr", bytes(32), shape, 40))
+    copy = _fastest(lambda: words + 0)
+    uniform = shape[0] * word_bytes(40) / expand
+    return Rates(side**3 / multiply, uniform, _RATE_BYTES / copy, _exchange_seconds())
 
 
 def _fastest(work: Callable[[], object]) -> float:
@@ -172,9 +167,7 @@ def multiply_adds(step: Step, program: Program) -> int:
 
 
 def explain(compiled: Plan, batch_size: int, rates: Rates, runs: int = RUNS) -> dict[str, Layer]:
-    """Every layer of a network, dealt first, then run, on this process's three threads; medians of
-    the runs.
-    """
+    """Every layer of a network, dealt first, then run, on three threads; medians of the runs."""
     source = compiled.record.graph.input
     x = models.sample_inputs((batch_size, *source.shape), source.low, source.high)
     with compiled.simulate(batch_size) as session:
@@ -204,9 +197,8 @@ def explain(compiled: Plan, batch_size: int, rates: Rates, runs: int = RUNS) -> 
     for layer in layers.values():
         layer.floor = layer.madds / rates.madds + layer.uniform / rates.uniform
         # Sent and received, packed and read; the dealer's bytes are read by server 1.
-        layer.floor += (
-            2 * layer.online_bytes + layer.dealer_bytes
-        ) / rates.copied + layer.rounds * rates.exchange
+        layer.floor += (2 * layer.online_bytes + layer.dealer_bytes) / rates.copied
+        layer.floor += layer.rounds * rates.exchange
         layer.dealer_floor = layer.dealer_madds / rates.madds + layer.dealer_uniform / rates.uniform
         layer.dealer_floor += layer.dealer_bytes / rates.copied
     return layers
@@ -258,12 +250,8 @@ class _TimedDeal:
 
     def __init__(self, step: dealer.Dealable) -> None:
         self._step, self.seconds, self.uniform = step, 0.0, 0
-        self.name, self.inputs, self.output, self.dealer_bytes = (
-            step.name,
-            step.inputs,
-            step.output,
-            step.dealer_bytes,
-        )
+        self.name, self.inputs = step.name, step.inputs
+        self.output, self.dealer_bytes = step.output, step.dealer_bytes
 
     def deal(self, dealing: dealer.Dealing, *masks: Any) -> Any:
         """As the step's."""
@@ -300,14 +288,9 @@ def growth(compiled: Plan, batches: Sequence[int]) -> list[tuple[int, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one workload, with --json as one object."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.explain", description="Floor and measured time."
-    )
+    parser = command_line("explain", "Floor and measured time.")
     parser.add_argument("--workload", choices=("lenet", "vgg", "lite0"), default="vgg")
     parser.add_argument("--batch-size", type=int, default=0)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line"
-    )
     options = parser.parse_args(arguments)
     compiled = models.compile_named(options.workload)
     batch_size = options.batch_size or BATCH[options.workload]
@@ -336,8 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rates=dataclasses.asdict(rates),
         layers={key: dataclasses.asdict(layer) for key, layer in layers.items()},
     )
-    if options.json:
-        print(json.dumps(measured))
+    show(measured, options.json)
     return 0
 
 

@@ -5,7 +5,6 @@ An ID is a row's id or the part before one of its dots (`relu` is all of `relu.*
 command runs once. The exit status is 1 when a figure is missed, absent, or its command failed.
 """
 
-import argparse
 import json
 import operator
 import shlex
@@ -20,9 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.command import command_line
+from bench.machine import ROOT
 from bench.schema import SchemaError, check_row
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("figures.toml")
 TIMEOUT_SECONDS = 3600
 
@@ -51,15 +51,10 @@ class Figure:
 
     def __post_init__(self) -> None:
         if self.comparison not in COMPARISONS:
-            raise ValueError(
-                f"figure {self.id}: comparison {self.comparison!r} is not one of "
-                f"{', '.join(COMPARISONS)}"
-            )
+            known = ", ".join(COMPARISONS)
+            raise ValueError(f"figure {self.id}: {self.comparison!r} is not one of {known}")
         if (self.bound is None) != (self.comparison == "report"):
-            raise ValueError(
-                f"figure {self.id}: every comparison but `report` needs a bound, and `report` "
-                "takes none"
-            )
+            raise ValueError(f"figure {self.id}: a bound is needed, except with `report`")
 
     @property
     def asked(self) -> str:
@@ -78,9 +73,8 @@ class Result:
     @property
     def met(self) -> bool:
         """Whether the measured number keeps the bound."""
-        return self.measured is not None and COMPARISONS[self.figure.comparison](
-            self.measured, self.figure.bound
-        )
+        holds = COMPARISONS[self.figure.comparison]
+        return self.measured is not None and holds(self.measured, self.figure.bound)
 
     @property
     def verdict(self) -> str:
@@ -101,13 +95,12 @@ def read_table(path: Path = TABLE) -> list[Figure]:
 
 def select(figures: Sequence[Figure], ids: Sequence[str]) -> list[Figure]:
     """The rows named by `ids`, in the table's order; all rows when there are none."""
-    names = {figure.id: figure for figure in figures}
+    names = [figure.id for figure in figures]
     for wanted in ids:
-        if not any(name == wanted or name.startswith(wanted + ".") for name in names):
+        if not any(f"{name}.".startswith(f"{wanted}.") for name in names):
             raise ValueError(f"no figure '{wanted}'; there are {', '.join(names)}")
-    return [
-        f for f in figures if not ids or any(f.id == i or f.id.startswith(i + ".") for i in ids)
-    ]
+    starts = tuple(f"{wanted}." for wanted in ids)
+    return [figure for figure in figures if not ids or f"{figure.id}.".startswith(starts)]
 
 
 def last_json_object(text: str) -> dict[str, Any] | None:
@@ -138,10 +131,8 @@ def look_up(output: dict[str, Any], key: str) -> float:
 
 def run_command(command: str) -> tuple[dict[str, Any] | None, str]:
     """The JSON object a command prints, or none and why."""
-    programs = {
-        "{python}": sys.executable,
-        "{gpumpc}": str(Path(sys.executable).with_name("gpumpc")),
-    }
+    gpumpc = str(Path(sys.executable).with_name("gpumpc"))
+    programs = {"{python}": sys.executable, "{gpumpc}": gpumpc}
     words = [programs.get(word, word) for word in shlex.split(command)]
     try:
         done = subprocess.run(
@@ -190,37 +181,21 @@ def print_table(results: Sequence[Result]) -> None:
     """Asked beside measured beside verdict."""
     table = Table(title="Figures: asked beside measured")
     for title in ("id", "asked", "measured", "unit", "machine", "issue", "verdict"):
-        table.add_column(
-            title, justify="right" if title in ("asked", "measured") else "left", overflow="fold"
-        )
+        side: Any = "right" if title in ("asked", "measured") else "left"
+        table.add_column(title, justify=side, overflow="fold")
     for result in results:
         figure = result.figure
         measured = "" if result.measured is None else f"{result.measured:,}"
-        style = "" if result.met else "bold red"
-        table.add_row(
-            figure.id,
-            figure.asked,
-            measured,
-            figure.unit,
-            figure.machine,
-            str(figure.issue),
-            result.verdict,
-            style=style,
-        )
+        cells = (figure.id, figure.asked, measured, figure.unit, figure.machine, str(figure.issue))
+        table.add_row(*cells, result.verdict, style="" if result.met else "bold red")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print; 0 when every figure is met."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.figures", description="Measure the figures issues ask for."
-    )
-    parser.add_argument(
-        "ids", nargs="*", metavar="ID", help="a row's id, or the part before a dot; all when absent"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object instead of a table"
-    )
+    parser = command_line("figures", "Measure the figures issues ask for.")
+    known = "a row's id, or the part before a dot; all when absent"
+    parser.add_argument("ids", nargs="*", metavar="ID", help=known)
     options = parser.parse_args(arguments)
     try:
         figures = select(read_table(), options.ids)

@@ -7,24 +7,21 @@ instructions a clock and multiprocessor at 1.755 GHz; 1.2 P byte operations a se
 mma.sync): predictions, not measurements.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from bench.command import command_line, show
 from bench.disassembly import Code, disassemble
+from bench.machine import ROOT
 from bench.schema import row
 from gpumpc.ring import kernels
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "kernels.md"
-BEGIN, END = (
-    "<!-- computed: python -m bench.kernel_table --write -->",
-    "<!-- end of what is computed -->",
-)
+DOCUMENT = ROOT / "docs" / "kernels.md"
+BEGIN = "<!-- computed: python -m bench.kernel_table --write -->"
+END = "<!-- end of what is computed -->"
 BYTES_PER_S = 0.9 * 3.35e12
 INSTRUCTIONS_PER_S = 132 * 128 * 1.755e9
 MULTIPLY_ADDS_PER_S = 17.0e12 * 36  # of bytes, by mma.sync
@@ -41,17 +38,14 @@ BYTES: dict[str, float] = {
     176, "tree_deal": 104, "split_columns": 13, "argmax_signed": 8, "add_packed": 21, "mask_add":
     16, "from_lanes": 8.125,
 }  # fmt: skip
+MEMORY = ("LD", "ST")
 # Kernels with a body for each width or fan-in, those that draw a stream, and those whose threads
 # take one element.
-MEMORY = ("LD", "ST")
 CASES = {"lookup", "tree_finish", "tree_deal"}
 STREAMS = {"chacha_words", "chacha_lanes", "mask_words", "mask_add", "mask_lanes"}
 ONE_A_THREAD = {"take_bit", "lift_mask"}
-SHAPE = (
-    25088,
-    2304,
-    256,
-)  # M, K, N of the products' predicted times: 56x56x8 images, 256 channels, 3x3
+# M, K, N of the products' predicted times: 56x56x8 images, 256 channels, 3x3
+SHAPE = (25088, 2304, 256)
 MILLION = 1e6
 
 
@@ -72,18 +66,12 @@ def _instructions(code: Code, kernel: kernels.Kernel) -> tuple[float | None, str
     """Instructions an element where the code has no loop, else those of its hot loop."""
     if kernel.name in CASES:
         return None, f"{len(code.instructions)} in six cases"
-    if (
-        kernel.name in STREAMS
-    ):  # ten double rounds, two a turn of the loop that touches no memory, make 64 bytes
-        per_word = (
-            5
-            * max(
-                len(body)
-                for body in code.loops()
-                if not any(i.opcode.startswith(MEMORY) for i in body)
-            )
-            / 8
+    if kernel.name in STREAMS:
+        # Ten double rounds, two a turn of the loop that touches no memory, make 64 bytes.
+        loops = (
+            body for body in code.loops() if not any(i.opcode.startswith(MEMORY) for i in body)
         )
+        per_word = 5 * max(map(len, loops)) / 8
         return per_word, f"{per_word:.0f}"
     if not code.loops():
         per_thread = 1 if kernel.name in ONE_A_THREAD else 4
@@ -112,10 +100,7 @@ def lines() -> tuple[Line, ...]:
 
 def _lines() -> Iterator[Line]:
     for file in kernels.files():
-        compiled = {
-            architecture: kernels.compiled(file, architecture)
-            for architecture in kernels.ARCHITECTURES
-        }
+        compiled = {name: kernels.compiled(file, name) for name in kernels.ARCHITECTURES}
         codes = disassemble(compiled["sm_90"])
         for kernel in kernels.parse(kernels.source(file), file):
             found = [cubin.resources()[kernel.name] for cubin in compiled.values()]
@@ -124,16 +109,8 @@ def _lines() -> Iterator[Line]:
             per_element, instructions = _instructions(code, kernel)
             shared = (found[3].shared_bytes + kernel.shared_bytes) / 1024
             registers = max(one.registers for one in found)
-            predicted = _predicted(kernel.name, share, per_element)
-            yield Line(
-                kernel.name,
-                registers,
-                shared,
-                share,
-                BYTES.get(kernel.name),
-                instructions,
-                predicted,
-            )
+            predicted, n_bytes = _predicted(kernel.name, share, per_element), BYTES.get(kernel.name)
+            yield Line(kernel.name, registers, shared, share, n_bytes, instructions, predicted)
 
 
 def table() -> str:
@@ -157,18 +134,11 @@ def table() -> str:
 
 
 def figures() -> dict[str, Any]:
-    """Spills of all kernels on all architectures, and the least tensor-core share of the 8-limb
-    products.
-    """
-    shares = {
-        kind: min(
-            disassemble(kernels.compiled(f"limb_{kind}", architecture))[
-                f"limb_{kind}_l8"
-            ].tensor_share
-            for architecture in ("sm_80", "sm_90")
-        )
-        for kind in ("gemm", "conv")
-    }
+    """Spills of all kernels everywhere; the least tensor-core share of the 8-limb products."""
+    shares = {}
+    for file in ("limb_gemm", "limb_conv"):
+        codes = [disassemble(kernels.compiled(file, name)) for name in ("sm_80", "sm_90")]
+        shares[file[5:]] = min(code[f"{file}_l8"].tensor_share for code in codes)
     spilled = sum(
         found.spill_bytes
         for file in kernels.files()
@@ -186,16 +156,11 @@ def written() -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the table, or write it into the document."""
-    parser = argparse.ArgumentParser(prog="python -m bench.kernel_table")
-    parser.add_argument(
-        "--write", action="store_true", help="into docs/kernels.md, between its marks"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="the figures of the gates, as one object"
-    )
+    parser = command_line("kernel_table", "The table of kernels; with --json, the gates' figures.")
+    parser.add_argument("--write", action="store_true", help="into docs/kernels.md")
     chosen = parser.parse_args(arguments)
     if chosen.json:
-        print(json.dumps(figures()))
+        show(figures(), True)
     elif chosen.write:
         before, rest = DOCUMENT.read_text().split(BEGIN)
         DOCUMENT.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")

@@ -10,12 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, what the processor can do that matters here, and the revision of
-    this checkout.
-    """
-    fields = _cpu_fields(
-        Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    )
+    """Processor, cores, memory, vector multiplies, and the revision of this checkout."""
+    about = Path("/proc/cpuinfo")
+    fields = _cpu_fields(about.read_text() if about.exists() else "")
     flags = fields.get("flags", "").split()
     return {
         "processor": fields.get("model name") or platform.processor() or platform.machine(),
@@ -29,9 +26,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """One word a machine class: two machines of one kind share it, so that their figures are
-    compared.
-    """
+    """One word a machine class: figures of machines of one kind are compared."""
     found = machine()
     words = "".join(c if c.isalnum() else " " for c in found["processor"]).split()
     vector = "avx512" if found["vector_multiply_64"] else "plain"
@@ -40,14 +35,9 @@ def machine_name() -> str:
 
 def revision() -> str:
     """The commit of this checkout, with a mark if files differ from it; empty without git."""
+    ask = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return told.stdout.strip()

@@ -6,8 +6,6 @@ that keeps the link's rate and delay. Prints seconds with the dealer on the same
 rounds, bytes, and the peak memory of each process.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.command import command_line, show
 from bench.machine import machine
 from bench.schema import row
 from gpumpc.errors import GpumpcError
@@ -34,9 +33,7 @@ def measure(workload: str, batch_size: int, net: str, params: Params, runs: int)
 
 
 def floor(rounds: int, online_bytes: int, dealer_bytes: int, net: str) -> dict[str, float | None]:
-    """What the link alone takes: each round waits one way, for both servers speak at once; bytes
-    pass at its rate.
-    """
+    """Seconds of the link alone: each round waits one way; bytes pass at the link's rate."""
     link = NETWORKS[net]
     if link is None:
         return {"link_seconds_online": None, "link_seconds_dealer": None}
@@ -49,21 +46,12 @@ def floor(rounds: int, online_bytes: int, dealer_bytes: int, net: str) -> dict[s
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """Seconds and rounds, beside what the link alone takes."""
-    titles = (
-        "workload",
-        "batch_size",
-        "net",
-        "total",
-        "online",
-        "link, online",
-        "link, dealer",
-        "rounds",
-        "MB",
-        "dealer MB",
-    )
-    table = Table(*titles, "peak MB: dealer, S0, S1", title="Seconds over simulated links")
+    titles = "workload|batch_size|net|total|online|link, online|link, dealer|rounds|MB|dealer MB"
+    peak = "peak MB: dealer, S0, S1"
+    table = Table(*titles.split("|"), peak, title="Seconds over simulated links")
     for entry in rows:
-        peaks = entry["peak_memory"]
+        parties = ("dealer", "server0", "server1")
+        peaks = (f"{entry['peak_memory'][f'{name}_bytes'] / 1e6:.0f}" for name in parties)
         seconds = ("seconds_total", "seconds_online", "link_seconds_online", "link_seconds_dealer")
         table.add_row(
             entry["workload"],
@@ -73,42 +61,30 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
             str(entry["rounds"]),
             f"{entry['online_bytes'] / 1e6:.1f}",
             f"{entry['offline_bytes'] / 1e6:.1f}",
-            ", ".join(
-                f"{peaks[f'{name}_bytes'] / 1e6:.0f}" for name in ("dealer", "server0", "server1")
-            ),
+            ", ".join(peaks),
         )
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 with the reason if it cannot be."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.networks", description="Networks over simulated links."
-    )
+    parser = command_line("networks", "Networks over simulated links.")
     parser.add_argument("--net", default="wan", choices=[*NETWORKS], help="the link")
     parser.add_argument("--workload", default="lenet", choices=[*BATCH])
     parser.add_argument("--batch-size", type=int, default=0, help="images; 0: the usual number")
     parser.add_argument("--ring-bits", type=int, default=40, help="ring bits of a product")
     parser.add_argument("--frac-bits", type=int, default=13, help="fraction bits")
-    parser.add_argument(
-        "--runs", type=int, default=3, help="timed runs, of which the median counts"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs; the median counts")
     options = parser.parse_args(arguments)
-    batch_size = options.batch_size or BATCH[options.workload]
+    workload, params = options.workload, Params(options.ring_bits, options.frac_bits)
+    batch_size = options.batch_size or BATCH[workload]
     try:
-        measured = measure(
-            options.workload,
-            batch_size,
-            options.net,
-            Params(ring_bits=options.ring_bits, frac_bits=options.frac_bits),
-            options.runs,
-        )
+        measured = measure(workload, batch_size, options.net, params, options.runs)
     except GpumpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(measured))
+        show(measured, True)
     else:
         Console(width=None if sys.stdout.isatty() else 140).print(table_of([measured]))
     return 0

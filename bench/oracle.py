@@ -7,9 +7,8 @@ Images come from the data cache (`out/data`); what is missing there is fetched. 
 from `--seed`, so the figures are the same on every run.
 """
 
-import argparse
 import copy
-import json
+import functools
 import os
 import resource
 import sys
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 import gpumpc
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.datasets.fetch import CACHE, SOURCES, fetch
 from gpumpc.datasets.patches import SIZE, build_patches
@@ -52,9 +52,7 @@ def true_features(model: torch.nn.Module, images: FloatArray) -> FloatArray:
 
 
 def rounded_weights_features(compiled: gpumpc.Plan, images: FloatArray) -> FloatArray:
-    """In float64 as well, but with the weights at f fraction bits: the part of the error that no
-    protocol can avoid.
-    """
+    """The same with weights rounded to f fraction bits: the error no protocol can avoid."""
     unit = 2.0**compiled.record.params.frac_bits
     rounded = {
         n: np.rint(w * unit) / unit if n.endswith(".weight") else w
@@ -66,15 +64,9 @@ def rounded_weights_features(compiled: gpumpc.Plan, images: FloatArray) -> Float
 def compile_lite0(model: torch.nn.Module, params: Params) -> gpumpc.Plan:
     """For 64 x 64 pixels in the range that preprocessing gives them."""
     low, high = ((255.0 * pixel - LITE0_INPUT.mean[0]) / LITE0_INPUT.std[0] for pixel in (0.0, 1.0))
-    example = torch.zeros(1, 3, SIZE, SIZE)
-    return gpumpc.compile(
-        model,
-        example,
-        name="lite0",
-        input_range=(low, high),
-        params=params,
-        preprocessing=LITE0_INPUT,
-    )
+    example, recipe = torch.zeros(1, 3, SIZE, SIZE), LITE0_INPUT
+    made = functools.partial(gpumpc.compile, name="lite0", params=params, preprocessing=recipe)
+    return made(model, example, input_range=(low, high))
 
 
 class Tally:
@@ -90,9 +82,7 @@ class Tally:
     def take(self, verdict: Verdict, layers: set[str]) -> None:
         """Add a batch. Raises RuntimeError if a layer was not compared."""
         if missing := layers - verdict.values.keys():
-            raise RuntimeError(
-                f"these layers of the secure run were not seen: {', '.join(sorted(missing))}"
-            )
+            raise RuntimeError(f"the secure run showed no layer {', '.join(sorted(missing))}")
         self.n_layers = len(layers)
         self.n_values += verdict.n_values
         # Shares and openings under names of their own: a wrong share can hide behind a right sum.
@@ -112,26 +102,18 @@ def run(compiled: gpumpc.Plan, images: FloatArray, session: SecureRun) -> Tally:
         begun = time.monotonic()
         batch = session.run_batch(x)
         ended = time.monotonic()
-        tally.take(
-            compare(session, batch, oracle.predict(session.integers(x), batch.number)), layers
-        )
+        predicted = oracle.predict(session.integers(x), batch.number)
+        tally.take(compare(session, batch, predicted), layers)
         tally.features.append(batch.result)
         tally.seconds_secure += ended - begun
         tally.seconds_oracle += time.monotonic() - ended
-        print(
-            f"{start + len(x)} images, {sum(tally.differing.values())} values differ",
-            file=sys.stderr,
-            flush=True,
-        )
+        n_differing = sum(tally.differing.values())
+        print(f"{start + len(x)} images, {n_differing} values differ", file=sys.stderr, flush=True)
     return tally
 
 
-def feature_error(
-    secure: FloatArray, true: FloatArray, name: str = "feature_error"
-) -> dict[str, float]:
-    """|secure - float64| as a fraction of the spread: the mean over features of the deviation
-    between images.
-    """
+def feature_error(secure: FloatArray, true: FloatArray, name: str) -> dict[str, float]:
+    """|secure - float64| over the spread: the features' mean deviation between images."""
     error = np.abs(secure - true) / true.std(axis=0).mean()
     return {
         f"{name}_max": float(error.max()),
@@ -163,7 +145,7 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
         differing_values=sum(tally.differing.values()),
         differing_names=sorted(tally.differing),
         feature_spread=float(true.std(axis=0).mean()),
-        **feature_error(secure, true),
+        **feature_error(secure, true, "feature_error"),
         **feature_error(rounded, true, "weights_rounded_error"),
         **feature_error(secure, rounded, "protocol_error"),
         seconds_total=time.monotonic() - begun,
@@ -182,24 +164,17 @@ def measure(count: int, seed: int, cache: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 when a value differs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.oracle", description="Lite0 against the plaintext oracle."
-    )
+    parser = command_line("oracle", "Lite0 against the plaintext oracle.")
     parser.add_argument("--images", type=int, default=64, help="how many real images")
     parser.add_argument("--seed", type=int, default=0, help="of roots, masks and names")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where fetched data lies")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     measured = measure(options.images, options.seed, options.cache)
-    if options.json:
-        print(json.dumps(measured))
-    else:
-        print(
-            f"{measured['images']} images, {measured['layers']} layers, "
-            f"{measured['compared_values']} values: "
-            f"{measured['differing_values']} differ; feature error "
-            f"{measured['feature_error_max']:.2g} of the spread"
-        )
+    text = (
+        "{images} images, {layers} layers, {compared_values} values: {differing_values} differ; "
+        "feature error {feature_error_max:.2g} of the spread"
+    )
+    show(measured, options.json, text.format(**measured))
     return int(measured["differing_values"] > 0)
 
 

@@ -60,15 +60,11 @@ _COLUMNS = f"| {' | '.join(_NAMES.split(', '))} |\n{'|---' * len(_NAMES.split(',
 def _section(
     name: str, title: str, backend: str, rates: Rates, layers: dict[str, Layer], plot: str
 ) -> str:
-    summed = total(layers)
-    ranked = sorted(
-        layers, key=lambda layer: -(layers[layer].seconds + layers[layer].dealer_seconds)
-    )[:SHOWN]
-    lines = [_line(layer, layers[layer]) for layer in ranked]
-    rest = {layer: found for layer, found in layers.items() if layer not in ranked}
-    if rest:
+    ranked = sorted(layers, key=lambda name: -layers[name].seconds - layers[name].dealer_seconds)
+    lines = [_line(layer, layers[layer]) for layer in ranked[:SHOWN]]
+    if rest := {layer: layers[layer] for layer in ranked[SHOWN:]}:
         lines.append(_line(f"{len(rest)} more", total(rest)))
-    lines.append(_line("**all**", summed))
+    lines.append(_line("**all**", total(layers)))
     return f"""
 ## {title}, batch {BATCH[name]}, {backend} backend
 
@@ -84,17 +80,10 @@ GB of uniform bytes a second, copies {rates.copied / 1e9:.1f} GB a second, an em
 
 
 def _line(name: str, layer: Layer) -> str:
-    numbers = (
-        f"{layer.madds / 1e6:.1f}",
-        f"{layer.uniform / 1e6:.2f}",
-        f"{layer.online_bytes / 1e6:.2f}",
-        f"{layer.dealer_bytes / 1e6:.2f}",
-        str(layer.rounds),
-        *(
-            f"{1e3 * s:.1f}"
-            for s in (layer.floor, layer.seconds, layer.dealer_floor, layer.dealer_seconds)
-        ),
-    )
+    sizes = (layer.uniform, layer.online_bytes, layer.dealer_bytes)
+    times = (layer.floor, layer.seconds, layer.dealer_floor, layer.dealer_seconds)
+    numbers = [f"{layer.madds / 1e6:.1f}", *(f"{size / 1e6:.2f}" for size in sizes)]
+    numbers += [str(layer.rounds), *(f"{1e3 * seconds:.1f}" for seconds in times)]
     return f"| {name} | {' | '.join(numbers)} |"
 
 
@@ -120,26 +109,20 @@ def _plot(layers: dict[str, Layer]) -> str:
     step = width / len(layers)
     bars = []
     for i, (name, layer) in enumerate(layers.items()):
-        floor, whole = (
-            height * min(value, most) / most
-            for value in (layer.floor, max(layer.seconds, layer.floor))
-        )
-        x = i * step
-        for value, colour in ((whole, "#9ab8d6"), (floor, "#1f4e79")):
+        title = f"{name}: floor {1e3 * layer.floor:.2f} ms, measured {1e3 * layer.seconds:.2f} ms"
+        whole = max(layer.seconds, layer.floor)
+        for seconds, colour in ((whole, "#9ab8d6"), (layer.floor, "#1f4e79")):
+            value = height * seconds / most
             bars.append(
-                f'<rect x="{x:.2f}" y="{top + height - value:.2f}" width="{0.8 * step:.2f}" '
-                f'height="{value:.2f}" '
-                f'fill="{colour}"><title>{name}: floor {1e3 * layer.floor:.2f} ms, measured '
-                f"{1e3 * layer.seconds:.2f} ms"
-                "</title></rect>"
+                f'<rect x="{i * step:.2f}" y="{top + height - value:.2f}" '
+                f'width="{0.8 * step:.2f}" height="{value:.2f}" '
+                f'fill="{colour}"><title>{title}</title></rect>'
             )
     label = f"online time of a server by layer, {1e3 * most:.0f} ms at the top; dark: the floor"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height + top + 6:.0f}" '
-        'role="img">'
-        '<rect width="100%" height="100%" fill="white"/><text x="0" y="15" '
-        f'font-family="sans-serif" font-size="13">{label}'
-        f"</text>{''.join(bars)}</svg>\n"
+        'role="img"><rect width="100%" height="100%" fill="white"/><text x="0" y="15" '
+        f'font-family="sans-serif" font-size="13">{label}</text>{"".join(bars)}</svg>\n'
     )
 
 

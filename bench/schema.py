@@ -23,9 +23,8 @@ BACKENDS = frozenset({"numpy", "numba", "cupy", "emulated"})
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 # A unit this project does not write: seconds and bytes only, spelled out.
-_FOREIGN_UNIT = re.compile(
-    r"(^|_)(ms|us|ns|secs?|mins?|minutes|hours|time|kb|mb|gb|kib|mib|gib)($|_)"
-)
+_UNITS = "ms|us|ns|secs?|mins?|minutes|hours|time|kb|mb|gb|kib|mib|gib"
+_FOREIGN_UNIT = re.compile(rf"(^|_)({_UNITS})($|_)")
 
 
 class SchemaError(ValueError):
@@ -40,9 +39,7 @@ def row(**values: Any) -> dict[str, Any]:
 
 
 def check_row(row: Mapping[str, Any]) -> None:
-    """Raise `SchemaError` unless `row` has all common keys, of the right types, and only
-    well-formed names.
-    """
+    """Raise `SchemaError` unless `row` has all common keys, right types and well-formed names."""
     faults = [f"'{key}' is missing" for key in COMMON if key not in row]
     for key, types in COMMON.items():
         value = row.get(key)
@@ -67,11 +64,7 @@ def _name_faults(row: Mapping[str, Any], prefix: str = "") -> list[str]:
             faults.append(f"'{prefix}{key}' is not lower snake case")
         elif _FOREIGN_UNIT.search(key):
             faults.append(f"'{prefix}{key}' does not say seconds or bytes")
-        if (
-            key.endswith("_bytes")
-            and value is not None
-            and (isinstance(value, bool) or not isinstance(value, int))
-        ):
+        if key.endswith("_bytes") and value is not None and type(value) is not int:
             faults.append(f"'{prefix}{key}' is {value!r}, and bytes are whole")
         if isinstance(value, Mapping):
             faults += _name_faults(value, f"{prefix}{key}.")

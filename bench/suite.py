@@ -25,15 +25,8 @@ def files_of(names: Sequence[str], folder: Path = Path(__file__).parent) -> list
 
 def command(names: Sequence[str], storage: Path) -> list[str]:
     """Runs the suites and saves them; compares with the last that is there."""
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *map(str, files_of(names)),
-        "-q",
-        "-o",
-        "python_files=bench_*.py",
-    ]
+    words = [sys.executable, "-m", "pytest", *map(str, files_of(names))]
+    words += ["-q", "-o", "python_files=bench_*.py"]
     words += ["--benchmark-only", "--benchmark-autosave", f"--benchmark-storage=file://{storage}"]
     words += ["--benchmark-columns=median,min,max", "--benchmark-sort=fullname", "-p", "no:xdist"]
     if any(storage.rglob("*.json")):

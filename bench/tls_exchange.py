@@ -37,6 +37,7 @@ from cryptography.x509.oid import NameOID
 
 from bench import bulk_exchange
 from bench.bulk_exchange import Timing, measure
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.wire.frames import HEADER, MAX_PAYLOAD_BYTES, Kind, decode_header, encode_header
 
@@ -72,10 +73,8 @@ def _outgoing(payload: Sequence[bytes]) -> list[memoryview]:
     """A frame as views to send: a small one joined with its header, a large one uncopied."""
     data = payload[0]
     header = encode_header(Kind.OPENING, len(data))
-    return [
-        memoryview(part)
-        for part in ([header, data] if len(data) >= _LARGE_BYTES else [header + data])
-    ]
+    parts = [header, data] if len(data) >= _LARGE_BYTES else [header + data]
+    return [memoryview(part) for part in parts]
 
 
 class TlsChannel:
@@ -171,10 +170,9 @@ def write_credentials(folder: Path, name: str) -> None:
         .sign(key, hashes.SHA256())
     )
     (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    (folder / f"{name}.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    )
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, form, plain)
+    (folder / f"{name}.key").write_bytes(private)
 
 
 def _secured(sock: socket.socket, folder: Path, own: str, peer: str) -> ssl.SSLSocket:
@@ -210,9 +208,8 @@ def run_tls(way: str, sizes: Sequence[tuple[int, int]]) -> list[Timing]:
         folder = Path(name)
         for party in ("listener", "caller"):
             write_credentials(folder, party)
-        told = json.dumps(
-            {"way": way, "sizes": sizes, "folder": name, "port": listener.getsockname()[1]}
-        )
+        port = listener.getsockname()[1]
+        told = json.dumps({"way": way, "sizes": sizes, "folder": name, "port": port})
         caller = subprocess.Popen([sys.executable, "-m", "bench.tls_exchange", "--caller", told])
         try:
             listener.settimeout(_PATIENCE_S)
@@ -265,15 +262,12 @@ def _values(way: str, small: Timing, large: Timing) -> dict[str, float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.tls_exchange", description="Time our records against TLS 1.3."
-    )
+    parser = command_line("tls_exchange", "Time our records against TLS 1.3.")
     parser.add_argument("--mb", type=float, default=64.0, help="millions of bytes each way")
     parser.add_argument("--times", type=int, default=9, help="large exchanges a run")
     parser.add_argument("--small", type=int, default=1000, help="bytes each way of a small one")
     parser.add_argument("--small-times", type=int, default=2000, help="small exchanges a run")
     parser.add_argument("--runs", type=int, default=3, help="runs of each way, alternating")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--caller", help=argparse.SUPPRESS)
     return parser
 
@@ -308,8 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         / values["seconds_stream_processor"],
         **values,
     )
-    if options.json:
-        print(json.dumps(measured))
+    show(measured, options.json)
     return 0
 
 

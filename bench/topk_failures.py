@@ -7,10 +7,8 @@ databases are searched instead, a random one and one of nothing but duplicates o
 `outside_law` counts statistics of what was opened that tell them apart.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 
+from bench.command import command_line, show
 from bench.schema import row
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
@@ -60,10 +59,8 @@ def search(
 ) -> Outcome:
     """One run on shares of the distances (Q, N). Raises SelectionFailed."""
     rows, n = distances.shape
-    inputs = {"x": share(distances, bits, seed=seed)}
-    return run_steps(
-        steps((rows, n), k, bits), inputs, seed=seed, batch_index=batch_index, script=script
-    )
+    inputs, parts = {"x": share(distances, bits, seed=seed)}, steps((rows, n), k, bits)
+    return run_steps(parts, inputs, seed=seed, batch_index=batch_index, script=script)
 
 
 def exact(distances: Ints, k: int) -> Ints:
@@ -117,17 +114,14 @@ def count_wrong(n_queries: int, n: int, k: int, seed: int) -> Tally:
 
 
 def opened_signs(outcome: Outcome, rows: int) -> dict[str, Bools]:
-    """The comparison bits of a search, by step, (rows, comparisons): of each step, the lanes it
-    opened last.
-    """
+    """The comparison bits (rows, comparisons) of each step: the lanes it opened last."""
     lanes = {o.step: o for o in outcome.openings[0] if not o.bits}
     return {name: _host_bits(o.values, o.n).reshape(rows, -1) for name, o in lanes.items()}
 
 
 def _host_bits(lanes: npt.NDArray[np.uint64], n: int) -> Bools:
-    return np.unpackbits(
-        np.ascontiguousarray(lanes[0]).view(np.uint8), count=n, bitorder="little"
-    ).view(bool)
+    octets = np.ascontiguousarray(lanes[0]).view(np.uint8)
+    return np.unpackbits(octets, count=n, bitorder="little").view(bool)
 
 
 def transcripts(distances: Ints, n_queries: int, k: int, seed: int) -> dict[str, Bools]:
@@ -141,10 +135,8 @@ def transcripts(distances: Ints, n_queries: int, k: int, seed: int) -> dict[str,
         with contextlib.suppress(SelectionFailed):
             parts.append(opened_signs(search(distances, k, seed, batch_index), len(distances)))
         if len(parts) == wanted:
-            return {
-                name: np.concatenate([part[name] for part in parts])[:n_queries]
-                for name in parts[0]
-            }
+            whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return {name: bits[:n_queries] for name, bits in whole.items()}
     raise AssertionError(f"{len(parts)} of {2 * wanted + 20} batches succeeded")
 
 
@@ -181,16 +173,11 @@ def p_value(first: Ints, second: Ints) -> float:
 
 
 def check_law(first: dict[str, Bools], second: dict[str, Bools]) -> tuple[list[str], int, float]:
-    """Statistics that differ beyond `FALSE_ALARMS` shared out equally; how many there were, and the
-    least p-value.
-    """
+    """Statistics that differ beyond `FALSE_ALARMS`, how many there were, the least p-value."""
     pairs = zip(statistics(first), statistics(second), strict=True)
     found = [(label, p_value(one, other)) for (label, one), (_, other) in pairs]
-    return (
-        [label for label, p in found if p < FALSE_ALARMS / len(found)],
-        len(found),
-        min(p for _, p in found),
-    )
+    outside = [label for label, p in found if p < FALSE_ALARMS / len(found)]
+    return outside, len(found), min(p for _, p in found)
 
 
 def two_laws(n_queries: int, n: int, k: int, seed: int) -> tuple[list[str], int, float]:
@@ -205,58 +192,38 @@ def two_laws(n_queries: int, n: int, k: int, seed: int) -> tuple[list[str], int,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Count wrong queries, or with --law statistics that differ; the exit status is 1 if there are
-    any.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.topk_failures", description="Check the search."
-    )
+    """Count wrong queries, or with --law differing statistics; the exit status is 1 if any."""
+    parser = command_line("topk_failures", "Check the search.")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--n", type=int, default=2000, help="rows of the database")
     parser.add_argument("--k", type=int, default=K, help="neighbours asked for")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--law", action="store_true", help="compare what two databases make the servers open"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line"
-    )
+    parser.add_argument("--law", action="store_true", help="compare openings of two databases")
     options = parser.parse_args(arguments)
-    start = time.monotonic()
-    counted = {
-        "queries": options.queries,
-        "n": options.n,
-        "neighbours": options.k,
-        "backend": "numpy",
-    }
+    start, found = time.monotonic(), dict[str, Any]()
     if options.law:
         outside, n_statistics, least = two_laws(options.queries, options.n, options.k, options.seed)
         bad = len(outside)
-        found = {
-            "outside_law": bad,
-            "statistics": n_statistics,
-            "p_value_least": least,
-            "false_alarms": FALSE_ALARMS,
-        }
-        print(
-            f"{bad} of {n_statistics} statistics differ, least p-value {least:.3g}",
-            *outside[:8],
-            file=sys.stderr,
-        )
+        found |= {"outside_law": bad, "statistics": n_statistics}
+        found |= {"p_value_least": least, "false_alarms": FALSE_ALARMS}
+        text = f"{bad} of {n_statistics} statistics differ, least p-value {least:.3g}"
+        print(text, *outside[:8], file=sys.stderr)
     else:
         tally = count_wrong(options.queries, options.n, options.k, options.seed)
         bad, cost = tally.wrong, tally.cost
-        found = {
-            "wrong": bad,
-            "retries": tally.retries,
-            "online_bytes": cost.online_bytes,
-            "rounds": cost.rounds,
-        }
-        found["offline_bytes"] = cost.dealer_bytes
+        found |= {"wrong": bad, "retries": tally.retries, "rounds": cost.rounds}
+        found |= {"online_bytes": cost.online_bytes, "offline_bytes": cost.dealer_bytes}
         print(f"{bad} of {tally.queries} wrong, {tally.retries} batches repeated", file=sys.stderr)
-    measured = row(seconds_total=time.monotonic() - start, n_threads=2, **counted, **found)
-    if options.json:
-        print(json.dumps(measured))
+    measured = row(
+        seconds_total=time.monotonic() - start,
+        n_threads=2,
+        queries=options.queries,
+        n=options.n,
+        neighbours=options.k,
+        backend="numpy",
+        **found,
+    )
+    show(measured, options.json)
     return int(bad > 0)
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -45,16 +46,8 @@ def present(paths: tuple[str, ...]) -> list[str]:
 
 def pytest(*arguments: str) -> list[str]:
     """A pytest command whose failures name the test and the cause in one screen."""
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--durations=5",
-        "--benchmark-disable",
-        "-m",
-        "not evidence",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "pytest", "--durations=5", "--benchmark-disable"]
+    return [*command, "-m", "not evidence", *arguments]
 
 
 def commands() -> dict[str, list[list[str]]]:
@@ -81,9 +74,7 @@ def commands() -> dict[str, list[list[str]]]:
 
 
 def run(command: list[str]) -> tuple[bool, str]:
-    """Run one command from the repository's root: whether it succeeded, and pytest's closing line
-    if it had one.
-    """
+    """Run one command at the root: whether it succeeded, and pytest's closing line if any."""
     print(f"$ {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
     closing = ""
     # One compute thread a process, as the parties have: two test processes fill the machine.
@@ -91,14 +82,8 @@ def run(command: list[str]) -> tuple[bool, str]:
     environment["COVERAGE_FILE"] = str(COVERAGE_FILE)
     if sys.version_info >= (3, 12):
         environment["COVERAGE_CORE"] = "sysmon"  # the interpreter's own monitoring costs least
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    ends: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **ends) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             if re.match(r"=+ .*\b\d+ (passed|failed|errors?|skipped)\b.* in [\d.]+s", line):
@@ -119,15 +104,12 @@ def main(names: list[str]) -> int:
     """Run the named groups, or all of them."""
     groups = commands()
     if unknown := [name for name in names if name not in groups]:
-        print(
-            f"error: no group {', '.join(unknown)}; there are {', '.join(groups)}", file=sys.stderr
-        )
+        known = ", ".join(groups)
+        print(f"error: no group {', '.join(unknown)}; there are {known}", file=sys.stderr)
         return 2
     if shutil.which("g++") is None and names != ["lint"]:
-        print(
-            "error: g++ is missing; the tests compile the kernels. Install it: apt-get install g++",
-            file=sys.stderr,
-        )
+        cure = "the tests compile the kernels. Install it: apt-get install g++"
+        print(f"error: g++ is missing; {cure}", file=sys.stderr)
         return 1
     verdicts: list[str] = []
     closings: list[str] = []

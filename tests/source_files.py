@@ -49,9 +49,7 @@ class Source:
         return self.text.count("\n")
 
     def imports(self) -> Iterator[tuple[int, str, str]]:
-        """Line, module and imported name ("" for a whole module) of each import, those inside
-        functions and under TYPE_CHECKING included.
-        """
+        """Line, module and name ("" for a module) of each import, nested ones too."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((node.lineno, alias.name, "") for alias in node.names)

@@ -38,11 +38,8 @@ def test_named_paths_and_links_exist(document: Path) -> None:
 def test_missing_path_is_found_in_text_and_code() -> None:
     here = "`gpumpc/errors.py`, (tests/bench/), bench/test*.toml bench/fig*.toml. `errors.py`"
     assert _missing_paths(here) == ["bench/test*.toml"]
-    assert _missing_paths("gpumpc/no.py `wire/no.py` `no.cu`") == [
-        "gpumpc/no.py",
-        "wire/no.py",
-        "no.cu",
-    ]
+    absent = ["gpumpc/no.py", "wire/no.py", "no.cu"]
+    assert _missing_paths("gpumpc/no.py `wire/no.py` `no.cu`") == absent
     assert not _missing_paths('../docs/no.md, out/models/no, x.io/docs/no, "gpumpc/1"')
 
 

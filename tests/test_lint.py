@@ -1,6 +1,4 @@
-"""Bans, each proved by a snippet that must be caught: first those of ruff, then those that no
-general linter knows.
-"""
+"""Bans, each proved by a snippet that must be caught: ruff's first, then our own."""
 
 import ast
 import functools
@@ -100,9 +98,7 @@ def aliases(source: Source) -> dict[str, str]:
 
 
 def dotted(node: ast.expr, known: dict[str, str]) -> str:
-    """The full name of an expression, through its imports: `np.random.rand` is
-    `numpy.random.rand`; else ''.
-    """
+    """An expression's full name through its imports (`np.rint` -> `numpy.rint`), or ''."""
     if isinstance(node, ast.Name):
         return known.get(node.id, node.id)
     if isinstance(node, ast.Attribute) and (owner := dotted(node.value, known)):
@@ -187,16 +183,11 @@ PRINTERS = re.compile(
 
 
 def spoken_names(node: ast.AST) -> Iterator[str]:
-    """Names whose value an expression would show; lengths, shapes and the like are not the
-    value.
-    """
+    """Names whose value an expression would show; a length or a shape is not the value."""
     if isinstance(node, ast.Attribute) and node.attr in DESCRIPTION:
         return
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("len", "type")
-    ):
+    function = node.func if isinstance(node, ast.Call) else None
+    if isinstance(function, ast.Name) and function.id in ("len", "type"):
         return
     if isinstance(node, ast.Name):
         yield node.id

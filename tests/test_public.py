@@ -1,6 +1,4 @@
-"""What the outside sees: the public names, an import without extras, and a wheel with every file in
-it.
-"""
+"""The public names, an import without extras, and a wheel with every file in it."""
 
 import importlib
 import pkgutil
@@ -72,18 +70,10 @@ def test_nothing_else_is_public() -> None:
 
 
 def test_every_folder_is_a_package() -> None:
-    """Without its `__init__.py` a folder is left out of the wheel, and nobody notices in an
-    editable install.
-    """
-    folders = {
-        path.parent
-        for folder in ("gpumpc", "kernels", "models")
-        for path in (ROOT / folder).rglob("*.py")
-    }
-    bare = sorted(
-        str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists()
-    )
-    assert not bare
+    """A folder without `__init__.py` is left out of the wheel, unseen in editable installs."""
+    names = ("gpumpc", "kernels", "models")
+    folders = {path.parent for name in names for path in (ROOT / name).rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +86,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         shutil.copytree(ROOT / name, work / "source" / name, symlinks=True, ignore=skipped)
     for name in ("pyproject.toml", "setup.cfg", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, work / "source" / name)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
-    done = subprocess.run(
-        [*build, "-w", str(work), str(work / "source")], capture_output=True, text=True, check=False
-    )
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    build += ["--no-index", "-w", str(work), str(work / "source")]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (built,) = work.glob("*.whl")
     return set(zipfile.ZipFile(built).namelist())
@@ -121,11 +102,8 @@ def shipped(folder: str, prefix: str) -> set[str]:
 
 
 def test_wheel_holds_every_file(wheel: set[str]) -> None:
-    wanted = (
-        shipped("gpumpc", "gpumpc/")
-        | shipped("kernels", "gpumpc/kernels/")
-        | shipped("models", "gpumpc/models/")
-    )
+    linked = shipped("kernels", "gpumpc/kernels/") | shipped("models", "gpumpc/models/")
+    wanted = shipped("gpumpc", "gpumpc/") | linked
     assert "gpumpc/kernels/__init__.py" in wanted
     assert not wanted - wheel
 

@@ -1,6 +1,4 @@
-"""The README as a reader uses it: its Python and its commands run against three real processes, its
-other commands are parsed, and its configurations are read.
-"""
+"""The README's Python and commands run on three real processes; the rest is parsed."""
 
 import os
 import re

@@ -30,7 +30,6 @@ from bench.gpu.results import Results
 from gpumpc.ring.cupy_backend import CupyBackend
 from gpumpc.ring.cupy_backend.device import CupyDevice
 
-PARTS = ("conformance", "suite", "sanitizer", "kernels", "networks")
 LIMIT_S = 520.0
 Make = Callable[[], CupyBackend]
 
@@ -52,22 +51,15 @@ def conformance(make: Make, results: Results, small: bool) -> bool:
 def suite(make: Make, results: Results, small: bool) -> bool:
     """The tests on the device; in small, one file of them in the emulator."""
     if small:
-        return run(
-            results,
-            "emulated",
-            LIMIT_S,
-            ["tests/kernels/test_three.py"],
-            "ascending and truncation",
-        )
+        few, keyword = ["tests/kernels/test_three.py"], "ascending and truncation"
+        return run(results, "emulated", LIMIT_S, few, keyword)
     return run(results, "cupy", LIMIT_S)
 
 
 def sanitizer(make: Make, results: Results, small: bool) -> bool:
     """compute-sanitizer; there is nothing in small, and nothing where it is not installed."""
-    return (
-        sanitize(results, "emulated" if small else "cupy", LIMIT_S)
-        or "skipped" in results.content["rows"][-1]
-    )
+    passed = sanitize(results, "emulated" if small else "cupy", LIMIT_S)
+    return passed or "skipped" in results.content["rows"][-1]
 
 
 def kernels(make: Make, results: Results, small: bool) -> bool:
@@ -88,41 +80,33 @@ def networks(make: Make, results: Results, small: bool) -> bool:
     return True
 
 
-RUN: dict[str, Callable[[Make, Results, bool], bool]] = {
-    "conformance": conformance,
-    "suite": suite,
-    "sanitizer": sanitizer,
-    "kernels": kernels,
-    "networks": networks,
+PARTS: dict[str, Callable[[Make, Results, bool], bool]] = {
+    part.__name__: part for part in (conformance, suite, sanitizer, kernels, networks)
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one part."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu", description=__doc__.split("\n\n")[1]
-    )
-    parser.add_argument("--part", choices=PARTS, required=True)
+    about = __doc__.split("\n\n")[1]
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=about)
+    parser.add_argument("--part", choices=[*PARTS], required=True)
     parser.add_argument("--emulated", action="store_true", help="a miniature, through the emulator")
-    parser.add_argument(
-        "--out", type=Path, help="the JSON file (default: bench/results/DEVICE-PART.json)"
-    )
+    parser.add_argument("--out", type=Path, help="default: bench/results/DEVICE-PART.json")
     chosen = parser.parse_args(arguments)
     if not chosen.emulated and (why := missing("cupy")):
         print(f"error: {why}", file=sys.stderr)
         return 1
     make: Make = emulated if chosen.emulated else lambda: CupyBackend(CupyDevice())
     started = time.monotonic()
-    results = Results(
-        chosen.out or ROOT / "bench" / "results" / "unnamed.json", chosen.part, make()
-    )
+    unnamed = ROOT / "bench" / "results" / "unnamed.json"
+    results = Results(chosen.out or unnamed, chosen.part, make())
     if chosen.out is None:
         device = re.sub(r"[^a-z0-9]+", "-", str(results.content["device"]).lower()).strip("-")
         results.path.unlink()
         results.path = results.path.with_name(f"{device}-{chosen.part}.json")
     if bare.ABSENT:
         results.skip("roles and processes", f"need {', '.join(bare.ABSENT)}")
-    passed = RUN[chosen.part](make, results, chosen.emulated)
+    passed = PARTS[chosen.part](make, results, chosen.emulated)
     results.add("whole", passed=passed, seconds_total=time.monotonic() - started)
     print(results.path)
     return 0 if passed else 1

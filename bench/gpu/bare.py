@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, dataclass_transform
 
@@ -27,21 +28,28 @@ class Struct:
 
 
 def _refuse(*arguments: object, **options: object) -> None:
-    raise ImportError("records cannot be coded without msgspec")
+    raise ImportError("records cannot be coded or stored without msgspec and safetensors")
+
+
+def _hashable(**bounds: object) -> tuple[tuple[str, object], ...]:
+    """A part of an annotated type must be hashable."""
+    return tuple(bounds.items())
 
 
 def _stand_in() -> types.ModuleType:
     module = types.ModuleType("msgspec")
     coder = types.SimpleNamespace(encode=_refuse, decode=_refuse)
-    values = {
-        "Struct": Struct,
-        "Meta": lambda **bounds: bounds,
-        "msgpack": coder,
-        "json": coder,
-        "DecodeError": ValueError,
-    }
-    vars(module).update(values, ValidationError=ValueError)
+    vars(module).update(Struct=Struct, Meta=_hashable, msgpack=coder, json=coder)
+    vars(module).update(DecodeError=ValueError, ValidationError=ValueError)
     return module
+
+
+def _stand_in_for_files() -> Iterator[tuple[str, types.ModuleType]]:
+    """safetensors, whose files of weights nothing here reads."""
+    package, of_numpy = (types.ModuleType(f"safetensors{end}") for end in ("", ".numpy"))
+    vars(of_numpy).update(save=_refuse, load=_refuse)
+    vars(package).update(numpy=of_numpy, SafetensorError=ValueError, __path__=[])
+    yield from ((module.__name__, module) for module in (package, of_numpy))
 
 
 def missing() -> list[str]:
@@ -58,6 +66,8 @@ def prepare() -> list[str]:
         sys.modules["gpumpc"] = package
     if "msgspec" in absent:
         sys.modules["msgspec"] = _stand_in()
+    if "safetensors" in absent:
+        sys.modules.update(_stand_in_for_files())
     return absent
 
 

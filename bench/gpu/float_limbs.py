@@ -16,14 +16,10 @@ TERMS = {"six": 1024, "sixteen": 1 << 20}
 
 def _digits(arrays: Any, words: Any, route: str) -> list[Any]:
     """Float64 digits, balanced for `six`, unsigned for `sixteen`."""
-    found = []
     if route == "sixteen":
-        for i in range(4):
-            found.append(
-                ((words >> arrays.uint64(16 * i)) & arrays.uint64(0xFFFF)).astype(arrays.float64)
-            )
-        return found
-    rest = words.view(arrays.int64)
+        cut, least = (words >> arrays.uint64(16 * i) for i in range(4)), arrays.uint64(0xFFFF)
+        return [(limb & least).astype(arrays.float64) for limb in cut]
+    found, rest = [], words.view(arrays.int64)
     for width in DIGITS[route]:
         shift = arrays.int64(64 - width)
         digit = (rest << shift) >> shift

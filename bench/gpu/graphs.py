@@ -1,21 +1,7 @@
-"""The networks that are timed, as graph records: Lite0, ResNet-18, ResNet-50, VGG-16, and a tiny
-one for tests.
-"""
+"""The timed networks as graph records: Lite0, ResNet-18, ResNet-50, VGG-16, one for tests."""
 
-from gpumpc.nn.graph import (
-    Add,
-    AnyLayer,
-    AvgPool,
-    Clamp,
-    Conv2d,
-    Flatten,
-    Graph,
-    Input,
-    Linear,
-    MaxPool,
-    Pair,
-    ReLU,
-)
+from gpumpc.nn import graph as g
+from gpumpc.nn.graph import Graph
 
 # repeats, kernel, stride, expansion, channels after: EfficientNet-Lite0
 LITE0 = (
@@ -34,66 +20,56 @@ class Builder:
     """Appends records; keeps the name, size and channels of the last value."""
 
     def __init__(self, size: int, channels: int = 3) -> None:
-        self.layers: list[AnyLayer] = [Input("x", (), (size, size, channels), -4.0, 4.0)]
+        self.layers: list[g.AnyLayer] = [g.Input("x", (), (size, size, channels), -4.0, 4.0)]
         self.last, self.size, self.channels = "x", size, channels
 
     def _name(self, kind: str) -> str:
         return f"{kind}{len(self.layers)}"
 
-    def put(self, layer: AnyLayer) -> None:
+    def put(self, layer: g.AnyLayer) -> None:
         """Append a record; it is the last value now."""
         self.layers.append(layer)
         self.last = layer.name
 
     def conv(
-        self,
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        source: str | None = None,
+        self, channels: int, kernel: int, stride: int = 1, groups: int = 1, source: str = ""
     ) -> None:
         """A convolution that keeps the size, or divides it by the stride."""
         out = -(-self.size // stride)
         total = max((out - 1) * stride + kernel - self.size, 0)
         padding = (total // 2, total - total // 2) * 2
-        place: Pair = (kernel, kernel)
-        name = self._name("conv")
-        self.put(
-            Conv2d(name, (source or self.last,), place, channels, (stride, stride), padding, groups)
-        )
+        name, inputs, step = self._name("conv"), (source or self.last,), (stride, stride)
+        self.put(g.Conv2d(name, inputs, (kernel, kernel), channels, step, padding, groups))
         self.size, self.channels = out, channels
 
     def relu(self) -> None:
         """max(x, 0)."""
-        self.put(ReLU(self._name("relu"), (self.last,)))
+        self.put(g.ReLU(self._name("relu"), (self.last,)))
 
     def clamp(self) -> None:
         """ReLU6."""
-        self.put(Clamp(self._name("clamp"), (self.last,), 6.0))
+        self.put(g.Clamp(self._name("clamp"), (self.last,), 6.0))
 
     def max_pool(self, window: int, stride: int, before: int = 0) -> None:
         """Maximum over square windows, `before` padding above and to the left."""
         after = max((-(-self.size // stride) - 1) * stride + window - self.size - before, 0)
-        padding = (before, after, before, after)
-        self.put(
-            MaxPool(self._name("max"), (self.last,), (window, window), (stride, stride), padding)
-        )
+        padding, inputs = (before, after, before, after), (self.last,)
+        self.put(g.MaxPool(self._name("max"), inputs, (window,) * 2, (stride,) * 2, padding))
         self.size = (self.size + before + after - window) // stride + 1
 
     def add(self, other: str) -> None:
         """The sum with an earlier value."""
-        self.put(Add(self._name("add"), (self.last, other)))
+        self.put(g.Add(self._name("add"), (self.last, other)))
 
     def head(self, classes: int) -> Graph:
         """Global average, one linear layer."""
-        self.put(AvgPool(self._name("mean"), (self.last,), (self.size, self.size), (1, 1)))
+        self.put(g.AvgPool(self._name("mean"), (self.last,), (self.size, self.size), (1, 1)))
         return self.linear(classes)
 
     def linear(self, features: int) -> Graph:
         """Flatten, one linear layer, and the graph."""
-        self.put(Flatten(self._name("flat"), (self.last,)))
-        self.put(Linear(self._name("linear"), (self.last,), features))
+        self.put(g.Flatten(self._name("flat"), (self.last,)))
+        self.put(g.Linear(self._name("linear"), (self.last,), features))
         return Graph(tuple(self.layers))
 
 
@@ -133,11 +109,8 @@ def resnet(
         for i in range(repeats):
             source, before, came = b.last, b.channels, b.size
             stride = 2 if stage and i == 0 else 1
-            for kernel, channels, step in (
-                ((1, width, 1), (3, width, stride), (1, after, 1))
-                if bottleneck
-                else ((3, width, stride), (3, after, 1))
-            ):
+            convs = [(3, width, stride), (1 if bottleneck else 3, after, 1)]
+            for kernel, channels, step in [(1, width, 1)] * bottleneck + convs:
                 b.conv(channels, kernel, step)
                 b.relu()
             del b.layers[-1]  # the last activation follows the sum
@@ -176,9 +149,7 @@ def vgg16(size: int = 224) -> Graph:
 
 
 def tiny(size: int = 8) -> Graph:
-    """Every kind of layer once: convolutions, depthwise, clamp, ReLU, both pools, a residual, a
-    linear layer.
-    """
+    """Every kind of layer once: convolution, depthwise, clamp, ReLU, pools, residual, linear."""
     b = Builder(size)
     b.conv(24, 3)
     b.clamp()
@@ -192,7 +163,7 @@ def tiny(size: int = 8) -> Graph:
     b.max_pool(2, 2)
     b.relu()
     b.conv(20, 3, 2)
-    b.put(AvgPool("mean", (b.last,), (2, 2), (1, 1)))
+    b.put(g.AvgPool("mean", (b.last,), (2, 2), (1, 1)))
     b.size -= 1
     return b.linear(17)
 

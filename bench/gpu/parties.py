@@ -12,13 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.cost import Cost
-from gpumpc.engine.in_process import (
-    ClearWeights,
-    DealtCorrections,
-    open_weights,
-    recording_pair,
-    run_both,
-)
+from gpumpc.engine import in_process
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.program.program import Program
@@ -41,9 +35,7 @@ class Parties:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One batch: both shares on the host, every message by round, the corrections, the cost, the
-    time.
-    """
+    """One batch: both shares on the host, messages by round, corrections, cost, time."""
 
     shares: tuple[Words, Words]
     messages: list[tuple[bytes, bytes]]
@@ -55,9 +47,8 @@ class Run:
 
 def roots(seed: int) -> tuple[bytes, bytes]:
     """Both parties' 32 bytes."""
-    first, second = (
-        hashlib.sha256(f"bench root {party} of {seed}".encode()).digest() for party in (0, 1)
-    )
+    texts = (f"bench root {party} of {seed}" for party in (0, 1))
+    first, second = (hashlib.sha256(text.encode()).digest() for text in texts)
     return first, second
 
 
@@ -77,23 +68,19 @@ class Engine:
     """A program with its weights opened once: `run` is one batch."""
 
     def __init__(
-        self, program: Program, weights: ClearWeights, parties: Parties, seed: int = 0
+        self, program: Program, weights: in_process.ClearWeights, parties: Parties, seed: int = 0
     ) -> None:
         self.program, self.parties, self.seed = program, parties, seed
         self._roots, self._batch = roots(seed), 0
-        self._masks = dealer.weight_masks(
-            parties.dealer,
-            program.params.cipher,
-            self._trees(WEIGHT_SESSION, 0),
-            program.mask_shapes(),
-        )
+        cipher, shapes = program.params.cipher, program.mask_shapes()
         trees = self._trees(WEIGHT_SESSION, 0)
-        self._static = open_weights(program, weights, parties.servers, trees)
+        self._masks = dealer.weight_masks(parties.dealer, cipher, trees, shapes)
+        trees = self._trees(WEIGHT_SESSION, 0)
+        self._static = in_process.open_weights(program, weights, parties.servers, trees)
 
     def _trees(self, session: bytes, batch_index: int) -> tuple[SeedTree, SeedTree]:
-        return SeedTree(self._roots[0], session, batch_index), SeedTree(
-            self._roots[1], session, batch_index
-        )
+        first, second = (SeedTree(root, session, batch_index) for root in self._roots)
+        return first, second
 
     def deal(self) -> bytes:
         """The corrections of the next batch."""
@@ -110,12 +97,12 @@ class Engine:
         start = time.perf_counter()
         corrections = self.deal()
         dealt = time.perf_counter()
-        channels = recording_pair(patience_s=500)
+        channels = in_process.recording_pair(patience_s=500)
 
         def serve(party: int) -> tuple[Words, Cost]:
             backend, channel = self.parties.servers[party], channels[party]
             channel.begin(SESSION, self._batch)
-            stream = DealtCorrections(corrections) if party else None
+            stream = in_process.DealtCorrections(corrections) if party else None
             tree, cipher = self._trees(SESSION, self._batch)[party], self.program.params.cipher
             own = PartyRandomness(party, backend, cipher, tree, self._static[party])
             session = Session(own, channel, stream)
@@ -124,7 +111,7 @@ class Engine:
             result = self.program.run(session, share)
             return backend.download(result.words), session.measured()
 
-        (first, _), (second, cost) = run_both(serve, channels)
+        (first, _), (second, cost) = in_process.run_both(serve, channels)
         end = time.perf_counter()
         self._batch += 1
         messages = list(zip(channels[0].sent, channels[1].sent, strict=True))

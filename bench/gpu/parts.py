@@ -1,6 +1,4 @@
-"""Parts `suite` and `sanitizer`: the kernels' and the engine's tests on the device, plain and under
-compute-sanitizer.
-"""
+"""Parts `suite` and `sanitizer`: kernel and engine tests, plain and under compute-sanitizer."""
 
 import importlib.util
 import os
@@ -12,6 +10,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.gpu.results import Results
 
@@ -56,9 +55,8 @@ def run(
     for test in tests:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
-            done = _limited(
-                pytest_command([test], report, keyword), device, deadline - time.monotonic()
-            )
+            command, left = pytest_command([test], report, keyword), deadline - time.monotonic()
+            done = _limited(command, device, left)
             passed &= _report(results, test, report, done)
     return passed
 
@@ -67,15 +65,9 @@ def _limited(
     command: Sequence[str], device: str, left_s: float
 ) -> subprocess.CompletedProcess[str] | None:
     """The command, or None where the time was up."""
+    how: dict[str, Any] = {"cwd": ROOT, "env": _environment(device), "timeout": max(1.0, left_s)}
     try:
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=_environment(device),
-            capture_output=True,
-            text=True,
-            timeout=max(1.0, left_s),
-        )
+        return subprocess.run(command, capture_output=True, text=True, **how)
     except subprocess.TimeoutExpired:
         return None
 
@@ -88,30 +80,21 @@ def _report(
         results.add(test, passed=False, reason=why)
         return False
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
-    failed = [
-        case for case in cases if case.find("failure") is not None or case.find("error") is not None
-    ]
+    failed = [case for case in cases if {"failure", "error"} & {part.tag for part in case}]
     skipped = sum(case.find("skipped") is not None for case in cases)
     took = sum(float(case.get("time", 0)) for case in cases)
     for case in failed:
         results.add(f"{test}::{case.get('name')}", passed=False)
     good = not failed and done.returncode in (0, 5)
-    results.add(
-        test,
-        passed=good,
-        n_tests=len(cases),
-        n_failed=len(failed),
-        n_skipped=skipped,
-        seconds_total=took,
-    )
+    counts = {"n_tests": len(cases), "n_failed": len(failed), "n_skipped": skipped}
+    results.add(test, passed=good, **counts, seconds_total=took)
     return good
 
 
 def sanitize(results: Results, device: str, limit_s: float) -> bool:
     """Each tool of compute-sanitizer over a small selection of the tests."""
-    program = shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path="/usr/local/cuda/bin"
-    )
+    name = "compute-sanitizer"
+    program = shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
     if why := missing("pytest"):
         results.skip("sanitizer", why)
         return False

@@ -1,6 +1,4 @@
-"""Results of one run as one JSON file, written again after every row, so that a crash loses none of
-the rows before it.
-"""
+"""Results of one run as a JSON file, rewritten after every row so that a crash loses no row."""
 
 import importlib.metadata
 import json
@@ -12,15 +10,8 @@ from typing import Any
 from bench.schema import row
 from gpumpc.ring.cupy_backend import CupyBackend
 
-PACKAGES = (
-    "numpy",
-    "cupy-cuda12x",
-    "cupy-cuda13x",
-    "torch",
-    "cryptography",
-    "pytest",
-    "nvidia-cuda-nvrtc",
-)
+PACKAGES = ["numpy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cuda-nvrtc"]
+PACKAGES += ["torch", "cryptography", "pytest"]
 Row = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -45,10 +36,8 @@ def describe(backend: CupyBackend) -> Row:
         about["device"] = properties["name"].decode()
         about["memory_bytes"] = int(properties["totalGlobalMem"])
         about["multiprocessors"] = int(properties["multiProcessorCount"])
-        about["driver"], about["runtime"] = (
-            cuda.runtime.driverGetVersion(),
-            cuda.runtime.runtimeGetVersion(),
-        )
+        about["driver"] = cuda.runtime.driverGetVersion()
+        about["runtime"] = cuda.runtime.runtimeGetVersion()
     else:
         about["device"] = "none: kernels executed by the emulator"
     return about

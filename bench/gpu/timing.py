@@ -10,9 +10,7 @@ from gpumpc.ring.cupy_backend import CupyBackend
 def seconds(
     backend: CupyBackend, work: Callable[[], Any], least_s: float = 0.2, most: int = 200
 ) -> float:
-    """Mean seconds of one call, after one that warms up: calls until they took `least_s`, `most` at
-    most.
-    """
+    """Mean seconds of one call after a warm-up: calls until they took `least_s`, at most `most`."""
     backend.device.enter()
     work()
     backend.device.synchronize()

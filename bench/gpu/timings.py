@@ -1,6 +1,4 @@
-"""Part `kernels`: each kernel's time, with the ceilings measured in the same run and float64-limb
-products to compare with.
-"""
+"""Part `kernels`: each kernel's time next to measured ceilings and float64-limb products."""
 
 import dataclasses
 import functools
@@ -21,9 +19,7 @@ KEY = bytes(range(32))
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How large: elements of the memory-bound kernels, matrix product, convolution (B, H, C, N),
-    rounds of the rates.
-    """
+    """Elements of the memory-bound kernels, product, convolution (B, H, C, N), rate rounds."""
 
     n: int
     gemm: tuple[int, int, int]
@@ -40,9 +36,7 @@ SMALL = Sizes(2048, (64, 64, 64), (1, 5, 20, 17), 2, 2, 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """Per second: bytes copied (read and written both count), bytes' and words' multiply-adds,
-    float64 operations / 2.
-    """
+    """Per second: bytes copied (read + written), byte and word multiply-adds, float64 ops / 2."""
 
     copy: float
     int8: float
@@ -63,25 +57,16 @@ def ceilings(backend: CupyBackend, results: Results, sizes: Sizes) -> Ceilings:
     copy = 16 * sizes.n / seconds(backend, lambda: arrays.copyto(y, x), least)
     threads = 256 * sizes.blocks
     out32, out64 = backend.new((threads,), np.uint32), backend.new((threads,))
-    t_mma = seconds(
-        backend, lambda: backend.launch("rate_mma", sizes.blocks, out32, sizes.rounds), least
-    )
-    t_imad = seconds(
-        backend, lambda: backend.launch("rate_imad", sizes.blocks, out64, sizes.rounds), least
-    )
+    blocks, rounds = sizes.blocks, sizes.rounds
+    t_mma = seconds(backend, lambda: backend.launch("rate_mma", blocks, out32, rounds), least)
+    t_imad = seconds(backend, lambda: backend.launch("rate_imad", blocks, out64, rounds), least)
     side = 4096 if sizes is FULL else 64
     a = arrays.ones((side, side), dtype=arrays.float64)
     t_float = seconds(backend, lambda: a @ a, least)
-    found = Ceilings(
-        copy,
-        threads / 32 * sizes.rounds * 8 * 4096 / t_mma,
-        threads * sizes.rounds * 8 / t_imad,
-        side**3 / t_float,
-    )
-    results.add(
-        "ceilings",
-        **{f"{name}_per_second": value for name, value in dataclasses.asdict(found).items()},
-    )
+    int8, words_ = threads / 32 * rounds * 8 * 4096 / t_mma, threads * rounds * 8 / t_imad
+    found = Ceilings(copy, int8, words_, side**3 / t_float)
+    rates = {f"{name}_per_second": value for name, value in dataclasses.asdict(found).items()}
+    results.add("ceilings", **rates)
     return found
 
 
@@ -94,21 +79,17 @@ def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings
         left, right = backend.operand(x, bits), backend.operand(w, bits)
         time = seconds(backend, functools.partial(backend.matmul, left, right, bits), sizes.least_s)
         _product_row(results, f"limb_gemm_{bits}", time, m * depth * n, bits, top, reference)
-    time = seconds(
-        backend,
-        lambda: backend.matmul(backend.operand(x, 64), backend.operand(w, 64), 64),
-        sizes.least_s,
-    )
+
+    def cut_and_multiply() -> Any:
+        return backend.matmul(backend.operand(x, 64), backend.operand(w, 64), 64)
+
+    time = seconds(backend, cut_and_multiply, sizes.least_s)
     _product_row(results, "limb_gemm_64_cut_anew", time, m * depth * n, 64, top, reference)
     out = backend.new((m, n))
     blocks = -(-m // 64) * -(-n // 64)
-    time = seconds(
-        backend,
-        lambda: backend.launch(
-            "ring_gemm", blocks, x, w, out, None, None, m, depth, n, (1 << 64) - 1
-        ),
-        sizes.least_s,
-    )
+    scalars = m, depth, n, (1 << 64) - 1
+    plain = functools.partial(backend.launch, "ring_gemm", blocks, x, w, out, None, None, *scalars)
+    time = seconds(backend, plain, sizes.least_s)
     results.add(
         "ring_gemm",
         seconds_total=time,
@@ -121,13 +102,8 @@ def products(backend: CupyBackend, results: Results, sizes: Sizes, top: Ceilings
     reference = _routes(backend, results, sizes, "conv", image, filters, count)
     for bits in (64, 40):
         left, right = backend.operand(image, bits), backend.operand(filters, bits)
-        time = seconds(
-            backend,
-            lambda left=left, right=right, bits=bits: backend.conv2d(
-                left, right, (1, 1), (1, 1, 1, 1), 1, bits
-            ),  # type: ignore[misc]  # bound at once
-            sizes.least_s,
-        )
+        place = left, right, (1, 1), (1, 1, 1, 1), 1, bits
+        time = seconds(backend, functools.partial(backend.conv2d, *place), sizes.least_s)
         _product_row(results, f"limb_conv_{bits}", time, count, bits, top, reference)
 
 
@@ -137,11 +113,10 @@ def _routes(
     """Seconds of the float64 routes, after one check that they give the same words."""
     arrays, found = backend.device.arrays, {}
     call = float_limbs.matmul if kind == "gemm" else float_limbs.conv2d
-    ours = (
-        backend.matmul(x, w, 64)
-        if kind == "gemm"
-        else backend.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 64)
-    )
+    if kind == "gemm":
+        ours = backend.matmul(x, w, 64)
+    else:
+        ours = backend.conv2d(x, w, (1, 1), (1, 1, 1, 1), 1, 64)
     for route in float_limbs.DIGITS:
         same = bool((call(arrays, x, w, route) == ours).all())
         found[route] = seconds(backend, functools.partial(call, arrays, x, w, route), sizes.least_s)
@@ -180,9 +155,7 @@ Case = tuple[str, Callable[[], Any], int]
 
 
 def passes(backend: CupyBackend, sizes: Sizes) -> Iterator[Case]:
-    """(kernel, one launch of it, bytes it must move) of the kernels that memory bounds, without any
-    copy to the host.
-    """
+    """(kernel, one launch of it, bytes it must move) of the memory-bound kernels."""
     n, lanes = sizes.n, n_lanes(sizes.n)
     blocks, stream_blocks = -(-n // 1024), -(-8 * n // 16384)
 
@@ -233,13 +206,7 @@ def run(backend: CupyBackend, results: Results, sizes: Sizes = FULL) -> None:
     top = ceilings(backend, results, sizes)
     for name, call, n_bytes in passes(backend, sizes):
         time = seconds(backend, call, sizes.least_s)
-        share = n_bytes / time / top.copy
-        bound = "integer pipe" if name in COMPUTE_BOUND else "memory"
-        results.add(
-            name,
-            seconds_total=time,
-            bytes_per_second=n_bytes / time,
-            share_of_copy_rate=share,
-            bound_by=bound,
-        )
+        bound, rate = "integer pipe" if name in COMPUTE_BOUND else "memory", n_bytes / time
+        shares = {"bytes_per_second": rate, "share_of_copy_rate": rate / top.copy}
+        results.add(name, seconds_total=time, **shares, bound_by=bound)
     products(backend, results, sizes, top)

@@ -25,9 +25,7 @@ Make = Callable[[], CupyBackend]
 
 
 class Busy:
-    """The share of time in which the device ran anything, as nvidia-smi samples it; None where it
-    is not there.
-    """
+    """The share of time in which the device was busy, by nvidia-smi; None without it."""
 
     def __init__(self) -> None:
         self.share: float | None = None
@@ -38,13 +36,8 @@ class Busy:
         if shutil.which("nvidia-smi") is None:
             yield
             return
-        command = [
-            "nvidia-smi",
-            "--query-gpu=utilization.gpu",
-            "--format=csv,noheader,nounits",
-            "-lms",
-            "100",
-        ]
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "-lms", "100"]
+        command.append("--format=csv,noheader,nounits")
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield

@@ -34,9 +34,8 @@ def _launched(
 
 def mma_u8(backend: CupyBackend, rng: np.random.Generator, case: int) -> bool:
     """d + a b modulo 2^32; all bytes 0xFF in the first case."""
-    a, b = (
-        _random(rng, (rows, 32), np.uint8) | np.uint8(255 if case == 0 else 0) for rows in (16, 8)
-    )
+    ones = np.uint8(0 if case else 255)
+    a, b = (_random(rng, (rows, 32), np.uint8) | ones for rows in (16, 8))
     d = _random(rng, (16, 8), np.uint32)
     expected = d + (a.astype(np.uint32) @ b.astype(np.uint32).T)
     return np.array_equal(_launched(backend, "probe_mma", [a, b], d), expected)
@@ -47,22 +46,18 @@ def ldmatrix_x4(backend: CupyBackend, rng: np.random.Generator, case: int) -> bo
     rows, order = _random(rng, (32, 4), np.uint32), rng.permutation(32).astype(np.uint32)
     lane = np.arange(32)
     expected = np.stack([rows[order[8 * i + lane // 4], lane % 4] for i in range(4)], axis=1)
-    return np.array_equal(
-        _launched(backend, "probe_ldmatrix", [rows, order], np.zeros((32, 4), np.uint32)), expected
-    )
+    got = _launched(backend, "probe_ldmatrix", [rows, order], np.zeros((32, 4), np.uint32))
+    return np.array_equal(got, expected)
 
 
 def cp_async(backend: CupyBackend, rng: np.random.Generator, case: int) -> bool:
-    """Copies land by the time they are waited for, group by group; zeros where they are not
-    valid.
-    """
+    """Copies land by the time they are waited for, group by group; zeros where not valid."""
     source = _random(rng, (3, 32, 4), np.uint32)
     zeros = int(_random(rng, (), np.uint32)) if case else 0
     kept = np.array([not zeros >> lane & 1 for lane in range(32)])
     expected = np.roll(np.where(kept[None, :, None], source, 0), -1, axis=1)
-    return np.array_equal(
-        _launched(backend, "probe_cp_async", [source], np.zeros_like(source), zeros), expected
-    )
+    got = _launched(backend, "probe_cp_async", [source], np.zeros_like(source), zeros)
+    return np.array_equal(got, expected)
 
 
 def lanes(backend: CupyBackend, rng: np.random.Generator, case: int) -> bool:
@@ -72,22 +67,17 @@ def lanes(backend: CupyBackend, rng: np.random.Generator, case: int) -> bool:
     selector = int(sum(int(rng.integers(0, 8)) << (4 * i) for i in range(4)))
     ballot = np.uint32(sum(int(word >> bit & 1) << lane for lane, word in enumerate(x.tolist())))
     source = np.concatenate((x[:, None].view(np.uint8), y[:, None].view(np.uint8)), axis=1)
-    permuted = np.ascontiguousarray(source[:, [selector >> (4 * i) & 7 for i in range(4)]]).view(
-        np.uint32
-    )[:, 0]
+    chosen = np.ascontiguousarray(source[:, [selector >> (4 * i) & 7 for i in range(4)]])
+    permuted = chosen.view(np.uint32)[:, 0]
     rotated = (x << np.uint32(bit)) | (x >> np.uint32(32 - bit))
     expected = np.stack([x[np.arange(32) ^ step], np.full(32, ballot), permuted, rotated, y])
-    got = _launched(
-        backend, "probe_lanes", [x, y], np.zeros((5, 32), np.uint32), selector, step, bit
-    )
+    zeros = np.zeros((5, 32), np.uint32)
+    got = _launched(backend, "probe_lanes", [x, y], zeros, selector, step, bit)
     return np.array_equal(got, expected)
 
 
 WRAPPERS: dict[str, Callable[[CupyBackend, np.random.Generator, int], bool]] = {
-    "mma_u8": mma_u8,
-    "ldmatrix_x4": ldmatrix_x4,
-    "cp_async": cp_async,
-    "lanes": lanes,
+    wrapper.__name__: wrapper for wrapper in (mma_u8, ldmatrix_x4, cp_async, lanes)
 }
 
 

@@ -43,8 +43,7 @@ def case_arrays(work: Workload, seed: int) -> dict[str, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way of running ours: ring, fraction bits, backend (empty: the fastest that is
-    installed)."""
+    """One way of running ours: ring, fraction bits, backend (empty: the fastest installed)."""
 
     ring_bits: int
     frac_bits: int
@@ -72,22 +71,14 @@ def makers(
         own.mkdir()
         save(work, arrays, own / child_pipe.INPUTS)
         # CrypTen's parties exchange their addresses, so that no relay can lie between them.
-        return Peer(
-            name, own, work.name, options.ours[0].frac_bits, python, link if name == "spu" else None
-        )
+        frac_bits, between = options.ours[0].frac_bits, link if name == "spu" else None
+        return Peer(name, own, work.name, frac_bits, python, between)
 
     def ours(variant: Variant) -> Engine:
-        return Ours(
-            work,
-            arrays,
-            Params(ring_bits=variant.ring_bits, frac_bits=variant.frac_bits),
-            options.net,
-            variant.backend or None,
-        )
+        params = Params(ring_bits=variant.ring_bits, frac_bits=variant.frac_bits)
+        return Ours(work, arrays, params, options.net, variant.backend or None)
 
-    found: dict[str, Callable[[], Engine]] = {
-        str(variant): partial(ours, variant) for variant in options.ours
-    }
+    found = {str(variant): partial(ours, variant) for variant in options.ours}
     return found | {name: partial(peer, name) for name in options.peers}
 
 
@@ -97,10 +88,8 @@ def measure(work: Workload, options: argparse.Namespace) -> list[Row]:
     exact = evaluate(work, arrays)
     engines: dict[str, Engine] = {}
     faults: dict[str, str] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="gpumpc-peers-") as folder,
-        contextlib.ExitStack() as ends,
-    ):
+    folders = tempfile.TemporaryDirectory(prefix="gpumpc-peers-")
+    with folders as folder, contextlib.ExitStack() as ends:
         wanted = makers(work, arrays, options, Path(folder))
         for name, make in wanted.items():
             try:
@@ -129,10 +118,8 @@ def _row(
 ) -> Row:
     fields: Row = {"f": options.ours[0].frac_bits}
     if isinstance(engine, Ours):
-        name, fields = (
-            OURS,
-            {"f": engine.params.frac_bits, "k": engine.params.ring_bits, "backend": engine.backend},
-        )
+        name, params = OURS, engine.params
+        fields = {"f": params.frac_bits, "k": params.ring_bits, "backend": engine.backend}
     measured = row_of(work, name, runs, engine.rounds(), exact, fields, engine.extra)
     link = network_named(options.net)
     return computed_row(measured, link) if link and name == "crypten" else measured
@@ -164,56 +151,41 @@ def say(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if an engine did not run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.peers", description="gpumpc against CrypTen (TTP) and SPU (SEMI2K)."
-    )
-    parser.add_argument(
-        "--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}"
-    )
+    about = "gpumpc against CrypTen (TTP) and SPU (SEMI2K)."
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=about)
+    every = ",".join(WORKLOADS)
+    parser.add_argument("--workloads", default=every, help=f"of {every}")
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers, separated by commas")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each engine")
-    ours = (
-        "ours, k:f or k:f:backend; the first is the headline, at the peers' fraction bits; "
-        "44:16 unless given"
-    )
+    ours = "ours, k:f or k:f:backend (default 44:16); the first is compared, at the peers' f"
     parser.add_argument("--ours", type=Variant.of, action="append", metavar="K:F", help=ours)
     parser.add_argument("--net", default="loopback", help="loopback, lan or wan")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
-    parser.add_argument(
-        "--environments", type=Path, default=ENVIRONMENTS, help="where bench.peers.setup put them"
-    )
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="write one JSON object, to stdout without FILE",
-    )
+    made = "where bench.peers.setup put them"
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help=made)
+    where = "write one JSON object, to stdout without FILE"
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help=where)
     options = parser.parse_args(arguments)
     options.peers = [name for name in options.peers.split(",") if name]
     options.ours = options.ours or [Variant(44, 16)]
     wanted = options.workloads.split(",")
     if unknown := sorted({*wanted} - {*WORKLOADS} | {*options.peers} - {*PEERS}):
-        parser.error(
-            f"not known: {', '.join(unknown)}; there are {', '.join((*WORKLOADS, *PEERS))}"
-        )
+        known = ", ".join((*WORKLOADS, *PEERS))
+        parser.error(f"not known: {', '.join(unknown)}; there are {known}")
     rows: list[Row] = []
     for name in wanted:
         rows += measure(WORKLOADS[name], options)
         add_ratios(rows)
-        text = json.dumps(
-            report_of(rows, {**machine(), "net": options.net, "runs": options.runs}), indent=1
-        )
+        measured_on = {**machine(), "net": options.net, "runs": options.runs}
+        text = json.dumps(report_of(rows, measured_on), indent=1)
         if options.json and options.json != "-":
             # After each workload, so that an interrupted run leaves its rows.
             Path(options.json).write_text(text + "\n")
     if options.json == "-":
         print(text)
     else:
-        title = (
-            f"{machine()['processor']}, one compute thread a process, {options.net}, medians "
-            f"of {options.runs}"
-        )
+        title = f"{machine()['processor']}, one compute thread a process, {options.net}"
+        title += f", medians of {options.runs}"
         Console(width=None if sys.stdout.isatty() else 140).print(table_of(rows, title))
     return int(any(entry.get("fault") for entry in rows))
 

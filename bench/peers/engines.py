@@ -208,12 +208,8 @@ class Peer:
 
 def peer_environment() -> dict[str, str]:
     """This one with a single compute thread, and without a path to our own packages."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
-    return {**kept, **child_pipe.ONE_THREAD}
+    kept = os.environ.keys() - {"PYTHONPATH", "VIRTUAL_ENV"}
+    return {**{name: os.environ[name] for name in kept}, **child_pipe.ONE_THREAD}
 
 
 def last_words(log: str) -> str:

@@ -13,9 +13,8 @@ class CountingParty(ServerParty):
     def open(self, weight_sharing_id: str, pids: dict[str, int]) -> Message:
         """As `ServerParty`."""
         answer = super().open(weight_sharing_id, pids)
-        self._counter = Counter(
-            {name: pid for name, pid in pids.items() if name != f"server{self.party}"}
-        )
+        own = f"server{self.party}"
+        self._counter = Counter({name: pid for name, pid in pids.items() if name != own})
         return answer
 
     def run(self, batch_index: int) -> Message:

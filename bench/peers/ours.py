@@ -28,13 +28,8 @@ def model_arrays(work: Workload) -> dict[str, Array]:
 
     module, _ = named(work.name, 64, lambda: None)  # type: ignore[arg-type, return-value]  # no checkpoint is asked for
     parts = [array.detach().double().numpy() for array in module.state_dict().values()]
-    names = [
-        f"{i}.{part}"
-        for i, layer in enumerate(work.layers)
-        if layer.weight
-        for part in ("weight", "bias")
-        if layer.has_bias
-    ]
+    weighted = (i for i, layer in enumerate(work.layers) if layer.weight and layer.has_bias)
+    names = [f"{i}.{part}" for i in weighted for part in ("weight", "bias")]
     return dict(zip(names, parts, strict=True))
 
 
@@ -49,13 +44,9 @@ def as_torch(y: Array) -> Array:
 
 
 def ring_of_product(params: Params) -> Params:
-    """The product of two operands is lifted back to their ring, which needs room for three
-    fractions.
-    """
-    return Params(
-        ring_bits=max(params.ring_bits, 3 * params.frac_bits + _ROOM_BITS),
-        frac_bits=params.frac_bits,
-    )
+    """A product is lifted back to its operands' ring: that needs room for three fractions."""
+    ring_bits = max(params.ring_bits, 3 * params.frac_bits + _ROOM_BITS)
+    return Params(ring_bits=ring_bits, frac_bits=params.frac_bits)
 
 
 def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> Plan:
@@ -64,11 +55,8 @@ def plan_of(work: Workload, arrays: Mapping[str, Array], params: Params) -> Plan
         return compile_named(work.name, params=params)
     # An elementwise value is one item of many numbers; a product's rows and an image are items of a
     # batch.
-    shape = (
-        work.shape
-        if len(work.shape) == 1
-        else channels_last(np.empty(work.shape, dtype=bool)).shape[1:]
-    )
+    turned = channels_last(np.empty(work.shape, dtype=bool)).shape
+    shape = turned if len(turned) == 1 else turned[1:]
     graph, weights = _single(work.layers[0], Input("x", (), shape, -work.high, work.high), arrays)
     return Plan(*make_plan(work.name, graph, weights, params))
 
@@ -149,13 +137,9 @@ class Ours:
 
     @property
     def payload_bytes(self) -> dict[str, int]:
-        """Without any framing: what the program declares, compared with the measured at every
-        run.
-        """
-        return {
-            "online_bytes": self._benchmark.cost.online_bytes,
-            "offline_bytes": self._benchmark.cost.dealer_bytes,
-        }
+        """Without any framing: the program's declared bytes, checked at every run."""
+        cost = self._benchmark.cost
+        return {"online_bytes": cost.online_bytes, "offline_bytes": cost.dealer_bytes}
 
     def stop(self) -> None:
         """End the processes."""

@@ -57,13 +57,8 @@ def _vgg() -> tuple[Layer, ...]:
     layers: list[Layer] = []
     before = 3
     for width in (32, 64, 128):
-        layers += [
-            _conv(width, before, 3, 1),
-            Layer("relu"),
-            _conv(width, width, 3, 1),
-            Layer("relu"),
-            Layer("pool"),
-        ]
+        layers += [_conv(width, before, 3, 1), Layer("relu")]
+        layers += [_conv(width, width, 3, 1), Layer("relu"), Layer("pool")]
         before = width
     return (*layers, Layer("mean"))
 
@@ -89,9 +84,7 @@ WORKLOADS: Mapping[str, Workload] = {
 
 
 def draw(work: Workload, seed: int) -> dict[str, Array]:
-    """Input `x` and the arrays of single layers, float64, by seed; the arrays of a network come
-    from its model.
-    """
+    """Input `x` and the arrays of single layers, float64, by seed; models give a network's."""
     rng = np.random.default_rng(seed)
     arrays = {"x": rng.uniform(-work.high, work.high, work.shape)}
     for i, layer in enumerate(() if work.is_network else work.layers):
@@ -120,9 +113,7 @@ def save(work: Workload, arrays: Mapping[str, Array], path: Path) -> None:
     found = {name: array.shape for name, array in arrays.items()}
     if found != shapes:
         raise ValueError(f"the arrays of {work.name} are {found}, and {shapes} are wanted")
-    doubles: dict[str, Any] = {
-        name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()
-    }
+    doubles: Any = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
     np.savez(path, **doubles)
 
 
@@ -145,9 +136,8 @@ def _apply(layer: Layer, x: Array, weight: Array | None, bias: Array | None) -> 
         return np.maximum(x, 0)
     if layer.kind == "pool":
         b, c, h, w = x.shape
-        return np.asarray(
-            x[:, :, : h // 2 * 2, : w // 2 * 2].reshape(b, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
-        )
+        even = x[:, :, : h // 2 * 2, : w // 2 * 2]
+        return np.asarray(even.reshape(b, c, h // 2, 2, w // 2, 2).max(axis=(3, 5)))
     if layer.kind == "flatten":
         return x.reshape(len(x), -1)
     if layer.kind == "mean":
@@ -162,10 +152,8 @@ def _apply(layer: Layer, x: Array, weight: Array | None, bias: Array | None) -> 
     if layer.kind == "linear":
         return np.asarray(x @ weight.T + added)
     edge = (layer.padding, layer.padding)
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(x, ((0, 0), (0, 0), edge, edge)), weight.shape[2:], (2, 3)
-    )
+    padded = np.pad(x, ((0, 0), (0, 0), edge, edge))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2:], (2, 3))
     # windows (B, C, H, W, h, w) with kernels (out, C, h, w)
-    return np.asarray(np.tensordot(windows, weight, ((1, 4, 5), (1, 2, 3))) + added).transpose(
-        0, 3, 1, 2
-    )
+    product: Array = np.tensordot(windows, weight, ((1, 4, 5), (1, 2, 3))) + added
+    return product.transpose(0, 3, 1, 2)

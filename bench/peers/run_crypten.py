@@ -23,15 +23,8 @@ _BARRIERS = 2
 
 def import_crypten(case: child_pipe.Case, folder: Path, rank: int) -> Any:
     """CrypTen with a third-party dealer, for this rank."""
-    address = {
-        "RANK": rank,
-        "WORLD_SIZE": 2,
-        "RENDEZVOUS": f"file://{folder}/rendezvous",
-        "DISTRIBUTED_BACKEND": "gloo",
-    }
-    os.environ.update(
-        {name: str(value) for name, value in address.items()}, GLOO_SOCKET_IFNAME="lo"
-    )
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "DISTRIBUTED_BACKEND": "gloo"}
+    os.environ |= {"RENDEZVOUS": f"file://{folder}/rendezvous", "GLOO_SOCKET_IFNAME": "lo"}
     import torch
 
     torch.set_num_threads(1)
@@ -81,9 +74,8 @@ class Party:
         import crypten.communicator
 
         self.link = crypten.communicator.get()
-        self._shared = {
-            name: self._share(array) for name, array in load(folder / child_pipe.INPUTS).items()
-        }
+        arrays = load(folder / child_pipe.INPUTS)
+        self._shared = {name: self._share(array) for name, array in arrays.items()}
 
     def _share(self, array: Array) -> Any:
         import torch
@@ -95,8 +87,7 @@ class Party:
         return str(self.link.broadcast_obj(command if self.rank == 0 else None, 0))
 
     def run(self) -> tuple[Any, float, str]:
-        """Output shares, seconds from shares to shares, and the digest of the first opened
-        message."""
+        """Output shares, seconds from shares to shares, digest of the first opened message."""
         with self._crypten.no_grad():
             opened = self._watch_first()
             self.link.barrier()
@@ -129,9 +120,7 @@ class Party:
         return digests
 
     def count_rounds(self) -> int:
-        """Rounds of one run, as CrypTen counts them: openings and the messages to and from the
-        third party.
-        """
+        """Rounds of one run as CrypTen counts them: openings and third-party messages."""
         self._crypten.cfg.communicator.verbose = True
         self.link.reset_communication_stats()
         self.run()

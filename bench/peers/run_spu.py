@@ -28,9 +28,8 @@ def apply(layer: Layer, x: Any, weight: Any, bias: Any) -> Any:
         case "relu":
             return jnp.maximum(x, 0)
         case "pool":
-            return jax.lax.reduce_window(
-                x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
-            )
+            window = (1, 2, 2, 1)
+            return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
         case "flatten":
             return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         case "mean":
@@ -56,9 +55,8 @@ def channels_last(work: Workload, arrays: dict[str, Array]) -> dict[str, Array]:
     for i, layer in enumerate(work.layers):
         if layer.kind in ("conv", "linear"):
             weight = arrays[f"{i}.weight"]
-            turned[f"{i}.weight"] = (
-                weight.transpose(2, 3, 1, 0) if layer.kind == "conv" else weight.T
-            )
+            order = (2, 3, 1, 0) if layer.kind == "conv" else (1, 0)
+            turned[f"{i}.weight"] = weight.transpose(order)
     return {name: array.astype("float32") for name, array in turned.items()}
 
 
@@ -87,9 +85,8 @@ class Party:
 
     def _configuration(self, case: child_pipe.Case) -> Any:
         library = self._spu.libspu
-        config = library.RuntimeConfig(
-            library.ProtocolKind.SEMI2K, library.FieldType.FM64, case.frac_bits
-        )
+        kind, field = library.ProtocolKind.SEMI2K, library.FieldType.FM64
+        config = library.RuntimeConfig(kind, field, case.frac_bits)
         config.max_concurrency = 1
         return config
 
@@ -102,16 +99,9 @@ class Party:
                 x = apply(layer, x, given.get(f"{i}.weight"), given.get(f"{i}.bias"))
             return x
 
-        secret = self._spu.Visibility.VIS_SECRET
-        program, _ = frontend.compile(
-            frontend.Kind.JAX,
-            network,
-            arguments,
-            {},
-            self._names,
-            [secret] * len(arguments),
-            lambda flat: ["y"],
-        )
+        kind, secret = frontend.Kind.JAX, [self._spu.Visibility.VIS_SECRET] * len(arguments)
+        inputs: tuple[Any, ...] = arguments, {}, self._names, secret
+        program, _ = frontend.compile(kind, network, *inputs, lambda flat: ["y"])
         return program
 
     def _distribute(self, array: Array) -> Any:
@@ -162,9 +152,7 @@ class Party:
         self.run(self._spu.Runtime(self.link, config))
 
     def reveal(self, share: Any) -> Array | None:
-        """The output in the clear at party 0, after the clock and the counters, in torch's order of
-        axes.
-        """
+        """The output in the clear at party 0, in torch's order of axes; it is not timed."""
         self.link.barrier()
         if self.rank == 1:
             self._send(share)
@@ -194,9 +182,8 @@ def lead(case: child_pipe.Case, folder: Path) -> None:
     other = stage.spawn("bench.peers.run_spu", folder, 1)
     party = Party(case, folder, 0)
     # Behind a relay the other end of each connection is the comparison's process.
-    counter = child_pipe.Counter(
-        {"peer": other.pid if case.reached_at == case.ports else os.getppid()}
-    )
+    peer = other.pid if case.reached_at == case.ports else os.getppid()
+    counter = child_pipe.Counter({"peer": peer})
     stage.say(ready=True)
     for command in child_pipe.commands():
         party.hear(command)

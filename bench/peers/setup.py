@@ -16,12 +16,9 @@ from bench.peers.engines import ENVIRONMENTS, last_words
 
 HERE = Path(__file__).parent
 # What is installed, in order: a requirements file, and options of pip.
-STEPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "crypten": (
-        ("requirements-crypten.txt", ()),
-        ("requirements-crypten-alone.txt", ("--no-deps",)),
-    ),
-    "spu": (("requirements-spu.txt", ("--only-binary=:all:",)),),
+STEPS = {
+    "crypten": {"requirements-crypten.txt": [], "requirements-crypten-alone.txt": ["--no-deps"]},
+    "spu": {"requirements-spu.txt": ["--only-binary=:all:"]},
 }
 CURE = {
     "crypten": "it needs a torch that pip can find for this Python; see "
@@ -43,21 +40,9 @@ def install(name: str, folder: Path, python: str, options: Sequence[str] = ()) -
     print(f"{name}: installing into {home}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     _run(name, [python, "-m", "venv", "--clear", str(home)])
-    for file, own in STEPS[name]:
-        _run(
-            name,
-            [
-                str(home / "bin" / "python"),
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                *own,
-                *options,
-                "-r",
-                str(HERE / file),
-            ],
-        )
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q"]
+    for file, own in STEPS[name].items():
+        _run(name, [*pip, *own, *options, "-r", str(HERE / file)])
     (home / ".installed").touch()
     print(f"{name}: ready")
 
@@ -65,19 +50,14 @@ def install(name: str, folder: Path, python: str, options: Sequence[str] = ()) -
 def _run(name: str, command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SetupFailed(
-            f"{name} cannot be installed: {pip_error(done.stderr or done.stdout)}\n  {CURE[name]}"
-        )
+        why = pip_error(done.stderr or done.stdout)
+        raise SetupFailed(f"{name} cannot be installed: {why}\n  {CURE[name]}")
 
 
 def pip_error(text: str) -> str:
     """What pip says is wrong: its last line that begins with ERROR."""
-    errors = [
-        line.removeprefix("ERROR:").strip()
-        for line in text.splitlines()
-        if line.startswith("ERROR:")
-    ]
-    return errors[-1] if errors else last_words(text)
+    errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
+    return errors[-1].removeprefix("ERROR:").strip() if errors else last_words(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from bench.peers.peer_workloads import Array, Workload
 from bench.schema import row
 
 OURS = "gpumpc"
+NUMBERS = ("seconds total", "online", "times", "MB a party", "dealer MB", "rounds", "max error")
 Row = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ def row_of(
     if len({*digests}) < len(digests):
         raise ValueError(f"{engine} used the same randomness in two runs of {work.name}")
     online = [run.seconds_online for run in runs if run.seconds_online is not None]
-    offline = runs[0].offline_bytes
+    offline, dealt = runs[0].offline_bytes, [run.offline_bytes or 0 for run in runs]
     return row(
         workload=work.name,
         engine=engine,
@@ -43,9 +44,7 @@ def row_of(
         seconds_total_runs=[run.seconds_total for run in runs],
         seconds_online=statistics.median(online) if online else None,
         online_bytes=int(statistics.median(run.online_bytes for run in runs)),
-        offline_bytes=offline
-        if offline is None
-        else int(statistics.median(run.offline_bytes or 0 for run in runs)),
+        offline_bytes=None if offline is None else int(statistics.median(dealt)),
         rounds=rounds,
         max_error=max(float(np.abs(run.output - exact).max()) for run in runs),
         items_per_second=work.items / statistics.median(run.seconds_total for run in runs),
@@ -73,9 +72,7 @@ def failed_row(work: Workload, engine: str, why: str) -> Row:
 
 
 def add_ratios(rows: Sequence[Row]) -> None:
-    """Beside each peer's row how many times faster our headline is; beside each of ours, how many
-    times the better peer.
-    """
+    """How many times faster our headline is than each peer, and each of ours than the best."""
     for work in {entry["workload"] for entry in rows}:
         ran = [entry for entry in rows if entry["workload"] == work and not entry.get("fault")]
         ours = [entry for entry in ran if entry["engine"] == OURS]
@@ -90,29 +87,22 @@ def add_ratios(rows: Sequence[Row]) -> None:
 
 def report_of(rows: Sequence[Row], about: Mapping[str, Any]) -> Row:
     """All rows in one object of the schema, with the headline's ratios by workload, for figures."""
-    headlines = {
-        r["workload"]: r for r in reversed(rows) if r["engine"] == OURS and not r.get("fault")
-    }
-    crypten = {r["workload"]: r for r in rows if r["engine"] == "crypten" and not r.get("fault")}
-    both = [name for name in headlines if name in crypten]
+    ran = [entry for entry in rows if not entry.get("fault")]
+    ours = {entry["workload"]: entry for entry in reversed(ran) if entry["engine"] == OURS}
+    crypten = {entry["workload"]: entry for entry in ran if entry["engine"] == "crypten"}
+    both = [(name, ours[name], crypten[name]) for name in ours if name in crypten]
+    key = "times_better_peer"
     return row(
         **about,
-        times={
-            name: r["times_better_peer"]
-            for name, r in headlines.items()
-            if "times_better_peer" in r
-        },
-        times_crypten={
-            name: crypten[name]["seconds_total"] / headlines[name]["seconds_total"] for name in both
-        },
+        times={name: our[key] for name, our in ours.items() if key in our},
+        times_crypten={n: their["seconds_total"] / our["seconds_total"] for n, our, their in both},
         times_crypten_online={
-            name: crypten[name]["seconds_total"] / headlines[name]["seconds_online"]
-            for name in both
+            name: their["seconds_total"] / our["seconds_online"] for name, our, their in both
         },
         error_over_crypten={
-            name: headlines[name]["max_error"] / crypten[name]["max_error"]
-            for name in both
-            if crypten[name]["max_error"]
+            name: our["max_error"] / their["max_error"]
+            for name, our, their in both
+            if their["max_error"]
         },
         rows=list(rows),
     )
@@ -123,15 +113,7 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     table = Table(title=title)
     table.add_column("workload")
     table.add_column("engine", overflow="fold")
-    for name in (
-        "seconds total",
-        "online",
-        "times",
-        "MB a party",
-        "dealer MB",
-        "rounds",
-        "max error",
-    ):
+    for name in NUMBERS:
         table.add_column(name, justify="right")
     before = ""
     for entry in rows:
@@ -146,11 +128,10 @@ def _cells(entry: Row) -> list[str]:
     if entry.get("fault"):
         return [f"{entry['engine']}: did not run: {entry['fault']}"]
     times = entry.get("times_better_peer") or entry.get("gpumpc_is_faster")
-    engine = entry["engine"] + (
-        f" k={entry['k']} f={entry['f']}" if entry["k"] is not None else f" f={entry['f']}"
-    )
+    ring = "" if entry["k"] is None else f" k={entry['k']}"
+    computed = " (computed)" if entry.get("computed") else ""
     return [
-        engine + (" (computed)" if entry.get("computed") else ""),
+        f"{entry['engine']}{ring} f={entry['f']}{computed}",
         _number(entry["seconds_total"], ".3f"),
         _number(entry["seconds_online"], ".3f"),
         "" if times is None else f"{times:.1f}",

@@ -60,10 +60,8 @@ def own_connections() -> Iterator[tuple[int, int, int]]:
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(name))) as end:
-                if (
-                    end.family not in (socket.AF_INET, socket.AF_INET6)
-                    or end.type != socket.SOCK_STREAM
-                ):
+                by_ip = end.family in (socket.AF_INET, socket.AF_INET6)
+                if not by_ip or end.type != socket.SOCK_STREAM:
                     continue
                 remote = end.getpeername()[1]
                 info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)

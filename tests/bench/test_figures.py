@@ -5,29 +5,14 @@ from typing import Any
 import pytest
 
 from bench import figures
-from bench.figures import (
-    Figure,
-    last_json_object,
-    look_up,
-    measure,
-    read_table,
-    run_command,
-    select,
-)
+from bench.figures import Figure, last_json_object, look_up, measure, read_table, select
 from tests.bench.test_schema import GOOD
 
 
 def figure(**changes: Any) -> Figure:
-    values = {
-        "id": "a",
-        "command": "c",
-        "key": "x.y",
-        "comparison": "<=",
-        "bound": 5,
-        "unit": "",
-        "machine": "any",
-    }
-    return Figure(**{**values, "issue": 2, **changes})
+    values: dict[str, Any] = {"id": "a", "command": "c", "key": "x.y", "issue": 2}
+    values |= {"comparison": "<=", "bound": 5, "unit": "", "machine": "any"}
+    return Figure(**{**values, **changes})
 
 
 def test_table_is_well_formed() -> None:
@@ -41,11 +26,8 @@ def test_table_is_well_formed() -> None:
 
 
 def test_repeated_id_is_refused(tmp_path: Path) -> None:
-    entry = (
-        '[[figure]]\nid="a"\ncommand="c"\nkey="k"\ncomparison="report"\n'
-        'unit=""\nmachine="any"\nissue=2\n'
-    )
-    (tmp_path / "t.toml").write_text(entry * 2)
+    entry = '[[figure]]\nid="a"\ncommand="c"\nkey="k"\ncomparison="report"\n'
+    (tmp_path / "t.toml").write_text((entry + 'unit=""\nmachine="any"\nissue=2\n') * 2)
     with pytest.raises(ValueError, match="twice: a"):
         read_table(tmp_path / "t.toml")
 
@@ -89,15 +71,8 @@ def test_shared_command_runs_once_and_bounds_decide() -> None:
         ran.append(command)
         return {"x": {"y": 5}}, ""
 
-    asked: list[tuple[str, int | None, bool]]
-    asked = [
-        ("<=", 5, True),
-        ("<", 5, False),
-        (">=", 6, False),
-        ("==", 5, True),
-        (">", 4, True),
-        ("report", None, True),
-    ]
+    asked: list[tuple[str, int | None, bool]] = [("report", None, True), ("==", 5, True)]
+    asked += [("<=", 5, True), ("<", 5, False), (">=", 6, False), (">", 4, True)]
     results = measure([figure(comparison=word, bound=bound) for word, bound, _ in asked], run)
     assert [r.met for r in results] == [met for _, _, met in asked]
     assert ran == ["c"]
@@ -105,9 +80,8 @@ def test_shared_command_runs_once_and_bounds_decide() -> None:
 
 def test_missing_key_or_failed_command_does_not_meet() -> None:
     (absent,) = measure([figure()], lambda _: ({"x": 1}, ""))
-    (broken,) = measure(
-        [figure(comparison="report", bound=None)], lambda _: (None, "exit status 3")
-    )
+    reported = figure(comparison="report", bound=None)
+    (broken,) = measure([reported], lambda _: (None, "exit status 3"))
     assert not absent.met
     assert "no key 'x.y'" in absent.verdict
     assert not broken.met
@@ -126,13 +100,13 @@ def test_missing_key_or_failed_command_does_not_meet() -> None:
 def test_run_command_returns_json_or_the_fault(program: str, fault: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(program)
-    output, why = run_command(f"{{python}} {script}")
+    output, why = figures.run_command(f"{{python}} {script}")
     assert fault in why
     assert (output is None) == bool(fault)
 
 
 def test_run_command_reports_a_missing_program() -> None:
-    assert "cannot start" in run_command("/nowhere/program")[1]
+    assert "cannot start" in figures.run_command("/nowhere/program")[1]
 
 
 def test_exit_status_and_json_report_unmet_figures(

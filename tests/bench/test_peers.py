@@ -44,20 +44,11 @@ def measured(seconds: float, digest: str = "a", **changes: Any) -> Measured:
 
 def rows() -> list[dict[str, Any]]:
     exact = np.zeros(4)
-    ours = [
-        measured(0.1, "a", seconds_online=0.05, offline_bytes=9),
-        measured(0.3, "b", seconds_online=0.07),
-    ]
+    first = measured(0.1, "a", seconds_online=0.05, offline_bytes=9)
+    ours = [first, measured(0.3, "b", seconds_online=0.07)]
+    params = {"k": 44, "f": 16, "backend": "numpy"}
     made = [
-        row_of(
-            SMALL,
-            OURS,
-            ours,
-            4,
-            exact,
-            {"k": 44, "f": 16, "backend": "numpy"},
-            {"bounds": "certified"},
-        ),
+        row_of(SMALL, OURS, ours, 4, exact, params, {"bounds": "certified"}),
         row_of(SMALL, "crypten", [measured(4.0)], 36, exact, {"f": 16}, {}),
         row_of(SMALL, "spu", [measured(2.0, why_no_message="why")], None, exact, {"f": 16}, {}),
     ]
@@ -92,9 +83,7 @@ def test_case_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lenet", "maxpool", "conv", "matmul"])
 def test_our_plan_computes_the_reference_result(name: str) -> None:
-    """The same answer in float64 from our graph, channels last, and from the definition, channels
-    first.
-    """
+    """Our graph, channels last, and the definition, channels first, agree in float64."""
     work, arrays = WORKLOADS[name], case_arrays(name)
     few = {**arrays, "x": arrays["x"][:2]}
     compiled = plan_of(work, arrays, Params(ring_bits=44, frac_bits=16))
@@ -116,9 +105,8 @@ def test_model_arrays_are_in_the_order_of_layers() -> None:
     work = WORKLOADS["vgg"]
     arrays = model_arrays(work)
     weights = {f"{i}.weight": layer.weight for i, layer in enumerate(work.layers) if layer.weight}
-    assert {
-        name: array.shape for name, array in arrays.items() if name.endswith("weight")
-    } == weights
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert {name: shapes[name] for name in shapes if name.endswith("weight")} == weights
 
 
 def test_arrays_for_jax_are_channels_last() -> None:
@@ -190,22 +178,16 @@ def test_error_is_the_largest_of_all_runs() -> None:
 
 def test_table_names_peers_that_did_not_run_and_why() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(
-        table_of([*rows(), failed_row(WORKLOADS["vgg"], "crypten", "not installed")], "title")
-    )
+    failed = failed_row(WORKLOADS["vgg"], "crypten", "not installed")
+    console.print(table_of([*rows(), failed], "title"))
     text = console.export_text()
     assert "did not run: not installed" in text
     assert "gpumpc k=44 f=16" in text
 
 
 def test_computed_row_adds_link_time_and_is_marked() -> None:
-    base = {
-        **rows()[1],
-        "rounds": 100,
-        "online_bytes": 10**6,
-        "offline_bytes": 10**6,
-        "seconds_total": 1.0,
-    }
+    base = {**rows()[1], "rounds": 100, "seconds_total": 1.0}
+    base |= {"online_bytes": 10**6, "offline_bytes": 10**6}
     computed = computed_row(base, Shape(8e6, 0.04))
     assert computed["seconds_total"] == pytest.approx(1.0 + 75 * 0.02 + 2.0)
     assert (computed["computed"], computed["seconds_compute"]) == (True, 1.0)
@@ -213,9 +195,8 @@ def test_computed_row_adds_link_time_and_is_marked() -> None:
 
 
 def test_rounds_are_read_from_the_last_profile() -> None:
-    line = (
-        "[info] Link details: total send bytes {}, recv bytes 1, send actions {}, recv actions 8\n"
-    )
+    line = "[info] Link details: total send bytes {}, recv bytes 1, send actions {}, recv actions 8"
+    line += "\n"
     assert rounds_in(line.format(1, 7) + "noise\n" + line.format(72000000, 8)) == 8
     assert rounds_in("nothing") is None
 
@@ -266,12 +247,8 @@ for line in sys.stdin:
 def test_runner_is_driven_and_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     peer = fake_peer(monkeypatch, tmp_path, RUNNER)
     run = peer.run()
-    assert (run.seconds_total, run.online_bytes, run.offline_bytes, run.opened_digest) == (
-        2.0,
-        5,
-        None,
-        "d",
-    )
+    assert (run.seconds_total, run.opened_digest) == (2.0, "d")
+    assert (run.online_bytes, run.offline_bytes) == (5, None)
     assert run.why_no_message
     assert run.output.sum() == 3
     assert peer.rounds() == 8
@@ -300,13 +277,10 @@ def test_setup_reports_the_pip_error_and_a_hint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = tmp_path / "python"
-    script.write_text(
-        "#!/bin/sh\necho 'ERROR: No matching distribution found for spu==0.9.5' >&2\nexit 1\n"
-    )
+    said = "ERROR: No matching distribution found for spu==0.9.5"
+    script.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     script.chmod(0o755)
-    assert (
-        peer_setup.main(["spu", "--folder", str(tmp_path / "envs"), "--python", str(script)]) == 1
-    )
+    assert peer_setup.main(["spu", f"--folder={tmp_path / 'envs'}", f"--python={script}"]) == 1
     told = capsys.readouterr().err
     assert "spu cannot be installed: No matching distribution found for spu==0.9.5" in told
     assert "Python 3.10 and 3.11" in told
@@ -323,40 +297,22 @@ def test_existing_environment_is_not_rebuilt(
 
 
 @pytest.mark.parametrize("steps", peer_setup.STEPS.values())
-def test_requirements_are_pinned(steps: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
-    for file, _ in steps:
-        lines = [
-            line
-            for line in (peer_setup.HERE / file).read_text().splitlines()
-            if line and line[0] != "#"
-        ]
-        assert lines
-        assert all("==" in line for line in lines)
+def test_requirements_are_pinned(steps: dict[str, list[str]]) -> None:
+    for file in steps:
+        text = (peer_setup.HERE / file).read_text()
+        lines = [line for line in text.splitlines() if line and line[0] != "#"]
+        assert lines and all("==" in line for line in lines)
 
 
 def test_report_lists_a_missing_peer_and_exits_nonzero(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three real processes, a small workload; the peer that is not there is in the table and in the
-    exit status.
-    """
+    """Three real processes and a small workload; the table shows the missing peer."""
     monkeypatch.setattr(peers, "WORKLOADS", {"relu": SMALL})
     out = tmp_path / "rows.json"
-    arguments = [
-        "--workloads",
-        "relu",
-        "--peers",
-        "spu",
-        "--runs",
-        "2",
-        "--json",
-        str(out),
-        "--ours",
-        "44:16",
-        "--ours",
-        "40:13",
-    ]
-    assert peers.main([*arguments, "--environments", str(tmp_path)]) == 1
+    arguments = ["--workloads=relu", "--peers=spu", "--runs=2", f"--json={out}"]
+    arguments += ["--ours=44:16", "--ours=40:13", f"--environments={tmp_path}"]
+    assert peers.main(arguments) == 1
     assert "did not run: not installed" in capsys.readouterr().out
     report = json.loads(out.read_text())
     check_row(report)

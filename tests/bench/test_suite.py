@@ -10,15 +10,11 @@ from gpumpc.measure.workloads import BATCH
 
 
 def test_suites_are_selected_by_name() -> None:
-    assert [path.stem for path in suite.files_of([])] == [
-        "bench_protocols",
-        "bench_ring",
-        "bench_workloads",
-    ]
+    every = ["bench_protocols", "bench_ring", "bench_workloads"]
+    assert [path.stem for path in suite.files_of([])] == every
     assert [path.stem for path in suite.files_of(["ring"])] == ["bench_ring"]
-    with pytest.raises(
-        ValueError, match="no suite 'nonsense'; there are protocols, ring, workloads"
-    ):
+    text = "no suite 'nonsense'; there are protocols, ring, workloads"
+    with pytest.raises(ValueError, match=text):
         suite.files_of(["nonsense"])
 
 
@@ -52,11 +48,8 @@ def test_machine_name_is_usable_as_a_folder_name() -> None:
 
 
 def test_processor_is_read_from_the_first_entry() -> None:
-    text = (
-        "processor\t: 0\nmodel name\t: Some CPU 9\nflags\t\t: fpu avx2\n\nprocessor\t: "
-        "1\nmodel "
-        "name\t: Other\n"
-    )
+    first = "processor\t: 0\nmodel name\t: Some CPU 9\nflags\t\t: fpu avx2\n"
+    text = f"{first}\nprocessor\t: 1\nmodel name\t: Other\n"
     assert machine._cpu_fields(text)["model name"] == "Some CPU 9"
     assert machine._cpu_fields("") == {}
 
@@ -65,10 +58,8 @@ def test_floor_is_latency_plus_transfer_time() -> None:
     link = networks.floor(31, 12_500_000, 25_000_000, "wan")
     assert link["link_seconds_online"] == pytest.approx(31 * 0.02 + 1.0)
     assert link["link_seconds_dealer"] == pytest.approx(0.02 + 2.0)
-    assert networks.floor(31, 1, 1, "loopback") == {
-        "link_seconds_online": None,
-        "link_seconds_dealer": None,
-    }
+    nothing = {"link_seconds_online": None, "link_seconds_dealer": None}
+    assert networks.floor(31, 1, 1, "loopback") == nothing
 
 
 def test_tcp_counters_count_transferred_bytes() -> None:

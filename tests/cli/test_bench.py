@@ -1,6 +1,4 @@
-"""`gpumpc bench` on small sizes: right results, the declared bytes, one schema, whatever the
-backend.
-"""
+"""`gpumpc bench` on small sizes: right results, declared bytes, one schema, on any backend."""
 
 import json
 from typing import Any
@@ -55,12 +53,8 @@ def test_every_workload_except_networks_is_tested():
 def test_search_equals_the_plaintext_search(net):
     row = run("retrieval", "--n", "1000", *net)
     check_row(row)
-    assert (row["workload"], row["batch_size"], row["max_error"], row["wrong"]) == (
-        "retrieval",
-        1,
-        0.0,
-        0,
-    )
+    assert (row["workload"], row["batch_size"]) == ("retrieval", 1)
+    assert (row["max_error"], row["wrong"]) == (0.0, 0)
     assert row["online_bytes"] > 0 and row["offline_bytes"] > 0 and row["rounds"] > 0
 
 
@@ -95,9 +89,7 @@ def test_bytes_of_a_multiplication():
 
 
 def test_bytes_of_a_convolution():
-    """One opening of the input, one correction an output; F was opened when the weights were
-    shared.
-    """
+    """One opening of the input, one correction an output; F was opened with the weights."""
     row = run("conv", "--batch-size", "1", "--ring-bits", "44", "--frac-bits", "16")
     assert row["online_bytes"] == row["offline_bytes"] == packed_bytes(32 * 32 * 64, 44)
     assert row["rounds"] == 1
@@ -108,13 +100,11 @@ def test_an_unknown_workload_or_backend_is_an_error():
         assert CliRunner().invoke(app, ["bench", *arguments, "--json"]).exit_code != 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["mul"], "give --net"),
-        (["retrieval", "--n", "300", "--net", "loopback"], "run one at a time"),
-    ],
-)
+RETRIEVAL = ["retrieval", "--n", "300", "--net", "loopback"]
+REFUSED = [(["mul"], "give --net"), (RETRIEVAL, "run one at a time")]
+
+
+@pytest.mark.parametrize(("arguments", "why"), REFUSED)
 def test_in_flight_needs_net_and_no_retried_selection(arguments, why):
     done = CliRunner().invoke(app, ["bench", *arguments, "--in-flight", "2"])
     assert done.exit_code == 1 and why in " ".join(done.output.split())

@@ -1,6 +1,4 @@
-"""`gpumpc data`: fetching from a stub, the two lists, and folders of patches cut from SYNTHETIC
-phantoms.
-"""
+"""`gpumpc data`: fetching from a stub, the two lists, folders of patches of SYNTHETIC phantoms."""
 
 import re
 from pathlib import Path
@@ -34,11 +32,8 @@ def run(*arguments, rc=0):
 
 @pytest.fixture
 def table(monkeypatch):
-    monkeypatch.setattr(
-        packages,
-        "SOURCES",
-        {"gone": source("gone"), "toy": source(), "more": source("more-images")},
-    )
+    sources = {"gone": source("gone"), "toy": source(), "more": source("more-images")}
+    monkeypatch.setattr(packages, "SOURCES", sources)
 
 
 @pytest.mark.usefixtures("table")
@@ -82,9 +77,8 @@ def test_docs_list_every_source_with_its_pinned_version():
     text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
     for name, entry in packages.SOURCES.items():
         version = entry.version.split("+")[0]
-        assert re.search(
-            rf"\| `{name}` \| (Debian )?{entry.package} {re.escape(version)} \|", text
-        ), name
+        pinned = rf"\| `{name}` \| (Debian )?{entry.package} {re.escape(version)} \|"
+        assert re.search(pinned, text), name
         assert re.search(rf"\| `{name}` \| {re.escape(LICENCES[name].package)} \|", text), name
 
 
@@ -106,18 +100,11 @@ def test_build_writes_patches_labels_and_notice(cache, tmp_path):
     out = tmp_path / "new" / "patches"
     text = run("build", "modality-6", "--out", out, "--train", 5, "--test", 3, "--cache", cache)
     assert "16 images and labels.csv are in" in text
-    assert (
-        "cut without deid, icbm152, nuclear, pydicom, pyradiomics, skimage: run `gpumpc data fetch "
-        "deid" in text
-    )
+    without = "cut without deid, icbm152, nuclear, pydicom, pyradiomics, skimage"
+    assert f"{without}: run `gpumpc data fetch deid" in text
     want = modality6(cache, n_train=5, n_test=3)
     labels = read_labels(out / "labels.csv")
-    assert sorted(path.name for path in out.iterdir()) == [
-        "NOTICE.txt",
-        "labels.csv",
-        "test",
-        "train",
-    ]
+    assert {path.name for path in out.iterdir()} == {"NOTICE.txt", "labels.csv", "test", "train"}
     assert len(list((out / "train" / "MR-brain").iterdir())) == 5
     found = [item for item in read_images(out) if isinstance(item, Item)]
     assert len(found) == 16
@@ -125,26 +112,20 @@ def test_build_writes_patches_labels_and_notice(cache, tmp_path):
         name = item.path.relative_to(out).as_posix()
         label = labels.find(name)
         assert label is not None and label == labels.find(str(item.path))
-        rows = np.all(
-            [want.labels == label.label, want.sources == label.source, want.train == label.train],
-            axis=0,
-        )
+        rows = (want.labels == label.label) & (want.sources == label.source)
+        rows &= want.train == label.train
         error = np.abs(want.images[rows] - item.pixels[..., :1]).reshape(rows.sum(), -1).max(axis=1)
-        assert error.min() <= 0.5 / 255 + 1e-6 and name.startswith(
-            "train" if label.train else "test"
-        )
+        assert error.min() <= 0.5 / 255 + 1e-6
+        assert name.startswith("train" if label.train else "test")
 
 
 def test_build_refuses_bad_names_and_folders(cache, tmp_path):
     assert "there is no benchmark 'mnist'" in run("build", "mnist", "--out", tmp_path / "x", rc=1)
     text = run("build", "brain-region-8", "--out", tmp_path / "x", "--cache", cache, rc=1)
-    assert (
-        "MissingFile: brain-region-8 lacks a volume" in text
-        and "gpumpc data fetch icbm152 mricron" in text
-    )
-    assert "MissingFile" in run(
-        "build", "modality-6", "--out", tmp_path / "x", "--cache", tmp_path / "none", rc=1
-    )
+    assert "MissingFile: brain-region-8 lacks a volume" in text
+    assert "gpumpc data fetch icbm152 mricron" in text
+    places = ("--out", tmp_path / "x", "--cache", tmp_path / "none")
+    assert "MissingFile" in run("build", "modality-6", *places, rc=1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     text = run("build", "modality-6", "--out", tmp_path / "full", "--cache", cache, rc=1)
@@ -153,20 +134,16 @@ def test_build_refuses_bad_names_and_folders(cache, tmp_path):
 
 
 def images():
-    labels, sources, train = (
-        np.array(["a b"] * 3),
-        np.array(["s"] * 3),
-        np.array([True, False, True]),
-    )
+    labels, sources = np.array(["a b"] * 3), np.array(["s"] * 3)
+    train = np.array([True, False, True])
     return LabelledImages(np.full((3, 4, 4, 1), 0.5), labels, sources, train)
 
 
 def test_write_folder_needs_a_new_or_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     assert write_folder(images(), tmp_path / "empty", ["nuclear"]) == 3
-    assert read_labels(tmp_path / "empty" / "labels.csv").find("train/a-b/0001.png") == Label(
-        "a b", "s", True
-    )
+    labels = read_labels(tmp_path / "empty" / "labels.csv")
+    assert labels.find("train/a-b/0001.png") == Label("a b", "s", True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not empty"):
         write_folder(images(), tmp_path / "file", ["nuclear"])

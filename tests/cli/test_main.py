@@ -79,12 +79,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch warns of torch
 def test_commands_run_the_whole_path(model: Path, tmp_path: Path) -> None:
-    plan, folder, inputs, out = (
-        tmp_path / "plan",
-        tmp_path / "local",
-        tmp_path / "x.npy",
-        tmp_path / "y.npz",
-    )
+    plan, folder, inputs, out = (tmp_path / name for name in ("plan", "local", "x.npy", "y.npz"))
     assert "plan 'small' (calibrated bounds)" in gpumpc("compile", model, "--out", plan)
     x = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1))
     np.save(inputs, x)
@@ -93,13 +88,11 @@ def test_commands_run_the_whole_path(model: Path, tmp_path: Path) -> None:
         config = folder / "client.toml"
         assert "no weights yet" in wait_healthy(config)
         options = ("--config", config, "--plan", plan)
-        text = gpumpc("share-weights", *options)
-        assert text == "weights are shared"
+        assert gpumpc("share-weights", *options) == "weights are shared"
         items = gpumpc("share", inputs, *options).split()[-3:]
         assert all(re.fullmatch("[0-9a-f]{32}", item) for item in items)
-        assert "features (3, 3) of 3 images saved to" in gpumpc(
-            "extract", *items, *options, "--out", out
-        )
+        text = gpumpc("extract", *items, *options, "--out", out)
+        assert "features (3, 3) of 3 images saved to" in text
         assert "0 of 3 images" not in gpumpc("extract", "--all", *options)
         assert "ready, next batch 2" in gpumpc("doctor", "--config", config)
         assert "OutOfRange" in _refused(folder, plan, x * 3)
@@ -111,9 +104,8 @@ def test_commands_run_the_whole_path(model: Path, tmp_path: Path) -> None:
         supervisor.communicate()
     assert code == 0 and not processes_of(folder)
     compiled = Plan.load(plan)
-    law = (
-        1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)
-    ) * 2.0**-compiled.record.params.frac_bits
+    ulp = 2.0**-compiled.record.params.frac_bits
+    law = (1 + np.abs(compiled.weights["fc.weight"]).sum(axis=0)) * ulp
     assert list(np.load(out)["items"]) == items
     assert (np.abs(np.load(out)["features"] - compiled.evaluate(x, fixed_point=True)) <= law).all()
     assert "PeerTimeout" in gpumpc("doctor", "--config", config, rc=1)
@@ -121,9 +113,8 @@ def test_commands_run_the_whole_path(model: Path, tmp_path: Path) -> None:
 
 def _refused(folder: Path, plan: Path, x: np.ndarray) -> str:
     np.save(folder / "bad.npy", x)
-    return gpumpc(
-        "share", folder / "bad.npy", "--config", folder / "client.toml", "--plan", plan, rc=1
-    )
+    options = ("--config", folder / "client.toml", "--plan", plan)
+    return gpumpc("share", folder / "bad.npy", *options, rc=1)
 
 
 @pytest.fixture
@@ -145,9 +136,7 @@ def test_killed_up_leaves_no_process_behind(set_up: Cluster) -> None:
 
 
 def test_up_restarts_and_stops_its_children(set_up: Cluster) -> None:
-    """SIGTERM at any time leaves no process behind; what is there is taken up, if it is what was
-    asked for.
-    """
+    """SIGTERM at any time leaves no process behind; a folder of another setup is refused."""
     folder, plan = set_up.folder, set_up.folder.parent / "plan"
     supervisor = up(folder, plan)
     while not processes_of(folder)[1:]:
@@ -173,9 +162,8 @@ def test_keygen_writes_private_keys_once(tmp_path: Path) -> None:
     assert "card.toml" in gpumpc("keygen", tmp_path / "keys", "--role", "user", "--name", "ann")
     assert (tmp_path / "keys" / "secret.toml").stat().st_mode & 0o777 == 0o600
     assert "never overwritten" in gpumpc("keygen", tmp_path / "keys", "--role", "user", rc=1)
-    assert "role 'king' is not known" in gpumpc(
-        "keygen", tmp_path / "other", "--role", "king", rc=1
-    )
+    text = gpumpc("keygen", tmp_path / "other", "--role", "king", rc=1)
+    assert "role 'king' is not known" in text
 
 
 def test_missing_and_wrong_files_are_named(set_up: Cluster, tmp_path: Path) -> None:
@@ -183,22 +171,18 @@ def test_missing_and_wrong_files_are_named(set_up: Cluster, tmp_path: Path) -> N
     assert "MissingFile" in gpumpc("dealer", "--config", tmp_path / "no.toml", rc=1)
     text = gpumpc("server", "--party", 1, "--config", set_up.setup.server0, rc=1)
     assert "is of party 0" in text and "What to do: correct one of them" in text
-    options = ("--config", set_up.setup.client)
-    assert "gpumpc compile" in gpumpc(
-        "share", tmp_path / "x.npy", *options, "--plan", tmp_path / "none", rc=1
-    )
-    assert "there is no network" in gpumpc("compile", "none", "--out", plan / "new", rc=1)
-    assert "is not known" in gpumpc(
-        "compile", "lenet", "--bounds", "guessed", "--out", plan / "new", rc=1
-    )
+    options = ("--config", set_up.setup.client, "--plan", tmp_path / "none")
+    assert "gpumpc compile" in gpumpc("share", tmp_path / "x.npy", *options, rc=1)
+    out = ("--out", plan / "new")
+    assert "there is no network" in gpumpc("compile", "none", *out, rc=1)
+    assert "is not known" in gpumpc("compile", "lenet", "--bounds", "guessed", *out, rc=1)
     assert "only --local" in gpumpc("up", "--plan", plan, rc=1)
 
 
 def test_absent_servers_are_a_timeout(set_up: Cluster, tmp_path: Path) -> None:
     start = time.monotonic()
-    text = gpumpc(
-        "share-weights", "--config", set_up.setup.client, "--plan", tmp_path / "plan", rc=1
-    )
+    options = ("--config", set_up.setup.client, "--plan", tmp_path / "plan")
+    text = gpumpc("share-weights", *options, rc=1)
     assert "PeerTimeout: no server 0 at" in text and "nothing answers there" in text
     assert time.monotonic() - start < 6.5
 
@@ -209,13 +193,9 @@ def test_load_array_refuses_files_that_are_not_arrays(tmp_path: Path, content: b
     from gpumpc.errors import ConfigError, MissingFile
 
     (tmp_path / "x.npy").write_bytes(content)
-    for path, error in (
-        (tmp_path / "x.npy", ConfigError),
-        (tmp_path / "none.npy", MissingFile),
-        (tmp_path, ConfigError),
-    ):
+    for name, error in (("x.npy", ConfigError), ("none.npy", MissingFile), ("", ConfigError)):
         with pytest.raises(error):
-            load_array(path)
+            load_array(tmp_path / name)
 
 
 def test_version_and_doctor_print_the_version() -> None:
@@ -226,9 +206,8 @@ def test_version_and_doctor_print_the_version() -> None:
 
 def test_bench_over_a_link_names_the_link() -> None:
     """Three processes and a relay; the row says which link."""
-    row = json.loads(
-        RUNNER.invoke(app, ["bench", "relu", "--n", "1000", "--net", "lan", "--json"]).stdout
-    )
+    command = ["bench", "relu", "--n", "1000", "--net", "lan", "--json"]
+    row = json.loads(RUNNER.invoke(app, command).stdout)
     check_row(row)
     assert (row["net"], row["net_round_trip_seconds"], row["n_threads"]) == ("lan", 0.0005, 1)
     assert row["seconds_online"] >= row["rounds"] * row["net_round_trip_seconds"] / 2
@@ -236,6 +215,5 @@ def test_bench_over_a_link_names_the_link() -> None:
 
 
 def test_bench_refuses_an_unknown_link() -> None:
-    assert "there is no network 'moon'" in gpumpc(
-        "bench", "relu", "--n", "10", "--net", "moon", rc=1
-    )
+    text = gpumpc("bench", "relu", "--n", "10", "--net", "moon", rc=1)
+    assert "there is no network 'moon'" in text

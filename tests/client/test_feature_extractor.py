@@ -1,6 +1,4 @@
-"""The transformer with a client that computes in the clear: in scikit-learn's hands, with files,
-and when things fail.
-"""
+"""The transformer with a client that computes in the clear: scikit-learn, files, failures."""
 
 import copy
 import subprocess
@@ -10,17 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumpc import errors
 from gpumpc.client.feature_extractor import SecureFeatureExtractor
 from gpumpc.client.served_plan import SealedResult
-from gpumpc.errors import (
-    BadShape,
-    BadValue,
-    ConfigError,
-    MissingFile,
-    OutOfRange,
-    PeerLost,
-    UnreadableImage,
-)
+from gpumpc.errors import BadShape, BadValue, ConfigError, OutOfRange, PeerLost
 from gpumpc.local.compile import Plan, compile
 from gpumpc.media.png import png
 from gpumpc.nn.graph import Flatten, Graph, Input, Linear
@@ -119,9 +110,9 @@ def test_files_without_exactly_one_image_are_refused(tmp_path):
     extractor = over(client)
     with pytest.raises(BadShape, match="1 paths hold 2 images"):
         extractor.transform([tmp_path / "two.tif"])
-    with pytest.raises(UnreadableImage, match="bad.png"):
+    with pytest.raises(errors.UnreadableImage, match="bad.png"):
         extractor.transform([tmp_path / "a.png", tmp_path / "bad.png"])
-    with pytest.raises(MissingFile):
+    with pytest.raises(errors.MissingFile):
         extractor.transform([tmp_path / "none.png"])
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "folder" / "a.png")
@@ -132,17 +123,11 @@ def test_files_without_exactly_one_image_are_refused(tmp_path):
     assert client.calls == []
 
 
-@pytest.mark.parametrize(
-    ("images", "error"),
-    [
-        (X[..., 0], BadShape),
-        (X[:0], BadShape),
-        ([], BadShape),
-        (X * 2, OutOfRange),
-        (X * np.nan, BadValue),
-        ([[["a"]]], BadValue),
-    ],
-)
+OUTSIDE = [(X[..., 0], BadShape), (X[:0], BadShape), ([], BadShape), (X * 2, OutOfRange)]
+OUTSIDE += [(X * np.nan, BadValue), ([[["a"]]], BadValue)]
+
+
+@pytest.mark.parametrize(("images", "error"), OUTSIDE)
 def test_images_outside_the_plan_are_never_sent(images, error):
     client = FakeClient()
     for verb in ("fit", "transform", "fit_transform"):
@@ -177,12 +162,8 @@ def test_extractor_works_in_a_scikit_learn_pipeline():
 def test_get_and_set_params_follow_scikit_learn():
     client: Any = FakeClient()
     extractor = SecureFeatureExtractor(config="a.toml", plan="folder")
-    assert extractor.get_params() == {
-        "client": None,
-        "config": "a.toml",
-        "plan": "folder",
-        "progress": None,
-    }
+    files, others = {"config": "a.toml", "plan": "folder"}, {"client": None, "progress": None}
+    assert extractor.get_params() == {**files, **others}
     assert extractor.set_params(client=client) is extractor and extractor.client is client
     with pytest.raises(BadValue, match="no parameter 'size'"):
         extractor.set_params(size=3)
@@ -243,8 +224,7 @@ def test_missing_client_config_or_plan_is_an_error():
 
 
 def test_extractor_imports_without_scikit_learn():
-    code = (
-        "import sys; sys.modules['sklearn'] = None; import gpumpc; gpumpc.SecureFeatureExtractor()"
-    )
+    code = "import sys; sys.modules['sklearn'] = None\n"
+    code += "import gpumpc; gpumpc.SecureFeatureExtractor()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

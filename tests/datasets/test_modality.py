@@ -1,6 +1,4 @@
-"""The benchmarks from SYNTHETIC phantoms under the real names, and the small fixture of real
-patches.
-"""
+"""Benchmarks from SYNTHETIC phantoms under the real names, and the fixture of real patches."""
 
 import zlib
 
@@ -46,9 +44,8 @@ def phantom_nrrd(path, seed, shape=(180, 170, 16)):
 def cache(tmp_path):
     for name in ("skimage", "stardist", "nuclear", "pyradiomics"):
         touch_all(tmp_path, name)
-    for seed, name in enumerate(
-        ("skimage/ihc.png", "stardist/histo.jpg", "nuclear/nuclear.png", "skimage/retina.jpg")
-    ):
+    pictures = "skimage/ihc.png", "stardist/histo.jpg", "nuclear/nuclear.png", "skimage/retina.jpg"
+    for seed, name in enumerate(pictures):
         phantom_picture(tmp_path / name, seed)
     phantom_picture(tmp_path / "skimage/microaneurysms.png", 9, (102, 102))
     grey = np.random.default_rng(8).integers(0, 4000, (200, 200)).astype(np.uint16)
@@ -61,24 +58,15 @@ def cache(tmp_path):
 def test_sources_are_held_out_and_builds_are_repeatable(cache):
     first, second = modality6(cache, n_train=6, n_test=3), modality6(cache, n_train=6, n_test=3)
     np.testing.assert_array_equal(first.images, second.images)
-    assert (
-        first.images.shape[1:] == (64, 64, 1) and 0 <= first.images.min() <= first.images.max() <= 1
-    )
-    assert first.classes == (
-        "CT thorax",
-        "MR brain",
-        "fluorescence",
-        "fundus",
-        "histology",
-    )  # no ultrasound package
+    assert first.images.shape[1:] == (64, 64, 1)
+    assert 0 <= first.images.min() <= first.images.max() <= 1
+    # There is no ultrasound package.
+    assert first.classes == ("CT thorax", "MR brain", "fluorescence", "fundus", "histology")
     gallery, queries = first.part(train=True), first.part(train=False)
     assert not set(gallery.sources) & set(queries.sources)
     for count in first.counts().values():
-        assert (count.n_train, count.n_train_sources, count.n_test_sources) == (
-            6,
-            1,
-            1,
-        ) and count.n_test > 0
+        n_sources = (count.n_train_sources, count.n_test_sources)
+        assert count.n_train == 6 and n_sources == (1, 1) and count.n_test > 0
     assert preprocess(first.images, LITE0_INPUT).shape == (len(first.images), 64, 64, 3)
 
 
@@ -95,11 +83,8 @@ def test_tiles_skip_empty_areas():
     image[:, 64:] = np.random.default_rng(2).random((128, 96))
     assert tile(image).shape == (3 * 3, 64, 64)
     assert tile(image[:, :63]).shape == (0, 64, 64)
-    assert (
-        spaced(3, 9).tolist() == [0, 3, 6]
-        and spaced(5, 2).tolist() == [0, 1]
-        and spaced(3, 0).size == 0
-    )
+    assert spaced(3, 9).tolist() == [0, 3, 6] and spaced(5, 2).tolist() == [0, 1]
+    assert spaced(3, 0).size == 0
 
 
 def test_nrrd_is_read_and_damage_refused(tmp_path):
@@ -108,9 +93,8 @@ def test_nrrd_is_read_and_damage_refused(tmp_path):
     np.testing.assert_array_equal(got.values, values)
     assert got.spacing_mm == (0.5, 0.75, 5.0)
     data = (tmp_path / "a.nrrd").read_bytes()
-    swapped = [
-        data.replace(a, b) for a, b in ((b"gzip", b"raw"), (b"sizes", b"size"), (b"5 4", b"9 9"))
-    ]
+    swaps = (b"gzip", b"raw"), (b"sizes", b"size"), (b"5 4", b"9 9")
+    swapped = [data.replace(old, new) for old, new in swaps]
     for broken in (data[:-30], b"", *swapped):
         (tmp_path / "b.nrrd").write_bytes(broken)
         with pytest.raises(UnreadableImage, match="b.nrrd"):
@@ -121,12 +105,10 @@ def phantom_brains(cache):
     for name in ("mricron", "icbm152"):
         touch_all(cache, name)
     generator = np.random.default_rng(4)
-    labels = np.repeat(np.arange(1, 9, dtype=np.uint8), 12)[:, None, None] * np.ones(
-        (96, 96, 24), dtype=np.uint8
-    )
-    colin = nibabel.Nifti1Image(
-        generator.integers(1, 255, labels.shape).astype(np.uint8), np.eye(4)
-    )
+    bands = np.repeat(np.arange(1, 9, dtype=np.uint8), 12)
+    labels = bands[:, None, None] * np.ones((96, 96, 24), dtype=np.uint8)
+    values = generator.integers(1, 255, labels.shape).astype(np.uint8)
+    colin = nibabel.Nifti1Image(values, np.eye(4))
     nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), cache / "mricron" / "aal.nii.gz")
     nibabel.save(colin, cache / "mricron" / "ch2bet.nii.gz")
     # The other volume lies 2 voxels further in its own grid, at the same place in space.
@@ -148,9 +130,8 @@ def test_brain_regions_are_cut_at_their_location(tmp_path):
         assert found.counts()[name] == (3, 2, 1, 1)
     for name in ("occipital", "parietal"):  # all of them lie inside both volumes
         mine = found.labels == name
-        np.testing.assert_allclose(
-            found.images[mine & found.train][0], found.images[mine & ~found.train][0], atol=1e-6
-        )
+        first, second = (found.images[mine & part][0] for part in (found.train, ~found.train))
+        np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_brain_regions_need_the_mricron_package(tmp_path):

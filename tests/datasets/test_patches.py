@@ -15,9 +15,8 @@ Image = pytest.importorskip("PIL.Image")
 
 def phantom_picture(path, height, width, seed):
     """SYNTHETIC: blobs of colour on a bright ground."""
-    pixels = np.random.default_rng(seed).integers(
-        80, 256, (height // 8, width // 8, 3), dtype=np.uint8
-    )
+    rng, shape = np.random.default_rng(seed), (height // 8, width // 8, 3)
+    pixels = rng.integers(80, 256, shape, dtype=np.uint8)
     Image.fromarray(pixels.repeat(8, axis=0).repeat(8, axis=1)).save(path)
 
 
@@ -44,9 +43,8 @@ def cache(tmp_path_factory):
 
 def test_patches_are_rgb_labelled_and_repeatable(cache):
     first, second = build_patches(18, cache), build_patches(18, cache)
-    assert (
-        first.images.shape == (18, 64, 64, 3) and 0 <= first.images.min() <= first.images.max() <= 1
-    )
+    assert first.images.shape == (18, 64, 64, 3)
+    assert 0 <= first.images.min() <= first.images.max() <= 1
     assert [first.labels.count(m.label) for m in MODALITIES] == [5, 5, 4, 4]
     assert len({name.split()[0] for name in first.sources}) >= 2
     np.testing.assert_array_equal(first.images, second.images)

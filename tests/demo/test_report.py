@@ -1,6 +1,4 @@
-"""The report: it loads nothing, says what it was given, escapes it, and tells right from wrong
-without colour.
-"""
+"""The report: loads nothing, shows its input escaped, tells right from wrong without colour."""
 
 import base64
 import io
@@ -89,75 +87,39 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def of(self, tag, **attributes):
-        return [
-            found
-            for name, found in self.elements
-            if name == tag and attributes.items() <= found.items()
-        ]
+        elements = [found for name, found in self.elements if name == tag]
+        return [found for found in elements if attributes.items() <= found.items()]
 
 
 def test_report_loads_no_external_resource():
     page = Page(html(report()))
-    loaders = {
-        "script",
-        "link",
-        "iframe",
-        "object",
-        "embed",
-        "base",
-        "form",
-        "a",
-        "use",
-        "video",
-        "audio",
-    }
-    assert not loaders & {tag for tag, _ in page.elements}
+    loaders = {"script", "link", "iframe", "object", "embed", "base", "form", "a", "use"}
+    assert not (loaders | {"video", "audio"}) & {tag for tag, _ in page.elements}
+    loading = ("href", "srcset", "style", "background", "action")
     for _, attributes in page.elements:
         for name, value in attributes.items():
-            assert not name.startswith("on") and name not in (
-                "href",
-                "srcset",
-                "style",
-                "background",
-                "action",
-            )
+            assert not name.startswith("on") and name not in loading
             assert name != "src" or value.startswith("data:image/png;base64,")
     [policy] = [
         a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy.startswith("default-src 'none'")
-    assert (
-        "url(" not in html(report())
-        and "@import" not in html(report())
-        and "http" not in html(report(title="x"))[300:]
-    )
+    assert "url(" not in html(report()) and "@import" not in html(report())
+    assert "http" not in html(report(title="x"))[300:]
 
 
 def test_report_shows_everything_given():
     page = Page(html(report()))
-    for word in (
-        "Private search",
-        "A sentence.",
-        "553 from 14",
-        "0.91",
-        "Two.",
-        "What was tried",
-        "class and cosine",
-    ):
+    for word in ("Private search", "A sentence.", "553 from 14", "0.91", "Two.", "What was tried"):
         assert word in page.text
+    assert "class and cosine" in page.text
     assert "On shares, 2 of 3 labels are right, and 2 of 3 equal" in page.text
-    assert (
-        "5 images from 4 sources to train on and to search, 3 from 3 to test with; none of them in "
-        "both" in page.text
-    )
+    images = "5 images from 4 sources to train on and to search, 3 from 3 to test with"
+    assert f"{images}; none of them in both" in page.text
     assert "2 sources: a, b" in page.text and "1 source: f" in page.text
-    sections = re.findall("<h2>(.*?)</h2>", html(report()))
-    assert sections == [
-        "Queries, and what was found",
-        "Cost by layer",
-        "Images and their sources",
-        "Notes",
-    ]
+    first, *others = re.findall("<h2>(.*?)</h2>", html(report()))
+    assert first == "Queries, and what was found"
+    assert others == ["Cost by layer", "Images and their sources", "Notes"]
     bare = Page(html(Report("only a title", [])))
     assert bare.text == "only a title only a title"
 
@@ -167,29 +129,18 @@ def test_report_embeds_the_exact_images():
     assert len(shown) == 4
     for data, want in zip(shown, (PICTURES[0], *PICTURES[1:4, ..., :1]), strict=True):
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
-            np.testing.assert_array_equal(
-                np.asarray(picture).reshape(want.shape), np.rint(want * 255)
-            )
+            levels = np.asarray(picture).reshape(want.shape)
+            np.testing.assert_array_equal(levels, np.rint(want * 255))
 
 
 def test_right_and_wrong_labels_differ_in_words_and_signs():
-    right = Page(html(report(queries=[query(labels=["MR"])], layers=(), classes=(), notes=())))
-    wrong = Page(
-        html(
-            report(
-                queries=[query(secure="CT", fixed="MR", labels=["CT"])],
-                layers=(),
-                classes=(),
-                notes=(),
-            )
-        )
+    right, wrong = (
+        Page(html(report(queries=[asked], layers=(), classes=(), notes=())))
+        for asked in (query(labels=["MR"]), query(secure="CT", fixed="MR", labels=["CT"]))
     )
-    assert len(right.of("li", **{"class": "right"})) == 1 and not right.of(
-        "li", **{"class": "wrong"}
-    )
-    assert len(wrong.of("li", **{"class": "wrong"})) == 1 and not wrong.of(
-        "li", **{"class": "right"}
-    )
+    for page, mark, other in ((right, "right", "wrong"), (wrong, "wrong", "right")):
+        assert len(page.of("li", **{"class": mark})) == 1
+        assert not page.of("li", **{"class": other})
     assert "secure: MR ✓ right fixed: the same ✓ right: MR" in right.text
     assert "secure: CT ✗ wrong fixed: MR ≠ differs ✗ wrong: CT" in wrong.text
     [picture] = [a["alt"] for a in wrong.of("img") if a["alt"].startswith("found")]
@@ -198,17 +149,9 @@ def test_right_and_wrong_labels_differ_in_words_and_signs():
 
 def test_report_escapes_all_text():
     evil = query(truth=EVIL, secure=EVIL, fixed=EVIL, labels=[EVIL])
-    different = query(fixed=EVIL)
-    text = html(
-        report(
-            title=EVIL,
-            rows=[(EVIL, EVIL)],
-            queries=[evil, different],
-            notes=[Note(EVIL, EVIL)],
-            lead=EVIL,
-            score=EVIL,
-        )
-    )
+    queries, texts = [evil, query(fixed=EVIL)], {"title": EVIL, "lead": EVIL, "score": EVIL}
+    notes = [Note(EVIL, EVIL)]
+    text = html(report(rows=[(EVIL, EVIL)], queries=queries, notes=notes, **texts))
     page = Page(text)
     assert "<script" not in text and not page.of("script")
     # title twice, two cells, lead, score, heading and paragraph; truth and secure; the found; the
@@ -225,23 +168,18 @@ def test_bar_heights_are_proportional_to_cost():
     text = html(report())
     online, dealer, rounds = (bars(text, kind) for kind in ("online", "dealer", "rounds"))
     unit = dealer[0][1] / 4e6
-    np.testing.assert_allclose(
-        [height for _, height in online], [1e6 * unit, 2e6 * unit, 0], atol=0.02
-    )
-    np.testing.assert_allclose(
-        [height for _, height in dealer], [4e6 * unit, 3e6 * unit, 500 * unit], atol=0.02
-    )
-    np.testing.assert_allclose([height for _, height in rounds], [44 / 5, 44, 0], atol=0.02)
-    assert (
-        len({round(y + height, 1) for y, height in online}) == 1
-        and len({y for y, _ in dealer}) == 1
-    )
+    for found, want in (
+        (online, [1e6 * unit, 2e6 * unit, 0]),
+        (dealer, [4e6 * unit, 3e6 * unit, 500 * unit]),
+        (rounds, [44 / 5, 44, 0]),
+    ):
+        np.testing.assert_allclose([height for _, height in found], want, atol=0.02)
+    assert len({round(y + height, 1) for y, height in online}) == 1
+    assert len({y for y, _ in dealer}) == 1
     heights = [float(a["viewbox"].split()[3]) for a in Page(text).of("svg")]
     assert max(y + height for y, height in rounds) <= heights[0]
-    assert (
-        "3 layers that send something" in Page(text).text
-        and "3 MB from one server" in Page(text).text
-    )
+    assert "3 layers that send something" in Page(text).text
+    assert "3 MB from one server" in Page(text).text
     assert "a batch takes 6 rounds" in Page(text).text and "50.0 %" in Page(text).text
 
 

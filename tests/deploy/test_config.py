@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumpc.deploy.config import (
-    LocalSetup,
-    load_client,
-    load_dealer,
-    load_server,
-    parse_size,
-    write_local,
-)
+from gpumpc.deploy import config
+from gpumpc.deploy.config import LocalSetup, load_client, load_dealer, load_server, write_local
 from gpumpc.deploy.keys import keygen, load_identity
 from gpumpc.errors import ConfigError, MissingFile
 
@@ -22,27 +16,20 @@ def local(tmp_path: Path) -> LocalSetup:
     return write_local(tmp_path / "local", [tmp_path / "plan"], 8, pool="64MiB", timeout_s=30)
 
 
-@pytest.mark.parametrize(
-    ("text", "n_bytes"),
-    [
-        ("2GiB", 2 << 30),
-        ("512 MiB", 512 << 20),
-        ("1.5KiB", 1536),
-        ("7", 7),
-        ("7B", 7),
-        ("1TiB", 1 << 40),
-    ],
-)
+SIZES = [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("1.5KiB", 1536), ("7", 7), ("7B", 7)]
+OTHER, A_SERVER = "server1/card.toml", "a card with the role server1"
+NO_SIZES = ["", "GiB", "-1GiB", "2GB", "2 gib", "1e9", "nan", "2GiB2", "0x10"]
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [*SIZES, ("1TiB", 1 << 40)])
 def test_parse_size_reads_bytes_and_units(text: str, n_bytes: int) -> None:
-    assert parse_size(text) == n_bytes
+    assert config.parse_size(text) == n_bytes
 
 
-@pytest.mark.parametrize(
-    "text", ["", "GiB", "-1GiB", "2GB", "2 gib", "1e9", "nan", "2GiB2", "0x10"]
-)
+@pytest.mark.parametrize("text", NO_SIZES)
 def test_parse_size_rejects_malformed_text(text: str) -> None:
     with pytest.raises(ConfigError, match="2GiB"):
-        parse_size(text)
+        config.parse_size(text)
 
 
 def test_local_configuration_is_complete(local: LocalSetup, tmp_path: Path) -> None:
@@ -52,23 +39,14 @@ def test_local_configuration_is_complete(local: LocalSetup, tmp_path: Path) -> N
     assert s0.peer_listen == s1.peer_connect and s0.peer_connect is s1.peer_listen is None
     assert dealer.server_endpoints == client.server_endpoints == (s0.listen, s1.listen)
     assert len({s0.listen, s1.listen, s0.peer_listen}) == 3
-    identities = [
-        load_identity(folder)
-        for folder in (s0.identity, s1.identity, dealer.identity, client.identity)
-    ]
-    cards = [identity.card for identity in identities]
+    cards = [load_identity(party.identity).card for party in (s0, s1, dealer, client)]
     assert [s1.peer, s0.peer, s0.dealer, s1.users[0]] == cards
     assert dealer.server_cards == client.server_cards == (cards[0], cards[1])
     assert s0.users == s0.owners == s1.users
     assert s0.allowed == {cards[2].curve_key: "dealer", cards[3].curve_key: "user"}
     assert s0.plans == dealer.plans == (tmp_path / "plan",)
-    assert (s0.batch_size, dealer.batch_size, s0.pool_bytes, s0.backend, s0.timeout_s) == (
-        8,
-        8,
-        64 << 20,
-        "",
-        30,
-    )
+    assert s0.batch_size == dealer.batch_size == 8
+    assert (s0.pool_bytes, s0.backend, s0.timeout_s) == (64 << 20, "", 30)
     assert s0.state == local.folder / "state0" != s1.state
     with pytest.raises(ConfigError, match="never overwritten"):
         write_local(local.folder, [], 8)
@@ -105,17 +83,9 @@ def test_paths_are_relative_to_the_configuration_file(
         (r"^timeout_s.*", "timeout_s = inf", "`timeout_s`"),
         (r"^peer_card.*", 'peer_card = "dealer/card.toml"', "role dealer, and server1 is expected"),
         (r"^peer_card.*", 'peer_card = "nobody/card.toml"', "key `peer_card`"),
-        (
-            r"^user_cards.*",
-            'user_cards = ["server1/card.toml"]',
-            "`user_cards` names a card with the role server1",
-        ),
+        (r"^user_cards.*", f'user_cards = ["{OTHER}"]', f"`user_cards` names {A_SERVER}"),
         (r"^party.*", "party == 0", "not TOML"),
-        (
-            r"^backend.*",
-            'backend = "numpy"\npeer_connect = "tcp://h:1"',
-            "must not have `peer_connect`",
-        ),
+        (r"^backend.*", 'peer_connect = "tcp://h:1"', "must not have `peer_connect`"),
     ],
 )
 def test_invalid_server_key_is_named(
@@ -131,10 +101,8 @@ def test_invalid_server_key_is_named(
 
 def test_two_cards_of_one_name_are_refused(local: LocalSetup) -> None:
     keygen(local.folder / "other", "user", "user")
-    text = local.server0.read_text().replace(
-        '["user/card.toml"]', '["user/card.toml", "other/card.toml"]'
-    )
-    local.server0.write_text(text)
+    both = '["user/card.toml", "other/card.toml"]'
+    local.server0.write_text(local.server0.read_text().replace('["user/card.toml"]', both))
     with pytest.raises(ConfigError, match="two different cards have the name 'user'"):
         load_server(local.server0)
 
@@ -142,11 +110,8 @@ def test_two_cards_of_one_name_are_refused(local: LocalSetup) -> None:
 def test_dealer_and_client_files_are_strict(local: LocalSetup) -> None:
     for path, load in ((local.dealer, load_dealer), (local.client, load_client)):
         good = path.read_text()
-        for bad in (
-            good + "more = 1\n",
-            good.replace("identity", "id"),
-            re.sub(r"(s = \[)[^,]*, ", r"\1", good),
-        ):
+        shorter = re.sub(r"(s = \[)[^,]*, ", r"\1", good)
+        for bad in (good + "more = 1\n", good.replace("identity", "id"), shorter):
             path.write_text(bad)
             with pytest.raises(ConfigError, match=str(path)):
                 load(path)

@@ -1,23 +1,12 @@
-"""Keys: made once, readable by their party alone, agreeing with the right peer and with no
-other.
-"""
+"""Keys: made once, readable by their party alone, agreeing with the right peer and no other."""
 
 import stat
 from pathlib import Path
 
 import pytest
 
-from gpumpc.deploy.keys import (
-    Card,
-    Identity,
-    Role,
-    agree_root,
-    keygen,
-    load_card,
-    load_identity,
-    open_sealed,
-    seal,
-)
+from gpumpc.deploy import keys
+from gpumpc.deploy.keys import Card, Identity, Role, agree_root, keygen, load_identity, seal
 from gpumpc.errors import ConfigError, ExposedSecret, MissingFile, RevealError
 from gpumpc.wire.zmq_channel import Listener, Requester
 
@@ -36,7 +25,7 @@ def test_keys_are_private_and_never_overwritten(tmp_path: Path, user: Identity) 
     folder = tmp_path / "ann"
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
     assert modes == {"ann": 0o700, "secret.toml": 0o600, "card.toml": 0o644}
-    assert load_card(folder / "card.toml") == user.card
+    assert keys.load_card(folder / "card.toml") == user.card
     assert (user.card.name, user.card.role) == ("ann", "user")
     with pytest.raises(ConfigError, match="never overwritten"):
         keygen(folder, "ann", "user")
@@ -51,16 +40,11 @@ def test_keygen_refuses_unsafe_names(tmp_path: Path, name: str) -> None:
 
 
 def test_secrets_do_not_print(tmp_path: Path, user: Identity) -> None:
-    secrets = [
-        line.split('"')[1] for line in (tmp_path / "ann" / "secret.toml").read_text().splitlines()
-    ]
+    lines = (tmp_path / "ann" / "secret.toml").read_text().splitlines()
+    secrets = [line.split('"')[1] for line in lines]
     assert len(secrets) == 2
-    for text in (
-        repr(user),
-        str(user),
-        repr(user.curve),
-        (tmp_path / "ann" / "card.toml").read_text(),
-    ):
+    card = (tmp_path / "ann" / "card.toml").read_text()
+    for text in (repr(user), str(user), repr(user.curve), card):
         assert not any(secret in text for secret in secrets)
 
 
@@ -81,7 +65,7 @@ def test_missing_and_damaged_files_are_named_without_content(
     with pytest.raises(MissingFile):
         load_identity(tmp_path / "bob")
     with pytest.raises(MissingFile):
-        load_card(tmp_path / "card.toml")
+        keys.load_card(tmp_path / "card.toml")
     secret = (folder / "secret.toml").read_text()
     for damaged in (
         secret[:-3],
@@ -108,7 +92,7 @@ def test_a_damaged_card_is_refused(tmp_path: Path, user: Identity, old: str, new
     path = tmp_path / "ann" / "card.toml"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=r"card\.toml cannot be used"):
-        load_card(path)
+        keys.load_card(path)
 
 
 def test_a_card_of_other_keys_is_refused(tmp_path: Path, user: Identity) -> None:
@@ -143,7 +127,7 @@ def test_low_order_public_key_is_refused(tmp_path: Path, user: Identity) -> None
     with pytest.raises(ConfigError):
         seal(weak, b"x", b"")
     with pytest.raises(RevealError):
-        open_sealed(user, bytes(100), b"")
+        keys.open_sealed(user, bytes(100), b"")
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(100_000)])
@@ -152,12 +136,12 @@ def test_sealed_message_is_opened_by_its_user_only(
 ) -> None:
     blob = seal(user.card, payload, b"request 1")
     assert len(blob) == len(payload) + 48
-    assert open_sealed(user, blob, b"request 1") == payload
+    assert keys.open_sealed(user, blob, b"request 1") == payload
     assert seal(user.card, payload, b"request 1") != blob
     with pytest.raises(RevealError, match="another key or for another request"):
-        open_sealed(user, blob, b"request 2")
+        keys.open_sealed(user, blob, b"request 2")
     with pytest.raises(RevealError):
-        open_sealed(make(tmp_path, "user", "bob"), blob, b"request 1")
+        keys.open_sealed(make(tmp_path, "user", "bob"), blob, b"request 1")
 
 
 def test_changed_or_cut_sealed_message_is_not_opened(user: Identity) -> None:
@@ -166,10 +150,10 @@ def test_changed_or_cut_sealed_message_is_not_opened(user: Identity) -> None:
         changed = bytearray(blob)
         changed[at] ^= 0x01
         with pytest.raises(RevealError):
-            open_sealed(user, bytes(changed), b"aad")
+            keys.open_sealed(user, bytes(changed), b"aad")
     for cut in (b"", blob[:47], blob[:-1], blob + b"\0"):
         with pytest.raises(RevealError):
-            open_sealed(user, cut, b"aad")
+            keys.open_sealed(user, cut, b"aad")
 
 
 def test_generated_keys_open_a_connection(tmp_path: Path, user: Identity) -> None:

@@ -10,32 +10,20 @@ import torch
 
 import gpumpc
 from gpumpc import Params, Plan
+from gpumpc import errors as e
 from gpumpc.deploy.config import write_local
-from gpumpc.errors import (
-    BadShape,
-    BadValue,
-    ConfigError,
-    GpumpcError,
-    MissingFile,
-    OutOfRange,
-    PlanError,
-    RangeTooWide,
-)
+from gpumpc.errors import BadShape, BadValue, ConfigError, MissingFile, OutOfRange, PlanError
 from gpumpc.local.simulation import LocalSession
 from gpumpc.nn.graph import Graph
 from gpumpc.program.plan import Preprocessing
 from tests.local.small_plan import LAYERS, PARAMS, ULP, compiled_plan, is_close, numbers
 from tests.plans import MODES, evaluate, secure
 
+CHACHA = Params(ring_bits=40, frac_bits=10, cipher="chacha20")
+PUBLIC = Params(ring_bits=40, frac_bits=10, weights="public")
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        PARAMS,
-        Params(ring_bits=40, frac_bits=10, cipher="chacha20"),
-        Params(ring_bits=40, frac_bits=10, weights="public"),
-    ],
-)
+
+@pytest.mark.parametrize("params", [PARAMS, CHACHA, PUBLIC])
 def test_float_fixed_and_secure_modes_agree(params: Params, tmp_path: Path) -> None:
     compiled = compiled_plan(params=params)
     x = numbers(3, 4, 4, 1)
@@ -44,9 +32,8 @@ def test_float_fixed_and_secure_modes_agree(params: Params, tmp_path: Path) -> N
     assert is_close(compiled, x, on_shares)
     compiled.save(tmp_path)
     again = Plan.load(tmp_path)
-    assert np.array_equal(again.evaluate(x, fixed_point=True), fixed) and repr(again).startswith(
-        "Plan('tiny'"
-    )
+    assert np.array_equal(again.evaluate(x, fixed_point=True), fixed)
+    assert repr(again).startswith("Plan('tiny'")
 
 
 def test_inputs_outside_the_plan_are_refused(compiled: Plan, session: LocalSession) -> None:
@@ -65,7 +52,7 @@ def test_inputs_outside_the_plan_are_refused(compiled: Plan, session: LocalSessi
 
 
 def test_too_narrow_rings_are_refused() -> None:
-    with pytest.raises(RangeTooWide):
+    with pytest.raises(e.RangeTooWide):
         compiled_plan(params=Params(ring_bits=22, frac_bits=10))
     with pytest.raises(PlanError):
         Params(ring_bits=20, frac_bits=10)
@@ -112,7 +99,7 @@ def test_head_refuses_a_policy_that_is_not_known(compiled: Plan) -> None:
 def test_calibrated_bounds_fit_where_certified_do_not() -> None:
     graph, params = Graph(LAYERS), Params(ring_bits=23, frac_bits=10)
     weights = compiled_plan().weights
-    with pytest.raises(RangeTooWide, match="gpumpc.Calibrated"):
+    with pytest.raises(e.RangeTooWide, match="gpumpc.Calibrated"):
         gpumpc.compile((graph, weights), params=params)
     x = numbers(8, 4, 4, 1)
     bounds = gpumpc.Calibrated(x, guard_bits=0)
@@ -138,7 +125,7 @@ def test_paths_that_cannot_be_used_are_explained(compiled: Plan, tmp_path: Path)
     file = tmp_path / "file"
     file.write_text("no folder")
     setup = write_local(tmp_path / "local", [tmp_path / "plan"], 1)
-    attempts: list[tuple[Callable[[], object], type[GpumpcError]]] = [
+    attempts: list[tuple[Callable[[], object], type[e.GpumpcError]]] = [
         (lambda: Plan.load(tmp_path / "nowhere"), MissingFile),
         (lambda: Plan.load(str(file)), MissingFile),
         (lambda: compiled.save(file), ConfigError),

@@ -10,16 +10,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from gpumpc import errors
 from gpumpc.engine.dealer_engine import DealerEngine
-from gpumpc.errors import (
-    BadValue,
-    BatchAlreadyUsed,
-    CorrelationsMissing,
-    CostMismatch,
-    GpumpcError,
-    LeftoverCorrelations,
-    SelectionFailed,
-)
 from gpumpc.local.compile import Plan
 from gpumpc.local.simulation import LocalSession
 from gpumpc.offline.deal_batch import Send
@@ -74,9 +66,7 @@ def test_server_error_ends_the_run(compiled: Plan, party: int) -> None:
 
 
 def test_dealer_error_ends_the_run(compiled: Plan) -> None:
-    def broken(
-        _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
-    ) -> None:
+    def broken(_: DealerEngine, sharing_id: str, nonces: Any, index: int, send: Send) -> None:
         send(memoryview(b"abc"))
         raise _Bug("the dealer")
 
@@ -84,17 +74,11 @@ def test_dealer_error_ends_the_run(compiled: Plan) -> None:
 
 
 def test_too_few_dealt_bytes_are_refused(compiled: Plan) -> None:
-    def short(
-        _: DealerEngine, weight_sharing_id: str, nonces: Any, batch_index: int, send: Send
-    ) -> None:
+    def short(_: DealerEngine, sharing_id: str, nonces: Any, index: int, send: Send) -> None:
         send(memoryview(b"abc"))
 
-    fails_then_works(
-        compiled,
-        mock.patch.object(DealerEngine, "deal", short),
-        GpumpcError,
-        "were announced and 3 came",
-    )
+    where = mock.patch.object(DealerEngine, "deal", short)
+    fails_then_works(compiled, where, errors.GpumpcError, "were announced and 3 came")
 
 
 def test_too_few_corrections_are_refused(compiled: Plan) -> None:
@@ -105,7 +89,7 @@ def test_too_few_corrections_are_refused(compiled: Plan) -> None:
         return read(corrections, n_bytes)
 
     where = mock.patch.object(MemoryCorrections, "read", skipping)
-    fails_then_works(compiled, where, CorrelationsMissing, "too few corrections")
+    fails_then_works(compiled, where, errors.CorrelationsMissing, "too few corrections")
 
 
 def test_unread_corrections_are_refused(compiled: Plan) -> None:
@@ -115,34 +99,29 @@ def test_unread_corrections_are_refused(compiled: Plan) -> None:
         corrections._n_read -= 4
         finish(corrections)
 
-    fails_then_works(
-        compiled,
-        mock.patch.object(MemoryCorrections, "finish", early),
-        LeftoverCorrelations,
-        "4 bytes",
-    )
+    where = mock.patch.object(MemoryCorrections, "finish", early)
+    fails_then_works(compiled, where, errors.LeftoverCorrelations, "4 bytes")
 
 
 def test_undeclared_cost_withholds_the_result(compiled: Plan) -> None:
     from gpumpc.wire.channel import Channel
 
     measured = Channel.measured
-    more = mock.patch.object(
-        Channel, "measured", lambda channel: measured(channel) + measured(channel)
-    )
-    fails_then_works(compiled, more, CostMismatch, "the result was not released")
+    twice = mock.patch.object(Channel, "measured", lambda it: measured(it) + measured(it))
+    fails_then_works(compiled, twice, errors.CostMismatch, "the result was not released")
 
 
 def test_batch_index_is_used_once(compiled: Plan) -> None:
     back = mock.patch.object(LocalSession, "_next_batch", 0)
-    fails_then_works(compiled, back, BatchAlreadyUsed, "batch 0 of session .* was used before")
+    text = "batch 0 of session .* was used before"
+    fails_then_works(compiled, back, errors.BatchAlreadyUsed, text)
 
 
 def test_failed_session_leaves_no_thread(compiled: Plan) -> None:
     weights = type(compiled.weights)(compiled.weights, compiled.weights.salt)
     weights["conv.bias"] = np.full(2, np.nan)
     before = threading.active_count()
-    with pytest.raises(BadValue, match="the bias of layer 'conv'"):
+    with pytest.raises(errors.BadValue, match="the bias of layer 'conv'"):
         Plan(compiled.record, weights).simulate(1)
     gc.collect()
     assert threading.active_count() == before
@@ -174,7 +153,7 @@ def test_failed_selection_is_dealt_for_again(compiled: Plan, n_ahead: int) -> No
         result = run(program, running, *shares)
         if failed.count(running.party) < 2:
             failed.append(running.party)
-            raise SelectionFailed("an unlucky sample")
+            raise errors.SelectionFailed("an unlucky sample")
         return result
 
     with compiled.simulate(batch_size=1) as session:

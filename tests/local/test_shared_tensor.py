@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpumpc.errors import (
-    BadShape,
-    ForeignShare,
-    FracMismatch,
-    RevealError,
-)
+from gpumpc.errors import BadShape, ForeignShare, FracMismatch, RevealError
 from gpumpc.local.compile import Plan
 from gpumpc.local.simulation import LocalSession
 from gpumpc.shares import Additive, reconstruct
@@ -30,11 +25,8 @@ def test_products_are_right_within_rounding(session: LocalSession) -> None:
     x, y = numbers(4, 6), numbers(6, 5, seed=2)
     a, b, c = session.share_array(x), session.share_array(y), session.share_array(x[::-1])
     product = a @ b
-    assert (product.shape, product.frac, product.bits) == (
-        (4, 5),
-        PARAMS.frac_bits,
-        PARAMS.ring_bits,
-    )
+    assert product.shape == (4, 5)
+    assert (product.frac, product.bits) == (PARAMS.frac_bits, PARAMS.ring_bits)
     # Rounding of the operands, |x|, |y| <= 1, and 1 ulp of the truncation.
     assert np.abs(product.reveal() - x @ y).max() <= (1 + 6 * 1.01) * ULP
     assert np.abs((a * c).reveal() - x * x[::-1]).max() <= 2.1 * ULP
@@ -87,20 +79,16 @@ def test_nothing_reveals_by_accident(session: LocalSession, accident: Callable[[
 def test_repr_shows_no_value(session: LocalSession) -> None:
     x = session.share_array(np.array([123.625, -7.5]))
     for text in (repr(x), str(x), f"{x}", f"{x!r}", "%s" % x, repr([x])):  # noqa: UP031  one more way to print
-        assert (
-            "123.6" not in text and "7.5" not in text and "shape=(2,)" in text and "owner" in text
-        )
+        assert "123.6" not in text and "7.5" not in text
+        assert "shape=(2,)" in text and "owner" in text
     assert np.array_equal(x.reveal(), [123.625, -7.5])
 
 
 def test_shares_of_another_session_are_refused(session: LocalSession, compiled: Plan) -> None:
     with compiled.simulate(batch_size=1) as other:
         foreign = other.share(numbers(1, 4, 4, 1))
-        for work in (
-            session.run,
-            session.reveal,
-            lambda x: session.share_array(numbers(1, 4, 4, 1)) + x,
-        ):
+        own = session.share_array(numbers(1, 4, 4, 1))
+        for work in (session.run, session.reveal, lambda x: own + x):
             with pytest.raises(ForeignShare, match="share the value in this session"):
                 work(foreign)
 

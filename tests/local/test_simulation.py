@@ -6,9 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from gpumpc.errors import (
-    BadShape,
-)
+from gpumpc.errors import BadShape
 from gpumpc.local.compile import Plan
 from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.local.simulation import LocalSession
@@ -46,9 +44,7 @@ def test_argmax_reveals_the_index_only() -> None:
 
 
 def test_released_shares_are_rerandomised(session: LocalSession, compiled: Plan) -> None:
-    """The dealer knows the masks in a step's output share; what leaves a server differs from it by
-    what it cannot know.
-    """
+    """The dealer knows the masks of a step's output share, but not those added on release."""
     inside: dict[int, Additive] = {}
     run = type(session.program).run
 

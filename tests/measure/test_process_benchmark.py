@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,8 @@ def test_benchmark_times_total_and_online_runs() -> None:
 
 def test_link_delays_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "NETWORKS", {})
-    monkeypatch.setattr(
-        "gpumpc.measure.process_benchmark.NETWORKS", {"slow": relay.Shape(1e9, 0.1)}
-    )
+    slow = {"slow": relay.Shape(1e9, 0.1)}
+    monkeypatch.setattr("gpumpc.measure.process_benchmark.NETWORKS", slow)
     compiled, x = tiny(), images(2)
     with ProcessBenchmark(compiled, [x], network="slow") as benchmark:
         benchmark.run()
@@ -57,9 +57,8 @@ def vectors() -> tuple[Plan, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """A plan whose results are vectors, two queries, and 40 rows, some of them twice."""
     graph = Graph((Input("x", (), (6,), -1.0, 1.0), Concat("y", ("x",))))
     compiled = compile((graph, {}), name="vectors", params=Params())
-    found = search_workload.quantised(
-        compiled.record, np.random.default_rng(4).uniform(-1, 1, (42, 6))
-    )
+    numbers = np.random.default_rng(4).uniform(-1, 1, (42, 6))
+    found = search_workload.quantised(compiled.record, numbers)
     found[20:25] = found[10:15]
     return compiled, found[:2], found[2:]
 
@@ -72,31 +71,23 @@ def test_benchmark_searches_stored_rows() -> None:
             assert search_workload.differences(compiled.record, queries, rows, keys) == (0.0, 0)
 
 
+UNLUCKY: Any = {"operator": "nearest", "module": "tests.measure.unlucky_party"}
+
+
 @pytest.mark.parametrize("dealt_before", [False, True])
 def test_failed_selection_is_retried_with_the_next_batch(dealt_before: bool) -> None:
     compiled, queries, rows = vectors()
-    unlucky = "tests.measure.unlucky_party"
-    with ProcessBenchmark(
-        compiled, [queries, rows], operator="nearest", module=unlucky
-    ) as benchmark:
-        outcome = benchmark.run(dealt_before)
-        assert search_workload.differences(compiled.record, queries, rows, outcome.value) == (
-            0.0,
-            0,
-        )
+    with ProcessBenchmark(compiled, [queries, rows], **UNLUCKY) as benchmark:
+        keys = benchmark.run(dealt_before).value
+        assert search_workload.differences(compiled.record, queries, rows, keys) == (0.0, 0)
         assert benchmark._next_batch == 3
 
 
 def test_selection_gives_up_after_its_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpumpc.measure.process_benchmark.TRIES", 2)
     compiled, queries, rows = vectors()
-    unlucky = "tests.measure.unlucky_party"
-    with (
-        ProcessBenchmark(
-            compiled, [queries, rows], operator="nearest", module=unlucky
-        ) as benchmark,
-        pytest.raises(SelectionFailed, match="failed 2 times"),
-    ):
+    failed = pytest.raises(SelectionFailed, match="failed 2 times")
+    with ProcessBenchmark(compiled, [queries, rows], **UNLUCKY) as benchmark, failed:
         benchmark.run()
 
 

@@ -33,17 +33,19 @@ def serve(server: socket.socket) -> None:
         threading.Thread(target=echo, args=(end,), daemon=True).start()
 
 
+def address_of(relay: Relay, port: int) -> tuple[str, int]:
+    """Where the relay of a local port listens."""
+    endpoint = relay.endpoint_to(f"tcp://127.0.0.1:{port}")
+    host, number = endpoint.removeprefix("tcp://").split(":")
+    return host, int(number)
+
+
 @contextmanager
 def echoing(shape: Shape) -> Iterator[tuple[Relay, tuple[str, int]]]:
     """A relay in front of an echo, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as server, Relay(shape) as relay:
         threading.Thread(target=serve, args=(server,), daemon=True).start()
-        host, port = (
-            relay.endpoint_to(f"tcp://127.0.0.1:{server.getsockname()[1]}")
-            .removeprefix("tcp://")
-            .split(":")
-        )
-        yield relay, (host, int(port))
+        yield relay, address_of(relay, server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
 
 
@@ -97,9 +99,7 @@ def test_small_message_takes_a_round_trip() -> None:
 
 
 def test_short_delay_is_kept() -> None:
-    """Half a millisecond each way must not become one: the median of many, on a machine that may be
-    busy.
-    """
+    """Half a millisecond each way must not become one: the median of many runs."""
     with echoing(Shape(1e9, 0.001)) as (_, address), dial(address) as end:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         times = sorted(there_and_back(end, b"x")[1] for _ in range(40))
@@ -160,11 +160,9 @@ def test_connection_without_a_target_closes_the_link_stays() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with Relay(Shape(1e9, 0.0)) as relay:
-        host, address = (
-            relay.endpoint_to(f"tcp://127.0.0.1:{port}").removeprefix("tcp://").split(":")
-        )
+        address = address_of(relay, port)
         for _ in range(2):
-            with socket.create_connection((host, int(address)), LIMIT_S) as end:
+            with dial(address) as end:
                 assert end.recv(1) == b""
 
 

@@ -30,9 +30,8 @@ def test_same_image_has_one_id_and_all_its_locations(catalog, tmp_path):
     assert len(first) == 32 and int(first, 16) >= 0
     assert catalog.add(item(tmp_path / "a.dcm", 0)) == first
     assert catalog.add(item(tmp_path / "copy.dcm", 0, frame=7)) == first
-    other, again = catalog.add_all(
-        [item(tmp_path / "a.dcm", 1, frame=1), item(tmp_path / "a.dcm", 0)]
-    )
+    second = item(tmp_path / "a.dcm", 1, frame=1)
+    other, again = catalog.add_all([second, item(tmp_path / "a.dcm", 0)])
     assert again == first != other
     assert [(e.path.name, e.frame) for e in catalog.find(first)] == [("a.dcm", 0), ("copy.dcm", 7)]
     assert [e.item_id for e in catalog.find_file(tmp_path / "a.dcm")] == [first, other]

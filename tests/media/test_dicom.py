@@ -30,12 +30,8 @@ NEED_A_DECODER = {
     "JPEG2000-embedded-sequence-delimiter.dcm": "JPEG 2000",
 }
 DAMAGED = {"MR_truncated.dcm": "promises 8192 bytes", "badVR.dcm": "damaged"}
-FRAMES = {
-    "rtdose.dcm": 15,
-    "rtdose_expb.dcm": 15,
-    "rtdose_rle.dcm": 15,
-    "examples_ybr_color.dcm": 30,
-}
+FRAMES = {"rtdose.dcm": 15, "rtdose_expb.dcm": 15, "rtdose_rle.dcm": 15}
+FRAMES["examples_ybr_color.dcm"] = 30
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +45,8 @@ def matrix() -> dict[str, list[Item | Refused]]:
 
 def test_every_file_is_read_or_refused(matrix):
     assert len(matrix) == len(list(FILES.glob("*.dcm"))) > 60
-    refused = {
-        name: str(answers[0]) for name, answers in matrix.items() if isinstance(answers[0], Refused)
-    }
+    firsts = {name: answers[0] for name, answers in matrix.items()}
+    refused = {name: str(first) for name, first in firsts.items() if isinstance(first, Refused)}
     for name, text in refused.items():
         expected = {**NEED_A_DECODER, **DAMAGED}.get(name, "no pixels|is not an image")
         assert any(part in text for part in expected.split("|")), text
@@ -78,12 +73,8 @@ def test_transfer_syntaxes_give_the_same_pixels(matrix):
         assert len(same) >= 4
         for pixels in same[1:]:
             np.testing.assert_allclose(pixels, same[0], atol=1e-6)
-    bars = [
-        a[0].pixels
-        for n, a in matrix.items()
-        if n.startswith("SC_rgb_dcmtk") and isinstance(a[0], Item)
-    ]
-    for pixels in bars:
+    bars = [answers[0] for name, answers in matrix.items() if name.startswith("SC_rgb_dcmtk")]
+    for pixels in (bar.pixels for bar in bars if isinstance(bar, Item)):
         assert abs(pixels - matrix["SC_rgb_rle.dcm"][0].pixels).mean() < 0.02
 
 
@@ -124,9 +115,8 @@ SLOPE = {"RescaleSlope": 2, "RescaleIntercept": -50}
 
 
 def test_full_range_is_shown_without_a_window(tmp_path):
-    np.testing.assert_allclose(
-        grey(dicom(tmp_path / "a", VALUES, **SLOPE))[0], VALUES / 100.0, atol=1e-6
-    )
+    plain = grey(dicom(tmp_path / "a", VALUES, **SLOPE))[0]
+    np.testing.assert_allclose(plain, VALUES / 100.0, atol=1e-6)
     padded = grey(dicom(tmp_path / "b", VALUES, PixelPaddingValue=100, **SLOPE))[0]
     np.testing.assert_allclose(padded, np.clip(VALUES / 40.0, 0, 1), atol=1e-6)
     frames = np.stack([VALUES, VALUES // 2])
@@ -150,26 +140,22 @@ def test_window_of_the_file_is_applied(tmp_path, elements, low, high):
 
 def test_window_of_the_recipe_takes_precedence(tmp_path):
     path = dicom(tmp_path / "a", VALUES, WindowCenter=1, WindowWidth=2, **SLOPE)
-    np.testing.assert_allclose(
-        grey(path, window=(0.0, 100.0))[0], np.clip(HU / 100 + 0.5, 0, 1), atol=1e-6
-    )
+    shown = grey(path, window=(0.0, 100.0))[0]
+    np.testing.assert_allclose(shown, np.clip(HU / 100 + 0.5, 0, 1), atol=1e-6)
 
 
 def test_sigmoid_monochrome1_and_signed_values_are_read(tmp_path):
     path = dicom(tmp_path / "a", VALUES, WindowCenter=20, WindowWidth=40, VOILUTFunction="SIGMOID")
-    np.testing.assert_allclose(
-        grey(path)[0], 1 / (1 + np.exp(-4 * (VALUES - 20.0) / 40)), atol=1e-6
-    )
+    sigmoid = 1 / (1 + np.exp(-4 * (VALUES - 20.0) / 40))
+    np.testing.assert_allclose(grey(path)[0], sigmoid, atol=1e-6)
     path = dicom(tmp_path / "b", VALUES, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_allclose(grey(path)[0], 1 - VALUES / 100.0, atol=1e-6)
     signed = np.array([[-4, 3], [0, -1]], dtype="<i2")
-    np.testing.assert_allclose(
-        grey(dicom(tmp_path / "c", signed))[0], (signed + 4) / 7.0, atol=1e-6
-    )
+    path = dicom(tmp_path / "c", signed)
+    np.testing.assert_allclose(grey(path)[0], (signed + 4) / 7.0, atol=1e-6)
     # Twelve bits stored, an overlay in the bits above them.
-    covered = ((signed & 0x0FFF) | np.array([[0x1000, 0x7000], [0, 0x2000]], dtype="<i2")).astype(
-        "<i2"
-    )
+    overlay = np.array([[0x1000, 0x7000], [0, 0x2000]], dtype="<i2")
+    covered = ((signed & 0x0FFF) | overlay).astype("<i2")
     path = dicom(tmp_path / "d", covered, BitsStored=12, HighBit=11)
     np.testing.assert_allclose(grey(path)[0], (signed + 4) / 7.0, atol=1e-6)
 
@@ -183,10 +169,8 @@ def test_window_of_each_frame_is_applied(tmp_path):
         return frame
 
     frames = np.stack([VALUES, VALUES])
-    path = dicom(
-        tmp_path / "a", frames, PerFrameFunctionalGroupsSequence=[group(50, 1), group(100, 2)]
-    )
-    got = grey(path)
+    groups = [group(50, 1), group(100, 2)]
+    got = grey(dicom(tmp_path / "a", frames, PerFrameFunctionalGroupsSequence=groups))
     np.testing.assert_allclose(got[0], VALUES / 100.0, atol=1e-6)
     np.testing.assert_allclose(got[1], np.clip((2.0 * VALUES - 50) / 100, 0, 1), atol=1e-6)
 

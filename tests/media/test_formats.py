@@ -40,9 +40,8 @@ def test_8_and_16_bit_levels_are_exact(tmp_path, suffix):
 def test_window_applies_only_above_8_bits(tmp_path):
     Image.fromarray(GREY16).save(tmp_path / "deep.png")
     Image.fromarray(GREY8).save(tmp_path / "flat.png")
-    (deep,), (flat,) = (
-        read(tmp_path / name, window=(1000.0, 400.0)) for name in ("deep.png", "flat.png")
-    )
+    window = (1000.0, 400.0)
+    (deep,), (flat,) = (read(tmp_path / f"{name}.png", window=window) for name in ("deep", "flat"))
     np.testing.assert_allclose(deep[..., 0], np.clip((GREY16 - 800.0) / 400.0, 0, 1), atol=1e-6)
     np.testing.assert_allclose(flat[..., 0], GREY8 / 255.0, atol=1e-6)
 
@@ -50,9 +49,8 @@ def test_window_applies_only_above_8_bits(tmp_path):
 def test_bilevel_palette_alpha_and_float_images_are_read(tmp_path):
     Image.fromarray(GREY8 > 127).save(tmp_path / "bits.png")
     assert set(np.unique(read(tmp_path / "bits.png")[0])) == {0.0, 1.0}
-    Image.fromarray(COLOUR).convert("P", palette=Image.Palette.ADAPTIVE).save(
-        tmp_path / "palette.png"
-    )
+    palette = Image.fromarray(COLOUR).convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.save(tmp_path / "palette.png")
     assert read(tmp_path / "palette.png")[0].shape == (20, 30, 3)
     Image.fromarray(np.dstack([COLOUR, GREY8])).save(tmp_path / "alpha.png")
     np.testing.assert_allclose(read(tmp_path / "alpha.png")[0], COLOUR / 255.0, atol=1e-6)
@@ -89,9 +87,8 @@ def test_the_recipe_gives_size_and_channels(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "colour.png")
     for item in read_images(tmp_path, LITE0_INPUT):
         assert isinstance(item, Item) and item.pixels.shape == (64, 64, 3)
-        assert (item.path.name == "grey.png") == np.array_equal(
-            item.pixels[..., 0], item.pixels[..., 2]
-        )
+        is_grey = np.array_equal(item.pixels[..., 0], item.pixels[..., 2])
+        assert (item.path.name == "grey.png") == is_grey
     one = Preprocessing((10, 15), (0.0,), (1.0,))
     grey = read_image(tmp_path / "colour.png", one)[0].pixels
     assert grey.shape == (10, 15, 1)
@@ -114,9 +111,8 @@ def test_volume_slices_have_radiological_orientation(tmp_path, name):
     # An identity affine is right, front, up: what a radiologist sees has left, back and down in
     # front.
     seen = np.clip((values[::-1, ::-1, ::-1] + 500.0) / 1000.0, 0, 1)
-    axial, coronal, sagittal = (
-        read(tmp_path / name, axis=axis, window=window) for axis in (2, 1, 0)
-    )
+    path = tmp_path / name
+    axial, coronal, sagittal = (read(path, axis=axis, window=window) for axis in (2, 1, 0))
     assert (len(sagittal), len(coronal), len(axial)) == values.shape
     np.testing.assert_allclose(axial[2][..., 0], seen[:, :, ::-1][:, :, 2].T, atol=1e-6)
     np.testing.assert_allclose(coronal[2][..., 0], seen[:, 2, :].T, atol=1e-6)
@@ -131,18 +127,15 @@ def test_storage_order_does_not_change_a_volume(tmp_path):
     turned = nibabel.Nifti1Image(values[::-1].transpose(0, 2, 1), flipped @ np.eye(4)[[0, 2, 1, 3]])
     nibabel.save(turned, tmp_path / "b.nii")
     for axis in (0, 1, 2):
-        np.testing.assert_array_equal(
-            read(tmp_path / "a.nii", axis=axis), read(tmp_path / "b.nii", axis=axis)
-        )
+        first, second = (read(tmp_path / name, axis=axis) for name in ("a.nii", "b.nii"))
+        np.testing.assert_array_equal(first, second)
 
 
 def test_other_nifti_volumes_are_read_or_refused(tmp_path):
     volume(tmp_path / "time.nii", shape=(4, 5, 6, 2))
     assert len(read(tmp_path / "time.nii")) == 12
-    nibabel.save(
-        nibabel.Nifti2Image(np.ones((4, 5, 6), dtype=np.float32), np.eye(4)),
-        tmp_path / "second.nii",
-    )
+    second = nibabel.Nifti2Image(np.ones((4, 5, 6), dtype=np.float32), np.eye(4))
+    nibabel.save(second, tmp_path / "second.nii")
     assert len(read(tmp_path / "second.nii")) == 6
     volume(tmp_path / "five.nii", shape=(3, 3, 3, 2, 2))
     with pytest.raises(UnreadableImage, match="2 to 4 axes"):
@@ -154,10 +147,8 @@ def test_other_nifti_volumes_are_read_or_refused(tmp_path):
 
 
 def test_invalid_recipes_and_axes_are_refused(tmp_path):
-    for recipe in (
-        Preprocessing((4, 4), (0.0,) * 2, (1.0,) * 2),
-        Preprocessing((4, 4), (0.0,), (1.0,), (40.0, 0.0)),
-    ):
+    two_channels = Preprocessing((4, 4), (0.0,) * 2, (1.0,) * 2)
+    for recipe in (two_channels, Preprocessing((4, 4), (0.0,), (1.0,), (40.0, 0.0))):
         with pytest.raises(BadValue):
             read_images(tmp_path, recipe)
     with pytest.raises(BadValue, match="no axis 3"):

@@ -1,6 +1,4 @@
-"""Files that are damaged or made to harm: refused within 5 s, by name, and the files beside them go
-through.
-"""
+"""Damaged or hostile files: refused within 5 s, by name, while the files next to them pass."""
 
 import gzip
 import io
@@ -12,17 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpumpc.media import child_messages as m
 from gpumpc.media import read
-from gpumpc.media.child_messages import (
-    IMAGE,
-    REFUSED,
-    Header,
-    Options,
-    parse_header,
-    parse_pixels,
-    parse_refusal,
-    refusal,
-)
+from gpumpc.media.child_messages import IMAGE, REFUSED, Header, Options, parse_header
 from gpumpc.media.read import Item, Limits, Refused, read_images
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
@@ -43,12 +33,8 @@ def dicom(path: Path, data: bytes, syntax=pydicom.uid.ExplicitVRLittleEndian, **
     meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID = syntax, "1.2.3"
     meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     dataset = pydicom.dataset.FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
-    standard = {
-        "Rows": 8,
-        "Columns": 8,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-    }
+    standard = {"Rows": 8, "Columns": 8, "PhotometricInterpretation": "MONOCHROME2"}
+    standard["SamplesPerPixel"] = 1
     bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
     for name, value in {**standard, **bits, **elements}.items():
         setattr(dataset, name, value)
@@ -64,9 +50,8 @@ def bombs(folder: Path) -> dict[str, str]:
     blank = io.BytesIO()
     Image.new("L", (5700, 5700)).save(blank, "JPEG2000")
     frames = pydicom.encaps.encapsulate([blank.getvalue()] * 8)
-    dicom(
-        folder / "j2k.dcm", frames, pydicom.uid.JPEG2000, Rows=5700, Columns=5700, NumberOfFrames=8
-    )
+    size = {"Rows": 5700, "Columns": 5700, "NumberOfFrames": 8}
+    dicom(folder / "j2k.dcm", frames, pydicom.uid.JPEG2000, **size)
     dicom(folder / "deflate.dcm", bytes(300 << 20), pydicom.uid.DeflatedExplicitVRLittleEndian)
     picture = bytearray(good(folder / "bomb.png").read_bytes())
     picture[16:24] = (30000).to_bytes(4, "big") * 2
@@ -120,9 +105,7 @@ def test_bad_files_are_refused_in_time_and_good_ones_read(tmp_path):
 
 
 def stand_in(monkeypatch, tmp_path: Path, body: str) -> None:
-    """A reader process that a file has taken over: it does `body` when asked for a file named
-    `evil`.
-    """
+    """A reader process that a file has taken over: it does `body` for a file named `evil`."""
     package = tmp_path / "elsewhere" / "gpumpc"
     (package / "media").mkdir(parents=True)
     for folder in (package, package / "media"):
@@ -141,6 +124,9 @@ for line in sys.stdin.buffer:
     monkeypatch.setattr(read, "_package_root", lambda: str(package.parent))
 
 
+ONE_PIXEL = Header(IMAGE, 1, 1, 1).pack()
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -150,19 +136,10 @@ for line in sys.stdin.buffer:
         ("time.sleep(60)", "took more than"),
         ("out.write(b'G' * 30)", "makes no sense"),
         (f"out.write({Header(IMAGE, 60000, 60000, 3).pack()!r})", "makes no sense"),
-        (
-            f"out.write({Header(IMAGE, 1, 1, 1).pack()!r} + struct.pack('<f', 7.0))",
-            "makes no sense",
-        ),
-        (
-            f"out.write({Header(IMAGE, 1, 1, 1).pack()!r} + struct.pack('<f', float('nan')))",
-            "makes no sense",
-        ),
+        (f"out.write({ONE_PIXEL!r} + struct.pack('<f', 7.0))", "makes no sense"),
+        (f"out.write({ONE_PIXEL!r} + struct.pack('<f', float('nan')))", "makes no sense"),
         (f"out.write({Header(2).pack()!r})", "no image in it"),
-        (
-            f"[out.write({Header(IMAGE, 1, 1, 1).pack()!r} + bytes(4)) for _ in range(5000)]",
-            "makes no sense",
-        ),
+        (f"[out.write({ONE_PIXEL!r} + bytes(4)) for _ in range(5000)]", "makes no sense"),
     ],
 )
 def test_failing_reader_costs_only_one_file(tmp_path, monkeypatch, body, words):
@@ -198,18 +175,13 @@ def test_reader_process_has_no_environment_or_file_writes(tmp_path, monkeypatch)
 def test_reader_messages_are_parsed_strictly():
     options = Options(size=(2, 3), channels=3)
     header = parse_header(Header(IMAGE, 2, 3, 3).pack(), options)
-    assert parse_pixels(header, bytes(72)).shape == (2, 3, 3)
-    wrong = [
-        Header(IMAGE, 3, 2, 3),
-        Header(IMAGE, 2, 3, 1),
-        Header(IMAGE, 2, 3, 2),
-        Header(7),
-        Header(REFUSED, 5000),
-    ]
-    for header in (*wrong, Header(2, 1), Header(REFUSED, 3, 1)):
+    assert m.parse_pixels(header, bytes(72)).shape == (2, 3, 3)
+    wrong = [Header(IMAGE, 3, 2, 3), Header(IMAGE, 2, 3, 1), Header(IMAGE, 2, 3, 2)]
+    wrong += [Header(7), Header(REFUSED, 5000), Header(2, 1), Header(REFUSED, 3, 1)]
+    for header in wrong:
         with pytest.raises(ValueError, match="not a header"):
             parse_header(header.pack(), options)
-    packed = refusal("a\x1b[31mred\nline", "é" * 5000)
+    packed = m.refusal("a\x1b[31mred\nline", "é" * 5000)
     header = parse_header(packed[: len(Header(2).pack())], options)
-    cause, hint = parse_refusal(packed[len(Header(2).pack()) :])
+    cause, hint = m.parse_refusal(packed[len(Header(2).pack()) :])
     assert cause == "a?[31mred line" and hint.startswith("éé") and header.payload_bytes < 2048

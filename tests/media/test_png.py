@@ -19,9 +19,8 @@ def test_pillow_reads_written_png_exactly(shape):
     data = png(levels / 255.0)
     with Image.open(io.BytesIO(data)) as picture:
         picture.load()
-        assert picture.format == "PNG" and picture.mode == (
-            "RGB" if shape[-1] == 3 and len(shape) == 3 else "L"
-        )
+        mode = "RGB" if shape[-1] == 3 and len(shape) == 3 else "L"
+        assert picture.format == "PNG" and picture.mode == mode
         np.testing.assert_array_equal(np.asarray(picture).reshape(shape), levels)
     assert png(levels / 255.0) == data
 

@@ -1,5 +1,4 @@
-"""A tiny network and three real processes for tests, with faults injected from outside the
-product."""
+"""A tiny network and three real processes for tests, with faults injected from outside."""
 
 from __future__ import annotations
 
@@ -75,9 +74,8 @@ def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str
 def rewrite(file: Path, **fields: object) -> None:
     """Change keys of a configuration."""
     known = {**tomllib.loads(file.read_text()), **fields}
-    file.write_text(
-        "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items())
-    )
+    lines = [f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()]
+    file.write_text("".join(lines))
 
 
 def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
@@ -85,24 +83,18 @@ def images(n: int, seed: int = 2) -> npt.NDArray[np.float64]:
 
 
 def law(compiled: Plan) -> npt.NDArray[np.float64]:
-    """How far two evaluations may differ: 1 ulp in each truncation, so 1 ulp a feature times
-    |weight|, plus 1.
-    """
+    """How far two evaluations may differ: 1 ulp a truncation, so 1 ulp * |weight|, plus 1."""
     weights = np.abs(compiled.weights["fc.weight"]).astype(np.float64)
     return np.asarray((1 + weights.sum(axis=0)) * ULP, dtype=np.float64)
 
 
 def close(compiled: Plan, x: npt.NDArray[np.float64], result: npt.NDArray[np.float64]) -> bool:
-    expected = compiled.evaluate(x, fixed_point=True)
-    return expected.shape == result.shape and bool(
-        (np.abs(result - expected) <= law(compiled) + 1e-12).all()
-    )
+    expected, bound = compiled.evaluate(x, fixed_point=True), law(compiled) + 1e-12
+    return expected.shape == result.shape and bool((np.abs(result - expected) <= bound).all())
 
 
 class Cluster(LocalCluster):
-    """Three processes in an environment without torch; `faults` gives some of them code that runs
-    first.
-    """
+    """Three processes without torch; `faults` gives some of them code that runs first."""
 
     def __init__(self, setup: LocalSetup, compiled: Plan) -> None:
         super().__init__(setup)
@@ -115,46 +107,35 @@ class Cluster(LocalCluster):
 
     @classmethod
     def make(
-        cls,
-        folder: Path,
-        compiled: Plan | None = None,
-        batch_size: int = BATCH,
-        pool: str = "64KiB",
+        cls, folder: Path, plan: Plan | None = None, batch_size: int = BATCH, pool: str = "64KiB"
     ) -> Cluster:
-        compiled = compiled or tiny()
-        compiled.save(folder / "plan")
-        return cls(
-            write_local(folder / "local", [folder / "plan"], batch_size, pool=pool, timeout_s=30.0),
-            compiled,
-        )
+        plan, local, saved = plan or tiny(), folder / "local", folder / "plan"
+        plan.save(saved)
+        return cls(write_local(local, [saved], batch_size, pool=pool, timeout_s=30.0), plan)
 
     @property
     def folder(self) -> Path:
         return self.setup.folder
 
     def _commands(self) -> dict[str, list[str]]:
-        return {
-            name: command for name, command in super()._commands().items() if name in self.names
-        }
+        commands = super()._commands()
+        return {name: commands[name] for name in commands if name in self.names}
 
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        code = (
-            NO_TORCH + self.faults.get(name, "") + _RECORD.format(file=str(self.folder / "begun"))
-        )
-        (self.folder / f"inject-{name}").mkdir(exist_ok=True)
-        (self.folder / f"inject-{name}" / "sitecustomize.py").write_text(code)
+        recording = _RECORD.format(file=str(self.folder / "begun"))
+        injected = self.folder / f"inject-{name}"
+        injected.mkdir(exist_ok=True)
+        code = NO_TORCH + self.faults.get(name, "") + recording
+        (injected / "sitecustomize.py").write_text(code)
+        environment = {**os.environ, "PYTHONPATH": f"{injected}:{ROOT}"}
+        environment |= {"GPUMPC_BACKEND": self.backend, "OPENBLAS_NUM_THREADS": "1"}
         with self.log_path(name).open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "gpumpc", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={
-                    **os.environ,
-                    "GPUMPC_BACKEND": self.backend,
-                    "PYTHONPATH": f"{self.folder / f'inject-{name}'}:{ROOT}",
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
+                env=environment,
                 start_new_session=True,
             )
 
@@ -170,16 +151,14 @@ class Cluster(LocalCluster):
     ) -> str:
         deadline = time.monotonic() + timeout_s
         while not re.search(pattern, self.log(name)[start:]):
-            assert time.monotonic() < deadline, (
-                f"{pattern!r} did not come in the log of {name}:\n{self.log(name)[start:]}"
-            )
+            text = f"{pattern!r} did not come in the log of {name}:\n{self.log(name)[start:]}"
+            assert time.monotonic() < deadline, text
             time.sleep(0.05)
         return self.log(name)[start:]
 
     def client(self, compiled: Plan | None = None, config: Path | None = None) -> Client:
-        return connect(
-            load_client(config or self.setup.client), (compiled or self.compiled).record, 10.0
-        )
+        plan = (compiled or self.compiled).record
+        return connect(load_client(config or self.setup.client), plan, 10.0)
 
     @contextmanager
     def ready(self) -> Iterator[Client]:
@@ -205,10 +184,9 @@ class Cluster(LocalCluster):
 
     def ledger(self, party: int) -> list[tuple[str, int, int, str]]:
         """(session, first, n, state) of every row; only while the server does not run."""
+        query = "SELECT hex(session), first, n, state FROM batches ORDER BY session, first"
         with sqlite3.connect(self.folder / f"state{party}" / "ledger.sqlite") as db:
-            rows = db.execute(
-                "SELECT hex(session), first, n, state FROM batches ORDER BY session, first"
-            ).fetchall()
+            rows = db.execute(query).fetchall()
         db.close()
         return rows
 

@@ -1,6 +1,4 @@
-"""A TCP relay that counts what passes, and reads ZMTP as far as anybody on the way can: lengths,
-not contents.
-"""
+"""A TCP relay that counts bytes and reads what ZMTP shows anyone on the way: lengths."""
 
 import socket
 import threading
@@ -68,8 +66,7 @@ class Relay:
 
 
 def frames(stream: bytes) -> list[tuple[bool, int, int]]:
-    """(is a command, body bytes, bytes with framing) of every whole ZMTP frame behind the
-    greeting."""
+    """(is a command, body bytes, framed bytes) of every whole ZMTP frame after the greeting."""
     found, at = [], GREETING_BYTES
     while at + 2 <= len(stream):
         flags = stream[at]

@@ -40,38 +40,30 @@ pytestmark = pytest.mark.usefixtures("still_serves")
 def test_inputs_outside_the_plan_are_refused(client: Client) -> None:
     refused(BadShape, "channels last", lambda: client.share(np.zeros((1, 4, 4, 3))))
     refused(BadShape, "takes .batch, 4, 4, 1", lambda: client.share(np.zeros((4, 4, 1))))
-    refused(
-        OutOfRange,
-        r"spans .*declares values in \[-1, 1\]",
-        lambda: client.share(np.full((1, 4, 4, 1), 1.5)),
-    )
+    pattern = r"spans .*declares values in \[-1, 1\]"
+    refused(OutOfRange, pattern, lambda: client.share(np.full((1, 4, 4, 1), 1.5)))
     refused(BadValue, "NaN or infinity", lambda: client.share(np.full((1, 4, 4, 1), np.nan)))
     refused(BadValue, "not an array of numbers", lambda: client.share([["a"]]))
 
 
 def test_nan_in_weights_is_refused(client: Client, cluster: Cluster) -> None:
-    weights = type(cluster.compiled.weights)(
-        cluster.compiled.weights, cluster.compiled.weights.salt
-    )
+    weights = cluster.compiled.weights
+    weights = type(weights)(weights, weights.salt)
     weights["fc.weight"] = np.full_like(weights["fc.weight"], np.nan)
     refused(BadValue, "layer 'fc'", lambda: client.share_weights(weights))
 
 
 def test_weights_of_another_plan_are_refused(client: Client, cluster: Cluster) -> None:
-    """Other weights of the same shapes do not belong to this plan: the result would silently be
-    another model's.
-    """
+    """With other weights of the same shapes the result would be another model's."""
     other = tiny(seed=5)
     refused(BadValue, "not those of plan 'tiny'", lambda: client.share_weights(other.weights))
 
 
 def test_handshake_names_the_field_of_another_plan(cluster: Cluster) -> None:
+    wider, other = Params(34, 8), Params(ring_bits=32, frac_bits=8, cipher="chacha20")
     for compiled, field in (
-        (
-            tiny(params=Params(ring_bits=34, frac_bits=8)),
-            "'ring and fraction bits'.*34 and 8.*32 and 8",
-        ),
-        (tiny(params=Params(ring_bits=32, frac_bits=8, cipher="chacha20")), "'cipher'"),
+        (tiny(params=wider), "'ring and fraction bits'.*34 and 8.*32 and 8"),
+        (tiny(params=other), "'cipher'"),
         (tiny(seed=7), "'weight version'"),
         (tiny(name="other"), "'model'"),
     ):
@@ -112,9 +104,8 @@ def test_full_store_is_refused(client: Client) -> None:
 def test_unlisted_key_is_denied(cluster: Cluster, tmp_path: Path) -> None:
     keygen(tmp_path / "stranger", "stranger", "user")
     config = replace(load_client(cluster.setup.client), identity=tmp_path / "stranger")
-    text = refused(
-        AccessDenied, "not on its allow-list", lambda: connect(config, cluster.compiled.record)
-    )
+    attempt = partial(connect, config, cluster.compiled.record)
+    text = refused(AccessDenied, "not on its allow-list", attempt)
     assert "card.toml" in text
 
 
@@ -135,9 +126,8 @@ def test_only_owners_share_weights(cluster: Cluster) -> None:
         before = user.plan_status()
         pattern = "AccessDenied: second may not share weights"
         text = refused(RemoteError, pattern, lambda: user.share_weights(cluster.compiled.weights))
-        assert "owner_cards" in text and [p.weight_sharing_id for p in user.plan_status()] == [
-            p.weight_sharing_id for p in before
-        ]
+        after = [plan.weight_sharing_id for plan in user.plan_status()]
+        assert "owner_cards" in text and after == [plan.weight_sharing_id for plan in before]
 
 
 def test_upload_of_another_user_is_refused(cluster: Cluster, client: Client) -> None:
@@ -163,9 +153,7 @@ def test_a_result_is_sealed_to_its_user(cluster: Cluster, client: Client) -> Non
 
 
 def test_stopped_dealer_is_named_and_burns_one_batch(cluster: Cluster, client: Client) -> None:
-    """What was dealt ahead is still used; then both servers say who is missing, and no more than
-    one batch is burnt.
-    """
+    """Batches dealt ahead are used; then both servers name the dealer."""
     dealer = cluster.processes["dealer"]
     dealer.send_signal(signal.SIGSTOP)
     shared = client.share(images(2))
@@ -201,9 +189,8 @@ def test_dead_server_is_reported_and_can_restart(
     config = load_client(cluster.setup.client)
     with monkeypatch.context() as patch:
         patch.setattr(connection_module, "CONNECT_S", 1.0)
-        refused(
-            PeerTimeout, "no server 1 at", lambda: connect(config, cluster.compiled.record, 0.1)
-        )
+        attempt = partial(connect, config, cluster.compiled.record, 0.1)
+        refused(PeerTimeout, "no server 1 at", attempt)
     cluster.start()
     with cluster.client() as client:
         client.wait_ready(10.0)

@@ -37,9 +37,7 @@ CALL, ANSWER = TICKET_BYTES + on_the_wire(0), on_the_wire(0)
 
 
 class Relayed(NamedTuple):
-    """A cluster whose connections between the servers and from the dealer to server 1 pass
-    relays.
-    """
+    """A cluster with relays between the servers and from the dealer to server 1."""
 
     cluster: Cluster
     curve_between: Relay
@@ -52,33 +50,19 @@ class Relayed(NamedTuple):
 def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
     cluster = Cluster.make(tmp_path_factory.mktemp("bytes"), pool="1KiB")
     setup = cluster.setup
-    between, to_server1 = (
-        load_server(setup.server1).peer_connect,
-        load_dealer(setup.dealer).server_endpoints,
-    )
+    between = load_server(setup.server1).peer_connect
+    of_dealer = load_dealer(setup.dealer).server_endpoints
     assert between
-    endpoints = [_free_endpoint() for _ in range(2)]
-    relays = [Relay(target) for target in (between, endpoints[0], to_server1[1], endpoints[1])]
-    rewrite(setup.server0, peer_bulk=endpoints[0])
-    rewrite(
-        setup.server1,
-        peer_connect=relays[0].endpoint,
-        peer_bulk=relays[1].endpoint,
-        dealer_bulk=endpoints[1],
-    )
-    rewrite(
-        setup.dealer,
-        server_endpoints=[to_server1[0], relays[2].endpoint],
-        dealer_bulk=relays[3].endpoint,
-    )
+    ends = [f"tcp://127.0.0.1:{_free_ports(1)[0]}" for _ in range(2)]
+    relays = [Relay(target) for target in (between, ends[0], of_dealer[1], ends[1])]
+    to_peer, to_stream, to_server1, to_dealt = (relay.endpoint for relay in relays)
+    rewrite(setup.server0, peer_bulk=ends[0])
+    rewrite(setup.server1, peer_connect=to_peer, peer_bulk=to_stream, dealer_bulk=ends[1])
+    rewrite(setup.dealer, server_endpoints=[of_dealer[0], to_server1], dealer_bulk=to_dealt)
     with cluster:
         yield Relayed(cluster, *relays)
     for relay in relays:
         relay.close()
-
-
-def _free_endpoint() -> str:
-    return f"tcp://127.0.0.1:{_free_ports(1)[0]}"
 
 
 def in_units(n_bytes: int, unit: int) -> int:
@@ -114,12 +98,8 @@ def test_payload_on_the_wire_is_the_declared_cost(relayed: Relayed) -> None:
 
 def _check_dealer(relayed: Relayed, cost: Cost) -> None:
     plan = relayed.cluster.compiled.record
-    fields = {
-        "root": "0" * 32,
-        "number of plans": "1",
-        **agreed_fields(plan, program_of(plan, BATCH)),
-    }
-    hello = pack_hello(fields, {})
+    agreed = agreed_fields(plan, program_of(plan, BATCH))
+    hello = pack_hello({"root": "0" * 32, "number of plans": "1", **agreed}, {})
     rest = len(relayed.dealt.streams[0]) - CALL - on_the_wire(len(hello))
     batch = on_the_wire(cost.dealer_bytes)
     # Server 1 asked for the three batches used and for at most two ahead; everything else is
@@ -134,10 +114,8 @@ def test_curve_carries_only_hellos_and_dealer_requests(relayed: Relayed) -> None
     hello, port = (len(Exchange(b"", b"", port).hello) for port in (0, 20_000))
     with relayed.cluster.ready():
         time.sleep(0.3)
-    assert [payloads(bytes(stream)) for stream in relayed.curve_between.streams] == [
-        [hello],
-        [port],
-    ]
+    found = [payloads(bytes(stream)) for stream in relayed.curve_between.streams]
+    assert found == [[hello], [port]]
     to_1, from_1 = (payloads(bytes(stream)) for stream in relayed.curve_dealt.streams)
     assert to_1 == [hello] and from_1[0] == port
     agreed, *wanted = from_1[1:]
@@ -146,9 +124,8 @@ def test_curve_carries_only_hellos_and_dealer_requests(relayed: Relayed) -> None
 
 
 def test_other_curve_bytes_are_framing(relayed: Relayed) -> None:
-    for stream in (
-        bytes(s) for relay in (relayed.curve_between, relayed.curve_dealt) for s in relay.streams
-    ):
+    streams = (*relayed.curve_between.streams, *relayed.curve_dealt.streams)
+    for stream in map(bytes, streams):
         whole = frames(stream)
         payload = payloads(stream)
         sealed = [total for is_command, _, total in whole if not is_command]
@@ -157,15 +134,9 @@ def test_other_curve_bytes_are_framing(relayed: Relayed) -> None:
         # of their own.
         n_beats = len(sealed) - 2 * len(payload)
         assert 0 <= n_beats < 60
-        n_parts = 2 * len(payload)
-        assert (
-            n_parts * (CURVE_BYTES + 2)
-            <= framing
-            <= n_parts * (CURVE_BYTES + 9) + n_beats * (CURVE_BYTES + 2 + 23)
-        )
-        most = len(payload) * (HEADER_BYTES + 2 * (CURVE_BYTES + 9)) + n_beats * (
-            CURVE_BYTES + 2 + 23
-        )
+        n_parts, beats = 2 * len(payload), n_beats * (CURVE_BYTES + 2 + 23)
+        assert n_parts * (CURVE_BYTES + 2) <= framing <= n_parts * (CURVE_BYTES + 9) + beats
+        most = len(payload) * (HEADER_BYTES + 2 * (CURVE_BYTES + 9)) + beats
         assert sum(payload) <= sum(sealed) <= sum(payload) + most
         handshake = len(stream) - sum(sealed)
         assert 0 < handshake < 700  # greeting and four commands

@@ -1,6 +1,4 @@
-"""Parties that disagree stop before the first masked byte and name the field; batch numbers and
-frames are used once.
-"""
+"""Disagreeing parties stop before the first masked byte; batch numbers and frames count once."""
 
 import re
 import secrets
@@ -30,6 +28,7 @@ from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import PeerSocket
+from tests.processes.bad_input import ask
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite, tiny
 
 SAME = tiny()
@@ -64,11 +63,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cluste
         other.save(folder / "other")
         # Sixteen processes begin together and none computes: NumPy loads fastest.
         rewrite(cluster.setup.server0, backend="numpy")
-        rewrite(
-            cluster.setup.server1, plans=[str(folder / "other")], batch_size=batch, backend="numpy"
-        )
-        if field == "batches in flight":
-            rewrite(cluster.setup.server1, in_flight=2)
+        plans, in_flight = [str(folder / "other")], 2 if field == "batches in flight" else 1
+        changes: dict[str, object] = {"plans": plans, "batch_size": batch, "in_flight": in_flight}
+        rewrite(cluster.setup.server1, backend="numpy", **changes)
         cluster.names = ["server0", "server1"]
         cluster.start()
     yield found
@@ -81,13 +78,11 @@ def test_servers_that_disagree_stop_and_name_the_field(
     pairs: dict[str, Cluster], field: str
 ) -> None:
     cluster = pairs[field]
+    failed = "HandshakeMismatch: handshake with server [01] failed"
     for name, process in cluster.processes.items():
         assert process.wait(10) == 1
         log = cluster.log(name)
-        assert re.search(
-            f"HandshakeMismatch: handshake with server [01] failed: the field '?{field}'? differs",
-            log,
-        ), log
+        assert re.search(f"{failed}: the field '?{field}'? differs", log), log
         assert "What to do: give both parties the same plan" in log and "Traceback" not in log
     assert not (cluster.folder / "begun").exists()  # no masked byte has left
 
@@ -118,9 +113,8 @@ def second(cluster: Cluster, name: str, change: Callable[[Path], None]) -> tuple
 
 def test_dealer_with_another_plan_is_refused(cluster: Cluster) -> None:
     changed(ring_bits=34).save(cluster.folder / "other")
-    code, log = second(
-        cluster, "dealer", lambda file: rewrite(file, plans=[str(cluster.folder / "other")])
-    )
+    plans = [str(cluster.folder / "other")]
+    code, log = second(cluster, "dealer", lambda file: rewrite(file, plans=plans))
     assert code == 1 and "the field 'ring and fraction bits' differs" in log
     assert cluster.serves()  # with the dealer that was there before
 
@@ -130,14 +124,8 @@ def test_dealer_with_another_root_is_refused(cluster: Cluster) -> None:
     folder = cluster.folder / "odd"
     keygen(folder, "dealer", "dealer")
     for file in ("secret.toml", "card.toml"):
-        own, old = (
-            tomllib.loads((where / file).read_text())
-            for where in (folder, cluster.folder / "dealer")
-        )
-        curve = {key: value for key, value in old.items() if key.startswith("curve")}
-        (folder / file).write_text(
-            "".join(f'{key} = "{value}"\n' for key, value in {**own, **curve}.items())
-        )
+        old = tomllib.loads((cluster.folder / "dealer" / file).read_text())
+        rewrite(folder / file, **{key: old[key] for key in old if key.startswith("curve")})
     code, log = second(cluster, "dealer", lambda file: rewrite(file, identity="odd"))
     assert code == 1 and "the field 'root' differs" in log
     assert cluster.serves()
@@ -150,30 +138,21 @@ def test_secret_readable_by_others_is_refused(cluster: Cluster) -> None:
         code, log = second(cluster, "dealer", lambda file: None)
     finally:
         secret.chmod(0o600)
-    assert (
-        code == 1
-        and f"ExposedSecret: the secret file {secret} is open" in log
-        and f"chmod 600 {secret}" in log
-    )
+    assert code == 1 and f"ExposedSecret: the secret file {secret} is open" in log
+    assert f"chmod 600 {secret}" in log
 
 
 def test_state_folder_of_the_other_server_is_refused(cluster: Cluster) -> None:
-    code, log = second(
-        cluster, "server1", lambda file: rewrite(file, state="state0", listen="tcp://127.0.0.1:0")
-    )
-    assert (
-        code == 1
-        and "belongs to another party than server1" in log
-        and "its own state folder" in log
-    )
-    code, log = second(cluster, "server1", lambda file: rewrite(file, listen="tcp://127.0.0.1:0"))
+    other = {"state": "state0", "listen": "tcp://127.0.0.1:0"}
+    code, log = second(cluster, "server1", lambda file: rewrite(file, **other))
+    assert code == 1 and "belongs to another party than server1" in log
+    assert "its own state folder" in log
+    code, log = second(cluster, "server1", lambda file: rewrite(file, listen=other["listen"]))
     assert code == 1 and "is in use" in log  # two processes with one ledger
 
 
 def test_restored_state_folder_needs_new_weight_shares(cluster: Cluster) -> None:
-    """Its weight shares are of an earlier sharing: nothing is computed with them until weights are
-    shared again.
-    """
+    """Its weight shares are of an earlier sharing: they are not computed with."""
     _stop(cluster, "server1")
     state, copy = cluster.folder / "state1", cluster.folder / "copy"
     shutil.copytree(state, copy)
@@ -214,10 +193,8 @@ def test_wrong_peer_key_is_logged_with_a_hint(cluster: Cluster, tmp_path: Path) 
     cluster.start()
     try:
         log = cluster.wait_log("server1", "no server0 at", start=start)
-        assert (
-            "its key is not the one in its card here" in log
-            and "copy its card.toml here again" in log
-        )
+        assert "its key is not the one in its card here" in log
+        assert "copy its card.toml here again" in log
     finally:
         cluster.setup.server1.write_text(saved)
         _stop(cluster, "server1")
@@ -232,10 +209,8 @@ class _Server0:
         config = load_server(cluster.setup.server0)
         identity = load_identity(config.identity)
         self.ledger = Ledger(config.state / "ledger.sqlite")
-        root, pair_secret = (
-            agree_root(identity, config.dealer, 0),
-            agree_pair(identity, config.peer),
-        )
+        root = agree_root(identity, config.dealer, 0)
+        pair_secret = agree_pair(identity, config.peer)
         backend = choose_backend()
         party = Party(0, root, pair_secret, self.ledger, backend)
         self.engine = Engine(party, SAME.record, config.batch_size, config.state)
@@ -252,29 +227,25 @@ class _Server0:
         self.engine.agree(self.channel)
         self.share_store.pair(self.channel)
 
-    def order(self, client: Client, item: str, batch: int) -> tuple[str, int]:
-        """Have server 1 begin a run as batch number `batch`."""
+    def order(self, client: Client, item: str, batch: int) -> int:
+        """Have server 1 begin a run as batch number `batch`; the number of the request."""
         job = secrets.token_hex(16)
         deadline = time.monotonic() + LIMIT_S
         while True:  # server 1 may need a moment after the last record of the handshake
-            client._sequence += 1
-            client._servers[1].send(
-                Kind.REQUEST, m.pack(m.Run(client.plan_id, job, [item])), sequence=client._sequence
-            )
+            sequence = ask(client, 1, m.Run(client.plan_id, job, [item]))
             try:
-                assert isinstance(client.answer(1, client._sequence, LIMIT_S)[0], m.Queued)
+                assert isinstance(client.answer(1, sequence, LIMIT_S)[0], m.Queued)
                 break
             except RemoteError as error:
                 if "not connected" not in error.what or time.monotonic() > deadline:
                     raise
-        self.channel.send_control(
-            m.pack(m.Order(client.plan_id, job, f"user: run None {named([item])}", batch))
-        )
+        order = m.Order(client.plan_id, job, f"user: run None {named([item])}", batch)
+        self.channel.send_control(m.pack(order))
         answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
         assert isinstance(answer, m.Accept)
         kind = self.share_store.inputs(self.engine).kind
         self.share_store.compare(self.channel, kind, self.share_store.keys(kind, [item], "user"))
-        return job, client._sequence
+        return sequence
 
     def close(self) -> None:
         self.channel.close()
@@ -293,29 +264,22 @@ def test_server_1_refuses_used_batches_and_replayed_frames(cluster: Cluster, att
             server_0.meet()
             fresh = server_0.engine.next_batch
             batch = fresh - 1 if attack == "second use" else fresh
-            _, sequence = server_0.order(client, shared[0], batch)
-            channel = server_0.channel
-            channel.begin(server_0.engine.session_id, batch)
+            sequence = server_0.order(client, shared[0], batch)
+            channel, session_id = server_0.channel, server_0.engine.session_id
+            channel.begin(session_id, batch)
             if attack == "second use":
                 pattern = f"BatchAlreadyUsed: batch {batch} of session .* was used before"
                 with pytest.raises(RemoteError, match=pattern):
                     channel.receive()
             else:
-                server_0.ledger.reserve(server_0.engine.session_id, batch)
-                size = next(
-                    step.cost.s0_bytes
-                    for step in server_0.engine.program.steps
-                    if step.cost.s0_bytes
-                )
+                server_0.ledger.reserve(session_id, batch)
+                steps = server_0.engine.program.steps
+                size = next(step.cost.s0_bytes for step in steps if step.cost.s0_bytes)
                 for _ in range(2):
-                    header = encode_header(
-                        Kind.OPENING, size, session=server_0.engine.session_id, batch_index=batch
-                    )
-                    channel.transport.put(header, [bytes(size)])
-                pattern = (
-                    "BadFrame: a frame of server0 was refused.*"
-                    "number 1 was due and number 0 came: it came twice"
-                )
+                    frame = encode_header(Kind.OPENING, size, session=session_id, batch_index=batch)
+                    channel.transport.put(frame, [bytes(size)])
+                twice = "number 1 was due and number 0 came: it came twice"
+                pattern = f"BadFrame: a frame of server0 was refused.*{twice}"
             with pytest.raises(RemoteError, match=pattern):
                 client.answer(1, sequence, LIMIT_S)
         finally:

@@ -11,16 +11,17 @@ import pytest
 
 from gpumpc import messages as m
 from gpumpc.client.client import Client
-from gpumpc.errors import (
-    BadShape,
-    RemoteError,
-)
+from gpumpc.errors import BadShape, RemoteError
 from gpumpc.server.peer_loop import MAX_JOBS_PER_CLIENT
 from gpumpc.wire.frames import Kind
 from tests.processes.bad_input import answer, ask, refused
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images
 
 pytestmark = pytest.mark.usefixtures("still_serves")
+
+
+def share_request(client: Client, names: list[str]) -> m.Share:
+    return m.Share(client.plan_id, secrets.token_hex(16), names)
 
 
 @pytest.mark.parametrize("party", [0, 1])
@@ -30,11 +31,8 @@ def test_request_at_one_server_only_is_refused(client: Client, party: int) -> No
     sequence = ask(client, party, request)
     if party == 1:
         assert isinstance(answer(client, 1, sequence), m.Queued)
-    refused(
-        RemoteError,
-        f"reached server {party} only.*send it to both",
-        lambda: answer(client, party, sequence),
-    )
+    pattern = f"reached server {party} only.*send it to both"
+    refused(RemoteError, pattern, lambda: answer(client, party, sequence))
     client.delete(shared)
 
 
@@ -52,33 +50,24 @@ def test_different_requests_at_the_servers_are_refused(client: Client) -> None:
 
 def test_uploads_of_a_wrong_size_are_refused(client: Client) -> None:
     for n_items, seed, words in ((1, 31, 64), (1, 32, 63), (2, 32, 64), (0, 0, 0)):
-        request = m.Share(
-            client.plan_id, secrets.token_hex(16), [secrets.token_hex(16) for _ in range(n_items)]
-        )
+        request = share_request(client, [secrets.token_hex(16) for _ in range(n_items)])
         sequence = client.ask((request, request), (bytes(seed), bytes(words)))
-        refused(
-            RemoteError,
-            "BadFrame.*cut, made for another plan",
-            partial(client.both_done, sequence, LIMIT_S),
-        )
+        pattern = "BadFrame.*cut, made for another plan"
+        refused(RemoteError, pattern, partial(client.both_done, sequence, LIMIT_S))
 
 
 def test_upload_at_one_server_only_is_unusable(cluster: Cluster, client: Client) -> None:
-    """What reached one server alone cannot be used, is deleted when its items are settled, and can
-    be shared again.
-    """
+    """It is deleted when its items are settled, and can be shared again."""
     name, x = secrets.token_hex(16), images(1)
-    request = m.Share(client.plan_id, secrets.token_hex(16), [name])
+    request = share_request(client, [name])
     assert isinstance(answer(client, 0, ask(client, 0, request, bytes(32))), m.Done)
     assert name not in client.list_inputs()
     refused(RemoteError, "is not in the store", lambda: client.run([name]))
     pending = f"input/{client.plan_id} pending"
     before = [status.rows.get(pending, 0) for status in client.store_status()]
     assert client._settled([name]) == [name]
-    assert [status.rows.get(pending, 0) for status in client.store_status()] == [
-        before[0] - 1,
-        before[1],
-    ]
+    after = [status.rows.get(pending, 0) for status in client.store_status()]
+    assert after == [before[0] - 1, before[1]]
     shared = client.share(x, [name])
     assert close(cluster.compiled, x, client.run(shared).reveal()) and name in client.list_inputs()
     client.delete(shared)
@@ -92,21 +81,18 @@ def test_mismatched_halves_of_an_upload_are_sent_again(cluster: Cluster, client:
     name, x = secrets.token_hex(16), images(1)
     client._put(x, [name])
     assert client._settled([name]) == []
-    row_bytes = len(
-        client.backend.pack(client.backend.zeros((1, 4, 4, 1)), client.program.input.bits)
-    )
-    for party, n_bytes in ((0, 32), (1, row_bytes)):  # ready at both: what comes now is left out
-        request = m.Share(client.plan_id, secrets.token_hex(16), [name])
-        assert isinstance(
-            answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done
-        )
+    zeros = client.backend.zeros((1, 4, 4, 1))
+    row_bytes = len(client.backend.pack(zeros, client.program.input.bits))
+
+    def send_to_each_server() -> None:
+        for party, n_bytes in ((0, 32), (1, row_bytes)):
+            sequence = ask(client, party, share_request(client, [name]), bytes(n_bytes))
+            assert isinstance(answer(client, party, sequence), m.Done)
+
+    send_to_each_server()  # the item is ready at both: what comes now is left out
     assert close(cluster.compiled, x, client.run([name]).reveal())
     client.delete([name])
-    for party, n_bytes in ((0, 32), (1, row_bytes)):
-        request = m.Share(client.plan_id, secrets.token_hex(16), [name])
-        assert isinstance(
-            answer(client, party, ask(client, party, request, bytes(n_bytes))), m.Done
-        )
+    send_to_each_server()
     assert client._settled([name]) == [name]
     client.delete(client.share(x, [name]))
 
@@ -116,10 +102,8 @@ def test_same_image_twice_is_stored_once(client: Client) -> None:
     client.share(x[:1], [name])
     before = [status.n_bytes for status in client.store_status()]
     client.share(x[:1], [name])
-    assert (
-        name in client.list_inputs()
-        and [status.n_bytes for status in client.store_status()] == before
-    )
+    assert name in client.list_inputs()
+    assert [status.n_bytes for status in client.store_status()] == before
     refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name]))
     refused(BadShape, "1 ids came for 2 inputs", lambda: client.share(x, [name, name]))
     client.delete([name])
@@ -127,9 +111,8 @@ def test_same_image_twice_is_stored_once(client: Client) -> None:
 
 def test_cut_weights_are_refused(client: Client) -> None:
     before = client.plan_status()[0].weight_sharing_id
-    sequence = client.ask_together(
-        m.ShareWeights(client.plan_id, secrets.token_hex(16)), (bytes(32), bytes(5))
-    )
+    request = m.ShareWeights(client.plan_id, secrets.token_hex(16))
+    sequence = client.ask_together(request, (bytes(32), bytes(5)))
     refused(RemoteError, "5 weight bytes came", lambda: client.both_done(sequence, LIMIT_S))
     assert client.plan_status()[0].weight_sharing_id == before  # what was there is still in use
 
@@ -152,10 +135,11 @@ def _weight_bytes(client: Client) -> int:
     return len(split_weights(client.program, zeros, client.backend)[1])
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", m.pack(m.Heartbeat()), m.pack(m.Done())],
-)
+PAYLOADS = [b"", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1"]
+PAYLOADS += [m.pack(m.Heartbeat()), m.pack(m.Done())]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
 def test_malformed_requests_are_refused(client: Client, payload: bytes) -> None:
     for party in (0, 1):
         client._servers[party].send(Kind.REQUEST, payload, sequence=77)
@@ -176,9 +160,8 @@ def test_one_client_cannot_fill_the_queue(client: Client) -> None:
     for _ in range(MAX_JOBS_PER_CLIENT + 1):
         sequence = ask(client, 1, m.Run(client.plan_id, secrets.token_hex(16), shared))
         first = first or sequence
-    refused(
-        RemoteError, f"{MAX_JOBS_PER_CLIENT} requests waiting", lambda: _drain(client, sequence)
-    )
+    pattern = f"{MAX_JOBS_PER_CLIENT} requests waiting"
+    refused(RemoteError, pattern, lambda: _drain(client, sequence))
     # None of them reached server 0: after a while server 1 says so and has room again.
     deadline = time.monotonic() + LIMIT_S + SLACK_S
     while True:

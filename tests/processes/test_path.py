@@ -32,11 +32,8 @@ def test_result_matches_fixed_mode_and_one_process(cluster: Cluster, n: int) -> 
         seen: list[tuple[int, int]] = []
         result = client.run(shared, lambda done, of: seen.append((done, of))).reveal()
         again = client.run(shared).reveal()
-    assert (
-        result.shape == (n, 3)
-        and close(cluster.compiled, x, result)
-        and close(cluster.compiled, x, again)
-    )
+    assert result.shape == (n, 3)
+    assert close(cluster.compiled, x, result) and close(cluster.compiled, x, again)
     assert (np.abs(result - secure(cluster.compiled, x, 2)) <= 2 * law(cluster.compiled)).all()
     assert seen[-1] == (-(-n // 2), -(-n // 2))
 
@@ -50,19 +47,18 @@ def test_weights_can_be_shared_again(cluster: Cluster) -> None:
     assert cluster.serves()
 
 
-def test_package_imports_without_torch(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
-    code = (
-        "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.local.compile, sys; "
-        "print('torch' in sys.modules)"
+def python_without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "sitecustomize.py").write_text(NO_TORCH)
+    environment, command = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}, [sys.executable]
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=30
     )
-    for text, rc in (("import torch", 1), (code, 0)):
-        done = subprocess.run(
-            [sys.executable, "-c", text],
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-            capture_output=True,
-            text=True,
-        )
+
+
+def test_package_imports_without_torch(cluster: Cluster, tmp_path: Path) -> None:
+    code = "import gpumpc, gpumpc.cli.main, gpumpc.client.client, gpumpc.local.compile, sys\n"
+    for text, rc in (("import torch", 1), (f"{code}print('torch' in sys.modules)", 0)):
+        done = python_without_torch(tmp_path, "-c", text)
         assert done.returncode == rc, done.stderr
     assert done.stdout == "False\n"
     for name in ("server0", "server1", "dealer"):
@@ -72,18 +68,11 @@ def test_package_imports_without_torch(cluster: Cluster, tmp_path: Path) -> None
 
 def test_the_client_runs_without_torch(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.serves()
-    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     np.save(tmp_path / "x.npy", images(3))
     options = ["--config", str(cluster.setup.client), "--plan", str(cluster.folder.parent / "plan")]
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gpumpc", *arguments, *options],
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        done = python_without_torch(tmp_path, "-m", "gpumpc", *arguments, *options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -61,9 +61,8 @@ def test_search_matches_plaintext_search(
     features = cluster.compiled.evaluate(x, fixed_point=True)
     if index.metric == "cosine":
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
-    step = (
-        2.0**-index._geometry.value_frac + 2.0**-7
-    )  # quantisation and truncations of either operand
+    # Quantisation and truncations of either operand.
+    step = 2.0**-index._geometry.value_frac + 2.0**-7
     for i, (row, names) in enumerate(zip(scores, found, strict=True)):
         difference = features[i] - features
         exact = (difference**2).sum(axis=1) if index.metric == "l2" else features @ features[i]
@@ -71,10 +70,8 @@ def test_search_matches_plaintext_search(
         slack = 4 * step * np.abs(features).max() * features.shape[1]
         assert np.abs(row - exact[at]).max() < slack
         best = np.sort(exact)[:K] if index.metric == "l2" else np.sort(exact)[::-1][:K]
-        assert (
-            np.abs(row - best).max() < slack
-            and (np.diff(row if index.metric == "l2" else -row) >= 0).all()
-        )
+        assert np.abs(row - best).max() < slack
+        assert (np.diff(row if index.metric == "l2" else -row) >= 0).all()
         if index.metric != "ip":
             # The image itself; it and its duplicate are one image but for the rounding of each.
             assert at[0] == i or {i, at[0]} == {3, 31}
@@ -94,15 +91,11 @@ def test_index_follows_the_faiss_interface(
     index.save(tmp_path / "small.json")
     again = client.load_index(tmp_path / "small.json")
     assert (again.name, again.metric, again.ids) == ("small", "l2", index.ids)
-    (tmp_path / "other.json").write_text(
-        (tmp_path / "small.json").read_text().replace(client.plan_id, "0" * 64)
-    )
+    saved = (tmp_path / "small.json").read_text()
+    (tmp_path / "other.json").write_text(saved.replace(client.plan_id, "0" * 64))
     (tmp_path / "none.json").write_text("{}")
-    for name, text in (
-        ("other", "another plan"),
-        ("none", "not a saved index"),
-        ("lost", "there is no file"),
-    ):
+    faults = {"other": "another plan", "none": "not a saved index", "lost": "there is no file"}
+    for name, text in faults.items():
         with pytest.raises(GpumpcError, match=text):
             client.load_index(tmp_path / f"{name}.json")
     scores, found = index.search(gallery[2:3], 10)  # a removed row is not found
@@ -129,42 +122,36 @@ def test_extracted_item_is_stored_once(client: Client) -> None:
     assert np.array_equal(client.features(items).reveal(), first)  # the very shares that were kept
 
 
-@pytest.mark.parametrize(
-    "what, text",
-    [
-        (
-            lambda c, i, g: i.search(g[:1], N + 1),
-            f"neighbours each to index 'gallery-.*' of {N} rows.*ask for 1 to {N}",
-        ),
-        (
-            lambda c, i, g: i.search(["0" * 32], 1),
-            "item 00000000 is not in the store.*share it again",
-        ),
-        (lambda c, i, g: i.add(["1" * 32]), "item 11111111 is not in the store"),
-        (
-            lambda c, i, g: Index(c.served, "nowhere", "l2").search(g[:1], 1),
-            "there is no index 'nowhere'.*index create",
-        ),
-        (
-            lambda c, i, g: c.create_index(i.name, "ip" if i.metric == "l2" else "l2"),
-            "there is an index .* already.*another metric",
-        ),
-        (
-            lambda c, i, g: Index(c.served, "empty", "l2").search(g[:1], 1),
-            "there is no index 'empty'",
-        ),
-        (
-            lambda c, i, g: c.create_index("new", "l1"),
-            "metric 'l1' is not known.*use l2, ip or cosine",
-        ),
-        (lambda c, i, g: c.extract([g[0], g[0]]), "one is named twice"),
-        (lambda c, i, g: c.features(["2" * 32]), "item 22222222 is not in the store"),
-        (
-            lambda c, i, g: c.create_index(i.name, i.metric, dim=5),
-            "dimension 5 was asked for.*have 3 entries",
-        ),
-    ],
-)
+def found_in(name: str) -> Any:
+    return lambda client, _, gallery: Index(client.served, name, "l2").search(gallery[:1], 1)
+
+
+# (client, index, gallery) -> a request, by a part of the error that it must raise.
+INVALID: dict[str, Any] = {
+    f"neighbours each to index 'gallery-.*' of {N} rows.*ask for 1 to {N}": (
+        lambda _, index, gallery: index.search(gallery[:1], N + 1)
+    ),
+    "item 00000000 is not in the store.*share it again": (
+        lambda _, index, __: index.search(["0" * 32], 1)
+    ),
+    "item 11111111 is not in the store": lambda _, index, __: index.add(["1" * 32]),
+    "there is no index 'nowhere'.*index create": found_in("nowhere"),
+    "there is an index .* already.*another metric": (
+        lambda client, i, _: client.create_index(i.name, "ip" if i.metric == "l2" else "l2")
+    ),
+    "there is no index 'empty'": found_in("empty"),
+    "metric 'l1' is not known.*use l2, ip or cosine": (
+        lambda client, *_: client.create_index("new", "l1")
+    ),
+    "one is named twice": lambda client, _, gallery: client.extract([gallery[0]] * 2),
+    "item 22222222 is not in the store": lambda client, *_: client.features(["2" * 32]),
+    "dimension 5 was asked for.*have 3 entries": (
+        lambda client, index, _: client.create_index(index.name, index.metric, dim=5)
+    ),
+}
+
+
+@pytest.mark.parametrize("text, what", INVALID.items())
 def test_invalid_searches_are_refused(
     client: Client, index: Index, gallery: list[str], what: Any, text: str
 ) -> None:
@@ -174,9 +161,7 @@ def test_invalid_searches_are_refused(
 
 
 def test_killed_server_keeps_results_at_both_or_none(tmp_path: Path) -> None:
-    """Server 1 dies in the third of four batches: two are kept at both servers, none at one, and
-    the rest follows.
-    """
+    """Server 1 dies in the third of four batches: two are kept at both; the rest follows."""
     cluster = Cluster.make(tmp_path, batch_size=2, pool="64KiB")
     cluster.faults["server1"] = _DIE_BETWEEN_PUT_AND_CONFIRM
     items = [secrets.token_hex(16) for _ in range(8)]
