@@ -258,12 +258,10 @@ class Products(Base):
         is_flat = (kh, kw, window.stride, window.padding) == (1, 1, (1, 1), (0, 0, 0, 0))
         # A product already, or channels that padding would more than double: gather windows.
         if is_flat or 2 * c <= width:
-            lefts = (
-                x.rows(limbs) if is_flat else self._windows(x, window, limbs) for x, _ in operands
-            )
-            planes = [
-                (left, y.columns(limbs, True)) for left, (_, y) in zip(lefts, operands, strict=True)
-            ]
+            planes = []
+            for x, y in operands:
+                left = x.rows(limbs) if is_flat else self._windows(x, window, limbs)
+                planes.append((left, y.columns(limbs, True)))
             self._limb_gemm(limbs, planes, out, (rows, c_out, padded(kh * kw * c)), bits, addends)
             return
         planes = [(x.rows(limbs), y.columns(limbs)) for x, y in operands]
