@@ -33,9 +33,7 @@ class Corrections(Protocol):
 class Sum:
     """An additive share to be opened: both learn the sum modulo 2^bits.
 
-    Attributes:
-        packed: its bytes, if they were made in the same pass.
-        operand: whether the sum is needed as an operand of products.
+    `packed` are its bytes, if already made; `operand`: the sum is needed as one of products.
     """
 
     words: Words
@@ -79,7 +77,6 @@ class PartyRandomness:
     """One server's own randomness for a batch, and its part of the weights: no input is needed.
 
     Args:
-        party: 0 or 1.
         seeds: this party's tree for the (session, batch).
         weights: this server's part of every layer.
     """
@@ -101,19 +98,20 @@ class PartyRandomness:
         """Let the names that follow belong to this step."""
         self._step = step
 
+    def _key(self, name: str) -> bytes:
+        return self._seeds.key(self._step, name)
+
     def words(self, name: str, shape: Sequence[int], bits: int) -> Words:
         """This party's uniform words under a name."""
-        return self.backend.expand_words(
-            self._cipher, self._seeds.key(self._step, name), shape, bits
-        )
+        return self.backend.expand_words(self._cipher, self._key(name), shape, bits)
 
     def lanes(self, name: str, planes: int, n: int) -> Lanes:
         """This party's uniform lanes under a name."""
-        return self.backend.expand_lanes(self._cipher, self._seeds.key(self._step, name), planes, n)
+        return self.backend.expand_lanes(self._cipher, self._key(name), planes, n)
 
     def permutations(self, name: str, rows: int, n: int) -> selection.Index:
         """This party's secret permutations under a name."""
-        return selection.permutations(self._cipher, self._seeds.key(self._step, name), rows, n)
+        return selection.permutations(self._cipher, self._key(name), rows, n)
 
 
 class Session(PartyRandomness):
@@ -145,13 +143,12 @@ class Session(PartyRandomness):
 
     def masked(self, words: Words, name: str, bits: int) -> Sum:
         """Words plus this party's uniform words under a name, modulo 2^bits, to be opened."""
-        key = self._seeds.key(self._step, name)
-        masked, packed = self.backend.mask_and_pack(words, self._cipher, key, bits)
+        masked, packed = self.backend.mask_and_pack(words, self._cipher, self._key(name), bits)
         return Sum(masked, bits, packed)
 
     def masked_operand(self, words: Words, name: str, bits: int) -> tuple[Words, Sum]:
         """This party's uniform words under a name; words minus them, to be opened for products."""
-        key = self._seeds.key(self._step, name)
+        key = self._key(name)
         drawn, masked, packed = self.backend.draw_and_pack(words, self._cipher, key, bits)
         return drawn, Sum(masked, bits, packed, operand=True)
 
@@ -165,20 +162,16 @@ class Session(PartyRandomness):
     def plus_dealt(self, words: Words, name: str, bits: int) -> Words:
         """Words plus this party's share of a value the dealer computed, modulo 2^bits."""
         if self._corrections is None:
-            return self.backend.add_uniform(
-                words, self._cipher, self._seeds.key(self._step, name), bits
-            )
-        return self.backend.add_packed(
-            words, self._read(self._corrections, packed_bytes(words.size, bits)), bits
-        )
+            return self.backend.add_uniform(words, self._cipher, self._key(name), bits)
+        received = self._read(self._corrections, packed_bytes(words.size, bits))
+        return self.backend.add_packed(words, received, bits)
 
     def dealt_lanes(self, name: str, planes: int, n: int) -> Lanes:
         """This party's XOR share of lanes the dealer computed."""
         if self._corrections is None:
             return self.lanes(name, planes, n)
-        return self.backend.unpack_lanes(
-            self._read(self._corrections, lane_bytes(n, planes)), planes, n
-        )
+        received = self._read(self._corrections, lane_bytes(n, planes))
+        return self.backend.unpack_lanes(received, planes, n)
 
     def _read(self, corrections: Corrections, n_bytes: int) -> memoryview:
         self._dealer_bytes += n_bytes
@@ -187,12 +180,10 @@ class Session(PartyRandomness):
     def correction(self, shape: Sequence[int], bits: int) -> Words:
         """Server 1's next correction, for protocols whose servers hold different parts."""
         if self._corrections is None:
-            raise CorrelationsMissing(
-                f"step '{self._step}' reads a correction at server 0", "it receives none", ""
-            )
-        return self.backend.unpack(
-            self._read(self._corrections, packed_bytes(math.prod(shape), bits)), shape, bits
-        )
+            what = f"step '{self._step}' reads a correction at server 0"
+            raise CorrelationsMissing(what, "it receives none", "")
+        n_bytes = packed_bytes(math.prod(shape), bits)
+        return self.backend.unpack(self._read(self._corrections, n_bytes), shape, bits)
 
     # one way
 
@@ -202,8 +193,8 @@ class Session(PartyRandomness):
 
     def send_masked(self, words: Words, name: str, bits: int) -> None:
         """Send words minus this party's uniform words under a name."""
-        key = self._seeds.key(self._step, name)
-        self.channel.send([self.backend.pack_masked(words, self._cipher, key, bits, -1)])
+        packed = self.backend.pack_masked(words, self._cipher, self._key(name), bits, -1)
+        self.channel.send([packed])
 
     def receive_words(self, shape: Sequence[int], bits: int) -> Words:
         """Receive the words that the peer sent with `send_words` or `send_masked`."""
@@ -224,8 +215,7 @@ class Session(PartyRandomness):
         sizes = [len(part) for part in own]
         if len(received) != sum(sizes):
             raise BadFrame(
-                f"step '{self._step}' received {len(received)} bytes where {sum(sizes)} were "
-                "expected",
+                f"step '{self._step}' received {len(received)} bytes, not {sum(sizes)}",
                 "the servers do not run the same program",
                 "compare their plans",
             )

@@ -20,8 +20,7 @@ class Additive:
         words: the share; bits above `bits` carry no meaning.
         bits: the share is one modulo 2^bits.
         frac: fraction bits of x.
-        divisor: the real value is x / (2^frac * divisor); above 1 after an average over a window
-            whose size is not a power of two.
+        divisor: the real value is x / (2^frac * divisor); above 1 after averages over odd windows.
         owner: which session the share belongs to; shares of two owners do not mix.
     """
 
@@ -32,10 +31,8 @@ class Additive:
     owner: str = ""
 
     def __repr__(self) -> str:
-        return (
-            f"Additive(shape={tuple(self.words.shape)}, bits={self.bits}, frac={self.frac}, "
-            "<secret>)"
-        )
+        shape = tuple(self.words.shape)
+        return f"Additive(shape={shape}, bits={self.bits}, frac={self.frac}, <secret>)"
 
     def at_bits(self, backend: Backend, bits: int) -> Additive:
         """The value modulo a smaller power of two: exact. Raises BitsMismatch for a larger one."""
@@ -65,19 +62,14 @@ class Additive:
                 "truncate or rescale one of them first",
             )
         if self.owner != other.owner:
-            raise ForeignShare(
-                "shares of two sessions were combined",
-                "their masks are unrelated",
-                "use one session",
-            )
+            raise _foreign("shares")
 
     def plus(self, backend: Backend, other: Additive) -> Additive:
         """x + y modulo the smaller power of two."""
         self.check_like(other)
         bits = min(self.bits, other.bits)
-        return dataclasses.replace(
-            self, words=backend.reduce(self.words + other.words, bits), bits=bits
-        )
+        words = backend.reduce(self.words + other.words, bits)
+        return dataclasses.replace(self, words=words, bits=bits)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -100,8 +92,7 @@ class Masked:
         """Raises BitsMismatch where a product needs more bits than were opened."""
         if bits > self.bits:
             raise BitsMismatch(
-                f"an operand opened modulo 2^{self.bits} was used where one modulo 2^{bits} is "
-                "needed",
+                f"an operand opened modulo 2^{self.bits} was used where 2^{bits} is needed",
                 "its upper bits were never opened",
                 "open it modulo the power of two of the product",
             )
@@ -109,14 +100,15 @@ class Masked:
     def check_like(self, other: Masked) -> None:
         """Raises ForeignShare for another owner."""
         if self.owner != other.owner:
-            raise ForeignShare(
-                "operands of two sessions were combined",
-                "their masks are unrelated",
-                "use one session",
-            )
+            raise _foreign("operands")
 
     def __repr__(self) -> str:
         return f"Masked(bits={self.bits}, frac={self.frac}, <secret>)"
+
+
+def _foreign(what: str) -> ForeignShare:
+    why = "their masks are unrelated"
+    return ForeignShare(f"{what} of two sessions were combined", why, "use one session")
 
 
 def split(

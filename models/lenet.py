@@ -8,9 +8,7 @@ from gpumpc.models import seeded
 
 
 def lenet(seed: int = 0) -> nn.Module:
-    """(B, 1, 28, 28) -> (B, 128): conv5x5x16-relu-pool2-conv5x5x32-relu-pool2-fc128-relu, no
-    padding.
-    """
+    """(B, 1, 28, 28) -> (B, 128): conv5x5x16-relu-pool2-conv5x5x32-relu-pool2-fc128-relu."""
     return seeded(_layers, seed)
 
 

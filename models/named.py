@@ -17,8 +17,7 @@ NAMES = ("lite0", "lenet", "vgg", "resnet18")
 def named(
     name: str, size: int, lite0_checkpoint: Callable[[], Path]
 ) -> tuple[torch.nn.Module, torch.Tensor]:
-    """(module, example input (1, C, H, W)) of a known name, or of a .pt2 file that
-    torch.export.save made.
+    """(module, example input (1, C, H, W)) of a known name or a .pt2 file of torch.export.save.
 
     Raises MissingFile for a name that is neither.
     """
@@ -32,9 +31,7 @@ def named(
         case "resnet18":
             return resnet18(), torch.zeros(1, 3, size, size)
     if not Path(name).exists():
-        raise MissingFile(
-            f"there is no network '{name}'",
-            hint=f"use {', '.join(NAMES)}, or the path of a .pt2 file",
-        )
+        hint = f"use {', '.join(NAMES)}, or the path of a .pt2 file"
+        raise MissingFile(f"there is no network '{name}'", hint=hint)
     program = torch.export.load(name)
     return program.module(), program.example_inputs[0][0]

@@ -22,10 +22,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.norm1 = (
-            nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-            _norm(after),
-        )
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.norm1 = _norm(after)
         self.conv2, self.norm2 = nn.Conv2d(after, after, 3, padding=1, bias=False), _norm(after)
         self.shrinks = stride != 1 or before != after
         if self.shrinks:
@@ -38,16 +36,12 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """(B, 3, H, W) -> pooled features (B, 512): a 7x7 stem, a 3x3 max-pool, four stages of two
-    blocks.
-    """
+    """(B, 3, H, W) -> features (B, 512): 7x7 stem, 3x3 max-pool, four stages of two blocks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = (
-            nn.Conv2d(3, WIDTHS[0], 7, 2, padding=3, bias=False),
-            _norm(WIDTHS[0]),
-        )
+        self.stem = nn.Conv2d(3, WIDTHS[0], 7, 2, padding=3, bias=False)
+        self.norm = _norm(WIDTHS[0])
         self.pool = nn.MaxPool2d(3, 2, padding=1)
         sources = (WIDTHS[0], *WIDTHS)
         self.blocks = nn.Sequential(
@@ -65,9 +59,7 @@ class ResNet18(nn.Module):
 
 
 def resnet18(seed: int = 0) -> nn.Module:
-    """ResNet-18 with seeded weights; its batch norms have seen noise, so that no layer's values
-    grow or vanish.
-    """
+    """ResNet-18 with seeded weights and batch norms that have seen noise: no value vanishes."""
     return seeded(lambda: _that_has_seen_noise(seed), seed)
 
 

@@ -10,8 +10,7 @@ CHANNELS = (32, 64, 128)
 
 
 def vgg_small(seed: int = 0) -> nn.Module:
-    """(B, 3, 64, 64) -> (B, 128): 3x3 convolutions, padding 1, in pairs of 32, 64, 128 channels;
-    then the mean.
+    """(B, 3, 64, 64) -> (B, 128): 3x3 convolutions in pairs of 32, 64, 128 channels, a mean.
 
     A ReLU after each convolution, a 2x2 max-pool after each pair, a global average pool at the end.
     """

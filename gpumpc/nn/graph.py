@@ -102,27 +102,14 @@ class Argmax(Layer, frozen=True):
 
 
 class TopK(Layer, frozen=True):
-    """Indices of the k largest entries of a vector, largest first, the lowest index on ties: shape
-    (k,).
-    """
+    """Indices (k,) of the k largest entries, largest first, the lowest index on ties."""
 
     k: Size
 
 
-AnyLayer = (
-    Input
-    | Conv2d
-    | Linear
-    | ReLU
-    | Clamp
-    | MaxPool
-    | AvgPool
-    | Add
-    | Concat
-    | Flatten
-    | Argmax
-    | TopK
-)
+Product = Conv2d | Linear
+Selection = Argmax | TopK
+AnyLayer = Input | Product | ReLU | Clamp | MaxPool | AvgPool | Add | Concat | Flatten | Selection
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,9 +122,8 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The only input, always the first record."""
         first = self.layers[0]
         if not isinstance(first, Input):
-            raise PlanError(
-                "the graph does not begin with an Input record", hint="compile the model again"
-            )
+            what = "the graph does not begin with an Input record"
+            raise PlanError(what, hint="compile the model again")
         return first
 
     @property
@@ -146,22 +132,15 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.layers[-1]
 
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every value, by name, for one item.
-
-        Raises PlanError where records do not fit.
-        """
+        """Shape of every value, by name, for one item. Raises PlanError where they do not fit."""
         shapes: dict[str, Shape] = {}
         for layer in self.layers:
             if layer.name in shapes:
-                raise PlanError(
-                    f"two layers are called '{layer.name}'", hint="give each a name of its own"
-                )
+                hint = "give each a name of its own"
+                raise PlanError(f"two layers are called '{layer.name}'", hint=hint)
             if "/" in layer.name:
-                raise PlanError(
-                    f"a layer is called '{layer.name}'",
-                    "names with a slash belong to the program's own values",
-                    "rename the layer",
-                )
+                why = "names with a slash belong to the program's own values"
+                raise PlanError(f"a layer is called '{layer.name}'", why, "rename the layer")
             missing = [name for name in layer.inputs if name not in shapes]
             if missing:
                 raise PlanError(
@@ -173,10 +152,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return shapes
 
     def weight_shapes(self) -> dict[str, Shape]:
-        """Shape of every weight array the records name, by its name.
-
-        Raises PlanError like `shapes`.
-        """
+        """Shape of every weight array the records name, by name. Raises PlanError as `shapes`."""
         shapes, weights = self.shapes(), dict[str, Shape]()
         for layer in self.layers:
             if isinstance(layer, Conv2d):
@@ -203,10 +179,7 @@ def _window_shape(shape: Shape, window: Pair, stride: Pair, padding: Padding) ->
 
 
 def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
-    """Shape of one item of a layer's value, given its inputs' shapes.
-
-    Raises PlanError where they do not fit.
-    """
+    """Shape of one item of a layer's value. Raises PlanError where its inputs' shapes misfit."""
     _check_inputs(layer, inputs)
     shape = _output_shape(layer, inputs)
     if any(size < 1 for size in shape):

@@ -21,10 +21,7 @@ Record = TypeVar("Record", bound=Layer)
 
 
 class Affine(Layer, frozen=True):
-    """`scale x + shift` per channel; arrays `NAME.scale`, `NAME.shift`, each (C,).
-
-    `image`: its value is (H, W, C).
-    """
+    """`scale x + shift` per channel, arrays (C,); `image`: its value is (H, W, C)."""
 
     image: bool
 
@@ -41,26 +38,19 @@ RawLayer = AnyLayer | Affine | Pad
 def batch_norm_affine(
     gamma: FloatArray, beta: FloatArray, mean: FloatArray, var: FloatArray, eps: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Scale and shift of a batch norm in evaluation mode, all (C,): `(x - mean) / sqrt(var + eps) *
-    gamma + beta`.
-    """
+    """Scale and shift (C,) of a batch norm: `(x - mean) / sqrt(var + eps) * gamma + beta`."""
     scale = gamma / np.sqrt(var + eps)
     return scale, beta - mean * scale
 
 
 def simplify(layers: Iterable[RawLayer], weights: Weights) -> tuple[Graph, Weights]:
-    """All passes in order.
+    """All passes in order: a graph of plan records only, and the arrays it names.
 
     Args:
-        layers: records in evaluation order, `Affine` and `Pad` among them; the last one is the
-            output.
+        layers: in evaluation order, `Affine` and `Pad` among them; the last one is the output.
         weights: their arrays; not changed.
 
-    Returns:
-        a graph of plan records only, and the arrays it names.
-
-    Raises:
-        UnsupportedOperator: a batch norm or a padding has no neighbour it can be folded into.
+    Raises UnsupportedOperator where a batch norm or padding has no neighbour to be folded into.
     """
     used = drop_unused(list(layers))
     affine, folded = fold_affine(used, weights)
@@ -83,11 +73,9 @@ def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
 def fold_affine(
     layers: Sequence[RawLayer], weights: Weights
 ) -> tuple[list[AnyLayer | Pad], Weights]:
-    """Every `Affine` into the convolution or linear layer before it, else into a 1x1 depthwise
-    convolution.
+    """Every `Affine` into the layer with weights before it, else a 1x1 depthwise convolution.
 
-    Raises:
-        UnsupportedOperator: the affine map acts on a vector that no linear layer alone produced.
+    Raises UnsupportedOperator where it acts on a vector that no linear layer alone produced.
     """
     out: list[AnyLayer | Pad] = []
     arrays = dict(weights)
@@ -101,8 +89,7 @@ def fold_affine(
         before = next(item for item in out if item.name == layer.inputs[0])
         readers = [*out, *(_renamed(later, renamed) for later in layers[index:])]
         if isinstance(before, Conv2d | Linear) and _consumers(before.name, readers) == 1:
-            # (x W + b) s + t = x (W s) + (b s + t): the output channel is the last axis of every
-            # weight.
+            # (x W + b) s + t = x (W s) + (b s + t): a weight's last axis is the output channel.
             arrays[f"{before.name}.weight"] = arrays[f"{before.name}.weight"] * scale
             arrays[f"{before.name}.bias"] = arrays[f"{before.name}.bias"] * scale + shift
             renamed[layer.name] = before.name
@@ -116,8 +103,7 @@ def _depthwise(layer: Affine, scale: FloatArray, shift: FloatArray, arrays: Weig
     if not layer.image:
         raise UnsupportedOperator(
             f"operator batch_norm at '{layer.name}' is not supported here",
-            "it acts on a vector that does not come from one linear layer alone, so it cannot be "
-            "folded",
+            "it cannot be folded: it acts on a vector that no linear layer alone has made",
             "put it directly after a Linear layer, or after the convolution before the flatten",
         )
     arrays[f"{layer.name}.weight"] = scale.reshape(1, 1, 1, -1)
@@ -128,9 +114,7 @@ def _depthwise(layer: Affine, scale: FloatArray, shift: FloatArray, arrays: Weig
 def fold_padding(layers: Sequence[AnyLayer | Pad]) -> list[AnyLayer]:
     """Every `Pad` into the convolutions that read it.
 
-    Raises:
-        UnsupportedOperator: something else than a convolution reads a padded value, or it is the
-            output.
+    Raises UnsupportedOperator where anything else reads a padded value, or it is the output.
     """
     pads: dict[str, Pad] = {}
     out: list[AnyLayer] = []
@@ -178,24 +162,17 @@ def pool_before_activation(layers: Sequence[AnyLayer]) -> list[AnyLayer]:
     out = list(layers)
     while (pair := _next_pair(out)) is not None:
         act, pool = pair
-        moved = [_swapped(layer, act, pool) for layer in out if layer is not act]
-        moved.insert(
-            next(i for i, layer in enumerate(moved) if layer.name == pool.name) + 1,
-            _over(act, pool.name),
-        )
-        out = moved
+        out = [_swapped(layer, act, pool) for layer in out if layer is not act]
+        place = next(i for i, layer in enumerate(out) if layer.name == pool.name) + 1
+        out.insert(place, _over(act, pool.name))
     return out
 
 
 def _next_pair(layers: Sequence[AnyLayer]) -> tuple[ReLU | Clamp, MaxPool] | None:
     values = {layer.name: layer for layer in layers}
-    for pool in layers:
-        before = values[pool.inputs[0]] if isinstance(pool, MaxPool) else None
-        if (
-            isinstance(pool, MaxPool)
-            and isinstance(before, ReLU | Clamp)
-            and _consumers(before.name, layers) == 1
-        ):
+    for pool in (layer for layer in layers if isinstance(layer, MaxPool)):
+        before = values[pool.inputs[0]]
+        if isinstance(before, ReLU | Clamp) and _consumers(before.name, layers) == 1:
             return before, pool
     return None
 
@@ -213,11 +190,8 @@ def _over(layer: Record, name: str) -> Record:
 
 def _renamed(layer: Record, names: dict[str, str]) -> Record:
     """The record with its inputs renamed."""
-    if not any(name in names for name in layer.inputs):
-        return layer
-    return msgspec.structs.replace(
-        layer, inputs=tuple(names.get(name, name) for name in layer.inputs)
-    )
+    inputs = tuple(names.get(name, name) for name in layer.inputs)
+    return layer if inputs == layer.inputs else msgspec.structs.replace(layer, inputs=inputs)
 
 
 def _consumers(name: str, layers: Sequence[RawLayer]) -> int:

@@ -1,7 +1,4 @@
-"""A network in the clear, in float64, to compare private results with.
-
-Channels last, batch first.
-"""
+"""A network in the clear, in float64, to compare private results with; batch first."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,25 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, BadValue, OutOfRange
-from gpumpc.nn.graph import (
-    Add,
-    AnyLayer,
-    Argmax,
-    AvgPool,
-    Clamp,
-    Concat,
-    Conv2d,
-    Flatten,
-    Graph,
-    Input,
-    Linear,
-    MaxPool,
-    Padding,
-    Pair,
-    ReLU,
-    TopK,
-    window_count,
-)
+from gpumpc.nn import graph as g
+from gpumpc.nn.graph import AnyLayer, Conv2d, Graph, Input, Linear, Padding, Pair, window_count
 
 FloatArray = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.floating]]
@@ -46,9 +26,8 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
     try:
         values = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadValue(
-            "the input is not an array of numbers", str(error), "pass a float array"
-        ) from error
+        what = "the input is not an array of numbers"
+        raise BadValue(what, str(error), "pass a float array") from error
     if values.shape[1:] != record.shape or values.ndim == 0:
         raise BadShape(
             f"the input has shape {values.shape}",
@@ -56,9 +35,8 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
             "bring each item to that shape, or compile the model for this one",
         )
     if not np.isfinite(values).all():
-        raise BadValue(
-            "the input contains NaN or infinity", hint="clean the data before sharing it"
-        )
+        hint = "clean the data before sharing it"
+        raise BadValue("the input contains NaN or infinity", hint=hint)
     if values.size and not record.low <= values.min() <= values.max() <= record.high:
         raise OutOfRange(
             f"the input spans [{values.min():.6g}, {values.max():.6g}]",
@@ -83,20 +61,13 @@ def evaluate_float(
 def evaluate_float(
     graph: Graph, weights: Arrays, x: npt.ArrayLike, trace: bool = False
 ) -> FloatArray | dict[str, FloatArray]:
-    """The network's output in float64.
+    """The network's output in float64, (B, *output shape); an argmax is a float index.
 
     Args:
-        graph: the network.
-        weights: the arrays its layers name; computed with in float64.
         x: a batch (B, *graph.input.shape), inside the input's declared range.
-        trace: return every layer's value by name, the input's included; it keeps them all in
-            memory.
+        trace: return every value by name, the input's included: all are kept in memory.
 
-    Returns:
-        (B, *output shape); an argmax comes as a float index.
-
-    Raises:
-        BadShape, BadValue, OutOfRange: from `check_input`.
+    Raises BadShape, BadValue, OutOfRange as `check_input`.
     """
     values = {graph.input.name: check_input(graph.input, x)}
     last_use = {name: layer.name for layer in graph.layers for name in layer.inputs}
@@ -114,30 +85,26 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
     x = inputs[0]
     match layer:
         case Conv2d() | Linear():
-            return _linear(
-                layer,
-                x,
-                *(weights[f"{layer.name}.{part}"].astype(float) for part in ("weight", "bias")),
-            )
-        case ReLU():
+            parts = (weights[f"{layer.name}.{part}"].astype(float) for part in ("weight", "bias"))
+            return _linear(layer, x, *parts)
+        case g.ReLU():
             return np.maximum(x, 0.0)
-        case Clamp():
+        case g.Clamp():
             return np.clip(x, 0.0, layer.high)
-        case MaxPool():
-            return _total(
-                _windows(_padded(x, layer.padding, -np.inf), layer.window, layer.stride), np.maximum
-            )
-        case AvgPool():
+        case g.MaxPool():
+            padded = _padded(x, layer.padding, -np.inf)
+            return _total(_windows(padded, layer.window, layer.stride), np.maximum)
+        case g.AvgPool():
             return _total(_windows(x, layer.window, layer.stride), np.add) / math.prod(layer.window)
-        case Add():
+        case g.Add():
             return np.add(*inputs)
-        case Concat():
+        case g.Concat():
             return np.concatenate(inputs, axis=-1)
-        case Flatten():
+        case g.Flatten():
             return x.reshape(len(x), -1)
-        case Argmax():
+        case g.Argmax():
             return np.asarray(x.argmax(axis=-1), dtype=np.float64)
-        case TopK():
+        case g.TopK():
             return np.asarray((-x).argsort(axis=-1, kind="stable")[:, : layer.k], dtype=np.float64)
         case Input():
             return x
@@ -172,21 +139,16 @@ def _windows(x: FloatArray, window: Pair, stride: Pair) -> list[FloatArray]:
     """The view (B, Ho, Wo, C) that each tap of the window reads, row by row."""
     rows = window_count(x.shape[1], window[0], stride[0], 0, 0)
     cols = window_count(x.shape[2], window[1], stride[1], 0, 0)
+    tall, wide = (rows - 1) * stride[0] + 1, (cols - 1) * stride[1] + 1
     return [
-        x[
-            :,
-            i : i + (rows - 1) * stride[0] + 1 : stride[0],
-            j : j + (cols - 1) * stride[1] + 1 : stride[1],
-        ]
+        x[:, i : i + tall : stride[0], j : j + wide : stride[1]]
         for i in range(window[0])
         for j in range(window[1])
     ]
 
 
 def _conv(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
-    """Padded input (B, H, W, Cin) and weight (kh, kw, Cin/groups, Cout) to (B, Ho, Wo, Cout),
-    without the bias.
-    """
+    """Padded (B, H, W, Cin) by (kh, kw, Cin/groups, Cout) to (B, Ho, Wo, Cout), without bias."""
     if layer.groups == 1:
         return _dense(layer, x, weight)
     if weight.shape[2] == 1:
@@ -203,9 +165,8 @@ def _dense(layer: Conv2d, x: FloatArray, weight: FloatArray) -> FloatArray:
     """One matrix product a tap: nothing is unrolled, and BLAS does the work."""
     views = _windows(x, layer.kernel, layer.stride)
     taps = weight.reshape(-1, *weight.shape[2:])
-    products = (
-        view.reshape(-1, view.shape[-1]) @ tap for view, tap in zip(views, taps, strict=True)
-    )
+    pairs = zip(views, taps, strict=True)
+    products = (view.reshape(-1, view.shape[-1]) @ tap for view, tap in pairs)
     return _total(products, np.add).reshape(*views[0].shape[:3], -1)
 
 

@@ -1,3 +1,1 @@
-"""A network lowered to protocol steps, which the parties agree on and run, its plan and weights as
-shares.
-"""
+"""A network lowered to protocol steps that all parties agree on; its plan and weight shares."""

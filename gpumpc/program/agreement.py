@@ -10,6 +10,7 @@ PACKING = "byte planes, then bit lanes"
 def agreed_fields(plan: PlanRecord, program: Program) -> dict[str, str]:
     """In the order in which they are compared: those that explain a difference best come first."""
     params = plan.params
+    widths = sorted(plan.widths.items())
     return {
         "gpumpc version": VERSION,
         "protocol version": str(PROTOCOL_VERSION),
@@ -20,10 +21,7 @@ def agreed_fields(plan: PlanRecord, program: Program) -> dict[str, str]:
         "batch size": str(program.input.shape[0]),
         "weights": params.weights,
         "weight version": plan.weight_digest,
-        "widths": " ".join(
-            f"{layer}={width.ring_bits}/{width.weight_frac}"
-            for layer, width in sorted(plan.widths.items())
-        ),
+        "widths": " ".join(f"{name}={w.ring_bits}/{w.weight_frac}" for name, w in widths),
         "program": program.digest.hex(),
         "plan": plan_hash(plan).hex(),
     }

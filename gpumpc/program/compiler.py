@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.nn.graph import Conv2d, Graph, Linear
-from gpumpc.nn.plaintext import evaluate_float
+from gpumpc.nn.plaintext import Arrays, evaluate_float
 from gpumpc.params import Params
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
@@ -36,9 +36,7 @@ class Calibrated:
     samples: npt.NDArray[np.floating]
     guard_bits: int = GUARD_BITS
 
-    def _measured(
-        self, graph: Graph, weights: Mapping[str, npt.NDArray[np.floating]]
-    ) -> dict[str, float]:
+    def _measured(self, graph: Graph, weights: Arrays) -> dict[str, float]:
         """Largest |product| by layer in real units over the samples, times 2^guard_bits."""
         trace = evaluate_float(graph, weights, self.samples, trace=True)
         products = [layer.name for layer in graph.layers if isinstance(layer, (Conv2d, Linear))]
@@ -48,7 +46,7 @@ class Calibrated:
 def compile_graph(
     name: str,
     graph: Graph,
-    weights: Mapping[str, npt.NDArray[np.floating]],
+    weights: Arrays,
     params: Params,
     *,
     calibration: Calibrated | None = None,
@@ -67,12 +65,8 @@ def compile_graph(
     """
     arrays = dict(weights)
     fracs = dict(weight_fracs or {})
-    program = compile_program(
-        graph,
-        params,
-        1,
-        widths={layer: Width(params.ring_bits, frac) for layer, frac in fracs.items()},
-    )
+    widths = {layer: Width(params.ring_bits, frac) for layer, frac in fracs.items()}
+    program = compile_program(graph, params, 1, widths=widths)
     integers = integer_weights(program, arrays)
     measured = calibration._measured(graph, arrays) if calibration else None
     source = graph.input

@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, PlanError
-from gpumpc.nn.graph import Argmax, Graph, Input, Layer, Linear, TopK
+from gpumpc.nn.graph import Argmax, Graph, Input, Linear, TopK
 from gpumpc.params import Params, one_of
 from gpumpc.program.compiler import compile_graph, program_of
 from gpumpc.program.plan import PlanRecord, Weights
 
-# label: the best class alone; top5: the five best, in order, without their scores; logits: every
-# class's score.
+# label: the best class alone; top5: the five best, in order, without scores; logits: all scores.
 Policy = Literal["label", "top5", "logits"]
 
 HEAD_PARAMS = Params(ring_bits=48, frac_bits=13)
@@ -28,17 +27,13 @@ def with_policy(graph: Graph, policy: Policy) -> Graph:
     one_of("policy", policy, get_args(Policy), PlanError)
     [n_classes, *rest] = graph.shapes()[graph.output.name] or [0]
     if rest or n_classes < 2:
-        raise PlanError(
-            "the network does not end in a vector of logits",
-            hint="compile it up to its last linear layer",
-        )
+        hint = "compile it up to its last linear layer"
+        raise PlanError("the network does not end in a vector of logits", hint=hint)
     if policy == "logits":
         return graph
     last = (graph.output.name,)
-    layer: Layer = (
-        Argmax("label", last) if policy == "label" else TopK("top5", last, min(5, n_classes))
-    )
-    return Graph((*graph.layers, layer))  # type: ignore[arg-type]  # both are records of AnyLayer
+    top_5 = TopK("top5", last, min(5, n_classes))
+    return Graph((*graph.layers, Argmax("label", last) if policy == "label" else top_5))
 
 
 def compile_head(
@@ -65,11 +60,8 @@ def compile_head(
     program = program_of(plan, 1)
     result = program.result
     if len(result.shape) != 2 or program.result_is_index:
-        raise PlanError(
-            "this plan's results are not vectors",
-            "a linear head takes vectors",
-            "compile it up to its features",
-        )
+        why, hint = "a linear head takes vectors", "compile it up to its features"
+        raise PlanError("this plan's results are not vectors", why, hint)
     shapes = (tuple(weight.shape), tuple(bias.shape))
     if shapes != ((result.shape[1], len(classes)), (len(classes),)):
         raise BadShape(
@@ -79,9 +71,8 @@ def compile_head(
         )
     # The bound of a stored share: it is lifted, so one bit less than its ring.
     bound = (2.0 ** (result.bits - 2) - 1) / result.scale
-    source = Input(
-        "features", (), result.shape[1:], -bound, bound, result.bits, result.frac, result.divisor
-    )
+    form = result.bits, result.frac, result.divisor
+    source = Input("features", (), result.shape[1:], -bound, bound, *form)
     graph = with_policy(Graph((source, Linear("logits", ("features",), len(classes)))), policy)
     arrays: Mapping[str, npt.NDArray[np.floating]] = {"logits.weight": weight, "logits.bias": bias}
     head, weights = compile_graph(name or f"{plan.name}-{policy}", graph, arrays, params)

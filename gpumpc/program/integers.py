@@ -18,17 +18,14 @@ def integer_weights(program: Program, weights: Mapping[str, npt.NDArray[np.float
 
     Raises BadValue for NaN, OutOfRange for a weight that does not fit the ring.
     """
+
+    def encoded(layer: str, part: str, scale: float, bits: int) -> npt.NDArray[np.uint64]:
+        return encode(weights[f"{layer}.{part}"], scale, bits, f"the {part} of layer '{layer}'")
+
     return {
         layer: (
-            encode(
-                weights[f"{layer}.weight"],
-                spec.weight_scale,
-                spec.bits,
-                f"the weight of layer '{layer}'",
-            ),
-            encode(
-                weights[f"{layer}.bias"], spec.bias_scale, spec.bits, f"the bias of layer '{layer}'"
-            ),
+            encoded(layer, "weight", spec.weight_scale, spec.bits),
+            encoded(layer, "bias", spec.bias_scale, spec.bits),
         )
         for layer, spec in program.weights.items()
     }
@@ -37,17 +34,11 @@ def integer_weights(program: Program, weights: Mapping[str, npt.NDArray[np.float
 def evaluate_fixed(
     program: Program, weights: Integers, x: npt.NDArray[np.float64], backend: Backend
 ) -> npt.NDArray[np.float64]:
-    """The program in the clear: real input (B, ..) in, real result out.
-
-    Truncations round to nearest.
-    """
-    words = encode_input(program, x)
-    clear = Clear(
-        backend, {name: (backend.upload(w), backend.upload(b)) for name, (w, b) in weights.items()}
-    )
-    lifted = signed(words, program.input.bits).view(np.uint64)
-    result = backend.download(program.plain(clear, backend.upload(lifted)))
-    return decode_result(program, result)
+    """The program in the clear, truncations to nearest: real input (B, ..) in, real result out."""
+    loaded = {name: (backend.upload(w), backend.upload(b)) for name, (w, b) in weights.items()}
+    lifted = signed(encode_input(program, x), program.input.bits).view(np.uint64)
+    result = program.plain(Clear(backend, loaded), backend.upload(lifted))
+    return decode_result(program, backend.download(result))
 
 
 def encode_input(program: Program, x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
@@ -56,9 +47,7 @@ def encode_input(program: Program, x: npt.NDArray[np.float64]) -> npt.NDArray[np
 
 
 def decode_result(program: Program, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Ring words of the result as reals; an index (no fraction bits, never negative) is read
-    unsigned.
-    """
+    """Ring words of the result as reals; an index (never negative) is read unsigned."""
     result = program.result
     if program.result_is_index:
         return np.asarray(words & np.uint64((1 << result.bits) - 1), dtype=np.float64)

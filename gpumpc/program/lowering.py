@@ -21,6 +21,9 @@ from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.protocols.step import Shape, Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
+_JOINS: dict[type[g.Layer], type[Step]]
+_JOINS = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}
+
 
 def compile_program(
     graph: g.Graph,
@@ -35,8 +38,7 @@ def compile_program(
         output_bits: bits of the revealed value, sign included; None for all bits of its ring.
         widths: of its layers; any other layer computes in k bits with weights at 2^f.
 
-    Raises PlanError where scales do not fit (for example two summands averaged over different
-    windows).
+    Raises PlanError where scales do not fit, as of summands averaged over different windows.
     """
     return _Compiler(graph, params, batch_size, output_bits, widths or {}).program()
 
@@ -68,17 +70,11 @@ class _Compiler:
     def program(self) -> Program:
         for layer in self.graph.layers:
             self._layer(layer)
-        source, name = self.graph.input, self.graph.output.name
+        source, name = self.graph.input.name, self.graph.output.name
         bits = min(self.needed[name], self.values[name].bits)
         result = dataclasses.replace(self.values[name], bits=bits)
-        return Program(
-            tuple(self.steps),
-            {source.name: self.values[source.name]},
-            name,
-            result,
-            self.weights,
-            self.params,
-        )
+        inputs = {source: self.values[source]}
+        return Program(tuple(self.steps), inputs, name, result, self.weights, self.params)
 
     # backwards
 
@@ -97,11 +93,8 @@ class _Compiler:
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
             # These compare values of any width, but a clamp's result is as wide as its constant,
             # with no room for a difference, nor for a sum on the way here.
-            return (
-                self.widths[layer.name].ring_bits
-                if layer.name in self.widths
-                else self.params.ring_bits - self.params.frac_bits
-            )
+            truncated = Width(self.params.ring_bits - self.params.frac_bits, 0)
+            return self.widths.get(layer.name, truncated).ring_bits
         return needed[layer.name]
 
     def _width(self, product: str) -> Width:
@@ -134,10 +127,8 @@ class _Compiler:
         if layer.bits is None and self.widths:
             bits = min(bits, self.needed[layer.name])
         if bits > self.params.ring_bits:
-            raise PlanError(
-                f"shares of {bits} bits do not fit a ring of {self.params.ring_bits}",
-                hint="choose a larger k",
-            )
+            what = f"shares of {bits} bits do not fit a ring of {self.params.ring_bits}"
+            raise PlanError(what, hint="choose a larger k")
         frac = self.params.frac_bits if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
@@ -158,13 +149,9 @@ class _Compiler:
         return self.lifted[name]
 
     def _operand(self, name: str) -> str:
-        """Name of the value as an operand: lifted and, for private weights, opened under a mask,
-        once for all products.
-        """
-        readers = [
-            reader for reader in self.consumers[name] if isinstance(reader, (g.Conv2d, g.Linear))
-        ]
-        ring_bits = max(self._width(reader.name).ring_bits for reader in readers)
+        """Name of the value as an operand: lifted, and opened once where weights are private."""
+        readers = (r.name for r in self.consumers[name] if isinstance(r, (g.Conv2d, g.Linear)))
+        ring_bits = max(self._width(reader).ring_bits for reader in readers)
         source = self._at_bits(name, ring_bits)
         if self.params.weights == "public":
             return source
@@ -180,26 +167,16 @@ class _Compiler:
         [name] = layer.inputs
         source = self.values[name]
         shape, operator = _operator(layer, source.shape)
-        self.weights[layer.name] = WeightSpec(
-            shape,
-            shape[-1:],
-            ring_bits,
-            float(2**width.weight_frac) / source.divisor,
-            float(2 ** (source.frac + width.weight_frac)),
-        )
         out, frac = self.shapes[layer.name], source.frac + width.weight_frac
+        scales = float(2**width.weight_frac) / source.divisor, float(2**frac)
+        self.weights[layer.name] = WeightSpec(shape, shape[-1:], ring_bits, *scales)
         product = Value(out, ring_bits, frac)
         # A product that only a selection reads, or nobody, is not truncated.
-        is_final = all(
-            isinstance(reader, (g.Argmax, g.TopK)) for reader in self.consumers[layer.name]
-        )
+        is_final = all(isinstance(r, (g.Argmax, g.TopK)) for r in self.consumers[layer.name])
         target = layer.name if is_final else f"{layer.name}/product"
-        inputs = (self._operand(name),)
+        place = target, (self._operand(name),), target, source.shape, layer.name
         kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
-        step = kind(
-            target, inputs, target, source.shape, layer.name, operator, out, ring_bits, frac
-        )
-        self._add(step, product)
+        self._add(kind(*place, operator, out, ring_bits, frac), product)
         if not is_final:
             # Every layer works at scale 2^f.
             shift = frac - f
@@ -242,9 +219,8 @@ class _Compiler:
     def _avg_pool(self, layer: g.AvgPool) -> None:
         source = self.values[layer.inputs[0]]
         frac, divisor = pooling.averaged(source.frac, source.divisor, layer.window)
-        step = pooling.SumPool(
-            layer.name, layer.inputs, layer.name, source.shape, layer.window, layer.stride
-        )
+        place = layer.name, layer.inputs, layer.name, source.shape
+        step = pooling.SumPool(*place, layer.window, layer.stride)
         self._add(step, Value(self.shapes[layer.name], source.bits, frac, divisor))
 
     def _argmax(self, layer: g.Argmax) -> None:
@@ -253,17 +229,12 @@ class _Compiler:
         self._add(step, Value(self.shapes[layer.name], step.index_bits, 0))
 
     def _top_k(self, layer: g.TopK) -> None:
-        """Keys -value * 2^id_bits + index, shuffled, the k smallest selected, and of them the
-        indices alone.
-        """
+        """Keys -value * 2^id_bits + index, shuffled; of the k smallest, the indices alone."""
         source, name = self.values[layer.inputs[0]], layer.name
         bits, id_bits = source.bits, max(1, (source.shape[1] - 1).bit_length())
         if bits + id_bits > 62:
-            raise PlanError(
-                f"layer '{name}' needs keys of {bits} + {id_bits} bits",
-                "they must fit 62 bits",
-                f"choose a k of at most {62 - id_bits}",
-            )
+            why, hint = "they must fit 62 bits", f"choose a k of at most {62 - id_bits}"
+            raise PlanError(f"layer '{name}' needs keys of {bits} + {id_bits} bits", why, hint)
         selected, shape = (source.shape[0], layer.k), source.shape
         negated, shuffled, best = (f"{name}/{part}" for part in ("negated", "shuffled", "best"))
         self.steps += [
@@ -275,11 +246,6 @@ class _Compiler:
         self._add(step, Value(selected, id_bits, 0))
 
     def _join(self, layer: g.AnyLayer) -> None:
-        kinds: dict[type, type[Step]] = {
-            g.Add: pooling.Add,
-            g.Concat: pooling.Concat,
-            g.Flatten: pooling.Flatten,
-        }
         sources = [self.values[name] for name in layer.inputs]
         scales = {(source.frac, source.divisor) for source in sources}
         if len(scales) > 1:
@@ -291,14 +257,12 @@ class _Compiler:
         names = self._summands(layer) if isinstance(layer, g.Add) else layer.inputs
         bits = min(self.values[name].bits for name in names)
         value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
-        self._add(kinds[type(layer)](layer.name, names, layer.name, sources[0].shape), value)
+        self._add(_JOINS[type(layer)](layer.name, names, layer.name, sources[0].shape), value)
 
     def _summands(self, layer: g.Add) -> tuple[str, ...]:
-        """Operands of a sum: where one has the bits that the sum needs, the others are lifted
-        instead of the sum.
+        """Operands of a sum, lifted instead of it where one has the bits that the sum needs.
 
-        This costs the same, and a summand spans less than the sum, while a lift takes values of
-        half the ring only.
+        This costs the same, and a lift takes values of half the ring only: summands span less.
         """
         needed = self.needed[layer.name]
         widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)

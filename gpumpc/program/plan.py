@@ -1,5 +1,4 @@
-"""A compiled network on disk: `plan.json`, which every party reads, and `weights.safetensors`, for
-the owner alone.
+"""A compiled network on disk: `plan.json`, for all, and `weights.safetensors`, for the owner.
 
 The plan names its weights by a digest over a random salt and all arrays. Every party sees the
 digest, so without the salt it must give nothing away: a hiding commitment. The salt lies in the
@@ -38,8 +37,7 @@ HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From pixels in [0, 1] to the model's input: resize to `size`, then `(255 x - mean) / std` per
-    channel.
+    """From pixels in [0, 1] to an input: resize to `size`, then `(255 x - mean) / std` a channel.
 
     Attributes:
         size: height and width in pixels.
@@ -58,10 +56,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the parties must agree on about a network; it holds no secret.
 
     Attributes:
-        format: version of the file format.
         name: the model's name, for people.
-        graph: the layers.
-        params: ring and cipher.
         weight_digest: SHA-256 over salt and weights, hex.
         preprocessing: of an image, by the client; None: nothing.
         output_bits: bits of the revealed value, sign included; None: as many as the ring has.
@@ -104,14 +99,7 @@ def make_plan(
     params: Params,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[PlanRecord, Weights]:
-    """Commit to the weights under a fresh salt.
-
-    Args:
-        name: the model's name.
-        graph: its layers.
-        weights: float32 or float64 arrays, exactly those the graph names.
-        params: ring and cipher.
-        preprocessing: of an image, by the client.
+    """Commit to the weights, float32 or float64 arrays by name, under a fresh salt.
 
     Raises:
         BadShape: an array is missing, superfluous or of another shape than the graph says.
@@ -123,9 +111,7 @@ def make_plan(
 
 
 def weight_digest(weights: Weights) -> str:
-    """Hex SHA-256 over the salt, then name, type, shape and little-endian bytes of each array, by
-    sorted name.
-    """
+    """Hex SHA-256 over the salt, then each array's name, type, shape and bytes, by name."""
     digest = hashlib.sha256(b"gpumpc weights 1\0" + weights.salt)
     for name in sorted(weights):
         array = weights[name]
@@ -142,11 +128,9 @@ def plan_hash(plan: PlanRecord) -> bytes:
 
 
 def save(plan: PlanRecord, weights: Weights, folder: Path) -> None:
-    """Write both files, each atomically; the weights (mode 0600) first, so that a plan never lacks
-    them.
+    """Write both files, each atomically; the weights (0600) first, so that no plan lacks them.
 
-    Raises:
-        BadShape, BadValue: the weights are not those of the plan.
+    Raises BadShape, BadValue for weights that are not those of the plan.
     """
     _check_weights(plan.graph, weights, "the weights")
     if weight_digest(weights) != plan.weight_digest:
@@ -156,14 +140,12 @@ def save(plan: PlanRecord, weights: Weights, folder: Path) -> None:
             "make the plan again from these weights",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    stored: dict[str, npt.NDArray[Any]] = {
-        name: np.ascontiguousarray(array) for name, array in weights.items()
-    }
+    stored: dict[str, npt.NDArray[Any]]
+    stored = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     stored[_SALT_KEY] = np.frombuffer(weights.salt, dtype=np.uint8)
     _write(folder / WEIGHTS_FILE, safetensors.numpy.save(stored), 0o600)
-    _write(
-        folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n", 0o644
-    )
+    text = msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
+    _write(folder / PLAN_FILE, text, 0o644)
 
 
 def load(folder: Path) -> PlanRecord:
@@ -200,11 +182,8 @@ def load_weights(folder: Path, plan: PlanRecord) -> Weights:
     path = folder / WEIGHTS_FILE
     data = _read(path)
     if plan.params.weights == "private" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ExposedSecret(
-            f"{path} can be read by other users",
-            "private weights are a secret",
-            f"chmod 600 {path}",
-        )
+        why = "private weights are a secret"
+        raise ExposedSecret(f"{path} can be read by other users", why, f"chmod 600 {path}")
     try:
         arrays = safetensors.numpy.load(data)
         salt = arrays.pop(_SALT_KEY).tobytes()
@@ -213,11 +192,7 @@ def load_weights(folder: Path, plan: PlanRecord) -> Weights:
     _check_weights(plan.graph, arrays, str(path))
     weights = Weights(arrays, salt)
     if len(salt) != SALT_BYTES or weight_digest(weights) != plan.weight_digest:
-        raise _corrupt(
-            path,
-            f"its digest is not the one in {PLAN_FILE}: these are other weights, or they were "
-            "changed",
-        )
+        raise _corrupt(path, f"its digest is not the one in {PLAN_FILE}: the weights are others")
     return weights
 
 
@@ -232,19 +207,18 @@ def _check_weights(graph: Graph, weights: Mapping[str, npt.NDArray[np.generic]],
                 "compile the model again",
             )
         if weights[name].dtype.name not in ("float32", "float64"):
+            found_type = weights[name].dtype
             raise BadValue(
-                f"'{name}' in {what} has type {weights[name].dtype}", hint="use float32 or float64"
+                f"'{name}' in {what} has type {found_type}", hint="use float32 or float64"
             )
         if not np.isfinite(weights[name]).all():
-            raise BadValue(
-                f"'{name}' in {what} contains NaN or infinity", hint="train or load the model again"
-            )
+            hint = "train or load the model again"
+            raise BadValue(f"'{name}' in {what} contains NaN or infinity", hint=hint)
 
 
 def _corrupt(path: Path, why: str) -> CorruptPlan:
-    return CorruptPlan(
-        f"{path} cannot be used", why, "compile the model again, or copy the file again"
-    )
+    hint = "compile the model again, or copy the file again"
+    return CorruptPlan(f"{path} cannot be used", why, hint)
 
 
 def _read(path: Path) -> bytes:

@@ -58,9 +58,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSpec:
-    """A layer's weights as ring elements: weight * weight_scale and bias * bias_scale, rounded,
-    modulo 2^bits.
-    """
+    """A layer's weights as ring elements: each times its scale, rounded, modulo 2^bits."""
 
     shape: Shape
     bias_shape: Shape
@@ -88,10 +86,8 @@ class Program:
     @property
     def result_is_index(self) -> bool:
         """Whether the result counts classes: an unsigned integer, not a fixed-point number."""
-        return any(
-            isinstance(step, (Argmax, Positions)) and step.output == self.output
-            for step in self.steps
-        )
+        last = (step for step in self.steps if step.output == self.output)
+        return any(isinstance(step, (Argmax, Positions)) for step in last)
 
     @property
     def may_repeat(self) -> bool:
@@ -122,11 +118,8 @@ class Program:
         Raises BadShape, FracMismatch where a share does not fit the program's input.
         """
         for share, (name, value) in zip(shares, self.inputs.items(), strict=True):
-            if tuple(share.words.shape) != value.shape:
-                raise BadShape(
-                    f"input '{name}' has shape {tuple(share.words.shape)}, the program wants "
-                    f"{value.shape}"
-                )
+            if (shape := tuple(share.words.shape)) != value.shape:
+                raise BadShape(f"input '{name}' has shape {shape}, the program wants {value.shape}")
             if (share.frac, share.divisor) != (value.frac, value.divisor):
                 raise FracMismatch(
                     f"input '{name}' has scale 2^{share.frac} * {share.divisor}",

@@ -28,6 +28,7 @@ from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.fixed_point import signed
 
 Floats = npt.NDArray[np.float64]
+Product = linear.PrivateProduct | linear.PublicProduct
 # A float64 sum of n products errs by at most n 2^-53 of the sum of their magnitudes (Higham 2002,
 # section 3.1). Rows here are shorter than 2^12, so every bound is widened by this fraction of that
 # sum: rounding can never make it too tight.
@@ -57,11 +58,9 @@ class Interval:
     def times(self, matrix: Floats) -> Interval:
         """Bounds of v @ matrix, v a row of channels."""
         positive, negative = np.maximum(matrix, 0), np.minimum(matrix, 0)
-        slack = self.rounding(np.abs(matrix))
-        return Interval(
-            self.low @ positive + self.high @ negative - slack,
-            self.high @ positive + self.low @ negative + slack,
-        )
+        low = self.low @ positive + self.high @ negative
+        high = self.high @ positive + self.low @ negative
+        return Interval(low, high).widened(self.rounding(np.abs(matrix)))
 
     def rounding(self, magnitudes: Floats) -> Floats:
         """More than the rounding of v @ M for any |M| <= magnitudes."""
@@ -108,10 +107,8 @@ class Affine:
 
     def plus(self, other: Affine) -> Affine:
         """The sum; a source that both have is counted once."""
-        terms = {
-            id(source): (source, matrix)
-            for source, matrix in zip(self.sources, self.matrices, strict=True)
-        }
+        own = zip(self.sources, self.matrices, strict=True)
+        terms = {id(source): (source, matrix) for source, matrix in own}
         for source, matrix in zip(other.sources, other.matrices, strict=True):
             known = terms.get(id(source))
             terms[id(source)] = (source, matrix if known is None else known[1] + matrix)
@@ -136,17 +133,15 @@ def bounds_of(
 
     Args:
         low, high: declared real range of the input.
-        measured: calibrated mode: largest |product| in real units by layer, guard included; None
-            for certified mode.
+        measured: largest |product| in real units by layer, guard included; None: certified mode.
     """
     [(name, value)] = program.inputs.items()
     ones = np.ones(value.shape[-1] if len(value.shape) > 1 else 1)
     source = Interval(np.floor(ones * low * value.scale), np.ceil(ones * high * value.scale))
     bounds = {name: Affine.of(source)}
     for step in program.steps:
-        bounds[step.output] = _bounds(
-            step, [bounds[name] for name in step.inputs], weights, measured
-        )
+        inputs = [bounds[name] for name in step.inputs]
+        bounds[step.output] = _bounds(step, inputs, weights, measured)
     return {name: affine.interval for name, affine in bounds.items()}
 
 
@@ -154,8 +149,7 @@ def check_fits(program: Program, bounds: Mapping[str, Interval]) -> None:
     """Raises RangeTooWide, naming the first step whose values leave the range it is exact for."""
 
     def of(name: str) -> Interval:
-        # A lift or an opening has the bounds of its input, and exists in some programs of a graph
-        # only.
+        # A lift or an opening has its input's bounds, and exists in some programs of a graph only.
         return bounds[name] if name in bounds else bounds[name.rpartition("/")[0]]
 
     for step in program.steps:
@@ -223,27 +217,20 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             area = step.window[0] * step.window[1]
             return Interval(x.low * area, x.high * area)
         case pooling.Concat():
-            return Interval(
-                np.concatenate([i.low for i in inputs]), np.concatenate([i.high for i in inputs])
-            )
+            lows, highs = [i.low for i in inputs], [i.high for i in inputs]
+            return Interval(np.concatenate(lows), np.concatenate(highs))
         case pooling.Flatten():
             times = math.prod(step.shape[1:]) // len(x.low)
             return Interval(np.tile(x.low, times), np.tile(x.high, times))
         case _:
-            raise PlanError(
-                f"no range rule for step '{step.name}'", hint="this is a bug: please report it"
-            )
+            hint = "this is a bug: please report it"
+            raise PlanError(f"no range rule for step '{step.name}'", hint=hint)
 
 
 def _product(
-    step: linear.PrivateProduct | linear.PublicProduct,
-    x: Affine,
-    weights: Integers,
-    measured: Mapping[str, float] | None,
+    step: Product, x: Affine, weights: Integers, measured: Mapping[str, float] | None
 ) -> Affine:
-    weight, bias = (
-        signed(array, step.ring_bits).astype(np.float64) for array in weights[step.layer]
-    )
+    weight, bias = (signed(a, step.ring_bits).astype(np.float64) for a in weights[step.layer])
     if measured is None and _is_pointwise(step):
         return x.times(weight.reshape(weight.shape[-2:]), bias)
     bounds = _windowed(step, x.interval, weight, bias)
@@ -253,7 +240,7 @@ def _product(
     return Affine.of(bounds)
 
 
-def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
+def _is_pointwise(step: Product) -> bool:
     """Whether an output pixel depends on one input pixel, by a matrix over channels."""
     operator = step.operator
     if isinstance(operator, linear.Convolution):
@@ -263,9 +250,7 @@ def _is_pointwise(step: linear.PrivateProduct | linear.PublicProduct) -> bool:
     return True
 
 
-def _windowed(
-    step: linear.PrivateProduct | linear.PublicProduct, x: Interval, weight: Floats, bias: Floats
-) -> Interval:
+def _windowed(step: Product, x: Interval, weight: Floats, bias: Floats) -> Interval:
     """Bounds of a product over a window, each tap at its worst."""
     groups = 1
     if isinstance(step.operator, linear.Convolution):
@@ -282,14 +267,11 @@ def _windowed(
 
 
 def _fits(step: Step, interval: Interval, bits: int) -> None:
-    """Raises RangeTooWide unless every value v of it has |v| < 2^bits (the lower end may reach
-    it).
-    """
+    """Raises RangeTooWide unless every value v has |v| < 2^bits (the low end may reach it)."""
     if interval.low.min() < -(2.0**bits) or interval.high.max() >= 2.0**bits:
         reached = np.log2(interval.magnitude)
         raise RangeTooWide(
-            f"layer '{step.name}' may reach 2^{reached:.2f} ring units, and has room below "
-            f"2^{bits}",
+            f"layer '{step.name}' may reach 2^{reached:.2f} ring units, with room below 2^{bits}",
             "the bounds of its inputs and weights allow it",
             "choose a larger k or a smaller f, or calibrate the bounds on samples: "
             "bounds=gpumpc.Calibrated(samples)",

@@ -46,20 +46,17 @@ def split_weights(program: Program, integers: Integers, backend: Backend) -> tup
     Private weights: a seed, and W - PRG(seed) packed. Public weights: W packed, to both.
     """
     cipher = program.params.cipher
-    clear = [
-        integers[layer][0 if part == "weight" else 1] for layer, part, _, _ in _arrays(program)
+    bits = [spec.bits for _, _, _, spec in _arrays(program)]
+    words = [
+        backend.upload(integers[layer][0 if part == "weight" else 1])
+        for layer, part, _, _ in _arrays(program)
     ]
-    specs = [spec for _, _, _, spec in _arrays(program)]
     if program.params.weights == "public":
-        words = b"".join(
-            backend.pack(backend.upload(w), spec.bits) for w, spec in zip(clear, specs, strict=True)
-        )
-        return words, words
+        packed = b"".join(map(backend.pack, words, bits))
+        return packed, packed
     seed = secrets.token_bytes(SEED_BYTES)
-    shares = zip(clear, _expand(backend, cipher, program, seed), specs, strict=True)
-    return seed, b"".join(
-        backend.pack(backend.upload(w) - share, spec.bits) for w, share, spec in shares
-    )
+    shares = zip(words, _expand(backend, cipher, program, seed), strict=True)
+    return seed, b"".join(map(backend.pack, (w - share for w, share in shares), bits))
 
 
 def receive_weights(program: Program, party: int, sent: memoryview, backend: Backend) -> RawShares:
@@ -69,19 +66,12 @@ def receive_weights(program: Program, party: int, sent: memoryview, backend: Bac
     """
     if program.params.weights == "private" and party == 0:
         if len(sent) != SEED_BYTES:
-            raise BadFrame(
-                f"a weight seed of {len(sent)} bytes came",
-                f"it has {SEED_BYTES}",
-                "share the weights again",
-            )
+            why, hint = f"it has {SEED_BYTES}", "share the weights again"
+            raise BadFrame(f"a weight seed of {len(sent)} bytes came", why, hint)
         words = list(_expand(backend, program.params.cipher, program, bytes(sent)))
     else:
         words = list(_unpack(program, sent, backend))
-    parts = {
-        (layer, part): array
-        for (layer, part, _, _), array in zip(_arrays(program), words, strict=True)
-    }
-    return {layer: (parts[layer, "weight"], parts[layer, "bias"]) for layer in program.weights}
+    return dict(zip(program.weights, zip(words[::2], words[1::2], strict=True), strict=True))
 
 
 def _unpack(program: Program, sent: memoryview, backend: Backend) -> Iterator[Words]:
@@ -105,34 +95,24 @@ def open_static(session: Session, program: Program, raw: RawShares) -> dict[str,
     under one Bm would give away the difference of two models.
     """
     backend = session.backend
+    bits = {layer: spec.bits for layer, spec in program.weights.items()}
     if program.params.weights == "public":
-        zero = 1 - session.party  # the bias is added once, by server 0
+        own = 1 - session.party  # the bias is added once, by server 0
         return {
-            layer: StaticWeight(
-                backend.static(w, program.weights[layer].bits), None, backend.scale(b, zero, 64)
-            )
+            layer: StaticWeight(backend.static(w, bits[layer]), None, backend.scale(b, own, 64))
             for layer, (w, b) in raw.items()
         }
     masks, sums = {}, []
     for layer, (w, _) in raw.items():
-        spec = program.weights[layer]
         session.at(layer)
-        masks[layer] = session.words("Bm", spec.shape, spec.bits)
-        sums.append(Sum(w - masks[layer], spec.bits))
-    opened = dict(zip(raw, session.open_many(*sums), strict=True))
-    return {
-        layer: _static(
-            backend, masks[layer], opened[layer], bias, program.weights[layer].bits, session.party
-        )
-        for layer, (_, bias) in raw.items()
-    }
-
-
-def _static(
-    backend: Backend, mask: Words, opened: Words, bias: Words, bits: int, party: int
-) -> StaticWeight:
-    own = backend.reduce(mask + opened, bits) if party == 0 else mask
-    return StaticWeight(backend.static(own, bits), backend.static(opened, bits), bias)
+        masks[layer] = session.words("Bm", program.weights[layer].shape, bits[layer])
+        sums.append(Sum(w - masks[layer], bits[layer]))
+    static = {}
+    for (layer, (_, bias)), opened in zip(raw.items(), session.open_many(*sums), strict=True):
+        mask, k = masks[layer], bits[layer]
+        part = backend.reduce(mask + opened, k) if session.party == 0 else mask
+        static[layer] = StaticWeight(backend.static(part, k), backend.static(opened, k), bias)
+    return static
 
 
 def save_static(path: Path, backend: Backend, static: dict[str, StaticWeight]) -> None:
@@ -153,27 +133,21 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
     """The inverse of `save_static`. Raises CorruptPlan, MissingFile, ExposedSecret."""
     try:
         arrays = safetensors.numpy.load(read_private(path))
+
+        def loaded(name: str, spec: WeightSpec) -> Operand:
+            return backend.static(backend.upload(arrays[name].reshape(spec.shape)), spec.bits)
+
+        is_private = program.params.weights == "private"
         return {
             layer: StaticWeight(
-                backend.static(
-                    backend.upload(arrays[f"{layer}.weight"].reshape(spec.shape)), spec.bits
-                ),
-                _opened(arrays, layer, spec, backend)
-                if program.params.weights == "private"
-                else None,
+                loaded(f"{layer}.weight", spec),
+                loaded(f"{layer}.opened", spec) if is_private else None,
                 backend.upload(arrays[f"{layer}.bias"].reshape(spec.bias_shape)),
             )
             for layer, spec in program.weights.items()
         }
     except (SafetensorError, KeyError, ValueError) as error:
+        hint = "delete the file and share the weights again"
         raise CorruptPlan(
-            f"the weight shares in {path} cannot be used",
-            str(error),
-            "delete the file and share the weights again",
+            f"the weight shares in {path} cannot be used", str(error), hint
         ) from error
-
-
-def _opened(
-    arrays: dict[str, npt.NDArray[np.uint64]], layer: str, spec: WeightSpec, backend: Backend
-) -> Operand:
-    return backend.static(backend.upload(arrays[f"{layer}.opened"].reshape(spec.shape)), spec.bits)

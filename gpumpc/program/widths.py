@@ -40,12 +40,8 @@ class _Search:
             return None
         return program if program.result.bits == self.output_bits else None
 
-    def narrowed(
-        self, widths: dict[str, Width], layer: str, width: Width, least: int
-    ) -> dict[str, Width]:
-        """These widths, with the narrowest from `least` on for one layer that fits and costs no
-        more.
-        """
+    def narrowed(self, widths: Widths, layer: str, width: Width, least: int) -> dict[str, Width]:
+        """These widths, one layer at the narrowest from `least` on that fits and costs no more."""
         low, high = least, width.ring_bits
         while low < high:
             middle = (low + high) // 2
@@ -54,7 +50,7 @@ class _Search:
             else:
                 low = middle + 1
         narrow = {**widths, layer: msgspec.structs.replace(width, ring_bits=high)}
-        return narrow if self._price(narrow) <= self._price(widths) else widths
+        return narrow if self._price(narrow) <= self._price(widths) else dict(widths)
 
     def _price(self, widths: Widths) -> float:
         program = self.program(widths)
@@ -76,7 +72,6 @@ def plan_widths(
 
     Args:
         weights: integers at the scales of `weight_fracs`; their own size bounds a ring from below.
-        output_bits: bits that the result must have.
         weight_fracs: fraction bits of a layer's weights; f where none are given.
 
     Raises PlanError where the widest rings do not fit either.
@@ -85,29 +80,25 @@ def plan_widths(
     widths: dict[str, Width] = {}
     for layer in graph.layers:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            widths[layer.name] = Width(
-                params.ring_bits, weight_fracs.get(layer.name, params.frac_bits)
-            )
+            frac = weight_fracs.get(layer.name, params.frac_bits)
+            widths[layer.name] = Width(params.ring_bits, frac)
         elif isinstance(layer, _COMPARING):
             widths[layer.name] = Width(params.ring_bits - params.frac_bits, 0)
     if search.program(widths) is None:
-        raise PlanError(
-            "the network does not fit its widest rings", hint="choose a larger k or a smaller f"
-        )
+        hint = "choose a larger k or a smaller f"
+        raise PlanError("the network does not fit its widest rings", hint=hint)
     for layer in graph.layers:
         if isinstance(layer, _COMPARING):
             widths = search.narrowed(widths, layer.name, widths[layer.name], least=1)
     for layer in graph.layers:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            widths = search.narrowed(
-                widths, layer.name, widths[layer.name], _least(weights, layer.name, params)
-            )
+            least = _least(weights, layer.name, params)
+            widths = search.narrowed(widths, layer.name, widths[layer.name], least)
     return widths
 
 
 def _least(weights: Integers, layer: str, params: Params) -> int:
     """Bits that a layer's weights and a scale of 2f need."""
-    magnitude = max(
-        int(np.abs(signed(array, params.ring_bits)).max(initial=0)) for array in weights[layer]
-    )
+    values = (signed(array, params.ring_bits) for array in weights[layer])
+    magnitude = max(int(np.abs(array).max(initial=0)) for array in values)
     return max(magnitude.bit_length() + 1, 2 * params.frac_bits + 1)

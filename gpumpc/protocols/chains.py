@@ -9,8 +9,7 @@ from gpumpc.ring.backend import Factors
 
 MAX_FAN_IN = 4
 MAX_DIGIT_BITS = 4
-# A plan's price, in bits an element: an opened bit is sent both ways; a round is worth some
-# latency.
+# A plan's price, in bits an element: an opened bit is sent both ways; a round costs latency.
 OPENED_WEIGHT = 2
 ROUND_WEIGHT = 24
 
@@ -38,9 +37,7 @@ class Node:
 
     @functools.cached_property
     def terms(self) -> tuple[Factors, ...]:
-        """Factor lists of the products: eq_{m-1} .. eq_{j+1} lt_j for j = m-2 .. 0, then the
-        product of all eq.
-        """
+        """Factors of the products: eq_{m-1} .. eq_{j+1} lt_j, j = m-2 .. 0, then all eq."""
         terms = [tuple(range(j)) + (self.n_eq + j - 1,) for j in range(1, self.fan_in)]
         if self.keep_eq:
             terms.append(tuple(range(self.fan_in)))
@@ -64,9 +61,7 @@ _node = functools.cache(Node)
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Digit widths of a run of bits, and the sizes of the groups that each level combines, both top
-    first.
-    """
+    """Digit widths of a run of bits, and sizes of the groups each level combines, top first."""
 
     widths: tuple[int, ...]
     levels: tuple[tuple[int, ...], ...]
@@ -117,9 +112,7 @@ def _groupings(n_digits: int, max_levels: int) -> Iterator[tuple[tuple[int, ...]
 
 @functools.cache
 def plan_chain(bits: int, max_levels: int, keep_eq: bool, copies: int) -> Chain | None:
-    """The cheapest chain for `bits` bits in at most `max_levels` levels, its tables serving
-    `copies` trees.
-    """
+    """The cheapest chain of at most `max_levels` levels, its tables serving `copies` trees."""
 
     def price(chain: Chain) -> int:
         return chain.table_bits + copies * (OPENED_WEIGHT * chain.opened_bits + chain.product_bits)

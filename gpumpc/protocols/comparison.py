@@ -24,6 +24,8 @@ from gpumpc.protocols.chains import OPENED_WEIGHT, ROUND_WEIGHT, Chain, Node, pl
 from gpumpc.ring.backend import Lanes
 from gpumpc.session import Session, Xor
 
+Digit = tuple[Lanes, Lanes]  # shares of (lt, eq)
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -64,10 +66,8 @@ class Comparison:
     @property
     def opened_bits(self) -> int:
         """Bits an element opened by each server."""
-        merge = self.copies + 1 if self.low else 0
-        return (
-            self.copies * self.high.opened_bits + (self.low.opened_bits if self.low else 0) + merge
-        )
+        high = self.copies * self.high.opened_bits
+        return high + (self.low.opened_bits + self.copies + 1 if self.low else 0)
 
     @property
     def dealt_bits(self) -> int:
@@ -101,9 +101,7 @@ class Comparison:
             _deal_merge(dealing, self.copies, n)
 
     def run(self, session: Session, y_planes: Sequence[Lanes], n: int) -> list[Lanes]:
-        """Shares of l_c, one lane (n_lanes,) a copy; `y_planes[c]` are the planes of y_c's low
-        `bits` bits.
-        """
+        """Shares of l_c, a lane (n_lanes,) a copy, from the planes of y_c's low `bits` bits."""
         chains = self._leaves(session, y_planes, n)
         for level in range(self.n_levels):
             self._combine_level(session, chains, level, n)
@@ -111,17 +109,13 @@ class Comparison:
             return [chain[0][0] for chain in chains]
         return _merge(session, [chain[0] for chain in chains[:-1]], chains[-1][0][0], n)
 
-    def _leaves(
-        self, session: Session, y_planes: Sequence[Lanes], n: int
-    ) -> list[list[tuple[Lanes, Lanes]]]:
-        """(lt, eq) of every digit: a list a chain, the high chain once a copy, the low chain
-        last.
-        """
+    def _leaves(self, session: Session, y_planes: Sequence[Lanes], n: int) -> list[list[Digit]]:
+        """(lt, eq) of every digit: a list a chain, the high one once a copy, the low one last."""
         per_table = []
         below = ones_at_party_0(session, n)
         for name, chain, lowest in self._tables():
             users = y_planes if name == "high" else y_planes[:1]
-            found: list[list[tuple[Lanes, Lanes]]] = [[] for _ in users]
+            found: list[list[Digit]] = [[] for _ in users]
             for runs in zip(*(_digits(chain, planes, lowest) for planes in users), strict=True):
                 label, width, digits = runs[0]
                 size = (1 << width) - 1
@@ -139,9 +133,7 @@ class Comparison:
     # levels
 
     def _level(self, level: int) -> list[tuple[Node, list[tuple[int, int]]]]:
-        """The kinds of node of one level, each with its places (chain, group): all run side by
-        side.
-        """
+        """The kinds of node of one level, each with its places (chain, group); all run at once."""
         chains = [self.high] * self.copies + ([self.low] if self.low else [])
         kinds: dict[Node, list[tuple[int, int]]] = {}
         for c, chain in enumerate(chains):
@@ -151,22 +143,19 @@ class Comparison:
         return sorted(kinds.items(), key=lambda item: (item[0].fan_in, item[0].keep_eq))
 
     def _combine_level(
-        self, session: Session, chains: list[list[tuple[Lanes, Lanes]]], level: int, n: int
+        self, session: Session, chains: list[list[Digit]], level: int, n: int
     ) -> None:
         structure = [self.high] * self.copies + ([self.low] if self.low else [])
-        groups = [
-            _grouped(nodes, chain, level) for nodes, chain in zip(chains, structure, strict=True)
-        ]
-        work = [
-            _NodeRun(
-                session, f"level{level}.{_label(node)}", node, [groups[c][g] for c, g in places], n
-            )
-            for node, places in self._level(level)
-        ]
-        if not work:
+        groups = list(map(_grouped, chains, structure, [level] * len(chains)))
+        kinds = self._level(level)
+        if not kinds:
             return
+        work = []
+        for node, places in kinds:
+            name, inputs = f"level{level}.{_label(node)}", [groups[c][g] for c, g in places]
+            work.append(_NodeRun(session, name, node, inputs, n))
         opened = session.open_many(*(Xor(run.masked, n) for run in work))
-        for run, values, (_, places) in zip(work, opened, self._level(level), strict=True):
+        for run, values, (_, places) in zip(work, opened, kinds, strict=True):
             for (c, g), result in zip(places, run.finish(values), strict=True):
                 groups[c][g] = [result]
         chains[:] = [[group[0] for group in chain_groups] for chain_groups in groups]
@@ -181,9 +170,7 @@ def _label(node: Node) -> str:
     return f"{node.fan_in}{'e' if node.keep_eq else ''}"
 
 
-def _grouped(
-    nodes: list[tuple[Lanes, Lanes]], chain: Chain, level: int
-) -> list[list[tuple[Lanes, Lanes]]]:
+def _grouped(nodes: list[Digit], chain: Chain, level: int) -> list[list[Digit]]:
     sizes = chain.levels[level] if level < len(chain.levels) else (1,) * len(nodes)
     taken = iter(nodes)
     return [list(itertools.islice(taken, size)) for size in sizes]
@@ -201,10 +188,8 @@ def _digits(chain: Chain, planes: Lanes, lowest: int) -> Iterator[tuple[str, int
 
 
 def _deal_products(dealing: Dealing, name: str, node: Node, count: int, n: int) -> None:
-    masks = dealing.xor_lanes(f"{name}.masks", count * node.n_masks, n).reshape(
-        count, node.n_masks, -1
-    )
-    products = dealing.backend.mask_products(masks, node.products)
+    masks = dealing.xor_lanes(f"{name}.masks", count * node.n_masks, n)
+    products = dealing.backend.mask_products(masks.reshape(count, node.n_masks, -1), node.products)
     dealing.deal_lanes(f"{name}.products", products.reshape(count * len(node.products), -1), n)
 
 
@@ -212,19 +197,13 @@ class _NodeRun:
     """All nodes of one kind at one level, between masking and unmasking."""
 
     def __init__(
-        self,
-        session: Session,
-        name: str,
-        node: Node,
-        groups: list[list[tuple[Lanes, Lanes]]],
-        n: int,
+        self, session: Session, name: str, node: Node, groups: list[list[Digit]], n: int
     ) -> None:
         self.session, self.node, self.count = session, node, len(groups)
         self.top_lt = [group[0][0] for group in groups]
+        # Factors, in the node's numbering.
         rows = [
-            [eq for _, eq in group[: node.n_eq]]
-            + [lt for lt, _ in group[1:]]  # factors, in the node's numbering
-            for group in groups
+            [eq for _, eq in group[: node.n_eq]] + [lt for lt, _ in group[1:]] for group in groups
         ]
         factors = session.backend.concat([row[None] for group in rows for row in group], 0)
         self.masks = session.lanes(f"{name}.masks", self.count * node.n_masks, n)
@@ -232,15 +211,12 @@ class _NodeRun:
         self.masked = factors ^ self.masks
 
     def finish(self, opened: Lanes) -> list[tuple[Lanes, Lanes]]:
-        """(lt, eq) of each node from the opened factors; eq is lt again where the node keeps
-        none.
-        """
+        """(lt, eq) of each node from the opened factors; eq is lt where the node keeps none."""
         node = self.node
         opened = opened.reshape(self.count, node.n_masks, -1)
         masks = self.masks.reshape(self.count, node.n_masks, -1)
         dealt = self.dealt.reshape(self.count, len(node.products), -1)
-        # Terms end with the product of all eq, where eq is kept; the others add up to what joins
-        # lt_{m-1}.
+        # Terms end with the product of all eq, where it is kept; the others are added to lt_{m-1}.
         lt_terms, eq_terms = node.terms[: node.fan_in - 1], node.terms[node.fan_in - 1 :]
         sums = (lt_terms, eq_terms) if node.keep_eq else (lt_terms,)
         found = self.session.backend.masked_products(
@@ -257,9 +233,7 @@ def _deal_merge(dealing: Dealing, copies: int, n: int) -> None:
 
 
 def _merge(session: Session, high: list[tuple[Lanes, Lanes]], lt_low: Lanes, n: int) -> list[Lanes]:
-    """lt_hi ^ eq_hi lt_lo for every copy, lt_lo masked once: its mask hides one value, used in
-    several products.
-    """
+    """lt_hi ^ eq_hi lt_lo of every copy; the mask of lt_lo hides one value in several products."""
     copies = len(high)
     masks = session.lanes("merge.masks", copies + 1, n)
     products = session.dealt_lanes("merge.products", copies, n)
@@ -282,11 +256,8 @@ def plan_comparison(bits: int, shared_low: int = 0, copies: int = 1) -> Comparis
     shared_low = shared_low if copies > 1 else 0
 
     def price(comparison: Comparison) -> int:
-        return (
-            OPENED_WEIGHT * comparison.opened_bits
-            + comparison.dealt_bits
-            + ROUND_WEIGHT * comparison.rounds
-        )
+        bits = OPENED_WEIGHT * comparison.opened_bits + comparison.dealt_bits
+        return bits + ROUND_WEIGHT * comparison.rounds
 
     options = []
     for depth in range(8):

@@ -1,5 +1,4 @@
-"""Products: with static weights under a static mask, with public weights, and of two fresh operands
-(Beaver).
+"""Products: with weights under a static mask, with public weights, and of two fresh operands.
 
 `o` is one of the `Operator`s below: bilinear, so the same formulas serve matrix products,
 convolutions and element-wise multiplication. Zero padding pads an opened value and its mask alike.
@@ -101,9 +100,8 @@ class Open(Step):
         x.check_bits(self.bits)  # an opening is reduced
         mask, masked = session.masked_operand(x.words, "A", self.bits)
         [opened] = session.open_many(masked)
-        return Masked(
-            opened, session.backend.operand(mask, self.bits), self.bits, x.frac, x.divisor, x.owner
-        )
+        own = session.backend.operand(mask, self.bits)
+        return Masked(opened, own, self.bits, x.frac, x.divisor, x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         return x
@@ -134,9 +132,8 @@ class OpenColumn(Step):
         x = x.at_bits(backend, self.bits)
         mask = session.words("A", self.shape, self.bits)
         [opened] = session.open_many(Sum(x.words - mask, self.bits))
-        e, a = (
-            backend.operand(self._repeated(backend, words), self.bits) for words in (opened, mask)
-        )
+        columns = (self._repeated(backend, words) for words in (opened, mask))
+        e, a = (backend.operand(column, self.bits) for column in columns)
         return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
 
     def _repeated(self, backend: Backend, words: Words) -> Words:
@@ -148,8 +145,7 @@ class OpenColumn(Step):
 
 @dataclasses.dataclass(frozen=True)
 class PrivateProduct(Step):
-    """X o W + b with W under a static mask: F = W - Bm was opened once, when the weights were
-    shared.
+    """X o W + b with W under a static mask: F = W - Bm was opened when the weights were shared.
 
     **Computes** Z_p = E o W_p + A_p o F + C_p + b_p modulo 2^k, shares of X o W + b, with C of A o
     Bm dealt. **Hides** nothing is sent here; E and F hide X and W under uniform masks.
@@ -183,32 +179,20 @@ class PrivateProduct(Step):
         """A_p o F + b_p."""
         [a] = masks
         backend, static = draws.backend, draws.weights[self.layer]
-        return self.operator.sum(
-            backend,
-            [(backend.operand(a, self.ring_bits), cast(Operand, static.opened))],
-            self.ring_bits,
-            None,
-            static.bias,
-        )
+        pair = (backend.operand(a, self.ring_bits), cast(Operand, static.opened))
+        return self.operator.sum(backend, [pair], self.ring_bits, None, static.bias)
 
     def run(self, session: Session, x: Masked) -> Additive:
         x.check_bits(self.ring_bits)
         backend, static = session.backend, session.weights[self.layer]
-        online = (x.opened, static.weight)
-        ahead = session.ahead(self.name)
-        if ahead is None:
-            c = session.dealt_words("C", self.out_shape, self.ring_bits)
-            words = self.operator.sum(
-                backend,
-                [online, (x.mask, cast(Operand, static.opened))],
-                self.ring_bits,
-                c,
-                static.bias,
-            )
+        pairs = [(x.opened, static.weight)]
+        added: tuple[Words | None, ...]
+        if (ahead := session.ahead(self.name)) is None:
+            pairs.append((x.mask, cast(Operand, static.opened)))
+            added = (session.dealt_words("C", self.out_shape, self.ring_bits), static.bias)
         else:
-            words = self.operator.sum(
-                backend, [online], self.ring_bits, session.plus_dealt(ahead, "C", self.ring_bits)
-            )
+            added = (session.plus_dealt(ahead, "C", self.ring_bits),)
+        words = self.operator.sum(backend, pairs, self.ring_bits, *added)
         return Additive(words, self.ring_bits, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -232,9 +216,8 @@ class PublicProduct(Step):
     def run(self, session: Session, x: Additive) -> Additive:
         backend, static = session.backend, session.weights[self.layer]
         operand = backend.operand(x.at_bits(backend, self.ring_bits).words, self.ring_bits)
-        words = self.operator.sum(
-            backend, [(operand, static.weight)], self.ring_bits, None, static.bias
-        )
+        pairs = [(operand, static.weight)]
+        words = self.operator.sum(backend, pairs, self.ring_bits, None, static.bias)
         return Additive(words, self.ring_bits, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
@@ -246,9 +229,8 @@ def plain_product(step: PrivateProduct | PublicProduct, clear: Clear, x: Words) 
     weight, bias = clear.weights[step.layer]
     backend = clear.backend
     operands = backend.operand(x, step.ring_bits), backend.operand(weight, step.ring_bits)
-    return backend.sign_extend(
-        step.operator.apply(backend, *operands, step.ring_bits) + bias, step.ring_bits
-    )
+    words = step.operator.apply(backend, *operands, step.ring_bits) + bias
+    return backend.sign_extend(words, step.ring_bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,9 +252,8 @@ class BeaverProduct(Step):
 
     def deal(self, dealing: Dealing, *masks: Words) -> None:
         a, b = (dealing.backend.operand(mask, self.ring_bits) for mask in masks)
-        dealing.deal_words(
-            "C", self.operator.apply(dealing.backend, a, b, self.ring_bits), self.ring_bits
-        )
+        c = self.operator.apply(dealing.backend, a, b, self.ring_bits)
+        dealing.deal_words("C", c, self.ring_bits)
 
     def run(self, session: Session, x: Masked, y: Masked) -> Additive:
         x.check_like(y)
@@ -285,6 +266,5 @@ class BeaverProduct(Step):
     def plain(self, clear: Clear, x: Words, y: Words) -> Words:
         backend = clear.backend
         operands = backend.operand(x, self.ring_bits), backend.operand(y, self.ring_bits)
-        return backend.sign_extend(
-            self.operator.apply(backend, *operands, self.ring_bits), self.ring_bits
-        )
+        words = self.operator.apply(backend, *operands, self.ring_bits)
+        return backend.sign_extend(words, self.ring_bits)

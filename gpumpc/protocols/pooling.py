@@ -60,12 +60,9 @@ class MaxPool(Step):
             shape = _replaced(shape, window.axis, len(window.indices(shape[window.axis])[0]))
             remaining = window.size
             while remaining > 1:
-                pairs = remaining // 2
-                yield (
-                    f"axis{window.axis}.of{remaining}",
-                    Positive(pairs * math.prod(shape), self.bits, self.bits),
-                )
-                remaining -= pairs
+                n = remaining // 2 * math.prod(shape)
+                yield f"axis{window.axis}.of{remaining}", Positive(n, self.bits, self.bits)
+                remaining -= remaining // 2
 
     @property
     def cost(self) -> Cost:
@@ -87,9 +84,8 @@ class MaxPool(Step):
 
         for window in self.windows:
             words = self._knock_out(session.backend, words, window, positive)
-        return dataclasses.replace(
-            x, words=session.backend.reduce(words, self.bits), bits=self.bits
-        )
+        words = session.backend.reduce(words, self.bits)
+        return dataclasses.replace(x, words=words, bits=self.bits)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         for window in self.windows:
@@ -129,9 +125,8 @@ class SumPool(Step):
     stride: tuple[int, int]
 
     def run(self, session: Session, x: Additive) -> Additive:
-        words = session.backend.reduce(
-            session.backend.window_sum(x.words, self.window, self.stride), x.bits
-        )
+        sums = session.backend.window_sum(x.words, self.window, self.stride)
+        words = session.backend.reduce(sums, x.bits)
         frac, divisor = averaged(x.frac, x.divisor, self.window)
         return dataclasses.replace(x, words=words, frac=frac, divisor=divisor)
 
@@ -142,18 +137,14 @@ class SumPool(Step):
 def averaged(frac: int, divisor: int, window: tuple[int, int]) -> tuple[int, int]:
     """The (frac, divisor) of a mean that is a sum in the ring."""
     area = window[0] * window[1]
-    return (
-        (frac + area.bit_length() - 1, divisor)
-        if area & (area - 1) == 0
-        else (frac, divisor * area)
-    )
+    if area & (area - 1) == 0:
+        return frac + area.bit_length() - 1, divisor
+    return frac, divisor * area
 
 
 @dataclasses.dataclass(frozen=True)
 class Add(Step):
-    """x + y of one scale, modulo the smaller power of two. **Hides** everything: nothing is sent.
-    **Error** none.
-    """
+    """x + y of one scale, modulo the smaller power of two. **Hides**: nothing is sent."""
 
     def run(self, session: Session, x: Additive, y: Additive) -> Additive:
         return x.plus(session.backend, y)
@@ -164,9 +155,7 @@ class Add(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Concat(Step):
-    """Joined along the last axis, modulo the smallest power of two. **Hides** everything: nothing
-    is sent.
-    """
+    """Joined along the last axis, modulo the smallest power of two. **Hides**: nothing is sent."""
 
     def run(self, session: Session, *parts: Additive) -> Additive:
         for part in parts[1:]:

@@ -19,6 +19,11 @@ from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
 
+def lift_of_two(n: int, low: int, high: int) -> LiftBits | None:
+    """The lift of two candidates, where the result's ring is larger."""
+    return LiftBits(n, low, high, candidates=2) if high > low else None
+
+
 def split_top(planes: Lanes) -> tuple[Lanes, Lanes]:
     """Planes of all bits -> (planes below the top, the top lane)."""
     return planes[:-1], planes[-1]
@@ -47,9 +52,7 @@ class Positive:
     @property
     def lift(self) -> LiftBits | None:
         """The lift of both candidates, for a result in a larger ring."""
-        return (
-            LiftBits(self.n, self.bits, self.high, candidates=2) if self.high > self.bits else None
-        )
+        return lift_of_two(self.n, self.bits, self.high)
 
     @property
     def cost(self) -> Cost:
@@ -166,19 +169,13 @@ class Clamp(Step):
     @property
     def lift(self) -> LiftBits | None:
         """The lift of both candidates for dm v."""
-        return (
-            LiftBits(self.n, self.narrow, self.high, candidates=2)
-            if self.high > self.narrow
-            else None
-        )
+        return lift_of_two(self.n, self.narrow, self.high)
 
     @property
     def cost(self) -> Cost:
         sent = packed_bytes(self.n, self.bits) + lane_bytes(self.n, self.comparison.opened_bits + 2)
-        dealt = lane_bytes(self.n, self.comparison.dealt_bits) + 2 * packed_bytes(
-            self.n, self.narrow
-        )
-        dealt += packed_bytes(self.n, self._step_bits)
+        dealt = lane_bytes(self.n, self.comparison.dealt_bits)
+        dealt += 2 * packed_bytes(self.n, self.narrow) + packed_bytes(self.n, self._step_bits)
         if self.lift:
             sent, dealt = sent + self.lift.masked_bytes, dealt + self.lift.dealer_bytes
         return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
@@ -241,7 +238,7 @@ class Clamp(Step):
     def plain(self, clear: Clear, x: Words) -> Words:
         # min(p, top) = top - max(top - p, 0)
         backend = clear.backend
-        short = backend.add_constant(backend.scale(positive_part(backend, x), -1, 64), self.top, 64)
-        return backend.add_constant(
-            backend.scale(positive_part(backend, short), -1, 64), self.top, 64
-        )
+        for _ in range(2):
+            x = backend.scale(positive_part(backend, x), -1, 64)
+            x = backend.add_constant(x, self.top, 64)
+        return x

@@ -25,6 +25,8 @@ from gpumpc.ring.backend import Backend, Lanes, Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
+_BUG = "this is a bug: please report it"
+
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedTables(Comparison):
@@ -42,12 +44,9 @@ class RepeatedTables(Comparison):
 
     def _table(self, session: Session, name: str, planes: int, n: int) -> Lanes:
         rows = n // self.times
-        table = session.dealt_lanes(name, planes, rows)
-        blocks = [
-            repeated_lanes(session.backend, table[i : i + 64], rows, self.times)
-            for i in range(0, planes, 64)
-        ]
-        return session.backend.concat(blocks, 0)
+        backend, table = session.backend, session.dealt_lanes(name, planes, rows)
+        parts = (table[i : i + 64] for i in range(0, planes, 64))
+        return backend.concat([repeated_lanes(backend, p, rows, self.times) for p in parts], 0)
 
 
 def repeated_lanes(backend: Backend, lanes: Lanes, n: int, times: int) -> Lanes:
@@ -78,8 +77,7 @@ class Staircase(Step):
     row and threshold, a word of `high` bits a row and bit of the value. **Error** none.
     **Source** this project; docs/protocols.md section 9a.
 
-    Raises PlanError for thresholds that do not ascend or lie outside the ring, and for values that
-    do.
+    Raises PlanError for thresholds that do not ascend, and for any or values outside the ring.
     """
 
     bits: int
@@ -92,20 +90,14 @@ class Staircase(Step):
         edges = (0, *self.thresholds, 1 << (self.bits - 1))
         if len(edges) < 3 or any(low >= high for low, high in itertools.pairwise(edges)):
             raise PlanError(
-                f"step '{self.name}' has thresholds that do not ascend between 0 and "
-                f"2^{self.bits - 1}",
+                f"step '{self.name}' has thresholds that do not ascend below 2^{self.bits - 1}",
                 "each must lie above the one before, and there must be one",
-                "this is a bug: please report it",
+                _BUG,
             )
-        if (
-            len(self.values) != len(self.thresholds) + 1
-            or not 0 <= min(self.values) <= max(self.values) < 1 << self.high
-        ):
-            raise PlanError(
-                f"step '{self.name}' has values that do not fit",
-                f"there must be one more than thresholds, from 0 to 2^{self.high} - 1",
-                "this is a bug: please report it",
-            )
+        in_ring = 0 <= min(self.values) <= max(self.values) < 1 << self.high
+        if len(self.values) != len(self.thresholds) + 1 or not in_ring:
+            why = f"there must be one more than thresholds, from 0 to 2^{self.high} - 1"
+            raise PlanError(f"step '{self.name}' has values that do not fit", why, _BUG)
 
     @property
     def value_bits(self) -> int:
@@ -126,15 +118,11 @@ class Staircase(Step):
     def cost(self) -> Cost:
         tree, n = self.comparison, self.n
         every = n * len(self.thresholds)
-        sent = (
-            packed_bytes(n, self.bits)
-            + lane_bytes(every, tree.opened_bits)
-            + lane_bytes(n, self.value_bits)
-        )
+        sent = packed_bytes(n, self.bits) + lane_bytes(every, tree.opened_bits)
+        sent += lane_bytes(n, self.value_bits)
         dealt = lane_bytes(n, tree.high.table_bits) + lane_bytes(every, tree.high.product_bits)
-        return Cost.both_ways(
-            2 + tree.rounds, sent, dealt + packed_bytes(self.value_bits * n, self.high)
-        )
+        dealt += packed_bytes(self.value_bits * n, self.high)
+        return Cost.both_ways(2 + tree.rounds, sent, dealt)
 
     def deal(self, dealing: Dealing, *masks: object) -> None:
         backend, n = dealing.backend, self.n
@@ -143,19 +131,16 @@ class Staircase(Step):
         t = dealing.xor_lanes("t'", self.value_bits, n)
         # XOR_j (g_j ^ g_{j-1}) = g_J ^ g_0: where that keeps msb(r) in a bit, t takes it out.
         odd = self.values[-1] ^ self.values[0]
-        words = [
-            backend.from_bit(lane ^ top if odd >> i & 1 else lane, (1, n))
-            for i, lane in enumerate(t)
-        ]
-        dealing.deal_words("t", backend.concat(words, 0), self.high)
+        lanes = [lane ^ top if odd >> i & 1 else lane for i, lane in enumerate(t)]
+        words = backend.concat([backend.from_bit(lane, (1, n)) for lane in lanes], 0)
+        dealing.deal_words("t", words, self.high)
 
     def run(self, session: Session, s: Additive) -> Additive:
         backend, n = session.backend, self.n
         s.check_bits(self.bits)  # an opening is reduced
         [y] = session.open_many(session.masked(s.words.reshape(-1), "r", self.bits))
-        bits = self._value_lanes(
-            session, backend.reduce(self._less_thresholds(backend, y), self.bits)
-        )
+        differences = backend.reduce(self._less_thresholds(backend, y), self.bits)
+        bits = self._value_lanes(session, differences)
         t = session.dealt_words("t", (self.value_bits, n), self.high)
         [c] = session.open_many(Xor(bits ^ session.lanes("t'", self.value_bits, n), n))
         total = backend.zeros((n,))
@@ -168,9 +153,8 @@ class Staircase(Step):
 
     def _less_thresholds(self, backend: Backend, y: Words) -> Words:
         """y - theta_j, (J, N)."""
-        return backend.concat(
-            [backend.add_constant(y[None], -theta, 64) for theta in self.thresholds], 0
-        )
+        rows = [backend.add_constant(y[None], -theta, 64) for theta in self.thresholds]
+        return backend.concat(rows, 0)
 
     def _value_lanes(self, session: Session, differences: Words) -> Lanes:
         """XOR shares of the value's bits, msb(r) left out: (value_bits, n_lanes)."""
@@ -196,9 +180,8 @@ class Staircase(Step):
         backend = clear.backend
         differences = self._less_thresholds(backend, s.reshape(-1))
         below = backend.from_bit(backend.bit(differences, 63), differences.shape)
-        value = xor_rows(
-            backend, (below ^ self._column(backend, [1])) * self._column(backend, self.changes)
-        )
+        above = below ^ self._column(backend, [1])
+        value = xor_rows(backend, above * self._column(backend, self.changes))
         return (value ^ self._column(backend, self.values[:1])[0]).reshape(s.shape)
 
 

@@ -33,9 +33,8 @@ class Truncate(Step):
     def run(self, session: Session, x: Additive) -> Additive:
         x.check_bits(self.ring_bits)  # truncation itself reduces
         words = session.backend.truncate(x.words, self.ring_bits, self.shift, session.party)
-        return dataclasses.replace(
-            x, words=words, bits=self.ring_bits - self.shift, frac=x.frac - self.shift
-        )
+        bits, frac = self.ring_bits - self.shift, x.frac - self.shift
+        return dataclasses.replace(x, words=words, bits=bits, frac=frac)
 
     def plain(self, clear: Clear, x: Words) -> Words:
         # Rounded to nearest, ties up: always one of the two values `run` may give.
@@ -45,8 +44,7 @@ class Truncate(Step):
 
 @dataclasses.dataclass(frozen=True)
 class LiftBits:
-    """The one bit that takes shares of 0 <= v < 2^(low-1) from modulo 2^low to modulo 2^high, for
-    several candidates.
+    """The bit that lifts shares of 0 <= v < 2^(low-1), one or two candidates, to modulo 2^high.
 
     v = s_0 + s_1 - 2^low (m_0 OR m_1), m_p the top bit of s_p, known to S_p alone. S_p sends g_p =
     m_p ^ a_p; the dealer has shared P = a_0 a_1 modulo 2^(high-low). Each candidate has its own
@@ -69,10 +67,9 @@ class LiftBits:
         return packed_bytes(self.candidates * self.n, self.high - self.low)
 
     def deal(self, dealing: Dealing) -> None:
-        both = dealing.lanes(0, "lift.a", self.candidates, self.n) & dealing.lanes(
-            1, "lift.a", self.candidates, self.n
-        )
-        dealing.deal_words("lift.P", dealing.backend.from_lanes(both, self.n), self.high - self.low)
+        a_0, a_1 = (dealing.lanes(p, "lift.a", self.candidates, self.n) for p in (0, 1))
+        products = dealing.backend.from_lanes(a_0 & a_1, self.n)
+        dealing.deal_words("lift.P", products, self.high - self.low)
 
     def mask_top_bits(self, session: Session, shares: list[Words]) -> PendingLift:
         """Mask the top bits of the candidates' shares (flat words modulo 2^low)."""
@@ -106,9 +103,8 @@ class PendingLift:
         # w_0 = m_0 - m_0 g_1 - (1 - 2 g_1)(1 - 2 g_0) P_0
         # w_1 = m_1 - (1 - 2 g_1)(g_0 a_1 + (1 - 2 g_0) P_1)
         lanes = LiftLanes(self.tops, self.masked, theirs, self.masks, choice)
-        return session.backend.lift(
-            shares, lanes, self.products, session.party, self.lift.low, self.lift.high
-        )
+        low, high = self.lift.low, self.lift.high
+        return session.backend.lift(shares, lanes, self.products, session.party, low, high)
 
 
 @dataclasses.dataclass(frozen=True)

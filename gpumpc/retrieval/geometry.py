@@ -24,8 +24,8 @@ def geometry_of(program: Program, metric: Metric) -> Geometry:
     if len(result.shape) != 2 or program.result_is_index:
         raise PlanError(
             "this plan's results cannot be indexed",
-            "an index holds vectors",
-            "compile the network up to its features",
+            "they are not vectors",
+            "compile up to features",
         )
     room = _ring_of(program, program.output)
     if not 3 <= result.bits < room:
@@ -50,6 +50,5 @@ def _ring_of(program: Program, name: str) -> int:
             return step.bits
         case SumPool() | Add() | Concat() | Flatten():
             return min(_ring_of(program, source) for source in step.inputs)
-    # Products, and activations, which are lifted to the ring of the next product in their last
-    # round.
+    # Products, and activations, which their last round lifts to the ring of the next product.
     return program.params.ring_bits

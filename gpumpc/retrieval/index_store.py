@@ -28,6 +28,9 @@ from gpumpc.session import StaticWeight
 from gpumpc.shares import Additive
 from gpumpc.store import RowKey, Store
 
+HostWords = npt.NDArray[np.uint64]
+SeedTrees = Callable[[bytes, int], SeedTree]  # a party's seeds of a session and batch
+
 WORD_BYTES = 8
 # Rows added by one run; the last run is padded with zero rows, which are not stored.
 ROWS_PER_BATCH = 32
@@ -39,8 +42,6 @@ class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     Attributes:
         plan: hash of the plan whose results are indexed.
-        dim, metric: see `Geometry`.
-        owner: its owner's name.
         n_labels: number of classes that rows are labelled with; 0: rows have no labels.
         classes: their names, which both servers read; which row has which class is secret.
     """
@@ -69,9 +70,8 @@ def decode_index(text: str) -> IndexRecord:
     try:
         return msgspec.json.decode(text, type=IndexRecord)
     except msgspec.DecodeError as error:
-        raise CorruptStore(
-            "an index's record cannot be read", str(error), "make the index again"
-        ) from error
+        hint = "make the index again"
+        raise CorruptStore("an index's record cannot be read", str(error), hint) from error
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -97,39 +97,26 @@ class RowVersion:
 
 
 def row_bytes(geometry: Geometry, n_labels: int = 0) -> int:
-    """Bytes of one row at rest: F, the norm's share, and the label's share where rows are
-    labelled."""
+    """Bytes of one row at rest: F, the norm's share, and the label's share, if rows have one."""
     return packed_bytes(geometry.dim, geometry.score_bits) + (2 if n_labels else 1) * WORD_BYTES
 
 
 def pack_rows(
-    backend: Backend,
-    geometry: Geometry,
-    rows: Rows,
-    n_used: int,
-    labels: npt.NDArray[np.uint64] | None = None,
+    backend: Backend, geometry: Geometry, rows: Rows, n_used: int, labels: HostWords | None = None
 ) -> npt.NDArray[np.uint8]:
     """The first `n_used` rows of a batch as bytes (n_used, row_bytes).
 
-    Args:
-        labels: this server's shares modulo 2^64 of the rows' labels (n_used,), for a labelled
-            index.
-
-    Raises BadShape for another number of labels.
+    `labels` are shares modulo 2^64 of their labels (n_used,). Raises BadShape for another number.
     """
     opened, norms = backend.download(rows.masked.opened), backend.download(rows.norms.words)
     words = [norms[:n_used]] if labels is None else [norms[:n_used], labels]
     if any(column.shape != (n_used,) for column in words):
         raise BadShape(
-            f"{words[-1].shape} label shares for {n_used} rows",
-            "each row has one label",
-            "pass (n_rows,)",
+            f"{words[-1].shape} label shares for {n_used} rows", hint="each row has one label"
         )
-    packed = [
-        np.frombuffer(backend.pack(opened[i], geometry.score_bits), dtype=np.uint8)
-        for i in range(n_used)
-    ]
-    return np.concatenate((packed, np.stack(words, axis=1).view(np.uint8)), axis=1)
+    packed = [backend.pack(row, geometry.score_bits) for row in opened[:n_used]]
+    features = [np.frombuffer(row, dtype=np.uint8) for row in packed]
+    return np.concatenate((features, np.stack(words, axis=1).view(np.uint8)), axis=1)
 
 
 def draw_masks(
@@ -137,7 +124,7 @@ def draw_masks(
     cipher: Cipher,
     geometry: Geometry,
     versions: Sequence[RowVersion],
-    tree: Callable[[bytes, int], SeedTree],
+    tree: SeedTrees,
 ) -> Words:
     """One party's mask shares of these rows, (N, dim), drawn again under their first names."""
     batches: dict[tuple[bytes, int], Words] = {}
@@ -164,10 +151,8 @@ class LoadedIndex:
 
     Attributes:
         keys: the rows, by their position in a result.
-        versions: of the rows.
         operand: W_p, F and the norms' shares.
-        labels: shares of the rows' labels, the second input of a labelled `query_program`; None
-            where there are none.
+        labels: shares of the rows' labels, the second input of a labelled `query_program`.
     """
 
     keys: list[RowKey]
@@ -183,29 +168,21 @@ def load_index(
     party: int,
     backend: Backend,
     cipher: Cipher,
-    tree: Callable[[bytes, int], SeedTree],
+    tree: SeedTrees,
 ) -> LoadedIndex:
-    """The rows of an index in a server's store.
-
-    Args:
-        tree: the server's seeds of a session and batch.
-
-    Raises CorruptStore.
-    """
+    """The rows of an index in a server's store. Raises CorruptStore."""
     ready = [row.key for row in store.rows(record.kind, "ready")]
     keys, data = store.read(record.kind, [key.item for key in ready])
     versions = [RowVersion.parse(key.version) for key in keys]
     bits, shape = geometry.score_bits, (1, geometry.dim)
     at = packed_bytes(geometry.dim, bits)
-    if data.shape[1] != row_bytes(geometry, record.n_labels):
+    if data.shape[1] != (expected := row_bytes(geometry, record.n_labels)):
         raise CorruptStore(
-            f"rows of index '{record.name}' have {data.shape[1]} bytes, not "
-            f"{row_bytes(geometry, record.n_labels)}",
+            f"rows of index '{record.name}' have {data.shape[1]} bytes, not {expected}",
             "its record says otherwise about labels or length",
             "make the index again",
         )
-    packed = [backend.unpack(memoryview(row[:at]), shape, bits) for row in data]
-    opened = backend.concat(packed, 0)
+    opened = backend.concat([backend.unpack(memoryview(row[:at]), shape, bits) for row in data], 0)
     masks = draw_masks(backend, cipher, geometry, versions, tree)
     own = backend.reduce(masks + opened, bits) if party == 0 else masks
     columns = np.ascontiguousarray(data[:, at:]).view(np.uint64).T
@@ -221,7 +198,5 @@ def load_index(
 
 def row_keys(items: Sequence[str], session_id: bytes, batch_index: int) -> list[RowKey]:
     """Names of the rows that one batch adds."""
-    return [
-        RowKey(item, str(RowVersion(session_id, batch_index, slot)))
-        for slot, item in enumerate(items)
-    ]
+    versions = (RowVersion(session_id, batch_index, slot) for slot in range(len(items)))
+    return [RowKey(item, str(version)) for item, version in zip(items, versions, strict=True)]

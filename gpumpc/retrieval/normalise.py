@@ -24,7 +24,6 @@ PER_OCTAVE = 32
 # The rounding, sqrt(dim) at most, must stay small compared with the coarse vector's length.
 MAX_DIM = 1 << 22
 
-_COARSE_LOW = COARSE_FRAC + 3
 _FACTOR_LOW = FACTOR_FRAC + 3
 # For |w|^2 < 2^(2 COARSE_FRAC + 1) and 3 - |w|^2; truncated, the factor has FACTOR_FRAC + 3 bits.
 _NORM_BITS = 2 * COARSE_FRAC + 4
@@ -40,7 +39,7 @@ def unit_score_bits(dim: int) -> int:
         raise PlanError(
             f"vectors of {dim} numbers cannot be normalised",
             f"at most {MAX_DIM} can",
-            "use the metric l2 or ip",
+            "use l2 or ip",
         )
     return int(((1 << UNIT_FRAC) + 3 + math.isqrt(dim)) ** 2).bit_length() + 2
 
@@ -51,9 +50,7 @@ def largest_square(dim: int, value_bits: int) -> int:
 
 
 def coarse_frac(largest: int) -> int:
-    """Fraction bits of 1 / |v|: it has nine bits at the largest |v|, and enough to truncate at the
-    smallest.
-    """
+    """Fraction bits of 1 / |v|: nine bits at the largest |v|, and enough at the smallest."""
     return max((largest.bit_length() + 1) // 2 + 9, COARSE_FRAC + 1)
 
 
@@ -63,8 +60,7 @@ def thresholds(largest: int) -> tuple[int, ...]:
     found: dict[int, None] = {}
     for i in range(PER_OCTAVE * largest.bit_length() + 1):
         root = 1 << i
-        # The 32nd root by five square roots, each rounded down; integers, so that all parties
-        # agree.
+        # The 32nd root by five rounded square roots of integers, so that all parties agree.
         for _ in range(PER_OCTAVE.bit_length() - 1):
             root = math.isqrt(root)
         if root <= largest:
@@ -74,9 +70,7 @@ def thresholds(largest: int) -> tuple[int, ...]:
 
 @functools.cache
 def coarse_values(largest: int) -> tuple[int, ...]:
-    """0, then for each step from lo to hi the g = 2 * 2^F / (sqrt(lo) + sqrt(hi)) that errs least
-    at its two ends.
-    """
+    """0, then per step lo..hi the g = 2 * 2^F / (sqrt(lo) + sqrt(hi)), best at both ends."""
     edges = thresholds(largest)
     ends = [*(edge - 1 for edge in edges[1:]), largest]
     scaled = 1 << (coarse_frac(largest) + 1 + 64)
@@ -116,15 +110,7 @@ def normalised(
         Lift(f"{v}/wide", (f"{v}/integers",), f"{v}/wide", shape, value_bits, operand_bits),
         *_squared(v, shape, operand_bits, square_bits, 0),
         Staircase(
-            inverse,
-            (f"{v}/square",),
-            inverse,
-            rows,
-            square_bits,
-            product_bits,
-            frac,
-            edges,
-            values,
+            inverse, (f"{v}/square",), inverse, rows, square_bits, product_bits, frac, edges, values
         ),
         *_scaled(v, inverse, w, shape, product_bits, frac - COARSE_FRAC, _NORM_BITS),
         *_squared(w, shape, _NORM_BITS, _NORM_BITS, 2 * COARSE_FRAC),
@@ -153,9 +139,7 @@ def _squared(
 def _scaled(
     name: str, factor: str, output: str, shape: tuple[int, int], bits: int, shift: int, high: int
 ) -> list[Step]:
-    """Rows of `name`/opened times one factor each, modulo 2^bits, truncated by `shift` bits, lifted
-    to `output`/wide.
-    """
+    """Rows of `name`/opened times a factor each, modulo 2^bits, truncated, as `output`/wide."""
     product, short, column = f"{name}/product", f"{name}/short product", f"{factor}/opened"
     operands, operator = (f"{name}/opened", column), linear.Elementwise()
     return [

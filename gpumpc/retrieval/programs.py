@@ -36,9 +36,7 @@ class Geometry:
     """The vectors of an index, and how they are compared.
 
     Attributes:
-        dim: length of a vector.
-        metric: squared Euclidean distance (smallest first), inner product or cosine (largest
-            first).
+        metric: squared distance (smallest first), inner product or cosine (largest first).
         bits, frac, divisor: of the feature shares that are added or searched for.
     """
 
@@ -50,11 +48,7 @@ class Geometry:
 
     @property
     def shift(self) -> int:
-        """Fraction bits a feature loses.
-
-        For -2^(bits-2) <= v <= 2^(bits-2) - 2^shift: a larger v could round up to
-        2^(VALUE_BITS-2), which is outside the lift's range.
-        """
+        """Fraction bits a feature loses; a v above 2^(bits-2) - 2^shift could leave the lift."""
         return max(0, self.bits - VALUE_BITS)
 
     @property
@@ -119,9 +113,7 @@ def _quantised(geometry: Geometry, name: str, shape: tuple[int, int]) -> list[St
 
 
 def rows_program(geometry: Geometry, n_rows: int, params: Params) -> Program:
-    """Feature shares (n_rows, dim) -> `distances.Rows`: opened rows under masks of this batch, and
-    their norms.
-    """
+    """Feature shares (n_rows, dim) -> `distances.Rows`: opened rows and their norms."""
     shape, k = (n_rows, geometry.dim), geometry.score_bits
     steps = _quantised(geometry, "v", shape)
     steps.append(
@@ -136,9 +128,7 @@ def label_bits(n_labels: int) -> int:
     """Bits of a label among n_labels; 0 without labels. Raises PlanError for a negative number."""
     if n_labels < 0:
         raise PlanError(
-            f"{n_labels} classes were asked for",
-            "a number of classes is positive",
-            "give it, or 0 for none",
+            f"{n_labels} classes were asked for", hint="the number is positive, or 0 for none"
         )
     return max(1, (n_labels - 1).bit_length()) if n_labels else 0
 
@@ -150,8 +140,7 @@ def query_program(
     ascending by score.
 
     Scores are |q - v|^2 for l2, -q.v for ip, and for cosine -q.v of vectors of length one: the best
-    is the smallest. Raises PlanError for a k outside 1 to n_rows, or a key that does not fit 62
-    bits.
+    is the smallest. Raises PlanError for a k outside 1 to n_rows, or a key of more than 62 bits.
 
     With labels there is a second input, the rows' label shares (n_rows,) modulo 2^64, and the k
     best rows vote: the only result is the label that most of them have, (n_queries,) modulo

@@ -83,9 +83,7 @@ class Streams(Protocol[W, L]):
     """Uniform values, expanded from a key."""
 
     def expand_words(self, cipher: Cipher, key: bytes, shape: Sequence[int], bits: int) -> W:
-        """Uniform words modulo 2^bits from the key's stream, `prg.word_bytes(bits)` little-endian
-        bytes each.
-        """
+        """Uniform words modulo 2^bits, `prg.word_bytes(bits)` little-endian stream bytes each."""
 
     def expand_lanes(self, cipher: Cipher, key: bytes, planes: int, n: int) -> L:
         """Uniform lanes from the key's stream, eight bytes a lane word."""
@@ -122,9 +120,7 @@ class WireForms(Protocol[W, L]):
     def draw_and_pack(
         self, words: W, cipher: Cipher, key: bytes, bits: int
     ) -> tuple[W, W, memoryview]:
-        """(a, words - a, packed words - a), a = expand_words(..); the difference modulo 2^bits or
-        more.
-        """
+        """(a, words - a, the same packed), a = expand_words(..), modulo 2^bits or more."""
 
     def pack_lanes(self, lanes: L) -> memoryview:
         """Lanes as bytes, little endian."""
@@ -236,9 +232,7 @@ class Products(Protocol[W, P]):
         """Sum of x @ w, as `matmul`."""
 
     def conv2d(self, x: P, w: P, stride: Pair, padding: Padding, groups: int, bits: int) -> W:
-        """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding
-        top/bottom/left/right.
-        """
+        """x (B, H, W, Cin), w (kh, kw, Cin / groups, Cout) -> (B, Ho, Wo, Cout), zero padding."""
 
     def conv2d_sum(
         self,
@@ -279,22 +273,16 @@ class ProtocolKernels(Protocol[W, L, P_contra]):
         """(1 - party) e f + e b + a f + c, element by element."""
 
     def truncate(self, words: W, k: int, shift: int, party: int, out: W | None = None) -> W:
-        """Share modulo 2^k -> share modulo 2^(k - shift): party 0 adds 2^shift - 1; both shift
-        right.
-        """
+        """Share modulo 2^k to 2^(k - shift): party 0 adds 2^shift - 1; both shift right."""
 
     def candidates(self, y: W, t: W, t_r: W, v: W, bits: int) -> tuple[W, W]:
         """zero = y t - t r and one = v - zero, modulo 2^bits."""
 
     def add_flipped(self, words: W, lane: L, t: W, factor: int, party: int, bits: int) -> W:
-        """words + factor * share of (t ^ lane), modulo 2^bits: t where the lane is 0, else (1 at
-        party 0) - t.
-        """
+        """words + factor * share of (t ^ lane): t where the lane is 0, else (1 at party 0) - t."""
 
     def mask_top_bits(self, shares: Sequence[W], masks: L, low: int) -> tuple[L, L]:
-        """Top bits of one or two flat shares modulo 2^low, a plane a share, and the same ^ masks,
-        which a server sends.
-        """
+        """Top bits of one or two flat shares modulo 2^low, a plane each, and the same ^ masks."""
 
     def lift(
         self, shares: Sequence[W], lanes: LiftLanes[L], products: W, party: int, low: int, high: int
@@ -307,9 +295,7 @@ class ProtocolKernels(Protocol[W, L, P_contra]):
         """
 
     def thermometer(self, planes: L) -> L:
-        """Planes (D, b, n_lanes) of digits r, low bit first -> (D, 2^b - 1, n_lanes): entry v is [v
-        < r].
-        """
+        """Planes (D, b, n_lanes) of digits r, low bit first -> (D, 2^b - 1, n_lanes): [v < r]."""
 
     def lookup(self, tables: L, planes: L, below: L) -> tuple[L, L]:
         """Leaves of a comparison: tables (D, 2^b - 1, n_lanes) of shares, planes (D, b, n_lanes) of
@@ -320,9 +306,7 @@ class ProtocolKernels(Protocol[W, L, P_contra]):
         """
 
     def mask_products(self, masks: L, products: Sequence[Factors]) -> L:
-        """The AND of the two or more masks of each product, which the dealer shares for
-        `masked_products`.
-        """
+        """The AND of each product's masks, which the dealer shares for `masked_products`."""
 
     def masked_products(
         self,

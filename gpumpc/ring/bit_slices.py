@@ -1,6 +1,4 @@
-"""Arithmetic on lanes for the NumPy definition: transposition, multiplexing, products of masked
-bits.
-"""
+"""Arithmetic on lanes for the NumPy definition: transposition, selection, masked products."""
 
 import itertools
 import math
@@ -27,9 +25,7 @@ _SWAPS = tuple(
 
 
 def transpose_64x64(rows: Lanes) -> Lanes:
-    """Bit-transpose in place: rows (64, L), bit b of row r <-> bit r of row b, for each of L
-    columns.
-    """
+    """Transpose in place: rows (64, L), bit b of row r <-> bit r of row b, in each column."""
     for j, m in _SWAPS:
         pairs = rows.reshape(64 // (2 * int(j)), 2, int(j), -1)
         low, high = pairs[:, 0], pairs[:, 1]

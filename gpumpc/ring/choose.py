@@ -15,8 +15,7 @@ NAMES = ("cupy", "cupy:N", "numba", "numpy")
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """The backend of this name, or of the environment variable GPUMPC_BACKEND, or the fastest one
-    available.
+    """The backend of this name, or of the variable GPUMPC_BACKEND, or the fastest one available.
 
     `cupy:N` is GPU number N, `cupy` the first. Compiled loops are ready when this returns; a GPU's
     kernels are compiled at their first launch.
@@ -33,21 +32,14 @@ def choose_backend(name: str | None = None) -> Backend:
         return _numba()
     if kind == "cupy" and (number.isdecimal() or wanted == "cupy"):
         return as_backend(CupyBackend(CupyDevice(int(number or 0))))
-    raise ConfigError(
-        f"there is no backend '{wanted}'",
-        f"this version has {', '.join(NAMES)}",
-        "choose one of these",
-    )
+    why = f"this version has {', '.join(NAMES)}"
+    raise ConfigError(f"there is no backend '{wanted}'", why, "choose one of these")
 
 
 def _fastest() -> str:
     if has_gpu():
         return "cupy"
-    return "numba" if _has_numba() else "numpy"
-
-
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    return "numba" if importlib.util.find_spec("numba") else "numpy"
 
 
 def _numba() -> Backend:
@@ -55,7 +47,6 @@ def _numba() -> Backend:
         # Only here: everything runs without numba too.
         from gpumpc.ring.numba_backend import NumbaBackend
     except ImportError as error:
-        raise MissingExtra(
-            "the backend 'numba' is not installed", str(error), "pip install 'gpumpc[cpu]'"
-        ) from error
+        hint = "pip install 'gpumpc[cpu]'"
+        raise MissingExtra("the backend 'numba' is not installed", str(error), hint) from error
     return as_backend(NumbaBackend())

@@ -1,6 +1,4 @@
-"""Reals as ring elements: v is round(v * scale) modulo 2^bits, with scale = 2^frac, or 2^frac times
-a divisor.
-"""
+"""Reals as ring elements: round(v * scale) modulo 2^bits, scale = 2^frac (times a divisor)."""
 
 import numpy as np
 
@@ -20,9 +18,8 @@ def encode(values: np.ndarray, scale: float, bits: int, name: str = "value") -> 
     """
     scaled = np.rint(np.asarray(values, dtype=np.float64) * scale)
     if not np.isfinite(scaled).all():
-        raise BadValue(
-            f"{name} holds NaN or infinity", "it cannot be a ring element", "clean the data first"
-        )
+        why = "it cannot be a ring element"
+        raise BadValue(f"{name} holds NaN or infinity", why, "clean the data first")
     if scaled.size and float(np.abs(scaled).max()) >= 2.0 ** (bits - 1):
         raise OutOfRange(
             f"{name} reaches {float(np.abs(values).max()):.6g}",

@@ -61,9 +61,7 @@ def files() -> list[str]:
 
 @functools.cache
 def source(file: str) -> str:
-    """One source with its headers inlined: the text that is compiled and that cubins are cached
-    by.
-    """
+    """One source with its headers inlined, as it is compiled and as cubins are cached by it."""
     return inline((FOLDER / f"{file}.cu").read_text(), f"{file}.cu")
 
 
@@ -78,44 +76,33 @@ def inline(text: str, name: str) -> str:
                 header = found[1]
                 if header not in seen:
                     seen.add(header)
-                    parts += [
-                        expand((FOLDER / header).read_text(), header),
-                        f'#line {line + 1} "{name}"',
-                    ]
-            elif row != "#pragma once":
-                parts.append(row)
+                    text = (FOLDER / header).read_text()
+                    parts += [expand(text, header), f'#line {line + 1} "{name}"']
             else:
-                parts.append("")
+                parts.append("" if row == "#pragma once" else row)
         return "\n".join(parts)
 
     return expand(text, name) + "\n"
 
 
 def parse(text: str, file: str) -> list[Kernel]:
-    """The kernels of an inlined source.
-
-    Raises ConfigError for a parameter of a type that the launcher does not know.
-    """
+    """The kernels of an inlined source. Raises ConfigError for parameters of an unknown type."""
     shared = {name: int(n_bytes) for name, n_bytes in _SHARED.findall(text)}
     kernels = []
     for threads, name, declared in _KERNEL.findall(text):
         parameters = tuple(_parameter(part, f"{file}.{name}") for part in declared.split(","))
         kernels.append(Kernel(name, file, int(threads), shared.get(name, 0), parameters))
     if len(kernels) != text.count("__global__ void"):
-        raise ConfigError(
-            f"a kernel of {file}.cu is not declared as the launcher reads it",
-            hint="see docs/kernels.md",
-        )
+        what = f"a kernel of {file}.cu is not declared as the launcher reads it"
+        raise ConfigError(what, hint="see docs/kernels.md")
     return kernels
 
 
 def _parameter(text: str, where: str) -> Parameter:
     found = _PARAMETER.fullmatch(" ".join(text.split()))
     if not found:
-        raise ConfigError(
-            f"parameter '{text.strip()}' of {where} has a type that cannot be checked",
-            hint="see docs/kernels.md",
-        )
+        what = f"parameter '{text.strip()}' of {where} has a type that cannot be checked"
+        raise ConfigError(what, hint="see docs/kernels.md")
     const, ctype, pointer, name = found.groups()
     return Parameter(name, np.dtype(_TYPES[ctype]), bool(pointer), bool(const), ctype)
 
@@ -127,11 +114,8 @@ def catalogue() -> dict[str, Kernel]:
     for file in files():
         for kernel in parse(source(file), file):
             if kernel.name in found:
-                raise ConfigError(
-                    f"two kernels are called {kernel.name}",
-                    f"{file}.cu has the second",
-                    "rename one",
-                )
+                why = f"{file}.cu has the second"
+                raise ConfigError(f"two kernels are called {kernel.name}", why, "rename one")
             found[kernel.name] = kernel
     return found
 
@@ -162,11 +146,8 @@ class Cubin:
             name = re.search(r"'(\w+)'", block)
             registers = re.search(r"Used (\d+) registers", block)
             if not name or not registers:
-                raise ConfigError(
-                    "the assembler's log cannot be read",
-                    "another version of NVRTC",
-                    "install gpumpc[kernels]",
-                )
+                why, hint = "another version of NVRTC", "install gpumpc[kernels]"
+                raise ConfigError("the assembler's log cannot be read", why, hint)
             spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", block)
             stack = re.search(r"(\d+) bytes stack frame", block)
             shared = re.search(r"(\d+) bytes smem", block)
@@ -199,30 +180,21 @@ class Nvrtc:
             except OSError:
                 continue
         else:
-            raise MissingExtra(
-                "kernels cannot be compiled",
-                "NVRTC is not installed",
-                "pip install 'gpumpc[kernels]' (or [cuda12], [cuda13])",
-            )
+            hint = "pip install 'gpumpc[kernels]' (or [cuda12], [cuda13])"
+            raise MissingExtra("kernels cannot be compiled", "NVRTC is not installed", hint)
         major, minor = ctypes.c_int(), ctypes.c_int()
-        self._check(
-            self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion"
-        )
+        status = self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+        self._check(status, "nvrtcVersion")
         self.version = f"{major.value}.{minor.value}"
 
     @staticmethod
     def _check(status: int, call: str) -> None:
         if status:
-            raise ConfigError(
-                f"{call} failed with status {status}",
-                hint="install the NVRTC that constraints.txt names",
-            )
+            hint = "install the NVRTC that constraints.txt names"
+            raise ConfigError(f"{call} failed with status {status}", hint=hint)
 
     def compile(self, text: str, name: str, architecture: str) -> Cubin:
-        """Machine code of an inlined source.
-
-        Raises ConfigError with the compiler's log where it does not compile.
-        """
+        """Machine code of an inlined source. Raises ConfigError, with the log, if it is faulty."""
         library, program = self._library, ctypes.c_void_p()
         options = [option.encode() for option in _options(architecture)]
         created = library.nvrtcCreateProgram(
@@ -230,23 +202,20 @@ class Nvrtc:
         )
         self._check(created, "nvrtcCreateProgram")
         try:
-            status = library.nvrtcCompileProgram(
-                program, len(options), (ctypes.c_char_p * len(options))(*options)
-            )
+            array = (ctypes.c_char_p * len(options))(*options)
+            status = library.nvrtcCompileProgram(program, len(options), array)
             log = self._read(program, "ProgramLog").decode(errors="replace").rstrip("\0")
             if status:
-                raise ConfigError(
-                    f"{name} does not compile for {architecture}", log, "correct the source"
-                )
+                what = f"{name} does not compile for {architecture}"
+                raise ConfigError(what, log, "correct the source")
             return Cubin(self._read(program, "CUBIN"), log)
         finally:
             library.nvrtcDestroyProgram(ctypes.byref(program))
 
     def _read(self, program: ctypes.c_void_p, what: str) -> bytes:
         size = ctypes.c_size_t()
-        self._check(
-            getattr(self._library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what
-        )
+        read_size = getattr(self._library, f"nvrtcGet{what}Size")
+        self._check(read_size(program, ctypes.byref(size)), what)
         buffer = ctypes.create_string_buffer(size.value)
         self._check(getattr(self._library, f"nvrtcGet{what}")(program, buffer), what)
         return buffer.raw
@@ -270,12 +239,8 @@ def nvrtc() -> Nvrtc:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: $GPUMPC_KERNEL_CACHE, or the user's cache."""
-    root = os.environ.get(CACHE)
-    folder = (
-        Path(root)
-        if root
-        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gpumpc" / "kernels"
-    )
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = Path(os.environ.get(CACHE) or user_cache / "gpumpc" / "kernels")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
@@ -283,9 +248,8 @@ def cache_folder() -> Path:
 def cubin_path(file: str, architecture: str) -> Path:
     """The cached machine code of one source file, compiled if it is not there."""
     text, compiler = source(file), nvrtc()
-    key = hashlib.sha256(
-        "\0".join([compiler.version, *_options(architecture), text]).encode()
-    ).hexdigest()
+    parts = "\0".join([compiler.version, *_options(architecture), text])
+    key = hashlib.sha256(parts.encode()).hexdigest()
     code = cache_folder() / f"{file}-{architecture}-{key[:32]}.cubin"
     if not code.exists():
         cubin = compiler.compile(text, f"{file}.cu", architecture)

@@ -29,9 +29,7 @@ def n_digits(bits: int) -> int:
 
 
 def cut(x: np.ndarray, bits: int, out: np.ndarray) -> None:
-    """Write the digits of words x (any shape) to the float64 array `out` of shape (n_digits,
-    *x.shape).
-    """
+    """Write the digits of words x to the float64 array `out` of shape (n_digits, *x.shape)."""
     rest = x.view(np.int64)
     for i in range(len(out)):
         shift = np.int64(64 - min(DIGIT_BITS, bits - i * DIGIT_BITS))
@@ -42,18 +40,14 @@ def cut(x: np.ndarray, bits: int, out: np.ndarray) -> None:
 
 
 def _stacked(w: np.ndarray, bits: int) -> list[np.ndarray]:
-    """For each diagonal d the right operand [w_d ; .. ; w_0] of shape ((d + 1) K, N), as (d + 1, K,
-    N).
-    """
+    """For each diagonal d the right operand [w_d ; .. ; w_0], as (d + 1, K, N)."""
     digits = np.empty((n_digits(bits), *w.shape))
     cut(np.ascontiguousarray(w), bits, digits)
     return [np.ascontiguousarray(digits[d::-1]) for d in range(len(digits))]
 
 
 def _diagonals(x: np.ndarray, stacked: list[np.ndarray]) -> np.ndarray:
-    """sum_d 2^(22 d) [x_0 | .. | x_d] @ stacked[d], modulo 2^64: x (rows, D, K) float64, result
-    (rows, N) uint64.
-    """
+    """sum_d 2^(22 d) [x_0 | .. | x_d] @ stacked[d] modulo 2^64: (rows, D, K) -> (rows, N)."""
     rows, _, n_terms = x.shape
     total = np.zeros((rows, stacked[0].shape[-1]), dtype=np.int64)
     for d, right in enumerate(stacked):

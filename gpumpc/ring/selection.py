@@ -42,9 +42,7 @@ def repeat_rows(index: Index, rows: int) -> Index:
 
 
 def order_of_pairs(less: Bits, m: int) -> Index:
-    """From less[q, p] = [x_i < x_j] for all pairs: the positions of each row in ascending order,
-    (rows, m).
-    """
+    """Positions (rows, m) in ascending order from less[q, p] = [x_i < x_j] for all pairs."""
     left, right = pairs(m)
     ranks = np.zeros((len(less), m), dtype=np.int64)
     for q, row in enumerate(less):

@@ -1,5 +1,4 @@
-"""A torch module, through `torch.export`, as a graph of plan records. The only file of `nn/` that
-imports torch.
+"""A torch module, through `torch.export`, as a graph of plan records.
 
 Torch counts channels first, plans count them last: convolution weights become (kh, kw, Cin /
 groups, Cout), linear weights (in, out), and a linear layer behind a flattened image gets its rows
@@ -36,16 +35,14 @@ def graph_from_torch(
         image that is itself the output are channels last.
 
     Raises:
-        UnsupportedOperator: an operator without a private counterpart, with its name and module
-            path.
+        UnsupportedOperator: an operator without a private counterpart, with its module path.
         BadValue: a parameter contains NaN or infinity.
         OutOfRange: [low, high] is not an interval of finite numbers.
         PlanError: torch.export cannot trace the module.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise OutOfRange(
-            f"[{low}, {high}] is not a range of input values", hint="pass finite low < high"
-        )
+        what = f"[{low}, {high}] is not a range of input values"
+        raise OutOfRange(what, hint="pass finite low < high")
     return Importer(_export(module, example), HANDLERS).run(low, high)
 
 
@@ -59,9 +56,7 @@ def _export(module: torch.nn.Module, example: torch.Tensor) -> torch.export.Expo
             return torch.export.export(frozen, (example.detach().to(reference.dtype),))
     except Exception as error:  # torch.export raises errors of many unrelated types
         raise PlanError(
-            f"torch.export cannot trace {type(module).__name__} on an input of shape "
-            f"{tuple(example.shape)}",
+            f"torch.export cannot trace {type(module).__name__} on a {tuple(example.shape)} input",
             (str(error).strip() or type(error).__name__).splitlines()[0],
-            "check that the module runs on this example, and remove control flow that depends on "
-            "values",
+            "check that the module runs on this example, without control flow that reads values",
         ) from error

@@ -65,9 +65,8 @@ class Importer:
         operator = str(node.target).removeprefix("aten.").split(".")[0]
         handler = self.handlers.get(operator.removesuffix("_"))
         if handler is None or not str(node.target).startswith("aten."):
-            refuse(
-                node, "it has no private counterpart here", f"rewrite that part with {SUPPORTED}"
-            )
+            hint = f"rewrite that part with {SUPPORTED}"
+            refuse(node, "it has no private counterpart here", hint)
         name = handler(self, node, bind(node))
         if operator.endswith("_"):
             self._rebind(node, name)
@@ -76,15 +75,10 @@ class Importer:
     def _rebind(self, node: fx.Node, name: str) -> None:
         """An operator in place: later readers of its first operand read the result."""
         old = self.record(node, node.args[0])
-        if any(
-            isinstance(layer, Flatten) and old in (layer.name, *layer.inputs)
-            for layer in self.layers
-        ):
-            refuse(
-                node,
-                "it changes a tensor in place that has a flattened view",
-                "use the form without underscore",
-            )
+        flattened = (layer for layer in self.layers if isinstance(layer, Flatten))
+        if any(old in (layer.name, *layer.inputs) for layer in flattened):
+            why = "it changes a tensor in place that has a flattened view"
+            refuse(node, why, "use the form without underscore")
         for other, record in self.record_of.items():
             if record == old:
                 self.record_of[other] = name
@@ -99,18 +93,14 @@ class Importer:
                 "wrap the model in a module that returns one tensor",
             )
         last = self.record_of[result]
-        self.layers.sort(
-            key=lambda layer: layer.name == last
-        )  # stable: the output becomes the last record
+        # Stable: the output becomes the last record.
+        self.layers.sort(key=lambda layer: layer.name == last)
 
     def record(self, node: fx.Node, operand: object) -> str:
         """The record of an operand. Raises UnsupportedOperator if it is a constant."""
         if not isinstance(operand, fx.Node) or operand not in self.record_of:
-            refuse(
-                node,
-                f"its operand {operand} is a constant or a parameter",
-                "compute it from the input only",
-            )
+            why = f"its operand {operand} is a constant or a parameter"
+            refuse(node, why, "compute it from the input only")
         return self.record_of[operand]
 
     def tensor(self, operand: object, node: fx.Node) -> FloatArray:
@@ -120,9 +110,8 @@ class Importer:
         name, value = self.tensors[operand.name]
         array = value.detach().cpu().double().numpy()
         if not np.isfinite(array).all():
-            raise BadValue(
-                f"parameter '{name}' contains NaN or infinity", hint="train or load the model again"
-            )
+            hint = "train or load the model again"
+            raise BadValue(f"parameter '{name}' contains NaN or infinity", hint=hint)
         return array
 
     def unique(self, name: str) -> str:
@@ -142,9 +131,7 @@ class Importer:
         return layer.name
 
     def name_for(self, node: fx.Node, operator: str, weight: object = None) -> str:
-        """A name from the module path: of the weight's owner, the torch module, or container and
-        operator.
-        """
+        """A name from the module path of the weight's owner, the module, or its container."""
         if isinstance(weight, fx.Node) and weight.name in self.tensors:
             return self.unique(self.tensors[weight.name][0].rpartition(".")[0] or operator)
         path, kind = module_of(node)
@@ -154,15 +141,10 @@ class Importer:
 
 
 def _tensors(program: torch.export.ExportedProgram) -> dict[str, tuple[str, torch.Tensor]]:
-    """Parameters, buffers and constants by the name of the node that reads them, with their names
-    in the model.
-    """
+    """Parameters, buffers and constants: node that reads them -> (name in the model, tensor)."""
     signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names |= signature.inputs_to_lifted_tensor_constants
     values: dict[str, Any] = {**program.constants, **program.state_dict}
     return {node: (name, values[name]) for node, name in names.items()}
 

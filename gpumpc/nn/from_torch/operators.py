@@ -6,22 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import fx
 
+from gpumpc.nn import graph as g
 from gpumpc.nn.from_torch.importer import Arguments, Handler, Importer, pair, refuse, shape_of
-from gpumpc.nn.graph import (
-    Add,
-    Argmax,
-    AvgPool,
-    Clamp,
-    Concat,
-    Conv2d,
-    Flatten,
-    Linear,
-    MaxPool,
-    Padding,
-    Pair,
-    ReLU,
-    Shape,
-)
+from gpumpc.nn.graph import Padding, Pair, Shape
 from gpumpc.nn.passes import Affine, FloatArray, Pad, batch_norm_affine
 
 
@@ -35,9 +22,8 @@ def _conv2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     importer.weights[f"{name}.weight"] = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
     importer.weights[f"{name}.bias"] = _vector(importer, node, a["bias"], np.zeros(len(weight)))
     source = importer.record(node, a["input"])
-    return importer.emit(
-        Conv2d(name, (source,), kernel, len(weight), stride, padding, int(a["groups"]))
-    )
+    form = kernel, len(weight), stride, padding, int(a["groups"])
+    return importer.emit(g.Conv2d(name, (source,), *form))
 
 
 def _vector(importer: Importer, node: fx.Node, operand: object, absent: FloatArray) -> FloatArray:
@@ -65,13 +51,11 @@ def _linear(importer: Importer, node: fx.Node, a: Arguments) -> str:
     rows = channels_last(weight, importer.image_of.get(source))
     importer.weights[f"{name}.weight"] = np.ascontiguousarray(rows.T)
     importer.weights[f"{name}.bias"] = _vector(importer, node, a["bias"], np.zeros(len(weight)))
-    return importer.emit(Linear(name, (source,), len(weight)))
+    return importer.emit(g.Linear(name, (source,), len(weight)))
 
 
 def channels_last(values: FloatArray, image: Shape | None) -> FloatArray:
-    """The last axis from the flattened order of (C, H, W), `image`, to that of (H, W, C); None:
-    nothing to do.
-    """
+    """The last axis from the flattened order of an `image` (C, H, W) to that of (H, W, C)."""
     if image is None:
         return values
     split = values.reshape(-1, *image)
@@ -98,9 +82,8 @@ def _activation(
 ) -> str:
     source = importer.record(node, operand)
     name, image = importer.name_for(node, operator), importer.image_of.get(source)
-    return importer.emit(
-        ReLU(name, (source,)) if high is None else Clamp(name, (source,), high), image
-    )
+    layer = g.ReLU(name, (source,)) if high is None else g.Clamp(name, (source,), high)
+    return importer.emit(layer, image)
 
 
 def _relu(importer: Importer, node: fx.Node, a: Arguments) -> str:
@@ -112,18 +95,13 @@ def _relu6(importer: Importer, node: fx.Node, a: Arguments) -> str:
 
 
 def _clamp(importer: Importer, node: fx.Node, a: Arguments) -> str:
-    """hardtanh, clamp, clamp_min: the lower bound is 0, the upper one a positive constant or
-    none.
-    """
+    """hardtanh, clamp, clamp_min: the lower bound is 0, the upper a positive constant or none."""
     low = a["min_val"] if "min_val" in a else a["min"]
     high = a["max_val"] if "max_val" in a else a.get("max")
     constant = isinstance(high, int | float) and 0 < high < math.inf
     if not isinstance(low, int | float) or low != 0 or not (high is None or constant):
-        refuse(
-            node,
-            f"it clamps to [{low}, {high}]",
-            "use a lower bound of 0 and a positive upper bound, or relu",
-        )
+        hint = "use a lower bound of 0 and a positive upper bound, or relu"
+        refuse(node, f"it clamps to [{low}, {high}]", hint)
     return _activation(importer, node, a["self"], "clamp", None if high is None else float(high))
 
 
@@ -132,10 +110,9 @@ def _max_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     if pair(a["dilation"]) != (1, 1):
         refuse(node, f"dilation {pair(a['dilation'])}", "use dilation 1")
     vertical, horizontal = pair(a["padding"])
+    padding = vertical, vertical, horizontal, horizontal
     source, name = importer.record(node, a["self"]), importer.name_for(node, "max_pool2d")
-    return importer.emit(
-        MaxPool(name, (source,), window, stride, (vertical, vertical, horizontal, horizontal))
-    )
+    return importer.emit(g.MaxPool(name, (source,), window, stride, padding))
 
 
 def _avg_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
@@ -145,7 +122,7 @@ def _avg_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     if a["divisor_override"] not in (None, window[0] * window[1]):
         refuse(node, f"divisor_override {a['divisor_override']}", "divide by the window's size")
     source, name = importer.record(node, a["self"]), importer.name_for(node, "avg_pool2d")
-    return importer.emit(AvgPool(name, (source,), window, stride))
+    return importer.emit(g.AvgPool(name, (source,), window, stride))
 
 
 def _window(node: fx.Node, a: Arguments) -> tuple[Pair, Pair]:
@@ -153,76 +130,55 @@ def _window(node: fx.Node, a: Arguments) -> tuple[Pair, Pair]:
     window = pair(a["kernel_size"])
     stride = pair(a["stride"]) if a["stride"] else window
     sizes, border = shape_of(a["self"])[2:], pair(a["padding"])
-    exact = all(
-        (s + 2 * p - w) % step == 0
-        for s, p, w, step in zip(sizes, border, window, stride, strict=True)
-    )
-    if a["ceil_mode"] and not exact:
-        refuse(
-            node,
-            f"ceil_mode adds windows that reach outside an input of {sizes}",
-            "use ceil_mode=False",
-        )
+    axes = zip(sizes, border, window, stride, strict=True)
+    if a["ceil_mode"] and any((size + 2 * p - w) % step for size, p, w, step in axes):
+        why = f"ceil_mode adds windows that reach outside an input of {sizes}"
+        refuse(node, why, "use ceil_mode=False")
     return window, stride
 
 
 def _adaptive_avg_pool2d(importer: Importer, node: fx.Node, a: Arguments) -> str:
     sizes, parts = shape_of(a["self"])[2:], shape_of(node)[2:]
     if any(size % part for size, part in zip(sizes, parts, strict=True)):
-        refuse(
-            node,
-            f"{sizes} does not divide into {parts} equal windows",
-            "use an output size that divides it",
-        )
+        why = f"{sizes} does not divide into {parts} equal windows"
+        refuse(node, why, "use an output size that divides it")
     window = (sizes[0] // parts[0], sizes[1] // parts[1])
     source, name = importer.record(node, a["self"]), importer.name_for(node, "avg_pool2d")
-    return importer.emit(AvgPool(name, (source,), window, window))
+    return importer.emit(g.AvgPool(name, (source,), window, window))
 
 
 def _mean(importer: Importer, node: fx.Node, a: Arguments) -> str:
     shape = shape_of(a["self"])
     axes = {int(axis) % len(shape) for axis in (a.get("dim") or [])}
     if len(shape) != 4 or axes != {2, 3}:
-        refuse(
-            node, f"it averages axes {sorted(axes)} of {shape}", "average over H and W of an image"
-        )
+        why = f"it averages axes {sorted(axes)} of {shape}"
+        refuse(node, why, "average over H and W of an image")
     source, name = importer.record(node, a["self"]), importer.name_for(node, "mean")
-    pooled = importer.emit(AvgPool(name, (source,), shape[2:], shape[2:]))
-    return (
-        pooled
-        if a["keepdim"]
-        else importer.emit(Flatten(importer.unique(f"{name}.flatten"), (pooled,)))
-    )
+    pooled = importer.emit(g.AvgPool(name, (source,), shape[2:], shape[2:]))
+    if a["keepdim"]:
+        return pooled
+    return importer.emit(g.Flatten(importer.unique(f"{name}.flatten"), (pooled,)))
 
 
 def _add(importer: Importer, node: fx.Node, a: Arguments) -> str:
     if a.get("alpha", 1) != 1 or not isinstance(a["other"], fx.Node):
-        refuse(
-            node,
-            "it adds a constant or scales an operand",
-            "fold the constant into a layer before it",
-        )
+        hint = "fold the constant into a layer before it"
+        refuse(node, "it adds a constant or scales an operand", hint)
     names = importer.record(node, a["self"]), importer.record(node, a["other"])
     images = [importer.image_of.get(name) for name in names]
     if shape_of(a["self"]) != shape_of(a["other"]) or images[0] != images[1]:
-        refuse(
-            node,
-            "its operands differ in shape, or were flattened from different shapes",
-            "add before flattening",
-        )
-    return importer.emit(Add(importer.name_for(node, "add"), names), images[0])
+        why = "its operands differ in shape, or were flattened from different shapes"
+        refuse(node, why, "add before flattening")
+    return importer.emit(g.Add(importer.name_for(node, "add"), names), images[0])
 
 
 def _cat(importer: Importer, node: fx.Node, a: Arguments) -> str:
     names = tuple(importer.record(node, item) for item in a["tensors"])
     rank = len(shape_of(node))
     if int(a["dim"]) % rank != 1 or any(name in importer.image_of for name in names):
-        refuse(
-            node,
-            "it joins another axis than channels, or flattened images",
-            "join along axis 1, before flattening",
-        )
-    return importer.emit(Concat(importer.name_for(node, "cat"), names))
+        why = "it joins another axis than channels, or flattened images"
+        refuse(node, why, "join along axis 1, before flattening")
+    return importer.emit(g.Concat(importer.name_for(node, "cat"), names))
 
 
 def _flatten(importer: Importer, node: fx.Node, a: Arguments) -> str:
@@ -234,17 +190,13 @@ def _flatten(importer: Importer, node: fx.Node, a: Arguments) -> str:
         refuse(node, f"it reshapes {before} to {after}", "reshape only to (batch, everything else)")
     # A 1x1 image lies in the same order either way.
     image = before[1:] if before[2:] != (1, 1) else None
-    return importer.emit(Flatten(importer.name_for(node, "flatten"), (source,)), image)
+    return importer.emit(g.Flatten(importer.name_for(node, "flatten"), (source,)), image)
 
 
 def _pad(importer: Importer, node: fx.Node, a: Arguments) -> str:
     border = [int(size) for size in a["pad"]] + [0] * 4
-    if (
-        a.get("mode", "constant") != "constant"
-        or a["value"] not in (None, 0)
-        or any(border[4:])
-        or min(border) < 0
-    ):
+    zeros = a.get("mode", "constant") == "constant" and a["value"] in (None, 0)
+    if not zeros or any(border[4:]) or min(border) < 0:
         refuse(node, "it is not a border of zeros around H and W", "pad with zeros")
     left, right, top, bottom = border[:4]
     source, name = importer.record(node, a["self"]), importer.name_for(node, "pad")
@@ -261,12 +213,9 @@ def _argmax(importer: Importer, node: fx.Node, a: Arguments) -> str:
     shape, source = shape_of(a["self"]), importer.record(node, a["self"])
     last = len(shape) == 2 and a["dim"] is not None and int(a["dim"]) % 2 == 1
     if not last or a["keepdim"] or source in importer.image_of:
-        refuse(
-            node,
-            "it is not taken over the classes of (batch, classes)",
-            "use argmax(-1) on a linear layer",
-        )
-    return importer.emit(Argmax(importer.name_for(node, "argmax"), (source,)))
+        why = "it is not taken over the classes of (batch, classes)"
+        refuse(node, why, "use argmax(-1) on a linear layer")
+    return importer.emit(g.Argmax(importer.name_for(node, "argmax"), (source,)))
 
 
 HANDLERS: dict[str, Handler] = {

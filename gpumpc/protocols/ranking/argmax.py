@@ -43,9 +43,8 @@ class Duel:
         sent = packed_bytes(self.n, self.bits) + packed_bytes(self.n, self.index_bits)
         sent += lane_bytes(self.n, self.comparison.opened_bits + 1)
         dealt = lane_bytes(self.n, self.comparison.dealt_bits)
-        dealt += sum(
-            packed_bytes(self.n, bits) for bits in (self.choice_bits, self.bits, self.index_bits)
-        )
+        widths = self.choice_bits, self.bits, self.index_bits
+        dealt += sum(packed_bytes(self.n, bits) for bits in widths)
         return Cost.both_ways(2 + self.comparison.rounds, sent, dealt)
 
     def deal(self, dealing: Dealing) -> None:
@@ -74,15 +73,13 @@ class Duel:
         if session.party == 0:
             choice = choice ^ y_top
         [c] = session.open_many(Xor(choice[None], n))
-        return backend.select(c[0], v - zero, zero), backend.select(
-            c[0], index - zero_index, zero_index
-        )
+        won = backend.select(c[0], v - zero, zero)
+        return won, backend.select(c[0], index - zero_index, zero_index)
 
 
 @dataclasses.dataclass(frozen=True)
 class KnockOut:
-    """The payload of the largest of each row of n values, by levels of `Duel`s; an odd last entry
-    goes on to the next level.
+    """The payload of each row's largest value by levels of `Duel`s; an odd last entry goes on.
 
     **Computes** the payload of the first of the largest of (rows, n) values, modulo 2^payload_bits,
     for differences below 2^(bits-1). **Hides** as `Duel`; each level draws under a name of its own.
@@ -122,16 +119,13 @@ class KnockOut:
         paired = 2 * (value.shape[1] // 2)
         left, right = slice(0, paired, 2), slice(1, paired, 2)
         shape = value[:, left].shape
-        won, won_payload = duel.run(
-            session,
-            (value[:, left] - value[:, right]).reshape(-1),
-            (payload[:, left] - payload[:, right]).reshape(-1),
+        differences = (side[:, left] - side[:, right] for side in (value, payload))
+        found = duel.run(session, *(difference.reshape(-1) for difference in differences))
+        best, best_payload = (
+            session.backend.concat([side[:, right] + won.reshape(shape), side[:, paired:]], 1)
+            for side, won in zip((value, payload), found, strict=True)
         )
-        concat = session.backend.concat
-        return (
-            concat([value[:, right] + won.reshape(shape), value[:, paired:]], 1),
-            concat([payload[:, right] + won_payload.reshape(shape), payload[:, paired:]], 1),
-        )
+        return best, best_payload
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,14 +40,12 @@ class SquaredNorm(Step):
         words = cross + cross + session.dealt_words("A.A", (self.shape[0],), self.ring_bits)
         if session.party == 0:
             words = words + backend.row_dot(e, e, self.ring_bits)
-        return Additive(
-            backend.reduce(words, self.ring_bits), self.ring_bits, self.frac, owner=x.owner
-        )
+        words = backend.reduce(words, self.ring_bits)
+        return Additive(words, self.ring_bits, self.frac, owner=x.owner)
 
     def plain(self, clear: Clear, x: Words) -> Words:
-        return clear.backend.sign_extend(
-            clear.backend.row_dot(x, x, self.ring_bits), self.ring_bits
-        )
+        squares = clear.backend.row_dot(x, x, self.ring_bits)
+        return clear.backend.sign_extend(squares, self.ring_bits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Steps that turn a selection of the smallest keys into the indices of the largest values.
-
-They send nothing.
-"""
+"""Steps, nothing sent, from a selection of the smallest keys to indices of the largest values."""
 
 import dataclasses
 

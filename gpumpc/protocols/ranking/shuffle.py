@@ -61,10 +61,8 @@ class Shuffle(Step):
         """Returns r (Q, N) for the steps that compare the opened keys."""
         rows, n = self.shape
         backend = dealing.backend
-        pi, sigma = (
-            dealing.permutations(0, "pi", rows, n),
-            dealing.permutations(1, "sigma", rows, n),
-        )
+        pi = dealing.permutations(0, "pi", rows, n)
+        sigma = dealing.permutations(1, "sigma", rows, n)
         a = dealing.words(1, "a", self.shape, self.value_bits)
         moved = backend.gather(dealing.words(0, "a'", self.shape, self.bits), sigma)
         # S1 gets beta = pi(a) - Delta and sigma(a') - b'; S0's parts of these are Delta and b'.
@@ -73,10 +71,8 @@ class Shuffle(Step):
         return backend.reduce(dealing.words(1, "g", self.shape, self.bits) - moved, self.bits)
 
     def run(self, session: Session, v: Additive) -> Shuffled:
-        v = v.at_bits(session.backend, self.value_bits)
-        return (
-            self._run_0(session, v.words) if session.party == 0 else self._run_1(session, v.words)
-        )
+        words = v.at_bits(session.backend, self.value_bits).words
+        return (self._run_1 if session.party else self._run_0)(session, words)
 
     def _run_0(self, session: Session, v: Words) -> Shuffled:
         backend, (rows, n) = session.backend, self.shape

@@ -21,8 +21,7 @@ from gpumpc.ring.backend import Backend, Words, lane_bytes, packed_bytes
 from gpumpc.session import Session, Xor
 from gpumpc.shares import Additive
 
-# A pass fails, and the whole selection is repeated under a new shuffle, with at most this
-# probability.
+# At most this likely, a pass fails and the whole selection is repeated under a new shuffle.
 FAILURE = 1e-4
 _SAMPLES = (16, 24, 32, 48, 64, 96)
 _MAX_RANK = 24
@@ -50,11 +49,8 @@ class OpenedSign:
         tree = self.comparison
         if not self.n:
             return Cost()
-        return Cost.both_ways(
-            1 + tree.rounds,
-            lane_bytes(self.n, tree.opened_bits + 1),
-            lane_bytes(self.n, tree.dealt_bits + 1),
-        )
+        sent, dealt = (lane_bytes(self.n, bits + 1) for bits in (tree.opened_bits, tree.dealt_bits))
+        return Cost.both_ways(1 + tree.rounds, sent, dealt)
 
     def deal(self, dealing: Dealing, rho: Words) -> None:
         if not self.n:
@@ -82,9 +78,7 @@ class OpenedSign:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One thinning of n keys a row: the `rank`-th smallest of a sample is the pivot, at most `cap`
-    keys stay.
-    """
+    """Keeps at most `cap` of n keys a row: those up to the `rank`-th smallest of a sample."""
 
     n: int
     sample: int
@@ -94,9 +88,7 @@ class Pass:
 
 @functools.lru_cache(maxsize=256)
 def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
-    """The passes before all remaining keys are compared with all; each is the cheapest, the passes
-    that follow it estimated.
-    """
+    """The passes before all pairs are compared, each the cheapest by an estimate of the rest."""
     options = [
         Pass(n, sample, rank, cap)
         for sample in _SAMPLES
@@ -159,9 +151,8 @@ class TopK(Step):
             self._pairs(p.sample).deal(dealing, self._differences(backend, r, p.sample))
             dealing.at(f"{self.name}/pass{number}")
             pivot_mask = dealing.sum_words("R*", (rows, 1), self.bits)
-            OpenedSign(rows * p.n, self.bits).deal(
-                dealing, backend.reduce(r - pivot_mask, self.bits)
-            )
+            less_pivot = backend.reduce(r - pivot_mask, self.bits)
+            OpenedSign(rows * p.n, self.bits).deal(dealing, less_pivot)
             r = dealing.sum_words("r'", (rows, p.cap), self.bits)
         dealing.at(f"{self.name}/last")
         self._pairs(r.shape[1]).deal(dealing, self._differences(backend, r, r.shape[1]))
@@ -193,11 +184,8 @@ class TopK(Step):
         coin = hashlib.sha256(backend.download(w).tobytes()).digest()
         kept = selection.survivors(below, pivots, self.k, p.cap, coin)
         if kept is None:
-            raise SelectionFailed(
-                "a search met an unlucky sample",
-                f"it happens less than once in {1 / FAILURE:g} searches",
-                "ask again",
-            )
+            why = f"it happens less than once in {1 / FAILURE:g} searches"
+            raise SelectionFailed("a search met an unlucky sample", why, "ask again")
         return kept
 
     def _order(self, session: Session, opened: Words, m: int) -> selection.Index:

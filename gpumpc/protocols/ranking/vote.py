@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import operator
 
 from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
@@ -41,10 +42,8 @@ class LabelledKeys(Step):
 
     def run(self, session: Session, v: Additive, labels: Additive) -> Additive:
         backend = session.backend
-        labels = labels.at_bits(backend, self.bits)
-        words = (
-            self._shifted(backend, v.at_bits(backend, self.value_bits).words) + labels.words[None]
-        )
+        labels, v = labels.at_bits(backend, self.bits), v.at_bits(backend, self.value_bits)
+        words = self._shifted(backend, v.words) + labels.words[None]
         if session.party == 0:
             words = words + self._ids(backend)
         return Additive(backend.reduce(words, self.bits), self.bits, owner=v.owner)
@@ -103,20 +102,17 @@ class Equality:
     @property
     def dealt_bits(self) -> int:
         """Bits an element corrected."""
-        return sum((1 << high - low) - 1 for low, high in itertools.pairwise(self.edges)) + len(
-            self._subsets
-        )
+        tables = sum((1 << high - low) - 1 for low, high in itertools.pairwise(self.edges))
+        return tables + len(self._subsets)
 
     def deal(self, dealing: Dealing, r_planes: Lanes, n: int) -> None:
         for i, digit in enumerate(self._digits):
-            dealing.deal_lanes(
-                f"eq.table{i}", dealing.backend.thermometer(r_planes[None, digit])[0], n
-            )
+            [table] = dealing.backend.thermometer(r_planes[None, digit])
+            dealing.deal_lanes(f"eq.table{i}", table, n)
         if self.rounds:
             masks = dealing.xor_lanes("eq.masks", len(self._digits), n)
-            dealing.deal_lanes(
-                "eq.products", dealing.backend.mask_products(masks[None], self._subsets)[0], n
-            )
+            [products] = dealing.backend.mask_products(masks[None], self._subsets)
+            dealing.deal_lanes("eq.products", products, n)
 
     def run(self, session: Session, y_planes: Lanes, n: int) -> Lanes:
         """A share of [y = r], (n_lanes,); `y_planes` are the planes of y."""
@@ -138,14 +134,11 @@ class Equality:
         shares = {(i,): masks[i] for i in digits} | dict(zip(self._subsets, dealt, strict=True))
         terms = []
         for subset, share in shares.items():
-            terms.append(
-                functools.reduce(
-                    lambda a, b: a & b, (opened[i] for i in digits if i not in subset), share
-                )
-            )
+            outside = (opened[i] for i in digits if i not in subset)
+            terms.append(functools.reduce(operator.and_, outside, share))
         if session.party == 0:
-            terms.append(functools.reduce(lambda a, b: a & b, opened))
-        return functools.reduce(lambda a, b: a ^ b, terms)
+            terms.append(functools.reduce(operator.and_, opened))
+        return functools.reduce(operator.xor, terms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,10 +161,9 @@ class Vote(Step):
 
     def __post_init__(self) -> None:
         if not 1 <= self.label_bits <= MAX_LABEL_BITS:
+            why = f"1 to {MAX_LABEL_BITS} bits can"
             raise PlanError(
-                f"labels of {self.label_bits} bits cannot vote",
-                f"1 to {MAX_LABEL_BITS} bits can",
-                "use fewer classes",
+                f"labels of {self.label_bits} bits cannot vote", why, "use fewer classes"
             )
 
     @property
@@ -222,9 +214,8 @@ class Vote(Step):
         """Shares of the number of others with the same label, (Q, k)."""
         backend, n = session.backend, self._pairs
         [y] = session.open_many(session.masked(labels, "r", self.label_bits))
-        equal = self._equality.run(
-            session, backend.to_planes(self._differences(backend, y), self.label_bits), n
-        )
+        planes = backend.to_planes(self._differences(backend, y), self.label_bits)
+        equal = self._equality.run(session, planes, n)
         t = session.dealt_words("t", (n,), self._count_bits)
         [opened] = session.open_many(Xor((equal ^ session.lanes("t'", 1, n)[0])[None], n))
         # e = c + (1 - 2c) t
@@ -235,22 +226,17 @@ class Vote(Step):
         return backend.reduce(self._summed(backend, e.reshape(self.shape[0], -1)), self._count_bits)
 
     def _differences(self, backend: Backend, words: Words) -> Words:
-        left, right = (
-            selection.repeat_rows(side, self.shape[0]) for side in selection.pairs(self.shape[1])
-        )
-        return backend.reduce(
-            backend.gather(words, left) - backend.gather(words, right), self.label_bits
-        )
+        indices = (selection.repeat_rows(i, self.shape[0]) for i in selection.pairs(self.shape[1]))
+        left, right = (backend.gather(words, index) for index in indices)
+        return backend.reduce(left - right, self.label_bits)
 
     def _summed(self, backend: Backend, pairs: Words) -> Words:
         """(Q, pairs) -> (Q, k): each one's sum over the pairs it is in."""
         left, right = (side.tolist() for side in selection.pairs(self.shape[1]))
-        members = [
-            [p for p, pair in enumerate(zip(left, right, strict=True)) if i in pair]
-            for i in range(self.shape[1])
-        ]
+        both = list(zip(left, right, strict=True))
+        members = [[p for p, pair in enumerate(both) if i in pair] for i in range(self.shape[1])]
         columns = (backend.take(pairs, column, 1) for column in zip(*members, strict=True))
-        return functools.reduce(lambda a, b: a + b, columns)
+        return functools.reduce(operator.add, columns)
 
     def plain(self, clear: Clear, keys: Words) -> Words:
         backend = clear.backend
@@ -258,16 +244,11 @@ class Vote(Step):
         if not self._pairs:
             return labels[:, 0]
         # Of numbers from 0, zero alone is negative once one is taken away.
-        differences = self._differences(backend, labels)
-        e = backend.from_bit(
-            backend.bit(backend.add_constant(differences, -1, 64), 63), differences.shape
-        )
-        counts = self._summed(backend, e)
+        less_one = backend.add_constant(self._differences(backend, labels), -1, 64)
+        counts = self._summed(backend, backend.from_bit(backend.bit(less_one, 63), less_one.shape))
         best, winner = counts[:, 0], labels[:, 0]
         for i in range(1, self.shape[1]):
             more = backend.bit(best - counts[:, i], 63)
-            best, winner = (
-                backend.select(more, counts[:, i], best),
-                backend.select(more, labels[:, i], winner),
-            )
+            best = backend.select(more, counts[:, i], best)
+            winner = backend.select(more, labels[:, i], winner)
         return winner

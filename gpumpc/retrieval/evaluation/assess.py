@@ -7,14 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import BadShape, BadValue
-from gpumpc.retrieval.evaluation.metrics import (
-    average_precision_at_k,
-    bootstrap,
-    majority_vote,
-    precision_at_k,
-    recall_at_k,
-    relevance,
-)
+from gpumpc.retrieval.evaluation import metrics
 
 Metric = Literal["cosine", "l2"]
 Floats = npt.NDArray[np.float64]
@@ -82,22 +75,21 @@ def assess(
     for order in _rankings(gallery.features, asked.features, metric, itself=queries is None):
         rows = slice(start, start + len(order))
         found = names[order]
-        relevant, totals = relevance(labels[rows], found), n_relevant[rows]
+        relevant, totals = metrics.relevance(labels[rows], found), n_relevant[rows]
         for title, values in _per_query(relevant, totals, ks).items():
             columns.setdefault(title, []).append(values)
-        hits = majority_vote(found[:, :vote]) == labels[rows]
+        hits = metrics.majority_vote(found[:, :vote]) == labels[rows]
         columns.setdefault(_vote_title(vote), []).append(hits.astype(np.float64))
         start += len(order)
-    return [
-        _figure(title, np.concatenate(parts), asked.sources) for title, parts in columns.items()
-    ]
+    whole = ((title, np.concatenate(parts)) for title, parts in columns.items())
+    return [_figure(title, values, asked.sources) for title, values in whole]
 
 
 def _check(gallery: Labelled, asked: Labelled, depths: Sequence[int], n_ranks: int) -> None:
     if gallery.features.shape[1:] != asked.features.shape[1:]:
+        here, there = gallery.features.shape[1], asked.features.shape[1]
         raise BadShape(
-            f"{gallery.features.shape[1]} features an item in the gallery, "
-            f"{asked.features.shape[1]} in the queries",
+            f"{here} features an item in the gallery, {there} in the queries",
             "they come from two networks or two layers",
             "extract both with one plan",
         )
@@ -116,23 +108,18 @@ def _per_query(
     figures: dict[tuple[str, str, str], Floats] = {}
     for k in ks:
         title = f"precision_at_{k}", f"P@{k}", f"relevant among the first {k}, over {k}"
-        figures[title] = precision_at_k(relevant, k)
+        figures[title] = metrics.precision_at_k(relevant, k)
     for k in ks:
-        title = (
-            f"recall_at_{k}",
-            f"recall@{k}",
-            f"relevant among the first {k}, over all relevant of the gallery",
-        )
-        figures[title] = recall_at_k(relevant, totals, k)
+        definition = f"relevant among the first {k}, over all relevant of the gallery"
+        title = f"recall_at_{k}", f"recall@{k}", definition
+        figures[title] = metrics.recall_at_k(relevant, totals, k)
     for k in ks:
-        title = (
-            f"map_at_{k}",
-            f"mAP@{k}",
-            f"sum of P@i over relevant i up to {k}, over min({k}, relevant)",
+        definition = f"sum of P@i over relevant i up to {k}, over min({k}, relevant)"
+        figures[f"map_at_{k}", f"mAP@{k}", definition] = metrics.average_precision_at_k(
+            relevant, totals, k
         )
-        figures[title] = average_precision_at_k(relevant, totals, k)
     whole = "map", "mAP", "sum of P@i over relevant i, over relevant"
-    return {**figures, whole: average_precision_at_k(relevant, totals, relevant.shape[1])}
+    return {**figures, whole: metrics.average_precision_at_k(relevant, totals, relevant.shape[1])}
 
 
 def _vote_title(vote: int) -> tuple[str, str, str]:
@@ -143,7 +130,7 @@ def _vote_title(vote: int) -> tuple[str, str, str]:
 def _figure(title: tuple[str, str, str], values: Floats, sources: Sequence[str]) -> Figure:
     if sources and len(set(sources)) < 2:
         return Figure(*title, float(values.mean()), None, None)
-    return Figure(*title, *bootstrap(values, sources or None, level=LEVEL))
+    return Figure(*title, *metrics.bootstrap(values, sources or None, level=LEVEL))
 
 
 def _rankings(
@@ -164,17 +151,12 @@ def _rankings(
 
 
 def _distances(gallery: Floats, queries: Floats) -> Floats:
-    """`|q - g|^2 - |q|^2`, which ranks like the distance; on directions, like one minus the
-    cosine.
-    """
+    """`|q - g|^2 - |q|^2`, which ranks like the distance; on directions, like 1 - cosine."""
     with np.errstate(over="ignore", invalid="ignore"):
         distances = np.asarray((gallery * gallery).sum(axis=1) - 2.0 * (queries @ gallery.T))
     if not np.isfinite(distances).all():
-        raise BadValue(
-            "the features are too large to be compared",
-            "their squares leave float64",
-            "scale them down",
-        )
+        why = "their squares leave float64"
+        raise BadValue("the features are too large to be compared", why, "scale them down")
     return distances
 
 
@@ -182,12 +164,8 @@ def _directions(values: Floats, what: str) -> Floats:
     """Rows of length 1; scaled first, so that no square leaves float64."""
     largest = np.abs(values).max(axis=1, keepdims=True)
     if not largest.all():
-        why = (
-            f"item {int(np.flatnonzero(largest[:, 0] == 0)[0])} of the {what} is all zeros and "
-            "has no direction"
-        )
-        raise BadValue(
-            "the cosine is not defined", why, "use the metric l2, or leave that item out"
-        )
+        item = int(np.flatnonzero(largest[:, 0] == 0)[0])
+        why = f"item {item} of the {what} is all zeros and has no direction"
+        raise BadValue("the cosine is not defined", why, "use the metric l2, or leave it out")
     scaled = values / largest
     return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))

@@ -39,6 +39,7 @@ _HEADER = re.compile(
     + _SIZES
     + rb")\), \}\s*"
 )
+_AGAIN = "write it again with `gpumpc extract --out`"
 _ITEM, _FILE = "item", "file"
 # No clock in the archive: the same features give the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -58,13 +59,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Features(NamedTuple):
-    """Features of items or files.
-
-    Attributes:
-        features: (N, d), finite.
-        items: (N,) ids.
-        files: (N,) names of files; empty where they are not known.
-    """
+    """Finite features (N, d), N ids of items, and N names of files (none where not known)."""
 
     features: Floats
     items: tuple[str, ...]
@@ -124,10 +119,8 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
     """
     suffix = check_name(path)
     if not path.exists():
-        raise MissingFile(
-            f"there is no file {path}",
-            hint="write one with `gpumpc extract --out`, or correct the path",
-        )
+        hint = "write one with `gpumpc extract --out`, or correct the path"
+        raise MissingFile(f"there is no file {path}", hint=hint)
     if not path.is_file():
         raise _unusable(path, "it is not a plain file")
     try:
@@ -146,25 +139,21 @@ def check_name(path: Path) -> str:
     """Its suffix. Raises ConfigError for one that names no format of features files."""
     if path.suffix not in SUFFIXES:
         why = f"its name ends in '{path.suffix}', which says nothing about the format"
-        raise ConfigError(
-            f"{path} cannot be the name of a features file", why, f"use {' or '.join(SUFFIXES)}"
-        )
+        hint = f"use {' or '.join(SUFFIXES)}"
+        raise ConfigError(f"{path} cannot be the name of a features file", why, hint)
     return path.suffix
 
 
 def _unusable(path: Path, why: str) -> BadValue:
-    return BadValue(
-        f"{path} is not a usable features file", why, "write it again with `gpumpc extract --out`"
-    )
+    return BadValue(f"{path} is not a usable features file", why, _AGAIN)
 
 
 def _numbers(path: Path, values: npt.ArrayLike) -> Floats:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadValue(
-            f"the features for {path} are not an array of numbers", str(error), "pass a float array"
-        ) from error
+        what = f"the features for {path} are not an array of numbers"
+        raise BadValue(what, str(error), "pass a float array") from error
 
 
 def _texts(names: Iterable[str]) -> tuple[str, ...]:
@@ -174,31 +163,23 @@ def _texts(names: Iterable[str]) -> tuple[str, ...]:
 
 def _checked(path: Path, found: Features) -> Features:
     values, items, files = found
-    if (
-        values.ndim != 2
-        or not values.size
-        or len(items) != len(values)
-        or len(files) not in (0, len(items))
-    ):
+    fits = len(items) == len(values) and len(files) in (0, len(items))
+    if values.ndim != 2 or not values.size or not fits:
         raise BadShape(
-            f"features of shape {values.shape} with {len(items)} items and {len(files)} files for "
-            f"{path}",
+            f"features {values.shape} with {len(items)} items and {len(files)} files for {path}",
             "a features file holds (N, d) numbers, N items and N files or none",
-            "write it again with `gpumpc extract --out`",
+            _AGAIN,
         )
     if not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         raise BadValue(
-            f"{len(rows)} of {len(values)} items in {path} have NaN or infinity among their "
-            "features",
+            f"{len(rows)} of {len(values)} items in {path} have NaN or infinity as features",
             f"the first is '{items[rows[0]]}'",
             "extract them again",
         )
     for name in (*items, *files):
         if len(name) > MAX_NAME or "\0" in name:
-            raise _unusable(
-                path, f"a name is longer than {MAX_NAME} characters or holds a zero byte"
-            )
+            raise _unusable(path, f"a name has over {MAX_NAME} characters or holds a zero byte")
     return found
 
 
@@ -206,17 +187,14 @@ def _checked(path: Path, found: Features) -> Features:
 
 
 def _write_npz(file: IO[bytes], table: Features) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "features": table.features,
-        "items": np.array(table.items),
-    }
+    arrays: dict[str, npt.NDArray[Any]] = {"features": table.features}
+    arrays["items"] = np.array(table.items)
     if table.files:
         arrays["files"] = np.array(table.files)
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(
-                zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True
-            ) as stream:
+            member = zipfile.ZipInfo(f"{name}.npy", _DATE)
+            with archive.open(member, "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
@@ -225,32 +203,25 @@ def _read_npz(path: Path, file: IO[bytes], max_bytes: int) -> Features:
         members = archive.infolist()
         # The sizes are the archive's own claims; zipfile reads no byte beyond them.
         if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > max_bytes:
-            raise _unusable(
-                path, f"it unpacks to more than {max_bytes} bytes or {MAX_MEMBERS} arrays"
-            )
+            why = f"it unpacks to more than {max_bytes} bytes or {MAX_MEMBERS} arrays"
+            raise _unusable(path, why)
         names = {member.filename for member in members}
         if missing := {"features.npy", "items.npy"} - names:
             raise _unusable(path, f"it has no array '{min(missing).removesuffix('.npy')}'")
         features = _member(path, archive, "features", "fiu").astype(np.float64)
         items = _member(path, archive, "items", "U")
-        files = (
-            _member(path, archive, "files", "U")
-            if "files.npy" in names
-            else np.empty(0, dtype=np.str_)
-        )
+        has_files = "files.npy" in names
+        files = _member(path, archive, "files", "U") if has_files else np.empty(0, dtype=np.str_)
     if items.ndim != 1 or files.ndim != 1:
-        raise BadShape(
-            f"items of shape {items.shape}, files of shape {files.shape} in {path}",
-            hint="use one axis",
-        )
+        what = f"items of shape {items.shape}, files of shape {files.shape} in {path}"
+        raise BadShape(what, hint="use one axis")
     return Features(features, _strict(items), _strict(files))
 
 
 def _strict(names: npt.NDArray[Any]) -> tuple[str, ...]:
     """The names. Raises ValueError for code points that are not text, which NumPy lets pass."""
-    codes = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))[:, None].view(
-        np.uint32
-    )
+    native = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))
+    codes = native[:, None].view(np.uint32)
     if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
         raise ValueError("a name is not text")
     return tuple(names.tolist())
@@ -353,17 +324,13 @@ def opened_text(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Iterato
     if not path.exists():
         raise MissingFile(f"there is no file {path}", hint=f"give {what}")
     if not path.is_file() or path.stat().st_size > max_bytes:
-        raise BadValue(
-            f"{path} cannot be {what}",
-            f"it is not a plain file of up to {max_bytes} bytes",
-            f"give {what}",
-        )
+        why = f"it is not a plain file of up to {max_bytes} bytes"
+        raise BadValue(f"{path} cannot be {what}", why, f"give {what}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
             yield text
     except OSError as error:
         raise file_error(f"{path} cannot be read", error) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadValue(
-            f"{path} is not a table of text", str(error), f"give {what}, in UTF-8"
-        ) from error
+        hint = f"give {what}, in UTF-8"
+        raise BadValue(f"{path} is not a table of text", str(error), hint) from error

@@ -19,13 +19,7 @@ PARTS = {"train": True, "gallery": True, "test": False, "query": False}
 
 
 class Label(NamedTuple):
-    """One line.
-
-    Attributes:
-        label: the class.
-        source: origin of the image; empty if unknown.
-        train: whether it belongs to the gallery; None if unknown.
-    """
+    """One line: the class, the origin (empty if unknown), whether in the gallery (None)."""
 
     label: str
     source: str = ""
@@ -41,9 +35,8 @@ class Labels:
         for name, label in rows:
             for key in (name, os.path.abspath(path.parent / name)):
                 if self._by_name.setdefault(key, label) != label:
-                    raise BadValue(
-                        f"{path} says two things of '{name}'", hint="leave one line a file"
-                    )
+                    hint = "leave one line a file"
+                    raise BadValue(f"{path} says two things of '{name}'", hint=hint)
 
     def __len__(self) -> int:
         return len({id(label) for label in self._by_name.values()})
@@ -60,20 +53,17 @@ class Labels:
         """
         places = files or [""] * len(items)
         found = [self.find(place, item) for item, place in zip(items, places, strict=True)]
-        lost = [
-            place or item
-            for item, place, label in zip(items, places, found, strict=True)
-            if label is None
-        ]
-        if lost:
+        labels = [label for label in found if label is not None]
+        if len(labels) < len(found):
+            lost = found.index(None)
             raise BadValue(
-                f"{len(lost)} of {len(items)} items have no label in {self.path}",
-                f"the first is '{lost[0]}', and the table begins with "
+                f"{found.count(None)} of {len(items)} items have no label in {self.path}",
+                f"the first is '{places[lost] or items[lost]}', and the table begins with "
                 f"'{next(iter(self._by_name), '')}'",
                 "write names in the column 'file' as in the features file, or paths from the "
                 "table's folder",
             )
-        return [label for label in found if label is not None]
+        return labels
 
 
 def read_labels(path: Path) -> Labels:
@@ -93,28 +83,19 @@ def _rows(path: Path, text: IO[str]) -> list[tuple[str, Label]]:
     lines = csv_rows(path, text)
     _, header = next(lines, (0, []))
     if not {"file", "label"} <= set(header):
-        raise BadValue(
-            f"{path} is not a table of labels",
-            "its first line names no columns file and label",
-            f"use {','.join(COLUMNS)}",
-        )
+        why = "its first line names no columns file and label"
+        raise BadValue(f"{path} is not a table of labels", why, f"use {','.join(COLUMNS)}")
     at = {name: header.index(name) for name in COLUMNS if name in header}
     rows = []
     for line, cells in lines:
         row = {name: cells[index].strip() for name, index in at.items()}
         part = row.get("part", "")
         if not row["file"] or not row["label"]:
-            raise BadValue(
-                f"line {line} of {path} has no file or no label", "its cell is empty", "fill it in"
-            )
+            raise BadValue(f"line {line} of {path} has no file or no label", hint="fill it in")
         if part and part not in PARTS:
-            raise BadValue(
-                f"line {line} of {path} has the part '{part}'",
-                hint=f"use {', '.join(PARTS)}, or leave it empty",
-            )
-        rows.append(
-            (row["file"], Label(row["label"], row.get("source", ""), PARTS[part] if part else None))
-        )
+            hint = f"use {', '.join(PARTS)}, or leave it empty"
+            raise BadValue(f"line {line} of {path} has the part '{part}'", hint=hint)
+        rows.append((row["file"], Label(row["label"], row.get("source", ""), PARTS.get(part))))
     if not rows:
         raise BadValue(f"{path} has no line below its first", hint="write one line a file")
     return rows

@@ -5,7 +5,6 @@ array of the same order: whether the item found at that rank has the query's lab
 """
 
 import hashlib
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -47,18 +46,14 @@ def precision_at_k(relevant: npt.ArrayLike, k: int) -> Floats:
 
 
 def recall_at_k(relevant: npt.ArrayLike, n_relevant: npt.ArrayLike, k: int) -> Floats:
-    """Relevant items among the first k, over all `n_relevant` (Q,) of the gallery; 0 where there
-    are none. (Q,).
-    """
+    """Relevant items among the first k, over all `n_relevant` (Q,); (Q,), 0 where none is."""
     hits = _ranked(relevant, k)[:, :k].sum(axis=1)
     totals = _totals(n_relevant, len(hits))
     return np.asarray(hits / np.maximum(totals, 1))
 
 
 def average_precision_at_k(relevant: npt.ArrayLike, n_relevant: npt.ArrayLike, k: int) -> Floats:
-    """`AP@k = sum of P@i over relevant ranks i <= k / min(k, n_relevant)`; (Q,), 0 where nothing is
-    relevant.
-    """
+    """`AP@k = sum of P@i over relevant ranks i <= k / min(k, n_relevant)`; (Q,), 0 for none."""
     hits = _ranked(relevant, k)[:, :k]
     totals = _totals(n_relevant, len(hits))
     precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
@@ -81,21 +76,14 @@ def overlap_at_k(first: npt.ArrayLike, second: npt.ArrayLike, k: int) -> Floats:
     one, other = _ranking(first, k), _ranking(second, k)
     if len(one) != len(other):
         raise BadShape(
-            f"rankings of {len(one)} and of {len(other)} queries",
-            hint="rank the same queries both times",
+            f"rankings of {len(one)} and {len(other)} queries", hint="rank the same queries"
         )
-    return np.array(
-        [
-            len(set(a) & set(b)) / k
-            for a, b in zip(one[:, :k].tolist(), other[:, :k].tolist(), strict=True)
-        ]
-    )
+    rows = zip(one[:, :k].tolist(), other[:, :k].tolist(), strict=True)
+    return np.array([len(set(a) & set(b)) / k for a, b in rows])
 
 
 def majority_vote(neighbour_labels: npt.ArrayLike) -> npt.NDArray[np.generic]:
-    """The commonest label of each row of (Q, k) labels, nearest first; of equals, the one whose
-    first is nearest.
-    """
+    """The commonest label of each row of (Q, k), nearest first; on ties the nearest one's."""
     rows = _ranking(neighbour_labels, 1)
     counts = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
     # argmax takes the first of equals, and the first belongs to the nearest.
@@ -107,8 +95,7 @@ def accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     right, guess = np.asarray(labels), np.asarray(predicted)
     if right.shape != guess.shape or right.size == 0:
         raise BadShape(
-            f"labels {right.shape} and predictions {guess.shape}",
-            hint="pass as many of one as of the other",
+            f"labels {right.shape} and predictions {guess.shape}", hint="pass as many of both"
         )
     return float((right == guess).mean())
 
@@ -128,8 +115,7 @@ def bootstrap(
         groups: (Q,) names of sources. Images of one source are not independent samples, so whole
             groups are drawn.
         level: probability of the interval.
-        n_resamples: how many samples are drawn.
-        seed: names the cipher stream that draws them.
+        seed: names the cipher stream that draws the samples.
 
     Raises:
         BadShape: no values, or groups that do not match them.
@@ -149,23 +135,17 @@ def bootstrap(
 def _check_sample(figures: Floats, names: npt.NDArray[np.generic], level: float) -> None:
     if figures.ndim != 1 or figures.size == 0 or names.shape != figures.shape:
         raise BadShape(
-            f"{figures.shape} values in {names.shape} groups",
-            hint="pass one value, and one group, a query",
+            f"{figures.shape} values in {names.shape} groups", hint="pass one of each a query"
         )
     if not np.isfinite(figures).all() or not 0 < level < 1:
-        raise BadValue(
-            "the sample or the level cannot be used",
-            "NaN, infinity, or a level outside (0, 1)",
-            "clean it",
-        )
+        why = "it holds NaN or infinity, or the level is outside (0, 1)"
+        raise BadValue("the sample or the level cannot be used", why, "clean it")
 
 
 def _indices(seed: bytes, n_rows: int, n_cols: int) -> npt.NDArray[np.int64]:
-    """Uniform indices below n_cols, (n_rows, n_cols): 64 random bits modulo n_cols, biased by less
-    than 2^-40.
-    """
+    """Indices (n_rows, n_cols) below n_cols: 64 random bits modulo n_cols, bias below 2^-40."""
     key = hashlib.sha256(seed).digest()
-    words = expand("chacha20", key, 8 * math.prod((n_rows, n_cols))).view("<u8")
+    words = expand("chacha20", key, 8 * n_rows * n_cols).view("<u8")
     return np.asarray((words % np.uint64(n_cols)).astype(np.int64).reshape(n_rows, n_cols))
 
 

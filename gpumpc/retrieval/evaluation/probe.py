@@ -15,8 +15,7 @@ from gpumpc.errors import BadShape, BadValue
 
 NEWTON_STEPS = 200
 CG_STEPS = 500
-# Newton stops where the quadratic model promises less than this part of the objective at zero
-# weights.
+# Newton stops where its model promises less than this part of the objective at zero weights.
 TOLERANCE = 1e-12
 # A step is halved until it brings at least this part of the descent that its slope promises.
 ARMIJO, HALVINGS = 1e-4, 40
@@ -25,13 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Head(NamedTuple):
-    """Logits are `features @ weight + bias`.
-
-    Attributes:
-        classes: C names, sorted.
-        weight: (d, C).
-        bias: (C,).
-    """
+    """Logits of C sorted class names: `features @ weight + bias`; weight (d, C), bias (C,)."""
 
     classes: tuple[str, ...]
     weight: Floats
@@ -47,8 +40,7 @@ class Head(NamedTuple):
 
 
 def train_head(features: npt.ArrayLike, labels: npt.ArrayLike, *, l2: float = 1.0) -> Head:
-    """The head that minimises `sum of -log p(label) + l2 / 2 * |weight|^2`; the bias is not
-    penalised.
+    """The head that minimises `sum of -log p(label) + l2 / 2 * |weight|^2` (no bias in it).
 
     Args:
         features: (N, d). A feature that never varies gets weight 0.
@@ -77,25 +69,20 @@ def _checked(
     try:
         x, names = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.str_)
     except (TypeError, ValueError) as error:
-        raise BadValue(
-            "the features are not an array of numbers", str(error), "pass (N, d) floats and N names"
-        ) from error
+        hint = "pass (N, d) floats and N names"
+        raise BadValue("the features are not an array of numbers", str(error), hint) from error
     if x.ndim != 2 or not x.size or names.shape != x.shape[:1]:
-        raise BadShape(
-            f"features {x.shape} with labels {names.shape}",
-            hint="pass (N, d) features and (N,) labels",
-        )
+        hint = "pass (N, d) features and (N,) labels"
+        raise BadShape(f"features {x.shape} with labels {names.shape}", hint=hint)
     if not np.isfinite(x).all():
         raise BadValue("the features contain NaN or infinity", hint="extract them again")
     if not (np.isfinite(l2) and l2 > 0):
-        raise BadValue(
-            f"a penalty of {l2}", "without one there may be no minimum", "use a positive l2"
-        )
+        why = "without one there may be no minimum"
+        raise BadValue(f"a penalty of {l2}", why, "use a positive l2")
     classes, index = np.unique(names, return_inverse=True)
     if len(classes) < 2:
-        raise BadValue(
-            f"all labels are '{classes[0]}'", "there is nothing to tell apart", "add another class"
-        )
+        why = "there is nothing to tell apart"
+        raise BadValue(f"all labels are '{classes[0]}'", why, "add another class")
     return x, classes, np.eye(len(classes))[index]
 
 

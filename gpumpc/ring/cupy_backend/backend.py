@@ -28,6 +28,5 @@ class CupyBackend(Fused):
         return self.uploaded(np.asarray(host, dtype=np.uint64))
 
     def download(self, words: Words | Operand) -> npt.NDArray[np.uint64]:
-        return self.device.download(
-            words.words if isinstance(words, Operand) else self.words(words)
-        )
+        plain = words.words if isinstance(words, Operand) else self.words(words)
+        return self.device.download(plain)

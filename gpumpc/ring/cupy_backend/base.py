@@ -29,16 +29,10 @@ def bit_mask(bits: int) -> int:
 
 
 def quad_blocks(n_bytes: int) -> int:
-    """Blocks of the kernels that write four bytes of a plane a thread, and count them in 32 bits.
-
-    Raises BadShape.
-    """
+    """Blocks of kernels that write four bytes of a plane a thread. Raises BadShape past 32 bits."""
     if n_bytes >= 4 << 32:
-        raise BadShape(
-            f"a plane of {n_bytes} bytes",
-            "kernels count them in fours, in 32 bits",
-            "use a smaller batch",
-        )
+        why = "kernels count them in fours, in 32 bits"
+        raise BadShape(f"a plane of {n_bytes} bytes", why, "use a smaller batch")
     return blocks_of(n_bytes, 4 * THREADS)
 
 
@@ -50,18 +44,12 @@ class Base:
         self.launch = Launcher(device)
 
     def words(self, value: DeviceArray | npt.NDArray[np.uint64]) -> DeviceArray:
-        """Contiguous words on the device; host arrays are copied there.
-
-        Raises InputError for another type.
-        """
+        """Contiguous words on the device, host arrays copied. Raises InputError for other types."""
         self.device.enter()
         array = value if self.device.owns(value) else self.uploaded(np.asarray(value))
         if array.dtype != np.uint64:
-            raise InputError(
-                f"an array of {array.dtype} was used as ring elements",
-                "they are uint64",
-                "convert it first",
-            )
+            what = f"an array of {array.dtype} was used as ring elements"
+            raise InputError(what, "they are uint64", "convert it first")
         return self.contiguous(array)
 
     def uploaded(self, host: npt.NDArray[np.generic]) -> DeviceArray:
@@ -109,11 +97,8 @@ class Base:
         """Raises BadShape unless all arrays have the first one's shape."""
         shapes = [tuple(array.shape) for array in arrays]
         if any(shape != shapes[0] for shape in shapes):
-            raise BadShape(
-                f"{what} was asked of shapes {shapes}",
-                "it works element by element",
-                "use arrays of one shape",
-            )
+            why, hint = "it works element by element", "use arrays of one shape"
+            raise BadShape(f"{what} was asked of shapes {shapes}", why, hint)
 
     def elementwise(
         self, name: str, inputs: Sequence[DeviceArray], out: DeviceArray, *scalars: int
@@ -133,15 +118,10 @@ class Base:
         words = self.words(words)
         if out is None:
             return self.elementwise(name, [words], self.new(words.shape), *scalars)
-        if (
-            not self.device.owns(out)
-            or out.dtype != np.uint64
-            or tuple(out.shape) != tuple(words.shape)
-        ):
-            raise BadShape(
-                f"'out' is not an array of {tuple(words.shape)} words of this device",
-                hint="pass one of the input's shape",
-            )
+        is_words = self.device.owns(out) and out.dtype == np.uint64
+        if not is_words or tuple(out.shape) != tuple(words.shape):
+            what = f"'out' is not an array of {tuple(words.shape)} words of this device"
+            raise BadShape(what, hint="pass one of the input's shape")
         if out.flags.c_contiguous:
             return self.elementwise(name, [words], out, *scalars)
         out[...] = self.elementwise(name, [words], self.new(words.shape), *scalars)

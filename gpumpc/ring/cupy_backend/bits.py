@@ -25,9 +25,7 @@ def key_words(key: bytes) -> list[int]:
 
 
 class Bits(Base):
-    """The contract's `Streams`, `WireForms` and `Bits` that are not fused, and leaves of
-    comparisons.
-    """
+    """The contract's `Streams`, `WireForms` and `Bits`, unless fused; leaves of comparisons."""
 
     # uniform values
 
@@ -99,19 +97,16 @@ class Bits(Base):
         """A lane of n elements. Raises BadShape for one of another number."""
         lane = self.words(lane)
         if tuple(lane.shape) != (n_lanes(n),):
-            raise BadShape(
-                f"a lane of shape {tuple(lane.shape)} was used for {n} elements",
-                hint=f"it has {n_lanes(n)} words",
-            )
+            what = f"a lane of shape {tuple(lane.shape)} was used for {n} elements"
+            raise BadShape(what, hint=f"it has {n_lanes(n)} words")
         return lane
 
     def rows_of_lanes(self, lanes: Lanes, n: int) -> Lanes:
         """Lanes of n elements a row. Raises BadShape for rows of another number."""
         lanes = self.words(lanes)
         if lanes.shape[1:] != (n_lanes(n),):
-            raise BadShape(
-                f"lanes {lanes.shape} of {n} elements", hint=f"a row has {n_lanes(n)} words"
-            )
+            hint = f"a row has {n_lanes(n)} words"
+            raise BadShape(f"lanes {lanes.shape} of {n} elements", hint=hint)
         return lanes
 
     def from_bit(self, lane: Lanes, shape: Sequence[int]) -> Words:
@@ -154,10 +149,8 @@ class Bits(Base):
         n_digits, width, lanes = planes.shape
         _check_width(width)
         if tables.shape != (n_digits, (1 << width) - 1, lanes) or below.shape != (lanes,):
-            raise BadShape(
-                f"tables {tables.shape} and a lane {below.shape} for digits {planes.shape}",
-                hint="make them fit",
-            )
+            what = f"tables {tables.shape} and a lane {below.shape} for digits {planes.shape}"
+            raise BadShape(what, hint="make them fit")
         lt, eq = self.new((n_digits, lanes)), self.new((n_digits, lanes))
         blocks = blocks_of(lanes, THREADS) * n_digits
         self.launch("lookup", blocks, tables, planes, below, lt, eq, lanes, width, n_digits)
@@ -166,8 +159,5 @@ class Bits(Base):
 
 def _check_width(width: int) -> None:
     if not 1 <= width <= MAX_DIGIT_BITS:
-        raise InputError(
-            f"a digit of {width} bits",
-            f"kernels hold up to {MAX_DIGIT_BITS}",
-            "cut the number into more digits",
-        )
+        why, hint = f"kernels hold up to {MAX_DIGIT_BITS}", "cut the number into more digits"
+        raise InputError(f"a digit of {width} bits", why, hint)

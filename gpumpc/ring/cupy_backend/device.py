@@ -1,5 +1,4 @@
-"""Memory, copies and launches: the interface of a device, and the GPU behind it. The only import of
-CuPy.
+"""Memory, copies and launches: the interface of a device, and the GPU behind it by CuPy.
 
 Each CupyDevice has a stream of its own: two servers and a dealer, or several batches, overlap when
 each has its own backend. The stream is ordered against CuPy's default stream, so array arithmetic
@@ -120,8 +119,7 @@ class CupyDevice:
             raise ConfigError(
                 f"the backend 'cupy' was asked for GPU {ordinal}",
                 f"this machine shows {available} of them",
-                "choose the backend 'numpy', or install gpumpc[cuda13] and its driver on a machine "
-                "with a GPU",
+                "choose the backend 'numpy', or install gpumpc[cuda13] where there is a GPU",
             )
         self._runtime = cupy.cuda.runtime
         self._ordinal, self._device = ordinal, cupy.cuda.Device(ordinal)
@@ -163,14 +161,8 @@ class CupyDevice:
     def upload(self, host: npt.NDArray[Any]) -> DeviceArray:
         buffer, array = self._page_locked(host), self.arrays.empty(host.shape, host.dtype)
         buffer[...] = host
-        runtime = self._runtime
-        runtime.memcpyAsync(
-            array.data.ptr,
-            buffer.ctypes.data,
-            buffer.nbytes,
-            runtime.memcpyHostToDevice,
-            self.stream.ptr,
-        )
+        places, kind = (array.data.ptr, buffer.ctypes.data), self._runtime.memcpyHostToDevice
+        self._runtime.memcpyAsync(*places, buffer.nbytes, kind, self.stream.ptr)
         with self._lock:
             self._uploads.append((self._recorded(), buffer))
             while self._uploads and self._uploads[0][0].done:
@@ -181,14 +173,8 @@ class CupyDevice:
     def download(self, array: DeviceArray) -> npt.NDArray[Any]:
         source = self.arrays.ascontiguousarray(array)
         buffer = self._page_locked(source)
-        runtime = self._runtime
-        runtime.memcpyAsync(
-            buffer.ctypes.data,
-            source.data.ptr,
-            buffer.nbytes,
-            runtime.memcpyDeviceToHost,
-            self.stream.ptr,
-        )
+        places, kind = (buffer.ctypes.data, source.data.ptr), self._runtime.memcpyDeviceToHost
+        self._runtime.memcpyAsync(*places, buffer.nbytes, kind, self.stream.ptr)
         # Later work of other threads on this stream is not waited for.
         self._recorded().synchronize()
         return buffer
@@ -201,10 +187,8 @@ class CupyDevice:
         with self._lock:
             if kernel.name not in self._functions:
                 # A cubin, not PTX: a newer NVRTC writes PTX that an older driver refuses.
-                module = self.arrays.RawModule(
-                    path=str(kernels.cubin_path(kernel.file, self.architecture))
-                )
-                function = module.get_function(kernel.name)
+                path = kernels.cubin_path(kernel.file, self.architecture)
+                function = self.arrays.RawModule(path=str(path)).get_function(kernel.name)
                 if kernel.shared_bytes:
                     function.max_dynamic_shared_size_bytes = kernel.shared_bytes
                 self._functions[kernel.name] = function

@@ -1,6 +1,4 @@
-"""Arithmetic on words, element by element and along an axis: reductions, constants, signs, indices,
-windows.
-"""
+"""Arithmetic on words: reductions, constants, signs, indices, windows."""
 
 import math
 from collections.abc import Sequence
@@ -21,10 +19,8 @@ class Elementwise(Base):
         self, words: Words, k: int, shift: int, party: int, out: Words | None = None
     ) -> Words:
         if not 0 <= shift < 64 or k < shift:
-            raise InputError(
-                f"a share modulo 2^{k} cannot be shifted by {shift}",
-                hint="shift by fewer bits than it has",
-            )
+            hint = "shift by fewer bits than it has"
+            raise InputError(f"a share modulo 2^{k} cannot be shifted by {shift}", hint=hint)
         round_up = (1 << shift) - 1 if party == 0 else 0
         return self.elementwise_into(out, "truncate", words, round_up, bit_mask(k), shift)
 
@@ -46,10 +42,8 @@ class Elementwise(Base):
     def argmax_signed(self, words: Words) -> Words:
         words = self.words(words)
         if not words.shape or not words.shape[-1]:
-            raise BadShape(
-                f"the largest of no entries, in shape {tuple(words.shape)}",
-                hint="pass one entry at least",
-            )
+            what = f"the largest of no entries, in shape {tuple(words.shape)}"
+            raise BadShape(what, hint="pass one entry at least")
         out = self.new(words.shape[:-1])
         rows = math.prod(out.shape)
         self.launch("argmax_signed", blocks_of(rows, 8), words, out, rows, words.shape[-1])
@@ -77,9 +71,8 @@ class Elementwise(Base):
         rows, length = words.shape
         places = self._index(index, length)
         if len(places) != rows:
-            raise BadShape(
-                f"an index of {len(places)} rows for {rows} rows", hint="give every row its indices"
-            )
+            hint = "give every row its indices"
+            raise BadShape(f"an index of {len(places)} rows for {rows} rows", hint=hint)
         out = self.new(places.shape)
         return self.elementwise("gather", [words, places], out, length, max(1, places.shape[1]))
 
@@ -96,9 +89,8 @@ class Elementwise(Base):
         words = self.words(words)
         (b, h, w, c), (kh, kw), (sy, sx) = words.shape, window, stride
         if kh > h or kw > w:
-            raise BadShape(
-                f"a window {window} does not fit an image of {(h, w)}", hint="use a smaller window"
-            )
+            what = f"a window {window} does not fit an image of {(h, w)}"
+            raise BadShape(what, hint="use a smaller window")
         ho, wo = (h - kh) // sy + 1, (w - kw) // sx + 1
         out = self.new((b, ho, wo, c))
         n = math.prod(out.shape)

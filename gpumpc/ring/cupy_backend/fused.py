@@ -81,18 +81,8 @@ class Fused(Products, Bits, Elementwise):
             return self.reduce(words + uniform if sign > 0 else words - uniform, bits)
         n, out = math.prod(words.shape), self.new(words.shape)
         prg.check(key, n * size)
-        blocks = blocks_of(n * size, _STREAM_BYTES)
-        self.launch(
-            "mask_add",
-            blocks,
-            words,
-            out,
-            n,
-            size,
-            sign % (1 << 64),
-            bit_mask(bits),
-            *key_words(key),
-        )
+        blocks, scalars = blocks_of(n * size, _STREAM_BYTES), (n, size, sign % (1 << 64))
+        self.launch("mask_add", blocks, words, out, *scalars, bit_mask(bits), *key_words(key))
         return out
 
     def xor_uniform(self, lanes: Lanes, cipher: Cipher, key: bytes, n: int) -> Lanes:
@@ -109,9 +99,8 @@ class Fused(Products, Bits, Elementwise):
         words = self.words(words)
         n, out = math.prod(words.shape), self.new(words.shape)
         received = self.received(packed, packed_bytes(n, bits))
-        self.launch(
-            "add_packed", blocks_of(n, BLOCK), words, received, out, n, bits, bit_mask(bits)
-        )
+        arrays, scalars = (words, received, out), (n, bits, bit_mask(bits))
+        self.launch("add_packed", blocks_of(n, BLOCK), *arrays, *scalars)
         return out
 
     def combine(self, own: Words, theirs: memoryview, bits: int) -> Operand:
@@ -155,11 +144,9 @@ class Fused(Products, Bits, Elementwise):
         if node is None:
             return self._written_out(opened, masks, dealt, sums, products, party)
         fan_in, keep_eq = node
-        if masks.shape[1] != _factors(fan_in, keep_eq):
-            raise BadShape(
-                f"masks {masks.shape} of nodes with {_factors(fan_in, keep_eq)} factors",
-                hint="make them fit",
-            )
+        if masks.shape[1] != (factors := _factors(fan_in, keep_eq)):
+            what = f"masks {masks.shape} of nodes with {factors} factors"
+            raise BadShape(what, hint="make them fit")
         out = self.new((len(sums), nodes, lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
         scalars = lanes, nodes, fan_in, int(keep_eq), int(party == 0)
@@ -182,9 +169,8 @@ class Fused(Products, Bits, Elementwise):
         for terms in sums:
             total = self.zeros((len(masks), masks.shape[2]))
             for term, subset in ((whole, part) for whole in terms for part in _subsets(whole)):
-                factors = [opened[:, i] for i in term if i not in subset] + (
-                    [shares[subset]] if subset else []
-                )
+                factors = [opened[:, i] for i in term if i not in subset]
+                factors += [shares[subset]] if subset else []
                 if subset or party == 0:
                     total = total ^ functools.reduce(operator.and_, factors)
             totals.append(total[None])
@@ -194,10 +180,8 @@ class Fused(Products, Bits, Elementwise):
         masks = self.words(masks)
         (nodes, factors, lanes), node = masks.shape, node_of(None, products)
         if node is None or factors != _factors(*node):
-            columns = [
-                functools.reduce(operator.and_, (masks[:, i] for i in chosen))[:, None]
-                for chosen in products
-            ]
+            parts = ([masks[:, i] for i in chosen] for chosen in products)
+            columns = [functools.reduce(operator.and_, part)[:, None] for part in parts]
             return self.concat(columns, 1)
         found = self.new((nodes, len(products), lanes))
         blocks = blocks_of(lanes, THREADS) * nodes
@@ -211,9 +195,8 @@ class Fused(Products, Bits, Elementwise):
         self.same_shape("a lift", *candidates)
         n, row = candidates[0].size, n_lanes(candidates[0].size)
         if masks.shape != (len(candidates), row):
-            raise BadShape(
-                f"masks {masks.shape} of {len(candidates)} candidates of {n}", hint="make them fit"
-            )
+            what = f"masks {masks.shape} of {len(candidates)} candidates of {n}"
+            raise BadShape(what, hint="make them fit")
         tops, masked = self.new(masks.shape), self.new(masks.shape)
         lanes = [lane.view(np.uint32) for lane in (masks, tops, masked)]
         halves = 2 * row
@@ -235,19 +218,14 @@ class Fused(Products, Bits, Elementwise):
         candidates, products = [self.words(share) for share in shares], self.words(products)
         self.same_shape("a lift", *candidates)
         n = candidates[0].size
-        if products.shape != (len(candidates), n) or (lanes.choice is None) != (
-            len(candidates) == 1
-        ):
-            raise BadShape(
-                f"products {products.shape} of {len(candidates)} candidates of {n}",
-                hint="make them fit",
-            )
-        planes = [
-            self.words(plane) for plane in (lanes.tops, lanes.masks, lanes.masked, lanes.theirs)
-        ]
-        second, choice = (
-            (None, None) if lanes.choice is None else (candidates[1], self.words(lanes.choice))
-        )
+        is_chosen = lanes.choice is not None
+        if products.shape != (len(candidates), n) or is_chosen == (len(candidates) == 1):
+            what = f"products {products.shape} of {len(candidates)} candidates of {n}"
+            raise BadShape(what, hint="make them fit")
+        planes = map(self.words, (lanes.tops, lanes.masks, lanes.masked, lanes.theirs))
+        second = choice = None
+        if lanes.choice is not None:
+            second, choice = candidates[1], self.words(lanes.choice)
         out = self.new((n,))
         arrays = candidates[0], second, products, *planes, choice, out
         scalars = n, n_lanes(n), party, low, bit_mask(high)
@@ -285,26 +263,17 @@ def _nodes() -> dict[tuple[_Sums, tuple[Factors, ...]], tuple[int, bool]]:
         less = tuple((*range(j), n_eq + j - 1) for j in range(1, fan_in))
         equal = (tuple(range(fan_in)),)
         sums: _Sums = (less, equal) if keep_eq else (less,)
-        subsets = {
-            subset
-            for terms in sums
-            for term in terms
-            for subset in _subsets(term)
-            if len(subset) > 1
-        }
-        found[sums, tuple(sorted(subsets, key=lambda subset: (len(subset), subset)))] = (
-            fan_in,
-            keep_eq,
-        )
+        terms = itertools.chain.from_iterable(sums)
+        subsets = {subset for term in terms for subset in _subsets(term) if len(subset) > 1}
+        products = sorted(subsets, key=lambda subset: (len(subset), subset))
+        found[sums, tuple(products)] = fan_in, keep_eq
     return found
 
 
 def node_of(
     sums: Sequence[Sequence[Factors]] | None, products: Sequence[Factors]
 ) -> tuple[int, bool] | None:
-    """Which node of a tree these sums are, if any; without sums, the one whose products these
-    are.
-    """
+    """The node of a tree that these sums are, or without sums, whose products these are."""
     named = tuple(tuple(product) for product in products)
     if sums is None:
         return next((node for (_, theirs), node in _nodes().items() if theirs == named), None)

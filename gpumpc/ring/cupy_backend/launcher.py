@@ -1,6 +1,4 @@
-"""Launches with every argument checked against the kernel's own declaration, and counted by
-kernel.
-"""
+"""Launches with every argument checked against the kernel's declaration, and counted."""
 
 import collections
 
@@ -28,19 +26,13 @@ class Launcher:
         """Run a kernel; nothing happens where there are no blocks. Raises InputError, BadShape."""
         kernel = kernels.catalogue()[name]
         if len(arguments) != len(kernel.parameters):
-            raise InputError(
-                f"{name} takes {len(kernel.parameters)} arguments and got {len(arguments)}",
-                hint=_BUG,
-            )
-        checked = [
-            self._checked(name, *pair) for pair in zip(kernel.parameters, arguments, strict=True)
-        ]
+            what = f"{name} takes {len(kernel.parameters)} arguments and got {len(arguments)}"
+            raise InputError(what, hint=_BUG)
+        pairs = zip(kernel.parameters, arguments, strict=True)
+        checked = [self._checked(name, *pair) for pair in pairs]
         if blocks > MAX_BLOCKS:
-            raise BadShape(
-                f"{name} would need {blocks} blocks",
-                "a launch has fewer than 2^31",
-                "use a smaller batch",
-            )
+            why, hint = "a launch has fewer than 2^31", "use a smaller batch"
+            raise BadShape(f"{name} would need {blocks} blocks", why, hint)
         if blocks > 0:
             self.launched[name] += 1
             self.device.launch(kernel, blocks, checked)
@@ -62,12 +54,9 @@ class Launcher:
 
 def _scalar(where: str, dtype: np.dtype, value: object) -> np.generic:
     """A scalar of exactly this type: a kernel reads as many bytes as it declares."""
-    limits = np.iinfo(dtype)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or not limits.min <= int(value) <= limits.max
-    ):
-        raise InputError(f"{where} is not a number of type {dtype}", hint=_BUG)
-    scalar: np.generic = dtype.type(value)
-    return scalar
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        limits = np.iinfo(dtype)
+        if limits.min <= int(value) <= limits.max:
+            scalar: np.generic = dtype.type(value)
+            return scalar
+    raise InputError(f"{where} is not a number of type {dtype}", hint=_BUG)

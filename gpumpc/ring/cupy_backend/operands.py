@@ -1,5 +1,4 @@
-"""Operands of products: words, limb planes, or both, each made from the other when it is first
-needed.
+"""Operands of products: words, limb planes, or both, each made from the other when needed.
 
 Limb planes are what the tensor-core kernels read: planes[l] holds byte l of every word, rows padded
 with zeros to a multiple of 32. A left operand keeps its last axis innermost ("rows"), a right
@@ -63,9 +62,8 @@ class Operand:
         """As words."""
         with self._making:
             if self._words is None:
-                rows = cast(
-                    DeviceArray, self._rows
-                )  # an operand has one of its forms from the start
+                # An operand has one of its forms from the start.
+                rows = cast(DeviceArray, self._rows)
                 out, n = self._base.new(self.shape), math.prod(self.shape)
                 limbs, n_rows, width = rows.shape
                 sizes = n_rows, self.shape[-1], width, limbs
@@ -86,8 +84,7 @@ class Operand:
             return self._rows
 
     def columns(self, limbs: int, flat: bool = False) -> DeviceArray:
-        """Planes (limbs or more, columns, taps * padded depth) of (depth, columns) or (kh, kw,
-        depth, columns).
+        """Planes (limbs or more, columns, taps * padded depth) of ([kh, kw,] depth, columns).
 
         `flat` takes the taps as part of the depth, as gathered windows do.
         """
@@ -107,9 +104,7 @@ class Operand:
 
 
 class _Foreign(Operand):
-    """An operand of another stream, such as a static weight: reading waits for that stream, then
-    makes the reader's own current again.
-    """
+    """An operand of another stream: reading waits for it, then makes the own stream current."""
 
     def __init__(self, of: Operand, reader: Base) -> None:
         super().__init__(reader, of.shape, of.bits)

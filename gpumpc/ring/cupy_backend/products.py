@@ -55,11 +55,8 @@ class Window:
         top, bottom, left, right = self.padding
         rows, columns = h + top + bottom - kh, w + left + right - kw
         if rows < 0 or columns < 0 or min(self.stride) < 1 or min(self.padding) < 0:
-            raise BadShape(
-                f"a window {self.kernel} does not fit an image of {(h, w)}",
-                f"padding {self.padding}",
-                "pad more",
-            )
+            what = f"a window {self.kernel} does not fit an image of {(h, w)}"
+            raise BadShape(what, f"padding {self.padding}", "pad more")
         return b, rows // self.stride[0] + 1, columns // self.stride[1] + 1, self.channels
 
 
@@ -102,13 +99,9 @@ class Products(Base):
     ) -> Words:
         operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
         (m, depth), (depth_w, n) = operands[0][0].shape, operands[0][1].shape
-        if depth != depth_w or any(
-            (x.shape, w.shape) != ((m, depth), (depth, n)) for x, w in operands
-        ):
-            raise BadShape(
-                f"a product of shapes {[(x.shape, w.shape) for x, w in operands]}",
-                hint="make them fit",
-            )
+        shapes = [(x.shape, w.shape) for x, w in operands]
+        if depth != depth_w or any(pair != ((m, depth), (depth, n)) for pair in shapes):
+            raise BadShape(f"a product of shapes {shapes}", hint="make them fit")
         out, addends = self.new((m, n)), self._addends((m, n), plus, bias)
         sizes = m, depth, n, bit_mask(bits)
         if m <= FEW_ROWS:
@@ -129,26 +122,21 @@ class Products(Base):
     def sum_of(self, x: Operand | Words, y: Operand | Words, bits: int) -> Operand:
         left, right = self._both_words(x, y, bits)
         self.same_shape("a sum of operands", left, right)
-        return self.operand(
-            self.elementwise("add", [left, right], self.new(left.shape), bit_mask(bits)), bits
-        )
+        words = self.elementwise("add", [left, right], self.new(left.shape), bit_mask(bits))
+        return self.operand(words, bits)
 
     def _addends(self, shape: tuple[int, ...], plus: Words | None, bias: Words | None) -> _Addends:
         """Checked for a result of this shape. Raises BadShape."""
         if bias is not None:
             bias = self.words(bias)
             if bias.shape != shape[-1:]:
-                raise BadShape(
-                    f"a bias of shape {tuple(bias.shape)} for rows of {shape[-1:]}",
-                    "it has an entry a column",
-                    "make it fit",
-                )
+                what = f"a bias of shape {tuple(bias.shape)} for rows of {shape[-1:]}"
+                raise BadShape(what, "it has an entry a column", "make it fit")
         if plus is not None:
             plus = self.words(plus)
             if tuple(plus.shape) != shape:
-                raise BadShape(
-                    f"{tuple(plus.shape)} words were to be added to {shape}", hint="make them fit"
-                )
+                what = f"{tuple(plus.shape)} words were to be added to {shape}"
+                raise BadShape(what, hint="make them fit")
         return _Addends(plus, bias)
 
     @staticmethod
@@ -210,10 +198,8 @@ class Products(Base):
         operands = [(self.operand(x, bits), self.operand(w, bits)) for x, w in pairs]
         image, (kh, kw, per_group, c_out) = operands[0][0].shape, operands[0][1].shape
         if image[3] != per_group * groups or c_out % groups:
-            raise BadShape(
-                f"a convolution of {image} with {(kh, kw, per_group, c_out)} in {groups} groups",
-                hint="make them fit",
-            )
+            what = f"a convolution of {image} with {(kh, kw, per_group, c_out)} in {groups} groups"
+            raise BadShape(what, hint="make them fit")
         for x, w in operands[1:]:
             self.same_shape("a sum of convolutions", operands[0][0], x)
             self.same_shape("a sum of convolutions", operands[0][1], w)
@@ -252,9 +238,8 @@ class Products(Base):
         addends: _Addends,
     ) -> None:
         (_, ho, wo, c_out), (kh, kw) = window.out, window.kernel
-        blocks = (
-            blocks_of(math.prod(window.out[:3]), TILE) * blocks_of(c_out // groups, TILE) * groups
-        )
+        rows = math.prod(window.out[:3])
+        blocks = blocks_of(rows, TILE) * blocks_of(c_out // groups, TILE) * groups
         place = (*window.image, ho, wo, c_out, kw, kh * kw, *window.steps, groups, bit_mask(bits))
         for (x, weight), term, bias in self._chain(operands, out, addends):
             self.launch("ring_conv", blocks, x.words, weight.words, out, term, bias, *place)
@@ -273,13 +258,10 @@ class Products(Base):
         is_flat = (kh, kw, window.stride, window.padding) == (1, 1, (1, 1), (0, 0, 0, 0))
         # A product already, or channels that padding would more than double: gather windows.
         if is_flat or 2 * c <= width:
-            planes = [
-                (
-                    x.rows(limbs) if is_flat else self._windows(x, window, limbs),
-                    y.columns(limbs, True),
-                )
-                for x, y in operands
-            ]
+            planes = []
+            for x, y in operands:
+                left = x.rows(limbs) if is_flat else self._windows(x, window, limbs)
+                planes.append((left, y.columns(limbs, True)))
             self._limb_gemm(limbs, planes, out, (rows, c_out, padded(kh * kw * c)), bits, addends)
             return
         planes = [(x.rows(limbs), y.columns(limbs)) for x, y in operands]

@@ -34,9 +34,7 @@ OutBytes = types.Array(types.uint8, 1, "C")
 
 
 def has_feature(name: str) -> bool:
-    """Whether code is made for a processor with this feature: this machine's, or what Numba's
-    environment names instead.
-    """
+    """Whether code is made for a processor with this feature (Numba's environment may say so)."""
     if config.CPU_FEATURES is not None:
         return f"+{name}" in config.CPU_FEATURES.split(",")
     return bool(llvmlite.binding.get_host_cpu_features().get(name, False))

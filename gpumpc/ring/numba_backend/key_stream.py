@@ -82,9 +82,7 @@ def _round_keys(b: ir.IRBuilder, key: ir.Value, target: ir.Value) -> None:
 def _group(
     b: ir.IRBuilder, keys: ir.Value, high: ir.Value, low: ir.Value, target: ir.Value
 ) -> None:
-    """`_GROUP_BLOCKS` blocks of the stream from the counter 2^64 high + low on; `low` does not wrap
-    within them.
-    """
+    """`_GROUP_BLOCKS` blocks of the stream from 2^64 high + low on; `low` does not wrap."""
     if not HAS_AES:  # nothing calls it then, but it must compile
         return
     first = ir.Constant(_STATE, ir.Undefined)
@@ -267,9 +265,7 @@ class Stream:
         self._high, self._low = (int.from_bytes(key[at : at + 8], "big") for at in (16, 24))
 
     def reaches(self, n_bytes: int) -> bool:
-        """Whether so many bytes leave the counter's upper half alone: all but one key in 2^28 do,
-        whatever is asked.
-        """
+        """Whether the counter's upper half stays: for all but one key in 2^28 it does."""
         return self._low + n_bytes // 16 + _BUFFER_BLOCKS < 1 << 64
 
     def words(self, out: npt.NDArray[np.uint64], size: int, bits: int) -> None:

@@ -110,9 +110,7 @@ def add_products(opened, masks, dealt, terms, out):  # type: ignore[no-untyped-d
 
 @compiled(Lanes3, Words, OutLanes3)
 def multiply_masks(masks, chosen, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[node, j] = AND of the masks that are bits of chosen[j], of which there are two at
-    least.
-    """
+    """out[node, j] = AND of the masks that are bits of chosen[j], at least two."""
     nodes, factors, lanes = masks.shape
     one = np.uint64(1)
     for node in range(nodes):

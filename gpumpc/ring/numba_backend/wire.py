@@ -29,9 +29,7 @@ _BLOCK_BYTES, _BLOCK_WORDS = ir.VectorType(ir.IntType(8), 32), ir.VectorType(_WO
 def _bytes_of_bits(
     builder: ir.IRBuilder, source: ir.Value, step: ir.Value, count: ir.Value, target: ir.Value
 ) -> None:
-    """The inverse of `_bit_planes` for `count` (at least 1) words, `step` bytes apart: 64 bytes at
-    `target`.
-    """
+    """The inverse of `_bit_planes`: 64 bytes from `count` >= 1 words, `step` bytes apart."""
 
     def more(bit: ir.Value, total: ir.Value) -> ir.Value:
         place = builder.inttoptr(builder.add(source, builder.mul(bit, step)), _WORD.as_pointer())
@@ -102,9 +100,7 @@ def _bit_of_words(builder: ir.IRBuilder, source: ir.Value, position: ir.Value) -
 
 @compiled(Bytes, index, index, Words, index, word, OutWords)
 def unpack(packed, whole, rest, x, plus, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """Words of `whole` byte planes and `rest` lanes; added to x modulo mask + 1 where `plus` is
-    1.
-    """
+    """Words of `whole` byte planes and `rest` lanes; plus x modulo mask + 1 where `plus`."""
     n = out.size
     lanes = (n + 63) // 64
     source, target = packed.ctypes.data, out.ctypes.data

@@ -102,9 +102,7 @@ def add_flipped(x, lane, t, factor, one, mask, out):  # type: ignore[no-untyped-
 
 @compiled(Words, Words, Words, Words, Words, Words2, word, word, OutWords)
 def lift_selected(zero, one, zero_p, one_p, choice, lanes, low, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """share - 2^low w with w = a - b + c - (-1)^s P: `lanes` are a, b, c and s, already those of
-    the selected candidate.
-    """
+    """share - 2^low w, w = a - b + c - (-1)^s P; `lanes` are the selected a, b, c and s."""
     unit = np.uint64(1)
     for j in range(choice.size):
         start = 64 * j

@@ -1,6 +1,4 @@
-"""Matrix products and convolutions: operands brought into the form of a kind of tile, and products
-that need no tile.
-"""
+"""Matrix products and convolutions: operands in the form of a tile, and small products."""
 
 import numpy as np
 import numpy.typing as npt
@@ -214,9 +212,7 @@ def _suits_winograd(x: Array, w: Array, stride: Pair, padding: Padding, bits: in
 
 
 def _winograd(x: Array, w: Array, padding: Padding, bits: int) -> Array:
-    """A 3x3 convolution of stride 1, some tiles at a time, so that the data
-    between the two transformations stays cached.
-    """
+    """A 3x3 convolution of stride 1, in chunks of tiles whose transforms stay cached."""
     n_images, height, width, c_in = x.shape
     c_out, kind = w.shape[3], kind_of(bits + winograd.EXTRA_BITS)
     top, bottom, left, right = padding

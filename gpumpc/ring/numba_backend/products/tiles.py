@@ -125,9 +125,7 @@ def _write(o: _Builder, kind: int, sums: list[ir.Value], out: ir.Value, row: int
 
 
 def _tile(kind: int) -> Callable[..., int]:
-    """The tile of one kind: (x, base of 4 rows, runs, run, stride, panel, out), addresses and
-    counts of words.
-    """
+    """The tile of a kind: (x, base of 4 rows, runs, run, stride, panel, out), in words."""
     forms = [_NARROW, _NARROW] if kind == 0 else [_WIDE, _WIDE, _NARROW]
 
     @intrinsic(types.void, *[types.intp] * 10)
@@ -231,9 +229,7 @@ def product(kind, x, base, runs, run, stride, panels, mask, out):  # type: ignor
 
 @compiled(index, index, index, index, index, word, OutLanes3)
 def products(kind, x, run, panels, step, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """out[b] = x[b] @ w[b] & mask for a stack of matrices: x (b, rows, run), panels `step` bytes
-    apart; both addresses.
-    """
+    """out[b] = x[b] @ w[b] & mask: addresses of x (b, rows, run) and of panels, `step` apart."""
     rows = out.shape[1]
     base = np.arange(rows) * run
     matrix_bytes = rows * run * (4 if kind == 0 else 8)

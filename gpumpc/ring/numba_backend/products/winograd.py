@@ -123,9 +123,7 @@ def transform_input(x, n_x, first, kind, out, narrow):  # type: ignore[no-untype
 
 @compiled(_Stack, index, index, index, word, _OutBatch)
 def transform_output(m, n_y, n_x, first, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
-    """A^T m A of tiles first .. of m (36, tiles, Cout), shifted back, to images (B, Ho, Wo, Cout);
-    outputs beyond the edge are cut.
-    """
+    """A^T m A of tiles first .. of m (36, tiles, Cout), shifted back, cut to (B, Ho, Wo, Cout)."""
     channels = out.shape[3]
     half = np.empty((4, 6, _BLOCK), np.uint64)
     two, four, eight, shift = np.uint64(2), np.uint64(4), np.uint64(8), np.uint64(6)
