@@ -1,6 +1,4 @@
-"""g++ compiles a kernel source of `kernels/` for this machine; each result is kept under the hash
-of all it depends on.
-"""
+"""Compiles a source of `kernels/` with g++ and caches it by the hash of all it depends on."""
 
 import functools
 import hashlib
@@ -28,12 +26,10 @@ class CompilerMissing(RuntimeError):
 
 
 def compiler() -> str:
-    """The path of g++."""
     found = shutil.which("g++")
     if found is None:
         raise CompilerMissing(
-            "g++ is missing; the tests compile the kernels for this machine. Install it: apt-get "
-            "install g++"
+            "g++ is missing, which compiles the kernels for the tests: apt-get install g++"
         )
     return found
 
@@ -44,24 +40,10 @@ def _compile(text: str, name: str, flags: Sequence[str], libraries: Sequence[str
     if target.exists():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Processes and threads may compile the same source at the same time: a name each, and a rename
-    # is all or nothing.
+    # Processes and threads may compile one source at a time: each renames a file of its own.
     partial = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-    command = [
-        compiler(),
-        *FLAGS,
-        *flags,
-        "-x",
-        "c++",
-        "-",
-        "-x",
-        "none",
-        "-I",
-        str(HERE),
-        "-o",
-        str(partial),
-        *libraries,
-    ]
+    command = [compiler(), *FLAGS, *flags, *["-x", "c++", "-", "-x", "none", "-I"], str(HERE)]
+    command += ["-o", str(partial), *libraries]
     done = subprocess.run(command, input=text, text=True, capture_output=True)
     if done.returncode:
         raise RuntimeError(f"g++ does not compile {name}:\n{done.stderr}")
@@ -78,9 +60,7 @@ def runtime() -> Path:
 
 
 def library(text: str, file: str, races: bool = False) -> Path:
-    """A kernel source, inlined, as a shared library: `emu_<kernel>` takes pointers to its
-    arguments.
-    """
+    """An inlined source as a shared library: `emu_<kernel>` takes pointers to its arguments."""
     parts = [(HERE / "shim.h").read_text(), text]
     for kernel in kernels.parse(text, file):
         arguments = []
@@ -90,12 +70,10 @@ def library(text: str, file: str, races: bool = False) -> Path:
             arguments.append(f"*({kind}*)arguments[{i}]")
         call = f"{kernel.name}({', '.join(arguments)})"
         parts.append(f'extern "C" void emu_{kernel.name}(void** arguments) {{ {call}; }}')
-    # -fsanitize=thread at the link would bring its run time: compile only, and let the linker see
-    # no sanitizer.
+    # The linker would bring the sanitizer's run time, so these flags keep it out.
     flags = [*RACE_FLAGS, "-nostdlib", "-nodefaultlibs", "-lc"] if races else []
-    return _compile(
-        "\n".join(parts) + "\n", file + ("-races" if races else ""), flags, [str(runtime())]
-    )
+    name = file + ("-races" if races else "")
+    return _compile("\n".join(parts) + "\n", name, flags, [str(runtime())])
 
 
 def line_of(path: Path, offset: int) -> str:

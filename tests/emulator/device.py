@@ -24,16 +24,12 @@ POISON = 0xA5
 
 
 class EmulationError(AssertionError):
-    """A kernel did what a GPU does not forgive: a race, an access outside its arguments, a barrier
-    that not all reach.
-    """
+    """A race, an access outside the arguments, or a barrier that not all threads reach."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How threads and copies are scheduled: order 0 ascending, 1 descending, 2 drawn each round
-    again.
-    """
+    """How threads and copies are scheduled: order 0 ascending, 1 descending, 2 drawn again."""
 
     order: int = 0
     late_copies: bool = False
@@ -93,8 +89,7 @@ class EmulatedDevice:
         return host.copy()
 
     def download(self, array: Any) -> npt.NDArray[Any]:
-        copied: npt.NDArray[Any] = array.copy()
-        return copied
+        return np.array(array)
 
     def synchronize(self) -> None:
         """Operations are complete when they return."""
@@ -115,26 +110,12 @@ class EmulatedDevice:
             data[i], sizes[i] = value.ctypes.data, value.nbytes
         message, race = ctypes.create_string_buffer(512), (ctypes.c_void_p * 2)()
         mode = self.mode
-        failed = _runtime()(
-            ctypes.cast(entry, ctypes.c_void_p),
-            n,
-            data,
-            sizes,
-            kinds,
-            _Dim(blocks, 1, 1),
-            _Dim(kernel.threads, 1, 1),
-            ctypes.c_uint64(kernel.shared_bytes),
-            mode.order,
-            int(mode.late_copies),
-            int(mode.races),
-            int(mode.at_end),
-            message,
-            race,
-        )
-        if failed:
-            raise EmulationError(
-                f"{kernel.name}: {message.value.decode()}{_places(library, path, race)}"
-            )
+        place = ctypes.cast(entry, ctypes.c_void_p), n, data, sizes, kinds
+        grid = _Dim(blocks, 1, 1), _Dim(kernel.threads, 1, 1), ctypes.c_uint64(kernel.shared_bytes)
+        schedule = mode.order, int(mode.late_copies), int(mode.races), int(mode.at_end)
+        if _runtime()(*place, *grid, *schedule, message, race):
+            places = _places(library, path, race)
+            raise EmulationError(f"{kernel.name}: {message.value.decode()}{places}")
 
 
 def _places(library: Any, path: Path, race: Any) -> str:

@@ -1,7 +1,6 @@
 """An index accepts features that are vectors with two bits to spare, and none that may be cut."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from gpumpc.errors import PlanError, RangeTooWide
@@ -20,10 +19,7 @@ PARAMS = Params(ring_bits=K, frac_bits=F)
 def linear_ending(weight: float) -> Program:
     """Results reach 16 `weight` (1 + 2^-8), at scale 2^16, in a ring of 32 bits."""
     graph = g.Graph((g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3)))
-    weights: dict[str, npt.NDArray[np.floating]] = {
-        "y.weight": np.full((16, 3), weight),
-        "y.bias": np.zeros(3),
-    }
+    weights = {"y.weight": np.full((16, 3), weight), "y.bias": np.zeros(3)}
     plan, _ = compile_graph("features", graph, weights, PARAMS)
     return program_of(plan, 2)
 
@@ -36,9 +32,7 @@ def test_result_that_fits_keeps_its_bits_and_scale():
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_result_without_two_free_bits_is_refused(metric):
-    """16 w 2^16 (33/32) stays below 2^30 up to w = 992; from there the compiler gives all 32 bits,
-    and two are not free.
-    """
+    """16 w 2^16 (33/32) stays below 2^30 up to w = 992; above, the result takes all 32 bits."""
     below, above = linear_ending(450.0), linear_ending(1100.0)
     assert geometry_of(below, metric).bits == below.result.bits == 31
     assert above.result.bits == K
@@ -85,9 +79,8 @@ def test_results_of_two_bits_are_refused():
 
 
 def test_argmax_and_image_results_cannot_be_indexed():
-    scores = g.Graph(
-        (g.Input("x", (), (16,), -1, 1), g.Linear("y", ("x",), 3), g.Argmax("a", ("y",)))
-    )
+    last = g.Linear("y", ("x",), 3), g.Argmax("a", ("y",))
+    scores = g.Graph((g.Input("x", (), (16,), -1, 1), *last))
     image = g.Graph((g.Input("x", (), (4, 4, 3), -1, 1), g.ReLU("y", ("x",))))
     for graph in (scores, image):
         with pytest.raises(PlanError, match="holds vectors"):

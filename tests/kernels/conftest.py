@@ -1,8 +1,6 @@
-"""One file of tests, several devices: the emulator in three thread orders, and a GPU where there is
-one.
+"""Each test runs on the emulator, in three thread orders, and on a GPU if there is one.
 
-GPUMPC_KERNEL_TESTS=emulated or =cupy runs one kind alone; asked for and absent, the GPU is an
-error.
+GPUMPC_KERNEL_TESTS=emulated or =cupy runs one kind alone; a GPU that it asks for must be there.
 """
 
 import os
@@ -23,8 +21,7 @@ def device_names() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # A module with a fixture `backend` of its own keeps it.
-    if "backend" in metafunc.fixturenames and not hasattr(metafunc.module, "backend"):
+    if "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", device_names(), indirect=True, scope="module")
 
 

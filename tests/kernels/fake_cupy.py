@@ -104,29 +104,17 @@ class Fake(types.ModuleType):
             def __init__(self, kernel: kernels.Kernel) -> None:
                 self.kernel = kernel
 
-            def __call__(
-                self,
-                grid: tuple[int],
-                block: tuple[int],
-                arguments: tuple[Any, ...],
-                shared_mem: int,
-            ) -> None:
+            def __call__(self, grid: Any, block: Any, arguments: Any, shared_mem: int) -> None:
                 assert block == (self.kernel.threads,) and shared_mem == self.kernel.shared_bytes
                 assert shared_mem <= self.max_dynamic_shared_size_bytes
                 assert fake.current.stream is not None
                 fake.log.append(self.kernel.name)
                 values = [
                     None if isinstance(a, np.uintp) and p.is_pointer else a
-                    for a, p in self._pairs(arguments)
+                    for a, p in zip(arguments, self.kernel.parameters, strict=True)
                 ]
-                emulator.launch(
-                    self.kernel,
-                    grid[0],
-                    [v.view(np.ndarray) if isinstance(v, Array) else v for v in values],
-                )
-
-            def _pairs(self, arguments: tuple[Any, ...]) -> Any:
-                return zip(arguments, self.kernel.parameters, strict=True)
+                plain = [v.view(np.ndarray) if isinstance(v, Array) else v for v in values]
+                emulator.launch(self.kernel, grid[0], plain)
 
         class RawModule:
             def __init__(self, path: str) -> None:

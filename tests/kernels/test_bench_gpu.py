@@ -1,6 +1,4 @@
-"""`python -m bench.gpu` must work the day a GPU is there: each part in miniature, through the
-emulator.
-"""
+"""Each part of `python -m bench.gpu` in miniature, through the emulator."""
 
 import json
 import subprocess
@@ -18,7 +16,9 @@ from bench.schema import check_row
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests.emulator.device import EmulatedDevice
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = {"ceilings", "limb_gemm_64", "limb_conv_40", "float64_gemm_six", "float64_conv_sixteen"}
+KERNELS |= {"pack"}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -26,24 +26,14 @@ def test_each_part_runs_emulated_on_small_sizes(part, tmp_path, capsys):
     out = tmp_path / "results" / f"{part}.json"
     assert main(["--part", part, "--emulated", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
-    assert (
-        content["part"] == part
-        and content["device"].startswith("none")
-        and content["versions"]["numpy"]
-    )
+    assert content["part"] == part and content["versions"]["numpy"]
+    assert content["device"].startswith("none")
     names = {row["name"] for row in content["rows"]}
     wanted = {
         "conformance": {"mma_u8", "ldmatrix_x4", "cp_async", "lanes"},
         "suite": {"tests/kernels/test_three.py"},
         "sanitizer": set(),
-        "kernels": {
-            "ceilings",
-            "limb_gemm_64",
-            "limb_conv_40",
-            "float64_gemm_six",
-            "float64_conv_sixteen",
-            "pack",
-        },
+        "kernels": KERNELS,
         "networks": {"tiny batch 1"},
     }[part]
     assert wanted | {"whole"} <= names
@@ -66,9 +56,8 @@ def test_rows_are_written_as_they_come(tmp_path):
 def test_failed_test_is_a_row_and_fails_the_part(tmp_path):
     bad = tmp_path / "test_bad.py"
     bad.write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
-    results = Results(
-        tmp_path / "rows.json", "suite", CupyBackend(EmulatedDevice()), say=lambda text: None
-    )
+    backend, path = CupyBackend(EmulatedDevice()), tmp_path / "rows.json"
+    results = Results(path, "suite", backend, say=lambda text: None)
     assert not run(results, "emulated", 60, [str(bad)])
     rows = {row["name"]: row for row in results.rows()}
     assert rows[f"{bad}::test_bad"]["passed"] is False and rows[str(bad)]["n_failed"] == 1
@@ -85,35 +74,27 @@ def test_missing_cupy_is_reported(monkeypatch, capsys):
 @pytest.mark.parametrize("full", [False, True])
 def test_float_limb_products_are_exact(route, full):
     rng = np.random.default_rng(1)
-    x, w = (
-        rng.integers(0, 2**64 - 1, shape, np.uint64, endpoint=True)
-        for shape in ((5, 2100), (2100, 7))
-    )
+    shapes = (5, 2100), (2100, 7)
+    x, w = (rng.integers(0, 2**64 - 1, shape, np.uint64, endpoint=True) for shape in shapes)
     if full:
         x[:], w[:] = 0x8000020000200000, 0x8000020000200000
     assert np.array_equal(float_limbs.matmul(np, x, w, route), x @ w)
 
 
 def test_network_part_runs_without_optional_packages(tmp_path):
-    """Only NumPy, cryptography and pytest can be imported: a network runs all the same, and it is
-    said what does not.
-    """
-    blocker = (
-        "import sys, importlib.abc\n"
-        "absent = {'msgspec', 'zmq', 'safetensors', 'typer', 'rich', 'hypothesis', 'scipy', "
-        "'torch', 'numba', 'cupy'}\n"
-        "class Block(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name.split('.')[0] in absent: raise ModuleNotFoundError(name, name=name)\n"
-        "import importlib.util\n"
-        "real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name in absent else real(name, "
-        "*rest)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import runpy\n"
-        "sys.argv[0] = 'bench.gpu'\n"
-        "runpy.run_module('bench.gpu', run_name='__main__')\n"
-    )
+    """With NumPy, cryptography and pytest alone a network runs, and says what does not."""
+    blocker = """
+import importlib.abc, importlib.util, runpy, sys
+absent = "msgspec zmq safetensors typer rich hypothesis scipy torch numba cupy".split()
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split('.')[0] in absent: raise ModuleNotFoundError(name, name=name)
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in absent else real(name, *rest)
+sys.meta_path.insert(0, Block())
+sys.argv[0] = 'bench.gpu'
+runpy.run_module('bench.gpu', run_name='__main__')
+"""
     for part in ("conformance", "networks"):
         out = tmp_path / f"{part}.json"
         command = [sys.executable, "-c", blocker, "--part", part, "--emulated", "--out", str(out)]

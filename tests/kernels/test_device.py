@@ -1,6 +1,4 @@
-"""The device is the one thing that emulation swaps; and the device that is a GPU, as far as it
-shows without one.
-"""
+"""Emulation swaps the device alone; and the GPU's device, as far as it shows without a GPU."""
 
 import ast
 import inspect
@@ -18,7 +16,8 @@ from gpumpc.ring.cupy_backend import CupyBackend, device
 from gpumpc.ring.cupy_backend.device import CupyDevice, Device
 from gpumpc.ring.cupy_backend.launcher import MAX_BLOCKS, Launcher
 from tests.emulator.device import EmulatedDevice
-from tests.kernels import contract, fused
+from tests.kernels import test_contract as contract
+from tests.kernels import test_fused as fused
 from tests.kernels.fake_cupy import NAMES, Fake
 
 FOLDER = kernels.FOLDER.parent / "ring" / "cupy_backend"
@@ -35,18 +34,14 @@ def fake(monkeypatch):
 
 
 def test_emulation_replaces_the_device_only():
-    """One backend class and one launcher; only the device differs, and it has nothing but what a
-    device must have.
-    """
+    """One backend class and one launcher; the devices have the same methods."""
     backend = CupyBackend(EmulatedDevice())
     assert type(backend) is CupyBackend and type(backend.launch) is Launcher
-    modules = {
-        method.__func__.__module__ for _, method in inspect.getmembers(backend, inspect.ismethod)
-    }
+    methods = inspect.getmembers(backend, inspect.ismethod)
+    modules = {method.__func__.__module__ for _, method in methods}
     assert modules and all(name.startswith("gpumpc.ring.cupy_backend.") for name in modules)
-    wanted = {name for name in vars(Device) if not name.startswith("_")} | set(
-        Device.__annotations__
-    )
+    wanted = {name for name in vars(Device) if not name.startswith("_")}
+    wanted |= set(Device.__annotations__)
     for kind in (EmulatedDevice, CupyDevice):
         for name in wanted - {"name", "arrays"}:
             ours, theirs = (inspect.signature(getattr(owner, name)) for owner in (Device, kind))
@@ -64,18 +59,14 @@ def test_package_code_never_mentions_emulation():
 
 def test_only_the_device_module_imports_cupy():
     for path in FOLDER.glob("*.py"):
-        statements = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)
-        ]
-        imported = {name.name for statement in statements for name in statement.names}
+        nodes = ast.walk(ast.parse(path.read_text()))
+        imported = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
         assert ("cupy" in imported) == (path.name == "device.py")
 
 
 def test_cupy_is_imported_only_on_demand():
-    code = (
-        "import sys, gpumpc, gpumpc.ring.choose, gpumpc.ring.cupy_backend; sys.exit('cupy' in "
-        "sys.modules)"
-    )
+    code = "import sys, gpumpc, gpumpc.ring.choose, gpumpc.ring.cupy_backend\n"
+    code += "sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -139,23 +130,15 @@ def test_cupy_device_passes_the_contract(fake):
 
 
 def test_opening_needs_one_download_and_one_upload(fake):
-    """Between the kernels of an opening there is one download, which is waited for, and one upload,
-    which is not.
-    """
+    """The download between the kernels of an opening is waited for, the upload is not."""
     backend = CupyBackend(CupyDevice())
     words = backend.upload(np.arange(40, dtype=np.uint64))
     fake.log.clear()
     sent = backend.pack(words, 40)
     received = backend.unpack(sent, (40,), 40)
     backend.reduce(words + received, 40)
-    assert [entry for entry in fake.log if entry != "load"] == [
-        "pack",
-        "download",
-        "wait",
-        "upload",
-        "unpack",
-        "affine",
-    ]
+    found = [entry for entry in fake.log if entry != "load"]
+    assert found == ["pack", "download", "wait", "upload", "unpack", "affine"]
 
 
 def test_a_module_is_loaded_once_for_each_kernel(fake):
@@ -169,9 +152,8 @@ def test_a_module_is_loaded_once_for_each_kernel(fake):
 
 def test_installed_cupy_has_every_name_used():
     """CuPy imports without a GPU; it is not part of the tests' requirements."""
-    cupy = pytest.importorskip(
-        "cupy", reason="CuPy is not installed; its names were checked where it is"
-    )
+    reason = "CuPy is not installed; its names were checked where it is"
+    cupy = pytest.importorskip("cupy", reason=reason)
     for name in NAMES:
         found = cupy
         for part in name.split("."):
@@ -182,10 +164,7 @@ def test_installed_cupy_has_every_name_used():
 
 def test_cupy_is_chosen_where_there_is_a_gpu():
     if not device.has_gpu():
-        pytest.skip(
-            "this machine shows no GPU to CuPy: `python -m bench.gpu` runs these tests where there "
-            "is one"
-        )
+        pytest.skip("CuPy sees no GPU here: `python -m bench.gpu` runs these tests on one")
     assert choose_backend().name == "cupy"
 
 

@@ -21,10 +21,8 @@ def test_wrappers_match_their_models(backend, name):
 
 def launch(body, monkeypatch, threads=64, mode=ORDERS[0], n=64):
     """Run a kernel of two arrays with this body on words 0 .. n - 1; what it leaves in `out`."""
-    head = (
-        f'extern "C" __global__ void __launch_bounds__({threads}) k(const u64* x, u64* out, '
-        "u64* spare)"
-    )
+    head = f'extern "C" __global__ void __launch_bounds__({threads}) k'
+    head += "(const u64* x, u64* out, u64* spare)"
     text = kernels.inline(f'#include "ring.cuh"\n{head} {{ {body} }}\n', "k.cu")
     [kernel] = kernels.parse(text, "k")
     monkeypatch.setitem(kernels.catalogue(), "k", kernel)
@@ -119,9 +117,8 @@ def test_async_copies_land_early_or_late(late, monkeypatch):
 
 
 def test_shared_memory_begins_as_poison(monkeypatch):
-    out = launch(
-        "struct W { u64 w[64]; }; SHARED(W, s); out[threadIdx.x] = s.w[threadIdx.x];", monkeypatch
-    )
+    read = "out[threadIdx.x] = s.w[threadIdx.x];"
+    out = launch("struct W { u64 w[64]; }; SHARED(W, s); " + read, monkeypatch)
     assert set(out.tolist()) == {0xCDCDCDCDCDCDCDCD}
 
 
@@ -140,7 +137,6 @@ def test_fault_outside_a_kernel_ends_the_process():
         "b = CupyBackend(EmulatedDevice()); b.reduce(b.upload([1, 2]), 1)\n"
         "ctypes.string_at(8)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, cwd=build.HERE.parent.parent
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, cwd=build.HERE.parents[1])
     assert done.returncode < 0

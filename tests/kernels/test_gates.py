@@ -1,5 +1,6 @@
-"""Every kernel compiled to machine code for every architecture: no spill, registers and shared
-memory within bounds, and the tensor cores busy. A missing compiler is an error, never a skip.
+"""Kernels in machine code: no spill, registers and memory within bounds, tensor cores busy.
+
+A missing compiler is an error, never a skip.
 """
 
 import json
@@ -16,17 +17,9 @@ from tests.emulator import build
 BUDGET = json.loads(Path(__file__).with_name("registers.json").read_text())
 # Another release of the compiler may want a few registers more.
 SLACK = 1.05
-# Dynamic and static shared memory a block may have: CUDA C++ Programming Guide, table of compute
-# capabilities.
-SHARED_KB = {
-    "sm_80": 163,
-    "sm_86": 99,
-    "sm_89": 99,
-    "sm_90": 227,
-    "sm_90a": 227,
-    "sm_100": 227,
-    "sm_120": 99,
-}
+# Shared memory of a block: CUDA C++ Programming Guide, table of compute capabilities.
+SHARED_KB = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_90a": 227, "sm_100": 227}
+SHARED_KB["sm_120"] = 99
 # Least share of tensor-core instructions in the hot loop, by limbs.
 GEMM_SHARE = {8: 0.45, 6: 0.45, 5: 0.45, 4: 0.43}
 CONV_SHARE = {8: 0.38, 6: 0.38, 5: 0.38, 4: 0.32}
@@ -42,14 +35,10 @@ def test_kernels_keep_their_resource_budget(file, architecture):
     for name, found in resources.items():
         kernel = declared[name]
         assert found.spill_bytes == 0, f"{name} spills {found.spill_bytes} bytes on {architecture}"
-        assert found.registers * kernel.threads <= 65536, (
-            f"{name} does not fit a multiprocessor of {architecture}"
-        )
+        assert found.registers * kernel.threads <= 65536, f"{name} on {architecture}"
         assert found.shared_bytes + kernel.shared_bytes <= SHARED_KB[architecture] << 10
         assert found.shared_bytes <= 48 << 10
-        assert found.registers <= SLACK * BUDGET[name], (
-            f"{name} uses {found.registers} registers on {architecture}"
-        )
+        assert found.registers <= SLACK * BUDGET[name], f"{name} on {architecture}"
 
 
 def test_budget_names_every_kernel():
@@ -66,9 +55,7 @@ def test_hot_loops_are_mostly_tensor_core_instructions(file, least, architecture
         found = [i for i in code.hot_loop() if i.opcode.startswith("IMMA.16832.U8.U8")]
         # all limb pairs of a 32x16 tile by one slice of 32, four products each, and not one more
         assert len(found) == 4 * limbs * (limbs + 1) // 2
-        assert code.tensor_share >= share, (
-            f"{file}_l{limbs} on {architecture}: {code.tensor_share:.3f}"
-        )
+        assert code.tensor_share >= share, f"{file}_l{limbs} on {architecture}"
         assert code.count("LDL", "STL") == 0
 
 
@@ -87,9 +74,7 @@ def test_kernels_use_no_float_arithmetic(file):
 
 
 def test_register_spill_is_detected():
-    """Sixty-four words in a loop that indexes them: local memory, in the log and in the
-    disassembly.
-    """
+    """Sixty-four words in a loop that indexes them: local memory, in log and disassembly."""
     text = (
         'extern "C" __global__ void __launch_bounds__(1024) spill(unsigned* x, int n) {'
         " unsigned v[64]; for (int i = 0; i < 64; ++i) v[i] = x[i];"
@@ -103,9 +88,7 @@ def test_register_spill_is_detected():
 
 def test_the_hot_loop_is_the_innermost_with_tensor_cores():
     def code(*names):
-        return tuple(
-            Instruction(name.split()[0], name.split()[1] if " " in name else "") for name in names
-        )
+        return tuple(Instruction(*name.partition(" ")[::2]) for name in names)
 
     body = code("MOV", "IADD", "IMMA.1", "IMMA.1", "BRA a", "IADD", "BRA b", "EXIT", "BRA c", "NOP")
     found = Code(body, {"a": 1, "b": 0, "c": 8})

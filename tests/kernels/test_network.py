@@ -1,6 +1,4 @@
-"""A small network, both servers and the dealer, through the kernels: NumPy's shares and messages,
-bit for bit.
-"""
+"""Both servers and the dealer of a small network through the kernels: NumPy's bits."""
 
 import collections
 from typing import Any, cast
@@ -61,9 +59,7 @@ def test_two_batches_differ(both_runs):
 
 
 def test_tensor_core_kernels_run_for_qualifying_products(both_runs):
-    """Dispatch, counted: the tensor-core kernel ran for every product that qualifies, the baseline
-    for none.
-    """
+    """The tensor-core kernel ran for every product that qualifies, the baseline for none."""
     _, _, backends, k = both_runs
     limbs = {40: 5, 44: 6}[k]
     n_batches = 2
@@ -90,30 +86,25 @@ def test_openings_and_corrections_take_one_kernel_each(both_runs):
     for ran in servers:
         assert not ran["pack"] and not ran["take_bit"]
         assert ran["combine"] == n_batches * n_operands
-        assert (
-            ran["mask_words"] == 2 * ran["combine"]
-        )  # as many comparisons: two clamps, two ReLUs, two levels of a maximum
+        # as many comparisons: two clamps, two ReLUs, two levels of a maximum
+        assert ran["mask_words"] == 2 * ran["combine"]
         assert ran["lift_mask"] == ran["lift_finish"] > 0
         assert ran["tree_finish"] == dealer["tree_deal"] > 0
     assert not dealer["pack"]
     # every correction of words leaves the dealer so, and reaches server 1 unpacked or added at once
-    one_way = (
-        servers[1]["unpack"]
-        + servers[1]["add_packed"]
-        - (servers[1]["mask_words"] - servers[1]["combine"])
-    )
+    ran = servers[1]
+    one_way = ran["unpack"] + ran["add_packed"] - (ran["mask_words"] - ran["combine"])
     assert dealer["mask_words"] == one_way > 0
 
 
 def test_other_products_run_on_the_integer_kernels(one_backend):
     ran = one_backend.launch.launched
     before = collections.Counter(ran)
-    x = one_backend.zeros((2, 5, 5, 6))
-    one_backend.conv2d(x, one_backend.zeros((3, 3, 3, 4)), (1, 1), (0, 0, 0, 0), 2, 40)  # groups
-    one_backend.conv2d(
-        x, one_backend.zeros((3, 3, 6, 8)), (1, 1), (0, 0, 0, 0), 1, 40
-    )  # few channels
-    one_backend.matmul(one_backend.zeros((20, 15)), one_backend.zeros((15, 20)), 40)  # few terms
+    zeros, place = one_backend.zeros, ((1, 1), (0, 0, 0, 0))
+    x = zeros((2, 5, 5, 6))
+    one_backend.conv2d(x, zeros((3, 3, 3, 4)), *place, 2, 40)  # groups
+    one_backend.conv2d(x, zeros((3, 3, 6, 8)), *place, 1, 40)  # few channels
+    one_backend.matmul(zeros((20, 15)), zeros((15, 20)), 40)  # few terms
     assert collections.Counter(ran) - before == {"ring_conv": 2, "ring_gemm": 1}
 
 
@@ -127,13 +118,9 @@ def test_parties_may_mix_backends(both_runs):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_benchmarked_networks_compile(name):
     program = compile_program(NETWORKS[name](), Params(cipher="chacha20"), batch_size=1)
-    n_weights = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}[
-        name
-    ]
-    total = sum(
-        int(np.prod(spec.shape)) + int(np.prod(spec.bias_shape))
-        for spec in program.weights.values()
-    )
+    known = {"lite0": 4_652_008, "resnet18": 11_684_712, "resnet50": 25_530_472, "vgg16": None}
+    n_weights, specs = known[name], program.weights.values()
+    total = sum(int(np.prod(spec.shape)) + int(np.prod(spec.bias_shape)) for spec in specs)
     assert n_weights is None or abs(total - n_weights) / n_weights < 0.01
 
 
@@ -142,15 +129,11 @@ def test_network_runs_on_cupy_backend(both_runs):
 
 
 def test_forked_backend_uses_operands_of_its_parent(one_backend):
-    """A lane's backend multiplies by operands that the server's has made, in every form a kernel
-    reads.
-    """
+    """In every form that a kernel reads."""
     forked = CupyBackend(one_backend.device.fork())
     rng = np.random.default_rng(5)
-    words = [
-        rng.integers(0, 1 << 40, shape, dtype=np.uint64)
-        for shape in ((2, 6, 6, 32), (3, 3, 32, 20), (20, 40))
-    ]
+    shapes = (2, 6, 6, 32), (3, 3, 32, 20), (20, 40)
+    words = [rng.integers(0, 1 << 40, shape, dtype=np.uint64) for shape in shapes]
     x, w, v = (one_backend.operand(one_backend.upload(array), 40) for array in words)
     geometry = ((1, 1), (1, 1, 1, 1), 1, 40)
     own = forked.operand(forked.upload(words[0]), 40)
@@ -159,9 +142,7 @@ def test_forked_backend_uses_operands_of_its_parent(one_backend):
         assert np.array_equal(got, NumpyBackend().conv2d(words[0], words[1], *geometry))
     flat = words[0].reshape(-1)[:340].reshape(17, 20)
     rows = forked.operand(forked.upload(flat), 40)
-    assert np.array_equal(
-        forked.download(forked.matmul(rows, v, 40)), NumpyBackend().matmul(flat, words[2], 40)
-    )
-    assert np.array_equal(
-        forked.download(forked.multiply(v, v, 40)), (words[2] * words[2]) & np.uint64(2**40 - 1)
-    )
+    got = forked.download(forked.matmul(rows, v, 40))
+    assert np.array_equal(got, NumpyBackend().matmul(flat, words[2], 40))
+    got = forked.download(forked.multiply(v, v, 40))
+    assert np.array_equal(got, (words[2] * words[2]) & np.uint64(2**40 - 1))

@@ -1,6 +1,4 @@
-"""Every step of a protocol with one party, or all, on the emulated device: messages, corrections
-and shares are NumPy's.
-"""
+"""Protocol steps with parties on the emulated device: messages and shares are NumPy's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +16,8 @@ from tests.protocols.cases import CIPHERS
 from tests.scripted import Name
 
 MIXED = agreement.mixtures("emulated")
+MATRICES = agreement.Product((20, 50), (50, 20), MatMul(), (20, 20))
+PRODUCTS = [MATRICES, *agreement.PRODUCTS[1:3]]
 
 
 class ScriptedEmulated(CupyBackend):
@@ -52,13 +52,7 @@ def test_steps_agree_on_emulated_parties(name, n):
 
 @pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("weights", ["private", "public"])
-@pytest.mark.parametrize(
-    "product",
-    [
-        agreement.Product((20, 50), (50, 20), MatMul(), (20, 20)),
-        *agreement.PRODUCTS[1:3],
-    ],
-)
+@pytest.mark.parametrize("product", PRODUCTS)
 def test_products_agree_on_emulated_parties(product, weights, cipher):
     agreement.check_product(product, Params(ring_bits=40, weights=weights, cipher=cipher), MIXED)
 

@@ -1,6 +1,4 @@
-"""Every kernel under the race check: two accesses to a byte, one of them a write, must be ordered
-by a barrier.
-"""
+"""Every kernel under the race check: a barrier must order a write and any access to its bytes."""
 
 import re
 from typing import Any
@@ -13,16 +11,16 @@ from gpumpc.ring import kernels
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests.emulator import build
 from tests.emulator.device import EmulatedDevice, EmulationError, Mode
-from tests.kernels import contract, fused, three
+from tests.kernels import test_contract as contract
+from tests.kernels import test_fused as fused
+from tests.kernels import test_three as three
 
+CONV = contract.CONVOLUTIONS[2]
 # Shapes with more than one block, and ends that fill none.
 CHECKS = [
     *[(contract.test_matmul_matches_numpy, ((65, 97, 67), bits)) for bits in (32, 40, 44, 64)],
     *[(contract.test_matmul_matches_numpy, (shape, 64)) for shape in ((8, 300, 300), (65, 33, 10))],
-    *[
-        (contract.test_conv2d_matches_numpy, (contract.CONVOLUTIONS[2], bits))
-        for bits in (32, 40, 44, 64)
-    ],
+    *[(contract.test_conv2d_matches_numpy, (CONV, bits)) for bits in (32, 40, 44, 64)],
     *[(contract.test_conv2d_matches_numpy, (case, 40)) for case in contract.CONVOLUTIONS],
     (contract.test_stream_over_several_blocks_matches_numpy, ()),
     (contract.test_pack_and_unpack_match_numpy, (2500, 27)),
@@ -64,14 +62,9 @@ def test_every_kernel_is_checked_for_races(checked):
     assert all(agrees for _, agrees in wrappers.check(checked))
     checked.launch("rate_mma", 2, checked.new((512,), np.uint32), 2)
     checked.launch("rate_imad", 2, checked.new((512,)), 2)
-    for (
-        test,
-        arguments,
-    ) in CHECKS:  # again, if this test runs alone or in another process than those above
-        if (
-            not {kernel.name for kernel in kernels.catalogue().values()}
-            - checked.launch.launched.keys()
-        ):
+    names = {kernel.name for kernel in kernels.catalogue().values()}
+    for test, arguments in CHECKS:  # again, if the tests above ran in another process
+        if names <= checked.launch.launched.keys():
             break
         test(checked, *arguments)
     assert checked.launch.launched.keys() == kernels.catalogue().keys()
@@ -95,13 +88,12 @@ extern "C" __global__ void __launch_bounds__(64) racy(u32* out, int kind) {
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "races"), [(0, True), (1, False), (2, False), (3, True), (4, True)]
-)
+# No barrier; a barrier; a warp's barrier for a warp's words; a late barrier; all to one word.
+RACES = [(0, True), (1, False), (2, False), (3, True), (4, True)]
+
+
+@pytest.mark.parametrize(("kind", "races"), RACES)
 def test_race_check_tells_races_from_ordered_accesses(kind, races, monkeypatch):
-    """No barrier; a barrier; a warp's own barrier for a warp's own words; a barrier too late; all
-    threads to one word.
-    """
     text = kernels.inline(RACY.strip() + "\n", "racy.cu")
     backend = CupyBackend(EmulatedDevice(Mode(races=True), {"racy": text}))
     [kernel] = kernels.parse(text, "racy")
@@ -114,9 +106,7 @@ def test_race_check_tells_races_from_ordered_accesses(kind, races, monkeypatch):
         assert lines == ([11, 11] if kind == 4 else [6, 9])
     else:
         backend.launch("racy", 2, out, kind)
-        assert out[:64].tolist() == (
-            [i ^ 1 for i in range(64)] if kind == 2 else list(range(63, -1, -1))
-        )
+        assert out[:64].tolist() == [i ^ 1 if kind == 2 else 63 - i for i in range(64)]
 
 
 def test_sanitizer_runtime_is_not_linked():

@@ -1,6 +1,4 @@
-"""Values that kernels meet: random ones, all bytes 0xFF (the largest sums of limbs), the edges of
-signs.
-"""
+"""Values that kernels meet: random, all bytes 0xFF (the largest sums of limbs), edges of signs."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,11 +24,8 @@ def words(name: str, shape: Sequence[int] | int, kind: str = "random") -> Words:
     if kind == "full":
         return np.full(shape, FULL)
     if kind == "edges":
-        edges = np.array(
-            [0, 1, 2**63, 2**63 - 1, 2**64 - 1, 2**39, 2**40 - 1, 2**26, 2**27 - 1, 255, 256],
-            dtype=np.uint64,
-        )
-        return rng.choice(edges, shape)
+        edges = [0, 1, 2**63, 2**63 - 1, 2**64 - 1, 2**39, 2**40 - 1, 2**26, 2**27 - 1, 255, 256]
+        return rng.choice(np.array(edges, dtype=np.uint64), shape)
     return rng.integers(0, FULL, shape, dtype=np.uint64, endpoint=True)
 
 

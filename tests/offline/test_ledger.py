@@ -24,11 +24,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    head = (
-        "import os, sys, signal, resource\nfrom pathlib import Path\nfrom "
-        "gpumpc.offline.ledger "
-        "import Ledger\n"
-    )
+    head = "import os, sys, signal, resource\nfrom pathlib import Path\n"
+    head += "from gpumpc.offline.ledger import Ledger\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 

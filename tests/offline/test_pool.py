@@ -209,12 +209,7 @@ for n in (100_000, 50_100):
         print(error)
 print(sorted(p.name for p in pool.folder.iterdir()), pool.wanted(bytes(16), 0, 10**9 - 4))
 """
-    full = subprocess.run(
-        [sys.executable, "-c", code, str(pool.folder)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-    )
+    command = [sys.executable, "-c", code, str(pool.folder)]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     assert full.stdout.count("free some space") == 2 and str(pool.folder) in full.stdout
     assert full.stdout.splitlines()[-1] == f"['{A.hex()}.0.corr', 'lock'] [0]"

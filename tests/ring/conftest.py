@@ -1,6 +1,4 @@
-"""Hypothesis draws the same examples every time, and keeps no database: a test that fails must fail
-again.
-"""
+"""Hypothesis draws the same examples every time: a test that fails must fail again."""
 
 from hypothesis import settings
 

@@ -1,6 +1,4 @@
-"""Checks that hold for any backend: its words, lanes and messages equal the reference's, bit for
-bit.
-"""
+"""Checks of any backend: words, lanes and messages equal the reference's, bit for bit."""
 
 import functools
 import itertools
@@ -14,14 +12,8 @@ from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.ring.published import AES_CIPHER, AES_COUNTER, AES_KEY, AES_PLAIN
 
 DEFINITION = NumpyBackend()
-
-
 SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 989, 16_384, 16_421]
-
-
 CIPHERS: list[Cipher] = ["aes128ctr", "chacha20"]
-
-
 WIDTHS = [1, 2, 7, 8, 9, 13, 16, 27, 31, 32, 33, 40, 44, 48, 49, 56, 63, 64]
 
 
@@ -47,6 +39,11 @@ def read_only(array):
 def same(got, expected):
     assert got.dtype == expected.dtype and got.shape == expected.shape
     assert np.array_equal(got, expected)
+
+
+def same_all(got, expected):
+    for one, right in zip(got, expected, strict=True):
+        same(one, right)
 
 
 def agree(backend, operation, *arguments):
@@ -78,10 +75,7 @@ def check_lookup(backend, digits, width, n, fill=False):
     queries = lanes(n + 1, digits * width, n).reshape(digits, width, -1)
     for below in (lanes(0, 1, n, fill=True)[0], lanes(0, 1, n)[0] & np.uint64(0)):
         expected = DEFINITION.lookup(tables, queries[::-1], below)
-        for got, right in zip(
-            backend.lookup(read_only(tables), queries[::-1], below), expected, strict=True
-        ):
-            same(got, right)
+        same_all(backend.lookup(read_only(tables), queries[::-1], below), expected)
 
 
 def check_masked(backend, bits, n, cipher="aes128ctr", fill=False):
@@ -147,10 +141,8 @@ def check_fused_with_the_stream(backend, bits, n, cipher):
         expected = DEFINITION.reduce(x + uniform if sign > 0 else x - uniform, bits)
         same(backend.add_uniform(x, cipher, key, bits, sign), expected)
     planes = lanes(n, 3, n)
-    same(
-        backend.xor_uniform(planes, cipher, key, n),
-        planes ^ DEFINITION.expand_lanes(cipher, key, 3, n),
-    )
+    expected = planes ^ DEFINITION.expand_lanes(cipher, key, 3, n)
+    same(backend.xor_uniform(planes, cipher, key, n), expected)
     assert np.array_equal(x, words(n, (n,))) and np.array_equal(planes, lanes(n, 3, n))
 
 
@@ -159,10 +151,8 @@ def check_adding_what_came(backend, bits, n):
     expected = DEFINITION.reduce(x + DEFINITION.unpack(packed, (n,), bits), bits)
     same(backend.add_packed(x, packed, bits), expected)
     same(backend.add_packed(x, memoryview(b"x" + bytes(packed))[1:], bits), expected)
-    same(
-        np.asarray(backend.download(backend.combine(x.reshape(1, n), packed, bits))),
-        expected.reshape(1, n),
-    )
+    combined = backend.combine(x.reshape(1, n), packed, bits)
+    same(np.asarray(backend.download(combined)), expected.reshape(1, n))
     assert np.array_equal(x, words(n, (n,)))
 
 
@@ -178,16 +168,12 @@ def check_lanes_of_constants_and_words(backend, n):
 def check_candidates_and_flips(backend, bits, n):
     y, t, t_r, v = (words(n + i, (n,)) for i in range(4))
     zero = (y * t - t_r) & mask(bits)
-    for got, right in zip(
-        backend.candidates(y, t, t_r, v, bits), (zero, (v - zero) & mask(bits)), strict=True
-    ):
-        same(got, right)
+    same_all(backend.candidates(y, t, t_r, v, bits), (zero, (v - zero) & mask(bits)))
     lane = lanes(n, 1, n)[0]
     bit = DEFINITION.from_bit(lane, (n,)).astype(bool)
     for party in (0, 1):
-        expected = (y + np.uint64(6 << 13) * np.where(bit, np.uint64(1 - party) - t, t)) & mask(
-            bits
-        )
+        flipped = np.where(bit, np.uint64(1 - party) - t, t)
+        expected = (y + np.uint64(6 << 13) * flipped) & mask(bits)
         same(backend.add_flipped(y, lane, t, 6 << 13, party, bits), expected)
 
 
@@ -206,22 +192,15 @@ def check_lift(backend, low, high, party, candidates, n):
     for i, c in enumerate(choice):
         m, g, h, a = (column[c][i] for column in columns)
         p = int(products[c, i])
-        w = (
-            m - m * h - (1 - 2 * h) * (1 - 2 * g) * p
-            if party == 0
-            else m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
-        )
+        if party == 0:
+            w = m - m * h - (1 - 2 * h) * (1 - 2 * g) * p
+        else:
+            w = m - (1 - 2 * g) * (h * a + (1 - 2 * h) * p)
         expected.append((int(shares[c][i]) - (w << low)) % (1 << high))
     expected_tops = np.stack([DEFINITION.bit(share, low - 1) for share in shares])
-    for got, right in zip(
-        backend.mask_top_bits(shares, masks, low),
-        (expected_tops, expected_tops ^ masks),
-        strict=True,
-    ):
-        same(got, right)
-    got = backend.lift(
-        shares, LiftLanes(tops, masked, theirs, masks, kept), products, party, low, high
-    )
+    same_all(backend.mask_top_bits(shares, masks, low), (expected_tops, expected_tops ^ masks))
+    planes = LiftLanes(tops, masked, theirs, masks, kept)
+    got = backend.lift(shares, planes, products, party, low, high)
     same(got, np.array(expected, dtype=np.uint64))
 
 
@@ -236,21 +215,15 @@ def check_masked_products(backend, party, n):
     expected = np.zeros((3, 3, n_lanes(n)), dtype=np.uint64)
     for total, terms in zip(expected, sums, strict=True):
         for factors in terms:
-            for chosen in itertools.chain.from_iterable(
-                itertools.combinations(factors, r) for r in range(len(factors) + 1)
-            ):
-                if not chosen and party == 1:
-                    continue
+            sizes = range(party, len(factors) + 1)  # party 1 has no share of the empty product
+            for chosen in (c for size in sizes for c in itertools.combinations(factors, size)):
                 share = np.full((3, n_lanes(n)), mask(64))
-                if chosen:
-                    share = (
-                        masks[:, chosen[0]]
-                        if len(chosen) == 1
-                        else dealt[:, products.index(chosen)]
-                    )
-                for f in factors:
-                    if f not in chosen:
-                        share = share & opened[:, f]
+                if len(chosen) == 1:
+                    share = masks[:, chosen[0]]
+                elif chosen:
+                    share = dealt[:, products.index(chosen)]
+                for f in set(factors) - set(chosen):
+                    share = share & opened[:, f]
                 total ^= share
     dealt_products = [
         functools.reduce(np.bitwise_and, (masks[:, i] for i in product)) for product in products
@@ -290,8 +263,6 @@ def check_in_place(backend):
 
 
 def check_the_stream_is_nist_s(backend):
-    """SP 800-38A, F.5.1, through the loop that masks come from; with and without the processor's
-    instructions.
-    """
+    """SP 800-38A, F.5.1, through the loop that masks come from."""
     words = backend.expand_lanes("aes128ctr", AES_KEY + AES_COUNTER, 1, 64 * len(AES_PLAIN) // 8)
     assert words.tobytes() == bytes(a ^ b for a, b in zip(AES_PLAIN, AES_CIPHER, strict=True))

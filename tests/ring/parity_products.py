@@ -1,5 +1,7 @@
 """Checks that hold for any backend: its products equal the reference's, bit for bit."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -30,23 +32,19 @@ def check_sums(backend, bits, m):
     ):
         pairs = [(read_only(words(i, x)), read_only(words(i + 2, w))) for i in range(2)]
         plus, bias = read_only(words(5, result)), read_only(words(6, result[-1:]))
-        for n_pairs in (1, 2):
-            for p in (None, plus):
-                for b in (None, bias):
-                    expected = np.zeros(result, dtype=np.uint64)
-                    for term in (*(one(*pair) for pair in pairs[:n_pairs]), p, b):
-                        expected = expected if term is None else expected + term
-                    expected &= mask(bits)
-                    if result is shapes[2]:
-                        got = backend.matmul_sum(pairs[:n_pairs], bits, p, b)
-                    else:
-                        got = backend.conv2d_sum(pairs[:n_pairs], *geometry, bits, p, b)
-                    same(got, expected)
+        for n_pairs, p, b in itertools.product((1, 2), (None, plus), (None, bias)):
+            expected = np.zeros(result, dtype=np.uint64)
+            for term in (*(one(*pair) for pair in pairs[:n_pairs]), p, b):
+                expected = expected if term is None else expected + term
+            expected &= mask(bits)
+            if result is shapes[2]:
+                got = backend.matmul_sum(pairs[:n_pairs], bits, p, b)
+            else:
+                got = backend.conv2d_sum(pairs[:n_pairs], *geometry, bits, p, b)
+            same(got, expected)
     left = backend.sum_of(*(backend.operand(words(i, (m, 5)), bits) for i in range(2)), bits)
-    same(
-        backend.matmul(left, np.eye(5, dtype=np.uint64), bits),
-        (words(0, (m, 5)) + words(1, (m, 5))) & mask(bits),
-    )
+    expected = (words(0, (m, 5)) + words(1, (m, 5))) & mask(bits)
+    same(backend.matmul(left, np.eye(5, dtype=np.uint64), bits), expected)
 
 
 def check_beaver(backend, bits, shape, party):
@@ -89,8 +87,6 @@ def check_conv2d_of_any_shape(backend, data):
     c_in, c_out = groups * data.draw(st.integers(1, 9)), groups * data.draw(st.integers(1, 18))
     image = (data.draw(st.integers(kernel[0], 9)), data.draw(st.integers(kernel[1], 9)))
     bits, fill = data.draw(st.integers(1, 64)), data.draw(st.booleans())
-    x, w = (
-        words(1, (data.draw(small), *image, c_in), fill),
-        words(2, (*kernel, c_in // groups, c_out), fill),
-    )
+    x = words(1, (data.draw(small), *image, c_in), fill)
+    w = words(2, (*kernel, c_in // groups, c_out), fill)
     check_conv(backend, x, w, stride, padding, groups, bits)

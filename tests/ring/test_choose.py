@@ -14,7 +14,7 @@ from gpumpc.errors import ConfigError, MissingExtra
 from gpumpc.ring import choose
 from gpumpc.ring.choose import choose_backend
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_argument_then_environment_then_best_backend(monkeypatch):
@@ -86,25 +86,12 @@ def installed(tmp_path_factory):
 
 def report(site: Path, home: Path) -> dict[str, int]:
     """What choosing the backend did in a process of its own."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("NUMBA", "XDG", "PYTHON"))
-    }
-    environment = {
-        **kept,
-        "PYTHONPATH": str(site),
-        "HOME": str(home),
-        "XDG_CACHE_HOME": str(home / "cache"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT],
-        env=environment,
-        cwd=site,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    without = ("NUMBA", "XDG", "PYTHON")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(without)}
+    environment |= {"PYTHONPATH": str(site), "HOME": str(home)}
+    environment |= {"XDG_CACHE_HOME": str(home / "cache")}
+    command = [sys.executable, "-c", REPORT]
+    done = subprocess.run(command, env=environment, cwd=site, capture_output=True, check=True)
     counts: dict[str, int] = json.loads(done.stdout)
     return counts
 
@@ -120,9 +107,7 @@ def test_second_process_reads_compiled_code_from_the_cache(installed, tmp_path):
 
 @pytest.mark.evidence
 def test_read_only_installation_uses_the_user_cache(installed, tmp_path):
-    """The user's cache folder takes the code; where that cannot be written either, every process
-    compiles for itself.
-    """
+    """If the user's cache folder cannot be written either, every process compiles for itself."""
     loops = installed / "gpumpc" / "ring" / "numba_backend"
     for cache in (loops / "__pycache__", loops / "products" / "__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)

@@ -1,6 +1,4 @@
-"""The compiled loops themselves: tiles, the stream with and without the processor's instructions,
-static operands; and backends with a mistake, which the checks must catch.
-"""
+"""Tiles, the stream and static operands of the compiled loops; planted bugs in backends."""
 
 import os
 import subprocess
@@ -15,18 +13,8 @@ from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numba_backend import NumbaBackend, products
 from gpumpc.ring.numba_backend.products import tiles, winograd
 from gpumpc.ring.numba_backend.products.forms import Static
-from tests.ring.parity import (
-    DEFINITION,
-    WIDTHS,
-    check_fused_with_the_stream,
-    check_lookup,
-    check_masked,
-    check_select,
-    check_the_stream_is_nist_s,
-    check_wire,
-    same,
-    words,
-)
+from tests.ring import parity
+from tests.ring.parity import DEFINITION, WIDTHS, same, words
 from tests.ring.parity_products import check_conv, check_matmul
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,18 +25,14 @@ def check_winograd(backend, shape, c_out, padding, bits, fill=False):
     x, w = words(1, shape, fill), words(2, (3, 3, shape[3], c_out), fill)
     check_conv(backend, x, w, (1, 1), padding, 1, bits)
     if bits + winograd.EXTRA_BITS <= 64:
-        same(
-            products._winograd(x, w, padding, bits),
-            DEFINITION.conv2d(x, w, (1, 1), padding, 1, bits),
-        )
+        expected = DEFINITION.conv2d(x, w, (1, 1), padding, 1, bits)
+        same(products._winograd(x, w, padding, bits), expected)
 
 
 @pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("bits", WIDTHS + [26, 42, 43, 58, 59])
 def test_winograd_convolution_agrees(bits, fill):
-    """Whole tiles and tiles over the edge, one block of channels and more, one chunk of tiles and
-    more.
-    """
+    """Whole tiles and tiles over the edge; one block of channels or chunk of tiles, and more."""
     for shape, c_out, padding in (
         ((2, 16, 16, 16), 16, (1, 1, 1, 1)),
         ((1, 5, 6, 3), 5, (0, 0, 0, 0)),
@@ -60,20 +44,17 @@ def test_winograd_convolution_agrees(bits, fill):
 
 def test_winograd_is_chosen_only_where_it_pays():
     big, w = np.empty((8, 16, 16, 64), np.uint64), np.empty((3, 3, 64, 64), np.uint64)
-    around, none = (1, 1, 1, 1), (0, 0, 0, 0)
-    assert products._suits_winograd(big, w, (1, 1), around, 40)
-    assert products._suits_winograd(big, w, (1, 1), around, 58) and not products._suits_winograd(
-        big, w, (1, 1), around, 59
-    )
-    assert not products._suits_winograd(big, w, (2, 1), around, 40)
-    assert not products._suits_winograd(
-        big, np.empty((3, 1, 64, 64), np.uint64), (1, 1), around, 40
-    )
-    assert not products._suits_winograd(big[:1], w, (1, 1), around, 40)  # too few tiles
-    assert not products._suits_winograd(big[..., :8], w[:, :, :8], (1, 1), around, 40)
+    around, none, suits = (1, 1, 1, 1), (0, 0, 0, 0), products._suits_winograd
+    assert suits(big, w, (1, 1), around, 40)
+    assert suits(big, w, (1, 1), around, 58)
+    assert not suits(big, w, (1, 1), around, 59)
+    assert not suits(big, w, (2, 1), around, 40)
+    assert not suits(big, np.empty((3, 1, 64, 64), np.uint64), (1, 1), around, 40)
+    assert not suits(big[:1], w, (1, 1), around, 40)  # too few tiles
+    assert not suits(big[..., :8], w[:, :, :8], (1, 1), around, 40)
     # 14 x 14 outputs fill their 4 x 4 tiles well enough, 5 x 5 would waste more than is saved.
-    assert products._suits_winograd(big, w, (1, 1), none, 40)
-    assert not products._suits_winograd(np.empty((99, 5, 5, 64), np.uint64), w, (1, 1), around, 40)
+    assert suits(big, w, (1, 1), none, 40)
+    assert not suits(np.empty((99, 5, 5, 64), np.uint64), w, (1, 1), around, 40)
 
 
 @pytest.mark.parametrize("low", [0, (1 << 64) - 1, (1 << 64) - 70, (1 << 64) - 7000])
@@ -82,10 +63,7 @@ def test_stream_counter_carries_over_64_bits(high, low):
     """The counter has 128 bits: where its lower half wraps, the upper one goes on."""
     key = bytes(range(16)) + high.to_bytes(8, "big") + low.to_bytes(8, "big")
     for n in (1, 100, 20_000):
-        same(
-            COMPILED.expand_words("aes128ctr", key, (n,), 40),
-            DEFINITION.expand_words("aes128ctr", key, (n,), 40),
-        )
+        parity.agree(COMPILED, "expand_words", "aes128ctr", key, (n,), 40)
         expected = bytes(DEFINITION.pack_masked(words(n, (n,)), "aes128ctr", key, 27))
         assert bytes(COMPILED.pack_masked(words(n, (n,)), "aes128ctr", key, 27)) == expected
 
@@ -93,9 +71,9 @@ def test_stream_counter_carries_over_64_bits(high, low):
 def test_streams_agree_without_aes_instructions(monkeypatch):
     monkeypatch.setattr(numba_backend, "HAS_AES", False)
     for backend in (DEFINITION, COMPILED):
-        check_fused_with_the_stream(backend, 40, 989, "aes128ctr")
-    check_masked(COMPILED, 40, 989)
-    check_the_stream_is_nist_s(COMPILED)
+        parity.check_fused_with_the_stream(backend, 40, 989, "aes128ctr")
+    parity.check_masked(COMPILED, 40, 989)
+    parity.check_the_stream_is_nist_s(COMPILED)
 
 
 PLAIN_MACHINE = """
@@ -123,15 +101,10 @@ print("the same")
 @pytest.mark.evidence
 def test_generic_processor_gives_the_same_results(tmp_path):
     """Code for the plainest processor of this family, in a process of its own."""
-    plain = {
-        **os.environ,
-        "NUMBA_CPU_NAME": "generic",
-        "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN_MACHINE], env=plain, cwd=ROOT, capture_output=True, text=True
-    )
+    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    plain = {**os.environ, **generic, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PLAIN_MACHINE]
+    done = subprocess.run(command, env=plain, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "the same\n", done.stderr
 
 
@@ -190,12 +163,12 @@ class NoEdge(NumbaBackend):
 @pytest.mark.parametrize(
     ("check", "wrong", "arguments"),
     [
-        (check_wire, NoHighByte, (40, 989)),
-        (check_masked, MaskOfAnotherSign, (40, 989)),
-        (check_select, NeighbourLane, (989,)),
+        (parity.check_wire, NoHighByte, (40, 989)),
+        (parity.check_masked, MaskOfAnotherSign, (40, 989)),
+        (parity.check_select, NeighbourLane, (989,)),
         (check_matmul, TooNarrow, (7, 65, 17, 49)),
         (check_matmul, LostColumn, (7, 65, 17, 40)),
-        (check_lookup, NoEdge, (3, 3, 989)),
+        (parity.check_lookup, NoEdge, (3, 3, 989)),
     ],
 )
 def test_planted_backend_bugs_are_caught(check, wrong, arguments):
@@ -215,15 +188,13 @@ def test_planted_winograd_width_bug_is_caught(monkeypatch):
 
 @pytest.mark.parametrize("bits", [30, 40, 60])
 def test_static_operands_give_the_same_products_again(bits):
-    """The same products, the first time and again, by matrices, windows and tiles; results
-    computed from one are plain.
-    """
-    cases = [
+    """By matrices, windows and tiles; results computed from a static operand are plain."""
+    for x, w, groups in (
         ((2, 20, 20, 32), (3, 3, 32, 32), 1),
         ((2, 9, 9, 5), (3, 3, 5, 7), 1),
         ((2, 4, 4, 6), (1, 1, 6, 9), 1),
-    ]
-    for x, w, groups in [*cases, ((1, 5, 5, 6), (3, 3, 1, 6), 6)]:
+        ((1, 5, 5, 6), (3, 3, 1, 6), 6),
+    ):
         left, right = words(1, x), words(2, w)
         kept = COMPILED.static(right, bits)
         expected = DEFINITION.conv2d(left, right, (1, 1), (1, 1, 1, 1), groups, bits)

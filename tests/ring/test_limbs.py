@@ -9,32 +9,28 @@ from gpumpc.ring import limbs
 from gpumpc.ring.fixed_point import mask
 
 BITS = list(range(1, 65))
+SIDE = st.integers(1, 40)
 
 
 def words(rng, shape, bits):
     return rng.integers(0, (1 << bits) - 1, shape, dtype=np.uint64, endpoint=True)
 
 
-def lowest_digits(bits):
-    """The word whose balanced digits are all as negative as they get: -2^21, the last one -2^(rest
-    - 1).
-    """
-    widths = [
-        min(limbs.DIGIT_BITS, bits - i * limbs.DIGIT_BITS) for i in range(limbs.n_digits(bits))
-    ]
-    value = sum(-(1 << (width - 1)) << (limbs.DIGIT_BITS * i) for i, width in enumerate(widths))
+def digits_word(bits, digit):
+    """The word whose balanced digits are `digit(width)`; all but the last have 22 bits."""
+    starts = range(0, bits, limbs.DIGIT_BITS)
+    value = sum(digit(min(limbs.DIGIT_BITS, bits - start)) << start for start in starts)
     return np.uint64(value % (1 << 64))
+
+
+def lowest_digits(bits):
+    """All digits -2^21, the last one -2^(rest - 1)."""
+    return digits_word(bits, lambda width: -(1 << (width - 1)))
 
 
 def highest_digits(bits):
-    """All digits 2^21 - 1."""
-    widths = [
-        min(limbs.DIGIT_BITS, bits - i * limbs.DIGIT_BITS) for i in range(limbs.n_digits(bits))
-    ]
-    value = sum(
-        ((1 << (width - 1)) - 1) << (limbs.DIGIT_BITS * i) for i, width in enumerate(widths)
-    )
-    return np.uint64(value % (1 << 64))
+    """All digits 2^21 - 1, the last one 2^(rest - 1) - 1."""
+    return digits_word(bits, lambda width: (1 << (width - 1)) - 1)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 64))
@@ -62,11 +58,9 @@ def test_matmul_is_exact_for_every_width(bits):
     assert np.array_equal(limbs.matmul(x, w, bits), (x @ w) & mask(bits))
 
 
-# MAX_TERMS // (d + 1) terms fit one product of diagonal d: each of these bounds, one less, and one
-# more.
-BOUNDS = sorted(
-    {limbs.MAX_TERMS // d + e for d in (1, 2, 3) for e in (-1, 0, 1)} | {4096, 4097, 1, 2}
-)
+# MAX_TERMS // (d + 1) terms fit one product of diagonal d; each bound, one less, and one more.
+AROUND = {limbs.MAX_TERMS // d + e for d in (1, 2, 3) for e in (-1, 0, 1)}
+BOUNDS = sorted(AROUND | {4096, 4097, 1, 2})
 
 
 @pytest.mark.parametrize("n_terms", BOUNDS)
@@ -98,13 +92,7 @@ def test_matmul_of_lane_boundary_sizes(size, bits):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 64),
-    st.integers(1, 40),
-    st.integers(1, 3000),
-    st.integers(1, 40),
-    st.integers(0, 2**32),
-)
+@given(st.integers(1, 64), SIDE, st.integers(1, 3000), SIDE, st.integers(0, 2**32))
 def test_matmul_of_any_shape(bits, rows, n_terms, columns, seed):
     rng = np.random.default_rng(seed)
     x, w = words(rng, (rows, n_terms), bits), words(rng, (n_terms, columns), bits)
@@ -115,9 +103,8 @@ def test_matmul_of_any_shape(bits, rows, n_terms, columns, seed):
 def test_matmul_of_strided_operands():
     rng = np.random.default_rng(5)
     x, w = words(rng, (80, 120), 44), words(rng, (60, 120), 44)
-    assert np.array_equal(
-        limbs.matmul(x[::2, ::2], w.T[::2, ::1], 44), (x[::2, ::2] @ w.T[::2]) & mask(44)
-    )
+    expected = (x[::2, ::2] @ w.T[::2]) & mask(44)
+    assert np.array_equal(limbs.matmul(x[::2, ::2], w.T[::2, ::1], 44), expected)
 
 
 def test_row_blocks_join(monkeypatch):

@@ -1,6 +1,4 @@
-"""The compiled loops against the definition, bit for bit: every operation, at sizes on both sides
-of every block and tile.
-"""
+"""The compiled loops against the definition, at sizes on both sides of every block and tile."""
 
 import itertools
 
@@ -14,9 +12,7 @@ from tests.ring.parity import CIPHERS, DEFINITION, SIZES, WIDTHS
 
 COMPILED = NumbaBackend()
 FILL, PARTIES = [False, True], [0, 1]
-MATRICES = list(
-    itertools.product((1, 3, 5, 6, 7, 8, 49, 97), (1, 2, 65), (1, 2, 3, 8, 9, 16, 17, 33))
-)
+ROWS, TERMS, COLUMNS = (1, 3, 5, 6, 7, 8, 49, 97), (1, 2, 65), (1, 2, 3, 8, 9, 16, 17, 33)
 # Each check with the values of its arguments, which meet in every combination.
 AGAINST_THE_DEFINITION = [
     (parity.check_words, WIDTHS, SIZES, FILL),
@@ -78,7 +74,7 @@ def test_both_equal_the_formula(check, arguments):
 @pytest.mark.parametrize("fill", FILL)
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_matmul_agrees_for_shapes_around_a_tile(bits, fill):
-    for m, k, n in MATRICES:
+    for m, k, n in itertools.product(ROWS, TERMS, COLUMNS):
         parity_products.check_matmul(COMPILED, m, k, n, bits, fill)
 
 

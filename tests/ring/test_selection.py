@@ -1,6 +1,4 @@
-"""Public bookkeeping of a selection, against definitions by brute force and against chance
-itself.
-"""
+"""Public bookkeeping of a selection, against brute force and against chance itself."""
 
 import itertools
 import math
@@ -54,9 +52,8 @@ def test_compose_applies_the_first_then_the_second():
 @pytest.mark.parametrize("m", [0, 1, 2, 5, 48])
 def test_pairs_are_all_pairs_in_order(m):
     left, right = selection.pairs(m)
-    assert list(zip(left.tolist(), right.tolist(), strict=True)) == list(
-        itertools.combinations(range(m), 2)
-    )
+    found = zip(left.tolist(), right.tolist(), strict=True)
+    assert list(found) == list(itertools.combinations(range(m), 2))
 
 
 def test_repeat_rows_repeats_a_row():
@@ -74,9 +71,8 @@ def test_order_of_pairs_recovers_every_small_order(m):
 def test_order_of_pairs_recovers_large_orders():
     rows = np.random.default_rng(4).random((30, 96))
     left, right = selection.pairs(96)
-    assert np.array_equal(
-        selection.order_of_pairs(rows[:, left] < rows[:, right], 96), np.argsort(rows, axis=1)
-    )
+    order = selection.order_of_pairs(rows[:, left] < rows[:, right], 96)
+    assert np.array_equal(order, np.argsort(rows, axis=1))
 
 
 # survivors
@@ -125,9 +121,7 @@ def test_survivors_do_not_change_their_argument():
 
 
 def test_survivors_are_shuffled_by_the_key_for_each_row():
-    """Where the pivot comes to lie: anywhere, as often as elsewhere (a chi-square; fails honestly
-    with 10^-6).
-    """
+    """The pivot's place is uniform, by a chi-square that fails honestly with 10^-6."""
     rows, n, cap = 20_000, 12, 6
     below, pivots = np.tile(np.arange(n) < 3, (rows, 1)), np.full((rows, 1), 3)
     kept = selection.survivors(below, pivots, 2, cap, KEY)
@@ -142,28 +136,20 @@ def test_survivors_are_shuffled_by_the_key_for_each_row():
 
 
 def chances(n: int, sample: int, rank: int) -> list[Fraction]:
-    """P[R = r] for r = 0 .. n by counting: R the overall rank of the `rank`-th smallest of a sample
-    without return.
-    """
+    """P[R = r] for r = 0 .. n: R the rank among all of the `rank`-th smallest of a sample."""
     whole = math.comb(n, sample)
-    inside = [
-        Fraction(math.comb(r - 1, rank - 1) * math.comb(n - r, sample - rank), whole)
-        if r
-        else Fraction(0)
-        for r in range(n + 1)
-    ]
+    ways = [math.comb(r - 1, rank - 1) * math.comb(n - r, sample - rank) for r in range(1, n + 1)]
+    inside = [Fraction(count, whole) for count in (0, *ways)]
     assert sum(inside) == 1
     return inside
 
 
 @pytest.mark.parametrize(("n", "sample", "rank"), [(5, 2, 1), (8, 4, 2), (10, 5, 5), (9, 3, 3)])
 def test_rank_distribution_matches_all_samples(n, sample, rank):
-    ranks = Counter(
-        sorted(chosen)[rank - 1] + 1 for chosen in itertools.combinations(range(n), sample)
-    )
-    assert [Fraction(ranks[r], math.comb(n, sample)) for r in range(n + 1)] == chances(
-        n, sample, rank
-    )
+    samples = itertools.combinations(range(n), sample)
+    ranks = Counter(sorted(chosen)[rank - 1] + 1 for chosen in samples)
+    found = [Fraction(ranks[r], math.comb(n, sample)) for r in range(n + 1)]
+    assert found == chances(n, sample, rank)
 
 
 @pytest.mark.parametrize("failure", [0.3, 0.05, 1e-4])
@@ -206,9 +192,7 @@ def test_smallest_cap_is_precise_for_large_n():
     ("n", "sample", "rank", "least"), [(200, 48, 5, 5), (64, 24, 1, 1), (500, 32, 6, 10)]
 )
 def test_cap_fails_no_more_often_than_stated(n, sample, rank, least):
-    """20,000 samples at a failure of 1 %: not more than the 1 - 10^-6 quantile of the binomial
-    law.
-    """
+    """20,000 samples at a failure of 1 %: at most the 1 - 10^-6 quantile of the binomial law."""
     failure, rows = 0.01, 20_000
     cap = selection.smallest_cap(n, sample, rank, least, failure)
     assert cap is not None
@@ -217,7 +201,8 @@ def test_cap_fails_no_more_often_than_stated(n, sample, rank, least):
     assert ((found < least) | (found > cap)).sum() <= binom.isf(1e-6, rows, failure)
 
 
-def check_every_pass_keeps_its_promise(monkeypatch, n, k):
+@pytest.mark.parametrize(("n", "k"), [(500, 10), (1000, 5), (1000, 1)])
+def test_later_passes_fail_no_more_often_than_the_first(monkeypatch, n, k):
     """At a failure of 1 %, with the real survivors: a sample of them must be a uniform one."""
     failure, rows = 0.01, 20_000
     monkeypatch.setattr("gpumpc.protocols.ranking.topk.FAILURE", failure)
@@ -238,17 +223,12 @@ def check_every_pass_keeps_its_promise(monkeypatch, n, k):
         assert (np.sort(x, axis=1)[:, :k] == np.arange(k)).all()
 
 
-@pytest.mark.parametrize(("n", "k"), [(500, 10), (1000, 5), (1000, 1)])
-def test_later_passes_fail_no_more_often_than_the_first(monkeypatch, n, k):
-    check_every_pass_keeps_its_promise(monkeypatch, n, k)
-
-
 def test_planted_unshuffled_survivors_are_caught(monkeypatch):
     """Planted: the old sample's survivors come first, and are the next sample's too."""
     honest = selection.permutations
     monkeypatch.setattr(selection, "permutations", lambda *a: np.sort(honest(*a), axis=1))
     with pytest.raises(AssertionError, match="pass 1"):
-        check_every_pass_keeps_its_promise(monkeypatch, 500, 10)
+        test_later_passes_fail_no_more_often_than_the_first(monkeypatch, 500, 10)
 
 
 def test_stated_failure_is_1e_4():

@@ -55,9 +55,8 @@ def test_pop_older_takes_old_jobs() -> None:
     jobs.put(SomeJob("a"))
     time.sleep(0.05)
     jobs.put(SomeJob("b"))
-    assert [old.job_id for old in jobs.pop_older(0.04)] == ["a"] and [
-        old.job_id for old in jobs.pop_older(0.0)
-    ] == ["b"]
+    assert [old.job_id for old in jobs.pop_older(0.04)] == ["a"]
+    assert [old.job_id for old in jobs.pop_older(0.0)] == ["b"]
 
 
 def test_closing_connection_takes_no_requests() -> None:
@@ -74,9 +73,8 @@ def test_closing_connection_takes_no_requests() -> None:
     connection: Any = ends[0]
     connection.wait_peer, connection.close = lambda timeout_s: None, close
     peer_loop = PeerLoop(0, {}, lambda: connection, agreed, stopping)
-    exchange = threading.Thread(
-        target=lambda: exchange_hello(ends[1], equal={"number of plans": "0"})
-    )
+    equal = {"number of plans": "0"}
+    exchange = threading.Thread(target=lambda: exchange_hello(ends[1], equal=equal))
     exchange.start()
     peer_loop.run()
     exchange.join()

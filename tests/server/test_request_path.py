@@ -23,10 +23,7 @@ TAKERS = {PeerLoop._lead.__code__, PeerLoop._follow.__code__}
 
 
 class Tracer:
-    """Sees every call in the threads that begin while it is installed. Each time a job is queued,
-    and at the first step of a batch, it writes down the calls that are on the stack, outermost
-    first.
-    """
+    """Writes down the stack, outermost call first, when a job is queued and a first step runs."""
 
     def __init__(self, first_step: CodeType) -> None:
         self.first_step = first_step
@@ -72,10 +69,8 @@ def client(tracer: Tracer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         servers = [Server(load_server(file)) for file in (setup.server0, setup.server1)]
         parties: list[Server | Dealer] = [*servers, Dealer(load_dealer(setup.dealer))]
     names = ("server 0", "server 1", "dealer")
-    threads = [
-        threading.Thread(target=party.run, name=name)
-        for party, name in zip(parties, names, strict=True)
-    ]
+    named = zip(parties, names, strict=True)
+    threads = [threading.Thread(target=party.run, name=name) for party, name in named]
     for thread in threads:
         thread.start()
     try:
@@ -97,11 +92,10 @@ def test_a_request_reaches_its_first_step_in_12_calls(
 ) -> None:
     """From the arrival of a frame to the first step: at most 12 calls in at most 6 files.
 
-    Counted are all functions of the package that are on the stack, both ends included: in the
-    listening thread from `RequestHandler.handle` to `JobQueue.put`, which hands the job over, then
-    in the peer loop's thread from the function that takes the job (`_lead` or `_follow`) to `run`
-    of the program's first step. Functions that have returned by then are not counted, nor are the
-    callers of the two outermost ones: they were entered before the request arrived.
+    Counted are the package's functions on the stack, both ends included: in the listening thread
+    from `RequestHandler.handle` to `JobQueue.put`, then in the peer loop's thread from `_lead` or
+    `_follow`, which takes the job, to `run` of the first step. Functions that have returned are not
+    counted, nor callers of the outermost two, which were entered before the request arrived.
     """
     shared = client.share(images(2))
     tracer.queued.clear()

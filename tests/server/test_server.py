@@ -1,6 +1,4 @@
-"""Server 1 and its dealer, without processes: a batch is stored as one dealer dealt it, or not at
-all.
-"""
+"""Server 1 and its dealer, without processes: batches are stored as dealt, or not at all."""
 
 import threading
 from collections.abc import Iterator

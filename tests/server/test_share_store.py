@@ -34,10 +34,8 @@ from tests.processes.cluster import tiny
 COMPILED = tiny()
 PROGRAM = program_of(COMPILED.record, 2)
 ENGINE: Any = SimpleNamespace(plan=COMPILED.record, program=PROGRAM)
-ROW_BYTES = (
-    SEED_BYTES,
-    len(choose_backend().pack(choose_backend().zeros((1, 4, 4, 1)), PROGRAM.input.bits)),
-)
+NOTHING = choose_backend().zeros((1, 4, 4, 1))
+ROW_BYTES = SEED_BYTES, len(choose_backend().pack(NOTHING, PROGRAM.input.bits))
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 KIND = f"input/{plan_hash(COMPILED.record).hex()}"
 
@@ -62,12 +60,8 @@ def put(
 ) -> None:
     request = m.Share("a" * 64, version, items)
     bulk = bytes(range(200)) * 10
-    share_store.add_inputs(
-        ENGINE,
-        request,
-        owner,
-        memoryview(bulk[: len(items) * ROW_BYTES[share_store.party] + extra]),
-    )
+    data = memoryview(bulk[: len(items) * ROW_BYTES[share_store.party] + extra])
+    share_store.add_inputs(ENGINE, request, owner, data)
 
 
 def together(
@@ -104,15 +98,12 @@ def test_mismatched_rows_are_deleted_at_both_servers(stores: list[ShareStore]) -
     put(stores[0], [C], version="2" * 32)
     assert settle(stores, [A, B, C]) == [[A, C], [A, C]]
     assert ready(stores) == [[B], [B]]
-    assert not stores[0].store.find(KIND, [A, C], "user") and not stores[1].store.find(
-        KIND, [C], "user"
-    )
+    assert not stores[0].store.find(KIND, [A, C], "user")
+    assert not stores[1].store.find(KIND, [C], "user")
 
 
 def test_settle_completes_after_a_crash_between_confirmations(stores: list[ShareStore]) -> None:
-    """Server 0 has confirmed and server 1 has not: the same version becomes ready at both, another
-    one is deleted at both.
-    """
+    """Only server 0 has confirmed: both make the same version ready, or delete different ones."""
     for share_store in stores:
         put(share_store, [A])
     stores[0].store.confirm(KIND, [RowKey(A, "1" * 32)])
@@ -131,9 +122,7 @@ def test_settle_completes_after_a_crash_between_confirmations(stores: list[Share
 def test_settle_waits_for_a_server_that_waits_for_its_dealer(
     stores: list[ShareStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With several batches in flight it begins a later one, for which its dealer may take long,
-    before it confirms this.
-    """
+    """It may begin a later batch, for which its dealer may take long, before it confirms this."""
     waited = []
 
     def noted(channel: Any, **arguments: Any) -> Any:
@@ -237,8 +226,6 @@ def test_unpaired_stores_are_refused(stores: list[ShareStore], tmp_path: Path) -
 
 
 def test_results_are_refused_by_a_plan_that_does_not_take_them(stores: list[ShareStore]) -> None:
-    with pytest.raises(
-        PlanError,
-        match=r"plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan",
-    ):
+    why = "plan 'tiny' does not take the results of plan 'tiny'.*on top of that plan"
+    with pytest.raises(PlanError, match=why):
         stores[0].source_of(ENGINE, ENGINE)

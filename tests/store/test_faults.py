@@ -47,10 +47,8 @@ def test_kill_9_before_the_commit_keeps_nothing(tmp_path: Path, when: str) -> No
         fill(store, 3)
         store.put(KIND, keys(2, 3), "owner", rows(2))
         before = segments(tmp_path)
-    got = python(
-        BEFORE[when] + "\nstore.put('feature/plan', keys(4, 10), 'owner', rows(4, seed=2))\n",
-        tmp_path,
-    )
+    put = "\nstore.put('feature/plan', keys(4, 10), 'owner', rows(4, seed=2))\n"
+    got = python(BEFORE[when] + put, tmp_path)
     assert got.returncode == -signal.SIGKILL, got.stderr
     with Store(tmp_path, 0) as store:
         assert segments(tmp_path) == before and store.verify() == 2
@@ -80,9 +78,8 @@ for i in range(100000):
     store.confirm("feature/plan", keys(3, 3 * i))
     print(i, flush=True)
 """
-    with subprocess.Popen(
-        command(text, tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    writer = command(text, tmp_path)
+    with subprocess.Popen(writer, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "0\n"
         time.sleep(delay_s)
@@ -120,11 +117,8 @@ print(store.put("feature/plan", keys(2, 70), "owner", rows(2)))
 """
     got = python(text, tmp_path)
     assert got.stdout.splitlines()[1:] == ["1 3", "2"], got.stdout + got.stderr
-    assert (
-        got.stdout.startswith("ConfigError")
-        and "free some space" in got.stdout
-        and str(tmp_path) in got.stdout
-    )
+    assert got.stdout.startswith("ConfigError")
+    assert "free some space" in got.stdout and str(tmp_path) in got.stdout
 
 
 def test_full_manifest_is_reported_and_nothing_kept(tmp_path: Path) -> None:
@@ -152,11 +146,8 @@ print(len(list(store.folder.glob("*.seg"))), len(store.rows("feature/plan")))
 def test_two_processes_cannot_share_a_store(tmp_path: Path) -> None:
     with Store(tmp_path, 0):
         got = python("", tmp_path)
-        assert (
-            got.returncode == 1
-            and "ConfigError" in got.stderr
-            and "another process holds" in got.stderr
-        )
+        assert got.returncode == 1
+        assert "ConfigError" in got.stderr and "another process holds" in got.stderr
     assert python("", tmp_path).returncode == 0
 
 

@@ -13,17 +13,9 @@ from tests.store.shares import KIND, fill, items, keys, rows, segments
 def test_store_files_are_private(tmp_path: Path) -> None:
     with Store(tmp_path / "store", 0) as store:
         fill(store, 3)
-        modes = {
-            path.name.split(".")[-1]: stat.S_IMODE(path.stat().st_mode)
-            for path in store.folder.iterdir()
-        }
-        assert modes == dict.fromkeys(modes, 0o600) and {
-            "seg",
-            "sqlite",
-            "lock",
-            "sqlite-wal",
-            "sqlite-shm",
-        } <= set(modes)
+        paths = {path.name.split(".")[-1]: path for path in store.folder.iterdir()}
+        assert {"seg", "sqlite", "lock", "sqlite-wal", "sqlite-shm"} <= paths.keys()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths.values()} == {0o600}
         assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
 
 

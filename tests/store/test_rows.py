@@ -83,13 +83,10 @@ def test_rows_survive_reopening(tmp_path: Path) -> None:
         store.put(KIND, keys(3), "owner", rows(3))
         store.confirm(KIND, keys(3))
         store.pair("p" * 32)
-        (tmp_path / f"{'0' * 32}.seg").write_bytes(
-            b"of a process that died before the manifest was written"
-        )
+        (tmp_path / f"{'0' * 32}.seg").write_bytes(b"of a process that died before its commit")
     with Store(tmp_path, 1) as store:
-        assert (
-            store.read(KIND, items(keys(3)))[1] == rows(3)
-        ).all() and store.store_pair_id == "p" * 32
+        assert (store.read(KIND, items(keys(3)))[1] == rows(3)).all()
+        assert store.store_pair_id == "p" * 32
         assert store.verify() == len(segments(tmp_path)) == 1 and store.kinds() == [KIND]
 
 
@@ -125,19 +122,14 @@ def test_verify_finds_damage(store: Store, damage: str) -> None:
 
 def test_notes_are_written_once(store: Store) -> None:
     assert store.noted("index") is None
-    assert (
-        store.note("index", "first")
-        == "first"
-        == store.note("index", "second")
-        == store.noted("index")
-    )
+    assert store.note("index", "first") == store.note("index", "second") == "first"
+    assert store.noted("index") == "first"
 
 
 def test_same_upload_twice_is_stored_once(store: Store) -> None:
     assert store.put(KIND, keys(2), "owner", rows(2)) == 2
-    assert (
-        store.put(KIND, keys(2), "owner", rows(2)) == 2
-    )  # pending: the second takes the place of the first
+    # Pending: the second takes the place of the first.
+    assert store.put(KIND, keys(2), "owner", rows(2)) == 2
     store.confirm(KIND, keys(2))
     assert store.put(KIND, keys(2), "owner", rows(2, seed=9)) == 0
     assert len(store.rows(KIND)) == 2 and (store.read(KIND, items(keys(2)))[1] == rows(2)).all()
@@ -213,7 +205,6 @@ def test_64_of_20000_rows_are_read(store: Store) -> None:
         store.confirm(KIND, keys(4000, start))
     chosen = np.random.default_rng(3).permutation(20_000)[:64]
     found, read = store.read(KIND, [f"img{i:05}" for i in chosen])
-    assert (read == data[chosen]).all() and [key.item for key in found] == [
-        f"img{i:05}" for i in chosen
-    ]
+    assert (read == data[chosen]).all()
+    assert items(found) == [f"img{i:05}" for i in chosen]
     assert store.verify() == 5 and os.listdir(store.folder).count("lock") == 1

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -26,6 +26,7 @@ class End(Channel):
 
 
 Ends = tuple[End, End]
+MakeRelay = Callable[[str], Relay]
 
 
 def bind(stack: ExitStack, patience_s: float = 600.0, stream_endpoint: str | None = None) -> End:
@@ -50,9 +51,7 @@ def connect(
     return End(socket, 1, patience_s)
 
 
-def both_ends(
-    stack: ExitStack, make_relay: Callable[[str], Relay] | None = None, *, patience_s: float = 5.0
-) -> Ends:
+def both_ends(stack: ExitStack, make_relay: MakeRelay | None = None, patience_s: float = 5) -> Ends:
     """Both ends, not met yet; the stream through a relay, if there is one."""
     place = reached = free_port() if make_relay else None
     if make_relay is not None and place is not None:
@@ -63,9 +62,7 @@ def both_ends(
     return s0, connect(stack, s0.transport.endpoint, patience_s=patience_s, stream_endpoint=reached)
 
 
-def met(
-    stack: ExitStack, make_relay: Callable[[str], Relay] | None = None, *, patience_s: float = 5.0
-) -> Ends:
+def met(stack: ExitStack, make_relay: MakeRelay | None = None, patience_s: float = 5) -> Ends:
     """Both ends, connected and in batch 1."""
     ends = both_ends(stack, make_relay, patience_s=patience_s)
     meet(ends)
@@ -81,11 +78,8 @@ def meet(ends: Ends) -> None:
 def both(first: Callable[[], object], second: Callable[[], object]) -> list[object]:
     """The outcomes of two threads, results or errors."""
     with ThreadPoolExecutor() as pool:
-        return [_outcome(future) for future in (pool.submit(first), pool.submit(second))]
-
-
-def _outcome(future: Future[object]) -> object:
-    return future.exception(20) or future.result()
+        futures = pool.submit(first), pool.submit(second)
+        return [future.exception(20) or future.result() for future in futures]
 
 
 def seconds_until(error: type[GpumpcError], match: str, action: Callable[[], object]) -> float:

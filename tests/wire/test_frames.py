@@ -27,12 +27,8 @@ def header() -> bytes:
 
 def test_a_frame_survives_the_wire() -> None:
     frame = decode([header(), PAYLOAD])
-    assert (frame.kind, frame.session, frame.batch_index, frame.sequence) == (
-        Kind.OPENING,
-        SESSION,
-        7,
-        3,
-    )
+    assert (frame.kind, frame.session) == (Kind.OPENING, SESSION)
+    assert (frame.batch_index, frame.sequence) == (7, 3)
     assert frame.payload == PAYLOAD
     assert len(header()) == HEADER.size == 44
 

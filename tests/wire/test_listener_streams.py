@@ -13,18 +13,8 @@ from gpumpc.wire.stream import Exchange
 from gpumpc.wire.stream.records import SEALED_HEADER_BYTES, TICKET_BYTES
 from gpumpc.wire.zmq_channel import Arrival, Listener, Requester
 from gpumpc.wire.zmq_channel.endpoint import with_port
-from tests.wire.ends import (
-    ANY_PORT,
-    DEADLINE_S,
-    DEALER,
-    S0,
-    S1,
-    SESSION,
-    USER,
-    Tampering,
-    both,
-    free_port,
-)
+from tests.wire import ends
+from tests.wire.ends import ANY_PORT, DEADLINE_S, DEALER, S0, S1, SESSION, USER, free_port
 
 
 class Serving:
@@ -49,10 +39,9 @@ class Serving:
             arrival = self.listener.poll(0.05)
             if arrival is not None:
                 self.arrivals.append(arrival)
-                if arrival.frame.kind is Kind.REQUEST:
-                    self.listener.reply(
-                        arrival.routing_id, Kind.REPLY, b"received", sequence=arrival.frame.sequence
-                    )
+                frame, route = arrival.frame, arrival.routing_id
+                if frame.kind is Kind.REQUEST:
+                    self.listener.reply(route, Kind.REPLY, b"received", sequence=frame.sequence)
 
     def wait(self, n: int) -> list[Arrival]:
         deadline = time.monotonic() + DEADLINE_S
@@ -68,9 +57,7 @@ def requester(stack: ExitStack, serving: Serving, keys: object = DEALER) -> Requ
     return made
 
 
-def test_dealer_stream_delivers_frames_in_order(
-    stack: ExitStack,
-) -> None:
+def test_dealer_stream_delivers_frames_in_order(stack: ExitStack) -> None:
     serving = Serving(stack)
     dealer = requester(stack, serving)
     dealer.open_stream()
@@ -105,10 +92,8 @@ def test_user_without_a_stream_is_still_served(stack: ExitStack) -> None:
     with pytest.raises(RemoteError, match="AccessDenied: no stream is open to this party"):
         user.open_stream()
     user.send(Kind.REQUEST, b"an upload, ", b"in parts", sequence=1)
-    assert (
-        user.receive(5).payload == b"received"
-        and serving.arrivals[0].frame.payload == b"an upload, in parts"
-    )
+    assert user.receive(5).payload == b"received"
+    assert serving.arrivals[0].frame.payload == b"an upload, in parts"
 
 
 def test_listener_without_streams_refuses_a_stream(stack: ExitStack) -> None:
@@ -116,15 +101,13 @@ def test_listener_without_streams_refuses_a_stream(stack: ExitStack) -> None:
     stack.callback(listener.close)
     dealer = Requester(listener.endpoint, DEALER, S0.public)
     stack.callback(dealer.close)
-    opening, _ = both(dealer.open_stream, lambda: listener.poll(1.0))
+    opening, _ = ends.both(dealer.open_stream, lambda: listener.poll(1.0))
     assert isinstance(opening, RemoteError) and "this server has none" in opening.why
 
 
-def test_flipped_bit_of_a_correction_is_counted_and_refused(
-    stack: ExitStack,
-) -> None:
+def test_flipped_bit_of_a_correction_is_counted_and_refused(stack: ExitStack) -> None:
     place = free_port()
-    relay = Tampering(place, TICKET_BYTES + SEALED_HEADER_BYTES + 5_000)
+    relay = ends.Tampering(place, TICKET_BYTES + SEALED_HEADER_BYTES + 5_000)
     stack.callback(relay.close)
     serving = Serving(stack, stream_endpoint=place)
     dealer = requester(stack, serving)
@@ -144,9 +127,7 @@ def test_flipped_bit_of_a_correction_is_counted_and_refused(
     assert serving.wait(1)[0].frame.payload == b"as it should be"
 
 
-def test_old_dealer_streams_end_when_new_ones_open(
-    stack: ExitStack,
-) -> None:
+def test_old_dealer_streams_end_when_new_ones_open(stack: ExitStack) -> None:
     """One that is started again must not wait for its last connection to be noticed as dead."""
     serving = Serving(stack)
     dealers = [requester(stack, serving) for _ in range(6)]

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -57,10 +58,8 @@ def test_batches_run_concurrently_at_their_own_cost(
 
     def serve(end: Multiplexer) -> list[tuple[int, Cost]]:
         def batch(batch_index: int) -> Callable[[SubChannel], tuple[int, Cost]]:
-            return lambda sub_channel: (
-                batch_index,
-                talk(sub_channel, batch_index, 0.001 * ((batch_index + end.first.party) % 2)),
-            )
+            pause_s = 0.001 * ((batch_index + end.first.party) % 2)
+            return lambda sub_channel: (batch_index, talk(sub_channel, batch_index, pause_s))
 
         found = []
         for batch_index, cost in pipelined(end.first, n, map(batch, range(12))):
@@ -91,12 +90,7 @@ def test_failed_batch_ends_the_others(ends: tuple[Multiplexer, Multiplexer]) -> 
         sub_channel.receive()
 
     def other(end: Multiplexer) -> None:
-        for _ in pipelined(
-            end.first,
-            2,
-            [lambda sub_channel: talk(sub_channel, 0), lambda sub_channel: talk(sub_channel, 1)],
-        ):
-            pass
+        list(pipelined(end.first, 2, [partial(talk, batch_index=i) for i in range(2)]))
 
     start = time.monotonic()
     with ThreadPoolExecutor(2) as threads:

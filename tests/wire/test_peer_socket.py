@@ -26,6 +26,7 @@ from tests.wire.ends import (
     Ends,
     bind,
     connect,
+    free_port,
     meet,
     met,
     seconds_until,
@@ -50,9 +51,8 @@ s1.begin({SESSION!r}, 1)
 s1.send_control(b"up")
 {then}
 """
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "KEY": S1.secret.decode()}
-    )
+    environment = {**os.environ, "KEY": S1.secret.decode()}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
 
 def test_port_zero_is_reported_as_a_real_port(pair: Ends) -> None:
@@ -86,14 +86,10 @@ def test_unlisted_key_is_denied_and_the_peer_connects(stack: ExitStack) -> None:
     assert s0.receive_control(5) == b"in"
 
 
-def test_wrong_key_and_absent_server_give_one_timeout_text(
-    stack: ExitStack,
-) -> None:
+def test_wrong_key_and_absent_server_give_one_timeout_text(stack: ExitStack) -> None:
     s0 = bind(stack)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        unused = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     wrong = connect(stack, s0.transport.endpoint, S1, USER.public)
-    absent = connect(stack, unused)
+    absent = connect(stack, free_port())
     for end, hint in ((wrong, "something listens there"), (absent, "nothing answers there")):
         both = f"does not run there, or its key is not the one in its card here .{hint}"
         assert seconds_until(PeerTimeout, both, partial(end.wait_peer, 1.0)) < DEADLINE_S

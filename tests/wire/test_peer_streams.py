@@ -36,10 +36,8 @@ def test_all_frames_use_the_stream_and_are_counted(stack: ExitStack, n_bytes: in
     relays: list[Relay] = []
     s0, s1 = met(stack, lambda place: relays.append(Relay(place)) or relays[0])  # type: ignore[func-returns-value]  # append returns None, so `or` goes on
     data = [os.urandom(n_bytes) for _ in range(2)]
-    assert both(lambda: s0.exchange([data[0]]), lambda: s1.exchange([data[1]])) == [
-        data[1],
-        data[0],
-    ]
+    found = both(lambda: s0.exchange([data[0]]), lambda: s1.exchange([data[1]]))
+    assert found == data[::-1]
     s1.send_control(b"and this")
     assert s0.receive_control(5) == b"and this"
     assert s0.measured() == s1.measured() == Cost(1, n_bytes, n_bytes)
@@ -47,15 +45,8 @@ def test_all_frames_use_the_stream_and_are_counted(stack: ExitStack, n_bytes: in
     frame = SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
     by_1, by_0 = (len(stream) for stream in relays[0].streams)
     assert by_0 == SEALED_HEADER_BYTES + frame  # the listener's HELLO, and the opening
-    assert (
-        by_1
-        == TICKET_BYTES
-        + SEALED_HEADER_BYTES
-        + frame
-        + SEALED_HEADER_BYTES
-        + len(b"and this")
-        + TAG_BYTES
-    )
+    control = SEALED_HEADER_BYTES + len(b"and this") + TAG_BYTES
+    assert by_1 == TICKET_BYTES + SEALED_HEADER_BYTES + frame + control
 
 
 @pytest.mark.parametrize("way", [0, 1])
@@ -106,16 +97,9 @@ def test_absent_stream_listener_fails_in_time_with_a_hint(stack: ExitStack) -> N
     start = time.monotonic()
     here, there = both(s0.transport.wait_peer, s1.transport.wait_peer)
     assert time.monotonic() - start < DEADLINE_S
-    assert (
-        isinstance(there, PeerLost)
-        and "no stream to server0 at" in there.what
-        and "peer_bulk" in there.hint
-    )
-    assert (
-        isinstance(here, PeerTimeout)
-        and "no stream of server1 at port" in here.what
-        and "peer_bulk" in here.hint
-    )
+    assert isinstance(there, PeerLost) and "no stream to server0 at" in there.what
+    assert isinstance(here, PeerTimeout) and "no stream of server1 at port" in here.what
+    assert "peer_bulk" in there.hint and "peer_bulk" in here.hint
     for end in (s0, s1):  # what has failed once stays so: the keys of a connection are agreed once
         with pytest.raises(PeerLost, match="its stream did not come about"):
             end.transport.wait_peer()
@@ -126,14 +110,9 @@ def test_a_stream_port_that_is_taken_is_a_config_error(stack: ExitStack) -> None
         place = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
             PeerSocket.bind(ANY_PORT, S0, S1.public, stream_endpoint=place)
+        allowed = {DEALER.public: "dealer"}
         with pytest.raises(ConfigError, match="cannot listen for a stream"):
-            Listener(
-                ANY_PORT,
-                S0,
-                {DEALER.public: "dealer"},
-                stream_peers=["dealer"],
-                stream_endpoint=place,
-            )
+            Listener(ANY_PORT, S0, allowed, stream_peers=["dealer"], stream_endpoint=place)
 
 
 def test_peer_that_does_not_begin_with_a_hello_is_refused(stack: ExitStack) -> None:
@@ -174,12 +153,6 @@ def test_key_material_does_not_print(stack: ExitStack) -> None:
     for thing in met(stack):
         stream = thing.transport._stream
         assert isinstance(stream, Stream)
-        for text in (
-            repr(thing),
-            repr(stream),
-            repr(stream._opener),
-            repr(stream._keys),
-            repr(vars(stream)),
-        ):
+        for text in map(repr, (thing, stream, stream._opener, stream._keys, vars(stream))):
             for secret in (stream._keys._peers, stream._opener._secret):
                 assert secret.hex() not in text and repr(secret)[2:-1] not in text

@@ -1,250 +1,119 @@
 """Bugs of local steps, streams, the wire, bits and comparisons."""
 
-from tests.kernels import contract, fused, three
-from tests.kernels.planted import Bug
+from tests.kernels import test_contract as contract
+from tests.kernels import test_fused as fused
+from tests.kernels import test_three as three
+from tests.kernels.planted import Planted, bugs
 
-BUGS = [
-    # local steps
-    Bug(
-        "rounded by the wrong party",
-        "truncate",
-        "x[i] + round",
-        "x[i] - round",
-        three.test_truncation_matches_the_formula,
-        (65, 0),
-    ),
-    Bug(
-        "shifted before it is reduced",
-        "truncate",
-        "((x[i] + round) & mask) >> shift",
-        "((x[i] + round) >> shift) & mask",
-        three.test_truncation_matches_the_formula,
-        (65, 0),
-    ),
-    Bug(
-        "both parties add e f",
-        "beaver",
-        "public_part * g",
-        "g",
-        three.test_beaver_shares_add_up_to_the_product,
-        (65,),
-    ),
-    Bug(
-        "elements past the end",
-        "truncate",
-        "threadIdx.x; i < (i64)(n))",
-        "threadIdx.x; i <= (i64)(n))",
-        three.test_truncation_matches_the_formula,
-        (65, 1),
-    ),
-    Bug(
-        "an argument written that is constant",
-        "beaver",
-        "EACH(i, n) {",
-        "EACH(i, n) {\n    ((u64*)e)[i] = 0;",
-        three.test_beaver_shares_add_up_to_the_product,
-        (65,),
-    ),
-    Bug(
-        "a tie goes to the higher index",
-        "argmax",
-        "value == best && j < index)) best = value, index = j;\n    }",
-        "value == best && j > index)) best = value, index = j;\n    }",
-        contract.test_argmax_and_smallest_match_numpy,
-        ((3, 40),),
-    ),
-    Bug(
-        "every row gathers from the first",
-        "gather",
-        "x[i / picked * row + index[i]]",
-        "x[index[i]]",
-        contract.test_gather_take_and_concat_match_numpy,
-    ),
-    Bug(
-        "strides exchanged",
-        "pool",
-        "y * stride_y + u",
-        "y * stride_x + u",
-        contract.test_window_sum_matches_numpy,
-        ((3, 2), (1, 2)),
-    ),
-    # streams and the wire
-    Bug(
-        "every block draws the same stream",
-        "chacha",
-        "(u32)(first + threadIdx.x)",
-        "threadIdx.x",
-        contract.test_stream_over_several_blocks_matches_numpy,
-    ),
-    Bug(
-        "a rotation by another number",
-        "chacha",
-        "b = rotate_left(b ^ c, 12)",
-        "b = rotate_left(b ^ c, 11)",
-        contract.test_expand_words_matches_numpy,
-        ("chacha20", 64),
-    ),
-    Bug(
-        "a stream read before it is there",
-        "chacha",
-        "word[w * STRIDE + threadIdx.x] = x[w];\n    __syncthreads();",
-        "word[w * STRIDE + threadIdx.x] = x[w];",
-        contract.test_expand_words_matches_numpy,
-        ("chacha20", 64),
-    ),
-    Bug(
-        "padding bits of lanes not cleared",
-        "chacha",
-        "word & tail",
-        "word",
-        contract.test_expand_lanes_matches_numpy,
-        ("chacha20", 65),
-    ),
-    Bug(
-        "lanes written past their end",
-        "pack",
-        "!(threadIdx.x & 1) && first / 8 < lane_bytes(n)",
-        "!(threadIdx.x & 1)",
-        contract.test_pack_and_unpack_match_numpy,
-        (65, 27),
-    ),
-    Bug(
-        "what follows the last element leaves too",
-        "pack",
-        "first + e < n ? x[first + e] : 0",
-        "x[first + e < n ? first + e : n - 1]",
-        contract.test_pack_and_unpack_match_numpy,
-        (65, 27),
-    ),
-    Bug(
-        "a mask of zeros",
-        "mask",
-        "? x[first + e] + sign * mask",
-        "? x[first + e] + 0 * mask",
-        fused.test_masked_words_are_packed_in_one_pass,
-        (65, 40),
-    ),
-    Bug(
-        "the masked value left in place of its mask",
-        "mask",
-        "= mask & bit_mask;",
-        "= v[e] & bit_mask;",
-        fused.test_masked_words_are_packed_in_one_pass,
-        (65, 40),
-    ),
-    Bug(
-        "an opening not reduced",
-        "combine",
-        "+ v[e]) & mask",
-        "+ v[e])",
-        fused.test_combine_makes_limb_planes_of_an_opening,
-        ((3, 33), 44),
-    ),
-    # bits and comparisons
-    Bug(
-        "tiles stored before they are whole",
-        "transpose",
-        "back << 32;\n    }\n  }\n  __syncthreads();",
-        "back << 32;\n    }\n  }",
-        contract.test_bit_planes_match_numpy,
-        (2500, 64),
-    ),
-    Bug(
-        "halves of a lane word exchanged",
-        "transpose",
-        "front | (u64)back << 32",
-        "back | (u64)front << 32",
-        contract.test_bit_planes_match_numpy,
-        (65, 27),
-    ),
-    Bug(
-        "a choice the wrong way round",
-        "select",
-        "? if_one[i] : if_zero[i]",
-        "? if_zero[i] : if_one[i]",
-        contract.test_single_lane_operations_match_numpy,
-        (65,),
-    ),
-    Bug(
-        "[v <= r] for [v < r]",
-        "thermometer",
-        "u64 less = 0;",
-        "u64 less = ~0ull;",
-        contract.test_thermometer_and_lookup_match_numpy,
-        (3, 64),
-    ),
-    Bug(
-        "an entry read past a table",
-        "lookup",
-        "first < all ? table[first * lanes] : 0",
-        "table[first * lanes]",
-        contract.test_thermometer_and_lookup_match_numpy,
-        (4, 64),
-    ),
-    Bug(
-        "nobody below zero",
-        "lookup",
-        "first ? table[(first - 1) * lanes] : below",
-        "first ? table[(first - 1) * lanes] : 0",
-        contract.test_thermometer_and_lookup_match_numpy,
-        (3, 2500),
-    ),
-    Bug(
-        "products of masks in another order",
-        "tree",
-        "a & differ & -differ",
-        "b & differ & -differ",
-        fused.test_tree_level_matches_the_formula,
-        (3, True, 65),
-    ),
-    Bug(
-        "both parties add the public product",
-        "tree",
-        "ones ? ~0ull : 0",
-        "~0ull",
-        fused.test_tree_level_matches_the_formula,
-        (2, False, 65),
-    ),
-    Bug(
-        "a lift without its mask",
-        "lift",
-        "half ^ masks[at / 32]",
-        "half",
-        fused.test_lift_matches_the_formula,
-        (65, 2, 0),
-    ),
-    Bug(
-        "one top bit sent for both candidates",
-        "lift",
-        "(row ? second : first)",
-        "first",
-        fused.test_lift_matches_the_formula,
-        (65, 2, 0),
-    ),
-    Bug(
-        "a lift of the other candidate",
-        "lift",
-        "products[c * n + i]",
-        "products[i]",
-        fused.test_lift_matches_the_formula,
-        (65, 2, 1),
-    ),
-    Bug(
-        "the clamp's constant added twice",
-        "choose",
-        "public_part * bit",
-        "bit",
-        fused.test_candidates_and_add_flipped_match_numpy,
-        (65,),
-    ),
-    # only the race check sees these: every order happens to give the right words
-    Bug(
-        "a race that no order shows",
-        "gather",
-        "EACH32(i, n) out[i] = x[i / picked",
-        "EACH32(i, n) out[0 * i] = 0, out[i] = x[i / picked",
-        contract.test_gather_take_and_concat_match_numpy,
-        (),
-        True,
-    ),
-]
+PLANTED: Planted = {
+    ("truncate", three.test_truncation_matches_the_formula, 65, 0): [
+        ("rounded by the wrong party", "x[i] + round", "x[i] - round"),
+        (
+            "shifted before it is reduced",
+            "((x[i] + round) & mask) >> shift",
+            "((x[i] + round) >> shift) & mask",
+        ),
+    ],
+    ("beaver", three.test_beaver_shares_add_up_to_the_product, 65): [
+        ("both parties add e f", "public_part * g", "g"),
+        (
+            "an argument written that is constant",
+            "EACH(i, n) {",
+            "EACH(i, n) {\n    ((u64*)e)[i] = 0;",
+        ),
+    ],
+    ("truncate", three.test_truncation_matches_the_formula, 65, 1): [
+        ("elements past the end", "threadIdx.x; i < (i64)(n))", "threadIdx.x; i <= (i64)(n))")
+    ],
+    ("argmax", contract.test_argmax_and_smallest_match_numpy, (3, 40)): [
+        (
+            "a tie goes to the higher index",
+            "j < index)) best = value, index = j;\n    }",
+            "j > index)) best = value, index = j;\n    }",
+        )
+    ],
+    ("gather", contract.test_gather_take_and_concat_match_numpy): [
+        ("every row gathers from the first", "x[i / picked * row + index[i]]", "x[index[i]]")
+    ],
+    ("pool", contract.test_window_sum_matches_numpy, (3, 2), (1, 2)): [
+        ("strides exchanged", "y * stride_y + u", "y * stride_x + u")
+    ],
+    ("chacha", contract.test_stream_over_several_blocks_matches_numpy): [
+        ("every block draws the same stream", "(u32)(first + threadIdx.x)", "threadIdx.x")
+    ],
+    ("chacha", contract.test_expand_words_matches_numpy, "chacha20", 64): [
+        ("a rotation by another number", "(b ^ c, 12)", "(b ^ c, 11)"),
+        ("a stream read before it is there", "= x[w];\n    __syncthreads();", "= x[w];"),
+    ],
+    ("chacha", contract.test_expand_lanes_matches_numpy, "chacha20", 65): [
+        ("padding bits of lanes not cleared", "word & tail", "word")
+    ],
+    ("pack", contract.test_pack_and_unpack_match_numpy, 65, 27): [
+        ("lanes written past their end", " && first / 8 < lane_bytes(n)", ""),
+        (
+            "what follows the last element leaves too",
+            "first + e < n ? x[first + e] : 0",
+            "x[first + e < n ? first + e : n - 1]",
+        ),
+    ],
+    ("mask", fused.test_masked_words_are_packed_in_one_pass, 65, 40): [
+        ("a mask of zeros", "? x[first + e] + sign * mask", "? x[first + e] + 0 * mask"),
+        ("the masked value left in place of its mask", "= mask & bit_mask;", "= v[e] & bit_mask;"),
+    ],
+    ("combine", fused.test_combine_makes_limb_planes_of_an_opening, (3, 33), 44): [
+        ("an opening not reduced", "+ v[e]) & mask", "+ v[e])")
+    ],
+    ("transpose", contract.test_bit_planes_match_numpy, 2500, 64): [
+        (
+            "tiles stored before they are whole",
+            "32;\n    }\n  }\n  __syncthreads();",
+            "32;\n    }\n  }",
+        )
+    ],
+    ("transpose", contract.test_bit_planes_match_numpy, 65, 27): [
+        ("halves of a lane word exchanged", "front | (u64)back << 32", "back | (u64)front << 32")
+    ],
+    ("select", contract.test_single_lane_operations_match_numpy, 65): [
+        ("a choice the wrong way round", "? if_one[i] : if_zero[i]", "? if_zero[i] : if_one[i]")
+    ],
+    ("thermometer", contract.test_thermometer_and_lookup_match_numpy, 3, 64): [
+        ("[v <= r] for [v < r]", "u64 less = 0;", "u64 less = ~0ull;")
+    ],
+    ("lookup", contract.test_thermometer_and_lookup_match_numpy, 4, 64): [
+        (
+            "an entry read past a table",
+            "first < all ? table[first * lanes] : 0",
+            "table[first * lanes]",
+        )
+    ],
+    ("lookup", contract.test_thermometer_and_lookup_match_numpy, 3, 2500): [
+        ("nobody below zero", "* lanes] : below", "* lanes] : 0")
+    ],
+    ("tree", fused.test_tree_level_matches_the_formula, 3, True, 65): [
+        ("products of masks in another order", "a & differ & -differ", "b & differ & -differ")
+    ],
+    ("tree", fused.test_tree_level_matches_the_formula, 2, False, 65): [
+        ("both parties add the public product", "ones ? ~0ull : 0", "~0ull")
+    ],
+    ("lift", fused.test_lift_matches_the_formula, 65, 2, 0): [
+        ("a lift without its mask", "half ^ masks[at / 32]", "half"),
+        ("one top bit sent for both candidates", "(row ? second : first)", "first"),
+    ],
+    ("lift", fused.test_lift_matches_the_formula, 65, 2, 1): [
+        ("a lift of the other candidate", "products[c * n + i]", "products[i]")
+    ],
+    ("choose", fused.test_candidates_and_add_flipped_match_numpy, 65): [
+        ("the clamp's constant added twice", "public_part * bit", "bit")
+    ],
+}
+# Only the race check sees this one: every order happens to give the right words.
+RACES: Planted = {
+    ("gather", contract.test_gather_take_and_concat_match_numpy): [
+        (
+            "a race that no order shows",
+            ") out[i] = x[i / picked",
+            ") out[0 * i] = 0, out[i] = x[i / picked",
+        )
+    ]
+}
+BUGS = [*bugs(PLANTED), *bugs(RACES, only_races=True)]

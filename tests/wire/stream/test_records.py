@@ -43,9 +43,8 @@ def test_ends_agree_on_one_key_for_each_direction() -> None:
     sealers = here.sealer(), there.sealer()
     sealed = [seal(sealer, b"the same words") for sealer in sealers]
     assert sealed[0] != sealed[1]
-    assert (
-        unseal(there.opener(), sealed[0]) == unseal(here.opener(), sealed[1]) == b"the same words"
-    )
+    assert unseal(there.opener(), sealed[0]) == b"the same words"
+    assert unseal(here.opener(), sealed[1]) == b"the same words"
     with pytest.raises(BadFrame, match="refused"):
         unseal(here.opener(), sealed[0])  # sent back to whom it came from
 
@@ -71,9 +70,8 @@ def test_keys_depend_on_every_hello_field(field: str, monkeypatch: pytest.Monkey
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(CONNECTOR, LISTENER)
     hello = msgspec.msgpack.decode(here.hello, type=StreamHello)
     monkeypatch.setattr(records, "VERSION", 2 if field == "version" else 1)
-    changed = encode_record(
-        msgspec.structs.replace(hello, **{field: {"port": 7002, "version": 2}[field]})
-    )
+    change = {"port": {"port": 7002}, "version": {"version": 2}}[field]
+    changed = encode_record(msgspec.structs.replace(hello, **change))
     back = there.hello if field == "port" else _version_2(there.hello)
     assert here.agree(back)[0].ticket != there.agree(changed)[0].ticket
 
@@ -97,10 +95,9 @@ def _version_2(hello: bytes) -> bytes:
 )
 def test_hello_with_wrong_fields_is_refused(change: dict[str, object], cause: str) -> None:
     hello = msgspec.msgpack.decode(Exchange(CONNECTOR, LISTENER).hello, type=StreamHello)
+    changed = encode_record(msgspec.structs.replace(hello, **change))
     with pytest.raises(BadFrame, match=cause):
-        Exchange(LISTENER, CONNECTOR, 7001).agree(
-            encode_record(msgspec.structs.replace(hello, **change))
-        )
+        Exchange(LISTENER, CONNECTOR, 7001).agree(changed)
 
 
 @pytest.mark.parametrize("hello", [b"", b"\x90", encode_record({"version": 1, "port": 0})])
@@ -175,12 +172,8 @@ def test_records_per_key_stay_far_below_the_gcm_bound() -> None:
 def test_keys_do_not_print_and_are_not_copied() -> None:
     here, _ = agreed()
     for thing in (Exchange(LISTENER, CONNECTOR), here, here.sealer(), here.opener()):
-        secrets = [
-            value
-            for value in vars(thing).values()
-            if isinstance(value, bytes) and value != here.ticket
-        ]
-        for secret in secrets:
+        values = {value for value in vars(thing).values() if isinstance(value, bytes)}
+        for secret in values - {here.ticket}:
             assert secret.hex() not in repr(thing) and repr(secret)[2:-1] not in repr(thing)
         assert "<secret>" in repr(thing) and "<secret>" in f"{thing}"
     for thing in (here, here.opener()):
@@ -231,5 +224,4 @@ def _nameless(original):
 
 
 def _reduced(value: object) -> object:
-    """What a serialiser asks for."""
     return value.__reduce_ex__(4)

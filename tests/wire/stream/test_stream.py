@@ -19,8 +19,6 @@ from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
 from tests.wire.stream.wires import SESSION, Wire, both_keys, got, header_of, nothing, put, tcp_pair
 
 SIZES = [0, 1, 1000, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 3 * RECORD_BYTES + 7]
-
-
 Streams = tuple[Stream, Stream]
 
 
@@ -44,18 +42,15 @@ def test_frames_of_every_size_cross_in_order(wire: Wire, n_bytes: int) -> None:
     ]
     assert all(frame.payload.readonly for frame in frames)
     # Exactly what is declared on the cable: a header, its tag, and a tag for each record begun.
-    assert len(on_the_wire) == 3 * (
-        SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * -(-n_bytes // RECORD_BYTES)
-    )
+    n_records = -(-n_bytes // RECORD_BYTES)
+    assert len(on_the_wire) == 3 * (SEALED_HEADER_BYTES + n_bytes + TAG_BYTES * n_records)
 
 
 def test_frames_are_read_byte_by_byte(wire: Wire) -> None:
     data = wire.take(0, b"slow", 0) + wire.take(0, b"line", 1)
     for i in range(len(data)):
-        early = wire.ends[1].receive()
-        assert early is None or (
-            i == SEALED_HEADER_BYTES + 4 + TAG_BYTES and early.payload == b"slow"
-        )
+        if early := wire.ends[1].receive():
+            assert i == SEALED_HEADER_BYTES + 4 + TAG_BYTES and early.payload == b"slow"
         wire.give(1, data[i : i + 1])
     assert got(wire.ends[1]).payload == b"line"
 
@@ -80,11 +75,8 @@ def test_piece_within_one_part_is_a_view() -> None:
     part = bytearray(20)
     found = [*pieces([part, b"", b"tail"], 8)]
     assert [len(piece) for piece in found] == [8, 8, 8]
-    assert [isinstance(piece, memoryview) and piece.obj is part for piece in found] == [
-        True,
-        True,
-        False,
-    ]
+    views = [isinstance(piece, memoryview) and piece.obj is part for piece in found]
+    assert views == [True, True, False]
 
 
 def test_a_buffer_may_be_reused_as_soon_as_put_returns(pair: Streams) -> None:

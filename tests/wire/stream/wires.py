@@ -90,9 +90,7 @@ class Wire:
         found: list[Frame | WireError] = []
         deadline = time.monotonic() + wait_s
         try:
-            while (
-                frame := self.ends[party].get(max(0.0, deadline - time.monotonic()), nothing)
-            ) is not None:
+            while frame := self.ends[party].get(max(0.0, deadline - time.monotonic()), nothing):
                 found.append(frame)
         except WireError as error:
             found.append(error)
