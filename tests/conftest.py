@@ -9,7 +9,8 @@ import pytest
 
 # Helper modules whose assertions say what differs, as those of test modules do.
 pytest.register_assert_rewrite(
-    "tests.kernels.vectors", "tests.ring.parity", "tests.ring.parity_products"
+    *(f"tests.kernels.{name}" for name in ("contract", "fused", "three", "vectors")),
+    *(f"tests.ring.{name}" for name in ("parity", "parity_products")),
 )
 TESTS = Path(__file__).resolve().parent
 # The files of each kind; a test that is of no kind checks files, commands or messages.

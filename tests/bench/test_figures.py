@@ -6,7 +6,7 @@ import pytest
 
 from bench import figures
 from bench.figures import Figure, last_json_object, look_up, measure, read_table, select
-from tests.bench.test_schema import GOOD
+from tests.bench.good_row import GOOD
 
 
 def figure(**changes: Any) -> Figure:

@@ -3,18 +3,7 @@ from typing import Any
 import pytest
 
 from bench.schema import COMMON, SchemaError, check_row, row
-
-GOOD: dict[str, Any] = {
-    "seconds_total": 1.5,
-    "seconds_online": 1,
-    "online_bytes": 6_400_000,
-    "offline_bytes": 21_000_000,
-    "rounds": 5,
-    "backend": "numpy",
-    "k": 40,
-    "f": 13,
-    "n_threads": 2,
-}
+from tests.bench.good_row import GOOD
 
 
 def test_valid_row_passes() -> None:

@@ -17,8 +17,7 @@ from gpumpc.datasets.modality import modality6
 from gpumpc.errors import ConfigError
 from gpumpc.media.read import Item, read_images
 from gpumpc.retrieval.evaluation.labels import Label, read_labels
-from tests.datasets.test_fetch import Stub, source
-from tests.datasets.test_modality import phantom_nrrd, phantom_picture, touch_all
+from tests.datasets.phantoms import Stub, phantom_nrrd, phantom_picture, source, touch_all
 
 pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
 

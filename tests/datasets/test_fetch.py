@@ -5,54 +5,17 @@ import io
 import shutil
 import subprocess
 import tarfile
-import zipfile
 
 import pytest
 
 from gpumpc.datasets import archives
 from gpumpc.datasets.fetch import SOURCES, DataFile, Source, fetch, paths
 from gpumpc.errors import ConfigError, MissingFile
-
-CONTENT = {"toy/data/a.png": b"picture a", "toy/data/b.nii.gz": b"volume b" * 100}
-
-
-def source(package="toy-images", **changed):
-    files = tuple(
-        DataFile(inside, hashlib.sha256(changed.get("content", data)).hexdigest(), len(data))
-        for inside, data in CONTENT.items()
-    )
-    return Source(package, "1.0", 1234, files)
-
-
-def write_wheel(folder, package="toy-images"):
-    stem = package.replace("-", "_")
-    info = f"{stem}-1.0.dist-info"
-    with zipfile.ZipFile(folder / f"{stem}-1.0-py3-none-any.whl", "w") as archive:
-        for inside, data in CONTENT.items():
-            archive.writestr(inside, data)
-        never = "raise SystemExit('a fetched package must never be imported')"
-        about = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
-        tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        archive.writestr("toy/__init__.py", never)
-        for name, text in (("METADATA", about), ("WHEEL", tag), ("RECORD", "")):
-            archive.writestr(f"{info}/{name}", text)
+from tests.datasets.phantoms import CONTENT, Stub, source, write_wheel
 
 
 def fetched(wanted, folder, table, download=archives.download):
     return fetch(wanted, folder, sources=table, download=download, say=lambda line: None)
-
-
-class Stub:
-    """Counts its calls; fails for the packages it is told to."""
-
-    def __init__(self, broken=()):
-        self.calls, self.broken = [], broken
-
-    def __call__(self, wanted, folder):
-        self.calls.append(wanted.package)
-        if wanted.package in self.broken:
-            raise ConfigError("pip could not download it", "no such package", "")
-        write_wheel(folder, wanted.package)
 
 
 def test_only_listed_files_are_unpacked_and_fetched_once(tmp_path):

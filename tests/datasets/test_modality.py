@@ -1,43 +1,18 @@
 """Benchmarks from SYNTHETIC phantoms under the real names, and the fixture of real patches."""
 
-import zlib
-
 import numpy as np
 import pytest
 
 from gpumpc.datasets.brain import GROUPS, TEMPLATE, brain_region8
 from gpumpc.datasets.modality import modality6, spaced, tile
 from gpumpc.datasets.nrrd import read_nrrd
-from gpumpc.datasets.sources import SOURCES
 from gpumpc.errors import ConfigError, MissingFile, UnreadableImage
 from gpumpc.media.preprocess import LITE0_INPUT, preprocess
+from tests.datasets.phantoms import phantom_nrrd, phantom_picture, touch_all
 from tests.fixtures.load import CLASSES, modality_fixture
 
 nibabel = pytest.importorskip("nibabel", reason="the extra [images] is not installed")
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
-
-
-def touch_all(cache, name):
-    """Every file of a source, empty: its content is not asked for."""
-    for file in SOURCES[name].files:
-        path = cache / name / file.inside.rsplit("/", 1)[-1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def phantom_picture(path, seed, size=(192, 160)):
-    values = np.random.default_rng(seed).integers(60, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(values).save(path)
-
-
-def phantom_nrrd(path, seed, shape=(180, 170, 16)):
-    values = np.random.default_rng(seed).integers(-900, 300, shape).astype("<i2")
-    packer = zlib.compressobj(wbits=31)
-    body = packer.compress(values.tobytes(order="F")) + packer.flush()
-    head = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {shape[0]} {shape[1]} {shape[2]}\n"
-    head += "space directions: (0.5,0,0) (0,-0.75,0) (0,0,5)\nendian: little\nencoding: gzip\n\n"
-    path.write_bytes(head.encode() + body)
-    return values
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from gpumpc.ring.cupy_backend import CupyBackend, device
 from gpumpc.ring.cupy_backend.device import CupyDevice, Device
 from gpumpc.ring.cupy_backend.launcher import MAX_BLOCKS, Launcher
 from tests.emulator.device import EmulatedDevice
-from tests.kernels import test_contract as contract
-from tests.kernels import test_fused as fused
+from tests.kernels import contract, fused
 from tests.kernels.fake_cupy import NAMES, Fake
 
 FOLDER = kernels.FOLDER.parent / "ring" / "cupy_backend"

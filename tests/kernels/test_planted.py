@@ -8,7 +8,7 @@ import pytest
 from gpumpc.ring import kernels
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests.emulator.device import ORDERS, EmulatedDevice, EmulationError, Mode
-from tests.kernels import test_contract as contract
+from tests.kernels import contract
 from tests.kernels.planted import Bug, products, steps
 
 BUGS = [*products.BUGS, *steps.BUGS]

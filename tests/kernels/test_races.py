@@ -11,9 +11,7 @@ from gpumpc.ring import kernels
 from gpumpc.ring.cupy_backend import CupyBackend
 from tests.emulator import build
 from tests.emulator.device import EmulatedDevice, EmulationError, Mode
-from tests.kernels import test_contract as contract
-from tests.kernels import test_fused as fused
-from tests.kernels import test_three as three
+from tests.kernels import contract, fused, three
 
 CONV = contract.CONVOLUTIONS[2]
 # Shapes with more than one block, and ends that fill none.

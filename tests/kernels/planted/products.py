@@ -1,8 +1,6 @@
 """Bugs of matrix products and convolutions."""
 
-from tests.kernels import test_contract as contract
-from tests.kernels import test_fused as fused
-from tests.kernels import test_three as three
+from tests.kernels import contract, fused, three
 from tests.kernels.planted import Planted, bugs
 
 BARRIER = (
