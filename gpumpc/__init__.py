@@ -28,9 +28,9 @@ needs `client.toml` and `plan.json`:
         scores, ids = index.search(items[:3], k=5)
         client.delete(items)
 
-`SecureFeatureExtractor` is the same as a step of a scikit-learn pipeline. Every error is a
-`GpumpcError` and says what happened, why, and what to do. What is not listed in `__all__` is
-private and may change in any version.
+`SecureFeatureExtractor` is the same as a step of a scikit-learn pipeline. Every error raised on
+purpose is a `GpumpcError` and says what happened, why, and what to do. What is not listed in
+`__all__` is private and may change in any version.
 """
 
 from gpumpc.client.client import Client, connect

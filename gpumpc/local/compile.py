@@ -84,7 +84,10 @@ class Plan:
         """The network's result (B, ...) for x (B, H, W, C), in the clear.
 
         With `fixed_point` it is computed with the integers that the servers compute with, else in
-        float64. Raises BadShape, BadValue, OutOfRange for an input that the plan does not admit.
+        float64. Under a policy the result is a class number, or five of them; `Client.classify`
+        names them.
+
+        Raises BadShape, BadValue, OutOfRange for an input that the plan does not admit.
         """
         values = check_input(self.record.graph.input, x)
         if not fixed_point:
@@ -119,6 +122,7 @@ class Plan:
             weight, bias: (d, C) and (C,), for features of d entries and C classes.
             classes: C names; every party reads them.
             policy: what a user learns of an image: "label", "top5" or "logits".
+            params: logits need a wide ring; give more `ring_bits` where they do not fit.
 
         Raises PlanError, BadShape, RangeTooWide.
         """

@@ -132,4 +132,6 @@ def sync_folder(folder: Path) -> None:
 def file_error(what: str, error: OSError) -> ConfigError:
     """The error for a file operation that the system refused."""
     hint = "free some space on that disk, check the permissions of the folder, then start again"
+    if isinstance(error, IsADirectoryError):
+        hint = "give the path of a file, not of a folder"
     return ConfigError(what, error.strerror or str(error), hint)
