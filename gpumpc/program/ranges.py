@@ -273,6 +273,6 @@ def _fits(step: Step, interval: Interval, bits: int) -> None:
         raise RangeTooWide(
             f"layer '{step.name}' may reach 2^{reached:.2f} ring units, with room below 2^{bits}",
             "the bounds of its inputs and weights allow it",
-            "choose a larger k or a smaller f: params=gpumpc.Params(ring_bits=.., frac_bits=..); or "
-            "calibrate a network's bounds on samples: bounds=gpumpc.Calibrated(samples)",
+            "choose a larger k or a smaller f: params=gpumpc.Params(ring_bits=.., frac_bits=..); "
+            "or calibrate a network's bounds on samples: bounds=gpumpc.Calibrated(samples)",
         )
