@@ -14,12 +14,13 @@ export MPLBACKEND := Agg
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons lint figures evidence bench clean tools compiler
+.PHONY: help demo test test-pythons coverage lint figures evidence bench clean tools compiler
 
 help:
 	@echo "make demo      install into .venv, then run the main job on real images"
 	@echo "make test      lint, unit, kernel, protocol and process tests; the time of each group"
 	@echo "make test-pythons  unit and protocol tests under each of Python 3.11 to 3.13 that this machine has"
+	@echo "make coverage  the share of the package's lines that unit and protocol tests run"
 	@echo "make lint      ruff, mypy and the import contracts alone"
 	@echo "make figures   every figure of bench/figures.toml: its bound and its measured value (ID=\"relu lite0\" for some)"
 	@echo "make evidence  the tests and the figures, written to out/evidence"
@@ -71,6 +72,9 @@ test: tools compiler $(VENV)/.test-installed
 test-pythons: tools compiler
 	$(PYTHON) tests/run_pythons.py
 
+coverage: tools compiler $(VENV)/.test-installed
+	$(BIN)/python tests/run_groups.py coverage
+
 lint: tools $(VENV)/.test-installed
 	$(BIN)/python tests/run_groups.py lint
 
@@ -80,7 +84,7 @@ figures: tools $(VENV)/.test-installed
 evidence: tools compiler $(VENV)/.test-installed
 	@mkdir -p out/evidence
 	set -o pipefail; $(BIN)/python tests/run_groups.py | tee out/evidence/tests.txt
-	set -o pipefail; $(BIN)/python tests/run_groups.py evidence | tee -a out/evidence/tests.txt
+	set -o pipefail; $(BIN)/python tests/run_groups.py coverage evidence | tee -a out/evidence/tests.txt
 	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
 	set -o pipefail; $(PYTHON) tests/run_pythons.py | tee out/evidence/pythons.txt
 
