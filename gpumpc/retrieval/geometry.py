@@ -24,8 +24,8 @@ def geometry_of(program: Program, metric: Metric) -> Geometry:
     if len(result.shape) != 2 or program.result_is_index:
         raise PlanError(
             "this plan's results cannot be indexed",
-            "they are not vectors",
-            "compile up to features",
+            "an index holds vectors",
+            "compile the network up to its features",
         )
     room = _ring_of(program, program.output)
     if not 3 <= result.bits < room:
