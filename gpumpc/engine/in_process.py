@@ -1,16 +1,17 @@
-"""Both servers of a program in one process, for tests and benchmarks that look at every message.
+"""Both servers and the dealer in one process: the local session, tests and the GPU benchmark.
 
-The dealer deals first; then each server runs in its thread, over a channel in memory.
+Each runs in a thread, over a channel in memory; tests and benchmarks deal first and record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import CorrelationsMissing, LeftoverCorrelations, PeerLost
+from gpumpc.offline.memory_pool import NotDealt
 from gpumpc.offline.seeds import SeedTree
 from gpumpc.program.program import Program
 from gpumpc.program.weight_shares import open_static
@@ -70,12 +71,20 @@ def recording_pair(patience_s: float) -> tuple[RecordingChannel, RecordingChanne
     return RecordingChannel(first), RecordingChannel(second)
 
 
-def run_both(work: Callable[[int], T], channels: Sequence[Channel]) -> tuple[T, T]:
-    """`work(party)` of both servers, each in a thread.
+def run_both(
+    work: Callable[[int], T],
+    channels: Sequence[Channel],
+    deal: Callable[[], None] = lambda: None,
+    threads: Executor | None = None,
+) -> tuple[T, T]:
+    """Run `work(party)` of both servers and `deal`, each in a thread; both servers' results.
 
     A server that fails closes its channel, so that the other does not wait for it. Raises the
-    cause, not the other server's PeerLost.
+    cause: a server whose peer or dealer stopped knows no more than that.
     """
+    if threads is None:
+        with ThreadPoolExecutor(3) as own:
+            return run_both(work, channels, deal, own)
 
     def guarded(party: int) -> T:
         try:
@@ -84,10 +93,11 @@ def run_both(work: Callable[[int], T], channels: Sequence[Channel]) -> tuple[T, 
             channels[party].close()
             raise
 
-    with ThreadPoolExecutor(2) as threads:
-        first, second = (threads.submit(guarded, party) for party in (0, 1))
-    if errors := [error for future in (first, second) if (error := future.exception())]:
-        raise min(errors, key=lambda error: isinstance(error, PeerLost))
+    first, second = (threads.submit(guarded, party) for party in (0, 1))
+    dealt = threads.submit(deal)
+    ended = (first.exception(), second.exception(), dealt.exception())
+    if errors := [error for error in ended if error]:
+        raise min(errors, key=lambda error: isinstance(error, PeerLost | NotDealt))
     return first.result(), second.result()
 
 

@@ -24,14 +24,14 @@ import numpy.typing as npt
 from gpumpc.engine.binary_program import binary_program, is_local
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.engine import Engine
+from gpumpc.engine.in_process import run_both
 from gpumpc.engine.party import Party
-from gpumpc.errors import BadShape, ForeignShare, PeerLost
+from gpumpc.errors import BadShape, ForeignShare
 from gpumpc.local.local_dealer import LocalDealer
 from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.nn.plaintext import check_input
 from gpumpc.offline import seeds
 from gpumpc.offline.ledger import Ledger
-from gpumpc.offline.memory_pool import NotDealt
 from gpumpc.offline.secret import Secret
 from gpumpc.program.compiler import program_of
 from gpumpc.program.integers import decode_result, encode_input, integer_weights
@@ -132,23 +132,12 @@ class LocalSession:
         After an error both servers get a new channel: the old one holds frames of a burnt batch.
         """
         self._pool.forget_failures()
-        futures = [self._threads.submit(self._as_server, work, party) for party in (0, 1)]
-        dealt = self._threads.submit(deal)
-        ended = (*(future.exception() for future in futures), dealt.exception())
-        errors = [error for error in ended if error]
-        if errors:
+        try:
+            return [*run_both(work, self._channels, deal, self._threads)]
+        except BaseException:
             for channel in self._channels:
                 channel.close()
             self._channels = memory_pair()
-            # A server whose peer or dealer stopped only knows that: the other's error tells more.
-            raise min(errors, key=lambda error: isinstance(error, PeerLost | NotDealt))
-        return [future.result() for future in futures]
-
-    def _as_server(self, work: Callable[[int], T], party: int) -> T:
-        try:
-            return work(party)
-        except BaseException:
-            self._channels[party].close()  # the other server must not wait for this one
             raise
 
     # share, run, reveal
