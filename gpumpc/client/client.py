@@ -4,12 +4,13 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
-from gpumpc.client.connection import ANSWER_S, CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
+from gpumpc.client.connection import CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
 from gpumpc.client.index import Index
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
 from gpumpc.deploy.config import ClientConfig, load_client
@@ -101,8 +102,7 @@ class Client(Connection):
             what = f"the weights are not those of plan '{self.plan.name}'"
             hint = "take the weights.safetensors that was compiled together with this plan.json"
             raise BadValue(what, "their digest differs from the plan's weight_digest", hint)
-        request = m.ShareWeights(self.plan_id, secrets.token_hex(16))
-        self.both_done(self.ask_together(request, sent), self.patience_s)
+        self.done_together(m.ShareWeights(self.plan_id, secrets.token_hex(16)), sent)
 
     # inputs at rest
 
@@ -177,12 +177,22 @@ class Client(Connection):
         first, second = self.listed(m.ListItems(self.plan_id, "inputs"))
         return sorted({*first} & {*second})
 
+    def list_lost(self) -> list[str]:
+        """Items of this user that one server has lost, as its files were put back from an older
+        copy: share or extract them again under the same ids, or delete them.
+        """
+        first, second = self.listed(m.ListItems(self.plan_id, "lost"))
+        return sorted({*first} | {*second})
+
     def delete(self, items: Sequence[str], inputs_only: bool = False) -> None:
-        """Delete items at both servers: inputs, features and index rows; or inputs alone."""
+        """Delete items at both servers: inputs, features and index rows; or inputs alone.
+
+        Both servers delete an item or neither does, in its turn among other requests.
+        """
+        what: Literal["inputs", "all"] = "inputs" if inputs_only else "all"
         for start in range(0, len(items), ITEMS_PER_REQUEST):
             names = list(items[start : start + ITEMS_PER_REQUEST])
-            request = m.Delete(names, "inputs" if inputs_only else "all")
-            self.both_done(self.ask((request, request)), ANSWER_S)
+            self.done_together(m.Delete(self.plan_id, secrets.token_hex(16), names, what))
 
     # evaluation
 
@@ -292,9 +302,13 @@ class Client(Connection):
             what = f"an index of dimension {dim} was asked for"
             why = f"the features of plan '{self.plan.name}' have {index.dim} entries"
             raise BadShape(what, why, "leave `dim` out, or use the plan whose features have it")
-        request = m.IndexCreate(self.plan_id, name, metric, tuple(classes))
-        self.both_done(self.ask((request, request)), ANSWER_S)
+        job = secrets.token_hex(16)
+        self.done_together(m.IndexCreate(self.plan_id, job, name, metric, tuple(classes)))
         return index
+
+    def delete_index(self, name: str) -> None:
+        """Delete an index with its rows at both servers, if it is there; the features stay."""
+        self.done_together(m.IndexDelete(self.plan_id, secrets.token_hex(16), name))
 
     def open_index(self, name: str) -> Index:
         """An index that was created before. Raises RemoteError if there is none."""

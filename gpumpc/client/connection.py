@@ -19,6 +19,7 @@ from gpumpc.wire.zmq_channel import Requester
 
 Progress = Callable[[int, int], None]
 Parts = tuple[dict[int, tuple[m.Part, bytes]], dict[int, tuple[m.Part, bytes]]]
+RowLists = dict[int, tuple[m.IndexRows, bytes]]
 
 ANSWER_S = 5.0
 CONNECT_S = 4.0
@@ -115,6 +116,10 @@ class Connection:
         self._servers[0].send(Kind.REQUEST, m.pack(request, bulks[0]), sequence=self._sequence)
         return self._sequence
 
+    def done_together(self, request: m.Request, bulks: tuple[bytes, bytes] = (b"", b"")) -> None:
+        """Have both servers carry out a request in lock step. Raises the first refusal."""
+        self.both_done(self.ask_together(request, bulks), self.patience_s)
+
     def answer(self, party: int, sequence: int, timeout_s: float) -> tuple[m.Reply, memoryview]:
         """A server's next answer to this request; late answers to earlier ones are dropped."""
         deadline = time.monotonic() + timeout_s
@@ -175,11 +180,24 @@ class Connection:
 
     # sealed results
 
-    def collect(self, job: str, sequence: int, progress: Progress | None) -> Parts:
-        """Every part of a job from both servers. Raises PeerTimeout, BadFrame."""
+    def collect(
+        self,
+        job: str,
+        sequence: int,
+        progress: Progress | None = None,
+        row_lists: RowLists | None = None,
+    ) -> Parts:
+        """Every part of a job from both servers. Raises PeerTimeout, BadFrame.
+
+        Args:
+            row_lists: filled with each server's rows, by party; None: the job has none.
+        """
         parts: Parts = ({}, {})
         waiting, done = {0, 1}, 0
         for party, reply, bulk in self.answers(sequence, waiting, self.patience_s):
+            if row_lists is not None and isinstance(reply, m.IndexRows) and reply.job == job:
+                row_lists[party] = (reply, bytes(bulk))
+                continue
             if not isinstance(reply, m.Part) or reply.job != job:
                 raise BadFrame(
                     f"server {party} sent something else than a part of this job",

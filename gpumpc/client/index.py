@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
-from gpumpc.client.connection import ANSWER_S, ITEMS_PER_REQUEST, Progress
+from gpumpc.client.connection import ITEMS_PER_REQUEST, Parts, Progress, RowLists
 from gpumpc.client.served_plan import ServedPlan
 from gpumpc.errors import BadFrame, BadShape, BadValue, CorruptPlan, MissingFile, RevealError
 from gpumpc.offline.secret import file_error
@@ -51,6 +51,7 @@ class Index:
         self._plan, self._connection = plan, plan.connection
         self.name, self.metric, self.classes = name, metric, classes
         self._geometry = geometry_of(plan.program, metric)
+        self._known_rows: tuple[str, list[str]] = ("", [])  # their digest, and ids by position
 
     @classmethod
     def open(cls, plan: ServedPlan, name: str) -> Index:
@@ -159,37 +160,65 @@ class Index:
         Neither server learns a label, and the user learns nothing but the answer. Raises
         RemoteError for an index without classes.
         """
-        numbers = self._answers(items, k, vote=True, shape=(), bits=label_bits(len(self.classes)))
-        return [self.classes[int(number)] for number in numbers]
+        bits, found = label_bits(len(self.classes)), list[str]()
+        for request in self._requests(items, k, vote=True):
+            sequence = self._connection.ask_together(request)
+            parts = self._connection.collect(request.job, sequence)
+            numbers = self._opened(request, parts, (), bits)
+            found += [self.classes[int(number)] for number in numbers]
+        return found
 
     def remove(self, items: Sequence[str]) -> None:
         """Remove items from the index; their features stay."""
-        request = m.IndexRemove(self._plan.plan_id, self.name, list(items))
-        self._connection.both_done(self._connection.ask((request, request)), ANSWER_S)
+        job = secrets.token_hex(16)
+        request = m.IndexRemove(self._plan.plan_id, job, self.name, list(items))
+        self._connection.done_together(request)
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
         """The k best rows for each extracted item: scores (n, k) and item ids, best first.
 
         Scores are squared distances, ascending, or inner products or cosines, descending, of the
-        quantised features; equal scores come in order of position. Raises RemoteError.
+        quantised features; equal scores come in order of position. A search beside a change of the
+        index answers for the rows before it or after it. Raises RemoteError.
         """
-        positions = self.ids
-        id_bits = self._geometry.id_bits(len(positions))
-        bits = self._geometry.score_bits + id_bits
-        keys = signed(self._answers(items, k, vote=False, shape=(k,), bits=bits), bits)
-        ids = keys & ((1 << id_bits) - 1)
-        scores = ((keys - ids) >> id_bits) / self._geometry.score_scale
-        found = [[positions[i] for i in row] for row in ids]
-        return scores if self.metric == "l2" else -scores, found
+        scores, found = [], list[list[str]]()
+        for request in self._requests(items, k, vote=False):
+            lists: RowLists = {}
+            sequence = self._connection.ask_together(request)
+            parts = self._connection.collect(request.job, sequence, row_lists=lists)
+            positions = self._searched_rows(lists)
+            id_bits = self._geometry.id_bits(len(positions))
+            bits = self._geometry.score_bits + id_bits
+            keys = signed(self._opened(request, parts, (k,), bits), bits)
+            ids = keys & ((1 << id_bits) - 1)
+            scores.append(((keys - ids) >> id_bits) / self._geometry.score_scale)
+            found += [[positions[i] for i in row] for row in ids]
+        total = np.concatenate(scores)
+        return total if self.metric == "l2" else -total, found
 
-    def _answers(
-        self, items: Sequence[str], k: int, *, vote: bool, shape: tuple[int, ...], bits: int
-    ) -> npt.NDArray[np.uint64]:
-        """Both servers' shares of the answers, added: (n, *shape)."""
-        plan_id, connection, found = self._plan.plan_id, self._connection, []
+    def _requests(self, items: Sequence[str], k: int, *, vote: bool) -> Iterator[m.IndexSearch]:
         for start in range(0, max(1, len(items)), ITEMS_PER_REQUEST):
             job, names = secrets.token_hex(16), list(items[start : start + ITEMS_PER_REQUEST])
-            request = m.IndexSearch(plan_id, job, self.name, names, k, vote)
-            parts = connection.collect(job, connection.ask_together(request), None)
-            found.append(connection.opened(plan_id, job, parts, shape, bits))
-        return np.concatenate(found)
+            known = "" if vote else self._known_rows[0]
+            yield m.IndexSearch(self._plan.plan_id, job, self.name, names, k, vote, known)
+
+    def _opened(
+        self, request: m.IndexSearch, parts: Parts, shape: tuple[int, ...], bits: int
+    ) -> npt.NDArray[np.uint64]:
+        """Both servers' shares of a request's answers, added: (n, *shape)."""
+        return self._connection.opened(self._plan.plan_id, request.job, parts, shape, bits)
+
+    def _searched_rows(self, lists: RowLists) -> list[str]:
+        """Item ids by position, of the rows in which both servers searched. Raises RevealError."""
+        records = [lists[party][0] for party in (0, 1) if party in lists]
+        digests = {(record.digest, record.n_rows) for record in records}
+        if len(records) == 2 and len(digests) == 1:
+            [(digest, n_rows)] = digests
+            for _, bulk in lists.values():
+                if bulk and digest != self._known_rows[0]:
+                    items = m.unpack_items(bulk)
+                    self._known_rows = (m.items_digest(items), items)
+            if self._known_rows[0] == digest and len(self._known_rows[1]) == n_rows:
+                return self._known_rows[1]
+        why = "the servers do not name the same rows, or their list is not the one they name"
+        raise RevealError("the rows that were found cannot be told", why, "search again")

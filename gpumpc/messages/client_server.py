@@ -80,10 +80,13 @@ class GetFeatures(Record, frozen=True):
 
 
 class ListItems(Record, frozen=True):
-    """Ask for the items whose inputs, or features, may be used -> ItemList."""
+    """Ask for the items whose inputs, or features, may be used -> ItemList.
+
+    "lost": for the items of which this server alone holds a row.
+    """
 
     plan: PlanHash
-    what: Literal["inputs", "features"]
+    what: Literal["inputs", "features", "lost"]
 
 
 class GetStoreStatus(Record, frozen=True):
@@ -91,19 +94,22 @@ class GetStoreStatus(Record, frozen=True):
 
 
 class Delete(Record, frozen=True):
-    """Delete items' inputs, or all their rows, those in indexes of this owner too -> Done."""
+    """Delete items' inputs, or all their rows, also those in indexes -> Queued, Done."""
 
+    plan: PlanHash
+    job: Identifier
     items: Items
     what: Literal["inputs", "all"] = "all"
 
 
 class IndexCreate(Record, frozen=True):
-    """Create an empty index over this plan's features -> Done.
+    """Create an empty index over this plan's features -> Queued, Done.
 
     With classes, its rows carry secret labels that can vote.
     """
 
     plan: PlanHash
+    job: Identifier
     name: IndexName
     metric: Metric
     classes: tuple[ClassName, ...] = ()
@@ -122,11 +128,20 @@ class IndexAdd(Record, frozen=True):
 
 
 class IndexRemove(Record, frozen=True):
-    """Remove items from an index -> Done."""
+    """Remove items from an index -> Queued, Done."""
 
     plan: PlanHash
+    job: Identifier
     name: IndexName
     items: Items
+
+
+class IndexDelete(Record, frozen=True):
+    """Delete an index with its rows -> Queued, Done. The features stay."""
+
+    plan: PlanHash
+    job: Identifier
+    name: IndexName
 
 
 class IndexInfo(Record, frozen=True):
@@ -137,9 +152,10 @@ class IndexInfo(Record, frozen=True):
 
 
 class IndexSearch(Record, frozen=True):
-    """Search the k best rows for each item's features -> Queued, a Part for each batch.
+    """Search the k best rows for each item's features -> Queued, IndexRows, a Part for each batch.
 
-    The parts hold keys, or with `vote` the label that the best rows vote for.
+    The parts hold keys, or with `vote` the label that the best rows vote for; there are no
+    IndexRows then. `known_rows` is the digest of the rows that the client knows.
     """
 
     plan: PlanHash
@@ -148,9 +164,10 @@ class IndexSearch(Record, frozen=True):
     items: Items
     k: Count
     vote: bool = False
+    known_rows: str = ""
 
 
-IndexRequest = IndexCreate | IndexAdd | IndexRemove | IndexInfo | IndexSearch
+IndexRequest = IndexCreate | IndexAdd | IndexRemove | IndexDelete | IndexInfo | IndexSearch
 ItemRequest = Share | Settle | Run | Extract | GetFeatures | ListItems | GetStoreStatus | Delete
 Request = GetStatus | ShareWeights | ItemRequest | IndexRequest
 
@@ -188,6 +205,18 @@ class ItemList(Record, frozen=True):
 
     metric: str = ""
     classes: tuple[str, ...] = ()
+
+
+class IndexRows(Record, frozen=True):
+    """The rows that a search found its answers in: positions in its parts are of this list alone.
+
+    `digest` is that of the item ids, `items_digest`. Bulk: the ids in order of position, unless the
+    client knows rows of this digest.
+    """
+
+    job: Identifier
+    n_rows: int
+    digest: str
 
 
 class StoreStatus(Record, frozen=True):
@@ -232,4 +261,4 @@ class Part(Record, frozen=True):
     rows: str = ""
 
 
-Reply = Status | Done | Queued | Part | ItemList | Progress | StoreStatus | Settled
+Reply = Status | Done | Queued | Part | ItemList | IndexRows | Progress | StoreStatus | Settled

@@ -4,6 +4,7 @@ A payload is the record's length (4 bytes, little endian), the record in Message
 bytes.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -35,6 +36,11 @@ def result_aad(plan: str, job: str, part: int, party: int) -> bytes:
 def pack_items(items: Sequence[str]) -> bytes:
     """Item ids as 16 bytes each."""
     return bytes.fromhex("".join(items))
+
+
+def items_digest(items: Sequence[str]) -> str:
+    """Hex SHA-256 over item ids in their order."""
+    return hashlib.sha256(pack_items(items)).hexdigest()
 
 
 def unpack_items(bulk: Buffer) -> list[str]:

@@ -57,7 +57,12 @@ class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     @property
     def kind(self) -> str:
         """The kind of its rows in the store."""
-        return f"index/{self.owner}/{self.name}"
+        return kind_of(self.owner, self.name)
+
+
+def kind_of(owner: str, name: str) -> str:
+    """The kind in the store of an index's rows, also the name of its record."""
+    return f"index/{owner}/{name}"
 
 
 def encode_index(record: IndexRecord) -> str:

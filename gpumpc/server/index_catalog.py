@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
-from gpumpc.errors import InputError, MissingFile
+from gpumpc.errors import CorruptStore, InputError, MissingFile
 from gpumpc.program.plan import plan_hash
 from gpumpc.retrieval import index_store as ix
 from gpumpc.retrieval.geometry import geometry_of
@@ -20,8 +20,8 @@ class IndexCatalog:
         self._share_store, self._store = share_store, share_store.store
         self._loaded: tuple[ix.IndexRecord, tuple[RowKey, ...], ix.LoadedIndex] | None = None
 
-    def create(self, engine: Engine, request: m.IndexCreate, owner: str) -> None:
-        """Create an empty index. Raises InputError for another of its name, PlanError."""
+    def new(self, engine: Engine, request: m.IndexCreate, owner: str) -> ix.IndexRecord:
+        """An index to create. Raises PlanError, and InputError for another of its name."""
         geometry, classes = geometry_of(engine.program, request.metric), request.classes
         if len(classes) == 1 or len({*classes}) != len(classes):
             why = "one is alone or repeated"
@@ -30,38 +30,36 @@ class IndexCatalog:
         record = ix.IndexRecord(
             request.name, plan, geometry.dim, request.metric, owner, n_labels, classes
         )
-        if self._store.note(record.kind, ix.encode_index(record)) != ix.encode_index(record):
+        if self._store.noted(record.kind) not in (None, ix.encode_index(record)):
             what = f"there is an index '{request.name}' already"
-            raise InputError(what, "it has another metric, plan or classes", "choose another name")
+            hint = "choose another name, or delete it with `gpumpc index delete`"
+            raise InputError(what, "it has another metric, plan or classes", hint)
+        return record
 
     def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:
         """An owner's index over this plan's features. Raises MissingFile."""
-        found = self._store.noted(f"index/{owner}/{name}")
+        found = self._store.noted(ix.kind_of(owner, name))
         record = ix.decode_index(found) if found else None
         if record is None or record.plan != plan_hash(engine.plan).hex():
             what = f"there is no index '{name}' over this plan"
             raise MissingFile(what, hint="make it with `gpumpc index create`")
         return record
 
-    def items(self, record: ix.IndexRecord) -> list[str]:
-        """Items of an index, in order of position."""
-        return self._share_store.ready(record.kind, record.owner)
+    def keys(self, record: ix.IndexRecord) -> list[RowKey]:
+        """Rows of an index, in order of position."""
+        return [row.key for row in self._store.rows(record.kind, "ready", record.owner)]
 
-    def remove(self, record: ix.IndexRecord, items: Sequence[str]) -> None:
-        """Remove items from an index."""
-        found = self._store.find(record.kind, items, record.owner)
-        self._store.delete_rows(record.kind, [row.key for row in found.values()])
-
-    def load(self, engine: Engine, record: ix.IndexRecord, geometry: Geometry) -> ix.LoadedIndex:
-        """All rows of an index as a static operand. Raises InputError for an empty index."""
-        keys = tuple(row.key for row in self._store.rows(record.kind, "ready"))
-        if self._loaded is None or self._loaded[:2] != (record, keys):
-            if not keys:
-                what = f"index '{record.name}' is empty"
-                raise InputError(what, "nothing was added", "use `gpumpc index add`")
+    def load(
+        self, engine: Engine, record: ix.IndexRecord, geometry: Geometry, keys: Sequence[RowKey]
+    ) -> ix.LoadedIndex:
+        """These rows of an index, which must be there, as a static operand."""
+        if self._loaded is None or self._loaded[:2] != (record, (*keys,)):
             party, cipher = engine.party, engine.plan.params.cipher
             loaded = ix.load_index(
                 self._store, record, geometry, party.number, party.backend, cipher, party.seed_tree
             )
-            self._loaded = (record, keys, loaded)
+            if loaded.keys != [*keys]:
+                what = f"index '{record.name}' was changed while it was searched"
+                raise CorruptStore(what, "another process writes in the store", "search again")
+            self._loaded = (record, (*keys,), loaded)
         return self._loaded[2]

@@ -1,14 +1,17 @@
-"""The thread of a server that walks programs in lock step with the other server, and its queue.
+"""The thread of a server that walks programs in lock step with the other server.
 
 Server 0 leads: it takes jobs in the order in which they came and orders server 1 to run the same.
 Server 1 runs only jobs that it has received itself, so neither server can make the other evaluate
 anything. Whatever can fail at one server alone is done before the order is accepted: such a failure
-disturbs nobody else and burns no batch.
+ends this job at both servers, disturbs nobody else and burns no batch. A failure in the middle of a
+job ends the connection, as one server may be in the middle of a batch: the servers connect again
+and go on with the jobs that wait.
 """
 
 import abc
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +20,7 @@ from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import (
     BadFrame,
+    CorruptStore,
     GpumpcError,
     HandshakeMismatch,
     InputError,
@@ -32,9 +36,9 @@ from gpumpc.wire.wait_for_peer import wait_for_peer
 
 # More would only delay other clients, and each waiting job takes memory.
 MAX_JOBS_PER_CLIENT = 32
-# How long a job waits at server 1 for server 0's order. Clients ask server 1 first, so an ordered
-# job that is not here arrives at once or never.
-SAME_REQUEST_S = 3.0
+# Jobs wait for so long for a connection that was lost to come back; then they fail.
+GRACE_S = 4.0
+# Clients ask server 1 first, so an ordered job that is not here arrives at once or never.
 _ALREADY_S = 0.5
 _ANSWER_S = 30.0  # for server 1 to prepare a request of the largest size
 _IDLE_S = 0.2
@@ -50,16 +54,20 @@ class Job(abc.ABC):
     Attributes:
         client_name: the client that sent it.
         plan, job_id, what: must be the same at both servers.
+        patience_s: how long it may wait at server 1 for server 0's order.
     """
 
     client_name: str
     plan: str
     job_id: str
     what: str
+    patience_s: float
 
     @abc.abstractmethod
-    def prepare(self) -> None:
-        """Do everything that can fail at this server alone."""
+    def prepare(self) -> str:
+        """Do everything that can fail at this server alone; identifies the rows that `run` reads,
+        which must be the same at both servers.
+        """
 
     @abc.abstractmethod
     def run(self, channel: SubChannel, first_batch: int) -> None:
@@ -108,12 +116,27 @@ class JobQueue:
             job, _ = self._jobs.pop(job_id, (None, 0.0))
             return job
 
-    def pop_older(self, age_s: float) -> list[Job]:
-        """Take all jobs that wait here for at least `age_s` seconds; 0 takes every one."""
+    def pop_before(self, moment: float) -> list[Job]:
+        """Take all jobs that came before a moment of `time.monotonic`."""
         with self._arrived:
-            latest = time.monotonic() - age_s
-            old = [job_id for job_id, (_, since) in self._jobs.items() if since <= latest]
-            return [self._jobs.pop(job_id)[0] for job_id in old]
+            return self._taken(
+                [job_id for job_id, (_, since) in self._jobs.items() if since < moment]
+            )
+
+    def pop_impatient(self) -> list[Job]:
+        """Take all jobs that have waited for longer than their patience."""
+        with self._arrived:
+            now = time.monotonic()
+            return self._taken(
+                [
+                    job_id
+                    for job_id, (job, since) in self._jobs.items()
+                    if now - since > job.patience_s
+                ]
+            )
+
+    def _taken(self, job_ids: list[str]) -> list[Job]:
+        return [self._jobs.pop(job_id)[0] for job_id in job_ids]
 
 
 class PeerLoop:
@@ -122,10 +145,11 @@ class PeerLoop:
     Args:
         connect: makes a new channel to the other server.
         on_agreement: called with the channel when both servers have agreed, before any job.
-        stopping: ends `run`, which sets it itself after an error that no retry can mend (`fatal`).
+        stopping: ends `run`, which sets it itself if the other server differs at the first meeting.
 
     Attributes:
         is_connected: whether the other server is connected and agrees.
+        fatal: the difference at the first meeting that `run` ended for.
     """
 
     def __init__(
@@ -140,60 +164,77 @@ class PeerLoop:
         self._connect, self._on_agreement, self.stopping = connect, on_agreement, stopping
         self.is_connected = False
         self.fatal: GpumpcError | None = None
+        self._process, self._peer_process = secrets.token_hex(16), ""
+        self._mismatch: HandshakeMismatch | None = None
+        self._lost_at = -GRACE_S
         self._idle_sent_at = 0.0
 
     def submit(self, job: Job) -> None:
-        """Queue a job; from any thread. Raises InputError, and PeerLost while not connected."""
+        """Queue a job; from any thread.
+
+        Raises InputError, HandshakeMismatch while the servers differ, and PeerLost if the other
+        server has not been connected for some seconds.
+        """
         self._jobs.put(job)
-        # Checked after `put`: a connection that ends fails it here or in `_fail_waiting`.
-        if not self.is_connected:
+        # Checked after `put`: a connection that stays away fails it here or in `_fail_before`.
+        if not self.is_connected and not self._may_come_back():
             self._jobs.pop(job.job_id, 0.0)
-            what = f"server {self._party} is not connected to server {1 - self._party}"
-            why = "the other server does not run, is starting, or their configurations differ"
-            raise PeerLost(what, why, "start it, see both logs, then ask again: nothing was lost")
+            raise self._mismatch or self._lost()
 
     def run(self) -> None:
         """Connect, agree and run jobs until `stopping` is set; reconnect when disconnected."""
         while not self.stopping.is_set():
-            cause: GpumpcError | None = None
             try:
                 self._run_connection()
             except HandshakeMismatch as error:
-                # Nothing can be computed with a peer that does not agree.
                 log.error("%s", error)
-                self.fatal = cause = error
-                self.stopping.set()
+                self._mismatch = error
+                if not self._peer_process:
+                    # They have never agreed: the configuration of one is wrong. A server that was
+                    # in service goes on: the other one was started again with something else.
+                    self.fatal = error
+                    self.stopping.set()
             except GpumpcError as error:
                 log.warning("%s", error)
-                cause = error
-            except Exception as error:  # a bug must stop the server loudly, not leave it half alive
+            except Exception:  # such as for want of memory: the server goes on
                 if not self.stopping.is_set():  # else its files were closed meanwhile
-                    log.exception("the peer loop's thread failed")
-                    self.fatal = cause = unexpected(error)
-                    self.stopping.set()
-            self.is_connected = False
-            self._fail_waiting(cause)
-            if cause:
-                self.stopping.wait(_RECONNECT_S)
+                    log.exception("the connection to server %d failed", 1 - self._party)
+            self._fail_after_grace()
+            self.stopping.wait(_RECONNECT_S)
+        self._fail_before(time.monotonic(), self._lost())
 
     def _run_connection(self) -> None:
         with contextlib.closing(self._connect()) as connection:
-            if not wait_for_peer(connection.wait_peer, self.stopping):
+
+            def wait_peer(timeout_s: float) -> None:
+                self._fail_after_grace()
+                connection.wait_peer(timeout_s)
+
+            if not wait_for_peer(wait_peer, self.stopping):
                 return
             channel = Multiplexer(connection).first
-            exchange_hello(channel, equal={"number of plans": str(len(self._engines))})
-            for engine in self._engines.values():
-                engine.agree(channel)
-            self._on_agreement(channel)
-            self.is_connected = True
+            self._agree(channel)
+            self.is_connected, self._mismatch = True, None
             log.info("server %d is connected to server %d and agrees", self._party, 1 - self._party)
             take_turn = self._lead if self._party == 0 else self._follow
             try:
                 while not self.stopping.is_set():
                     take_turn(channel)
             finally:
-                # Closing takes a moment, in which no request should be accepted.
-                self.is_connected = False
+                # Closing takes a moment.
+                self._lost_at, self.is_connected = time.monotonic(), False
+
+    def _agree(self, channel: SubChannel) -> None:
+        equal = {"number of plans": str(len(self._engines))}
+        theirs = exchange_hello(channel, equal=equal, informative={"process": self._process})
+        for engine in self._engines.values():
+            engine.agree(channel)
+        self._on_agreement(channel)
+        process = theirs.get("process", "")
+        if self._peer_process and process != self._peer_process:
+            # The other server was started again: it does not have the jobs that waited before.
+            self._fail_before(self._lost_at, self._lost())
+        self._peer_process = process
 
     def _lead(self, channel: SubChannel) -> None:
         job = self._jobs.first(_IDLE_S)
@@ -201,13 +242,17 @@ class PeerLoop:
             self._send_idle(channel)
             return
         try:
-            self._prepare(job)
+            state = self._prepare(job)
         except GpumpcError as error:
             job.fail(error)
+            record = type(error).__name__, error.what, error.why, error.hint
+            channel.send_control(m.pack(m.Withdraw(job.job_id, *record)))
             return
         first_batch = self._engines[job.plan].next_batch
         try:
-            channel.send_control(m.pack(m.Order(job.plan, job.job_id, job.what, first_batch)))
+            channel.send_control(
+                m.pack(m.Order(job.plan, job.job_id, job.what, state, first_batch))
+            )
             answer, _ = m.unpack(channel.receive_control(_ANSWER_S), m.Control)
         except GpumpcError as error:
             job.fail(error)
@@ -235,11 +280,18 @@ class PeerLoop:
         except PeerTimeout:
             return
         if isinstance(order, m.Idle):
-            for waiting in self._jobs.pop_older(SAME_REQUEST_S):
+            for waiting in self._jobs.pop_impatient():
                 waiting.fail(_one_sided(1))
-            return
-        if not isinstance(order, m.Order):
+        elif isinstance(order, m.Withdraw):
+            if job := self._jobs.pop(order.job, _ALREADY_S):
+                what = f"server 0 refuses: {order.what}"
+                job.fail(RemoteError(what, order.why, order.hint))
+        elif isinstance(order, m.Order):
+            self._answer(channel, order)
+        else:
             raise BadFrame("server 0 sent no order", hint="restart both servers")
+
+    def _answer(self, channel: SubChannel, order: m.Order) -> None:
         job = self._jobs.pop(order.job, _ALREADY_S)
         try:
             if job is None:
@@ -247,7 +299,10 @@ class PeerLoop:
             if (job.plan, job.what) != (order.plan, order.what):
                 what = "the two servers were given different requests"
                 raise InputError(what, hint="send the same to both servers")
-            self._prepare(job)
+            if self._prepare(job) != order.state:
+                what = "the two servers hold different rows for this request"
+                hint = "restart the servers: they compare their stores when they meet; ask again"
+                raise CorruptStore(what, "one of the stores is behind", hint)
         except GpumpcError as error:
             refusal = m.Refuse(type(error).__name__, error.what, error.why, error.hint)
             channel.send_control(m.pack(refusal))
@@ -257,9 +312,9 @@ class PeerLoop:
         channel.send_control(m.pack(m.Accept(job.job_id)))
         self._carry_out(channel, job, order.first_batch)
 
-    def _prepare(self, job: Job) -> None:
+    def _prepare(self, job: Job) -> str:
         try:
-            job.prepare()
+            return job.prepare()
         except GpumpcError as error:
             log.warning("%s: %s", job.client_name, error)
             raise
@@ -283,17 +338,29 @@ class PeerLoop:
                     channel.send_error(error)
             raise  # the channel may be in the middle of a batch: both servers start a new one
         except Exception as error:
+            if not self.stopping.is_set():  # else its files were closed meanwhile
+                log.exception("a request of %s failed", job.client_name)
             job.fail(unexpected(error))
-            raise
+            raise unexpected(error) from error
 
-    def _fail_waiting(self, cause: GpumpcError | None) -> None:
-        lost = PeerLost(
-            "the connection between the two servers has ended before the request's turn came",
-            cause.what if cause else f"server {self._party} stops",
-            "see both logs, then ask again: the images are still shared",
-        )
-        for waiting in self._jobs.pop_older(0.0):
-            waiting.fail(lost)
+    # jobs that wait while the other server is away
+
+    def _may_come_back(self) -> bool:
+        return time.monotonic() - self._lost_at < GRACE_S and not self.stopping.is_set()
+
+    def _fail_after_grace(self) -> None:
+        if not self._may_come_back():
+            self._fail_before(time.monotonic(), self._mismatch or self._lost())
+
+    def _fail_before(self, moment: float, error: GpumpcError) -> None:
+        for waiting in self._jobs.pop_before(moment):
+            waiting.fail(error)
+
+    def _lost(self) -> PeerLost:
+        """The error of a job that waits in vain; it says nothing of other clients' jobs."""
+        what = f"server {self._party} is not connected to server {1 - self._party}"
+        why = "the other server does not run, is starting, or their configurations differ"
+        return PeerLost(what, why, "start it, see both logs, then ask again: nothing was lost")
 
 
 def _one_sided(party: int) -> InputError:

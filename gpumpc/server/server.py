@@ -223,7 +223,7 @@ class Server:
     # peer loop's thread
 
     def _on_agreement(self, channel: Channel) -> None:
-        self._share_store.pair(channel)
+        self._share_store.meet(channel)
         self._resources.discard_old_sessions()
 
     def _connect(self) -> Channel:

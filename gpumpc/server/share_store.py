@@ -22,6 +22,7 @@ from gpumpc.program.plan import plan_hash
 from gpumpc.program.program import Value
 from gpumpc.retrieval.index_store import row_keys
 from gpumpc.ring.backend import Backend, Words, packed_bytes
+from gpumpc.server import store_agreement as agreement
 from gpumpc.shares import SEED_BYTES, Additive
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import Channel
@@ -31,8 +32,6 @@ from gpumpc.wire.handshake import exchange_hello
 INPUTS = "input/"
 # A row that is pending for so long is half of an upload that was given up.
 SWEEP_S = 3600.0
-# Both servers come to the same point of a request within this time.
-_BOTH_S = 5.0
 
 log = logging.getLogger("gpumpc")
 
@@ -66,10 +65,10 @@ class ShareStore:
         self._capacity_bytes = capacity_bytes
         self.mismatch = "the servers have not been connected yet"
 
-    # pairing
+    # meeting the other server
 
-    def pair(self, channel: Channel) -> None:
-        """Bind the two stores to each other once; later, check that they belong together."""
+    def meet(self, channel: Channel) -> None:
+        """Bind the two stores to each other once; later, make them equal again after a failure."""
         own = self.store.store_pair_id
         fresh = secrets.token_hex(16)
         theirs = exchange_hello(channel, equal={}, informative={"store": own, "fresh": fresh})
@@ -81,6 +80,10 @@ class ShareStore:
         if own != other:
             self.mismatch = f"here store pair {own[:8] or 'none'}, there {other[:8] or 'none'}"
             log.warning("the two servers' stores do not belong together: %s", self.mismatch)
+        else:
+            agreement.finish_changes(self.store, channel)
+            agreement.repair_pending(self.store, channel, kept=INPUTS)
+            agreement.compare_ready(self.store, channel, self.party)
         self.store.sweep(SWEEP_S)
 
     def check_paired(self) -> None:
@@ -130,13 +133,19 @@ class ShareStore:
         self.store.put(row_kind.kind, keys, owner, rows)
 
     def settle(self, channel: Channel, kind: str, items: Sequence[str], owner: str) -> list[str]:
-        """Confirm the items that both servers hold; delete the others, which are returned."""
-        own = {item: row.key for item, row in self.store.find(kind, items, owner).items()}
-        common = self._held_by_both(channel, sorted(own.values()))
-        self.store.delete_rows(kind, [key for key in own.values() if key not in common])
+        """Confirm the items that both servers hold; put the others, which are returned, out of use.
+
+        Halves of an upload are deleted. A row that was ready stays, as the other server lost it.
+        """
+        own = self.store.find(kind, items, owner)
+        names = [(kind, own[item].key) for item in sorted(own)]
+        common = {key for _, key in agreement.held_by_both(channel, names)}
+        alone = [row for row in own.values() if row.key not in common]
+        self.store.delete_rows(kind, [row.key for row in alone if row.state == "pending"])
+        self.store.set_unpaired(kind, [row.key for row in alone if row.state == "ready"])
         self.store.confirm(kind, sorted(common))
         self.store.sweep(SWEEP_S)
-        return [item for item in items if own.get(item) not in common]
+        return [item for item in items if item not in own or own[item].key not in common]
 
     # features
 
@@ -195,16 +204,23 @@ class ShareStore:
                 )
         return [found[item].key for item in items]
 
-    def words(self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str) -> Words:
-        """This server's shares of items, (n, ..)."""
-        _, data = self.store.read(row_kind.kind, items, owner)
+    def present(self, kind: str, items: Sequence[str], owner: str) -> list[RowKey]:
+        """Keys of those items whose rows may be used."""
+        found = self.store.find(kind, items, owner).values()
+        return [row.key for row in found if row.state == "ready"]
+
+    def read(
+        self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str
+    ) -> tuple[list[RowKey], Words]:
+        """Keys of items, and this server's shares (n, ..). Raises MissingFile, CorruptStore."""
+        keys, data = self.store.read(row_kind.kind, items, owner)
         value, cipher, backend = row_kind.value, engine.plan.params.cipher, self.backend
         shape, bits = (1, *value.shape[1:]), value.bits
         if row_kind.from_seed:
             parts = [backend.expand_words(cipher, row.tobytes(), shape, bits) for row in data]
         else:
             parts = [backend.unpack(memoryview(row), shape, bits) for row in data]
-        return backend.concat(parts, 0)
+        return keys, backend.concat(parts, 0)
 
     def batches(
         self, row_kind: RowKind, engine: Engine, items: Sequence[str], owner: str, size: int
@@ -212,7 +228,7 @@ class ShareStore:
         """Items with their shares, `size` at a time; zero shares fill the last batch."""
         for start in range(0, len(items), size):
             names = list(items[start : start + size])
-            words = self.words(row_kind, engine, names, owner)
+            _, words = self.read(row_kind, engine, names, owner)
             if len(names) < size:
                 missing = self.backend.zeros((size - len(names), *words.shape[1:]))
                 words = self.backend.concat([words, missing], 0)
@@ -220,44 +236,18 @@ class ShareStore:
 
     # rows at both servers
 
-    @staticmethod
-    def compare(
-        channel: Channel, kind: str, keys: Sequence[RowKey], timeout_s: float = _BOTH_S
-    ) -> None:
-        """Raises HandshakeMismatch unless both servers have the same keys."""
-        exchange_hello(channel, equal={"rows": f"{kind} {digest(keys)}"}, timeout_s=timeout_s)
-
     def confirm(self, channel: Channel, kind: str, keys: Sequence[RowKey]) -> None:
         """Let rows be used that both servers added. Raises HandshakeMismatch if they differ."""
         # The other server may wait for the dealer first: it begins a later batch before confirming.
-        self.compare(channel, kind, keys, channel.patience_s)
+        equal = {"rows": f"{kind} {digest(keys)}"}
+        exchange_hello(channel, equal=equal, timeout_s=channel.patience_s)
         self.store.confirm(kind, keys)
-
-    def reconcile(self, channel: Channel, kind: str) -> None:
-        """Repair after a crash: delete rows that one server alone holds, confirm the others."""
-        own = sorted(row.key for row in self.store.rows(kind))
-        common = self._held_by_both(channel, own)
-        self.store.delete_rows(kind, [key for key in own if key not in common])
-        pending = [row.key for row in self.store.rows(kind, "pending") if row.key in common]
-        self.store.confirm(kind, pending)
-
-    @staticmethod
-    def _held_by_both(channel: Channel, own: Sequence[RowKey]) -> set[RowKey]:
-        """Our rows that the other server has too."""
-        theirs = exchange_hello(channel, equal={}, informative={"digest": digest(own)})
-        if theirs.get("digest") == digest(own):
-            return {*own}
-        lines = _exchange_lines(channel, own)
-        return {*own} & {RowKey(*line.split(" ", 1)) for line in lines if " " in line}
 
 
 def digest(keys: Sequence[RowKey]) -> str:
     """Hex SHA-256 over items and versions, in this order."""
-    return hashlib.sha256("\n".join(_lines(keys)).encode()).hexdigest()
-
-
-def _lines(keys: Sequence[RowKey]) -> list[str]:
-    return [f"{key.item} {key.version}" for key in keys]
+    lines = (f"{key.item} {key.version}" for key in keys)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _row_bytes(value: Value) -> int:
@@ -268,21 +258,3 @@ def _packed(backend: Backend, result: Additive) -> npt.NDArray[np.uint8]:
     """Result shares as rows (n_items, row_bytes)."""
     packed = (backend.pack(words, result.bits) for words in result.words)
     return np.stack([np.frombuffer(row, dtype=np.uint8) for row in packed])
-
-
-def _exchange_lines(channel: Channel, own: Sequence[RowKey]) -> list[str]:
-    """Exchange the rows' names, in portions, so that a record stays small."""
-    lines, portion = _lines(own), 4000
-    mine = [lines[i : i + portion] for i in range(0, len(lines), portion)]
-    fields = exchange_hello(channel, equal={}, informative={"portions": str(len(mine))})
-    try:
-        n_theirs = int(fields["portions"])
-    except (KeyError, ValueError):
-        what = "the other server's list of rows is malformed"
-        raise CorruptStore(what, hint="see its log") from None
-    theirs: list[str] = []
-    for i in range(max(len(mine), n_theirs)):
-        part = "\n".join(mine[i]) if i < len(mine) else ""
-        fields = exchange_hello(channel, equal={}, informative={"rows": part})
-        theirs += fields.get("rows", "").splitlines()
-    return theirs

@@ -1,5 +1,6 @@
 """Each server's shares at rest."""
 
-from gpumpc.store.rows import Row, RowKey, Store
+from gpumpc.store.manifest import Row, RowKey
+from gpumpc.store.rows import Store
 
 __all__ = ["Row", "RowKey", "Store"]

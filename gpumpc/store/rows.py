@@ -2,16 +2,17 @@
 
 A row belongs to an item and a kind ("input/PLAN", "feature/PLAN"); its version names the random
 values behind the share (an upload, or a session and batch). Only when both servers hold the same
-version is the row *ready*: half an upload is never used, and `sweep` removes it. A segment is
-written and synced before the manifest mentions it; a segment the manifest does not mention is
-deleted at the next opening.
+version is the row *ready*: half an upload is never used, and `sweep` removes it. A row that the
+other server has lost is *unpaired*: it is not used, and is kept in case the other finds it again or
+its owner shares it anew. A segment is written and synced before the manifest mentions it; a segment
+that the manifest does not mention is deleted at the next opening.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,46 +22,13 @@ import numpy.typing as npt
 
 from gpumpc.errors import BadFrame, ConfigError, CorruptStore, InputError, MissingFile
 from gpumpc.offline.secret import lock_file, private_folder, sync_folder, write_private
-from gpumpc.offline.sqlite_file import SqliteFile
-
-FORMAT = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS segments (
-    id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, row_bytes INTEGER NOT NULL,
-    n_rows INTEGER NOT NULL, sha256 TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS rows (
-    kind TEXT NOT NULL, item TEXT NOT NULL, version TEXT NOT NULL, owner TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'ready')),
-    segment INTEGER NOT NULL REFERENCES segments (id), slot INTEGER NOT NULL, since REAL NOT NULL,
-    PRIMARY KEY (kind, item)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_segment ON rows (segment);
-"""
+from gpumpc.store.manifest import Manifest, Row, RowKey
 
 Matrix = npt.NDArray[np.uint8]
 _ROWS = "SELECT item, version, owner, state FROM rows WHERE kind = ?"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class RowKey:
-    """Names a shared value and the random values behind its shares: the same at both servers."""
-
-    item: str
-    version: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row's entry in the manifest."""
-
-    key: RowKey
-    owner: str
-    state: str
-
-
-class Store(SqliteFile):
+class Store(Manifest):
     """One server's store; open in one process at a time, usable from several of its threads.
 
     Args:
@@ -71,71 +39,22 @@ class Store(SqliteFile):
     it cannot be read.
     """
 
-    noun = "store"
-    refusal = CorruptStore
-    hint = "free disk space, or restore both servers' stores"
-
     def __init__(self, folder: Path, party: int) -> None:
-        self.folder = private_folder(Path(folder))
-        self._lock_descriptor = lock_file(self.folder / "lock", f"the store {folder}")
+        folder = private_folder(Path(folder))
+        self._lock_descriptor = lock_file(folder / "lock", f"the store {folder}")
         try:
-            super().__init__(self.folder / "manifest.sqlite", _SCHEMA, FORMAT)
+            super().__init__(folder, party)
             with self._explained():
-                self._check_party(party)
                 self._sweep_files()
         except BaseException:
             self.close()
             raise
-
-    # the manifest
-
-    def _check_party(self, party: int) -> None:
-        for key, value in (("format", str(FORMAT)), ("party", str(party))):
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-            [[found]] = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,))
-            if found != value:
-                what = f"the store {self.folder} has {key} {found}, not {value}"
-                why = "it belongs to the other server, or to another version"
-                raise ConfigError(what, why, "give this server its own state folder")
 
     def _sweep_files(self) -> None:
         known = {row[0] for row in self._db.execute("SELECT file FROM segments")}
         for path in self.folder.glob("*.seg"):
             if path.name not in known:
                 path.unlink()
-
-    # pairing
-
-    @property
-    def store_pair_id(self) -> str:
-        """Drawn by the two servers together at their first meeting; empty before."""
-        return self._meta("pair") or ""
-
-    def pair(self, store_pair_id: str) -> None:
-        """Bind this store to its partner, once. Raises CorruptStore if it is bound to another."""
-        with self._change() as db:
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('pair', ?)", (store_pair_id,))
-        if self.store_pair_id != store_pair_id:
-            pairs = f"pair {self.store_pair_id[:8]}, not {store_pair_id[:8]}"
-            what = f"the store {self.folder} belongs to {pairs}"
-            why = "the two servers' stores do not belong together"
-            raise CorruptStore(what, why, "start each server with the state folder it always had")
-
-    # notes
-
-    def note(self, name: str, text: str) -> str:
-        """Store a small text under a name unless the name has one; the text stored now."""
-        with self._change() as db:
-            db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (f"note {name}", text))
-        return self.noted(name) or ""
-
-    def noted(self, name: str) -> str | None:
-        """The text stored under a name, if any."""
-        return self._meta(f"note {name}")
-
-    def _meta(self, key: str) -> str | None:
-        found = self._select("SELECT value FROM meta WHERE key = ?", key)
-        return str(found[0][0]) if found else None
 
     # rows
 
@@ -193,9 +112,37 @@ class Store(SqliteFile):
 
     def confirm(self, kind: str, keys: Iterable[RowKey]) -> None:
         """Make rows ready, as both servers hold them."""
-        query = "UPDATE rows SET state = 'ready' WHERE kind = ? AND item = ? AND version = ?"
+        update = (
+            "UPDATE rows SET state = 'ready' "
+            "WHERE kind = ? AND item = ? AND version = ? AND state <> 'ready'"
+        )
         with self._change() as db:
-            db.executemany(query, [(kind, key.item, key.version) for key in keys])
+            names = [(kind, key.item, key.version) for key in keys]
+            self._shift_digest(db, added=[n for n in names if db.execute(update, n).rowcount])
+
+    def set_unpaired(self, kind: str, keys: Iterable[RowKey]) -> None:
+        """Put ready rows out of use: the other server has lost them."""
+        update = (
+            "UPDATE rows SET state = 'unpaired' "
+            "WHERE kind = ? AND item = ? AND version = ? AND state = 'ready'"
+        )
+        with self._change() as db:
+            names = [(kind, key.item, key.version) for key in keys]
+            self._shift_digest(db, removed=[n for n in names if db.execute(update, n).rowcount])
+
+    def all_rows(self, state: str) -> list[tuple[str, RowKey]]:
+        """Kind and key of every owner's rows in a state, in order."""
+        query = "SELECT kind, item, version FROM rows WHERE state = ? ORDER BY kind, item"
+        return [(kind, RowKey(*key)) for kind, *key in self._select(query, state)]
+
+    def states(self, names: Sequence[tuple[str, RowKey]]) -> list[str]:
+        """The state of each of these rows, "absent" where it is not here in this version."""
+        query = "SELECT state FROM rows WHERE kind = ? AND item = ? AND version = ?"
+        with self._read() as db:
+            found = [
+                db.execute(query, (kind, key.item, key.version)).fetchone() for kind, key in names
+            ]
+        return [str(row[0]) if row else "absent" for row in found]
 
     def rows(self, kind: str, state: str | None = None, owner: str | None = None) -> list[Row]:
         """Rows of a kind by item, optionally of one state or owner."""
@@ -272,21 +219,40 @@ class Store(SqliteFile):
 
     def delete(self, items: Iterable[str], owner: str | None = None, prefix: str = "") -> int:
         """Delete all rows of items, of kinds that begin with `prefix`; how many there were."""
-        query = "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ?"
-        values: list[object] = [len(prefix), prefix]
-        if owner is not None:
-            query, values = f"{query} AND owner = ?", [*values, owner]
+        query = (
+            "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ? "
+            "AND (? IS NULL OR owner = ?) RETURNING kind, item, version, state"
+        )
+        values = [(item, len(prefix), prefix, owner, owner) for item in items]
         with self._change() as db:
-            n_rows = sum(db.execute(query, (item, *values)).rowcount for item in items)
+            n_rows = self._delete(db, query, values)
         self._drop_unused()
         return n_rows
 
     def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> None:
         """Delete rows by kind and version."""
-        query = "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ?"
+        query = (
+            "DELETE FROM rows WHERE kind = ? AND item = ? AND version = ? "
+            "RETURNING kind, item, version, state"
+        )
         with self._change() as db:
-            db.executemany(query, [(kind, key.item, key.version) for key in keys])
+            self._delete(db, query, [(kind, key.item, key.version) for key in keys])
         self._drop_unused()
+
+    def delete_kind(self, kind: str) -> None:
+        """Delete all rows of a kind."""
+        with self._change() as db:
+            query = "DELETE FROM rows WHERE kind = ? RETURNING kind, item, version, state"
+            self._delete(db, query, [(kind,)])
+        self._drop_unused()
+
+    def _delete(
+        self, db: sqlite3.Connection, query: str, values: Iterable[tuple[object, ...]]
+    ) -> int:
+        """Run a query that deletes rows, for each tuple of its values; how many there were."""
+        found = [row for chosen in values for row in db.execute(query, chosen).fetchall()]
+        self._shift_digest(db, removed=[row[:3] for row in found if row[3] == "ready"])
+        return len(found)
 
     def sweep(self, older_than_s: float) -> int:
         """Delete rows that have been pending for longer: half uploads; how many there were."""

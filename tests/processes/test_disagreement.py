@@ -23,7 +23,7 @@ from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.requests.request import named
-from gpumpc.server.share_store import ShareStore
+from gpumpc.server.share_store import ShareStore, digest
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Kind, encode_header
@@ -223,9 +223,10 @@ class _Server0:
         from gpumpc.wire.handshake import exchange_hello
 
         self.channel.wait_peer(5.0)
-        exchange_hello(self.channel, equal={"number of plans": "1"})
+        process = {"process": secrets.token_hex(16)}
+        exchange_hello(self.channel, equal={"number of plans": "1"}, informative=process)
         self.engine.agree(self.channel)
-        self.share_store.pair(self.channel)
+        self.share_store.meet(self.channel)
 
     def order(self, client: Client, item: str, batch: int) -> int:
         """Have server 1 begin a run as batch number `batch`; the number of the request."""
@@ -239,12 +240,12 @@ class _Server0:
             except RemoteError as error:
                 if "not connected" not in error.what or time.monotonic() > deadline:
                     raise
-        order = m.Order(client.plan_id, job, f"user: run None {named([item])}", batch)
+        kind = self.share_store.inputs(self.engine).kind
+        state = digest(self.share_store.keys(kind, [item], "user"))
+        order = m.Order(client.plan_id, job, f"user: run None {named([item])}", state, batch)
         self.channel.send_control(m.pack(order))
         answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
         assert isinstance(answer, m.Accept)
-        kind = self.share_store.inputs(self.engine).kind
-        self.share_store.compare(self.channel, kind, self.share_store.keys(kind, [item], "user"))
         return sequence
 
     def close(self) -> None:

@@ -161,7 +161,7 @@ def test_invalid_searches_are_refused(
 
 
 def test_killed_server_keeps_results_at_both_or_none(tmp_path: Path) -> None:
-    """Server 1 dies in the third of four batches: two are kept at both; the rest follows."""
+    """Server 1 dies in the third of four batches, whose results both have stored by then."""
     cluster = Cluster.make(tmp_path, batch_size=2, pool="64KiB")
     cluster.faults["server1"] = _DIE_BETWEEN_PUT_AND_CONFIRM
     items = [secrets.token_hex(16) for _ in range(8)]
@@ -176,7 +176,8 @@ def test_killed_server_keeps_results_at_both_or_none(tmp_path: Path) -> None:
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)
             done = client.list_features()
-            assert done == sorted(items[:4])
+            # Server 0 may hear of the death before it stores the third.
+            assert done in (sorted(items[:4]), sorted(items[:6]))
             client.extract(items)
             assert client.list_features() == sorted(items)
             index = client.create_index("after", "l2")

@@ -16,8 +16,10 @@ from gpumpc.wire.multiplexer import SubChannel
 class SomeJob(Job):
     def __init__(self, job_id: str, client_name: str = "user") -> None:
         self.job_id, self.client_name, self.plan, self.what = job_id, client_name, "a" * 64, "run"
+        self.patience_s = 0.04
 
-    def prepare(self) -> None: ...
+    def prepare(self) -> str:
+        return ""
 
     def run(self, channel: SubChannel, first_batch: int) -> None: ...
 
@@ -50,13 +52,17 @@ def test_queue_bounds_each_clients_jobs() -> None:
         jobs.put(SomeJob("other", "third"))
 
 
-def test_pop_older_takes_old_jobs() -> None:
+def test_old_and_impatient_jobs_are_taken() -> None:
     jobs = JobQueue()
     jobs.put(SomeJob("a"))
+    jobs.put(SomeJob("patient"))
+    next(job for job, _ in jobs._jobs.values() if job.job_id == "patient").patience_s = 60.0
     time.sleep(0.05)
+    moment = time.monotonic()
     jobs.put(SomeJob("b"))
-    assert [old.job_id for old in jobs.pop_older(0.04)] == ["a"]
-    assert [old.job_id for old in jobs.pop_older(0.0)] == ["b"]
+    assert [old.job_id for old in jobs.pop_impatient()] == ["a"]
+    assert [old.job_id for old in jobs.pop_before(moment)] == ["patient"]
+    assert [old.job_id for old in jobs.pop_before(time.monotonic())] == ["b"]
 
 
 def test_closing_connection_takes_no_requests() -> None:

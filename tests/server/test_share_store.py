@@ -187,7 +187,7 @@ def test_stored_input_shares_are_read_back(stores: list[ShareStore]) -> None:
         put(share_store, [A, B])
     settle(stores, [A, B])
     for party, share_store in enumerate(stores):
-        words: Any = share_store.words(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
+        _, words = share_store.read(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
         expected: Any
@@ -202,11 +202,11 @@ def test_stored_input_shares_are_read_back(stores: list[ShareStore]) -> None:
         stores[0].keys(KIND, [A], "second")
 
 
-def test_compare_refuses_different_rows(stores: list[ShareStore]) -> None:
+def test_confirm_refuses_different_rows(stores: list[ShareStore]) -> None:
     keys = ([RowKey(A, "1")], [RowKey(A, "2")])
     results = together(
         stores,
-        lambda share_store, channel: share_store.compare(channel, KIND, keys[share_store.party]),
+        lambda share_store, channel: share_store.confirm(channel, KIND, keys[share_store.party]),
     )
     assert all(isinstance(result, HandshakeMismatch) for result in results)
 
@@ -214,11 +214,11 @@ def test_compare_refuses_different_rows(stores: list[ShareStore]) -> None:
 def test_unpaired_stores_are_refused(stores: list[ShareStore], tmp_path: Path) -> None:
     with pytest.raises(CorruptStore, match="have not been connected yet"):
         stores[0].check_paired()
-    assert together(stores, ShareStore.pair) == [None, None]
+    assert together(stores, ShareStore.meet) == [None, None]
     for share_store in stores:
         share_store.check_paired()
     other_pair = ShareStore(Store(tmp_path / "other_pair", 1), 1, choose_backend(), 1000)
-    together([stores[0], other_pair], ShareStore.pair)
+    together([stores[0], other_pair], ShareStore.meet)
     for share_store in (stores[0], other_pair):
         with pytest.raises(CorruptStore, match="do not belong together"):
             share_store.check_paired()

@@ -35,7 +35,7 @@ def test_bad_manifest_is_refused_and_the_lock_released(tmp_path: Path) -> None:
 def test_store_of_another_format_is_refused(tmp_path: Path) -> None:
     with Store(tmp_path, 0) as store, store._change() as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
-    with pytest.raises(ConfigError, match="has format 99, not 1"):
+    with pytest.raises(ConfigError, match="has format 99, not 2"):
         Store(tmp_path, 0)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from gpumpc import messages as m
 from gpumpc.server.requests.request import JointRequest, check_items, named
+from gpumpc.server.share_store import digest
 from gpumpc.shares import Additive
 from gpumpc.store import RowKey
 from gpumpc.wire.multiplexer import SubChannel
@@ -41,8 +42,10 @@ class _EvaluationRequest(JointRequest[E_co]):
         self._row_kind = store.source_of(engine, other)
         self._find_keys()
 
-    def prepare(self) -> None:
+    def prepare(self) -> str:
         """Find the rows again, and see that corrections can come.
+
+        No row is deleted until the request has ended: that is a request of both servers too.
 
         Raises ShareError, CorrelationsMissing, MissingFile.
         """
@@ -50,13 +53,14 @@ class _EvaluationRequest(JointRequest[E_co]):
         engine.check_ready()
         if dealer_link and engine.program.cost.dealer_bytes:
             dealer_link.check(engine.session_id, engine.next_batch)
-        self._keys = self._find_keys()
+        self._done = self._find_done()
+        return digest([*self._find_keys(), *self._done])
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
-        """Compare the rows with the other server's, then evaluate the items that need it."""
+        """Evaluate the items that need it."""
         store, size = self.share_store, self.engine.program.input.shape[0]
-        store.compare(channel, self._row_kind.kind, self._keys)
-        items = self._items_to_evaluate(channel)
+        done = {key.item for key in self._done}
+        items = [item for item in self.record.items if item not in done]
         of = -(-len(items) // size)
         batches = store.batches(self._row_kind, self.engine, items, self.client.name, size)
         results = self.engine.run_all(channel, first_batch, (words for _, words in batches))
@@ -70,8 +74,9 @@ class _EvaluationRequest(JointRequest[E_co]):
         store, items = self.share_store, self.record.items
         return store.keys(self._row_kind.kind, items, self.client.name)
 
-    def _items_to_evaluate(self, channel: SubChannel) -> list[str]:
-        return self.record.items
+    def _find_done(self) -> list[RowKey]:
+        """Rows that need no evaluation any more."""
+        return []
 
     @abc.abstractmethod
     def _finish_batch(self, channel: SubChannel, batch: BatchResult) -> None: ...
@@ -85,11 +90,9 @@ class Run(_EvaluationRequest[m.Run]):
 
 
 class Extract(_EvaluationRequest[m.Extract]):
-    def _items_to_evaluate(self, channel: SubChannel) -> list[str]:
-        store, kind = self.share_store, self.share_store.features(self.engine)
-        store.reconcile(channel, kind.kind)
-        present = {*store.ready(kind.kind, self.client.name)}
-        return [item for item in self.record.items if item not in present]
+    def _find_done(self) -> list[RowKey]:
+        store, kind = self.share_store, self.share_store.features(self.engine).kind
+        return store.present(kind, self.record.items, self.client.name)
 
     def _finish_batch(self, channel: SubChannel, batch: BatchResult) -> None:
         self.share_store.store_features(

@@ -28,6 +28,7 @@ _REQUESTS: Mapping[type, type[Request[m.Request]]] = {
     m.IndexCreate: indexes.IndexCreate,
     m.IndexAdd: indexes.IndexAdd,
     m.IndexRemove: indexes.IndexRemove,
+    m.IndexDelete: indexes.IndexDelete,
     m.IndexInfo: indexes.IndexInfo,
     m.IndexSearch: indexes.IndexSearch,
 }

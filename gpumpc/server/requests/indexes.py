@@ -1,5 +1,6 @@
 """Indexes over stored features: created, changed and searched."""
 
+import abc
 import dataclasses
 from collections.abc import Iterator
 from typing import TypeVar, cast
@@ -14,46 +15,80 @@ from gpumpc.protocols.ranking.distances import Rows
 from gpumpc.retrieval import index_store as ix
 from gpumpc.retrieval.geometry import geometry_of
 from gpumpc.retrieval.programs import ROWS
+from gpumpc.server import store_agreement as agreement
 from gpumpc.server.dealer_link import OnDemandCorrections
 from gpumpc.server.requests.request import ImmediateRequest, JointRequest, named
+from gpumpc.server.share_store import digest
 from gpumpc.shares import Additive
 from gpumpc.store import RowKey
 from gpumpc.wire.multiplexer import SubChannel
 
 QUERIES_PER_BATCH = 8
 
-N_co = TypeVar("N_co", bound=m.IndexRemove | m.IndexInfo, covariant=True)
 J_co = TypeVar("J_co", bound=m.IndexAdd | m.IndexSearch, covariant=True)
+C_co = TypeVar("C_co", bound=m.IndexCreate | m.IndexRemove | m.IndexDelete, covariant=True)
 
 
-class IndexCreate(ImmediateRequest[m.IndexCreate]):
-    def check(self) -> None:
-        """Raises CorruptStore."""
-        self.share_store.check_paired()
-
-    def answer(self) -> None:
-        """Create the index. Raises HandshakeMismatch, InputError, PlanError."""
-        self.resources.indexes.create(self.engine, self.record, self.client.name)
-        self.client.reply(m.Done())
-
-
-class _ImmediateIndexRequest(ImmediateRequest[N_co]):
+class IndexInfo(ImmediateRequest[m.IndexInfo]):
     def check(self) -> None:
         """Raises CorruptStore, HandshakeMismatch, MissingFile."""
         self.share_store.check_paired()
         self._index = self.resources.indexes.find(self.engine, self.record.name, self.client.name)
 
-
-class IndexRemove(_ImmediateIndexRequest[m.IndexRemove]):
     def answer(self) -> None:
-        self.resources.indexes.remove(self._index, self.record.items)
+        items = [key.item for key in self.resources.indexes.keys(self._index)]
+        self.client.reply(m.ItemList(self._index.metric, self._index.classes), m.pack_items(items))
+
+
+class _IndexChange(JointRequest[C_co]):
+    """Changes the record or the rows of an index at both servers, or at neither."""
+
+    def check(self) -> None:
+        """Raises CorruptStore, HandshakeMismatch, and why it cannot be changed so."""
+        self.share_store.check_paired()
+        self._change()
+
+    def prepare(self) -> str:
+        self._change()
+        return ""
+
+    def run(self, channel: SubChannel, first_batch: int) -> None:
+        agreement.change_both(self.share_store.store, channel, self.job_id, self._change())
         self.client.reply(m.Done())
 
+    @abc.abstractmethod
+    def _change(self) -> agreement.Change:
+        """The change of the store. Raises MissingFile, InputError, PlanError."""
 
-class IndexInfo(_ImmediateIndexRequest[m.IndexInfo]):
-    def answer(self) -> None:
-        items = self.resources.indexes.items(self._index)
-        self.client.reply(m.ItemList(self._index.metric, self._index.classes), m.pack_items(items))
+
+class IndexCreate(_IndexChange[m.IndexCreate]):
+    def _description(self) -> str:
+        record = self.record
+        return f"create index {record.name} {record.metric} {named(record.classes)}"
+
+    def _change(self) -> agreement.Change:
+        record = self.resources.indexes.new(self.engine, self.record, self.client.name)
+        return agreement.CreateIndex(record.kind, ix.encode_index(record))
+
+
+class IndexRemove(_IndexChange[m.IndexRemove]):
+    def _description(self) -> str:
+        return f"remove from index {self.record.name} {named(self.record.items)}"
+
+    def _change(self) -> agreement.Change:
+        index = self.resources.indexes.find(self.engine, self.record.name, self.client.name)
+        return agreement.RemoveRows(index.kind, self.client.name, self.record.items)
+
+
+class IndexDelete(_IndexChange[m.IndexDelete]):
+    """Also for an index that one server alone knows."""
+
+    def _description(self) -> str:
+        return f"delete index {self.record.name}"
+
+    def _change(self) -> agreement.Change:
+        self.resources.engine_of(self.record.plan)
+        return agreement.DeleteIndex(ix.kind_of(self.client.name, self.record.name))
 
 
 class _JointIndexRequest(JointRequest[J_co]):
@@ -66,15 +101,14 @@ class _JointIndexRequest(JointRequest[J_co]):
         self._geometry = geometry_of(self.engine.program, self._index.metric)
         self._row_kind = self.share_store.features(self.engine)
 
-    def prepare(self) -> None:
-        """Find the stored features. Raises MissingFile."""
-        self._keys = self.share_store.keys(self._row_kind.kind, self.record.items, self.client.name)
-
-    def _compare_rows(self, channel: SubChannel) -> None:
-        """Raises HandshakeMismatch unless both servers read the same features."""
-        store = self.share_store
-        store.compare(channel, self._row_kind.kind, self._keys)
-        store.reconcile(channel, self._index.kind)
+    def prepare(self) -> str:
+        """Find the stored features and the rows of the index, which no other request changes until
+        this one has ended. Raises MissingFile.
+        """
+        self._index = self.resources.indexes.find(self.engine, self.record.name, self.client.name)
+        keys = self.share_store.keys(self._row_kind.kind, self.record.items, self.client.name)
+        self._rows = self.resources.indexes.keys(self._index)
+        return digest([*keys, *self._rows])
 
     def _open_evaluation(self, channel: SubChannel, task: m.IndexTask) -> Evaluation:
         """The evaluation of an index program, its session open."""
@@ -115,8 +149,7 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Add a batch of rows at a time; items that are in the index already stay as they are."""
-        self._compare_rows(channel)
-        present = {*self.resources.indexes.items(self._index)}
+        present = {key.item for key in self._rows}
         fresh = [item for item in self.record.items if item not in present]
         evaluation = self._open_evaluation(channel, m.RowsTask(self._index.metric))
         of = -(-len(fresh) // ix.ROWS_PER_BATCH)
@@ -140,11 +173,12 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
 
 
 class IndexSearch(_JointIndexRequest[m.IndexSearch]):
-    """Positions in keys are those of `IndexInfo`."""
+    """Searches the rows that the index has when the request's turn comes, and names them."""
 
     def _description(self) -> str:
         record = self.record
-        return f"search {record.name} {record.k} {record.vote} {named(record.items)}"
+        of = f"{record.k} {record.vote} {record.known_rows}"
+        return f"search {record.name} {of} {named(record.items)}"
 
     def check(self) -> None:
         """Also raises InputError for no query, too many neighbours, or a vote without labels."""
@@ -153,7 +187,19 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         if record.vote and not index.n_labels:
             what = f"index '{index.name}' has no classes"
             raise InputError(what, "its rows have no labels", "make one with classes")
-        n_rows = len(self.resources.indexes.items(index))
+        self._check_k(len(self.resources.indexes.keys(index)))
+
+    def prepare(self) -> str:
+        """Also raises InputError: the index may have fewer rows than when the request came."""
+        state = super().prepare()
+        self._check_k(len(self._rows))
+        return state
+
+    def _check_k(self, n_rows: int) -> None:
+        record, index = self.record, self._index
+        if not n_rows:
+            what = f"index '{index.name}' is empty"
+            raise InputError(what, "nothing was added", "use `gpumpc index add`")
         if not record.items or not 1 <= record.k <= n_rows:
             raise InputError(
                 f"{len(record.items)} questions for {record.k} neighbours each to index "
@@ -164,9 +210,10 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Send the keys of the k best rows of each item, or the label that they vote for."""
-        self._compare_rows(channel)
         record, index = self.record, self._index
-        loaded = self.resources.indexes.load(self.engine, index, self._geometry)
+        if not record.vote:
+            self._send_rows()
+        loaded = self.resources.indexes.load(self.engine, index, self._geometry, self._rows)
         size = min(QUERIES_PER_BATCH, len(record.items))
         segments = index_programs.segments_of(loaded.versions)
         n_labels = index.n_labels if record.vote else 0
@@ -178,3 +225,9 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         for part, (names, operand) in enumerate(self._operands(record.items, size)):
             best, _ = evaluation.run(channel, evaluation.next_batch, operand, *labels)
             self.send_part(part, of, best.with_words(best.words[: len(names)]))
+
+    def _send_rows(self) -> None:
+        items = [key.item for key in self._rows]
+        rows = m.items_digest(items)
+        bulk = b"" if rows == self.record.known_rows else m.pack_items(items)
+        self.client.reply(m.IndexRows(self.job_id, len(items), rows), bulk)

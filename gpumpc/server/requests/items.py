@@ -1,6 +1,7 @@
 """Items are shared, settled, listed and deleted, and their features sent."""
 
 from gpumpc import messages as m
+from gpumpc.server import store_agreement as agreement
 from gpumpc.server.requests.request import ImmediateRequest, JointRequest, check_items, named
 from gpumpc.server.share_store import INPUTS, digest
 from gpumpc.shares import Additive
@@ -34,16 +35,33 @@ class Settle(JointRequest[m.Settle]):
 
 class ListItems(ImmediateRequest[m.ListItems]):
     def answer(self) -> None:
-        store = self.share_store
-        find = store.inputs if self.record.what == "inputs" else store.features
-        items = store.ready(find(self.engine).kind, self.client.name)
+        store, owner, state = self.share_store, self.client.name, "ready"
+        kinds = [store.inputs(self.engine).kind, store.features(self.engine).kind]
+        if self.record.what == "lost":
+            state = "unpaired"
+        else:
+            kinds = [kinds[self.record.what == "features"]]
+        rows = (store.store.rows(kind, state, owner) for kind in kinds)
+        items = sorted({row.key.item for found in rows for row in found})
         self.client.reply(m.ItemList(), m.pack_items(items))
 
 
-class Delete(ImmediateRequest[m.Delete]):
-    def answer(self) -> None:
+class Delete(JointRequest[m.Delete]):
+    """Deletes at both servers or at neither, and never under a request that reads the rows."""
+
+    def _description(self) -> str:
+        return f"delete {self.record.what} {named(self.record.items)}"
+
+    def check(self) -> None:
+        """Raises CorruptStore, BadShape, HandshakeMismatch."""
+        self.share_store.check_paired()
+        check_items(self.record.items)
+        self.resources.engine_of(self.record.plan)
+
+    def run(self, channel: SubChannel, first_batch: int) -> None:
         prefix = INPUTS if self.record.what == "inputs" else ""
-        self.share_store.store.delete(self.record.items, self.client.name, prefix)
+        change = agreement.DeleteItems(self.client.name, self.record.items, prefix)
+        agreement.change_both(self.share_store.store, channel, self.job_id, change)
         self.client.reply(m.Done())
 
 
@@ -63,6 +81,5 @@ class GetFeatures(ImmediateRequest[m.GetFeatures]):
         of = -(-len(items) // _FEATURES_PER_PART)
         for part in range(of):
             names = items[part * _FEATURES_PER_PART : (part + 1) * _FEATURES_PER_PART]
-            rows = digest(store.keys(row_kind.kind, names, owner))
-            words = store.words(row_kind, self.engine, names, owner)
-            self.send_part(part, of, Additive(words, bits, frac, divisor), rows)
+            keys, words = store.read(row_kind, self.engine, names, owner)
+            self.send_part(part, of, Additive(words, bits, frac, divisor), digest(keys))

@@ -17,11 +17,15 @@ from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import Job, PeerLoop
 from gpumpc.server.share_store import ShareStore
 from gpumpc.shares import Additive
-from gpumpc.wire.frames import Kind
+from gpumpc.wire.frames import Kind, encode_record
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
-JointRecord = m.ShareWeights | m.Settle | m.Run | m.Extract | m.IndexAdd | m.IndexSearch
-PlanRecord = JointRecord | m.Share | m.ListItems | m.GetFeatures | m.IndexRequest
+ItemJob = m.Settle | m.Delete | m.Run | m.Extract
+IndexJob = m.IndexCreate | m.IndexAdd | m.IndexRemove | m.IndexDelete | m.IndexSearch
+JointRecord = m.ShareWeights | ItemJob | IndexJob
+PlanRecord = JointRecord | m.Share | m.ListItems | m.GetFeatures | m.IndexInfo
+# Server 0 gets a request when server 1 has it: the second upload may take so long.
+_SAME_REQUEST_S, _SLOWEST_BYTES_PER_S, _LONGEST_S = 3.0, 4096, 600.0
 R_co = TypeVar("R_co", bound=m.Request, covariant=True)
 J_co = TypeVar("J_co", bound=JointRecord, covariant=True)
 
@@ -124,13 +128,16 @@ class JointRequest(Request[J_co], Job):
         self.client_name, self.plan = client.name, record.plan
         self.job_id = record.weight_sharing_id if isinstance(record, m.ShareWeights) else record.job
         self.what = f"{client.name}: {self._description()}"
+        n_bytes = len(bulk) + len(encode_record(record))
+        self.patience_s = min(_SAME_REQUEST_S + n_bytes / _SLOWEST_BYTES_PER_S, _LONGEST_S)
 
     @abc.abstractmethod
     def _description(self) -> str:
         """A text that the two servers compare; a list of items stands there as `named(items)`."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> str:
         """See `Job.prepare`."""
+        return ""
 
     def fail(self, error: GpumpcError) -> None:
         """See `Job.fail`."""

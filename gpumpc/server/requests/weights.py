@@ -21,8 +21,9 @@ class ShareWeights(JointRequest[m.ShareWeights]):
             raise AccessDenied(what, "only owners may", "add its card to owner_cards")
         self._engine, self._sent = self.engine, bytes(self.bulk)
 
-    def prepare(self) -> None:
+    def prepare(self) -> str:
         self._raw = self._engine.receive_weights(memoryview(self._sent))
+        return ""
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         self._engine.install_weights(channel, self.job_id, self._raw)

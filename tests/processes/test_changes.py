@@ -1,0 +1,229 @@
+"""Changes of both stores in three real processes: beside searches and runs, kills, old copies."""
+
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gpumpc import messages as m
+from gpumpc.client.client import Client
+from gpumpc.errors import GpumpcError, RemoteError
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images
+
+SEARCH_S = 6.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster.make(tmp_path_factory.mktemp("changes"), pool="1MiB")
+    with cluster:
+        yield cluster
+
+
+class Beside(threading.Thread):
+    """Repeats a piece of work with a client of its own until it is stopped."""
+
+    def __init__(self, cluster: Cluster, work: Callable[[Client], object]) -> None:
+        super().__init__(daemon=True)
+        self._cluster, self._work, self._ended = cluster, work, threading.Event()
+        self.n_times, self.errors = 0, list[Exception]()
+
+    def run(self) -> None:
+        with self._cluster.client() as client:
+            while not self._ended.is_set():
+                try:
+                    self._work(client)
+                    self.n_times += 1
+                except GpumpcError as error:
+                    self.errors.append(error)
+
+    def __enter__(self) -> "Beside":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join(LIMIT_S)
+
+
+def extracted(client: Client, n: int, seed: int = 2) -> list[str]:
+    return client.extract(client.share(images(n, seed)))
+
+
+def test_search_beside_changes_names_the_right_images(cluster: Cluster) -> None:
+    """Rows around the searched ones come and go: every answer is of one list of rows."""
+    with cluster.ready() as client:
+        asked, others = extracted(client, 4), extracted(client, 6, seed=3)
+        index = client.create_index("beside", "l2")
+        index.add(asked + others)
+
+        def change(other: Client) -> None:
+            opened = other.open_index("beside")
+            opened.remove(others[:3])
+            opened.add(others[:3])
+
+        n_searches, sizes = 0, set[int]()
+        with Beside(cluster, change) as beside:
+            deadline = time.monotonic() + SEARCH_S
+            while time.monotonic() < deadline or beside.n_times < 5:
+                scores, found = index.search(asked, 2)
+                assert [row[0] for row in found] == asked and not scores[:, 0].any()
+                sizes.add(len(index._known_rows[1]))
+                n_searches += 1
+        assert not beside.errors and n_searches >= 10 and sizes == {7, 10}
+
+
+def test_deleting_what_runs_disturbs_no_other_client(cluster: Cluster) -> None:
+    with cluster.ready() as client:
+        shared = client.share(images(2))
+
+        def run_and_delete(other: Client) -> None:
+            items, job = other.share(images(6)), secrets.token_hex(16)
+            sequence = other.ask_together(m.Run(other.plan_id, job, items))
+            with cluster.client() as third:
+                third.delete(items[3:])  # in its turn, so the run still has its rows
+            parts = other.collect(job, sequence)
+            assert all(len(of_server) == 3 for of_server in parts)
+
+        with Beside(cluster, run_and_delete) as beside:
+            while beside.n_times < 5 and not beside.errors:
+                assert close(cluster.compiled, images(2), client.run(shared).reveal())
+        assert not beside.errors and beside.n_times
+
+
+def test_requests_wait_for_a_connection_that_comes_back(cluster: Cluster) -> None:
+    """A request that fails in the middle ends the connection; the others are put back."""
+    with cluster.ready() as client:
+        shared = client.share(images(2))
+        sharing = client.plan_status()[0].weight_sharing_id
+        with Beside(cluster, lambda other: other.run(shared)) as beside:
+            for _ in range(3):
+                request = m.ShareWeights(client.plan_id, sharing)  # an id that was used before
+                with pytest.raises(RemoteError, match="was done before"):
+                    client.done_together(request, client_weights(client, cluster))
+                n_before, deadline = beside.n_times, time.monotonic() + LIMIT_S
+                while beside.n_times < n_before + 3 and time.monotonic() < deadline:
+                    time.sleep(0.05)
+        assert not beside.errors and beside.n_times >= 9
+
+
+def client_weights(client: Client, cluster: Cluster) -> tuple[bytes, bytes]:
+    from gpumpc.program.integers import integer_weights
+    from gpumpc.program.weight_shares import split_weights
+
+    integers = integer_weights(client.program, cluster.compiled.weights)
+    return split_weights(client.program, integers, client.backend)
+
+
+_DIE = """
+import os, signal
+from gpumpc.server import store_agreement as agreement
+from gpumpc.store import Store
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+# Where server 1 dies, and whether the change is made then.
+CRASHES = {
+    "before it is written down": (_DIE + "Store.begin_change = die", False),
+    "before it is made": (_DIE + "agreement._make = die", True),
+    "before it is struck out": (_DIE + "Store.end_change = die", True),
+}
+
+
+@pytest.mark.parametrize("point", CRASHES)
+def test_change_is_made_at_both_servers_or_at_none(tmp_path: Path, point: str) -> None:
+    fault, is_made = CRASHES[point]
+    cluster = Cluster.make(tmp_path)
+    with cluster:
+        with cluster.ready() as client:
+            items = client.share(images(3))
+        cluster.kill("server1")
+        cluster.faults["server1"] = fault
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)
+            with pytest.raises(GpumpcError):
+                client.delete(items[:2])
+        assert cluster.processes["server1"].wait(5) == -9
+        cluster.faults.clear()
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)
+            expected = sorted(items[2:] if is_made else items)
+            first, second = client.listed(m.ListItems(client.plan_id, "inputs"))
+            assert first == second == expected
+            client.delete(expected)
+            assert [status.n_bytes for status in client.store_status()] == [0, 0]
+
+
+def test_half_an_index_blocks_no_name(tmp_path: Path) -> None:
+    """Its record is at server 0 alone: it can be created, or deleted, at both."""
+    cluster = Cluster.make(tmp_path)
+    with cluster:
+        with cluster.ready() as client:
+            client.create_index("half", "l2")
+        cluster.kill("server1")
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        from gpumpc.store import Store
+
+        with Store(cluster.folder / "state1" / "store", 1) as store:
+            store.remove_note("index/user/half")
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)
+            with pytest.raises(RemoteError, match="another metric.*gpumpc index delete"):
+                client.create_index("half", "cosine")
+            client.create_index("half", "l2")
+            assert client.open_index("half").ntotal == 0
+            client.delete_index("half")
+            assert client.create_index("half", "cosine").metric == "cosine"
+
+
+def test_older_copy_of_one_store_deletes_nothing(tmp_path: Path) -> None:
+    """Rows that the restored server lost are named and not used; the right folder heals all."""
+    cluster = Cluster.make(tmp_path)
+    state, copies = cluster.folder / "state1" / "store", tmp_path / "copies"
+    with cluster:
+        with cluster.ready() as client:
+            old = extracted(client, 2)
+        cluster.stop()
+        shutil.copytree(state, copies / "old")
+        cluster.start()
+        with cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)
+            new = extracted(client, 2, seed=4)
+            expected = client.features(new).reveal()
+        cluster.stop()
+        shutil.copytree(state, copies / "right")
+        for name in ("old", "right"):
+            shutil.rmtree(state)
+            shutil.copytree(copies / name, state)
+            start = len(cluster.log("server0"))
+            cluster.start()
+            with cluster.client() as client:
+                client.wait_ready(LIMIT_S + SLACK_S)
+                if name == "old":
+                    cluster.wait_log(
+                        "server0", "server 1 has lost 4 rows.*gpumpc list", start=start
+                    )
+                    assert client.list_lost() == sorted(new)
+                    assert client.list_inputs() == client.list_features() == sorted(old)
+                    with pytest.raises(RemoteError, match="is not in the store"):
+                        client.run(new)
+                    assert client.run(old).reveal().shape == (2, 3)
+                else:
+                    assert not client.list_lost() and {*new} <= {*client.list_features()}
+                    assert (client.features(new).reveal() == expected).all()
+            cluster.stop()
+        shutil.rmtree(state)
+        shutil.copytree(copies / "old", state)
+        cluster.start()
+        with cluster.client() as client:  # or the owner shares and extracts them again
+            client.wait_ready(LIMIT_S + SLACK_S)
+            client.extract(client.share(images(2, seed=4), new))
+            assert not client.list_lost() and {*old, *new} <= {*client.list_features()}
+            assert close(cluster.compiled, images(2, seed=4), client.features(new).reveal())
