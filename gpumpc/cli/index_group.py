@@ -86,6 +86,16 @@ def info(name: Name, config: ConfigOption, plan: PlanOption, catalog: CatalogOpt
 
 
 @app.command()
+def delete(name: Name, config: ConfigOption, plan: PlanOption) -> None:
+    """Delete an index with its rows at both servers; the features stay."""
+    from gpumpc.client.client import connect
+
+    with exit_on_error(), connect(config, plan) as client:
+        client.delete_index(name)
+        typer.echo(f"index '{name}' is deleted")
+
+
+@app.command()
 def remove(
     name: Name,
     config: ConfigOption,

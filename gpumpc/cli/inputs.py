@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpumpc.cli.console import console
-from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of
+from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of, place_of
 from gpumpc.cli.options import All, CatalogOption, ConfigOption, Named, PlanOption
 from gpumpc.errors import ConfigError, MissingFile, PlanError
 from gpumpc.progress import counted
@@ -158,6 +158,13 @@ def list_items(config: ConfigOption, plan: PlanOption, catalog: CatalogOption = 
         )
         if foreign := {*stored} - here:
             console.print(f"[yellow]{len(foreign)} shared images are not in this catalogue[/]")
+        if lost := client.list_lost():
+            console.print(
+                f"[yellow]one server has lost rows of {len(lost)} items, as its files were put "
+                "back from an older copy: share and extract these again, or delete them[/]"
+            )
+            for item in lost:
+                typer.echo(place_of(known, item))
 
 
 def _kind(kind: str) -> str:
@@ -181,7 +188,8 @@ def delete(
     with connected(config, plan, catalog) as (client, known):
         chosen = items_of(known, check_named(items, everything))
         if everything:
-            chosen = sorted({*client.list_inputs(), *client.list_features()})
+            listed = client.list_inputs(), client.list_features(), client.list_lost()
+            chosen = sorted(set().union(*listed))
         client.delete(chosen, inputs_only)
         if not inputs_only:
             for item in chosen:

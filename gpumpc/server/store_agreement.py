@@ -125,7 +125,7 @@ def compare_ready(store: Store, channel: Channel, party: int) -> None:
             text = (
                 "server %d has lost %d rows: its state folder is older than the other server's. "
                 "They are kept there and not used: put the right folder back, or let their owners "
-                "share or extract these items again (`gpumpc list --lost`)"
+                "share or extract these items again (`gpumpc list`)"
             )
             log.warning(text, server, n_lost)
 
