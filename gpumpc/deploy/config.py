@@ -51,6 +51,7 @@ class ServerConfig:
         batch_size: images in one batch.
         pool_bytes: how far the dealer may work ahead.
         uploads_bytes: how much the uploads of one owner or user may take.
+        task_bytes: how much correlated randomness one batch of a search may take.
         backend: its name; empty for the fastest that is installed.
         timeout_s: seconds a living peer may be silent in a run.
         in_flight: batches of one request that run at a time, so that one computes while another
@@ -71,6 +72,7 @@ class ServerConfig:
     batch_size: int
     pool_bytes: int
     uploads_bytes: int
+    task_bytes: int
     backend: str
     timeout_s: float
     peer_bulk: str | None = None
@@ -143,6 +145,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dealer_bulk: Endpoint | None = None
     pool: str = "2GiB"
     uploads: str = "64GiB"
+    task_limit: str = "1GiB"
     backend: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
@@ -190,6 +193,8 @@ def load_server(path: Path) -> ServerConfig:
         pool_bytes = parse_size(raw.pool)
     with file.at("uploads"):
         uploads_bytes = parse_size(raw.uploads)
+    with file.at("task_limit"):
+        task_bytes = parse_size(raw.task_limit)
     owners = tuple(file.card("owner_cards", card, "owner", "user") for card in raw.owner_cards)
     users = tuple(file.card("user_cards", card, "owner", "user") for card in raw.user_cards)
     dealer = file.card("dealer_card", raw.dealer_card, "dealer")
@@ -210,6 +215,7 @@ def load_server(path: Path) -> ServerConfig:
         batch_size=raw.batch_size,
         pool_bytes=pool_bytes,
         uploads_bytes=uploads_bytes,
+        task_bytes=task_bytes,
         backend=raw.backend,
         timeout_s=raw.timeout_s,
         peer_bulk=raw.peer_bulk,

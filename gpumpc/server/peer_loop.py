@@ -301,8 +301,9 @@ class PeerLoop:
                 raise InputError(what, hint="send the same to both servers")
             if self._prepare(job) != order.state:
                 what = "the two servers hold different rows for this request"
+                why = "one of the stores is behind, or their `task_limit` differs"
                 hint = "restart the servers: they compare their stores when they meet; ask again"
-                raise CorruptStore(what, "one of the stores is behind", hint)
+                raise CorruptStore(what, why, hint)
         except GpumpcError as error:
             refusal = m.Refuse(type(error).__name__, error.what, error.why, error.hint)
             channel.send_control(m.pack(refusal))

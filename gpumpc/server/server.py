@@ -77,6 +77,7 @@ class Server:
             IndexCatalog(self._share_store),
             self._dealer_link,
             self._peer_loop,
+            config.task_bytes,
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 

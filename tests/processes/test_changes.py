@@ -12,7 +12,7 @@ import pytest
 from gpumpc import messages as m
 from gpumpc.client.client import Client
 from gpumpc.errors import GpumpcError, RemoteError
-from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite
 
 SEARCH_S = 6.0
 
@@ -117,6 +117,22 @@ def client_weights(client: Client, cluster: Cluster) -> tuple[bytes, bytes]:
 
     integers = integer_weights(client.program, cluster.compiled.weights)
     return split_weights(client.program, integers, client.backend)
+
+
+def test_search_takes_no_more_randomness_than_the_limit(tmp_path: Path) -> None:
+    """Fewer queries a batch where that is enough; else a refusal that disturbs nobody."""
+    cluster = Cluster.make(tmp_path)
+    for file in (cluster.setup.server0, cluster.setup.server1):
+        rewrite(file, task_limit="12KiB")
+    with cluster, cluster.ready() as client:
+        items = extracted(client, 40)
+        index = client.create_index("many", "l2")
+        index.add(items)
+        _, found = index.search(items[:8], 2)
+        assert [row[0] for row in found] == items[:8]
+        with pytest.raises(RemoteError, match="30 neighbours among 40 rows.*fewer neighbours"):
+            index.search(items[:1], 30)
+        assert close(cluster.compiled, images(40), client.run(items).reveal())
 
 
 _DIE = """

@@ -11,6 +11,7 @@ from gpumpc import messages as m
 from gpumpc.engine import index_programs
 from gpumpc.engine.evaluation import Evaluation
 from gpumpc.errors import BadFrame, InputError
+from gpumpc.program.program import Program
 from gpumpc.protocols.ranking.distances import Rows
 from gpumpc.retrieval import index_store as ix
 from gpumpc.retrieval.geometry import geometry_of
@@ -110,10 +111,15 @@ class _JointIndexRequest(JointRequest[J_co]):
         self._rows = self.resources.indexes.keys(self._index)
         return digest([*keys, *self._rows])
 
-    def _open_evaluation(self, channel: SubChannel, task: m.IndexTask) -> Evaluation:
+    def _program(self, task: m.IndexTask) -> Program:
+        engine = self.engine
+        return index_programs.program_of_task(engine.plan, engine.program, task)
+
+    def _open_evaluation(
+        self, channel: SubChannel, task: m.IndexTask, program: Program
+    ) -> Evaluation:
         """The evaluation of an index program, its session open."""
         engine, link = self.engine, self.resources.dealer_link
-        program = index_programs.program_of_task(engine.plan, engine.program, task)
         n_bytes = program.cost.dealer_bytes
         corrections = OnDemandCorrections(link, engine, task, n_bytes) if link else None
         party = dataclasses.replace(engine.party, corrections=corrections, executor=None)
@@ -151,7 +157,8 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
         """Add a batch of rows at a time; items that are in the index already stay as they are."""
         present = {key.item for key in self._rows}
         fresh = [item for item in self.record.items if item not in present]
-        evaluation = self._open_evaluation(channel, m.RowsTask(self._index.metric))
+        task = m.RowsTask(self._index.metric)
+        evaluation = self._open_evaluation(channel, task, self._program(task))
         of = -(-len(fresh) // ix.ROWS_PER_BATCH)
         for part, (names, operand) in enumerate(self._operands(fresh, ix.ROWS_PER_BATCH)):
             reserved = evaluation.begin(evaluation.next_batch)
@@ -190,10 +197,36 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         self._check_k(len(self.resources.indexes.keys(index)))
 
     def prepare(self) -> str:
-        """Also raises InputError: the index may have fewer rows than when the request came."""
+        """Choose how many queries a batch has, so that the dealer deals no more than the limit.
+
+        Also raises InputError, as the index may have fewer rows than when the request came, and
+        where one query is above the limit.
+        """
         state = super().prepare()
         self._check_k(len(self._rows))
-        return state
+        size, most_bytes = min(QUERIES_PER_BATCH, len(self.record.items)), self.resources.task_bytes
+        self._choose_task(size)
+        while (n_bytes := self._chosen.cost.dealer_bytes) > most_bytes:
+            if size == 1:
+                record = self.record
+                raise InputError(
+                    f"a search for {record.k} neighbours among {len(self._rows)} rows takes "
+                    f"{n_bytes >> 20} MiB of correlated randomness",
+                    f"one may take {most_bytes >> 20} MiB here",
+                    "ask for fewer neighbours, or raise `task_limit` in the configurations of both "
+                    "servers and the dealer",
+                )
+            size //= 2
+            self._choose_task(size)
+        return f"{state} {size}"
+
+    def _choose_task(self, size: int) -> None:
+        index, record = self._index, self.record
+        versions = [ix.RowVersion.parse(key.version) for key in self._rows]
+        n_labels = index.n_labels if record.vote else 0
+        segments = index_programs.segments_of(versions)
+        self._task = m.QueryTask(index.metric, size, record.k, segments, n_labels)
+        self._chosen = self._program(self._task)
 
     def _check_k(self, n_rows: int) -> None:
         record, index = self.record, self._index
@@ -214,11 +247,8 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         if not record.vote:
             self._send_rows()
         loaded = self.resources.indexes.load(self.engine, index, self._geometry, self._rows)
-        size = min(QUERIES_PER_BATCH, len(record.items))
-        segments = index_programs.segments_of(loaded.versions)
-        n_labels = index.n_labels if record.vote else 0
-        task = m.QueryTask(index.metric, size, record.k, segments, n_labels)
-        evaluation = self._open_evaluation(channel, task)
+        size = self._task.n_queries
+        evaluation = self._open_evaluation(channel, self._task, self._chosen)
         evaluation.weights = {ROWS: loaded.operand}
         labels = [loaded.labels] if record.vote and loaded.labels is not None else []
         of = -(-len(record.items) // size)

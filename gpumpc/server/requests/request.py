@@ -37,6 +37,7 @@ class Resources:
     Attributes:
         engines: by plan hash.
         dealer_link: None at server 0.
+        task_bytes: how much correlated randomness one batch of a search may take.
     """
 
     party: int
@@ -45,6 +46,7 @@ class Resources:
     indexes: IndexCatalog
     dealer_link: DealerLink | None
     peer_loop: PeerLoop
+    task_bytes: int
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""
