@@ -202,6 +202,22 @@ def test_wrong_peer_key_is_logged_with_a_hint(cluster: Cluster, tmp_path: Path) 
     assert cluster.serves()
 
 
+def test_server_in_service_outlives_a_peer_that_differs(cluster: Cluster) -> None:
+    """Server 1 starts again with another batch size and ends; server 0 waits for the right one."""
+    with cluster.ready() as client:
+        shared = client.share(images(1))
+    _stop(cluster, "server1")
+    file, start = cluster.setup.server1, len(cluster.log("server0"))
+    code, log = second(cluster, "server1", lambda file: rewrite(file, batch_size=3))
+    assert code == 1 and "the field 'batch size' differs" in log
+    cluster.wait_log("server0", "the field 'batch size' differs", start=start)
+    assert cluster.processes["server0"].poll() is None and "batch_size = 2" in file.read_text()
+    cluster.start()
+    with cluster.client() as client:
+        client.wait_ready(LIMIT_S + SLACK_S)
+        assert close(SAME, images(1), client.run(shared).reveal())
+
+
 class _Server0:
     """A server 0 that the test plays with the real keys and state, so that it can cheat."""
 
