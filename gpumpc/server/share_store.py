@@ -8,7 +8,6 @@ in lock step.
 
 import hashlib
 import logging
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,14 @@ import numpy.typing as npt
 
 from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
-from gpumpc.errors import BadFrame, ConfigError, CorruptStore, MissingFile, PlanError
+from gpumpc.errors import (
+    BadFrame,
+    ConfigError,
+    CorruptStore,
+    MissingFile,
+    PeerLost,
+    PlanError,
+)
 from gpumpc.program.plan import plan_hash
 from gpumpc.program.program import Value
 from gpumpc.retrieval.index_store import row_keys
@@ -63,20 +69,14 @@ class ShareStore:
     def __init__(self, store: Store, party: int, backend: Backend, capacity_bytes: int) -> None:
         self.store, self.party, self.backend = store, party, backend
         self._capacity_bytes = capacity_bytes
-        self.mismatch = "the servers have not been connected yet"
+        self.mismatch, self._have_met = "", False
 
     # meeting the other server
 
     def meet(self, channel: Channel) -> None:
         """Bind the two stores to each other once; later, make them equal again after a failure."""
-        own = self.store.store_pair_id
-        fresh = secrets.token_hex(16)
-        theirs = exchange_hello(channel, equal={}, informative={"store": own, "fresh": fresh})
-        other = theirs.get("store", "")
-        if not own and not other:
-            both = sorted((fresh, theirs.get("fresh", "")))
-            self.store.pair(hashlib.sha256("".join(both).encode()).hexdigest()[:32])
-        self.mismatch = ""
+        own, other = agreement.pair(self.store, channel)
+        self._have_met, self.mismatch = True, ""
         if own != other:
             self.mismatch = f"here store pair {own[:8] or 'none'}, there {other[:8] or 'none'}"
             log.warning("the two servers' stores do not belong together: %s", self.mismatch)
@@ -87,7 +87,14 @@ class ShareStore:
         self.store.sweep(SWEEP_S)
 
     def check_paired(self) -> None:
-        """Raises CorruptStore where the two stores do not belong together."""
+        """Raises CorruptStore where the two stores do not belong together, and PeerLost before the
+        servers have compared them.
+        """
+        if not self._have_met:
+            what = "the two servers have not been connected yet"
+            raise PeerLost(
+                what, "one of them is starting, or does not run", "ask again in a moment"
+            )
         if self.mismatch:
             raise CorruptStore(
                 "the two servers' stores do not belong together",

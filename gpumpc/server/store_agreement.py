@@ -7,7 +7,9 @@ both have. So every change is made at both servers or at none. Every function he
 servers in lock step.
 """
 
+import hashlib
 import logging
+import secrets
 from collections.abc import Sequence
 
 import msgspec
@@ -59,6 +61,30 @@ class DeleteIndex(_Change, frozen=True):
 
 
 Change = DeleteItems | CreateIndex | RemoveRows | DeleteIndex
+
+
+def pair(store: Store, channel: Channel) -> tuple[str, str]:
+    """Bind two new stores to each other; the pair ids of this store and of the other.
+
+    A store is bound after the other has written down the same id, so no crash leaves one bound to
+    an id that the other never had.
+    """
+    own, fresh = store.store_pair_id, secrets.token_hex(16)
+    fields = {"store": own, "proposed": store.proposed_pair_id, "fresh": fresh}
+    theirs = exchange_hello(channel, equal={}, informative=fields)
+    other = theirs.get("store", "")
+    if not own and not other:
+        both = sorted((fresh, theirs.get("fresh", "")))
+        own = other = hashlib.sha256("".join(both).encode()).hexdigest()[:32]
+        store.propose_pair(own)
+        _meet_at(channel, "proposed", own)
+        store.pair(own)
+    elif other and other == store.proposed_pair_id:
+        own = other  # this server stopped before it was bound
+        store.pair(own)
+    elif own and own == theirs.get("proposed"):
+        other = own  # and here the other did
+    return own, other
 
 
 def change_both(store: Store, channel: Channel, change_id: str, change: Change) -> None:

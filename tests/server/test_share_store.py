@@ -18,6 +18,7 @@ from gpumpc.errors import (
     HandshakeMismatch,
     InputError,
     MissingFile,
+    PeerLost,
     PlanError,
 )
 from gpumpc.program.compiler import program_of
@@ -212,7 +213,7 @@ def test_confirm_refuses_different_rows(stores: list[ShareStore]) -> None:
 
 
 def test_unpaired_stores_are_refused(stores: list[ShareStore], tmp_path: Path) -> None:
-    with pytest.raises(CorruptStore, match="have not been connected yet"):
+    with pytest.raises(PeerLost, match="have not been connected yet"):
         stores[0].check_paired()
     assert together(stores, ShareStore.meet) == [None, None]
     for share_store in stores:

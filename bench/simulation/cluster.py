@@ -1,0 +1,169 @@
+"""Two servers made of the product's request handling, peer loop and stores, over a simulated world.
+
+Networks are not evaluated: a batch's result is the first entries of its input share, scaled, which
+is linear too, so a client can check what it reveals. Everything else is the product's own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from bench.simulation.network import ClientsPort, PeerLinks, PeerTransport
+from bench.simulation.world import Event, World
+from gpumpc.deploy.config import ServerConfig
+from gpumpc.deploy.keys import Card
+from gpumpc.engine.engine import Engine
+from gpumpc.errors import GpumpcError
+from gpumpc.local.compile import Plan
+from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.compiler import program_of
+from gpumpc.program.plan import PlanRecord, plan_hash
+from gpumpc.ring.backend import Words
+from gpumpc.ring.choose import choose_backend
+from gpumpc.server.index_catalog import IndexCatalog
+from gpumpc.server.peer_loop import PeerLoop
+from gpumpc.server.requests.handler import RequestHandler
+from gpumpc.server.requests.request import Resources
+from gpumpc.server.share_store import ShareStore
+from gpumpc.shares import Additive
+from gpumpc.store import Store
+from gpumpc.wire.channel import Channel
+from gpumpc.wire.handshake import exchange_hello
+from gpumpc.wire.multiplexer import SubChannel
+
+BATCH_SIZE = 2
+_PATIENCE_S = 4.0
+_UPLOADS_BYTES = 1 << 30
+
+
+class SimulatedStore(Store):
+    """A store that gives up the turn before each transaction, where a kill may strike."""
+
+    world: World
+
+    def _change(self) -> Any:
+        if not self._lock._is_owned():  # type: ignore[attr-defined]
+            self.world.wait()
+        return super()._change()
+
+
+class StandIn:
+    """Stands for an engine: sessions and batch numbers as the engine has, no network."""
+
+    def __init__(self, plan: PlanRecord, party: int, world: World) -> None:
+        self.plan, self.program = plan, program_of(plan, BATCH_SIZE)
+        self.weight_sharing_id, self.session_id, self.next_batch = "0" * 32, b"", 0
+        self.backend, self._party, self._world = choose_backend("numpy"), party, world
+
+    def agree(self, channel: SubChannel) -> None:
+        """Compare the plans, and begin a session that no earlier process had."""
+        own = self._world.random.bytes(16).hex()
+        equal = agreed_fields(self.plan, self.program)
+        theirs = exchange_hello(channel, equal=equal, informative={"nonce": own})
+        both = "".join(sorted((own, theirs["nonce"])))
+        self.session_id, self.next_batch = hashlib.sha256(both.encode()).digest()[:16], 0
+
+    def check_ready(self) -> None:
+        """Weights are always shared."""
+
+    def run_all(
+        self, channel: SubChannel, first_batch: int, batches: Iterable[Words]
+    ) -> Iterator[tuple[int, Additive]]:
+        """The first entries of each batch's input shares."""
+        value, result = self.program.input, self.program.result
+        n = int(np.prod(result.shape[1:]))
+        for words in batches:
+            batch, self.next_batch = self.next_batch, self.next_batch + 1
+            exchange_hello(channel, equal={"batch": str(batch)})
+            chosen = np.asarray(words).reshape(len(words), -1)[:, :n].reshape(-1, *result.shape[1:])
+            scaled = chosen << np.uint64(result.bits - value.bits)  # shares of the scaled value
+            share = self.backend.reduce(cast(Words, scaled), result.bits)
+            yield batch, Additive(share, result.bits, result.frac, result.divisor)
+
+
+class SimulatedServer:
+    """One server's process, from its start to its end."""
+
+    def __init__(self, cluster: SimulatedCluster, party: int) -> None:
+        world = cluster.world
+        self.process, self.port = f"server {party}", ClientsPort(world)
+        SimulatedStore.world = world
+        store = SimulatedStore(cluster.folder / str(party), party)
+        engine = StandIn(cluster.plan, party, world)
+        self.share_store = ShareStore(store, party, engine.backend, _UPLOADS_BYTES)
+        engines = cast(dict[str, Engine], {plan_hash(cluster.plan).hex(): engine})
+        self._stopping: Any = Event(world)
+
+        def connect() -> Channel:
+            return Channel(PeerTransport(cluster.links, party), party, _PATIENCE_S)
+
+        meet = self.share_store.meet
+        self.peer_loop = PeerLoop(party, engines, connect, meet, self._stopping)
+        indexes = IndexCatalog(self.share_store)
+        resources = Resources(
+            party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30
+        )
+        config: Any = types.SimpleNamespace(owners=(), users=(cluster.card,))
+        self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))
+        self._world = world
+        world.spawn(self.process, self.peer_loop.run)
+        world.spawn(self.process, self._listen)
+
+    def _listen(self) -> None:
+        while True:
+            self._world.wait(lambda: bool(self.port.arrivals))
+            arrival = self.port.arrivals.popleft()
+            try:
+                self._handler.handle(arrival)
+            except GpumpcError as error:
+                sequence = arrival.frame.sequence
+                self.port.reply_error(arrival.routing_id, error, sequence=sequence)
+
+
+class SimulatedCluster:
+    """Both servers' folders and the processes over them."""
+
+    def __init__(self, world: World, plan: Plan, card: Card, folder: Path) -> None:
+        self.world, self.plan, self.card, self.folder = world, plan.record, card, folder
+        self.links = PeerLinks(world)
+        self.servers: list[SimulatedServer | None] = [None, None]
+
+    def start(self, party: int) -> None:
+        """Start a server that does not run."""
+        self.servers[party] = SimulatedServer(self, party)
+
+    def kill(self, party: int) -> None:
+        """Kill a server that runs, and wait until nothing of it is left; from a task."""
+        server = self.servers[party]
+        if server is None:
+            return
+        self.servers[party], server.port.is_open = None, False
+        self.world.kill(server.process)
+        self.world.wait(lambda: not self.world.has_tasks(server.process))
+        server.share_store.store.close()
+
+    def copy(self, party: int, place: Path) -> None:
+        """Copy the folder of a server that does not run."""
+        shutil.copytree(self.folder / str(party), place)
+
+    def put_back(self, party: int, place: Path) -> None:
+        """Put a copy back in the place of the folder."""
+        shutil.rmtree(self.folder / str(party))
+        shutil.copytree(place, self.folder / str(party))
+
+    def port(self, party: int) -> ClientsPort | None:
+        """Where a client reaches a server; None while it is down."""
+        server = self.servers[party]
+        return None if server is None else server.port
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both servers run and are connected."""
+        return all(server is not None and server.peer_loop.is_connected for server in self.servers)

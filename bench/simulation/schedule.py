@@ -1,0 +1,143 @@
+"""One schedule: a cluster, clients, faults; judged when all is over."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.simulation import index_stand_in
+from bench.simulation.clients import INDEX, LONGEST_S, History, SimulatedClient, User, judge
+from bench.simulation.cluster import SimulatedCluster
+from bench.simulation.world import Clock, Condition, Secrets, World, replaced
+from gpumpc.client import client as client_module
+from gpumpc.client import connection, index, served_plan
+from gpumpc.deploy.keys import Identity
+from gpumpc.errors import GpumpcError
+from gpumpc.local.compile import Plan
+from gpumpc.server import peer_loop, store_agreement
+from gpumpc.store import rows
+from gpumpc.wire import multiplexer, wait_for_peer
+
+N_CLIENTS, N_REQUESTS = 2, 14
+_LIMIT_S = 2000.0
+_MEMORY = Path("/dev/shm")  # noqa: S108  a folder of its own is made in it
+
+
+class Schedule:
+    """The schedule of a seed.
+
+    Attributes:
+        history: what the clients were told, after `run`.
+        n_faults: kills, lost connections and old copies.
+    """
+
+    def __init__(self, seed: int, plan: Plan, identity: Identity) -> None:
+        self.world, self.history, self.n_faults = World(seed), History(), 0
+        self._plan, self._identity = plan, identity
+        self._n_at_work = N_CLIENTS
+
+    def run(self) -> None:
+        """Run it to its end. Raises Wrong, Stuck, or what the product raised."""
+        place = _MEMORY if _MEMORY.is_dir() else None
+        folder = Path(tempfile.mkdtemp(prefix="gpumpc-simulation-", dir=place))
+        try:
+            with replaced(self._stand_ins()):
+                cluster = SimulatedCluster(self.world, self._plan, self._identity.card, folder)
+                self._run(cluster)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _stand_ins(self) -> dict[Any, dict[str, object]]:
+        clock, secrets = Clock(self.world), Secrets(self.world)
+
+        class Threading:
+            """Stands for the module `threading` in the peer loop."""
+
+            Event = peer_loop.threading.Event
+
+            @staticmethod
+            def Condition() -> Condition:
+                return Condition(self.world)
+
+        return {
+            peer_loop: {"time": clock, "threading": Threading, "secrets": secrets},
+            multiplexer: {"time": clock},
+            wait_for_peer: {"time": clock},
+            connection: {"time": clock},
+            client_module: {"time": clock, "secrets": secrets},
+            served_plan: {"secrets": secrets},
+            index: {"secrets": secrets},
+            store_agreement: {"secrets": secrets},
+            rows: {"time": clock, "secrets": secrets},
+            **index_stand_in.replacements(self.world),
+        }
+
+    def _run(self, cluster: SimulatedCluster) -> None:
+        world, judged = self.world, list[bool]()
+
+        def use(number: int) -> None:
+            User(world, cluster, self._identity, self.history).work(N_REQUESTS)
+            self._n_at_work -= 1
+
+        def operate() -> None:
+            for party in (0, 1):
+                cluster.start(party)
+            self._disturb(cluster)
+            for party in (0, 1):
+                if cluster.servers[party] is None:
+                    cluster.start(party)
+            world.wait(lambda: not self._n_at_work)
+            judge(self._lasting_client(cluster), self.history)
+            digests = {s.share_store.store.ready_digest() for s in cluster.servers if s}
+            changes = [s.share_store.store.changes() for s in cluster.servers if s]
+            if len(digests) > 1 or any(changes):
+                raise AssertionError("the two stores differ, or a change is unfinished")
+            judged.append(True)
+
+        world.spawn("operator", operate)
+        for number in range(N_CLIENTS):
+            world.spawn(f"client {number}", lambda number=number: use(number))
+        try:
+            world.run(lambda: bool(judged), _LIMIT_S)
+        finally:
+            with contextlib.suppress(BaseException):
+                world.end()
+            for server in cluster.servers:
+                if server is not None:
+                    server.share_store.store.close()
+
+    def _lasting_client(self, cluster: SimulatedCluster) -> SimulatedClient:
+        """A client that was answered after the last fault; a server may not yet know of one."""
+        for _ in range(5):
+            if not self.world.wait(lambda: cluster.is_whole, LONGEST_S):
+                raise AssertionError("the servers do not find each other again")
+            client = SimulatedClient(cluster, self._identity)
+            with contextlib.suppress(GpumpcError):
+                client.create_index(INDEX, "l2")
+                return client
+        raise AssertionError("the servers do not serve again")
+
+    def _disturb(self, cluster: SimulatedCluster) -> None:
+        """Kill servers and lose connections at random moments."""
+        world = self.world
+        for _ in range(1 + world.below(6)):
+            world.wait(lambda: False, world.random.random() ** 2 * 3.0)
+            self.n_faults += 1
+            match world.below(4):
+                case 0:
+                    cluster.links.current.break_off()
+                case 1:  # both at once
+                    for party in (0, 1):
+                        cluster.kill(party)
+                    for party in (0, 1):
+                        cluster.start(party)
+                case _:
+                    self._restart(cluster, world.below(2))
+
+    def _restart(self, cluster: SimulatedCluster, party: int) -> None:
+        cluster.kill(party)
+        self.world.wait(lambda: False, self.world.random.random() * 3.0)
+        cluster.start(party)
