@@ -24,6 +24,7 @@ from gpumpc.deploy.keys import Identity
 from gpumpc.errors import GpumpcError
 from gpumpc.program.integers import decode_result, encode_input
 from gpumpc.ring.choose import choose_backend
+from gpumpc.store import Store
 
 INDEX = "shared"
 _PATIENCE_S = 20.0
@@ -73,6 +74,19 @@ class History:
     def __init__(self) -> None:
         self.items: dict[str, Known] = {}
         self.n_answers = self.n_errors = self.n_searches = 0
+        self.kept: dict[int, set[str]] = {0: set(), 1: set()}
+        self.has_old_copy = False
+
+    def lose(self, party: int) -> None:
+        """A server's store was put back from an older copy: it may lack rows, and the other server
+        keeps every one.
+        """
+        self.has_old_copy = True
+        self.kept[1 - party] |= {*self.with_row("input")}
+        self.kept[party].clear()
+        for known in self.items.values():
+            known.changes += 2
+            known.rows.update({what: _IN_DOUBT for what in known.rows if known.rows[what]})
 
     def with_row(self, what: str, is_present: Presence = True) -> list[str]:
         """Items whose row of this kind is known to be there, or not, or is in doubt."""
@@ -227,6 +241,20 @@ def check_features(client: SimulatedClient, history: History, items: list[str]) 
     expected = decode_result(program, scaled)
     if not (got == expected).all():
         raise Wrong("revealed features are of other images")
+
+
+def check_store(store: Store, history: History, party: int) -> None:
+    """See that nothing is half done, and that a server has deleted nothing because the other had an
+    older copy. Raises Wrong.
+    """
+    pending = [kind for kind, _ in store.all_rows("pending") if not kind.startswith("input/")]
+    unpaired = [] if history.has_old_copy else store.all_rows("unpaired")
+    if store.changes() or pending or unpaired:
+        raise Wrong(f"server {party} has {len(pending)} pending and {len(unpaired)} unpaired rows")
+    items = [i for i in history.kept[party] if history.items[i].rows.get("input") is not False]
+    found = {item for kind in store.kinds() for item in store.find(kind, items, "user")}
+    if lost := {*items} - found:
+        raise Wrong(f"the row of item {min(lost)[:8]} was deleted at server {party}")
 
 
 def judge(client: SimulatedClient, history: History) -> None:

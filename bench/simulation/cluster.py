@@ -154,9 +154,9 @@ class SimulatedCluster:
         shutil.copytree(self.folder / str(party), place)
 
     def put_back(self, party: int, place: Path) -> None:
-        """Put a copy back in the place of the folder."""
+        """Put a copy back in the place of the folder; the copy is used up."""
         shutil.rmtree(self.folder / str(party))
-        shutil.copytree(place, self.folder / str(party))
+        place.rename(self.folder / str(party))
 
     def port(self, party: int) -> ClientsPort | None:
         """Where a client reaches a server; None while it is down."""

@@ -64,27 +64,19 @@ Change = DeleteItems | CreateIndex | RemoveRows | DeleteIndex
 
 
 def pair(store: Store, channel: Channel) -> tuple[str, str]:
-    """Bind two new stores to each other; the pair ids of this store and of the other.
+    """Bind two stores to each other at their first meeting; the pair ids of this and the other.
 
-    A store is bound after the other has written down the same id, so no crash leaves one bound to
-    an id that the other never had.
+    A store without an id has no ready row: it is new, or its folder was lost. It takes the id of
+    the other, whose rows are then put out of use as after any loss.
     """
     own, fresh = store.store_pair_id, secrets.token_hex(16)
-    fields = {"store": own, "proposed": store.proposed_pair_id, "fresh": fresh}
-    theirs = exchange_hello(channel, equal={}, informative=fields)
-    other = theirs.get("store", "")
-    if not own and not other:
-        both = sorted((fresh, theirs.get("fresh", "")))
-        own = other = hashlib.sha256("".join(both).encode()).hexdigest()[:32]
-        store.propose_pair(own)
-        _meet_at(channel, "proposed", own)
+    theirs = exchange_hello(channel, equal={}, informative={"store": own, "fresh": fresh})
+    other, theirs_fresh = theirs.get("store", ""), theirs.get("fresh", "")
+    drawn = hashlib.sha256("".join(sorted((fresh, theirs_fresh))).encode()).hexdigest()[:32]
+    if not own:
+        own = other or drawn
         store.pair(own)
-    elif other and other == store.proposed_pair_id:
-        own = other  # this server stopped before it was bound
-        store.pair(own)
-    elif own and own == theirs.get("proposed"):
-        other = own  # and here the other did
-    return own, other
+    return own, other or own
 
 
 def change_both(store: Store, channel: Channel, change_id: str, change: Change) -> None:

@@ -83,17 +83,6 @@ class Manifest(SqliteFile):
         """Drawn by the two servers together at their first meeting; empty before."""
         return self._meta("pair") or ""
 
-    @property
-    def proposed_pair_id(self) -> str:
-        """The last pair id that this store agreed to take, if its partner takes it too."""
-        return self._meta("proposed pair") or ""
-
-    def propose_pair(self, store_pair_id: str) -> None:
-        """Agree to a pair id before either store is bound by it."""
-        with self._change() as db:
-            query = "INSERT OR REPLACE INTO meta VALUES ('proposed pair', ?)"
-            db.execute(query, (store_pair_id,))
-
     def pair(self, store_pair_id: str) -> None:
         """Bind this store to its partner, once. Raises CorruptStore if it is bound to another."""
         with self._change() as db:

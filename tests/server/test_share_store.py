@@ -219,6 +219,7 @@ def test_unpaired_stores_are_refused(stores: list[ShareStore], tmp_path: Path) -
     for share_store in stores:
         share_store.check_paired()
     other_pair = ShareStore(Store(tmp_path / "other_pair", 1), 1, choose_backend(), 1000)
+    other_pair.store.pair("f" * 32)  # a new one would take the other's id
     together([stores[0], other_pair], ShareStore.meet)
     for share_store in (stores[0], other_pair):
         with pytest.raises(CorruptStore, match="do not belong together"):
