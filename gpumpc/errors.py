@@ -31,6 +31,7 @@ GpumpcError
 │   ├── MaskReused             one mask asked for twice
 │   ├── CorrelationsMissing    the dealer has not delivered
 │   └── LeftoverCorrelations   a run ended with corrections unread
+├── OutOfResources             no file number, memory or disk space at this moment
 ├── SelectionFailed            a search drew an unlucky sample; repeated under a new shuffle
 ├── CostMismatch               measured bytes or rounds differ from the declared ones
 └── RevealError                a result that cannot be put together
@@ -195,6 +196,10 @@ class CorrelationsMissing(CorrelationError):
 
 class LeftoverCorrelations(CorrelationError):
     """A run ended with corrections unread."""
+
+
+class OutOfResources(GpumpcError):
+    """No file number, memory or disk space at this moment: nothing is damaged, and it passes."""
 
 
 class SelectionFailed(GpumpcError):

@@ -1,8 +1,9 @@
-"""`gpumpc doctor`: installed packages, the backend, and the servers' status."""
+"""`gpumpc doctor`: installed packages, the backend, limits, and the servers' status."""
 
 import importlib.util
 import os
 import platform
+import resource
 import ssl
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from gpumpc.errors import GpumpcError
 from gpumpc.ring.choose import choose_backend
 from gpumpc.version import VERSION
+from gpumpc.wire.resources import FEW_FILES, limit_text
 
 EXTRAS = {
     "torch": "compile torch modules",
@@ -28,6 +30,7 @@ def report(config: Path | None) -> bool:
     python = f"{platform.python_version()}, {os.cpu_count()} cores, {ssl.OPENSSL_VERSION}"
     table.add_row("python", python)
     table.add_row("backend", choose_backend().name)
+    table.add_row("open files", _open_files())
     for module, use in EXTRAS.items():
         state = "installed" if importlib.util.find_spec(module) else f"absent ({use})"
         table.add_row(f"extra {module}", state)
@@ -38,6 +41,15 @@ def report(config: Path | None) -> bool:
             failed |= not is_good
     Console().print(table)
     return failed
+
+
+def _open_files() -> str:
+    """Both limits of open files, and whether a server would have few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"soft limit {limit_text(soft)}, hard limit {limit_text(hard)}"
+    if hard != resource.RLIM_INFINITY and hard < FEW_FILES:
+        text += f"; WARNING: fewer than {FEW_FILES} for a server, raise the hard limit"
+    return f"{text} (server and dealer raise the soft one to the hard one)"
 
 
 def _servers(config: Path) -> list[tuple[str, str, bool]]:

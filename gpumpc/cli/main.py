@@ -91,8 +91,10 @@ def dealer(config: ConfigOption, supervised: SupervisedOption = False) -> None:
     """Deal correlated randomness ahead of time."""
     from gpumpc.dealer.dealer import Dealer
     from gpumpc.deploy.config import load_dealer
+    from gpumpc.wire.resources import raise_file_limit
 
     _log("dealer")
+    raise_file_limit()
     with exit_on_error():
         role = Dealer(load_dealer(config))
         _until_signal(role.run, role.stop, supervised)
@@ -107,8 +109,10 @@ def server(
     """Hold one share of everything and compute on it."""
     from gpumpc.deploy.config import load_server
     from gpumpc.server.server import Server
+    from gpumpc.wire.resources import raise_file_limit
 
     _log(f"server{party}")
+    raise_file_limit()
     with exit_on_error():
         settings = load_server(config)
         if settings.party != party:

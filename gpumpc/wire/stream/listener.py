@@ -2,7 +2,8 @@
 
 The dialling end first sends the ticket of its keys, in the clear, and then a sealed HELLO frame;
 the listening end answers with one. So each end knows that the other holds the keys before anything
-else is sent. A connection that does not get so far occupies a socket for three seconds.
+else is sent. A connection that does not get so far occupies a socket for three seconds at most, or
+until too many others wait beside it.
 """
 
 import contextlib
@@ -13,17 +14,21 @@ import time
 
 from gpumpc.errors import BadFrame, ConfigError, PeerLost, PeerTimeout
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Kind, encode_header
+from gpumpc.wire.resources import SeldomWarning, lacks_resources, passing_lack
 from gpumpc.wire.stream.records import TICKET_BYTES, StreamKeys
 from gpumpc.wire.stream.stream import Stream
+from gpumpc.wire.unproved import UnprovedConnections
 
 _PENDING_S = 3.0
-_MAX_PENDING = 16
+_MAX_PENDING = 128
+# How long no connection is accepted after one failed for want of resources.
+_HOLD_OFF_S = 0.2
 _HINT = (
     "let that port through, or name another with the key `peer_bulk` or `dealer_bulk` at both ends"
 )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Pending:
     """A connection that has not authenticated yet."""
 
@@ -50,21 +55,23 @@ class StreamListener:
         endpoint: `tcp://host:port`; port 0 takes a free one, stored in `port`; host `*` is every
             address.
 
-    Raises ConfigError if the endpoint cannot be used.
+    Raises ConfigError if the endpoint cannot be used, OutOfResources.
     """
 
     def __init__(self, endpoint: str, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._max_payload_bytes = max_payload_bytes
         host, port = host_and_port(endpoint)
         try:
-            self._socket = socket.create_server(("" if host == "*" else host, port))
+            with passing_lack(f"cannot listen for a stream at {endpoint} now"):
+                self._socket = socket.create_server(("" if host == "*" else host, port))
         except OSError as error:
             why, hint = str(error), "give an endpoint like tcp://127.0.0.1:7001 whose port is free"
             raise ConfigError(f"cannot listen for a stream at {endpoint}", why, hint) from error
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self._expected: dict[bytes, _Expected] = {}
-        self._pending: list[_Pending] = []
+        self._pending: UnprovedConnections[_Pending] = UnprovedConnections(_MAX_PENDING)
+        self._holds_until, self._warning = 0.0, SeldomWarning()
 
     def expect(self, keys: StreamKeys, peer: str, timeout_s: float) -> None:
         """Accept one connection with these keys within `timeout_s` seconds."""
@@ -74,46 +81,61 @@ class StreamListener:
 
     def filenos(self) -> list[int]:
         """For a poller: call `poll` when one is readable."""
-        return [self._socket.fileno(), *(pending.socket.fileno() for pending in self._pending)]
+        pending = [pending.socket.fileno() for pending in self._pending.all()]
+        return pending if self._holds_off() else [self._socket.fileno(), *pending]
 
     def wait(self, timeout_s: float) -> None:
         """Wait until `poll` has something to do, at most `timeout_s` seconds."""
-        select.select(self.filenos(), [], [], timeout_s)
+        poller = select.poll()  # `select` takes no number above 1023
+        for fileno in self.filenos():
+            poller.register(fileno, select.POLLIN)
+        poller.poll(timeout_s * 1000)
 
     def poll(self) -> list[tuple[bytes, Stream]]:
         """Handle new bytes without waiting; ticket and stream of each proved connection."""
         self._accept()
         found = []
-        for pending in [*self._pending]:
+        for pending in self._pending.all():
             try:
                 stream = self._authenticated(pending)
             except (BadFrame, PeerLost, OSError):  # not an expected peer
                 pending.deadline = 0.0
-                continue
-            if stream is not None:
-                self._pending.remove(pending)
-                found.append((pending.ticket, stream))
-        for pending in [p for p in self._pending if time.monotonic() > p.deadline]:
-            self._pending.remove(pending)
-            pending.close()
+            else:
+                if stream is not None:
+                    self._pending.discard(pending)
+                    found.append((pending.ticket, stream))
+                    continue
+            if time.monotonic() > pending.deadline:
+                self._pending.discard(pending)
+                pending.close()
         return found
 
     def close(self) -> None:
         """Close the socket and all connections that have not authenticated; safe to call twice."""
         self._socket.close()
-        for pending in self._pending:
+        for pending in self._pending.all():
+            self._pending.discard(pending)
             pending.close()
-        self._pending.clear()
         self._expected.clear()
 
+    def _holds_off(self) -> bool:
+        return time.monotonic() < self._holds_until
+
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # no more connections, or one that has gone already
-            while True:
-                sock, _ = self._socket.accept()
+        """Accept a few: those that prove their keys at once are not closed by the next ones."""
+        if self._holds_off():
+            return
+        try:
+            for _ in range(_MAX_PENDING // 2):
+                sock, address = self._socket.accept()
                 sock.setblocking(False)
-                self._pending.append(_Pending(sock, time.monotonic() + _PENDING_S))
-                if len(self._pending) > _MAX_PENDING:
-                    self._pending.pop(0).close()
+                pending = _Pending(sock, time.monotonic() + _PENDING_S)
+                if (oldest := self._pending.add(pending, str(address[0]))) is not None:
+                    oldest.close()
+        except OSError as error:  # no more connections, or one that has gone already
+            if lacks_resources(error):
+                self._holds_until = time.monotonic() + _HOLD_OFF_S
+                self._warning.warn(f"no connection can be accepted for a stream: {error}")
 
     def _authenticated(self, pending: _Pending) -> Stream | None:
         if len(pending.ticket) < TICKET_BYTES:
@@ -150,13 +172,14 @@ def dial(
 ) -> Stream:
     """Connect to the listener at `endpoint` of a peer that expects these keys.
 
-    Raises PeerTimeout, PeerLost, BadFrame, ConfigError.
+    Raises PeerTimeout, PeerLost, BadFrame, ConfigError, OutOfResources.
     """
     deadline = time.monotonic() + timeout_s
     what = f"no stream to {peer} at {endpoint}"
     late = f"{what} within {timeout_s:g} s"
     try:
-        sock = socket.create_connection(host_and_port(endpoint), timeout_s)
+        with passing_lack(f"{what} now"):
+            sock = socket.create_connection(host_and_port(endpoint), timeout_s)
     except TimeoutError as error:
         raise PeerTimeout(late, "nothing answers there", _HINT) from error
     except OSError as error:

@@ -2,20 +2,28 @@
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import zmq
 from zmq.utils import z85
 
 from gpumpc.errors import ConfigError
+from gpumpc.wire.frames import Buffer
+from gpumpc.wire.resources import check_free_files, passing_lack
+from gpumpc.wire.zmq_channel.watch import Note, Watch
 
 _LINGER_MS = 2000
 # High-water marks count messages, not bytes: corrections wait after so many pieces.
 _HWM = 64
-_HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 1000, 4000
+# A link that falls silent is noticed after 4 to 4.5 seconds, and a pause of 3 does no harm.
+_HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 500, 4000
 _HANDSHAKE_MS = 3000
-# ZeroMQ's own limit counts the bytes that CURVE adds to each part, and holds for the handshake too.
+# ZeroMQ's own limit counts the bytes that CURVE adds to each part, and holds for the handshake too:
+# a connection without a proved key takes so much memory. Payloads travel in parts of PART_BYTES.
 _HANDSHAKE_BYTES, _CURVE_BYTES = 1024, 64
+PART_BYTES = 1 << 18
+# What ZeroMQ takes for a context and its socket. It ends the process if it finds fewer.
+_FILES_AN_ENDPOINT = 24
 _OPTIONS = {
     zmq.LINGER: _LINGER_MS,
     zmq.SNDHWM: _HWM,
@@ -84,50 +92,88 @@ class AllowList(threading.Thread):
 
 
 class Endpoint:
-    """One socket in a context of its own, with the options of this project."""
+    """One socket in a context of its own, with the options of this project.
 
-    def __init__(self, kind: int, keys: CurveKeys, max_payload_bytes: int) -> None:
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.socket = self.context.socket(kind)
+    Args:
+        note: called in a thread of its own with each event of the socket's monitor.
+        most_bytes: the largest payload of one message.
+
+    Raises OutOfResources; so do `bind` and `connect`.
+    """
+
+    def __init__(self, kind: int, keys: CurveKeys, most_bytes: int, note: Note) -> None:
+        self._note = note
+        self._watch: Watch | None = None
+        self._allow_list: AllowList | None = None
+        with passing_lack("no socket can be made now"):
+            check_free_files(_FILES_AN_ENDPOINT)
+            self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            try:
+                self.socket = self.context.socket(kind)
+            except zmq.ZMQError:
+                self.context.term()
+                raise
         for option, value in _OPTIONS.items():
             self.socket.setsockopt(option, value)
-        most_bytes = max(max_payload_bytes, _HANDSHAKE_BYTES) + _CURVE_BYTES
-        self.socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+        part_bytes = max(min(most_bytes, PART_BYTES), _HANDSHAKE_BYTES) + _CURVE_BYTES
+        self.socket.setsockopt(zmq.MAXMSGSIZE, part_bytes)
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.public, keys.secret
-        self._allow_list: AllowList | None = None
 
     def bind(self, endpoint: str, allowed: Mapping[bytes, str]) -> str:
         """Listen for the keys (z85) in `allowed`; the real endpoint. Raises ConfigError."""
         self.socket.curve_server = True
         self.socket.zap_domain = b"gpumpc"
         self.socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._allow_list = AllowList(self.context, allowed)
-        self._allow_list.start()
+        what = f"cannot listen at {endpoint}"
         try:
-            self.socket.bind(endpoint)
+            with passing_lack(f"{what} now"):
+                self._allow_list = AllowList(self.context, allowed)
+                self._allow_list.start()
+                self._begin_watch(bounds=True)
+                self.socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise _no_endpoint(f"cannot listen at {endpoint}", error) from error
+            raise _no_endpoint(what, error) from error
         return bytes(self.socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
     def connect(self, endpoint: str, server_key: bytes) -> None:
         """Begin to connect, pinning the server's public key (z85). Raises ConfigError."""
+        what = f"cannot connect to {endpoint}"
         try:
-            self.socket.curve_serverkey = server_key
-            self.socket.connect(endpoint)
+            with passing_lack(f"{what} now"):
+                self._begin_watch(bounds=False)
+                self.socket.curve_serverkey = server_key
+                self.socket.connect(endpoint)
         except (zmq.ZMQError, ValueError) as error:
-            raise _no_endpoint(f"cannot connect to {endpoint}", error) from error
+            raise _no_endpoint(what, error) from error
 
     def close(self) -> None:
-        """Flush for a moment and close; safe to call twice.
-
-        A monitor of the socket must be disabled and closed before: the context waits for it.
-        """
+        """Flush for a moment and close; safe to call twice."""
         if self.context.closed:
             return
+        if self._watch is not None:
+            self._watch.close()
         self.socket.close()
         self.context.term()  # also ends the allow-list
         if self._allow_list is not None:
             self._allow_list.join()
+
+    def _begin_watch(self, *, bounds: bool) -> None:
+        watch = Watch(self.socket, self._note, bounds=bounds)
+        watch.start()
+        self._watch = watch
+
+
+def in_parts(payload: bytes) -> list[memoryview]:
+    """A payload as the parts in which it travels: one, or more of PART_BYTES."""
+    view = memoryview(payload)
+    return [view[i : i + PART_BYTES] for i in range(0, max(1, len(view)), PART_BYTES)]
+
+
+def joined(parts: Sequence[zmq.Frame]) -> list[Buffer]:
+    """Header and payload of a message; the payload is copied if it has several parts."""
+    if len(parts) < 3:
+        return [part.buffer for part in parts]
+    return [parts[0].buffer, b"".join(part.buffer for part in parts[1:])]
 
 
 def with_port(endpoint: str, port: int) -> str:

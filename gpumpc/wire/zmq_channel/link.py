@@ -1,22 +1,24 @@
 """A DEALER socket with one peer, and the peer's state as its monitor reports it."""
 
+import threading
 import time
 from collections.abc import Sequence
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from gpumpc.errors import AccessDenied, ConfigError, PeerTimeout
-from gpumpc.wire.frames import Frame, decode
+from gpumpc.errors import AccessDenied, GpumpcError, PeerTimeout
+from gpumpc.wire.frames import Buffer, Frame, decode
 from gpumpc.wire.stream import Exchange
 from gpumpc.wire.transport import peer_lost
-from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, joined
 
 CONNECT_S = 5.0
 _UP = zmq.EVENT_CONNECTED | zmq.EVENT_ACCEPTED
 _DOWN = zmq.EVENT_DISCONNECTED
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _READY = zmq.EVENT_HANDSHAKE_SUCCEEDED
+# How often a thread that waits for a frame looks whether the peer has gone.
+_LOOK_S = 0.1
 
 
 class Link:
@@ -24,14 +26,18 @@ class Link:
 
     Args:
         peer: the other end's name, for messages and for the allow-list.
+        max_payload_bytes: the largest payload of one frame, either way.
+
+    Raises OutOfResources; so do `bind` and `connect`.
     """
 
     def __init__(self, peer: str, keys: CurveKeys, max_payload_bytes: int) -> None:
         self.peer, self._max_payload_bytes, self._keys = peer, max_payload_bytes, keys
         self._peer_key = b""
-        self._end = Endpoint(zmq.DEALER, keys, max_payload_bytes)
+        # The endpoint's thread notes here what becomes of the connection.
+        self._changed = threading.Condition()
+        self._end = Endpoint(zmq.DEALER, keys, max_payload_bytes, self._note)
         self._socket = self._end.socket
-        self._monitor = self._socket.get_monitor_socket(_UP | _DOWN | _REFUSED | _READY)
         self._listens, self.endpoint = False, ""
         self._open: set[int] = set()
         # Once the peer has authenticated: the connections of which one is the peer's.
@@ -43,7 +49,7 @@ class Link:
         self._listens, self._peer_key = True, peer_key
         try:
             self.endpoint = self._end.bind(endpoint, {peer_key: self.peer})
-        except ConfigError:
+        except GpumpcError:
             self.close()
             raise
 
@@ -52,31 +58,29 @@ class Link:
         self.endpoint, self._peer_key = endpoint, server_key
         try:
             self._end.connect(endpoint, server_key)
-        except ConfigError:
+        except GpumpcError:
             self.close()
             raise
 
     def wait_peer(self, timeout_s: float) -> None:
         """Wait until the peer has proved its key. Raises AccessDenied, PeerTimeout, PeerLost."""
-        deadline = time.monotonic() + timeout_s
-        while self._peers_own is None:
-            self._check_usable()
-            if not self._poll(self._monitor, deadline):
-                raise self.absent(timeout_s)
-            self._read_monitor()
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_settled, timeout_s)
         self._check_usable()
+        if self._peers_own is None:
+            raise self.absent(timeout_s)
 
-    def put(self, parts: Sequence[bytes]) -> None:
+    def put(self, parts: Sequence[Buffer]) -> None:
         """Send one message, waiting for a slow peer. Raises AccessDenied, PeerTimeout, PeerLost."""
         self.wait_peer(CONNECT_S)
         while True:
-            self._read_monitor()
             self._check_usable()
             try:
                 self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
                 return
-            except zmq.Again:  # the peer is slow to take; it is alive, or the monitor will say so
-                self._poll(self._monitor, time.monotonic() + 0.1)
+            except zmq.Again:  # the peer is slow to take; it is alive, or will be noted as gone
+                with self._changed:
+                    self._changed.wait(_LOOK_S)
 
     def get(self, timeout_s: float) -> tuple[Frame, str | None] | None:
         """The next frame and its sender's name from ZAP; None after `timeout_s` without a frame.
@@ -85,19 +89,22 @@ class Link:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            self._read_monitor()
+            was_usable = self._is_usable
             parts = self._receive()
             if parts is not None:
-                frame = decode([part.buffer for part in parts], self._max_payload_bytes)
+                frame = decode(joined(parts), self._max_payload_bytes)
                 return frame, sender_of(parts[0])
             # Only now: frames that the peer sent before it went are still delivered.
-            self._check_usable()
-            if not self._poll(None, deadline):
+            if not was_usable:
+                self._check_usable()
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 return None
+            if not self._socket.closed:
+                self._socket.poll(int(min(left_s, _LOOK_S) * 1000) + 1)
 
     def check(self) -> None:
         """Raises PeerLost if the peer has gone, as far as the connection knows by now."""
-        self._read_monitor()
         self._check_usable()
 
     def absent(self, timeout_s: float) -> PeerTimeout:
@@ -126,10 +133,6 @@ class Link:
     def close(self) -> None:
         """Flush for a moment and close; safe to call twice."""
         self._gone = self._gone or "this end was closed"
-        if not self._socket.closed:
-            # In this order: an event that finds the monitor closed would stop ZeroMQ's own thread.
-            self._socket.disable_monitor()
-            self._monitor.close(linger=0)
         self._end.close()
 
     def _receive(self) -> list[zmq.Frame] | None:
@@ -140,41 +143,48 @@ class Link:
         except zmq.Again:
             return None
 
-    def _poll(self, only: zmq.Socket[bytes] | None, deadline: float) -> bool:
-        poller = zmq.Poller()
-        for socket in [only] if only is not None else [self._socket, self._monitor]:
-            poller.register(socket, zmq.POLLIN)
-        return bool(poller.poll(int(max(0.0, deadline - time.monotonic()) * 1000)))
-
-    def _read_monitor(self) -> None:
-        while not self._monitor.closed and self._monitor.poll(0):
-            message = recv_monitor_message(self._monitor)
-            self._note(int(message["event"]), int(message["value"]))
-
     def _note(self, event: int, value: int) -> None:
-        if event & _UP:
-            self._reached = True
-            self._open.add(value)
-        elif event == _DOWN:
-            self._open.discard(value)
-            if self._peers_own is not None:
-                self._peers_own.discard(value)
-                if not self._peers_own:
-                    self._gone = self._gone or "its process ended, or the network between is down"
-        elif event == _REFUSED:
-            self._refused += 1
-        elif event == _READY:
-            if self._peers_own is not None:
-                why = "it connected a second time: started again, or two processes use its key"
-                self._gone = why
-            # The event does not name its connection. One without a valid key that is open too soon
-            # ends: it cannot pass the handshake, and HANDSHAKE_IVL limits that.
-            self._peers_own = set(self._open)
+        """Take in one event of the connection; in the thread that watches it."""
+        with self._changed:
+            if event & _UP:
+                self._reached = True
+                self._open.add(value)
+            elif event == _DOWN:
+                self._note_end(value)
+            elif event == _REFUSED:
+                self._refused += 1
+            elif event == _READY:
+                if self._peers_own is not None:
+                    why = "it connected a second time: started again, or two processes use its key"
+                    self._gone = why
+                # The event does not name its connection. One without a valid key that is open too
+                # soon ends: it cannot pass the handshake, and HANDSHAKE_IVL limits that.
+                self._peers_own = set(self._open)
+            self._changed.notify_all()
+
+    def _note_end(self, fileno: int) -> None:
+        self._open.discard(fileno)
+        if self._peers_own is not None:
+            self._peers_own.discard(fileno)
+            if not self._peers_own:
+                self._gone = self._gone or "its process ended, or the network between is down"
+
+    @property
+    def _is_denied(self) -> bool:
+        return self._refused > 0 and not self._listens and self._peers_own is None
+
+    @property
+    def _is_usable(self) -> bool:
+        return not self._gone and not self._is_denied
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._peers_own is not None or not self._is_usable
 
     def _check_usable(self) -> None:
         if self._gone:
             raise peer_lost(self.peer, self._gone)
-        if self._refused and not self._listens and self._peers_own is None:
+        if self._is_denied:
             raise AccessDenied(
                 f"{self.peer} at {self.endpoint} refused this party's key",
                 "the public key of this party's identity is not on its allow-list",

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from gpumpc.errors import ConfigError, PeerLost, PeerTimeout
+from gpumpc.errors import GpumpcError, PeerLost, PeerTimeout
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Kind, encode_header
 from gpumpc.wire.stream import Exchange, Stream, StreamKeys, StreamListener, dial
 from gpumpc.wire.transport import Finish, frame_refused, peer_lost, peer_silent
@@ -16,6 +16,8 @@ from gpumpc.wire.zmq_channel.streams import STREAM_S
 
 # How often CURVE is checked for a peer that has gone; the end of the stream shows at once.
 _CHECK_S = 0.25
+# CURVE carries one hello each way, so nobody may make this end hold more for a frame of it.
+_HELLO_BYTES = 4096
 _STEP_S = 0.05
 
 
@@ -60,14 +62,14 @@ class PeerSocket:
                 port, which the peer learns.
 
         Returns at once; the attribute `endpoint` then has the real port. Raises ConfigError if an
-        endpoint cannot be used.
+        endpoint cannot be used, OutOfResources.
         """
-        link = Link(peer, keys, max_payload_bytes)
+        link = Link(peer, keys, _HELLO_BYTES)
         link.bind(endpoint, peer_key)
         try:
             place = stream_endpoint or with_port(link.endpoint, 0)
             listener = StreamListener(place, max_payload_bytes)
-        except ConfigError:
+        except GpumpcError:
             link.close()
             raise
         return cls(link, max_payload_bytes, listener)
@@ -89,9 +91,9 @@ class PeerSocket:
             stream_endpoint: where to reach its stream; else at the host of `endpoint`, at the port
                 that the server announces.
 
-        Returns at once. Raises ConfigError.
+        Returns at once. Raises ConfigError, OutOfResources.
         """
-        link = Link(peer, keys, max_payload_bytes)
+        link = Link(peer, keys, _HELLO_BYTES)
         link.connect(endpoint, peer_key)
         return cls(link, max_payload_bytes, stream_endpoint=stream_endpoint)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 import zmq
 
-from gpumpc.errors import AccessDenied, BadFrame, ConfigError, GpumpcError, PeerTimeout
+from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, OutOfResources, PeerTimeout
 from gpumpc.wire.frames import (
     MAX_PAYLOAD_BYTES,
     NO_SESSION,
@@ -22,10 +22,20 @@ from gpumpc.wire.frames import (
     encode_header,
     encode_record,
 )
+from gpumpc.wire.resources import SeldomWarning, passing_lack
 from gpumpc.wire.stream import Stream, StreamListener, dial
-from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, with_port
+from gpumpc.wire.zmq_channel.endpoint import CurveKeys, Endpoint, in_parts, joined, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link, sender_of
 from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
+
+# How long nothing is received after a try that failed for want of resources.
+_HOLD_OFF_S = 0.1
+# How often a waiting `poll` looks at streams that may have fallen silent.
+_LOOK_S = 0.25
+
+
+def _no_note(event: int, value: int) -> None:
+    """A listener learns from requests who is there."""
 
 
 class Listener:
@@ -48,7 +58,7 @@ class Listener:
             frame.
         undelivered: replies whose receiver was gone or did not read.
 
-    Raises ConfigError if an endpoint cannot be used.
+    Raises ConfigError if an endpoint cannot be used, OutOfResources.
     """
 
     def __init__(
@@ -63,23 +73,25 @@ class Listener:
     ) -> None:
         self._max_payload_bytes = max_payload_bytes
         self.malformed = self.undelivered = 0
-        self._end = Endpoint(zmq.ROUTER, keys, max_payload_bytes)
+        self._end = Endpoint(zmq.ROUTER, keys, max_payload_bytes, _no_note)
         # Without this a ROUTER silently drops messages that it cannot deliver.
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._streams: Streams | None = None
         self.stream_endpoint = ""
         try:
             self.endpoint = self._end.bind(endpoint, allowed)
+            with passing_lack("no pipe can be made now"):
+                self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             if stream_peers:
                 place = stream_endpoint or with_port(self.endpoint, 0)
                 listener = StreamListener(place, max_payload_bytes)
                 self._streams = Streams(listener, keys, allowed, stream_peers)
                 self.stream_endpoint = with_port(self.endpoint, listener.port)
-        except ConfigError:
+        except GpumpcError:
             self._end.close()
             raise
         self._send_buffer: collections.deque[tuple[bytes, bytes, bytes]] = collections.deque()
-        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._warning = SeldomWarning()
         self._thread: int | None = None  # the one that polls
         self._streams_first = False
         self._closing = threading.Lock()
@@ -93,15 +105,21 @@ class Listener:
         poller.register(self._end.socket, zmq.POLLIN)
         poller.register(self._woken, zmq.POLLIN)
         while True:
-            self._flush()
-            arrival = self._receive()
+            arrival = None
+            try:
+                with passing_lack("a request cannot be received now"):
+                    self._flush()
+                    arrival = self._receive()
+            except OutOfResources as error:
+                self._warning.warn(error)
+                time.sleep(_HOLD_OFF_S)
             left_s = deadline - time.monotonic()
             if arrival is not None or left_s <= 0:
                 return arrival
             filenos = self._streams.filenos() if self._streams else []
             for fileno in filenos:
                 poller.register(fileno, zmq.POLLIN)
-            poller.poll(int(left_s * 1000) + 1)
+            poller.poll(int(min(left_s, _LOOK_S) * 1000) + 1)
             for fileno in filenos:
                 poller.unregister(fileno)
 
@@ -160,7 +178,8 @@ class Listener:
             os.read(self._woken, 1 << 16)  # a pipe holds no more
         while self._send_buffer:
             try:
-                message = self._send_buffer.popleft()
+                routing_id, header, payload = self._send_buffer.popleft()
+                message: list[Buffer] = [routing_id, header, *in_parts(payload)]
                 self._end.socket.send_multipart(message, zmq.NOBLOCK, copy=False)
             except zmq.ZMQError:
                 self.undelivered += 1
@@ -177,7 +196,7 @@ class Listener:
             except zmq.Again:
                 return self._streams.receive(self._refuse) if self._streams else None
             try:
-                frame = decode([part.buffer for part in parts], self._max_payload_bytes)
+                frame = decode(joined(parts), self._max_payload_bytes)
                 arrival = Arrival(sender_of(parts[0]) or "", routing_id.bytes, frame)
                 if frame.kind is not Kind.STREAM:
                     return arrival
@@ -209,7 +228,7 @@ class Requester:
         server_key: its public key (z85), pinned.
         peer: the server's name, for messages.
 
-    Raises ConfigError if the endpoint or a key cannot be used.
+    Raises ConfigError if the endpoint or a key cannot be used, OutOfResources.
     """
 
     def __init__(
@@ -267,7 +286,8 @@ class Requester:
         n_bytes, place = sum(map(len, payload)), {"batch_index": batch_index, "sequence": sequence}
         header = encode_header(kind, n_bytes, session=session, **place)
         if self._stream is None:
-            self._link.put((header, bytes(payload[0]) if len(payload) == 1 else b"".join(payload)))
+            whole = bytes(payload[0]) if len(payload) == 1 else b"".join(payload)
+            self._link.put([header, *in_parts(whole)])
         else:
             self._link.check()
             self._stream.put(header, payload, self._link.check)
