@@ -11,7 +11,7 @@ def no_free_files(left: int = 0) -> Iterator[None]:
     """Take every file number of this process but `left`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, hard))
     taken: list[int] = []
     try:
         with contextlib.suppress(OSError):
