@@ -12,7 +12,14 @@ from gpumpc.deploy.config import DealerConfig
 from gpumpc.deploy.keys import agree_root, load_identity
 from gpumpc.engine.correction_queue import CorrectionQueue
 from gpumpc.engine.dealer_engine import DealerEngine
-from gpumpc.errors import AccessDenied, BadFrame, GpumpcError, HandshakeMismatch, PeerTimeout
+from gpumpc.errors import (
+    AccessDenied,
+    BadFrame,
+    GpumpcError,
+    HandshakeMismatch,
+    PeerTimeout,
+    WireError,
+)
 from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
@@ -48,10 +55,10 @@ class Dealer:
             plan = plan_files.load(folder)
             program = program_of(plan, config.batch_size)
             self._plans.append((plan, program))
-            engine = DealerEngine(plan, program, self._roots, choose_backend())
+            engine = DealerEngine(plan, program, self._roots, choose_backend(), config.task_bytes)
             self._engines[plan_hash(plan).hex()] = engine
         self._stopping = threading.Event()
-        self._heartbeat_at = 0.0
+        self._heartbeat_at, self._has_agreed = 0.0, False
         # Steps are dealt here, so that this thread sends heartbeats also during a long one.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="dealing")
 
@@ -60,7 +67,11 @@ class Dealer:
         self._stopping.set()
 
     def run(self) -> None:
-        """Deal until `stop`. Raises HandshakeMismatch, AccessDenied: nothing can be dealt then."""
+        """Deal until `stop`.
+
+        Raises HandshakeMismatch, AccessDenied if the servers have never agreed: nothing can be
+        dealt then.
+        """
         while not self._stopping.is_set():
             servers: list[Requester] = []
             try:
@@ -71,12 +82,20 @@ class Dealer:
                             servers[party].open_stream(self.config.dealer_bulk)
                         self._agree(servers[party], party)
                 if not self._stopping.is_set():
+                    self._has_agreed = True
                     log.info("the dealer is connected to both servers and agrees")
                     self._serve(servers)
-            except (HandshakeMismatch, AccessDenied):
-                raise
+            except (HandshakeMismatch, AccessDenied) as error:
+                if not self._has_agreed:
+                    raise
+                # A server was started again with something else: wait for the right one.
+                log.error("%s", error)
+                self._stopping.wait(_RECONNECT_S)
             except GpumpcError as error:
                 log.warning("%s", error)
+                self._stopping.wait(_RECONNECT_S)
+            except Exception:  # such as for want of memory
+                log.exception("the connection to the servers failed")
                 self._stopping.wait(_RECONNECT_S)
             finally:
                 for server in servers:
@@ -119,6 +138,24 @@ class Dealer:
                 server.send(Kind.CONTROL, m.pack(m.Heartbeat()))
 
     def _deal(self, servers: list[Requester], want: m.WantBatch) -> None:
+        """Deal a batch, or tell server 1 why not: no request ends the dealer."""
+        try:
+            self._send_batch(servers, want)
+        except WireError:
+            raise  # the connection is lost: the next one asks again
+        except GpumpcError as error:
+            log.warning("batch %d is not dealt: %s", want.batch_index, error)
+            refusal = error.what, error.why, error.hint
+        except Exception as error:  # such as for want of memory
+            log.exception("batch %d is not dealt", want.batch_index)
+            hint = "see the dealer's log, give it more memory, or ask for less at a time"
+            refusal = "the dealer failed", type(error).__name__, hint
+        else:
+            return
+        record = m.DealRefused(want.session, want.batch_index, *refusal)
+        servers[1].send(Kind.CONTROL, m.pack(record))
+
+    def _send_batch(self, servers: list[Requester], want: m.WantBatch) -> None:
         engine = self._engines.get(want.plan)
         if engine is None:
             raise HandshakeMismatch("plan", "one of the dealer's", want.plan[:16], "server 1")

@@ -90,6 +90,7 @@ class DealerConfig:
     """The configuration of `gpumpc dealer`; endpoints and cards of server 0, then server 1.
 
     Attributes:
+        task_bytes: how much correlated randomness one batch of a search may take.
         dealer_bulk: endpoint of server 1 for the dealer's stream; None: at its host, the port that
             server 1 sends.
     """
@@ -99,6 +100,7 @@ class DealerConfig:
     server_cards: tuple[Card, Card]
     plans: tuple[Path, ...]
     batch_size: int
+    task_bytes: int
     dealer_bulk: str | None = None
 
 
@@ -158,6 +160,7 @@ class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plans: list[str]
     batch_size: BatchSize
     dealer_bulk: Endpoint | None = None
+    task_limit: str = "1GiB"
 
 
 class _ClientFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -229,8 +232,11 @@ def load_dealer(path: Path) -> DealerConfig:
     file, raw = _File(Path(path)), _read(Path(path), _DealerFile)
     plans = tuple(file.path(plan) for plan in raw.plans)
     cards = file.server_cards(raw.server_cards)
+    with file.at("task_limit"):
+        task_bytes = parse_size(raw.task_limit)
+    identity, endpoints = file.path(raw.identity), raw.server_endpoints
     return DealerConfig(
-        file.path(raw.identity), raw.server_endpoints, cards, plans, raw.batch_size, raw.dealer_bulk
+        identity, endpoints, cards, plans, raw.batch_size, task_bytes, raw.dealer_bulk
     )
 
 

@@ -1,10 +1,12 @@
 """The dealer's engine: the corrections of any batch of one plan and its index programs."""
 
 import functools
+import sys
 
 from gpumpc import messages as m
 from gpumpc.engine import index_programs
 from gpumpc.engine.session_binding import SessionBinding
+from gpumpc.errors import InputError
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline import seeds
 from gpumpc.offline.secret import Secret
@@ -21,13 +23,19 @@ class DealerEngine:
 
     Args:
         roots: the secrets agreed with server 0 and with server 1.
+        task_bytes: corrections that a batch of an index program may take.
     """
 
     def __init__(
-        self, plan: PlanRecord, program: Program, roots: tuple[Secret, Secret], backend: Backend
+        self,
+        plan: PlanRecord,
+        program: Program,
+        roots: tuple[Secret, Secret],
+        backend: Backend,
+        task_bytes: int = sys.maxsize,
     ) -> None:
         self.plan, self.program, self.backend = plan, program, backend
-        self._roots = roots
+        self._roots, self._task_bytes = roots, task_bytes
         self._masks: dict[str, dict[str, Operand]] = {}
 
     def deal(
@@ -40,7 +48,8 @@ class DealerEngine:
     ) -> None:
         """Give `send` the corrections of one batch of the session, in program order.
 
-        The same roots and arguments give the same bytes again. The session id is computed here from
+        Raises InputError, before anything is sent, for an index task above the limit. The same
+        roots and arguments give the same bytes again. The session id is computed here from
         this plan and program: two programs or weight sharings are never dealt under one.
         """
         if task is None:
@@ -48,6 +57,10 @@ class DealerEngine:
             masks = self._weight_masks(weight_sharing_id)
         else:
             program = index_programs.program_of_task(self.plan, self.program, task)
+            if (n_bytes := program.cost.dealer_bytes) > self._task_bytes:
+                what = f"an index task takes {n_bytes} bytes of correlated randomness"
+                why = f"one may take {self._task_bytes} here"
+                raise InputError(what, why, "ask for fewer neighbours, or raise `task_limit`")
             weight_sharing_id, masks = index_programs.task_id(task), self._row_masks(task)
         session_id = SessionBinding.of(self.plan, program, weight_sharing_id, nonces).session_id
         cipher, trees = program.params.cipher, self._trees(session_id, batch_index)

@@ -9,7 +9,7 @@ from gpumpc.messages.index_tasks import IndexTask
 
 
 class WantBatch(Record, frozen=True):
-    """Server 1 asks for one batch of corrections -> CORRECTION frames of that session and batch.
+    """Server 1 asks for one batch -> its CORRECTION frames, or DealRefused in place of the rest.
 
     `task` is None for the plan's own program; `weight_sharing_id` is then its weight sharing, else
     the task's id.
@@ -28,4 +28,14 @@ class Heartbeat(Record, frozen=True):
     """The dealer is alive, also while it deals."""
 
 
-DealerTalk = WantBatch | Heartbeat
+class DealRefused(Record, frozen=True):
+    """The dealer does not deal a batch, and goes on with others."""
+
+    session: Identifier
+    batch_index: Annotated[int, msgspec.Meta(ge=0)]
+    what: str
+    why: str
+    hint: str
+
+
+DealerTalk = WantBatch | Heartbeat | DealRefused

@@ -13,6 +13,8 @@ from gpumpc.program.plan import plan_hash
 
 # A dealer silent for this long has stopped: it sends a heartbeat every second, also while it deals.
 DEALER_SILENCE_S = 3.5
+# A plan's batch that the dealer could not deal, such as for want of memory, is asked for again.
+_ASK_AGAIN_S = 5.0
 # However small a batch is: each is a file.
 MAX_BATCHES_AHEAD = 1024
 _NO_BATCH_ABOVE = 1 << 62
@@ -33,6 +35,7 @@ class DealerLink:
         self._writers: dict[_Key, tuple[Writer, int]] = {}
         self._asked: dict[_Key, int] = {}  # bytes of each batch that was asked for
         self._on_demand: dict[_Key, tuple[m.WantBatch, int]] = {}
+        self._refused: dict[_Key, tuple[CorrelationsMissing, float]] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -65,7 +68,7 @@ class DealerLink:
         if self.pool.ahead(session_id, first) >= MAX_BATCHES_AHEAD:
             return None
         for batch_index in self.pool.wanted(session_id, first, n_bytes):
-            if (session_id, batch_index) not in self._asked:
+            if not self._is_asked_or_refused((session_id, batch_index)):
                 self._asked[session_id, batch_index] = n_bytes
                 return _want_batch(engine, engine.binding, batch_index)
         return None
@@ -73,10 +76,25 @@ class DealerLink:
     def next_on_demand(self) -> m.WantBatch | None:
         """A batch that `on_demand` waits for: asked for once, and again from a new dealer."""
         for key, (want, n_bytes) in [*self._on_demand.items()]:
-            if key not in self._asked and not self.pool.ahead(*key):
+            if not self._is_asked_or_refused(key) and not self.pool.ahead(*key):
                 self._asked[key] = n_bytes
                 return want
         return None
+
+    def _is_asked_or_refused(self, key: _Key) -> bool:
+        _, until = self._refused.get(key, (None, 0.0))
+        return key in self._asked or time.monotonic() < until
+
+    def refuse(self, refusal: m.DealRefused) -> None:
+        """The dealer does not deal a batch: whoever waits for it learns why."""
+        key = (bytes.fromhex(refusal.session), refusal.batch_index)
+        if key in self._asked:
+            self.drop(*key)
+            what = f"the dealer does not deal batch {refusal.batch_index}: {refusal.what}"
+            error = CorrelationsMissing(what, refusal.why, refusal.hint)
+            self._refused[key] = (error, time.monotonic() + _ASK_AGAIN_S)
+            for old in [k for k, (_, until) in self._refused.items() if time.monotonic() > until]:
+                del self._refused[old]
 
     @contextlib.contextmanager
     def on_demand(self, want: m.WantBatch, n_bytes: int) -> Iterator[None]:
@@ -112,8 +130,8 @@ class DealerLink:
     def drop(self, session_id: bytes, batch_index: int) -> None:
         """Drop what has come of a batch that is not needed any more."""
         self._asked.pop((session_id, batch_index), None)
-        writer, _ = self._writers.pop((session_id, batch_index), (None, 0))
-        if writer is not None:
+        if (session_id, batch_index) in self._writers:
+            writer, _ = self._writers.pop((session_id, batch_index))
             writer.abort()
 
     def check(self, session_id: bytes, batch_index: int) -> None:
@@ -134,6 +152,8 @@ class DealerLink:
             try:
                 return self.pool.take(binding.session_id, batch_index, 0.25)
             except CorrelationsMissing:
+                if refused := self._refused.get((binding.session_id, batch_index)):
+                    raise refused[0] from None
                 if time.monotonic() > deadline:
                     raise
                 if not self.is_connected:

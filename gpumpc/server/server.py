@@ -171,6 +171,11 @@ class Server:
                 self._dealer_link.note_heartbeat()
                 if frame.kind is Kind.CORRECTION:
                     self._store(self._dealer_link, frame)
+                elif frame.kind is Kind.CONTROL:
+                    record, _ = m.unpack(frame.payload, m.DealerTalk)
+                    if isinstance(record, m.DealRefused):
+                        log.warning("the dealer refuses: %s (%s)", record.what, record.why)
+                        self._dealer_link.refuse(record)
 
     @staticmethod
     def _store(dealer_link: DealerLink, frame: Frame) -> None:

@@ -135,6 +135,35 @@ def test_search_takes_no_more_randomness_than_the_limit(tmp_path: Path) -> None:
         assert close(cluster.compiled, images(40), client.run(items).reveal())
 
 
+# The dealer fails at every index task of eight queries.
+_NO_MEMORY = """
+from gpumpc.engine.dealer_engine import DealerEngine
+deal = DealerEngine.deal
+def deal_or_fail(engine, sharing, nonces, batch, send, task=None):
+    if getattr(task, "n_queries", 0) == 8:
+        raise MemoryError
+    deal(engine, sharing, nonces, batch, send, task)
+DealerEngine.deal = deal_or_fail
+"""
+
+
+def test_dealer_that_cannot_deal_a_batch_goes_on(tmp_path: Path) -> None:
+    cluster = Cluster.make(tmp_path)
+    cluster.faults["dealer"] = _NO_MEMORY
+    rewrite(cluster.setup.dealer, task_limit="12KiB")
+    with cluster, cluster.ready() as client:
+        items = extracted(client, 40)
+        index = client.create_index("many", "l2")
+        index.add(items)
+        with pytest.raises(RemoteError, match="does not deal batch 0: the dealer failed.*Memory"):
+            index.search(items[:8], 2)
+        with pytest.raises(RemoteError, match="does not deal batch 0: an index task takes"):
+            index.search(items[:1], 30)
+        assert index.search(items[:1], 2)[1][0][0] == items[0]
+        assert close(cluster.compiled, images(40), client.run(items).reveal())
+        assert cluster.processes["dealer"].poll() is None
+
+
 _DIE = """
 import os, signal
 from gpumpc.server import store_agreement as agreement
