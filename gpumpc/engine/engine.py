@@ -12,12 +12,13 @@ import gpumpc.program.weight_shares as ws
 from gpumpc.engine.evaluation import Evaluation, ReservedBatch
 from gpumpc.engine.party import Party
 from gpumpc.engine.session_binding import CLOSED
-from gpumpc.errors import ShareError
+from gpumpc.errors import CorruptPlan, ShareError
 from gpumpc.offline.secret import write_private
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import PlanRecord
 from gpumpc.program.program import Program
+from gpumpc.session import StaticWeight
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 
@@ -43,14 +44,14 @@ class Engine(Evaluation):
         program: Program | None = None,
     ) -> None:
         super().__init__(party, plan, program or program_of(plan, batch_size), in_flight)
-        self._why_not_ready = "the servers hold none for this plan"
+        self._why_not_ready, self._damage = "the servers hold none for this plan", ""
         self._folder = folder
 
     # agreement
 
     def agree(self, channel: Channel) -> None:
         """Compare all that does not depend on weights; load stored weights that both have."""
-        own = self._stored_weight_sharing()
+        own, weights = self._stored_weights()
         equal = {
             **agreed_fields(self.plan, self.program),
             "secret of the servers": self.party.pair_secret.fingerprint(),
@@ -60,11 +61,11 @@ class Engine(Evaluation):
         other = theirs.get("weight sharing", "")
         self.binding = CLOSED
         if own and own == other:
-            self.weights = ws.load_static(self._weights_path, self.backend, self.program)
+            self.weights = weights
             self.open_session(channel, own)
             self.prepare_next()
         elif own or other:
-            here, there = own[:8] or "none", other[:8] or "none"
+            here, there = own[:8] or self._damage or "none", other[:8] or "none"
             self._why_not_ready = (
                 f"the servers' stores do not belong together: here weight sharing {here}, "
                 f"there {there}; a state folder was lost, restored or exchanged"
@@ -95,9 +96,18 @@ class Engine(Evaluation):
         program = self.program.digest.hex()[:16]
         return self._folder / f"{self.plan.weight_digest}.{program}.safetensors"
 
-    def _stored_weight_sharing(self) -> str:
-        path = self._weights_path.with_suffix(".pair")
-        return path.read_text().strip() if path.exists() and self._weights_path.exists() else ""
+    def _stored_weights(self) -> tuple[str, dict[str, StaticWeight]]:
+        """The id of the stored weight sharing and its shares; nothing if they are damaged."""
+        self._damage, name_path = "", self._weights_path.with_suffix(".pair")
+        if not name_path.exists() or not self._weights_path.exists():
+            return "", {}
+        try:
+            weights = ws.load_static(self._weights_path, self.backend, self.program)
+            return name_path.read_text().strip(), weights
+        except (CorruptPlan, UnicodeDecodeError) as error:
+            log.error("%s", error)
+            self._damage = f"{self._weights_path.name} or .pair is damaged"
+            return "", {}
 
     def receive_weights(self, sent: memoryview) -> ws.RawShares:
         """Shares from the bytes that an owner sent. Raises BadFrame if they do not fit the plan."""

@@ -1,7 +1,8 @@
 """Server 1's files of the dealer's corrections: bounded, each batch read once.
 
 A batch arrives in pieces in `<session>.<batch>.part`; `commit` makes it durable under
-`<session>.<batch>.corr` in one step, so a file of that name is always whole. A batch that is taken
+`<session>.<batch>.corr` in one step, so a file of that name is always whole. It ends in a checksum,
+which is compared before the first byte is used. A batch that is taken
 while it arrives is read from memory from then on: its number is reserved, so it is used up whether
 or not it is finished, and need not outlast the process.
 
@@ -24,6 +25,7 @@ from typing import BinaryIO
 
 from gpumpc.errors import ConfigError, CorrelationsMissing
 from gpumpc.offline import pool_errors
+from gpumpc.offline.checksum import CHECKSUM_BYTES, checksum, is_intact
 from gpumpc.offline.pieces import cut
 from gpumpc.offline.secret import file_error, lock_file, private_folder, sync_folder
 
@@ -201,7 +203,9 @@ class Pool:
             if path.suffix == ".part":
                 path.unlink()
             elif match := _NAME.fullmatch(path.name):
-                self._committed[bytes.fromhex(match[1]), int(match[2])] = path.stat().st_size
+                # A file that was cut fails its checksum when it is taken.
+                n_bytes = max(0, path.stat().st_size - CHECKSUM_BYTES)
+                self._committed[bytes.fromhex(match[1]), int(match[2])] = n_bytes
 
 
 class Writer:
@@ -251,6 +255,7 @@ class Writer:
         try:
             is_durable = not self._pool.is_taken(self._key)
             if is_durable:
+                self._file.write(checksum(_mapped(self._file, self.n_bytes)))
                 os.fsync(self._file.fileno())
             self._pool.complete(self._key)
             if is_durable:
@@ -296,8 +301,15 @@ class Corrections:
             if isinstance(source, Writer):
                 self._n_bytes, self._pieces = source.n_bytes, source.deliver_to_reader()
             else:
-                with open(pool.path(key, "corr"), "rb") as file:
-                    self._n_bytes, self._pieces = source, collections.deque([_mapped(file, source)])
+                path = pool.path(key, "corr")
+                with open(path, "rb") as file:
+                    data = _mapped(file, source)
+                    file.seek(source)
+                    is_whole = is_intact(data, file.read())
+                if not is_whole:
+                    pool.drop(key)
+                    raise pool_errors.damaged(key[1], path)
+                self._n_bytes, self._pieces = source, collections.deque([data])
         except OSError as error:
             raise pool.error(error) from error
 

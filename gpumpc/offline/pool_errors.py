@@ -1,5 +1,7 @@
 """The errors of both pools."""
 
+from pathlib import Path
+
 from gpumpc.errors import BadFrame, CorrelationsMissing, LeftoverCorrelations, MaskReused
 
 _SAME_PROGRAM = "run the same plan and version of gpumpc at the dealer and at this server"
@@ -21,6 +23,13 @@ def wrong_size(batch_index: int, n_announced: int, n_received: int) -> BadFrame:
     """The error for more or fewer bytes than announced."""
     why = f"{n_announced} bytes were announced and {n_received} came"
     return BadFrame(f"the corrections of batch {batch_index} were refused", why, _SAME_PROGRAM)
+
+
+def damaged(batch_index: int, path: Path) -> CorrelationsMissing:
+    """The error for a stored batch whose checksum does not match."""
+    what = f"the corrections of batch {batch_index} in {path} were changed or cut on the disk"
+    hint = "ask again: this batch is given up and the dealer deals another; check the disk"
+    return CorrelationsMissing(what, "their checksum does not match", hint)
 
 
 def too_few(

@@ -15,6 +15,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gpumpc.errors import BadFrame, CorruptPlan
+from gpumpc.offline.checksum import CHECKSUM_BYTES, checksum, is_intact
 from gpumpc.offline.secret import read_private, write_private
 from gpumpc.offline.seeds import SESSION_BYTES, SeedTree
 from gpumpc.params import Cipher
@@ -126,13 +127,18 @@ def save_static(path: Path, backend: Backend, static: dict[str, StaticWeight]) -
         arrays[f"{layer}.bias"] = backend.download(part.bias)
         if part.opened is not None:
             arrays[f"{layer}.opened"] = backend.download(part.opened)
-    write_private(path, safetensors.numpy.save(arrays))
+    data = safetensors.numpy.save(arrays)
+    write_private(path, data + checksum(data))
 
 
 def load_static(path: Path, backend: Backend, program: Program) -> dict[str, StaticWeight]:
     """The inverse of `save_static`. Raises CorruptPlan, MissingFile, ExposedSecret."""
     try:
-        arrays = safetensors.numpy.load(read_private(path))
+        stored = read_private(path)
+        data, kept = stored[:-CHECKSUM_BYTES], stored[-CHECKSUM_BYTES:]
+        if not is_intact(data, kept):
+            raise ValueError("its checksum does not match: it was changed or cut on the disk")
+        arrays = safetensors.numpy.load(data)
 
         def loaded(name: str, spec: WeightSpec) -> Operand:
             return backend.static(backend.upload(arrays[name].reshape(spec.shape)), spec.bits)
@@ -147,7 +153,7 @@ def load_static(path: Path, backend: Backend, program: Program) -> dict[str, Sta
             for layer, spec in program.weights.items()
         }
     except (SafetensorError, KeyError, ValueError) as error:
-        hint = "delete the file and share the weights again"
+        hint = "restore it from this server's backup, or delete it and share the weights again"
         raise CorruptPlan(
             f"the weight shares in {path} cannot be used", str(error), hint
         ) from error
