@@ -21,6 +21,7 @@ import msgspec
 from gpumpc.deploy.keys import Card, Role, keygen, load_card
 from gpumpc.errors import ConfigError, MissingFile
 from gpumpc.offline.secret import file_error, private_folder
+from gpumpc.store.master_key import KeySource
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 # Below what Linux gives to outgoing connections (from 32768 up).
@@ -50,7 +51,8 @@ class ServerConfig:
         plans: the plan folders served.
         batch_size: images in one batch.
         pool_bytes: how far the dealer may work ahead.
-        uploads_bytes: how much the uploads of one owner or user may take.
+        uploads_bytes: how much one owner's or user's rows and indexes may take on the disk.
+        store_key: where the master key of the shares at rest is.
         task_bytes: how much correlated randomness one batch of a search may take.
         backend: its name; empty for the fastest that is installed.
         timeout_s: seconds a living peer may be silent in a run.
@@ -72,6 +74,7 @@ class ServerConfig:
     batch_size: int
     pool_bytes: int
     uploads_bytes: int
+    store_key: KeySource
     task_bytes: int
     backend: str
     timeout_s: float
@@ -147,6 +150,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dealer_bulk: Endpoint | None = None
     pool: str = "2GiB"
     uploads: str = "64GiB"
+    store_key: str = ""
     task_limit: str = "1GiB"
     backend: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -196,6 +200,11 @@ def load_server(path: Path) -> ServerConfig:
         pool_bytes = parse_size(raw.pool)
     with file.at("uploads"):
         uploads_bytes = parse_size(raw.uploads)
+    # In the identity's folder: a copy of the state folder alone can then not be read.
+    store_key = KeySource("file", str(file.path(raw.identity) / "store.key"))
+    if raw.store_key:
+        with file.at("store_key"):
+            store_key = KeySource.parse(raw.store_key, file.file.absolute().parent)
     with file.at("task_limit"):
         task_bytes = parse_size(raw.task_limit)
     owners = tuple(file.card("owner_cards", card, "owner", "user") for card in raw.owner_cards)
@@ -218,6 +227,7 @@ def load_server(path: Path) -> ServerConfig:
         batch_size=raw.batch_size,
         pool_bytes=pool_bytes,
         uploads_bytes=uploads_bytes,
+        store_key=store_key,
         task_bytes=task_bytes,
         backend=raw.backend,
         timeout_s=raw.timeout_s,

@@ -48,6 +48,10 @@ class Ledger(SqliteFile):
     """
 
     noun = "ledger"
+    damaged = (
+        "move it away and start again: a new ledger begins new sessions. Never put an older one "
+        "back, as its masks would be used twice"
+    )
 
     def __init__(self, path: Path) -> None:
         path = Path(path)

@@ -1,5 +1,6 @@
 """Secrets in memory, which do not print, and on disk, where other users cannot read them."""
 
+import errno
 import fcntl
 import hmac
 import os
@@ -134,4 +135,10 @@ def file_error(what: str, error: OSError) -> ConfigError:
     hint = "free some space on that disk, check the permissions of the folder, then start again"
     if isinstance(error, IsADirectoryError):
         hint = "give the path of a file, not of a folder"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "close connections or raise the limit of open files, then try again; nothing is lost"
+    if error.errno == errno.ENOMEM:
+        hint = "free some memory, then try again; nothing is lost"
+    if error.errno == errno.EIO:
+        hint = "check that disk (see the system's log), then try again; nothing was changed"
     return ConfigError(what, error.strerror or str(error), hint)

@@ -11,6 +11,16 @@ from typing import Any, ClassVar, Self
 from gpumpc.errors import ConfigError
 from gpumpc.offline.secret import file_error, sync_folder
 
+# Primary codes of errors that pass: the file is as it was.
+_PASSING = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_READONLY,
+)
+
 
 class SqliteFile:
     """The base of ledger, store and catalog, which add their tables.
@@ -22,6 +32,11 @@ class SqliteFile:
         schema: `CREATE .. IF NOT EXISTS` statements.
         version: the schema's version; a file of another one is refused.
 
+    Attributes:
+        refusal: what a file that is damaged raises; ConfigError where the disk is full, or for
+            another error that passes.
+        hint, damaged: what to do then about an error that passes, and about damage.
+
     Raises ConfigError (the subclass's `refusal`) where it cannot be opened, read or written.
     """
 
@@ -31,6 +46,7 @@ class SqliteFile:
         "free some space on its disk and check its permissions, then start again; nothing was half "
         "written"
     )
+    damaged: ClassVar[str] = "restore this file from a backup of this party"
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
         self.path = path
@@ -43,7 +59,11 @@ class SqliteFile:
             raise file_error(f"the {self.noun} {path} cannot be opened", error) from error
         with self._explained():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._prepare(schema, version)
+            try:
+                self._prepare(schema, version)
+            except BaseException:
+                self._db.close()
+                raise
 
     def _prepare(self, schema: str, version: int) -> None:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -52,10 +72,12 @@ class SqliteFile:
         if found not in (0, version):
             what = f"the {self.noun} {self.path} cannot be used"
             why = f"its format is {found} and this program writes {version}"
-            raise ConfigError(what, why, "run the newer gpumpc that made it")
-        script = f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"
-        self._db.executescript(script)
-        sync_folder(self.path.parent)
+            hint = "run the gpumpc that made it, or give this party a new state folder"
+            raise ConfigError(what, why, hint)
+        if found != version:  # a full disk keeps nobody from opening a file that is made
+            script = f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"
+            self._db.executescript(script)
+            sync_folder(self.path.parent)
 
     def close(self) -> None:
         """Close the file; safe to call twice, also after an opening that failed."""
@@ -98,6 +120,12 @@ class SqliteFile:
         try:
             yield
         except sqlite3.Error as error:
-            raise self.refusal(what, str(error), self.hint) from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _PASSING:
+                raise ConfigError(what, str(error), self.hint) from error
+            hint = self.hint if isinstance(error, sqlite3.ProgrammingError) else self.damaged
+            raise self.refusal(what, str(error), hint) from error
+        except UnicodeDecodeError as error:  # of the text of a damaged file
+            raise self.refusal(what, str(error), self.damaged) from error
         except OSError as error:
             raise file_error(what, error) from error

@@ -21,7 +21,7 @@ class IndexCatalog:
         self._loaded: tuple[ix.IndexRecord, tuple[RowKey, ...], ix.LoadedIndex] | None = None
 
     def new(self, engine: Engine, request: m.IndexCreate, owner: str) -> ix.IndexRecord:
-        """An index to create. Raises PlanError, and InputError for another of its name."""
+        """An index to create. Raises PlanError, InputError for another of its name, ConfigError."""
         geometry, classes = geometry_of(engine.program, request.metric), request.classes
         if len(classes) == 1 or len({*classes}) != len(classes):
             why = "one is alone or repeated"
@@ -34,6 +34,7 @@ class IndexCatalog:
             what = f"there is an index '{request.name}' already"
             hint = "choose another name, or delete it with `gpumpc index delete`"
             raise InputError(what, "it has another metric, plan or classes", hint)
+        self._store.check_note(record.kind, ix.encode_index(record), owner)
         return record
 
     def find(self, engine: Engine, name: str, owner: str) -> ix.IndexRecord:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from gpumpc.wire.handshake import compare, pack_hello, unpack_hello
 from gpumpc.wire.zmq_channel import Arrival, Listener, PeerSocket
 
 _IDLE_S = 0.2
+# How much of the store is rewritten at a time, and how long there is rest when nothing is to do.
+_COMPACT_BYTES = 8 << 20
+_COMPACT_S = 30.0
 _STOP_S = 5.0
 
 log = logging.getLogger("gpumpc")
@@ -60,13 +64,15 @@ class Server:
         )
         engines = map(self._open_engine, config.plans)
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in engines}
-        store = Store(config.state / "store", config.party)
-        self._share_store = ShareStore(store, config.party, backend, config.uploads_bytes)
+        folder = config.state / "store"
+        store = Store(folder, config.party, config.store_key, config.uploads_bytes)
+        self._share_store = ShareStore(store, config.party, backend)
         self._listener = self._listen()
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
         self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._stopping = threading.Event()
+        self._next_compaction = 0.0
         self._peer_loop = PeerLoop(
             config.party, self._engines, self._connect, self._on_agreement, self._stopping
         )
@@ -109,12 +115,26 @@ class Server:
                 arrival = self._listener.poll(_IDLE_S)
                 if arrival is not None:
                     self._answer(arrival)
+                else:
+                    self._compact()
                 self._ask_dealer()
         finally:
             self._stopping.set()
             self._end(worker)
         if self._peer_loop.fatal:
             raise self._peer_loop.fatal
+
+    def _compact(self) -> None:
+        """Some work on the files of deleted rows, while nobody asks for anything."""
+        if time.monotonic() < self._next_compaction:
+            return
+        n_bytes = 0
+        try:
+            n_bytes = self._share_store.store.compact(_COMPACT_BYTES)
+        except ConfigError as error:
+            log.warning("%s", error)
+        if not n_bytes:
+            self._next_compaction = time.monotonic() + _COMPACT_S
 
     def _end(self, worker: threading.Thread) -> None:
         if self._dealer_link:

@@ -16,14 +16,7 @@ import numpy.typing as npt
 
 from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
-from gpumpc.errors import (
-    BadFrame,
-    ConfigError,
-    CorruptStore,
-    MissingFile,
-    PeerLost,
-    PlanError,
-)
+from gpumpc.errors import BadFrame, CorruptStore, MissingFile, PeerLost, PlanError
 from gpumpc.program.plan import plan_hash
 from gpumpc.program.program import Value
 from gpumpc.retrieval.index_store import row_keys
@@ -59,16 +52,12 @@ class RowKind(NamedTuple):
 class ShareStore:
     """One server's rows at rest.
 
-    Args:
-        capacity_bytes: how much one owner's rows may take.
-
     Attributes:
         mismatch: why the two servers' stores do not belong together; empty where they do.
     """
 
-    def __init__(self, store: Store, party: int, backend: Backend, capacity_bytes: int) -> None:
+    def __init__(self, store: Store, party: int, backend: Backend) -> None:
         self.store, self.party, self.backend = store, party, backend
-        self._capacity_bytes = capacity_bytes
         self.mismatch, self._have_met = "", False
 
     # meeting the other server
@@ -126,14 +115,6 @@ class ShareStore:
                 f"{n} inputs came with {len(bulk)} bytes, and {n * row_bytes} are their size",
                 f"they were cut, made for another plan, or take more than {most}",
                 "share them again with the plan that the servers run, in smaller portions",
-            )
-        used = self.store.held_bytes(owner)
-        if used + len(bulk) > self._capacity_bytes:
-            raise ConfigError(
-                f"there is no room for inputs of {len(bulk)} bytes",
-                f"the rows of {owner} take {used} of {self._capacity_bytes} bytes here",
-                "delete items that are not needed any more (`gpumpc delete`), or raise "
-                "`uploads` in the servers' configurations",
             )
         keys = [RowKey(item, request.version) for item in request.items]
         rows = np.frombuffer(bulk, dtype=np.uint8).reshape(n, row_bytes)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gpumpc.errors import CorruptStore
+from gpumpc.retrieval.index_store import decode_index
 from gpumpc.store import RowKey, Store
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
@@ -158,7 +159,7 @@ def _make(store: Store, change: Change) -> None:
         case DeleteItems(owner=owner, items=items, prefix=prefix):
             store.delete(items, owner, prefix)
         case CreateIndex(name=name, record=record):
-            store.note(name, record)
+            store.note(name, record, decode_index(record).owner)
         case RemoveRows(kind=kind, owner=owner, items=items):
             found = store.find(kind, items, owner)
             store.delete_rows(kind, [row.key for row in found.values()])

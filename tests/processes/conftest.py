@@ -17,7 +17,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     for file in (cluster.setup.server0, cluster.setup.server1):
         listed = 'user_cards = ["user/card.toml", "second/card.toml"]'
         text = file.read_text().replace('user_cards = ["user/card.toml"]', listed)
-        file.write_text(text + 'uploads = "8KiB"\n')
+        file.write_text(text + 'uploads = "128KiB"\n')
     with cluster:
         assert cluster.serves()
         yield cluster

@@ -92,7 +92,7 @@ def test_full_store_is_refused(client: Client) -> None:
         for _ in range(200):
             shared.append(client.share(images(2)))
 
-    text = refused(RemoteError, "no room for inputs.*of 8192 bytes", fill)
+    text = refused(RemoteError, "no room for .*of 131072 bytes", fill)
     assert "gpumpc delete" in text and len(shared) > 10
     for upload in shared:
         client.delete(upload)

@@ -44,7 +44,9 @@ KIND = f"input/{plan_hash(COMPILED.record).hex()}"
 @pytest.fixture
 def stores(tmp_path: Path) -> Iterator[list[ShareStore]]:
     both = [
-        ShareStore(Store(tmp_path / str(party), party), party, choose_backend(), 1000)
+        ShareStore(
+            Store(tmp_path / str(party), party, capacity_bytes=60_000), party, choose_backend()
+        )
         for party in (0, 1)
     ]
     yield both
@@ -172,13 +174,14 @@ def test_uploads_of_a_wrong_size_are_refused(
 
 @pytest.mark.parametrize("party", [0, 1])
 def test_owner_has_a_bounded_share_of_the_store(stores: list[ShareStore], party: int) -> None:
-    n = 1000 // ROW_BYTES[party]
-    names = [secrets.token_hex(16) for _ in range(n)]
-    put(stores[party], names)
-    with pytest.raises(ConfigError, match=r"no room.*gpumpc delete"):
-        put(stores[party], [A])
+    names = [secrets.token_hex(16) for _ in range(200)]
+    with pytest.raises(ConfigError, match=r"no room.*60000 bytes.*gpumpc delete"):
+        for name in names:
+            put(stores[party], [name])
+    n = len(stores[party].store.rows(KIND))
+    assert 20 < n < 200
     put(stores[party], [A], owner="second")
-    stores[party].store.delete(names[:1], "user")
+    stores[party].store.delete(names[:20], "user")
     put(stores[party], [B])
 
 
@@ -218,7 +221,7 @@ def test_unpaired_stores_are_refused(stores: list[ShareStore], tmp_path: Path) -
     assert together(stores, ShareStore.meet) == [None, None]
     for share_store in stores:
         share_store.check_paired()
-    other_pair = ShareStore(Store(tmp_path / "other_pair", 1), 1, choose_backend(), 1000)
+    other_pair = ShareStore(Store(tmp_path / "other_pair", 1), 1, choose_backend())
     other_pair.store.pair("f" * 32)  # a new one would take the other's id
     together([stores[0], other_pair], ShareStore.meet)
     for share_store in (stores[0], other_pair):

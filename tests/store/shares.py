@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from gpumpc.store import RowKey, Store
-from gpumpc.store.rows import Matrix
+from gpumpc.store.segments import Matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 KIND = "feature/plan"
 # Before each program: a store in the folder of its first argument.
 PRELUDE = """
 import os, resource, signal, sys
-from gpumpc.store import RowKey, Store, rows as module
+from gpumpc.store import RowKey, Store, segments as module
 from tests.store.shares import fill, keys, rows
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

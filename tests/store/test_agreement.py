@@ -74,7 +74,7 @@ def test_changes_and_notes_last_until_they_are_ended(tmp_path: Path) -> None:
         store.begin_change("b", "second")
         store.begin_change("a", "first")
         store.begin_change("a", "another text")
-        store.note("index/owner/x", "record")
+        store.note("index/owner/x", "record", "owner")
     with Store(tmp_path, 0) as store:
         assert store.changes() == {"a": "first", "b": "second"}
         store.end_change("a")

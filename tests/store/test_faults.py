@@ -21,7 +21,7 @@ def half(path, data):
     die()
 module.write_private = half""",
     "the folder is synced": "module.sync_folder = die",
-    "the manifest mentions it": "Store._enter = die",
+    "the manifest mentions it": "Store._change = die",
     "the rows are entered": """
 honest = store._db
 class Dying:
@@ -137,7 +137,7 @@ print(len(list(store.folder.glob("*.seg"))), len(store.rows("feature/plan")))
 """
     got = python(text, tmp_path)
     first, done, counts = got.stdout.splitlines()
-    assert first.startswith("CorruptStore") and "free disk space" in first, got.stdout + got.stderr
+    assert first.startswith("ConfigError") and "free disk space" in first, got.stdout + got.stderr
     assert 0 < int(done) < 500 and counts == f"{done} {3 * int(done)}"
     with Store(tmp_path, 0) as store:
         assert store.verify() == int(done) and len(store.rows(KIND, "pending")) == 3 * int(done)
