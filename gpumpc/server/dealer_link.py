@@ -59,6 +59,10 @@ class DealerLink:
         """The dealer sent something."""
         self._last_heartbeat = time.monotonic()
 
+    def note_lost(self) -> None:
+        """The dealer's stream has ended: it is not connected until it sends something again."""
+        self._last_heartbeat = 0.0
+
     def next_want(self, engine: Engine) -> m.WantBatch | None:
         """The next batch to ask for, if there is room: one in flight and one more asked ahead."""
         session_id, n_bytes = engine.binding.session_id, engine.program.cost.dealer_bytes

@@ -233,10 +233,13 @@ class Server:
         self._dealer_route = None
 
     def _ask_dealer(self) -> None:
+        lost = self._listener.lost_streams()
         if self._dealer_link is None or self._dealer_route is None:
             return
+        if self._dealer_route in lost:
+            self._dealer_link.note_lost()
         if not self._dealer_link.is_connected:
-            what = f"the dealer was silent for {DEALER_SILENCE_S:g} s"
+            what = f"the dealer's stream ended, or was silent for {DEALER_SILENCE_S:g} s"
             silent = PeerTimeout(what, hint="it connects again by itself")
             self._listener.reply_error(self._dealer_route, silent)
             self._dismiss_dealer(self._dealer_link)

@@ -46,6 +46,7 @@ class Kind(enum.IntEnum):
     REPLY = 6
     ERROR = 7
     STREAM = 8  # the hellos of a key agreement, inside CURVE
+    HEARTBEAT = 9  # no payload: the other end of a stream lives and has nothing to send
 
 
 _KINDS = frozenset(Kind)

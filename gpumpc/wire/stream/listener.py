@@ -159,7 +159,7 @@ class StreamListener:
             raise ConnectionRefusedError
         # No other connection can use these keys any more: a copy of this one's bytes is refused.
         del self._expected[pending.ticket]
-        pending.stream.put(encode_header(Kind.HELLO, 0), [], lambda: None)
+        pending.stream.put(encode_header(Kind.HELLO, 0), [])
         return pending.stream
 
 
@@ -187,8 +187,8 @@ def dial(
     stream = Stream(sock, keys, peer, max_payload_bytes)
     try:
         sock.send(keys.ticket)  # fits into any socket's buffer
-        stream.put(encode_header(Kind.HELLO, 0), [], lambda: None)
-        answer = stream.get(max(0.0, deadline - time.monotonic()), lambda: None)
+        stream.put(encode_header(Kind.HELLO, 0), [])
+        answer = stream.get(max(0.0, deadline - time.monotonic()))
     except (BadFrame, PeerLost, OSError) as error:
         stream.abort()
         why = "the end that answers there does not hold this connection's keys"

@@ -9,14 +9,15 @@ arrays while it receives (`start`).
 from __future__ import annotations
 
 import collections
+import contextlib
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from gpumpc.errors import PeerTimeout
+from gpumpc.errors import PeerLost, PeerTimeout
 from gpumpc.wire.frames import Buffer
 from gpumpc.wire.stream.records import (
     HEADER_LABEL,
@@ -37,11 +38,16 @@ _LOOK_S = 0.25
 
 
 class SendBuffer:
-    """The sending half of a stream. One thread at a time may call `put` and `start`."""
+    """The sending half of a stream. One thread at a time may call `put` and `start`, and another
+    `put_if_idle`.
+    """
 
     def __init__(self, sock: socket.socket, sealer: Sealer, peer: str) -> None:
         self._socket, self._sealer, self._peer = sock, sealer, peer
         self._scratch = memoryview(bytearray(SEALED_HEADER_BYTES + RECORD_BYTES + TAG_BYTES))
+        # Whoever holds it takes the next numbers of records.
+        self._numbering = threading.Lock()
+        self._sent_at = time.monotonic()
         self._changed = threading.Condition()
         self._waiting: collections.deque[bytes | Sending] = collections.deque()
         self._waiting_bytes = 0
@@ -49,17 +55,38 @@ class SendBuffer:
         self._stopped = False
         self._error: OSError | None = None
 
-    def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
+    def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
         """Send one frame; the parts may be changed on return. Waits only while much is unsent.
 
-        Args:
-            check: called now and then while it waits; raises if the peer has gone.
-
-        Raises PeerLost, and what `check` raises.
+        Raises PeerLost.
         """
+        with self._numbering:
+            self._put(header, parts)
+
+    def put_if_idle(self, header: bytes, idle_s: float) -> None:
+        """Send a frame without a payload if nothing was sent for `idle_s` seconds, else nothing.
+
+        Never waits, and raises nothing: a peer that is gone shows elsewhere.
+        """
+        if time.monotonic() - self._sent_at < idle_s or not self._numbering.acquire(blocking=False):
+            return
+        try:
+            if not self._waiting:
+                with contextlib.suppress(PeerLost):
+                    self._put(header, [])
+        finally:
+            self._numbering.release()
+
+    def fail(self, why: str) -> None:
+        """Send nothing more, because the peer is gone: every caller raises PeerLost."""
+        with self._changed:
+            self._error = self._error or OSError(0, why)
+            self._changed.notify_all()
+
+    def _put(self, header: bytes, parts: Sequence[Buffer]) -> None:
         self._check()
         if self._waiting:
-            self._after_large(check)
+            self._after_large()
         try:
             for record in self._sealed(header, parts):
                 # While the queue is empty only this thread sends, and only it adds to the queue.
@@ -67,25 +94,24 @@ class SendBuffer:
                 if rest:
                     self._enqueue(bytes(rest))
                 while self._waiting_bytes > _WAITING_BYTES:
-                    self._await_change(check)
+                    self._await_change()
         except BaseException:
             self._stopped = True  # nothing can follow half a frame
             raise
 
-    def start(
-        self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]
-    ) -> Sending | None:
+    def start(self, header: bytes, parts: Sequence[Buffer]) -> Sending | None:
         """Begin to send one frame from the parts, not to be changed before `Sending.finish`.
 
-        A small frame is sent at once, and the answer is None. Raises PeerLost, and as `check`.
+        A small frame is sent at once, and the answer is None. Raises PeerLost.
         """
         if sum(map(len, parts)) < LARGE_BYTES:
-            self.put(header, parts, check)
+            self.put(header, parts)
             return None
-        self._check()
-        self._after_large(check)
-        sending = Sending(self, header, parts)
-        self._enqueue(sending)
+        with self._numbering:
+            self._check()
+            self._after_large()
+            sending = Sending(self, header, parts)
+            self._enqueue(sending)
         return sending
 
     def flush(self, deadline: float) -> None:
@@ -105,8 +131,8 @@ class SendBuffer:
         if self._thread is not None:
             self._thread.join()
 
-    def await_end(self, sending: Sending, timeout_s: float, check: Callable[[], None]) -> None:
-        """Wait until a frame is sent. Raises PeerTimeout, PeerLost, and what `check` raises."""
+    def await_end(self, sending: Sending, timeout_s: float) -> None:
+        """Wait until a frame is sent. Raises PeerTimeout, PeerLost."""
         deadline = time.monotonic() + timeout_s
         while sending in self._waiting:
             self._check()
@@ -114,13 +140,13 @@ class SendBuffer:
                 what = f"{self._peer} took nothing for {timeout_s:g} s"
                 hint = f"see the log of {self._peer}, or allow more time with timeout_s"
                 raise PeerTimeout(what, "its process is up but busy or stopped", hint)
-            self._await_change(check)
+            self._await_change()
         self._check()  # it may have ended in an error
 
-    def _after_large(self, check: Callable[[], None]) -> None:
+    def _after_large(self) -> None:
         # One thread at a time takes the numbers of records, in the order in which they are sent.
         while any(isinstance(item, Sending) for item in [*self._waiting]):
-            self._await_change(check)
+            self._await_change()
 
     def _sealed(self, header: bytes, parts: Sequence[Buffer]) -> Iterator[memoryview]:
         """One frame's records, the first with the header's; each valid until the next."""
@@ -140,6 +166,7 @@ class SendBuffer:
         try:
             while sent < len(data):
                 sent += self._socket.send(data[sent:])
+                self._sent_at = time.monotonic()
         except BlockingIOError:
             pass
         except OSError as error:
@@ -157,12 +184,11 @@ class SendBuffer:
                 self._thread.start()
             self._changed.notify_all()
 
-    def _await_change(self, check: Callable[[], None]) -> None:
+    def _await_change(self) -> None:
         with self._changed:
             self._check()
             if self._waiting:
                 self._changed.wait(_LOOK_S)
-        check()
 
     def _check(self) -> None:
         if self._error or self._stopped:
@@ -202,6 +228,7 @@ class SendBuffer:
                 raise BrokenPipeError(0, "this end was closed")
             try:
                 data = data[self._socket.send(data) :]
+                self._sent_at = time.monotonic()
             except BlockingIOError:
                 poller.poll(_LOOK_S * 1000)
 
@@ -215,9 +242,9 @@ class Sending:
     def __len__(self) -> int:
         return 0  # it takes no memory of its own
 
-    def finish(self, timeout_s: float, check: Callable[[], None]) -> None:
-        """Wait until all is sent. Raises PeerTimeout, PeerLost, and what `check` raises."""
-        self._send_buffer.await_end(self, timeout_s, check)
+    def finish(self, timeout_s: float) -> None:
+        """Wait until all is sent. Raises PeerTimeout, PeerLost."""
+        self._send_buffer.await_end(self, timeout_s)
 
 
 def pieces(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:

@@ -6,13 +6,22 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
 
 from gpumpc.errors import BadFrame, PeerLost
-from gpumpc.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, Header, decode_header
+from gpumpc.wire.frames import (
+    MAX_PAYLOAD_BYTES,
+    Buffer,
+    Frame,
+    Header,
+    Kind,
+    decode_header,
+    encode_header,
+)
+from gpumpc.wire.stream import heartbeat
 from gpumpc.wire.stream.records import (
     HEADER_LABEL,
     RECORD_BYTES,
@@ -27,15 +36,21 @@ _LOOK_S = 0.25
 _CLOSE_S = 2.0
 # Read along with a header: a small frame then takes one call to the kernel.
 _AHEAD_BYTES = 1 << 14
-_KEEPALIVE_S = 10
+# Bytes of heartbeats that a busy end leaves unread for two minutes. If more wait, they are of bulk
+# that nobody reads here, and the peer may be unable to send more.
+_MUCH_UNREAD = 1 << 14
 _TCP_CLOSE = 7
+_SILENT = (
+    f"it sent nothing for {heartbeat.SILENCE_S:g} s, not even a heartbeat: it is stopped, or the "
+    "network between is down"
+)
 
 
 class Stream:
     """Frames over a connected socket under one connection's keys; for one thread at a time.
 
     After BadFrame or PeerLost it stays unusable. A frame is returned only when all of its records
-    have opened.
+    have opened. From `keep_alive` on, a peer that is silent for five seconds is a lost one.
 
     Args:
         peer: the other end's name, for messages.
@@ -52,12 +67,10 @@ class Stream:
         self._socket = sock
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
-            sock.setsockopt(socket.IPPROTO_TCP, option, _KEEPALIVE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
+        self._hung_up = select.poll()
+        self._hung_up.register(sock, select.POLLRDHUP)
         self._opener = keys.opener()
         self._keys = keys
         # Made with the first frame sent: a connection's keys have one sealer.
@@ -73,64 +86,60 @@ class Stream:
         self._at = 0
         self._broken: BadFrame | PeerLost | None = None
         self._closed = False
+        self._heartbeat: heartbeat.Heartbeat | None = None
+        self._n_read = 0
+        self._ended_why = ""
 
     def fileno(self) -> int:
         """For a poller: call `receive` when it is readable."""
         return self._socket.fileno()
 
-    def put(self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]) -> None:
-        """Send one frame; its parts may be changed on return. Raises PeerLost."""
-        self._out().put(header, parts, check)
-
-    def start(
-        self, header: bytes, parts: Sequence[Buffer], check: Callable[[], None]
-    ) -> Sending | None:
-        """Begin to send one frame; its parts must not be changed before `finish`, or `abort`.
-
-        Raises PeerLost, and what `check` raises.
-        """
-        return self._out().start(header, parts, check)
-
-    def get(self, timeout_s: float, check: Callable[[], None]) -> Frame | None:
-        """The next frame; None after `timeout_s` without a whole one.
+    def keep_alive(self, *, reads: bool = False) -> None:
+        """From now on, send heartbeats and notice a silent peer; both ends have proved their keys.
 
         Args:
-            check: called before it waits, and now and then while it does; raises if the peer has
-                gone.
-
-        Raises BadFrame, PeerLost, and what `check` raises.
+            reads: the peer sends no frame, and nobody calls `receive` here: read its heartbeats.
         """
+        beat = self._beat_and_read if reads else self._beat
+        self._heartbeat = heartbeat.Heartbeat(beat, self._heard, self._lose)
+        self._heartbeat.start()
+
+    def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
+        """Send one frame; its parts may be changed on return. Raises PeerLost."""
+        self._out().put(header, parts)
+
+    def start(self, header: bytes, parts: Sequence[Buffer]) -> Sending | None:
+        """Begin to send one frame; its parts must not be changed before `finish`, or `abort`.
+
+        Raises PeerLost.
+        """
+        return self._out().start(header, parts)
+
+    def get(self, timeout_s: float) -> Frame | None:
+        """The next frame; None after `timeout_s` without a whole one. Raises BadFrame, PeerLost."""
         deadline = time.monotonic() + timeout_s
         while True:
-            frame = self.receive() or self._checked(check)
+            frame = self.receive()
             left_s = deadline - time.monotonic()
             if frame is not None or left_s <= 0:
                 return frame
             self._readable.poll(min(left_s, _LOOK_S) * 1000)
 
-    def _checked(self, check: Callable[[], None]) -> Frame | None:
-        try:
-            check()
-        except PeerLost:
-            # Frames that the peer sent before it went are still delivered.
-            frame = self.receive()
-            if frame is not None:
-                return frame
-            raise
-        return None
-
     def receive(self) -> Frame | None:
         """The next frame if all of it has arrived, without waiting. Raises BadFrame, PeerLost."""
         self._check_open()
         try:
-            header = self._header or self._open_header()
-            while header is not None and self._at < header.n_bytes:
-                if not self._open_record(header):
-                    return None
+            while (header := self._header or self._open_header()) is not None:
+                while self._at < header.n_bytes:
+                    if not self._open_record(header):
+                        return None
+                frame = self._whole(header)
+                if header.kind is not Kind.HEARTBEAT or header.n_bytes:
+                    return frame
         except (BadFrame, PeerLost) as error:
             self._broken, self._payload = error, memoryview(b"")
             raise
-        return self._whole(header) if header is not None else None
+        return None
 
     def abort(self) -> None:
         """Cut the connection: nothing more is sent, and no array of a caller is read any longer."""
@@ -186,6 +195,7 @@ class Stream:
             if not n_read:
                 raise self._ended()
             self._end += n_read
+            self._n_read += n_read
         return True
 
     def _out(self) -> SendBuffer:
@@ -194,7 +204,45 @@ class Stream:
             self._send_buffer = SendBuffer(self._socket, self._keys.sealer(), self.peer)
         return self._send_buffer
 
+    def _beat(self) -> None:
+        with suppress(PeerLost):
+            header = encode_header(Kind.HEARTBEAT, 0)
+            self._out().put_if_idle(header, heartbeat.HEARTBEAT_S)
+
+    def _beat_and_read(self) -> None:
+        self._beat()
+        try:
+            if self.receive() is not None:
+                self._broken = self._lost("it sent a frame where heartbeats alone were due")
+        except (BadFrame, PeerLost):
+            pass  # `put` raises it
+        if self._broken is not None:
+            self._wake(self._broken.why)
+
+    def _heard(self) -> int | None:
+        """Bytes that have arrived; None while silence would not mean that the peer is lost."""
+        if self._hung_up.poll(0):  # it has ended the connection, and whoever reads will see it
+            return None
+        try:
+            unread = _queued(self._socket, termios.FIONREAD)
+        except (OSError, ValueError):  # this end is closing
+            return None
+        return None if unread > _MUCH_UNREAD else self._n_read + unread
+
+    def _lose(self) -> None:
+        self._ended_why = _SILENT
+        self._wake(_SILENT)
+
+    def _wake(self, why: str) -> None:
+        """End the connection: a thread that waits for the peer raises PeerLost."""
+        if self._send_buffer is not None:
+            self._send_buffer.fail(why)
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def _ended(self) -> PeerLost:
+        if self._ended_why:
+            return self._lost(self._ended_why)
         if self._header is None and self._start == self._end:
             return self._lost("it closed the connection")
         return self._lost("the connection ended in the middle of a frame, which was dropped")
@@ -212,6 +260,8 @@ class Stream:
         if self._closed:
             return
         self._closed = True
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         deadline = time.monotonic() + flush_s
         if self._send_buffer is not None:
             self._send_buffer.flush(deadline)
@@ -230,6 +280,11 @@ def _undelivered(sock: socket.socket) -> int:
     try:
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:  # a reset
             return 0
-        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+        return _queued(sock, termios.TIOCOUTQ)
     except OSError:
         return 0
+
+
+def _queued(sock: socket.socket, request: int) -> int:
+    """Bytes in one of a socket's two queues."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))[0])

@@ -15,7 +15,7 @@ from gpumpc.wire.zmq_channel.watch import Note, Watch
 _LINGER_MS = 2000
 # High-water marks count messages, not bytes: corrections wait after so many pieces.
 _HWM = 64
-# A link that falls silent is noticed after 4 to 4.5 seconds, and a pause of 3 does no harm.
+# A silent peer is known after 4.5 seconds at most, and one that is stopped for 4 is not lost.
 _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 500, 4000
 _HANDSHAKE_MS = 3000
 # ZeroMQ's own limit counts the bytes that CURVE adds to each part, and holds for the handshake too:

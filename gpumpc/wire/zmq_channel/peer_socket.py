@@ -1,4 +1,8 @@
-"""The servers' transport: CURVE authenticates the peer, a second TCP connection moves frames."""
+"""The servers' transport: CURVE authenticates the peer, a second TCP connection moves frames.
+
+The first ends when the second is there: from then on nothing listens at the servers' port, and the
+stream's own heartbeat tells whether the peer lives.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,6 @@ from gpumpc.wire.zmq_channel.endpoint import CurveKeys, with_port
 from gpumpc.wire.zmq_channel.link import CONNECT_S, Link
 from gpumpc.wire.zmq_channel.streams import STREAM_S
 
-# How often CURVE is checked for a peer that has gone; the end of the stream shows at once.
-_CHECK_S = 0.25
 # CURVE carries one hello each way, so nobody may make this end hold more for a frame of it.
 _HELLO_BYTES = 4096
 _STEP_S = 0.05
@@ -40,9 +42,8 @@ class PeerSocket:
         self._stream_listener, self._stream_endpoint = stream_listener, stream_endpoint
         self._stream: Stream | None = None
         self._failed: PeerLost | None = None
-        # Several threads send, receive and close, and one at a time uses the link. `close` and
-        # `abort` return when all is closed, also if another thread has begun it.
-        self._checked_at, self._link_free = 0.0, threading.Lock()
+        # `close` and `abort` return when all is closed, also if another thread has begun it.
+        self._closing = threading.Lock()
 
     @classmethod
     def bind(
@@ -117,14 +118,14 @@ class PeerSocket:
 
     def close(self) -> None:
         """Flush what was sent (at most two seconds) and close; safe to call twice."""
-        with self._link_free:
+        with self._closing:
             if self._stream is not None:
                 self._stream.close()
             self._close_rest()
 
     def abort(self) -> None:
         """Close at once; the frames that wait are not sent."""
-        with self._link_free:
+        with self._closing:
             if self._stream is not None:
                 self._stream.abort()
             self._close_rest()
@@ -137,25 +138,19 @@ class PeerSocket:
 
     def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
         """As `Transport`."""
-        self._connected(CONNECT_S).put(header, parts, self._check)
+        self._connected(CONNECT_S).put(header, parts)
 
     def start(self, header: bytes, parts: Sequence[Buffer]) -> Finish | None:
         """As `Transport`."""
-        sending = self._connected(CONNECT_S).start(header, parts, self._check)
-        return None if sending is None else lambda timeout_s: sending.finish(timeout_s, self._check)
+        sending = self._connected(CONNECT_S).start(header, parts)
+        return None if sending is None else sending.finish
 
     def get(self, timeout_s: float) -> Frame:
         """As `Transport`."""
-        frame = self._connected(timeout_s).get(timeout_s, self._check)
+        frame = self._connected(timeout_s).get(timeout_s)
         if frame is None:
             raise peer_silent(self.peer, timeout_s)
         return frame
-
-    def _check(self) -> None:
-        if (now := time.monotonic()) - self._checked_at > _CHECK_S:
-            with self._link_free:
-                self._checked_at = now
-                self._link.check()
 
     # the stream
 
@@ -165,11 +160,14 @@ class PeerSocket:
         if self._stream is None:
             self._link.wait_peer(timeout_s)
             try:
-                self._stream = self._met()
+                stream = self._met()
             except Exception:
                 # It cannot be repeated: keys are agreed once for a connection.
                 self._failed = peer_lost(self.peer, "its stream did not come about")
                 raise
+            self._link.close()
+            stream.keep_alive()
+            self._stream = stream
         return self._stream
 
     def _met(self) -> Stream:

@@ -30,7 +30,7 @@ from gpumpc.wire.zmq_channel.streams import STREAM_S, Arrival, Streams
 
 # How long nothing is received after a try that failed for want of resources.
 _HOLD_OFF_S = 0.1
-# How often a waiting `poll` looks at streams that may have fallen silent.
+# How often a waiting `poll` asks for its sockets anew: one may be left alone for a moment.
 _LOOK_S = 0.25
 
 
@@ -151,6 +151,10 @@ class Listener:
         """Send a peer the error of its request: its `receive` raises it as RemoteError."""
         self.reply(routing_id, Kind.ERROR, encode_record(ErrorRecord.of(error)), sequence=sequence)
 
+    def lost_streams(self) -> list[bytes]:
+        """Routing ids of the peers whose streams have ended since the last call."""
+        return self._streams.lost() if self._streams else []
+
     def close(self) -> None:
         """Send the queued frames and close; from the polling thread; safe to call twice."""
         if self._closed:
@@ -269,6 +273,7 @@ class Requester:
         keys, port = exchange.agree(frame.payload)
         endpoint = endpoint or with_port(self._link.endpoint, port)
         self._stream = dial(endpoint, keys, self.peer, STREAM_S, self._max_payload_bytes)
+        self._stream.keep_alive(reads=True)
 
     def send(
         self,
@@ -290,7 +295,7 @@ class Requester:
             self._link.put([header, *in_parts(whole)])
         else:
             self._link.check()
-            self._stream.put(header, payload, self._link.check)
+            self._stream.put(header, payload)
 
     def receive(self, timeout_s: float, *, errors_of: int | None = None) -> Frame:
         """The next frame from the server, within `timeout_s` seconds.

@@ -48,6 +48,7 @@ class Streams:
         self._keys_by_name = {name: key for key, name in names_by_key.items()}
         self._agreed: dict[bytes, tuple[str, bytes]] = {}
         self._open: dict[bytes, tuple[str, Stream]] = {}
+        self._lost: list[bytes] = []
 
     def agree(self, arrival: Arrival) -> bytes:
         """Agree on a stream's keys with a peer; this end's hello. Raises AccessDenied, BadFrame."""
@@ -81,6 +82,7 @@ class Streams:
                 frame = stream.receive()
             except PeerLost:
                 self._drop(routing_id)
+                self._lost.append(routing_id)
             except BadFrame as error:
                 self._drop(routing_id)
                 refuse(routing_id, error)
@@ -88,6 +90,11 @@ class Streams:
                 if frame is not None:
                     return Arrival(peer, routing_id, frame)
         return None
+
+    def lost(self) -> list[bytes]:
+        """The routing ids whose streams have ended since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def filenos(self) -> list[int]:
         """The sockets for a poller."""
@@ -106,6 +113,7 @@ class Streams:
         same = [other for other, (name, _) in self._open.items() if name == peer]
         for oldest in same[: max(0, len(same) + 1 - _MAX_STREAMS_A_PEER)]:
             self._drop(oldest)
+        stream.keep_alive()
         self._open[routing_id] = (peer, stream)
 
     def _drop(self, routing_id: bytes) -> None:

@@ -18,7 +18,7 @@ from gpumpc.wire.stream.records import (
     Sealer,
 )
 from tests.wire.stream import wires
-from tests.wire.stream.wires import SEALED_RECORD_BYTES, Wire, header_of, nothing
+from tests.wire.stream.wires import SEALED_RECORD_BYTES, Wire, header_of
 
 SMALL, LONG = 100, 2 * RECORD_BYTES + 50
 FRAME = SEALED_HEADER_BYTES + SMALL + TAG_BYTES
@@ -142,14 +142,14 @@ def test_sealed_header_is_read_strictly(wire: Wire) -> None:
     ends[0].sendall(out)
     reader = Stream(ends[1], keys[1], "peer")
     with pytest.raises(BadFrame, match="mark of gpumpc"):
-        reader.get(5.0, nothing)
+        reader.get(5.0)
     reader.abort()
     ends[0].close()
 
 
 def test_too_large_frame_is_refused_before_allocation() -> None:
     with Wire(max_payload_bytes=1000) as wire:
-        wire.ends[0].put(header_of(1001), [bytes(1001)], nothing)
+        wire.ends[0].put(header_of(1001), [bytes(1001)])
         wire.give(1, wire.read(0, SEALED_HEADER_BYTES))
         (error,) = wire.outcome(1)
         assert isinstance(error, BadFrame) and "1001 payload bytes, the limit is 1000" in error.why

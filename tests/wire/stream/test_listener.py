@@ -14,7 +14,7 @@ from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.stream import Stream, StreamKeys, StreamListener, dial
 from gpumpc.wire.stream import listener as listener
 from gpumpc.wire.stream.records import TICKET_BYTES
-from tests.wire.stream.wires import both_keys, nothing
+from tests.wire.stream.wires import both_keys
 
 LIMIT_S = 5.0
 
@@ -60,7 +60,7 @@ def proof(keys: StreamKeys) -> bytes:
     with here:
         stream = Stream(socket.create_connection(here.getsockname()), keys, "x")
         there = here.accept()[0]
-    stream.put(encode_header(Kind.HELLO, 0), [], nothing)
+    stream.put(encode_header(Kind.HELLO, 0), [])
     said = there.recv(1000)
     stream.abort()
     there.close()
@@ -73,8 +73,8 @@ def test_two_ends_connect_and_exchange_frames(opened: StreamListener) -> None:
     ticket, here, there = both_ends(opened, outside)
     assert ticket == inside.ticket and (here.peer, there.peer) == ("server1", "server0")
     for source, sink in ((here, there), (there, here)):
-        source.put(encode_header(Kind.CONTROL, 2), [b"hi"], nothing)
-        frame = sink.get(LIMIT_S, nothing)
+        source.put(encode_header(Kind.CONTROL, 2), [b"hi"])
+        frame = sink.get(LIMIT_S)
         assert frame is not None and frame.payload == b"hi"
     here.close()
     there.close()

@@ -16,7 +16,7 @@ from gpumpc.wire.stream import Stream
 from gpumpc.wire.stream import send_buffer as send_buffer
 from gpumpc.wire.stream.records import RECORD_BYTES, SEALED_HEADER_BYTES, TAG_BYTES
 from gpumpc.wire.stream.send_buffer import LARGE_BYTES, pieces
-from tests.wire.stream.wires import SESSION, Wire, both_keys, got, header_of, nothing, put, tcp_pair
+from tests.wire.stream.wires import SESSION, Wire, both_keys, got, header_of, put, tcp_pair
 
 SIZES = [0, 1, 1000, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 3 * RECORD_BYTES + 7]
 Streams = tuple[Stream, Stream]
@@ -97,11 +97,11 @@ def test_large_frames_are_sent_while_others_arrive(pair: Streams) -> None:
     def play(party: int) -> None:
         for i in range(5):
             data = bytes([i, party]) * (5 << 20)
-            sending = pair[party].start(header_of(len(data), i), [data], nothing)
+            sending = pair[party].start(header_of(len(data), i), [data])
             assert sending is not None
             frame = got(pair[party])
             assert frame.sequence == i and frame.payload == bytes([i, 1 - party]) * (5 << 20)
-            sending.finish(5.0, nothing)
+            sending.finish(5.0)
             put(pair[party], b"small, in between")
             assert got(pair[party]).payload == b"small, in between"
 
@@ -111,56 +111,53 @@ def test_large_frames_are_sent_while_others_arrive(pair: Streams) -> None:
 
 def test_small_frame_waits_behind_a_large_one(pair: Streams) -> None:
     large = os.urandom(12 << 20)
-    sending = pair[0].start(header_of(len(large)), [large], nothing)
+    sending = pair[0].start(header_of(len(large)), [large])
     assert sending is not None
     with ThreadPoolExecutor() as pool:
         later = pool.submit(put, pair[0], b"behind it", sequence=1)
         assert got(pair[1]).payload == large
         assert got(pair[1]).payload == b"behind it"
         later.result()
-    sending.finish(1.0, nothing)
+    sending.finish(1.0)
 
 
-def test_get_keeps_its_timeout_and_checks_the_peer(pair: Streams) -> None:
-    start, asked = time.monotonic(), []
-    assert pair[0].get(0.6, lambda: asked.append(1)) is None
-    assert 0.6 <= time.monotonic() - start < 1.5 and len(asked) >= 2
-
-
-def gone() -> None:
-    raise PeerLost("the peer is gone", "its heart stopped", "")
+def test_get_keeps_its_timeout(pair: Streams) -> None:
+    start = time.monotonic()
+    assert pair[0].get(0.6) is None
+    assert 0.6 <= time.monotonic() - start < 1.5
 
 
 def test_lost_peer_ends_the_wait_after_received_frames(pair: Streams) -> None:
     put(pair[0], b"sent before")
     time.sleep(0.1)
-    frame = pair[1].get(5.0, gone)
-    assert frame is not None and frame.payload == b"sent before"
-    start = time.monotonic()
-    with pytest.raises(PeerLost, match="its heart stopped"):
-        pair[1].get(5.0, gone)
-    assert time.monotonic() - start < 1.0
+    pair[1]._lose()
+    assert got(pair[1]).payload == b"sent before"
+    for action in (lambda: pair[1].get(5.0), lambda: put(pair[1], b"x")):
+        start = time.monotonic()
+        with pytest.raises(PeerLost, match="sent nothing for .* s, not even a heartbeat"):
+            action()
+        assert time.monotonic() - start < 1.0
 
 
 def test_peer_that_reads_nothing_is_a_timeout_or_lost(pair: Streams) -> None:
     large = bytes(64 << 20)
-    sending = pair[0].start(header_of(len(large)), [large], nothing)
+    sending = pair[0].start(header_of(len(large)), [large])
     assert sending is not None
-    for check, error, why in (
-        (nothing, PeerTimeout, "took nothing for 0.4 s"),
-        (gone, PeerLost, "its heart stopped"),
-    ):
-        with pytest.raises(error, match=why):
-            sending.finish(0.4, check)
+    with pytest.raises(PeerTimeout, match="took nothing for 0.4 s"):
+        sending.finish(0.4)
+    threading.Timer(0.2, pair[0]._lose).start()
+    with pytest.raises(PeerLost, match="not even a heartbeat"):
+        sending.finish(10.0)
 
 
 def test_put_waits_when_the_send_buffer_is_full(
     pair: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send_buffer, "_WAITING_BYTES", 1 << 20)
-    with pytest.raises(PeerLost, match="its heart stopped"):
+    threading.Timer(1.0, pair[0]._lose).start()
+    with pytest.raises(PeerLost, match="not even a heartbeat"):
         for i in range(100):
-            pair[0].put(header_of(1 << 20, i), [bytes(1 << 20)], gone)
+            put(pair[0], bytes(1 << 20), sequence=i)
     assert i < 40  # the kernel's buffers, and one megabyte
     with pytest.raises(PeerLost):  # half a frame may have left: nothing can follow it
         put(pair[0], b"x")
@@ -170,10 +167,10 @@ def test_bug_in_the_sending_thread_is_reported(
     pair: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send_buffer, "pieces", None)
-    sending = pair[0].start(header_of(2 << 20), [bytes(2 << 20)], nothing)
+    sending = pair[0].start(header_of(2 << 20), [bytes(2 << 20)])
     assert sending is not None
     with pytest.raises(PeerLost, match="TypeError in sending"):
-        sending.finish(5.0, nothing)
+        sending.finish(5.0)
 
 
 def test_frames_sent_before_closing_still_arrive(pair: Streams) -> None:
@@ -186,7 +183,7 @@ def test_frames_sent_before_closing_still_arrive(pair: Streams) -> None:
     assert [got(pair[1]).payload[0] for _ in range(30)] == [*range(30)]
     closing.join(5)
     with pytest.raises(PeerLost, match="closed the connection|reset"):
-        pair[1].get(5.0, nothing)
+        pair[1].get(5.0)
 
 
 def test_closing_waits_briefly_for_a_peer_that_does_not_read(pair: Streams) -> None:
@@ -217,7 +214,7 @@ def test_closing_does_not_wait_for_a_dead_peer(pair: Streams, n_bytes: int) -> N
 def test_abort_stops_reading_the_arrays(pair: Streams) -> None:
     """After an error in an exchange, nothing that the caller writes into its arrays is sent."""
     data = bytearray(32 << 20)
-    sending = pair[0].start(header_of(len(data)), [data], nothing)
+    sending = pair[0].start(header_of(len(data)), [data])
     assert sending is not None
     time.sleep(0.1)
     pair[0].abort()
@@ -240,13 +237,23 @@ def test_socket_error_is_a_lost_peer(pair: Streams) -> None:
     pair[0]._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     pair[0].abort()  # a reset
     with pytest.raises(PeerLost, match="peer is gone"):
-        pair[1].get(5.0, nothing)
+        pair[1].get(5.0)
 
 
 def test_planted_abort_without_waiting_is_caught(
     pair: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    send_all = send_buffer.SendBuffer._send_all
+
+    def ends_slowly(self: send_buffer.SendBuffer, data: memoryview) -> None:
+        try:
+            send_all(self, data)
+        except OSError:
+            time.sleep(0.5)  # the thread that does not wait for it is sure to find it alive
+            raise
+
     with monkeypatch.context() as patch:
+        patch.setattr(send_buffer.SendBuffer, "_send_all", ends_slowly)
         patch.setattr(send_buffer.SendBuffer, "stop", lambda self: None)
         with pytest.raises(AssertionError):
             test_abort_stops_reading_the_arrays(pair)

@@ -28,20 +28,16 @@ def both_keys() -> tuple[StreamKeys, StreamKeys]:
     return here.agree(there.hello)[0], there.agree(here.hello)[0]
 
 
-def nothing() -> None:
-    """A check of a peer that never goes."""
-
-
 def header_of(n_bytes: int, sequence: int = 0) -> bytes:
     return encode_header(Kind.OPENING, n_bytes, session=SESSION, batch_index=1, sequence=sequence)
 
 
 def put(end: Stream, *parts: bytes | bytearray | memoryview, sequence: int = 0) -> None:
-    end.put(header_of(sum(map(len, parts)), sequence), parts, nothing)
+    end.put(header_of(sum(map(len, parts)), sequence), parts)
 
 
 def got(end: Stream) -> Frame:
-    frame = end.get(5.0, nothing)
+    frame = end.get(5.0)
     assert frame is not None
     return frame
 
@@ -90,7 +86,7 @@ class Wire:
         found: list[Frame | WireError] = []
         deadline = time.monotonic() + wait_s
         try:
-            while frame := self.ends[party].get(max(0.0, deadline - time.monotonic()), nothing):
+            while frame := self.ends[party].get(max(0.0, deadline - time.monotonic())):
                 found.append(frame)
         except WireError as error:
             found.append(error)
