@@ -32,7 +32,7 @@ def on_the_wire(n_bytes: int) -> int:
 
 
 IDLE, ALIVE = (on_the_wire(len(m.pack(record))) for record in (m.Idle(), m.Heartbeat()))
-# An end of a stream sends one when it has sent nothing else for half a second.
+# An end of a stream sends one when it has sent nothing else for a second.
 BEAT = on_the_wire(0)
 # A stream begins with the caller's ticket and both proofs.
 CALL, ANSWER = TICKET_BYTES + on_the_wire(0), on_the_wire(0)

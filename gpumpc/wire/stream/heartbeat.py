@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
-# An end that has sent nothing for so long sends a heartbeat ...
+# An end that has sent nothing for so long sends a heartbeat, and while it has nothing to send ...
+IDLE_S = 1.0
+# ... another one after so long.
 HEARTBEAT_S = 0.5
-# ... and one that has heard nothing for so long is without a peer. A process that is stopped for
-# four seconds is not lost, and every silence is known within five.
+# An end that has heard nothing for so long is without a peer. A process that is stopped for three
+# and a half seconds is not lost, nor an idle one for four, and every silence is known within five.
 SILENCE_S = 4.6
 _LOOK_S = 0.1
 # At most so much of one look counts as silence: if this very process was stopped, or got no

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from gpumpc.errors import BadFrame
 from gpumpc.wire.frames import HEADER, Buffer, decode_record, encode_record
 
-VERSION = 1
+VERSION = 2
 TAG_BYTES = 16
 TICKET_BYTES = 16
 # Large enough that the calls cost nothing, small enough for the cache between cipher and kernel.

@@ -48,6 +48,7 @@ class SendBuffer:
         # Whoever holds it takes the next numbers of records.
         self._numbering = threading.Lock()
         self._sent_at = time.monotonic()
+        self._beats = False  # whether the last frame was sent by `put_if_idle`
         self._changed = threading.Condition()
         self._waiting: collections.deque[bytes | Sending] = collections.deque()
         self._waiting_bytes = 0
@@ -61,17 +62,21 @@ class SendBuffer:
         Raises PeerLost.
         """
         with self._numbering:
+            self._beats = False
             self._put(header, parts)
 
-    def put_if_idle(self, header: bytes, idle_s: float) -> None:
+    def put_if_idle(self, header: bytes, idle_s: float, again_s: float) -> None:
         """Send a frame without a payload if nothing was sent for `idle_s` seconds, else nothing.
 
-        Never waits, and raises nothing: a peer that is gone shows elsewhere.
+        After a first one the next follow every `again_s` seconds. Never waits, and raises nothing:
+        a peer that is gone shows elsewhere.
         """
-        if time.monotonic() - self._sent_at < idle_s or not self._numbering.acquire(blocking=False):
+        due_s = again_s if self._beats else idle_s
+        if time.monotonic() - self._sent_at < due_s or not self._numbering.acquire(blocking=False):
             return
         try:
             if not self._waiting:
+                self._beats = True
                 with contextlib.suppress(PeerLost):
                     self._put(header, [])
         finally:
@@ -108,6 +113,7 @@ class SendBuffer:
             self.put(header, parts)
             return None
         with self._numbering:
+            self._beats = False
             self._check()
             self._after_large()
             sending = Sending(self, header, parts)
@@ -170,7 +176,7 @@ class SendBuffer:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._error = error
+            self._error = self._error or error
             self._check()
         return sent
 
@@ -206,9 +212,9 @@ class SendBuffer:
                 for record in self._records(item):
                     self._send_all(record)
             except OSError as error:
-                self._error = error
+                self._error = self._error or error
             except Exception as error:  # a bug: the thread that waits must raise it
-                self._error = OSError(0, f"{type(error).__name__} in sending")
+                self._error = self._error or OSError(0, f"{type(error).__name__} in sending")
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(item)

@@ -207,7 +207,7 @@ class Stream:
     def _beat(self) -> None:
         with suppress(PeerLost):
             header = encode_header(Kind.HEARTBEAT, 0)
-            self._out().put_if_idle(header, heartbeat.HEARTBEAT_S)
+            self._out().put_if_idle(header, heartbeat.IDLE_S, heartbeat.HEARTBEAT_S)
 
     def _beat_and_read(self) -> None:
         self._beat()

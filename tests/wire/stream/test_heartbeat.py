@@ -36,7 +36,7 @@ def looks_until_lost(heard: list[int | None]) -> int:
 def test_pause_of_this_process_is_no_silence_of_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look seems to come 100 s after the last, as after SIGCONT: it counts as 0.5 s."""
     clock = iter(range(0, 10**6, 100))
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     assert looks_until_lost([1]) == 10  # 4.6 s
 
 
@@ -44,7 +44,7 @@ def test_every_byte_and_every_doubt_starts_the_silence_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = iter(range(0, 10**6, 100))
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     assert looks_until_lost([1, 1, 1, 2]) == 3 + 10
     assert looks_until_lost([1, 1, 1, None, None, 1]) == 5 + 10
 
@@ -80,7 +80,7 @@ def test_replayed_heartbeat_is_refused(wire: Wire) -> None:
 def test_heartbeat_flows_only_when_nothing_else_does(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.4)
+    monkeypatch.setattr(heartbeat, "IDLE_S", 0.4)
     put(wire.ends[0], b"x")
     opening = SEALED_HEADER_BYTES + 1 + 16
     wire.read(0, opening)
@@ -97,13 +97,19 @@ def test_heartbeat_flows_only_when_nothing_else_does(
 def test_heartbeats_and_frames_of_two_threads_stay_in_order(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.0)
+    for name in ("IDLE_S", "HEARTBEAT_S"):
+        monkeypatch.setattr(heartbeat, name, 0.0)
     put(wire.ends[0], b"begin")
     wire.ends[0].keep_alive()
     sizes = [1, 300_000, 2 << 20] * 20
     relayed = threading.Thread(target=relay, args=(wire,), daemon=True)
     relayed.start()
-    sending = threading.Thread(target=lambda: [put(wire.ends[0], bytes(size)) for size in sizes])
+
+    def send_all() -> None:
+        for size in sizes:
+            put(wire.ends[0], bytes(size))
+
+    sending = threading.Thread(target=send_all)
     sending.start()
     assert got(wire.ends[1]).payload == b"begin"
     assert [len(got(wire.ends[1]).payload) for _ in sizes] == sizes

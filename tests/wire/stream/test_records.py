@@ -11,6 +11,8 @@ from gpumpc.wire.frames import encode_record
 from gpumpc.wire.stream import records
 from gpumpc.wire.stream.records import TAG_BYTES, Exchange, Opener, Sealer, StreamHello, StreamKeys
 
+OTHER_VERSION = records.VERSION + 1
+
 LISTENER, CONNECTOR = b"L" * 40, b"C" * 40
 SECRET = bytes(range(32))
 
@@ -69,23 +71,26 @@ def test_keys_depend_on_every_hello_field(field: str, monkeypatch: pytest.Monkey
     """If the ends read a hello differently, their keys differ, with equal ephemeral keys too."""
     here, there = Exchange(LISTENER, CONNECTOR, 7001), Exchange(CONNECTOR, LISTENER)
     hello = msgspec.msgpack.decode(here.hello, type=StreamHello)
-    monkeypatch.setattr(records, "VERSION", 2 if field == "version" else 1)
-    change = {"port": {"port": 7002}, "version": {"version": 2}}[field]
+    if field == "version":
+        monkeypatch.setattr(records, "VERSION", OTHER_VERSION)
+    change = {"port": {"port": 7002}, "version": {"version": OTHER_VERSION}}[field]
     changed = encode_record(msgspec.structs.replace(hello, **change))
-    back = there.hello if field == "port" else _version_2(there.hello)
+    back = there.hello if field == "port" else _of_other_version(there.hello)
     assert here.agree(back)[0].ticket != there.agree(changed)[0].ticket
 
 
-def _version_2(hello: bytes) -> bytes:
+def _of_other_version(hello: bytes) -> bytes:
     return encode_record(
-        msgspec.structs.replace(msgspec.msgpack.decode(hello, type=StreamHello), version=2)
+        msgspec.structs.replace(
+            msgspec.msgpack.decode(hello, type=StreamHello), version=OTHER_VERSION
+        )
     )
 
 
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"version": 2}, "another version"),
+        ({"version": OTHER_VERSION}, "another version"),
         ({"port": 7001}, "one of the two ends listens"),
         ({"port": -1}, "one of the two ends listens"),
         # The point whose agreed secret is always zero.
