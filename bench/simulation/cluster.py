@@ -40,7 +40,6 @@ from gpumpc.wire.multiplexer import SubChannel
 
 BATCH_SIZE = 2
 _PATIENCE_S = 4.0
-_UPLOADS_BYTES = 1 << 30
 
 
 class SimulatedStore(Store):
@@ -97,7 +96,7 @@ class SimulatedServer:
         SimulatedStore.world = world
         store = SimulatedStore(cluster.folder / str(party), party)
         engine = StandIn(cluster.plan, party, world)
-        self.share_store = ShareStore(store, party, engine.backend, _UPLOADS_BYTES)
+        self.share_store = ShareStore(store, party, engine.backend)
         engines = cast(dict[str, Engine], {plan_hash(cluster.plan).hex(): engine})
         self._stopping: Any = Event(world)
 

@@ -26,8 +26,8 @@ from gpumpc.deploy.keys import Identity
 from gpumpc.errors import GpumpcError
 from gpumpc.local.compile import Plan
 from gpumpc.server import peer_loop, store_agreement
-from gpumpc.store import rows
-from gpumpc.wire import multiplexer, wait_for_peer
+from gpumpc.store import rows, segments
+from gpumpc.wire import multiplexer
 
 N_CLIENTS, N_REQUESTS = 2, 14
 _LIMIT_S = 2000.0
@@ -73,13 +73,13 @@ class Schedule:
         return {
             peer_loop: {"time": clock, "threading": Threading, "secrets": secrets},
             multiplexer: {"time": clock},
-            wait_for_peer: {"time": clock},
             connection: {"time": clock},
             client_module: {"time": clock, "secrets": secrets},
             served_plan: {"secrets": secrets},
             index: {"secrets": secrets},
             store_agreement: {"secrets": secrets},
-            rows: {"time": clock, "secrets": secrets},
+            rows: {"time": clock},
+            segments: {"secrets": secrets},
             **index_stand_in.replacements(self.world),
         }
 
