@@ -1,8 +1,8 @@
 """A party's keys: made by itself in its own folder, its public card given to the others.
 
-A folder holds `secret.toml` (0600, never leaves it) and `card.toml` (public). A party has two key
-pairs: CURVE, by which ZeroMQ knows it, and X25519, by which dealer and server agree on a root and
-results are sealed to a user.
+A folder holds `secret.toml` (0600, never leaves it) and `card.toml` (public). A party has three
+key pairs: CURVE, by which ZeroMQ knows it; X25519, by which dealer and server agree on a root and
+results are sealed to a user; and Ed25519, with which it signs (`gpumpc/deploy/signatures.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -37,13 +38,14 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         curve_public: z85, 40 characters.
-        x25519_public: hex, 64 characters.
+        x25519_public, sign_public: hex, 64 characters.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     role: Role
     curve_public: Annotated[str, msgspec.Meta(pattern="^[!-~]{40}\\Z")]
     x25519_public: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+    sign_public: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 
     @property
     def curve_key(self) -> bytes:
@@ -55,10 +57,16 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The X25519 public key."""
         return X25519PublicKey.from_public_bytes(bytes.fromhex(self.x25519_public))
 
+    @property
+    def sign_key(self) -> Ed25519PublicKey:
+        """The Ed25519 public key, by which others verify what this party signed."""
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.sign_public))
+
 
 class _SecretFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curve_secret: str
     x25519_secret: str
+    sign_secret: str
 
     def __repr__(self) -> str:
         return "_SecretFile(...)"
@@ -71,6 +79,7 @@ class Identity:
     card: Card
     curve_secret: Secret
     x25519_secret: Secret
+    sign_secret: Secret
 
     @property
     def curve(self) -> CurveKeys:
@@ -95,9 +104,13 @@ def keygen(folder: Path, name: str, role: Role) -> Card:
                 "give another folder, or move the old one away",
             )
             raise ConfigError(f"{folder / file} is there already", why, hint)
-    curve, own = curve_keypair(), X25519PrivateKey.generate()
-    card = Card(name, role, curve.public.decode(), own.public_key().public_bytes_raw().hex())
-    secret = {"curve_secret": curve.secret.decode(), "x25519_secret": own.private_bytes_raw().hex()}
+    curve, own, signing = curve_keypair(), X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    card = Card(name, role, curve.public.decode(), _public(own), _public(signing))
+    secret = {
+        "curve_secret": curve.secret.decode(),
+        "x25519_secret": own.private_bytes_raw().hex(),
+        "sign_secret": signing.private_bytes_raw().hex(),
+    }
     write_private(folder / "secret.toml", _toml(secret))
     write_private(folder / "card.toml", _toml(msgspec.to_builtins(card)))
     (folder / "card.toml").chmod(0o644)
@@ -123,13 +136,15 @@ def load_identity(folder: Path) -> Identity:
     card = load_card(Path(folder) / "card.toml")
     try:
         own = X25519PrivateKey.from_private_bytes(bytes.fromhex(secret.x25519_secret))
+        signing = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret.sign_secret))
     except ValueError:
-        raise _bad_card(f"{path}", "its X25519 key is not a key") from None
+        raise _bad_card(f"{path}", "its X25519 or Ed25519 key is not a key") from None
     curve_secret = secret.curve_secret.encode()
-    public = curve_public(curve_secret), own.public_key().public_bytes_raw().hex()
-    if public != (card.curve_key, card.x25519_public):
+    public = curve_public(curve_secret), _public(own), _public(signing)
+    if public != (card.curve_key, card.x25519_public, card.sign_public):
         raise _bad_card(f"{path}", "its keys do not belong to the card.toml next to it")
-    return Identity(card, Secret(curve_secret), Secret(own.private_bytes_raw()))
+    secrets = Secret(curve_secret), Secret(own.private_bytes_raw())
+    return Identity(card, *secrets, Secret(signing.private_bytes_raw()))
 
 
 def agree_root(identity: Identity, peer_card: Card, party: int) -> Secret:
@@ -188,6 +203,10 @@ def open_sealed(identity: Identity, blob: bytes, aad: bytes) -> bytes:
         raise _unopened(why) from None
 
 
+def _public(key: X25519PrivateKey | Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes_raw().hex()
+
+
 def _private(identity: Identity) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(identity.x25519_secret.expose())
 
@@ -221,6 +240,13 @@ def _parse(path: Path, text: bytes, kind: type[T]) -> T:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError):
         raise _bad_card(f"{path}", "it is not a TOML file") from None
     except msgspec.ValidationError as error:
+        if "missing required field `sign_" in str(error):
+            hint = (
+                "make new keys with `gpumpc keygen` in another folder, give the new card.toml to "
+                "the other parties, and begin with an empty state folder"
+            )
+            why = "it was made before parties had signing keys"
+            raise ConfigError(f"{path} cannot be used", why, hint) from None
         raise _bad_card(f"{path}", str(error)) from None
 
 

@@ -42,7 +42,7 @@ def test_keygen_refuses_unsafe_names(tmp_path: Path, name: str) -> None:
 def test_secrets_do_not_print(tmp_path: Path, user: Identity) -> None:
     lines = (tmp_path / "ann" / "secret.toml").read_text().splitlines()
     secrets = [line.split('"')[1] for line in lines]
-    assert len(secrets) == 2
+    assert len(secrets) == 3
     card = (tmp_path / "ann" / "card.toml").read_text()
     for text in (repr(user), str(user), repr(user.curve), card):
         assert not any(secret in text for secret in secrets)
@@ -121,7 +121,7 @@ def test_only_the_dealer_and_the_right_server_agree_on_a_root(tmp_path: Path) ->
 
 def test_low_order_public_key_is_refused(tmp_path: Path, user: Identity) -> None:
     dealer = make(tmp_path, "dealer")
-    weak = Card("server0", "server0", dealer.card.curve_public, "00" * 32)
+    weak = Card("server0", "server0", dealer.card.curve_public, "00" * 32, "00" * 32)
     with pytest.raises(ConfigError):
         agree_root(dealer, weak, 0)
     with pytest.raises(ConfigError):
@@ -165,3 +165,22 @@ def test_generated_keys_open_a_connection(tmp_path: Path, user: Identity) -> Non
     finally:
         requester.close()
         listener.close()
+
+
+@pytest.mark.parametrize("file", ["secret.toml", "card.toml"])
+def test_keys_without_a_signing_key_name_the_cure(
+    tmp_path: Path, user: Identity, file: str
+) -> None:
+    path = tmp_path / "ann" / file
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("sign_")))
+    with pytest.raises(ConfigError, match="make new keys with `gpumpc keygen`"):
+        load_identity(tmp_path / "ann")
+
+
+def test_exchanged_signing_key_is_refused(tmp_path: Path, user: Identity) -> None:
+    other, path = make(tmp_path, "user", "bob"), tmp_path / "ann" / "secret.toml"
+    own = user.sign_secret.expose().hex()
+    path.write_text(path.read_text().replace(own, other.sign_secret.expose().hex()))
+    with pytest.raises(ConfigError, match=r"do not belong to the card\.toml"):
+        load_identity(tmp_path / "ann")
