@@ -260,7 +260,7 @@ def check_store(store: Store, history: History, party: int) -> None:
 def judge(client: SimulatedClient, history: History) -> None:
     """Compare both servers with the history, when all is over. Raises Wrong."""
     plan = client.plan_id
-    requests = {
+    requests: dict[str, m.ListItems | m.IndexInfo] = {
         "input": m.ListItems(plan, "inputs"),
         "feature": m.ListItems(plan, "features"),
         "index": m.IndexInfo(plan, INDEX),

@@ -98,13 +98,13 @@ class SimulatedServer:
         engine = StandIn(cluster.plan, party, world)
         self.share_store = ShareStore(store, party, engine.backend)
         engines = cast(dict[str, Engine], {plan_hash(cluster.plan).hex(): engine})
-        self._stopping: Any = Event(world)
+        stopping: Any = Event(world)
 
         def connect() -> Channel:
             return Channel(PeerTransport(cluster.links, party), party, _PATIENCE_S)
 
         meet = self.share_store.meet
-        self.peer_loop = PeerLoop(party, engines, connect, meet, self._stopping)
+        self.peer_loop = PeerLoop(party, engines, connect, meet, stopping)
         indexes = IndexCatalog(self.share_store)
         resources = Resources(
             party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Schedule:
         class Threading:
             """Stands for the module `threading` in the peer loop."""
 
-            Event = peer_loop.threading.Event
+            Event = threading.Event
 
             @staticmethod
             def Condition() -> Condition:
@@ -86,7 +87,7 @@ class Schedule:
     def _run(self, cluster: SimulatedCluster) -> None:
         world, judged = self.world, list[bool]()
 
-        def use(number: int) -> None:
+        def use() -> None:
             User(world, cluster, self._identity, self.history).work(N_REQUESTS)
             self._n_at_work -= 1
 
@@ -108,7 +109,7 @@ class Schedule:
 
         world.spawn("operator", operate)
         for number in range(N_CLIENTS):
-            world.spawn(f"client {number}", lambda number=number: use(number))
+            world.spawn(f"client {number}", use)
         try:
             world.run(lambda: bool(judged), _LIMIT_S)
         finally:

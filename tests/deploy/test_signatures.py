@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumpc.deploy.keys import Identity, keygen, load_identity
-from gpumpc.deploy.signatures import sign, verify
+from gpumpc.deploy.keys import Card, Identity, keygen, load_identity
+from gpumpc.deploy.signatures import Purpose, sign, verify
 from gpumpc.errors import AccessDenied
 
 
@@ -22,12 +22,13 @@ def test_signature_binds_signer_purpose_and_bytes(parties: tuple[Identity, Ident
     verify(ann.card, "weights", b"a statement", signature)
     assert len(signature) == 64
     changed = bytes([signature[0] ^ 1]) + signature[1:]
-    for card, purpose, statement, bad in (
+    cases: list[tuple[Card, Purpose, bytes, bytes]] = [
         (bob.card, "weights", b"a statement", signature),
         (ann.card, "receipt", b"a statement", signature),
         (ann.card, "weights", b"a statemenT", signature),
         (ann.card, "weights", b"a statement", changed),
         (ann.card, "weights", b"a statement", b""),
-    ):
+    ]
+    for card, purpose, statement, bad in cases:
         with pytest.raises(AccessDenied, match=f"not one of {card.name}"):
             verify(card, purpose, statement, bad)

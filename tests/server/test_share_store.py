@@ -191,6 +191,7 @@ def test_stored_input_shares_are_read_back(stores: list[ShareStore]) -> None:
         put(share_store, [A, B])
     settle(stores, [A, B])
     for party, share_store in enumerate(stores):
+        words: Any
         _, words = share_store.read(share_store.inputs(ENGINE), ENGINE, [B, A], "user")
         row = (bytes(range(200)) * 10)[: ROW_BYTES[party]]
         shape, bits = (1, 4, 4, 1), PROGRAM.input.bits
