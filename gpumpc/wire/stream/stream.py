@@ -137,7 +137,7 @@ class Stream:
                 if header.kind is not Kind.HEARTBEAT or header.n_bytes:
                     return frame
         except (BadFrame, PeerLost) as error:
-            self._broken, self._payload = error, memoryview(b"")
+            self._broken, self._payload = _copied(error), memoryview(b"")
             raise
         return None
 
@@ -252,7 +252,7 @@ class Stream:
 
     def _check_open(self) -> None:
         if self._broken is not None:
-            raise self._broken
+            raise _copied(self._broken)
         if self._closed:
             raise self._lost("this end was closed")
 
@@ -273,6 +273,11 @@ class Stream:
         while flush_s and _undelivered(self._socket) and time.monotonic() < deadline:
             time.sleep(0.001)
         self._socket.close()
+
+
+def _copied(error: BadFrame | PeerLost) -> BadFrame | PeerLost:
+    """The same error without a traceback, which would keep the stream and its buffers alive."""
+    return type(error)(error.what, error.why, error.hint)
 
 
 def _undelivered(sock: socket.socket) -> int:

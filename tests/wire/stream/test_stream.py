@@ -1,16 +1,18 @@
 """Whole frames over TCP."""
 
+import gc
 import itertools
 import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gpumpc.errors import PeerLost, PeerTimeout
+from gpumpc.errors import BadFrame, PeerLost, PeerTimeout
 from gpumpc.wire.frames import Kind
 from gpumpc.wire.stream import Stream
 from gpumpc.wire.stream import send_buffer as send_buffer
@@ -238,6 +240,25 @@ def test_socket_error_is_a_lost_peer(pair: Streams) -> None:
     pair[0].abort()  # a reset
     with pytest.raises(PeerLost, match="peer is gone"):
         pair[1].get(5.0)
+
+
+def test_broken_stream_frees_its_buffers_at_once() -> None:
+    """A stranger on the way could else have this end hold half a megabyte a connection."""
+    sock, other = tcp_pair()
+    broken = Stream(sock, both_keys()[0], "peer")
+    other.sendall(bytes(200))
+    for _ in range(2):
+        with pytest.raises(BadFrame):
+            broken.get(5.0)
+    broken.abort()
+    other.close()
+    gone = weakref.ref(broken)
+    gc.disable()
+    try:
+        del broken
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_planted_abort_without_waiting_is_caught(
