@@ -15,7 +15,7 @@ def test_hostile_frames_end_streams_and_nothing_else(monkeypatch: pytest.MonkeyP
         assert [unit["faults"] for unit in found] == [[], []]
         counts = summary(found)["counts"]
         for outcome in ("BadFrame", "PeerLost", "malformed", "frames accepted by the stream"):
-            assert counts[outcome] > 20  # type: ignore[index]  # a JSON object
+            assert counts[outcome] > 20  # type: ignore[index]  # it is a dictionary
 
 
 def test_faults_of_units_are_summed_up() -> None:
