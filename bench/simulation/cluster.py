@@ -48,7 +48,7 @@ class SimulatedStore(Store):
     world: World
 
     def _change(self) -> Any:
-        if not self._lock._is_owned():  # type: ignore[attr-defined]
+        if not cast(Any, self._lock)._is_owned():
             self.world.wait()
         return super()._change()
 
