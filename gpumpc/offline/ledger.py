@@ -4,6 +4,9 @@ A batch number is `reserved` before its first masked byte leaves, `spent` when i
 well, and `burnt` when its run failed, when it was reserved and the process ended, or when it was
 skipped. Numbers only go up: none below the high-water mark is reserved again. Every change is on
 the disk when the method returns.
+
+The nonces, on which session ids depend, are drawn anew in each process and never stored: a state
+folder that is put back from a copy cannot bring a session back.
 """
 
 import os
@@ -16,13 +19,15 @@ from gpumpc.offline.secret import lock_file, private_folder
 from gpumpc.offline.sqlite_file import SqliteFile
 
 NONCE_BYTES = 16
+# A program whose nonce is forgotten gets another one, which is another session: never an old one.
+_MAX_NONCES = 4096
 _FORMAT = 1
 _MAX_BATCH = 1 << 62
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS nonces (program BLOB PRIMARY KEY, nonce BLOB NOT NULL) WITHOUT ROWID;
+DROP TABLE IF EXISTS nonces;  -- of older versions
 CREATE TABLE IF NOT EXISTS once (name TEXT PRIMARY KEY) WITHOUT ROWID;
--- One row for the batches first .. first + n - 1 of a session: skipping a million numbers costs
--- one row.
+-- One row for the batches first .. first + n - 1 of a session that ended the same way: a million
+-- numbers that are skipped or spent cost one row.
 CREATE TABLE IF NOT EXISTS batches (
     session BLOB NOT NULL, first INTEGER NOT NULL, n INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('reserved', 'spent', 'burnt')),
@@ -56,6 +61,7 @@ class Ledger(SqliteFile):
     def __init__(self, path: Path) -> None:
         path = Path(path)
         private_folder(path.parent)
+        self._nonces: dict[bytes, bytes] = {}
         self._lock_descriptor = lock_file(path.with_name(path.name + ".lock"), f"the ledger {path}")
         try:
             super().__init__(path, _SCHEMA, _FORMAT)
@@ -66,12 +72,13 @@ class Ledger(SqliteFile):
             raise
 
     def nonce(self, program_id: bytes) -> bytes:
-        """This party's 16 random bytes for a program, drawn at the first call only."""
-        with self._change() as db:
-            fresh = secrets.token_bytes(NONCE_BYTES)
-            db.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", (program_id, fresh))
-            row = db.execute("SELECT nonce FROM nonces WHERE program = ?", (program_id,)).fetchone()
-            return bytes(row[0])
+        """This party's 16 random bytes for a program; others after `close`, or when long unused."""
+        with self._lock:
+            drawn = self._nonces.pop(program_id, None) or secrets.token_bytes(NONCE_BYTES)
+            self._nonces[program_id] = drawn  # the last used is last
+            if len(self._nonces) > _MAX_NONCES:
+                del self._nonces[next(iter(self._nonces))]
+            return drawn
 
     def high_water(self, session_id: bytes) -> int:
         """The first batch number of a session that was neither reserved nor skipped."""
@@ -103,8 +110,7 @@ class Ledger(SqliteFile):
     def spend(self, session_id: bytes, batch_index: int) -> None:
         """Note that a reserved batch ended well. Raises BatchAlreadyUsed, ConfigError."""
         with self._change() as db:
-            changed = db.execute(_END, ("spent", session_id, batch_index))
-            if changed.rowcount != 1:
+            if not _end(db, session_id, batch_index, "spent"):
                 raise BatchAlreadyUsed(
                     f"batch {batch_index} of session {session_id.hex()} cannot be spent",
                     "it is not reserved: it was never taken, or is spent or burnt",
@@ -114,7 +120,7 @@ class Ledger(SqliteFile):
     def burn(self, session_id: bytes, batch_index: int) -> None:
         """Burn a batch that is reserved still. Raises ConfigError."""
         with self._change() as db:
-            db.execute(_END, ("burnt", session_id, batch_index))
+            _end(db, session_id, batch_index, "burnt")
 
     def reserve_once(self, name: str) -> None:
         """Take a name that can be taken only once, such as the opening of one weight mask.
@@ -143,6 +149,26 @@ class Ledger(SqliteFile):
             if self._lock_descriptor >= 0:
                 os.close(self._lock_descriptor)
             self._lock_descriptor = -1
+
+
+def _end(db: sqlite3.Connection, session_id: bytes, batch_index: int, state: str) -> bool:
+    """End a reserved batch and join it to neighbours that ended the same way; whether it was."""
+    if db.execute(_END, (state, session_id, batch_index)).rowcount != 1:
+        return False
+    first, end = batch_index, batch_index + 1
+    query = "SELECT first, n, state FROM batches WHERE session = ? AND first {} ? ORDER BY first {}"
+    before = db.execute(query.format("<", "DESC LIMIT 1"), (session_id, first)).fetchone()
+    if before and before[0] + before[1] == first and before[2] == state:
+        first = before[0]
+    after = db.execute(query.format(">=", "LIMIT 1"), (session_id, end)).fetchone()
+    if after and after[0] == end and after[2] == state:
+        end += after[1]
+    if end - first > 1:
+        within = "DELETE FROM batches WHERE session = ? AND first > ? AND first < ?"
+        db.execute(within, (session_id, first, end))
+        grow = "UPDATE batches SET n = ? WHERE session = ? AND first = ?"
+        db.execute(grow, (end - first, session_id, first))
+    return True
 
 
 def _high_water(db: sqlite3.Connection, session_id: bytes) -> int:

@@ -103,7 +103,7 @@ def test_kill_9_between_reserve_and_spend_burns(path: Path) -> None:
     killed = run(
         "ledger = Ledger(Path(sys.argv[1])); ledger.reserve(bytes(16), 0); ledger.spend(bytes(16), "
         "0)\n"
-        "ledger.reserve(bytes(16), 1); ledger.nonce(b'p'); os.kill(os.getpid(), signal.SIGKILL)",
+        "ledger.reserve(bytes(16), 1); os.kill(os.getpid(), signal.SIGKILL)",
         path,
     )
     assert killed.returncode == -signal.SIGKILL
@@ -113,13 +113,46 @@ def test_kill_9_between_reserve_and_spend_burns(path: Path) -> None:
             ledger.reserve(B, 1)
 
 
-def test_nonce_is_drawn_once_for_each_name(path: Path) -> None:
+def test_nonces_are_drawn_anew_when_opened_again(path: Path) -> None:
     with Ledger(path) as ledger:
         one, two = ledger.nonce(b"one"), ledger.nonce(b"two")
         assert ledger.nonce(b"one") == one != two
         assert len(one) == 16
     with Ledger(path) as ledger:
-        assert ledger.nonce(b"one") == one
+        assert ledger.nonce(b"one") not in {one, two}
+
+
+def test_nonces_long_unused_are_forgotten(path: Path) -> None:
+    with Ledger(path) as ledger:
+        old, kept = ledger.nonce(b"old"), ledger.nonce(b"kept")
+        for number in range(4096):
+            ledger.nonce(str(number).encode())
+            assert ledger.nonce(b"kept") == kept
+        assert ledger.nonce(b"old") != old
+
+
+def test_batches_that_ended_alike_are_one_row(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for first in range(0, 30, 3):  # three in flight, which end in another order
+            for batch_index in range(first, first + 3):
+                ledger.reserve(A, batch_index)
+            for batch_index in (first + 1, first, first + 2):
+                ledger.spend(A, batch_index)
+        ledger.reserve(A, 30)
+        ledger.burn(A, 30)
+        ledger.reserve(A, 40)
+        ledger.spend(A, 40)
+        assert ledger.counts(A) == {"spent": 31, "burnt": 10}
+        assert ledger.high_water(A) == 41
+        for batch_index in (0, 17, 30, 39, 40):
+            with pytest.raises(BatchAlreadyUsed):
+                ledger.spend(A, batch_index)
+            with pytest.raises(BatchAlreadyUsed):
+                ledger.reserve(A, batch_index)
+    with sqlite3.connect(path) as db:
+        rows = db.execute("SELECT first, n, state FROM batches ORDER BY first").fetchall()
+    db.close()
+    assert rows == [(0, 30, "spent"), (30, 1, "burnt"), (31, 9, "burnt"), (40, 1, "spent")]
 
 
 def test_two_processes_cannot_share_a_ledger(path: Path) -> None:

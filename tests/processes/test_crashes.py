@@ -1,5 +1,6 @@
 """`kill -9` of each process at the worst moments: the next answer is right, no number repeats."""
 
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -79,6 +80,24 @@ def test_answer_is_right_after_kill_9_and_restart(tmp_path: Path, case: str) -> 
     _check_ledgers(cluster, burnt=1)
 
 
+@pytest.mark.parametrize("restored", [(0, 1), (0,), (1,)], ids=["both", "server 0", "server 1"])
+def test_restored_states_use_no_mask_again(tmp_path: Path, restored: tuple[int, ...]) -> None:
+    cluster, x = Cluster.make(tmp_path, pool="1KiB"), images(3)
+    with cluster, cluster.ready() as client:
+        client.run(client.share(x))
+    for party in (0, 1):
+        shutil.copytree(cluster.folder / f"state{party}", tmp_path / f"copy{party}")
+    for is_restored in (False, True):  # the same numbers would be next both times
+        for party in restored if is_restored else ():
+            shutil.rmtree(cluster.folder / f"state{party}")
+            shutil.copytree(tmp_path / f"copy{party}", cluster.folder / f"state{party}")
+        with cluster, cluster.client() as client:
+            client.wait_ready(LIMIT_S + SLACK_S)  # the weights are those of the copy
+            assert close(cluster.compiled, x, client.run(client.share(x)).reveal())
+    begun = Counter(cluster.begun())
+    assert not [line for line, times in begun.items() if times > 1]
+
+
 def _check_ledgers(cluster: Cluster, burnt: int) -> None:
     """Each number was begun once at each server and is spent, or burnt at the crash, in both."""
     begun = Counter(cluster.begun())
@@ -87,7 +106,9 @@ def _check_ledgers(cluster: Cluster, burnt: int) -> None:
     for rows in tables:
         numbers = [(session, first + i) for session, first, n, _ in rows for i in range(n)]
         assert len(numbers) == len({*numbers}) and "spent" in {row[3] for row in rows}
-    by_number = [{(s, first): state for s, first, n, state in rows if n} for rows in tables]
+    by_number = [
+        {(s, first + i): state for s, first, n, state in rows for i in range(n)} for rows in tables
+    ]
     lost = {key for states in by_number for key, state in states.items() if state != "spent"}
     assert len(lost) == burnt, (tables, begun)
     for key in lost:  # never spent at either: at most begun
