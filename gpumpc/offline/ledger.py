@@ -53,10 +53,7 @@ class Ledger(SqliteFile):
     """
 
     noun = "ledger"
-    damaged = (
-        "move it away and start again: a new ledger begins new sessions. Never put an older one "
-        "back, as its masks would be used twice"
-    )
+    damaged = "move it away and start again: a new ledger begins new sessions"
 
     def __init__(self, path: Path) -> None:
         path = Path(path)
@@ -99,8 +96,7 @@ class Ledger(SqliteFile):
                 raise BatchAlreadyUsed(
                     f"batch {batch_index} of session {session_id.hex()} was used before",
                     f"the next free number is {mark}; one mask must never hide two values",
-                    "ask for a new batch; if a state folder was restored from a copy, start a new "
-                    "session",
+                    "ask for a new batch",
                 )
             add = "INSERT INTO batches VALUES (?, ?, ?, ?)"
             if batch_index > mark:
