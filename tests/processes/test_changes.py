@@ -11,7 +11,11 @@ import pytest
 
 from gpumpc import messages as m
 from gpumpc.client.client import Client
+from gpumpc.deploy.config import load_server
 from gpumpc.errors import GpumpcError, RemoteError
+from gpumpc.program.integers import integer_weights
+from gpumpc.program.weight_shares import split_weights
+from gpumpc.store import Store
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite
 
 SEARCH_S = 6.0
@@ -112,9 +116,6 @@ def test_requests_wait_for_a_connection_that_comes_back(cluster: Cluster) -> Non
 
 
 def client_weights(client: Client, cluster: Cluster) -> tuple[bytes, bytes]:
-    from gpumpc.program.integers import integer_weights
-    from gpumpc.program.weight_shares import split_weights
-
     integers = integer_weights(client.program, cluster.compiled.weights)
     return split_weights(client.program, integers, client.backend)
 
@@ -212,10 +213,8 @@ def test_half_an_index_blocks_no_name(tmp_path: Path) -> None:
         with cluster.ready() as client:
             client.create_index("half", "l2")
         cluster.kill("server1")
-        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
-        from gpumpc.store import Store
-
-        with Store(cluster.folder / "state1" / "store", 1) as store:
+        config = load_server(cluster.setup.server1)
+        with Store(config.state / "store", 1, config.store_key) as store:
             store.remove_note("index/user/half")
         cluster.start()
         with cluster.client() as client:

@@ -230,7 +230,9 @@ class _Server0:
         backend = choose_backend()
         party = Party(0, root, pair_secret, self.ledger, backend)
         self.engine = Engine(party, SAME.record, config.batch_size, config.state)
-        self.share_store = ShareStore(Store(config.state / "store", 0), 0, backend)
+        self.share_store = ShareStore(
+            Store(config.state / "store", 0, config.store_key), 0, backend
+        )
         assert config.peer_listen
         socket = PeerSocket.bind(config.peer_listen, identity.curve, config.peer.curve_key)
         self.channel = Channel(socket, 0, LIMIT_S)
