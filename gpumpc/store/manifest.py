@@ -63,8 +63,8 @@ class Manifest(SqliteFile):
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
                 found = self._meta(key)
                 if found != value:
-                    what = f"the store {folder} has {key} {found}, not {value}"
-                    why = "it belongs to the other server, or to another version"
+                    what = f"the store {self.path} has {key} {found}, not {value}"
+                    why = "it belongs to the other server or to another version, or was changed"
                     raise ConfigError(what, why, "give this server its own state folder")
 
     def _check_not_lost(self) -> None:
@@ -75,12 +75,20 @@ class Manifest(SqliteFile):
             raise CorruptStore(f"the manifest {self.path} was lost", why, self.damaged)
 
     def _check_manifest(self) -> None:
-        """Raises CorruptStore where the file's structure or the names of rows were changed."""
-        [[found]] = self._select("PRAGMA quick_check(1)")
+        """Raises CorruptStore where structure, notes, changes or ready rows are not as written."""
+        [[found]] = self._select("PRAGMA integrity_check(1)")
         if found != "ok":
             raise self._changed(str(found))
+        self.notes()
+        self.changes()
         names = self._select("SELECT kind, item, version FROM rows WHERE state = 'ready'")
-        if f"{sum(map(_row_number, names)) % _DIGEST_MODULUS:064x}" != self.ready_digest():
+        try:
+            is_right = sum(map(_row_number, names)) % _DIGEST_MODULUS == int(
+                self.ready_digest(), 16
+            )
+        except (TypeError, ValueError):
+            is_right = False
+        if not is_right:
             raise self._changed("its ready rows do not match their digest")
 
     def _meta(self, key: str) -> str | None:
@@ -156,11 +164,19 @@ class Manifest(SqliteFile):
 
     def begin_change(self, change_id: str, change: str) -> None:
         """Write down a change before it is made; again under the same id is no error."""
-        self._write_despite_full("INSERT OR IGNORE INTO changes VALUES (?, ?)", change_id, change)
+        add, digest = (
+            "INSERT OR IGNORE INTO changes VALUES (?, ?, ?)",
+            _text_digest(change_id, change),
+        )
+        self._write_despite_full(add, change_id, change, digest)
 
     def changes(self) -> dict[str, str]:
-        """The changes that were begun and not ended, by id."""
-        return dict(self._select("SELECT id, change FROM changes ORDER BY id"))
+        """The changes that were begun and not ended, by id. Raises CorruptStore."""
+        found = self._select("SELECT id, change, sha256 FROM changes ORDER BY id")
+        for change_id, change, digest in found:
+            if _text_digest(change_id, change) != digest:
+                raise self._changed(f"the change {change_id[:8]} does not match its SHA-256")
+        return {change_id: change for change_id, change, _ in found}
 
     def end_change(self, change_id: str) -> None:
         """Forget a change: it was made, or is not made at all."""

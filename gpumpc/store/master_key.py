@@ -133,6 +133,6 @@ def unlock(source: KeySource, is_right: Callable[[Secret], bool]) -> Secret:
         raise MissingFile(f"the master key of the store is missing: {source}", "it is gone", _HINT)
     raise ConfigError(
         f"the master key in {source} is not that of this store",
-        "it is another key, or one from before a rotation",
+        "it is another key, one from before a rotation, or the manifest's check value was changed",
         "name the source that holds the key of this store; nothing was read or changed",
     )

@@ -75,10 +75,21 @@ class Store(SegmentFolder):
         known = self._meta("master key check")
         if known is not None:
             return unlock(self._key_source, lambda key: check_value(key) == known)
+        if self._select("SELECT 1 FROM rows LIMIT 1"):
+            raise self._changed("it lacks the check value of its master key")
         key = self._key_source.read() or self._key_source.make()
         with self._change() as db:
             db.execute("INSERT INTO meta VALUES ('master key check', ?)", (check_value(key),))
         return key
+
+    def _check_manifest(self) -> None:
+        """Raises CorruptStore where any row's entry was changed: its key is bound to its names."""
+        super()._check_manifest()
+        query = (
+            "SELECT kind, item, version, owner, wrapped FROM rows LEFT JOIN row_keys ON key_id = id"
+        )
+        for *name, wrapped in self._select(query):
+            self._unwrap(RowName(*name), wrapped)
 
     # rows
 

@@ -1,7 +1,8 @@
 """The files that hold encrypted rows: written whole, read slot by slot, rewritten when too empty.
 
 A segment is written and synced before the manifest mentions it, and removed after the manifest has
-ceased to; one that the manifest does not mention is deleted at the next opening.
+ceased to; one that the manifest does not mention is deleted at the next opening,
+unless one that it mentions is missing.
 """
 
 import contextlib
@@ -52,9 +53,11 @@ class SegmentFolder(Manifest):
 
     def _sweep_files(self) -> None:
         known = {row[0] for row in self._db.execute("SELECT file FROM segments")}
-        for path in self.folder.glob("*.seg"):
-            if path.name not in known:
-                path.unlink()
+        found = {path.name for path in self.folder.glob("*.seg")}
+        # Where one is missing, a file that is not mentioned may be it, and its name have changed.
+        if known <= found:
+            for name in found - known:
+                (self.folder / name).unlink()
 
     @contextlib.contextmanager
     def _new_segment(self, owner: str, slots: Matrix) -> Iterator[tuple[sqlite3.Connection, int]]:
