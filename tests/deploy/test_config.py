@@ -52,6 +52,27 @@ def test_local_configuration_is_complete(local: LocalSetup, tmp_path: Path) -> N
         write_local(local.folder, [], 8)
 
 
+@pytest.mark.parametrize(
+    ("line", "kind", "name"),
+    [
+        ("", "file", "server0/store.key"),
+        ('store_key = "file:keys/k"', "file", "keys/k"),
+        ('store_key = "file:/etc/k"', "file", "/etc/k"),
+        ('store_key = "env:STORE_KEY"', "env", "STORE_KEY"),
+        ('store_key = "credential:store.key"', "credential", "store.key"),
+    ],
+)
+def test_master_key_is_where_the_file_says(
+    local: LocalSetup, line: str, kind: str, name: str
+) -> None:
+    """In the identity's folder if nothing is said; paths are relative to the file."""
+    local.server0.write_text(f"{local.server0.read_text()}{line}\n")
+    found = load_server(local.server0)
+    assert found.store_key.kind == kind
+    assert found.store_key.name == (str(local.folder / name) if kind == "file" else name)
+    assert found.state not in Path(found.store_key.name).parents
+
+
 def test_paths_with_special_characters_survive(tmp_path: Path) -> None:
     plan = tmp_path / 'a "plan" \\ für 𝟙'
     assert load_dealer(write_local(tmp_path / "x", [plan], 1).dealer).plans == (plan,)
@@ -79,6 +100,7 @@ def test_paths_are_relative_to_the_configuration_file(
         (r"^plans.*", 'plans = "plan"', "at `plans`"),
         (r"^plans.*", "plans = [1]", "at `plans"),
         (r"^pool.*", 'pool = "much"', "key `pool`"),
+        (r"^pool.*", 'store_key = "vault:k"', "key `store_key`: 'vault:k' names no place of a key"),
         (r"^timeout_s.*", "timeout_s = 0", "at `timeout_s`"),
         (r"^timeout_s.*", "timeout_s = inf", "`timeout_s`"),
         (r"^peer_card.*", 'peer_card = "dealer/card.toml"', "role dealer, and server1 is expected"),

@@ -260,21 +260,32 @@ def test_deleted_images_are_gone_at_both_servers(cluster: Cluster, pictures: Pat
     assert f"{N - 2} images, {N - 1} features" in gpumpc(cluster, "list")
 
 
-def test_store_verify_checks_the_stored_shares(tmp_path: Path) -> None:
+def test_store_is_verified_and_given_a_new_key(tmp_path: Path) -> None:
     cluster = Cluster.make(tmp_path)
 
-    def verify(rc: int) -> str:
-        return command("store", "verify", "--config", cluster.setup.server1, rc=rc)
+    def store(verb: str, *arguments: object, rc: int = 0) -> str:
+        return command("store", verb, "--config", cluster.setup.server1, *arguments, rc=rc)
 
     with cluster:
         with cluster.ready() as client:
             client.share(images(3))
-        assert "is in use" in verify(1) or "another process" in verify(1)
-    assert "1 segments with 3 rows are as they were written" in verify(0)
+        assert "another process holds" in store("verify", rc=1)
+    key, written = cluster.folder / "server1" / "store.key", "1 segments with 3 rows are as they"
+    assert written in store("verify")
+    old = key.read_text()
+    assert "the keys of 3 rows are encrypted under the new master key" in store("rotate-key")
+    assert written in store("verify") and key.read_text() != old
+    text = store("rotate-key", "--to", "file:elsewhere.key")
+    assert 'now set `store_key = "file:elsewhere.key"`' in text
+    refused = store("verify", rc=1)
+    assert f"{key} is not that of this store" in refused.replace("\n", " ")
+    with open(cluster.setup.server1, "a", encoding="utf-8") as file:
+        file.write('store_key = "file:elsewhere.key"\n')
+    assert written in store("verify")
     [segment] = (cluster.folder / "state1" / "store").glob("*.seg")
     data = segment.read_bytes()
     segment.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    assert "was changed" in verify(1)
+    assert "a byte was changed" in store("verify", rc=1)
 
 
 _DIE_IN_A_BATCH = """
