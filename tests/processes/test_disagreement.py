@@ -12,23 +12,10 @@ import msgspec
 import pytest
 
 from gpumpc import messages as m
-from gpumpc.client.client import Client
-from gpumpc.deploy.config import load_server
-from gpumpc.deploy.keys import agree_pair, agree_root, keygen, load_identity
-from gpumpc.engine.engine import Engine
-from gpumpc.engine.party import Party
+from gpumpc.deploy.keys import keygen
 from gpumpc.errors import HandshakeMismatch, RemoteError
 from gpumpc.local.compile import Plan
-from gpumpc.offline.ledger import Ledger
 from gpumpc.params import Params
-from gpumpc.ring.choose import choose_backend
-from gpumpc.server.requests.request import named
-from gpumpc.server.share_store import ShareStore, digest
-from gpumpc.store import Store
-from gpumpc.wire.channel import Channel
-from gpumpc.wire.frames import Kind, encode_header
-from gpumpc.wire.zmq_channel import PeerSocket
-from tests.processes.bad_input import ask
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite, tiny
 
 SAME = tiny()
@@ -218,93 +205,56 @@ def test_server_in_service_outlives_a_peer_that_differs(cluster: Cluster) -> Non
         assert close(SAME, images(1), client.run(shared).reveal())
 
 
-class _Server0:
-    """A server 0 that the test plays with the real keys and state, so that it can cheat."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        config = load_server(cluster.setup.server0)
-        identity = load_identity(config.identity)
-        self.ledger = Ledger(config.state / "ledger.sqlite")
-        root = agree_root(identity, config.dealer, 0)
-        pair_secret = agree_pair(identity, config.peer)
-        backend = choose_backend()
-        party = Party(0, root, pair_secret, self.ledger, backend)
-        self.engine = Engine(party, SAME.record, config.batch_size, config.state)
-        self.share_store = ShareStore(
-            Store(config.state / "store", 0, config.store_key), 0, backend
-        )
-        assert config.peer_listen
-        socket = PeerSocket.bind(config.peer_listen, identity.curve, config.peer.curve_key)
-        self.channel = Channel(socket, 0, LIMIT_S)
-
-    def meet(self) -> None:
-        from gpumpc.wire.handshake import exchange_hello
-
-        self.channel.wait_peer(5.0)
-        process = {"process": secrets.token_hex(16)}
-        exchange_hello(self.channel, equal={"number of plans": "1"}, informative=process)
-        self.engine.agree(self.channel)
-        self.share_store.meet(self.channel)
-
-    def order(self, client: Client, item: str, batch: int) -> int:
-        """Have server 1 begin a run as batch number `batch`; the number of the request."""
-        job = secrets.token_hex(16)
-        deadline = time.monotonic() + LIMIT_S
-        while True:  # server 1 may need a moment after the last record of the handshake
-            sequence = ask(client, 1, m.Run(client.plan_id, job, [item]))
-            try:
-                assert isinstance(client.answer(1, sequence, LIMIT_S)[0], m.Queued)
-                break
-            except RemoteError as error:
-                if "not connected" not in error.what or time.monotonic() > deadline:
-                    raise
-        kind = self.share_store.inputs(self.engine).kind
-        state = digest(self.share_store.keys(kind, [item], "user"))
-        order = m.Order(client.plan_id, job, f"user: run None {named([item])}", state, batch)
-        self.channel.send_control(m.pack(order))
-        answer, _ = m.unpack(self.channel.receive_control(LIMIT_S), m.Control)
-        assert isinstance(answer, m.Accept)
-        return sequence
-
-    def close(self) -> None:
-        self.channel.close()
-        self.ledger.close()
-        self.share_store.store.close()
+# Server 0 cheats in its second run: it takes the number of the first one again, ...
+_SECOND_USE = """
+from gpumpc.offline.ledger import Ledger
+from gpumpc.server.peer_loop import PeerLoop
+Ledger.reserve = Ledger.spend = lambda ledger, session_id, batch: None
+carry_out, lead, runs = PeerLoop._carry_out, PeerLoop._lead, []
+def carry_out_and_count(loop, channel, job, first_batch):
+    carry_out(loop, channel, job, first_batch)
+    if "run" in job.what:
+        runs.append(first_batch)
+def lead_back(loop, channel):
+    if len(runs) == 1:
+        for engine in loop._engines.values():
+            engine.next_batch = runs[0]
+    lead(loop, channel)
+PeerLoop._carry_out, PeerLoop._lead = carry_out_and_count, lead_back
+"""
+# ... or sends the first frame of batch 1 twice.
+_REPLAY = """
+from gpumpc.wire.channel import Channel
+from gpumpc.wire.frames import Kind, encode_header
+send = Channel._send_opening
+def send_twice(channel, payload, how):
+    if any(channel._session) and channel._batch == 1 and channel._out == 0:
+        place = {"batch_index": 1, "sequence": 0}
+        n_bytes = sum(map(len, payload))
+        header = encode_header(Kind.OPENING, n_bytes, session=channel._session, **place)
+        channel.transport.put(header, payload)
+    return send(channel, payload, how)
+Channel._send_opening = send_twice
+"""
+ATTACKS = {
+    "second use": (_SECOND_USE, "BatchAlreadyUsed: batch 0 of session .* was used before"),
+    "replay": (_REPLAY, "a frame of server.* was refused.*number 1 was due and number 0 came"),
+}
 
 
-@pytest.mark.parametrize("attack", ["second use", "replay"])
-def test_server_1_refuses_used_batches_and_replayed_frames(cluster: Cluster, attack: str) -> None:
-    with cluster.ready() as client:
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_server_1_refuses_used_batches_and_replayed_frames(tmp_path: Path, attack: str) -> None:
+    fault, refusal = ATTACKS[attack]
+    cluster = Cluster.make(tmp_path, SAME)
+    cluster.faults["server0"] = fault
+    with cluster, cluster.ready() as client:
         shared = client.share(images(1))
         client.run(shared)
-        _stop(cluster, "server0")
-        server_0 = _Server0(cluster)
-        try:
-            server_0.meet()
-            fresh = server_0.engine.next_batch
-            batch = fresh - 1 if attack == "second use" else fresh
-            sequence = server_0.order(client, shared[0], batch)
-            channel, session_id = server_0.channel, server_0.engine.session_id
-            channel.begin(session_id, batch)
-            if attack == "second use":
-                pattern = f"BatchAlreadyUsed: batch {batch} of session .* was used before"
-                with pytest.raises(RemoteError, match=pattern):
-                    channel.receive()
-            else:
-                server_0.ledger.reserve(session_id, batch)
-                steps = server_0.engine.program.steps
-                size = next(step.cost.s0_bytes for step in steps if step.cost.s0_bytes)
-                for _ in range(2):
-                    frame = encode_header(Kind.OPENING, size, session=session_id, batch_index=batch)
-                    channel.transport.put(frame, [bytes(size)])
-                twice = "number 1 was due and number 0 came: it came twice"
-                pattern = f"BadFrame: a frame of server0 was refused.*{twice}"
-            with pytest.raises(RemoteError, match=pattern):
+        request = m.Run(client.plan_id, secrets.token_hex(16), shared)
+        sequence = client.ask_together(request)
+        with pytest.raises(RemoteError, match=refusal):
+            while True:
                 client.answer(1, sequence, LIMIT_S)
-        finally:
-            server_0.close()
-            cluster.start()
-    assert cluster.serves()
 
 
 def test_same_name_and_new_weights_are_another_plan(cluster: Cluster) -> None:
