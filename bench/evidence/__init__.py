@@ -1,0 +1,1 @@
+"""Campaigns against real processes: `python -m bench.evidence`; see docs/evidence.md."""
