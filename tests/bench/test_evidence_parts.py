@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.evidence import search
+from bench.evidence import kills, search
 from bench.evidence.__main__ import work
 from bench.evidence.part import Finding, Journal, Part
+from bench.evidence.told import Diary, Model
 
 ITEMS = [f"{i:032x}" for i in range(1, 9)]
 FEATURES = {item: np.array([0.3 * i, 0.0, 0.0]) for i, item in enumerate(ITEMS)}
@@ -63,3 +64,64 @@ def test_cut_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     summary = journal.summary()
     assert summary["counts"] == {"done": 5.0} and summary["n_faults"] == 1
     assert summary["first_faults"] == ["unit 1: fault 1"]
+
+
+def told(*lines: tuple[str, list[str]], open_request: tuple[str, list[str]] | None = None) -> Model:
+    """A model of answered requests, and of one that was not answered."""
+    model = Model()
+    for verb, items in lines:
+        model.take([{"ask": verb, "items": items}, {"told": verb, "items": items}])
+    if open_request:
+        model.take([{"ask": open_request[0], "items": open_request[1]}])
+    return model
+
+
+def test_model_finds_lost_doubled_and_returned_rows() -> None:
+    first, second, third = ITEMS[:3]
+    model = told(("share", [first, second]), ("extract", [first]), ("delete", [second]))
+    assert not model.violations("input", [first]) and not model.violations("feature", [first])
+    assert model.violations("input", []) and model.violations("feature", [])
+    assert model.violations("input", [first, second])  # it was deleted
+    assert model.violations("input", [first, first])
+    assert model.violations("input", [first, third])  # nobody shared it
+    assert not model.violations("index", [])
+    assert model.violations("index", [first])
+
+
+def test_model_leaves_open_what_nobody_was_told() -> None:
+    first = ITEMS[0]
+    model = told(("share", [first]), open_request=("delete", [first]))
+    assert not model.violations("input", [first]) and not model.violations("input", [])
+    model.settle()
+    assert model.violations("input", [first]) and not model.violations("input", [])
+    model.forget_deleted()
+    assert not model.rows
+    created = told(("create", ["a"]), open_request=("create", ["b"]))
+    assert created.names == {"a": True, "b": False}
+
+
+def test_cut_line_of_a_diary_is_not_read(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "diary")
+    diary.write(ask="share", items=[])
+    with (tmp_path / "diary").open("ab") as file:
+        file.write(b'{"told": "sh')
+    assert diary.read() == [{"ask": "share", "items": []}]
+
+
+def test_late_and_unclear_errors_of_a_client_are_found() -> None:
+    clear = {"error": "PeerLost: x", "seconds": 1.0, "three_parts": True}
+    assert not kills.heard([clear])
+    assert kills.heard([{**clear, "seconds": 9.0}]) and kills.heard(
+        [{**clear, "three_parts": False}]
+    )
+    assert kills.heard([{"fault": "IndexError"}])
+
+
+def test_tearing_leaves_what_was_synced(tmp_path: Path) -> None:
+    (tmp_path / "x.seg").write_bytes(b"segment!")
+    (tmp_path / "x-wal").write_bytes(b"frames")
+    seen = {kills.tear(tmp_path, np.random.default_rng(seed)) for seed in range(8)}
+    assert len(seen) == 2
+    assert (tmp_path / "x.seg").read_bytes() == b"segment!"
+    assert (tmp_path / "x-wal").read_bytes().startswith(b"frames") and len(seen) == 2
+    assert len((tmp_path / "x-wal").read_bytes()) > 6
