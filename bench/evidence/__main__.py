@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.evidence.part import Journal, Part
 
-NAMES = ("search", "kills")
+NAMES = ("search", "kills", "flips", "faults", "bugs", "law")
 OUT = Path("out/evidence")
 
 

@@ -16,7 +16,16 @@ import numpy as np
 
 from bench.evidence import busy_client
 from bench.evidence.part import SEED, Counts, Finding, Part
-from bench.evidence.parties import LIMIT_S, Array, Parties, images_of, right, running
+from bench.evidence.parties import (
+    LIMIT_S,
+    READY_S,
+    Array,
+    Parties,
+    images_of,
+    right,
+    running,
+    until,
+)
 from bench.evidence.told import ROWS, Diary, Model
 from gpumpc.client.client import Client
 from gpumpc.errors import GpumpcError
@@ -209,7 +218,9 @@ def cycle(world: _World, unit: int, folder: Path) -> Finding:
     counts, faults = _kill(world, np.random.default_rng([SEED, unit]), folder)
     try:
         with world.parties.client() as client:
-            client.wait_ready(15)
+            client.wait_ready(READY_S)
+            if not until(lambda: all(s.dealer_connected for s in client.status()), READY_S):
+                faults.append(f"the dealer did not come back within {READY_S:g} s")
             faults += check(client, world)
     except GpumpcError as error:
         faults.append(f"no service after the restart: {type(error).__name__}: {error}")

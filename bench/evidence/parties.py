@@ -84,15 +84,22 @@ class Parties(LocalCluster):
 
 
 @contextlib.contextmanager
-def running(batch_size: int = 4, pool: str = "64KiB") -> Iterator[Parties]:
-    """Parties in a temporary folder, started and with weights; all is gone afterwards."""
-    with (
-        tempfile.TemporaryDirectory(prefix="gpumpc-evidence-") as folder,
-        Parties.make(Path(folder), batch_size, pool) as parties,
-    ):
-        with parties.ready():
-            pass
-        yield parties
+def running(
+    batch_size: int = 4, pool: str = "64KiB", prepare: Callable[[Parties], None] | None = None
+) -> Iterator[Parties]:
+    """Parties in a temporary folder, started and with weights; all is gone afterwards.
+
+    Args:
+        prepare: may change the parties' files before they start.
+    """
+    with tempfile.TemporaryDirectory(prefix="gpumpc-evidence-") as folder:
+        parties = Parties.make(Path(folder), batch_size, pool)
+        if prepare:
+            prepare(parties)
+        with parties:
+            with parties.ready():
+                pass
+            yield parties
 
 
 def image_of(item: str) -> Array:

@@ -1,0 +1,231 @@
+"""Part `faults`: the network between two parties is spoilt, or a party stands still.
+
+A client computes on shares all the time. From the moment of a fault, each request must end in a
+right result, or in an error that says what happened, why, and what to do, within 5 s and some
+slack; when the fault is over, service must come back by itself.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from bench.evidence.fault_proxy import KINDS, FaultProxy
+from bench.evidence.part import SEED, Finding, Part
+from bench.evidence.parties import LIMIT_S, NAMES, Parties, images_of, item_ids, right, running
+from gpumpc.client.client import Client
+from gpumpc.deploy.config import load_server
+from gpumpc.errors import GpumpcError
+from tests.processes.cluster import rewrite
+
+BATCH, N_ITEMS = 4, 40  # more batches than the pool holds: the dealer deals while a request runs
+# Links by name: which party listens, and which keys of which files lead there.
+LINKS = ("client-server0", "client-server1", "peer", "stream", "dealer0", "dealer1", "dealing")
+WAYS = ((0, 1), (0,), (1,))
+# Bytes still move: a request may be slow, and must end all the same.
+SLOW, SLOW_LIMIT_S = ("delay", "trickle"), 60.0
+LASTS_S = LIMIT_S + 1.0
+PAUSES_S = (2.0, 5.0, 10.0, 30.0)
+BACK_S = 20.0
+
+
+@dataclass
+class Request:
+    """One request of the client: when it began and ended, and with what."""
+
+    begun: float
+    ended: float
+    outcome: str
+
+
+class _Client(threading.Thread):
+    """Runs the same items again and again, with a new connection after each error."""
+
+    def __init__(self, parties: Parties, items: list[str]) -> None:
+        super().__init__(daemon=True)
+        self._parties, self._items = parties, items
+        self.stopping = threading.Event()
+        self.begun = 0.0
+        self.requests: list[Request] = []
+
+    def run(self) -> None:
+        client: Client | None = None
+        while not self.stopping.is_set():
+            self.begun = time.monotonic()
+            try:
+                client = client or self._parties.client(0.0)
+                is_right = right(
+                    self._parties.compiled, self._items, client.run(self._items).reveal()
+                )
+                outcome = "right" if is_right else "wrong"
+            except GpumpcError as error:
+                whole = error.what and error.why and error.hint
+                outcome = f"{'error' if whole else 'unclear'} {type(error).__name__}: {error}"
+            except Exception as error:  # no error of ours: the user is not told what to do
+                outcome = f"unclear {type(error).__name__}: {error}"
+            self.requests.append(Request(self.begun, time.monotonic(), outcome))
+            if outcome != "right":
+                if client:
+                    client.close()
+                client = None
+                self.stopping.wait(0.2)
+        if client:
+            client.close()
+
+
+def judged(
+    requests: Sequence[Request], began: float, limit_s: float, unfinished: float | None = None
+) -> list[str]:
+    """What is wrong with requests around a fault.
+
+    Args:
+        began: when the fault began.
+        limit_s: how long after that, or after its own begin, a request may end.
+        unfinished: how long ago a request began that has not ended, if there is one.
+    """
+    faults = []
+    for request in requests:
+        late_s = request.ended - max(began, request.begun)
+        if request.outcome == "wrong":
+            faults.append("a wrong result")
+        if request.outcome.startswith("unclear"):
+            faults.append(f"an error without three parts: {request.outcome}")
+        if request.ended > began and late_s > limit_s:
+            faults.append(f"told after {late_s:.1f} s: {request.outcome}")
+    if unfinished is not None and unfinished > limit_s:
+        faults.append(f"told nothing for {unfinished:.1f} s")
+    return faults
+
+
+def _proxies(parties: Parties, rng: np.random.Generator) -> dict[str, FaultProxy]:
+    """Lead every link through a proxy of its own, by the parties' files alone."""
+    setup = parties.setup
+    listen = [load_server(file).listen for file in (setup.server0, setup.server1)]
+    between = str(load_server(setup.server0).peer_listen)
+    # Two more ports, which nobody else has: those above are free now and below 32000.
+    ports = {int(re.sub(r".*:", "", endpoint)) for endpoint in (*listen, between)}
+    stream, dealing = (f"tcp://127.0.0.1:{max(ports) + i}" for i in (1, 2))
+    targets = (*listen, between, stream, *listen, dealing)
+    proxies = {n: FaultProxy(t, rng) for n, t in zip(LINKS, targets, strict=True)}
+    ends = {name: proxy.endpoint for name, proxy in proxies.items()}
+    rewrite(setup.client, server_endpoints=[ends["client-server0"], ends["client-server1"]])
+    rewrite(setup.server0, peer_bulk=stream)
+    rewrite(setup.server1, peer_connect=ends["peer"], peer_bulk=ends["stream"], dealer_bulk=dealing)
+    rewrite(
+        setup.dealer,
+        server_endpoints=[ends["dealer0"], ends["dealer1"]],
+        dealer_bulk=ends["dealing"],
+    )
+    return proxies
+
+
+@dataclass
+class _World:
+    parties: Parties
+    proxies: dict[str, FaultProxy]
+    items: list[str]
+
+
+@contextlib.contextmanager
+def _world(rng: np.random.Generator) -> Iterator[_World]:
+    proxies: dict[str, FaultProxy] = {}
+
+    def through_proxies(parties: Parties) -> None:
+        proxies.update(_proxies(parties, rng))
+
+    try:
+        with running(BATCH, "2KiB", through_proxies) as parties, parties.ready() as client:
+            items = client.share(images_of(ids := item_ids(rng, N_ITEMS)), ids)
+            yield _World(parties, proxies, items)
+    finally:
+        for proxy in proxies.values():
+            proxy.close()
+
+
+def _pause(parties: Parties, name: str, lasts_s: float) -> None:
+    pid = parties.processes[name].pid
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(lasts_s)
+    os.kill(pid, signal.SIGCONT)
+
+
+def _spoil(proxy: FaultProxy, kind: str, ways: tuple[int, ...]) -> None:
+    proxy.spoil(kind, ways)
+    time.sleep(LASTS_S)
+    proxy.heal()
+
+
+def chosen(world: _World, unit: int) -> tuple[str, float, Callable[[], None], Callable[[], int]]:
+    """What a unit does: its name, its limit, the fault, and how often the fault struck."""
+    n_pauses = len(NAMES) * len(PAUSES_S)
+    if unit % 4 == 3:  # every fourth unit is a pause
+        number = unit // 4 % n_pauses
+        name, lasts_s = NAMES[number % len(NAMES)], PAUSES_S[number // len(NAMES)]
+        pause = partial(_pause, world.parties, name, lasts_s)
+        return f"{name} paused for {lasts_s:g} s", LIMIT_S, pause, lambda: 1
+    number = unit - unit // 4
+    link, kind = LINKS[number % len(LINKS)], KINDS[number // len(LINKS) % len(KINDS)]
+    ways = WAYS[number // len(LINKS) // len(KINDS) % len(WAYS)]
+    if kind == "one-way" and len(ways) == 2:
+        ways = (1,)
+    proxy = world.proxies[link]
+    limit_s = SLOW_LIMIT_S if kind in SLOW else LIMIT_S
+    name = f"{kind} at {link}, ways {ways}"
+    return name, limit_s, partial(_spoil, proxy, kind, ways), lambda: proxy.touched
+
+
+def one_fault(world: _World, unit: int) -> Finding:
+    """One fault while a client works, and service afterwards."""
+    name, limit_s, fault, touched = chosen(world, unit)
+    client = _Client(world.parties, world.items)
+    client.start()
+    rng = np.random.default_rng([SEED, unit])
+    time.sleep(float(rng.uniform(0.3, 1.0)))
+    before, began = touched(), time.monotonic()
+    fault()
+    healed = time.monotonic()
+    client.stopping.set()
+    client.join(limit_s)
+    late_s = time.monotonic() - max(began, client.begun) if client.is_alive() else None
+    faults = judged([*client.requests], began, limit_s, late_s)
+    struck = touched() - before if touched() != 1 else 1
+    try:
+        with world.parties.ready() as after:
+            if not right(world.parties.compiled, world.items, after.run(world.items).reveal()):
+                faults.append("a wrong result after the fault")
+        back_s = round(time.monotonic() - healed, 1)
+        if back_s > BACK_S and not client.is_alive():
+            faults.append(f"service came back after {back_s} s")
+    except GpumpcError as error:
+        back_s = -1.0
+        faults.append(f"no service after the fault: {type(error).__name__}: {error}")
+    ended = [p for p in NAMES if world.parties.processes[p].poll() is not None]
+    faults += [f"{party} ended" for party in ended]
+    outcomes = [r.outcome for r in client.requests if r.ended > began]
+    n_right = sum(outcome == "right" for outcome in outcomes)
+    counts = {"faults": 1.0, "requests": len(outcomes), "right": n_right, "struck": bool(struck)}
+    errors = sorted({outcome[:160] for outcome in outcomes if outcome != "right"})
+    notes = {"fault": name, "back_s": back_s, "errors": errors}
+    return Finding(counts, [f"{name}: {fault}" for fault in faults], notes)
+
+
+def run(units: Sequence[int]) -> Iterator[Finding]:
+    """Faults in one world, and in a new one after each finding."""
+    ahead = list(units)
+    while ahead:
+        with _world(np.random.default_rng([SEED, ahead[0]])) as world:
+            while ahead:
+                finding = one_fault(world, ahead.pop(0))
+                yield finding
+                if finding.faults:
+                    break
+
+
+PART = Part("faults", "one fault of the network, or one pause", 252, 6, run)
