@@ -19,7 +19,16 @@ import numpy as np
 
 from bench.evidence.fault_proxy import KINDS, FaultProxy
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import LIMIT_S, NAMES, Parties, images_of, item_ids, right, running
+from bench.evidence.parties import (
+    LIMIT_S,
+    NAMES,
+    Parties,
+    images_of,
+    item_ids,
+    right,
+    running,
+    until,
+)
 from gpumpc.client.client import Client
 from gpumpc.deploy.config import load_server
 from gpumpc.errors import GpumpcError
@@ -56,6 +65,7 @@ class _Client(threading.Thread):
         self.requests: list[Request] = []
 
     def run(self) -> None:
+        """What the thread does."""
         client: Client | None = None
         while not self.stopping.is_set():
             self.begun = time.monotonic()
@@ -198,6 +208,8 @@ def one_fault(world: _World, unit: int) -> Finding:
     struck = touched() - before if touched() != 1 else 1
     try:
         with world.parties.ready() as after:
+            if not until(lambda: all(s.dealer_connected for s in after.status()), BACK_S):
+                faults.append(f"the dealer is not connected {BACK_S:g} s after the fault")
             if not right(world.parties.compiled, world.items, after.run(world.items).reveal()):
                 faults.append("a wrong result after the fault")
         back_s = round(time.monotonic() - healed, 1)

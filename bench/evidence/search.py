@@ -80,6 +80,7 @@ class _Writer(threading.Thread):
         self.faults: list[str] = []
 
     def run(self) -> None:
+        """What the thread does."""
         with self._parties.client() as client:
             index = client.open_index(INDEX)
             while not self.stopping.is_set():
