@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.evidence.part import Journal, Part
 
-NAMES = ("search", "kills", "flips", "faults", "strangers", "users", "bugs", "law")
+NAMES = ("search", "kills", "flips", "faults", "restore", "strangers", "users", "bugs", "law")
 OUT = Path("out/evidence")
 
 
