@@ -19,7 +19,19 @@ from pathlib import Path
 
 from bench.evidence.part import Journal, Part
 
-NAMES = ("search", "kills", "flips", "faults", "restore", "strangers", "users", "bugs", "law")
+NAMES = (
+    "search",
+    "kills",
+    "flips",
+    "faults",
+    "restore",
+    "strangers",
+    "users",
+    "soak",
+    "audit",
+    "bugs",
+    "law",
+)
 OUT = Path("out/evidence")
 
 

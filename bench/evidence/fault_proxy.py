@@ -95,6 +95,7 @@ class FaultProxy:
         before, held = b"", b""
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
+                self.heard(source, way, data)
                 kind = self._kind if way in self._ways else ""
                 self.touched += bool(kind)
                 if kind == "reorder" and not held:
@@ -106,6 +107,9 @@ class FaultProxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def heard(self, source: socket.socket, way: int, data: bytes) -> None:
+        """Called with everything that arrives; a tap keeps it."""
 
     def _spoilt(self, kind: str, data: bytes, before: bytes) -> bytes:
         """What goes on of `data`, of which `before` is the last that went before."""

@@ -7,7 +7,6 @@ slack; when the fault is over, service must come back by itself.
 
 import contextlib
 import os
-import re
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from bench.evidence.fault_proxy import KINDS, FaultProxy
+from bench.evidence.links import LINKS, lead_through
 from bench.evidence.part import SEED, Finding, Part
 from bench.evidence.parties import (
     LIMIT_S,
@@ -30,13 +30,9 @@ from bench.evidence.parties import (
     until,
 )
 from gpumpc.client.client import Client
-from gpumpc.deploy.config import load_server
 from gpumpc.errors import GpumpcError
-from tests.processes.cluster import rewrite
 
 BATCH, N_ITEMS = 4, 40  # more batches than the pool holds: the dealer deals while a request runs
-# Links by name: which party listens, and which keys of which files lead there.
-LINKS = ("client-server0", "client-server1", "peer", "stream", "dealer0", "dealer1", "dealing")
 WAYS = ((0, 1), (0,), (1,))
 # Bytes still move: a request may be slow, and must end all the same.
 SLOW, SLOW_LIMIT_S = ("delay", "trickle"), 60.0
@@ -114,28 +110,6 @@ def judged(
     return faults
 
 
-def _proxies(parties: Parties, rng: np.random.Generator) -> dict[str, FaultProxy]:
-    """Lead every link through a proxy of its own, by the parties' files alone."""
-    setup = parties.setup
-    listen = [load_server(file).listen for file in (setup.server0, setup.server1)]
-    between = str(load_server(setup.server0).peer_listen)
-    # Two more ports, which nobody else has: those above are free now and below 32000.
-    ports = {int(re.sub(r".*:", "", endpoint)) for endpoint in (*listen, between)}
-    stream, dealing = (f"tcp://127.0.0.1:{max(ports) + i}" for i in (1, 2))
-    targets = (*listen, between, stream, *listen, dealing)
-    proxies = {n: FaultProxy(t, rng) for n, t in zip(LINKS, targets, strict=True)}
-    ends = {name: proxy.endpoint for name, proxy in proxies.items()}
-    rewrite(setup.client, server_endpoints=[ends["client-server0"], ends["client-server1"]])
-    rewrite(setup.server0, peer_bulk=stream)
-    rewrite(setup.server1, peer_connect=ends["peer"], peer_bulk=ends["stream"], dealer_bulk=dealing)
-    rewrite(
-        setup.dealer,
-        server_endpoints=[ends["dealer0"], ends["dealer1"]],
-        dealer_bulk=ends["dealing"],
-    )
-    return proxies
-
-
 @dataclass
 class _World:
     parties: Parties
@@ -148,7 +122,7 @@ def _world(rng: np.random.Generator) -> Iterator[_World]:
     proxies: dict[str, FaultProxy] = {}
 
     def through_proxies(parties: Parties) -> None:
-        proxies.update(_proxies(parties, rng))
+        proxies.update(lead_through(parties, lambda target: FaultProxy(target, rng)))
 
     try:
         with running(BATCH, "2KiB", through_proxies) as parties, parties.ready() as client:

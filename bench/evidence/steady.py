@@ -9,7 +9,6 @@ import numpy as np
 from bench.evidence.parties import Parties, images_of, item_ids, right
 from gpumpc.client.client import Client
 
-INDEX = "steady"
 N_ITEMS = 4
 
 
@@ -18,6 +17,7 @@ class Steady(threading.Thread):
 
     Args:
         connect: makes the user's connection; a new one after each error.
+        index: the name of an index of this thread's own.
 
     Attributes:
         n_right: rounds in which every answer was right.
@@ -26,10 +26,15 @@ class Steady(threading.Thread):
     """
 
     def __init__(
-        self, parties: Parties, rng: np.random.Generator, connect: Callable[[], Client]
+        self,
+        parties: Parties,
+        rng: np.random.Generator,
+        connect: Callable[[], Client],
+        index: str = "steady",
     ) -> None:
         super().__init__(daemon=True)
         self._parties, self._rng, self._connect = parties, rng, connect
+        self._index = index
         self.stopping = threading.Event()
         self.n_right = 0
         self.faults: list[str] = []
@@ -40,7 +45,7 @@ class Steady(threading.Thread):
         while not self.stopping.is_set():
             try:
                 with self._connect() as client:
-                    client.create_index(INDEX, "l2")
+                    client.create_index(self._index, "l2")
                     while not self.stopping.is_set():
                         self._round(client)
             except Exception as error:  # any error at all is a finding here
@@ -50,7 +55,7 @@ class Steady(threading.Thread):
     def _round(self, client: Client) -> None:
         start, items = time.monotonic(), item_ids(self._rng, N_ITEMS)
         client.extract(client.share(images_of(items), items))
-        index = client.open_index(INDEX)
+        index = client.open_index(self._index)
         index.add(items)
         _, found = index.search(items, 1)
         kept, ran = client.features(items).reveal(), client.run(items).reveal()
