@@ -14,7 +14,7 @@ export MPLBACKEND := Agg
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage lint figures evidence bench clean tools compiler
+.PHONY: help demo test test-pythons coverage lint figures evidence records bench clean tools compiler
 
 help:
 	@echo "make demo      install into .venv, then run the main job on real images"
@@ -23,7 +23,8 @@ help:
 	@echo "make coverage  the share of the package's lines that unit and protocol tests run"
 	@echo "make lint      ruff, mypy and the import contracts alone"
 	@echo "make figures   every figure of bench/figures.toml: its bound and its measured value (ID=\"relu lite0\" for some)"
-	@echo "make evidence  the tests and the figures, written to out/evidence"
+	@echo "make evidence  campaigns of kills, faults and attacks against real processes; goes on where it was (PART=kills for one)"
+	@echo "make records   the tests and the figures, written to out/records"
 	@echo "make bench     micro-benchmarks, stored by machine and revision, with the last of this machine (SUITE=ring for one)"
 	@echo "make clean     remove .venv, out/ and all caches"
 
@@ -81,12 +82,15 @@ lint: tools $(VENV)/.test-installed
 figures: tools $(VENV)/.test-installed
 	$(BIN)/python -m bench.figures $(ID)
 
-evidence: tools compiler $(VENV)/.test-installed
-	@mkdir -p out/evidence
-	set -o pipefail; $(BIN)/python tests/run_groups.py | tee out/evidence/tests.txt
-	set -o pipefail; $(BIN)/python tests/run_groups.py coverage evidence | tee -a out/evidence/tests.txt
-	$(BIN)/python -m bench.figures --json > out/evidence/figures.json
-	set -o pipefail; $(PYTHON) tests/run_pythons.py | tee out/evidence/pythons.txt
+evidence: tools $(VENV)/.test-installed
+	$(BIN)/python -m bench.evidence $(foreach part,$(PART),--part $(part))
+
+records: tools compiler $(VENV)/.test-installed
+	@mkdir -p out/records
+	set -o pipefail; $(BIN)/python tests/run_groups.py | tee out/records/tests.txt
+	set -o pipefail; $(BIN)/python tests/run_groups.py coverage evidence | tee -a out/records/tests.txt
+	$(BIN)/python -m bench.figures --json > out/records/figures.json
+	set -o pipefail; $(PYTHON) tests/run_pythons.py | tee out/records/pythons.txt
 
 bench: tools $(VENV)/.test-installed
 	$(BIN)/python -m bench.suite $(SUITE)

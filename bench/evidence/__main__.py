@@ -45,6 +45,8 @@ def load(name: str) -> Part:
 def work(part: Part, n: int, journal: Journal) -> None:
     """Run the units that are missing up to n, and write each down as it comes."""
     units = range(journal.next_unit, n)
+    if not units:  # a part may start parties before its first unit
+        return
     start = time.monotonic()
     for unit, finding in zip(units, part.run(units), strict=True):
         now = time.monotonic()

@@ -33,4 +33,4 @@ def run(units: Sequence[int]) -> Iterator[Finding]:
         yield judged(done.stdout)
 
 
-PART = Part("bugs", "every planted bug", 1, 1, run)
+PART = Part("bugs", "every planted bug", 1, 0, run)

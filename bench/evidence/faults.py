@@ -214,4 +214,4 @@ def run(units: Sequence[int]) -> Iterator[Finding]:
                     break
 
 
-PART = Part("faults", "one fault of the network, or one pause", 252, 6, run)
+PART = Part("faults", "one fault of the network, or one pause", 252, 4, run)

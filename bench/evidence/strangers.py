@@ -190,4 +190,4 @@ def run(units: Sequence[int]) -> Iterator[Finding]:
                     break
 
 
-PART = Part("strangers", f"{UNIT_S:g} s of one attack at one port", 20, 4, run)
+PART = Part("strangers", f"{UNIT_S:g} s of one attack at one port", 20, 3, run)

@@ -158,4 +158,4 @@ def run(units: Sequence[int]) -> Iterator[Finding]:
                     break
 
 
-PART = Part("users", f"{UNIT_S:g} s of one hostile behaviour", 12, 3, run)
+PART = Part("users", f"{UNIT_S:g} s of one hostile behaviour", 12, 2, run)
