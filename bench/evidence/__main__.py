@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         journal = Journal(options.out / f"{tier}{name}.jsonl")
         if options.again:
             journal.clear()
-        work(part, options.n or (part.fast if options.fast else part.full), journal)
+        try:
+            work(part, options.n or (part.fast if options.fast else part.full), journal)
+        except Exception:  # the other parts run all the same
+            traceback.print_exc()
+            failed = True
         summary = journal.summary()
         print(json.dumps({"part": name, "unit": part.unit, **summary}), flush=True)
         failed |= bool(summary["n_faults"])

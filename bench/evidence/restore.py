@@ -21,6 +21,8 @@ from gpumpc.client.client import Client
 from gpumpc.errors import GpumpcError
 
 N_ITEMS = 8
+PAGE_BYTES = 4096
+FREE_BYTES = 1 << 20
 # What was wrong, and what was refused.
 Outcome = tuple[list[str], list[str]]
 Case = Callable[[np.random.Generator], Outcome]
@@ -186,10 +188,12 @@ def _shared_state(rng: np.random.Generator) -> Outcome:
 
 
 @contextlib.contextmanager
-def _mounted(state: Path, size: str) -> Iterator[None]:
+def _mounted(state: Path) -> Iterator[None]:
     """A small file system in a state's place, with what was there; needs the right to mount."""
     aside = state.with_suffix(".aside")
     shutil.move(state, aside)
+    pages = sum(-(-path.stat().st_size // PAGE_BYTES) + 1 for path in aside.rglob("*"))
+    size = pages * PAGE_BYTES + FREE_BYTES
     state.mkdir(mode=0o700)
     options = f"mode=700,size={size}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", state], check=True)
@@ -265,7 +269,7 @@ def _disk(party: int, full: bool) -> Case:
                 _store(client, first := item_ids(rng, 4))
             parties.end(*parties.processes)
             state = parties.state(party)
-            with _mounted(state, "512k" if full else "64m"):
+            with _mounted(state):
                 faults, refused = (full_disk if full else read_only)(parties, state, rng)
                 if not until(lambda: _serves(parties, first, rng), 30):
                     faults.append("no service when the disk was good again")
