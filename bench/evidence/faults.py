@@ -27,7 +27,6 @@ from bench.evidence.parties import (
     item_ids,
     right,
     running,
-    until,
 )
 from gpumpc.client.client import Client
 from gpumpc.errors import GpumpcError
@@ -182,9 +181,10 @@ def one_fault(world: _World, unit: int) -> Finding:
     struck = touched() - before if touched() != 1 else 1
     try:
         with world.parties.ready() as after:
-            if not until(lambda: all(s.dealer_connected for s in after.status()), BACK_S):
+            if not deals(after, BACK_S):
                 faults.append(f"the dealer is not connected {BACK_S:g} s after the fault")
-            if not right(world.parties.compiled, world.items, after.run(world.items).reveal()):
+            result = after.run(world.items).reveal()
+            if not right(world.parties.compiled, world.items, result):
                 faults.append("a wrong result after the fault")
         back_s = round(time.monotonic() - healed, 1)
         if back_s > BACK_S and not client.is_alive():

@@ -21,10 +21,10 @@ from bench.evidence.parties import (
     READY_S,
     Array,
     Parties,
+    deals,
     images_of,
     right,
     running,
-    until,
 )
 from bench.evidence.told import ROWS, Diary, Model
 from gpumpc.client.client import Client
@@ -219,9 +219,11 @@ def cycle(world: _World, unit: int, folder: Path) -> Finding:
     try:
         with world.parties.client() as client:
             client.wait_ready(READY_S)
-            if not until(lambda: all(s.dealer_connected for s in client.status()), READY_S):
+            if not deals(client, READY_S):
                 faults.append(f"the dealer did not come back within {READY_S:g} s")
             faults += check(client, world)
+            # A fault of the status alone: it is counted, and hides no other one.
+            counts["server 0 says it has no dealer"] = not client.status()[0].dealer_connected
     except GpumpcError as error:
         faults.append(f"no service after the restart: {type(error).__name__}: {error}")
     return Finding({**counts, "cycles": 1}, faults)

@@ -133,6 +133,11 @@ def memory_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def deals(client: Client, timeout_s: float) -> bool:
+    """Wait until the dealer is connected to server 1, which takes what it deals; whether it is."""
+    return until(lambda: client.status()[1].dealer_connected, timeout_s)
+
+
 def until(holds: Callable[[], bool], timeout_s: float) -> bool:
     """Wait until a function says true; whether it did in time."""
     deadline = time.monotonic() + timeout_s
