@@ -23,6 +23,7 @@ from bench.evidence.parties import (
     LIMIT_S,
     NAMES,
     Parties,
+    deals,
     images_of,
     item_ids,
     right,
