@@ -45,6 +45,21 @@ class Parties(LocalCluster):
         parties.compiled, parties.plan = compiled, plan
         return parties
 
+    def start(self) -> None:
+        """Start what does not run."""
+        self._close_pipes()
+        super().start()
+
+    def stop(self) -> None:
+        """Stop all; safe to call twice."""
+        super().stop()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for process in self.processes.values():
+            if process.stdin and process.poll() is not None:
+                process.stdin.close()
+
     def state(self, party: int) -> Path:
         """A server's state folder."""
         return self.setup.folder / f"state{party}"
