@@ -32,6 +32,7 @@ NAMES = (
     "audit",
     "bugs",
     "law",
+    "simulation",
 )
 OUT = Path("out/evidence")
 

@@ -107,7 +107,7 @@ class SimulatedServer:
         self.peer_loop = PeerLoop(party, engines, connect, meet, stopping)
         indexes = IndexCatalog(self.share_store)
         resources = Resources(
-            party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30
+            party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30, bool
         )
         config: Any = types.SimpleNamespace(owners=(), users=(cluster.card,))
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))

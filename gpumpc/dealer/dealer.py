@@ -75,15 +75,9 @@ class Dealer:
         while not self._stopping.is_set():
             servers: list[Requester] = []
             try:
-                for party in (0, 1):
-                    servers.append(self._connect(party))
-                    if wait_for_peer(servers[party].wait_peer, self._stopping):
-                        if party == 1:
-                            servers[party].open_stream(self.config.dealer_bulk)
-                        self._agree(servers[party], party)
-                if not self._stopping.is_set():
-                    self._has_agreed = True
+                if self._meet(servers):
                     log.info("the dealer is connected to both servers and agrees")
+                    self._has_agreed = True
                     self._serve(servers)
             except (HandshakeMismatch, AccessDenied) as error:
                 if not self._has_agreed:
@@ -101,6 +95,17 @@ class Dealer:
                 for server in servers:
                     server.close()
         self._executor.shutdown()
+
+    def _meet(self, servers: list[Requester]) -> bool:
+        """Connect to both servers and agree; whether both are there. They are added to the list."""
+        for party in (0, 1):
+            servers.append(self._connect(party))
+            if not wait_for_peer(servers[party].wait_peer, self._stopping, connects=True):
+                return False
+            if party == 1:
+                servers[party].open_stream(self.config.dealer_bulk)
+            self._agree(servers[party], party)
+        return not self._stopping.is_set()
 
     def _connect(self, party: int) -> Requester:
         config = self.config

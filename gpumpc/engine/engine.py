@@ -5,6 +5,7 @@ the servers must agree on is compared before the first masked byte; every batch 
 durably before it is used.
 """
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 
 log = logging.getLogger("gpumpc")
+
+
+def _name_checksum(name: bytes) -> bytes:
+    return hashlib.sha256(name).hexdigest()[:16].encode()
 
 
 class Engine(Evaluation):
@@ -103,10 +108,17 @@ class Engine(Evaluation):
             return "", {}
         try:
             weights = ws.load_static(self._weights_path, self.backend, self.program)
-            return name_path.read_text().strip(), weights
-        except (CorruptPlan, UnicodeDecodeError) as error:
+            name, _, kept = name_path.read_bytes().partition(b" ")
+            if kept != _name_checksum(name):
+                what, hint = (
+                    f"{name_path} was changed or cut on the disk",
+                    "share the weights again",
+                )
+                raise CorruptPlan(what, "its checksum does not match", hint)
+            return name.decode(), weights
+        except CorruptPlan as error:
             log.error("%s", error)
-            self._damage = f"{self._weights_path.name} or .pair is damaged"
+            self._damage = error.what
             return "", {}
 
     def receive_weights(self, sent: memoryview) -> ws.RawShares:
@@ -129,6 +141,7 @@ class Engine(Evaluation):
             path.unlink(missing_ok=True)
         self.weights = weights
         ws.save_static(self._weights_path, self.backend, weights)
-        write_private(name_path, weight_sharing_id.encode())
+        name = weight_sharing_id.encode()
+        write_private(name_path, name + b" " + _name_checksum(name))
         self.open_session(channel, weight_sharing_id)
         self.prepare_next()

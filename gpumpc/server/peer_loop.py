@@ -210,7 +210,7 @@ class PeerLoop:
                 self._fail_after_grace()
                 connection.wait_peer(timeout_s)
 
-            if not wait_for_peer(wait_peer, self.stopping):
+            if not wait_for_peer(wait_peer, self.stopping, connects=self._party == 1):
                 return
             channel = Multiplexer(connection).first
             self._agree(channel)

@@ -70,6 +70,7 @@ class Server:
         self._listener = self._listen()
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
+        self._dealer_heard_at = -DEALER_SILENCE_S
         self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._stopping = threading.Event()
         self._next_compaction = 0.0
@@ -84,6 +85,7 @@ class Server:
             self._dealer_link,
             self._peer_loop,
             config.task_bytes,
+            self._dealer_is_connected,
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 
@@ -178,7 +180,7 @@ class Server:
     # dealer
 
     def _receive_from_dealer(self, arrival: Arrival) -> None:
-        frame = arrival.frame
+        frame, self._dealer_heard_at = arrival.frame, time.monotonic()
         if frame.kind is Kind.HELLO:
             self._greet_dealer(arrival)
         elif self._dealer_link is not None:  # server 0 only compares the plans
@@ -196,6 +198,11 @@ class Server:
                     if isinstance(record, m.DealRefused):
                         log.warning("the dealer refuses: %s (%s)", record.what, record.why)
                         self._dealer_link.refuse(record)
+
+    def _dealer_is_connected(self) -> bool:
+        if self._dealer_link:
+            return self._dealer_link.is_connected
+        return time.monotonic() - self._dealer_heard_at < DEALER_SILENCE_S
 
     @staticmethod
     def _store(dealer_link: DealerLink, frame: Frame) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from gpumpc import messages as m
@@ -37,6 +37,7 @@ class Resources:
     Attributes:
         engines: by plan hash.
         dealer_link: None at server 0.
+        dealer_is_connected: whether the dealer sent something lately.
         task_bytes: how much correlated randomness one batch of a search may take.
     """
 
@@ -47,6 +48,7 @@ class Resources:
     dealer_link: DealerLink | None
     peer_loop: PeerLoop
     task_bytes: int
+    dealer_is_connected: Callable[[], bool]
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""

@@ -9,9 +9,8 @@ from gpumpc.server.requests.request import ImmediateRequest
 class GetStatus(ImmediateRequest[m.GetStatus]):
     def answer(self) -> None:
         resources = self.resources
-        link, loop = resources.dealer_link, resources.peer_loop
+        loop, dealer_connected = resources.peer_loop, resources.dealer_is_connected()
         plans = [self._plan_status(engine) for engine in resources.engines.values()]
-        dealer_connected = bool(link and link.is_connected)
         self.client.reply(m.Status(resources.party, plans, loop.is_connected, dealer_connected))
 
     def _plan_status(self, engine: Engine) -> m.PlanStatus:
