@@ -90,28 +90,28 @@ class Identity:
 def keygen(folder: Path, name: str, role: Role) -> Card:
     """Make a party's keys in `folder` (0700): `secret.toml` and `card.toml`.
 
-    Raises ConfigError if keys are there already or the name cannot be used, ExposedSecret if others
-    may write there.
+    The card is written last. A secret without a card is of a `keygen` that was cut off: its card is
+    made now, from its keys. Raises ConfigError if keys are there already or the name cannot be
+    used, ExposedSecret if others may write there.
     """
     if not re.search(_NAME, name):
         why = "it has 1 to 40 of the characters a-z 0-9 _ -, the first a letter or digit"
         raise ConfigError(f"'{name}' cannot name a party", why, "choose another name")
     folder = private_folder(Path(folder))
-    for file in ("secret.toml", "card.toml"):
-        if (folder / file).exists():
-            why, hint = (
-                "keys are never overwritten",
-                "give another folder, or move the old one away",
-            )
-            raise ConfigError(f"{folder / file} is there already", why, hint)
-    curve, own, signing = curve_keypair(), X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    card = Card(name, role, curve.public.decode(), _public(own), _public(signing))
-    secret = {
-        "curve_secret": curve.secret.decode(),
-        "x25519_secret": own.private_bytes_raw().hex(),
-        "sign_secret": signing.private_bytes_raw().hex(),
-    }
-    write_private(folder / "secret.toml", _toml(secret))
+    if (folder / "card.toml").exists():
+        why, hint = "keys are never overwritten", "give another folder, or move the old one away"
+        raise ConfigError(f"{folder / 'card.toml'} is there already", why, hint)
+    path = folder / "secret.toml"
+    if not path.exists():
+        own, signing = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        secret = {
+            "curve_secret": curve_keypair().secret.decode(),
+            "x25519_secret": own.private_bytes_raw().hex(),
+            "sign_secret": signing.private_bytes_raw().hex(),
+        }
+        write_private(path, _toml(secret))
+    curve_secret, own, signing = _load_secret(path)
+    card = Card(name, role, curve_public(curve_secret).decode(), _public(own), _public(signing))
     write_private(folder / "card.toml", _toml(msgspec.to_builtins(card)))
     (folder / "card.toml").chmod(0o644)
     return card
@@ -132,19 +132,24 @@ def load_card(path: Path) -> Card:
 def load_identity(folder: Path) -> Identity:
     """A party's keys. Raises ExposedSecret if others can read them, MissingFile, ConfigError."""
     path = Path(folder) / "secret.toml"
-    secret: _SecretFile = _parse(path, read_private(path), _SecretFile)
+    curve_secret, own, signing = _load_secret(path)
     card = load_card(Path(folder) / "card.toml")
-    try:
-        own = X25519PrivateKey.from_private_bytes(bytes.fromhex(secret.x25519_secret))
-        signing = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret.sign_secret))
-    except ValueError:
-        raise _bad_card(f"{path}", "its X25519 or Ed25519 key is not a key") from None
-    curve_secret = secret.curve_secret.encode()
     public = curve_public(curve_secret), _public(own), _public(signing)
     if public != (card.curve_key, card.x25519_public, card.sign_public):
         raise _bad_card(f"{path}", "its keys do not belong to the card.toml next to it")
     secrets = Secret(curve_secret), Secret(own.private_bytes_raw())
     return Identity(card, *secrets, Secret(signing.private_bytes_raw()))
+
+
+def _load_secret(path: Path) -> tuple[bytes, X25519PrivateKey, Ed25519PrivateKey]:
+    """The secret keys of CURVE, X25519 and Ed25519."""
+    secret: _SecretFile = _parse(path, read_private(path), _SecretFile)
+    try:
+        own = X25519PrivateKey.from_private_bytes(bytes.fromhex(secret.x25519_secret))
+        signing = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret.sign_secret))
+    except ValueError:
+        raise _bad_card(f"{path}", "its X25519 or Ed25519 key is not a key") from None
+    return secret.curve_secret.encode(), own, signing
 
 
 def agree_root(identity: Identity, peer_card: Card, party: int) -> Secret:

@@ -18,7 +18,7 @@ _ITEM_BYTES = 16
 
 Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 ClassName = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
-IndexName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
+IndexName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}\\Z")]
 PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 Items = list[Identifier]

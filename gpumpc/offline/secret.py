@@ -1,5 +1,6 @@
 """Secrets in memory, which do not print, and on disk, where other users cannot read them."""
 
+import contextlib
 import errno
 import fcntl
 import hmac
@@ -64,22 +65,33 @@ def private_folder(folder: Path) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file for this user alone (0600), durably. Raises ConfigError if it exists."""
+    """Write a new file for this user alone (0600), durably: all of it is there, or nothing.
+
+    Raises ConfigError if it exists.
+    """
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        why, hint = "a file is never overwritten", "give another folder, or move the old one away"
-        raise ConfigError(f"{path} is there already", why, hint) from None
-    except OSError as error:
-        raise file_error(f"{path} cannot be written", error) from error
-    try:
+        _remove(draft)  # of a process that was killed here
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        os.link(draft, path)  # unlike a rename, it fails where the name is taken
+        _remove(draft)
+        sync_folder(path.parent)
+    except FileExistsError:
+        _remove(draft)
+        why, hint = "a file is never overwritten", "give another folder, or move the old one away"
+        raise ConfigError(f"{path} is there already", why, hint) from None
     except OSError as error:
-        path.unlink(missing_ok=True)
+        _remove(draft)
         raise file_error(f"{path} cannot be written", error) from error
+
+
+def _remove(draft: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
 
 
 def read_private(path: Path) -> bytes:

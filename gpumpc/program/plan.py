@@ -33,7 +33,7 @@ _SALT_KEY = "salt"
 
 WeightArray = npt.NDArray[np.floating]
 Bounds = Literal["certified", "calibrated"]
-HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
