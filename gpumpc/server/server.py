@@ -277,6 +277,7 @@ def _claim(state: Path, card: Card) -> None:
     if not path.exists():
         write_private(path, card.curve_key)
     elif read_private(path) != card.curve_key:
-        what = f"the state folder {state} belongs to another party than {card.name}"
-        hint = "give each party its own state folder; with new keys, begin with an empty one"
-        raise ConfigError(what, "it was exchanged or copied, or this party has new keys", hint)
+        what = f"the state folder of {path} belongs to another party than {card.name}"
+        why = "it was exchanged or copied, this party has new keys, or its disk changed that file"
+        hint = "give each party its own state folder; if the file alone is damaged, delete it"
+        raise ConfigError(what, why, hint)
