@@ -24,11 +24,15 @@ from gpumpc.ring.backend import Backend, Words, packed_bytes
 from gpumpc.server import store_agreement as agreement
 from gpumpc.shares import SEED_BYTES, Additive
 from gpumpc.store import RowKey, Store
+from gpumpc.store.manifest import row_entry_bytes
+from gpumpc.store.row_cipher import TAG_BYTES
+from gpumpc.store.segments import segment_bytes
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import MAX_PAYLOAD_BYTES
 from gpumpc.wire.handshake import exchange_hello
 
 INPUTS = "input/"
+_LONGEST_VERSION = "0" * 56  # of a row that an evaluation adds
 # A row that is pending for so long is half of an upload that was given up.
 SWEEP_S = 3600.0
 
@@ -106,7 +110,7 @@ class ShareStore:
         InputError for an item of another owner.
         """
         row_kind = self.inputs(engine)
-        n, n_packed = len(request.items), _row_bytes(row_kind.value)
+        n, n_packed = len(request.items), row_bytes_of(row_kind.value)
         row_bytes = SEED_BYTES if row_kind.from_seed else n_packed
         # A seed does not show the size: server 0 also refuses what could not be sent to server 1.
         if not n or len(bulk) != n * row_bytes or n * n_packed > MAX_PAYLOAD_BYTES:
@@ -156,6 +160,20 @@ class ShareStore:
         keys, kind = row_keys(items, engine.session_id, batch), self.features(engine).kind
         self.store.put(kind, keys, owner, _packed(self.backend, result))
         self.confirm(channel, kind, keys)
+
+    def check_room(
+        self, kind: str, items: Sequence[str], owner: str, row_bytes: int, batch_size: int
+    ) -> None:
+        """Raises ConfigError unless rows that a request will add, batch by batch, have room.
+
+        Both servers ask before the request begins: a refusal in its middle would end their
+        connection.
+        """
+        keys = (RowKey(item, _LONGEST_VERSION) for item in items)
+        entries = sum(row_entry_bytes(kind, key, owner) for key in keys)
+        n_batches = -(-len(items) // batch_size)
+        segments = n_batches * segment_bytes(batch_size, row_bytes + TAG_BYTES)
+        self.store.check_room(owner, entries + segments)
 
     def source_of(self, engine: Engine, source: Engine | None) -> RowKind:
         """The rows that a plan takes: inputs, or the features of `source`. Raises PlanError."""
@@ -238,7 +256,8 @@ def digest(keys: Sequence[RowKey]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _row_bytes(value: Value) -> int:
+def row_bytes_of(value: Value) -> int:
+    """Bytes of one item's share of a value whose shape is that of a batch."""
     return packed_bytes(int(np.prod(value.shape[1:], dtype=object)), value.bits)
 
 

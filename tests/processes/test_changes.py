@@ -165,6 +165,22 @@ def test_dealer_that_cannot_deal_a_batch_goes_on(tmp_path: Path) -> None:
         assert cluster.processes["dealer"].poll() is None
 
 
+def test_results_without_room_are_refused_before_they_are_computed(tmp_path: Path) -> None:
+    cluster = Cluster.make(tmp_path)
+    for file in (cluster.setup.server0, cluster.setup.server1):
+        rewrite(file, uploads="64KiB")
+    with cluster, cluster.ready() as client:
+        few, many = client.share(images(4)), client.share(images(30))
+        connections = cluster.log("server0").count("is connected to server 1")
+        with pytest.raises(RemoteError, match="no room.*gpumpc delete"):
+            client.extract(many)
+        assert client.extract(few) and not {*many} & {*client.list_features()}
+        index = client.create_index("full", "l2")
+        index.add(few)
+        assert index.search(few, 1)[1] == [[item] for item in few]
+        assert cluster.log("server0").count("is connected to server 1") == connections
+
+
 _DIE = """
 import os, signal
 from gpumpc.server import store_agreement as agreement

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from gpumpc import messages as m
 from gpumpc.server.requests.request import JointRequest, check_items, named
-from gpumpc.server.share_store import digest
+from gpumpc.server.share_store import digest, row_bytes_of
 from gpumpc.shares import Additive
 from gpumpc.store import RowKey
 from gpumpc.wire.multiplexer import SubChannel
@@ -93,6 +93,15 @@ class Extract(_EvaluationRequest[m.Extract]):
     def _find_done(self) -> list[RowKey]:
         store, kind = self.share_store, self.share_store.features(self.engine).kind
         return store.present(kind, self.record.items, self.client.name)
+
+    def prepare(self) -> str:
+        """Also raises ConfigError where the results have no room."""
+        state, done = super().prepare(), {key.item for key in self._done}
+        features = self.share_store.features(self.engine)
+        items = [item for item in self.record.items if item not in done]
+        size, n_bytes = self.engine.program.input.shape[0], row_bytes_of(features.value)
+        self.share_store.check_room(features.kind, items, self.client.name, n_bytes, size)
+        return state
 
     def _finish_batch(self, channel: SubChannel, batch: BatchResult) -> None:
         self.share_store.store_features(

@@ -153,6 +153,15 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
             )
         self._labels = dict(zip(items, np.frombuffer(bulk, dtype="<u8"), strict=False))
 
+    def prepare(self) -> str:
+        """Also raises ConfigError where the rows have no room."""
+        state, present = super().prepare(), {key.item for key in self._rows}
+        fresh = [item for item in self.record.items if item not in present]
+        n_bytes, owner = ix.row_bytes(self._geometry, self._index.n_labels), self.client.name
+        kind = self._index.kind
+        self.share_store.check_room(kind, fresh, owner, n_bytes, ix.ROWS_PER_BATCH)
+        return state
+
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Add a batch of rows at a time; items that are in the index already stay as they are."""
         present = {key.item for key in self._rows}
