@@ -24,6 +24,7 @@ from bench.schema import row
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Kind, encode_header
 from gpumpc.wire.zmq_channel import CurveKeys, PeerSocket, curve_keypair
+from gpumpc.wire.zmq_channel.endpoint import in_parts
 from gpumpc.wire.zmq_channel.link import Link
 
 _WARM_UP = 3
@@ -59,7 +60,7 @@ class _CurveChannel:
 
     def exchange(self, payload: Sequence[bytes]) -> object:
         data = b"".join(payload)
-        self._link.put((encode_header(Kind.OPENING, len(data)), data))
+        self._link.put((encode_header(Kind.OPENING, len(data)), *in_parts(data)))
         return self._link.get(_PATIENCE_S)
 
 

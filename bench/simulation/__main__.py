@@ -50,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--schedules", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     options = parser.parse_args(arguments)
-    logging.disable(logging.CRITICAL)
     plan, identity, start = small_plan(), a_user(), time.monotonic()
     totals = dict.fromkeys(("schedules", "faults", "answers", "errors", "searches"), 0)
     failed, reported = list[int](), start
     for seed in range(options.first, options.first + options.schedules):
         schedule = Schedule(seed, plan, identity)
+        logging.disable(logging.CRITICAL)
         try:
             schedule.run()
         except Exception:
@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
             if len(failed) >= _MOST_FAILURES:
                 break
+        finally:
+            logging.disable(logging.NOTSET)
         history = schedule.history
         found = (1, schedule.n_faults, history.n_answers, history.n_errors, history.n_searches)
         totals = {name: totals[name] + n for name, n in zip(totals, found, strict=True)}

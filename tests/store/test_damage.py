@@ -122,13 +122,13 @@ def test_a_manifest_that_was_lost_erases_no_segment(
     assert len([*(tmp_path / "store").glob("*.seg")]) == 4
 
 
-def test_a_damaged_ledger_is_never_replaced_by_an_older(tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_told_with_its_own_cure(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     Ledger(path).close()
     path.write_bytes(flipped(path.read_bytes(), 3, 0))
     with pytest.raises(ConfigError) as caught:
         Ledger(path)
-    assert "Never put an older one back" in caught.value.hint and "space" not in caught.value.hint
+    assert "begins new sessions" in caught.value.hint and "space" not in caught.value.hint
 
 
 @pytest.mark.parametrize(
