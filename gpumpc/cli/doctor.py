@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpumpc.errors import GpumpcError
+from gpumpc.media.read import reader_protection
 from gpumpc.ring.choose import choose_backend
 from gpumpc.version import VERSION
 from gpumpc.wire.resources import FEW_FILES, limit_text
@@ -31,6 +32,8 @@ def report(config: Path | None) -> bool:
     table.add_row("python", python)
     table.add_row("backend", choose_backend().name)
     table.add_row("open files", _open_files())
+    for name, state in _reader():
+        table.add_row(name, state)
     for module, use in EXTRAS.items():
         state = "installed" if importlib.util.find_spec(module) else f"absent ({use})"
         table.add_row(f"extra {module}", state)
@@ -50,6 +53,21 @@ def _open_files() -> str:
     if hard != resource.RLIM_INFINITY and hard < FEW_FILES:
         text += f"; WARNING: fewer than {FEW_FILES} for a server, raise the hard limit"
     return f"{text} (server and dealer raise the soft one to the hard one)"
+
+
+def _reader() -> list[tuple[str, str]]:
+    """What confines the process that reads images, as one says that is started for it."""
+    try:
+        landlock, seccomp = reader_protection()
+    except (OSError, EOFError, ValueError) as error:
+        return [("image reader", f"WARNING: it does not start ({type(error).__name__})")]
+    absent = "WARNING: absent in this kernel, so a hostile image could"
+    files = f"Landlock {landlock}: it opens no file"
+    calls = "seccomp: no network, process or program"
+    return [
+        ("image reader, files", files if landlock else f"{absent} open files"),
+        ("image reader, calls", calls if seccomp else f"{absent} use network and processes"),
+    ]
 
 
 def _servers(config: Path) -> list[tuple[str, str, bool]]:

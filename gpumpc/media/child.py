@@ -1,51 +1,86 @@
-"""The reader process, started by `read_images`: requests on stdin, images on stdout.
+"""The reader process, started by `read_images`: requests on its socket, images back on it.
 
-The process has little memory and processor time and may not write files, and its parent checks
-every answer: a file that takes it over can do little. Error texts of libraries may quote a
-patient's name, so only the error's type is passed on.
+It imports all decoders, then gives up what it does not need (`gpumpc/media/sandbox.py`), and only
+then is sent a file: as an open descriptor, since it can open none. Its parent checks every answer.
+Under a kernel without Landlock and seccomp only its limits hold; `gpumpc doctor` says which it has.
+Error texts of libraries may quote a patient's name, so only the error's type is passed on.
 """
 
+import codecs
+import contextlib
+import importlib
 import os
-import resource
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
 from gpumpc.errors import MissingExtra, UnreadableImage
-from gpumpc.media.child_messages import DONE, IMAGE, Header, Request, refusal
-from gpumpc.media.decode import images
+from gpumpc.media.child_messages import DONE, IMAGE, READY, Header, Request, refusal
+from gpumpc.media.decode import images_of
+from gpumpc.media.sandbox import confine, end_with_parent, limit
 
+MAX_REQUEST_BYTES = 1 << 12
+# What the decoders would import only when a file needs it.
+LATE_MODULES = (
+    "PIL.ImageOps",
+    "PIL.MpoImagePlugin",
+    "PIL.TiffImagePlugin",
+    "PIL.Jpeg2KImagePlugin",
+    "nibabel",
+    "numpy.lib.recfunctions",
+    "pydicom.pixels",
+    "pydicom.pixels.decoders",
+    "pydicom.pixels.processing",
+    "pydicom.encaps",
+)
 MEMORY_CURE = (
     "share it on a machine that can give more memory (read_images(limits=...)), or split the file"
 )
 
 
 def main() -> None:
-    """Serve requests, one JSON line each, until stdin ends; the argument limits memory in bytes."""
-    memory_bytes = int(sys.argv[1])
+    """Serve requests, one message each, until the socket ends; the argument limits memory."""
+    end_with_parent()
     warnings.simplefilter("ignore")
-    # Whatever a library prints must not land between two headers.
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
-        resource.setrlimit(limit, (0, 0))
-    for line in sys.stdin.buffer:
-        request = msgspec.json.decode(line, type=Request)
-        _limit_cpu(request.cpu_s)
-        for message in answer(request):
-            _send(out, message)
+    limit(int(sys.argv[1]))
+    line = socket.socket(fileno=os.dup(0))
+    os.dup2(2, 1)  # whatever a library prints must not land between two headers
+    out = os.fdopen(0, "wb")
+    import_decoders()
+    out.write(Header(READY, *confine()).pack())
+    out.flush()
+    while True:
+        data, files, _, _ = socket.recv_fds(line, MAX_REQUEST_BYTES, 1)
+        if not data:
+            return
+        request = msgspec.json.decode(data, type=Request)
+        with os.fdopen(files[0], "rb") as file:
+            for message in answer(file, request):
+                out.write(message)
+                out.flush()
 
 
-def answer(request: Request) -> Iterator[bytes]:
+def import_decoders() -> None:
+    """Import what any file may need: nothing can be imported later."""
+    for name in LATE_MODULES:
+        with contextlib.suppress(ImportError):  # an extra that is not installed
+            importlib.import_module(name)
+    if "PIL.Image" in sys.modules:
+        sys.modules["PIL.Image"].preinit()
+    if "pydicom" in sys.modules:
+        for encoding in set(sys.modules["pydicom.charset"].python_encoding.values()):
+            codecs.lookup(encoding)
+
+
+def answer(file: BinaryIO, request: Request) -> Iterator[bytes]:
     """The messages about one file: images and an end, or a refusal of the whole file."""
     try:
-        for image in images(Path(request.path), request.options):
+        for image in images_of(file, request.options):
             pixels = np.ascontiguousarray(image, dtype="<f4")
             yield Header(IMAGE, *pixels.shape).pack()
             yield pixels.tobytes()
@@ -57,23 +92,9 @@ def answer(request: Request) -> Iterator[bytes]:
         yield refusal(cause, MEMORY_CURE)
     except RecursionError:
         yield refusal("its parts are nested too deeply", "export it again")
-    except PermissionError:
-        hint = "check the permissions of the file and its folder"
-        yield refusal("it may not be read by this user", hint)
     except Exception as error:
         cause = "it is damaged, truncated, or of a variant that is not read here"
         yield refusal(f"{cause} ({type(error).__name__})", "export or copy it again")
-
-
-def _limit_cpu(cpu_s: int) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
-
-
-def _send(out: BinaryIO, message: bytes) -> None:
-    out.write(message)
-    out.flush()
 
 
 if __name__ == "__main__":

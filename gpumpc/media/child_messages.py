@@ -1,6 +1,7 @@
 """Messages between the reader process and its parent: fixed headers, raw pixels, no pickle.
 
 The parent trusts no answer: a file that took the reader over can only send numbers and short texts.
+Before the first request the reader says once that it is ready, and what protects the parent.
 """
 
 import struct
@@ -19,7 +20,7 @@ MAX_FRAMES = 4096
 MAX_FILE_PIXELS = 1 << 28
 MAX_TEXT_BYTES = 2048
 
-IMAGE, DONE, REFUSED = 1, 2, 3
+IMAGE, DONE, REFUSED, READY = 1, 2, 3, 4
 _MAGIC = b"GMI1"
 # Magic, kind, height, width, channels; of a refusal, the height is the length of its text.
 _HEADER = struct.Struct("<4sBIIB")
@@ -43,11 +44,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file to read, with the seconds of processor time it may take."""
+    """One file to read; its descriptor travels beside this."""
 
-    path: str
     options: Options
-    cpu_s: int
 
 
 class Header(NamedTuple):
@@ -84,6 +83,15 @@ def parse_header(data: bytes | bytearray, options: Options) -> Header:
     if magic != _MAGIC or not fits.get(header.kind, False):
         raise ValueError("not a header of the image reader")
     return header
+
+
+def parse_ready(data: bytes | bytearray) -> tuple[int, int]:
+    """The ABI of Landlock and whether seccomp holds. Raises ValueError for another message."""
+    magic, *fields = _HEADER.unpack(data)
+    header = Header(*fields)
+    if magic != _MAGIC or header.kind != READY or header.width > 1 or header.channels:
+        raise ValueError("not the first header of the image reader")
+    return header.height, header.width
 
 
 def parse_pixels(header: Header, payload: bytes | bytearray) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -34,13 +34,19 @@ LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)  # ITU-R BT.601
 
 
 def images(path: Path, options: Options) -> Iterator[Pixels]:
+    """The images of a file by its path, see `images_of`."""
+    with open(path, "rb") as file:
+        yield from images_of(file, options)
+
+
+def images_of(file: BinaryIO, options: Options) -> Iterator[Pixels]:
     """Every image of a file, (H, W, C) in [0, 1], in the size and with the channels asked for.
 
     Raises:
         UnreadableImage: not an image, damaged, or beyond the limits.
         MissingExtra: the package for this kind is not installed.
     """
-    for image in _native(path, options):
+    for image in _native(file, options):
         yield fit(image, options)
 
 
@@ -66,29 +72,30 @@ def resize(planes: Pixels, size: tuple[int, int]) -> Pixels:
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in filtered], axis=-1)
 
 
-def _native(path: Path, options: Options) -> Iterator[Pixels]:
-    with open(path, "rb") as file:
-        head = file.read(_HEAD_BYTES)
+def _native(file: BinaryIO, options: Options) -> Iterator[Pixels]:
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
     if not head:
         hint = "copy it again from where it came from"
         raise UnreadableImage("the file is empty", "it has zero bytes", hint)
     # A DICOM file may begin like a TIFF, for readers of both.
     if head[DICM] != b"DICM" and head.startswith(PICTURES):
-        return pictures(path, options)
+        return pictures(file, options)
     is_zipped = head.startswith(GZIP)
     if is_zipped:
-        with gzip.open(path) as stream:
+        with gzip.open(file) as stream:
             head = stream.read(_HEAD_BYTES)
+        file.seek(0)
         if not _nifti_class(head):
             why = "it is compressed with gzip, and has no NIfTI volume inside"
             hint = "unpack it, and share the images"
             raise UnreadableImage("the file is not an image", why, hint)
     if _nifti_class(head):
-        return slices(path, _nifti_class(head), is_zipped, options)
-    return dicom_frames(path, options.window)
+        return slices(file, _nifti_class(head), is_zipped, options)
+    return dicom_frames(file, options.window)
 
 
-def pictures(path: Path, options: Options) -> Iterator[Pixels]:
+def pictures(stream: BinaryIO, options: Options) -> Iterator[Pixels]:
     """The pages of a PNG, JPEG or TIFF: 8-bit grey or RGB (alpha is dropped), 16- or 32-bit grey.
 
     8 bits have the range 0 to 255 and 16 bits 0 to 65535, unless a window is given; 32 bits run
@@ -96,7 +103,7 @@ def pictures(path: Path, options: Options) -> Iterator[Pixels]:
     """
     image, ops = extra("PIL.Image"), extra("PIL.ImageOps")
     vars(image)["MAX_IMAGE_PIXELS"] = None  # checked here, before any pixel is decoded
-    with image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+    with image.open(stream, formats=("PNG", "JPEG", "TIFF")) as file:
         check_size(file.width, file.height, 1)
         n_pages = getattr(file, "n_frames", 1)
         check_size(file.width, file.height, n_pages)
@@ -119,10 +126,10 @@ def _grey_levels(page: Image, options: Options) -> Pixels:
     return np.asarray(plain, dtype=np.float32) / np.float32(255.0)
 
 
-def slices(path: Path, kind: str, is_zipped: bool, options: Options) -> Iterator[Pixels]:
+def slices(file: BinaryIO, kind: str, is_zipped: bool, options: Options) -> Iterator[Pixels]:
     """The slices of a NIfTI volume along an axis, as in radiology: left is right, head up."""
     nibabel = extra("nibabel")
-    with gzip.open(path) if is_zipped else open(path, "rb") as stream:
+    with gzip.open(file) if is_zipped else file as stream:
         volume = getattr(nibabel, kind).from_stream(stream)
         shape = volume.shape
         dtype = volume.get_data_dtype()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, MutableSequence
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +36,11 @@ _RLE = "1.2.840.10008.1.2.5"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
-def dicom_frames(path: Path, chosen: Window | None) -> Iterator[Pixels]:
+def dicom_frames(file: BinaryIO, chosen: Window | None) -> Iterator[Pixels]:
     """Every frame of a DICOM file, (H, W) or (H, W, 3).
 
     Args:
-        path: the file.
+        file: it, at its start.
         chosen: centre and width that take the place of the file's own, for grey images.
 
     Raises:
@@ -51,7 +50,7 @@ def dicom_frames(path: Path, chosen: Window | None) -> Iterator[Pixels]:
     """
     pydicom = extra("pydicom", "dicom")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    dataset = _open(path, pydicom)
+    dataset = _open(file, pydicom)
     _check(dataset)
     kind = str(dataset.PhotometricInterpretation)
     frames = _decoded(dataset)
@@ -62,12 +61,12 @@ def dicom_frames(path: Path, chosen: Window | None) -> Iterator[Pixels]:
     return _greys(frames, dataset, chosen, inverted=kind == "MONOCHROME1")
 
 
-def _open(path: Path, pydicom: ModuleType) -> Dataset:
-    with open(path, "rb") as file:
-        marked = file.read(132)[128:] == b"DICM"
+def _open(file: BinaryIO, pydicom: ModuleType) -> Dataset:
+    marked = file.read(132)[128:] == b"DICM"
+    file.seek(0)
     try:
         # Old files lack the mark; that they are DICOM shows in their elements.
-        dataset: Dataset = pydicom.dcmread(path, force=not marked)
+        dataset: Dataset = pydicom.dcmread(file, force=not marked)
         usable = marked or "Rows" in dataset or "SOPClassUID" in dataset
     except Exception as error:  # a parser of any file may raise anything
         if marked:

@@ -1,4 +1,4 @@
-"""Files to images, on the client. A child process parses each file: a bad one harms nothing.
+"""Files to images, on the client. A confined child process parses each file (`sandbox.py`).
 
 for found in read_images([Path("scans")], LITE0_INPUT):
     if isinstance(found, Refused): print(found)
@@ -7,10 +7,13 @@ for found in read_images([Path("scans")], LITE0_INPUT):
 
 import contextlib
 import os
+import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,11 +35,16 @@ from gpumpc.media.child_messages import (
     Request,
     parse_header,
     parse_pixels,
+    parse_ready,
     parse_refusal,
 )
+from gpumpc.media.sandbox import Protection
 from gpumpc.program.plan import Preprocessing
 
 FloatArray = npt.NDArray[np.float64]
+
+# For a reader process to import all decoders, on a machine that does much else.
+_START_S = 60.0
 
 
 class Item(NamedTuple):
@@ -157,6 +165,10 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             raise MissingFile(f"there is no file {path}", hint="correct the path")
 
 
+# -P: no module is imported from the current folder.
+_CHILD = ("-P", "-m", "gpumpc.media.child")
+
+
 class _Reader:
     """One child process at a time; a new one after each that died or had to be ended."""
 
@@ -164,13 +176,23 @@ class _Reader:
         self._limits = limits
         self._child: subprocess.Popen[bytes] | None = None
         self._line: socket.socket
+        self._thread: threading.Thread
+        self._protection: Protection
 
     def read(self, path: Path, options: Options) -> list[Item] | list[Refused]:
         """All images of a file, or its refusal."""
-        if not path.is_file():
-            return [Refused(path, "it is not a plain file", "copy its content into one")]
         try:
-            return self._converse(path, options)
+            file = _open(path)
+        except PermissionError:
+            hint = "check the permissions of the file and its folder"
+            return [Refused(path, "it may not be read by this user", hint)]
+        except OSError as error:
+            cause = f"it cannot be opened ({error.strerror})"
+            return [Refused(path, cause, "copy it again from where it came from")]
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                return [Refused(path, "it is not a plain file", "copy its content into one")]
+            return self._converse(path, file, options)
         except _Refusal as refusal:
             return [Refused(path, *refusal.args)]
         except TimeoutError:
@@ -185,20 +207,23 @@ class _Reader:
             self.close()
             hint = "the file may be hostile: do not open it elsewhere"
             return [Refused(path, "the answer of the reader process makes no sense", hint)]
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         """End the child process, if there is one."""
         if self._child is not None:
-            self._child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)  # its group has its number
             self._child.wait()
             self._line.close()
             self._child = None
 
-    def _converse(self, path: Path, options: Options) -> list[Item]:
-        self._start()
-        request = Request(str(path.resolve()), options, max(int(self._limits.file_s), 1))
+    def _converse(self, path: Path, file: int, options: Options) -> list[Item]:
+        child = self._start()
+        _limit_cpu(child.pid, max(int(self._limits.file_s), 1))
         self._line.settimeout(self._limits.silence_s)
-        self._line.sendall(msgspec.json.encode(request) + b"\n")
+        socket.send_fds(self._line, [msgspec.json.encode(Request(options))], [file])
         last = time.monotonic() + self._limits.file_s
         items: list[Item] = []
         n_pixels = 0
@@ -213,9 +238,17 @@ class _Reader:
             _check_flood(len(items), n_pixels)
             items.append(Item(path, len(items), parse_pixels(header, payload)))
 
-    def _start(self) -> None:
-        if self._child is not None:
-            return
+    def start(self) -> Protection:
+        """Start the child process; what this kernel confines it with."""
+        self._start()
+        return self._protection
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # The child ends with the thread that started it.
+        if self._child is not None and self._thread is threading.current_thread():
+            return self._child
+        self.close()
+        self._thread = threading.current_thread()
         self._line, theirs = socket.socketpair()
         # Only the variables that Python needs to start; one thread, since each reserves memory.
         environment = {
@@ -224,18 +257,22 @@ class _Reader:
             "OPENBLAS_NUM_THREADS": "1",
         }
         with theirs:
-            self._child = subprocess.Popen(
-                # -P: no module is imported from the current folder.
-                [sys.executable, "-P", "-m", "gpumpc.media.child", str(self._limits.memory_bytes)],
+            self._child = child = subprocess.Popen(
+                [sys.executable, *_CHILD, str(self._limits.memory_bytes)],
                 stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment,
+                start_new_session=True,
             )
+        ready = self._receive(HEADER_BYTES, time.monotonic() + _START_S, _START_S)
+        self._protection = Protection(*parse_ready(ready))
+        return child
 
-    def _receive(self, n_bytes: int, last: float) -> bytearray:
+    def _receive(self, n_bytes: int, last: float, silence_s: float | None = None) -> bytearray:
         """Exactly so many bytes. Raises TimeoutError, EOFError."""
-        until = min(time.monotonic() + self._limits.silence_s, last)
+        silence = self._limits.silence_s if silence_s is None else silence_s
+        until = min(time.monotonic() + silence, last)
         data = bytearray(n_bytes)
         view, filled = memoryview(data), 0
         while filled < n_bytes:
@@ -265,6 +302,28 @@ class _Reader:
 
 class _Refusal(Exception):
     """The child's refusal of a file: cause and hint."""
+
+
+def reader_protection() -> Protection:
+    """Start a reader process and say what this kernel confines it with. Raises OSError, EOFError
+    if none can be started.
+    """
+    with contextlib.closing(_Reader(DEFAULT_LIMITS)) as reader:
+        return reader.start()
+
+
+def _open(path: Path) -> int:
+    """A descriptor for reading; a pipe is not waited for."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _limit_cpu(pid: int, cpu_s: int) -> None:
+    """So many more seconds of processor time; the child can neither change nor catch that."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        ticks = sum(map(int, file.read().rpartition(b")")[2].split()[11:13]))
+    _, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
+    limit = ticks // os.sysconf("SC_CLK_TCK") + 1 + cpu_s
+    resource.prlimit(pid, resource.RLIMIT_CPU, (limit, hard))
 
 
 def _all(items: list[Item]) -> list[Item]:

@@ -12,7 +12,7 @@ import pytest
 
 from gpumpc.media import child_messages as m
 from gpumpc.media import read
-from gpumpc.media.child_messages import IMAGE, REFUSED, Header, Options, parse_header
+from gpumpc.media.child_messages import IMAGE, READY, REFUSED, Header, Options, parse_header
 from gpumpc.media.read import Item, Limits, Refused, read_images
 
 Image = pytest.importorskip("PIL.Image", reason="the extra [images] is not installed")
@@ -104,24 +104,20 @@ def test_bad_files_are_refused_in_time_and_good_ones_read(tmp_path):
         assert words in text and name in text and "What to do" in text, text
 
 
-def stand_in(monkeypatch, tmp_path: Path, body: str) -> None:
-    """A reader process that a file has taken over: it does `body` for a file named `evil`."""
-    package = tmp_path / "elsewhere" / "gpumpc"
-    (package / "media").mkdir(parents=True)
-    for folder in (package, package / "media"):
-        (folder / "__init__.py").write_text("")
+def stand_in(monkeypatch, body: str) -> None:
+    """A reader process that a file has taken over: it does `body` for a file that holds `evil`."""
     good_answer = f"out.write({Header(IMAGE, 1, 1, 1).pack()!r} + bytes(4) + {Header(2).pack()!r})"
     script = f"""
-import json, os, resource, signal, struct, sys, time
-out = os.fdopen(1, 'wb', buffering=0)
-for line in sys.stdin.buffer:
-    if json.loads(line)['path'].endswith('evil'):
+import os, signal, socket, struct, sys, time
+line, out = socket.socket(fileno=os.dup(0)), os.fdopen(0, 'wb', buffering=0)
+out.write({Header(READY).pack()!r})
+while (got := socket.recv_fds(line, 4096, 1))[0]:
+    if os.read(got[1][0], 4) == b'evil':
         {body}
     else:
         {good_answer}
 """
-    (package / "media" / "child.py").write_text(script)
-    monkeypatch.setattr(read, "_package_root", lambda: str(package.parent))
+    monkeypatch.setattr(read, "_CHILD", ("-P", "-c", script))
 
 
 ONE_PIXEL = Header(IMAGE, 1, 1, 1).pack()
@@ -143,11 +139,11 @@ ONE_PIXEL = Header(IMAGE, 1, 1, 1).pack()
     ],
 )
 def test_failing_reader_costs_only_one_file(tmp_path, monkeypatch, body, words):
-    stand_in(monkeypatch, tmp_path, body)
+    stand_in(monkeypatch, body)
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a", "evil", "z"):
-        (folder / name).touch()
+        (folder / name).write_text(name)
     first, evil, third = read_images(folder, limits=Limits(silence_s=1.0))
     assert isinstance(first, Item) and isinstance(third, Item)
     assert isinstance(evil, Refused) and words in str(evil)
