@@ -106,8 +106,9 @@ class SimulatedServer:
         meet = self.share_store.meet
         self.peer_loop = PeerLoop(party, engines, connect, meet, stopping)
         indexes = IndexCatalog(self.share_store)
+        owners = dict.fromkeys(engines, cluster.card)
         resources = Resources(
-            party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30, bool
+            party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30, bool, owners
         )
         config: Any = types.SimpleNamespace(owners=(), users=(cluster.card,))
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))

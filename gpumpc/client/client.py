@@ -1,5 +1,6 @@
 """Owner and user: share inputs between the two servers and reveal the sealed results."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from gpumpc.client.connection import CONNECT_S, ITEMS_PER_REQUEST, Connection, P
 from gpumpc.client.index import Index
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
 from gpumpc.deploy.config import ClientConfig, load_client
+from gpumpc.deploy.signatures import sign
 from gpumpc.errors import (
     AccessDenied,
     BadFrame,
@@ -102,7 +104,14 @@ class Client(Connection):
             what = f"the weights are not those of plan '{self.plan.name}'"
             hint = "take the weights.safetensors that was compiled together with this plan.json"
             raise BadValue(what, "their digest differs from the plan's weight_digest", hint)
-        self.done_together(m.ShareWeights(self.plan_id, secrets.token_hex(16)), sent)
+        self.done_together(self.weights_request(secrets.token_hex(16), sent), sent)
+
+    def weights_request(self, weight_sharing_id: str, sent: tuple[bytes, bytes]) -> m.ShareWeights:
+        """The request to share these halves, signed by this party."""
+        first, second = (hashlib.sha256(half).hexdigest() for half in sent)
+        statement = m.weights_statement(self.plan_id, weight_sharing_id, (first, second))
+        signature = sign(self._identity, "weights", statement).hex()
+        return m.ShareWeights(self.plan_id, weight_sharing_id, (first, second), signature)
 
     # inputs at rest
 

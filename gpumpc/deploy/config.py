@@ -50,6 +50,7 @@ class ServerConfig:
             port of the host of `listen`.
         plans: the plan folders served.
         batch_size: images in one batch.
+        plan_owners: who may share the weights of each plan, in their order.
         pool_bytes: how far the dealer may work ahead.
         uploads_bytes: how much one owner's or user's rows and indexes may take on the disk.
         store_key: where the master key of the shares at rest is.
@@ -71,6 +72,7 @@ class ServerConfig:
     owners: tuple[Card, ...]
     users: tuple[Card, ...]
     plans: tuple[Path, ...]
+    plan_owners: tuple[Card, ...]
     batch_size: int
     pool_bytes: int
     uploads_bytes: int
@@ -144,6 +146,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plans: list[str]
     batch_size: BatchSize
     owner_cards: list[str] = []
+    plan_owners: list[str] = []
     peer_listen: Endpoint | None = None
     peer_connect: Endpoint | None = None
     peer_bulk: Endpoint | None = None
@@ -211,6 +214,7 @@ def load_server(path: Path) -> ServerConfig:
     users = tuple(file.card("user_cards", card, "owner", "user") for card in raw.user_cards)
     dealer = file.card("dealer_card", raw.dealer_card, "dealer")
     file.check_names(dealer, *owners, *users)
+    plan_owners = file.plan_owners(raw.plan_owners, owners, len(raw.plans))
     peer_role: Role = "server1" if raw.party == 0 else "server0"
     return ServerConfig(
         party=raw.party,
@@ -224,6 +228,7 @@ def load_server(path: Path) -> ServerConfig:
         owners=owners,
         users=users,
         plans=tuple(file.path(plan) for plan in raw.plans),
+        plan_owners=plan_owners,
         batch_size=raw.batch_size,
         pool_bytes=pool_bytes,
         uploads_bytes=uploads_bytes,
@@ -329,6 +334,17 @@ class _File:
             roles_of = f"the role {card.role}, and {' or '.join(roles)} is expected"
             raise self.bad(f"`{key}` names a card with {roles_of}")
         return card
+
+    def plan_owners(
+        self, names: list[str], owners: tuple[Card, ...], n_plans: int
+    ) -> tuple[Card, ...]:
+        known = {card.name: card for card in owners}
+        if not names and len(owners) == 1:
+            return owners * n_plans
+        if len(names) != n_plans or not {*names} <= {*known}:
+            listed = f"in their order, out of `owner_cards`: {', '.join(known) or 'none'}"
+            raise self.bad(f"`plan_owners` must name the owners of the {n_plans} plans, {listed}")
+        return tuple(known[name] for name in names)
 
     def check_names(self, *cards: Card) -> None:
         # Receivers know a sender by its card's name, so two keys must not share one.

@@ -125,13 +125,20 @@ class Engine(Evaluation):
         """Shares from the bytes that an owner sent. Raises BadFrame if they do not fit the plan."""
         return ws.receive_weights(self.program, self.party.number, sent, self.backend)
 
+    def check_fresh(self, weight_sharing_id: str) -> None:
+        """Raises BatchAlreadyUsed for an id under which weights were installed before."""
+        self.party.ledger.check_once(self._once(weight_sharing_id))
+
+    def _once(self, weight_sharing_id: str) -> str:
+        return f"weights {self.plan.weight_digest} {weight_sharing_id}"
+
     def install_weights(self, channel: Channel, weight_sharing_id: str, raw: ws.RawShares) -> None:
         """Install weight shares under a fresh id: open F once, store it, open a session.
 
         Raises BatchAlreadyUsed if the id was used before, also by a process that died in between.
         """
         exchange_hello(channel, equal={"weight sharing": weight_sharing_id})
-        self.party.ledger.reserve_once(f"weights {self.plan.weight_digest} {weight_sharing_id}")
+        self.party.ledger.reserve_once(self._once(weight_sharing_id))
         weights = self.open_weights(channel, weight_sharing_id, raw)
         # The installed weights are deleted first, their name before their shares: shares without a
         # name are never loaded.

@@ -10,7 +10,17 @@ from typing import Literal
 
 import msgspec
 
-from gpumpc.messages.codec import ClassName, Count, Identifier, IndexName, Items, PlanHash, Record
+from gpumpc.messages.codec import (
+    ClassName,
+    Count,
+    Digest,
+    Identifier,
+    IndexName,
+    Items,
+    PlanHash,
+    Record,
+    Signature,
+)
 from gpumpc.retrieval.programs import Metric
 
 # client -> server
@@ -23,11 +33,14 @@ class GetStatus(Record, frozen=True):
 class ShareWeights(Record, frozen=True):
     """Share a plan's weights under a fresh weight sharing id -> Queued, Done.
 
-    Bulk: the bytes that `split_weights` made for this server.
+    Bulk: the bytes that `split_weights` made for this server. `halves` are the SHA-256 of both
+    servers' bytes, and `signature` is the owner's of `weights_statement`.
     """
 
     plan: PlanHash
     weight_sharing_id: Identifier
+    halves: tuple[Digest, Digest]
+    signature: Signature
 
 
 class Share(Record, frozen=True):
@@ -175,9 +188,10 @@ Request = GetStatus | ShareWeights | ItemRequest | IndexRequest
 
 
 class PlanStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One served plan. `weight_sharing_id` is empty until weights are shared."""
+    """One served plan. `weight_sharing_id` is empty until its owner has shared the weights."""
 
     fields: dict[str, str]
+    owner: str
     weight_sharing_id: str
     session: str
     next_batch: int

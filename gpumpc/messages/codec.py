@@ -19,6 +19,8 @@ _ITEM_BYTES = 16
 Identifier = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 ClassName = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 IndexName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,39}\\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+Signature = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}\\Z")]
 PlanHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 Items = list[Identifier]
@@ -26,6 +28,11 @@ Items = list[Identifier]
 
 class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """A message's record; its type travels as a tag."""
+
+
+def weights_statement(plan: str, weight_sharing_id: str, halves: Sequence[str]) -> bytes:
+    """What an owner signs when it shares weights: their plan, and both servers' halves."""
+    return " ".join(("weights", plan, weight_sharing_id, *halves)).encode()
 
 
 def result_aad(plan: str, job: str, part: int, party: int) -> bytes:

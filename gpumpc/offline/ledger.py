@@ -125,12 +125,12 @@ class Ledger(SqliteFile):
         """
         with self._change() as db:
             if db.execute("INSERT OR IGNORE INTO once VALUES (?)", (name,)).rowcount != 1:
-                raise BatchAlreadyUsed(
-                    f"'{name}' was done before",
-                    "it opens a value under a mask that may be used once",
-                    "use what was stored the first time; if it is lost, make a new version under a "
-                    "new name",
-                )
+                raise _done_before(name)
+
+    def check_once(self, name: str) -> None:
+        """Raises BatchAlreadyUsed if `reserve_once` has taken a name."""
+        if self._select("SELECT name FROM once WHERE name = ?", name):
+            raise _done_before(name)
 
     def counts(self, session_id: bytes) -> dict[str, int]:
         """How many batches of a session are in each state; states without one are left out."""
@@ -165,6 +165,14 @@ def _end(db: sqlite3.Connection, session_id: bytes, batch_index: int, state: str
         grow = "UPDATE batches SET n = ? WHERE session = ? AND first = ?"
         db.execute(grow, (end - first, session_id, first))
     return True
+
+
+def _done_before(name: str) -> BatchAlreadyUsed:
+    return BatchAlreadyUsed(
+        f"'{name}' was done before",
+        "it opens a value under a mask that may be used once",
+        "use what was stored the first time; if it is lost, make a new version under a new name",
+    )
 
 
 def _high_water(db: sqlite3.Connection, session_id: bytes) -> int:

@@ -86,6 +86,7 @@ class Server:
             self._peer_loop,
             config.task_bytes,
             self._dealer_is_connected,
+            dict(zip(self._engines, config.plan_owners, strict=True)),
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 

@@ -13,8 +13,6 @@ from gpumpc import messages as m
 from gpumpc.client.client import Client
 from gpumpc.deploy.config import load_server
 from gpumpc.errors import GpumpcError, RemoteError
-from gpumpc.program.integers import integer_weights
-from gpumpc.program.weight_shares import split_weights
 from gpumpc.store import Store
 from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, rewrite
 
@@ -99,25 +97,33 @@ def test_deleting_what_runs_disturbs_no_other_client(cluster: Cluster) -> None:
         assert not beside.errors and beside.n_times
 
 
-def test_requests_wait_for_a_connection_that_comes_back(cluster: Cluster) -> None:
+# Server 0 has no memory for a run of five items, in its middle.
+_FAIL_IN_THE_MIDDLE = """
+from gpumpc.server.requests.evaluations import Run
+finish = Run._finish_batch
+def finish_or_fail(request, channel, batch):
+    if len(request.record.items) == 5 and batch.part == 1:
+        raise MemoryError
+    finish(request, channel, batch)
+Run._finish_batch = finish_or_fail
+"""
+
+
+def test_requests_wait_for_a_connection_that_comes_back(tmp_path: Path) -> None:
     """A request that fails in the middle ends the connection; the others are put back."""
-    with cluster.ready() as client:
-        shared = client.share(images(2))
-        sharing = client.plan_status()[0].weight_sharing_id
-        with Beside(cluster, lambda other: other.run(shared)) as beside:
+    cluster = Cluster.make(tmp_path, pool="1MiB")
+    cluster.faults["server0"] = _FAIL_IN_THE_MIDDLE
+    with cluster, cluster.ready() as client:
+        shared = client.share(images(5))
+        with Beside(cluster, lambda other: other.run(shared[:2])) as beside:
             for _ in range(3):
-                request = m.ShareWeights(client.plan_id, sharing)  # an id that was used before
-                with pytest.raises(RemoteError, match="was done before"):
-                    client.done_together(request, client_weights(client, cluster))
+                with pytest.raises(RemoteError, match="the server failed"):
+                    client.run(shared)
                 n_before, deadline = beside.n_times, time.monotonic() + LIMIT_S
                 while beside.n_times < n_before + 3 and time.monotonic() < deadline:
                     time.sleep(0.05)
         assert not beside.errors and beside.n_times >= 9
-
-
-def client_weights(client: Client, cluster: Cluster) -> tuple[bytes, bytes]:
-    integers = integer_weights(client.program, cluster.compiled.weights)
-    return split_weights(client.program, integers, client.backend)
+        assert cluster.processes["server0"].poll() is None
 
 
 def test_search_takes_no_more_randomness_than_the_limit(tmp_path: Path) -> None:

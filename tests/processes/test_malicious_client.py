@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -111,8 +112,9 @@ def test_same_image_twice_is_stored_once(client: Client) -> None:
 
 def test_cut_weights_are_refused(client: Client) -> None:
     before = client.plan_status()[0].weight_sharing_id
-    request = m.ShareWeights(client.plan_id, secrets.token_hex(16))
-    sequence = client.ask_together(request, (bytes(32), bytes(5)))
+    sent = (bytes(32), bytes(5))
+    request = client.weights_request(secrets.token_hex(16), sent)
+    sequence = client.ask_together(request, sent)
     refused(RemoteError, "5 weight bytes came", lambda: client.both_done(sequence, LIMIT_S))
     assert client.plan_status()[0].weight_sharing_id == before  # what was there is still in use
 
@@ -121,8 +123,21 @@ def test_weight_sharing_id_is_used_once(client: Client, cluster: Cluster) -> Non
     """F = W - Bm is never opened twice under one Bm."""
     weight_sharing_id = client.plan_status()[0].weight_sharing_id
     sent = (bytes(32), bytes(_weight_bytes(client)))
-    sequence = client.ask_together(m.ShareWeights(client.plan_id, weight_sharing_id), sent)
-    refused(RemoteError, "BatchAlreadyUsed.*weights", lambda: client.both_done(sequence, LIMIT_S))
+    request = client.weights_request(weight_sharing_id, sent)
+    refused(RemoteError, "BatchAlreadyUsed.*weights", lambda: client.ask_together(request, sent))
+
+
+def test_weights_other_than_the_owner_signed_are_refused(client: Client) -> None:
+    before = client.plan_status()[0].weight_sharing_id
+    sent = (bytes(32), bytes(_weight_bytes(client)))
+    request = client.weights_request(secrets.token_hex(16), sent)
+    changed = (sent[0], bytes(len(sent[1]) - 1) + b"1")
+    refused(RemoteError, "not those.*signed", lambda: client.ask_together(request, changed))
+    for field in ({"weight_sharing_id": "1" * 32}, {"halves": ("0" * 64, request.halves[1])}):
+        forged = msgspec.structs.replace(request, **field)
+        refused(RemoteError, "is not one of user", partial(client.ask_together, forged, sent))
+    assert [status.weight_sharing_id for status in client.plan_status()] == [before] * 2
+    assert {status.owner for status in client.plan_status()} == {"user"}
 
 
 def _weight_bytes(client: Client) -> int:

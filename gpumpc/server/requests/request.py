@@ -37,6 +37,7 @@ class Resources:
     Attributes:
         engines: by plan hash.
         dealer_link: None at server 0.
+        plan_owners: who may share weights, by plan hash.
         dealer_is_connected: whether the dealer sent something lately.
         task_bytes: how much correlated randomness one batch of a search may take.
     """
@@ -49,6 +50,7 @@ class Resources:
     peer_loop: PeerLoop
     task_bytes: int
     dealer_is_connected: Callable[[], bool]
+    plan_owners: Mapping[str, Card]
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""

@@ -3,6 +3,7 @@
 from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
 from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.plan import plan_hash
 from gpumpc.server.requests.request import ImmediateRequest
 
 
@@ -17,6 +18,7 @@ class GetStatus(ImmediateRequest[m.GetStatus]):
         link, session_id = self.resources.dealer_link, engine.session_id
         return m.PlanStatus(
             agreed_fields(engine.plan, engine.program),
+            self.resources.plan_owners[plan_hash(engine.plan).hex()].name,
             engine.weight_sharing_id,
             session_id.hex(),
             engine.next_batch,

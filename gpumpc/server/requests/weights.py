@@ -1,9 +1,11 @@
 """Weights are shared at both servers."""
 
+import hashlib
 import logging
 
 from gpumpc import messages as m
-from gpumpc.errors import AccessDenied
+from gpumpc.deploy.signatures import verify
+from gpumpc.errors import AccessDenied, BadFrame
 from gpumpc.server.requests.request import JointRequest
 from gpumpc.wire.multiplexer import SubChannel
 
@@ -11,15 +13,27 @@ log = logging.getLogger("gpumpc")
 
 
 class ShareWeights(JointRequest[m.ShareWeights]):
+    """Takes weights from the plan's owner alone, signed, and the same at both servers."""
+
     def _description(self) -> str:
-        return "weights"
+        # Both servers compare it, so both have one statement of the owner.
+        return f"weights {self.record.signature}"
 
     def check(self) -> None:
-        """Raises AccessDenied unless an owner asks."""
-        if not self.client.is_owner:
-            what = f"{self.client.name} may not share weights"
-            raise AccessDenied(what, "only owners may", "add its card to owner_cards")
+        """Raises AccessDenied, BatchAlreadyUsed for an id that was used before, BadFrame."""
+        record, party = self.record, self.resources.party
         self._engine, self._sent = self.engine, bytes(self.bulk)
+        owner = self.resources.plan_owners[record.plan]
+        if self.client.name != owner.name:
+            what = f"{self.client.name} may not share weights of plan '{self._engine.plan.name}'"
+            hint = "add its card to owner_cards, and its name to plan_owners, at both servers"
+            raise AccessDenied(what, f"the plan's owner is {owner.name}", hint)
+        statement = m.weights_statement(record.plan, record.weight_sharing_id, record.halves)
+        verify(owner, "weights", statement, bytes.fromhex(record.signature))
+        if hashlib.sha256(self._sent).hexdigest() != record.halves[party]:
+            what = "the weights that came are not those that their owner signed"
+            raise BadFrame(what, "they were changed on the way", "share them again")
+        self._engine.check_fresh(record.weight_sharing_id)
 
     def prepare(self) -> str:
         self._raw = self._engine.receive_weights(memoryview(self._sent))
@@ -28,5 +42,5 @@ class ShareWeights(JointRequest[m.ShareWeights]):
     def run(self, channel: SubChannel, first_batch: int) -> None:
         self._engine.install_weights(channel, self.job_id, self._raw)
         self.resources.discard_old_sessions()
-        log.info("weights of plan %s are shared", self._engine.plan.name)
+        log.info("%s shared weights of plan %s", self.client_name, self._engine.plan.name)
         self.client.reply(m.Done())
