@@ -142,7 +142,7 @@ class Engine(Evaluation):
         weights = self.open_weights(channel, weight_sharing_id, raw)
         # The installed weights are deleted first, their name before their shares: shares without a
         # name are never loaded.
-        self.binding = CLOSED
+        self.end_session()
         name_path = self._weights_path.with_suffix(".pair")
         for path in (name_path, self._weights_path):
             path.unlink(missing_ok=True)

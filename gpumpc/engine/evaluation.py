@@ -91,9 +91,19 @@ class Evaluation:
         own, shared = {"high-water mark": str(mark)}, {"session": binding.session_id.hex()}
         theirs = exchange_hello(channel, equal=shared, informative=own)
         self.next_batch = self.first_needed = max(mark, _read_field(theirs, "high-water mark", int))
+        ledger.open_session(binding.session_id)
         self.binding = binding
         if corrections is not None:
             corrections.discard_before(binding.session_id, self.next_batch)
+
+    def end_session(self) -> None:
+        """End the open session for good, if there is one: no batch of it is begun afterwards."""
+        binding, self.binding = self.binding, CLOSED
+        if binding.session_id:
+            program = program_id(self.plan, self.program, binding.weight_sharing_id)
+            # Where this fails, the session has ended too; only its rows stay until the next start.
+            with contextlib.suppress(ConfigError):
+                self.party.ledger.end_session(program, binding.session_id)
 
     def open_weights(
         self, channel: Channel, weight_sharing_id: str, raw: ws.RawShares

@@ -6,7 +6,9 @@ skipped. Numbers only go up: none below the high-water mark is reserved again. E
 the disk when the method returns.
 
 The nonces, on which session ids depend, are drawn anew in each process and never stored: a state
-folder that is put back from a copy cannot bring a session back.
+folder that is put back from a copy cannot bring a session back. So the rows of a session are
+deleted when it ends, at the latest when the next process opens the ledger; from then on no number
+of it can be reserved.
 """
 
 import os
@@ -24,7 +26,6 @@ _MAX_NONCES = 4096
 _FORMAT = 1
 _MAX_BATCH = 1 << 62
 _SCHEMA = """
-DROP TABLE IF EXISTS nonces;  -- of older versions
 CREATE TABLE IF NOT EXISTS once (name TEXT PRIMARY KEY) WITHOUT ROWID;
 -- One row for the batches first .. first + n - 1 of a session that ended the same way: a million
 -- numbers that are skipped or spent cost one row.
@@ -43,7 +44,7 @@ _END = (
 class Ledger(SqliteFile):
     """One party's ledger file; open in one process at a time, usable from several of its threads.
 
-    Opening it burns the batches that the last process left reserved.
+    Opening it ends all sessions of earlier processes.
 
     Args:
         path: the SQLite file; it and its folder are made (0600, 0700) where missing.
@@ -59,11 +60,13 @@ class Ledger(SqliteFile):
         path = Path(path)
         private_folder(path.parent)
         self._nonces: dict[bytes, bytes] = {}
+        self._sessions: set[bytes] = set()  # those that are open
         self._lock_descriptor = lock_file(path.with_name(path.name + ".lock"), f"the ledger {path}")
         try:
             super().__init__(path, _SCHEMA, _FORMAT)
             with self._change() as db:
-                db.execute("UPDATE batches SET state = 'burnt' WHERE state = 'reserved'")
+                db.execute("DELETE FROM batches")
+                db.execute("DROP TABLE IF EXISTS nonces")  # of older versions
         except BaseException:
             self.close()
             raise
@@ -77,6 +80,22 @@ class Ledger(SqliteFile):
                 del self._nonces[next(iter(self._nonces))]
             return drawn
 
+    def open_session(self, session_id: bytes) -> None:
+        """Let batches of a session be reserved; again after a new agreement on the same session."""
+        with self._lock:
+            self._sessions.add(session_id)
+
+    def end_session(self, program_id: bytes, session_id: bytes) -> None:
+        """End a session for good: forget its program's nonce first, then its numbers.
+
+        Raises ConfigError; the session has ended even so, and the next start deletes its rows.
+        """
+        with self._lock:
+            self._nonces.pop(program_id, None)
+            self._sessions.discard(session_id)
+            with self._change() as db:
+                db.execute("DELETE FROM batches WHERE session = ?", (session_id,))
+
     def high_water(self, session_id: bytes) -> int:
         """The first batch number of a session that was neither reserved nor skipped."""
         with self._change() as db:
@@ -85,12 +104,19 @@ class Ledger(SqliteFile):
     def reserve(self, session_id: bytes, batch_index: int) -> None:
         """Take a batch number, durably, before anything is sent under it; burn skipped numbers.
 
-        Raises BatchAlreadyUsed below the high-water mark, BadValue out of range, ConfigError.
+        Raises BatchAlreadyUsed below the high-water mark or where the session is not open, BadValue
+        out of range, ConfigError.
         """
         if not 0 <= batch_index < _MAX_BATCH:
             what, why = f"{batch_index} is not a batch number", "they count from 0 up"
             raise BadValue(what, why, "use the session's high-water mark")
         with self._change() as db:
+            if session_id not in self._sessions:
+                raise BatchAlreadyUsed(
+                    f"batch {batch_index} of session {session_id.hex()} may have been used before",
+                    "the session is not open; nothing tells which numbers of an ended one are free",
+                    "open a new session",
+                )
             mark = _high_water(db, session_id)
             if batch_index < mark:
                 raise BatchAlreadyUsed(

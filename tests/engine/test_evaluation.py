@@ -9,8 +9,8 @@ import pytest
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.evaluation import Evaluation, ReservedBatch
 from gpumpc.engine.party import Party
-from gpumpc.engine.session_binding import SessionBinding
-from gpumpc.errors import PeerLost
+from gpumpc.engine.session_binding import CLOSED, SessionBinding
+from gpumpc.errors import ConfigError, PeerLost
 from gpumpc.offline.secret import Secret
 from gpumpc.shares import Additive
 from gpumpc.wire.channel import memory_pair
@@ -84,6 +84,20 @@ def test_preparation_is_not_used_after_weights_are_replaced() -> None:
     made.binding, made.weights = SESSIONS[1], {"w": "second"}
     executor.jobs.pop()()
     assert made.begin(0).prefetched == {}
+
+
+def test_ended_session_is_closed_even_on_a_full_disk() -> None:
+    made, ended = evaluation(Later()), list[bytes]()
+
+    def end_session(program_id: bytes, session_id: bytes) -> None:
+        ended.append(session_id)
+        raise ConfigError("the disk is full")
+
+    made.party.ledger.end_session = end_session
+    made.program.digest, made.plan = bytes(32), {}
+    made.end_session()
+    made.end_session()
+    assert ended == [SESSIONS[0].session_id] and made.binding is CLOSED
 
 
 def test_failure_releases_corrections_of_waiting_batches() -> None:

@@ -117,6 +117,17 @@ def test_batch_index_is_used_once(compiled: Plan) -> None:
     fails_then_works(compiled, back, errors.BatchAlreadyUsed, text)
 
 
+def test_new_weights_end_the_session(compiled: Plan) -> None:
+    with compiled.simulate(batch_size=2) as session:
+        before = session._engines[0].session_id
+        session._start(compiled.weights)
+        for ledger in session._ledgers:
+            with pytest.raises(errors.BatchAlreadyUsed, match="the session is not open"):
+                ledger.reserve(before, 100)
+        x = numbers(2, 4, 4, 1)
+        assert is_close(compiled, x, session.run(session.share(x)).reveal())
+
+
 def test_failed_session_leaves_no_thread(compiled: Plan) -> None:
     weights = type(compiled.weights)(compiled.weights, compiled.weights.salt)
     weights["conv.bias"] = np.full(2, np.nan)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -30,8 +31,23 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 
+def opened(path: Path, *sessions: bytes) -> Ledger:
+    ledger = Ledger(path)
+    for session_id in sessions:
+        ledger.open_session(session_id)
+    return ledger
+
+
+def rows_of(path: Path) -> list[tuple[int, int, str]]:
+    """(first, n, state) of every row; while no ledger is open."""
+    with sqlite3.connect(path) as db:
+        rows = db.execute("SELECT first, n, state FROM batches ORDER BY session, first").fetchall()
+    db.close()
+    return rows
+
+
 def test_batch_indexes_ascend_and_are_spent_once(path: Path) -> None:
-    with Ledger(path) as ledger:
+    with opened(path, A, B) as ledger:
         assert ledger.high_water(A) == 0
         ledger.reserve(A, 0)
         ledger.spend(A, 0)
@@ -47,7 +63,7 @@ def test_batch_indexes_ascend_and_are_spent_once(path: Path) -> None:
 
 
 def test_skipped_batch_indexes_are_burnt(path: Path) -> None:
-    with Ledger(path) as ledger:
+    with opened(path, A) as ledger:
         ledger.reserve(A, 10**12)
         assert ledger.counts(A) == {"burnt": 10**12, "reserved": 1}
         for batch_index in (0, 7, 10**12 - 1):
@@ -59,7 +75,7 @@ def test_skipped_batch_indexes_are_burnt(path: Path) -> None:
 
 
 def test_burn_keeps_spent_batches_spent(path: Path) -> None:
-    with Ledger(path) as ledger:
+    with opened(path, A) as ledger:
         for batch_index in (0, 1):
             ledger.reserve(A, batch_index)
         ledger.burn(A, 0)
@@ -79,38 +95,96 @@ def test_invalid_batch_index_is_refused(path: Path, batch_index: int) -> None:
         ledger.reserve(A, batch_index)
 
 
-def test_reopening_burns_reserved_batches(path: Path) -> None:
-    with Ledger(path) as ledger:
+def test_opening_ends_earlier_sessions(path: Path) -> None:
+    with opened(path, A) as ledger:
         for batch_index in (0, 1):
             ledger.reserve(A, batch_index)
         ledger.spend(A, 0)
         ledger.reserve_once("lite0/conv1")
     with Ledger(path) as ledger:
-        assert ledger.counts(A) == {"spent": 1, "burnt": 1}
-        assert ledger.high_water(A) == 2
-        for batch_index in (0, 1):
-            with pytest.raises(BatchAlreadyUsed):
+        assert ledger.counts(A) == {}
+        for batch_index in range(3):
+            with pytest.raises(BatchAlreadyUsed, match="the session is not open"):
                 ledger.reserve(A, batch_index)
-            with pytest.raises(BatchAlreadyUsed):
+            with pytest.raises(BatchAlreadyUsed, match="cannot be spent"):
                 ledger.spend(A, batch_index)
         with pytest.raises(BatchAlreadyUsed, match="lite0/conv1"):
             ledger.reserve_once("lite0/conv1")
         ledger.reserve_once("lite0/conv2")
-        ledger.reserve(A, 2)
 
 
-def test_kill_9_between_reserve_and_spend_burns(path: Path) -> None:
+def test_kill_9_ends_the_session(path: Path) -> None:
     killed = run(
-        "ledger = Ledger(Path(sys.argv[1])); ledger.reserve(bytes(16), 0); ledger.spend(bytes(16), "
-        "0)\n"
-        "ledger.reserve(bytes(16), 1); os.kill(os.getpid(), signal.SIGKILL)",
+        "ledger = Ledger(Path(sys.argv[1])); ledger.open_session(bytes(16))\n"
+        "ledger.reserve(bytes(16), 0); ledger.spend(bytes(16), 0); ledger.reserve(bytes(16), 1)\n"
+        "print(ledger.nonce(b'program').hex(), flush=True); os.kill(os.getpid(), signal.SIGKILL)",
         path,
     )
     assert killed.returncode == -signal.SIGKILL
+    assert rows_of(path) == [(0, 1, "spent"), (1, 1, "reserved")]
     with Ledger(path) as ledger:
-        assert ledger.counts(B) == {"spent": 1, "burnt": 1}
-        with pytest.raises(BatchAlreadyUsed):
-            ledger.reserve(B, 1)
+        assert ledger.nonce(b"program").hex() != killed.stdout.strip()
+        for batch_index in range(3):
+            with pytest.raises(BatchAlreadyUsed, match="the session is not open"):
+                ledger.reserve(B, batch_index)
+    assert rows_of(path) == []
+
+
+def test_ended_session_is_refused_and_leaves_no_row(path: Path) -> None:
+    with opened(path, A, B) as ledger:
+        nonce, other = ledger.nonce(b"program"), ledger.nonce(b"other")
+        for session_id in (A, B):
+            ledger.reserve(session_id, 0)
+        ledger.end_session(b"program", A)
+        assert ledger.nonce(b"program") != nonce and ledger.nonce(b"other") == other
+        ledger.burn(A, 0)  # comes too late, and harms nothing
+        with pytest.raises(BatchAlreadyUsed, match="cannot be spent"):
+            ledger.spend(A, 0)
+        for batch_index in (0, 1):
+            with pytest.raises(BatchAlreadyUsed, match="the session is not open"):
+                ledger.reserve(A, batch_index)
+        ledger.spend(B, 0)
+        assert (ledger.counts(A), ledger.counts(B)) == ({}, {"spent": 1})
+    assert rows_of(path) == [(0, 1, "spent")]
+
+
+def test_session_ends_even_on_a_full_disk(path: Path) -> None:
+    with opened(path, A) as ledger:
+        ledger.reserve(A, 0)
+        nonce, full = ledger.nonce(b"program"), ConfigError("the disk is full")
+        with mock.patch.object(ledger, "_change", side_effect=full), pytest.raises(ConfigError):
+            ledger.end_session(b"program", A)
+        assert ledger.nonce(b"program") != nonce
+        with pytest.raises(BatchAlreadyUsed, match="the session is not open"):
+            ledger.reserve(A, 1)
+
+
+def test_session_that_is_agreed_again_goes_on(path: Path) -> None:
+    with opened(path, A) as ledger:
+        ledger.reserve(A, 0)
+        ledger.open_session(A)  # after a lost connection
+        with pytest.raises(BatchAlreadyUsed, match="the next free number is 1"):
+            ledger.reserve(A, 0)
+        ledger.reserve(A, 1)
+
+
+def test_ledger_stays_small(path: Path) -> None:
+    with opened(path, A) as ledger:
+        ledger._db.execute("PRAGMA synchronous = OFF")  # 10 seconds less
+        for batch_index in range(10_000):
+            ledger.reserve(A, batch_index)
+            ledger.spend(A, batch_index)
+        for number in range(1000):  # as index tasks do
+            session_id, program = number.to_bytes(16, "big"), b"task %d" % number
+            ledger.nonce(program)
+            ledger.open_session(session_id)
+            ledger.reserve(session_id, 0)
+            ledger.spend(session_id, 0)
+            ledger.end_session(program, session_id)
+        assert ledger.counts(A) == {"spent": 10_000}
+        assert not ledger._nonces and ledger._sessions == {A}
+    assert rows_of(path) == [(0, 10_000, "spent")]
+    assert path.stat().st_size <= 20 << 10  # empty: 16 KiB
 
 
 def test_nonces_are_drawn_anew_when_opened_again(path: Path) -> None:
@@ -132,7 +206,7 @@ def test_nonces_long_unused_are_forgotten(path: Path) -> None:
 
 
 def test_batches_that_ended_alike_are_one_row(path: Path) -> None:
-    with Ledger(path) as ledger:
+    with opened(path, A) as ledger:
         for first in range(0, 30, 3):  # three in flight, which end in another order
             for batch_index in range(first, first + 3):
                 ledger.reserve(A, batch_index)
@@ -149,10 +223,7 @@ def test_batches_that_ended_alike_are_one_row(path: Path) -> None:
                 ledger.spend(A, batch_index)
             with pytest.raises(BatchAlreadyUsed):
                 ledger.reserve(A, batch_index)
-    with sqlite3.connect(path) as db:
-        rows = db.execute("SELECT first, n, state FROM batches ORDER BY first").fetchall()
-    db.close()
-    assert rows == [(0, 30, "spent"), (30, 1, "burnt"), (31, 9, "burnt"), (40, 1, "spent")]
+    assert rows_of(path) == [(0, 30, "spent"), (30, 1, "burnt"), (31, 9, "burnt"), (40, 1, "spent")]
 
 
 def test_two_processes_cannot_share_a_ledger(path: Path) -> None:
@@ -170,7 +241,7 @@ def test_two_processes_cannot_share_a_ledger(path: Path) -> None:
 def test_ledger_files_are_private(path: Path) -> None:
     before = os.umask(0)
     try:
-        with Ledger(path) as ledger:
+        with opened(path, A) as ledger:
             ledger.reserve(A, 0)
             modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in path.parent.iterdir()}
     finally:
@@ -194,14 +265,12 @@ def test_only_one_thread_gets_a_batch_index(path: Path) -> None:
             return 0
         return 1
 
-    with Ledger(path) as ledger, ThreadPoolExecutor(4) as pool:
+    with opened(path, A) as ledger, ThreadPoolExecutor(4) as pool:
         for batch_index in range(5):
             assert sum(pool.map(lambda _, b=batch_index: reserve(ledger, b), range(8))) == 1
 
 
 def test_full_disk_is_explained_and_leaves_no_partial_write(path: Path) -> None:
-    with Ledger(path) as ledger:
-        ledger.reserve(A, 0)
     full = run(
         """
 from gpumpc.errors import ConfigError
@@ -218,7 +287,6 @@ except ConfigError as error:
     assert "free some space on its disk" in full.stdout, full.stderr
     n_written = int(full.stdout.split()[0])
     with Ledger(path) as ledger:
-        assert ledger.counts(A) == {"burnt": 1}
         with pytest.raises(BatchAlreadyUsed):
             ledger.reserve_once(f"{n_written - 1} " + "x" * 5000)
         ledger.reserve_once(f"{n_written} " + "x" * 5000)

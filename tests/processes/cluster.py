@@ -28,6 +28,7 @@ from gpumpc.params import Params
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 2
 PARAMS = Params(ring_bits=32, frac_bits=8)
+Row = tuple[str, int, int, str]  # of a ledger: session, first, n, state
 LIMIT_S = 5.0  # every error is known by then ...
 SLACK_S = 1.5  # ... and this much later on a busy machine
 ULP = 2.0**-PARAMS.frac_bits
@@ -182,8 +183,8 @@ class Cluster(LocalCluster):
     def begun(self) -> list[str]:
         return (self.folder / "begun").read_text().splitlines()
 
-    def ledger(self, party: int) -> list[tuple[str, int, int, str]]:
-        """(session, first, n, state) of every row; only while the server does not run."""
+    def ledger(self, party: int) -> list[Row]:
+        """Every row of the ledger, of the sessions of the server's last process."""
         query = "SELECT hex(session), first, n, state FROM batches ORDER BY session, first"
         with sqlite3.connect(self.folder / f"state{party}" / "ledger.sqlite") as db:
             rows = db.execute(query).fetchall()

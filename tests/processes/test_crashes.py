@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpumpc.errors import GpumpcError
-from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, close, images, one_line
+from tests.processes.cluster import LIMIT_S, SLACK_S, Cluster, Row, close, images, one_line
 
 # Batch 1 exists in runs alone: weights are opened under batch 0 of their own session.
 _IN_A_RUN = """
@@ -71,13 +71,15 @@ def test_answer_is_right_after_kill_9_and_restart(tmp_path: Path, case: str) -> 
             assert time.monotonic() - start < LIMIT_S + SLACK_S
             assert one_line(caught.value)
         assert cluster.processes[name].wait(5) == -9
+        # The next start deletes these rows.
+        rows = {p: cluster.ledger(p) for p in (0, 1) if name == f"server{p}"}
         cluster.faults.clear()
         cluster.start()
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)  # no weights need to be shared again
             assert close(cluster.compiled, x, client.run(shared).reveal())  # nor images
             client.delete(shared)
-    _check_ledgers(cluster, burnt=1)
+    _check_ledgers(cluster, rows, lost=1)
 
 
 @pytest.mark.parametrize("restored", [(0, 1), (0,), (1,)], ids=["both", "server 0", "server 1"])
@@ -98,18 +100,23 @@ def test_restored_states_use_no_mask_again(tmp_path: Path, restored: tuple[int, 
     assert not [line for line, times in begun.items() if times > 1]
 
 
-def _check_ledgers(cluster: Cluster, burnt: int) -> None:
-    """Each number was begun once at each server and is spent, or burnt at the crash, in both."""
+def _check_ledgers(cluster: Cluster, killed: dict[int, list[Row]], lost: int) -> None:
+    """Each number was begun once at each server and is spent, or was lost at the crash, in both.
+
+    Args:
+        killed: the rows of a server that was killed, before it was started again.
+        lost: how many numbers.
+    """
     begun = Counter(cluster.begun())
     assert not [line for line, times in begun.items() if times > 1]
-    tables = [cluster.ledger(party) for party in (0, 1)]
+    tables = [killed.get(party, []) + cluster.ledger(party) for party in (0, 1)]
     for rows in tables:
         numbers = [(session, first + i) for session, first, n, _ in rows for i in range(n)]
         assert len(numbers) == len({*numbers}) and "spent" in {row[3] for row in rows}
     by_number = [
         {(s, first + i): state for s, first, n, state in rows for i in range(n)} for rows in tables
     ]
-    lost = {key for states in by_number for key, state in states.items() if state != "spent"}
-    assert len(lost) == burnt, (tables, begun)
-    for key in lost:  # never spent at either: at most begun
+    unspent = {key for states in by_number for key, state in states.items() if state != "spent"}
+    assert len(unspent) == lost, (tables, begun)
+    for key in unspent:  # never spent at either: at most begun
         assert "spent" not in {states.get(key, "burnt") for states in by_number}

@@ -122,6 +122,18 @@ def test_extracted_item_is_stored_once(client: Client) -> None:
     assert np.array_equal(client.features(items).reveal(), first)  # the very shares that were kept
 
 
+def test_index_tasks_leave_no_row_in_a_ledger(
+    client: Client, gallery: list[str], cluster: Cluster
+) -> None:
+    index = client.create_index("passing", "l2")
+    for item in gallery[:3]:
+        index.add([item])
+        index.search([item], 1)
+    client.extract(client.share(images(1, seed=11)))  # what came before has ended at both servers
+    for party in (0, 1):
+        assert len({session for session, *_ in cluster.ledger(party)}) == 1  # the plan's
+
+
 def found_in(name: str) -> Any:
     return lambda client, _, gallery: Index(client.served, name, "l2").search(gallery[:1], 1)
 

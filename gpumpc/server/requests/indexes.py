@@ -1,6 +1,7 @@
 """Indexes over stored features: created, changed and searched."""
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import TypeVar, cast
@@ -115,17 +116,21 @@ class _JointIndexRequest(JointRequest[J_co]):
         engine = self.engine
         return index_programs.program_of_task(engine.plan, engine.program, task)
 
+    @contextlib.contextmanager
     def _open_evaluation(
         self, channel: SubChannel, task: m.IndexTask, program: Program
-    ) -> Evaluation:
-        """The evaluation of an index program, its session open."""
+    ) -> Iterator[Evaluation]:
+        """The evaluation of an index program in a session of its own, which ends with this."""
         engine, link = self.engine, self.resources.dealer_link
         n_bytes = program.cost.dealer_bytes
         corrections = OnDemandCorrections(link, engine, task, n_bytes) if link else None
         party = dataclasses.replace(engine.party, corrections=corrections, executor=None)
         evaluation = Evaluation(party, engine.plan, program)
         evaluation.open_session(channel, index_programs.task_id(task))
-        return evaluation
+        try:
+            yield evaluation
+        finally:
+            evaluation.end_session()
 
     def _operands(self, items: list[str], size: int) -> Iterator[tuple[list[str], Additive]]:
         """Features of `size` items at a time, the last batch filled with zero rows."""
@@ -167,15 +172,15 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
         present = {key.item for key in self._rows}
         fresh = [item for item in self.record.items if item not in present]
         task = m.RowsTask(self._index.metric)
-        evaluation = self._open_evaluation(channel, task, self._program(task))
         of = -(-len(fresh) // ix.ROWS_PER_BATCH)
-        for part, (names, operand) in enumerate(self._operands(fresh, ix.ROWS_PER_BATCH)):
-            reserved = evaluation.begin(evaluation.next_batch)
-            # The last step of this program makes rows.
-            rows = cast(Rows, evaluation.carry_out(channel, reserved, operand))
-            keys = ix.row_keys(names, reserved.session_id, reserved.batch_index)
-            self._store_rows(channel, keys, rows)
-            self.client.reply(m.Progress(self.job_id, part, of))
+        with self._open_evaluation(channel, task, self._program(task)) as evaluation:
+            for part, (names, operand) in enumerate(self._operands(fresh, ix.ROWS_PER_BATCH)):
+                reserved = evaluation.begin(evaluation.next_batch)
+                # The last step of this program makes rows.
+                rows = cast(Rows, evaluation.carry_out(channel, reserved, operand))
+                keys = ix.row_keys(names, reserved.session_id, reserved.batch_index)
+                self._store_rows(channel, keys, rows)
+                self.client.reply(m.Progress(self.job_id, part, of))
         self.client.reply(m.Done())
 
     def _store_rows(self, channel: SubChannel, keys: list[RowKey], rows: Rows) -> None:
@@ -257,13 +262,13 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
             self._send_rows()
         loaded = self.resources.indexes.load(self.engine, index, self._geometry, self._rows)
         size = self._task.n_queries
-        evaluation = self._open_evaluation(channel, self._task, self._chosen)
-        evaluation.weights = {ROWS: loaded.operand}
-        labels = [loaded.labels] if record.vote and loaded.labels is not None else []
-        of = -(-len(record.items) // size)
-        for part, (names, operand) in enumerate(self._operands(record.items, size)):
-            best, _ = evaluation.run(channel, evaluation.next_batch, operand, *labels)
-            self.send_part(part, of, best.with_words(best.words[: len(names)]))
+        with self._open_evaluation(channel, self._task, self._chosen) as evaluation:
+            evaluation.weights = {ROWS: loaded.operand}
+            labels = [loaded.labels] if record.vote and loaded.labels is not None else []
+            of = -(-len(record.items) // size)
+            for part, (names, operand) in enumerate(self._operands(record.items, size)):
+                best, _ = evaluation.run(channel, evaluation.next_batch, operand, *labels)
+                self.send_part(part, of, best.with_words(best.words[: len(names)]))
 
     def _send_rows(self) -> None:
         items = [key.item for key in self._rows]
