@@ -34,7 +34,8 @@ GpumpcError
 ├── OutOfResources             no file number, memory or disk space at this moment
 ├── SelectionFailed            a search drew an unlucky sample; repeated under a new shuffle
 ├── CostMismatch               measured bytes or rounds differ from the declared ones
-└── RevealError                a result that cannot be put together
+├── RevealError                a result that cannot be put together
+└── WrongResult                images with known results came back with others
 
 Each message has three parts: what happened, why, and what to do about it.
 """
@@ -212,3 +213,7 @@ class CostMismatch(GpumpcError):
 
 class RevealError(GpumpcError):
     """A result that cannot be put together."""
+
+
+class WrongResult(GpumpcError):
+    """Images with known results came back with others: the request's results are not right."""

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from gpumpc.cli import bench, data, demo, evaluate, index_group, inputs, results, store
+from gpumpc.cli import (
+    bench,
+    canary_options,
+    data,
+    demo,
+    evaluate,
+    index_group,
+    inputs,
+    results,
+    store,
+)
 from gpumpc.cli import train_head as head
 from gpumpc.cli.console import console, exit_on_error
 from gpumpc.cli.item_lookup import READY_S
@@ -240,5 +250,6 @@ for group in (index_group.app, store.app, data.app):
     app.add_typer(group)
 app.command()(evaluate.evaluate)
 app.command()(head.train_head)
+app.command()(canary_options.canaries)
 app.command()(demo.demo)
 app.command()(bench.bench)

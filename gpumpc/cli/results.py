@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gpumpc.cli.canary_options import FileOption, FractionOption, canaries_of
 from gpumpc.cli.console import console
 from gpumpc.cli.inputs import recipe_of, share_items
 from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of, place_of
@@ -35,6 +36,8 @@ def extract(
         Path | None, typer.Option(help="Reveal the features to this user: a .npz or .csv file.")
     ] = None,
     catalog: CatalogOption = None,
+    canaries: FractionOption = "",
+    canary_file: FileOption = None,
 ) -> None:
     """Extract the features of shared images; they stay at the servers as shares, for searches.
 
@@ -46,6 +49,7 @@ def extract(
         names = check_named(items, everything)
         if out is not None:
             check_name(out)  # now, not when all is computed
+        mixed_in = canaries_of(canaries, canary_file, plan)
         client.wait_ready(READY_S)
         chosen = client.list_inputs() if everything else items_of(known, names)
         done = {*client.list_features()}
@@ -53,7 +57,7 @@ def extract(
         console.print(f"{len(chosen) - len(todo)} of {len(chosen)} images are extracted already")
         if todo:
             with counted("images", client.batch_size, len(todo)) as progress:
-                client.extract(todo, progress)
+                client.extract(todo, progress, canaries=mixed_in)
         if out is not None and chosen:
             with counted("revealed") as progress:
                 features = client.features(chosen, progress).reveal()
@@ -74,6 +78,8 @@ def classify(
     ] = "",
     top: Annotated[int, typer.Option(min=1, help="How many of them vote.")] = 5,
     catalog: CatalogOption = None,
+    canaries: FractionOption = "",
+    canary_file: FileOption = None,
 ) -> None:
     """Classify shared images: by a head, by the nearest rows of an index, or by the plan itself if
     it ends in classes. What a user learns of an image is the policy's answer, sealed to this user.
@@ -82,6 +88,10 @@ def classify(
 
     with connected(config, plan, catalog) as (client, known):
         names = check_named(items, everything)
+        if canaries and index:
+            what, hint = "--canaries and --index were given together", "leave one of them out"
+            raise ConfigError(what, "the rows of an index have no known answer", hint)
+        mixed_in = canaries_of(canaries, canary_file, head or plan)
         client.wait_ready(READY_S)
         if everything:
             chosen = client.list_features() if head or index else client.list_inputs()
@@ -98,7 +108,7 @@ def classify(
         else:
             record = record_of(head or plan)
             with counted("images", client.batch_size, len(chosen)) as progress:
-                classes = client.classify(chosen, head, progress)
+                classes = client.classify(chosen, head, progress, mixed_in)
         for item, row in zip(chosen, classes, strict=True):
             typer.echo(f"{place_of(known, item)}\t{_shown(row, record.classes)}")
 

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
+from gpumpc.client.canaries import Canaries, Mixture, mixed
 from gpumpc.client.connection import CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
 from gpumpc.client.index import Index
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
@@ -210,13 +212,16 @@ class Client(Connection):
         items: Sequence[str],
         progress: Progress | None = None,
         source: PlanRecord | None = None,
+        canaries: Canaries | None = None,
     ) -> SealedResult:
         """Evaluate items without keeping the result, which stays sealed until `reveal`.
 
         Args:
             source: None: the items' inputs; else the plan whose features are this plan's input.
+            canaries: images with known results, mixed in; `reveal` raises WrongResult if one came
+                back wrong. Not together with `source`.
         """
-        return self._run(self.served, items, progress, source)
+        return self._run(self.served, items, progress, source, canaries)
 
     def _run(
         self,
@@ -224,34 +229,62 @@ class Client(Connection):
         items: Sequence[str],
         progress: Progress | None,
         source: PlanRecord | None,
+        canaries: Canaries | None,
     ) -> SealedResult:
         source_id = plan_hash(source).hex() if source else None
 
         def ask(job: str, names: list[str]) -> int:
             return self.ask_together(m.Run(served.plan_id, job, names, source_id))
 
-        return served.sealed(items, progress, ask)
+        with self._mixed(items, canaries, served.plan_id, source_id) as mixture:
+            if source is not None and mixture.drawn:
+                self.extract(mixture.drawn)
+            sealed = served.sealed(mixture.names, progress, ask)
+
+        def reveal() -> Array:
+            results = sealed.reveal()
+            mixture.check(mixture.names, results, served.batch_size)
+            return mixture.items_of(results)
+
+        return SealedResult(reveal, len(items))
+
+    def _mixed(
+        self, items: Sequence[str], canaries: Canaries | None, result: str, source: str | None
+    ) -> AbstractContextManager[Mixture]:
+        """Items with canaries among them, which are shared before and deleted after."""
+        if canaries is not None:
+            canaries.check_plan(self.plan_id, result, source)
+        return mixed(items, canaries, self.share, self.delete)
 
     def extract(
         self,
         items: Sequence[str],
         progress: Progress | None = None,
         source: PlanRecord | None = None,
+        canaries: Canaries | None = None,
     ) -> list[str]:
         """Evaluate items and keep the results at the servers as shares, under the same ids, which
         are returned.
 
         Features that are kept already stay as they are, so after a crash the same call goes on.
+
+        Args:
+            source: None: the items' inputs; else the plan whose features are this plan's input.
+            canaries: images with known results, mixed in and deleted afterwards. Not together with
+                `source`. Raises WrongResult after the first request in which one came back wrong.
         """
-        items, source_id = list(items), plan_hash(source).hex() if source else None
+        source_id = plan_hash(source).hex() if source else None
         size = BATCHES_PER_REQUEST * self.batch_size
-        of = -(-len(items) // self.batch_size)
-        for start in range(0, len(items), size):
-            before = start // self.batch_size
-            portion = items[start : start + size]
-            request = m.Extract(self.plan_id, secrets.token_hex(16), portion, source_id)
-            self.until_done(self.ask_together(request), shifted(progress, before, of))
-        return items
+        with self._mixed(items, canaries, self.plan_id, source_id) as mixture:
+            of = -(-len(mixture.names) // self.batch_size)
+            for start in range(0, len(mixture.names), size):
+                before = start // self.batch_size
+                portion = mixture.names[start : start + size]
+                request = m.Extract(self.plan_id, secrets.token_hex(16), portion, source_id)
+                self.until_done(self.ask_together(request), shifted(progress, before, of))
+                if asked := mixture.canaries_of(portion):
+                    mixture.check(asked, self.features(asked).reveal(), self.batch_size)
+        return list(items)
 
     def list_features(self) -> list[str]:
         """Items of this user with features at both servers."""
@@ -267,19 +300,25 @@ class Client(Connection):
         return self.served.sealed(items, progress, ask)
 
     def classify(
-        self, items: Sequence[str], head: AnyPlan | None = None, progress: Progress | None = None
+        self,
+        items: Sequence[str],
+        head: AnyPlan | None = None,
+        progress: Progress | None = None,
+        canaries: Canaries | None = None,
     ) -> Classes:
         """The classes of items, as far as the policy of the head shows them.
 
         Args:
             head: made by `Plan.head`, or its folder: it takes the items' kept features. None: this
                 plan ends in classes itself, and takes the items' inputs.
+            canaries: images with known classes (by this head), mixed in. Raises WrongResult.
 
         Returns a name an item for the policy "label", a list of names, best first, for "top5", and
         scores (n, C) for "logits". Classes without names are numbers in decimal.
         """
         served = self.served if head is None else ServedPlan(self, record_of(head))
-        result = self._run(served, items, progress, None if head is None else self.plan).reveal()
+        source = None if head is None else self.plan
+        result = self._run(served, items, progress, source, canaries).reveal()
         if not served.program.result_is_index:
             return result
         names = served.record.classes or [str(i) for i in range(int(result.max()) + 1)]

@@ -1,5 +1,6 @@
 """Classes as each policy shows them, by heads and by a plan itself, in three real processes."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 
 import gpumpc
 from gpumpc import Client, Plan
+from gpumpc.client.canaries import Canaries
 from gpumpc.deploy.config import write_local
-from gpumpc.errors import HandshakeMismatch, RemoteError
+from gpumpc.errors import BadValue, HandshakeMismatch, RemoteError, WrongResult
+from gpumpc.local.canary_maker import make_canaries
 from gpumpc.program.head import Policy
 from tests.processes.cluster import GRAPH, PARAMS, Cluster, images, tiny
 
@@ -74,6 +77,32 @@ def test_head_is_given_by_its_folder(
 ) -> None:
     for folder in (cluster[1] / "label", str(cluster[1] / "label")):
         assert client.classify(items, head=folder) == client.classify(items, plans["label"])
+
+
+def test_canaries_of_a_head_and_of_classes_are_checked(
+    client: Client, items: list[str], cluster: tuple[Cluster, Path], plans: dict[str, Plan]
+) -> None:
+    below, own = plans["features"], plans["own"]
+    for policy in ("label", "top5", "logits"):
+        known = half(make_canaries(below, 4, plans[policy]))
+        found = client.classify(items, plans[policy], canaries=known)
+        assert np.array(found).shape == np.array(client.classify(items, plans[policy])).shape
+        with pytest.raises(BadValue, match="another plan or head"):
+            client.run(items, source=below.record, canaries=known)
+        wrong = dataclasses.replace(known, results=known.results + 1)
+        with pytest.raises(WrongResult):
+            client.classify(items, plans[policy], canaries=wrong)
+    assert client.list_inputs() == client.list_features() == sorted(items)
+    with gpumpc.connect(cluster[0].setup.client, own, SHARE_S) as of_own:
+        shared, known = of_own.share(images(N)), half(make_canaries(own, 4))
+        assert of_own.classify(shared, canaries=known) == of_own.classify(shared)
+        with pytest.raises(WrongResult):
+            of_own.classify(shared, canaries=dataclasses.replace(known, results=known.results + 1))
+        of_own.delete(shared)
+
+
+def half(canaries: Canaries) -> Canaries:
+    return dataclasses.replace(canaries, fraction=0.5)
 
 
 def test_plan_that_ends_in_classes_needs_no_head(
