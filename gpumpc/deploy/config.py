@@ -50,7 +50,7 @@ class ServerConfig:
             port of the host of `listen`.
         plans: the plan folders served.
         batch_size: images in one batch.
-        plan_owners: who may share the weights of each plan, in their order.
+        plan_owners: who may share the weights of each plan, in their order; none: nobody.
         pool_bytes: how far the dealer may work ahead.
         uploads_bytes: how much one owner's or user's rows and indexes may take on the disk.
         store_key: where the master key of the shares at rest is.
@@ -339,8 +339,8 @@ class _File:
         self, names: list[str], owners: tuple[Card, ...], n_plans: int
     ) -> tuple[Card, ...]:
         known = {card.name: card for card in owners}
-        if not names and len(owners) == 1:
-            return owners * n_plans
+        if not names and len(owners) < 2:
+            return owners * n_plans  # without an owner nobody can share weights
         if len(names) != n_plans or not {*names} <= {*known}:
             listed = f"in their order, out of `owner_cards`: {', '.join(known) or 'none'}"
             raise self.bad(f"`plan_owners` must name the owners of the {n_plans} plans, {listed}")

@@ -64,6 +64,8 @@ class Server:
         )
         engines = map(self._open_engine, config.plans)
         self._engines = {plan_hash(engine.plan).hex(): engine for engine in engines}
+        if len(self._engines) != len(config.plans):
+            raise ConfigError("a plan is listed twice", hint="name each folder in `plans` once")
         folder = config.state / "store"
         store = Store(folder, config.party, config.store_key, config.uploads_bytes)
         self._share_store = ShareStore(store, config.party, backend)
@@ -86,7 +88,7 @@ class Server:
             self._peer_loop,
             config.task_bytes,
             self._dealer_is_connected,
-            dict(zip(self._engines, config.plan_owners, strict=True)),
+            dict(zip(self._engines, config.plan_owners, strict=False)),
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 

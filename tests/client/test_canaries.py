@@ -54,7 +54,7 @@ def test_so_many_canaries_stand_at_random_positions(fraction: float, n: int) -> 
         assert len(mixture.drawn) == n and len({*mixture.names}) == len(ITEMS) + n
         assert [name for name in mixture.names if name not in mixture.drawn] == ITEMS
         assert mixture.inputs.shape == (n, 4)
-        assert mixture.items_of(np.arange(len(mixture.names))).shape == (len(ITEMS),)
+        assert mixture.items_of(np.arange(float(len(mixture.names)))).shape == (len(ITEMS),)
         assert mixture.canaries_of(mixture.names) == mixture.drawn
         seen.add(tuple(mixture.names.index(name) for name in mixture.drawn))
     assert len(seen) > 5
@@ -80,7 +80,7 @@ def test_check_names_a_few_of_many() -> None:
 
 
 def test_canaries_are_deleted_whatever_happens() -> None:
-    shared, deleted = [], []
+    shared, deleted = list[list[str]](), list[list[str]]()
     arguments = ITEMS, canaries(), lambda _, names: shared.append(names), deleted.append
     with mixed(*arguments) as mixture:
         assert shared == [mixture.drawn] and not deleted

@@ -16,9 +16,10 @@ class GetStatus(ImmediateRequest[m.GetStatus]):
 
     def _plan_status(self, engine: Engine) -> m.PlanStatus:
         link, session_id = self.resources.dealer_link, engine.session_id
+        owner = self.resources.plan_owners.get(plan_hash(engine.plan).hex())
         return m.PlanStatus(
             agreed_fields(engine.plan, engine.program),
-            self.resources.plan_owners[plan_hash(engine.plan).hex()].name,
+            owner.name if owner else "",
             engine.weight_sharing_id,
             session_id.hex(),
             engine.next_batch,

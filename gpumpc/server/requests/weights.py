@@ -17,17 +17,20 @@ class ShareWeights(JointRequest[m.ShareWeights]):
 
     def _description(self) -> str:
         # Both servers compare it, so both have one statement of the owner.
-        return f"weights {self.record.signature}"
+        record = self.record
+        statement = m.weights_statement(record.plan, record.weight_sharing_id, record.halves)
+        return f"weights {hashlib.sha256(statement).hexdigest()} {record.signature}"
 
     def check(self) -> None:
         """Raises AccessDenied, BatchAlreadyUsed for an id that was used before, BadFrame."""
         record, party = self.record, self.resources.party
         self._engine, self._sent = self.engine, bytes(self.bulk)
-        owner = self.resources.plan_owners[record.plan]
-        if self.client.name != owner.name:
+        owner = self.resources.plan_owners.get(record.plan)
+        if owner is None or self.client.name != owner.name:
             what = f"{self.client.name} may not share weights of plan '{self._engine.plan.name}'"
+            why = f"the plan's owner is {owner.name if owner else 'not named'}"
             hint = "add its card to owner_cards, and its name to plan_owners, at both servers"
-            raise AccessDenied(what, f"the plan's owner is {owner.name}", hint)
+            raise AccessDenied(what, why, hint)
         statement = m.weights_statement(record.plan, record.weight_sharing_id, record.halves)
         verify(owner, "weights", statement, bytes.fromhex(record.signature))
         if hashlib.sha256(self._sent).hexdigest() != record.halves[party]:
