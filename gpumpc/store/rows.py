@@ -244,10 +244,13 @@ class Store(SegmentFolder):
         Where the disk is full, rows are erased in groups: a crash may then leave some of them.
         """
         query = (
-            "DELETE FROM rows WHERE item = ? AND substr(kind, 1, ?) = ? "
-            "AND (? IS NULL OR owner = ?) RETURNING kind, item, version, state"
+            "DELETE FROM rows WHERE kind = ? AND item = ? AND (? IS NULL OR owner = ?) "
+            "RETURNING kind, item, version, state"
         )
-        return self._delete(query, [(item, len(prefix), prefix, owner, owner) for item in items])
+        with self._read():
+            kinds = [kind for kind in self.kinds() if kind.startswith(prefix)]
+            places = itertools.product(kinds, items)  # a query by item alone would read all rows
+            return self._delete(query, [(*place, owner, owner) for place in places])
 
     def delete_rows(self, kind: str, keys: Iterable[RowKey]) -> int:
         """Erase rows by kind and version; how many there were."""
@@ -278,8 +281,9 @@ class Store(SegmentFolder):
             try:
                 n_rows = self._delete_group(query, values)
             except ConfigError as error:
-                if not is_full(error) or not self._reserve.release():
+                if not is_full(error):
                     raise
+                self._reserve.release()  # unless what begins the change has done so
                 groups = (values[i : i + _GROUP] for i in range(0, len(values), _GROUP))
                 n_rows = sum(self._delete_group(query, group) for group in groups)
             self._drop_unused()
@@ -322,10 +326,8 @@ class Store(SegmentFolder):
 
     def _rewrap(self, key: Secret) -> int:
         cipher = RowCipher(key)
-        query = (
-            "SELECT kind, item, version, owner, wrapped, key_id "
-            "FROM rows LEFT JOIN row_keys ON key_id = id"
-        )
+        columns = "kind, item, version, owner, wrapped, key_id"
+        query = f"SELECT {columns} FROM rows LEFT JOIN row_keys ON key_id = id"
         with self._change() as db:
             entries = db.execute(query).fetchall()
             names = [RowName(*entry[:4]) for entry in entries]
