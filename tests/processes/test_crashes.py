@@ -74,8 +74,11 @@ def test_answer_is_right_after_kill_9_and_restart(tmp_path: Path, case: str) -> 
         # The next start deletes these rows.
         rows = {p: cluster.ledger(p) for p in (0, 1) if name == f"server{p}"}
         cluster.faults.clear()
+        seen = len(cluster.log("dealer"))
         cluster.start()
         with cluster.client() as client:
+            if name == "dealer":  # servers wait 3.5 s for one, and its start may take longer
+                cluster.wait_log("dealer", "agrees", start=seen)
             client.wait_ready(LIMIT_S + SLACK_S)  # no weights need to be shared again
             assert close(cluster.compiled, x, client.run(shared).reveal())  # nor images
             client.delete(shared)
