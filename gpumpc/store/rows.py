@@ -326,8 +326,8 @@ class Store(SegmentFolder):
 
     def _rewrap(self, key: Secret) -> int:
         cipher = RowCipher(key)
-        columns = "kind, item, version, owner, wrapped, key_id"
-        query = f"SELECT {columns} FROM rows LEFT JOIN row_keys ON key_id = id"
+        query = "SELECT kind, item, version, owner, wrapped, key_id FROM rows LEFT JOIN row_keys "
+        query += "ON key_id = id"
         with self._change() as db:
             entries = db.execute(query).fetchall()
             names = [RowName(*entry[:4]) for entry in entries]
