@@ -133,7 +133,9 @@ class User:
             request(client)
             self.history.n_answers += 1
             return True
-        except GpumpcError:
+        except GpumpcError as error:
+            if "this is a bug" in str(error):
+                raise Wrong(str(error)) from error
             self.history.n_errors += 1
             self.client = None  # as a new process would
             return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,10 +58,11 @@ class IndexEvaluation:
 def replacements(world: World) -> dict[Any, dict[str, object]]:
     """What stands in place of which of the product's names."""
 
+    @contextlib.contextmanager
     def open_evaluation(
         request: Any, channel: SubChannel, task: object, program: object
-    ) -> IndexEvaluation:
-        return IndexEvaluation(world, request, channel)
+    ) -> Iterator[IndexEvaluation]:
+        yield IndexEvaluation(world, request, channel)
 
     def choose_task(request: Any, size: int) -> None:
         cost = types.SimpleNamespace(dealer_bytes=0)
