@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from bench.simulation.schedule import Schedule
+from bench.simulation.schedule import outcome
 from gpumpc.deploy.keys import Identity, keygen, load_identity
 from gpumpc.local.compile import Plan, compile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
@@ -51,27 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     options = parser.parse_args(arguments)
     plan, identity, start = small_plan(), a_user(), time.monotonic()
-    totals = dict.fromkeys(("schedules", "faults", "answers", "errors", "searches"), 0)
-    failed, reported = list[int](), start
+    totals, failed, reported = Counter[str](), list[int](), start
     for seed in range(options.first, options.first + options.schedules):
-        schedule = Schedule(seed, plan, identity)
-        logging.disable(logging.CRITICAL)
-        try:
-            schedule.run()
-        except Exception:
+        counts, failure = outcome(seed, plan, identity)
+        totals.update(counts)
+        if failure is not None:
             failed.append(seed)
             print(f"seed {seed} failed:", file=sys.stderr)
-            traceback.print_exc()
+            traceback.print_exception(failure)
             if len(failed) >= _MOST_FAILURES:
                 break
-        finally:
-            logging.disable(logging.NOTSET)
-        history = schedule.history
-        found = (1, schedule.n_faults, history.n_answers, history.n_errors, history.n_searches)
-        totals = {name: totals[name] + n for name, n in zip(totals, found, strict=True)}
         if time.monotonic() - reported > _REPORT_S:
             reported = time.monotonic()
-            print(f"{totals}, failed {len(failed)}", file=sys.stderr, flush=True)
+            print(f"{dict(totals)}, failed {len(failed)}", file=sys.stderr, flush=True)
     seconds = round(time.monotonic() - start, 1)
     print(json.dumps({"part": "simulation", **totals, "failed": failed, "seconds": seconds}))
     return 1 if failed else 0

@@ -193,10 +193,6 @@ class ShareStore:
 
     # reading
 
-    def ready(self, kind: str, owner: str) -> list[str]:
-        """Items of an owner whose rows may be used."""
-        return [row.key.item for row in self.store.rows(kind, "ready", owner)]
-
     def keys(self, kind: str, items: Sequence[str], owner: str) -> list[RowKey]:
         """Keys of rows that may be used. Raises MissingFile naming the first that is not here."""
         found = self.store.find(kind, items, owner)

@@ -25,7 +25,7 @@ _PORTION = 4000
 
 log = logging.getLogger("gpumpc")
 
-RowName = tuple[str, RowKey]  # a row's kind and key
+KindAndKey = tuple[str, RowKey]  # a row's kind and key
 
 
 class _Change(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -149,7 +149,7 @@ def compare_ready(store: Store, channel: Channel, party: int) -> None:
             log.warning(text, server, n_lost)
 
 
-def held_by_both(channel: Channel, own: Sequence[RowName]) -> set[RowName]:
+def held_by_both(channel: Channel, own: Sequence[KindAndKey]) -> set[KindAndKey]:
     """Those of our rows that the other server names too."""
     return {*own} & {*_exchange_names(channel, own)}
 
@@ -181,7 +181,7 @@ def _meet_at(channel: Channel, field: str, value: str) -> None:
     exchange_hello(channel, equal={field: value}, timeout_s=channel.patience_s)
 
 
-def _exchange_names(channel: Channel, own: Sequence[RowName]) -> list[RowName]:
+def _exchange_names(channel: Channel, own: Sequence[KindAndKey]) -> list[KindAndKey]:
     """The other server's rows, in its order."""
     lines = [f"{kind}\t{key.item}\t{key.version}" for kind, key in own]
     names = []

@@ -84,7 +84,8 @@ def settle(stores: list[ShareStore], items: list[str]) -> list[Any]:
 
 
 def ready(stores: list[ShareStore]) -> list[list[str]]:
-    return [share_store.ready(KIND, "user") for share_store in stores]
+    rows = (share_store.store.rows(KIND, "ready", "user") for share_store in stores)
+    return [[row.key.item for row in found] for found in rows]
 
 
 def test_rows_at_both_servers_become_ready(stores: list[ShareStore]) -> None:
