@@ -45,7 +45,7 @@ class Input(Layer, frozen=True):
 
 
 class Conv2d(Layer, frozen=True):
-    """Weight (kh, kw, Cin / groups, Cout), bias (Cout,)."""
+    """On the last three axes (H, W, C). Weight (kh, kw, Cin / groups, Cout), bias (Cout,)."""
 
     kernel: Pair
     out_channels: Size
@@ -55,7 +55,7 @@ class Conv2d(Layer, frozen=True):
 
 
 class Linear(Layer, frozen=True):
-    """Weight (in, out), bias (out,)."""
+    """On the last axis. Weight (in, out), bias (out,)."""
 
     out_features: Size
 
@@ -71,7 +71,7 @@ class Clamp(Layer, frozen=True):
 
 
 class MaxPool(Layer, frozen=True):
-    """Maximum over a window; padding never wins."""
+    """Maximum over a window of (.., H, W, C); padding never wins."""
 
     window: Pair
     stride: Pair
@@ -79,7 +79,7 @@ class MaxPool(Layer, frozen=True):
 
 
 class AvgPool(Layer, frozen=True):
-    """Mean over a window, no padding."""
+    """Mean over a window of (.., H, W, C), no padding."""
 
     window: Pair
     stride: Pair
@@ -97,6 +97,50 @@ class Flatten(Layer, frozen=True):
     """(H, W, C) -> (H*W*C,), in this memory order."""
 
 
+class Reshape(Layer, frozen=True):
+    """The same entries in the same order, under another shape."""
+
+    shape: Shape
+
+
+class Permute(Layer, frozen=True):
+    """Axes in another order: axis j of the result is axis `axes[j]` of the input."""
+
+    axes: tuple[Count, ...]
+
+
+class Take(Layer, frozen=True):
+    """Entries along one axis, by number; -1 stands for an entry of zeros.
+
+    Slices, crops, borders, repeats, flips and nearest-neighbour upsampling are all of this kind.
+    """
+
+    axis: Count
+    indices: Annotated[tuple[Annotated[int, msgspec.Meta(ge=-1)], ...], msgspec.Meta(min_length=1)]
+
+
+class Mix(Layer, frozen=True):
+    """Public weighted sums along one axis: entry i is sum_t weights[i][t] x[taps[i][t]].
+
+    Bilinear upsampling, and averages over windows of several sizes.
+    """
+
+    axis: Count
+    taps: Annotated[tuple[tuple[Count, ...], ...], msgspec.Meta(min_length=1)]
+    weights: tuple[tuple[float, ...], ...]
+
+
+class Scale(Layer, frozen=True):
+    """factor x + offset, two public numbers."""
+
+    factor: float
+    offset: float = 0.0
+
+
+class Multiply(Layer, frozen=True):
+    """Product, entry by entry, of two values; the second may be repeated along axes of size 1."""
+
+
 class Argmax(Layer, frozen=True):
     """Index of the largest entry of a vector, the lowest index on ties: shape ()."""
 
@@ -109,7 +153,11 @@ class TopK(Layer, frozen=True):
 
 Product = Conv2d | Linear
 Selection = Argmax | TopK
-AnyLayer = Input | Product | ReLU | Clamp | MaxPool | AvgPool | Add | Concat | Flatten | Selection
+# They move entries, and change none.
+Arrangement = Flatten | Reshape | Permute | Take
+Joint = Add | Concat | Multiply
+Pool = MaxPool | AvgPool
+AnyLayer = Input | Product | ReLU | Clamp | Pool | Joint | Arrangement | Mix | Scale | Selection
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,11 +204,11 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shapes, weights = self.shapes(), dict[str, Shape]()
         for layer in self.layers:
             if isinstance(layer, Conv2d):
-                depth = shapes[layer.inputs[0]][2] // layer.groups
+                depth = shapes[layer.inputs[0]][-1] // layer.groups
                 weights[f"{layer.name}.weight"] = (*layer.kernel, depth, layer.out_channels)
                 weights[f"{layer.name}.bias"] = (layer.out_channels,)
             elif isinstance(layer, Linear):
-                weights[f"{layer.name}.weight"] = (shapes[layer.inputs[0]][0], layer.out_features)
+                weights[f"{layer.name}.weight"] = (shapes[layer.inputs[0]][-1], layer.out_features)
                 weights[f"{layer.name}.bias"] = (layer.out_features,)
         return weights
 
@@ -170,17 +218,24 @@ def window_count(size: int, window: int, stride: int, before: int, after: int) -
     return (size + before + after - window) // stride + 1
 
 
-def _window_shape(shape: Shape, window: Pair, stride: Pair, padding: Padding) -> Pair:
+def _window_shape(shape: Shape, window: Pair, stride: Pair, padding: Padding) -> Shape:
+    """Leading axes, and rows and columns of windows, of (.., H, W, C)."""
     top, bottom, left, right = padding
     return (
-        window_count(shape[0], window[0], stride[0], top, bottom),
-        window_count(shape[1], window[1], stride[1], left, right),
+        *shape[:-3],
+        window_count(shape[-3], window[0], stride[0], top, bottom),
+        window_count(shape[-2], window[1], stride[1], left, right),
     )
 
 
 def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
     """Shape of one item of a layer's value. Raises PlanError where its inputs' shapes misfit."""
-    _check_inputs(layer, inputs)
+    if not _takes(layer, inputs):
+        raise PlanError(
+            f"layer '{layer.name}' ({type(layer).__name__}) cannot take inputs of shapes {inputs}",
+            "their number, rank or sizes are not what this kind of layer needs",
+            "compile the model again, from a model that runs on the example",
+        )
     shape = _output_shape(layer, inputs)
     if any(size < 1 for size in shape):
         raise PlanError(
@@ -191,24 +246,48 @@ def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
     return shape
 
 
-def _check_inputs(layer: AnyLayer, inputs: list[Shape]) -> None:
-    """Raises PlanError for inputs of the wrong number, rank or channels."""
-    count = {"Input": 0, "Add": 2, "Concat": max(1, len(inputs))}.get(type(layer).__name__, 1)
-    ranks = {Conv2d: 3, MaxPool: 3, AvgPool: 3, Flatten: 3, Linear: 1, Argmax: 1, TopK: 1}
-    rank = ranks.get(type(layer))
-    fits = len(inputs) == count and all(rank in (None, len(shape)) for shape in inputs)
-    if isinstance(layer, Conv2d) and fits:
-        fits = inputs[0][2] % layer.groups == 0 and layer.out_channels % layer.groups == 0
-    if isinstance(layer, TopK) and fits:
-        fits = layer.k <= inputs[0][0]
-    if isinstance(layer, Concat) and fits:
-        fits = len({shape[:-1] for shape in inputs}) == 1
-    if not fits:
-        raise PlanError(
-            f"layer '{layer.name}' ({type(layer).__name__}) cannot take inputs of shapes {inputs}",
-            "their number, rank or channel count is not what this kind of layer needs",
-            "compile the model again, from a model that runs on the example",
-        )
+def _takes(layer: AnyLayer, inputs: list[Shape]) -> bool:
+    """Whether the inputs have the number, ranks and sizes that this kind of layer needs."""
+    count = {Input: 0, Add: 2, Multiply: 2, Concat: max(1, len(inputs))}.get(type(layer), 1)
+    if len(inputs) != count:
+        return False
+    if isinstance(layer, Input):
+        return True
+    [x, *others] = inputs
+    match layer:
+        case Conv2d():
+            return len(x) >= 3 and x[-1] % layer.groups == layer.out_channels % layer.groups == 0
+        case MaxPool() | AvgPool():
+            return len(x) >= 3
+        case Flatten() | Linear():
+            return len(x) >= 1
+        case Argmax() | TopK():
+            return len(x) == 1 and getattr(layer, "k", 1) <= x[0]
+        case Concat():
+            return len({shape[:-1] for shape in inputs}) == 1
+        case Add():
+            return True  # a sum has an error of its own
+        case Multiply():
+            [y] = others
+            return len(x) == len(y) and all(b in (1, a) for a, b in zip(x, y, strict=True))
+        case Reshape():
+            return math.prod(layer.shape) == math.prod(x)
+        case Permute():
+            return sorted(layer.axes) == list(range(len(x)))
+        case Take():
+            return layer.axis < len(x) and max(layer.indices) < x[layer.axis]
+        case Mix():
+            return layer.axis < len(x) and _mixes(layer, x[layer.axis])
+        case _:
+            return True
+
+
+def _mixes(layer: Mix, size: int) -> bool:
+    """Whether every sum has as many weights as taps, and its taps lie on an axis of this size."""
+    if len(layer.taps) != len(layer.weights):
+        return False
+    rows = zip(layer.taps, layer.weights, strict=True)
+    return all(len(taps) == len(w) > 0 and max(taps) < size for taps, w in rows)
 
 
 def _check_padding(layer: MaxPool) -> None:
@@ -222,36 +301,43 @@ def _check_padding(layer: MaxPool) -> None:
 
 
 def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
+    if isinstance(layer, Input):
+        return layer.shape
+    x = inputs[0]
     match layer:
-        case Input():
-            return layer.shape
         case Conv2d():
-            size = _window_shape(inputs[0], layer.kernel, layer.stride, layer.padding)
+            size = _window_shape(x, layer.kernel, layer.stride, layer.padding)
             return (*size, layer.out_channels)
         case MaxPool():
             _check_padding(layer)
-            size = _window_shape(inputs[0], layer.window, layer.stride, layer.padding)
-            return (*size, inputs[0][2])
+            return (*_window_shape(x, layer.window, layer.stride, layer.padding), x[-1])
         case AvgPool():
-            size = _window_shape(inputs[0], layer.window, layer.stride, (0, 0, 0, 0))
-            return (*size, inputs[0][2])
+            return (*_window_shape(x, layer.window, layer.stride, (0, 0, 0, 0)), x[-1])
         case Linear():
-            return (layer.out_features,)
+            return (*x[:-1], layer.out_features)
         case Flatten():
-            return (math.prod(inputs[0]),)
+            return (math.prod(x),)
+        case Reshape():
+            return layer.shape
+        case Permute():
+            return tuple(x[axis] for axis in layer.axes)
+        case Take():
+            return (*x[: layer.axis], len(layer.indices), *x[layer.axis + 1 :])
+        case Mix():
+            return (*x[: layer.axis], len(layer.taps), *x[layer.axis + 1 :])
         case Concat():
-            return (*inputs[0][:-1], sum(shape[-1] for shape in inputs))
+            return (*x[:-1], sum(shape[-1] for shape in inputs))
         case Argmax():
             return ()
         case TopK():
             return (layer.k,)
         case Add():
-            if inputs[0] != inputs[1]:
+            if x != inputs[1]:
                 raise PlanError(
-                    f"layer '{layer.name}' adds {inputs[0]} to {inputs[1]}",
+                    f"layer '{layer.name}' adds {x} to {inputs[1]}",
                     "the shapes differ, and nothing is broadcast",
                     "give both operands one shape",
                 )
-            return inputs[0]
+            return x
         case _:
-            return inputs[0]
+            return x

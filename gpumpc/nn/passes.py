@@ -1,10 +1,12 @@
 """Rewrites of a freshly imported network, each exact in real arithmetic: NumPy only.
 
-An importer may emit two records that no plan contains: `Affine` (a batch norm) and `Pad`. The
-passes fold both into neighbouring layers, drop unused records, and move max-pool before the
-activation, which is the same function and compares a quarter as many values.
+An importer may emit a record that no plan contains: `Affine` (a batch norm, or a constant). The
+passes fold it into the layer before it, fold borders of zeros into convolutions and permutations
+into linear layers, drop unused records, and move max-pool before the activation, which is the same
+function and compares a quarter as many values.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -12,8 +14,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import UnsupportedOperator
-from gpumpc.nn.graph import AnyLayer, Clamp, Conv2d, Graph, Layer, Linear, MaxPool, Padding, ReLU
+from gpumpc.nn.graph import (
+    AnyLayer,
+    Clamp,
+    Conv2d,
+    Graph,
+    Layer,
+    Linear,
+    MaxPool,
+    Padding,
+    Permute,
+    ReLU,
+    Reshape,
+    Shape,
+    Take,
+    output_shape,
+)
 
 FloatArray = npt.NDArray[np.float64]
 Weights = dict[str, FloatArray]
@@ -21,18 +37,15 @@ Record = TypeVar("Record", bound=Layer)
 
 
 class Affine(Layer, frozen=True):
-    """`scale x + shift` per channel, arrays (C,); `image`: its value is (H, W, C)."""
-
-    image: bool
+    """`scale x + shift` along the last axis, arrays (C,)."""
 
 
-class Pad(Layer, frozen=True):
-    """A border of zeros around an image."""
-
-    padding: Padding
+RawLayer = AnyLayer | Affine
 
 
-RawLayer = AnyLayer | Affine | Pad
+def raw_shape(layer: RawLayer, inputs: list[Shape]) -> Shape:
+    """Shape of one item of a record's value, as `output_shape`."""
+    return inputs[0] if isinstance(layer, Affine) else output_shape(layer, inputs)
 
 
 def batch_norm_affine(
@@ -47,22 +60,20 @@ def simplify(layers: Iterable[RawLayer], weights: Weights) -> tuple[Graph, Weigh
     """All passes in order: a graph of plan records only, and the arrays it names.
 
     Args:
-        layers: in evaluation order, `Affine` and `Pad` among them; the last one is the output.
+        layers: in evaluation order, `Affine` among them; the last one is the output.
         weights: their arrays; not changed.
-
-    Raises UnsupportedOperator where a batch norm or padding has no neighbour to be folded into.
     """
-    used = drop_unused(list(layers))
-    affine, folded = fold_affine(used, weights)
-    final = pool_before_activation(fold_padding(affine))
-    graph = Graph(tuple(final))
+    raw: list[RawLayer] = list(layers)
+    plain, folded = fold_affine(drop_unused(raw), weights)
+    plain, folded = fold_permutations(drop_unused(fold_borders(plain)), folded)
+    graph = Graph(tuple(pool_before_activation(drop_unused(plain))))
     return graph, {name: folded[name] for name in graph.weight_shapes()}
 
 
-def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
+def drop_unused(layers: Sequence[Record]) -> list[Record]:
     """Without the records that the last one does not depend on; the input stays."""
     needed = {layers[0].name, layers[-1].name}
-    kept = []
+    kept: list[Record] = []
     for layer in reversed(layers):
         if layer.name in needed:
             kept.append(layer)
@@ -70,87 +81,107 @@ def drop_unused(layers: Sequence[RawLayer]) -> list[RawLayer]:
     return kept[::-1]
 
 
-def fold_affine(
-    layers: Sequence[RawLayer], weights: Weights
-) -> tuple[list[AnyLayer | Pad], Weights]:
-    """Every `Affine` into the layer with weights before it, else a 1x1 depthwise convolution.
-
-    Raises UnsupportedOperator where it acts on a vector that no linear layer alone produced.
-    """
-    out: list[AnyLayer | Pad] = []
+def fold_affine(layers: Sequence[RawLayer], weights: Weights) -> tuple[list[AnyLayer], Weights]:
+    """Every `Affine` into the layer with weights before it, else a 1x1 depthwise convolution."""
+    out: list[AnyLayer] = []
     arrays = dict(weights)
     renamed: dict[str, str] = {}
+    shapes: dict[str, Shape] = {}
     for index, raw in enumerate(layers):
         layer = _renamed(raw, renamed)
-        if not isinstance(layer, Affine):
-            out.append(layer)
-            continue
-        scale, shift = arrays[f"{layer.name}.scale"], arrays[f"{layer.name}.shift"]
-        before = next(item for item in out if item.name == layer.inputs[0])
-        readers = [*out, *(_renamed(later, renamed) for later in layers[index:])]
-        if isinstance(before, Conv2d | Linear) and _consumers(before.name, readers) == 1:
-            # (x W + b) s + t = x (W s) + (b s + t): a weight's last axis is the output channel.
-            arrays[f"{before.name}.weight"] = arrays[f"{before.name}.weight"] * scale
-            arrays[f"{before.name}.bias"] = arrays[f"{before.name}.bias"] * scale + shift
-            renamed[layer.name] = before.name
+        shape = raw_shape(layer, [shapes[name] for name in layer.inputs])
+        if isinstance(layer, Affine):
+            scale, shift = arrays[f"{layer.name}.scale"], arrays[f"{layer.name}.shift"]
+            before = next(item for item in out if item.name == layer.inputs[0])
+            readers = [*out, *(_renamed(later, renamed) for later in layers[index:])]
+            if isinstance(before, Conv2d | Linear) and _consumers(before.name, readers) == 1:
+                # (x W + b) s + t = x (W s) + (b s + t): a weight's last axis is the output channel.
+                arrays[f"{before.name}.weight"] = arrays[f"{before.name}.weight"] * scale
+                arrays[f"{before.name}.bias"] = arrays[f"{before.name}.bias"] * scale + shift
+                renamed[layer.name] = before.name
+            else:
+                arrays[f"{layer.name}.weight"] = scale.reshape(1, 1, 1, -1)
+                arrays[f"{layer.name}.bias"] = shift
+                out += _depthwise(layer, shape)
+                renamed[layer.name] = out[-1].name
         else:
-            out.append(_depthwise(layer, scale, shift, arrays))
+            out.append(layer)
+        shapes[layer.name] = shapes[renamed.get(layer.name, layer.name)] = shape
     return out, arrays
 
 
-def _depthwise(layer: Affine, scale: FloatArray, shift: FloatArray, arrays: Weights) -> Conv2d:
-    """The affine map as a layer of its own."""
-    if not layer.image:
-        raise UnsupportedOperator(
-            f"operator batch_norm at '{layer.name}' is not supported here",
-            "it cannot be folded: it acts on a vector that no linear layer alone has made",
-            "put it directly after a Linear layer, or after the convolution before the flatten",
-        )
-    arrays[f"{layer.name}.weight"] = scale.reshape(1, 1, 1, -1)
-    arrays[f"{layer.name}.bias"] = shift
-    return Conv2d(layer.name, layer.inputs, (1, 1), scale.size, groups=scale.size)
+def _depthwise(layer: Affine, shape: Shape) -> list[AnyLayer]:
+    """The affine map as a layer of its own, on an image of any size."""
+    name, form = layer.name, ((1, 1), shape[-1], (1, 1), (0, 0, 0, 0), shape[-1])
+    if len(shape) >= 3:
+        return [Conv2d(name, layer.inputs, *form)]
+    before, after = f"{name}.image", f"{name}.affine"
+    # The layer keeps the name of its weights; the value that readers know is reshaped last.
+    image = (1, math.prod(shape[:-1]), shape[-1])
+    return [
+        Reshape(before, layer.inputs, image),
+        Conv2d(name, (before,), *form),
+        Reshape(after, (name,), shape),
+    ]
 
 
-def fold_padding(layers: Sequence[AnyLayer | Pad]) -> list[AnyLayer]:
-    """Every `Pad` into the convolutions that read it.
-
-    Raises UnsupportedOperator where anything else reads a padded value, or it is the output.
-    """
-    pads: dict[str, Pad] = {}
+def fold_borders(layers: Sequence[AnyLayer]) -> list[AnyLayer]:
+    """Borders of zeros into the convolutions that read them."""
+    values: dict[str, AnyLayer] = {}
     out: list[AnyLayer] = []
+    shapes: dict[str, Shape] = {}
     for layer in layers:
-        source = pads.get(layer.inputs[0]) if layer.inputs else None
-        if isinstance(layer, Pad):
-            outer = source.padding if source else (0, 0, 0, 0)
-            start = source.inputs if source else layer.inputs
-            pads[layer.name] = Pad(layer.name, start, _plus(outer, layer.padding))
-        elif isinstance(layer, Conv2d) and source:
-            padding = _plus(source.padding, layer.padding)
-            out.append(msgspec.structs.replace(layer, inputs=source.inputs, padding=padding))
-        else:
-            _check_unpadded(layer, pads)
-            out.append(layer)
-    if layers[-1].name in pads:
-        _refuse_pad(layers[-1].name, "the model's output")
+        kept = layer
+        while isinstance(kept, Conv2d):
+            source = values[kept.inputs[0]]
+            border = _border(source, shapes) if isinstance(source, Take) else None
+            if border is None:
+                break
+            padding = _plus(border, kept.padding)
+            kept = msgspec.structs.replace(kept, inputs=source.inputs, padding=padding)
+        values[layer.name] = kept
+        shapes[layer.name] = output_shape(kept, [shapes[name] for name in kept.inputs])
+        out.append(kept)
     return out
 
 
-def _check_unpadded(layer: AnyLayer, pads: dict[str, Pad]) -> None:
-    for name in layer.inputs:
-        if name in pads:
-            _refuse_pad(name, f"layer '{layer.name}' ({type(layer).__name__})")
-
-
-def _refuse_pad(name: str, reader: str) -> None:
-    raise UnsupportedOperator(
-        f"operator pad at '{name}' is not supported here",
-        f"padding is folded into the convolution that reads it, but {reader} does",
-        "pad inside the convolution or the pooling layer",
-    )
+def _border(layer: Take, shapes: dict[str, Shape]) -> Padding | None:
+    """Rows or columns of zeros around an image, if that is all that a layer adds."""
+    shape = shapes[layer.inputs[0]]
+    axis = layer.axis - (len(shape) - 3)
+    size = shape[layer.axis]
+    before = next((i for i, index in enumerate(layer.indices) if index >= 0), 0)
+    after = len(layer.indices) - size - before
+    whole = (-1,) * before + tuple(range(size)) + (-1,) * max(after, 0)
+    if layer.indices != whole or axis not in (0, 1):
+        return None
+    return (before, after, 0, 0) if axis == 0 else (0, 0, before, after)
 
 
 def _plus(a: Padding, b: Padding) -> Padding:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+
+
+def fold_permutations(
+    layers: Sequence[AnyLayer], weights: Weights
+) -> tuple[list[AnyLayer], Weights]:
+    """Linear layers behind a flattened permutation read the value as it lies, by permuted rows."""
+    values = {layer.name: layer for layer in layers}
+    shapes: dict[str, Shape] = {}
+    arrays, out = dict(weights), list[AnyLayer]()
+    for layer in layers:
+        shapes[layer.name] = output_shape(layer, [shapes[name] for name in layer.inputs])
+        flat = values[layer.inputs[0]] if isinstance(layer, Linear) else None
+        turned = values[flat.inputs[0]] if isinstance(flat, Reshape) else None
+        if flat and isinstance(turned, Permute) and len(shapes[flat.name]) == 1:
+            direct = f"{layer.name}.flat"
+            out.append(Reshape(direct, turned.inputs, shapes[flat.name]))
+            rows = np.arange(shapes[flat.name][0]).reshape(shapes[turned.name])
+            rows = rows.transpose(np.argsort(turned.axes)).reshape(-1)
+            arrays[f"{layer.name}.weight"] = arrays[f"{layer.name}.weight"][rows]
+            layer = _over(layer, direct)
+        out.append(layer)
+    return out, arrays
 
 
 def pool_before_activation(layers: Sequence[AnyLayer]) -> list[AnyLayer]:

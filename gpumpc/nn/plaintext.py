@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from gpumpc.nn.graph import AnyLayer, Conv2d, Graph, Input, Linear, Padding, Pai
 
 FloatArray = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.floating]]
+Entry = TypeVar("Entry", bound=np.generic)
 
 
 def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
@@ -91,17 +92,20 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
             return np.maximum(x, 0.0)
         case g.Clamp():
             return np.clip(x, 0.0, layer.high)
-        case g.MaxPool():
-            padded = _padded(x, layer.padding, -np.inf)
-            return _total(_windows(padded, layer.window, layer.stride), np.maximum)
-        case g.AvgPool():
-            return _total(_windows(x, layer.window, layer.stride), np.add) / math.prod(layer.window)
+        case g.Scale():
+            return layer.factor * x + layer.offset
+        case g.MaxPool() | g.AvgPool():
+            return _pool(layer, x)
         case g.Add():
             return np.add(*inputs)
+        case g.Multiply():
+            return np.multiply(*inputs)
         case g.Concat():
             return np.concatenate(inputs, axis=-1)
-        case g.Flatten():
-            return x.reshape(len(x), -1)
+        case g.Flatten() | g.Reshape() | g.Permute() | g.Take():
+            return arranged(layer, x)
+        case g.Mix():
+            return _mixed(layer, x)
         case g.Argmax():
             return np.asarray(x.argmax(axis=-1), dtype=np.float64)
         case g.TopK():
@@ -110,12 +114,47 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
             return x
 
 
+def arranged(layer: g.Arrangement, x: npt.NDArray[Entry]) -> npt.NDArray[Entry]:
+    """The entries of a batch where the layer puts them."""
+    match layer:
+        case g.Flatten():
+            return x.reshape(len(x), -1)
+        case g.Reshape():
+            return x.reshape(len(x), *layer.shape)
+        case g.Permute():
+            return x.transpose(0, *(axis + 1 for axis in layer.axes))
+        case g.Take():
+            indices, axis = np.asarray(layer.indices), layer.axis + 1
+            zeros = np.zeros_like(x, shape=(*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+            return np.concatenate([x, zeros], axis).take(indices, axis)
+
+
+def _mixed(layer: g.Mix, x: FloatArray) -> FloatArray:
+    matrix = np.zeros((len(layer.taps), x.shape[layer.axis + 1]))
+    for row, taps, weights in zip(matrix, layer.taps, layer.weights, strict=True):
+        np.add.at(row, list(taps), weights)
+    return np.moveaxis(np.moveaxis(x, layer.axis + 1, -1) @ matrix.T, -1, layer.axis + 1)
+
+
+def _pool(layer: g.MaxPool | g.AvgPool, x: FloatArray) -> FloatArray:
+    images = x.reshape(-1, *x.shape[-3:])
+    if isinstance(layer, g.MaxPool):
+        padded = _padded(images, layer.padding, -np.inf)
+        pooled = _total(_windows(padded, layer.window, layer.stride), np.maximum)
+    else:
+        sums = _total(_windows(images, layer.window, layer.stride), np.add)
+        pooled = sums / math.prod(layer.window)
+    return pooled.reshape(*x.shape[:-3], *pooled.shape[1:])
+
+
 def _linear(
     layer: Conv2d | Linear, x: FloatArray, weight: FloatArray, bias: FloatArray
 ) -> FloatArray:
     if isinstance(layer, Linear):
         return np.add(x @ weight, bias)
-    return np.add(_conv(layer, _padded(x, layer.padding, 0.0), weight), bias)
+    images = x.reshape(-1, *x.shape[-3:])
+    result = np.add(_conv(layer, _padded(images, layer.padding, 0.0), weight), bias)
+    return result.reshape(*x.shape[:-3], *result.shape[1:])
 
 
 def _total(parts: Iterable[FloatArray], combine: np.ufunc) -> FloatArray:

@@ -9,7 +9,6 @@ does not fit is refused here, before anything is shared.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,14 +17,16 @@ import numpy.typing as npt
 from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.program.integers import Integers
 from gpumpc.program.program import Program
-from gpumpc.protocols import linear, pooling, relu
+from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
+from gpumpc.ring.backend import as_backend
 from gpumpc.ring.fixed_point import signed
+from gpumpc.ring.numpy_backend import NumpyBackend
 
 Floats = npt.NDArray[np.float64]
 Product = linear.PrivateProduct | linear.PublicProduct
@@ -69,6 +70,10 @@ class Interval:
     def widened(self, by: Floats) -> Interval:
         """Both ends moved outward."""
         return Interval(self.low - by, self.high + by)
+
+    def slackened(self) -> Interval:
+        """Widened by more than the rounding of a short sum."""
+        return self.widened(np.maximum(np.abs(self.low), np.abs(self.high)) * _SLACK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +155,9 @@ def check_fits(program: Program, bounds: Mapping[str, Interval]) -> None:
 
     def of(name: str) -> Interval:
         # A lift or an opening has its input's bounds, and exists in some programs of a graph only.
-        return bounds[name] if name in bounds else bounds[name.rpartition("/")[0]]
+        while name not in bounds:
+            name = name.rpartition("/")[0]
+        return bounds[name]
 
     for step in program.steps:
         _check(step, [of(name) for name in step.inputs], of(step.output))
@@ -163,7 +170,7 @@ def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
     """Check that a step's input and result are in the range it is exact for."""
     x = inputs[0]
     match step:
-        case linear.PrivateProduct() | linear.PublicProduct():
+        case linear.PrivateProduct() | linear.PublicProduct() | linear.BeaverProduct():
             _fits(step, result, step.ring_bits - 1)
         case Truncate():
             # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift
@@ -189,9 +196,9 @@ def _bounds(
             return _product(step, affine, weights, measured)
         case Truncate():
             return affine.truncated(step.shift)
-        case Lift() | linear.Open():
+        case Lift() | linear.Open() | linear.OpenRepeated():
             return affine
-        case pooling.Add():
+        case local.Add():
             return affine.plus(inputs[1])
         case _:
             return Affine.of(_interval(step, [a.interval for a in inputs]))
@@ -216,15 +223,55 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
         case pooling.SumPool():
             area = step.window[0] * step.window[1]
             return Interval(x.low * area, x.high * area)
-        case pooling.Concat():
+        case local.Concat():
             lows, highs = [i.low for i in inputs], [i.high for i in inputs]
             return Interval(np.concatenate(lows), np.concatenate(highs))
-        case pooling.Flatten():
-            times = math.prod(step.shape[1:]) // len(x.low)
-            return Interval(np.tile(x.low, times), np.tile(x.high, times))
+        case local.Arrangement():
+            return _arranged(step, x)
+        case local.Scale():
+            ends = x.low * step.factor + step.offset, x.high * step.factor + step.offset
+            return Interval(np.minimum(*ends), np.maximum(*ends)).slackened()
+        case local.Mix():
+            return _mixed(step, x)
+        case linear.BeaverProduct():
+            y = inputs[1]
+            corners = [x.low * y.low, x.low * y.high, x.high * y.low, x.high * y.high]
+            return Interval(np.minimum.reduce(corners), np.maximum.reduce(corners)).slackened()
         case _:
             hint = "this is a bug: please report it"
             raise PlanError(f"no range rule for step '{step.name}'", hint=hint)
+
+
+def _arranged(step: local.Arrangement, x: Interval) -> Interval:
+    """Bounds of every entry go where the entry goes; then by channel again."""
+    match step:
+        case local.Permute() if step.axes[-1] == len(step.axes) - 1:
+            return x
+        case local.Take() if step.axis < len(step.shape) - 1:
+            return x.with_zero() if min(step.indices) < 0 else x
+        case local.Reshape() if step.out_shape[-1] == step.shape[-1]:
+            return x
+    backend = as_backend(NumpyBackend())
+
+    def moved(side: Floats) -> Floats:
+        entries = np.ascontiguousarray(np.broadcast_to(side, step.shape)).view(np.uint64)
+        places = backend.download(step.arranged(backend, backend.upload(entries)))
+        return places.view(np.float64).reshape(-1, places.shape[-1])
+
+    return Interval(moved(x.low).min(axis=0), moved(x.high).max(axis=0))
+
+
+def _mixed(step: local.Mix, x: Interval) -> Interval:
+    matrix = np.zeros((len(step.taps), step.shape[step.axis]))
+    for row, taps, weights in zip(matrix, step.taps, step.weights, strict=True):
+        np.add.at(row, list(taps), weights)
+    if step.axis == len(step.shape) - 1:
+        return x.times(matrix.T)
+    positive, negative = (
+        side.sum(axis=1)[:, None] for side in (np.maximum(matrix, 0), np.minimum(matrix, 0))
+    )
+    low = (positive * x.low + negative * x.high).min(axis=0)
+    return Interval(low, (positive * x.high + negative * x.low).max(axis=0)).slackened()
 
 
 def _product(

@@ -144,6 +144,46 @@ class OpenColumn(Step):
 
 
 @dataclasses.dataclass(frozen=True)
+class OpenRepeated(Step):
+    """Mask and open a value that is smaller than the one it multiplies entry by entry.
+
+    **Computes** E = x - A modulo 2^bits, and E and A_p repeated along axes of size 1 to
+    `out_shape`: an opened word serves every entry that it multiplies. **Hides** x as `Open`.
+    **Cost** 1 round; bits an entry of x each way; no corrections. **Error** none.
+    **Source** Beaver 1991.
+    """
+
+    bits: int
+    out_shape: Shape
+
+    @property
+    def cost(self) -> Cost:
+        return Cost.both_ways(1, packed_bytes(self.n, self.bits))
+
+    def deal(self, dealing: Dealing, *masks: object) -> Words:
+        return self._repeated(dealing.backend, dealing.sum_words("A", self.shape, self.bits))
+
+    def run(self, session: Session, x: Additive) -> Masked:
+        backend = session.backend
+        x = x.at_bits(backend, self.bits)
+        mask = session.words("A", self.shape, self.bits)
+        [opened] = session.open_many(Sum(x.words - mask, self.bits))
+        e, a = (
+            backend.operand(self._repeated(backend, words), self.bits) for words in (opened, mask)
+        )
+        return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
+
+    def _repeated(self, backend: Backend, words: Words) -> Words:
+        for axis, (size, wanted) in enumerate(zip(self.shape, self.out_shape, strict=True)):
+            if size != wanted:
+                words = backend.take(words, [0] * wanted, axis)
+        return words
+
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return self._repeated(clear.backend, x)
+
+
+@dataclasses.dataclass(frozen=True)
 class PrivateProduct(Step):
     """X o W + b with W under a static mask: F = W - Bm was opened when the weights were shared.
 

@@ -1,4 +1,4 @@
-"""Maximum, sum and joining of shared values."""
+"""Maximum and sum over windows of shared values."""
 
 import dataclasses
 import math
@@ -140,40 +140,3 @@ def averaged(frac: int, divisor: int, window: tuple[int, int]) -> tuple[int, int
     if area & (area - 1) == 0:
         return frac + area.bit_length() - 1, divisor
     return frac, divisor * area
-
-
-@dataclasses.dataclass(frozen=True)
-class Add(Step):
-    """x + y of one scale, modulo the smaller power of two. **Hides**: nothing is sent."""
-
-    def run(self, session: Session, x: Additive, y: Additive) -> Additive:
-        return x.plus(session.backend, y)
-
-    def plain(self, clear: Clear, x: Words, y: Words) -> Words:
-        return x + y
-
-
-@dataclasses.dataclass(frozen=True)
-class Concat(Step):
-    """Joined along the last axis, modulo the smallest power of two. **Hides**: nothing is sent."""
-
-    def run(self, session: Session, *parts: Additive) -> Additive:
-        for part in parts[1:]:
-            parts[0].check_like(part)
-        bits = min(part.bits for part in parts)
-        words = [part.at_bits(session.backend, bits).words for part in parts]
-        return dataclasses.replace(parts[0], words=session.backend.concat(words, -1), bits=bits)
-
-    def plain(self, clear: Clear, *parts: Words) -> Words:
-        return clear.backend.concat(parts, -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Flatten(Step):
-    """(B, H, W, C) -> (B, H*W*C). **Hides** everything: nothing is sent."""
-
-    def run(self, session: Session, x: Additive) -> Additive:
-        return x.with_words(x.words.reshape(len(x.words), -1))
-
-    def plain(self, clear: Clear, x: Words) -> Words:
-        return x.reshape(len(x), -1)

@@ -5,7 +5,8 @@ from typing import get_args
 from gpumpc.errors import PlanError
 from gpumpc.params import one_of
 from gpumpc.program.program import Program
-from gpumpc.protocols.pooling import Add, Concat, Flatten, MaxPool, SumPool
+from gpumpc.protocols.local import Add, Arrangement, Concat
+from gpumpc.protocols.pooling import MaxPool, SumPool
 from gpumpc.protocols.truncation import Truncate
 from gpumpc.retrieval.programs import Geometry, Metric
 
@@ -48,7 +49,7 @@ def _ring_of(program: Program, name: str) -> int:
             return step.ring_bits - step.shift
         case MaxPool():
             return step.bits
-        case SumPool() | Add() | Concat() | Flatten():
+        case SumPool() | Add() | Concat() | Arrangement():
             return min(_ring_of(program, source) for source in step.inputs)
     # Products, and activations, which their last round lifts to the ring of the next product.
     return program.params.ring_bits

@@ -190,6 +190,9 @@ class Arithmetic(Protocol[W, L]):
     def take(self, words: W, index: Sequence[int], axis: int) -> W:
         """Entries along an axis by a public index."""
 
+    def permute(self, words: W, axes: Sequence[int]) -> W:
+        """Axes in another order, in memory too."""
+
     @overload
     def concat(self, parts: Sequence[W], axis: int) -> W: ...
 

@@ -382,5 +382,8 @@ class NumpyBackend:
     def take(self, words: Words, index: Sequence[int], axis: int) -> Words:
         return np.take(words, np.asarray(index), axis=axis)
 
+    def permute(self, words: Words, axes: Sequence[int]) -> Words:
+        return np.ascontiguousarray(words.transpose(axes))
+
     def concat(self, parts: Sequence[Words], axis: int) -> Words:
         return np.concatenate(parts, axis=axis)

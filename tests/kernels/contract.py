@@ -258,6 +258,7 @@ def test_gather_take_and_concat_match_numpy(backend):
     for axis in (0, 1, 2, -1):
         agree(backend, "take", y, [2, 0, 0], axis)
         agree(backend, "concat", [y, y], axis)
+    agree(backend, "permute", y, (2, 0, 1))
     agree(backend, "counting", 70)
     agree(backend, "zeros", (3, 4))
 

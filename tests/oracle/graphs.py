@@ -75,13 +75,36 @@ class GraphMaker:
         x = self.activation(x) if self.pick(0, 1) else x
         return self.conv(x, 3, same=True)
 
+    def moved(self, x: str) -> str:
+        """Entries moved to other places and back, and a border of zeros."""
+        h, w, c = self.shape(x)
+        x = self.add(g.Permute, self.add(g.Reshape, x, shape=(h, w * c)), axes=(1, 0))
+        x = self.add(g.Reshape, self.add(g.Permute, x, axes=(1, 0)), shape=(h, w, c))
+        return self.add(g.Take, x, axis=1, indices=(*range(w - 1, 0, -1), -1))
+
+    def public(self, x: str) -> str:
+        """Factors and weights that are integers."""
+        x = self.add(g.Scale, x, factor=-1.0, offset=0.25)
+        rows = self.shape(x)[0]
+        pairs = tuple((i, (i + 1) % rows) for i in range(rows))
+        return self.add(g.Mix, x, axis=0, taps=pairs, weights=((1.0, -1.0),) * len(pairs))
+
+    def product(self, x: str) -> str:
+        """An image times one of its own kind, and times one factor a channel."""
+        x = self.conv(x, 2, same=True)
+        window = self.shape(x)[:2]
+        column = self.add(g.AvgPool, self.activation(x), window=window, stride=window)
+        return self.add(g.Multiply, self.add(g.Multiply, x, x), column)
+
     def make(self) -> tuple[g.Graph, dict[str, np.ndarray]]:
         x = self.conv(self.layers[0].name)
         parts = [self.depthwise, self.grouped, self.pool]
-        parts += [self.residual, self.branches, self.average]
+        parts += [self.residual, self.branches, self.average, self.moved, self.public]
+        parts += [self.product]
         for i in self.random.permutation(len(parts)):
             x = parts[i](x)
-        x = self.add(g.AvgPool, x, window=(2, 2), stride=(2, 2))
+        window = tuple(min(2, size) for size in self.shape(x)[:2])
+        x = self.add(g.AvgPool, x, window=window, stride=(2, 2))
         x = self.add(g.Linear, self.add(g.Flatten, x), out_features=self.pick(3, 9))
         if self.pick(0, 2):
             x = self.add(g.Argmax, x)

@@ -27,6 +27,7 @@ from gpumpc.nn import graph as g
 from gpumpc.offline.seeds import SESSION_BYTES, SeedTree, weight_session
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand, word_bytes
+from tests.oracle.local_layers import mixed, moved
 
 Words = npt.NDArray[np.uint64]  # ring elements; they wrap modulo 2^64, and 2^k divides that
 Ints = npt.NDArray[np.int64]  # the signed values they stand for
@@ -174,6 +175,9 @@ def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
                     found[layer.name] = Scale(source.frac, source.divisor * area)
             case g.Argmax() | g.TopK():
                 found[layer.name] = Scale(0)
+            case g.Multiply():
+                divisors = [found[name].divisor for name in layer.inputs]
+                found[layer.name] = Scale(f, math.prod(divisors))
             case _:
                 found[layer.name] = found[layer.inputs[0]]
     return found
@@ -261,7 +265,8 @@ class Oracle:
     def opened_bits(self, name: str) -> int:
         """Bits in which a value is opened: as many as the widest product that reads it has."""
         readers = [layer for layer in self.graph.layers if name in layer.inputs]
-        return max(self.k_of(r.name) for r in readers if isinstance(r, g.Conv2d | g.Linear))
+        products = g.Conv2d | g.Linear | g.Multiply
+        return max(self.k_of(r.name) for r in readers if isinstance(r, products))
 
     def predict(self, x: Ints, batch_index: int) -> Prediction:
         """All layers of the batch of this number, on integer inputs (B, *shape) with padding."""
@@ -302,18 +307,27 @@ class _Batch:
                 return inputs[0] + inputs[1]
             case g.Concat():
                 return np.concatenate(inputs, axis=-1)
-            case g.Flatten():
-                return inputs[0].reshape(len(inputs[0]), -1)
+            case g.Flatten() | g.Reshape() | g.Permute() | g.Take():
+                return moved(layer, inputs[0])
+            case g.Scale():
+                return inputs[0] * int(layer.factor) + self._offset(layer)
+            case g.Mix():
+                return mixed(layer, inputs[0])
+            case g.Multiply():
+                return self._multiplied(layer, *inputs)
             case g.Argmax():
                 # The lowest index on ties, by numpy's rule and by the protocol's.
                 return np.asarray(inputs[0].argmax(axis=-1))
             case g.TopK():
                 return np.asarray((-inputs[0]).argsort(axis=-1, kind="stable")[:, : layer.k])
 
-    def _open(self, name: str, x: Words) -> tuple[Words, Words]:
-        """(A_0, E) of a value; the products that read it share both."""
+    def _open(self, name: str, x: Words, bits: int = 0) -> tuple[Words, Words]:
+        """(A_0, E) of a value; the products that read it share both.
+
+        With `bits`, of an operand that one product opens for itself.
+        """
         if name not in self.masks_0:
-            step, k = f"{name}/open", self.oracle.opened_bits(name)
+            step, k = (name, bits) if bits else (f"{name}/open", self.oracle.opened_bits(name))
             a_0, a_1 = (draw(self.params, tree, step, "A", x.shape, k) for tree in self.trees)
             self.masks_0[name] = a_0
             # E = X - A
@@ -338,6 +352,31 @@ class _Batch:
         if keep:
             return self.found.products[layer.name]
         return truncated(z_0, z_1, k, self.oracle.scales[layer.inputs[0]].frac)
+
+    def _offset(self, layer: g.Scale) -> int:
+        """Factors with a fraction are refused: what is truncated then, no seed alone gives."""
+        if layer.factor != int(layer.factor):
+            raise ValueError(f"layer '{layer.name}' has a factor that is no integer")
+        return round(layer.offset * self.oracle.scales[layer.inputs[0]].units)
+
+    def _multiplied(self, layer: g.Multiply, x: Ints, y: Ints) -> Ints:
+        k, [left, right] = self.oracle.params.ring_bits, layer.inputs
+        a_0, e = self._open(left, x.view(np.uint64))
+        if x.shape == y.shape:
+            b_0, f = self._open(right, y.view(np.uint64))
+        else:
+            factor = f"{layer.name}/factor"
+            b_0, f = self._open(factor, y.view(np.uint64), k)
+            self.found.opened[factor] = np.broadcast_to(f, x.shape)
+        c_0 = draw(self.params, self.trees[0], f"{layer.name}/product", "C", x.shape, k)
+        # Z = X Y;  z_0 = E (F + B_0) + A_0 F + C_0
+        z = reduced((x * y).view(np.uint64), k)
+        z_0 = reduced(e * (f + b_0) + a_0 * f + c_0, k)
+        z_1 = reduced(z - z_0, k)
+        self.found.shares[layer.name] = z_0, z_1
+        self.found.products[layer.name] = signed(z, k)
+        fracs = [self.oracle.scales[name].frac for name in layer.inputs]
+        return truncated(z_0, z_1, k, sum(fracs) - self.params.frac_bits)
 
 
 def _pooled(x: Ints, window: g.Pair, stride: g.Pair, padding: g.Padding, combine: np.ufunc) -> Ints:

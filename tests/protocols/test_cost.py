@@ -11,7 +11,8 @@ from gpumpc.errors import BadFrame, CorrelationsMissing, CostMismatch, LeftoverC
 from gpumpc.params import Params
 from gpumpc.protocols.comparison import plan_comparison
 from gpumpc.protocols.linear import Convolution, Elementwise, MatMul
-from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
+from gpumpc.protocols.local import Add, Concat, Reshape
+from gpumpc.protocols.pooling import SumPool
 from gpumpc.protocols.relu import ReLU
 from gpumpc.protocols.step import Shape, Step
 from gpumpc.protocols.truncation import Lift, LiftBits
@@ -41,7 +42,7 @@ SIMPLE = {
     "argmax": lambda n: cases.argmax((n, 7), 40),
     "argmax-1": lambda n: cases.argmax((n, 1), 40),
     "sum pool": lambda n: SumPool("s", ("x",), "y", (1, 3, 3, n), (3, 2), (1, 1)),
-    "flatten": lambda n: Flatten("f", ("x",), "y", (n, 2, 3, 1)),
+    "reshape": lambda n: Reshape("f", ("x",), "y", (n, 2, 3, 1), (n, 6)),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from gpumpc.errors import BitsMismatch, CorrelationError
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.linear import MatMul, Open, PrivateProduct
-from gpumpc.protocols.pooling import Add
+from gpumpc.protocols.local import Add
 from gpumpc.protocols.truncation import LiftBits, Truncate
 from gpumpc.ring.fixed_point import mask
 from gpumpc.ring.numpy_backend import NumpyBackend

@@ -10,7 +10,8 @@ from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
-from gpumpc.protocols.pooling import Add, Concat, Flatten, SumPool
+from gpumpc.protocols.local import Add, Concat
+from gpumpc.protocols.pooling import SumPool
 from gpumpc.protocols.step import Clear
 from gpumpc.ring.fixed_point import mask
 from tests.harness import BACKEND, plain, run_program, run_step, share
@@ -130,12 +131,6 @@ def test_concat_takes_the_smallest_ring():
     got = run_step(step, share(x, 40, frac=13), share(y, 27, frac=13, seed=1))
     assert got.shares[0].bits == 27
     assert np.array_equal(got.values, np.concatenate([x, y], axis=-1))
-
-
-def test_flatten_keeps_memory_order():
-    x = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    got = run_step(Flatten("f", ("x",), "y", x.shape), share(x, 40, frac=13))
-    assert np.array_equal(got.values, x.reshape(2, -1)) and got.shares[0].frac == 13
 
 
 def test_network_of_all_layer_kinds_matches_plain():

@@ -10,7 +10,7 @@ from gpumpc.params import Params
 from gpumpc.program.lowering import compile_program
 from gpumpc.protocols import linear
 from gpumpc.protocols.linear import BeaverProduct, Convolution, Elementwise, MatMul, Open
-from gpumpc.protocols.pooling import Add
+from gpumpc.protocols.local import Add
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.ring.fixed_point import mask, signed
 from tests.harness import BACKEND, plain, run_program, run_step, run_steps, share

@@ -16,7 +16,7 @@ from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Program
 from gpumpc.program.ranges import Interval, bounds_of, check_fits
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct
-from gpumpc.protocols.pooling import Add, Concat
+from gpumpc.protocols.local import Add, Concat
 from gpumpc.protocols.step import Clear
 from gpumpc.protocols.truncation import LiftBits, PendingLift
 from gpumpc.session import OneWay, StaticWeight, Sum, Xor

@@ -325,6 +325,8 @@ def test_take_concat_counting_zeros_and_upload(backend):
     x = words(1, (2, 5, 3))
     assert np.array_equal(backend.take(x, [4, 0, 0], 1), x[:, [4, 0, 0]])
     assert np.array_equal(backend.concat([x, x[:, :1]], 1), np.concatenate([x, x[:, :1]], axis=1))
+    turned = backend.permute(x, (2, 0, 1))
+    assert np.array_equal(turned, x.transpose(2, 0, 1)) and turned.flags.c_contiguous
     assert backend.counting(5).tolist() == [0, 1, 2, 3, 4]
     assert backend.counting(5).dtype == np.uint64
     assert not backend.zeros((3, 4)).any()

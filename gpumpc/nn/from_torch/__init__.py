@@ -1,8 +1,7 @@
 """A torch module, through `torch.export`, as a graph of plan records.
 
-Torch counts channels first, plans count them last: convolution weights become (kh, kw, Cin /
-groups, Cout), linear weights (in, out), and a linear layer behind a flattened image gets its rows
-in (H, W, C) order.
+Torch counts channels first, plans count them last: an input (C, H, W) is the plan's (H, W, C), and
+so is every image inside. A result without pixels has torch's order.
 """
 
 import copy
@@ -12,8 +11,8 @@ import warnings
 import torch
 
 from gpumpc.errors import OutOfRange, PlanError
+from gpumpc.nn.from_torch.handlers import HANDLERS, VIEWS
 from gpumpc.nn.from_torch.importer import Importer
-from gpumpc.nn.from_torch.operators import HANDLERS
 from gpumpc.nn.graph import Graph
 from gpumpc.nn.passes import Weights
 
@@ -27,12 +26,11 @@ def graph_from_torch(
 
     Args:
         module: takes one tensor, returns one tensor.
-        example: (B, C, H, W) or (B, C) for any B >= 1; only its shape matters.
+        example: (B, C, H, W), (B, C) or the like for any B >= 1; only its shape matters.
         low, high: every real input value lies in [low, high].
 
     Returns:
-        the graph, and its float64 arrays `NAME.weight`, `NAME.bias`. Image values and a flattened
-        image that is itself the output are channels last.
+        the graph, and its float64 arrays `NAME.weight`, `NAME.bias`. Images are channels last.
 
     Raises:
         UnsupportedOperator: an operator without a private counterpart, with its module path.
@@ -43,7 +41,7 @@ def graph_from_torch(
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         what = f"[{low}, {high}] is not a range of input values"
         raise OutOfRange(what, hint="pass finite low < high")
-    return Importer(_export(module, example), HANDLERS).run(low, high)
+    return Importer(_export(module, example), HANDLERS, VIEWS).run(low, high)
 
 
 def _export(module: torch.nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:

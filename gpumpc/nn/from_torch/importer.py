@@ -1,44 +1,68 @@
-"""Walks a traced module node by node, with the state that the operators' handlers share."""
+"""Walks a traced module node by node, with the state that the operators' handlers share.
 
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+Torch puts channels first, plans put them last, and a plan's value may keep any order of axes for as
+long as nobody needs another: `Traced` says which. Permutations of axes so cost nothing by
+themselves; `ordered` makes one real where an operator asks for it.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
 from gpumpc.errors import BadValue, PlanError, UnsupportedOperator
-from gpumpc.nn.graph import Flatten, Graph, Input, Pair, Shape
-from gpumpc.nn.passes import FloatArray, RawLayer, Weights, simplify
-
-Arguments = dict[str, Any]
+from gpumpc.nn.from_torch.nodes import Arguments, bind, module_of, refuse, shape_of, tensors_of
+from gpumpc.nn.graph import Graph, Input, Permute, Reshape, Shape
+from gpumpc.nn.passes import FloatArray, RawLayer, Weights, raw_shape, simplify
 
 CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
-SUPPORTED = (
-    "conv2d, linear, batch_norm, relu, relu6, hardtanh(0, c), clamp(0, c), max_pool2d, avg_pool2d, "
-    "adaptive_avg_pool2d, mean over H and W, add, cat over channels, flatten, zero padding, "
-    "dropout, argmax"
-)
-Handler = Callable[["Importer", fx.Node, Arguments], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """Where a traced value lies.
+
+    Attributes:
+        record: name of the record that makes it.
+        order: axis j of the record's items is torch's axis `order[j] + 1`, the batch not counted.
+    """
+
+    record: str
+    order: tuple[int, ...]
+
+
+Result = Traced | tuple[Traced, ...]
+Handler = Callable[["Importer", fx.Node, Arguments], Result]
 
 
 class Importer:
-    """The state of one import: the record of each traced value, and shapes of flattened ones."""
+    """The state of one import: where each traced value lies, and what has been refused."""
 
-    def __init__(self, program: torch.export.ExportedProgram, handlers: dict[str, Handler]) -> None:
-        self.program, self.handlers = program, handlers
+    def __init__(
+        self,
+        program: torch.export.ExportedProgram,
+        handlers: dict[str, Handler],
+        views: frozenset[str],
+    ) -> None:
+        self.program, self.handlers, self.views = program, handlers, views
         self.layers: list[RawLayer] = []
+        self.shapes: dict[str, Shape] = {}
         self.weights: Weights = {}
-        self.record_of: dict[fx.Node, str] = {}
-        self.tensors = _tensors(program)
-        # record of a flattened image -> the (C, H, W) of that image
-        self.image_of: dict[str, Shape] = {}
+        self.found: dict[fx.Node, Result] = {}
+        self.tensors = tensors_of(program)
+        # node -> the node whose memory it may share
+        self.memory: dict[fx.Node, fx.Node] = {}
         self.taken: set[str] = set()
+        self.refused: list[UnsupportedOperator] = []
 
     def run(self, low: float, high: float) -> tuple[Graph, Weights]:
         """Graph and arrays; input values lie in [low, high].
 
-        Raises what `graph_from_torch` raises.
+        Raises what `graph_from_torch` raises; UnsupportedOperator names all that are not supported.
         """
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
@@ -52,56 +76,147 @@ class Importer:
     def _placeholder(self, node: fx.Node, low: float, high: float) -> None:
         if node.name in self.tensors:
             return
-        if self.layers or len(shape_of(node)) not in (2, 4):
+        if self.layers or len(shape_of(node)) < 2:
             raise PlanError(
                 f"the model's input '{node.name}' of shape {shape_of(node)} cannot be shared",
-                "a plan has one input, a batch of images (B, C, H, W) or of vectors (B, C)",
+                "a plan has one input, a batch of images (B, C, H, W), vectors (B, C) or the like",
                 "wrap the model in a module that takes one such tensor",
             )
-        self.record_of[node] = self.unique("input")
-        self.layers.append(Input(self.record_of[node], (), _item_shape(shape_of(node)), low, high))
+        item = shape_of(node)[1:]
+        order = channels_last(len(item))
+        shape = tuple(item[axis] for axis in order)
+        self.found[node] = self.emit(Input(self.unique("input"), (), shape, low, high), order)
+        self.memory[node] = node
 
     def _call(self, node: fx.Node) -> None:
-        operator = str(node.target).removeprefix("aten.").split(".")[0]
-        handler = self.handlers.get(operator.removesuffix("_"))
-        if handler is None or not str(node.target).startswith("aten."):
-            hint = f"rewrite that part with {SUPPORTED}"
-            refuse(node, "it has no private counterpart here", hint)
-        name = handler(self, node, bind(node))
-        if operator.endswith("_"):
-            self._rebind(node, name)
-        self.record_of[node] = name
+        if node.target is operator.getitem:
+            self._get_item(node)
+            return
+        if not any(self.is_traced(source) for source in node.all_input_nodes):
+            self._constant(node)
+            return
+        if node.meta.get("val") is None:
+            return  # a check of torch's own that makes no value
+        name = str(node.target).removeprefix("aten.").split(".")[0]
+        plain = name if name in self.handlers else name.removesuffix("_")
+        try:
+            handler = self.handlers.get(plain)
+            if handler is None or not str(node.target).startswith("aten."):
+                refuse(node, "it has no private counterpart here", _hint(self.handlers))
+            if any(_is_unknown(self.found.get(source)) for source in node.all_input_nodes):
+                found = self._unknown(node)
+            else:
+                found = handler(self, node, bind(node))
+            if plain != name and isinstance(found, Traced):
+                self._rebind(node, found)
+        except UnsupportedOperator as error:
+            self.refused.append(error)
+            found = self._unknown(node)
+        self.found[node] = found
+        source = next((arg for arg in node.args if isinstance(arg, fx.Node)), node)
+        shares = plain in self.views or plain != name
+        self.memory[node] = self.memory.get(source, source) if shares else node
 
-    def _rebind(self, node: fx.Node, name: str) -> None:
+    def _constant(self, node: fx.Node) -> None:
+        """Compute what depends on parameters and constants alone, as torch does."""
+
+        def known(source: fx.Node) -> torch.Tensor:
+            return self.tensors[source.name][1]
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), known)
+        with torch.no_grad():
+            compute: Any = node.target
+            value: Any = compute(*args, **kwargs)
+        if isinstance(value, torch.Tensor):
+            first = next((self.tensors[i.name][0] for i in node.all_input_nodes), node.name)
+            self.tensors[node.name] = first, value
+
+    def _unknown(self, node: fx.Node) -> Result:
+        """A stand-in for a refused value, so that what follows is looked at too."""
+        values = node.meta["val"]
+        if isinstance(values, list | tuple):
+            return tuple(Traced("", tuple(range(value.dim() - 1))) for value in values)
+        return Traced("", tuple(range(len(shape_of(node)) - 1)))
+
+    def _get_item(self, node: fx.Node) -> None:
+        """One of several results, as of a split."""
+        source, index = node.all_input_nodes[0], int(str(node.args[1]))
+        parts = self.found.get(source)
+        if not node.users:
+            return
+        if isinstance(parts, tuple) and index < len(parts):
+            self.found[node], self.memory[node] = parts[index], self.memory[source]
+            return
+        try:
+            refuse(source, f"its result number {index} is read", "read the values alone")
+        except UnsupportedOperator as error:
+            self.refused.append(error)
+            self.found[node], self.memory[node] = self._unknown(node), node
+
+    def _rebind(self, node: fx.Node, result: Traced) -> None:
         """An operator in place: later readers of its first operand read the result."""
-        old = self.record(node, node.args[0])
-        flattened = (layer for layer in self.layers if isinstance(layer, Flatten))
-        if any(old in (layer.name, *layer.inputs) for layer in flattened):
-            why = "it changes a tensor in place that has a flattened view"
-            refuse(node, why, "use the form without underscore")
-        for other, record in self.record_of.items():
-            if record == old:
-                self.record_of[other] = name
+        changed = node.args[0]
+        if not isinstance(changed, fx.Node):
+            return
+        old, memory = self.value(node, changed), self.memory[changed]
+        later = set(_after(node))
+        for other, found in self.found.items():
+            if self.memory.get(other) is not memory:
+                continue
+            if found == old:
+                self.found[other] = result
+            elif later & set(other.users):
+                why = "it changes a tensor in place of which another view is read later"
+                refuse(node, why, "use the form without underscore")
 
     def _output(self, node: fx.Node) -> None:
+        if self.refused:
+            raise _all_of(self.refused)
         results = node.args[0]
         result = results[0] if isinstance(results, tuple) and len(results) == 1 else None
-        if not isinstance(result, fx.Node) or result not in self.record_of:
+        found = self.found.get(result) if isinstance(result, fx.Node) else None
+        if not isinstance(found, Traced):
             raise PlanError(
                 "the model does not return one computed tensor",
                 "a plan has exactly one output",
                 "wrap the model in a module that returns one tensor",
             )
-        last = self.record_of[result]
+        order = channels_last(len(found.order)) if found.order else ()
+        last = self.permuted(node, found, order)
         # Stable: the output becomes the last record.
         self.layers.sort(key=lambda layer: layer.name == last)
 
-    def record(self, node: fx.Node, operand: object) -> str:
-        """The record of an operand. Raises UnsupportedOperator if it is a constant."""
-        if not isinstance(operand, fx.Node) or operand not in self.record_of:
+    # for handlers
+
+    def is_traced(self, operand: object) -> bool:
+        """Whether an operand depends on the input."""
+        return isinstance(operand, fx.Node) and operand in self.found
+
+    def value(self, node: fx.Node, operand: object) -> Traced:
+        """Where an operand lies. Raises UnsupportedOperator if it is a constant or several."""
+        found = self.found.get(operand) if isinstance(operand, fx.Node) else None
+        if not isinstance(found, Traced):
             why = f"its operand {operand} is a constant or a parameter"
             refuse(node, why, "compute it from the input only")
-        return self.record_of[operand]
+        return found
+
+    def ordered(self, node: fx.Node, operand: object, order: tuple[int, ...]) -> str:
+        """The record of an operand with its axes in this order."""
+        value = self.value(node, operand)
+        return self.permuted(node, value, order)
+
+    def permuted(self, node: fx.Node, value: Traced, order: tuple[int, ...]) -> str:
+        """The record of a value with its axes in this order: itself, or a permutation of it."""
+        if value.order == order:
+            return value.record
+        axes = tuple(value.order.index(axis) for axis in order)
+        name = self.name_for(node, "permute")
+        return self.emit(Permute(name, (value.record,), axes), order).record
+
+    def reshaped(self, node: fx.Node, record: str, shape: Shape) -> str:
+        """The record of a value under another shape."""
+        name = self.name_for(node, "reshape")
+        return self.emit(Reshape(name, (record,), shape), ()).record
 
     def tensor(self, operand: object, node: fx.Node) -> FloatArray:
         """A parameter or buffer in float64. Raises BadValue naming it if it is not finite."""
@@ -123,64 +238,45 @@ class Importer:
         self.taken.add(found)
         return found
 
-    def emit(self, layer: RawLayer, image: Shape | None = None) -> str:
-        """Append a record; `image` is the (C, H, W) behind a flattened value."""
+    def emit(self, layer: RawLayer, order: tuple[int, ...]) -> Traced:
+        """Append a record whose items have their axes in this order."""
         self.layers.append(layer)
-        if image is not None:
-            self.image_of[layer.name] = image
-        return layer.name
+        self.shapes[layer.name] = raw_shape(layer, [self.shapes[name] for name in layer.inputs])
+        return Traced(layer.name, order)
 
-    def name_for(self, node: fx.Node, operator: str, weight: object = None) -> str:
+    def name_for(self, node: fx.Node, kind: str, weight: object = None) -> str:
         """A name from the module path of the weight's owner, the module, or its container."""
         if isinstance(weight, fx.Node) and weight.name in self.tensors:
-            return self.unique(self.tensors[weight.name][0].rpartition(".")[0] or operator)
-        path, kind = module_of(node)
-        if path and kind.startswith("torch.nn.modules.") and not kind.endswith(CONTAINERS):
+            return self.unique(self.tensors[weight.name][0].rpartition(".")[0] or kind)
+        path, owner = module_of(node)
+        if path and owner.startswith("torch.nn.modules.") and not owner.endswith(CONTAINERS):
             return self.unique(path)
-        return self.unique(f"{path}.{operator}" if path else operator)
+        return self.unique(f"{path}.{kind}" if path else kind)
 
 
-def _tensors(program: torch.export.ExportedProgram) -> dict[str, tuple[str, torch.Tensor]]:
-    """Parameters, buffers and constants: node that reads them -> (name in the model, tensor)."""
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    names |= signature.inputs_to_lifted_tensor_constants
-    values: dict[str, Any] = {**program.constants, **program.state_dict}
-    return {node: (name, values[name]) for node, name in names.items()}
+def _is_unknown(found: Result | None) -> bool:
+    parts = found if isinstance(found, tuple) else (found,)
+    return any(isinstance(part, Traced) and not part.record for part in parts)
 
 
-def shape_of(node: fx.Node) -> Shape:
-    """Torch's shape of a traced value, batch first."""
-    return tuple(int(size) for size in node.meta["val"].shape)
+def channels_last(rank: int) -> tuple[int, ...]:
+    """The order (1, .., rank - 1, 0) in which plans hold torch's (C, ..)."""
+    return (*range(1, rank), 0)
 
 
-def _item_shape(shape: Shape) -> Shape:
-    return (*shape[2:], shape[1])
+def _after(node: fx.Node) -> list[fx.Node]:
+    nodes: list[Any] = list(node.graph.nodes)
+    return nodes[nodes.index(node) + 1 :]
 
 
-def module_of(node: fx.Node) -> tuple[str, str]:
-    """Path and class of the innermost module that a node was traced in."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return (stack[-1][0], str(stack[-1][1])) if stack else ("", "")
+def _hint(handlers: dict[str, Handler]) -> str:
+    return f"rewrite that part with {', '.join(sorted(handlers))}"
 
 
-def refuse(node: fx.Node, why: str, hint: str) -> NoReturn:
-    """Raise UnsupportedOperator naming the operator and its module."""
-    path, kind = module_of(node)
-    where = f"module '{path}' ({kind.rsplit('.', 1)[-1]})" if path else "the model's own forward"
-    raise UnsupportedOperator(f"operator {node.target} in {where} is not supported", why, hint)
-
-
-def bind(node: fx.Node) -> Arguments:
-    """A node's arguments by the names of the operator's schema, defaults filled in."""
-    schema: Any = getattr(node.target, "_schema", None)
-    arguments = {a.name: a.default_value for a in schema.arguments} if schema else {}
-    arguments.update(zip(arguments, node.args, strict=False))
-    arguments.update(node.kwargs)
-    return arguments
-
-
-def pair(value: int | Sequence[int]) -> Pair:
-    """Torch's one number or list of one or two, as (vertical, horizontal)."""
-    values = [int(v) for v in ([value] if isinstance(value, int) else value)]
-    return values[0], values[-1]
+def _all_of(refused: list[UnsupportedOperator]) -> UnsupportedOperator:
+    """One error that names every operator that was refused."""
+    if len(refused) == 1:
+        return refused[0]
+    lines = [f"{error.what}: {error.why} ({error.hint})" for error in refused]
+    what = f"{len(refused)} operators of the model are not supported"
+    return UnsupportedOperator(what, "; ".join(lines), "change these parts of the model")

@@ -85,6 +85,10 @@ class Elementwise(Base):
         scalars = length, max(1, len(places)), max(1, math.prod(words.shape[axis + 1 :]))
         return self.elementwise("take_axis", [words, places], out, *scalars)
 
+    def permute(self, words: Words, axes: Sequence[int]) -> Words:
+        turned = self.device.arrays.transpose(self.words(words), axes)
+        return self.contiguous(turned)
+
     def window_sum(self, words: Words, window: Pair, stride: Pair) -> Words:
         words = self.words(words)
         (b, h, w, c), (kh, kw), (sy, sx) = words.shape, window, stride

@@ -6,23 +6,28 @@ that is needed, once.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
 from gpumpc.params import Params
+from gpumpc.program.lowering.builder import Builder
+from gpumpc.program.lowering.local_layers import arrange, public_bits, scale_or_mix
 from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
-from gpumpc.protocols import linear, pooling, relu
+from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.linear import Convolution, MatMul
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.ranking.topk import TopK
 from gpumpc.protocols.step import Shape, Step
-from gpumpc.protocols.truncation import Lift, Truncate
 
 _JOINS: dict[type[g.Layer], type[Step]]
-_JOINS = {g.Add: pooling.Add, g.Concat: pooling.Concat, g.Flatten: pooling.Flatten}
+_JOINS = {g.Add: local.Add, g.Concat: local.Concat}
+_MULTIPLYING = (g.Conv2d, g.Linear, g.Multiply)
+# Axes of one item that a layer works on; any before them are one batch to it.
+_IMAGE, _ROW = 3, 1
 
 
 def compile_program(
@@ -43,7 +48,7 @@ def compile_program(
     return _Compiler(graph, params, batch_size, output_bits, widths or {}).program()
 
 
-class _Compiler:
+class _Compiler(Builder):
     """Walks the graph once backwards, for the bits needed, and once forwards, for the steps."""
 
     def __init__(
@@ -54,18 +59,14 @@ class _Compiler:
         output_bits: int | None,
         widths: Widths,
     ) -> None:
-        self.graph, self.params, self.batch_size, self.widths = graph, params, batch_size, widths
-        self.shapes = {name: (batch_size, *shape) for name, shape in graph.shapes().items()}
+        super().__init__(graph, params, batch_size)
+        self.widths = widths
         self.consumers: dict[str, list[g.AnyLayer]] = {layer.name: [] for layer in graph.layers}
         for layer in graph.layers:
             for name in layer.inputs:
                 self.consumers[name].append(layer)
         self.needed = self._needed_bits(output_bits)
-        self.steps: list[Step] = []
-        self.values: dict[str, Value] = {}
-        self.lifted: dict[str, str] = {}
         self.opened: dict[str, str] = {}
-        self.weights: dict[str, WeightSpec] = {}
 
     def program(self) -> Program:
         for layer in self.graph.layers:
@@ -88,13 +89,15 @@ class _Compiler:
         return needed
 
     def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
-        if isinstance(layer, (g.Conv2d, g.Linear)):
+        if isinstance(layer, _MULTIPLYING):
             return self._width(layer.name).ring_bits
         if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
             # These compare values of any width, but a clamp's result is as wide as its constant,
             # with no room for a difference, nor for a sum on the way here.
             truncated = Width(self.params.ring_bits - self.params.frac_bits, 0)
             return self.widths.get(layer.name, truncated).ring_bits
+        if isinstance(layer, (g.Scale, g.Mix)):
+            return public_bits(layer, needed[layer.name], self.params)
         return needed[layer.name]
 
     def _width(self, product: str) -> Width:
@@ -119,6 +122,12 @@ class _Compiler:
                 self._argmax(layer)
             case g.TopK():
                 self._top_k(layer)
+            case g.Flatten() | g.Reshape() | g.Permute() | g.Take():
+                arrange(self, layer)
+            case g.Scale() | g.Mix():
+                scale_or_mix(self, layer)
+            case g.Multiply():
+                self._multiply(layer)
             case _:
                 self._join(layer)
 
@@ -132,56 +141,68 @@ class _Compiler:
         frac = self.params.frac_bits if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
-    def _add(self, step: Step, value: Value) -> None:
-        """Append a step that makes this value."""
-        self.steps.append(step)
-        self.values[step.output] = value
+    def _operand(self, name: str, axes: int | None = None) -> str:
+        """Name of the value as an operand: lifted, and opened once for all products.
 
-    def _at_bits(self, name: str, bits: int) -> str:
-        """Name of the value with at least `bits` bits: itself, or its lift."""
-        value = self.values[name]
-        if value.bits >= bits:
-            return name
-        if name not in self.lifted:
-            target = self.lifted[name] = f"{name}/lift"
-            lift = Lift(target, (name,), target, value.shape, value.bits, bits)
-            self._add(lift, dataclasses.replace(value, bits=bits))
-        return self.lifted[name]
-
-    def _operand(self, name: str) -> str:
-        """Name of the value as an operand: lifted, and opened once where weights are private."""
-        readers = (r.name for r in self.consumers[name] if isinstance(r, (g.Conv2d, g.Linear)))
+        A layer with weights takes a batch of items of so many `axes`; public weights need no
+        opening.
+        """
+        readers = (r.name for r in self.consumers[name] if isinstance(r, _MULTIPLYING))
         ring_bits = max(self._width(reader).ring_bits for reader in readers)
-        source = self._at_bits(name, ring_bits)
-        if self.params.weights == "public":
-            return source
+        source = self.at_bits(name, ring_bits)
+        if axes is not None:
+            source = self.folded(source, axes)
+            if self.params.weights == "public":
+                return source
         if source not in self.opened:
-            target = self.opened[source] = f"{name}/open"
+            target = self.opened[source] = f"{source.replace('/lift', '')}/open"
             shape = self.values[source].shape
             self.steps.append(linear.Open(target, (source,), target, shape, ring_bits))
         return self.opened[source]
+
+    def _multiply(self, layer: g.Multiply) -> None:
+        """Two shared values; where one is smaller, it is opened before it is repeated."""
+        bits, out = self._width(layer.name).ring_bits, self.shapes[layer.name]
+        x, y = (self.values[name] for name in layer.inputs)
+        left, right = self._operand(layer.inputs[0]), ""
+        if y.shape == out:
+            right = self._operand(layer.inputs[1])
+        else:
+            source, right = self.at_bits(layer.inputs[1], bits), f"{layer.name}/factor"
+            self.steps.append(linear.OpenRepeated(right, (source,), right, y.shape, bits, out))
+        target = f"{layer.name}/product"
+        place = target, (left, right), target, out
+        product = Value(out, bits, x.frac + y.frac, x.divisor * y.divisor)
+        self.add(linear.BeaverProduct(*place, linear.Elementwise(), out, bits), product)
+        self.truncate(target, layer.name, product.frac - self.params.frac_bits)
 
     def _product(self, layer: g.Conv2d | g.Linear) -> None:
         width, f = self._width(layer.name), self.params.frac_bits
         ring_bits = width.ring_bits
         [name] = layer.inputs
+        axes = _ROW if isinstance(layer, g.Linear) else _IMAGE
+        operand = self._operand(name, axes)
         source = self.values[name]
-        shape, operator = _operator(layer, source.shape)
+        folded = (math.prod(source.shape[:-axes]), *source.shape[-axes:])
+        shape, operator = _operator(layer, folded)
         out, frac = self.shapes[layer.name], source.frac + width.weight_frac
+        rows = (folded[0], *out[-axes:])
         scales = float(2**width.weight_frac) / source.divisor, float(2**frac)
         self.weights[layer.name] = WeightSpec(shape, shape[-1:], ring_bits, *scales)
-        product = Value(out, ring_bits, frac)
         # A product that only a selection reads, or nobody, is not truncated.
         is_final = all(isinstance(r, (g.Argmax, g.TopK)) for r in self.consumers[layer.name])
-        target = layer.name if is_final else f"{layer.name}/product"
-        place = target, (self._operand(name),), target, source.shape, layer.name
+        shift = 0 if is_final else frac - f  # every layer works at scale 2^f
+        names = [f"{layer.name}/product", f"{layer.name}/truncated"]
+        names = names[: (shift > 0) + (rows != out)] + [layer.name]
+        target = names.pop(0)
+        place = target, (operand,), target, folded, layer.name
         kind = linear.PublicProduct if self.params.weights == "public" else linear.PrivateProduct
-        self._add(kind(*place, operator, out, ring_bits, frac), product)
-        if not is_final:
-            # Every layer works at scale 2^f.
-            shift = frac - f
-            truncated = dataclasses.replace(product, bits=ring_bits - shift, frac=f)
-            self._add(Truncate(layer.name, (target,), layer.name, out, ring_bits, shift), truncated)
+        product = Value(rows, ring_bits, frac)
+        self.add(kind(*place, operator, rows, ring_bits, frac), product)
+        if shift:
+            self.truncate(target, names.pop(0), shift)
+        if rows != out:
+            self.reshape(layer.name, self.steps[-1].output, out)
 
     def _compared_bits(self, name: str) -> int:
         """Bits in which a value is compared: never more than a truncated product has."""
@@ -192,7 +213,7 @@ class _Compiler:
         source, bits, high = self.values[name], self._compared_bits(name), self.needed[layer.name]
         if isinstance(layer, g.ReLU):
             step = relu.ReLU(layer.name, layer.inputs, layer.name, source.shape, bits, high)
-            return self._add(step, dataclasses.replace(source, bits=max(bits, high)))
+            return self.add(step, dataclasses.replace(source, bits=max(bits, high)))
         top = round(layer.high * source.scale)
         if not 0 < top < 1 << (bits - 2):
             raise PlanError(
@@ -202,7 +223,7 @@ class _Compiler:
                 "choose a larger k or a smaller f",
             )
         clamp = relu.Clamp(layer.name, layer.inputs, layer.name, source.shape, bits, high, top)
-        self._add(clamp, dataclasses.replace(source, bits=clamp.out_bits))
+        self.add(clamp, dataclasses.replace(source, bits=clamp.out_bits))
 
     def _max_pool(self, layer: g.MaxPool) -> None:
         [name] = layer.inputs
@@ -212,21 +233,34 @@ class _Compiler:
             pooling.Window(2, layer.window[1], layer.stride[1], left, right),
             pooling.Window(1, layer.window[0], layer.stride[0], top, bottom),
         )
-        source = self.values[name]
-        step = pooling.MaxPool(layer.name, (name,), layer.name, source.shape, bits, windows)
-        self._add(step, dataclasses.replace(source, shape=self.shapes[layer.name], bits=bits))
+        source = self.folded(name, _IMAGE)
+        value = self.values[source]
+        out, target = self.shapes[layer.name], self._pooled_name(layer)
+        step = pooling.MaxPool(target, (source,), target, value.shape, bits, windows)
+        rows = (value.shape[0], *out[-_IMAGE:])
+        self.add(step, dataclasses.replace(value, shape=rows, bits=bits))
+        if target != layer.name:
+            self.reshape(layer.name, target, out)
+
+    def _pooled_name(self, layer: g.Pool) -> str:
+        """The pooled value's name, before it gets leading axes back."""
+        return layer.name if len(self.shapes[layer.name]) == _IMAGE + 1 else f"{layer.name}/pooled"
 
     def _avg_pool(self, layer: g.AvgPool) -> None:
-        source = self.values[layer.inputs[0]]
-        frac, divisor = pooling.averaged(source.frac, source.divisor, layer.window)
-        place = layer.name, layer.inputs, layer.name, source.shape
-        step = pooling.SumPool(*place, layer.window, layer.stride)
-        self._add(step, Value(self.shapes[layer.name], source.bits, frac, divisor))
+        [name] = layer.inputs
+        source = self.folded(name, _IMAGE)
+        value = self.values[source]
+        frac, divisor = pooling.averaged(value.frac, value.divisor, layer.window)
+        out, target = self.shapes[layer.name], self._pooled_name(layer)
+        step = pooling.SumPool(target, (source,), target, value.shape, layer.window, layer.stride)
+        self.add(step, Value((value.shape[0], *out[-_IMAGE:]), value.bits, frac, divisor))
+        if target != layer.name:
+            self.reshape(layer.name, target, out)
 
     def _argmax(self, layer: g.Argmax) -> None:
         source = self.values[layer.inputs[0]]
         step = Argmax(layer.name, layer.inputs, layer.name, source.shape, source.bits)
-        self._add(step, Value(self.shapes[layer.name], step.index_bits, 0))
+        self.add(step, Value(self.shapes[layer.name], step.index_bits, 0))
 
     def _top_k(self, layer: g.TopK) -> None:
         """Keys -value * 2^id_bits + index, shuffled; of the k smallest, the indices alone."""
@@ -243,7 +277,7 @@ class _Compiler:
             TopK(best, (shuffled,), best, shape, bits + id_bits, layer.k),
         ]
         step = Positions(name, (best,), name, selected, id_bits)
-        self._add(step, Value(selected, id_bits, 0))
+        self.add(step, Value(selected, id_bits, 0))
 
     def _join(self, layer: g.AnyLayer) -> None:
         sources = [self.values[name] for name in layer.inputs]
@@ -257,7 +291,7 @@ class _Compiler:
         names = self._summands(layer) if isinstance(layer, g.Add) else layer.inputs
         bits = min(self.values[name].bits for name in names)
         value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
-        self._add(_JOINS[type(layer)](layer.name, names, layer.name, sources[0].shape), value)
+        self.add(_JOINS[type(layer)](layer.name, names, layer.name, sources[0].shape), value)
 
     def _summands(self, layer: g.Add) -> tuple[str, ...]:
         """Operands of a sum, lifted instead of it where one has the bits that the sum needs.
@@ -268,7 +302,7 @@ class _Compiler:
         widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)
         if widest < needed:
             return layer.inputs
-        return tuple(self._at_bits(name, needed) for name in layer.inputs)
+        return tuple(self.at_bits(name, needed) for name in layer.inputs)
 
 
 def _operator(
