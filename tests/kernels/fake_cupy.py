@@ -19,7 +19,7 @@ NAMES = [
     "cuda.Stream", "cuda.Event", "cuda.get_current_stream", "cuda.alloc_pinned_memory",
     "cuda.runtime.getDeviceCount", "cuda.runtime.getDevice", "cuda.runtime.memcpyAsync",
     "cuda.runtime.memcpyHostToDevice", "cuda.runtime.memcpyDeviceToHost", "arange", "zeros",
-    "concatenate", "sort",
+    "concatenate", "sort", "transpose",
 ]  # fmt: skip
 
 
@@ -43,7 +43,8 @@ class Fake(types.ModuleType):
         self.log: list[str] = []
         self.current = types.SimpleNamespace(device=0, stream=None)
         self.ndarray = Array
-        for name in ("empty", "zeros", "arange", "ascontiguousarray", "concatenate", "sort"):
+        made = "empty", "zeros", "arange", "ascontiguousarray", "concatenate", "sort", "transpose"
+        for name in made:
             setattr(self, name, _made(getattr(np, name)))
         fake, runtime = self, types.SimpleNamespace(memcpyHostToDevice=1, memcpyDeviceToHost=2)
 
