@@ -70,6 +70,25 @@ class Clamp(Layer, frozen=True):
     high: float
 
 
+class Function(Layer, frozen=True):
+    """A function of one number, as a piecewise polynomial with integer coefficients.
+
+    Attributes:
+        kind, parameter: the real function, see `gpumpc.nn.functions`.
+        frac: fraction bits of the argument.
+        out_frac: fraction bits of the polynomials' values.
+        thresholds: where segments begin, at scale 2^frac; the first begins at minus infinity.
+        segments: coefficients of 1, x, x^2, .. of each, x at scale 2^frac, all of one degree.
+    """
+
+    kind: str
+    parameter: float
+    frac: Count
+    out_frac: Count
+    thresholds: tuple[int, ...]
+    segments: Annotated[tuple[tuple[int, ...], ...], msgspec.Meta(min_length=1)]
+
+
 class MaxPool(Layer, frozen=True):
     """Maximum over a window of (.., H, W, C); padding never wins."""
 
@@ -157,7 +176,9 @@ Selection = Argmax | TopK
 Arrangement = Flatten | Reshape | Permute | Take
 Joint = Add | Concat | Multiply
 Pool = MaxPool | AvgPool
-AnyLayer = Input | Product | ReLU | Clamp | Pool | Joint | Arrangement | Mix | Scale | Selection
+AnyLayer = (
+    Input | Product | ReLU | Clamp | Function | Pool | Joint | Arrangement | Mix | Scale | Selection
+)
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gpumpc.errors import BadShape, BadValue, OutOfRange
 from gpumpc.nn import graph as g
+from gpumpc.nn.functions import function
 from gpumpc.nn.graph import AnyLayer, Conv2d, Graph, Input, Linear, Padding, Pair, window_count
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,6 +93,8 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
             return np.maximum(x, 0.0)
         case g.Clamp():
             return np.clip(x, 0.0, layer.high)
+        case g.Function():
+            return function(layer.kind, x, layer.parameter)
         case g.Scale():
             return layer.factor * x + layer.offset
         case g.MaxPool() | g.AvgPool():

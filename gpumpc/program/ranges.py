@@ -9,6 +9,7 @@ does not fit is refused here, before anything is shared.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,7 @@ from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.program.integers import Integers
 from gpumpc.program.program import Program
 from gpumpc.protocols import linear, local, pooling, relu
+from gpumpc.protocols.functions.piecewise import Piecewise, value_at
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
@@ -179,6 +181,9 @@ def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
             _fits(step, x, step.low - 2)
         case relu.ReLU():
             _fits(step, x, step.bits - 1)
+        case Piecewise():
+            _fits(step, x, step.bits - 1)
+            _fits(step, result, step.high - 1)
         case relu.Clamp():
             _fits(step, Interval(x.low - step.top, x.high), step.bits - 1)
         case pooling.MaxPool() | Argmax() | Negate():
@@ -233,6 +238,8 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             return Interval(np.minimum(*ends), np.maximum(*ends)).slackened()
         case local.Mix():
             return _mixed(step, x)
+        case Piecewise():
+            return _function(step, x)
         case linear.BeaverProduct():
             y = inputs[1]
             corners = [x.low * y.low, x.low * y.high, x.high * y.low, x.high * y.high]
@@ -272,6 +279,21 @@ def _mixed(step: local.Mix, x: Interval) -> Interval:
     )
     low = (positive * x.low + negative * x.high).min(axis=0)
     return Interval(low, (positive * x.high + negative * x.low).max(axis=0)).slackened()
+
+
+def _function(step: Piecewise, x: Interval) -> Interval:
+    """Values at all arguments between the thresholds, and of the lines outside at their ends."""
+    low, high = math.floor(x.low.min()), math.ceil(x.high.max())
+    first, last = max(low, step.thresholds[0]), min(high, step.thresholds[-1])
+    inside = np.arange(first, last + 1) if first <= last else np.zeros(0, dtype=np.int64)
+    arguments = np.concatenate([inside, [low, high, min(high, step.thresholds[0] - 1), first]])
+    places = np.searchsorted(step.thresholds, arguments, side="right")
+    values = np.zeros(len(arguments))
+    for place, coefficients in enumerate(step.segments):
+        chosen = places == place
+        values[chosen] = [value_at(coefficients, int(a)) for a in arguments[chosen]]
+    ones = np.ones_like(x.low)
+    return Interval(ones * values.min(), ones * values.max()).slackened()
 
 
 def _product(

@@ -21,7 +21,7 @@ from gpumpc.program.program import Program, Width, Widths
 from gpumpc.program.ranges import Interval, check_fits
 from gpumpc.ring.fixed_point import signed
 
-_COMPARING = (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)
+_COMPARING = (g.ReLU, g.Clamp, g.Function, g.MaxPool, g.Argmax, g.TopK)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from gpumpc.nn import graph as g
 from gpumpc.offline.seeds import SESSION_BYTES, SeedTree, weight_session
 from gpumpc.params import Params
 from gpumpc.ring.prg import expand, word_bytes
-from tests.oracle.local_layers import mixed, moved
+from tests.oracle.moved_entries import mixed, moved
 
 Words = npt.NDArray[np.uint64]  # ring elements; they wrap modulo 2^64, and 2^k divides that
 Ints = npt.NDArray[np.int64]  # the signed values they stand for
@@ -313,6 +313,8 @@ class _Batch:
                 return inputs[0] * int(layer.factor) + self._offset(layer)
             case g.Mix():
                 return mixed(layer, inputs[0])
+            case g.Function():
+                raise ValueError("the argument is truncated from shares that no seed alone gives")
             case g.Multiply():
                 return self._multiplied(layer, *inputs)
             case g.Argmax():

@@ -11,8 +11,8 @@ import warnings
 import torch
 
 from gpumpc.errors import OutOfRange, PlanError
-from gpumpc.nn.from_torch.handlers import HANDLERS, VIEWS
 from gpumpc.nn.from_torch.importer import Importer
+from gpumpc.nn.from_torch.operators.handlers import HANDLERS, VIEWS
 from gpumpc.nn.graph import Graph
 from gpumpc.nn.passes import Weights
 

@@ -40,10 +40,15 @@ class Builder:
         if value.bits >= bits:
             return name
         if name not in self.lifted:
-            target = self.lifted[name] = f"{name}/lift"
-            lift = Lift(target, (name,), target, value.shape, value.bits, bits)
-            self.add(lift, dataclasses.replace(value, bits=bits))
+            self.lifted[name] = f"{name}/lift"
+            self.lift(name, self.lifted[name], bits)
         return self.lifted[name]
+
+    def lift(self, name: str, target: str, bits: int) -> None:
+        """A value in a larger ring."""
+        value = self.values[name]
+        step = Lift(target, (name,), target, value.shape, value.bits, bits)
+        self.add(step, dataclasses.replace(value, bits=bits))
 
     def folded(self, name: str, axes: int) -> str:
         """Name of the value as a batch of items of so many axes: itself, or a reshaped one."""
@@ -65,9 +70,10 @@ class Builder:
         step = local.Reshape(target, (name,), target, value.shape, out)
         self.add(step, dataclasses.replace(value, shape=out))
 
-    def truncate(self, name: str, target: str, shift: int) -> None:
-        """A value at scale 2^-shift, in as many bits less."""
+    def truncate(self, name: str, target: str, shift: int, bits: int | None = None) -> None:
+        """A value, or its low `bits`, divided by 2^shift: in as many bits less."""
         value = self.values[name]
-        step = Truncate(target, (name,), target, value.shape, value.bits, shift)
-        bits, frac = value.bits - shift, value.frac - shift
-        self.add(step, dataclasses.replace(value, bits=bits, frac=frac))
+        bits = min(bits or value.bits, value.bits)
+        step = Truncate(target, (name,), target, value.shape, bits, shift)
+        left = dataclasses.replace(value, bits=bits - shift, frac=value.frac - shift)
+        self.add(step, left)

@@ -14,6 +14,7 @@ from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering.builder import Builder
 from gpumpc.program.lowering.local_layers import arrange, public_bits, scale_or_mix
+from gpumpc.program.lowering.polynomials import function
 from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.linear import Convolution, MatMul
@@ -91,7 +92,7 @@ class _Compiler(Builder):
     def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
         if isinstance(layer, _MULTIPLYING):
             return self._width(layer.name).ring_bits
-        if isinstance(layer, (g.ReLU, g.Clamp, g.MaxPool, g.Argmax, g.TopK)):
+        if isinstance(layer, (g.ReLU, g.Clamp, g.Function, g.MaxPool, g.Argmax, g.TopK)):
             # These compare values of any width, but a clamp's result is as wide as its constant,
             # with no room for a difference, nor for a sum on the way here.
             truncated = Width(self.params.ring_bits - self.params.frac_bits, 0)
@@ -114,6 +115,8 @@ class _Compiler(Builder):
                 self._product(layer)
             case g.ReLU() | g.Clamp():
                 self._activation(layer)
+            case g.Function():
+                function(self, layer, self._compared_bits(layer.inputs[0]))
             case g.MaxPool():
                 self._max_pool(layer)
             case g.AvgPool():

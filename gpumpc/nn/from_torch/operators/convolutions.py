@@ -7,9 +7,9 @@ import numpy as np
 from torch import fx
 
 from gpumpc.nn import graph as g
-from gpumpc.nn.from_torch.arithmetic import affine
 from gpumpc.nn.from_torch.importer import Importer, Traced, channels_last
 from gpumpc.nn.from_torch.nodes import Arguments, both, item_of, many, refuse
+from gpumpc.nn.from_torch.operators.arithmetic import affine
 from gpumpc.nn.graph import Padding, Pair
 from gpumpc.nn.passes import FloatArray
 

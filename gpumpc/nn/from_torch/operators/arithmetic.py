@@ -9,6 +9,7 @@ from torch import fx
 from gpumpc.nn import graph as g
 from gpumpc.nn.from_torch.importer import Importer, Traced, channels_last
 from gpumpc.nn.from_torch.nodes import Arguments, item_of, refuse, shape_of
+from gpumpc.nn.graph import Shape
 from gpumpc.nn.passes import Affine, FloatArray, batch_norm_affine
 
 
@@ -163,6 +164,19 @@ def scaled(
     return importer.emit(g.Scale(name, (value.record,), factor, offset), value.order)
 
 
+def repeated(
+    importer: Importer, node: fx.Node, value: Traced, before: Shape, after: Shape
+) -> Traced:
+    """Entries repeated along axes of size 1."""
+    record = value.record
+    for place, axis in enumerate(value.order):
+        if before[axis] != after[axis]:
+            name = importer.name_for(node, "repeat")
+            layer = g.Take(name, (record,), place, (0,) * after[axis])
+            record = importer.emit(layer, value.order).record
+    return Traced(record, value.order)
+
+
 def same_shape(importer: Importer, node: fx.Node, x: Any, y: Any) -> tuple[Traced, Traced]:
     """Two traced values in one order of axes; entries are repeated where torch does so."""
     values, shape = [], item_of(node)
@@ -172,13 +186,8 @@ def same_shape(importer: Importer, node: fx.Node, x: Any, y: Any) -> tuple[Trace
         if len(item) != len(shape):
             why = f"its operands differ in rank: {shape_of(x)} and {shape_of(y)}"
             refuse(node, why, "give both operands the same number of axes")
-        record = importer.ordered(node, operand, order)
-        for place, axis in enumerate(order):
-            if item[axis] != shape[axis]:
-                name = importer.name_for(node, "repeat")
-                again = (0,) * shape[axis]
-                record = importer.emit(g.Take(name, (record,), place, again), ()).record
-        values.append(Traced(record, order))
+        value = Traced(importer.ordered(node, operand, order), order)
+        values.append(repeated(importer, node, value, item, shape))
     return values[0], values[1]
 
 

@@ -1,7 +1,14 @@
 """Which function imports which operator of torch. To add an operator, add a line and a function."""
 
-from gpumpc.nn.from_torch import activations, arithmetic, arrangement, convolutions, pooling
 from gpumpc.nn.from_torch.importer import Handler
+from gpumpc.nn.from_torch.operators import (
+    activations,
+    arithmetic,
+    arrangement,
+    convolutions,
+    pooling,
+    smooth,
+)
 
 _ARRANGEMENT: dict[str, Handler] = {
     **dict.fromkeys(
@@ -58,7 +65,6 @@ _LAYERS: dict[str, Handler] = {
     "matmul": arithmetic.matmul,
     "mm": arithmetic.matmul,
     "batch_norm": arithmetic.batch_norm,
-    "instance_norm": arithmetic.batch_norm,
     "add": arithmetic.add,
     "sub": arithmetic.subtract,
     "rsub": arithmetic.subtract_from,
@@ -77,7 +83,6 @@ _ACTIVATIONS: dict[str, Handler] = {
     "prelu": activations.prelu,
     "abs": activations.absolute,
     "hardsigmoid": activations.hardsigmoid,
-    "hardswish": activations.hardswish,
     "maximum": activations.maximum,
     "minimum": activations.minimum,
 }
@@ -90,7 +95,7 @@ _IDENTITIES: dict[str, Handler] = dict.fromkeys(
     activations.identity,
 )
 
-HANDLERS = _ARRANGEMENT | _POOLING | _LAYERS | _ACTIVATIONS | _IDENTITIES
+HANDLERS = _ARRANGEMENT | _POOLING | _LAYERS | _ACTIVATIONS | smooth.HANDLERS | _IDENTITIES
 
 # Operators whose result may lie in the memory of their first operand.
 VIEWS = frozenset(_IDENTITIES) | {

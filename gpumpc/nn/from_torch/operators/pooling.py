@@ -6,11 +6,11 @@ from typing import Any
 from torch import fx
 
 from gpumpc.nn import graph as g
-from gpumpc.nn.from_torch.arithmetic import scaled
-from gpumpc.nn.from_torch.arrangement import resampled, taken
 from gpumpc.nn.from_torch.importer import Importer, Traced, channels_last
 from gpumpc.nn.from_torch.nodes import Arguments, item_axis, item_of, many, refuse
-from gpumpc.nn.graph import Pair
+from gpumpc.nn.from_torch.operators.arithmetic import scaled
+from gpumpc.nn.from_torch.operators.arrangement import resampled, reshaped, taken
+from gpumpc.nn.graph import Pair, Shape
 
 
 def max_pool(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
@@ -164,36 +164,41 @@ def max_dim(importer: Importer, node: fx.Node, a: Arguments) -> tuple[Traced, ..
 def _over_axes(
     importer: Importer, node: fx.Node, a: Arguments, kind: str, value: Traced | None = None
 ) -> Traced:
-    """Pooling over whole axes: these are put first, as the rows of an image of one column."""
-    item = item_of(a["self"])
-    value = value or importer.value(node, a["self"])
     dims = a.get("dim")
     if dims is None or dims == []:
         refuse(node, "it reduces the batch too", "name the axes, without the first")
     dims = [dims] if isinstance(dims, int) else dims
     gone = sorted(item_axis(node, a["self"], dim) for dim in dims)
-    kept = [axis for axis in value.order if axis not in gone]
+    item, value = item_of(a["self"]), value or importer.value(node, a["self"])
+    found = over_axes(importer, node, value, item, gone, kind)
+    if a.get("keepdim"):
+        return found
+    left = tuple(size for axis, size in enumerate(item) if axis not in gone)
+    if not left:
+        refuse(node, "it reduces an item to one number", "keep one axis: keepdim=True")
+    kept = tuple(1 if axis in gone else size for axis, size in enumerate(item))
+    return reshaped(importer, node, found, kept, left)
+
+
+def over_axes(
+    importer: Importer, node: fx.Node, value: Traced, item: Shape, gone: list[int], kind: str
+) -> Traced:
+    """Pooling over whole axes of torch's item, which are left with size 1.
+
+    They are put first, as the rows of an image of one column; those of an image stay.
+    """
     whole = len(item) == 3 and gone == [1, 2]
-    keeps = bool(a.get("keepdim"))
+    kept = [axis for axis in value.order if axis not in gone]
     order = channels_last(3) if whole else (*gone, *kept)
     record = importer.permuted(node, value, order)
     rows = math.prod(item[axis] for axis in gone)
-    rest = math.prod(item) // rows
     size: Pair = (item[1], item[2]) if whole else (rows, 1)
-    shape = (*size, rest)
+    shape = (*size, math.prod(item) // rows)
     if importer.shapes[record] != shape:
         record = importer.reshaped(node, record, shape)
     form = [(size[0], size[0], 0, 0), (size[1], size[1], 0, 0)]
     record = _pooled(importer, node, record, form, kind)
-    if keeps:
-        order = (*gone, *kept)
-        left = tuple(1 if axis in gone else item[axis] for axis in order)
-    else:
-        places = {axis: i for i, axis in enumerate(i for i in range(len(item)) if i in kept)}
-        order = tuple(places[axis] for axis in kept)
-        left = tuple(item[axis] for axis in kept)
-    if not left:
-        refuse(node, "it reduces an item to one number", "keep one axis: keepdim=True")
+    left = tuple(1 if axis in gone else item[axis] for axis in order)
     if importer.shapes[record] != left:
         record = importer.reshaped(node, record, left)
     return Traced(record, order)

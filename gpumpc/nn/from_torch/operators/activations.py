@@ -6,9 +6,9 @@ import numpy as np
 from torch import fx
 
 from gpumpc.nn import graph as g
-from gpumpc.nn.from_torch.arithmetic import by_constant, same_shape, scaled
 from gpumpc.nn.from_torch.importer import Importer, Traced
 from gpumpc.nn.from_torch.nodes import Arguments, refuse
+from gpumpc.nn.from_torch.operators.arithmetic import by_constant, same_shape, scaled
 
 
 def relu(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
@@ -84,14 +84,6 @@ def hardsigmoid(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
     """clamp(x + 3, 0, 6) / 6."""
     inside = _six(importer, node, importer.value(node, a["self"]))
     return scaled(importer, node, inside, 1 / 6)
-
-
-def hardswish(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
-    """x hardsigmoid(x)."""
-    value = importer.value(node, a["self"])
-    gate = scaled(importer, node, _six(importer, node, value), 1 / 6)
-    name = importer.name_for(node, "multiply")
-    return importer.emit(g.Multiply(name, (value.record, gate.record)), value.order)
 
 
 def _six(importer: Importer, node: fx.Node, value: Traced) -> Traced:
