@@ -33,6 +33,7 @@ NAMES = (
     "bugs",
     "law",
     "simulation",
+    "machine",
 )
 OUT = Path("out/evidence")
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bench.evidence.fault_proxy import FaultProxy
 from bench.evidence.links import lead_through
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import Array, Parties, item_ids, running
+from bench.evidence.processes import Array, Parties, item_ids, running
 from gpumpc.client.client import Client
 
 N_IMAGES = 252

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.evidence.parties import LIMIT_S, images_of, item_ids
+from bench.evidence.processes import LIMIT_S, images_of, item_ids
 from bench.evidence.told import Diary
 from gpumpc.client.client import Client, connect
 from gpumpc.client.index import Index

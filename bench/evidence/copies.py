@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.evidence.parties import Array, Parties, images_of, item_ids, right, running, until
+from bench.evidence.processes import Array, Parties, images_of, item_ids, right, running, until
 from gpumpc.client.client import Client
 from gpumpc.deploy.config import LocalSetup
 from gpumpc.errors import GpumpcError

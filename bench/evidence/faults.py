@@ -19,7 +19,7 @@ import numpy as np
 from bench.evidence.fault_proxy import KINDS, FaultProxy
 from bench.evidence.links import LINKS, lead_through
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import (
+from bench.evidence.processes import (
     LIMIT_S,
     NAMES,
     Parties,

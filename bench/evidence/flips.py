@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.evidence.copies import Still, ask, serving, still
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import Parties, item_ids
+from bench.evidence.processes import Parties, item_ids
 
 N_NEW = 12
 

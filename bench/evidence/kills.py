@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.evidence import busy_client
 from bench.evidence.part import SEED, Counts, Finding, Part
-from bench.evidence.parties import (
+from bench.evidence.processes import (
     LIMIT_S,
     READY_S,
     Array,

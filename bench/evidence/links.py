@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bench.evidence.fault_proxy import FaultProxy
-from bench.evidence.parties import Parties
+from bench.evidence.processes import Parties
 from gpumpc.deploy.config import load_server
 from tests.processes.cluster import rewrite
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.evidence.copies import INDEX, serving
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import Array, Parties, images_of, item_ids, right, running, until
+from bench.evidence.processes import Array, Parties, images_of, item_ids, right, running, until
 from gpumpc.client.client import Client
 from gpumpc.errors import GpumpcError
 

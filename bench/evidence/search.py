@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import Array, Parties, images_of, item_ids, running
+from bench.evidence.processes import Array, Parties, images_of, item_ids, running
 from gpumpc.client.index import Index
 from gpumpc.errors import GpumpcError
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bench.evidence.part import Finding, Part
-from bench.simulation.__main__ import a_user, small_plan
+from bench.simulation.plans import a_user, small_plan
 from bench.simulation.schedule import outcome
 
 SCHEDULES = 500

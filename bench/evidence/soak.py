@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import Parties, files_of, memory_bytes, running
+from bench.evidence.processes import Parties, files_of, memory_bytes, running
 from bench.evidence.steady import Steady
 
 N_CLIENTS = 8

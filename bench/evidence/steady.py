@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.evidence.parties import Parties, images_of, item_ids, right
+from bench.evidence.processes import Parties, images_of, item_ids, right
 from gpumpc.client.client import Client
 
 N_ITEMS = 4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import Parties, memory_bytes, running
+from bench.evidence.processes import Parties, memory_bytes, running
 from bench.evidence.steady import Steady
 from gpumpc.deploy.config import load_server
 from tests.processes.cluster import rewrite

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from bench.evidence.part import SEED, Finding, Part
-from bench.evidence.parties import READY_S, Parties, images_of, item_ids, memory_bytes, running
+from bench.evidence.processes import READY_S, Parties, images_of, item_ids, memory_bytes, running
 from bench.evidence.steady import Steady
 from gpumpc import messages as m
 from gpumpc.client.client import Client, connect

@@ -5,43 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
-
+from bench.simulation.plans import a_user, small_plan
 from bench.simulation.schedule import outcome
-from gpumpc.deploy.keys import Identity, keygen, load_identity
-from gpumpc.local.compile import Plan, compile
-from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
-from gpumpc.params import Params
 
 _REPORT_S = 10.0
 _MOST_FAILURES = 20
-
-
-def small_plan() -> Plan:
-    """A network of 16 inputs and 3 outputs."""
-    layers = (
-        Input("x", (), (4, 4, 1), -1.0, 1.0),
-        Conv2d("conv", ("x",), (3, 3), 2, padding=(1, 1, 1, 1)),
-        ReLU("relu", ("conv",)),
-        Flatten("flat", ("relu",)),
-        Linear("fc", ("flat",), 3),
-    )
-    graph, rng = Graph(layers), np.random.default_rng(1)
-    weights = {name: 0.3 * rng.normal(size=s) for name, s in graph.weight_shapes().items()}
-    return compile((graph, weights), name="small", params=Params(ring_bits=32, frac_bits=8))
-
-
-def a_user() -> Identity:
-    """Keys of a user."""
-    with tempfile.TemporaryDirectory() as folder:
-        keygen(Path(folder) / "user", "user", "user")
-        return load_identity(Path(folder) / "user")
 
 
 def main(arguments: list[str] | None = None) -> int:

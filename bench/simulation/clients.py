@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from bench.simulation.cluster import SimulatedCluster
+from bench.simulation.cluster import SimulatedCluster, stand_in_words
 from bench.simulation.network import Requests
 from bench.simulation.world import World
 from gpumpc import messages as m
@@ -235,12 +235,10 @@ class User:
 
 def check_features(client: SimulatedClient, history: History, items: list[str]) -> None:
     """Reveal features: scaled first entries of the inputs (`StandIn`). Raises Wrong."""
-    got = client.features(items).reveal()
-    program = client.program
+    got, program = client.features(items).reveal(), client.program
     inputs = np.stack([history.items[item].values for item in items])
-    words = encode_input(program, inputs).reshape(len(items), -1)[:, : got[0].size]
-    scaled = words.reshape(got.shape) << np.uint64(program.result.bits - program.input.bits)
-    expected = decode_result(program, scaled)
+    words = stand_in_words(program, encode_input(program, inputs))
+    expected = decode_result(program, words)
     if not (got == expected).all():
         raise Wrong("revealed features are of other images")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.simulation.network import ClientsPort, PeerLinks, PeerTransport
 from bench.simulation.world import Event, World
@@ -25,6 +26,7 @@ from gpumpc.local.compile import Plan
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
 from gpumpc.program.plan import PlanRecord, plan_hash
+from gpumpc.program.program import Program
 from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.index_catalog import IndexCatalog
@@ -38,6 +40,7 @@ from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import SubChannel
 
+Array = npt.NDArray[np.uint64]
 BATCH_SIZE = 2
 _PATIENCE_S = 4.0
 
@@ -51,6 +54,16 @@ class SimulatedStore(Store):
         if not cast(Any, self._lock)._is_owned():
             self.world.wait()
         return super()._change()
+
+
+def stand_in_words(program: Program, words: Array) -> Array:
+    """What stands for a program: the first entries of its input words (n, ..), scaled.
+
+    It is linear, so that it maps shares of an input to shares of a result.
+    """
+    result, n = program.result, int(np.prod(program.result.shape[1:]))
+    chosen = words.reshape(len(words), -1)[:, :n].reshape(-1, *result.shape[1:])
+    return chosen << np.uint64(result.bits - program.input.bits)
 
 
 class StandIn:
@@ -76,14 +89,12 @@ class StandIn:
         self, channel: SubChannel, first_batch: int, batches: Iterable[Words]
     ) -> Iterator[tuple[int, Additive]]:
         """The first entries of each batch's input shares."""
-        value, result = self.program.input, self.program.result
-        n = int(np.prod(result.shape[1:]))
+        result = self.program.result
         for words in batches:
             batch, self.next_batch = self.next_batch, self.next_batch + 1
             exchange_hello(channel, equal={"batch": str(batch)})
-            chosen = np.asarray(words).reshape(len(words), -1)[:, :n].reshape(-1, *result.shape[1:])
-            scaled = chosen << np.uint64(result.bits - value.bits)  # shares of the scaled value
-            share = self.backend.reduce(cast(Words, scaled), result.bits)
+            scaled = cast(Words, stand_in_words(self.program, np.asarray(words)))
+            share = self.backend.reduce(scaled, result.bits)
             yield batch, Additive(share, result.bits, result.frac, result.divisor)
 
 
@@ -95,9 +106,9 @@ class SimulatedServer:
         self.process, self.port = f"server {party}", ClientsPort(world)
         SimulatedStore.world = world
         store = SimulatedStore(cluster.folder / str(party), party)
-        engine = StandIn(cluster.plan, party, world)
-        self.share_store = ShareStore(store, party, engine.backend)
-        engines = cast(dict[str, Engine], {plan_hash(cluster.plan).hex(): engine})
+        self.stand_ins = [StandIn(plan, party, world) for plan in cluster.plans]
+        self.share_store = ShareStore(store, party, self.stand_ins[0].backend)
+        engines = cast(dict[str, Engine], {plan_hash(s.plan).hex(): s for s in self.stand_ins})
         stopping: Any = Event(world)
 
         def connect() -> Channel:
@@ -128,10 +139,15 @@ class SimulatedServer:
 
 
 class SimulatedCluster:
-    """Both servers' folders and the processes over them."""
+    """Both servers' folders and the processes over them.
 
-    def __init__(self, world: World, plan: Plan, card: Card, folder: Path) -> None:
-        self.world, self.plan, self.card, self.folder = world, plan.record, card, folder
+    Args:
+        plans: what the servers serve; clients connect for the first.
+    """
+
+    def __init__(self, world: World, plans: Sequence[Plan], card: Card, folder: Path) -> None:
+        self.plans = [plan.record for plan in plans]
+        self.world, self.plan, self.card, self.folder = world, self.plans[0], card, folder
         self.links = PeerLinks(world)
         self.servers: list[SimulatedServer | None] = [None, None]
 

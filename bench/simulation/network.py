@@ -65,6 +65,7 @@ class PeerTransport:
         at = self._world.now + self._world.random.random() * _MOST_DELAY_S
         at = max(at, inbox[-1][0] if inbox else 0.0)
         inbox.append((at, header, b"".join(parts)))
+        self._links.n_frames += 1
         self._world.look_at(at)
 
     def start(self, header: bytes, parts: Sequence[Buffer]) -> Finish | None:
@@ -103,10 +104,14 @@ class PeerTransport:
 
 
 class PeerLinks:
-    """Joins the two servers' ends to one connection at a time."""
+    """Joins the two servers' ends to one connection at a time.
+
+    Attributes:
+        n_frames: sent so far, both ways.
+    """
 
     def __init__(self, world: World) -> None:
-        self.world, self.current = world, PeerLink(world)
+        self.world, self.current, self.n_frames = world, PeerLink(world), 0
         self._joined: set[int] = set()
 
     def join(self, party: int) -> PeerLink:

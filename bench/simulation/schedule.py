@@ -51,6 +51,39 @@ def outcome(seed: int, plan: Plan, identity: Identity) -> tuple[dict[str, int], 
     return {**counts, "errors": told.n_errors, "searches": told.n_searches}, failure
 
 
+def stand_ins(world: World) -> dict[Any, dict[str, object]]:
+    """What stands in place of which of the product's names, for `replaced`."""
+    clock, secrets = Clock(world), Secrets(world)
+
+    class Threading:
+        """Stands for the module `threading` in the peer loop."""
+
+        Event = threading.Event
+
+        @staticmethod
+        def Condition() -> Condition:
+            return Condition(world)
+
+    return {
+        peer_loop: {"time": clock, "threading": Threading, "secrets": secrets},
+        multiplexer: {"time": clock},
+        connection: {"time": clock},
+        client_module: {"time": clock, "secrets": secrets},
+        served_plan: {"secrets": secrets},
+        index: {"secrets": secrets},
+        store_agreement: {"secrets": secrets},
+        rows: {"time": clock},
+        segments: {"secrets": secrets},
+        **index_stand_in.replacements(world),
+    }
+
+
+def new_folder() -> Path:
+    """A folder for the stores, in memory where that can be."""
+    place = _MEMORY if _MEMORY.is_dir() else None
+    return Path(tempfile.mkdtemp(prefix="gpumpc-simulation-", dir=place))
+
+
 class Schedule:
     """The schedule of a seed.
 
@@ -66,39 +99,13 @@ class Schedule:
 
     def run(self) -> None:
         """Run it to its end. Raises Wrong, Stuck, or what the product raised."""
-        place = _MEMORY if _MEMORY.is_dir() else None
-        folder = Path(tempfile.mkdtemp(prefix="gpumpc-simulation-", dir=place))
+        folder = new_folder()
         try:
-            with replaced(self._stand_ins()):
-                cluster = SimulatedCluster(self.world, self._plan, self._identity.card, folder)
+            with replaced(stand_ins(self.world)):
+                cluster = SimulatedCluster(self.world, [self._plan], self._identity.card, folder)
                 self._run(cluster)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _stand_ins(self) -> dict[Any, dict[str, object]]:
-        clock, secrets = Clock(self.world), Secrets(self.world)
-
-        class Threading:
-            """Stands for the module `threading` in the peer loop."""
-
-            Event = threading.Event
-
-            @staticmethod
-            def Condition() -> Condition:
-                return Condition(self.world)
-
-        return {
-            peer_loop: {"time": clock, "threading": Threading, "secrets": secrets},
-            multiplexer: {"time": clock},
-            connection: {"time": clock},
-            client_module: {"time": clock, "secrets": secrets},
-            served_plan: {"secrets": secrets},
-            index: {"secrets": secrets},
-            store_agreement: {"secrets": secrets},
-            rows: {"time": clock},
-            segments: {"secrets": secrets},
-            **index_stand_in.replacements(self.world),
-        }
 
     def _run(self, cluster: SimulatedCluster) -> None:
         world, judged = self.world, list[bool]()

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from bench.simulation.__main__ import a_user, main, small_plan
+from bench.simulation.__main__ import main
+from bench.simulation.plans import a_user, small_plan
 from bench.simulation.schedule import Schedule
 from gpumpc.client.index import Index
 from gpumpc.server import store_agreement
@@ -42,17 +43,10 @@ def searched_rows_of_now(index: Index, lists: object) -> list[str]:
     return index.ids
 
 
-# An older state of the code, or a line left out, and where it is.
+# An older state of the code, or a line left out, and where it is; `test_machine.py` has more.
 PLANTED: dict[str, tuple[Any, str, Callable[..., object]]] = {
-    "changes are not finished": (store_agreement, "finish_changes", lambda *_: None),
-    "pending rows are not repaired": (store_agreement, "repair_pending", lambda *_, **__: None),
     "ready rows are not compared": (store_agreement, "compare_ready", lambda *_: None),
     "a search's rows are asked for later": (Index, "_searched_rows", searched_rows_of_now),
-    "a change is made without a record": (
-        store_agreement,
-        "change_both",
-        lambda store, channel, change_id, change: store_agreement._make(store, change),
-    ),
 }
 
 
