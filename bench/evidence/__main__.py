@@ -29,7 +29,7 @@ NAMES = (
     "strangers",
     "users",
     "soak",
-    "audit",
+    "tap",
     "bugs",
     "law",
     "simulation",

@@ -1,44 +1,94 @@
 """The auditor, the watch over resources and the judge of old states find a planted failure."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 
-from bench.evidence import audit, restore, soak, strangers
+from bench.evidence import frame_record, restore, soak, strangers, tap
+from bench.evidence.frame_record import SentFrame
+from gpumpc.wire.frames import Kind, encode_header
 
 IMAGE = np.random.default_rng(3).uniform(-1, 1, (4, 4, 1))
 RNG = np.random.default_rng(1)
 
 
 def test_auditor_finds_traces_in_a_file_or_on_the_wire() -> None:
-    marks = audit.traces(IMAGE, np.array([0.1, 0.2, 0.3]), b"0123456789ab")
+    marks = tap.traces(IMAGE, np.array([0.1, 0.2, 0.3]), b"0123456789ab")
     noise = RNG.bytes(5000)
-    assert not audit.found_traces(marks, {"a file": noise})
+    assert not tap.found_traces(marks, {"a file": noise})
     for mark in marks.values():
-        assert audit.found_traces(marks, {"a file": noise[:100] + mark + noise[100:]})
+        assert tap.found_traces(marks, {"a file": noise[:100] + mark + noise[100:]})
 
 
 def test_auditor_finds_bytes_that_come_twice() -> None:
     first, second = RNG.bytes(4000), RNG.bytes(4000)
-    clear = bytes(audit.CLEAR_BYTES)  # the same in every connection
-    assert audit.repeated_windows([clear + first, clear + second], RNG) == 0
-    again = second[:1001] + first[700 : 700 + audit.WINDOW] + second[1001:]
-    assert audit.repeated_windows([clear + first, clear + again], RNG) == 1
+    clear = bytes(tap.CLEAR_BYTES)  # the same in every connection
+    assert tap.repeated_windows([clear + first, clear + second], RNG) == 0
+    again = second[:1001] + first[700 : 700 + tap.WINDOW] + second[1001:]
+    assert tap.repeated_windows([clear + first, clear + again], RNG) == 1
+
+
+def frame(payload: bytes, batch: int, sender: str = "server0") -> SentFrame:
+    return SentFrame((sender, 1), Kind.OPENING, bytes([1] * 16), batch, payload)
+
+
+def sent(payloads: list[bytes]) -> list[SentFrame]:
+    """Two openings a batch."""
+    return [frame(payload, i // 2) for i, payload in enumerate(payloads)]
+
+
+def found(frames: list[SentFrame]) -> list[str]:
+    """What the auditor finds in openings; corrections are none."""
+    _, faults = tap.below_encryption(frames, 0, RNG)
+    return faults
+
+
+def test_auditor_finds_a_mask_that_was_used_twice() -> None:
+    masked = [RNG.bytes(n) for n in (80, 40) * 3]
+    assert not found(sent(masked))
+    assert found(sent([*masked[:4], masked[0], masked[5]]))
+    bits = np.ones(8, "<u8").tobytes()  # words of one used bit are equal by chance
+    assert not found(sent([bits + payload for payload in masked]))
+
+
+def test_auditor_finds_another_size_or_order_of_openings() -> None:
+    masked = [RNG.bytes(n) for n in (80, 40) * 3]
+    assert found(sent([*masked[:5], RNG.bytes(41)]))
+    assert found(sent([*masked[:4], masked[5], masked[4]]))
+    _, faults = tap.below_encryption([], 3, RNG)
+    assert faults  # nothing was seen
+
+
+def test_sealed_frames_are_recorded_whole(tmp_path: Path) -> None:
+    payload = RNG.bytes(100)
+    header = encode_header(Kind.OPENING, 100, session=bytes([7] * 16), batch_index=3)
+    code = f"""
+from gpumpc.wire.stream.records import HEADER_LABEL, TAG_BYTES, Sealer
+sealer, header, payload = Sealer(bytes(32)), {header!r}, {payload!r}
+for data, label in ((header, HEADER_LABEL), (payload[:60], header), (payload[60:], header)):
+    sealer.seal_into(data, label, memoryview(bytearray(len(data) + TAG_BYTES)))
+"""
+    with frame_record.recording(tmp_path):
+        subprocess.run([sys.executable, "-c", code], check=True)
+    [one] = frame_record.recorded(tmp_path)
+    assert one[1:] == (Kind.OPENING, bytes([7] * 16), 3, payload)
 
 
 def test_auditor_finds_sizes_that_depend_on_images() -> None:
-    sizes: audit.Sizes = {"flat": [(10, 5)] * 4, "random": [(10, 5), (10, 5), (10, 5), (33, 5)]}
-    assert not audit.unequal(sizes)  # one heartbeat
-    assert audit.unequal({**sizes, "flat": [(9, 5)] * 4})
-    assert audit.unequal({**sizes, "flat": [(10, 5), (11, 5), (11, 5), (11, 5)]})
+    sizes: tap.Sizes = {"flat": [(10, 5)] * 4, "random": [(10, 5), (10, 5), (10, 5), (33, 5)]}
+    assert not tap.unequal(sizes)  # one heartbeat
+    assert tap.unequal({**sizes, "flat": [(9, 5)] * 4})
 
 
 def test_tap_keeps_both_directions() -> None:
     with socket.create_server(("127.0.0.1", 0)) as target:
-        tap = audit.Tap(f"tcp://127.0.0.1:{target.getsockname()[1]}", RNG)
-        host, port = tap.endpoint.removeprefix("tcp://").split(":")
+        wire = tap.Tap(f"tcp://127.0.0.1:{target.getsockname()[1]}", RNG)
+        host, port = wire.endpoint.removeprefix("tcp://").split(":")
         with socket.create_connection((host, int(port)), 2.0) as near:
             far, _ = target.accept()
             with far:
@@ -46,8 +96,8 @@ def test_tap_keeps_both_directions() -> None:
                 assert far.recv(5) == b"there"
                 far.sendall(b"back")
                 assert near.recv(4) == b"back"
-        tap.close()
-    assert tap.n_bytes() == (5, 4) and sorted(tap.streams()) == [b"back", b"there"]
+        wire.close()
+    assert wire.n_bytes() == (5, 4) and sorted(wire.streams()) == [b"back", b"there"]
 
 
 def test_growth_of_memory_files_and_threads_is_found() -> None:

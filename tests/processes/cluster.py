@@ -24,6 +24,7 @@ from gpumpc.errors import GpumpcError
 from gpumpc.local.compile import Plan, compile
 from gpumpc.nn.graph import Conv2d, Flatten, Graph, Input, Linear, ReLU
 from gpumpc.params import Params
+from gpumpc.program.plan import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 2
@@ -69,7 +70,8 @@ Channel.begin = recorded
 def tiny(seed: int = 1, params: Params = PARAMS, graph: Graph = GRAPH, name: str = "tiny") -> Plan:
     rng = np.random.default_rng(seed)
     weights = {key: 0.3 * rng.normal(size=shape) for key, shape in graph.weight_shapes().items()}
-    return compile((graph, weights), name=name, params=params)
+    recipe = Preprocessing(size=(4, 4), mean=(127.0,), std=(128.0,))
+    return compile((graph, weights), name=name, params=params, preprocessing=recipe)
 
 
 def rewrite(file: Path, **fields: object) -> None:
