@@ -34,6 +34,7 @@ NAMES = (
     "law",
     "simulation",
     "machine",
+    "overhead",
 )
 OUT = Path("out/evidence")
 
