@@ -190,27 +190,20 @@ def test_results_without_room_are_refused_before_they_are_computed(tmp_path: Pat
 _DIE = """
 import os, signal
 from gpumpc.server import store_agreement as agreement
-from gpumpc.store import Store
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+agreement._make = die
 """
-# Where server 1 dies, and whether the change is made then.
-CRASHES = {
-    "before it is written down": (_DIE + "Store.begin_change = die", False),
-    "before it is made": (_DIE + "agreement._make = die", True),
-    "before it is struck out": (_DIE + "Store.end_change = die", True),
-}
 
 
-@pytest.mark.parametrize("point", CRASHES)
-def test_change_is_made_at_both_servers_or_at_none(tmp_path: Path, point: str) -> None:
-    fault, is_made = CRASHES[point]
+def test_change_is_made_at_both_servers(tmp_path: Path) -> None:
+    """Server 1 dies before it makes it; `tests/bench/test_machine.py` lets it die at any point."""
     cluster = Cluster.make(tmp_path)
     with cluster:
         with cluster.ready() as client:
             items = client.share(images(3))
         cluster.kill("server1")
-        cluster.faults["server1"] = fault
+        cluster.faults["server1"] = _DIE
         cluster.start()
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)
@@ -221,10 +214,9 @@ def test_change_is_made_at_both_servers_or_at_none(tmp_path: Path, point: str) -
         cluster.start()
         with cluster.client() as client:
             client.wait_ready(LIMIT_S + SLACK_S)
-            expected = sorted(items[2:] if is_made else items)
             first, second = client.listed(m.ListItems(client.plan_id, "inputs"))
-            assert first == second == expected
-            client.delete(expected)
+            assert first == second == items[2:]
+            client.delete(items[2:])
             assert [status.n_bytes for status in client.store_status()] == [0, 0]
 
 
@@ -285,11 +277,3 @@ def test_older_copy_of_one_store_deletes_nothing(tmp_path: Path) -> None:
                     assert not client.list_lost() and {*new} <= {*client.list_features()}
                     assert (client.features(new).reveal() == expected).all()
             cluster.stop()
-        shutil.rmtree(state)
-        shutil.copytree(copies / "old", state)
-        cluster.start()
-        with cluster.client() as client:  # or the owner shares and extracts them again
-            client.wait_ready(LIMIT_S + SLACK_S)
-            client.extract(client.share(images(2, seed=4), new))
-            assert not client.list_lost() and {*old, *new} <= {*client.list_features()}
-            assert close(cluster.compiled, images(2, seed=4), client.features(new).reveal())
