@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.evidence.part import Finding, Part
+from bench.schema import row
 from tests.processes.cluster import ROOT
 
 # The last commit before stores were encrypted, rows settled, links watched and strangers bounded.
@@ -126,9 +127,10 @@ def measured(workload: str, against: str, n_pairs: int) -> Finding:
     notes = {
         "workload": workload,
         "against": against,
-        "seconds": ratio([(old[0], new[0]) for old, new in rows])._asdict(),
-        "processor seconds": ratio([(old[1], new[1]) for old, new in rows])._asdict(),
-        "median seconds": [statistics.median(row[i][0] for row in rows) for i in (0, 1)],
+        "seconds_ratio": ratio([(old[0], new[0]) for old, new in rows])._asdict(),
+        "processor_seconds_ratio": ratio([(old[1], new[1]) for old, new in rows])._asdict(),
+        "seconds_before": statistics.median(old[0] for old, _ in rows),
+        "seconds_now": statistics.median(new[0] for _, new in rows),
     }
     errors = {max(run[2] for run in side) for side in zip(*rows, strict=True)}
     faults = [f"{workload}: an error of {e:.3f}" for e in errors if e > MOST_ERROR]
@@ -141,17 +143,31 @@ def run(units: Sequence[int]) -> Iterator[Finding]:
         yield measured(WORKLOADS[unit % len(WORKLOADS)], AGAINST, PAIRS)
 
 
+def sentence(found: Mapping[str, Any]) -> str:
+    """A row for people."""
+    ratios = [found[name] for name in ("seconds_ratio", "processor_seconds_ratio")]
+    wall, used = (f"{r['median']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in ratios)
+    seconds = f"{found['seconds_before']:.3f} s before, {found['seconds_now']:.3f} s now"
+    return (
+        f"{found['workload']} against {found['against']}, {found['n_pairs']} pairs: {seconds}; "
+        f"now over before {wall}, processor seconds {used}"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the workloads that were named against a commit; 1 if a result was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", default=AGAINST, help="a commit or tag")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="all unless given")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="six or more")
+    parser.add_argument("--json", action="store_true", help="print JSON, an object a workload")
     options = parser.parse_args(arguments)
     failed = False
     for workload in options.workload or WORKLOADS:
         finding = measured(workload, options.against, options.pairs)
-        print(json.dumps(vars(finding)), flush=True)
+        found = row(**finding.notes, n_pairs=options.pairs)
+        print(json.dumps(found) if options.json else sentence(found), flush=True)
+        print(*finding.faults, sep="\n", end="", file=sys.stderr)
         failed |= bool(finding.faults)
     return int(failed)
 
