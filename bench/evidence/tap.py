@@ -131,7 +131,9 @@ def unequal(sizes: Sizes) -> list[str]:
     """Kinds of images whose least sizes differ; heartbeats only ever add to a size."""
     least = {kind: tuple(map(int, np.min(rows, axis=0))) for kind, rows in sizes.items()}
     return (
-        [f"the bytes by link depend on the images: {least}"] if len({*least.values()}) > 1 else []
+        [f"the bytes between the servers depend on the images: {least}"]
+        if len({*least.values()}) > 1
+        else []
     )
 
 
@@ -145,12 +147,12 @@ def _images(kind: str, rng: np.random.Generator) -> Array:
 
 
 def _quiet(taps: Mapping[str, Tap]) -> tuple[int, ...]:
-    """The bytes of every link when nothing has moved for a moment."""
-    before: tuple[int, ...] = ()
+    """The bytes between the servers, when nothing has moved for a moment but what is dealt."""
+    before: list[tuple[int, int]] = []
     while True:
-        now = tuple(n for tap in taps.values() for n in tap.n_bytes())
+        now = [tap.n_bytes() for name, tap in taps.items() if not name.startswith("deal")]
         if now == before:
-            return now
+            return tuple(n for name in ("peer", "stream") for n in taps[name].n_bytes())
         before = now
         time.sleep(QUIET_S)
 
@@ -173,21 +175,19 @@ def _request(client: Client, images: Array, items: list[str]) -> None:
 def _measured(
     client: Client, taps: dict[str, Tap], rng: np.random.Generator
 ) -> tuple[Sizes, set[str]]:
-    """Requests for several kinds of images, in turns: bytes by link, and the different sequences of
-    messages between the client and the servers.
+    """Requests for several kinds of images, in turns: bytes between the servers, and the different
+    sequences of messages between the client and the servers.
     """
-    links = {name: tap for name, tap in taps.items() if not name.startswith("deal")}
     ends = {name: tap for name, tap in taps.items() if name.startswith("client")}
     sizes: Sizes = {"random": [], "flat": [], "extreme": []}
     sequences = set[str]()
     for number in range(N_IMAGES // BATCH):
         kind = list(sizes)[number % len(sizes)]
         images, items = _images(kind, rng), item_ids(rng, BATCH)
-        before, heard = _quiet(links), _messages(ends)
+        before, heard = _quiet(taps), _messages(ends)
         _request(client, images, items)
-        after = _quiet(links)
+        after, now = _quiet(taps), _messages(ends)
         sizes[kind].append(tuple(b - a for a, b in zip(before, after, strict=True)))
-        now = _messages(ends)
         sequences.add(str([new[len(old) :] for old, new in zip(heard, now, strict=True)]))
     return sizes, sequences
 
