@@ -29,6 +29,7 @@ from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
+from gpumpc.server.access import Access
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.server.requests.handler import RequestHandler
@@ -118,10 +119,14 @@ class SimulatedServer:
         self.peer_loop = PeerLoop(party, engines, connect, meet, stopping)
         indexes = IndexCatalog(self.share_store)
         owners = dict.fromkeys(engines, cluster.card)
+        card, no_tables = cluster.card, dict[str, Any]()
+        fields = {"owners": (), "users": (card,), "plan_owners": (card,)}
+        config: Any = types.SimpleNamespace(**fields, rights=no_tables, budgets=no_tables)
+        access = Access(cast(ServerConfig, config), dict.fromkeys(engines, cluster.plan))
+        loop, most_bytes = self.peer_loop, 1 << 30
         resources = Resources(
-            party, engines, self.share_store, indexes, None, self.peer_loop, 1 << 30, bool, owners
+            party, engines, self.share_store, indexes, None, loop, most_bytes, bool, owners, access
         )
-        config: Any = types.SimpleNamespace(owners=(), users=(cluster.card,))
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))
         self._world = world
         world.spawn(self.process, self.peer_loop.run)

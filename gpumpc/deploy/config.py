@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 import secrets
 import socket
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
-from gpumpc.deploy.keys import Card, Role, keygen, load_card
-from gpumpc.errors import ConfigError, MissingFile
-from gpumpc.offline.secret import file_error, private_folder
+from gpumpc.deploy.keys import Card, Role, keygen
+from gpumpc.deploy.rights import Budget, Rights
+from gpumpc.deploy.toml_file import TomlFile, read_toml, write_toml
+from gpumpc.errors import ConfigError
+from gpumpc.offline.secret import private_folder, write_private
 from gpumpc.store.master_key import KeySource
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -31,7 +31,6 @@ _ENDPOINT = r"^tcp://[^:/\s]+:[0-9]{1,5}\Z"
 Endpoint = Annotated[str, msgspec.Meta(pattern=_ENDPOINT)]
 BatchSize = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Fields = dict[str, object]
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,9 @@ class ServerConfig:
         timeout_s: seconds a living peer may be silent in a run.
         in_flight: batches of one request that run at a time, so that one computes while another
             waits for the network; the same at both servers.
+        rights: what is granted with each plan, by its name; none at all: every user may do
+            everything.
+        budgets: how much each user may ask for in a day, by plan name.
     """
 
     party: int
@@ -83,6 +85,8 @@ class ServerConfig:
     peer_bulk: str | None = None
     dealer_bulk: str | None = None
     in_flight: int = 1
+    rights: Mapping[str, Rights] = dataclasses.field(default_factory=dict)
+    budgets: Mapping[str, Budget] = dataclasses.field(default_factory=dict)
 
     @property
     def allowed(self) -> dict[bytes, str]:
@@ -158,6 +162,8 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backend: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    rights: dict[str, Rights] = {}
+    budgets: dict[str, Budget] = {}
 
 
 class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,7 +193,7 @@ def parse_size(text: str) -> int:
 
 def load_server(path: Path) -> ServerConfig:
     """A server's configuration with its cards. ConfigError or MissingFile name file and key."""
-    file, raw = _File(Path(path)), _read(Path(path), _ServerFile)
+    file, raw = TomlFile(Path(path)), read_toml(Path(path), _ServerFile)
     wanted, other = "peer_listen", "peer_connect"
     if raw.party == 1:
         wanted, other = other, wanted
@@ -214,7 +220,12 @@ def load_server(path: Path) -> ServerConfig:
     users = tuple(file.card("user_cards", card, "owner", "user") for card in raw.user_cards)
     dealer = file.card("dealer_card", raw.dealer_card, "dealer")
     file.check_names(dealer, *owners, *users)
-    plan_owners = file.plan_owners(raw.plan_owners, owners, len(raw.plans))
+    known = {card.name for card in (*owners, *users)}
+    for plan, rights in raw.rights.items():
+        if unknown := sorted(rights.names - known):
+            who = f"`rights.{plan}` names {', '.join(unknown)}"
+            raise file.bad(f"{who}: no card in `user_cards` or `owner_cards` has that name")
+    plan_owners = _plan_owners(file, raw.plan_owners, owners, len(raw.plans))
     peer_role: Role = "server1" if raw.party == 0 else "server0"
     return ServerConfig(
         party=raw.party,
@@ -239,14 +250,16 @@ def load_server(path: Path) -> ServerConfig:
         peer_bulk=raw.peer_bulk,
         dealer_bulk=raw.dealer_bulk,
         in_flight=raw.in_flight,
+        rights=raw.rights,
+        budgets=raw.budgets,
     )
 
 
 def load_dealer(path: Path) -> DealerConfig:
     """The dealer's configuration with the cards. ConfigError, MissingFile name file and key."""
-    file, raw = _File(Path(path)), _read(Path(path), _DealerFile)
+    file, raw = TomlFile(Path(path)), read_toml(Path(path), _DealerFile)
     plans = tuple(file.path(plan) for plan in raw.plans)
-    cards = file.server_cards(raw.server_cards)
+    cards = _server_cards(file, raw.server_cards)
     with file.at("task_limit"):
         task_bytes = parse_size(raw.task_limit)
     identity, endpoints = file.path(raw.identity), raw.server_endpoints
@@ -257,8 +270,8 @@ def load_dealer(path: Path) -> DealerConfig:
 
 def load_client(path: Path) -> ClientConfig:
     """A client's configuration with the cards. ConfigError, MissingFile name file and key."""
-    file, raw = _File(Path(path)), _read(Path(path), _ClientFile)
-    cards = file.server_cards(raw.server_cards)
+    file, raw = TomlFile(Path(path)), read_toml(Path(path), _ClientFile)
+    cards = _server_cards(file, raw.server_cards)
     return ClientConfig(file.path(raw.identity), raw.server_endpoints, cards)
 
 
@@ -274,12 +287,22 @@ def write_local(
     """Write a complete set-up on 127.0.0.1 into a new `folder`, with keys of the dealer, both
     servers and one user, who is also the owner.
 
-    The ports are free at this moment. Raises ConfigError if keys or files are there already.
+    The ports are free at this moment. A folder in which this was cut off is finished. Raises
+    ConfigError if keys or files are there already.
     """
     folder = private_folder(Path(folder).absolute())
     roles: tuple[Role, ...] = ("dealer", "server0", "server1", "user")
+    setup, unfinished = LocalSetup.of(folder), folder / ".unfinished"
+    files = (setup.server0, setup.server1, setup.dealer, setup.client)
+    for path in (setup.client,) if unfinished.exists() else (*files, *map(folder.joinpath, roles)):
+        if path.exists():
+            why, hint = "keys and configurations are never overwritten", "give another folder"
+            raise ConfigError(f"{path} is there already", why, hint)
+    if not unfinished.exists():
+        write_private(unfinished, b"")
     for role in roles:
-        keygen(folder / role, role, role)
+        if not (folder / role / "card.toml").exists():
+            keygen(folder / role, role, role)
     listen_0, listen_1, between = (f"tcp://127.0.0.1:{port}" for port in _free_ports(3))
     folders = [str(Path(plan).absolute()) for plan in plans]
     work: Fields = {"plans": folders, "batch_size": batch_size}
@@ -298,90 +321,33 @@ def write_local(
     }
     own_0: Fields = {"listen": listen_0, "peer_listen": between, "peer_card": "server1/card.toml"}
     own_1: Fields = {"listen": listen_1, "peer_connect": between, "peer_card": "server0/card.toml"}
-    setup = LocalSetup.of(folder)
-    _write(setup.server0, {"party": 0, "identity": "server0", "state": "state0", **own_0, **server})
-    _write(setup.server1, {"party": 1, "identity": "server1", "state": "state1", **own_1, **server})
-    _write(setup.dealer, {"identity": "dealer", **clients, **work})
-    _write(setup.client, {"identity": "user", **clients})
+    write_toml(
+        setup.server0, {"party": 0, "identity": "server0", "state": "state0", **own_0, **server}
+    )
+    write_toml(
+        setup.server1, {"party": 1, "identity": "server1", "state": "state1", **own_1, **server}
+    )
+    write_toml(setup.dealer, {"identity": "dealer", **clients, **work})
+    write_toml(setup.client, {"identity": "user", **clients})  # last: all is there with it
+    unfinished.unlink()
     return setup
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
-    """A configuration file, for resolving and for naming it in errors."""
-
-    file: Path
-
-    def path(self, text: str) -> Path:
-        return self.file.absolute().parent / text
-
-    def bad(self, why: str) -> ConfigError:
-        what = f"the configuration {self.file} cannot be used"
-        return ConfigError(what, why, "correct that key, then start again")
-
-    @contextlib.contextmanager
-    def at(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except ConfigError as error:
-            what = f"{self.file}, key `{key}`: {error.what}"
-            raise type(error)(what, error.why, error.hint) from error
-
-    def card(self, key: str, text: str, *roles: Role) -> Card:
-        with self.at(key):
-            card = load_card(self.path(text))
-        if card.role not in roles:
-            roles_of = f"the role {card.role}, and {' or '.join(roles)} is expected"
-            raise self.bad(f"`{key}` names a card with {roles_of}")
-        return card
-
-    def plan_owners(
-        self, names: list[str], owners: tuple[Card, ...], n_plans: int
-    ) -> tuple[Card, ...]:
-        known = {card.name: card for card in owners}
-        if not names and len(owners) < 2:
-            return owners * n_plans  # without an owner nobody can share weights
-        if len(names) != n_plans or not {*names} <= {*known}:
-            listed = f"in their order, out of `owner_cards`: {', '.join(known) or 'none'}"
-            raise self.bad(f"`plan_owners` must name the owners of the {n_plans} plans, {listed}")
-        return tuple(known[name] for name in names)
-
-    def check_names(self, *cards: Card) -> None:
-        # Receivers know a sender by its card's name, so two keys must not share one.
-        keys: dict[str, str] = {}
-        for card in cards:
-            if keys.setdefault(card.name, card.curve_public) != card.curve_public:
-                raise self.bad(f"two different cards have the name '{card.name}'")
-
-    def server_cards(self, paths: tuple[str, str]) -> tuple[Card, Card]:
-        key = "server_cards"
-        return self.card(key, paths[0], "server0"), self.card(key, paths[1], "server1")
+def _plan_owners(
+    file: TomlFile, names: list[str], owners: tuple[Card, ...], n_plans: int
+) -> tuple[Card, ...]:
+    known = {card.name: card for card in owners}
+    if not names and len(owners) < 2:
+        return owners * n_plans  # without an owner nobody can share weights
+    if len(names) != n_plans or not {*names} <= {*known}:
+        listed = f"in their order, out of `owner_cards`: {', '.join(known) or 'none'}"
+        raise file.bad(f"`plan_owners` must name the owners of the {n_plans} plans, {listed}")
+    return tuple(known[name] for name in names)
 
 
-def _read(path: Path, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
-    except FileNotFoundError:
-        hint = "give the path of a party's TOML file, or make a set-up with gpumpc up --local"
-        raise MissingFile(f"the configuration {path} is missing", "no such file", hint) from None
-    except OSError as error:
-        raise file_error(f"the configuration {path} cannot be read", error) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _File(path).bad(f"it is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
-        why = str(error).replace("$.", "").replace("Object missing", "it lacks the")
-        raise _File(path).bad(why.replace("Object contains", "it has the")) from error
-
-
-def _write(path: Path, fields: Fields) -> None:
-    # A number, string or list in JSON is TOML too, unless ensure_ascii writes surrogate escapes.
-    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items())
-    text = "".join(lines)
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise file_error(f"the configuration {path} cannot be written", error) from error
+def _server_cards(file: TomlFile, paths: tuple[str, str]) -> tuple[Card, Card]:
+    key = "server_cards"
+    return file.card(key, paths[0], "server0"), file.card(key, paths[1], "server1")
 
 
 def _free_ports(n: int) -> list[int]:

@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from gpumpc import messages as m
 from gpumpc.engine.engine import Engine
@@ -146,6 +147,7 @@ class PeerLoop:
         connect: makes a new channel to the other server.
         on_agreement: called with the channel when both servers have agreed, before any job.
         stopping: ends `run`, which sets it itself if the other server differs at the first meeting.
+        agreed: what else must be the same at both servers, by name.
 
     Attributes:
         is_connected: whether the other server is connected and agrees.
@@ -159,9 +161,11 @@ class PeerLoop:
         connect: Callable[[], Channel],
         on_agreement: Callable[[SubChannel], None],
         stopping: threading.Event,
+        agreed: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._party, self._engines, self._jobs = party, engines, JobQueue()
         self._connect, self._on_agreement, self.stopping = connect, on_agreement, stopping
+        self._agreed = agreed
         self.is_connected = False
         self.fatal: GpumpcError | None = None
         self._process, self._peer_process = secrets.token_hex(16), ""
@@ -225,7 +229,7 @@ class PeerLoop:
                 self._lost_at, self.is_connected = time.monotonic(), False
 
     def _agree(self, channel: SubChannel) -> None:
-        equal = {"number of plans": str(len(self._engines))}
+        equal = {"number of plans": str(len(self._engines)), **self._agreed}
         theirs = exchange_hello(channel, equal=equal, informative={"process": self._process})
         for engine in self._engines.values():
             engine.agree(channel)

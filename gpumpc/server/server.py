@@ -19,6 +19,7 @@ from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
+from gpumpc.server.access import Access
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop, unexpected
@@ -76,8 +77,14 @@ class Server:
         self._greeted: bytes | None = None  # a dealer with which this server agrees on every plan
         self._stopping = threading.Event()
         self._next_compaction = 0.0
+        access = Access(config, {key: engine.plan for key, engine in self._engines.items()})
         self._peer_loop = PeerLoop(
-            config.party, self._engines, self._connect, self._on_agreement, self._stopping
+            config.party,
+            self._engines,
+            self._connect,
+            self._on_agreement,
+            self._stopping,
+            access.agreed(),
         )
         self._resources = Resources(
             config.party,
@@ -89,6 +96,7 @@ class Server:
             config.task_bytes,
             self._dealer_is_connected,
             dict(zip(self._engines, config.plan_owners, strict=False)),
+            access,
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 

@@ -1,17 +1,20 @@
-"""Making keys, cut off at any file operation: the same command then succeeds in that folder."""
+"""Making keys or a set-up, cut off at any file operation: it then succeeds in that folder."""
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpumpc.deploy.config import LocalSetup, load_client, load_dealer, load_server, write_local
 from gpumpc.deploy.keys import keygen, load_identity
+from gpumpc.errors import ConfigError
 from gpumpc.offline.secret import write_private
 
-OPERATIONS = ("mkdir", "open", "fsync", "link", "unlink", "chmod")
+OPERATIONS = ("mkdir", "open", "fsync", "link", "unlink", "chmod", "replace")
 
 
 class Killed(BaseException):
@@ -36,10 +39,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
 
 
-def cut_off_everywhere(folder: Path, make: Callable[[Path], object]) -> list[Path]:
-    """Run `make` in a new folder for each place to be cut off at; those folders, cut off there."""
+def cut_off_everywhere(folder: Path, make: Callable[[Path], object], step: int = 1) -> list[Path]:
+    """Run `make` in a folder for every `step`-th place to be cut off at; those folders."""
     folders = []
-    for count in range(60):
+    for count in range(0, 200, step):
         folders.append(folder / str(count))
         with pytest.MonkeyPatch.context() as monkeypatch:
             kill_at(monkeypatch, count)
@@ -82,3 +85,45 @@ def test_private_file_is_whole_or_absent(tmp_path: Path) -> None:
         if not path.exists():
             write_private(path, b"k" * 40)
         assert path.read_bytes() == b"k" * 40
+
+
+def test_local_setup_is_finished_where_it_was_killed(tmp_path: Path) -> None:
+    """By the same command, as `gpumpc up --local` does unless `client.toml` is there.
+
+    At some places while it makes keys, and at every place after it has made them.
+    """
+    plan = tmp_path / "plan"
+    folders = cut_off_everywhere(tmp_path / "a", lambda folder: write_local(folder, [plan], 2), 7)
+    made = write_local(tmp_path / "made", [plan], 2).folder
+    for file in made.glob("*.toml"):
+        file.unlink()
+    write_private(made / ".unfinished", b"")
+    for count in range(40):
+        shutil.copytree(made, tmp_path / "b" / str(count))
+    folders += cut_off_everywhere(tmp_path / "b", lambda folder: write_local(folder, [plan], 2))
+    n_unfinished = 0
+    for folder in folders:
+        setup = LocalSetup.of(folder)
+        if not setup.client.exists():
+            n_unfinished += 1
+            write_local(folder, [plan], 2)
+        first, second = load_server(setup.server0), load_server(setup.server1)
+        endpoints = (first.listen, second.listen)
+        assert load_dealer(setup.dealer).server_endpoints == endpoints
+        client = load_client(setup.client)
+        assert client.server_endpoints == endpoints and load_identity(client.identity)
+        assert first.users == second.users and first.peer_listen == second.peer_connect
+    assert n_unfinished > 20 and len(folders) > n_unfinished
+
+
+@pytest.mark.parametrize("name", ["server1.toml", "client.toml", "user"])
+def test_finished_setup_and_foreign_files_stay(tmp_path: Path, name: str) -> None:
+    setup = write_local(tmp_path / "made", [tmp_path / "plan"], 2)
+    before = setup.client.read_bytes()
+    with pytest.raises(ConfigError, match="server0.toml is there already"):
+        write_local(setup.folder, [tmp_path / "plan"], 2)
+    (tmp_path / "own").mkdir(mode=0o700)
+    (setup.folder / name).rename(tmp_path / "own" / name)
+    with pytest.raises(ConfigError, match=f"{name} is there already"):
+        write_local(tmp_path / "own", [tmp_path / "plan"], 2)
+    assert name == "client.toml" or setup.client.read_bytes() == before

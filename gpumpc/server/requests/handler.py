@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from gpumpc import messages as m
 from gpumpc.deploy.config import ServerConfig
+from gpumpc.deploy.rights import Right
 from gpumpc.server.requests import evaluations, indexes, items, server_status, weights
 from gpumpc.server.requests.request import (
     ClientLink,
@@ -14,23 +15,25 @@ from gpumpc.server.requests.request import (
 )
 from gpumpc.wire.zmq_channel import Arrival, Listener
 
-_REQUESTS: Mapping[type, type[Request[m.Request]]] = {
-    m.GetStatus: server_status.GetStatus,
-    m.GetStoreStatus: server_status.GetStoreStatus,
-    m.ShareWeights: weights.ShareWeights,
-    m.Share: items.Share,
-    m.Settle: items.Settle,
-    m.ListItems: items.ListItems,
-    m.Delete: items.Delete,
-    m.Run: evaluations.Run,
-    m.Extract: evaluations.Extract,
-    m.GetFeatures: items.GetFeatures,
-    m.IndexCreate: indexes.IndexCreate,
-    m.IndexAdd: indexes.IndexAdd,
-    m.IndexRemove: indexes.IndexRemove,
-    m.IndexDelete: indexes.IndexDelete,
-    m.IndexInfo: indexes.IndexInfo,
-    m.IndexSearch: indexes.IndexSearch,
+# The right that each takes; None: whoever is listed may look at and delete what is its own, and the
+# weights' owner is checked with its signature.
+_REQUESTS: Mapping[type, tuple[type[Request[m.Request]], Right | None]] = {
+    m.GetStatus: (server_status.GetStatus, None),
+    m.GetStoreStatus: (server_status.GetStoreStatus, None),
+    m.ShareWeights: (weights.ShareWeights, None),
+    m.Share: (items.Share, "share"),
+    m.Settle: (items.Settle, "share"),
+    m.ListItems: (items.ListItems, None),
+    m.Delete: (items.Delete, None),
+    m.Run: (evaluations.Run, "run"),
+    m.Extract: (evaluations.Extract, "extract"),
+    m.GetFeatures: (items.GetFeatures, "fetch"),
+    m.IndexCreate: (indexes.IndexCreate, "search"),
+    m.IndexAdd: (indexes.IndexAdd, "search"),
+    m.IndexRemove: (indexes.IndexRemove, None),
+    m.IndexDelete: (indexes.IndexDelete, None),
+    m.IndexInfo: (indexes.IndexInfo, None),
+    m.IndexSearch: (indexes.IndexSearch, "search"),
 }
 
 
@@ -43,11 +46,18 @@ class RequestHandler:
         self._owners = {card.name for card in config.owners}
 
     def handle(self, arrival: Arrival) -> None:
-        """Answer or queue a request. Raises the reason it must be refused."""
+        """Answer or queue a request.
+
+        Raises AccessDenied without a right to it, and any other reason it must be refused.
+        """
         record, bulk = m.unpack(arrival.frame.payload, m.Request)
         peer = arrival.peer
         client = ClientLink(self._listener, arrival, self._cards[peer], peer in self._owners)
-        request = _REQUESTS[type(record)](self._resources, client, record, bulk)
+        kind, right = _REQUESTS[type(record)]
+        request = kind(self._resources, client, record, bulk)
+        if right:
+            self._resources.engine_of(record.plan)
+            self._resources.access.check(client.name, record.plan, right)
         request.check()
         if isinstance(request, ImmediateRequest):
             request.answer()

@@ -12,6 +12,7 @@ from gpumpc import messages as m
 from gpumpc.deploy.keys import Card, seal
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import BadShape, GpumpcError, HandshakeMismatch
+from gpumpc.server.access import Access
 from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import Job, PeerLoop
@@ -38,6 +39,7 @@ class Resources:
         engines: by plan hash.
         dealer_link: None at server 0.
         plan_owners: who may share weights, by plan hash.
+        access: who may do what else.
         dealer_is_connected: whether the dealer sent something lately.
         task_bytes: how much correlated randomness one batch of a search may take.
     """
@@ -51,6 +53,7 @@ class Resources:
     task_bytes: int
     dealer_is_connected: Callable[[], bool]
     plan_owners: Mapping[str, Card]
+    access: Access
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""
