@@ -54,6 +54,7 @@ class SimulatedClient(Client):
                 if port is not None
             ],
         )
+        self.owner = None  # whose weights they are is not of the simulation
         self.served = ServedPlan(self, cluster.plan)
         self.plan, self.plan_id = cluster.plan, self.served.plan_id
         self.batch_size, self.program = self.served.batch_size, self.served.program

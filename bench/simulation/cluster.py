@@ -35,6 +35,7 @@ from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.server.requests.handler import RequestHandler
 from gpumpc.server.requests.request import Resources
 from gpumpc.server.share_store import ShareStore
+from gpumpc.server.weight_statements import WeightStatements
 from gpumpc.shares import Additive
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
@@ -123,9 +124,19 @@ class SimulatedServer:
         fields = {"owners": (), "users": (card,), "plan_owners": (card,)}
         config: Any = types.SimpleNamespace(**fields, rights=no_tables, budgets=no_tables)
         access = Access(cast(ServerConfig, config), dict.fromkeys(engines, cluster.plan))
-        loop, most_bytes = self.peer_loop, 1 << 30
+        statements = WeightStatements(cluster.folder / str(party))
         resources = Resources(
-            party, engines, self.share_store, indexes, None, loop, most_bytes, bool, owners, access
+            party,
+            engines,
+            self.share_store,
+            indexes,
+            None,
+            self.peer_loop,
+            1 << 30,
+            bool,
+            owners,
+            access,
+            statements,
         )
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))
         self._world = world

@@ -1,5 +1,7 @@
 """`gpumpc doctor`: installed packages, the backend, limits, and the servers' status."""
 
+import datetime
+import hashlib
 import importlib.util
 import os
 import platform
@@ -10,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from gpumpc import messages as m
 from gpumpc.errors import GpumpcError
 from gpumpc.media.read import reader_protection
 from gpumpc.ring.choose import choose_backend
@@ -85,4 +88,18 @@ def _servers(config: Path) -> list[tuple[str, str, bool]]:
             ahead = f"ready, next batch {plan.next_batch}, {plan.batches_ahead} ahead"
             state = ahead if plan.session else "no weights yet"
             rows.append((f"server {party}, plan {plan.fields['plan'][:12]}", state, True))
+            if plan.weight_sharing_id:
+                text = _weights(plan)
+                rows.append(("  its weights", text, plan.statement is not None))
     return rows
+
+
+def _weights(plan: m.PlanStatus) -> str:
+    """Who shared a plan's weights, when, and what was signed then."""
+    found = plan.statement
+    if found is None:
+        return "WARNING: the server has lost their owner's statement; share them again"
+    when = datetime.datetime.fromtimestamp(found.shared_at, datetime.UTC)
+    statement = m.weights_statement(plan.fields["plan"], plan.weight_sharing_id, found.halves)
+    digest = hashlib.sha256(statement).hexdigest()
+    return f"shared by {found.shared_by}, {when:%Y-%m-%d %H:%M} UTC, statement {digest[:16]}"

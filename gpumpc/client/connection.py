@@ -37,13 +37,16 @@ class Connection:
         config: endpoints, cards and this party's keys.
         patience_s: how long a server may be silent while it computes.
 
+    Attributes:
+        owner: who must have signed the weights that are used; None: not checked.
+
     Raises AccessDenied, PeerTimeout.
     """
 
     def __init__(self, config: ClientConfig, patience_s: float) -> None:
         # A client draws, adds and packs: loading compiled loops would take longer than all of it.
         self.patience_s, self.backend = patience_s, choose_backend("numpy")
-        self._identity = load_identity(config.identity)
+        self._identity, self.owner = load_identity(config.identity), config.owner
         self._sequence = 0
         self._servers: list[Requester] = []
         try:

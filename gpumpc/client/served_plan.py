@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from gpumpc import messages as m
 from gpumpc.client.connection import ITEMS_PER_REQUEST, Connection, Parts, Progress
-from gpumpc.errors import BadShape, HandshakeMismatch
+from gpumpc.deploy.signatures import verify
+from gpumpc.errors import AccessDenied, BadShape, HandshakeMismatch
 from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
@@ -58,7 +59,8 @@ class ServedPlan:
     Attributes:
         batch_size: images in a batch, as the servers say.
 
-    Raises HandshakeMismatch naming the field in which a server's plan differs.
+    Raises HandshakeMismatch naming the field in which a server's plan differs, AccessDenied for
+    weights that are not of the owner in this client's configuration.
     """
 
     def __init__(self, connection: Connection, record: PlanRecord) -> None:
@@ -76,14 +78,38 @@ class ServedPlan:
         return batch_size
 
     def status(self) -> tuple[m.PlanStatus, m.PlanStatus]:
-        """This plan's status at each server. Raises HandshakeMismatch if one does not serve it."""
+        """This plan's status at each server.
+
+        Raises HandshakeMismatch if one does not serve it, AccessDenied for another one's weights.
+        """
         found = []
         for status in self.connection.status():
             served = [plan for plan in status.plans if plan.fields["plan"] == self.plan_id]
             if not served:
                 raise self._not_served(status)
+            self._check_owner(served[0], status.party)
             found.append(served[0])
         return found[0], found[1]
+
+    def _check_owner(self, status: m.PlanStatus, party: int) -> None:
+        """Raises AccessDenied for weights that another one shared than the connection's owner."""
+        owner, sharing_id, found = self.connection.owner, status.weight_sharing_id, status.statement
+        if owner is None or not sharing_id:
+            return
+        what = f"server {party} has weights of plan '{self.record.name}' not from {owner.name}"
+        hint = (
+            f"ask {owner.name} whether it gave the plan away or has new keys: have it share them "
+            "again, or correct `owner_card` in your configuration"
+        )
+        if found is None:
+            why = "the server has no signed statement of them, or has lost it"
+            raise AccessDenied(what, why, hint)
+        try:
+            statement = m.weights_statement(self.plan_id, sharing_id, found.halves)
+            verify(owner, "weights", statement, bytes.fromhex(found.signature))
+        except AccessDenied:
+            why = f"{found.shared_by} shared them, and the key of `owner_card` did not sign them"
+            raise AccessDenied(what, why, hint) from None
 
     def _not_served(self, status: m.Status) -> HandshakeMismatch:
         """The first field in which this plan differs from the one most like it at a server."""

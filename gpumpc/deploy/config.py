@@ -115,11 +115,16 @@ class DealerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClientConfig:
-    """The configuration of an owner or user; endpoints and cards of server 0, then server 1."""
+    """The configuration of an owner or user; endpoints and cards of server 0, then server 1.
+
+    Attributes:
+        owner: who must have signed the weights of every plan that is used; None: not checked.
+    """
 
     identity: Path
     server_endpoints: tuple[str, str]
     server_cards: tuple[Card, Card]
+    owner: Card | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +185,7 @@ class _ClientFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: str
     server_endpoints: tuple[Endpoint, Endpoint]
     server_cards: tuple[str, str]
+    owner_card: str = ""
 
 
 def parse_size(text: str) -> int:
@@ -272,7 +278,8 @@ def load_client(path: Path) -> ClientConfig:
     """A client's configuration with the cards. ConfigError, MissingFile name file and key."""
     file, raw = TomlFile(Path(path)), read_toml(Path(path), _ClientFile)
     cards = _server_cards(file, raw.server_cards)
-    return ClientConfig(file.path(raw.identity), raw.server_endpoints, cards)
+    owner = file.card("owner_card", raw.owner_card, "owner", "user") if raw.owner_card else None
+    return ClientConfig(file.path(raw.identity), raw.server_endpoints, cards, owner)
 
 
 def write_local(

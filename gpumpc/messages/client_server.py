@@ -187,12 +187,30 @@ Request = GetStatus | ShareWeights | ItemRequest | IndexRequest
 # server -> client
 
 
+class WeightStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an owner signed as it shared weights: `halves` and `signature` as in `ShareWeights`.
+
+    Attributes:
+        shared_by: the name of the owner's card.
+        shared_at: when the server took them, in seconds since 1970.
+    """
+
+    shared_by: str
+    shared_at: int
+    halves: tuple[Digest, Digest]
+    signature: Signature
+
+
 class PlanStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One served plan. `weight_sharing_id` is empty until its owner has shared the weights."""
+    """One served plan. `weight_sharing_id` is empty until its owner has shared the weights.
+
+    `statement` is that of the weights; None also where a server has lost it.
+    """
 
     fields: dict[str, str]
     owner: str
     weight_sharing_id: str
+    statement: WeightStatement | None
     session: str
     next_batch: int
     batches_ahead: int

@@ -26,6 +26,7 @@ from gpumpc.server.peer_loop import PeerLoop, unexpected
 from gpumpc.server.requests.handler import RequestHandler
 from gpumpc.server.requests.request import Resources
 from gpumpc.server.share_store import ShareStore
+from gpumpc.server.weight_statements import WeightStatements
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Frame, Kind
@@ -97,6 +98,7 @@ class Server:
             self._dealer_is_connected,
             dict(zip(self._engines, config.plan_owners, strict=False)),
             access,
+            WeightStatements(config.state),
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 

@@ -85,6 +85,9 @@ def test_servers_with_different_rights_do_not_start(tmp_path: Path) -> None:
     threads = [threading.Thread(target=run, args=[server]) for server in servers]
     for thread in threads:
         thread.start()
+    threads[0].join(10.0)
+    for server in servers:
+        server.stop()
     for thread in threads:
         thread.join()
     assert found == ["who may extract with plan 'tiny'"] * 2

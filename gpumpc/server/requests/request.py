@@ -17,6 +17,7 @@ from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import Job, PeerLoop
 from gpumpc.server.share_store import ShareStore
+from gpumpc.server.weight_statements import WeightStatements
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind, encode_record
 from gpumpc.wire.zmq_channel import Arrival, Listener
@@ -40,6 +41,7 @@ class Resources:
         dealer_link: None at server 0.
         plan_owners: who may share weights, by plan hash.
         access: who may do what else.
+        weight_statements: what the owners signed.
         dealer_is_connected: whether the dealer sent something lately.
         task_bytes: how much correlated randomness one batch of a search may take.
     """
@@ -54,6 +56,7 @@ class Resources:
     dealer_is_connected: Callable[[], bool]
     plan_owners: Mapping[str, Card]
     access: Access
+    weight_statements: WeightStatements
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""

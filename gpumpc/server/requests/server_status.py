@@ -16,11 +16,14 @@ class GetStatus(ImmediateRequest[m.GetStatus]):
 
     def _plan_status(self, engine: Engine) -> m.PlanStatus:
         link, session_id = self.resources.dealer_link, engine.session_id
-        owner = self.resources.plan_owners.get(plan_hash(engine.plan).hex())
+        plan_id, sharing_id = plan_hash(engine.plan).hex(), engine.weight_sharing_id
+        owner = self.resources.plan_owners.get(plan_id)
+        statements = self.resources.weight_statements
         return m.PlanStatus(
             agreed_fields(engine.plan, engine.program),
             owner.name if owner else "",
-            engine.weight_sharing_id,
+            sharing_id,
+            statements.find(plan_id, sharing_id) if sharing_id else None,
             session_id.hex(),
             engine.next_batch,
             link.pool.ahead(session_id, engine.next_batch) if link else 0,

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 
 from gpumpc import messages as m
 from gpumpc.deploy.signatures import verify
@@ -43,7 +44,14 @@ class ShareWeights(JointRequest[m.ShareWeights]):
         return ""
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
+        record, statements = self.record, self.resources.weight_statements
+        statement = m.WeightStatement(
+            self.client_name, int(time.time()), record.halves, record.signature
+        )
+        # Before the weights, so that none are ever installed without it.
+        statements.add(self.plan, self.job_id, statement)
         self._engine.install_weights(channel, self.job_id, self._raw)
+        statements.keep_only(self.plan, self.job_id)
         self.resources.discard_old_sessions()
         log.info("%s shared weights of plan %s", self.client_name, self._engine.plan.name)
         self.client.reply(m.Done())
