@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpumpc.cli.console import exit_on_error
+from gpumpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from gpumpc.store import Store
@@ -55,6 +56,42 @@ def rotate_key(
         typer.echo(f"the keys of {n_rows} rows are encrypted under the new master key")
         if to:
             typer.echo(f'now set `store_key = "{to}"` in {config}, and destroy the old key')
+
+
+@app.command()
+def users(config: Config) -> None:
+    """A server's operator lists who has rows here, and whose cards are not listed any more."""
+    from gpumpc.deploy.config import load_server
+
+    with exit_on_error(), _opened(config) as opened:
+        settings = load_server(config)
+        listed = {card.name for card in (*settings.owners, *settings.users)}
+        for name, (n_rows, n_indexes) in opened.owners().items():
+            gone = "" if name in listed else "; no card of this name is listed"
+            held = f"{opened.held_bytes(name)} bytes"
+            typer.echo(f"{name}: {n_rows} rows, {n_indexes} indexes, {held}{gone}")
+
+
+@app.command("remove-user")
+def remove_user(
+    name: Annotated[str, typer.Argument(help="Whose card is not in the configuration any more.")],
+    config: Config,
+) -> None:
+    """A server's operator erases all that a removed user has at this server."""
+    from gpumpc.deploy.config import load_server
+    from gpumpc.server.removal import remove_owner
+
+    with exit_on_error():
+        settings = load_server(config)
+        if name in {card.name for card in (*settings.owners, *settings.users)}:
+            raise ConfigError(
+                f"the rows of {name} are not removed",
+                f"{config} lists a card of this name, so it may go on to use them",
+                "remove the card from `user_cards` and `owner_cards` at both servers first",
+            )
+        with _opened(config) as opened:
+            n_rows = remove_owner(opened, name)
+        typer.echo(f"{n_rows} rows of {name} are erased here; do the same at the other server")
 
 
 def _opened(config: Path) -> Store:

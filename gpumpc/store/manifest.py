@@ -14,6 +14,7 @@ from gpumpc.store.schema import FORMAT, SCHEMA
 # Measured with 40,000 rows, beside what the names take.
 _ENTRY_BYTES = 100
 _ROWS = "SELECT item, version, owner, state FROM rows WHERE kind = ?"
+_OWNED = ("rows", "notes")
 _DIGEST_MODULUS = 1 << 256
 
 
@@ -151,6 +152,13 @@ class Manifest(SqliteFile):
     def n_notes(self, owner: str) -> int:
         """How many notes an owner has."""
         return int(self._select("SELECT count(*) FROM notes WHERE owner = ?", owner)[0][0])
+
+    def owners(self) -> dict[str, tuple[int, int]]:
+        """How many rows and notes each owner has, of all who have any; by name."""
+        counted = "SELECT owner, count(*) FROM {} GROUP BY owner"
+        with self._read():
+            rows, notes = (dict(self._select(counted.format(table))) for table in _OWNED)
+        return {owner: (rows.get(owner, 0), notes.get(owner, 0)) for owner in sorted(rows | notes)}
 
     def held_bytes(self, owner: str) -> int:
         """Bytes on the disk of all that an owner has here: rows, their keys and names, notes.
