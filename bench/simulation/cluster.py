@@ -29,13 +29,13 @@ from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server.access import Access
+from gpumpc.server.access.rights import Access
+from gpumpc.server.access.weight_statements import WeightStatements
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.server.requests.handler import RequestHandler
 from gpumpc.server.requests.request import Resources
 from gpumpc.server.share_store import ShareStore
-from gpumpc.server.weight_statements import WeightStatements
 from gpumpc.shares import Additive
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
@@ -137,6 +137,7 @@ class SimulatedServer:
             owners,
             access,
             statements,
+            None,
         )
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))
         self._world = world

@@ -19,14 +19,15 @@ from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server.access import Access
+from gpumpc.server.access.budgets import Budgets
+from gpumpc.server.access.rights import Access
+from gpumpc.server.access.weight_statements import WeightStatements
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop, unexpected
 from gpumpc.server.requests.handler import RequestHandler
 from gpumpc.server.requests.request import Resources
 from gpumpc.server.share_store import ShareStore
-from gpumpc.server.weight_statements import WeightStatements
 from gpumpc.store import Store
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Frame, Kind
@@ -87,6 +88,9 @@ class Server:
             self._stopping,
             access.agreed(),
         )
+        self._budgets = None
+        if config.budgets:
+            self._budgets = Budgets(config.state / "budgets.sqlite", config.budgets)
         self._resources = Resources(
             config.party,
             self._engines,
@@ -99,6 +103,7 @@ class Server:
             dict(zip(self._engines, config.plan_owners, strict=False)),
             access,
             WeightStatements(config.state),
+            self._budgets,
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 
@@ -164,6 +169,8 @@ class Server:
         self._listener.close()
         self._party.ledger.close()
         self._share_store.store.close()
+        if self._budgets:
+            self._budgets.close()
         if self._dealer_link:
             self._dealer_link.pool.close()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpumpc.deploy.config import LocalSetup, load_server
-from gpumpc.deploy.rights import RIGHTS
+from gpumpc.deploy.rights import RIGHTS, Budget
 from gpumpc.errors import HandshakeMismatch, RemoteError
 from gpumpc.server.server import Server
 from tests.local.small_plan import compiled_plan, numbers
@@ -94,9 +94,12 @@ def test_servers_with_different_rights_do_not_start(tmp_path: Path) -> None:
 
 
 def test_documented_rights_load(tmp_path: Path) -> None:
-    [tables] = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
-    setup = written(tmp_path, [PLAN], ["clinic", "lab"], tables)
-    rights = load_server(setup.server0).rights
+    tables = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+    assert len(tables) == 2
+    setup = written(tmp_path, [PLAN], ["clinic", "lab"], "\n".join(tables))
+    config = load_server(setup.server0)
+    rights = config.rights
+    assert config.budgets == {"lite0": Budget(1000, 200)}
     assert [*rights] == ["lite0", "lite0-label"]
     assert rights["lite0-label"].granted("classify") == ["clinic label", "lab logits"]
     rows = re.findall(r"^\| `(\w+)` \|", DOCUMENT, re.MULTILINE)

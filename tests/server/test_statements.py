@@ -14,7 +14,7 @@ from gpumpc.deploy.config import LocalSetup, load_client
 from gpumpc.deploy.keys import Card, load_card
 from gpumpc.deploy.signatures import verify
 from gpumpc.errors import AccessDenied, ConfigError
-from gpumpc.server.weight_statements import WeightStatements
+from gpumpc.server.access.weight_statements import WeightStatements
 from tests.local.small_plan import compiled_plan
 from tests.server.running import client_of, served, share_weights, written
 

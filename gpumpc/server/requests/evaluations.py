@@ -47,13 +47,14 @@ class _EvaluationRequest(JointRequest[E_co]):
 
         No row is deleted until the request has ended: that is a request of both servers too.
 
-        Raises ShareError, CorrelationsMissing, MissingFile.
+        Raises ShareError, CorrelationsMissing, MissingFile, and AccessDenied beyond the budget.
         """
         engine, dealer_link = self.engine, self.resources.dealer_link
         engine.check_ready()
         if dealer_link and engine.program.cost.dealer_bytes:
             dealer_link.check(engine.session_id, engine.next_batch)
         self._done = self._find_done()
+        self.check_budget("images", len(self.record.items) - len(self._done))
         return digest([*self._find_keys(), *self._done])
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
@@ -61,6 +62,7 @@ class _EvaluationRequest(JointRequest[E_co]):
         store, size = self.share_store, self.engine.program.input.shape[0]
         done = {key.item for key in self._done}
         items = [item for item in self.record.items if item not in done]
+        self.spend("images", len(items))
         of = -(-len(items) // size)
         batches = store.batches(self._row_kind, self.engine, items, self.client.name, size)
         results = self.engine.run_all(channel, first_batch, (words for _, words in batches))

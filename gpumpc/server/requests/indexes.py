@@ -213,10 +213,11 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
     def prepare(self) -> str:
         """Choose how many queries a batch has, so that the dealer deals no more than the limit.
 
-        Also raises InputError, as the index may have fewer rows than when the request came, and
-        where one query is above the limit.
+        Also raises AccessDenied beyond the budget, and InputError, as the index may have fewer rows
+        than when the request came, and where one query is above the limit.
         """
         state = super().prepare()
+        self.check_budget("queries", len(self.record.items))
         self._check_k(len(self._rows))
         size, most_bytes = min(QUERIES_PER_BATCH, len(self.record.items)), self.resources.task_bytes
         self._choose_task(size)
@@ -258,6 +259,7 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Send the keys of the k best rows of each item, or the label that they vote for."""
         record, index = self.record, self._index
+        self.spend("queries", len(record.items))
         if not record.vote:
             self._send_rows()
         loaded = self.resources.indexes.load(self.engine, index, self._geometry, self._rows)

@@ -12,12 +12,13 @@ from gpumpc import messages as m
 from gpumpc.deploy.keys import Card, seal
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import BadShape, GpumpcError, HandshakeMismatch
-from gpumpc.server.access import Access
+from gpumpc.server.access.budgets import Budgets, Spent
+from gpumpc.server.access.rights import Access
+from gpumpc.server.access.weight_statements import WeightStatements
 from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import Job, PeerLoop
 from gpumpc.server.share_store import ShareStore
-from gpumpc.server.weight_statements import WeightStatements
 from gpumpc.shares import Additive
 from gpumpc.wire.frames import Kind, encode_record
 from gpumpc.wire.zmq_channel import Arrival, Listener
@@ -42,6 +43,7 @@ class Resources:
         plan_owners: who may share weights, by plan hash.
         access: who may do what else.
         weight_statements: what the owners signed.
+        budgets: what each client has spent today; None where no plan has a budget.
         dealer_is_connected: whether the dealer sent something lately.
         task_bytes: how much correlated randomness one batch of a search may take.
     """
@@ -57,6 +59,7 @@ class Resources:
     plan_owners: Mapping[str, Card]
     access: Access
     weight_statements: WeightStatements
+    budgets: Budgets | None
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""
@@ -150,6 +153,16 @@ class JointRequest(Request[J_co], Job):
     def prepare(self) -> str:
         """See `Job.prepare`."""
         return ""
+
+    def check_budget(self, what: Spent, n: int) -> None:
+        """Raises AccessDenied where this is more than the client may ask for today."""
+        if self.resources.budgets:
+            self.resources.budgets.check(self.client_name, self.engine.plan.name, what, n)
+
+    def spend(self, what: Spent, n: int) -> None:
+        """Count what both servers have accepted."""
+        if self.resources.budgets:
+            self.resources.budgets.spend(self.client_name, self.engine.plan.name, what, n)
 
     def fail(self, error: GpumpcError) -> None:
         """See `Job.fail`."""
