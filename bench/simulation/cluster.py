@@ -29,7 +29,7 @@ from gpumpc.program.plan import PlanRecord, plan_hash
 from gpumpc.program.program import Program
 from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
-from gpumpc.server.access.rights import Access
+from gpumpc.server.access.checks import Access
 from gpumpc.server.access.weight_statements import WeightStatements
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop
@@ -121,7 +121,7 @@ class SimulatedServer:
         indexes = IndexCatalog(self.share_store)
         owners = dict.fromkeys(engines, cluster.card)
         card, no_tables = cluster.card, dict[str, Any]()
-        fields = {"owners": (), "users": (card,), "plan_owners": (card,)}
+        fields = {"owners": (), "users": (card,), "plan_owners": (card,), "approvals": None}
         config: Any = types.SimpleNamespace(**fields, rights=no_tables, budgets=no_tables)
         access = Access(cast(ServerConfig, config), dict.fromkeys(engines, cluster.plan))
         statements = WeightStatements(cluster.folder / str(party))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from gpumpc.cli import (
+    approve,
     bench,
     canary_options,
     data,
@@ -250,6 +251,7 @@ for group in (index_group.app, store.app, data.app):
     app.add_typer(group)
 app.command()(evaluate.evaluate)
 app.command()(head.train_head)
+app.command()(approve.approve)
 app.command()(canary_options.canaries)
 app.command()(demo.demo)
 app.command()(bench.bench)

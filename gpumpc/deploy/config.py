@@ -16,6 +16,7 @@ from typing import Annotated
 
 import msgspec
 
+from gpumpc.deploy.approvals import ApprovalRules, Purpose
 from gpumpc.deploy.keys import Card, Role, keygen
 from gpumpc.deploy.rights import Budget, Rights
 from gpumpc.deploy.toml_file import TomlFile, read_toml, write_toml
@@ -61,6 +62,7 @@ class ServerConfig:
         rights: what is granted with each plan, by its name; none at all: every user may do
             everything.
         budgets: how much each user may ask for in a day, by plan name.
+        approvals: without which no plan is served; None: none are needed.
     """
 
     party: int
@@ -87,6 +89,7 @@ class ServerConfig:
     in_flight: int = 1
     rights: Mapping[str, Rights] = dataclasses.field(default_factory=dict)
     budgets: Mapping[str, Budget] = dataclasses.field(default_factory=dict)
+    approvals: ApprovalRules | None = None
 
     @property
     def allowed(self) -> dict[bytes, str]:
@@ -144,6 +147,13 @@ class LocalSetup:
         return cls(folder, *(folder / f"{name}.toml" for name in names))
 
 
+class _ApprovalsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cards: list[str]
+    needed: Annotated[int, msgspec.Meta(ge=1)]
+    purpose: Purpose
+    folder: str
+
+
 class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     party: Annotated[int, msgspec.Meta(ge=0, le=1)]
     identity: str
@@ -169,6 +179,7 @@ class _ServerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     rights: dict[str, Rights] = {}
     budgets: dict[str, Budget] = {}
+    approvals: _ApprovalsTable | None = None
 
 
 class _DealerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -258,6 +269,7 @@ def load_server(path: Path) -> ServerConfig:
         in_flight=raw.in_flight,
         rights=raw.rights,
         budgets=raw.budgets,
+        approvals=_approval_rules(file, raw.approvals) if raw.approvals else None,
     )
 
 
@@ -350,6 +362,16 @@ def _plan_owners(
         listed = f"in their order, out of `owner_cards`: {', '.join(known) or 'none'}"
         raise file.bad(f"`plan_owners` must name the owners of the {n_plans} plans, {listed}")
     return tuple(known[name] for name in names)
+
+
+def _approval_rules(file: TomlFile, table: _ApprovalsTable) -> ApprovalRules:
+    cards = tuple(file.card("approvals.cards", card, "owner", "user") for card in table.cards)
+    keys = {card.sign_public for card in cards}
+    if len(keys) != len(cards) or table.needed > len(cards):
+        n = f"{len(keys)} different approvers are listed, and {table.needed} are needed"
+        raise file.bad(f"`approvals.cards` must name each approver once, and enough of them: {n}")
+    file.check_names(*cards)
+    return ApprovalRules(cards, table.needed, table.purpose, file.path(table.folder))
 
 
 def _server_cards(file: TomlFile, paths: tuple[str, str]) -> tuple[Card, Card]:

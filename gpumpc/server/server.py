@@ -11,7 +11,14 @@ from gpumpc.deploy.config import ServerConfig
 from gpumpc.deploy.keys import Card, agree_pair, agree_root, load_identity
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.party import Party
-from gpumpc.errors import BadFrame, ConfigError, GpumpcError, HandshakeMismatch, PeerTimeout
+from gpumpc.errors import (
+    AccessDenied,
+    BadFrame,
+    ConfigError,
+    GpumpcError,
+    HandshakeMismatch,
+    PeerTimeout,
+)
 from gpumpc.offline.ledger import Ledger
 from gpumpc.offline.pool import Pool
 from gpumpc.offline.secret import private_folder, read_private, write_private
@@ -20,7 +27,7 @@ from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.plan import plan_hash
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.access.budgets import Budgets
-from gpumpc.server.access.rights import Access
+from gpumpc.server.access.checks import Access
 from gpumpc.server.access.weight_statements import WeightStatements
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
@@ -80,6 +87,11 @@ class Server:
         self._stopping = threading.Event()
         self._next_compaction = 0.0
         access = Access(config, {key: engine.plan for key, engine in self._engines.items()})
+        for plan_id in self._engines:
+            try:
+                access.check_approved(plan_id)
+            except AccessDenied as error:  # it is served as soon as they are there
+                log.warning("%s", error)
         self._peer_loop = PeerLoop(
             config.party,
             self._engines,

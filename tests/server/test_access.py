@@ -16,7 +16,7 @@ from gpumpc.deploy.rights import RIGHTS, Budget, Right, Rights
 from gpumpc.errors import AccessDenied, ConfigError, HandshakeMismatch
 from gpumpc.program.head import Policy
 from gpumpc.program.plan import PlanRecord
-from gpumpc.server.access.rights import Access, policy_of
+from gpumpc.server.access.checks import Access, policy_of
 from gpumpc.server.requests.handler import _REQUESTS
 from gpumpc.wire.handshake import compare
 from tests.local.small_plan import LAYERS, compiled_plan

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpumpc.deploy.config import LocalSetup, load_server
+from gpumpc.deploy.keys import keygen
 from gpumpc.deploy.rights import RIGHTS, Budget
 from gpumpc.errors import HandshakeMismatch, RemoteError
 from gpumpc.server.server import Server
@@ -95,10 +96,16 @@ def test_servers_with_different_rights_do_not_start(tmp_path: Path) -> None:
 
 def test_documented_rights_load(tmp_path: Path) -> None:
     tables = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
-    assert len(tables) == 2
+    assert len(tables) == 3
     setup = written(tmp_path, [PLAN], ["clinic", "lab"], "\n".join(tables))
+    for name in ("ethics", "radiology", "it"):
+        keygen(setup.folder / name, name, "user")
+        (setup.folder / "cards").mkdir(exist_ok=True)
+        card = setup.folder / name / "card.toml"
+        card.rename(setup.folder / "cards" / f"{name}.toml")
     config = load_server(setup.server0)
-    rights = config.rights
+    rights, approvals = config.rights, config.approvals
+    assert approvals and (len(approvals.cards), approvals.needed) == (3, 2)
     assert config.budgets == {"lite0": Budget(1000, 200)}
     assert [*rights] == ["lite0", "lite0-label"]
     assert rights["lite0-label"].granted("classify") == ["clinic label", "lab logits"]

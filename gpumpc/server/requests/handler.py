@@ -55,9 +55,12 @@ class RequestHandler:
         client = ClientLink(self._listener, arrival, self._cards[peer], peer in self._owners)
         kind, right = _REQUESTS[type(record)]
         request = kind(self._resources, client, record, bulk)
-        if right:
+        access = self._resources.access
+        if right or isinstance(record, m.ShareWeights):
             self._resources.engine_of(record.plan)
-            self._resources.access.check(client.name, record.plan, right)
+            access.check_approved(record.plan)
+        if right:
+            access.check(client.name, record.plan, right)
         request.check()
         if isinstance(request, ImmediateRequest):
             request.answer()

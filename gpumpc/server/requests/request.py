@@ -13,7 +13,7 @@ from gpumpc.deploy.keys import Card, seal
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import BadShape, GpumpcError, HandshakeMismatch
 from gpumpc.server.access.budgets import Budgets, Spent
-from gpumpc.server.access.rights import Access
+from gpumpc.server.access.checks import Access
 from gpumpc.server.access.weight_statements import WeightStatements
 from gpumpc.server.dealer_link import DealerLink
 from gpumpc.server.index_catalog import IndexCatalog

@@ -1,10 +1,12 @@
 """What each client may do with each plan: what the configuration does not grant is denied."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 
 import msgspec
 
+from gpumpc.deploy.approvals import approvers
 from gpumpc.deploy.config import ServerConfig
 from gpumpc.deploy.rights import RIGHTS, Right
 from gpumpc.errors import AccessDenied, ConfigError
@@ -76,6 +78,21 @@ class Access:
         may_classify = shown and granted and _POLICIES.index(shown) <= _POLICIES.index(granted)
         return client in rights.run or bool(may_classify)
 
+    def check_approved(self, plan_id: str) -> None:
+        """Raises AccessDenied unless enough approvals of a plan hold at this moment."""
+        rules, name = self._config.approvals, self._plans[plan_id].name
+        if rules is None:
+            return
+        found = approvers(rules, plan_id, time.time())
+        if len(found) < rules.needed:
+            missing = sorted({card.name for card in rules.cards} - found)
+            raise AccessDenied(
+                f"plan '{name}' is not served: {len(found)} of {rules.needed} approvals hold",
+                f"for '{rules.purpose}' none that holds is here of {', '.join(missing)}",
+                "have them run `gpumpc approve` for this plan and purpose, and put their files in "
+                "the folder `approvals.folder` of both servers",
+            )
+
     def agreed(self) -> dict[str, str]:
         """What must be the same at both servers, by name."""
         fields = {}
@@ -86,11 +103,15 @@ class Access:
         for plan, budget in sorted(self._config.budgets.items()):
             text = f"{budget.images} images, {budget.queries} queries"
             fields[f"budget a day of plan '{plan}'"] = text
+        if rules := self._config.approvals:
+            fields["approvals needed"] = f"{rules.needed} for '{rules.purpose}'"
+            keys = sorted(f"{card.name} {card.sign_public}" for card in rules.cards)
+            fields["who may approve"] = _short(", ".join(keys))
         if self._config.rights:
             named = {name for rights in self._config.rights.values() for name in rights.names}
             cards = {card.name: card for card in (*self._config.owners, *self._config.users)}
-            keys = b"".join(msgspec.json.encode(cards[name]) for name in sorted(named))
-            fields["cards of who has rights"] = hashlib.sha256(keys).hexdigest()
+            named_cards = b"".join(msgspec.json.encode(cards[name]) for name in sorted(named))
+            fields["cards of who has rights"] = hashlib.sha256(named_cards).hexdigest()
         return fields
 
 
