@@ -35,7 +35,8 @@ GpumpcError
 ├── SelectionFailed            a search drew an unlucky sample; repeated under a new shuffle
 ├── CostMismatch               measured bytes or rounds differ from the declared ones
 ├── RevealError                a result that cannot be put together
-└── WrongResult                images with known results came back with others
+├── WrongResult                images with known results came back with others
+└── WrongStatement             what a server signed is not what was asked for or done
 
 Each message has three parts: what happened, why, and what to do about it.
 """
@@ -217,3 +218,7 @@ class RevealError(GpumpcError):
 
 class WrongResult(GpumpcError):
     """Images with known results came back with others: the request's results are not right."""
+
+
+class WrongStatement(GpumpcError):
+    """What a server signed is not what was asked for, or not what the other server saw."""

@@ -45,6 +45,8 @@ class SimulatedClient(Client):
     def __init__(self, cluster: SimulatedCluster, identity: Identity) -> None:
         self.patience_s, self.backend = _PATIENCE_S, choose_backend("numpy")
         self._identity, self._sequence = identity, 0
+        first, second = cluster.identities
+        self.server_cards = first.card, second.card
         ports = [cluster.port(party) for party in (0, 1)]
         self._servers = cast(
             Any,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bench.simulation.network import ClientsPort, PeerLinks, PeerTransport
 from bench.simulation.world import Event, World
 from gpumpc.deploy.config import ServerConfig
-from gpumpc.deploy.keys import Card
+from gpumpc.deploy.keys import Card, Role, keygen, load_identity
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import GpumpcError
 from gpumpc.local.compile import Plan
@@ -45,6 +45,7 @@ from gpumpc.wire.multiplexer import SubChannel
 Array = npt.NDArray[np.uint64]
 BATCH_SIZE = 2
 _PATIENCE_S = 4.0
+_ROLES: tuple[Role, Role] = ("server0", "server1")
 
 
 class SimulatedStore(Store):
@@ -138,6 +139,7 @@ class SimulatedServer:
             access,
             statements,
             None,
+            cluster.identities[party],
         )
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))
         self._world = world
@@ -166,6 +168,9 @@ class SimulatedCluster:
         self.plans = [plan.record for plan in plans]
         self.world, self.plan, self.card, self.folder = world, self.plans[0], card, folder
         self.links = PeerLinks(world)
+        for role in _ROLES:
+            keygen(folder / role, role, role)
+        self.identities = [load_identity(folder / role) for role in _ROLES]
         self.servers: list[SimulatedServer | None] = [None, None]
 
     def start(self, party: int) -> None:

@@ -9,7 +9,15 @@ import typer
 
 from gpumpc.cli.console import exit_on_error
 from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of, place_of
-from gpumpc.cli.options import All, CatalogOption, ConfigOption, Named, PlanOption
+from gpumpc.cli.options import (
+    All,
+    CatalogOption,
+    ConfigOption,
+    Named,
+    PlanOption,
+    ReceiptOption,
+)
+from gpumpc.cli.receipt import kept
 from gpumpc.progress import counted
 
 if TYPE_CHECKING:
@@ -86,12 +94,14 @@ def info(name: Name, config: ConfigOption, plan: PlanOption, catalog: CatalogOpt
 
 
 @app.command()
-def delete(name: Name, config: ConfigOption, plan: PlanOption) -> None:
+def delete(
+    name: Name, config: ConfigOption, plan: PlanOption, receipt: ReceiptOption = None
+) -> None:
     """Delete an index with its rows at both servers; the features stay."""
     from gpumpc.client.client import connect
 
-    with exit_on_error(), connect(config, plan) as client:
-        client.delete_index(name)
+    with exit_on_error(), kept(receipt) as keep, connect(config, plan) as client:
+        keep([client.delete_index(name)])
         typer.echo(f"index '{name}' is deleted")
 
 
@@ -102,10 +112,11 @@ def remove(
     plan: PlanOption,
     items: Named = None,
     catalog: CatalogOption = None,
+    receipt: ReceiptOption = None,
 ) -> None:
     """Remove images from an index; their features stay."""
-    with connected(config, plan, catalog) as (client, known):
+    with kept(receipt) as keep, connected(config, plan, catalog) as (client, known):
         names = check_named(items)
         opened = client.open_index(name)
-        opened.remove(items_of(known, names))
+        keep([opened.remove(items_of(known, names))])
         typer.echo(f"index '{name}' has {opened.ntotal} rows")

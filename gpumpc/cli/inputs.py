@@ -16,7 +16,8 @@ from rich.table import Table
 
 from gpumpc.cli.console import console
 from gpumpc.cli.item_lookup import READY_S, check_named, connected, items_of, place_of
-from gpumpc.cli.options import All, CatalogOption, ConfigOption, Named, PlanOption
+from gpumpc.cli.options import All, CatalogOption, ConfigOption, Named, PlanOption, ReceiptOption
+from gpumpc.cli.receipt import kept
 from gpumpc.errors import ConfigError, MissingFile, PlanError
 from gpumpc.progress import counted
 
@@ -183,15 +184,17 @@ def delete(
         bool, typer.Option("--images-only", help="Keep the features and index rows.")
     ] = False,
     catalog: CatalogOption = None,
+    receipt: ReceiptOption = None,
 ) -> None:
     """Delete images at both servers, with their features and index rows."""
-    with connected(config, plan, catalog) as (client, known):
+    with kept(receipt) as keep, connected(config, plan, catalog) as (client, known):
         chosen = items_of(known, check_named(items, everything))
         if everything:
             listed = client.list_inputs(), client.list_features(), client.list_lost()
             chosen = sorted(set().union(*listed))
-        client.delete(chosen, inputs_only)
+        deletions = client.delete(chosen, inputs_only)
         if not inputs_only:
             for item in chosen:
                 known.remove(item)
+        keep(deletions)
         typer.echo(f"{len(chosen)} items deleted at both servers")

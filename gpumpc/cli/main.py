@@ -22,6 +22,7 @@ from gpumpc.cli import (
     evaluate,
     index_group,
     inputs,
+    receipt,
     results,
     store,
 )
@@ -247,7 +248,7 @@ def doctor(
 for verb in (inputs.share, results.extract, results.classify, results.search, inputs.delete):
     app.command()(verb)
 app.command("list")(inputs.list_items)
-for group in (index_group.app, store.app, data.app):
+for group in (index_group.app, store.app, data.app, receipt.app):
     app.add_typer(group)
 app.command()(evaluate.evaluate)
 app.command()(head.train_head)

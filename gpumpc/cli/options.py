@@ -15,6 +15,10 @@ CatalogOption = Annotated[
 ]
 Named = Annotated[list[str] | None, typer.Argument(help="Files that were shared, or item ids.")]
 All = Annotated[bool, typer.Option("--all", help="Everything that is shared.")]
+ReceiptOption = Annotated[
+    Path | None,
+    typer.Option("--receipt", help="New file for what both servers sign when they have deleted."),
+]
 FeaturesFile = Annotated[
     Path, typer.Argument(help="A .npz or .csv file of features, as `gpumpc extract --out` writes.")
 ]

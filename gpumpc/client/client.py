@@ -15,6 +15,7 @@ from gpumpc import messages as m
 from gpumpc.client.canaries import Canaries, Mixture, mixed
 from gpumpc.client.connection import CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
 from gpumpc.client.index import Index
+from gpumpc.client.receipts import Deletion
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
 from gpumpc.deploy.config import ClientConfig, load_client
 from gpumpc.deploy.signatures import sign
@@ -195,15 +196,17 @@ class Client(Connection):
         first, second = self.listed(m.ListItems(self.plan_id, "lost"))
         return sorted({*first} | {*second})
 
-    def delete(self, items: Sequence[str], inputs_only: bool = False) -> None:
+    def delete(self, items: Sequence[str], inputs_only: bool = False) -> list[Deletion]:
         """Delete items at both servers: inputs, features and index rows; or inputs alone.
 
-        Both servers delete an item or neither does, in its turn among other requests.
+        Both servers delete an item or neither does, in its turn among other requests. Returns both
+        servers' receipts, verified, for each 4096 items. Raises also AccessDenied, WrongStatement.
         """
         what: Literal["inputs", "all"] = "inputs" if inputs_only else "all"
-        for start in range(0, len(items), ITEMS_PER_REQUEST):
-            names = list(items[start : start + ITEMS_PER_REQUEST])
-            self.done_together(m.Delete(self.plan_id, secrets.token_hex(16), names, what))
+        starts = range(0, len(items), ITEMS_PER_REQUEST)
+        portions = [list(items[start : start + ITEMS_PER_REQUEST]) for start in starts]
+        ask, job = self.deleted_together, secrets.token_hex
+        return [ask(m.Delete(self.plan_id, job(16), names, what)) for names in portions]
 
     # evaluation
 
@@ -354,9 +357,9 @@ class Client(Connection):
         self.done_together(m.IndexCreate(self.plan_id, job, name, metric, tuple(classes)))
         return index
 
-    def delete_index(self, name: str) -> None:
+    def delete_index(self, name: str) -> Deletion:
         """Delete an index with its rows at both servers, if it is there; the features stay."""
-        self.done_together(m.IndexDelete(self.plan_id, secrets.token_hex(16), name))
+        return self.deleted_together(m.IndexDelete(self.plan_id, secrets.token_hex(16), name))
 
     def open_index(self, name: str) -> Index:
         """An index that was created before. Raises RemoteError if there is none."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
+from gpumpc.client.receipts import Deletion, accepted
 from gpumpc.deploy.config import ClientConfig
 from gpumpc.deploy.keys import load_identity, open_sealed
 from gpumpc.errors import BadFrame, PeerTimeout, RevealError
@@ -47,6 +48,7 @@ class Connection:
         # A client draws, adds and packs: loading compiled loops would take longer than all of it.
         self.patience_s, self.backend = patience_s, choose_backend("numpy")
         self._identity, self.owner = load_identity(config.identity), config.owner
+        self.server_cards = config.server_cards
         self._sequence = 0
         self._servers: list[Requester] = []
         try:
@@ -171,6 +173,23 @@ class Connection:
         """Items as each server lists them."""
         first, second = self.both(request, m.ItemList)
         return m.unpack_items(first[1]), m.unpack_items(second[1])
+
+    def deleted_together(self, request: m.DeletionRequest) -> Deletion:
+        """Have both servers delete in lock step; what both signed, verified.
+
+        Raises the first refusal; AccessDenied for a signature that is not that server's, and
+        WrongStatement for a receipt of something else: both servers then say that they deleted.
+        """
+        sequence, replies = self.ask_together(request), dict[int, m.Deleted]()
+        waiting = {0, 1}
+        for party, reply, _ in self.answers(sequence, waiting, self.patience_s):
+            if not isinstance(reply, m.Deleted):
+                what = f"server {party} sent no receipt of a deletion"
+                raise BadFrame(what, hint="use one version everywhere")
+            replies[party] = reply
+            waiting.discard(party)
+        both = replies[0], replies[1]
+        return accepted(request, self._identity.card.name, both, self.server_cards)
 
     def until_done(self, sequence: int, progress: Progress | None) -> None:
         """Report server 0's progress until both servers say Done."""

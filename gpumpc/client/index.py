@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gpumpc import messages as m
 from gpumpc.client.connection import ITEMS_PER_REQUEST, Parts, Progress, RowLists
+from gpumpc.client.receipts import Deletion
 from gpumpc.client.served_plan import ServedPlan
 from gpumpc.errors import BadFrame, BadShape, BadValue, CorruptPlan, MissingFile, RevealError
 from gpumpc.offline.secret import file_error
@@ -168,11 +169,11 @@ class Index:
             found += [self.classes[int(number)] for number in numbers]
         return found
 
-    def remove(self, items: Sequence[str]) -> None:
-        """Remove items from the index; their features stay."""
+    def remove(self, items: Sequence[str]) -> Deletion:
+        """Remove items from the index; their features stay. Returns both servers' receipts."""
         job = secrets.token_hex(16)
         request = m.IndexRemove(self._plan.plan_id, job, self.name, list(items))
-        self._connection.done_together(request)
+        return self._connection.deleted_together(request)
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
         """The k best rows for each extracted item: scores (n, k) and item ids, best first.

@@ -8,4 +8,5 @@ from gpumpc.messages.client_server import *
 from gpumpc.messages.codec import *
 from gpumpc.messages.dealer_server import *
 from gpumpc.messages.index_tasks import *
+from gpumpc.messages.receipts import *
 from gpumpc.messages.server_server import *

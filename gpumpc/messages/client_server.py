@@ -20,7 +20,9 @@ from gpumpc.messages.codec import (
     PlanHash,
     Record,
     Signature,
+    items_digest,
 )
+from gpumpc.messages.receipts import Deleted, Deleting, Receipt
 from gpumpc.retrieval.programs import Metric
 
 # client -> server
@@ -107,7 +109,7 @@ class GetStoreStatus(Record, frozen=True):
 
 
 class Delete(Record, frozen=True):
-    """Delete items' inputs, or all their rows, also those in indexes -> Queued, Done."""
+    """Delete items' inputs, or all their rows, also those in indexes -> Queued, Deleted."""
 
     plan: PlanHash
     job: Identifier
@@ -141,7 +143,7 @@ class IndexAdd(Record, frozen=True):
 
 
 class IndexRemove(Record, frozen=True):
-    """Remove items from an index -> Queued, Done."""
+    """Remove items from an index -> Queued, Deleted."""
 
     plan: PlanHash
     job: Identifier
@@ -150,7 +152,7 @@ class IndexRemove(Record, frozen=True):
 
 
 class IndexDelete(Record, frozen=True):
-    """Delete an index with its rows -> Queued, Done. The features stay."""
+    """Delete an index with its rows -> Queued, Deleted. The features stay."""
 
     plan: PlanHash
     job: Identifier
@@ -180,6 +182,7 @@ class IndexSearch(Record, frozen=True):
     known_rows: str = ""
 
 
+DeletionRequest = Delete | IndexRemove | IndexDelete
 IndexRequest = IndexCreate | IndexAdd | IndexRemove | IndexDelete | IndexInfo | IndexSearch
 ItemRequest = Share | Settle | Run | Extract | GetFeatures | ListItems | GetStoreStatus | Delete
 Request = GetStatus | ShareWeights | ItemRequest | IndexRequest
@@ -293,4 +296,17 @@ class Part(Record, frozen=True):
     rows: str = ""
 
 
-Reply = Status | Done | Queued | Part | ItemList | IndexRows | Progress | StoreStatus | Settled
+Progressing = Queued | Progress | Part | IndexRows
+Reply = Status | Done | Deleted | ItemList | StoreStatus | Settled | Progressing
+
+
+def receipt_of(request: DeletionRequest, server: int, owner: str, time: str) -> Receipt:
+    """What a server states when it has carried out a deletion."""
+    what: Deleting = "index" if isinstance(request, IndexDelete) else "index rows"
+    index, items = "", [] if isinstance(request, IndexDelete) else request.items
+    if isinstance(request, Delete):
+        what = request.what
+    else:
+        index = request.name
+    named = index, len(items), items_digest(items)
+    return Receipt(server, owner, request.plan, request.job, what, *named, time)

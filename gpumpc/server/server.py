@@ -116,6 +116,7 @@ class Server:
             access,
             WeightStatements(config.state),
             self._budgets,
+            self._identity,
         )
         self._handler = RequestHandler(config, self._resources, self._listener)
 

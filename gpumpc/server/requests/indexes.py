@@ -56,7 +56,11 @@ class _IndexChange(JointRequest[C_co]):
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         agreement.change_both(self.share_store.store, channel, self.job_id, self._change())
-        self.client.reply(m.Done())
+        record: m.IndexCreate | m.IndexRemove | m.IndexDelete = self.record
+        if isinstance(record, m.IndexCreate):
+            self.client.reply(m.Done())
+        else:
+            self.reply_deleted(record)
 
     @abc.abstractmethod
     def _change(self) -> agreement.Change:

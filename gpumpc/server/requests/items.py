@@ -62,7 +62,7 @@ class Delete(JointRequest[m.Delete]):
         prefix = INPUTS if self.record.what == "inputs" else ""
         change = agreement.DeleteItems(self.client.name, self.record.items, prefix)
         agreement.change_both(self.share_store.store, channel, self.job_id, change)
-        self.client.reply(m.Done())
+        self.reply_deleted(self.record)
 
 
 class GetFeatures(ImmediateRequest[m.GetFeatures]):

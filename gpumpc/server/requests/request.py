@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from gpumpc import messages as m
-from gpumpc.deploy.keys import Card, seal
+from gpumpc.deploy.keys import Card, Identity, seal
+from gpumpc.deploy.signatures import sign
 from gpumpc.engine.engine import Engine
 from gpumpc.errors import BadShape, GpumpcError, HandshakeMismatch
 from gpumpc.server.access.budgets import Budgets, Spent
@@ -44,6 +45,7 @@ class Resources:
         access: who may do what else.
         weight_statements: what the owners signed.
         budgets: what each client has spent today; None where no plan has a budget.
+        identity: this server's keys.
         dealer_is_connected: whether the dealer sent something lately.
         task_bytes: how much correlated randomness one batch of a search may take.
     """
@@ -60,6 +62,7 @@ class Resources:
     access: Access
     weight_statements: WeightStatements
     budgets: Budgets | None
+    identity: Identity
 
     def engine_of(self, plan: str) -> Engine:
         """The engine of a plan hash. Raises HandshakeMismatch if this server has none."""
@@ -167,6 +170,13 @@ class JointRequest(Request[J_co], Job):
     def fail(self, error: GpumpcError) -> None:
         """See `Job.fail`."""
         self.client.fail(error)
+
+    def reply_deleted(self, record: m.DeletionRequest) -> None:
+        """Sign and send the receipt of a deletion that this server has carried out."""
+        resources, owner = self.resources, self.client.name
+        receipt = m.receipt_of(record, resources.party, owner, m.utc_now())
+        signature = sign(resources.identity, "receipt", m.receipt_statement(receipt))
+        self.client.reply(m.Deleted(receipt, signature.hex()))
 
 
 def check_items(items: Sequence[str]) -> None:
