@@ -31,6 +31,8 @@ from gpumpc.ring.backend import Words
 from gpumpc.ring.choose import choose_backend
 from gpumpc.server.access.checks import Access
 from gpumpc.server.access.weight_statements import WeightStatements
+from gpumpc.server.audit.exchange import JobAudit
+from gpumpc.server.audit.log import AuditLog
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop
 from gpumpc.server.requests.handler import RequestHandler
@@ -118,7 +120,10 @@ class SimulatedServer:
             return Channel(PeerTransport(cluster.links, party), party, _PATIENCE_S)
 
         meet = self.share_store.meet
-        self.peer_loop = PeerLoop(party, engines, connect, meet, stopping)
+        identity, peer = cluster.identities[party], cluster.identities[1 - party].card
+        self.audit_log = AuditLog(cluster.folder / f"audit{party}")
+        audit = JobAudit(identity, peer, party, self.audit_log)
+        self.peer_loop = PeerLoop(engines, connect, meet, audit, stopping)
         indexes = IndexCatalog(self.share_store)
         owners = dict.fromkeys(engines, cluster.card)
         card, no_tables = cluster.card, dict[str, Any]()
@@ -140,6 +145,7 @@ class SimulatedServer:
             statements,
             None,
             cluster.identities[party],
+            identity,
         )
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))
         self._world = world
@@ -186,6 +192,7 @@ class SimulatedCluster:
         self.world.kill(server.process)
         self.world.wait(lambda: not self.world.has_tasks(server.process))
         server.share_store.store.close()
+        server.audit_log.close()
 
     def copy(self, party: int, place: Path) -> None:
         """Copy the folder of a server that does not run."""

@@ -9,7 +9,7 @@ from gpumpc.deploy.keys import Card, Identity
 from gpumpc.errors import AccessDenied
 
 # A signature for one purpose is worth nothing for another one.
-Purpose = Literal["weights", "receipt", "approval"]
+Purpose = Literal["weights", "receipt", "approval", "job record"]
 
 
 def sign(identity: Identity, purpose: Purpose, statement: bytes) -> bytes:

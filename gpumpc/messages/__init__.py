@@ -8,5 +8,6 @@ from gpumpc.messages.client_server import *
 from gpumpc.messages.codec import *
 from gpumpc.messages.dealer_server import *
 from gpumpc.messages.index_tasks import *
+from gpumpc.messages.job_records import *
 from gpumpc.messages.receipts import *
 from gpumpc.messages.server_server import *

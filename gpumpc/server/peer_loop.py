@@ -30,6 +30,7 @@ from gpumpc.errors import (
     RemoteError,
     WireError,
 )
+from gpumpc.server.audit.exchange import JobAudit
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.handshake import exchange_hello
 from gpumpc.wire.multiplexer import Multiplexer, SubChannel
@@ -73,6 +74,10 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def run(self, channel: SubChannel, first_batch: int) -> None:
         """Run in lock step with the other server."""
+
+    @abc.abstractmethod
+    def conclude(self) -> None:
+        """Send the last reply: both servers have signed the same account of the job."""
 
     @abc.abstractmethod
     def fail(self, error: GpumpcError) -> None:
@@ -146,6 +151,7 @@ class PeerLoop:
     Args:
         connect: makes a new channel to the other server.
         on_agreement: called with the channel when both servers have agreed, before any job.
+        audit: signs, compares and keeps a record of each job.
         stopping: ends `run`, which sets it itself if the other server differs at the first meeting.
         agreed: what else must be the same at both servers, by name.
 
@@ -156,16 +162,16 @@ class PeerLoop:
 
     def __init__(
         self,
-        party: int,
         engines: Mapping[str, Engine],
         connect: Callable[[], Channel],
         on_agreement: Callable[[SubChannel], None],
+        audit: JobAudit,
         stopping: threading.Event,
         agreed: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._party, self._engines, self._jobs = party, engines, JobQueue()
+        self._party, self._engines, self._jobs = audit.party, engines, JobQueue()
         self._connect, self._on_agreement, self.stopping = connect, on_agreement, stopping
-        self._agreed = agreed
+        self._audit, self._agreed = audit, agreed
         self.is_connected = False
         self.fatal: GpumpcError | None = None
         self._process, self._peer_process = secrets.token_hex(16), ""
@@ -224,6 +230,7 @@ class PeerLoop:
             try:
                 while not self.stopping.is_set():
                     take_turn(channel)
+                    self._audit.log.sync()
             finally:
                 # Closing takes a moment.
                 self._lost_at, self.is_connected = time.monotonic(), False
@@ -233,6 +240,7 @@ class PeerLoop:
         theirs = exchange_hello(channel, equal=equal, informative={"process": self._process})
         for engine in self._engines.values():
             engine.agree(channel)
+        self._audit.meet(channel)
         self._on_agreement(channel)
         process = theirs.get("process", "")
         if self._peer_process and process != self._peer_process:
@@ -331,6 +339,12 @@ class PeerLoop:
     def _carry_out(self, channel: SubChannel, job: Job, first_batch: int) -> None:
         try:
             job.run(channel, first_batch)
+            transcripts = channel.multiplexer.take_transcripts()
+            entry = self._audit.exchange(channel, job, transcripts)
+            # Written first: a server that is killed between the two has the record of a result
+            # that left it.
+            self._audit.log.append(entry)
+            job.conclude()
         except HandshakeMismatch as error:
             # The servers agree on their plans; the difference concerns this request alone.
             job.fail(error)

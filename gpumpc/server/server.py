@@ -29,6 +29,8 @@ from gpumpc.ring.choose import choose_backend
 from gpumpc.server.access.budgets import Budgets
 from gpumpc.server.access.checks import Access
 from gpumpc.server.access.weight_statements import WeightStatements
+from gpumpc.server.audit.exchange import JobAudit
+from gpumpc.server.audit.log import AuditLog
 from gpumpc.server.dealer_link import DEALER_SILENCE_S, DealerLink
 from gpumpc.server.index_catalog import IndexCatalog
 from gpumpc.server.peer_loop import PeerLoop, unexpected
@@ -79,6 +81,7 @@ class Server:
         folder = config.state / "store"
         store = Store(folder, config.party, config.store_key, config.uploads_bytes)
         self._share_store = ShareStore(store, config.party, backend)
+        self._audit_log = AuditLog(config.state / "audit")
         self._listener = self._listen()
         self.endpoint = self._listener.endpoint
         self._dealer_route: bytes | None = None
@@ -93,10 +96,10 @@ class Server:
             except AccessDenied as error:  # it is served as soon as they are there
                 log.warning("%s", error)
         self._peer_loop = PeerLoop(
-            config.party,
             self._engines,
             self._connect,
             self._on_agreement,
+            JobAudit(self._identity, config.peer, config.party, self._audit_log),
             self._stopping,
             access.agreed(),
         )
@@ -184,6 +187,7 @@ class Server:
         self._share_store.store.close()
         if self._budgets:
             self._budgets.close()
+        self._audit_log.close()
         if self._dealer_link:
             self._dealer_link.pool.close()
 

@@ -27,6 +27,7 @@ from gpumpc.wire.frames import (
     encode_header,
     encode_record,
 )
+from gpumpc.wire.transcript import Transcript
 from gpumpc.wire.transport import Finish, Transport, frame_refused, peer_lost, peer_silent
 
 T = TypeVar("T")
@@ -43,11 +44,15 @@ class Channel:
         party: this end's party number, 0 or 1.
         patience_s: seconds that a living peer may compute before `exchange` and `receive` raise
             PeerTimeout.
+
+    Attributes:
+        transcript: where openings are noted; None notes none.
     """
 
     def __init__(self, transport: Transport, party: int, patience_s: float) -> None:
         self.transport, self.party, self.patience_s = transport, party, patience_s
         self._controls_out = self._controls_in = 0
+        self.transcript: Transcript | None = None
         self.begin(NO_SESSION, 0)
 
     def wait_peer(self, timeout_s: float) -> None:
@@ -130,6 +135,9 @@ class Channel:
             raise
         self._out += 1
         self._bytes_out += n_bytes
+        if self.transcript is not None:
+            # After `start`: the transport may send while this thread reads the payload.
+            self.transcript.sent.note(payload)
         return result
 
     def _raise_error_of_peer(self) -> None:
@@ -141,6 +149,8 @@ class Channel:
         frame = self._expect(Kind.OPENING, self.patience_s, self._session, self._batch, self._in)
         self._in += 1
         self._bytes_in += len(frame.payload)
+        if self.transcript is not None:
+            self.transcript.received.note([frame.payload])
         return frame.payload
 
     def _checked(self, frame: Frame) -> Frame:

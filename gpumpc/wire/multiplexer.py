@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from gpumpc.errors import GpumpcError, PeerTimeout
 from gpumpc.wire.channel import Channel
 from gpumpc.wire.frames import Buffer, Frame, Kind
+from gpumpc.wire.transcript import Place, Transcript
 from gpumpc.wire.transport import Finish, frame_refused, peer_silent
 
-_Key = tuple[bytes, int]
 _LOOK_S = 0.25
 # In lock step a batch is one frame ahead, or as many as a step sends one way.
 _MAX_WAITING = 16
@@ -38,7 +38,7 @@ class SubChannel(Channel):
     def begin(self, session_id: bytes, batch_index: int) -> None:
         """As `Channel`; this sub-channel also gets frames of the batch that came earlier."""
         super().begin(session_id, batch_index)
-        self.multiplexer.claim(self.transport, (bytes(session_id), batch_index))
+        self.transcript = self.multiplexer.claim(self.transport, (bytes(session_id), batch_index))
 
 
 class SubTransport:
@@ -58,7 +58,7 @@ class SubTransport:
 
 
 class Multiplexer:
-    """The sub-channels of one connection.
+    """The sub-channels of one connection, with the transcripts of their batches.
 
     Args:
         connection: used through its sub-channels only from now on.
@@ -72,9 +72,10 @@ class Multiplexer:
         self._someone_reads = False
         self._failed: GpumpcError | None = None
         self._error_frame: Frame | None = None
-        self._owners: dict[_Key, SubTransport] = {}
+        self._owners: dict[Place, SubTransport] = {}
+        self._transcripts: dict[Place, Transcript] = {}
         # Frames of batches that the peer has begun and this end has not: one a sub-channel.
-        self._early: dict[_Key, collections.deque[Frame]] = {}
+        self._early: dict[Place, collections.deque[Frame]] = {}
         self._n_open = 0
         self.first = SubChannel(self)
 
@@ -92,12 +93,26 @@ class Multiplexer:
             self._owners = {key: owner for key, owner in self._owners.items() if owner is first}
             self._early.clear()
 
-    def claim(self, owner: SubTransport, key: _Key) -> None:
-        """Give a sub-channel the frames of a batch, and of no other, from now on."""
+    def claim(self, owner: SubTransport, key: Place) -> Transcript:
+        """Give a sub-channel the frames of a batch, and of no other, from now on; where they are
+        noted.
+        """
         with self._changed:
             self._owners = {k: o for k, o in self._owners.items() if o is not owner}
             self._owners[key] = owner
             owner.inbox.extend(self._early.pop(key, ()))
+            return self._transcripts.setdefault(key, Transcript())
+
+    def take_transcripts(self) -> dict[Place, Transcript]:
+        """The transcripts of all batches that had messages since the last call, in the order of
+        their places, which is the same at both ends.
+        """
+        with self._changed:
+            taken, self._transcripts = self._transcripts, {}
+        used = (
+            place for place in taken if taken[place].sent.digests or taken[place].received.digests
+        )
+        return {place: taken[place] for place in sorted(used)}
 
     def put(self, header: bytes, parts: Sequence[Buffer]) -> None:
         """As `Transport`."""

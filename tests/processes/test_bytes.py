@@ -16,6 +16,7 @@ from gpumpc.cost import Cost
 from gpumpc.deploy.config import _free_ports, load_dealer, load_server
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
+from gpumpc.server.audit.log import read_log
 from gpumpc.server.requests.request import named
 from gpumpc.wire.handshake import pack_hello
 from gpumpc.wire.stream import Exchange
@@ -89,6 +90,10 @@ def test_payload_on_the_wire_is_the_declared_cost(relayed: Relayed) -> None:
     order = m.Order("0" * 64, "0" * 32, f"user: run None {named(shared)}", "0" * 64, 0)
     from_1 -= on_the_wire(len(m.pack(m.Accept("0" * 32))))
     from_0 -= on_the_wire(len(m.pack(order)))
+    *_, last = read_log(cluster.folder / "state0" / "audit")
+    assert last.entry is not None and "run" in last.entry.own.record.request
+    from_1 -= on_the_wire(len(m.pack(last.entry.other)))
+    from_0 -= on_the_wire(len(m.pack(last.entry.own)))
     # A round is one frame each way, and none of this program's is longer than a record.
     framing = N_BATCHES * cost.rounds * (on_the_wire(1) - 1)
     check_idle(from_1 - N_BATCHES * cost.s1_bytes - framing)

@@ -72,8 +72,12 @@ def test_receipt_is_signed_when_keys_are_gone(
             engine_of=lambda plan: None,
             indexes=SimpleNamespace(find=lambda *_: index),
         )
-        client: Any = SimpleNamespace(name="user", reply=replies[party].append)
-        request_type(resources, client, record, memoryview(b"")).run(channel, 0)
+        told = replies[party]
+        client: Any = SimpleNamespace(name="user", reply=lambda reply, bulk: told.append(reply))
+        request = request_type(resources, client, record, memoryview(b""))
+        request.run(channel, 0)
+        assert not replies[party]  # until both servers have compared their records
+        request.conclude()
 
     with ThreadPoolExecutor(2) as threads:
         [*threads.map(carry_out, (0, 1), memory_pair(5.0))]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ class SomeJob(Job):
         return ""
 
     def run(self, channel: SubChannel, first_batch: int) -> None: ...
+
+    def conclude(self) -> None: ...
 
     def fail(self, error: GpumpcError) -> None: ...
 
@@ -78,7 +81,8 @@ def test_closing_connection_takes_no_requests() -> None:
 
     connection: Any = ends[0]
     connection.wait_peer, connection.close = lambda timeout_s: None, close
-    peer_loop = PeerLoop(0, {}, lambda: connection, agreed, stopping)
+    audit: Any = SimpleNamespace(party=0, meet=lambda channel: None)
+    peer_loop = PeerLoop({}, lambda: connection, agreed, audit, stopping)
     equal = {"number of plans": "0"}
     exchange = threading.Thread(target=lambda: exchange_hello(ends[1], equal=equal))
     exchange.start()

@@ -112,4 +112,4 @@ class Extract(_EvaluationRequest[m.Extract]):
         self.client.reply(m.Progress(self.job_id, batch.part, batch.of))
 
     def _finish(self) -> None:
-        self.client.reply(m.Done())
+        self.reply_last(m.Done())

@@ -58,7 +58,7 @@ class _IndexChange(JointRequest[C_co]):
         agreement.change_both(self.share_store.store, channel, self.job_id, self._change())
         record: m.IndexCreate | m.IndexRemove | m.IndexDelete = self.record
         if isinstance(record, m.IndexCreate):
-            self.client.reply(m.Done())
+            self.reply_last(m.Done())
         else:
             self.reply_deleted(record)
 
@@ -185,7 +185,7 @@ class IndexAdd(_JointIndexRequest[m.IndexAdd]):
                 keys = ix.row_keys(names, reserved.session_id, reserved.batch_index)
                 self._store_rows(channel, keys, rows)
                 self.client.reply(m.Progress(self.job_id, part, of))
-        self.client.reply(m.Done())
+        self.reply_last(m.Done())
 
     def _store_rows(self, channel: SubChannel, keys: list[RowKey], rows: Rows) -> None:
         store, index = self.share_store, self._index

@@ -30,7 +30,7 @@ class Settle(JointRequest[m.Settle]):
 
     def run(self, channel: SubChannel, first_batch: int) -> None:
         missing = self.share_store.settle(channel, self._kind, self.record.items, self.client.name)
-        self.client.reply(m.Settled(self.job_id, missing))
+        self.reply_last(m.Settled(self.job_id, missing))
 
 
 class ListItems(ImmediateRequest[m.ListItems]):

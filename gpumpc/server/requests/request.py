@@ -113,6 +113,10 @@ class Request(abc.ABC, Generic[R_co]):
     def check(self) -> None:
         """Raises the reason the request must be refused, where that can be known at once."""
 
+    def reply_last(self, reply: m.Reply, bulk: bytes = b"") -> None:
+        """Send the reply that ends the request."""
+        self.client.reply(reply, bulk)
+
     def send_part(
         self: Request[m.Run | m.GetFeatures | m.IndexSearch],
         part: int,
@@ -125,7 +129,8 @@ class Request(abc.ABC, Generic[R_co]):
         packed = bytes(self.share_store.backend.pack(result.words, result.bits))
         aad = m.result_aad(plan, job_id, part, self.resources.party)
         part_record = m.Part(job_id, part, of, len(result.words), rows)
-        self.client.reply(part_record, seal(self.client.card, packed, aad))
+        reply = self.reply_last if part == of - 1 else self.client.reply
+        reply(part_record, seal(self.client.card, packed, aad))
 
 
 class ImmediateRequest(Request[R_co]):
@@ -167,6 +172,14 @@ class JointRequest(Request[J_co], Job):
         if self.resources.budgets:
             self.resources.budgets.spend(self.client_name, self.engine.plan.name, what, n)
 
+    def reply_last(self, reply: m.Reply, bulk: bytes = b"") -> None:
+        """Hold the reply back until both servers have compared their records of the job."""
+        self._last = reply, bulk
+
+    def conclude(self) -> None:
+        """See `Job.conclude`."""
+        self.client.reply(*self._last)
+
     def fail(self, error: GpumpcError) -> None:
         """See `Job.fail`."""
         self.client.fail(error)
@@ -176,7 +189,7 @@ class JointRequest(Request[J_co], Job):
         resources, owner = self.resources, self.client.name
         receipt = m.receipt_of(record, resources.party, owner, m.utc_now())
         signature = sign(resources.identity, "receipt", m.receipt_statement(receipt))
-        self.client.reply(m.Deleted(receipt, signature.hex()))
+        self.reply_last(m.Deleted(receipt, signature.hex()))
 
 
 def check_items(items: Sequence[str]) -> None:

@@ -54,4 +54,4 @@ class ShareWeights(JointRequest[m.ShareWeights]):
         statements.keep_only(self.plan, self.job_id)
         self.resources.discard_old_sessions()
         log.info("%s shared weights of plan %s", self.client_name, self._engine.plan.name)
-        self.client.reply(m.Done())
+        self.reply_last(m.Done())
