@@ -144,7 +144,6 @@ class SimulatedServer:
             access,
             statements,
             None,
-            cluster.identities[party],
             identity,
         )
         self._handler = RequestHandler(cast(ServerConfig, config), resources, cast(Any, self.port))

@@ -15,7 +15,7 @@ import typer
 
 from gpumpc.cli import (
     approve,
-    audit,
+    audit_group,
     bench,
     canary_options,
     data,
@@ -249,7 +249,7 @@ def doctor(
 for verb in (inputs.share, results.extract, results.classify, results.search, inputs.delete):
     app.command()(verb)
 app.command("list")(inputs.list_items)
-for group in (index_group.app, store.app, data.app, receipt.app, audit.app):
+for group in (index_group.app, store.app, data.app, receipt.app, audit_group.app):
     app.add_typer(group)
 app.command()(evaluate.evaluate)
 app.command()(head.train_head)

@@ -12,7 +12,7 @@ import typer
 from gpumpc.cli.console import exit_on_error
 
 if TYPE_CHECKING:
-    from gpumpc.client.receipts import Deletion
+    from gpumpc.client.deletions import Deletion
 
 app = typer.Typer(name="receipt", help="Servers' receipts of deletions.", no_args_is_help=True)
 _TEXTS = {
@@ -34,13 +34,13 @@ def verify(
     card: Annotated[list[Path], typer.Option(help="A server's card.toml; once for each server.")],
 ) -> None:
     """Verify receipts by both servers' cards, without any server."""
-    from gpumpc.client import receipts
+    from gpumpc.client import deletions
     from gpumpc.deploy.keys import load_card
 
     with exit_on_error():
         cards = [load_card(path) for path in card]
-        for deletion in receipts.load(file):
-            receipts.check(deletion, cards)
+        for deletion in deletions.load(file):
+            deletions.check(deletion, cards)
             for signed in deletion.receipts:
                 r = signed.receipt
                 text = _TEXTS[r.what].format(n=r.n_items, owner=r.owner, index=r.index)
@@ -52,14 +52,14 @@ def kept(path: Path | None) -> Iterator[Callable[[Sequence[Deletion]], None]]:
     """What keeps deletions in a new file, if one is named. A file in its place ends the command
     before anything is deleted.
     """
-    from gpumpc.client import receipts
+    from gpumpc.client import deletions
 
-    def keep(deletions: Sequence[Deletion]) -> None:
+    def keep(done: Sequence[Deletion]) -> None:
         if path is not None:
-            receipts.save(path, deletions)
+            deletions.save(path, done)
             typer.echo(f"both servers' receipts are in {path}")
 
     with exit_on_error():
         if path is not None:
-            receipts.check_new(path)
+            deletions.check_new(path)
         yield keep

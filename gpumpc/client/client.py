@@ -14,8 +14,8 @@ import numpy.typing as npt
 from gpumpc import messages as m
 from gpumpc.client.canaries import Canaries, Mixture, mixed
 from gpumpc.client.connection import CONNECT_S, ITEMS_PER_REQUEST, Connection, Progress
+from gpumpc.client.deletions import Deletion
 from gpumpc.client.index import Index
-from gpumpc.client.receipts import Deletion
 from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_of, shifted
 from gpumpc.deploy.config import ClientConfig, load_client
 from gpumpc.deploy.signatures import sign

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
-from gpumpc.client.receipts import Deletion, accepted
+from gpumpc.client.deletions import Deletion, accepted
 from gpumpc.deploy.config import ClientConfig
 from gpumpc.deploy.keys import load_identity, open_sealed
 from gpumpc.errors import BadFrame, PeerTimeout, RevealError

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpumpc import messages as m
 from gpumpc.client.connection import ITEMS_PER_REQUEST, Parts, Progress, RowLists
-from gpumpc.client.receipts import Deletion
+from gpumpc.client.deletions import Deletion
 from gpumpc.client.served_plan import ServedPlan
 from gpumpc.errors import BadFrame, BadShape, BadValue, CorruptPlan, MissingFile, RevealError
 from gpumpc.offline.secret import file_error

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from gpumpc import messages as m
-from gpumpc.client import receipts
-from gpumpc.client.receipts import Deletion
+from gpumpc.client import deletions
+from gpumpc.client.deletions import Deletion
 from gpumpc.deploy.keys import Identity, Role, keygen, load_identity
 from gpumpc.deploy.signatures import Purpose, sign
 from gpumpc.errors import (
@@ -54,26 +54,26 @@ def replies(
 
 def accept(servers: list[Identity], both: tuple[m.Deleted, m.Deleted]) -> Deletion:
     cards = servers[0].card, servers[1].card
-    return receipts.accepted(DELETE, "user", both, cards)
+    return deletions.accepted(DELETE, "user", both, cards)
 
 
 def test_every_deletion_is_kept_and_verified(servers: list[Identity], tmp_path: Path) -> None:
     cards = servers[0].card, servers[1].card
-    made = [receipts.accepted(r, "user", replies(servers, r), cards) for r in REQUESTS]
+    made = [deletions.accepted(r, "user", replies(servers, r), cards) for r in REQUESTS]
     assert [d.receipts[0].receipt.what for d in made] == ["all", "inputs", "index rows", "index"]
     assert [len(d.items) for d in made] == [2, 2, 2, 0]
-    receipts.check_new(tmp_path / "receipts.json")
-    receipts.save(tmp_path / "receipts.json", made)
-    found = receipts.load(tmp_path / "receipts.json")
+    deletions.check_new(tmp_path / "receipts.json")
+    deletions.save(tmp_path / "receipts.json", made)
+    found = deletions.load(tmp_path / "receipts.json")
     assert found == made
     for deletion in found:
-        receipts.check(deletion, cards[::-1])
+        deletions.check(deletion, cards[::-1])
         with pytest.raises(MissingFile, match=r"no card of server 1.*both servers' cards"):
-            receipts.check(deletion, cards[:1])
+            deletions.check(deletion, cards[:1])
     with pytest.raises(ConfigError, match="nothing was deleted"):
-        receipts.check_new(tmp_path / "receipts.json")
+        deletions.check_new(tmp_path / "receipts.json")
     with pytest.raises(ConfigError, match="there already"):
-        receipts.save(tmp_path / "receipts.json", made)
+        deletions.save(tmp_path / "receipts.json", made)
 
 
 def test_forged_receipts_are_refused(servers: list[Identity]) -> None:
@@ -117,10 +117,10 @@ def test_changed_file_of_receipts_is_refused(servers: list[Identity], tmp_path: 
     for field, item in (("items", "e" * 32), ("n_items", None)):
         items = [*good.items[:-1], item] if item else good.items[:-1]
         with pytest.raises(WrongStatement, match=f"its {field} is"):
-            receipts.check(Deletion(items, good.receipts), cards)
+            deletions.check(Deletion(items, good.receipts), cards)
     other = replies(servers, m.Delete(PLAN, "e" * 32, ITEMS))
     with pytest.raises(WrongStatement, match="server 1 does not fit.*its job is"):
-        receipts.check(Deletion(good.items, (good.receipts[0], other[1])), cards)
+        deletions.check(Deletion(good.items, (good.receipts[0], other[1])), cards)
     path = tmp_path / "receipts.json"
     cases: list[tuple[bytes | None, type[GpumpcError]]] = [
         (None, MissingFile),
@@ -131,9 +131,9 @@ def test_changed_file_of_receipts_is_refused(servers: list[Identity], tmp_path: 
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(kind) as found:
-            receipts.load(path)
+            deletions.load(path)
         assert found.value.why and found.value.hint
     path.unlink()
     path.mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
-        receipts.load(path)
+        deletions.load(path)
