@@ -23,7 +23,7 @@ from bench.simulation.clients import (
 from bench.simulation.cluster import SimulatedCluster
 from bench.simulation.world import Clock, Condition, Secrets, World, replaced
 from gpumpc.client import client as client_module
-from gpumpc.client import connection, index, served_plan
+from gpumpc.client import connection, index, served_plan, uploads
 from gpumpc.deploy.keys import Identity
 from gpumpc.errors import GpumpcError
 from gpumpc.local.compile import Plan
@@ -69,6 +69,7 @@ def stand_ins(world: World) -> dict[Any, dict[str, object]]:
         multiplexer: {"time": clock},
         connection: {"time": clock},
         client_module: {"time": clock, "secrets": secrets},
+        uploads: {"time": clock, "secrets": secrets},
         served_plan: {"secrets": secrets},
         index: {"secrets": secrets},
         store_agreement: {"secrets": secrets},
