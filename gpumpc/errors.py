@@ -5,6 +5,7 @@ GpumpcError
 │   ├── BadShape               a tensor's shape is not the one asked for
 │   ├── BadValue               NaN, infinity, or not a number
 │   ├── OutOfRange             a value outside the range the plan declares
+│   ├── UnknownArgument        a function has no argument of this name; a TypeError too
 │   └── UnreadableImage        a file that yields no image
 ├── PlanError                  a network cannot be compiled, or a plan file cannot be read
 │   ├── UnsupportedOperator    an operator of the model has no private counterpart here
@@ -78,6 +79,10 @@ class BadValue(InputError):
 
 class OutOfRange(InputError):
     """A value outside the range the plan declares."""
+
+
+class UnknownArgument(InputError, TypeError):
+    """A function has no argument of this name."""
 
 
 class UnreadableImage(InputError):

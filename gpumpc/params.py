@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from gpumpc.arguments import shown
 from gpumpc.errors import BadValue, GpumpcError, PlanError
 
 Cipher = Literal["aes128ctr", "chacha20"]
@@ -26,9 +27,11 @@ def one_of(
 
     Raises `error`, which names the allowed values.
     """
-    if value not in (names := tuple(allowed)):
+    names = tuple(allowed)
+    if not isinstance(value, str) or value not in names:
         hint = f"use {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]} {more}"
-        raise error(f"{option} '{value}' is not known", hint=hint.strip())
+        why = f"{option} has {len(names)} known value{'s' if names[1:] else ''}"
+        raise error(f"{option} {shown(value)} is not known", why, hint.strip())
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +52,9 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         one_of("cipher", self.cipher, get_args(Cipher), PlanError)
         one_of("weights", self.weights, get_args(Weights), PlanError)
-        if not 1 <= self.frac_bits or not 2 * self.frac_bits < self.ring_bits <= 62:
-            what = f"k = {self.ring_bits} and f = {self.frac_bits} do not make a fixed-point ring"
+        is_whole = all(type(bits) is int for bits in (self.ring_bits, self.frac_bits))
+        if not is_whole or not 1 <= self.frac_bits or not 2 * self.frac_bits < self.ring_bits <= 62:
+            k, f = shown(self.ring_bits), shown(self.frac_bits)
+            what = f"k = {k} and f = {f} do not make a fixed-point ring"
             why = "a product needs 2f fraction bits, a sign and room above them, in at most 62 bits"
             raise PlanError(what, why, "choose 1 <= f and 2f < k <= 62, for example k = 40, f = 13")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc import arguments
 from gpumpc.errors import BadValue, ConfigError, GpumpcError, MissingFile, WrongResult
 from gpumpc.offline.secret import file_error, write_private
 
@@ -172,6 +173,16 @@ class Mixture:
                 "use no result of this request, and delete features that it kept; shares alone do "
                 "not tell which server is at fault: check both machines, then ask again",
             )
+
+
+def checked(items: list[str], progress: object, canaries: object = None) -> list[str]:
+    """The items. Raises BadValue for a `progress` or `canaries` that cannot be used."""
+    arguments.called_back("progress", progress)
+    if canaries is not None and not isinstance(canaries, Canaries):
+        what = f"canaries={arguments.shown(canaries)} cannot be used"
+        hint = "pass Canaries.load('plan/canaries.npz', fraction=0.02)"
+        raise BadValue(what, "it takes images with known results", hint)
+    return items
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc import arguments
 from gpumpc import messages as m
-from gpumpc.client.canaries import Canaries, Mixture, mixed
+from gpumpc.client.canaries import Canaries, Mixture, checked, mixed
 from gpumpc.client.connection import CONNECT_S, ITEMS_PER_REQUEST, Progress
 from gpumpc.client.deletions import Deletion
 from gpumpc.client.index import Index
@@ -19,7 +20,7 @@ from gpumpc.client.served_plan import AnyPlan, SealedResult, ServedPlan, record_
 from gpumpc.client.uploads import Uploads
 from gpumpc.deploy.config import ClientConfig, load_client
 from gpumpc.errors import AccessDenied, BadShape, ConfigError, GpumpcError, HandshakeMismatch
-from gpumpc.program.plan import PlanRecord, plan_hash
+from gpumpc.program.plan import plan_hash
 from gpumpc.retrieval.programs import Metric
 
 Array = npt.NDArray[np.float64]
@@ -70,10 +71,11 @@ class Client(Uploads):
         servers' receipts, verified, for each 4096 items. Raises also AccessDenied, WrongStatement.
         """
         what: Literal["inputs", "all"] = "inputs" if inputs_only else "all"
-        starts = range(0, len(items), ITEMS_PER_REQUEST)
-        portions = [list(items[start : start + ITEMS_PER_REQUEST]) for start in starts]
+        names = m.item_ids(items)
+        starts = range(0, len(names), ITEMS_PER_REQUEST)
+        portions = [names[start : start + ITEMS_PER_REQUEST] for start in starts]
         ask, job = self.deleted_together, secrets.token_hex
-        return [ask(m.Delete(self.plan_id, job(16), names, what)) for names in portions]
+        return [ask(m.Delete(self.plan_id, job(16), portion, what)) for portion in portions]
 
     # evaluation
 
@@ -81,7 +83,7 @@ class Client(Uploads):
         self,
         items: Sequence[str],
         progress: Progress | None = None,
-        source: PlanRecord | None = None,
+        source: AnyPlan | None = None,
         canaries: Canaries | None = None,
     ) -> SealedResult:
         """Evaluate items without keeping the result, which stays sealed until `reveal`.
@@ -91,17 +93,18 @@ class Client(Uploads):
             canaries: images with known results, mixed in; `reveal` raises WrongResult if one came
                 back wrong. Not together with `source`.
         """
-        return self._run(self.served, items, progress, source, canaries)
+        names = checked(m.item_ids(items, least=1), progress, canaries)
+        return self._run(self.served, names, progress, source, canaries)
 
     def _run(
         self,
         served: ServedPlan,
         items: Sequence[str],
         progress: Progress | None,
-        source: PlanRecord | None,
+        source: AnyPlan | None,
         canaries: Canaries | None,
     ) -> SealedResult:
-        source_id = plan_hash(source).hex() if source else None
+        source_id = None if source is None else plan_hash(record_of(source)).hex()
 
         def ask(job: str, names: list[str]) -> int:
             return self.ask_together(m.Run(served.plan_id, job, names, source_id))
@@ -130,7 +133,7 @@ class Client(Uploads):
         self,
         items: Sequence[str],
         progress: Progress | None = None,
-        source: PlanRecord | None = None,
+        source: AnyPlan | None = None,
         canaries: Canaries | None = None,
     ) -> list[str]:
         """Evaluate items and keep the results at the servers as shares, under the same ids, which
@@ -143,9 +146,10 @@ class Client(Uploads):
             canaries: images with known results, mixed in and deleted afterwards. Not together with
                 `source`. Raises WrongResult after the first request in which one came back wrong.
         """
-        source_id = plan_hash(source).hex() if source else None
+        named = checked(m.item_ids(items), progress, canaries)
+        source_id = None if source is None else plan_hash(record_of(source)).hex()
         size = BATCHES_PER_REQUEST * self.batch_size
-        with self._mixed(items, canaries, self.plan_id, source_id) as mixture:
+        with self._mixed(named, canaries, self.plan_id, source_id) as mixture:
             of = -(-len(mixture.names) // self.batch_size)
             for start in range(0, len(mixture.names), size):
                 before = start // self.batch_size
@@ -154,7 +158,7 @@ class Client(Uploads):
                 self.until_done(self.ask_together(request), shifted(progress, before, of))
                 if asked := mixture.canaries_of(portion):
                     mixture.check(asked, self.features(asked).reveal(), self.batch_size)
-        return list(items)
+        return named
 
     def list_features(self) -> list[str]:
         """Items of this user with features at both servers."""
@@ -163,11 +167,12 @@ class Client(Uploads):
 
     def features(self, items: Sequence[str], progress: Progress | None = None) -> SealedResult:
         """Kept features (n, d), sealed to this user. RemoteError names an item without any."""
+        chosen = checked(m.item_ids(items, least=1), progress)
 
         def ask(job: str, names: list[str]) -> int:
             return self.ask((m.GetFeatures(self.plan_id, job, names),) * 2)
 
-        return self.served.sealed(items, progress, ask)
+        return self.served.sealed(chosen, progress, ask)
 
     def classify(
         self,
@@ -186,9 +191,10 @@ class Client(Uploads):
         Returns a name an item for the policy "label", a list of names, best first, for "top5", and
         scores (n, C) for "logits". Classes without names are numbers in decimal.
         """
+        chosen = checked(m.item_ids(items, least=1), progress, canaries)
         served = self.served if head is None else ServedPlan(self, record_of(head))
         source = None if head is None else self.plan
-        result = self._run(served, items, progress, source, canaries).reveal()
+        result = self._run(served, chosen, progress, source, canaries).reveal()
         if not served.program.result_is_index:
             return result
         names = served.record.classes or [str(i) for i in range(int(result.max()) + 1)]
@@ -215,26 +221,27 @@ class Client(Uploads):
 
         Raises BadValue, BadShape; RemoteError if the index is there with another metric.
         """
-        index = Index(self.served, name, metric, tuple(classes))
+        index = Index(self.served, m.index_name(name), metric, m.class_names(classes))
         if dim not in (None, index.dim):
             what = f"an index of dimension {dim} was asked for"
             why = f"the features of plan '{self.plan.name}' have {index.dim} entries"
             raise BadShape(what, why, "leave `dim` out, or use the plan whose features have it")
         job = secrets.token_hex(16)
-        self.done_together(m.IndexCreate(self.plan_id, job, name, metric, tuple(classes)))
+        self.done_together(m.IndexCreate(self.plan_id, job, name, metric, index.classes))
         return index
 
     def delete_index(self, name: str) -> Deletion:
         """Delete an index with its rows at both servers, if it is there; the features stay."""
-        return self.deleted_together(m.IndexDelete(self.plan_id, secrets.token_hex(16), name))
+        request = m.IndexDelete(self.plan_id, secrets.token_hex(16), m.index_name(name))
+        return self.deleted_together(request)
 
     def open_index(self, name: str) -> Index:
         """An index that was created before. Raises RemoteError if there is none."""
-        return Index.open(self.served, name)
+        return Index.open(self.served, m.index_name(name))
 
     def load_index(self, path: str | Path) -> Index:
         """The index that `Index.save` wrote down. Raises MissingFile, CorruptPlan, RemoteError."""
-        return Index.load(self.served, Path(path))
+        return Index.load(self.served, arguments.path("path", path))
 
 
 def connect(
@@ -254,11 +261,13 @@ def connect(
     server does not list this client's card; HandshakeMismatch naming the field in which a server's
     plan differs; PeerTimeout.
     """
-    settings = config if isinstance(config, ClientConfig) else load_client(Path(config))
-    record, deadline = record_of(plan), time.monotonic() + timeout_s
+    if not isinstance(config, ClientConfig):
+        config = load_client(arguments.path("config", config))
+    record = record_of(plan)
+    deadline = time.monotonic() + arguments.seconds("timeout_s", timeout_s)
     while True:
         try:
-            return Client(settings, record)
+            return Client(config, record)
         except (AccessDenied, ConfigError, HandshakeMismatch):
             raise  # waiting would not change it
         except GpumpcError:

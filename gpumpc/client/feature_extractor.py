@@ -106,9 +106,8 @@ class SecureFeatureExtractor:
         """Change constructor arguments and end a connection made from them. Raises BadValue."""
         unknown = sorted(set(params) - set(PARAMETERS))
         if unknown:
-            raise BadValue(
-                f"there is no parameter '{unknown[0]}'", hint=f"use {', '.join(PARAMETERS)}"
-            )
+            what, why = f"there is no parameter '{unknown[0]}'", "the constructor has none"
+            raise BadValue(what, why, f"use {', '.join(PARAMETERS)}")
         self.close()
         for name, value in params.items():
             setattr(self, name, value)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc import arguments
 from gpumpc import messages as m
 from gpumpc.client.connection import ITEMS_PER_REQUEST, Parts, Progress, RowLists
 from gpumpc.client.deletions import Deletion
@@ -93,7 +94,10 @@ class Index:
 
         Raises ConfigError for a full disk.
         """
-        path, record = Path(path), SavedIndex(self.name, self.metric, self._plan.plan_id)
+        path, record = (
+            arguments.path("path", path),
+            SavedIndex(self.name, self.metric, self._plan.plan_id),
+        )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
@@ -107,7 +111,8 @@ class Index:
             record = msgspec.json.decode(path.read_bytes(), type=SavedIndex)
         except FileNotFoundError:
             hint = "save an index first, or open it by its name"
-            raise MissingFile(f"there is no file {path}", hint=hint) from None
+            what, why = f"there is no file {path}", "no index was saved there"
+            raise MissingFile(what, why, hint) from None
         except (OSError, msgspec.DecodeError) as error:
             hint = "open the index by its name, and save it again"
             raise CorruptPlan(f"{path} is not a saved index", str(error), hint) from error
@@ -130,10 +135,12 @@ class Index:
         Raises BadShape, BadValue for labels that do not fit, RemoteError naming an item without
         features.
         """
-        connection, words = self._connection, self._numbered(items, labels)
-        for start in range(0, len(items), ITEMS_PER_REQUEST):
+        all_names = m.item_ids(items)
+        arguments.called_back("progress", progress)
+        connection, words = self._connection, self._numbered(all_names, labels)
+        for start in range(0, len(all_names), ITEMS_PER_REQUEST):
             portion = slice(start, start + ITEMS_PER_REQUEST)
-            names, chosen = list(items[portion]), words[portion]
+            names, chosen = all_names[portion], words[portion]
             pad = np.frombuffer(secrets.token_bytes(8 * len(chosen)), dtype="<u8")
             bulks = (pad.tobytes(), (chosen - pad).astype("<u8").tobytes())  # shares modulo 2^64
             request = m.IndexAdd(self._plan.plan_id, secrets.token_hex(16), self.name, names)
@@ -144,23 +151,28 @@ class Index:
     ) -> npt.NDArray[np.uint64]:
         """Labels as numbers; none for an index without classes."""
         expected = len(items) if self.classes else None
-        if (None if labels is None else len(labels)) != expected:
+        given = None if labels is None else arguments.texts("labels", labels)
+        if (None if given is None else len(given)) != expected:
             why = f"index '{self.name}' has {len(self.classes)} classes"
             hint = "give each item a label if the index has classes, and none if it has not"
-            raise BadShape(f"{len(labels or ())} labels came for {len(items)} items", why, hint)
-        unknown = {*(labels or ())} - {*self.classes}
+            raise BadShape(f"{len(given or ())} labels came for {len(items)} items", why, hint)
+        unknown = {*(given or ())} - {*self.classes}
         if unknown:
             what = f"'{min(unknown)}' is not a class of index '{self.name}'"
-            raise BadValue(what, hint=f"use {', '.join(self.classes)}")
-        return np.array([self.classes.index(label) for label in labels or ()], dtype=np.uint64)
+            why = "it was created with others"
+            raise BadValue(what, why, f"use {', '.join(self.classes)}")
+        return np.array([self.classes.index(label) for label in given or ()], dtype=np.uint64)
 
     def classify(self, items: Sequence[str], k: int = 5) -> list[str]:
         """For each extracted item the class that most of its k nearest rows have; where two classes
         have equally many, the one with the nearest row.
 
         Neither server learns a label, and the user learns nothing but the answer. Raises
-        RemoteError for an index without classes.
+        BadValue for an index without classes.
         """
+        if not self.classes:
+            why, hint = "it was created without any", "use `search`, or an index with classes"
+            raise BadValue(f"index '{self.name}' has no classes to choose from", why, hint)
         bits, found = label_bits(len(self.classes)), list[str]()
         for request in self._requests(items, k, vote=True):
             sequence = self._connection.ask_together(request)
@@ -172,7 +184,7 @@ class Index:
     def remove(self, items: Sequence[str]) -> Deletion:
         """Remove items from the index; their features stay. Returns both servers' receipts."""
         job = secrets.token_hex(16)
-        request = m.IndexRemove(self._plan.plan_id, job, self.name, list(items))
+        request = m.IndexRemove(self._plan.plan_id, job, self.name, m.item_ids(items, least=1))
         return self._connection.deleted_together(request)
 
     def search(self, items: Sequence[str], k: int) -> tuple[Array, list[list[str]]]:
@@ -198,8 +210,9 @@ class Index:
         return total if self.metric == "l2" else -total, found
 
     def _requests(self, items: Sequence[str], k: int, *, vote: bool) -> Iterator[m.IndexSearch]:
-        for start in range(0, max(1, len(items)), ITEMS_PER_REQUEST):
-            job, names = secrets.token_hex(16), list(items[start : start + ITEMS_PER_REQUEST])
+        chosen, k = m.item_ids(items, least=1), arguments.whole("k", k)
+        for start in range(0, len(chosen), ITEMS_PER_REQUEST):
+            job, names = secrets.token_hex(16), chosen[start : start + ITEMS_PER_REQUEST]
             known = "" if vote else self._known_rows[0]
             yield m.IndexSearch(self._plan.plan_id, job, self.name, names, k, vote, known)
 

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
+from gpumpc.arguments import path
 from gpumpc.client.connection import ITEMS_PER_REQUEST, Connection, Parts, Progress
 from gpumpc.deploy.signatures import verify
-from gpumpc.errors import AccessDenied, BadShape, HandshakeMismatch
+from gpumpc.errors import AccessDenied, HandshakeMismatch
 from gpumpc.program import plan as plan_files
 from gpumpc.program.agreement import agreed_fields
 from gpumpc.program.compiler import program_of
@@ -32,10 +33,12 @@ AnyPlan = str | Path | PlanRecord | HasRecord
 
 
 def record_of(plan: AnyPlan) -> PlanRecord:
-    """The record of a plan, given as such or by its folder. Raises MissingFile, CorruptPlan."""
-    if isinstance(plan, PlanRecord):
-        return plan
-    return plan_files.load(Path(plan)) if isinstance(plan, (str, Path)) else plan.record
+    """The record of a plan, given as such or by its folder.
+
+    Raises MissingFile, CorruptPlan; BadValue for what is neither.
+    """
+    record = getattr(plan, "record", plan)
+    return record if isinstance(record, PlanRecord) else plan_files.load(path("plan", plan))
 
 
 class SealedResult:
@@ -134,8 +137,6 @@ class ServedPlan:
         self, items: Sequence[str], progress: Progress | None, ask: Callable[[str, list[str]], int]
     ) -> SealedResult:
         """Every portion's parts. `ask(job, items)` sends its requests and returns their number."""
-        if not items:
-            raise BadShape("no item is named", "there is nothing to compute", "name at least one")
         jobs: list[tuple[str, Parts]] = []
         size = max(self.batch_size, ITEMS_PER_REQUEST // self.batch_size * self.batch_size)
         n_batches = -(-len(items) // self.batch_size)

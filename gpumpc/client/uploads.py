@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc import messages as m
+from gpumpc.arguments import called_back, seconds
 from gpumpc.client.connection import ITEMS_PER_REQUEST, Connection, Progress
 from gpumpc.client.served_plan import ServedPlan
 from gpumpc.deploy.config import ClientConfig
@@ -56,7 +57,7 @@ class Uploads(Connection):
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until the servers are connected and have weights. Raises ShareError."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while not self.is_ready:
             if time.monotonic() > deadline:
                 why = "its weights are not shared, or the servers are not connected to each other"
@@ -105,11 +106,14 @@ class Uploads(Connection):
         reach both servers.
         """
         x = check_input(self.plan.graph.input, values)
-        names = list(items) if items is not None else [secrets.token_hex(16) for _ in range(len(x))]
+        fresh = [secrets.token_hex(16) for _ in range(len(x))]
+        names = fresh if items is None else m.item_ids(items)
+        called_back("progress", progress)
         if not names or len(names) != len(x) or len(set(names)) != len(names):
             raise BadShape(
                 f"{len(set(names))} ids came for {len(x)} inputs",
-                hint="give each input an id of its own",
+                "each input is known by an id of its own, and there is at least one input",
+                "give each input an id of its own, or leave `items` out",
             )
         n_bytes = packed_bytes(int(np.prod(x.shape[1:])), self.program.input.bits)
         size = max(1, min(ITEMS_PER_REQUEST, BYTES_PER_REQUEST // n_bytes))

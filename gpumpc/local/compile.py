@@ -10,9 +10,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gpumpc.errors import BadShape, MissingExtra, PlanError
+from gpumpc import arguments
+from gpumpc.errors import (
+    BadShape,
+    BadValue,
+    MissingExtra,
+    OutOfRange,
+    PlanError,
+    UnknownArgument,
+)
 from gpumpc.local.simulation import LocalSession
-from gpumpc.nn.graph import Graph
+from gpumpc.nn.graph import Argmax, Graph, TopK
 from gpumpc.nn.plaintext import check_input, evaluate_float
 from gpumpc.offline.secret import file_error
 from gpumpc.params import Params, one_of
@@ -28,6 +36,7 @@ if TYPE_CHECKING:  # everything but compiling a torch module runs without torch
 
 Array = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.floating]]
+MAX_BATCH = 1 << 20
 
 
 class Description(TypedDict, total=False):
@@ -67,8 +76,9 @@ class Plan:
     @classmethod
     def load(cls, folder: str | Path) -> Plan:
         """Read what `save` wrote. Raises MissingFile, CorruptPlan, ExposedSecret."""
-        record = plan_files.load(Path(folder))
-        return cls(record, plan_files.load_weights(Path(folder), record))
+        folder = arguments.path("folder", folder)
+        record = plan_files.load(folder)
+        return cls(record, plan_files.load_weights(folder, record))
 
     def save(self, folder: str | Path) -> None:
         """Write `plan.json` for every party and `weights.safetensors` for the owner alone.
@@ -76,7 +86,7 @@ class Plan:
         Raises ConfigError if the system does not take the files.
         """
         try:
-            plan_files.save(self.record, self.weights, Path(folder))
+            plan_files.save(self.record, self.weights, arguments.path("folder", folder))
         except OSError as error:
             raise file_error(f"the plan cannot be saved in {folder}", error) from error
 
@@ -105,8 +115,11 @@ class Plan:
         Args:
             batch_size: images a batch; the last batch is padded.
             backend: "numpy", "numba" or "cupy"; the fastest that is installed unless given.
+
+        Raises BadValue, ConfigError, MissingExtra.
         """
-        return LocalSession(self.record, self.weights, batch_size, choose_backend(backend))
+        size = arguments.whole("batch_size", batch_size, most=MAX_BATCH)
+        return LocalSession(self.record, self.weights, size, choose_backend(backend))
 
     def head(
         self,
@@ -126,7 +139,10 @@ class Plan:
 
         Raises PlanError, BadShape, RangeTooWide.
         """
-        return Plan(*compile_head(self.record, weight, bias, classes, policy, params))
+        matrix = arguments.real_array(weight, "the head's weight")
+        vector, names = arguments.real_array(bias, "the head's bias"), _class_names(classes)
+        _check_params(params)
+        return Plan(*compile_head(self.record, matrix, vector, names, policy, params))
 
 
 def compile(  # the verb that users know from re.compile
@@ -163,19 +179,27 @@ def compile(  # the verb that users know from re.compile
         RangeTooWide: the values of a layer do not fit their ring.
         BadValue: a weight is NaN or infinite.
         PlanError: an option has a value that is not known.
+        UnknownArgument: an option is not known.
     """
     if unknown := description.keys() - Description.__annotations__.keys():
-        raise TypeError(f"compile() has no argument '{min(unknown)}'")
-    graph, weights = _graph_of(model, example, input_range)
+        what = f"compile() has no argument '{min(unknown)}'"
+        options = "input_range, bounds, params, policy, name, classes or preprocessing"
+        raise UnknownArgument(what, "its options have other names", f"use {options}")
+    classes = _class_names(description.get("classes", ()))
+    params = Params() if params is None else _check_params(params)
+    name, calibration = _name(description.get("name", "model")), _calibrated(bounds)
+    graph, weights = _graph_of(model, example, _range(input_range))
+    if policy is not None:
+        graph = with_policy(graph, policy)
+    _check_classes(graph, classes)
     record, salted = compile_graph(
-        description.get("name", "model"),
-        with_policy(graph, policy) if policy is not None else graph,
+        name,
+        graph,
         weights,
-        params or Params(),
-        calibration=_calibrated(bounds),
+        params,
+        calibration=calibration,
         preprocessing=_recipe(description.get("preprocessing")),
     )
-    classes = tuple(description.get("classes", ()))
     return Plan(msgspec.structs.replace(record, classes=classes), salted)
 
 
@@ -187,8 +211,49 @@ def _recipe(given: Preprocessing | Mapping[str, object] | None) -> Preprocessing
         raise PlanError("the preprocessing cannot be used", str(error), hint) from error
 
 
+def _name(name: object) -> str:
+    if isinstance(name, str) and name:
+        return name
+    why, hint = "a model is named by a text", "pass name='model'"
+    raise BadValue(f"name={arguments.shown(name)} cannot be used", why, hint)
+
+
+def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(arguments.texts("classes", classes))
+    if len({*names}) == len(names):
+        return names
+    why = "an answer could not say which of them is meant"
+    raise BadValue("two classes have one name", why, "name each class once")
+
+
+def _check_classes(graph: Graph, names: Sequence[str]) -> None:
+    """Raises BadShape unless there are as many names as logits, or none."""
+    last = graph.output
+    logits = last.inputs[0] if isinstance(last, (Argmax, TopK)) else last.name
+    shape = graph.shapes()[logits]
+    if names and shape != (len(names),):
+        what, why = f"{len(names)} classes are named", f"the network's logits have shape {shape}"
+        raise BadShape(what, why, "name each logit once, in order, or leave `classes` out")
+
+
+def _check_params(params: object) -> Params:
+    if isinstance(params, Params):
+        return params
+    what, why = f"params={arguments.shown(params)} cannot be used", "it takes ring parameters"
+    raise BadValue(what, why, "pass gpumpc.Params(ring_bits=40, frac_bits=13)")
+
+
+def _range(given: tuple[float, float]) -> tuple[float, float]:
+    ends = arguments.real_array(given, "input_range")
+    if ends.shape == (2,) and np.isfinite(ends).all() and ends[0] < ends[1]:
+        return float(ends[0]), float(ends[1])
+    what, why = "input_range is no range of values", "it takes two finite numbers, low < high"
+    raise OutOfRange(what, why, "pass for example input_range=(0, 1)")
+
+
 def _calibrated(bounds: Literal["certified"] | Calibrated) -> Calibrated | None:
     if isinstance(bounds, Calibrated):
+        arguments.whole("guard_bits", bounds.guard_bits, 0, 30)
         return bounds
     one_of("bounds", bounds, ("certified",), PlanError, "or pass gpumpc.Calibrated(samples)")
     return None
@@ -199,12 +264,20 @@ def _graph_of(
     example: torch.Tensor | None,
     input_range: tuple[float, float],
 ) -> tuple[Graph, Arrays]:
-    if isinstance(model, tuple):
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Graph):
         return model
+    if not callable(getattr(model, "eval", None)):
+        what = f"{arguments.shown(model)} cannot be compiled"
+        why = "it is neither a torch module nor a graph with its weights"
+        raise PlanError(what, why, "pass model.eval(), not its file or its state_dict")
     if example is None:
         why = "its layers do not say how large an image is"
         hint = "pass for example torch.zeros(1, 3, 64, 64)"
         raise BadShape("a torch module was given without an example input", why, hint)
+    if not callable(getattr(example, "detach", None)):
+        what = f"example={arguments.shown(example)} is no tensor"
+        hint = "pass for example torch.zeros(1, 3, 64, 64)"
+        raise BadShape(what, "a torch module is followed on a tensor", hint)
     try:
         from gpumpc.nn.from_torch import graph_from_torch
     except ImportError as error:

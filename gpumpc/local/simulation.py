@@ -21,12 +21,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.arguments import real_array, shown, whole
 from gpumpc.engine.binary_program import binary_program, is_local
 from gpumpc.engine.dealer_engine import DealerEngine
 from gpumpc.engine.engine import Engine
 from gpumpc.engine.in_process import run_both
 from gpumpc.engine.party import Party
-from gpumpc.errors import BadShape, ForeignShare
+from gpumpc.errors import BadShape, BadValue, ForeignShare
 from gpumpc.local.local_dealer import LocalDealer
 from gpumpc.local.shared_tensor import SharedTensor
 from gpumpc.nn.plaintext import check_input
@@ -155,9 +156,10 @@ class LocalSession:
         self, values: npt.ArrayLike, bits: int | None = None, frac: int | None = None
     ) -> SharedTensor:
         """Split any real array, modulo 2^bits at scale 2^frac (the plan's k and f unless given)."""
-        bits = bits or self.plan.params.ring_bits
-        frac = self.plan.params.frac_bits if frac is None else frac
-        words = encode(np.asarray(values, dtype=np.float64), 2.0**frac, bits)
+        params = self.plan.params
+        bits = whole("bits", params.ring_bits if bits is None else bits, 1, 64)
+        frac = whole("frac", params.frac_bits if frac is None else frac, 0, bits)
+        words = encode(real_array(values), 2.0**frac, bits)
         return self._hand_out(words, bits, frac)
 
     def _hand_out(self, words: npt.NDArray[np.uint64], bits: int, frac: int) -> SharedTensor:
@@ -196,7 +198,7 @@ class LocalSession:
     def deal_ahead(self, n_batches: int) -> None:
         """Deal the next batches now; a run deals missing ones while it computes."""
         first = self._next_batch
-        for batch_index in range(first, first + n_batches):
+        for batch_index in range(first, first + whole("n_batches", n_batches, least=0)):
             self._dealing.deal(batch_index)
 
     @property
@@ -286,7 +288,10 @@ class LocalSession:
         finally:
             self._pool.drop((session_id, 0))  # after a failed run; a good one has used it up
 
-    def _check_owner(self, x: SharedTensor) -> None:
+    def _check_owner(self, x: object) -> None:
+        if not isinstance(x, SharedTensor):
+            what, why = f"{shown(x)} is not shared", "the network runs on shared tensors"
+            raise BadValue(what, why, "share it first: local.run(local.share(x))")
         if x.owner != self.owner:
             what = f"a tensor of session {x.owner} was given to session {self.owner}"
             why = "this session's servers hold no shares of it"

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.arguments import real_array
 from gpumpc.errors import BadShape, BadValue, OutOfRange
 from gpumpc.nn import graph as g
 from gpumpc.nn.functions import function
@@ -25,11 +26,7 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
         BadValue: NaN, infinity or not a number.
         OutOfRange: a value outside [record.low, record.high].
     """
-    try:
-        values = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        what = "the input is not an array of numbers"
-        raise BadValue(what, str(error), "pass a float array") from error
+    values = real_array(x)
     if values.shape[1:] != record.shape or values.ndim == 0:
         raise BadShape(
             f"the input has shape {values.shape}",
@@ -37,8 +34,8 @@ def check_input(record: Input, x: npt.ArrayLike) -> FloatArray:
             "bring each item to that shape, or compile the model for this one",
         )
     if not np.isfinite(values).all():
-        hint = "clean the data before sharing it"
-        raise BadValue("the input contains NaN or infinity", hint=hint)
+        why, hint = "only finite numbers can be shared", "clean the data before sharing it"
+        raise BadValue("the input contains NaN or infinity", why, hint)
     if values.size and not record.low <= values.min() <= values.max() <= record.high:
         raise OutOfRange(
             f"the input spans [{values.min():.6g}, {values.max():.6g}]",

@@ -24,7 +24,7 @@ def choose_backend(name: str | None = None) -> Backend:
     installed; it never falls back to another backend.
     """
     keep_freed_memory()
-    wanted = name or os.environ.get(ENVIRONMENT) or _fastest()
+    wanted = str(name or os.environ.get(ENVIRONMENT) or _fastest())
     kind, _, number = wanted.partition(":")
     if wanted == "numpy":
         return as_backend(NumpyBackend())
