@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from gpumpc.errors import MissingFile
+from gpumpc.errors import MissingFile, PlanError
 from gpumpc.models.lenet import lenet
 from gpumpc.models.lite0 import lite0
 from gpumpc.models.resnet import resnet18
@@ -19,7 +19,7 @@ def named(
 ) -> tuple[torch.nn.Module, torch.Tensor]:
     """(module, example input (1, C, H, W)) of a known name or a .pt2 file of torch.export.save.
 
-    Raises MissingFile for a name that is neither.
+    Raises MissingFile for a name that is neither, PlanError for a file of something else.
     """
     match name:
         case "lite0":
@@ -32,6 +32,14 @@ def named(
             return resnet18(), torch.zeros(1, 3, size, size)
     if not Path(name).exists():
         hint = f"use {', '.join(NAMES)}, or the path of a .pt2 file"
-        raise MissingFile(f"there is no network '{name}'", hint=hint)
-    program = torch.export.load(name)
-    return program.module(), program.example_inputs[0][0]
+        why = "it is neither a known name nor a file"
+        raise MissingFile(f"there is no network '{name}'", why, hint)
+    try:
+        program = torch.export.load(name)
+        return program.module(), program.example_inputs[0][0]
+    except Exception as error:  # torch raises errors of many unrelated types
+        what, why = f"{name} holds no exported network", f"torch says {type(error).__name__}"
+        hint = (
+            "write it with torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
+        )
+        raise PlanError(what, why, hint) from error

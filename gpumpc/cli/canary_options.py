@@ -43,7 +43,7 @@ def _parsed(text: str) -> float:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         what = f"'{text}' is not a fraction of canaries"
-        raise BadValue(what, hint="write for example 2% or 0.02") from None
+        raise BadValue(what, "it is no number", "write for example 2% or 0.02") from None
 
 
 def canaries(

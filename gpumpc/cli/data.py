@@ -116,7 +116,8 @@ def build_folder(
     """
     if benchmark not in BENCHMARKS:
         hint = f"use {' or '.join(BENCHMARKS)}"
-        raise ConfigError(f"there is no benchmark '{benchmark}'", hint=hint)
+        what, why = f"there is no benchmark '{benchmark}'", f"there are {len(BENCHMARKS)}"
+        raise ConfigError(what, why, hint)
     chosen = BENCHMARKS[benchmark]
     images = chosen.build(cache, n_train, n_test)
     return images, write_folder(images, out, chosen.sources)

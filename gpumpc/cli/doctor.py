@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpumpc import messages as m
+from gpumpc.deploy.config import ClientConfig, load_client
 from gpumpc.errors import GpumpcError
 from gpumpc.media.read import reader_protection
 from gpumpc.ring.choose import choose_backend
@@ -30,6 +31,7 @@ EXTRAS = {
 
 def report(config: Path | None) -> bool:
     """Print a table; True if something needed does not work."""
+    settings = None if config is None else load_client(config)
     table = Table("what", "how it is", title=f"gpumpc {VERSION}")
     python = f"{platform.python_version()}, {os.cpu_count()} cores, {ssl.OPENSSL_VERSION}"
     table.add_row("python", python)
@@ -41,8 +43,8 @@ def report(config: Path | None) -> bool:
         state = "installed" if importlib.util.find_spec(module) else f"absent ({use})"
         table.add_row(f"extra {module}", state)
     failed = False
-    if config is not None:
-        for name, text, is_good in _servers(config):
+    if settings is not None:
+        for name, text, is_good in _servers(settings):
             table.add_row(name, text)
             failed |= not is_good
     Console().print(table)
@@ -73,12 +75,11 @@ def _reader() -> list[tuple[str, str]]:
     ]
 
 
-def _servers(config: Path) -> list[tuple[str, str, bool]]:
+def _servers(config: ClientConfig) -> list[tuple[str, str, bool]]:
     from gpumpc.client.status import ask_status
-    from gpumpc.deploy.config import load_client
 
     rows = []
-    for party, answer in enumerate(ask_status(load_client(config))):
+    for party, answer in enumerate(ask_status(config)):
         if isinstance(answer, GpumpcError):
             rows.append((f"server {party}", f"{type(answer).__name__}: {answer}", False))
             continue

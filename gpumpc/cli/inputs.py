@@ -55,7 +55,8 @@ def share(
         client.wait_connected(READY_S)
         arrays = [path for path in paths if path.suffix == ".npy"]
         if arrays and len(arrays) < len(paths):
-            raise ConfigError("arrays and images were given together", hint="share arrays alone")
+            what, why = "arrays and images were given together", "only images are preprocessed"
+            raise ConfigError(what, why, "share arrays alone")
         if arrays:
             _share_arrays(client, arrays)
         elif _share_images(client, known, paths, axis):
@@ -134,7 +135,8 @@ def load_array(path: Path) -> npt.NDArray[np.generic]:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except FileNotFoundError:
-        raise MissingFile(f"there is no file {path}", hint="give a .npy file") from None
+        what, why = f"there is no file {path}", "the path is wrong"
+        raise MissingFile(what, why, "give a .npy file") from None
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(
             f"{path} is not an array of numbers", str(error), "save it with numpy.save"
@@ -189,12 +191,15 @@ def delete(
     """Delete images at both servers, with their features and index rows."""
     with kept(receipt) as keep, connected(config, plan, catalog) as (client, known):
         chosen = items_of(known, check_named(items, everything))
+        here = {*client.list_inputs(), *client.list_features(), *client.list_lost()}
         if everything:
-            listed = client.list_inputs(), client.list_features(), client.list_lost()
-            chosen = sorted(set().union(*listed))
+            chosen = sorted(here)
+        unknown = [item for item in chosen if item not in here]
         deletions = client.delete(chosen, inputs_only)
         if not inputs_only:
             for item in chosen:
                 known.remove(item)
         keep(deletions)
-        typer.echo(f"{len(chosen)} items deleted at both servers")
+        for item in unknown:
+            console.print(f"[yellow]item {item} was at neither server[/]", highlight=False)
+        typer.echo(f"{len(chosen) - len(unknown)} items deleted at both servers")

@@ -46,7 +46,8 @@ def items_of(catalog: Catalog, names: Sequence[str]) -> list[str]:
         if not found:
             raise MissingFile(
                 f"'{name}' is neither a file that was shared from here nor an item id",
-                hint="see `gpumpc list`",
+                "the local catalogue does not have it, and an id has 32 hex digits",
+                "see `gpumpc list`, and name the file as it was shared",
             )
         items.update(dict.fromkeys(found))
     return list(items)
@@ -64,5 +65,7 @@ def place_of(catalog: Catalog, item: str) -> str:
 def check_named(names: Sequence[str] | None, everything: bool = False) -> list[str]:
     """The given names. Raises ConfigError unless either names or --all are given."""
     if bool(names) == everything:
-        raise ConfigError("either items or --all must be given", hint="name items, or use --all")
+        why = "both were given, and could differ" if everything else "no item was named"
+        hint = "name items, or use --all, not both"
+        raise ConfigError("either items or --all must be given", why, hint)
     return [*(names or [])]

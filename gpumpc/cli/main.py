@@ -172,8 +172,13 @@ def _local_setup(folder: Path, plans: list[Path], batch_size: int, pool: str) ->
 
     Raises ConfigError if one is there for something else.
     """
-    from gpumpc.deploy.config import LocalSetup, load_server, write_local
+    from gpumpc.deploy.config import LocalSetup, load_server, parse_size, write_local
+    from gpumpc.program import plan as plan_files
 
+    # Before keys are written: a server that cannot start would say it in a log alone.
+    parse_size(pool)
+    for plan in plans:
+        plan_files.load(plan)
     setup = LocalSetup.of(folder)
     if not setup.client.exists():
         return write_local(folder, plans, batch_size, pool=pool)

@@ -83,7 +83,8 @@ class Canaries:
                 arrays = [np.asarray(file[name], float) for name in ("inputs", "results", "bounds")]
         except FileNotFoundError:
             hint = "the model's owner makes it with `gpumpc canaries --plan PLAN --out FILE`"
-            raise MissingFile(f"there is no file of canaries {path}", "", hint) from None
+            what, why = f"there is no file of canaries {path}", "a plan does not come with one"
+            raise MissingFile(what, why, hint) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             what, hint = f"{path} is not a file of canaries", "make it with `gpumpc canaries`"
             raise ConfigError(what, str(error), hint) from error

@@ -67,7 +67,8 @@ class Client(Uploads):
     def delete(self, items: Sequence[str], inputs_only: bool = False) -> list[Deletion]:
         """Delete items at both servers: inputs, features and index rows; or inputs alone.
 
-        Both servers delete an item or neither does, in its turn among other requests. Returns both
+        Both servers delete an item or neither does, in its turn among other requests. An item that
+        is not there is passed over, so a call that was interrupted can be made again. Returns both
         servers' receipts, verified, for each 4096 items. Raises also AccessDenied, WrongStatement.
         """
         what: Literal["inputs", "all"] = "inputs" if inputs_only else "all"

@@ -61,7 +61,8 @@ def fetch(
     for name in wanted:
         if name not in sources:
             hint = f"choose from {', '.join(sorted(sources))}"
-            raise ConfigError(f"there is no data source '{name}'", hint=hint)
+            what, why = f"there is no data source '{name}'", "only pinned packages are fetched"
+            raise ConfigError(what, why, hint)
     absent = [name for name in wanted if not _whole(cache / name, sources[name])]
     _announce([sources[name] for name in absent], cache, say)
     missing: dict[str, str] = {}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
 import gpumpc
 from gpumpc import SecureFeatureExtractor, errors
-from gpumpc import messages as m
 from gpumpc.client import connection
 from gpumpc.client.canaries import Canaries
 from gpumpc.deploy.config import write_local
@@ -25,44 +24,14 @@ from gpumpc.errors import (
     MissingFile,
     OutOfRange,
 )
-from gpumpc.program.agreement import agreed_fields
-from gpumpc.program.compiler import program_of
-from gpumpc.wire.frames import Frame, Kind
+from tests.client.fake_server import PLAN, FakeServer
 from tests.processes.cluster import BATCH, images, tiny
 
 ITEM, OTHER = "0123456789abcdef" * 2, "f" * 32
 X = images(2)
-PLAN: Any = tiny()
+
 API: Any = gpumpc  # so that wrong types pass the type checker
 NAN, INF = float("nan"), float("inf")
-
-
-class FakeServer:
-    """Answers that it serves the plan, and notes every other request."""
-
-    sent: ClassVar[list[m.Request]] = []
-
-    def __init__(self, *_: object, peer: str) -> None:
-        self.party = int(peer[-1])
-        self._sequence = 0
-
-    def wait_peer(self, timeout_s: float) -> None: ...
-
-    def close(self) -> None: ...
-
-    def send(self, kind: Kind, payload: bytes, sequence: int = 0) -> None:
-        request, _ = m.unpack(payload, m.Request)
-        if not isinstance(request, m.GetStatus):
-            self.sent.append(request)
-        self._sequence = sequence
-
-    def receive(self, timeout_s: float, errors_of: int = 0) -> Frame:
-        if self.sent:
-            raise errors.PeerTimeout("this server only listens")
-        fields = agreed_fields(PLAN.record, program_of(PLAN.record, BATCH))
-        plan = m.PlanStatus(fields, "", "", "", 0, 0)
-        status = m.pack(m.Status(self.party, [plan], True, True))
-        return Frame(Kind.REPLY, memoryview(status), sequence=self._sequence)
 
 
 @dataclasses.dataclass

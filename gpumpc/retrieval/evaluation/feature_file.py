@@ -120,7 +120,7 @@ def read_features(path: Path, *, max_bytes: int = MAX_BYTES) -> Features:
     suffix = check_name(path)
     if not path.exists():
         hint = "write one with `gpumpc extract --out`, or correct the path"
-        raise MissingFile(f"there is no file {path}", hint=hint)
+        raise MissingFile(f"there is no file {path}", "no features are there", hint)
     if not path.is_file():
         raise _unusable(path, "it is not a plain file")
     try:
@@ -322,7 +322,7 @@ def csv_rows(path: Path, text: IO[str]) -> Iterator[tuple[int, list[str]]]:
 def opened_text(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Iterator[IO[str]]:
     """A text file that users write, such as labels. Raises MissingFile, ConfigError, BadValue."""
     if not path.exists():
-        raise MissingFile(f"there is no file {path}", hint=f"give {what}")
+        raise MissingFile(f"there is no file {path}", "the path is wrong", f"give {what}")
     if not path.is_file() or path.stat().st_size > max_bytes:
         why = f"it is not a plain file of up to {max_bytes} bytes"
         raise BadValue(f"{path} cannot be {what}", why, f"give {what}")
