@@ -33,15 +33,19 @@ purpose is a `GpumpcError` and says what happened, why, and what to do. What is 
 `__all__` is private and may change in any version.
 """
 
-from gpumpc.client.client import Client, connect
-from gpumpc.client.feature_extractor import SecureFeatureExtractor
-from gpumpc.client.index import Index
-from gpumpc.errors import GpumpcError
-from gpumpc.local.compile import Plan, compile
-from gpumpc.local.shared_tensor import SharedTensor
-from gpumpc.params import Params
-from gpumpc.program.compiler import Calibrated
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from gpumpc.version import VERSION as _version
+
+if _TYPE_CHECKING:
+    from gpumpc.client.client import Client, connect
+    from gpumpc.client.feature_extractor import SecureFeatureExtractor
+    from gpumpc.client.index import Index
+    from gpumpc.errors import GpumpcError
+    from gpumpc.local.compile import Plan, compile
+    from gpumpc.local.shared_tensor import SharedTensor
+    from gpumpc.params import Params
+    from gpumpc.program.compiler import Calibrated
 
 __all__ = [
     "Calibrated",
@@ -56,3 +60,32 @@ __all__ = [
     "connect",
 ]
 __version__ = _version
+
+_MODULES = {
+    "Calibrated": "program.compiler",
+    "Client": "client.client",
+    "GpumpcError": "errors",
+    "Index": "client.index",
+    "Params": "params",
+    "Plan": "local.compile",
+    "SecureFeatureExtractor": "client.feature_extractor",
+    "SharedTensor": "local.shared_tensor",
+    "compile": "local.compile",
+    "connect": "client.client",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first used: the process that reads a hostile image, and `gpumpc --version`,
+    # import no sockets, no cryptography and no engine with the package.
+    if name not in _MODULES:
+        raise AttributeError(f"module 'gpumpc' has no attribute '{name}'")
+    import importlib
+
+    value = getattr(importlib.import_module(f"gpumpc.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

@@ -1,7 +1,8 @@
 """The reader process, started by `read_images`: requests on its socket, images back on it.
 
-It imports all decoders, then gives up what it does not need (`gpumpc/media/sandbox.py`), and only
-then is sent a file: as an open descriptor, since it can open none. Its parent checks every answer.
+It imports the decoders of one kind of file, then gives up what it does not need
+(`gpumpc/media/sandbox.py`), and only then is sent a file: as an open descriptor, since it can open
+none. Its parent checks every answer.
 Under a kernel without Landlock and seccomp only its limits hold; `gpumpc doctor` says which it has.
 Error texts of libraries may quote a patient's name, so only the error's type is passed on.
 """
@@ -21,37 +22,43 @@ import numpy as np
 
 from gpumpc.errors import MissingExtra, UnreadableImage
 from gpumpc.media.child_messages import DONE, IMAGE, READY, Header, Request, refusal
-from gpumpc.media.decode import images_of
+from gpumpc.media.decode import DICOM, PICTURES, VOLUMES, images_of
 from gpumpc.media.sandbox import confine, end_with_parent, limit
 
 MAX_REQUEST_BYTES = 1 << 12
-# What the decoders would import only when a file needs it.
-LATE_MODULES = (
+# What the decoders of a kind would import only when a file needs it. Pillow resizes all of them.
+_PILLOW = (
     "PIL.ImageOps",
     "PIL.MpoImagePlugin",
     "PIL.TiffImagePlugin",
     "PIL.Jpeg2KImagePlugin",
-    "nibabel",
-    "numpy.lib.recfunctions",
-    "pydicom.pixels",
-    "pydicom.pixels.decoders",
-    "pydicom.pixels.processing",
-    "pydicom.encaps",
 )
+LATE_MODULES = {
+    PICTURES: _PILLOW,
+    VOLUMES: ("PIL.Image", "nibabel", "numpy.lib.recfunctions"),
+    DICOM: (
+        *_PILLOW,
+        "pydicom.pixels",
+        "pydicom.pixels.decoders",
+        "pydicom.pixels.processing",
+        "pydicom.encaps",
+    ),
+}
 MEMORY_CURE = (
     "share it on a machine that can give more memory (read_images(limits=...)), or split the file"
 )
 
 
 def main() -> None:
-    """Serve requests, one message each, until the socket ends; the argument limits memory."""
+    """Serve requests, one message each, until the socket ends; the arguments are its memory in
+    bytes and the kind of its files."""
     end_with_parent()
     warnings.simplefilter("ignore")
     limit(int(sys.argv[1]))
     line = socket.socket(fileno=os.dup(0))
     os.dup2(2, 1)  # whatever a library prints must not land between two headers
     out = os.fdopen(0, "wb")
-    import_decoders()
+    import_decoders(sys.argv[2])
     out.write(Header(READY, *confine()).pack())
     out.flush()
     while True:
@@ -65,9 +72,9 @@ def main() -> None:
                 out.flush()
 
 
-def import_decoders() -> None:
-    """Import what any file may need: nothing can be imported later."""
-    for name in LATE_MODULES:
+def import_decoders(kind: str) -> None:
+    """Import what a file of this kind may need: nothing can be imported later."""
+    for name in LATE_MODULES[kind]:
         with contextlib.suppress(ImportError):  # an extra that is not installed
             importlib.import_module(name)
     if "PIL.Image" in sys.modules:

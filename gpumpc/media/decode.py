@@ -21,16 +21,27 @@ from gpumpc.media.grey_levels import check_size, finite, window
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# The kinds of files that have decoders of their own.
+PICTURES, VOLUMES, DICOM = "pictures", "volumes", "dicom"
+MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DICM = slice(128, 132)
 GZIP = b"\x1f\x8b"
-_HEAD_BYTES = 352
+HEAD_BYTES = 352
 # The magic of a NIfTI-1 and a NIfTI-2 file lies at these offsets; "n+1" means header and data in
 # one file.
 _NIFTI1, _NIFTI2 = slice(344, 348), slice(4, 8)
 # A volume without a window: these percentiles of its values become 0 and 1.
 DARKEST, BRIGHTEST = 0.5, 99.5
 LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)  # ITU-R BT.601
+
+
+def kind_of(head: bytes) -> str:
+    """The kind that a file's first HEAD_BYTES say it is of: DICOM where they say nothing, as it may
+    begin with anything, or with the magic of a TIFF, for readers of both.
+    """
+    if head[DICM] != b"DICM" and head.startswith(MAGICS):
+        return PICTURES
+    return VOLUMES if head.startswith(GZIP) or _nifti_class(head) else DICOM
 
 
 def images(path: Path, options: Options) -> Iterator[Pixels]:
@@ -73,26 +84,26 @@ def resize(planes: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _native(file: BinaryIO, options: Options) -> Iterator[Pixels]:
-    head = file.read(_HEAD_BYTES)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         hint = "copy it again from where it came from"
         raise UnreadableImage("the file is empty", "it has zero bytes", hint)
-    # A DICOM file may begin like a TIFF, for readers of both.
-    if head[DICM] != b"DICM" and head.startswith(PICTURES):
+    kind = kind_of(head)
+    if kind == PICTURES:
         return pictures(file, options)
+    if kind == DICOM:
+        return dicom_frames(file, options.window)
     is_zipped = head.startswith(GZIP)
     if is_zipped:
         with gzip.open(file) as stream:
-            head = stream.read(_HEAD_BYTES)
+            head = stream.read(HEAD_BYTES)
         file.seek(0)
         if not _nifti_class(head):
             why = "it is compressed with gzip, and has no NIfTI volume inside"
             hint = "unpack it, and share the images"
             raise UnreadableImage("the file is not an image", why, hint)
-    if _nifti_class(head):
-        return slices(file, _nifti_class(head), is_zipped, options)
-    return dicom_frames(file, options.window)
+    return slices(file, _nifti_class(head), is_zipped, options)
 
 
 def pictures(stream: BinaryIO, options: Options) -> Iterator[Pixels]:

@@ -38,12 +38,13 @@ from gpumpc.media.child_messages import (
     parse_ready,
     parse_refusal,
 )
+from gpumpc.media.decode import DICOM, HEAD_BYTES, PICTURES, kind_of
 from gpumpc.media.sandbox import Protection
 from gpumpc.program.plan import Preprocessing
 
 FloatArray = npt.NDArray[np.float64]
 
-# For a reader process to import all decoders, on a machine that does much else.
+# For a reader process to import its decoders, on a machine that does much else.
 _START_S = 60.0
 
 
@@ -122,9 +123,13 @@ def read_images(
 
 
 def _read_all(files: list[Path], options: Options, limits: Limits) -> Iterator[Item | Refused]:
-    with contextlib.closing(_Reader(limits)) as reader:
+    readers: dict[str, _Reader] = {}
+    with contextlib.ExitStack() as stack:
         for path in files:
-            yield from reader.read(path, options)
+            kind = _kind(path)
+            if kind not in readers:
+                readers[kind] = stack.enter_context(contextlib.closing(_Reader(limits, kind)))
+            yield from readers[kind].read(path, options)
 
 
 def read_image(path: Path, recipe: Preprocessing | None = None, *, axis: int = 2) -> list[Item]:
@@ -170,10 +175,12 @@ _CHILD = ("-P", "-m", "gpumpc.media.child")
 
 
 class _Reader:
-    """One child process at a time; a new one after each that died or had to be ended."""
+    """One child process at a time, for files of one kind; a new one after each that died or had to
+    be ended.
+    """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, kind: str = DICOM) -> None:
+        self._limits, self._kind = limits, kind
         self._child: subprocess.Popen[bytes] | None = None
         self._line: socket.socket
         self._thread: threading.Thread
@@ -258,7 +265,7 @@ class _Reader:
         }
         with theirs:
             self._child = child = subprocess.Popen(
-                [sys.executable, *_CHILD, str(self._limits.memory_bytes)],
+                [sys.executable, *_CHILD, str(self._limits.memory_bytes), self._kind],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -308,13 +315,25 @@ def reader_protection() -> Protection:
     """Start a reader process and say what this kernel confines it with. Raises OSError, EOFError
     if none can be started.
     """
-    with contextlib.closing(_Reader(DEFAULT_LIMITS)) as reader:
+    with contextlib.closing(_Reader(DEFAULT_LIMITS, PICTURES)) as reader:
         return reader.start()
 
 
 def _open(path: Path) -> int:
     """A descriptor for reading; a pipe is not waited for."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _kind(path: Path) -> str:
+    """The kind of a file by its first bytes; any for one that cannot be read: it is refused."""
+    with contextlib.suppress(OSError):
+        file = _open(path)
+        try:
+            if stat.S_ISREG(os.fstat(file).st_mode):
+                return kind_of(os.pread(file, HEAD_BYTES, 0))
+        finally:
+            os.close(file)
+    return DICOM
 
 
 def _limit_cpu(pid: int, cpu_s: int) -> None:

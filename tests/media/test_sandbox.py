@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -163,3 +165,16 @@ def test_reader_lives_through_a_change_of_thread(tmp_path: Path) -> None:
     once()
     reader.close()
     assert len(causes) == 3 and all("not PNG" in cause for cause in causes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "absent"),
+    [("pictures", {"pydicom", "nibabel"}), ("volumes", {"numba"}), ("dicom", {"nibabel"})],
+)
+def test_reader_has_the_decoders_of_one_kind(kind: str, absent: set[str]) -> None:
+    """And nothing of sockets or keys: what is not there, a hostile file cannot use."""
+    script = "import sys; from gpumpc.media import child; child.import_decoders(sys.argv[1]); "
+    script += "print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", script, kind]
+    found = {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()}
+    assert "PIL" in found and not found & (absent | {"zmq", "cryptography"})
