@@ -4,7 +4,7 @@ Other packages import this package and none of its files.
 """
 
 # ruff: noqa: F403  every public name of these files is a name of the package
-from gpumpc.messages.arguments import *
+from gpumpc.messages.caller_names import *
 from gpumpc.messages.client_server import *
 from gpumpc.messages.codec import *
 from gpumpc.messages.dealer_server import *
