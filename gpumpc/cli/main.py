@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from gpumpc.cli import (
-    approve,
-    audit_group,
     bench,
     canary_options,
     data,
@@ -25,12 +23,12 @@ from gpumpc.cli import (
     inputs,
     receipt,
     results,
-    store,
 )
 from gpumpc.cli import train_head as head
 from gpumpc.cli.console import console, exit_on_error
 from gpumpc.cli.item_lookup import READY_S
 from gpumpc.cli.options import ConfigOption, PlanOption
+from gpumpc.cli.servers import approve, audit_group, store
 from gpumpc.errors import ConfigError
 from gpumpc.params import one_of
 from gpumpc.version import VERSION
@@ -244,7 +242,7 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="A client's TOML file.")] = None,
 ) -> None:
     """Show what is installed, which backend is used, and the servers' status."""
-    from gpumpc.cli import doctor as checks
+    from gpumpc.cli.servers import doctor as checks
 
     with exit_on_error():
         failed = checks.report(config)

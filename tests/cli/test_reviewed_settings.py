@@ -27,6 +27,14 @@ KEYS = {
         "peer_card dealer_card user_cards owner_cards server_cards"
     ),
     "who may share a plan's weights, out of the owners": "plan_owners",
+    "whose signature a plan's weights must carry; without it, what the servers say is believed": (
+        "owner_card"
+    ),
+    "narrows what users may do; without tables every listed user may, and both servers compare": (
+        "rights"
+    ),
+    "asks for signatures more; without it none are asked for, and both servers compare": "approvals",
+    "lowers how much a user may ask a day; without it there is no such limit": "budgets",
     "plans: both servers and the dealer compare their hashes": "plans",
     "sizes and speed, compared between the parties where they must be equal": (
         "batch_size in_flight"
@@ -46,9 +54,9 @@ KEYS = {
 # Reason -> options of the command line.
 OPTIONS = {
     "names a file or folder that is read": (
-        "--config --plan --catalog --head --on --labels --inputs --canary-file --cache"
+        "--config --plan --catalog --head --on --labels --inputs --canary-file --cache --card"
     ),
-    "names a file or folder that is written, never over a secret": "--out --folder",
+    "names a file or folder that is written, never over a secret": "--out --folder --receipt",
     "chooses items, an index or images": "--all --index --axis --images-only --name --classes",
     "how a result is shown or judged in the clear": (
         "--json --top --metric --k --leave-one-out --version --vote"
@@ -63,6 +71,8 @@ OPTIONS = {
         "--ring-bits --frac-bits --weights --bounds --policy"
     ),
     "adds a check": "--canaries",
+    "whose keys sign an approval, what it says and how long it holds": "--identity --purpose --days",
+    "how many records are shown; all are checked": "--last",
     "starts all parties on one machine: for trying out, and said so": "--local",
     "ends a process earlier": "--supervised",
     "where a new master key is: there is no value for none": "--to",

@@ -35,7 +35,7 @@ class FakeServer:
         if self.sent:
             raise PeerTimeout("this server only listens")
         fields = agreed_fields(PLAN.record, program_of(PLAN.record, BATCH))
-        plan = m.PlanStatus(fields, "user", "", "a session", 0, 0)
+        plan = m.PlanStatus(fields, "user", "", None, "a session", 0, 0)
         status = m.Status(self.party, [plan], True, True)
         reply = m.pack(m.ItemList() if self._is_list else status)
         return Frame(Kind.REPLY, memoryview(reply), sequence=self._sequence)

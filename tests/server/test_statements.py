@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gpumpc import messages as m
-from gpumpc.cli import doctor
+from gpumpc.cli.servers import doctor
 from gpumpc.client.client import connect
 from gpumpc.deploy.config import LocalSetup, load_client
 from gpumpc.deploy.keys import Card, load_card
