@@ -33,7 +33,7 @@ KEYS = {
     "narrows what users may do; without tables every listed user may, and both servers compare": (
         "rights"
     ),
-    "asks for signatures more; without it none are asked for, and both servers compare": "approvals",
+    "asks for signatures more; without it for none, and both servers compare": "approvals",
     "lowers how much a user may ask a day; without it there is no such limit": "budgets",
     "plans: both servers and the dealer compare their hashes": "plans",
     "sizes and speed, compared between the parties where they must be equal": (
@@ -71,7 +71,7 @@ OPTIONS = {
         "--ring-bits --frac-bits --weights --bounds --policy"
     ),
     "adds a check": "--canaries",
-    "whose keys sign an approval, what it says and how long it holds": "--identity --purpose --days",
+    "whose keys sign an approval, what it says, for how long": "--identity --purpose --days",
     "how many records are shown; all are checked": "--last",
     "starts all parties on one machine: for trying out, and said so": "--local",
     "ends a process earlier": "--supervised",

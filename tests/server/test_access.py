@@ -26,7 +26,7 @@ ZEROS = np.zeros((3, 6))
 
 
 def head(policy: Policy) -> PlanRecord:
-    return compiled_plan().head(ZEROS, ZEROS[0], "abcdef", policy).record
+    return compiled_plan().head(ZEROS, ZEROS[0], list("abcdef"), policy).record
 
 
 HEADS = {policy: head(policy) for policy in get_args(Policy)}

@@ -19,8 +19,8 @@ from tests.server.running import client_of, served, share_weights, written
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "rights.md").read_text()
 PLAN = compiled_plan()
 WEIGHT = np.random.default_rng(5).uniform(-1, 1, (3, 4))
-LABEL = PLAN.head(WEIGHT, np.zeros(4), "abcd", "label")
-LOGITS = PLAN.head(WEIGHT, np.zeros(4), "abcd", "logits")
+LABEL = PLAN.head(WEIGHT, np.zeros(4), list("abcd"), "label")
+LOGITS = PLAN.head(WEIGHT, np.zeros(4), list("abcd"), "logits")
 TABLES = """
 [rights.tiny]
 share = ["ann"]
