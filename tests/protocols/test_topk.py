@@ -13,7 +13,8 @@ from bench.topk_failures import BITS, count_wrong, databases, exact, id_bits, se
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.ranking.topk import FAILURE, OpenedSign, Pass, TopK, plan_passes
+from gpumpc.protocols.ranking.opened_sign import OpenedSign
+from gpumpc.protocols.ranking.topk import FAILURE, Pass, TopK, plan_passes
 from gpumpc.ring import selection
 from gpumpc.ring.backend import packed_bytes
 from gpumpc.session import Session, Sum

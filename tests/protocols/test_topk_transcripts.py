@@ -18,7 +18,8 @@ from bench.topk_failures import BITS, check_law, databases, exact, search, trans
 from gpumpc.errors import CorrelationError, SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
 from gpumpc.offline.seeds import SeedTree
-from gpumpc.protocols.ranking.topk import OpenedSign, Pass, TopK
+from gpumpc.protocols.ranking.opened_sign import OpenedSign
+from gpumpc.protocols.ranking.topk import Pass, TopK
 from gpumpc.ring import selection
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests.harness import BACKEND, Cell, Outcome

@@ -8,72 +8,28 @@ come from a user, no shuffle may serve two queries, and the sample is taken afte
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
 
 from gpumpc.cost import Cost
 from gpumpc.errors import SelectionFailed
 from gpumpc.offline.deal_batch import Dealing
-from gpumpc.protocols.comparison import Comparison, plan_comparison
+from gpumpc.protocols.ranking.growth import Sort, plan_sort
+from gpumpc.protocols.ranking.opened_sign import OpenedSign
 from gpumpc.protocols.ranking.shuffle import Shuffled
-from gpumpc.protocols.relu import split_top
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.ring import selection
-from gpumpc.ring.backend import Backend, Words, lane_bytes, packed_bytes
-from gpumpc.session import Session, Xor
+from gpumpc.ring.backend import Backend, Words, packed_bytes
+from gpumpc.session import Session
 from gpumpc.shares import Additive
 
-# At most this likely, a pass fails and the whole selection is repeated under a new shuffle.
+# At most this likely, a pass or a growth fails and the whole selection is repeated under a new
+# shuffle.
 FAILURE = 1e-4
 _SAMPLES = (16, 24, 32, 48, 64, 96)
 _MAX_RANK = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenedSign:
-    """[x < 0] of n flat values, opened, from z = x + rho with rho the dealer's.
-
-    **Computes** msb(x) = msb(z) ^ msb(rho) ^ [z_low < rho_low] for |x| < 2^(bits-1).
-    **Hides** everything about x except its sign; the caller must show that the signs may be known.
-    **Cost** 1 + tree rounds; tree + 1 bits an element each way; nothing where n is 0 (the pairs of
-    a single key). **Error** none. **Source** docs/protocols.md section 9.
-    """
-
-    n: int
-    bits: int
-
-    @property
-    def comparison(self) -> Comparison:
-        return plan_comparison(self.bits - 1)
-
-    @property
-    def cost(self) -> Cost:
-        tree = self.comparison
-        if not self.n:
-            return Cost()
-        sent, dealt = (lane_bytes(self.n, bits + 1) for bits in (tree.opened_bits, tree.dealt_bits))
-        return Cost.both_ways(1 + tree.rounds, sent, dealt)
-
-    def deal(self, dealing: Dealing, rho: Words) -> None:
-        if not self.n:
-            return
-        low, top = split_top(dealing.backend.to_planes(rho.reshape(-1), self.bits))
-        self.comparison.deal(dealing, low, self.n)
-        dealing.deal_lanes("top", top[None], self.n)
-
-    def run(self, session: Session, z: Words) -> selection.Bits:
-        """Bits on the host, in the shape of z."""
-        backend = session.backend
-        if not self.n:
-            nothing: selection.Bits = backend.download_bits(backend.constant_lane(0, 0), z.shape)
-            return nothing
-        z = backend.reduce(z, self.bits)
-        low, top = split_top(backend.to_planes(z.reshape(-1), self.bits))
-        [less] = self.comparison.run(session, [low], self.n)
-        share = less ^ session.dealt_lanes("top", 1, self.n)[0]
-        if session.party == 0:
-            share = share ^ top
-        [opened] = session.open_many(Xor(share[None], self.n))
-        bits: selection.Bits = backend.download_bits(opened[0], z.shape)
-        return bits
+# For more neighbours than this, larger samples come into question, at a coarser choice of ranks.
+_FEW = 96
+_LARGE_SAMPLES = (128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,23 +44,35 @@ class Pass:
 
 @functools.lru_cache(maxsize=256)
 def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
-    """The passes before all pairs are compared, each the cheapest by an estimate of the rest."""
+    """The passes before the rest is sorted, each the cheapest by an estimate of what follows."""
     options = [
         Pass(n, sample, rank, cap)
-        for sample in _SAMPLES
-        if 2 * sample <= n
-        for rank in range(1, min(sample // 2, _MAX_RANK))
-        if (cap := selection.smallest_cap(n, sample, rank, k, FAILURE)) is not None and 2 * cap <= n
+        for sample, rank, most in _choices(n, k)
+        if (cap := selection.smallest_cap(n, sample, rank, k, FAILURE)) is not None and cap <= most
     ]
-    best = min(options, key=_price, default=None)
-    if best is None or _price(best) >= n * (n - 1) / 2:
+    best = min(options, key=lambda option: _price(option, k), default=None)
+    if best is None or _price(best, k) >= plan_sort(n, FAILURE).price:
         return ()
     return (best, *plan_passes(best.cap, k))
 
 
-def _price(p: Pass) -> float:
+def _choices(n: int, k: int) -> Iterator[tuple[int, int, int]]:
+    """(sample, rank, most keys that may be kept) of the passes to choose from."""
+    for sample in _SAMPLES:
+        if 2 * sample <= n:
+            yield from ((sample, rank, n // 2) for rank in range(1, min(sample // 2, _MAX_RANK)))
+    for sample in _LARGE_SAMPLES:
+        if k > _FEW and 8 * sample <= n:
+            step = sample // 32
+            yield from ((sample, rank, 3 * n // 4) for rank in range(step, 24 * step, step))
+
+
+def _price(p: Pass, k: int) -> float:
     """Comparisons of a pass and, estimated, of all that follow."""
-    return p.sample * (p.sample - 1) / 2 + p.n + min(p.cap * (p.cap - 1) / 2, 1.5 * p.cap + 2500)
+    rest = 1.5 * p.cap + max(2500, plan_sort(5 * k // 4, FAILURE).price)
+    if k <= _FEW:
+        rest = 1.5 * p.cap + 2500
+    return p.sample * (p.sample - 1) / 2 + p.n + min(plan_sort(p.cap, FAILURE).price, rest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +82,10 @@ class TopK(Step):
     **Computes** shares of the k smallest of x'' (Q, N) modulo 2^bits, in order, for distinct keys
     that differ by less than 2^(bits-1).
     **Hides** keys, ids and which rows they came from; the opened bits are those of a uniformly
-    random order. **Cost** the sum over passes and the last all-pairs comparison; fixed in advance,
-    whatever the data. **Error** none; with probability below `FAILURE` a pass and row it raises
-    SelectionFailed, and nothing is released. **Source** this project; docs/protocols.md section 9.
+    random order. **Cost** the sum over passes and the sort of what is left; fixed in advance,
+    whatever the data. **Error** none; with probability below `FAILURE` a pass or growth and row it
+    raises SelectionFailed, and nothing is released. **Source** this project; docs/protocols.md
+    section 9.
     """
 
     bits: int
@@ -124,8 +93,13 @@ class TopK(Step):
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """The thinnings before all pairs are compared."""
+        """The thinnings before all that is left is sorted."""
         return plan_passes(self.shape[1], self.k)
+
+    @property
+    def sort(self) -> Sort:
+        """How what is left is sorted."""
+        return plan_sort(self.passes[-1].cap if self.passes else self.shape[1], FAILURE)
 
     def _pairs(self, m: int) -> OpenedSign:
         return OpenedSign(self.shape[0] * m * (m - 1) // 2, self.bits)
@@ -134,14 +108,13 @@ class TopK(Step):
     def cost(self) -> Cost:
         rows = self.shape[0]
         total = Cost()
-        last = self.shape[1]
         for p in self.passes:
             opened_pivot = Cost.both_ways(1, packed_bytes(rows, self.bits))
             opened_again = Cost.both_ways(1, packed_bytes(rows * p.cap, self.bits))
             total = total + self._pairs(p.sample).cost + opened_pivot + opened_again
             total = total + OpenedSign(rows * p.n, self.bits).cost
-            last = p.cap
-        return total + self._pairs(last).cost
+        grown = (growth.cost(rows, self.bits) for growth in self.sort.growths)
+        return sum(grown, total + self._pairs(self.sort.base).cost)
 
     def deal(self, dealing: Dealing, *masks: Words) -> None:
         [r] = masks
@@ -155,7 +128,10 @@ class TopK(Step):
             OpenedSign(rows * p.n, self.bits).deal(dealing, less_pivot)
             r = dealing.sum_words("r'", (rows, p.cap), self.bits)
         dealing.at(f"{self.name}/last")
-        self._pairs(r.shape[1]).deal(dealing, self._differences(backend, r, r.shape[1]))
+        sort = self.sort
+        self._pairs(sort.base).deal(dealing, self._differences(backend, r, sort.base))
+        for number, growth in enumerate(sort.growths):
+            growth.deal(dealing, f"{self.name}/growth{number}", rows, self.bits)
 
     def run(self, session: Session, keys: Shuffled) -> Additive:
         backend = session.backend
@@ -164,8 +140,7 @@ class TopK(Step):
             index = self._thin(session, f"{self.name}/pass{number}", p, opened, share)
             share = backend.gather(share, index)
             [opened] = session.open_many(session.masked(share, "r'", self.bits))
-        session.at(f"{self.name}/last")
-        order = self._order(session, opened, opened.shape[1])
+        order = self._sorted(session, opened, share)
         words = backend.gather(share, order[:, : self.k])
         return Additive(backend.reduce(words, self.bits), self.bits)
 
@@ -184,9 +159,20 @@ class TopK(Step):
         coin = hashlib.sha256(backend.download(w).tobytes()).digest()
         kept = selection.survivors(below, pivots, self.k, p.cap, coin)
         if kept is None:
-            why = f"it happens less than once in {1 / FAILURE:g} searches"
-            raise SelectionFailed("a search met an unlucky sample", why, "ask again")
+            raise _unlucky()
         return kept
+
+    def _sorted(self, session: Session, opened: Words, share: Words) -> selection.Index:
+        """Ascending positions of all keys that are left."""
+        session.at(f"{self.name}/last")
+        order = self._order(session, opened, self.sort.base)
+        for number, growth in enumerate(self.sort.growths):
+            name = f"{self.name}/growth{number}"
+            grown = growth.run(session, name, share, order, self.bits)
+            if grown is None:
+                raise _unlucky()
+            order = grown
+        return order
 
     def _order(self, session: Session, opened: Words, m: int) -> selection.Index:
         """Ascending positions of the first m opened keys of each row, all compared with all."""
@@ -199,3 +185,8 @@ class TopK(Step):
 
     def plain(self, clear: Clear, keys: Words) -> Words:
         return clear.backend.smallest_signed(keys, self.k)
+
+
+def _unlucky() -> SelectionFailed:
+    why = f"it happens less than once in {1 / FAILURE:g} searches"
+    return SelectionFailed("a search met an unlucky sample", why, "ask again")
