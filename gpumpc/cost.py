@@ -26,8 +26,12 @@ class Cost:
         return cls(rounds, n_bytes, n_bytes, dealer_bytes)
 
     def __add__(self, other: Cost) -> Cost:
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Cost(*map(sum, pairs))
+        return Cost(
+            self.rounds + other.rounds,
+            self.s0_bytes + other.s0_bytes,
+            self.s1_bytes + other.s1_bytes,
+            self.dealer_bytes + other.dealer_bytes,
+        )
 
     def __mul__(self, times: int) -> Cost:
         return Cost(*(times * v for v in dataclasses.astuple(self)))

@@ -81,7 +81,7 @@ def compile_graph(
         "output_bits": output_bits,
         "bounds": "calibrated" if calibration else "certified",
         "guard_bits": calibration.guard_bits if calibration else 0,
-        "widths": plan_widths(graph, params, integers, found, output_bits, fracs),
+        "widths": plan_widths(graph, params, arrays, found, output_bits, fracs),
     }
     return msgspec.structs.replace(plan, **fields), salted
 

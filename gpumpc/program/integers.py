@@ -1,6 +1,6 @@
 """A network's weights as ring elements; the mode `fixed`, a program in the clear on integers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -10,25 +10,63 @@ from gpumpc.protocols.step import Clear
 from gpumpc.ring.backend import Backend
 from gpumpc.ring.fixed_point import decode, encode, signed
 
-Integers = dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]
+LayerIntegers = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
+Integers = Mapping[str, LayerIntegers]
+
+# Entries that are rounded, or bounded, at a time: 32 MiB of float64.
+BLOCK_ENTRIES = 1 << 22
+
+
+class _EncodedWeights(Mapping[str, LayerIntegers]):
+    """(weight, bias) by layer, made when it is asked for and kept by nobody.
+
+    The integers of a whole network take twice the memory of its float32 weights.
+    """
+
+    def __init__(self, program: Program, weights: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        self._specs, self._weights = program.weights, weights
+
+    def __getitem__(self, layer: str) -> LayerIntegers:
+        spec = self._specs[layer]
+        parts = ("weight", spec.weight_scale), ("bias", spec.bias_scale)
+        weight, bias = (
+            _encoded(
+                self._weights[f"{layer}.{part}"], scale, spec.bits, f"the {part} of layer '{layer}'"
+            )
+            for part, scale in parts
+        )
+        return weight, bias
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
 
 
 def integer_weights(program: Program, weights: Mapping[str, npt.NDArray[np.floating]]) -> Integers:
     """(weight, bias) of every layer, rounded to the program's scales, modulo 2^k.
 
-    Raises BadValue for NaN, OutOfRange for a weight that does not fit the ring.
+    A layer's integers are made each time they are asked for. That raises BadValue for NaN,
+    OutOfRange for a weight that does not fit the ring.
     """
+    return _EncodedWeights(program, weights)
 
-    def encoded(layer: str, part: str, scale: float, bits: int) -> npt.NDArray[np.uint64]:
-        return encode(weights[f"{layer}.{part}"], scale, bits, f"the {part} of layer '{layer}'")
 
-    return {
-        layer: (
-            encoded(layer, "weight", spec.weight_scale, spec.bits),
-            encoded(layer, "bias", spec.bias_scale, spec.bits),
-        )
-        for layer, spec in program.weights.items()
-    }
+def row_blocks(n_rows: int, row_entries: int) -> Iterator[slice]:
+    """Slices that cover `n_rows` rows, each of about BLOCK_ENTRIES entries, at least one row."""
+    step = max(1, BLOCK_ENTRIES // max(1, row_entries))
+    return (slice(start, start + step) for start in range(0, n_rows, step))
+
+
+def _encoded(
+    values: npt.NDArray[np.floating], scale: float, bits: int, name: str
+) -> npt.NDArray[np.uint64]:
+    """`encode` by blocks, so that no second copy of a large array is made."""
+    words = np.empty(values.shape, dtype=np.uint64)
+    for rows in row_blocks(len(values), values[:1].size):
+        words[rows] = encode(values[rows], scale, bits, name)
+    return words
 
 
 def evaluate_fixed(

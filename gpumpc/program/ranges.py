@@ -9,14 +9,16 @@ does not fit is refused here, before anything is shared.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import PlanError, RangeTooWide
-from gpumpc.program.integers import Integers
+from gpumpc.program.integers import BLOCK_ENTRIES, Integers, row_blocks
 from gpumpc.program.program import Program
 from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.functions.piecewise import Piecewise, value_at
@@ -32,10 +34,16 @@ from gpumpc.ring.numpy_backend import NumpyBackend
 
 Floats = npt.NDArray[np.float64]
 Product = linear.PrivateProduct | linear.PublicProduct
-# A float64 sum of n products errs by at most n 2^-53 of the sum of their magnitudes (Higham 2002,
-# section 3.1). Rows here are shorter than 2^12, so every bound is widened by this fraction of that
-# sum: rounding can never make it too tight.
-_SLACK = 2.0**-40
+# A matrix, or a factor that stands for that multiple of the identity matrix.
+Factor = float | Floats
+
+
+def _slack(n: int) -> float:
+    """A float64 sum of n products errs by at most n 2^-53 of the sum of their magnitudes (Higham
+    2002, section 3.1). Bounds are widened by twice that fraction and more: rounding can never make
+    one too tight.
+    """
+    return max(n, 1 << 12) * 2.0**-52
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +54,14 @@ class Interval:
     high: Floats
 
     @property
+    def extremes(self) -> tuple[float, float]:
+        """The lowest and the highest bound of all channels."""
+        return float(self.low.min()), float(self.high.max())
+
+    @property
     def magnitude(self) -> float:
         """Largest absolute value."""
-        return float(max(np.abs(self.low).max(), np.abs(self.high).max()))
+        return max(abs(end) for end in self.extremes)
 
     def with_zero(self) -> Interval:
         """Widened to contain zero, as padding does."""
@@ -58,16 +71,24 @@ class Interval:
         """Bounds of a sum."""
         return Interval(self.low + other.low, self.high + other.high)
 
-    def times(self, matrix: Floats) -> Interval:
-        """Bounds of v @ matrix, v a row of channels."""
-        positive, negative = np.maximum(matrix, 0), np.minimum(matrix, 0)
-        low = self.low @ positive + self.high @ negative
-        high = self.high @ positive + self.low @ negative
-        return Interval(low, high).widened(self.rounding(np.abs(matrix)))
+    def times(self, factor: Factor) -> Interval:
+        """Bounds of v @ matrix, v a row of channels, or of a multiple of v."""
+        if isinstance(factor, float):
+            ends = self.low * factor, self.high * factor
+            scaled = Interval(np.minimum(*ends), np.maximum(*ends))
+        else:
+            # Any v is the centre plus something of at most the radius.
+            sizes = np.abs(factor)
+            centre = (self.low / 2 + self.high / 2) @ factor
+            radius = (self.high / 2 - self.low / 2) @ sizes
+            scaled = Interval(centre - radius, centre + radius)
+        return scaled.widened(self.rounding(factor))
 
-    def rounding(self, magnitudes: Floats) -> Floats:
-        """More than the rounding of v @ M for any |M| <= magnitudes."""
-        return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)) @ magnitudes * _SLACK)
+    def rounding(self, factor: Factor) -> Floats:
+        """More than the rounding of v @ M for any |M| <= |factor|."""
+        sizes = np.maximum(np.abs(self.low), np.abs(self.high))
+        product = sizes * abs(factor) if isinstance(factor, float) else sizes @ np.abs(factor)
+        return np.asarray(product * _slack(len(sizes)))
 
     def widened(self, by: Floats) -> Interval:
         """Both ends moved outward."""
@@ -75,58 +96,70 @@ class Interval:
 
     def slackened(self) -> Interval:
         """Widened by more than the rounding of a short sum."""
-        return self.widened(np.maximum(np.abs(self.low), np.abs(self.high)) * _SLACK)
+        return self.widened(self.rounding(1.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """v = sum_j sources[j] @ matrices[j] + rest, pixel by pixel.
+    """v = sum_j sources[j] @ factors[j] + rest, pixel by pixel.
 
     Where layers without an activation follow one another (project, add, expand), their matrices are
     multiplied before bounds are taken, which is much tighter than an interval a layer.
     """
 
     sources: tuple[Interval, ...]
-    matrices: tuple[Floats, ...]
+    factors: tuple[Factor, ...]
     rest: Interval
 
     @classmethod
     def of(cls, interval: Interval) -> Affine:
         """A new source: a value of which only bounds are known."""
         zeros = np.zeros_like(interval.low)
-        return cls((interval,), (np.eye(len(interval.low)),), Interval(zeros, zeros))
+        return cls((interval,), (1.0,), Interval(zeros, zeros))
 
-    @property
+    @functools.cached_property
     def interval(self) -> Interval:
         """Bounds by channel."""
         total = self.rest
-        for source, matrix in zip(self.sources, self.matrices, strict=True):
-            total = total.plus(source.times(matrix))
+        for source, factor in zip(self.sources, self.factors, strict=True):
+            total = total.plus(source.times(factor))
         return total
 
     def times(self, matrix: Floats, bias: Floats) -> Affine:
         """v @ matrix + bias."""
         rest = self.rest.times(matrix).plus(Interval(bias, bias))
-        for source, m in zip(self.sources, self.matrices, strict=True):
-            # m @ matrix is rounded too, and its terms may cancel.
-            rest = rest.widened(source.rounding(np.abs(m) @ np.abs(matrix)))
-        return Affine(self.sources, tuple(m @ matrix for m in self.matrices), rest)
+        for source, factor in zip(self.sources, self.factors, strict=True):
+            # factor @ matrix is rounded too, and its terms may cancel.
+            rest = rest.widened(source.rounding(_composed(abs(factor), np.abs(matrix))))
+        return Affine(self.sources, tuple(_composed(f, matrix) for f in self.factors), rest)
 
     def plus(self, other: Affine) -> Affine:
         """The sum; a source that both have is counted once."""
-        own = zip(self.sources, self.matrices, strict=True)
-        terms = {id(source): (source, matrix) for source, matrix in own}
-        for source, matrix in zip(other.sources, other.matrices, strict=True):
+        own = zip(self.sources, self.factors, strict=True)
+        terms = {id(source): (source, factor) for source, factor in own}
+        for source, factor in zip(other.sources, other.factors, strict=True):
             known = terms.get(id(source))
-            terms[id(source)] = (source, matrix if known is None else known[1] + matrix)
-        sources, matrices = zip(*terms.values(), strict=True)
-        return Affine(sources, matrices, self.rest.plus(other.rest))
+            terms[id(source)] = (source, factor if known is None else _added(known[1], factor))
+        sources, factors = zip(*terms.values(), strict=True)
+        return Affine(sources, factors, self.rest.plus(other.rest))
 
-    def truncated(self, shift: int) -> Affine:
-        """floor(v / 2^shift), or that plus one."""
-        scale = 2.0**-shift
-        rest = Interval(self.rest.low * scale - 1, self.rest.high * scale + 1)
-        return Affine(self.sources, tuple(m * scale for m in self.matrices), rest)
+    def scaled(self, scale: float, error: float) -> Affine:
+        """scale * v, at most `error` off."""
+        rest = self.rest.times(scale).widened(np.full_like(self.rest.low, error))
+        return Affine(self.sources, tuple(factor * scale for factor in self.factors), rest)
+
+
+def _composed(first: Factor, then: Floats) -> Floats:
+    return first * then if isinstance(first, float) else first @ then
+
+
+def _added(a: Factor, b: Factor) -> Factor:
+    if isinstance(a, float) and isinstance(b, float):
+        return a + b
+    identity = np.eye(len(a if isinstance(b, float) else b))
+    return (a * identity if isinstance(a, float) else a) + (
+        b * identity if isinstance(b, float) else b
+    )
 
 
 def bounds_of(
@@ -152,43 +185,80 @@ def bounds_of(
     return {name: affine.interval for name, affine in bounds.items()}
 
 
-def check_fits(program: Program, bounds: Mapping[str, Interval]) -> None:
-    """Raises RangeTooWide, naming the first step whose values leave the range it is exact for."""
+Extremes = tuple[float, float]
 
-    def of(name: str) -> Interval:
+
+def check_fits(program: Program, bounds: Mapping[str, Interval | Extremes]) -> None:
+    """Raises RangeTooWide, naming all steps whose values leave the range they are exact for."""
+
+    def of(name: str) -> Extremes:
         # A lift or an opening has its input's bounds, and exists in some programs of a graph only.
         while name not in bounds:
             name = name.rpartition("/")[0]
-        return bounds[name]
+        found = bounds[name]
+        return found.extremes if isinstance(found, Interval) else found
 
-    for step in program.steps:
-        _check(step, [of(name) for name in step.inputs], of(step.output))
+    limits = (limit for step in program.steps for limit in _limits(step, of))
     if program.steps and not program.result_is_index:
         # No later step checks a sum at the end.
-        _fits(program.steps[-1], of(program.output), program.result.bits - 1)
+        last = program.steps[-1], of(program.output), program.result.bits - 1
+        limits = itertools.chain(limits, [last])
+    if beyond := [limit for limit in limits if not _fits(*limit[1:])]:
+        raise _too_wide(beyond)
 
 
-def _check(step: Step, inputs: list[Interval], result: Interval) -> None:
-    """Check that a step's input and result are in the range it is exact for."""
-    x = inputs[0]
+Limit = tuple[Step, Extremes, int]
+
+
+def _limits(step: Step, of: Callable[[str], Extremes]) -> Iterator[Limit]:
+    """What a step is exact for: values within (low, high) must have |v| < 2^bits."""
+    low, high = of(step.inputs[0])
     match step:
         case linear.PrivateProduct() | linear.PublicProduct() | linear.BeaverProduct():
-            _fits(step, result, step.ring_bits - 1)
+            yield step, of(step.output), step.ring_bits - 1
         case Truncate():
             # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift
-            _fits(step, Interval(x.low, x.high + 2.0**step.shift), step.ring_bits - 1)
+            yield step, (low, high + 2.0**step.shift), step.ring_bits - 1
         case Lift():
-            _fits(step, x, step.low - 2)
+            yield step, (low, high), step.low - 2
         case relu.ReLU():
-            _fits(step, x, step.bits - 1)
+            yield step, (low, high), step.bits - 1
         case Piecewise():
-            _fits(step, x, step.bits - 1)
-            _fits(step, result, step.high - 1)
+            yield step, (low, high), step.bits - 1
+            yield step, of(step.output), step.high - 1
         case relu.Clamp():
-            _fits(step, Interval(x.low - step.top, x.high), step.bits - 1)
+            yield step, (low - step.top, high), step.bits - 1
         case pooling.MaxPool() | Argmax() | Negate():
             # a difference, or keys that must differ by less than half of their ring
-            _fits(step, x, step.bits - 2)
+            yield step, (low, high), step.bits - 2
+
+
+def _fits(extremes: Extremes, bits: int) -> bool:
+    """Whether every value v has |v| < 2^bits (the low end may reach it)."""
+    return extremes[0] >= -(2.0**bits) and extremes[1] < 2.0**bits
+
+
+def _too_wide(beyond: Sequence[Limit]) -> RangeTooWide:
+    """The error for these steps, the one that lacks most bits first."""
+
+    def lacking(limit: Limit) -> float:
+        _, (low, high), bits = limit
+        return math.log2(max(-low, high)) - bits
+
+    worst = sorted(beyond, key=lacking, reverse=True)
+    step, (low, high), bits = worst[0]
+    reached = math.log2(max(-low, high))
+    what = f"layer '{step.name}' may reach 2^{reached:.2f} ring units, with room below 2^{bits}"
+    names = dict.fromkeys(other.name.partition("/")[0] for other, _, _ in worst)
+    names.pop(step.name.partition("/")[0])
+    if names:
+        what += f"; these do not fit either, the worst first: {', '.join(names)}"
+    return RangeTooWide(
+        what,
+        "the bounds of its inputs and weights allow it",
+        "choose a larger k or a smaller f: params=gpumpc.Params(ring_bits=.., frac_bits=..); "
+        "or calibrate a network's bounds on samples: bounds=gpumpc.Calibrated(samples)",
+    )
 
 
 def _bounds(
@@ -200,7 +270,8 @@ def _bounds(
         case linear.PrivateProduct() | linear.PublicProduct():
             return _product(step, affine, weights, measured)
         case Truncate():
-            return affine.truncated(step.shift)
+            # floor(v / 2^shift), or that plus one
+            return affine.scaled(2.0**-step.shift, 1.0)
         case Lift() | linear.Open() | linear.OpenRepeated():
             return affine
         case local.Add():
@@ -299,14 +370,20 @@ def _function(step: Piecewise, x: Interval) -> Interval:
 def _product(
     step: Product, x: Affine, weights: Integers, measured: Mapping[str, float] | None
 ) -> Affine:
-    weight, bias = (signed(a, step.ring_bits).astype(np.float64) for a in weights[step.layer])
-    if measured is None and _is_pointwise(step):
-        return x.times(weight.reshape(weight.shape[-2:]), bias)
-    bounds = _windowed(step, x.interval, weight, bias)
+    weight, bias_words = weights[step.layer]
+    bias = _reals(bias_words, step)
+    # A larger matrix is not composed with others: its bounds are sound all the same.
+    if measured is None and _is_pointwise(step) and weight.size <= BLOCK_ENTRIES:
+        return x.times(_reals(weight, step).reshape(weight.shape[-2:]), bias)
+    bounds = _windowed(step, x.interval, weight).plus(Interval(bias, bias))
     if measured is not None:
         limit = np.full_like(bounds.low, np.ceil(measured[step.layer] * 2.0**step.frac))
         bounds = Interval(np.maximum(bounds.low, -limit), np.minimum(bounds.high, limit))
     return Affine.of(bounds)
+
+
+def _reals(words: npt.NDArray[np.uint64], step: Product) -> Floats:
+    return signed(words, step.ring_bits).astype(np.float64)
 
 
 def _is_pointwise(step: Product) -> bool:
@@ -319,29 +396,24 @@ def _is_pointwise(step: Product) -> bool:
     return True
 
 
-def _windowed(step: Product, x: Interval, weight: Floats, bias: Floats) -> Interval:
-    """Bounds of a product over a window, each tap at its worst."""
+def _windowed(step: Product, x: Interval, words: npt.NDArray[np.uint64]) -> Interval:
+    """Bounds of a product over a window, each tap at its worst, without the bias."""
     groups = 1
     if isinstance(step.operator, linear.Convolution):
         groups = step.operator.groups
         x = x.with_zero() if any(step.operator.padding) else x
     # (.., Cin / groups, Cout) -> (taps, Cin / groups, groups, Cout / groups)
-    taps = weight.reshape(-1, weight.shape[-2], groups, weight.shape[-1] // groups)
-    positive, negative = np.maximum(taps, 0).sum(axis=0), np.minimum(taps, 0).sum(axis=0)
+    taps = words.reshape(-1, words.shape[-2], groups, words.shape[-1] // groups)
     low, high = (side.reshape(groups, -1).T[:, :, None] for side in (x.low, x.high))
-    top = (positive * high + negative * low).sum(axis=0).reshape(-1)
-    bottom = (positive * low + negative * high).sum(axis=0).reshape(-1)
-    sizes = (np.maximum(np.abs(low), np.abs(high)) * (positive - negative)).sum(axis=0).reshape(-1)
-    return Interval(bottom, top).widened(sizes * _SLACK).plus(Interval(bias, bias))
-
-
-def _fits(step: Step, interval: Interval, bits: int) -> None:
-    """Raises RangeTooWide unless every value v has |v| < 2^bits (the low end may reach it)."""
-    if interval.low.min() < -(2.0**bits) or interval.high.max() >= 2.0**bits:
-        reached = np.log2(interval.magnitude)
-        raise RangeTooWide(
-            f"layer '{step.name}' may reach 2^{reached:.2f} ring units, with room below 2^{bits}",
-            "the bounds of its inputs and weights allow it",
-            "choose a larger k or a smaller f: params=gpumpc.Params(ring_bits=.., frac_bits=..); "
-            "or calibrate a network's bounds on samples: bounds=gpumpc.Calibrated(samples)",
-        )
+    bottom, top, sizes = np.zeros((3, *taps.shape[2:]))
+    for rows in row_blocks(taps.shape[1], taps[:, :1].size):
+        block = _reals(taps[:, rows], step)
+        positive, negative = np.maximum(block, 0).sum(axis=0), np.minimum(block, 0).sum(axis=0)
+        least, most = low[rows], high[rows]
+        top += (positive * most + negative * least).sum(axis=0)
+        bottom += (positive * least + negative * most).sum(axis=0)
+        farthest = np.maximum(np.abs(least), np.abs(most))
+        sizes += (farthest * (positive - negative)).sum(axis=0)
+    # positive and negative are sums as well, of as many terms as there are taps.
+    slack = _slack(taps.shape[0] * taps.shape[1])
+    return Interval(bottom.reshape(-1), top.reshape(-1)).widened(sizes.reshape(-1) * slack)

@@ -48,10 +48,8 @@ def split_weights(program: Program, integers: Integers, backend: Backend) -> tup
     """
     cipher = program.params.cipher
     bits = [spec.bits for _, _, _, spec in _arrays(program)]
-    words = [
-        backend.upload(integers[layer][0 if part == "weight" else 1])
-        for layer, part, _, _ in _arrays(program)
-    ]
+    # A layer at a time: all of them as words take twice the memory of the float32 weights.
+    words = (backend.upload(part) for layer in program.weights for part in integers[layer])
     if program.params.weights == "public":
         packed = b"".join(map(backend.pack, words, bits))
         return packed, packed

@@ -6,30 +6,35 @@ greedy and goes forward: first comparisons, then products, each to the narrowest
 later values still fit.
 """
 
-import dataclasses
+import math
 from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 
+from gpumpc.cost import Cost
 from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
+from gpumpc.nn.plaintext import Arrays
 from gpumpc.params import Params
-from gpumpc.program.integers import Integers
 from gpumpc.program.lowering import compile_program
-from gpumpc.program.program import Program, Width, Widths
+from gpumpc.program.program import Program, WeightSpec, Width, Widths
 from gpumpc.program.ranges import Interval, check_fits
-from gpumpc.ring.fixed_point import signed
+from gpumpc.protocols.step import Step
 
 _COMPARING = (g.ReLU, g.Clamp, g.Function, g.MaxPool, g.Argmax, g.TopK)
 
 
-@dataclasses.dataclass(frozen=True)
 class _Search:
-    graph: g.Graph
-    params: Params
-    bounds: Mapping[str, Interval]
-    output_bits: int
+    """Tries widths. Most steps of two programs are equal: what a step costs is worked out once."""
+
+    def __init__(
+        self, graph: g.Graph, params: Params, bounds: Mapping[str, Interval], output_bits: int
+    ) -> None:
+        self.graph, self.params, self.output_bits = graph, params, output_bits
+        self.bounds = {name: bound.extremes for name, bound in bounds.items()}
+        self.costs: dict[Step, Cost] = {}
+        self.least_price = math.inf
 
     def program(self, widths: Widths) -> Program | None:
         """The program with these widths, if every value fits."""
@@ -40,30 +45,50 @@ class _Search:
             return None
         return program if program.result.bits == self.output_bits else None
 
-    def narrowed(self, widths: Widths, layer: str, width: Width, least: int) -> dict[str, Width]:
-        """These widths, one layer at the narrowest from `least` on that fits and costs no more."""
-        low, high = least, width.ring_bits
+    def price(self, widths: Widths) -> float:
+        """Bytes, and of equal ones the rounds; infinite if a value does not fit."""
+        if (program := self.program(widths)) is None:
+            return math.inf
+        cost = sum((self._cost(step) for step in program.steps), Cost())
+        return cost.online_bytes + cost.dealer_bytes + 1e-3 * cost.rounds
+
+    def narrowed(self, widths: Widths, layer: str, least: int, guess: int) -> dict[str, Width]:
+        """These widths, one layer at the narrowest from `least` on that fits and costs no more.
+
+        Args:
+            widths: those of the last call, or of `least_price`.
+            guess: tried first, so that a good one needs two trials.
+        """
+
+        def at(bits: int) -> dict[str, Width]:
+            return {**widths, layer: msgspec.structs.replace(widths[layer], ring_bits=bits)}
+
+        low, high = least, widths[layer].ring_bits
+        price = self.least_price
+        tries = [guess, guess - 1]
         while low < high:
-            middle = (low + high) // 2
-            if self.program({**widths, layer: msgspec.structs.replace(width, ring_bits=middle)}):
-                high = middle
+            middle = tries.pop(0) if tries else (low + high) // 2
+            if not low <= middle < high:
+                continue
+            if (found := self.price(at(middle))) < math.inf:
+                high, price = middle, found
             else:
                 low = middle + 1
-        narrow = {**widths, layer: msgspec.structs.replace(width, ring_bits=high)}
-        return narrow if self._price(narrow) <= self._price(widths) else dict(widths)
+        if price > self.least_price:
+            return dict(widths)
+        self.least_price = price
+        return at(high)
 
-    def _price(self, widths: Widths) -> float:
-        program = self.program(widths)
-        if program is None:
-            return float("inf")
-        cost = program.cost
-        return cost.online_bytes + cost.dealer_bytes + 1e-3 * cost.rounds
+    def _cost(self, step: Step) -> Cost:
+        if step not in self.costs:
+            self.costs[step] = step.cost
+        return self.costs[step]
 
 
 def plan_widths(
     graph: g.Graph,
     params: Params,
-    weights: Integers,
+    weights: Arrays,
     bounds: Mapping[str, Interval],
     output_bits: int,
     weight_fracs: Mapping[str, int],
@@ -71,7 +96,7 @@ def plan_widths(
     """Widths of every product and comparison, for values within these bounds.
 
     Args:
-        weights: integers at the scales of `weight_fracs`; their own size bounds a ring from below.
+        weights: real; the size of their integers bounds a ring from below.
         weight_fracs: fraction bits of a layer's weights; f where none are given.
 
     Raises PlanError where the widest rings do not fit either.
@@ -84,21 +109,29 @@ def plan_widths(
             widths[layer.name] = Width(params.ring_bits, frac)
         elif isinstance(layer, _COMPARING):
             widths[layer.name] = Width(params.ring_bits - params.frac_bits, 0)
-    if search.program(widths) is None:
+    if (widest := search.program(widths)) is None:
         hint = "choose a larger k or a smaller f"
         raise PlanError("the network does not fit its widest rings", hint=hint)
+    search.least_price = search.price(widths)
     for layer in graph.layers:
         if isinstance(layer, _COMPARING):
-            widths = search.narrowed(widths, layer.name, widths[layer.name], least=1)
+            # Most compare what a product has left, and ask for nothing.
+            widths = search.narrowed(widths, layer.name, least=1, guess=1)
     for layer in graph.layers:
         if isinstance(layer, (g.Conv2d, g.Linear)):
-            least = _least(weights, layer.name, params)
-            widths = search.narrowed(widths, layer.name, widths[layer.name], least)
+            least = _least(widest.weights[layer.name], layer.name, weights)
+            value = f"{layer.name}/product"
+            reached = bounds[value if value in bounds else layer.name].magnitude
+            guess = int(reached).bit_length() + 1
+            widths = search.narrowed(widths, layer.name, least, guess)
     return widths
 
 
-def _least(weights: Integers, layer: str, params: Params) -> int:
-    """Bits that a layer's weights and a scale of 2f need."""
-    values = (signed(array, params.ring_bits) for array in weights[layer])
-    magnitude = max(int(np.abs(array).max(initial=0)) for array in values)
-    return max(magnitude.bit_length() + 1, 2 * params.frac_bits + 1)
+def _least(spec: WeightSpec, layer: str, weights: Arrays) -> int:
+    """Bits that a layer's weights and the scale of its product need."""
+    scales = {"weight": spec.weight_scale, "bias": spec.bias_scale}
+    sizes = (
+        round(float(np.abs(weights[f"{layer}.{part}"]).max(initial=0)) * scale)
+        for part, scale in scales.items()
+    )
+    return max(max(sizes).bit_length() + 1, round(spec.bias_scale).bit_length())
