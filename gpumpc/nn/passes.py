@@ -31,7 +31,7 @@ from gpumpc.nn.graph import (
     output_shape,
 )
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 Weights = dict[str, FloatArray]
 Record = TypeVar("Record", bound=Layer)
 

@@ -18,6 +18,7 @@ from gpumpc.program.ranges import bounds_of, check_fits
 from gpumpc.program.widths import plan_widths
 
 GUARD_BITS = 3
+TRACED = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,9 +39,16 @@ class Calibrated:
 
     def _measured(self, graph: Graph, weights: Arrays) -> dict[str, float]:
         """Largest |product| by layer in real units over the samples, times 2^guard_bits."""
-        trace = evaluate_float(graph, weights, self.samples, trace=True)
-        products = [layer.name for layer in graph.layers if isinstance(layer, (Conv2d, Linear))]
-        return {name: float(np.abs(trace[name]).max()) * 2.0**self.guard_bits for name in products}
+        largest: dict[str, float] = {}
+        # All values of a batch are in memory at once: few images a batch.
+        for start in range(0, len(self.samples), TRACED):
+            images = self.samples[start : start + TRACED]
+            trace = evaluate_float(graph, weights, images, trace=True)
+            for layer in graph.layers:
+                if isinstance(layer, (Conv2d, Linear)):
+                    value = float(np.abs(trace[layer.name]).max())
+                    largest[layer.name] = max(largest.get(layer.name, 0.0), value)
+        return {name: value * 2.0**self.guard_bits for name, value in largest.items()}
 
 
 def compile_graph(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from gpumpc.program.program import Program
 from gpumpc.protocols.step import Clear
-from gpumpc.ring.backend import Backend
+from gpumpc.ring.backend import Backend, Words
 from gpumpc.ring.fixed_point import decode, encode, signed
 
 LayerIntegers = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
@@ -69,13 +69,29 @@ def _encoded(
     return words
 
 
+class _Uploaded(Mapping[str, tuple[Words, Words]]):
+    """A layer's integers at the backend, made when its step needs them and kept by nobody."""
+
+    def __init__(self, backend: Backend, integers: Integers) -> None:
+        self._backend, self._integers = backend, integers
+
+    def __getitem__(self, layer: str) -> tuple[Words, Words]:
+        weight, bias = self._integers[layer]
+        return self._backend.upload(weight), self._backend.upload(bias)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._integers)
+
+    def __len__(self) -> int:
+        return len(self._integers)
+
+
 def evaluate_fixed(
     program: Program, weights: Integers, x: npt.NDArray[np.float64], backend: Backend
 ) -> npt.NDArray[np.float64]:
     """The program in the clear, truncations to nearest: real input (B, ..) in, real result out."""
-    loaded = {name: (backend.upload(w), backend.upload(b)) for name, (w, b) in weights.items()}
     lifted = signed(encode_input(program, x), program.input.bits).view(np.uint64)
-    result = program.plain(Clear(backend, loaded), backend.upload(lifted))
+    result = program.plain(Clear(backend, _Uploaded(backend, weights)), backend.upload(lifted))
     return decode_result(program, backend.download(result))
 
 

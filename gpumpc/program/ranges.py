@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -130,7 +129,7 @@ class Affine:
         rest = self.rest.times(matrix).plus(Interval(bias, bias))
         for source, factor in zip(self.sources, self.factors, strict=True):
             # factor @ matrix is rounded too, and its terms may cancel.
-            rest = rest.widened(source.rounding(_composed(abs(factor), np.abs(matrix))))
+            rest = rest.widened(source.rounding(_composed(_size(factor), np.abs(matrix))))
         return Affine(self.sources, tuple(_composed(f, matrix) for f in self.factors), rest)
 
     def plus(self, other: Affine) -> Affine:
@@ -153,13 +152,14 @@ def _composed(first: Factor, then: Floats) -> Floats:
     return first * then if isinstance(first, float) else first @ then
 
 
+def _size(factor: Factor) -> Factor:
+    return abs(factor) if isinstance(factor, float) else np.asarray(np.abs(factor))
+
+
 def _added(a: Factor, b: Factor) -> Factor:
-    if isinstance(a, float) and isinstance(b, float):
-        return a + b
-    identity = np.eye(len(a if isinstance(b, float) else b))
-    return (a * identity if isinstance(a, float) else a) + (
-        b * identity if isinstance(b, float) else b
-    )
+    if isinstance(a, float):
+        return a + b if isinstance(b, float) else _added(b, a)
+    return a + (b * np.eye(len(a)) if isinstance(b, float) else b)
 
 
 def bounds_of(
@@ -198,11 +198,10 @@ def check_fits(program: Program, bounds: Mapping[str, Interval | Extremes]) -> N
         found = bounds[name]
         return found.extremes if isinstance(found, Interval) else found
 
-    limits = (limit for step in program.steps for limit in _limits(step, of))
+    limits = [limit for step in program.steps for limit in _limits(step, of)]
     if program.steps and not program.result_is_index:
         # No later step checks a sum at the end.
-        last = program.steps[-1], of(program.output), program.result.bits - 1
-        limits = itertools.chain(limits, [last])
+        limits.append((program.steps[-1], of(program.output), program.result.bits - 1))
     if beyond := [limit for limit in limits if not _fits(*limit[1:])]:
         raise _too_wide(beyond)
 

@@ -7,6 +7,7 @@ in the clear: the mode `fixed` walks it, and tests compare `run` with it.
 import abc
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from gpumpc.cost import Cost
@@ -22,7 +23,7 @@ class Clear:
     """A backend, and the integer weights by layer: all that `plain` may use."""
 
     backend: Backend
-    weights: dict[str, tuple[Words, Words]]
+    weights: Mapping[str, tuple[Words, Words]]
 
 
 @dataclasses.dataclass(frozen=True)

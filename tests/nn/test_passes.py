@@ -83,7 +83,7 @@ def test_other_arrangements_are_not_taken_for_borders(indices):
 def test_permutation_before_a_linear_layer_moves_into_its_rows():
     turned = g.Permute("t", ("x",), (2, 0, 1)), g.Reshape("f", ("t",), (72,))
     layers: list[g.AnyLayer] = [IMAGE, *turned, g.Linear("l", ("f",), 3)]
-    weights = {"l.weight": RNG.normal(size=(72, 3)), "l.bias": RNG.normal(size=3)}
+    weights: passes.Weights = {"l.weight": RNG.normal(size=(72, 3)), "l.bias": RNG.normal(size=3)}
     x = RNG.normal(size=(2, 6, 6, 2))
     before = evaluate_float(g.Graph(tuple(layers)), weights, x)
     folded, arrays = passes.fold_permutations(layers, weights)

@@ -30,7 +30,7 @@ def graph_from_torch(
         low, high: every real input value lies in [low, high].
 
     Returns:
-        the graph, and its float64 arrays `NAME.weight`, `NAME.bias`. Images are channels last.
+        the graph, and its arrays `NAME.weight`, `NAME.bias`. Images are channels last.
 
     Raises:
         UnsupportedOperator: an operator without a private counterpart, with its module path.

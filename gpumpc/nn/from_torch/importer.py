@@ -39,6 +39,10 @@ Result = Traced | tuple[Traced, ...]
 Handler = Callable[["Importer", fx.Node, Arguments], Result]
 
 
+# A tensor of more entries is not copied to float64: VGG-16 has one of 411 MB.
+LARGE_ENTRIES = 1 << 20
+
+
 class Importer:
     """The state of one import: where each traced value lies, and what has been refused."""
 
@@ -219,11 +223,16 @@ class Importer:
         return self.emit(Reshape(name, (record,), shape), ()).record
 
     def tensor(self, operand: object, node: fx.Node) -> FloatArray:
-        """A parameter or buffer in float64. Raises BadValue naming it if it is not finite."""
+        """A parameter or buffer in float64, or a large one in float32 if that is its type.
+
+        Raises BadValue naming it if it is not finite.
+        """
         if not isinstance(operand, fx.Node) or operand.name not in self.tensors:
             refuse(node, "its weight is computed while the model runs", "use a plain parameter")
         name, value = self.tensors[operand.name]
-        array = value.detach().cpu().double().numpy()
+        plain = value.detach().cpu()
+        is_large = plain.numel() > LARGE_ENTRIES and plain.dtype == torch.float32
+        array: FloatArray = (plain if is_large else plain.double()).numpy()
         if not np.isfinite(array).all():
             hint = "train or load the model again"
             raise BadValue(f"parameter '{name}' contains NaN or infinity", hint=hint)
