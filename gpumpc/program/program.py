@@ -38,7 +38,7 @@ Widths = Mapping[str, Width]
 T = TypeVar("T")
 
 # Part of the program id: raise it whenever two versions would not understand each other's bytes.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)

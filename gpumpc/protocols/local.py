@@ -61,7 +61,8 @@ class Take(Arrangement):
 
 @dataclasses.dataclass(frozen=True)
 class Scale(Step):
-    """factor x + offset with two public integers, modulo 2^bits; `frac` grows by `shift`.
+    """factor x + offset with two public integers, modulo 2^bits; `frac` grows by `shift`, and
+    `divisor` by the factor `divided` where the real value stays what it was.
 
     **Hides** everything: nothing is sent. **Cost** none. **Error** none.
     **Source** linearity; server 0 alone adds the offset.
@@ -70,10 +71,12 @@ class Scale(Step):
     factor: int
     offset: int
     shift: int
+    divided: int = 1
 
     def run(self, session: Session, x: Additive) -> Additive:
         words = session.backend.scale(x.words, self.factor, x.bits)
-        scaled = dataclasses.replace(x, words=words, frac=x.frac + self.shift)
+        frac, divisor = x.frac + self.shift, x.divisor * self.divided
+        scaled = dataclasses.replace(x, words=words, frac=frac, divisor=divisor)
         return session.public(scaled, self.offset)
 
     def plain(self, clear: Clear, x: Words) -> Words:

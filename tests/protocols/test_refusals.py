@@ -308,12 +308,6 @@ def test_values_of_different_pixels_do_not_cancel():
     assert bounds.high[0] >= 2 << 13
 
 
-def test_values_of_two_scales_are_not_joined_by_a_plan():
-    pools = g.AvgPool("a", ("x",), (3, 3), (1, 1)), g.AvgPool("b", ("x",), (2, 2), (2, 2))
-    with pytest.raises(errors.PlanError, match="different scales"):
-        planned([*pools, g.Add("y", ("a", "b"))], -1.0, 1.0)
-
-
 def test_a_clamp_outside_its_ring_is_refused():
     for high in (0.0, -1.0, 2.0 ** (K - 2 - 13)):
         with pytest.raises(errors.PlanError, match="leave room above it"):

@@ -44,7 +44,7 @@ def compile_program(
         output_bits: bits of the revealed value, sign included; None for all bits of its ring.
         widths: of its layers; any other layer computes in k bits with weights at 2^f.
 
-    Raises PlanError where scales do not fit, as of summands averaged over different windows.
+    Raises PlanError where a constant or a key does not fit its ring.
     """
     return _Compiler(graph, params, batch_size, output_bits, widths or {}).program()
 
@@ -188,9 +188,11 @@ class _Compiler(Builder):
         source = self.values[name]
         folded = (math.prod(source.shape[:-axes]), *source.shape[-axes:])
         shape, operator = _operator(layer, folded)
-        out, frac = self.shapes[layer.name], source.frac + width.weight_frac
+        # An average left its divisor in the scale: weights take it out, and keep their precision.
+        weight_frac = width.weight_frac + (source.divisor - 1).bit_length()
+        out, frac = self.shapes[layer.name], source.frac + weight_frac
         rows = (folded[0], *out[-axes:])
-        scales = float(2**width.weight_frac) / source.divisor, float(2**frac)
+        scales = float(2**weight_frac) / source.divisor, float(2**frac)
         self.weights[layer.name] = WeightSpec(shape, shape[-1:], ring_bits, *scales)
         # A product that only a selection reads, or nobody, is not truncated.
         is_final = all(isinstance(r, (g.Argmax, g.TopK)) for r in self.consumers[layer.name])
@@ -283,29 +285,47 @@ class _Compiler(Builder):
         self.add(step, Value(selected, id_bits, 0))
 
     def _join(self, layer: g.AnyLayer) -> None:
-        sources = [self.values[name] for name in layer.inputs]
-        scales = {(source.frac, source.divisor) for source in sources}
-        if len(scales) > 1:
-            raise PlanError(
-                f"layer '{layer.name}' joins values of different scales",
-                "they were averaged over windows of different sizes",
-                "average them alike, or put a convolution between",
-            )
-        names = self._summands(layer) if isinstance(layer, g.Add) else layer.inputs
-        bits = min(self.values[name].bits for name in names)
+        inputs = self._at_one_scale(layer.inputs)
+        names = self._summands(inputs, layer.name) if isinstance(layer, g.Add) else inputs
+        sources = [self.values[name] for name in names]
+        bits = min(source.bits for source in sources)
         value = dataclasses.replace(sources[0], shape=self.shapes[layer.name], bits=bits)
         self.add(_JOINS[type(layer)](layer.name, names, layer.name, sources[0].shape), value)
 
-    def _summands(self, layer: g.Add) -> tuple[str, ...]:
+    def _at_one_scale(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The values at the fewest fraction bits of any, and the least common divisor.
+
+        Averages leave other scales. A truncation is as exact as a product's, and takes bits off; a
+        divisor is multiplied in, which is exact.
+        """
+        frac = min(self.values[name].frac for name in names)
+        divisor = math.lcm(*(self.values[name].divisor for name in names))
+        return tuple(self._at_scale(name, frac, divisor) for name in names)
+
+    def _at_scale(self, name: str, frac: int, divisor: int) -> str:
+        value = self.values[name]
+        shift, factor = value.frac - frac, divisor // value.divisor
+        if shift:
+            name, source = f"{name}/by{shift}", name
+            if name not in self.values:
+                self.truncate(source, name, shift)
+        if factor > 1:
+            name, source = f"{name}/times{factor}", name
+            value = self.values[source]
+            scaled = dataclasses.replace(value, divisor=divisor)
+            step = local.Scale(name, (source,), name, value.shape, factor, 0, 0, factor)
+            if name not in self.values:
+                self.add(step, scaled)
+        return name
+
+    def _summands(self, names: tuple[str, ...], total: str) -> tuple[str, ...]:
         """Operands of a sum, lifted instead of it where one has the bits that the sum needs.
 
         This costs the same, and a lift takes values of half the ring only: summands span less.
         """
-        needed = self.needed[layer.name]
-        widest = max(self.values[self.lifted.get(name, name)].bits for name in layer.inputs)
-        if widest < needed:
-            return layer.inputs
-        return tuple(self.at_bits(name, needed) for name in layer.inputs)
+        needed = self.needed[total]
+        widest = max(self.values[self.lifted.get(name, name)].bits for name in names)
+        return names if widest < needed else tuple(self.at_bits(name, needed) for name in names)
 
 
 def _operator(
