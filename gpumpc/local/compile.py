@@ -29,6 +29,7 @@ from gpumpc.program.compiler import Calibrated, compile_graph, program_of
 from gpumpc.program.head import HEAD_PARAMS, Policy, compile_head, with_policy
 from gpumpc.program.integers import evaluate_fixed, integer_weights
 from gpumpc.program.plan import PlanRecord, Preprocessing, Weights
+from gpumpc.program.precision import compile_within
 from gpumpc.ring.choose import choose_backend
 
 if TYPE_CHECKING:  # everything but compiling a torch module runs without torch
@@ -72,6 +73,13 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.record.name!r}, {self.record.params})"
+
+    @property
+    def error(self) -> float | None:
+        """Largest error of an output entry, as a part of the outputs' spread between images, as it
+        was measured when the plan was compiled; None: it was not.
+        """
+        return self.record.error
 
     @classmethod
     def load(cls, folder: str | Path) -> Plan:
@@ -153,6 +161,7 @@ def compile(  # the verb that users know from re.compile
     bounds: Literal["certified"] | Calibrated = "certified",
     params: Params | None = None,
     policy: Policy | None = None,
+    error: float | None = None,
     **description: Unpack[Description],
 ) -> Plan:
     """Compile a network into a plan that two servers can evaluate on shares.
@@ -167,6 +176,10 @@ def compile(  # the verb that users know from re.compile
         bounds: "certified": interval arithmetic shows that no input in range overflows; or
             `Calibrated(samples)`.
         params: ring and fraction bits, and whether the weights are private.
+        error: plans fraction bits, layer by layer, for this error of the outputs, as a part of
+            their spread between images: 0.01. It is measured on samples where `bounds` has some,
+            else on made-up images, and `Plan.error` tells it; of `params`, the cipher and the mode
+            of the weights then count alone. None: `params` says the bits, and nothing is measured.
         policy: for a network that ends in logits, what a user learns of an image: "label" (the best
             class), "top5" (the five best, without scores) or "logits". None: the network's output.
         name: names the model in messages.
@@ -178,12 +191,12 @@ def compile(  # the verb that users know from re.compile
         UnsupportedOperator: an operator has no private counterpart; names it and its module.
         RangeTooWide: the values of a layer do not fit their ring.
         BadValue: a weight is NaN or infinite.
-        PlanError: an option has a value that is not known.
+        PlanError: an option has a value that is not known, or `error` cannot be reached.
         UnknownArgument: an option is not known.
     """
     if unknown := description.keys() - Description.__annotations__.keys():
         what = f"compile() has no argument '{min(unknown)}'"
-        options = "input_range, bounds, params, policy, name, classes or preprocessing"
+        options = "input_range, bounds, params, policy, error, name, classes or preprocessing"
         raise UnknownArgument(what, "its options have other names", f"use {options}")
     classes = _class_names(description.get("classes", ()))
     params = Params() if params is None else _check_params(params)
@@ -192,15 +205,12 @@ def compile(  # the verb that users know from re.compile
     if policy is not None:
         graph = with_policy(graph, policy)
     _check_classes(graph, classes)
-    record, salted = compile_graph(
-        name,
-        graph,
-        weights,
-        params,
-        calibration=calibration,
-        preprocessing=_recipe(description.get("preprocessing")),
-    )
-    return Plan(msgspec.structs.replace(record, classes=classes), salted)
+    if error is None:
+        record, salted = compile_graph(name, graph, weights, params, calibration=calibration)
+    else:
+        record, salted = compile_within(error, name, graph, weights, params, calibration)
+    recipe = _recipe(description.get("preprocessing"))
+    return Plan(msgspec.structs.replace(record, classes=classes, preprocessing=recipe), salted)
 
 
 def _recipe(given: Preprocessing | Mapping[str, object] | None) -> Preprocessing | None:

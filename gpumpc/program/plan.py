@@ -66,6 +66,8 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         widths: of the layers, see `gpumpc.program.program.Width`; any other layer has k bits and
             weights at 2^f.
         classes: names of the indices in the result, if it has any; every party reads them.
+        error: largest error of an output entry that was measured, as a part of the outputs' spread
+            (see `gpumpc.program.precision`); None: not measured.
     """
 
     format: int
@@ -79,6 +81,7 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guard_bits: int = 0
     widths: dict[str, Width] = {}
     classes: tuple[str, ...] = ()
+    error: float | None = None
 
 
 class Weights(dict[str, WeightArray]):
