@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.nn.graph import Conv2d, Graph, Linear
 from gpumpc.nn.plaintext import Arrays, evaluate_float
 from gpumpc.params import Params
@@ -14,7 +15,7 @@ from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.plan import PlanRecord, Preprocessing, Weights, make_plan
 from gpumpc.program.program import Program, Width
-from gpumpc.program.ranges import bounds_of, check_fits
+from gpumpc.program.ranges import Interval, bounds_of, check_fits
 from gpumpc.program.widths import plan_widths
 
 GUARD_BITS = 3
@@ -79,7 +80,7 @@ def compile_graph(
     measured = calibration._measured(graph, arrays) if calibration else None
     source = graph.input
     found = bounds_of(program, integers, source.low, source.high, measured)
-    check_fits(program, found)
+    _check_fits(program, found, graph, widths)
     result = found[program.output]
     # |v| (1 + 1/32) < 2^(bits - 2): one bit more than the value needs, and room for rounding, so
     # that a stored share can be truncated and lifted. An index is unsigned and has its own width.
@@ -92,6 +93,48 @@ def compile_graph(
         "widths": plan_widths(graph, params, arrays, found, output_bits, fracs),
     }
     return msgspec.structs.replace(plan, **fields), salted
+
+
+def _check_fits(
+    program: Program, found: Mapping[str, Interval], graph: Graph, widths: Mapping[str, Width]
+) -> None:
+    """`check_fits`, with the smallest k that is enough in the hint, if any is."""
+    try:
+        check_fits(program, found)
+    except RangeTooWide as refusal:
+        params = program.params
+        enough = next(
+            (
+                k
+                for k in range(params.ring_bits + 1, 63)
+                if _fits_in(k, graph, params, found, widths)
+            ),
+            None,
+        )
+        hint = "calibrate the bounds on samples: bounds=gpumpc.Calibrated(samples)"
+        if enough is None:
+            hint += f"; no k up to 62 is enough at f = {params.frac_bits}"
+        else:
+            given = f"gpumpc.Params(ring_bits={enough}, frac_bits={params.frac_bits})"
+            hint = f"k = {enough} is enough: params={given}; or {hint}"
+        raise RangeTooWide(refusal.what, refusal.why, hint) from refusal
+
+
+def _fits_in(
+    ring_bits: int,
+    graph: Graph,
+    params: Params,
+    found: Mapping[str, Interval],
+    widths: Mapping[str, Width],
+) -> bool:
+    """Whether all values fit with another k: their bounds depend on f alone."""
+    wide = {name: msgspec.structs.replace(w, ring_bits=ring_bits) for name, w in widths.items()}
+    other = msgspec.structs.replace(params, ring_bits=ring_bits)
+    try:
+        check_fits(compile_program(graph, other, 1, widths=wide), found)
+    except PlanError:
+        return False
+    return True
 
 
 def program_of(plan: PlanRecord, batch_size: int) -> Program:

@@ -1,6 +1,7 @@
 """Every layer is only as wide as it must be, and right at the edges of its range."""
 
 import itertools
+import re
 
 import msgspec
 import numpy as np
@@ -159,3 +160,19 @@ def test_products_in_all_small_rings_match_plaintext() -> None:
         network = compile((graph, arrays), params=Params(ring_bits=32, frac_bits=6))
         difference = np.abs(secure(network, grid) - network.evaluate(grid))
         assert difference.max() < 0.05 * max(1.0, size**2)
+
+
+def test_a_refusal_names_the_k_that_is_enough_and_all_layers() -> None:
+    """Or says that none is: then calibrated bounds are left."""
+    with pytest.raises(RangeTooWide, match=r"these do not fit either.*: ") as refusal:
+        compiled(2.0**14)
+    [enough] = re.findall(r"k = (\d+) is enough", refusal.value.hint)
+    for k, fits in ((int(enough) - 1, False), (int(enough), True)):
+        params = Params(ring_bits=k, frac_bits=F)
+        if fits:
+            compile_graph("model", GRAPH, weights(2.0**14), params)
+        else:
+            with pytest.raises(RangeTooWide):
+                compile_graph("model", GRAPH, weights(2.0**14), params)
+    with pytest.raises(RangeTooWide, match="no k up to 62 is enough at f = 10"):
+        compiled(2.0**17)
