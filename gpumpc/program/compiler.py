@@ -11,11 +11,12 @@ from gpumpc.errors import PlanError, RangeTooWide
 from gpumpc.nn.graph import Conv2d, Graph, Linear
 from gpumpc.nn.plaintext import Arrays, evaluate_float
 from gpumpc.params import Params
+from gpumpc.program.fits import check_fits
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.plan import PlanRecord, Preprocessing, Weights, make_plan
 from gpumpc.program.program import Program, Width
-from gpumpc.program.ranges import Interval, bounds_of, check_fits
+from gpumpc.program.ranges import Interval, bounds_of
 from gpumpc.program.widths import plan_widths
 
 GUARD_BITS = 3
