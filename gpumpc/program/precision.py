@@ -54,8 +54,9 @@ def compile_within(
         PlanError: the error cannot be reached in rings of 62 bits; says what can.
         BadValue: all images give one output, so that nothing can be measured.
     """
-    if not 0 < error < 1:
-        raise BadValue(f"an error of {error:g} was asked for", hint="give a part, such as 0.01")
+    if not isinstance(error, (int, float)) or not 0 < error < 1:
+        why = "it is a part of the outputs' spread, between 0 and 1"
+        raise BadValue(f"an error of {error!r} was asked for", why, "give a part, such as 0.01")
     images = _images(graph.input) if calibration is None else calibration.samples[:_SAMPLES]
     frac_bits, measured_at, best = _FIRST_FRAC, 0, math.inf
     for _ in range(_TRIALS):
