@@ -277,11 +277,6 @@ CONNECTING: Rows = {
     ),
     "transform one path": (lambda w: w.extractor.transform("a.png"), BadValue, "pass ['a.png']"),
     "transform no image": (lambda w: w.extractor.transform(X[:0]), BadShape, "at least one"),
-    "transform an absent file": (
-        lambda w: w.extractor.transform(["a.png"]),
-        MissingFile,
-        "a.png",
-    ),
     "an extractor of nothing": (
         lambda w: API.SecureFeatureExtractor().fit(X),
         ConfigError,

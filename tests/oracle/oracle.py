@@ -164,8 +164,9 @@ def scales(graph: g.Graph, f: int) -> dict[str, Scale]:
             case g.Input():
                 found[layer.name] = Scale(f)
             case g.Conv2d() | g.Linear():
-                untruncated = found[layer.inputs[0]].frac if kept(graph, layer) else 0
-                found[layer.name] = Scale(untruncated + f)
+                source = found[layer.inputs[0]]
+                untruncated = source.frac + math.ceil(math.log2(source.divisor))
+                found[layer.name] = Scale(f + (untruncated if kept(graph, layer) else 0))
             case g.AvgPool():
                 source, area = found[layer.inputs[0]], math.prod(layer.window)
                 power = area.bit_length() - 1
@@ -196,8 +197,10 @@ def integer_weights(
     for layer in graph.layers:
         if isinstance(layer, g.Conv2d | g.Linear):
             source, weight, bias = at[layer.inputs[0]], f"{layer.name}.weight", f"{layer.name}.bias"
-            integers[weight] = quantised(weights[weight], 2.0**f / source.divisor)
-            integers[bias] = quantised(weights[bias], 2.0 ** (source.frac + f))
+            # A divisor takes this many bits of a weight, so that it gets as many more.
+            w = f + math.ceil(math.log2(source.divisor))
+            integers[weight] = quantised(weights[weight], 2.0**w / source.divisor)
+            integers[bias] = quantised(weights[bias], 2.0 ** (source.frac + w))
     return integers
 
 
@@ -353,7 +356,8 @@ class _Batch:
         self.found.products[layer.name] = signed(z, k)
         if keep:
             return self.found.products[layer.name]
-        return truncated(z_0, z_1, k, self.oracle.scales[layer.inputs[0]].frac)
+        source = self.oracle.scales[layer.inputs[0]]
+        return truncated(z_0, z_1, k, source.frac + math.ceil(math.log2(source.divisor)))
 
     def _offset(self, layer: g.Scale) -> int:
         """Factors with a fraction are refused: what is truncated then, no seed alone gives."""
