@@ -2,6 +2,7 @@
 
 import itertools
 
+from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
 from gpumpc.program.lowering.builder import Builder
 from gpumpc.program.program import Value
@@ -17,7 +18,10 @@ def function(builder: Builder, layer: g.Function, bits: int) -> None:
     argument = _argument(builder, layer, bits)
     value = builder.values[argument]
     # Never more bits than leave the result in 62; the plan's bounds are checked against these.
-    bits = next(b for b in range(value.bits, 1, -1) if _result_bits(layer, b) <= 62)
+    bits = next((b for b in range(value.bits, 1, -1) if _result_bits(layer, b) <= 62), 0)
+    if not bits:
+        what = f"layer '{layer.name}' has an argument of {value.bits} bits at scale 2^{layer.frac}"
+        raise PlanError(what, "two are the least", "choose a larger k")
     high = _result_bits(layer, bits)
     thresholds, segments = _inside(layer, bits)
     shift = layer.out_frac - builder.params.frac_bits
