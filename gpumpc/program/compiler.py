@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import PlanError, RangeTooWide
-from gpumpc.nn.graph import Conv2d, Graph, Linear
+from gpumpc.nn.graph import Conv2d, Graph, Linear, Multiply
 from gpumpc.nn.plaintext import Arrays, evaluate_float
 from gpumpc.params import Params
 from gpumpc.program.fits import check_fits
@@ -47,7 +47,7 @@ class Calibrated:
             images = self.samples[start : start + TRACED]
             trace = evaluate_float(graph, weights, images, trace=True)
             for layer in graph.layers:
-                if isinstance(layer, (Conv2d, Linear)):
+                if isinstance(layer, (Conv2d, Linear, Multiply)):
                     value = float(np.abs(trace[layer.name]).max())
                     largest[layer.name] = max(largest.get(layer.name, 0.0), value)
         return {name: value * 2.0**self.guard_bits for name, value in largest.items()}

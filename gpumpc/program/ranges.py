@@ -193,6 +193,8 @@ def _bounds(
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
             return _product(step, affine, weights, measured)
+        case linear.BeaverProduct():
+            return Affine.of(_beaver(step, inputs[0].interval, inputs[1].interval, measured))
         case Truncate():
             # floor(v / 2^shift), or that plus one
             return affine.scaled(2.0**-step.shift, 1.0)
@@ -235,10 +237,6 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             return _mixed(step, x)
         case Piecewise():
             return _function(step, x)
-        case linear.BeaverProduct():
-            y = inputs[1]
-            corners = [x.low * y.low, x.low * y.high, x.high * y.low, x.high * y.high]
-            return Interval(np.minimum.reduce(corners), np.maximum.reduce(corners)).slackened()
         case _:
             hint = "this is a bug: please report it"
             raise PlanError(f"no range rule for step '{step.name}'", hint=hint)
@@ -274,6 +272,18 @@ def _mixed(step: local.Mix, x: Interval) -> Interval:
     )
     low = (positive * x.low + negative * x.high).min(axis=0)
     return Interval(low, (positive * x.high + negative * x.low).max(axis=0)).slackened()
+
+
+def _beaver(
+    step: linear.BeaverProduct, x: Interval, y: Interval, measured: Mapping[str, float] | None
+) -> Interval:
+    """A product of two values; its step is called after the layer, `LAYER/product`."""
+    corners = [x.low * y.low, x.low * y.high, x.high * y.low, x.high * y.high]
+    bounds = Interval(np.minimum.reduce(corners), np.maximum.reduce(corners)).slackened()
+    if measured is None:
+        return bounds
+    limit = np.ceil(measured[step.name.removesuffix("/product")] * step.scale)
+    return Interval(np.maximum(bounds.low, -limit), np.minimum(bounds.high, limit))
 
 
 def _function(step: Piecewise, x: Interval) -> Interval:

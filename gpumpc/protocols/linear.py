@@ -279,12 +279,14 @@ class BeaverProduct(Step):
 
     **Computes** Z_p = (1-p) E o F + E o B_p + A_p o F + C_p modulo 2^k, with E = X - A, F = Y - B,
     C = A o B. **Hides** nothing is sent here; E and F hide X and Y. **Cost** no round; k correction
-    bits an output element. **Error** none. **Source** Beaver 1991.
+    bits an output element. **Error** none. **Source** Beaver 1991. `scale` says how many ring units
+    of the result are one real unit, for those who bound it.
     """
 
     operator: Operator
     out_shape: Shape
     ring_bits: int
+    scale: float = 1.0
 
     @property
     def cost(self) -> Cost:

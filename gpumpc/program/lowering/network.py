@@ -176,7 +176,8 @@ class _Compiler(Builder):
         target = f"{layer.name}/product"
         place = target, (left, right), target, out
         product = Value(out, bits, x.frac + y.frac, x.divisor * y.divisor)
-        self.add(linear.BeaverProduct(*place, linear.Elementwise(), out, bits), product)
+        step = linear.BeaverProduct(*place, linear.Elementwise(), out, bits, product.scale)
+        self.add(step, product)
         self.truncate(target, layer.name, product.frac - self.params.frac_bits)
 
     def _product(self, layer: g.Conv2d | g.Linear) -> None:
