@@ -100,6 +100,11 @@ class Dealing:
         key = self._key(0, name)
         self._send_correction(self.backend.pack_masked(value, self._cipher, key, bits, -1))
 
+    def deal_bits(self, name: str, value: Words, bits: int) -> None:
+        """Share the bits of words by XOR; both parties read them as words."""
+        share_0 = self.words(0, name, value.shape, bits)
+        self._send_correction(self.backend.pack(value ^ share_0, bits))
+
     def deal_lanes(self, name: str, value: Lanes, n: int) -> None:
         """Share lanes (planes, n_lanes) by XOR."""
         masked = self.backend.xor_uniform(value, self._cipher, self._key(0, name), n)

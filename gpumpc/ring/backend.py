@@ -284,6 +284,12 @@ class ProtocolKernels(Protocol[W, L, P_contra]):
     def add_flipped(self, words: W, lane: L, t: W, factor: int, party: int, bits: int) -> W:
         """words + factor * share of (t ^ lane): t where the lane is 0, else (1 at party 0) - t."""
 
+    def look_up_chosen(self, chosen: W, start: W, stride: int, table: W, n_chosen: int) -> W:
+        """XOR of table[start - stride j] over the bits j < n_chosen that are set in `chosen`.
+
+        `table` has 2^m entries, and places are taken modulo 2^m.
+        """
+
     def mask_top_bits(self, shares: Sequence[W], masks: L, low: int) -> tuple[L, L]:
         """Top bits of one or two flat shares modulo 2^low, a plane each, and the same ^ masks."""
 

@@ -224,6 +224,15 @@ class NumpyBackend:
         one = v - zero
         return zero, self.reduce(one, bits, out=one)
 
+    def look_up_chosen(
+        self, chosen: Words, start: Words, stride: int, table: Words, n_chosen: int
+    ) -> Words:
+        found, one = np.zeros_like(chosen), np.uint64(1)
+        for j in range(n_chosen):
+            place = (start - np.uint64(j * stride)) & np.uint64(table.size - 1)
+            found ^= table[place] * ((chosen >> np.uint64(j)) & one)
+        return found
+
     def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
         tops = np.stack([self.bit(share, low - 1) for share in shares])
         return tops, tops ^ masks

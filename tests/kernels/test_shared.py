@@ -45,6 +45,7 @@ def test_stream_and_choice_operations_agree(bits, n, cipher):
 @pytest.mark.parametrize("n", SIZES)
 def test_lane_operations_agree(n):
     parity.check_select(EMULATED, n)
+    parity.check_look_up_chosen(EMULATED, n)
     parity.check_lanes_of_constants_and_words(EMULATED, n)
     for start in (0, 1, 4):
         parity.check_lanes_of_a_message(EMULATED, start)

@@ -70,6 +70,12 @@ def check_select(backend, n):
     agree(backend, "from_bit", lane, (n,))
 
 
+def check_look_up_chosen(backend, n):
+    chosen, start, table = words(n, (n,)), words(n + 1, (n,)), words(n + 2, (256,))
+    for stride, n_chosen in ((1, 1), (8, 16), (64, 64)):
+        agree(backend, "look_up_chosen", chosen, read_only(start), stride, table, n_chosen)
+
+
 def check_lookup(backend, digits, width, n, fill=False):
     tables = lanes(n, digits * ((1 << width) - 1), n, fill).reshape(digits, -1, n_lanes(n))
     queries = lanes(n + 1, digits * width, n).reshape(digits, width, -1)

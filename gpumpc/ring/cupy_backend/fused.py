@@ -244,6 +244,18 @@ class Fused(Products, Bits, Elementwise):
         self.launch("candidates", blocks_of(n, BLOCK), *inputs, out, n, bit_mask(bits))
         return out[0], out[1]
 
+    def look_up_chosen(
+        self, chosen: Words, start: Words, stride: int, table: Words, n_chosen: int
+    ) -> Words:
+        chosen, start, table = (self.words(value) for value in (chosen, start, table))
+        self.same_shape("a look-up", chosen, start)
+        found, place_bits = self.zeros(chosen.shape), table.size.bit_length() - 1
+        for j in range(n_chosen):
+            place = self.add_constant(start, -j * stride, place_bits)
+            entry: Words = self.device.arrays.take(table, place)
+            found = found ^ entry * self.from_bit(self.bit(chosen, j), chosen.shape)
+        return found
+
     def add_flipped(
         self, words: Words, lane: Lanes, t: Words, factor: int, party: int, bits: int
     ) -> Words:

@@ -187,6 +187,13 @@ class NumbaBackend(NumpyBackend):
         loops.both_candidates(_flat(y), _flat(t), _flat(t_r), _flat(v), _mask(bits), zero, one)
         return zero.reshape(y.shape), one.reshape(y.shape)
 
+    def look_up_chosen(
+        self, chosen: Words, start: Words, stride: int, table: Words, n_chosen: int
+    ) -> Words:
+        found = _new(chosen.size)
+        loops.look_up_chosen(_flat(chosen), _flat(start), stride, _flat(table), n_chosen, found)
+        return found.reshape(chosen.shape)
+
     def lift(
         self,
         shares: Sequence[Words],

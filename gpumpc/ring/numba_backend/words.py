@@ -116,3 +116,16 @@ def lift_selected(zero, one, zero_p, one_p, choice, lanes, low, mask, out):  # t
             signed = (product ^ sign) - sign  # minus the product where s is one
             w = ((a >> at) & unit) - ((b >> at) & unit) + ((c >> at) & unit) - signed
             out[start + i] = (share - (w << low)) & mask
+
+
+@compiled(Words, Words, word, Words, word, OutWords)
+def look_up_chosen(chosen, start, stride, table, n_chosen, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """XOR of table[start - stride j] over the set bits j of `chosen`."""
+    last, one = np.uint64(table.size - 1), np.uint64(1)
+    for i in range(out.size):
+        bits, place, found = chosen[i], start[i], np.uint64(0)
+        for _ in range(n_chosen):
+            found ^= table[place & last] & (np.uint64(0) - (bits & one))
+            place -= stride
+            bits >>= one
+        out[i] = found

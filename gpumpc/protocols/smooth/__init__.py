@@ -1,0 +1,1 @@
+"""Smooth functions of shared values from one opening, by tables of local polynomials."""
