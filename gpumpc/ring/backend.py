@@ -284,6 +284,9 @@ class ProtocolKernels(Protocol[W, L, P_contra]):
     def add_flipped(self, words: W, lane: L, t: W, factor: int, party: int, bits: int) -> W:
         """words + factor * share of (t ^ lane): t where the lane is 0, else (1 at party 0) - t."""
 
+    def add_flipped_part(self, words: W, lane: L, part: W, whole: W, factor: int, bits: int) -> W:
+        """words + factor * (part where the lane is 0, else whole - part)."""
+
     def look_up_chosen(self, chosen: W, start: W, stride: int, table: W, n_chosen: int) -> W:
         """XOR of table[start - stride j] over the bits j < n_chosen that are set in `chosen`.
 

@@ -227,10 +227,10 @@ class NumpyBackend:
     def look_up_chosen(
         self, chosen: Words, start: Words, stride: int, table: Words, n_chosen: int
     ) -> Words:
-        found, one = np.zeros_like(chosen), np.uint64(1)
+        found = np.zeros_like(chosen)
         for j in range(n_chosen):
             place = (start - np.uint64(j * stride)) & np.uint64(table.size - 1)
-            found ^= table[place] * ((chosen >> np.uint64(j)) & one)
+            found ^= table[place] * (chosen >> np.uint64(j) & np.uint64(1))
         return found
 
     def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
@@ -270,6 +270,12 @@ class NumpyBackend:
     ) -> Words:
         flipped = t - self.from_bit(lane, t.shape) * (t + t - np.uint64(1 - party))
         return self.reduce(words + flipped * np.uint64(factor), bits)
+
+    def add_flipped_part(
+        self, words: Words, lane: Lanes, part: Words, whole: Words, factor: int, bits: int
+    ) -> Words:
+        words = words + self.select(lane, whole - part, part) * np.uint64(factor)
+        return self.reduce(words, bits)
 
     # products
 

@@ -46,6 +46,7 @@ def test_stream_and_choice_operations_agree(bits, n, cipher):
 def test_lane_operations_agree(n):
     parity.check_select(EMULATED, n)
     parity.check_look_up_chosen(EMULATED, n)
+    parity.check_add_flipped_part(EMULATED, n)
     parity.check_lanes_of_constants_and_words(EMULATED, n)
     for start in (0, 1, 4):
         parity.check_lanes_of_a_message(EMULATED, start)

@@ -76,6 +76,12 @@ def check_look_up_chosen(backend, n):
         agree(backend, "look_up_chosen", chosen, read_only(start), stride, table, n_chosen)
 
 
+def check_add_flipped_part(backend, n):
+    lane, arrays = lanes(n, 1, n)[0], [read_only(words(n + i, (n,))) for i in range(3)]
+    for factor, bits in ((1, 1), (6 << 13, 44), (2**64 - 16, 64)):
+        agree(backend, "add_flipped_part", arrays[0], lane, *arrays[1:], factor, bits)
+
+
 def check_lookup(backend, digits, width, n, fill=False):
     tables = lanes(n, digits * ((1 << width) - 1), n, fill).reshape(digits, -1, n_lanes(n))
     queries = lanes(n + 1, digits * width, n).reshape(digits, width, -1)

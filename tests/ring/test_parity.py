@@ -20,6 +20,7 @@ AGAINST_THE_DEFINITION = [
     (parity.check_lanes_of_a_message, [0, 1, 4]),
     (parity.check_select, SIZES),
     (parity.check_look_up_chosen, SIZES),
+    (parity.check_add_flipped_part, SIZES),
     *[
         (parity.check_tables, [digits], [width], [1, 64, 989, 16_421, 40_000], FILL)
         for digits, width in [(1, 1), (9, 3), (2, 4), (3, 2), (1, 6)]

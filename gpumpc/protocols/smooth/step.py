@@ -277,13 +277,12 @@ class Smooth(Step):
             if k == 0:
                 total = backend.add_flipped(total, lane, word, weight, session.party, ring)
             else:
-                flipped = backend.select(lane, basis[k - 1] - word, word)
-                total = total + backend.scale(flipped, weight, 64)
+                total = backend.add_flipped_part(total, lane, word, basis[k - 1], weight, ring)
         if pieces.tail and self._constant_bits:
             word = session.dealt_words("tail", shape, self._constant_bits)
             constant = pieces.tail.constant % (1 << 64)
             total = backend.add_flipped(total, choices[-1], word, constant, session.party, ring)
-        return backend.reduce(total, ring)
+        return total
 
     def _lifted(self, session: Session, total: Words) -> Words:
         """The signed sum modulo 2^out_bits, as `Lift` does it."""

@@ -265,6 +265,14 @@ class Fused(Products, Bits, Elementwise):
         scalars = 1 - party, factor % (1 << 64), bit_mask(bits)
         return self.elementwise("clamp_finish", inputs, self.new(words.shape), *scalars)
 
+    def add_flipped_part(
+        self, words: Words, lane: Lanes, part: Words, whole: Words, factor: int, bits: int
+    ) -> Words:
+        words, part, whole = (self.words(value) for value in (words, part, whole))
+        self.same_shape("a choice", words, part, whole)
+        chosen = self.select(lane, whole - part, part)
+        return self.reduce(words + self.scale(chosen, factor, 64), bits)
+
 
 @functools.cache
 def _nodes() -> dict[tuple[_Sums, tuple[Factors, ...]], tuple[int, bool]]:

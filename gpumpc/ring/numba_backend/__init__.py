@@ -229,6 +229,13 @@ class NumbaBackend(NumpyBackend):
         loops.add_flipped(_flat(words), _flat(lane), _flat(t), factor, 1 - party, _mask(bits), out)
         return out.reshape(words.shape)
 
+    def add_flipped_part(
+        self, words: Words, lane: Lanes, part: Words, whole: Words, factor: int, bits: int
+    ) -> Words:
+        out, arrays = _new(words.size), map(_flat, (words, lane, part, whole))
+        loops.add_flipped_part(*arrays, factor, _mask(bits), out)
+        return out.reshape(words.shape)
+
     # products
 
     def matmul(self, x: Words, w: Words, bits: int) -> Words:

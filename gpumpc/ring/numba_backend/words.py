@@ -100,6 +100,18 @@ def add_flipped(x, lane, t, factor, one, mask, out):  # type: ignore[no-untyped-
             ) & mask
 
 
+@compiled(Words, Words, Words, Words, word, word, OutWords)
+def add_flipped_part(x, lane, part, whole, factor, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
+    """x + factor (lane ? whole - part : part)."""
+    for j in range(lane.size):
+        bits, start = lane[j], 64 * j
+        for i in range(min(64, out.size - start)):
+            flip = np.uint64(0) - ((bits >> np.uint64(i)) & np.uint64(1))
+            value = part[start + i]
+            other = whole[start + i] - value
+            out[start + i] = (x[start + i] + factor * (value ^ ((value ^ other) & flip))) & mask
+
+
 @compiled(Words, Words, Words, Words, Words, Words2, word, word, OutWords)
 def lift_selected(zero, one, zero_p, one_p, choice, lanes, low, mask, out):  # type: ignore[no-untyped-def]  # typed by its signature
     """share - 2^low w, w = a - b + c - (-1)^s P; `lanes` are the selected a, b, c and s."""
