@@ -227,10 +227,9 @@ class NumpyBackend:
     def look_up_chosen(
         self, chosen: Words, start: Words, stride: int, table: Words, n_chosen: int
     ) -> Words:
-        found = np.zeros_like(chosen)
-        for j in range(n_chosen):
-            place = (start - np.uint64(j * stride)) & np.uint64(table.size - 1)
-            found ^= table[place] * (chosen >> np.uint64(j) & np.uint64(1))
+        found, last, one = np.zeros_like(chosen), np.uint64(table.size - 1), np.uint64(1)
+        for j in map(np.uint64, range(n_chosen)):
+            found ^= table[start - j * np.uint64(stride) & last] * (chosen >> j & one)
         return found
 
     def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
@@ -274,8 +273,8 @@ class NumpyBackend:
     def add_flipped_part(
         self, words: Words, lane: Lanes, part: Words, whole: Words, factor: int, bits: int
     ) -> Words:
-        words = words + self.select(lane, whole - part, part) * np.uint64(factor)
-        return self.reduce(words, bits)
+        chosen = self.select(lane, whole - part, part)
+        return self.reduce(words + chosen * np.uint64(factor), bits)
 
     # products
 
