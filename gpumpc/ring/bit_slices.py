@@ -85,3 +85,11 @@ def masked_product(
             for subset in itertools.combinations(rest, size)
         }
     return table[()]
+
+
+def xor_of_chosen(chosen: Lanes, start: Lanes, stride: int, table: Lanes, n_chosen: int) -> Lanes:
+    """XOR of table[start - stride j] over the set bits j of `chosen`; places wrap."""
+    found, last, one = np.zeros_like(chosen), np.uint64(table.size - 1), np.uint64(1)
+    for j in map(np.uint64, range(n_chosen)):
+        found ^= table[start - j * np.uint64(stride) & last] * (chosen >> j & one)
+    return found

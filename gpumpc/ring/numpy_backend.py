@@ -19,6 +19,7 @@ from gpumpc.ring.bit_slices import (
     masked_product,
     mux,
     transpose_64x64,
+    xor_of_chosen,
 )
 from gpumpc.ring.fixed_point import signed
 
@@ -227,10 +228,7 @@ class NumpyBackend:
     def look_up_chosen(
         self, chosen: Words, start: Words, stride: int, table: Words, n_chosen: int
     ) -> Words:
-        found, last, one = np.zeros_like(chosen), np.uint64(table.size - 1), np.uint64(1)
-        for j in map(np.uint64, range(n_chosen)):
-            found ^= table[start - j * np.uint64(stride) & last] * (chosen >> j & one)
-        return found
+        return xor_of_chosen(chosen, start, stride, table, n_chosen)
 
     def mask_top_bits(self, shares: Sequence[Words], masks: Lanes, low: int) -> tuple[Lanes, Lanes]:
         tops = np.stack([self.bit(share, low - 1) for share in shares])
@@ -273,8 +271,7 @@ class NumpyBackend:
     def add_flipped_part(
         self, words: Words, lane: Lanes, part: Words, whole: Words, factor: int, bits: int
     ) -> Words:
-        chosen = self.select(lane, whole - part, part)
-        return self.reduce(words + chosen * np.uint64(factor), bits)
+        return self.reduce(words + self.select(lane, whole - part, part) * np.uint64(factor), bits)
 
     # products
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BitsMismatch, PlanError
-from gpumpc.protocols.smooth import step as module
+from gpumpc.protocols.smooth import local_polynomials as module
 from gpumpc.protocols.smooth.approximate import approximate
-from gpumpc.protocols.smooth.functions import FUNCTIONS
-from gpumpc.protocols.smooth.pieces import Coefficient, Pieces, Tail
+from gpumpc.protocols.smooth.cells import Coefficient, Pieces, Tail
+from gpumpc.protocols.smooth.decimals import FUNCTIONS
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests import harness
 from tests.harness import Cell, Outcome, every, opened_cells, run_step, share, unsigned

@@ -5,8 +5,8 @@ import itertools
 from decimal import Decimal
 
 from gpumpc.errors import PlanError
-from gpumpc.protocols.smooth.functions import FUNCTIONS, Function
-from gpumpc.protocols.smooth.pieces import MAX_CELL_BITS, Coefficient, Pieces, Tail
+from gpumpc.protocols.smooth.cells import MAX_CELL_BITS, Coefficient, Pieces, Tail
+from gpumpc.protocols.smooth.decimals import FUNCTIONS, Function
 
 # Half widths of the window, in powers of two.
 _REACHES = (2, 3, 4)

@@ -6,7 +6,7 @@ import math
 
 from gpumpc.protocols import linear, pooling
 from gpumpc.protocols.smooth.approximate import approximate
-from gpumpc.protocols.smooth.step import Smooth
+from gpumpc.protocols.smooth.local_polynomials import Smooth
 from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import Lift, Truncate

@@ -15,7 +15,7 @@ from gpumpc.offline.deal_batch import Dealing
 from gpumpc.protocols.chains import OPENED_WEIGHT, ROUND_WEIGHT, plan_chain
 from gpumpc.protocols.comparison import Comparison, Digit, ones_at_party_0
 from gpumpc.protocols.relu import lift_of_two, split_top
-from gpumpc.protocols.smooth.pieces import Pieces
+from gpumpc.protocols.smooth.cells import Pieces
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import LiftBits
 from gpumpc.ring.backend import Backend, Lanes, Words, lane_bytes, packed_bytes
