@@ -12,7 +12,7 @@ from gpumpc.errors import BadFrame
 from gpumpc.params import Cipher
 from gpumpc.ring import limbs, prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.bit_slices import (
+from gpumpc.ring.definition.bit_slices import (
     bits_of_lane,
     clear_tail,
     lane_of_bits,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gpumpc.errors import BadFrame
 from gpumpc.ring import prg
 from gpumpc.ring.backend import as_backend, lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.bit_slices import transpose_64x64
 from gpumpc.ring.cupy_backend import CupyBackend
+from gpumpc.ring.definition.bit_slices import transpose_64x64
 from gpumpc.ring.fixed_point import mask, signed
 from gpumpc.ring.numba_backend import NumbaBackend
 from gpumpc.ring.numpy_backend import NumpyBackend

@@ -10,9 +10,9 @@ from gpumpc.errors import BadShape, InputError
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.bit_slices import bits_of_lane, clear_tail
 from gpumpc.ring.cupy_backend.base import BLOCK, THREADS, Base, bit_mask, blocks_of
 from gpumpc.ring.cupy_backend.device import Lanes, Words
+from gpumpc.ring.definition.bit_slices import bits_of_lane, clear_tail
 
 MAX_DIGIT_BITS = 6
 _STREAM_BYTES = THREADS * 64  # of one block of the stream kernels

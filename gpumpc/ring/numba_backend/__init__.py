@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gpumpc.params import Cipher
 from gpumpc.ring import prg
 from gpumpc.ring.backend import Factors, LiftLanes, Padding, Pair, lane_bytes, n_lanes, packed_bytes
-from gpumpc.ring.bit_slices import clear_tail
+from gpumpc.ring.definition.bit_slices import clear_tail
 from gpumpc.ring.numba_backend import key_stream as stream_loops
 from gpumpc.ring.numba_backend import lanes as bit_loops
 from gpumpc.ring.numba_backend import products, wire

@@ -1,0 +1,1 @@
+"""Parts of the NumPy backend, which is the definition of the others."""
