@@ -10,6 +10,7 @@ from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.functions.piecewise import Piecewise
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate
+from gpumpc.protocols.smooth.local_polynomials import Smooth
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
@@ -51,6 +52,11 @@ def _limits(step: Step, of: Callable[[str], Extremes]) -> Iterator[Limit]:
         case Piecewise():
             yield step, (low, high), step.bits - 1
             yield step, of(step.output), step.high - 1
+        case Smooth():
+            p = step.pieces
+            room = 2.0**p.window_bits, 2.0**p.width_bits
+            yield step, (low - p.low - room[0], high - p.low + room[1]), step.bits - 1
+            yield step, of(step.output), step.out_bits - 2
         case relu.Clamp():
             yield step, (low - step.top, high), step.bits - 1
         case pooling.MaxPool() | Argmax() | Negate():

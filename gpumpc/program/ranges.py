@@ -25,7 +25,8 @@ from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
 from gpumpc.protocols.ranking.topk import TopK
-from gpumpc.protocols.step import Step
+from gpumpc.protocols.smooth.local_polynomials import Smooth
+from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import as_backend
 from gpumpc.ring.fixed_point import signed
@@ -237,6 +238,8 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
             return _mixed(step, x)
         case Piecewise():
             return _function(step, x)
+        case Smooth():
+            return _table(step, x)
         case _:
             hint = "this is a bug: please report it"
             raise PlanError(f"no range rule for step '{step.name}'", hint=hint)
@@ -299,6 +302,21 @@ def _function(step: Piecewise, x: Interval) -> Interval:
         values[chosen] = [value_at(coefficients, int(a)) for a in arguments[chosen]]
     ones = np.ones_like(x.low)
     return Interval(ones * values.min(), ones * values.max()).slackened()
+
+
+def _table(step: Smooth, x: Interval) -> Interval:
+    """Values in the whole window, and at the ends of the argument."""
+    pieces = step.pieces
+    window = np.arange(pieces.low, pieces.low + (1 << pieces.window_bits))
+    ends = [math.floor(x.low.min()), math.ceil(x.high.max())]
+    arguments = np.concatenate([np.clip(window, *ends), ends]).astype(np.int64)
+    backend = as_backend(NumpyBackend())
+    words = step.plain(Clear(backend, {}), backend.upload(arguments.view(np.uint64)))
+    values = backend.download(words).view(np.int64)
+    ones = np.ones_like(x.low)
+    # The step and `plain` may differ by the error of the table, and by one in a truncation.
+    apart = 2.0 ** (pieces.out_frac - 8)
+    return Interval(ones * (values.min() - apart), ones * (values.max() + apart))
 
 
 def _product(

@@ -62,7 +62,7 @@ class Take(Arrangement):
 @dataclasses.dataclass(frozen=True)
 class Scale(Step):
     """factor x + offset with two public integers, modulo 2^bits; `frac` grows by `shift`, and
-    `divisor` by the factor `divided` where the real value stays what it was.
+    `divisor`, if given, is the result's: where the real value stays what it was.
 
     **Hides** everything: nothing is sent. **Cost** none. **Error** none.
     **Source** linearity; server 0 alone adds the offset.
@@ -71,11 +71,11 @@ class Scale(Step):
     factor: int
     offset: int
     shift: int
-    divided: int = 1
+    divisor: int | None = None
 
     def run(self, session: Session, x: Additive) -> Additive:
         words = session.backend.scale(x.words, self.factor, x.bits)
-        frac, divisor = x.frac + self.shift, x.divisor * self.divided
+        frac, divisor = x.frac + self.shift, self.divisor or x.divisor
         scaled = dataclasses.replace(x, words=words, frac=frac, divisor=divisor)
         return session.public(scaled, self.offset)
 

@@ -93,7 +93,7 @@ class GraphMaker:
         """An image times one of its own kind, and times one factor a channel."""
         x = self.conv(x, 2, same=True)
         window = self.shape(x)[:2]
-        column = self.add(g.AvgPool, self.activation(x), window=window, stride=window)
+        column = self.add(g.MaxPool, self.activation(x), window=window, stride=window)
         return self.add(g.Multiply, self.add(g.Multiply, x, x), column)
 
     def make(self) -> tuple[g.Graph, dict[str, np.ndarray]]:

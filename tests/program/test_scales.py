@@ -49,7 +49,7 @@ def test_a_join_multiplies_divisors_in_and_cuts_bits() -> None:
     steps = {step.output: step for step in program_of(plan.record, 1).steps}
     assert isinstance(steps["by4/by2"], Truncate)
     scale = steps["by4/by2/times9"]
-    assert isinstance(scale, Scale) and scale.factor == scale.divided == 9
+    assert isinstance(scale, Scale) and scale.factor == scale.divisor == 9
 
 
 @pytest.mark.parametrize("selection", [g.Argmax("best", ("flat",)), g.TopK("best", ("flat",), 3)])

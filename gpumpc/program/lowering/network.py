@@ -29,6 +29,8 @@ _JOINS = {g.Add: local.Add, g.Concat: local.Concat}
 _MULTIPLYING = (g.Conv2d, g.Linear, g.Multiply)
 # Axes of one item that a layer works on; any before them are one batch to it.
 _IMAGE, _ROW = 3, 1
+# Divisors up to this one stay in the scale of a join; what it costs to take one out exactly.
+_EXACT_DIVISOR, _FACTOR_BITS = 64, 12
 
 
 def compile_program(
@@ -144,14 +146,14 @@ class _Compiler(Builder):
         frac = self.params.frac_bits if layer.frac is None else layer.frac
         self.values[layer.name] = Value(self.shapes[layer.name], bits, frac, layer.divisor)
 
-    def _operand(self, name: str, axes: int | None = None) -> str:
+    def _operand(self, name: str, axes: int | None, bits: int) -> str:
         """Name of the value as an operand: lifted, and opened once for all products.
 
         A layer with weights takes a batch of items of so many `axes`; public weights need no
-        opening.
+        opening. `bits`: that one product needs.
         """
-        readers = (r.name for r in self.consumers[name] if isinstance(r, _MULTIPLYING))
-        ring_bits = max(self._width(reader).ring_bits for reader in readers)
+        readers = (r.name for r in self.consumers.get(name, ()) if isinstance(r, _MULTIPLYING))
+        ring_bits = max((self._width(reader).ring_bits for reader in readers), default=bits)
         source = self.at_bits(name, ring_bits)
         if axes is not None:
             source = self.folded(source, axes)
@@ -166,12 +168,13 @@ class _Compiler(Builder):
     def _multiply(self, layer: g.Multiply) -> None:
         """Two shared values; where one is smaller, it is opened before it is repeated."""
         bits, out = self._width(layer.name).ring_bits, self.shapes[layer.name]
-        x, y = (self.values[name] for name in layer.inputs)
-        left, right = self._operand(layer.inputs[0]), ""
+        first, second = (self._undivided(name) for name in layer.inputs)
+        x, y = self.values[first], self.values[second]
+        left, right = self._operand(first, None, bits), ""
         if y.shape == out:
-            right = self._operand(layer.inputs[1])
+            right = self._operand(second, None, bits)
         else:
-            source, right = self.at_bits(layer.inputs[1], bits), f"{layer.name}/factor"
+            source, right = self.at_bits(second, bits), f"{layer.name}/factor"
             self.steps.append(linear.OpenRepeated(right, (source,), right, y.shape, bits, out))
         target = f"{layer.name}/product"
         place = target, (left, right), target, out
@@ -185,7 +188,7 @@ class _Compiler(Builder):
         ring_bits = width.ring_bits
         [name] = layer.inputs
         axes = _ROW if isinstance(layer, g.Linear) else _IMAGE
-        operand = self._operand(name, axes)
+        operand = self._operand(name, axes, ring_bits)
         source = self.values[name]
         folded = (math.prod(source.shape[:-axes]), *source.shape[-axes:])
         shape, operator = _operator(layer, folded)
@@ -299,9 +302,31 @@ class _Compiler(Builder):
         Averages leave other scales. A truncation is as exact as a product's, and takes bits off; a
         divisor is multiplied in, which is exact.
         """
+        if math.lcm(*(self.values[name].divisor for name in names)) > _EXACT_DIVISOR:
+            names = [self._undivided(name) for name in names]
         frac = min(self.values[name].frac for name in names)
         divisor = math.lcm(*(self.values[name].divisor for name in names))
         return tuple(self._at_scale(name, frac, divisor) for name in names)
+
+    def _undivided(self, name: str) -> str:
+        """The value at divisor 1, to a part in 2^12: a public factor is multiplied in and cut off.
+
+        Small divisors stay in the scale, which is exact; large ones would fill the ring.
+        """
+        value, target = self.values[name], f"{name}/undivided"
+        if value.divisor <= _EXACT_DIVISOR:
+            return name
+        if target not in self.values:
+            shift = _FACTOR_BITS + value.divisor.bit_length()
+            factor = round(2**shift / value.divisor)
+            needed = value.bits - value.divisor.bit_length() + shift + 1
+            source = self.at_bits(name, min(needed, self.params.ring_bits))
+            wide, scaled = self.values[source], f"{name}/scaled"
+            step = local.Scale(scaled, (source,), scaled, wide.shape, factor, 0, shift, 1)
+            frac = wide.frac + shift
+            self.add(step, dataclasses.replace(wide, frac=frac, divisor=1))
+            self.truncate(scaled, target, shift)
+        return target
 
     def _at_scale(self, name: str, frac: int, divisor: int) -> str:
         value = self.values[name]
@@ -314,7 +339,7 @@ class _Compiler(Builder):
             name, source = f"{name}/times{factor}", name
             value = self.values[source]
             scaled = dataclasses.replace(value, divisor=divisor)
-            step = local.Scale(name, (source,), name, value.shape, factor, 0, 0, factor)
+            step = local.Scale(name, (source,), name, value.shape, factor, 0, 0, divisor)
             if name not in self.values:
                 self.add(step, scaled)
         return name

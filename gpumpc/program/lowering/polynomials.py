@@ -8,13 +8,50 @@ from gpumpc.program.lowering.builder import Builder
 from gpumpc.program.program import Value
 from gpumpc.protocols import local
 from gpumpc.protocols.functions.piecewise import Coefficients, Piecewise, value_at
+from gpumpc.protocols.smooth.approximate import approximate
+from gpumpc.protocols.smooth.cells import Pieces
+from gpumpc.protocols.smooth.decimals import FUNCTIONS
+from gpumpc.protocols.smooth.local_polynomials import Smooth
 
+# Tables are as good as fits: see `gpumpc.nn.functions.ERROR`.
+_ERROR_BITS = 10
 # Bits of precision of a public factor that takes a divisor out of a scale.
 _FACTOR_BITS = 12
 
 
 def function(builder: Builder, layer: g.Function, bits: int) -> None:
-    """Append the steps of a function whose argument has so many bits."""
+    """Append the steps of a function whose argument has so many bits.
+
+    A table is a third to a half of the cost of a fit, where there is one and the argument has room
+    for it.
+    """
+    pieces = _table(builder, layer, bits)
+    if pieces is None:
+        _fitted(builder, layer, bits)
+        return
+    name, needed = layer.name, builder.needed[layer.name]
+    is_line = pieces.tail is not None and pieces.tail.is_identity
+    value = builder.values[layer.inputs[0]]
+    place = name, layer.inputs, name, value.shape, bits
+    step = Smooth(*place, max(needed, bits) if is_line else needed, pieces)
+    builder.add(step, Value(value.shape, step.out_bits, value.frac))
+
+
+def _table(builder: Builder, layer: g.Function, bits: int) -> Pieces | None:
+    """The table of a function, if there is one for this argument."""
+    value = builder.values[layer.inputs[0]]
+    other = layer.kind == "elu" and layer.parameter != 1
+    if layer.kind not in FUNCTIONS or other or value.divisor != 1:
+        return None
+    try:
+        pieces = approximate(layer.kind, value.frac, _ERROR_BITS)
+    except PlanError:  # none is good enough at this scale
+        return None
+    return pieces if bits >= pieces.window_bits + 2 else None
+
+
+def _fitted(builder: Builder, layer: g.Function, bits: int) -> None:
+    """The steps of the fit that the layer carries."""
     argument = _argument(builder, layer, bits)
     value = builder.values[argument]
     # Never more bits than leave the result in 62; the plan's bounds are checked against these.
