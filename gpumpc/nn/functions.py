@@ -31,6 +31,7 @@ class Kind:
         of: the function of (x, parameter), for any real x.
         low, high: the line `left` holds below `low`, `right` from `high` on.
         relative: whether the error of a fit is relative to the value.
+        error: the largest one.
         frac: fraction bits of the argument.
         grid: thresholds are multiples of it, at scale 2^frac: comparisons share the bits below.
     """
@@ -41,6 +42,7 @@ class Kind:
     left: Line
     right: Line
     relative: bool = False
+    error: float = ERROR
     frac: int = 10
     grid: int = 1 << 7
 
@@ -70,7 +72,7 @@ def _hardswish(x: Floats, _: float) -> Floats:
 
 
 def _of_positive(
-    function: Callable[[Floats], Floats], low: float, high: float, frac: int, relative: bool
+    function: Callable[[Floats], Floats], low: float, high: float, frac: int, error: float
 ) -> Kind:
     """A function of positive numbers, constant outside [low, high]."""
     ends = [float(function(np.array([end]))[0]) for end in (low, high)]
@@ -78,7 +80,17 @@ def _of_positive(
     def of(x: Floats, _: float) -> Floats:
         return function(np.clip(x, low, high))
 
-    return Kind(of, low, high, (ends[0], 0.0), (ends[1], 0.0), relative, frac=frac, grid=1 << 4)
+    return Kind(
+        of,
+        low,
+        high,
+        (ends[0], 0.0),
+        (ends[1], 0.0),
+        relative=True,
+        error=error,
+        frac=frac,
+        grid=1 << 4,
+    )
 
 
 KINDS: dict[str, Kind] = {
@@ -92,9 +104,9 @@ KINDS: dict[str, Kind] = {
     "softplus": Kind(_softplus, -8, 8, (0, 0), (0, 1)),
     "hardswish": Kind(_hardswish, -3, 3, (0, 0), (0, 1)),
     "exp": Kind(lambda x, _: np.exp(np.minimum(x, 0)), -9, 0, (0, 0), (1, 0)),
-    "reciprocal": _of_positive(np.reciprocal, 1.0, 2.0**10, 10, False),
-    "rsqrt": _of_positive(lambda x: 1 / np.sqrt(x), 2.0**-10, 2.0**8, 16, True),
-    "sqrt": _of_positive(np.sqrt, 2.0**-10, 2.0**8, 16, True),
+    "reciprocal": _of_positive(np.reciprocal, 1.0, 2.0**10, 10, 2.0**-8),
+    "rsqrt": _of_positive(lambda x: 1 / np.sqrt(x), 2.0**-10, 2.0**8, 16, ERROR),
+    "sqrt": _of_positive(np.sqrt, 2.0**-10, 2.0**8, 16, ERROR),
 }
 
 
@@ -115,14 +127,14 @@ class Fit:
 
 
 @functools.cache
-def fit(kind: str, parameter: float = 0.0, error: float = ERROR) -> Fit:
-    """The cheapest piecewise polynomial of a function within an error.
+def fit(kind: str, parameter: float = 0.0) -> Fit:
+    """The cheapest piecewise polynomial of a function within its error.
 
     Raises PlanError for an unknown kind.
     """
     if kind not in KINDS:
         raise PlanError(f"there is no function '{kind}'", hint=f"use one of {', '.join(KINDS)}")
-    fitters = [_Fitter(KINDS[kind], parameter, degree, error) for degree in _DEGREES]
+    fitters = [_Fitter(KINDS[kind], parameter, degree) for degree in _DEGREES]
     # The widest rings have 62 bits: a sign, and values up to 2^10.
     return min((f.fit() for f in fitters if f.out_frac <= 50), key=_price)
 
@@ -136,13 +148,13 @@ def _price(fit: Fit) -> int:
 class _Fitter:
     """Greedy: each segment as long as the error allows."""
 
-    def __init__(self, kind: Kind, parameter: float, degree: int, error: float) -> None:
+    def __init__(self, kind: Kind, parameter: float, degree: int) -> None:
         self.kind, self.parameter, self.degree = kind, parameter, degree
         self.unit = 2.0**kind.frac
         # Coefficients of z^degree at this scale are integers that are precise enough.
-        self.out_frac = degree * kind.frac + math.ceil(-math.log2(error)) + 1
+        self.out_frac = degree * kind.frac + math.ceil(-math.log2(kind.error)) + 1
         # Long segments are tried at some of their arguments only.
-        self.aimed = 0.94 * error
+        self.aimed = 0.94 * kind.error
 
     def fit(self) -> Fit:
         """Thresholds and segments from left to right."""

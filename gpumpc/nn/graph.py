@@ -170,11 +170,15 @@ class TopK(Layer, frozen=True):
     k: Size
 
 
+class MatMul(Layer, frozen=True):
+    """(.., M, K) times (.., K, N), both shared, matrix by matrix."""
+
+
 Product = Conv2d | Linear
 Selection = Argmax | TopK
 # They move entries, and change none.
 Arrangement = Flatten | Reshape | Permute | Take
-Joint = Add | Concat | Multiply
+Joint = Add | Concat | Multiply | MatMul
 Pool = MaxPool | AvgPool
 AnyLayer = (
     Input | Product | ReLU | Clamp | Function | Pool | Joint | Arrangement | Mix | Scale | Selection
@@ -269,7 +273,9 @@ def output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
 
 def _takes(layer: AnyLayer, inputs: list[Shape]) -> bool:
     """Whether the inputs have the number, ranks and sizes that this kind of layer needs."""
-    count = {Input: 0, Add: 2, Multiply: 2, Concat: max(1, len(inputs))}.get(type(layer), 1)
+    count = {Input: 0, Add: 2, Multiply: 2, MatMul: 2, Concat: max(1, len(inputs))}.get(
+        type(layer), 1
+    )
     if len(inputs) != count:
         return False
     if isinstance(layer, Input):
@@ -291,6 +297,9 @@ def _takes(layer: AnyLayer, inputs: list[Shape]) -> bool:
         case Multiply():
             [y] = others
             return len(x) == len(y) and all(b in (1, a) for a, b in zip(x, y, strict=True))
+        case MatMul():
+            [y] = others
+            return len(x) == len(y) >= 2 and x[:-2] == y[:-2] and x[-1] == y[-2]
         case Reshape():
             return math.prod(layer.shape) == math.prod(x)
         case Permute():
@@ -348,6 +357,8 @@ def _output_shape(layer: AnyLayer, inputs: list[Shape]) -> Shape:
             return (*x[: layer.axis], len(layer.taps), *x[layer.axis + 1 :])
         case Concat():
             return (*x[:-1], sum(shape[-1] for shape in inputs))
+        case MatMul():
+            return (*x[:-1], inputs[1][-1])
         case Argmax():
             return ()
         case TopK():

@@ -100,6 +100,8 @@ def _evaluate(layer: AnyLayer, inputs: list[FloatArray], weights: Arrays) -> Flo
             return np.add(*inputs)
         case g.Multiply():
             return np.multiply(*inputs)
+        case g.MatMul():
+            return np.matmul(*inputs)
         case g.Concat():
             return np.concatenate(inputs, axis=-1)
         case g.Flatten() | g.Reshape() | g.Permute() | g.Take():

@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gpumpc.errors import PlanError, RangeTooWide
-from gpumpc.nn.graph import Conv2d, Graph, Linear, Multiply
+from gpumpc.nn.graph import Conv2d, Graph, Linear, MatMul, Multiply
 from gpumpc.nn.plaintext import Arrays, evaluate_float
 from gpumpc.params import Params
-from gpumpc.program.fits import check_fits
+from gpumpc.program.bounds.fits import check_fits
+from gpumpc.program.bounds.ranges import Interval, bounds_of
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.plan import PlanRecord, Preprocessing, Weights, make_plan
 from gpumpc.program.program import Program, Width
-from gpumpc.program.ranges import Interval, bounds_of
 from gpumpc.program.widths import plan_widths
 
 GUARD_BITS = 3
@@ -47,7 +47,7 @@ class Calibrated:
             images = self.samples[start : start + TRACED]
             trace = evaluate_float(graph, weights, images, trace=True)
             for layer in graph.layers:
-                if isinstance(layer, (Conv2d, Linear, Multiply)):
+                if isinstance(layer, (Conv2d, Linear, Multiply, MatMul)):
                     value = float(np.abs(trace[layer.name]).max())
                     largest[layer.name] = max(largest.get(layer.name, 0.0), value)
         return {name: value * 2.0**self.guard_bits for name, value in largest.items()}

@@ -17,10 +17,10 @@ from gpumpc.errors import PlanError
 from gpumpc.nn import graph as g
 from gpumpc.nn.plaintext import Arrays
 from gpumpc.params import Params
-from gpumpc.program.fits import check_fits
+from gpumpc.program.bounds.fits import check_fits
+from gpumpc.program.bounds.ranges import Interval
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Program, WeightSpec, Width, Widths
-from gpumpc.program.ranges import Interval
 from gpumpc.protocols.step import Step
 
 _COMPARING = (g.ReLU, g.Clamp, g.Function, g.MaxPool, g.Argmax, g.TopK)

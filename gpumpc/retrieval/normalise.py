@@ -11,8 +11,8 @@ import math
 
 from gpumpc.errors import PlanError
 from gpumpc.protocols import linear
+from gpumpc.protocols.functions.staircase import Staircase
 from gpumpc.protocols.ranking import distances
-from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 

@@ -66,6 +66,27 @@ def test_module_matches_torch(name):
     imported((POOLS | ACTIVATIONS)[name], 4, 9, 11)
 
 
+SMOOTH = {
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "gelu by tanh": nn.GELU("tanh"),
+    "elu": nn.ELU(0.7),
+    "softplus": nn.Softplus(),
+    "mish": nn.Mish(),
+    "softmax of channels": nn.Softmax(1),
+    "group norm": nn.GroupNorm(2, 4),
+    "instance norm": nn.InstanceNorm2d(4, affine=True),
+    "layer norm": nn.LayerNorm((4, 9, 11)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_function_matches_torch(name):
+    imported(SMOOTH[name], 4, 9, 11)
+
+
 OTHER_RANKS = {
     "channels shuffled": (nn.ChannelShuffle(2), (8, 4, 5)),
     "pixels shuffled": (nn.PixelShuffle(2), (8, 4, 5)),
@@ -113,7 +134,17 @@ def shuffled_by_hand(m, x):
     return m.conv(x.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w))
 
 
+def attention(m, x):
+    b, tokens = len(x), x.flatten(2).transpose(1, 2)
+    tokens = torch.cat([m.conv.bias.view(1, 1, 4).expand(b, -1, -1), tokens], 1)
+    n = tokens.shape[1]
+    q, k, v = m.qkv(tokens).reshape(b, n, 3, 2, 2).permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, 4)[:, 0]
+
+
 FUNCTIONS = {
+    "attention": attention,
+    "product of two matrices": lambda m, x: m.conv(x).flatten(2) @ x.flatten(2).transpose(1, 2),
     "abs": lambda m, x: x.abs(),
     "clamp around zero": lambda m, x: x.clamp(-1, 2),
     "clamp above": lambda m, x: x.clamp(max=0.5),
@@ -167,6 +198,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_function_matches_torch(name):
     parts = {"conv": nn.Conv2d(4, 4, 1), "half_of": nn.Conv2d(2, 3, 1), "fc": nn.Linear(4, 5)}
+    parts |= {"qkv": nn.Linear(4, 12)}
     module = Fn(FUNCTIONS[name], **parts, columns=nn.Linear(11, 5), norm=nn.BatchNorm1d(4))
     module.image = nn.Parameter(torch.randn(1, 4, 9, 11))
     imported(module, 4, 9, 11)

@@ -316,6 +316,8 @@ class _Batch:
                 return inputs[0] * int(layer.factor) + self._offset(layer)
             case g.Mix():
                 return mixed(layer, inputs[0])
+            case g.MatMul():
+                raise ValueError("products of two values are checked through g.Multiply")
             case g.Function():
                 raise ValueError("the argument is truncated from shares that no seed alone gives")
             case g.Multiply():

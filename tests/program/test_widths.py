@@ -11,12 +11,12 @@ from gpumpc import Params, Plan, compile
 from gpumpc.errors import RangeTooWide
 from gpumpc.nn import graph as g
 from gpumpc.program.agreement import agreed_fields
+from gpumpc.program.bounds.fits import check_fits
+from gpumpc.program.bounds.ranges import bounds_of
 from gpumpc.program.compiler import compile_graph, program_of
-from gpumpc.program.fits import check_fits
 from gpumpc.program.integers import integer_weights
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Width
-from gpumpc.program.ranges import bounds_of
 from tests.plans import MODES, evaluate, secure
 
 F = 10

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpumpc.errors import BitsMismatch, PlanError
-from gpumpc.nn.functions import ERROR, KINDS, fit, function
+from gpumpc.nn.functions import KINDS, fit, function
 from gpumpc.protocols.functions import piecewise
 from gpumpc.ring.numpy_backend import NumpyBackend
 from tests import harness
@@ -116,8 +116,8 @@ def test_fit_of_each_function_is_within_its_error_everywhere(kind):
     values = harness.plain(step, x) / 2.0**found.out_frac
     exact = function(kind, x / 2.0**found.frac, 0.7)
     gap = np.abs(values - exact)
-    bound = ERROR * (np.abs(exact) if KINDS[kind].relative else 1.0)
-    assert (gap <= bound).all() and found.error <= ERROR
+    bound = KINDS[kind].error * (np.abs(exact) if KINDS[kind].relative else 1.0)
+    assert (gap <= bound).all() and found.error <= KINDS[kind].error
 
 
 # cost

@@ -11,11 +11,11 @@ from gpumpc import errors
 from gpumpc.nn import graph as g
 from gpumpc.offline.seeds import SeedTree, session_id, weight_session
 from gpumpc.params import Params
-from gpumpc.program.fits import check_fits
+from gpumpc.program.bounds.fits import check_fits
+from gpumpc.program.bounds.ranges import Interval, bounds_of
 from gpumpc.program.integers import Integers
 from gpumpc.program.lowering import compile_program
 from gpumpc.program.program import Program
-from gpumpc.program.ranges import Interval, bounds_of
 from gpumpc.protocols.linear import BeaverProduct, Elementwise, MatMul, Open, PrivateProduct
 from gpumpc.protocols.local import Add, Concat
 from gpumpc.protocols.step import Clear

@@ -12,8 +12,8 @@ import pytest
 
 from gpumpc.cost import Cost
 from gpumpc.errors import BitsMismatch, PlanError
-from gpumpc.protocols import staircase
-from gpumpc.protocols import staircase as module
+from gpumpc.protocols.functions import staircase
+from gpumpc.protocols.functions import staircase as module
 from gpumpc.ring.backend import lane_bytes, packed_bytes
 from gpumpc.ring.numpy_backend import NumpyBackend
 from gpumpc.session import Session

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 
 from gpumpc.errors import PlanError
+from gpumpc.protocols.functions.staircase import Staircase
 from gpumpc.protocols.linear import BeaverProduct
 from gpumpc.protocols.ranking import distances
-from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear
 from gpumpc.retrieval import normalise
 from gpumpc.retrieval.evaluation.metrics import overlap_at_k

@@ -28,11 +28,13 @@ class Traced:
 
     Attributes:
         record: name of the record that makes it.
-        order: axis j of the record's items is torch's axis `order[j] + 1`, the batch not counted.
+        order: axis j of the record's items is torch's axis `order[j]`, the batch not counted.
+        batch: torch's axis of the batch; most operators take a value only where it comes first.
     """
 
     record: str
     order: tuple[int, ...]
+    batch: int = 0
 
 
 Result = Traced | tuple[Traced, ...]
@@ -202,7 +204,14 @@ class Importer:
         if not isinstance(found, Traced):
             why = f"its operand {operand} is a constant or a parameter"
             refuse(node, why, "compute it from the input only")
+        if found.batch:
+            refuse(node, f"the batch is its axis {found.batch}", "put the batch first")
         return found
+
+    def found_anywhere(self, operand: fx.Node) -> Traced:
+        """As `value`, for operators that take a batch at any axis."""
+        found = self.found[operand]
+        return found if isinstance(found, Traced) else found[0]
 
     def ordered(self, node: fx.Node, operand: object, order: tuple[int, ...]) -> str:
         """The record of an operand with its axes in this order."""

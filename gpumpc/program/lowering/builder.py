@@ -11,6 +11,9 @@ from gpumpc.protocols import local
 from gpumpc.protocols.step import Step
 from gpumpc.protocols.truncation import Lift, Truncate
 
+# What a value is called as a batch of items of so many axes.
+_FOLDED = {1: "rows", 2: "matrices", 3: "images"}
+
 
 class Builder:
     """Steps and values so far, each with the bits that it has.
@@ -55,7 +58,7 @@ class Builder:
         value = self.values[name]
         if len(value.shape) == axes + 1:
             return name
-        target = f"{name}/rows" if axes == 1 else f"{name}/images"
+        target = f"{name}/{_FOLDED[axes]}"
         if target not in self.values:
             shape = (-1, *value.shape[len(value.shape) - axes :])
             self.reshape(target, name, shape)

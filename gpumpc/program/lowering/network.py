@@ -18,6 +18,7 @@ from gpumpc.program.lowering.polynomials import function
 from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.linear import Convolution, MatMul
+from gpumpc.protocols.matrices import MatrixProducts, OpenMatrices
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
@@ -27,6 +28,7 @@ from gpumpc.protocols.step import Shape, Step
 _JOINS: dict[type[g.Layer], type[Step]]
 _JOINS = {g.Add: local.Add, g.Concat: local.Concat}
 _MULTIPLYING = (g.Conv2d, g.Linear, g.Multiply)
+_BILINEAR = (*_MULTIPLYING, g.MatMul)
 # Axes of one item that a layer works on; any before them are one batch to it.
 _IMAGE, _ROW = 3, 1
 # Divisors up to this one stay in the scale of a join; what it costs to take one out exactly.
@@ -92,7 +94,7 @@ class _Compiler(Builder):
         return needed
 
     def _needed_by(self, layer: g.AnyLayer, needed: dict[str, int]) -> int:
-        if isinstance(layer, _MULTIPLYING):
+        if isinstance(layer, _BILINEAR):
             return self._width(layer.name).ring_bits
         if isinstance(layer, (g.ReLU, g.Clamp, g.Function, g.MaxPool, g.Argmax, g.TopK)):
             # These compare values of any width, but a clamp's result is as wide as its constant,
@@ -133,6 +135,8 @@ class _Compiler(Builder):
                 scale_or_mix(self, layer)
             case g.Multiply():
                 self._multiply(layer)
+            case g.MatMul():
+                self._matrix_products(layer)
             case _:
                 self._join(layer)
 
@@ -182,6 +186,26 @@ class _Compiler(Builder):
         step = linear.BeaverProduct(*place, linear.Elementwise(), out, bits, product.scale)
         self.add(step, product)
         self.truncate(target, layer.name, product.frac - self.params.frac_bits)
+
+    def _matrix_products(self, layer: g.MatMul) -> None:
+        """Leading axes count matrices; each operand is opened for this layer."""
+        bits, out = self._width(layer.name).ring_bits, self.shapes[layer.name]
+        opened, values = [], []
+        for side, name in zip(("left", "right"), layer.inputs, strict=True):
+            source = self.folded(self.at_bits(self._undivided(name), bits), 2)
+            value, target = self.values[source], f"{layer.name}/{side}"
+            self.steps.append(OpenMatrices(target, (source,), target, value.shape, bits))
+            opened.append(target)
+            values.append(value)
+        x, y = values
+        shape, target = (x.shape[0], *out[-2:]), f"{layer.name}/product"
+        product = Value(shape, bits, x.frac + y.frac, x.divisor * y.divisor)
+        place = target, tuple(opened), target, x.shape
+        self.add(MatrixProducts(*place, shape, bits, product.scale), product)
+        cut = layer.name if shape == out else f"{layer.name}/truncated"
+        self.truncate(target, cut, product.frac - self.params.frac_bits)
+        if cut != layer.name:
+            self.reshape(layer.name, cut, out)
 
     def _product(self, layer: g.Conv2d | g.Linear) -> None:
         width, f = self._width(layer.name), self.params.frac_bits

@@ -5,9 +5,9 @@ import functools
 import math
 
 from gpumpc.protocols import linear, pooling
+from gpumpc.protocols.functions.staircase import Staircase
 from gpumpc.protocols.smooth.approximate import approximate
 from gpumpc.protocols.smooth.local_polynomials import Smooth
-from gpumpc.protocols.staircase import Staircase
 from gpumpc.protocols.step import Clear, Step
 from gpumpc.protocols.truncation import Lift, Truncate
 from gpumpc.ring.backend import Words

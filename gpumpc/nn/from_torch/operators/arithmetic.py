@@ -21,14 +21,27 @@ def linear(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
 
 
 def matmul(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
-    """A traced value times a matrix of parameters."""
+    """A traced value times a matrix of parameters, or times another traced value."""
     right = a.get("other", a.get("mat2"))
-    if importer.is_traced(right) or not importer.is_traced(a["self"]):
-        refuse(node, "its right operand is no parameter", "multiply by a matrix of parameters")
+    if importer.is_traced(right) and importer.is_traced(a["self"]):
+        return matrices(importer, node, *(importer.value(node, x) for x in (a["self"], right)))
+    if not importer.is_traced(a["self"]):
+        refuse(node, "its left operand is a parameter", "multiply from the right")
     weight = importer.tensor(right, node)
     if weight.ndim != 2:
         refuse(node, f"its parameter has {weight.ndim} axes", "use a matrix")
     return _rows_times(importer, node, a["self"], weight, np.zeros(weight.shape[1]))
+
+
+def matrices(importer: Importer, node: fx.Node, x: Traced, y: Traced) -> Traced:
+    """Products of the last two axes of two traced values; the axes before count matrices."""
+    order = tuple(range(len(x.order)))
+    if len(x.order) != len(y.order) or len(order) < 2:
+        refuse(node, "its operands differ in rank", "give both the same axes before the matrices")
+    names = importer.permuted(node, x, order), importer.permuted(node, y, order)
+    if importer.shapes[names[0]][:-2] != importer.shapes[names[1]][:-2]:
+        refuse(node, "it repeats one operand's matrices", "give both as many matrices")
+    return importer.emit(g.MatMul(importer.name_for(node, "matmul"), names), order)
 
 
 def _rows_times(
@@ -204,11 +217,12 @@ def by_constant(
     importer: Importer, node: fx.Node, value: Traced, scale: FloatArray, shift: FloatArray
 ) -> Traced:
     """scale value + shift, arrays that torch repeats along the value's axes."""
-    item = item_of(node)
+    shape = importer.shapes[value.record]
+    item = tuple(shape[value.order.index(axis)] for axis in range(len(value.order)))
     arrays = [
         array.reshape((1,) * (len(item) + 1 - array.ndim) + array.shape) for array in (scale, shift)
     ]
-    if any(array.shape[0] != 1 for array in arrays) or len(value.order) != len(item):
+    if any(array.shape[0] != 1 for array in arrays):
         refuse(node, "its constant differs between the items of a batch", "use one for all items")
     scale, shift = (array[0] for array in arrays)
     varies = [axis for axis, size in enumerate(scale.shape) if size > 1]

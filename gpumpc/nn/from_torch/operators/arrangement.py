@@ -11,6 +11,7 @@ from torch import fx
 from gpumpc.nn import graph as g
 from gpumpc.nn.from_torch.importer import Importer, Traced
 from gpumpc.nn.from_torch.nodes import Arguments, item_axis, item_of, refuse, shape_of
+from gpumpc.nn.from_torch.operators.arithmetic import by_constant
 from gpumpc.nn.graph import Shape
 
 
@@ -82,10 +83,14 @@ def permute(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
         axes[i], axes[j] = axes[j], axes[i]
     else:
         axes = axes[::-1]
-    if axes[0] != 0:
-        refuse(node, "it moves the batch", "leave the batch first")
-    value = importer.value(node, operand)
-    return Traced(value.record, tuple(axes.index(axis + 1) - 1 for axis in value.order))
+    value = importer.found_anywhere(operand)
+    batch = axes.index(value.batch)
+    # Torch's axes without the batch, before and after.
+    before, after = (
+        [axis for axis in every if axis != value.batch] for every in (range(rank), axes)
+    )
+    order = tuple(after.index(before[axis]) for axis in value.order)
+    return Traced(value.record, order, batch)
 
 
 def taken(
@@ -115,12 +120,28 @@ def narrow(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
 
 def select(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
     """One entry of an axis, which goes away."""
-    axis, item = item_axis(node, a["self"], a["dim"]), item_of(a["self"])
-    one = taken(
-        importer, node, importer.value(node, a["self"]), axis, [int(a["index"]) % item[axis]]
-    )
-    before = (*item[:axis], 1, *item[axis + 1 :])
-    return reshaped(importer, node, one, before, item_of(node))
+    value, axis, item = _along(importer, node, a)
+    return _one_of(importer, node, value, item, axis, int(a["index"]) % item[axis])
+
+
+def _along(importer: Importer, node: fx.Node, a: Arguments) -> tuple[Traced, int, Shape]:
+    """The operand, an axis of its items, and their shape, with the batch at any axis."""
+    operand = a["self"]
+    value, shape = importer.found_anywhere(operand), shape_of(operand)
+    dim = int(a["dim"]) % len(shape)
+    if dim == value.batch:
+        refuse(node, "it works along the batch", "let each item be computed alone")
+    item = (*shape[: value.batch], *shape[value.batch + 1 :])
+    return value, dim - (dim > value.batch), item
+
+
+def _one_of(
+    importer: Importer, node: fx.Node, value: Traced, item: Shape, axis: int, index: int
+) -> Traced:
+    one = taken(importer, node, value, axis, [index])
+    before, after = (*item[:axis], 1, *item[axis + 1 :]), (*item[:axis], *item[axis + 1 :])
+    found = reshaped(importer, node, one, before, after)
+    return Traced(found.record, found.order, value.batch - (axis < value.batch))
 
 
 def split(importer: Importer, node: fx.Node, a: Arguments) -> tuple[Traced, ...]:
@@ -136,11 +157,8 @@ def split(importer: Importer, node: fx.Node, a: Arguments) -> tuple[Traced, ...]
 
 def unbind(importer: Importer, node: fx.Node, a: Arguments) -> tuple[Traced, ...]:
     """Every entry of an axis, which goes away."""
-    axis, item = item_axis(node, a["self"], a["dim"]), item_of(a["self"])
-    value = importer.value(node, a["self"])
-    before, after = (*item[:axis], 1, *item[axis + 1 :]), (*item[:axis], *item[axis + 1 :])
-    parts = (taken(importer, node, value, axis, [i]) for i in range(item[axis]))
-    return tuple(reshaped(importer, node, part, before, after) for part in parts)
+    value, axis, item = _along(importer, node, a)
+    return tuple(_one_of(importer, node, value, item, axis, i) for i in range(item[axis]))
 
 
 def flip(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
@@ -165,13 +183,35 @@ def expand(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
 
 
 def cat(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
-    """Joined along any axis of an item."""
+    """Joined along any axis of an item; a constant part is added to zeros."""
     tensors = a["tensors"]
-    axis = item_axis(node, tensors[0], a["dim"])
-    kept = importer.value(node, tensors[0]).order
+    first = next(tensor for tensor in tensors if importer.is_traced(tensor))
+    axis = item_axis(node, first, a["dim"])
+    kept = importer.value(node, first).order
     order = kept if kept[-1] == axis else (*(i for i in kept if i != axis), axis)
-    names = tuple(importer.ordered(node, tensor, order) for tensor in tensors)
-    return importer.emit(g.Concat(importer.name_for(node, "cat"), names), order)
+    names = []
+    for tensor in tensors:
+        value = (
+            importer.value(node, tensor)
+            if importer.is_traced(tensor)
+            else _constant_part(importer, node, first, tensor, axis)
+        )
+        names.append(importer.permuted(node, value, order))
+    return importer.emit(g.Concat(importer.name_for(node, "cat"), tuple(names)), order)
+
+
+def _constant_part(
+    importer: Importer, node: fx.Node, beside: fx.Node, tensor: fx.Node, axis: int
+) -> Traced:
+    """A parameter, the same for all items, as a value: added to zeros of the traced operand."""
+    constant = importer.tensor(tensor, node)
+    if len(constant) > 1 and not (constant == constant[:1]).all():
+        refuse(node, "it joins a constant that differs between the items", "use one for all")
+    constant = constant[:1]
+    zeros = taken(
+        importer, node, importer.value(node, beside), axis, [-1] * constant.shape[axis + 1]
+    )
+    return by_constant(importer, node, zeros, np.ones_like(constant), constant)
 
 
 def stack(importer: Importer, node: fx.Node, a: Arguments) -> Traced:

@@ -64,6 +64,7 @@ _LAYERS: dict[str, Handler] = {
     "linear": arithmetic.linear,
     "matmul": arithmetic.matmul,
     "mm": arithmetic.matmul,
+    "bmm": arithmetic.matmul,
     "batch_norm": arithmetic.batch_norm,
     "add": arithmetic.add,
     "sub": arithmetic.subtract,

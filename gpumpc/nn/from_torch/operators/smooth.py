@@ -6,7 +6,13 @@ from torch import fx
 from gpumpc.nn import graph as g
 from gpumpc.nn.from_torch.importer import Handler, Importer, Traced
 from gpumpc.nn.from_torch.nodes import Arguments, item_axis, item_of, refuse
-from gpumpc.nn.from_torch.operators.arithmetic import batch_norm, by_constant, repeated, scaled
+from gpumpc.nn.from_torch.operators.arithmetic import (
+    batch_norm,
+    by_constant,
+    matrices,
+    repeated,
+    scaled,
+)
 from gpumpc.nn.from_torch.operators.arrangement import reshaped
 from gpumpc.nn.from_torch.operators.pooling import over_axes
 from gpumpc.nn.functions import fit
@@ -55,13 +61,32 @@ def softplus(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
 
 def softmax(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
     """e^(x - max) over their sum."""
-    axis, item = item_axis(node, a["self"], a["dim"]), item_of(a["self"])
-    value = importer.value(node, a["self"])
+    axis = item_axis(node, a["self"], a["dim"])
+    return _softmax(importer, node, importer.value(node, a["self"]), item_of(a["self"]), axis)
+
+
+def _softmax(importer: Importer, node: fx.Node, value: Traced, item: Shape, axis: int) -> Traced:
     largest = over_axes(importer, node, value, item, [axis], "max")
     powers = function(importer, node, _minus(importer, node, value, largest, item), "exp")
     mean = over_axes(importer, node, powers, item, [axis], "avg")
     total = scaled(importer, node, mean, float(item[axis]))
     return _times(importer, node, powers, function(importer, node, total, "reciprocal"))
+
+
+def attention(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
+    """softmax(Q K^T / sqrt(d)) V."""
+    if a["attn_mask"] is not None or a["is_causal"] or a["dropout_p"]:
+        refuse(node, "it masks or drops entries", "use attention over all tokens")
+    query, key, value = (importer.value(node, a[name]) for name in ("query", "key", "value"))
+    queries, keys = item_of(a["query"]), item_of(a["key"])
+    last = len(keys) - 1
+    swapped = tuple({last: last - 1, last - 1: last}.get(axis, axis) for axis in key.order)
+    found = matrices(importer, node, query, Traced(key.record, swapped))
+    scale = a["scale"] if a.get("scale") is not None else queries[-1] ** -0.5
+    scores = scaled(importer, node, found, float(scale))
+    item = (*queries[:-1], keys[-2])
+    weights = _softmax(importer, node, scores, item, len(item) - 1)
+    return matrices(importer, node, weights, value)
 
 
 def layer_norm(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
@@ -141,6 +166,7 @@ HANDLERS: dict[str, Handler] = {
     "elu": elu,
     "softplus": softplus,
     "softmax": softmax,
+    "scaled_dot_product_attention": attention,
     "layer_norm": layer_norm,
     "group_norm": group_norm,
     "instance_norm": instance_norm,

@@ -21,6 +21,7 @@ from gpumpc.program.integers import BLOCK_ENTRIES, Integers, row_blocks
 from gpumpc.program.program import Program
 from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.functions.piecewise import Piecewise, value_at
+from gpumpc.protocols.matrices import MatrixProducts, OpenMatrices
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate, Positions
 from gpumpc.protocols.ranking.shuffle import Shuffle
@@ -194,12 +195,12 @@ def _bounds(
     match step:
         case linear.PrivateProduct() | linear.PublicProduct():
             return _product(step, affine, weights, measured)
-        case linear.BeaverProduct():
+        case linear.BeaverProduct() | MatrixProducts():
             return Affine.of(_beaver(step, inputs[0].interval, inputs[1].interval, measured))
         case Truncate():
             # floor(v / 2^shift), or that plus one
             return affine.scaled(2.0**-step.shift, 1.0)
-        case Lift() | linear.Open() | linear.OpenRepeated():
+        case Lift() | linear.Open() | linear.OpenRepeated() | OpenMatrices():
             return affine
         case local.Add():
             return affine.plus(inputs[1])
@@ -278,11 +279,21 @@ def _mixed(step: local.Mix, x: Interval) -> Interval:
 
 
 def _beaver(
-    step: linear.BeaverProduct, x: Interval, y: Interval, measured: Mapping[str, float] | None
+    step: linear.BeaverProduct | MatrixProducts,
+    x: Interval,
+    y: Interval,
+    measured: Mapping[str, float] | None,
 ) -> Interval:
     """A product of two values; its step is called after the layer, `LAYER/product`."""
+    if isinstance(step, MatrixProducts):
+        # Every entry of a row of X meets one of a column of Y.
+        ones, terms = np.ones(step.out_shape[-1]), step.shape[-1]
+        x, y = (Interval(ones * side.low.min(), ones * side.high.max()) for side in (x, y))
+    else:
+        terms = 1
     corners = [x.low * y.low, x.low * y.high, x.high * y.low, x.high * y.high]
-    bounds = Interval(np.minimum.reduce(corners), np.maximum.reduce(corners)).slackened()
+    low, high = np.minimum.reduce(corners) * terms, np.maximum.reduce(corners) * terms
+    bounds = Interval(low, high).slackened()
     if measured is None:
         return bounds
     limit = np.ceil(measured[step.name.removesuffix("/product")] * step.scale)

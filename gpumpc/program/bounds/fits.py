@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gpumpc.errors import RangeTooWide
+from gpumpc.program.bounds.ranges import Interval
 from gpumpc.program.program import Program
-from gpumpc.program.ranges import Interval
 from gpumpc.protocols import linear, pooling, relu
 from gpumpc.protocols.functions.piecewise import Piecewise
+from gpumpc.protocols.matrices import MatrixProducts
 from gpumpc.protocols.ranking.argmax import Argmax
 from gpumpc.protocols.ranking.positions import Negate
 from gpumpc.protocols.smooth.local_polynomials import Smooth
@@ -40,7 +41,12 @@ def _limits(step: Step, of: Callable[[str], Extremes]) -> Iterator[Limit]:
     """What a step is exact for: values within (low, high) must have |v| < 2^bits."""
     low, high = of(step.inputs[0])
     match step:
-        case linear.PrivateProduct() | linear.PublicProduct() | linear.BeaverProduct():
+        case (
+            linear.PrivateProduct()
+            | linear.PublicProduct()
+            | linear.BeaverProduct()
+            | MatrixProducts()
+        ):
             yield step, of(step.output), step.ring_bits - 1
         case Truncate():
             # exact for -2^(k-1) <= x <= 2^(k-1) - 2^shift

@@ -1,0 +1,1 @@
+"""Which values may occur, and whether each fits its ring."""
