@@ -6,7 +6,6 @@ import sys
 from gpumpc import messages as m
 from gpumpc.engine import index_programs
 from gpumpc.engine.session_binding import SessionBinding
-from gpumpc.errors import InputError
 from gpumpc.offline import deal_batch as dealer
 from gpumpc.offline import seeds
 from gpumpc.offline.secret import Secret
@@ -57,10 +56,8 @@ class DealerEngine:
             masks = self._weight_masks(weight_sharing_id)
         else:
             program = index_programs.program_of_task(self.plan, self.program, task)
-            if (n_bytes := program.cost.dealer_bytes) > self._task_bytes:
-                what = f"an index task takes {n_bytes} bytes of correlated randomness"
-                why = f"one may take {self._task_bytes} here"
-                raise InputError(what, why, "ask for fewer neighbours, or raise `task_limit`")
+            n_bytes = program.cost.dealer_bytes
+            index_programs.refuse_costly(self.plan, self.program, task, n_bytes, self._task_bytes)
             weight_sharing_id, masks = index_programs.task_id(task), self._row_masks(task)
         session_id = SessionBinding.of(self.plan, program, weight_sharing_id, nonces).session_id
         cipher, trees = program.params.cipher, self._trees(session_id, batch_index)

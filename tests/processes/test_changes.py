@@ -137,7 +137,9 @@ def test_search_takes_no_more_randomness_than_the_limit(tmp_path: Path) -> None:
         index.add(items)
         _, found = index.search(items[:8], 2)
         assert [row[0] for row in found] == items[:8]
-        with pytest.raises(RemoteError, match="30 neighbours among 40 rows.*fewer neighbours"):
+        with pytest.raises(
+            RemoteError, match=r"30 neighbours among 40 rows.*at most \d+ neighbours"
+        ):
             index.search(items[:1], 30)
         assert close(cluster.compiled, images(40), client.run(items).reveal())
 
@@ -164,7 +166,7 @@ def test_dealer_that_cannot_deal_a_batch_goes_on(tmp_path: Path) -> None:
         index.add(items)
         with pytest.raises(RemoteError, match="does not deal batch 0: the dealer failed.*Memory"):
             index.search(items[:8], 2)
-        with pytest.raises(RemoteError, match="does not deal batch 0: an index task takes"):
+        with pytest.raises(RemoteError, match="does not deal batch 0: a search for 30"):
             index.search(items[:1], 30)
         assert index.search(items[:1], 2)[1][0][0] == items[0]
         assert close(cluster.compiled, images(40), client.run(items).reveal())

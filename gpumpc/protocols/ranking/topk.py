@@ -48,12 +48,17 @@ def plan_passes(n: int, k: int) -> tuple[Pass, ...]:
     options = [
         Pass(n, sample, rank, cap)
         for sample, rank, most in _choices(n, k)
-        if (cap := selection.smallest_cap(n, sample, rank, k, FAILURE)) is not None and cap <= most
+        # The cap is above the mean of the pivot's rank, and k below it.
+        if k < rank * (n + 1) / (sample + 1) < most
+        and (cap := selection.smallest_cap(n, sample, rank, k, FAILURE)) is not None
+        and cap <= most
     ]
     best = min(options, key=lambda option: _price(option, k), default=None)
-    if best is None or _price(best, k) >= plan_sort(n, FAILURE).price:
+    if best is None:
         return ()
-    return (best, *plan_passes(best.cap, k))
+    passes = (best, *plan_passes(best.cap, k))
+    price = sum(map(_pass_price, passes)) + plan_sort(passes[-1].cap, FAILURE).price
+    return passes if price < plan_sort(n, FAILURE).price else ()
 
 
 def _choices(n: int, k: int) -> Iterator[tuple[int, int, int]]:
@@ -67,12 +72,17 @@ def _choices(n: int, k: int) -> Iterator[tuple[int, int, int]]:
             yield from ((sample, rank, 3 * n // 4) for rank in range(step, 24 * step, step))
 
 
+def _pass_price(p: Pass) -> float:
+    """Static comparisons of a pass a row."""
+    return p.sample * (p.sample - 1) / 2 + p.n
+
+
 def _price(p: Pass, k: int) -> float:
     """Comparisons of a pass and, estimated, of all that follow."""
     rest = 1.5 * p.cap + max(2500, plan_sort(5 * k // 4, FAILURE).price)
     if k <= _FEW:
         rest = 1.5 * p.cap + 2500
-    return p.sample * (p.sample - 1) / 2 + p.n + min(plan_sort(p.cap, FAILURE).price, rest)
+    return _pass_price(p) + min(plan_sort(p.cap, FAILURE).price, rest)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -227,14 +227,8 @@ class IndexSearch(_JointIndexRequest[m.IndexSearch]):
         self._choose_task(size)
         while (n_bytes := self._chosen.cost.dealer_bytes) > most_bytes:
             if size == 1:
-                record = self.record
-                raise InputError(
-                    f"a search for {record.k} neighbours among {len(self._rows)} rows takes "
-                    f"{n_bytes >> 20} MiB of correlated randomness",
-                    f"one may take {most_bytes >> 20} MiB here",
-                    "ask for fewer neighbours, or raise `task_limit` in the configurations of both "
-                    "servers and the dealer",
-                )
+                plan, program = self.engine.plan, self.engine.program
+                index_programs.refuse_costly(plan, program, self._task, n_bytes, most_bytes)
             size //= 2
             self._choose_task(size)
         return f"{state} {size}"
