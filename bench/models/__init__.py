@@ -1,0 +1,1 @@
+"""Which operators and networks of torch can be evaluated on shares, how exactly, at what cost."""
