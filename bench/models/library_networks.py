@@ -56,7 +56,7 @@ def _declare_extension() -> None:
     text = (Path(found.origin).parent / "_meta_registrations.py").read_text()
     fragment: Any = torch.library.Library
     library = fragment("torchvision", "FRAGMENT")
-    for name in {*re.findall(r'register_meta\("(\w+)"\)', text), "nms"}:
+    for name in {*re.findall(r'register_meta\("(\w+)"\)', text), "nms", "qnms"}:
         library.define(f"{name}(Tensor a) -> Tensor")
     _KEPT.append(library)
 
