@@ -138,3 +138,10 @@ def test_paths_that_cannot_be_used_are_explained(compiled: Plan, tmp_path: Path)
         with pytest.raises(kind) as caught:
             attempt()
         assert caught.value.what and caught.value.why and caught.value.hint
+
+
+def test_clamp_of_the_input_itself_compiles() -> None:
+    compiled = gpumpc.compile(torch.nn.ReLU6(), torch.zeros(1, 4, 3, 3), input_range=(-2, 8))
+    x = np.linspace(-2, 8, 36).reshape(1, 3, 3, 4)
+    error = np.abs(compiled.evaluate(x, fixed_point=True) - x.clip(0, 6)).max()
+    assert error < 2.0**-compiled.record.params.frac_bits

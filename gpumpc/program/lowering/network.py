@@ -248,7 +248,7 @@ class _Compiler(Builder):
             step = relu.ReLU(layer.name, layer.inputs, layer.name, source.shape, bits, high)
             return self.add(step, dataclasses.replace(source, bits=max(bits, high)))
         top = round(layer.high * source.scale)
-        if not 0 < top < 1 << (bits - 2):
+        if not 0 < 4 * top < 1 << bits:
             raise PlanError(
                 f"layer '{layer.name}' clamps at {layer.high}, outside its ring of {bits} bits at "
                 f"scale {source.scale:g}",
