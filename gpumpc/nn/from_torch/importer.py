@@ -187,6 +187,8 @@ class Importer:
                 "a plan has exactly one output",
                 "wrap the model in a module that returns one tensor",
             )
+        if found.batch and isinstance(result, fx.Node):
+            refuse(result, "it moves the batch", "return a value whose batch comes first")
         order = channels_last(len(found.order)) if found.order else ()
         last = self.permuted(node, found, order)
         # Stable: the output becomes the last record.
@@ -288,13 +290,15 @@ def _after(node: fx.Node) -> list[fx.Node]:
 
 
 def _hint(handlers: dict[str, Handler]) -> str:
-    return f"rewrite that part with {', '.join(sorted(handlers))}"
+    names = sorted(name for name in handlers if not name.startswith("_"))
+    return f"rewrite that part with {', '.join(names)}"
 
 
 def _all_of(refused: list[UnsupportedOperator]) -> UnsupportedOperator:
     """One error that names every operator that was refused."""
     if len(refused) == 1:
         return refused[0]
-    lines = [f"{error.what}: {error.why} ({error.hint})" for error in refused]
+    lines = [f"{error.what}: {error.why}" for error in refused]
+    hints = dict.fromkeys(error.hint for error in refused)
     what = f"{len(refused)} operators of the model are not supported"
-    return UnsupportedOperator(what, "; ".join(lines), "change these parts of the model")
+    return UnsupportedOperator(what, "; ".join(lines), "; ".join(hints))
