@@ -167,7 +167,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise MissingFile(f"there is no file {path}", hint="correct the path")
+            raise MissingFile(f"there is no file {path}", "the path is wrong", "correct it")
 
 
 # -P: no module is imported from the current folder.
