@@ -108,53 +108,19 @@ class Open(Step):
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenColumn(Step):
-    """Mask and open one value a row, as an operand that multiplies every entry of its row.
+class _OpenedAndRepeated(Step):
+    """Mask and open a value, and repeat it: an opened word serves every entry it multiplies.
 
-    **Computes** E = x - A modulo 2^bits of x (N,), and E and A_p repeated over `columns` columns,
-    (N, columns). An element-wise `BeaverProduct` with a matrix then scales its rows: the opened
-    word is used for a whole row, opened once. **Hides** x as `Open`. **Cost** 1 round; bits a row
-    each way; no corrections. **Error** none. **Source** Beaver 1991.
-    """
-
-    bits: int
-    columns: int
-
-    @property
-    def cost(self) -> Cost:
-        return Cost.both_ways(1, packed_bytes(self.n, self.bits))
-
-    def deal(self, dealing: Dealing, *masks: object) -> Words:
-        return self._repeated(dealing.backend, dealing.sum_words("A", self.shape, self.bits))
-
-    def run(self, session: Session, x: Additive) -> Masked:
-        backend = session.backend
-        x = x.at_bits(backend, self.bits)
-        mask = session.words("A", self.shape, self.bits)
-        [opened] = session.open_many(Sum(x.words - mask, self.bits))
-        columns = (self._repeated(backend, words) for words in (opened, mask))
-        e, a = (backend.operand(column, self.bits) for column in columns)
-        return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
-
-    def _repeated(self, backend: Backend, words: Words) -> Words:
-        return backend.take(words[:, None], [0] * self.columns, 1)
-
-    def plain(self, clear: Clear, x: Words) -> Words:
-        return self._repeated(clear.backend, x)
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenRepeated(Step):
-    """Mask and open a value that is smaller than the one it multiplies entry by entry.
-
-    **Computes** E = x - A modulo 2^bits, and E and A_p repeated along axes of size 1 to
-    `out_shape`: an opened word serves every entry that it multiplies. **Hides** x as `Open`.
+    **Computes** E = x - A modulo 2^bits, and E and A_p repeated. **Hides** x as `Open`.
     **Cost** 1 round; bits an entry of x each way; no corrections. **Error** none.
     **Source** Beaver 1991.
     """
 
     bits: int
-    out_shape: Shape
+
+    @abc.abstractmethod
+    def _repeated(self, backend: Backend, words: Words) -> Words:
+        """The words in the shape of what they multiply."""
 
     @property
     def cost(self) -> Cost:
@@ -173,14 +139,37 @@ class OpenRepeated(Step):
         )
         return Masked(e, a, self.bits, x.frac, x.divisor, x.owner)
 
+    def plain(self, clear: Clear, x: Words) -> Words:
+        return self._repeated(clear.backend, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenColumn(_OpenedAndRepeated):
+    """One value a row, (N,), as an operand (N, columns) that multiplies every entry of its row.
+
+    Computes, Hides, Cost, Error, Source: `_OpenedAndRepeated`.
+    """
+
+    columns: int
+
+    def _repeated(self, backend: Backend, words: Words) -> Words:
+        return backend.take(words[:, None], [0] * self.columns, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRepeated(_OpenedAndRepeated):
+    """A value as an operand of `out_shape`, repeated along its axes of size 1.
+
+    Computes, Hides, Cost, Error, Source: `_OpenedAndRepeated`.
+    """
+
+    out_shape: Shape
+
     def _repeated(self, backend: Backend, words: Words) -> Words:
         for axis, (size, wanted) in enumerate(zip(self.shape, self.out_shape, strict=True)):
             if size != wanted:
                 words = backend.take(words, [0] * wanted, axis)
         return words
-
-    def plain(self, clear: Clear, x: Words) -> Words:
-        return self._repeated(clear.backend, x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,19 +201,22 @@ class Importer:
         return isinstance(operand, fx.Node) and operand in self.found
 
     def value(self, node: fx.Node, operand: object) -> Traced:
-        """Where an operand lies. Raises UnsupportedOperator if it is a constant or several."""
-        found = self.found.get(operand) if isinstance(operand, fx.Node) else None
-        if not isinstance(found, Traced):
-            why = f"its operand {operand} is a constant or a parameter"
-            refuse(node, why, "compute it from the input only")
+        """Where an operand lies, its batch first.
+
+        Raises UnsupportedOperator if it is a constant, or several, or its batch was moved.
+        """
+        found = self.with_batch_anywhere(node, operand)
         if found.batch:
             refuse(node, f"the batch is its axis {found.batch}", "put the batch first")
         return found
 
-    def found_anywhere(self, operand: fx.Node) -> Traced:
+    def with_batch_anywhere(self, node: fx.Node, operand: object) -> Traced:
         """As `value`, for operators that take a batch at any axis."""
-        found = self.found[operand]
-        return found if isinstance(found, Traced) else found[0]
+        found = self.found.get(operand) if isinstance(operand, fx.Node) else None
+        if not isinstance(found, Traced):
+            why = f"its operand {operand} is a constant or a parameter"
+            refuse(node, why, "compute it from the input only")
+        return found
 
     def ordered(self, node: fx.Node, operand: object, order: tuple[int, ...]) -> str:
         """The record of an operand with its axes in this order."""

@@ -14,7 +14,7 @@ from gpumpc.nn import graph as g
 from gpumpc.params import Params
 from gpumpc.program.lowering.builder import Builder
 from gpumpc.program.lowering.local_layers import arrange, public_bits, scale_or_mix
-from gpumpc.program.lowering.polynomials import function
+from gpumpc.program.lowering.polynomials import FACTOR_BITS, function
 from gpumpc.program.program import Program, Value, WeightSpec, Width, Widths
 from gpumpc.protocols import linear, local, pooling, relu
 from gpumpc.protocols.linear import Convolution, MatMul
@@ -31,8 +31,8 @@ _MULTIPLYING = (g.Conv2d, g.Linear, g.Multiply)
 _BILINEAR = (*_MULTIPLYING, g.MatMul)
 # Axes of one item that a layer works on; any before them are one batch to it.
 _IMAGE, _ROW = 3, 1
-# Divisors up to this one stay in the scale of a join; what it costs to take one out exactly.
-_EXACT_DIVISOR, _FACTOR_BITS = 64, 12
+# Divisors up to this one stay in the scale of a join.
+_EXACT_DIVISOR = 64
 
 
 def compile_program(
@@ -341,7 +341,7 @@ class _Compiler(Builder):
         if value.divisor <= _EXACT_DIVISOR:
             return name
         if target not in self.values:
-            shift = _FACTOR_BITS + value.divisor.bit_length()
+            shift = FACTOR_BITS + value.divisor.bit_length()
             factor = round(2**shift / value.divisor)
             needed = value.bits - value.divisor.bit_length() + shift + 1
             source = self.at_bits(name, min(needed, self.params.ring_bits))

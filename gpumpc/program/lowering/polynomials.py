@@ -16,7 +16,7 @@ from gpumpc.protocols.smooth.local_polynomials import Smooth
 # Tables are as good as fits: see `gpumpc.nn.functions.ERROR`.
 _ERROR_BITS = 10
 # Bits of precision of a public factor that takes a divisor out of a scale.
-_FACTOR_BITS = 12
+FACTOR_BITS = 12
 
 
 def function(builder: Builder, layer: g.Function, bits: int) -> None:
@@ -88,7 +88,7 @@ def _argument(builder: Builder, layer: g.Function, bits: int) -> str:
     shift = value.frac - layer.frac
     factor = 1
     if value.divisor != 1:
-        more = max(0, _FACTOR_BITS + value.divisor.bit_length() - max(0, shift))
+        more = max(0, FACTOR_BITS + value.divisor.bit_length() - max(0, shift))
         shift, factor = shift + more, round(2**more / value.divisor)
     elif shift < 0:
         shift, factor = 0, 1 << -shift

@@ -83,7 +83,7 @@ def permute(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
         axes[i], axes[j] = axes[j], axes[i]
     else:
         axes = axes[::-1]
-    value = importer.found_anywhere(operand)
+    value = importer.with_batch_anywhere(node, operand)
     batch = axes.index(value.batch)
     # Torch's axes without the batch, before and after.
     before, after = (
@@ -127,7 +127,7 @@ def select(importer: Importer, node: fx.Node, a: Arguments) -> Traced:
 def _along(importer: Importer, node: fx.Node, a: Arguments) -> tuple[Traced, int, Shape]:
     """The operand, an axis of its items, and their shape, with the batch at any axis."""
     operand = a["self"]
-    value, shape = importer.found_anywhere(operand), shape_of(operand)
+    value, shape = importer.with_batch_anywhere(node, operand), shape_of(operand)
     dim = int(a["dim"]) % len(shape)
     if dim == value.batch:
         refuse(node, "it works along the batch", "let each item be computed alone")
